@@ -1,0 +1,1 @@
+"""From a checkpoint to a float graph, an integer program and what runs it."""

@@ -1,0 +1,1 @@
+"""Programs as networks of Intel Lava processes."""

@@ -1,0 +1,1 @@
+"""Checkpoints and modules in, float graphs out."""

@@ -1,0 +1,1 @@
+"""The two intermediate representations, their interpreters and their files."""

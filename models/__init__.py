@@ -1,0 +1,1 @@
+"""SpikingResformer in SpikingJelly, state-dict compatible with the authors' code."""

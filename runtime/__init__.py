@@ -1,0 +1,1 @@
+"""Running, tracing and verifying compiled builds."""
