@@ -1,0 +1,41 @@
+"""What every backend that runs a program looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.trace import Trace
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (done, total) as a run goes on, in units of the backend's own steps."""
+
+
+class Backend(Protocol):
+    """Runs programs; all backends give equal traces, bit for bit."""
+
+    def run(
+        self,
+        program: Program,
+        samples: npt.NDArray[np.int32],
+        *,
+        record: bool = False,
+        progress: Progress | None = None,
+    ) -> Trace:
+        """Run samples through a scheduled program.
+
+        Args:
+            program: With its delays balanced.
+            samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W); encoded.
+            record: Keep every LIF's spikes and every graded value.
+            progress: Told how far the run is.
+
+        Raises:
+            BackendMissingError: A package that the backend needs is not installed.
+            BackendFailedError: The run ended before its work did.
+        """
+        ...

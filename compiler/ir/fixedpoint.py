@@ -1,0 +1,86 @@
+"""Loihi's arithmetic, as Lava's fixed-point models compute it: pure functions on integer arrays, only here.
+
+Source: Lava 0.10.0, ``lava/proc/lif/models.py``, class ``AbstractPyLifModelFixed``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.target import LOIHI
+
+IntArray = npt.NDArray[np.signedinteger[Any]]
+
+
+def decay(x: npt.NDArray[np.int64], amount: int) -> npt.NDArray[np.int64]:
+    """x * (4096 - amount) / 4096, rounded toward zero.
+
+    Args:
+        x: A state, any shape, int64.
+        amount: 0 (nothing is lost) to 4096 (all is).
+    """
+    product = x * (LOIHI.decay_unity - amount)
+    return np.sign(product) * (np.abs(product) >> 12)
+
+
+def scale_bias(mantissa: IntArray, exponent: IntArray) -> npt.NDArray[np.int64]:
+    """mantissa * 2^exponent, in units of 1/64 of the synaptic input."""
+    return np.left_shift(mantissa.astype(np.int64), exponent.astype(np.int64))
+
+
+def scale_weight(weight: npt.NDArray[np.int8], exponent: IntArray | int) -> npt.NDArray[np.int32]:
+    """weight * 2^exponent, the exponent given per output (first axis) or for all."""
+    shift = np.asarray(exponent, dtype=np.int32)
+    return np.left_shift(weight.astype(np.int32), shift.reshape(shift.shape + (1,) * (weight.ndim - shift.ndim)))
+
+
+class LifStep(NamedTuple):
+    """What one step does to a population: the new current and potential, who fired, and how many were clipped."""
+
+    u: npt.NDArray[np.int64]
+    v: npt.NDArray[np.int64]
+    spikes: npt.NDArray[np.bool_]
+    clipped: int
+
+
+def lif_step(
+    u: npt.NDArray[np.int64],
+    v: npt.NDArray[np.int64],
+    a: npt.NDArray[np.int64],
+    *,
+    bias: npt.NDArray[np.int64],
+    vth: int,
+    du: int,
+    dv: int,
+) -> LifStep:
+    """One step of LIF neurons with a hard reset to zero.
+
+    Args:
+        u: Currents, any shape.
+        v: Membrane potentials.
+        a: Synaptic inputs; |a| must stay within the target's ``a_max``, or u would wrap.
+        bias: In units of 1/64 of a, broadcast against v.
+        vth: Threshold mantissa.
+        du: Decay of u, in 1/4096 minus one: 4095 keeps nothing.
+        dv: Decay of v, in 1/4096.
+
+    Raises:
+        AssertionError: A current would wrap; range analysis promises that none does.
+    """
+    u = decay(u, du + 1) + (a << LOIHI.a_shift)
+    assert int(np.abs(u).max(initial=0)) <= LOIHI.a_max << LOIHI.a_shift, "a current would wrap"
+    free = decay(v, dv) + u + bias
+    v = np.clip(free, -LOIHI.v_max, LOIHI.v_max)
+    spikes = v > (vth << LOIHI.a_shift)
+    # Clipped from above it fires either way, and the reset forgets it; clipped from below changes what follows.
+    clipped = int(np.count_nonzero(free < -LOIHI.v_max))
+    return LifStep(u, np.where(spikes, 0, v), spikes, clipped)
+
+
+def saturate(x: npt.NDArray[np.int64], limit: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Clip to [-limit, limit] and count the elements that this changed."""
+    clipped = np.clip(x, -limit, limit)
+    return clipped, int(np.count_nonzero(clipped != x))

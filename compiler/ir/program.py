@@ -1,0 +1,255 @@
+"""The integer level: what Loihi's number formats hold, and nothing else.
+
+Every operation is a frozen value. Integers stand for real numbers through their signal's scale: an integer a of a
+signal with ``scale_exp`` k is the real number a / 2^k. Weights are ``weight * 2**weight_exp``; a neuron's bias is
+``bias_mant * 2**bias_exp`` in units of 1/64 of its synaptic input. What each operation computes is defined by
+``resformer.compiler.ir.reference``; the rules of rounding, shifting and clipping by
+``resformer.compiler.ir.fixedpoint``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Graph, Node
+
+Int8Array: TypeAlias = npt.NDArray[np.int8]
+Int16Array: TypeAlias = npt.NDArray[np.int16]
+Int32Array: TypeAlias = npt.NDArray[np.int32]
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+
+class SignalKind(Enum):
+    """What travels along an edge."""
+
+    SPIKE = "spike"
+    """0 or 1 each step: Loihi's binary spike."""
+    GRADED = "graded"
+    """An integer payload sent by a neuron of ours."""
+    CURRENT = "current"
+    """A sum of weighted inputs on its way to a neuron."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """The type of an operation's output.
+
+    Attributes:
+        kind: Spike, graded spike or current.
+        scale_exp: k; the integer a stands for the real number a / 2^k.
+        low: The smallest integer that can occur, or None before range analysis.
+        high: The largest, likewise.
+    """
+
+    kind: SignalKind
+    scale_exp: int
+    low: int | None = None
+    high: int | None = None
+
+    @property
+    def bits(self) -> int | None:
+        """Width in two's complement (1 for a spike), or None before range analysis."""
+        if self.kind is SignalKind.SPIKE:
+            return 1
+        if self.low is None or self.high is None:
+            return None
+        return 1 + max(self.low.__invert__().bit_length() if self.low < 0 else 0, self.high.bit_length())
+
+
+SPIKE = Signal(SignalKind.SPIKE, scale_exp=0, low=0, high=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """Base of the integer operations."""
+
+    signal: Signal
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Op):
+    """Samples, encoded as integers; the same frame each step, or one frame a step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d(Op):
+    """Synapses shared over space; sends what it received one step ago.
+
+    Attributes:
+        weight: (C_out, C_in / groups, K_h, K_w); applied as a correlation, as in PyTorch.
+        weight_exp: (C_out,), an exponent per output channel.
+        bias: (C_out,), in units of the output's integers; zero once ``place_biases`` has run.
+        stride: (rows, columns), as all that follow.
+        padding: Zeros around the input.
+        dilation: Distance between the kernel's taps.
+        groups: Blocks of channels that do not mix.
+    """
+
+    weight: Int8Array
+    weight_exp: Int8Array
+    bias: Int32Array
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Op):
+    """All-to-all synapses; sends what it received one step ago.
+
+    Attributes:
+        weight: (F_out, F_in).
+        weight_exp: One exponent for all, as Lava's Dense has.
+        bias: (F_out,), as in :class:`Conv2d`.
+    """
+
+    weight: Int8Array
+    weight_exp: int
+    bias: Int32Array
+
+
+@dataclass(frozen=True, eq=False)
+class SumPool2d(Op):
+    """Sums over windows, by synapses of weight one; sends what it received one step ago."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool2d(Op):
+    """Maxima over windows; padding never wins."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Op):
+    """The sum of its inputs; where currents meet at a neuron, it costs nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Relay(Op):
+    """A residual relay: neurons of ours that sum their inputs, add a bias, saturate and send the result on.
+
+    Attributes:
+        bias: (C,), in units of the signal's integers.
+        limit: The result is clipped to [-limit, limit], and each clip is counted.
+    """
+
+    bias: Int32Array
+    limit: int
+
+
+@dataclass(frozen=True, eq=False)
+class LIF(Op):
+    """Leaky integrate-and-fire neurons with a hard reset to zero, as Lava's ``LIFReset``; reset every T steps.
+
+    Attributes:
+        vth: Threshold mantissa; a neuron fires where v > vth * 64.
+        du: Decay of the current, in 1/4096 minus one.
+        dv: Decay of the membrane potential, in 1/4096.
+        bias_mant: (C,), mantissa of the bias.
+        bias_exp: (C,), its exponent.
+    """
+
+    vth: int
+    du: int
+    dv: int
+    bias_mant: Int16Array
+    bias_exp: Int8Array
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeMatMul(Op):
+    """One of DSSA's two products, a spike-gated sum; sends what it received one step ago.
+
+    Inputs are y, a current of shape (C, h, w), and spikes. With d = C / heads and n = h * w, each head computes y^T x
+    of shape (n, H * W) if ``transpose``, from spikes x of shape (C, H, W); else y s, reshaped to (C, H, W), from
+    spikes s of shape (heads, n, H * W).
+
+    Attributes:
+        num_heads: Heads, each with its own block of channels.
+        transpose: Which of the two products.
+        bias: (C,), added to y before it is gated.
+        limit: The result is clipped to [-limit, limit], and each clip is counted.
+    """
+
+    num_heads: int
+    transpose: bool
+    bias: Int32Array
+    limit: int
+
+
+@dataclass(frozen=True, eq=False)
+class Delay(Op):
+    """Sends what it received some steps ago; zeros before.
+
+    Attributes:
+        steps: How many, at least one.
+    """
+
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten(Op):
+    """(C, H, W) to (C * H * W,), in that order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Output(Op):
+    """Logits of each step; the prediction is their mean over T.
+
+    Attributes:
+        divisor: The real logit is a / (2^k * divisor) + bias: a pool's area, which is not a power of two.
+        bias: (classes,), real: what biases before the classifier add to each logit.
+    """
+
+    divisor: int
+    bias: Float64Array
+
+
+ProgramNode: TypeAlias = Node[Op]
+
+
+@dataclass(frozen=True)
+class Program(Graph[Op]):
+    """A network of integers, with the schedule that lets samples stream through it.
+
+    Attributes:
+        offsets: For each node, the step at which the first sample's first output appears (0 for the input), or None
+            before ``balance_delays``.
+    """
+
+    offsets: dict[str, int] | None = None
+
+    @property
+    def latency(self) -> int:
+        """Steps between a sample's first frame and its first logits.
+
+        Raises:
+            AssertionError: The program has no schedule yet.
+        """
+        assert self.offsets is not None, "balance_delays has not run"
+        return self.offsets[self.output.name]
+
+    @property
+    def lif_names(self) -> tuple[str, ...]:
+        """The names of all LIF populations, in topological order."""
+        return tuple(node.name for node in self.nodes if isinstance(node.op, LIF))
+
+
+def hop_steps(op: Op) -> int:
+    """Steps by which an operation delays what it receives: one for synapses, none for neurons and sums."""
+    if isinstance(op, Delay):
+        return op.steps
+    return int(isinstance(op, (Conv2d, Dense, SumPool2d, SpikeMatMul)))

@@ -1,0 +1,224 @@
+"""The reference interpreter: the definition of every integer operation, in numpy.
+
+Samples are independent and schedules only shift them in time, so the interpreter computes node by node over all steps
+and samples at once; a ``Delay`` moves a sample's steps and is the identity here. Sums run in float64, where integers
+below 2^53 are exact; each operation checks that its own stay there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import singledispatch
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.program import (
+    LIF,
+    Add,
+    Conv2d,
+    Delay,
+    Dense,
+    Flatten,
+    Input,
+    MaxPool2d,
+    Op,
+    Output,
+    Program,
+    Relay,
+    SignalKind,
+    SpikeMatMul,
+    SumPool2d,
+)
+from resformer.compiler.ir.trace import SpikeTrain, Trace
+
+IntArray = npt.NDArray[np.int64]
+EXACT_IN_FLOAT64 = 2**53
+
+Observer = Callable[[str, IntArray], None]
+
+
+def run(
+    program: Program,
+    samples: npt.NDArray[np.integer],
+    *,
+    record: bool = False,
+    overrides: Mapping[str, IntArray] | None = None,
+) -> Trace:
+    """Run encoded samples through a program, scheduled or not.
+
+    Args:
+        program: The integer network.
+        samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W).
+        record: Keep every LIF's spikes and every graded value.
+        overrides: Values (T, N, ...) to use in place of what nodes of these names compute: how a layer is examined with
+            another network's input.
+
+    Raises:
+        AssertionError: An integer left the range that the program's analysis promised.
+    """
+    remaining = {name: len(readers) for name, readers in program.consumers.items()}
+    values: dict[str, IntArray] = {}
+    spikes: dict[str, SpikeTrain] = {}
+    graded: dict[str, npt.NDArray[np.int32]] = {}
+    saturated: dict[str, int] = {}
+    for node in program:
+        if isinstance(node.op, Input):
+            value, clipped = _frames(samples, program.timesteps), None
+        else:
+            value, clipped = evaluate(node.op, *(values[name] for name in node.inputs))
+        if overrides is not None and node.name in overrides:
+            value = overrides[node.name]
+        _check_bounds(node.name, node.op, value)
+        values[node.name] = value
+        if clipped is not None:
+            saturated[node.name] = clipped
+        if record and node.op.signal.kind is SignalKind.SPIKE and isinstance(node.op, LIF):
+            spikes[node.name] = SpikeTrain.pack(value)
+        if record and isinstance(node.op, (Relay, SpikeMatMul, MaxPool2d)):
+            graded[node.name] = value.astype(np.int32)
+        for source in dict.fromkeys(node.inputs):
+            remaining[source] -= 1
+            if not remaining[source]:
+                del values[source]
+    return Trace(logits=values[program.output.name], spikes=spikes, graded=graded, saturated=saturated)
+
+
+def _frames(samples: npt.NDArray[np.integer], timesteps: int) -> IntArray:
+    """Samples as (T, N, C, H, W)."""
+    wide = samples.astype(np.int64)
+    if wide.ndim == 4:
+        return np.broadcast_to(wide, (timesteps, *wide.shape))
+    assert wide.shape[1] == timesteps, f"{wide.shape[1]} frames for {timesteps} steps"
+    return wide.swapaxes(0, 1)
+
+
+def _check_bounds(name: str, op: Op, value: IntArray) -> None:
+    if op.signal.low is not None and op.signal.high is not None and value.size:
+        low, high = int(value.min()), int(value.max())
+        assert op.signal.low <= low <= high <= op.signal.high, (
+            f"{name}: [{low}, {high}] leaves the proven [{op.signal.low}, {op.signal.high}]"
+        )
+
+
+@singledispatch
+def evaluate(op: Op, *inputs: IntArray) -> tuple[IntArray, int | None]:
+    """One operation on values (T, N, ...): its output, and how many values it clipped (None if it never clips)."""
+    raise AssertionError(f"no definition for {type(op).__name__}")
+
+
+@evaluate.register
+def _(op: Conv2d, x: IntArray) -> tuple[IntArray, int | None]:
+    steps, batch, _, *size = x.shape
+    padded = _pad(x.reshape(-1, *x.shape[2:]), op.padding, 0)
+    span = [dilation * (kernel - 1) + 1 for dilation, kernel in zip(op.dilation, op.weight.shape[2:], strict=True)]
+    windows = sliding_window_view(padded, span, axis=(2, 3))
+    windows = windows[:, :, :: op.stride[0], :: op.stride[1], :: op.dilation[0], :: op.dilation[1]]
+    rows, columns = windows.shape[2:4]
+    weight = fixedpoint.scale_weight(op.weight, op.weight_exp)
+    outputs, inputs_per_group = weight.shape[:2]
+    result = np.empty((len(padded), outputs, rows, columns), dtype=np.int64)
+    for group in range(op.groups):
+        ins = slice(group * inputs_per_group, (group + 1) * inputs_per_group)
+        outs = slice(group * (outputs // op.groups), (group + 1) * (outputs // op.groups))
+        # (M, C, R, S, K, L) to one matrix of taps a position, (M * R * S, C * K * L)
+        taps = windows[:, ins].transpose(0, 2, 3, 1, 4, 5).reshape(len(padded) * rows * columns, -1)
+        product = _matmul(taps, weight[outs].reshape(outputs // op.groups, -1).T)
+        result[:, outs] = product.reshape(len(padded), rows, columns, -1).transpose(0, 3, 1, 2)
+    result += op.bias[:, None, None]
+    return result.reshape(steps, batch, outputs, rows, columns), None
+
+
+@evaluate.register
+def _(op: Dense, x: IntArray) -> tuple[IntArray, int | None]:
+    return _matmul(x, fixedpoint.scale_weight(op.weight, op.weight_exp).T) + op.bias, None
+
+
+@evaluate.register
+def _(op: SumPool2d, x: IntArray) -> tuple[IntArray, int | None]:
+    return _windows(x, op.kernel_size, op.stride).sum(axis=(-2, -1)), None
+
+
+@evaluate.register
+def _(op: MaxPool2d, x: IntArray) -> tuple[IntArray, int | None]:
+    lowest = np.iinfo(np.int64).min
+    padded = _pad(x.reshape(-1, *x.shape[2:]), op.padding, lowest).reshape(*x.shape[:3], -1)
+    height, width = (size + 2 * pad for size, pad in zip(x.shape[3:], op.padding, strict=True))
+    return _windows(padded.reshape(*x.shape[:3], height, width), op.kernel_size, op.stride).max(axis=(-2, -1)), None
+
+
+@evaluate.register
+def _(op: Add, *inputs: IntArray) -> tuple[IntArray, int | None]:
+    return sum(inputs[1:], start=inputs[0]), None
+
+
+@evaluate.register
+def _(op: Relay, x: IntArray) -> tuple[IntArray, int | None]:
+    return fixedpoint.saturate(x + _per_channel(op.bias, x), op.limit)
+
+
+@evaluate.register
+def _(op: LIF, a: IntArray) -> tuple[IntArray, int | None]:
+    bias = _per_channel(fixedpoint.scale_bias(op.bias_mant, op.bias_exp), a[0])
+    u = v = np.zeros(a.shape[1:], dtype=np.int64)
+    spikes = np.empty(a.shape, dtype=np.int64)
+    clipped = 0
+    for step in range(len(a)):
+        state = fixedpoint.lif_step(u, v, a[step], bias=bias, vth=op.vth, du=op.du, dv=op.dv)
+        u, v = state.u, state.v
+        spikes[step] = state.spikes
+        clipped += state.clipped
+    return spikes, clipped
+
+
+@evaluate.register
+def _(op: SpikeMatMul, y: IntArray, spikes: IntArray) -> tuple[IntArray, int | None]:
+    steps, batch, channels, *_ = y.shape
+    y = y + _per_channel(op.bias, y)
+    per_head = y.reshape(steps, batch, op.num_heads, channels // op.num_heads, -1)
+    if op.transpose:
+        gates = spikes.reshape(steps, batch, op.num_heads, channels // op.num_heads, -1)
+        return fixedpoint.saturate(_matmul(per_head.swapaxes(-1, -2), gates), op.limit)
+    product = _matmul(per_head, spikes)
+    side = spikes.shape[-1]
+    return fixedpoint.saturate(product.reshape(steps, batch, channels, side), op.limit)
+
+
+@evaluate.register
+def _(op: Delay, x: IntArray) -> tuple[IntArray, int | None]:
+    return x, None
+
+
+@evaluate.register
+def _(op: Flatten, x: IntArray) -> tuple[IntArray, int | None]:
+    return x.reshape(*x.shape[:2], -1), None
+
+
+@evaluate.register
+def _(op: Output, x: IntArray) -> tuple[IntArray, int | None]:
+    return x, None
+
+
+def _matmul(left: IntArray, right: npt.NDArray[np.integer]) -> IntArray:
+    """An exact product of integers through float64's matrix product."""
+    bound = int(np.abs(left).max(initial=0)) * int(np.abs(right).max(initial=0)) * left.shape[-1]
+    assert bound < EXACT_IN_FLOAT64, f"sums may reach {bound}, beyond what float64 holds exactly"
+    return np.matmul(left.astype(np.float64), right.astype(np.float64)).astype(np.int64)
+
+
+def _pad(x: IntArray, padding: tuple[int, int], fill: int) -> IntArray:
+    """Pad the last two axes of (M, C, H, W)."""
+    rows, columns = padding
+    return np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)), constant_values=fill)
+
+
+def _windows(x: IntArray, kernel_size: tuple[int, int], stride: tuple[int, int]) -> IntArray:
+    """Windows over the last two axes: (..., H, W) to (..., rows, columns, K_h, K_w)."""
+    return sliding_window_view(x, kernel_size, axis=(-2, -1))[..., :: stride[0], :: stride[1], :, :]
+
+
+def _per_channel(values: npt.NDArray[np.integer], x: npt.NDArray[np.integer]) -> IntArray:
+    """Per-channel values, (C,), shaped to broadcast against (..., C, H, W), (..., heads, n, m) or (..., F)."""
+    raise AssertionError
