@@ -152,8 +152,8 @@ def stage_sizes(architecture: Architecture, image_size: int) -> tuple[int, ...]:
 
 def smallest_image_size(architecture: Architecture) -> int:
     """Return an image edge, in pixels, of which every multiple gives each stage whole patches."""
-    stride = 2 ** (len(architecture.planes) - 1) * (4 if architecture.stem == "imagenet" else 1)
-    return stride * math.lcm(*architecture.patch_sizes)
+    stem_stride = 4 if architecture.stem == "imagenet" else 1
+    return (stem_stride << (len(architecture.planes) - 1)) * math.lcm(*architecture.patch_sizes)
 
 
 class SpikingResformer(nn.Module):
