@@ -27,6 +27,7 @@ def spiking_neuron(kind: NeuronKind) -> nn.Module:
     scalar ``w`` a layer, with ``tau = 1 / sigmoid(w)``, which starts at 2. Both keep ``v`` between calls:
     ``spikingjelly.activation_based.functional.reset_net`` must be called before each batch.
     """
+    # No backend is named: SpikingJelly 0.0.0.0.14 defaults to plain torch, and 2.0.0 has no such argument.
     if kind == "LIF":
         return neuron.LIFNode(  # type: ignore[no-any-return]
             tau=2.0,
@@ -36,7 +37,6 @@ def spiking_neuron(kind: NeuronKind) -> nn.Module:
             surrogate_function=surrogate.ATan(),
             detach_reset=True,
             step_mode="m",
-            backend="torch",
         )
     return neuron.ParametricLIFNode(  # type: ignore[no-any-return]
         init_tau=2.0,
@@ -46,7 +46,6 @@ def spiking_neuron(kind: NeuronKind) -> nn.Module:
         surrogate_function=surrogate.ATan(),
         detach_reset=True,
         step_mode="m",
-        backend="torch",
     )
 
 
