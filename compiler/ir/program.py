@@ -157,8 +157,8 @@ class LIF(Op):
         vth: Threshold mantissa; a neuron fires where v > vth * 64.
         du: Decay of the current, in 1/4096 minus one.
         dv: Decay of the membrane potential, in 1/4096.
-        bias_mant: (C,), mantissa of the bias.
-        bias_exp: (C,), its exponent.
+        bias_mant: (C,), or (1,) for all, mantissa of the bias.
+        bias_exp: Likewise, its exponent.
     """
 
     vth: int

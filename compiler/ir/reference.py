@@ -28,7 +28,6 @@ from resformer.compiler.ir.program import (
     Output,
     Program,
     Relay,
-    SignalKind,
     SpikeMatMul,
     SumPool2d,
 )
@@ -69,13 +68,14 @@ def run(
             value, clipped = _frames(samples, program.timesteps), None
         else:
             value, clipped = evaluate(node.op, *(values[name] for name in node.inputs))
+            value = value.reshape(*value.shape[:2], *node.shape)
         if overrides is not None and node.name in overrides:
             value = overrides[node.name]
         _check_bounds(node.name, node.op, value)
         values[node.name] = value
         if clipped is not None:
             saturated[node.name] = clipped
-        if record and node.op.signal.kind is SignalKind.SPIKE and isinstance(node.op, LIF):
+        if record and isinstance(node.op, LIF):
             spikes[node.name] = SpikeTrain.pack(value)
         if record and isinstance(node.op, (Relay, SpikeMatMul, MaxPool2d)):
             graded[node.name] = value.astype(np.int32)
@@ -105,7 +105,8 @@ def _check_bounds(name: str, op: Op, value: IntArray) -> None:
 
 @singledispatch
 def evaluate(op: Op, *inputs: IntArray) -> tuple[IntArray, int | None]:
-    """One operation on values (T, N, ...): its output, and how many values it clipped (None if it never clips)."""
+    """One operation on values (T, N, ...): its output, shaped up to the order of its elements as the node says, and how
+    many values it clipped (None if it never clips)."""
     raise AssertionError(f"no definition for {type(op).__name__}")
 
 
@@ -156,12 +157,12 @@ def _(op: Add, *inputs: IntArray) -> tuple[IntArray, int | None]:
 
 @evaluate.register
 def _(op: Relay, x: IntArray) -> tuple[IntArray, int | None]:
-    return fixedpoint.saturate(x + _per_channel(op.bias, x), op.limit)
+    return fixedpoint.saturate(x + _per_channel(op.bias, x.ndim - 2), op.limit)
 
 
 @evaluate.register
 def _(op: LIF, a: IntArray) -> tuple[IntArray, int | None]:
-    bias = _per_channel(fixedpoint.scale_bias(op.bias_mant, op.bias_exp), a[0])
+    bias = _per_channel(fixedpoint.scale_bias(op.bias_mant, op.bias_exp), a.ndim - 2)
     u = v = np.zeros(a.shape[1:], dtype=np.int64)
     spikes = np.empty(a.shape, dtype=np.int64)
     clipped = 0
@@ -176,14 +177,12 @@ def _(op: LIF, a: IntArray) -> tuple[IntArray, int | None]:
 @evaluate.register
 def _(op: SpikeMatMul, y: IntArray, spikes: IntArray) -> tuple[IntArray, int | None]:
     steps, batch, channels, *_ = y.shape
-    y = y + _per_channel(op.bias, y)
+    y = y + _per_channel(op.bias, y.ndim - 2)
     per_head = y.reshape(steps, batch, op.num_heads, channels // op.num_heads, -1)
     if op.transpose:
         gates = spikes.reshape(steps, batch, op.num_heads, channels // op.num_heads, -1)
         return fixedpoint.saturate(_matmul(per_head.swapaxes(-1, -2), gates), op.limit)
-    product = _matmul(per_head, spikes)
-    side = spikes.shape[-1]
-    return fixedpoint.saturate(product.reshape(steps, batch, channels, side), op.limit)
+    return fixedpoint.saturate(_matmul(per_head, spikes), op.limit)
 
 
 @evaluate.register
@@ -219,6 +218,6 @@ def _windows(x: IntArray, kernel_size: tuple[int, int], stride: tuple[int, int])
     return sliding_window_view(x, kernel_size, axis=(-2, -1))[..., :: stride[0], :: stride[1], :, :]
 
 
-def _per_channel(values: npt.NDArray[np.integer], x: npt.NDArray[np.integer]) -> IntArray:
-    """Per-channel values, (C,), shaped to broadcast against (..., C, H, W), (..., heads, n, m) or (..., F)."""
-    raise AssertionError
+def _per_channel(values: npt.NDArray[np.integer], axes: int) -> IntArray:
+    """Values (C,), or (1,) for all, shaped to broadcast against a population of so many axes, channels first."""
+    return values.astype(np.int64).reshape(-1, *(1,) * (axes - 1))
