@@ -1,0 +1,33 @@
+"""Give each node its step, and the shorter of two paths that meet a Delay (DESIGN: one hop, one step)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import Delay, Op, Program, hop_steps
+
+
+def balance_delays(program: Program) -> Program:
+    """Schedule a program so that samples stream through it, T steps each, back to back.
+
+    Every synapse sends what it received one step ago. Where inputs of a node would meet at different steps of their
+    samples, the early ones get a ``Delay``, named after the node that waits.
+    """
+    offsets: dict[str, int] = {}
+    edit = program.edit()
+    for node in program:
+        meet = max((offsets[source] for source in node.inputs), default=0)
+        early = [source for source in dict.fromkeys(node.inputs) if offsets[source] < meet]
+        for index, source in enumerate(early):
+            name = f"{node.name}.delay{index}" if len(early) > 1 else f"{node.name}.delay"
+            delay: Node[Op] = Node(
+                name,
+                Delay(signal=program[source].op.signal, steps=meet - offsets[source]),
+                inputs=(source,),
+                shape=program[source].shape,
+            )
+            edit.insert_after(source, delay, readers=(node.name,))
+            offsets[name] = meet
+        offsets[node.name] = meet + hop_steps(node.op)
+    return replace(edit.finish(), offsets=offsets)

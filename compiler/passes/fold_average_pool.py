@@ -1,0 +1,44 @@
+"""Turn an average pool into a sum, and its division into a factor on the logits, which no spike depends on."""
+
+from __future__ import annotations
+
+import math
+
+import nir
+import numpy as np
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.errors import UnsupportedError
+
+
+def fold_average_pool(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
+    """Replace average pool, flatten, linear by sum pool, flatten, linear, scale by 1 / area.
+
+    Raises:
+        UnsupportedError: The pool is not followed by flatten, a linear layer without bias, and the output.
+    """
+    edit = graph.edit()
+    for node in graph:
+        pool = node.op
+        if not isinstance(pool, nir.AvgPool2d):
+            continue
+        chain = [node]
+        while len(graph.consumers[chain[-1].name]) == 1:
+            chain.append(graph.consumers[chain[-1].name][0])
+        kinds = [type(each.op) for each in chain[1:]]
+        if kinds != [nir.Flatten, nir.Linear, nir.Output] or np.any(pool.padding):
+            followers = ", ".join(kind.__name__ for kind in kinds)
+            raise UnsupportedError(
+                f"{node.name}: an average pool is supported, without padding, before flatten, a linear layer without "
+                f"bias and the output; it is followed by {followers or 'several readers'}"
+            )
+        edit.set_op(node.name, nir.SumPool2d(kernel_size=pool.kernel_size, stride=pool.stride, padding=pool.padding))
+        linear = chain[2]
+        scale: Node[nir.NIRNode] = Node(
+            f"{linear.name}.scale",
+            nir.Scale(scale=np.full(linear.shape, 1.0 / math.prod(int(size) for size in pool.kernel_size))),
+            inputs=(linear.name,),
+            shape=linear.shape,
+        )
+        edit.insert_after(linear.name, scale)
+    return edit.finish()

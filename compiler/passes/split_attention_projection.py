@@ -1,0 +1,56 @@
+"""Split the convolution that makes y1 and y2 into two, one for each product of DSSA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.primitives import SpikeMatMul
+from resformer.compiler.passes.fold_batchnorm import with_weight
+from resformer.errors import UnsupportedError
+
+
+def split_attention_projection(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
+    """Give each product a convolution of its own, ``W.y1`` and ``W.y2``, and with it a scale of its own.
+
+    The channels of W are heads first, then y1 and y2 within each head (``models/spikingresformer.py`` of the authors).
+
+    Raises:
+        UnsupportedError: What a product reads half of is not a convolution.
+    """
+    edit = graph.edit()
+    emptied: dict[str, None] = {}
+    for node in graph:
+        product = node.op
+        if not isinstance(product, SpikeMatMul) or product.part == "all":
+            continue
+        source = graph[node.inputs[0]]
+        if not isinstance(source.op, nir.Conv2d):
+            raise UnsupportedError(
+                f"{node.name}: reads half the channels of {source.name} ({type(source.op).__name__}); "
+                "only a convolution, its batch normalisation folded, can be split into y1 and y2"
+            )
+        rows = half_rows(source.op.weight.shape[0], product.num_heads, product.part)
+        half: Node[nir.NIRNode] = Node(
+            f"{source.name}.{product.part}",
+            with_weight(source.op, weight=source.op.weight[rows], bias=source.op.bias[rows]),
+            inputs=source.inputs,
+            shape=(len(rows), *source.shape[1:]),
+        )
+        edit.add(half)
+        edit.redirect(source.name, half.name, readers=(node.name,))
+        edit.set_op(node.name, SpikeMatMul(num_heads=product.num_heads, transpose=product.transpose, part="all"))
+        emptied[source.name] = None
+    for name in emptied:
+        edit.remove(name)
+    return edit.finish()
+
+
+def half_rows(channels: int, num_heads: int, part: str) -> npt.NDArray[np.signedinteger[Any]]:
+    """The channels of W that hold y1 or y2, head by head."""
+    by_head = np.arange(channels).reshape(num_heads, 2, channels // (2 * num_heads))
+    return by_head[:, ("y1", "y2").index(part)].reshape(-1)
