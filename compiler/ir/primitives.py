@@ -88,6 +88,22 @@ def register() -> None:
             setattr(nir.ir, extension.__name__, extension)
 
 
+def half_rows(channels: int, num_heads: int, part: str) -> IntArray:
+    """The channels of W that hold y1 or y2, head by head."""
+    by_head = np.arange(channels).reshape(num_heads, 2, channels // (2 * num_heads))
+    return by_head[:, ("y1", "y2").index(part)].reshape(-1)
+
+
+def constant(value: float, shape: tuple[int, ...]) -> Float64Array:
+    """An array of one value that takes no memory: how a whole population's parameters are held."""
+    return np.broadcast_to(np.float64(value), shape)
+
+
+def collapse(array: npt.NDArray[np.float64]) -> Float64Array:
+    """The array with each broadcast axis cut to length one, so that work on :func:`constant` arrays stays small."""
+    return array[tuple(slice(None) if stride else slice(0, 1) for stride in array.strides)]
+
+
 def _untyped() -> tuple[Types, Types]:
     """NIR's way to say that a node's shapes follow from its neighbours."""
     return {"input": None}, {"output": None}

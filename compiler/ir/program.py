@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.target import LOIHI
 
 Int8Array: TypeAlias = npt.NDArray[np.int8]
 Int16Array: TypeAlias = npt.NDArray[np.int16]
@@ -241,6 +242,19 @@ class Program(Graph[Op]):
         """
         assert self.offsets is not None, "balance_delays has not run"
         return self.offsets[self.output.name]
+
+    @property
+    def is_dyadic(self) -> bool:
+        """Whether a float64 network of the quantized weights fires the same spikes (DESIGN, section 4).
+
+        So it is where every membrane potential halves each step and is reset before its six fractional bits run out.
+        """
+        halves = all(
+            node.op.dv == LOIHI.decay_unity // 2 and node.op.du == LOIHI.du_no_memory
+            for node in self.nodes
+            if isinstance(node.op, LIF)
+        )
+        return halves and self.timesteps <= LOIHI.a_shift + 1
 
     @property
     def lif_names(self) -> tuple[str, ...]:

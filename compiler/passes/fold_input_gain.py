@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import nir
+import numpy as np
 
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import collapse
 
 
 def fold_input_gain(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
@@ -19,15 +21,18 @@ def fold_input_gain(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     for node in graph:
         lif = node.op
         if isinstance(lif, nir.LIF):
-            gain = lif.r * (dt / lif.tau)
+            tau, r, v_leak, v_threshold, v_reset = (
+                collapse(each) for each in (lif.tau, lif.r, lif.v_leak, lif.v_threshold, lif.v_reset)
+            )
+            gain = r * (dt / tau)
             edit.set_op(
                 node.name,
                 nir.LIF(
                     tau=lif.tau,
-                    r=lif.tau / dt,
-                    v_leak=lif.v_leak / gain,
-                    v_threshold=lif.v_threshold / gain,
-                    v_reset=lif.v_reset / gain,
+                    r=np.broadcast_to(tau / dt, node.shape),
+                    v_leak=np.broadcast_to(v_leak / gain, node.shape),
+                    v_threshold=np.broadcast_to(v_threshold / gain, node.shape),
+                    v_reset=np.broadcast_to(v_reset / gain, node.shape),
                     metadata=dict(lif.metadata),
                 ),
             )

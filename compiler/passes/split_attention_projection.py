@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import nir
-import numpy as np
-import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import SpikeMatMul
+from resformer.compiler.ir.primitives import SpikeMatMul, half_rows
 from resformer.compiler.passes.fold_batchnorm import with_weight
 from resformer.errors import UnsupportedError
 
@@ -48,9 +44,3 @@ def split_attention_projection(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     for name in emptied:
         edit.remove(name)
     return edit.finish()
-
-
-def half_rows(channels: int, num_heads: int, part: str) -> npt.NDArray[np.signedinteger[Any]]:
-    """The channels of W that hold y1 or y2, head by head."""
-    by_head = np.arange(channels).reshape(num_heads, 2, channels // (2 * num_heads))
-    return by_head[:, ("y1", "y2").index(part)].reshape(-1)

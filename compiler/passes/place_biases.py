@@ -1,0 +1,95 @@
+"""Move constant biases from synapses, which have none on Loihi, into the neurons that their currents reach."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.program import (
+    LIF,
+    Add,
+    Conv2d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    Op,
+    Output,
+    Program,
+    Relay,
+    SignalKind,
+    SpikeMatMul,
+    SumPool2d,
+)
+from resformer.compiler.target import LOIHI
+
+Int64Array = npt.NDArray[np.int64]
+
+
+def place_biases(program: Program) -> Program:
+    """Give each bias to the nodes that its current ends at.
+
+    A bias is constant over space and time, so it passes through sums and max-pools, and all that a LIF's input holds
+    becomes that LIF's own bias; where it does not fit one (``bias_mantissa_max`` units of the current), a relay in
+    front takes it. A product's y gets its bias in the product; what reaches the classifier becomes a bias of the
+    logits. The biases of convolutions on one residual stream thus add up along it.
+    """
+    pending: dict[str, Int64Array] = {}
+    edit = program.edit()
+    for node in program:
+        op = node.op
+        source = node.inputs[0] if node.inputs else ""
+        match op:
+            case Conv2d() | Dense():
+                pending[node.name] = op.bias.astype(np.int64)
+                if isinstance(op, Dense):
+                    weight = fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.int64)
+                    pending[node.name] += weight @ pending[source]
+                edit.set_op(node.name, replace(op, bias=np.zeros_like(op.bias)))
+            case Add():
+                pending[node.name] = np.sum([pending[name] for name in node.inputs], axis=0)
+            case SumPool2d():
+                pending[node.name] = pending[source] * math.prod(op.kernel_size)
+            case Flatten():
+                pending[node.name] = np.repeat(pending[source], math.prod(program[source].shape[1:]))
+            case MaxPool2d():
+                pending[node.name] = pending[source]
+            case LIF():
+                bias = pending[source]
+                edit.set_op(node.name, replace(op, bias_mant=bias.astype(np.int16), bias_exp=_unit_exponents(bias)))
+                pending[node.name] = np.zeros(node.shape[0], dtype=np.int64)
+            case SpikeMatMul():
+                edit.set_op(node.name, replace(op, bias=pending[source].astype(np.int32)))
+                pending[node.name] = np.zeros(1, dtype=np.int64)
+            case Output():
+                unit = 2.0**-op.signal.scale_exp / op.divisor
+                edit.set_op(node.name, replace(op, bias=op.bias + pending[source] * unit))
+                pending[node.name] = np.zeros(1, dtype=np.int64)
+            case _:
+                pending[node.name] = np.zeros(node.shape[0], dtype=np.int64)
+        if _needs_relay(program, node, pending[node.name]):
+            edit.insert_after(node.name, relay(node, bias=pending[node.name].astype(np.int32), limit=LOIHI.a_max))
+            pending[node.name] = np.zeros_like(pending[node.name])
+    return edit.finish()
+
+
+def relay(source: Node[Op], *, bias: npt.NDArray[np.int32], limit: int) -> Node[Op]:
+    """A residual relay for one node's output."""
+    signal = replace(source.op.signal, kind=SignalKind.GRADED, low=None, high=None)
+    return Node(f"{source.name}.relay", Relay(signal, bias, limit), inputs=(source.name,), shape=source.shape)
+
+
+def _needs_relay(program: Graph[Any], node: Node[Op], bias: Int64Array) -> bool:
+    """Whether a neuron reads this current whose bias mantissa cannot hold what the current still lacks."""
+    reaches_lif = any(isinstance(reader.op, LIF) for reader in program.consumers[node.name])
+    return reaches_lif and int(np.abs(bias).max(initial=0)) > LOIHI.bias_mantissa_max
+
+
+def _unit_exponents(bias: Int64Array) -> npt.NDArray[np.int8]:
+    """The exponent that makes a mantissa count units of the synaptic input: each is 64 units of the bias."""
+    return np.full(bias.shape, LOIHI.a_shift, dtype=np.int8)

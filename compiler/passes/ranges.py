@@ -1,0 +1,119 @@
+"""How large each current gets: measured on calibration data, or estimated from the weights alone.
+
+Scales are chosen from these ranges. They are no proof: what cannot be proved is saturated (``bound_ranges``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir import float_interpreter
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import Add, MaxPool2d, SpikeMatMul, collapse
+
+if TYPE_CHECKING:
+    import torch
+
+Float64Array = npt.NDArray[np.float64]
+
+ESTIMATED_RATE = 0.25
+"""Firing probability that the estimate gives every neuron; trained networks fire at 0.1 to 0.25."""
+ESTIMATED_INPUT_RANGE = 4.0
+"""Largest magnitude that the estimate gives a pixel; images normalised as for ImageNet reach 2.64."""
+ESTIMATED_DEVIATIONS = 6.0
+"""Standard deviations from the mean that the estimate allows for."""
+
+
+def measured_ranges(graph: Graph[nir.NIRNode], samples: npt.NDArray[np.float32]) -> dict[str, float]:
+    """The largest magnitude of each node's output on calibration samples.
+
+    Args:
+        graph: A float graph after all float passes.
+        samples: (N, C, H, W) or (N, T, C, H, W), as the network expects them.
+    """
+    largest = {graph.input.name: float(np.abs(samples).max())}
+
+    def note(name: str, value: torch.Tensor) -> None:
+        largest[name] = max(largest.get(name, 0.0), float(value.abs().max()))
+
+    for start in range(0, len(samples), 16):
+        float_interpreter.run(graph, samples[start : start + 16], observe=note)
+    return largest
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Mean and variance of a node's output, per channel, (C,)."""
+
+    mean: Float64Array
+    variance: Float64Array
+
+    @property
+    def bound(self) -> float:
+        return float(np.max(np.abs(self.mean) + ESTIMATED_DEVIATIONS * np.sqrt(self.variance)))
+
+
+def estimated_ranges(graph: Graph[nir.NIRNode]) -> dict[str, float]:
+    """A statistical bound on each node's output, from the weights alone.
+
+    Every neuron fires with probability ``ESTIMATED_RATE``, independently of all others, and pixels are uniform up to
+    ``ESTIMATED_INPUT_RANGE``; the bound is ``ESTIMATED_DEVIATIONS`` standard deviations beyond the mean of the
+    channel that reaches furthest. Sums add means and variances.
+    """
+    moments: dict[str, _Moments] = {}
+    for node in graph:
+        inputs = [(moments[name], graph[name].shape) for name in node.inputs]
+        moments[node.name] = _propagate(node.op, node.shape, inputs)
+    return {name: each.bound for name, each in moments.items()} | {graph.input.name: ESTIMATED_INPUT_RANGE}
+
+
+def _propagate(op: nir.NIRNode, shape: tuple[int, ...], inputs: list[tuple[_Moments, tuple[int, ...]]]) -> _Moments:
+    """The moments of one node's output from its inputs' moments and shapes."""
+    if isinstance(op, nir.Input):
+        return _Moments(np.zeros(shape[0]), np.full(shape[0], ESTIMATED_INPUT_RANGE**2 / 3))
+    if isinstance(op, nir.LIF):
+        rate = np.full(shape[0], ESTIMATED_RATE)
+        return _Moments(rate, rate * (1 - rate))
+    (x, x_shape), *others = inputs
+    match op:
+        case nir.Conv2d():
+            outputs, inputs_per_group = op.weight.shape[:2]
+            group = np.arange(outputs) // (outputs // op.groups)
+            channels = group[:, None] * inputs_per_group + np.arange(inputs_per_group)
+            taps, squares = op.weight.sum(axis=(2, 3)), (op.weight**2).sum(axis=(2, 3))
+            return _Moments((taps * x.mean[channels]).sum(1) + op.bias, (squares * x.variance[channels]).sum(1))
+        case nir.Linear() | nir.Affine():
+            return _Moments(op.weight @ x.mean, op.weight**2 @ x.variance)
+        case Add():
+            means, variances = [x.mean], [x.variance]
+            for other, _ in others:
+                means.append(other.mean)
+                variances.append(other.variance)
+            return _Moments(np.sum(means, axis=0), np.sum(variances, axis=0))
+        case SpikeMatMul():
+            # a sum of y over the head's channels, or over y's positions, each taken with the estimated rate
+            square = x.variance + x.mean**2
+            mean = ESTIMATED_RATE * x.mean
+            variance = ESTIMATED_RATE * square - mean**2
+            if op.transpose:
+                return _Moments(mean.reshape(op.num_heads, -1).sum(1), variance.reshape(op.num_heads, -1).sum(1))
+            positions = math.prod(x_shape[1:])
+            return _Moments(mean * positions, variance * positions)
+        case nir.SumPool2d():
+            area = math.prod(int(size) for size in op.kernel_size)
+            return _Moments(x.mean * area, x.variance * area**2)
+        case nir.Flatten():
+            return _Moments(np.repeat(x.mean, math.prod(x_shape[1:])), np.repeat(x.variance, math.prod(x_shape[1:])))
+        case nir.Scale():
+            gain = collapse(op.scale).reshape(-1)
+            return _Moments(x.mean * gain, x.variance * gain**2)
+        case MaxPool2d() | nir.Output():
+            return x
+        case _:
+            raise AssertionError(f"no estimate for {type(op).__name__}")
