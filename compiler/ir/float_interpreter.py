@@ -1,0 +1,206 @@
+"""The interpreter of float graphs, in PyTorch: what SpikingJelly computes, bit for bit, before any pass.
+
+Stateless operations see steps and samples merged into one batch, as SpikingJelly merges them, so that they run the very
+kernels that the network itself would; neurons step over T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any, TypeAlias
+
+import nir
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul, collapse
+
+Observer: TypeAlias = Callable[[str, torch.Tensor], None]
+"""Called with a node's name and its output, (T, N, ...), which it must not change."""
+
+
+@torch.no_grad()
+def run(
+    graph: Graph[nir.NIRNode],
+    samples: torch.Tensor | npt.NDArray[Any],
+    *,
+    observe: Observer | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """Run samples through a float graph.
+
+    Args:
+        graph: Of real numbers, before or after any float pass.
+        samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W).
+        observe: Told each node's output.
+        dtype: Of every value and weight; the equivalences hold in float64.
+
+    Returns:
+        The logits of each step, (T, N, classes).
+    """
+    dt = float(graph.metadata["dt"])
+    remaining = {name: len(readers) for name, readers in graph.consumers.items()}
+    values: dict[str, torch.Tensor] = {}
+    for node in graph:
+        if isinstance(node.op, nir.Input):
+            value = _frames(torch.as_tensor(samples).to(dtype), graph.timesteps)
+        elif isinstance(node.op, nir.LIF):
+            value = fire(node.op, values[node.inputs[0]], dt)
+        else:
+            value = evaluate(node.op, *(values[name] for name in node.inputs))
+            value = value.reshape(*value.shape[:2], *node.shape)
+        values[node.name] = value
+        if observe is not None:
+            observe(node.name, value)
+        for source in dict.fromkeys(node.inputs):
+            remaining[source] -= 1
+            if not remaining[source]:
+                del values[source]
+    return values[graph.output.name]
+
+
+def _frames(samples: torch.Tensor, timesteps: int) -> torch.Tensor:
+    """Samples as (T, N, C, H, W)."""
+    if samples.dim() == 4:
+        return samples.expand(timesteps, *samples.shape)
+    assert samples.shape[1] == timesteps, f"{samples.shape[1]} frames for {timesteps} steps"
+    return samples.transpose(0, 1)
+
+
+def fire(lif: nir.LIF, current: torch.Tensor, dt: float) -> torch.Tensor:
+    """The spikes, 0 or 1, of neurons that are given a current, both (T, N, ...).
+
+    Each step computes ``v += ((v_leak - v) + r * I) * dt / tau``, fires where ``v >= v_threshold`` and resets to
+    ``v_reset``. How ``dt / tau`` is applied decides the last bit: SpikingJelly's ``LIFNode`` divides by tau in steps,
+    its ``ParametricLIFNode`` multiplies by 1 / tau, and the node's metadata say which.
+
+    Args:
+        lif: The neurons, with ``tau_steps`` or ``dt_over_tau`` among their metadata (``ir.verify``).
+        current: Their input.
+        dt: Seconds a step, for neurons without these metadata.
+    """
+    r, v_leak, v_threshold, v_reset = (
+        _constant(each, current) for each in (lif.r, lif.v_leak, lif.v_threshold, lif.v_reset)
+    )
+    if "dt_over_tau" in lif.metadata:
+        factor, divide = _constant(np.asarray(lif.metadata["dt_over_tau"]), current), False
+    elif "tau_steps" in lif.metadata:
+        factor, divide = _constant(np.asarray(lif.metadata["tau_steps"]), current), True
+    else:
+        factor, divide = _constant(dt / collapse(lif.tau), current), False
+    v = torch.zeros_like(current[0])
+    spikes = torch.empty_like(current)
+    for step, now in enumerate(current):
+        drive = (v_leak - v) + r * now
+        v = v + (drive / factor if divide else drive * factor)
+        fired = v >= v_threshold
+        v = torch.where(fired, v_reset, v)
+        spikes[step] = fired
+    return spikes
+
+
+@singledispatch
+def evaluate(op: nir.NIRNode, *inputs: torch.Tensor) -> torch.Tensor:
+    """One operation without memory on values (T, N, ...), shaped up to the order of its elements as the node says."""
+    raise AssertionError(f"no definition for {type(op).__name__}")
+
+
+@evaluate.register
+def _(op: nir.Output, x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+@evaluate.register
+def _(op: nir.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    bias = _constant(op.bias, x) if np.any(op.bias) else None
+    stride, padding, dilation = _pair(op.stride), _pair(op.padding), _pair(op.dilation)
+    return _split(F.conv2d(_merge(x), _constant(op.weight, x), bias, stride, padding, dilation, int(op.groups)), x)
+
+
+@evaluate.register
+def _(op: BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    mean, var, weight, bias = (_constant(each, x) for each in (op.running_mean, op.running_var, op.weight, op.bias))
+    return _split(F.batch_norm(_merge(x), mean, var, weight, bias, eps=float(op.eps)), x)
+
+
+@evaluate.register
+def _(op: MaxPool2d, x: torch.Tensor) -> torch.Tensor:
+    return _split(F.max_pool2d(_merge(x), _pair(op.kernel_size), _pair(op.stride), _pair(op.padding)), x)
+
+
+@evaluate.register
+def _(op: nir.AvgPool2d, x: torch.Tensor) -> torch.Tensor:
+    if _pair(op.kernel_size) == tuple(x.shape[3:]) and not np.any(op.padding):
+        return x.mean((-2, -1), keepdim=True)  # as PyTorch's AdaptiveAvgPool2d(1) sums; avg_pool2d rounds otherwise
+    return _split(F.avg_pool2d(_merge(x), _pair(op.kernel_size), _pair(op.stride), _pair(op.padding)), x)
+
+
+@evaluate.register
+def _(op: nir.SumPool2d, x: torch.Tensor) -> torch.Tensor:
+    windows = _pair(op.kernel_size), _pair(op.stride), _pair(op.padding)
+    return _split(F.avg_pool2d(_merge(x), *windows, divisor_override=1), x)
+
+
+@evaluate.register
+def _(op: nir.Linear, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, _constant(op.weight, x))
+
+
+@evaluate.register
+def _(op: nir.Affine, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, _constant(op.weight, x), _constant(op.bias, x))
+
+
+@evaluate.register
+def _(op: nir.Scale, x: torch.Tensor) -> torch.Tensor:
+    return x * _constant(op.scale, x)
+
+
+@evaluate.register
+def _(op: nir.Flatten, x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(2)
+
+
+@evaluate.register
+def _(op: Add, *inputs: torch.Tensor) -> torch.Tensor:
+    total = inputs[0]
+    for each in inputs[1:]:
+        total = total + each
+    return total
+
+
+@evaluate.register
+def _(op: SpikeMatMul, y: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
+    heads = op.num_heads
+    y = y.reshape(*y.shape[:2], heads, y.shape[2] // heads, -1)
+    if op.part != "all":
+        half = y.shape[3] // 2
+        y = y[:, :, :, :half] if op.part == "y1" else y[:, :, :, half:]
+    if op.transpose:
+        return y.transpose(-1, -2) @ spikes.reshape(*spikes.shape[:2], heads, y.shape[3], -1)
+    return y @ spikes
+
+
+def _merge(x: torch.Tensor) -> torch.Tensor:
+    """(T, N, ...) as a batch (T * N, ...)."""
+    return x.flatten(0, 1)
+
+
+def _split(merged: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A batch (T * N, ...) as (T, N, ...)."""
+    return merged.reshape(*like.shape[:2], *merged.shape[1:])
+
+
+def _constant(array: npt.NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
+    """A parameter as a tensor, its broadcast axes left at length one."""
+    return torch.tensor(collapse(np.asarray(array)), dtype=like.dtype, device=like.device)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """(rows, columns), however NIR holds them."""
+    rows, columns = value
+    return int(rows), int(columns)
