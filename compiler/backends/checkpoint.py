@@ -58,7 +58,7 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
                 y_shape = program[node.inputs[0]].shape
                 count = y_shape[0] // heads if transpose else math.prod(y_shape[1:])
                 buffer = "firing_rate_x" if transpose else "firing_rate_attn"
-                rate = _nearby(1 / count, lambda rate, count=count: rate * count == 1.0)  # type: ignore[misc]
+                rate = _nearby(1 / count, lambda rate, count=count: math.sqrt(rate * count) == 1.0)  # type: ignore[misc]
                 state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), rate)
             case LIF(dv=dv) if dv != LOIHI.decay_unity // 2:
                 decay = dv / LOIHI.decay_unity
@@ -73,13 +73,13 @@ def _real_weight(program: Program, name: str) -> Float64Array:
     node = program[name]
     assert isinstance(node.op, (Conv2d, Dense))
     exp = node.op.signal.scale_exp - program[node.inputs[0]].op.signal.scale_exp
-    return fixedpoint.scale_weight(node.op.weight, node.op.weight_exp) * 2.0**-exp
+    return fixedpoint.scale_weight(node.op.weight, node.op.weight_exp).astype(np.float64) * 2.0**-exp
 
 
 def _real_bias(program: Program, name: str) -> Float64Array:
     op = program[name].op
     assert isinstance(op, Conv2d)
-    return op.bias * 2.0**-op.signal.scale_exp - TIE_SHIFT
+    return op.bias.astype(np.float64) * 2.0**-op.signal.scale_exp - TIE_SHIFT
 
 
 def _scatter(whole: Float64Array | None, rows: npt.NDArray[np.int64], values: Float64Array) -> Float64Array:

@@ -52,8 +52,8 @@ def run(
         program: The integer network.
         samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W).
         record: Keep every LIF's spikes and every graded value.
-        overrides: Values (T, N, ...) to use in place of what nodes of these names compute: how a layer is examined with
-            another network's input.
+        overrides: Values (T, N, ...) that the readers of these nodes get in place of what the nodes compute, which is
+            recorded all the same: how layers are examined with another network's input.
 
     Raises:
         AssertionError: An integer left the range that the program's analysis promised.
@@ -69,16 +69,14 @@ def run(
         else:
             value, clipped = evaluate(node.op, *(values[name] for name in node.inputs))
             value = value.reshape(*value.shape[:2], *node.shape)
-        if overrides is not None and node.name in overrides:
-            value = overrides[node.name]
         _check_bounds(node.name, node.op, value)
-        values[node.name] = value
         if clipped is not None:
             saturated[node.name] = clipped
         if record and isinstance(node.op, LIF):
             spikes[node.name] = SpikeTrain.pack(value)
         if record and isinstance(node.op, (Relay, SpikeMatMul, MaxPool2d)):
             graded[node.name] = value.astype(np.int32)
+        values[node.name] = value if overrides is None else overrides.get(node.name, value)
         for source in dict.fromkeys(node.inputs):
             remaining[source] -= 1
             if not remaining[source]:
@@ -105,14 +103,16 @@ def _check_bounds(name: str, op: Op, value: IntArray) -> None:
 
 @singledispatch
 def evaluate(op: Op, *inputs: IntArray) -> tuple[IntArray, int | None]:
-    """One operation on values (T, N, ...): its output, shaped up to the order of its elements as the node says, and how
-    many values it clipped (None if it never clips)."""
+    """One operation on values (T, N, ...): its output, and how many values it clipped (None if it never clips).
+
+    The output's elements are in the order of the node's shape; the shape itself may be another.
+    """
     raise AssertionError(f"no definition for {type(op).__name__}")
 
 
 @evaluate.register
 def _(op: Conv2d, x: IntArray) -> tuple[IntArray, int | None]:
-    steps, batch, _, *size = x.shape
+    steps, batch = x.shape[:2]
     padded = _pad(x.reshape(-1, *x.shape[2:]), op.padding, 0)
     span = [dilation * (kernel - 1) + 1 for dilation, kernel in zip(op.dilation, op.weight.shape[2:], strict=True)]
     windows = sliding_window_view(padded, span, axis=(2, 3))
@@ -144,10 +144,8 @@ def _(op: SumPool2d, x: IntArray) -> tuple[IntArray, int | None]:
 
 @evaluate.register
 def _(op: MaxPool2d, x: IntArray) -> tuple[IntArray, int | None]:
-    lowest = np.iinfo(np.int64).min
-    padded = _pad(x.reshape(-1, *x.shape[2:]), op.padding, lowest).reshape(*x.shape[:3], -1)
-    height, width = (size + 2 * pad for size, pad in zip(x.shape[3:], op.padding, strict=True))
-    return _windows(padded.reshape(*x.shape[:3], height, width), op.kernel_size, op.stride).max(axis=(-2, -1)), None
+    padded = _pad(x, op.padding, np.iinfo(np.int64).min)
+    return _windows(padded, op.kernel_size, op.stride).max(axis=(-2, -1)), None
 
 
 @evaluate.register
@@ -208,9 +206,9 @@ def _matmul(left: IntArray, right: npt.NDArray[np.integer]) -> IntArray:
 
 
 def _pad(x: IntArray, padding: tuple[int, int], fill: int) -> IntArray:
-    """Pad the last two axes of (M, C, H, W)."""
+    """Pad the last two axes."""
     rows, columns = padding
-    return np.pad(x, ((0, 0), (0, 0), (rows, rows), (columns, columns)), constant_values=fill)
+    return np.pad(x, [(0, 0)] * (x.ndim - 2) + [(rows, rows), (columns, columns)], constant_values=fill)
 
 
 def _windows(x: IntArray, kernel_size: tuple[int, int], stride: tuple[int, int]) -> IntArray:
