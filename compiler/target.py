@@ -25,8 +25,8 @@ class Target:
     """Largest magnitude of the membrane potential; the neuron clips there."""
     accumulator_max: int = 2**23 - 1
     """Largest magnitude that a convolution's 24-bit accumulator holds; Lava's Conv wraps above it."""
-    dense_accumulator_max: int = 2**31 - 1
-    """Largest magnitude that Lava's Dense holds: its accumulator has the 32 bits of a graded spike."""
+    dense_sum_max: int = 2**30 - 1
+    """Largest magnitude of a Dense's sums: Lava's accumulator has 32 bits, and holds weights of mixed sign doubled."""
     graded_max: int = 2**23 - 1
     """Largest magnitude of a graded spike's payload in Lava."""
     bias_mantissa_max: int = 2**12 - 1

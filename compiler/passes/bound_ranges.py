@@ -152,7 +152,7 @@ def _weighted(weight: Int64Array, low: Int64Array, high: Int64Array, *, axes: tu
 def _check_accumulator(node: Node[Op], interval: _Interval) -> None:
     """Refuse sums that leave the accumulator they are made in."""
     if isinstance(node.op, Dense):
-        limit = _dense_accumulator_max()
+        limit = LOIHI.dense_sum_max
     elif isinstance(node.op, (Conv2d, SumPool2d, Add)):
         limit = LOIHI.accumulator_max
     else:
@@ -162,11 +162,6 @@ def _check_accumulator(node: Node[Op], interval: _Interval) -> None:
             f"{node.name}: its sums may reach {interval.magnitude}, the limit of its accumulator is {limit}; "
             "lower --input-scale-exp or normalise the layer"
         )
-
-
-def _dense_accumulator_max() -> int:
-    """Lava's Dense holds weights of mixed sign doubled, so that their last bit is not cut off."""
-    return LOIHI.dense_accumulator_max // 2
 
 
 def _required_limit(program: Program, node: Node[Op], kind: SignalKind) -> int | None:
@@ -179,7 +174,7 @@ def _required_limit(program: Program, node: Node[Op], kind: SignalKind) -> int |
             case Conv2d(weight=weight, weight_exp=exp):
                 limits.append(LOIHI.accumulator_max // _largest_row(weight, exp))
             case Dense(weight=weight, weight_exp=exp):
-                limits.append(_dense_accumulator_max() // _largest_row(weight, exp))
+                limits.append(LOIHI.dense_sum_max // _largest_row(weight, exp))
             case SumPool2d(kernel_size=kernel):
                 limits.append(LOIHI.accumulator_max // math.prod(kernel))
             case _:

@@ -27,6 +27,10 @@ Float64Array = npt.NDArray[np.float64]
 MIN_WEIGHT_BITS = 2
 SCALE_EXP_MAX = 13
 """Finest scale: 2^13 still leaves currents of 16 thresholds, twice what was seen on trained residual streams."""
+SCALE_EXP_ENOUGH = 10
+"""A scale that biases and thresholds never need finer: 2^-10 of a current."""
+FINE_CHANNELS = 0.9
+"""Share of a layer's channels whose weights a scale should resolve to the last bit of their mantissas."""
 READOUT_SCALE_EXP_MAX = 12
 """Finest scale of the classifier's weights: no spike depends on them."""
 PIXEL_SCALE_EXP = 6
@@ -228,12 +232,15 @@ class _Lowering:
         return mantissa.astype(np.int8), exponent
 
     def _choose_scales(self, input_exp: int) -> dict[str, int]:
-        """k of each node's output: within a domain, the largest that all of its nodes allow."""
+        """k of each node's output: within a domain, as fine as its weights ask for and all of its nodes allow."""
         domains = _domains(self.graph)
+        wanted = dict.fromkeys(domains.values(), SCALE_EXP_ENOUGH)
         limits: dict[str, list[tuple[int, str]]] = {domain: [] for domain in domains.values()}
         for node in self.graph:
             if node.name in domains:
-                limits[domains[node.name]] += self._limits(node, input_exp)
+                domain = domains[node.name]
+                wanted[domain] = max(wanted[domain], self._resolving_exp(node, input_exp))
+                limits[domain] += self._limits(node, input_exp)
         exps: dict[str, int] = {}
         for node in self.graph:
             match node.op:
@@ -242,9 +249,10 @@ class _Lowering:
                 case nir.LIF():
                     exps[node.name] = 0
                 case nir.Linear() | nir.Affine():
-                    exps[node.name] = exps[node.inputs[0]] + self._readout_exp(node)
+                    exps[node.name] = exps[node.inputs[0]] + self._readout_exp(node, exps[node.inputs[0]])
                 case _ if node.name in domains:
-                    exps[node.name], reason = min(limits[domains[node.name]])
+                    exp, reason = min(limits[domains[node.name]])
+                    exps[node.name] = min(exp, wanted[domains[node.name]])
                     if exps[node.name] < max(exps[name] for name in node.inputs):
                         raise RangeError(
                             f"{node.name}: no scale fits its currents: {reason}, which leaves 2^{exps[node.name]}; "
@@ -264,8 +272,8 @@ class _Lowering:
         if isinstance(node.op, nir.Conv2d):
             steepest = float(np.abs(node.op.weight).max(initial=0.0))
             if steepest > 0:
-                source_exp = input_exp if isinstance(self.graph[node.inputs[0]].op, nir.Input) else 0
-                exp = source_exp + _floor_log2(self.mantissa_max * 2**LOIHI.weight_exp_max / steepest)
+                exp = _floor_log2(self.mantissa_max * 2**LOIHI.weight_exp_max / steepest)
+                exp += self._source_exp(node, input_exp)
                 limits.append((exp, f"{node.name} has a weight of {steepest:.4g}"))
         for reader in self.graph.consumers[node.name]:
             if isinstance(reader.op, nir.LIF):
@@ -275,10 +283,28 @@ class _Lowering:
                 )
         return limits
 
-    def _readout_exp(self, node: Node[nir.NIRNode]) -> int:
-        """k of a readout's weights: they fill their mantissa, since no spike depends on their scale."""
-        steepest = float(np.abs(node.op.weight).max(initial=0.0))
-        return min(max(_floor_log2(self.mantissa_max / steepest), 0), READOUT_SCALE_EXP_MAX) if steepest else 0
+    def _source_exp(self, node: Node[nir.NIRNode], input_exp: int) -> int:
+        """k of what a convolution reads: pixels have one, spikes are 0 or 1."""
+        return input_exp if isinstance(self.graph[node.inputs[0]].op, nir.Input) else 0
+
+    def _resolving_exp(self, node: Node[nir.NIRNode], input_exp: int) -> int:
+        """The k at which most channels' weights fill their mantissas with an exponent of zero; more gains nothing."""
+        if not isinstance(node.op, nir.Conv2d):
+            return 0
+        weight = np.abs(node.op.weight)
+        largest = np.sort(weight.reshape(len(weight), -1).max(axis=1))[::-1]
+        finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), 2.0**-SCALE_EXP_MAX)
+        return self._source_exp(node, input_exp) + math.ceil(math.log2(self.mantissa_max / finest))
+
+    def _readout_exp(self, node: Node[nir.NIRNode], input_exp: int) -> int:
+        """k of a readout's weights: no spike depends on it, so they fill their mantissas as far as the sums allow."""
+        weight = np.abs(node.op.weight)
+        steepest, row = float(weight.max(initial=0.0)), float(weight.sum(axis=1).max(initial=0.0))
+        if not steepest:
+            return 0
+        largest = self.reach[node.inputs[0]] * 2.0**input_exp * row
+        exp = min(_floor_log2(self.mantissa_max / steepest), _floor_log2(LOIHI.dense_sum_max / largest))
+        return min(max(exp, 0), READOUT_SCALE_EXP_MAX)
 
 
 def _domains(graph: Graph[nir.NIRNode]) -> dict[str, str]:

@@ -62,9 +62,10 @@ class _Moments:
 def estimated_ranges(graph: Graph[nir.NIRNode]) -> dict[str, float]:
     """A statistical bound on each node's output, from the weights alone.
 
-    Every neuron fires with probability ``ESTIMATED_RATE``, independently of all others, and pixels are uniform up to
-    ``ESTIMATED_INPUT_RANGE``; the bound is ``ESTIMATED_DEVIATIONS`` standard deviations beyond the mean of the
-    channel that reaches furthest. Sums add means and variances.
+    Every neuron fires with probability ``ESTIMATED_RATE``, independently of all others, and pixels have zero mean, unit
+    variance and magnitudes up to ``ESTIMATED_INPUT_RANGE``; the bound is ``ESTIMATED_DEVIATIONS`` standard deviations
+    beyond the mean of the channel that reaches furthest. Sums add means and variances, except in DSSA's products, whose
+    terms are taken to deviate together.
     """
     moments: dict[str, _Moments] = {}
     for node in graph:
@@ -76,7 +77,7 @@ def estimated_ranges(graph: Graph[nir.NIRNode]) -> dict[str, float]:
 def _propagate(op: nir.NIRNode, shape: tuple[int, ...], inputs: list[tuple[_Moments, tuple[int, ...]]]) -> _Moments:
     """The moments of one node's output from its inputs' moments and shapes."""
     if isinstance(op, nir.Input):
-        return _Moments(np.zeros(shape[0]), np.full(shape[0], ESTIMATED_INPUT_RANGE**2 / 3))
+        return _Moments(np.zeros(shape[0]), np.ones(shape[0]))
     if isinstance(op, nir.LIF):
         rate = np.full(shape[0], ESTIMATED_RATE)
         return _Moments(rate, rate * (1 - rate))
@@ -98,13 +99,13 @@ def _propagate(op: nir.NIRNode, shape: tuple[int, ...], inputs: list[tuple[_Mome
             return _Moments(np.sum(means, axis=0), np.sum(variances, axis=0))
         case SpikeMatMul():
             # a sum of y over the head's channels, or over y's positions, each taken with the estimated rate
-            square = x.variance + x.mean**2
-            mean = ESTIMATED_RATE * x.mean
-            variance = ESTIMATED_RATE * square - mean**2
+            # as if all of them deviated together: in trained networks they nearly do
+            mean, deviation = ESTIMATED_RATE * x.mean, ESTIMATED_RATE * np.sqrt(x.variance + x.mean**2)
             if op.transpose:
-                return _Moments(mean.reshape(op.num_heads, -1).sum(1), variance.reshape(op.num_heads, -1).sum(1))
-            positions = math.prod(x_shape[1:])
-            return _Moments(mean * positions, variance * positions)
+                mean, deviation = (each.reshape(op.num_heads, -1).sum(1) for each in (mean, deviation))
+            else:
+                mean, deviation = (each * math.prod(x_shape[1:]) for each in (mean, deviation))
+            return _Moments(mean, deviation**2)
         case nir.SumPool2d():
             area = math.prod(int(size) for size in op.kernel_size)
             return _Moments(x.mean * area, x.variance * area**2)
