@@ -164,11 +164,9 @@ def _conv2d(draft: _Draft, name: str, conv: layer.Conv2d, source: str) -> str:
             f"{name}: padding {conv.padding!r} of mode {conv.padding_mode!r}; "
             "a convolution must pad by a number of zeros, as Loihi's synapses do"
         )
-    # NIR derives the input's channels from weight.shape[1], which is wrong for groups: leave the shape to inference.
-    input_shape = draft.shape(source)[1:] if conv.groups == 1 else None
     bias = np.zeros(conv.out_channels) if conv.bias is None else _float64(conv.bias)
     op = nir.Conv2d(
-        input_shape=input_shape,
+        input_shape=draft.shape(source)[1:],
         weight=_float64(conv.weight),
         stride=conv.stride,
         padding=conv.padding,

@@ -18,6 +18,24 @@ from resformer.compiler.ir import primitives, program
 Shape: TypeAlias = tuple[int, ...]
 
 
+def check_shape(op: object, inputs: Sequence[Shape], shape: Shape) -> None:
+    """Check that an operation makes an output of this shape of inputs of those.
+
+    Raises:
+        AssertionError: It does not.
+    """
+    assert all(isinstance(size, int) and size > 0 for size in shape), f"shape {shape} is not of positive integers"
+    if isinstance(op, program.Input):
+        assert not inputs, f"takes no input, not {len(inputs)}"
+        return
+    wanted = output_shape(op, inputs)
+    if isinstance(op, (primitives.SpikeMatMul, program.SpikeMatMul)) and not op.transpose:
+        assert len(shape) == 3, f"shape {shape} is not (C, H, W)"
+        assert (shape[0], math.prod(shape[1:])) == wanted, f"makes shape {wanted}, but its node says {shape}"
+    else:
+        assert shape == wanted, f"makes shape {wanted}, but its node says {shape}"
+
+
 @singledispatch
 def output_shape(op: object, inputs: Sequence[Shape]) -> Shape:
     """The shape that an operation makes of inputs of these shapes.
