@@ -1,0 +1,45 @@
+# Each target works on a bare clone: it makes .venv, installs what it needs and runs.
+# Where Python is not called python3: make test PYTHON=python3.11
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LAVA := lava-nc==0.10.0
+MNIST := examples/mnist
+
+.PHONY: setup demo test lint docs clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,examples,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python '$(LAVA)'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/resformer-compile $(MNIST)/spikingresformer_mnist.pt --target lava,onnx -o build/mnist
+	$(BIN)/resformer-verify build/mnist --model $(MNIST)/spikingresformer_mnist.pt \
+	  --input $(MNIST)/test_images.npy --labels $(MNIST)/test_labels.npy \
+	  --samples 32 --backend lava --json build/mnist-verify-lava.json
+	$(BIN)/resformer-verify build/mnist --model $(MNIST)/spikingresformer_mnist.pt \
+	  --input $(MNIST)/test_images.npy --labels $(MNIST)/test_labels.npy \
+	  --backend reference --json build/mnist-verify-reference.json
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet
+
+test: lint docs
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build dist site
