@@ -14,7 +14,6 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,examples,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python '$(LAVA)'
