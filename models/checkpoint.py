@@ -234,9 +234,10 @@ def _read(path: Path) -> tuple[object, SourceFormat]:
             "was it downloaded completely, and is it the right file?"
         )
     try:
-        with warnings.catch_warnings():
+        # An open file, as newer versions of torch.load look at the ending of a path.
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # what PyTorch warns of here, the errors below say
-            return torch.load(path, weights_only=True, map_location="cpu"), "state dict"
+            return torch.load(file, weights_only=True, map_location="cpu"), "state dict"
     except pickle.UnpicklingError as error:
         called = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"loading it would execute code ({called[1]})" if called else "it is damaged, or would execute code"
@@ -305,11 +306,10 @@ def _measure(state: StateDict, name: str, kind: ModuleKind) -> dict[str, int]:
         inner, outer, *_ = _shape(state, f"{name}.up.1.weight", axes=4)
         if inner % outer:
             raise UnsupportedError(f"{name}.up.1.weight: {inner} inner channels are no multiple of {outer}")
+        convs = [int(m[1]) for m in (re.match(re.escape(name) + r"\.conv\.(\d{1,4})\.", key) for key in state) if m]
         return {
             "ffn_ratios": inner // outer,
-            "ffn_convs": sum(
-                re.fullmatch(re.escape(name) + r"\.conv\.\d+\.1\.weight", key) is not None for key in state
-            ),
+            "ffn_convs": 1 + max(convs, default=0),
             "group_sizes": _shape(state, f"{name}.conv.0.1.weight", axes=4)[1],
         }
     return {}

@@ -76,6 +76,8 @@ class Architecture:
         for name in ("planes", "num_heads", "patch_sizes", "ffn_ratios", "ffn_convs", "group_sizes"):
             if getattr(self, name)[stage] < 1:
                 raise UnsupportedError(f"{where}: {name} is {getattr(self, name)[stage]}: must be at least 1")
+        if not self.blocks[stage]:
+            raise UnsupportedError(f"{where} has no blocks: each stage needs a DSSA or a GWFFN")
         for kind in self.blocks[stage]:
             if kind not in get_args(BlockKind):
                 raise UnsupportedError(f"{where}: block {kind!r} is unknown: blocks are DSSA or GWFFN")

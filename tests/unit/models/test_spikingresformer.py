@@ -1,0 +1,147 @@
+"""The architecture as data, feature-map sizes, and the network's inputs and outputs."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional
+
+from resformer.errors import InputError, UnsupportedError
+from resformer.models.layers import DSSA
+from resformer.models.spikingresformer import (
+    VARIANTS,
+    Architecture,
+    SpikingResformer,
+    smallest_image_size,
+    stage_sizes,
+)
+
+SMALL = Architecture(
+    planes=(8, 16),
+    blocks=(("DSSA", "GWFFN"), ("DSSA",)),
+    num_heads=(1, 2),
+    patch_sizes=(2, 1),
+    ffn_ratios=(4, 1),
+    ffn_convs=(1, 1),
+    group_sizes=(8, 1),
+    num_classes=5,
+    stem="conv3x3",
+)
+
+
+def trained(model: SpikingResformer) -> SpikingResformer:
+    """A new network's firing rates are 0: let one batch set them."""
+    torch.manual_seed(0)
+    model.double().train()
+    size = model.image_size
+    model(8 * torch.rand(2, model.architecture.in_channels, size, size, dtype=torch.float64))
+    functional.reset_net(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("variant", "millions"), [("ti", 11.18), ("s", 17.81), ("m", 35.60), ("l", 60.38), ("cifar", 10.79), ("dvsg", 2.71)]
+)
+def test_variants_have_their_number_of_parameters(variant: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = SpikingResformer(VARIANTS[variant], timesteps=4, image_size=64)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("variant", "image_size", "sizes"),
+    [
+        ("ti", 224, (56, 28, 14)),
+        ("ti", 288, (72, 36, 18)),
+        ("s", 128, (32, 16, 8)),
+        ("cifar", 32, (32, 16, 8)),
+        ("dvsg", 64, (64, 32, 16)),
+        ("ti", 223, (56, 28, 14)),
+    ],
+)
+def test_stage_sizes(variant: str, image_size: int, sizes: tuple[int, ...]) -> None:
+    assert stage_sizes(VARIANTS[variant], image_size) == sizes
+
+
+@pytest.mark.parametrize("image_size", [4, 6, 7, 9, 13, 16])
+@pytest.mark.parametrize("stem", ["imagenet", "conv3x3"])
+def test_stage_sizes_are_those_of_the_feature_maps(image_size: int, stem: Any) -> None:
+    architecture = dataclasses.replace(SMALL, patch_sizes=(1, 1), stem=stem)
+    model = trained(SpikingResformer(architecture, timesteps=1, image_size=image_size))
+    attentions = [module for module in model.modules() if isinstance(module, DSSA)]
+    seen: list[int] = []
+    for attention in attentions:
+        attention.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape[-1]))
+    model(torch.rand(1, 3, image_size, image_size, dtype=torch.float64))
+    assert tuple(seen) == stage_sizes(architecture, image_size)
+    assert [attention.num_patches for attention in attentions] == [size**2 for size in seen]
+
+
+def test_a_stage_that_patches_do_not_fill_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"image size 200: stage 0 is 50x50.*4x4.*multiple of 64"):
+        SpikingResformer(VARIANTS["ti"], timesteps=4, image_size=200)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_multiple_of_the_smallest_image_size_fits(variant: str) -> None:
+    smallest = smallest_image_size(VARIANTS[variant])
+    for factor in (1, 2, 3, 7):
+        for size, patch_size in zip(
+            stage_sizes(VARIANTS[variant], factor * smallest), VARIANTS[variant].patch_sizes, strict=True
+        ):
+            assert size % patch_size == 0
+
+
+def test_an_image_is_presented_at_every_step() -> None:
+    model = trained(SpikingResformer(SMALL, timesteps=3, image_size=8))
+    images = 8 * torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    logits = model(images)
+    functional.reset_net(model)
+    frames = model(images.unsqueeze(1).expand(-1, 3, -1, -1, -1))
+    assert logits.shape == (3, 2, 5)
+    assert torch.equal(logits, frames)
+    assert logits.abs().max() > 0
+
+
+def test_frames_are_samples_first_and_bring_their_own_steps() -> None:
+    model = trained(SpikingResformer(SMALL, timesteps=3, image_size=8))
+    frames = 8 * torch.rand(2, 5, 3, 8, 8, dtype=torch.float64)
+    together = model(frames)
+    assert together.shape == (5, 2, 5)
+    for sample in range(2):
+        functional.reset_net(model)
+        # One convolution over another batch may sum in another order.
+        torch.testing.assert_close(model(frames[sample : sample + 1])[:, 0], together[:, sample], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 8, 16), (2, 3, 16, 16), (3, 8, 8), (1, 1, 1, 3, 8, 8)])
+def test_an_input_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    model = SpikingResformer(SMALL, timesteps=3, image_size=8)
+    with pytest.raises(InputError, match=re.escape(f"{shape}: this network takes (N, 3, 8, 8)")):
+        model(torch.zeros(shape))
+
+
+def test_no_steps_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="timesteps is 0"):
+        SpikingResformer(SMALL, timesteps=0, image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"planes": (8,)}, "'planes': 1"),
+        ({"planes": (8, 15)}, "stage 1: 15 planes cannot be split evenly into 2 heads"),
+        ({"group_sizes": (7, 1)}, "stage 0: 32 inner channels cannot be split into groups of 7"),
+        ({"patch_sizes": (2, 0)}, "stage 1: patch_sizes is 0"),
+        ({"blocks": (("DSSA",), ("MLP",))}, "stage 1: block 'MLP' is unknown"),
+        ({"blocks": (("DSSA",), ())}, "stage 1 has no blocks"),
+        ({"stem": "vgg"}, "stem is 'vgg': must be one of imagenet, conv3x3"),
+        ({"neuron": "IF"}, "neuron is 'IF': must be one of LIF, PLIF"),
+        ({"num_classes": 0}, "num_classes 0"),
+    ],
+)
+def test_architectures_that_contradict_themselves_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=re.escape(message)):
+        dataclasses.replace(SMALL, **change)
