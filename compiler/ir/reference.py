@@ -37,6 +37,7 @@ IntArray = npt.NDArray[np.int64]
 EXACT_IN_FLOAT64 = 2**53
 
 Observer = Callable[[str, IntArray], None]
+"""Called with a node's name and its output, (T, N, ...), which it must not change."""
 
 
 def run(
@@ -45,6 +46,7 @@ def run(
     *,
     record: bool = False,
     overrides: Mapping[str, IntArray] | None = None,
+    observe: Observer | None = None,
 ) -> Trace:
     """Run encoded samples through a program, scheduled or not.
 
@@ -54,6 +56,7 @@ def run(
         record: Keep every LIF's spikes and every graded value.
         overrides: Values (T, N, ...) that the readers of these nodes get in place of what the nodes compute, which is
             recorded all the same: how layers are examined with another network's input.
+        observe: Told what each node computes.
 
     Raises:
         AssertionError: An integer left the range that the program's analysis promised.
@@ -76,6 +79,8 @@ def run(
             spikes[node.name] = SpikeTrain.pack(value)
         if record and isinstance(node.op, (Relay, SpikeMatMul, MaxPool2d)):
             graded[node.name] = value.astype(np.int32)
+        if observe is not None:
+            observe(node.name, value)
         values[node.name] = value if overrides is None else overrides.get(node.name, value)
         for source in dict.fromkeys(node.inputs):
             remaining[source] -= 1

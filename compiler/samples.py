@@ -1,0 +1,141 @@
+"""Images and event frames as the user gives them: read safely and checked against a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Graph
+from resformer.errors import FileFormatError, InputError
+
+PIXEL_MAX = 255
+"""What uint8 images are divided by."""
+CHECKED_AT_ONCE = 256
+"""Samples looked at together in the search for values that are not finite."""
+
+_NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK"
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples that fit a network, as they were given; converted to real numbers a few at a time.
+
+    Attributes:
+        raw: (N, C, H, W), one image for all T steps, or (N, T, C, H, W), one frame a step.
+        counts: Whether integers are counts of events, rather than pixels of 8 bits.
+    """
+
+    raw: npt.NDArray[Any]
+    counts: bool
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
+        """The values of some samples: pixels of 8 bits divided by 255, all else as it is."""
+        values = self.raw[start:stop].astype(np.float64)
+        return values / PIXEL_MAX if self.raw.dtype == np.uint8 and not self.counts else values
+
+
+def read_array(path: Path, key: str = "images") -> npt.NDArray[Any]:
+    """An array from a ``.npy`` file, or from a ``.npz`` that holds it alone or under a key; nothing is unpickled.
+
+    Raises:
+        FileFormatError: The file is absent, damaged, of another format, or holds Python objects.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_NPY_MAGIC))
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise FileFormatError(f"{path}: is a directory; name a .npy or .npz file") from None
+    if magic != _NPY_MAGIC and not magic.startswith(_ZIP_MAGIC):
+        raise FileFormatError(
+            f"{path}: not a NumPy file: it begins with {magic!r}; save the array with numpy.save or numpy.savez"
+        )
+    try:
+        if magic == _NPY_MAGIC:
+            array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array
+        with np.load(path, allow_pickle=False) as archive:
+            names = list(archive.files)
+            if key not in names and len(names) != 1:
+                raise FileFormatError(
+                    f"{path}: holds {', '.join(names) or 'nothing'}; name one array {key!r}, or save it alone"
+                )
+            return np.asarray(archive[key if key in names else names[0]])
+    except ValueError as error:
+        if "pickle" in str(error) or "Python objects" in str(error) or "Array can't be memory-mapped" in str(error):
+            raise FileFormatError(
+                f"{path}: holds Python objects, and loading them could run code; save an array of numbers"
+            ) from error
+        raise FileFormatError(f"{path}: truncated or damaged ({_brief(error)}); save it again") from error
+    except (BadZipFile, EOFError, OSError, SyntaxError, KeyError) as error:
+        raise FileFormatError(f"{path}: truncated or damaged ({_brief(error)}); save it again") from error
+
+
+def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) -> Samples:
+    """Samples that fit a network's input.
+
+    Args:
+        images: (N, C, H, W); (N, T, C, H, W); or (N, H, W) where the network has one channel. Floating point, or uint8
+            for pixels from 0 to 255; for a network of event frames any integers, which are counts.
+        network: At either level.
+        source: What messages call the images.
+
+    Raises:
+        InputError: They do not fit: too many axes, another shape or type, none at all, or values that are not finite.
+    """
+    channels, height, width = network.input.shape
+    steps = network.timesteps
+    wanted = f"(N, {channels}, {height}, {width}) or (N, {steps}, {channels}, {height}, {width})"
+    if images.ndim == 3 and channels == 1:
+        images = images[:, None]
+    fits = images.ndim in (4, 5) and images.shape[-3:] == (channels, height, width)
+    if not fits or (images.ndim == 5 and images.shape[1] != steps):
+        raise InputError(
+            f"{source}: the shape is {images.shape}, the network takes {wanted}: samples, channels, height, width; "
+            f"{_remedy(images, (channels, height, width), steps)}"
+        )
+    if not len(images):
+        raise InputError(f"{source}: there are no samples in shape {images.shape}; give at least one")
+    counts = network.metadata.get("input") == "frames"
+    kinds = "floating point or integer counts" if counts else "floating point, or uint8 for pixels from 0 to 255"
+    if not (
+        np.issubdtype(images.dtype, np.floating)
+        or images.dtype == np.uint8
+        or (counts and np.issubdtype(images.dtype, np.integer))
+    ):
+        raise InputError(f"{source}: the type is {images.dtype}, expected {kinds}; convert with astype")
+    if np.issubdtype(images.dtype, np.floating):
+        for start in range(0, len(images), CHECKED_AT_ONCE):
+            finite = np.isfinite(images[start : start + CHECKED_AT_ONCE])
+            if not finite.all():
+                sample = start + int(np.argwhere(~finite)[0][0])
+                raise InputError(f"{source}: sample {sample} holds a NaN or infinite value; remove or repair it")
+    return Samples(images, counts)
+
+
+def _remedy(images: npt.NDArray[Any], wanted: tuple[int, int, int], steps: int) -> str:
+    """What to do about images of a wrong shape."""
+    if images.ndim in (4, 5) and images.shape[-1] == wanted[0] != images.shape[-3]:
+        return "move the channels in front: numpy.moveaxis(x, -1, -3)"
+    if images.ndim == 5 and images.shape[-3:] == wanted:
+        return f"bin the events into {steps} frames, or compile with --timesteps {images.shape[1]}"
+    if images.ndim in (4, 5) and images.shape[-3] == wanted[0] and images.shape[-2] == images.shape[-1]:
+        return f"resize the images, or compile with --input-size {images.shape[-1]}"
+    if images.ndim in (4, 5) and images.shape[-3] != wanted[0]:
+        return f"convert the images to {wanted[0]} channel{'s' if wanted[0] > 1 else ''}"
+    if images.ndim == 3 and images.shape == wanted:
+        return "a single sample needs an axis in front: x[None]"
+    return "bring the images to that shape"
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}".removesuffix(": ")
