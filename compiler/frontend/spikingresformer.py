@@ -21,7 +21,7 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul, constant
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import UnsupportedError
-from resformer.models.checkpoint import Checkpoint, build_model, check_rates
+from resformer.models.checkpoint import check_rates
 from resformer.models.layers import DSSA, GWFFN, BatchNorm, Downsample
 from resformer.models.spikingresformer import SpikingResformer
 
@@ -31,33 +31,12 @@ DT = 1e-4
 """Seconds a step. NIR's neurons live in continuous time; this makes dt / tau exactly 1/2 for tau = 2 steps."""
 
 
-def import_checkpoint(
-    checkpoint: Checkpoint,
-    *,
-    timesteps: int | None = None,
-    image_size: int | None = None,
-    input_kind: InputKind | None = None,
-) -> Graph[nir.NIRNode]:
-    """The float graph of a checkpoint, its weights in float64.
-
-    Args:
-        checkpoint: From ``resformer.models.checkpoint.load_checkpoint``.
-        timesteps: T; the authors' for such a network if not given.
-        image_size: Edge of the square input, in pixels; the authors' for such a network if not given.
-        input_kind: One image for all steps, or one frame a step; frames for a network of PLIF neurons if not given.
-
-    Raises:
-        UnsupportedError: The network holds what the compiler cannot lower; the message names it.
-    """
-    return import_model(build_model(checkpoint, timesteps=timesteps, image_size=image_size), input_kind=input_kind)
-
-
 def import_model(model: SpikingResformer, *, input_kind: InputKind | None = None) -> Graph[nir.NIRNode]:
     """The float graph of a network, its weights widened to float64.
 
     Args:
         model: Of any floating-point type, whatever its mode: what it computes in eval mode is imported.
-        input_kind: As in :func:`import_checkpoint`.
+        input_kind: One image for all steps, or one frame a step; frames for a network of PLIF neurons if not given.
 
     Raises:
         UnsupportedError: The network holds what the compiler cannot lower; the message names it.
