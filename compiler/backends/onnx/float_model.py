@@ -31,10 +31,11 @@ DOMAIN = "resformer"
 BATCH = "T*N"
 """The name of the merged axis."""
 
-LIF_FUNCTION = f"""
-<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
+HEADER = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>'
+
+LIF_FUNCTION = """
 LIF <timesteps, dt_over_tau, r, v_leak, v_threshold, v_reset> (current) => (spikes)
-{{
+{
     steps = Constant <value_int: int = @timesteps> ()
     one = Constant <value_ints = [1]> ()
     all_others = Constant <value_ints = [-1]> ()
@@ -50,7 +51,7 @@ LIF <timesteps, dt_over_tau, r, v_leak, v_threshold, v_reset> (current) => (spik
     v_start = ConstantOfShape (neurons)
     v_end, spikes_by_step = Scan <num_scan_inputs = 1, body = step
         (float[] v, float[] now) => (float[] v_next, float[] spike)
-        {{
+        {
             leaked = Sub (leak, v)
             driven = Mul (resistance, now)
             drive = Add (leaked, driven)
@@ -59,16 +60,16 @@ LIF <timesteps, dt_over_tau, r, v_leak, v_threshold, v_reset> (current) => (spik
             fires = GreaterOrEqual (charged, threshold)
             v_next = Where (fires, reset, charged)
             spike = Cast <to = 1> (fires)
-        }}> (v_start, current_by_step)
+        }> (v_start, current_by_step)
     shape = Shape (current)
     spikes = Reshape (spikes_by_step, shape)
-}}
+}
 """
+"""Neurons that start at rest and step over T; as ``float_interpreter.fire``."""
 
-SPIKE_MATMUL_FUNCTION = f"""
-<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
-{{name}} <y_shape, first, last, spikes_shape, output_shape> (y, spikes) => (product)
-{{{{
+SPIKE_MATMUL_FUNCTION = """
+SpikeMatMul <y_shape, first, last, perm, spikes_shape, output_shape> (y, spikes) => (product)
+{
     heads_of_y = Constant <value_ints: ints = @y_shape> ()
     start = Constant <value_ints: ints = @first> ()
     end = Constant <value_ints: ints = @last> ()
@@ -77,18 +78,13 @@ SPIKE_MATMUL_FUNCTION = f"""
     merged = Constant <value_ints: ints = @output_shape> ()
     y_by_head = Reshape (y, heads_of_y)
     part = Slice (y_by_head, start, end, channel_axis)
-    real = {{real}} (part)
+    real = Transpose <perm: ints = @perm> (part)
     gates = Reshape (spikes, heads_of_spikes)
     sums = MatMul (real, gates)
     product = Reshape (sums, merged)
-}}}}
+}
 """
-
-FUNCTIONS = (
-    LIF_FUNCTION,
-    SPIKE_MATMUL_FUNCTION.format(name="SpikeMatMul", real="Identity"),
-    SPIKE_MATMUL_FUNCTION.format(name="SpikeMatMulTransposed", real="Transpose <perm = [0, 1, 3, 2]>"),
-)
+"""A product of attention: ``y``, or one half of each head's channels, transposed or not, times the spikes."""
 
 
 def export_float(graph: Graph[nir.NIRNode], *, with_spikes: bool = False) -> onnx.ModelProto:
@@ -130,7 +126,7 @@ def export_float(graph: Graph[nir.NIRNode], *, with_spikes: bool = False) -> onn
     )
     model: onnx.ModelProto = helper.make_model(
         body,
-        functions=[parser.parse_function(text) for text in FUNCTIONS],
+        functions=[parser.parse_function(HEADER + text) for text in (LIF_FUNCTION, SPIKE_MATMUL_FUNCTION)],
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
         ir_version=IR_VERSION,
         producer_name="resformer",
@@ -281,13 +277,14 @@ class _Writer:
         first, last = {"y1": (0, channels // 2), "y2": (channels // 2, channels), "all": (0, channels)}[op.part]
         rows = last - first if op.transpose else math.prod(y[1:])
         self._write(
-            "SpikeMatMulTransposed" if op.transpose else "SpikeMatMul",
+            "SpikeMatMul",
             node,
             self._inputs(node),
             domain=DOMAIN,
             y_shape=[0, op.num_heads, channels, math.prod(y[1:])],
             first=[first],
             last=[last],
+            perm=[0, 1, 3, 2] if op.transpose else [0, 1, 2, 3],
             spikes_shape=[0, op.num_heads, rows, math.prod(spikes) // (op.num_heads * rows)],
             output_shape=[0, *node.shape],
         )
