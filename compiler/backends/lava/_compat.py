@@ -1,0 +1,88 @@
+"""Lets lava-nc 0.10.0 be imported on Python 3.11 and later; nothing here on Python 3.10 changes what Lava does.
+
+Lava's ``magma/compiler/var_model.py`` gives dataclass fields another dataclass's instance as default
+(``x: ByteEncoder = ByteEncoder()``). Since Python 3.11 the dataclass decorator refuses every unhashable default. While
+Lava is imported for the first time, we hand it a decorator that gives each instance a copy of such a default instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from resformer.errors import BackendMissingError
+
+LAVA_REQUIREMENT = "lava-nc==0.10.0"
+
+# The module whose dataclasses need the repair, and one that sets multiprocessing's start method as it is imported.
+_REPAIRED = "lava.magma.compiler.var_model"
+_SETS_START_METHOD = "lava.magma.runtime.message_infrastructure.multiprocessing"
+
+
+def import_lava() -> None:
+    """Make sure that every module of Lava can be imported; calling it again costs nothing.
+
+    Raises:
+        BackendMissingError: Lava, or a package that it needs, is not installed.
+    """
+    if _SETS_START_METHOD in sys.modules:
+        return
+    try:
+        with _copied_defaults(), _kept_start_method():
+            importlib.import_module(_REPAIRED)
+            importlib.import_module(_SETS_START_METHOD)
+    except ModuleNotFoundError as error:
+        raise BackendMissingError(
+            f"the Lava backend needs {error.name}, which is not installed: {_pip_line()}"
+        ) from error
+
+
+def _pip_line() -> str:
+    if sys.version_info < (3, 11):
+        return "pip install 'resformer[lava]'"
+    # lava-nc 0.10.0 declares Python <3.11, wrongly; only pip's refusal must be overridden, and only for itself.
+    return f"pip install 'resformer[lava]' && pip install --no-deps --ignore-requires-python {LAVA_REQUIREMENT}"
+
+
+@contextmanager
+def _copied_defaults() -> Iterator[None]:
+    """Let the dataclass decorator accept dataclass instances as defaults, each instance getting its own copy."""
+    original = dataclasses.dataclass
+
+    def repaired(cls: Any = None, /, **options: Any) -> Any:
+        def decorate(cls: type) -> type:
+            for name in vars(cls).get("__annotations__", {}):
+                default = vars(cls).get(name)
+                if dataclasses.is_dataclass(default) and not isinstance(default, type):
+                    setattr(cls, name, dataclasses.field(default_factory=lambda value=default: copy.copy(value)))
+            return original(**options)(cls)
+
+        return decorate if cls is None else decorate(cls)
+
+    dataclasses.dataclass = repaired  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        dataclasses.dataclass = original  # type: ignore[assignment]
+
+
+@contextmanager
+def _kept_start_method() -> Iterator[None]:
+    """Let Lava set multiprocessing's start method only where the program has not chosen one yet."""
+    original = multiprocessing.set_start_method
+
+    def set_unless_chosen(method: str | None, force: bool = False) -> None:
+        if force or multiprocessing.get_start_method(allow_none=True) is None:
+            original(method, force)
+
+    multiprocessing.set_start_method = set_unless_chosen
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method = original

@@ -1,0 +1,63 @@
+"""Runs programs in Lava."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.lava.build import build_network, run_config
+from resformer.compiler.backends.lava.logs import unchanged_logging
+from resformer.compiler.backends.lava.plan import lava_shape
+from resformer.compiler.backends.lava.processes.frame_source import FrameSource
+from resformer.compiler.backends.lava.processes.logit_sink import LogitSink
+from resformer.compiler.backends.lava.record import Recorder
+from resformer.compiler.backends.lava.session import forgotten_processes, run_steps
+from resformer.compiler.backends.lava.shared import shared_array
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.trace import Trace
+
+
+class LavaBackend:
+    """Each operation a Lava process, each process one of the operating system's; samples stream back to back."""
+
+    def run(
+        self,
+        program: Program,
+        samples: npt.NDArray[np.int32],
+        *,
+        record: bool = False,
+        progress: Progress | None = None,
+        stock_models: bool = False,
+    ) -> Trace:
+        """Run samples through a scheduled program, as ``resformer.compiler.backends.base.Backend`` says.
+
+        The trace has no saturation counts of LIF neurons: stock Lava's clip their potential without counting.
+
+        Args:
+            program: With its delays balanced.
+            samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W); encoded.
+            record: Keep every LIF's spikes and every graded value.
+            progress: Told how many of Lava's steps have passed.
+            stock_models: Use stock Lava's model of ``Conv``, many times slower, in place of ours.
+
+        Raises:
+            BackendFailedError: The system refused a process, or one ended before its time; the message names it.
+        """
+        steps = program.latency + program.timesteps * len(samples)
+        recorder = Recorder(program, len(samples), values=record)
+        clock = shared_array((1,), np.int64)
+        with forgotten_processes():
+            with unchanged_logging():
+                source = FrameSource(samples=samples, timesteps=program.timesteps, name=program.input.name)
+                sink = LogitSink(
+                    shape=lava_shape(program.output.shape),
+                    record=recorder.logits,
+                    clock=clock,
+                    name=program.output.name,
+                )
+            network = build_network(program, recorder=recorder)
+            source.s_out.connect(network.in_port)
+            network.out_port.connect(sink.a_in)
+            run_steps(source, steps, run_config(stock_models=stock_models), clock, progress)
+        return recorder.trace()

@@ -1,0 +1,130 @@
+"""From a program to a network of Lava processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+from lava.magma.core.run_configs import Loihi2SimCfg
+from lava.proc.conv.process import Conv
+
+from resformer.compiler.backends.lava.logs import unchanged_logging
+from resformer.compiler.backends.lava.lowering import Context, lower
+from resformer.compiler.backends.lava.plan import (
+    Plan,
+    Unit,
+    Values,
+    block_kind,
+    divide,
+    enclose,
+    lava_shape,
+    meeting_values,
+)
+from resformer.compiler.backends.lava.processes.blocks import BLOCKS, Network
+from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
+from resformer.compiler.backends.lava.processes.probe import PORTS, SpikeProbe
+from resformer.compiler.backends.lava.record import Recorder
+from resformer.compiler.ir.program import Add, Input, Output, Program
+
+CHANNEL_SIZE = 2
+"""Messages that a channel holds. All processes pass each step together, so two are enough; Lava's default of 64 takes
+that much more memory."""
+
+
+def build_network(program: Program, *, recorder: Recorder | None = None) -> Network:
+    """A program as a Lava process that connects to any other.
+
+    The network holds a block for each block of the model (``DSSA``, ``GWFFN``, ...), and these the processes of their
+    nodes. Its first frame is due at Lava's first step; a sample takes T steps, samples follow one another without a
+    gap, and a sample's first logits leave ``program.latency`` steps after its first frame came.
+
+    Example:
+        Run a network with Lava's own source and sink::
+
+            from lava.magma.core.run_conditions import RunSteps
+            from lava.proc.io.sink import RingBuffer as Sink
+            from lava.proc.io.source import RingBuffer as Source
+
+            steps = program.latency + program.timesteps
+            source = Source(data=frames)        # (W, H, C, steps), integers
+            network = build_network(program)
+            sink = Sink(shape=network.out_port.shape, buffer=steps)
+            source.s_out.connect(network.in_port)
+            network.out_port.connect(sink.a_in)
+            source.run(RunSteps(steps), run_config(), {"pypy_channel_size": CHANNEL_SIZE})
+            logits = sink.data.get()[:, program.latency :]
+            source.stop()
+
+    Args:
+        program: With its delays balanced and its biases placed.
+        recorder: Where spikes, graded values and saturation counts go; what it asks for costs a probe a block.
+
+    Returns:
+        A process with ``in_port``, (W, H, C), and ``out_port``, (classes,).
+
+    Raises:
+        UnsupportedError: An add sums a value with itself.
+        AssertionError: A pass has not run.
+    """
+    assert program.offsets is not None, "balance_delays has not run"
+    context = Context(
+        program, meeting_values(program), lambda node: None if recorder is None else recorder.tallies[node.name]
+    )
+    units = [lower(node, context) for node in program if not isinstance(node.op, (Input, Output, Add))]
+    shapes = {node.name: lava_shape(node.shape) for node in program}
+    logits = context.meets[program.output.inputs[0]]
+    plan = Plan(
+        units=tuple(_blocks(units, shapes, logits, recorder)),
+        in_ports={"in_port": (program.input.name,)},
+        out_ports={"out_port": logits},
+        shapes={"in_port": shapes[program.input.name], "out_port": shapes[program.output.name]},
+    )
+    with unchanged_logging():
+        return Network(name="network", plan=plan)
+
+
+def run_config(*, stock_models: bool = False) -> Loihi2SimCfg:
+    """Lava's simulation of Loihi 2's fixed point, for a network from :func:`build_network` and what connects to it.
+
+    Args:
+        stock_models: Use stock Lava's model of ``Conv`` in place of our faster one, which sends the same.
+    """
+    conv = PyWideConvModel if stock_models else PyFastConvModel
+    return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map={Conv: conv})
+
+
+def _blocks(
+    units: list[Unit], shapes: Mapping[str, tuple[int, ...]], logits: Values, recorder: Recorder | None
+) -> Iterator[Unit]:
+    """Units gathered into blocks; one that is alone stays outside."""
+    for name, members in divide(units):
+        probes = tuple(_probes(name, members, shapes, recorder))
+        if len(members) == 1:
+            yield from (*members, *probes)
+            continue
+        names = {unit.name for unit in members}
+        wanted = {value for unit in units if unit.name not in names for meet in unit.inputs.values() for value in meet}
+        plan = enclose((*members, *probes), wanted.union(logits), shapes)
+        yield Unit(
+            name=name,
+            ops=tuple(op for unit in members for op in unit.ops),
+            inputs=plan.in_ports,
+            outputs={value: port for port, (value,) in plan.out_ports.items()},
+            make=partial(BLOCKS[block_kind(members)], name=name, plan=plan),
+        )
+
+
+def _probes(
+    block: str, members: tuple[Unit, ...], shapes: Mapping[str, tuple[int, ...]], recorder: Recorder | None
+) -> Iterator[Unit]:
+    """What records a block's values, as many a probe as it has ports."""
+    records = {} if recorder is None else recorder.values
+    names = [unit.name for unit in members if unit.name in records]
+    for first in range(0, len(names), len(PORTS)):
+        probed = names[first : first + len(PORTS)]
+        name = f"{block}.probe{first // len(PORTS)}"
+        make = partial(
+            SpikeProbe, shapes=[shapes[each] for each in probed], records=[records[each] for each in probed], name=name
+        )
+        inputs = {port: (each,) for port, each in zip(PORTS, probed, strict=False)}
+        yield Unit(name, (), inputs, {}, make)

@@ -1,0 +1,129 @@
+"""Channels between Lava's processes without threads and without traces.
+
+Lava serves each end of a channel by a Python thread, which wakes the one that works; here each end waits for its
+semaphore itself. Lava's messages lie in ``/dev/shm``, kept by a manager process; these lie in anonymous memory.
+"""
+
+from __future__ import annotations
+
+import mmap
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from lava.magma.compiler.channels.interfaces import Channel
+from lava.magma.compiler.channels.pypychannel import CspRecvPort, CspSendPort, Proto
+
+FORK = get_context("fork")
+"""Lava's processes see what we made before they were forked."""
+
+
+class SendPort(CspSendPort):  # type: ignore[misc]
+    """The sending end: waits for a free slot, fills it, and says so."""
+
+    def start(self) -> None:
+        """Find the slots."""
+        self._array = _slots(self)
+
+    def probe(self) -> bool:
+        """Whether :meth:`send` would not wait."""
+        return _is_up(self._ack)
+
+    def send(self, data: npt.NDArray[Any]) -> None:
+        """Send one message.
+
+        Raises:
+            AssertionError: It has another shape than the channel's.
+        """
+        assert data.shape == self._shape, f"{self._name}: a message of shape {data.shape} on a channel of {self._shape}"
+        self._ack.acquire()
+        self._array[self._idx][...] = data
+        self._idx = (self._idx + 1) % self._size
+        self._req.release()
+
+    def join(self) -> None:
+        """Nothing waits beside us."""
+
+
+class ReceivePort(CspRecvPort):  # type: ignore[misc]
+    """The receiving end: waits for a filled slot, copies it, and says that it is free."""
+
+    def start(self) -> None:
+        """Find the slots."""
+        self._array = _slots(self)
+
+    def probe(self) -> bool:
+        """Whether :meth:`recv` would not wait.
+
+        While Lava's ``CspSelector`` waits, it has set an observer, which a thread would call. Each of our processes
+        waits for one channel, that of its commands, so we wait for it here.
+        """
+        if self.observer is not None:
+            self._req.acquire()
+            self._req.release()
+            return True
+        return _is_up(self._req)
+
+    def peek(self) -> npt.NDArray[Any]:
+        """The next message, which stays."""
+        self._req.acquire()
+        self._req.release()
+        message: npt.NDArray[Any] = self._array[self._idx].copy()
+        return message
+
+    def recv(self) -> npt.NDArray[Any]:
+        """Receive one message."""
+        self._req.acquire()
+        message: npt.NDArray[Any] = self._array[self._idx].copy()
+        self._idx = (self._idx + 1) % self._size
+        self._ack.release()
+        return message
+
+    def join(self) -> None:
+        """Nothing waits beside us."""
+
+
+def _slots(port: Any) -> list[npt.NDArray[Any]]:
+    return [
+        np.ndarray(port._shape, port._dtype, buffer=port._shm, offset=port._nbytes * index)
+        for index in range(port._size)
+    ]
+
+
+def _is_up(semaphore: Any) -> bool:
+    if not semaphore.acquire(block=False):
+        return False
+    semaphore.release()
+    return True
+
+
+class SharedChannel(Channel):  # type: ignore[misc]
+    """A ring of slots in anonymous shared memory, and a semaphore for either end."""
+
+    def __init__(
+        self,
+        infrastructure: object,
+        src_name: str,
+        dst_name: str,
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        size: int,
+        *watchdogs: object,
+    ) -> None:
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        memory = mmap.mmap(-1, max(nbytes * size, 1))
+        filled, free = FORK.Semaphore(0), FORK.Semaphore(size)
+        ends = (memory, Proto(shape, dtype, nbytes), size, filled, free, None, None)
+        self._src_port = SendPort(src_name, *ends)
+        self._dst_port = ReceivePort(dst_name, *ends)
+
+    @property
+    def src_port(self) -> SendPort:
+        """The sending end."""
+        return self._src_port
+
+    @property
+    def dst_port(self) -> ReceivePort:
+        """The receiving end."""
+        return self._dst_port

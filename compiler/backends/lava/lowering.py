@@ -1,0 +1,216 @@
+"""Which Lava process each operation becomes: stock Lava's where it has one, else ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial, singledispatch
+
+import numpy as np
+from lava.magma.core.process.process import AbstractProcess
+from lava.proc.conv.process import Conv as LavaConv
+from lava.proc.dense.process import Dense as LavaDense
+from lava.proc.lif.process import LIFReset
+from lava.utils.weightutils import SignMode
+
+from resformer.compiler.backends.lava.plan import Unit, Values, lava_shape
+from resformer.compiler.backends.lava.processes.delay import Delay as DelayProcess
+from resformer.compiler.backends.lava.processes.flatten import Flatten as FlattenProcess
+from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul as SpikeMatMulProcess
+from resformer.compiler.backends.lava.processes.max_pool import MaxPool2d as MaxPool2dProcess
+from resformer.compiler.backends.lava.processes.relay import Relay as RelayProcess
+from resformer.compiler.backends.lava.shared import Tally
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.program import (
+    LIF,
+    Conv2d,
+    Delay,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    Op,
+    Program,
+    ProgramNode,
+    Relay,
+    SignalKind,
+    SpikeMatMul,
+    SumPool2d,
+)
+
+GRADED_BITS = 24
+"""Message bits of graded values; with none, Lava's synapses take every value but zero for a spike."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an operation must know of the program around it.
+
+    Attributes:
+        program: Scheduled.
+        meets: The values that meet in place of each node's own.
+        tally: Counts what a node clips.
+    """
+
+    program: Program
+    meets: Mapping[str, Values]
+    tally: Callable[[ProgramNode], Tally | None]
+
+    def in_shape(self, node: ProgramNode, index: int = 0) -> tuple[int, ...]:
+        """The shape of an input, in Lava's order."""
+        return lava_shape(self.program[node.inputs[index]].shape)
+
+    def message_bits(self, node: ProgramNode) -> int:
+        """How many bits the messages to a synapse have: none for spikes."""
+        source = self.program[node.inputs[0]]
+        return 0 if source.op.signal.kind is SignalKind.SPIKE else GRADED_BITS
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """The process of one operation."""
+
+    make: Callable[[], AbstractProcess]
+    in_ports: tuple[str, ...]
+    out_port: str
+
+
+def lower(node: ProgramNode, context: Context) -> Unit:
+    """The unit for a node that is a process: any but the input, the output and adds."""
+    lowered = _lower(node.op, node, context)
+    inputs = {
+        port: context.meets[source] for port, source in zip(lowered.in_ports, node.inputs, strict=True)
+    }
+    return Unit(node.name, (node.op,), inputs, {node.name: lowered.out_port}, lowered.make)
+
+
+@singledispatch
+def _lower(op: Op, node: ProgramNode, context: Context) -> _Lowered:
+    raise AssertionError(f"{node.name}: no process for {type(op).__name__}")
+
+
+@_lower.register
+def _(op: Conv2d, node: ProgramNode, context: Context) -> _Lowered:
+    assert not op.bias.any(), f"{node.name}: a synapse has no bias; place_biases has not run"
+    # (C_out, C_in, rows, columns) to Lava's (C_out, x, y, C_in); Lava's Conv convolves, PyTorch's correlates. Its fixed
+    # model ignores weight_exp.
+    kernel = fixedpoint.scale_weight(op.weight, op.weight_exp).transpose(0, 3, 2, 1)[:, ::-1, ::-1]
+    make = partial(
+        LavaConv,
+        weight=np.ascontiguousarray(kernel),
+        input_shape=context.in_shape(node),
+        stride=op.stride[::-1],
+        padding=op.padding[::-1],
+        dilation=op.dilation[::-1],
+        groups=op.groups,
+        num_message_bits=context.message_bits(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("s_in",), "a_out")
+
+
+@_lower.register
+def _(op: SumPool2d, node: ProgramNode, context: Context) -> _Lowered:
+    channels = node.shape[0]
+    rows, columns = op.kernel_size
+    make = partial(
+        LavaConv,
+        weight=np.ones((channels, columns, rows, 1), dtype=np.int32),
+        input_shape=context.in_shape(node),
+        stride=op.stride[::-1],
+        groups=channels,
+        num_message_bits=context.message_bits(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("s_in",), "a_out")
+
+
+@_lower.register
+def _(op: Dense, node: ProgramNode, context: Context) -> _Lowered:
+    assert not op.bias.any(), f"{node.name}: a synapse has no bias; place_biases has not run"
+    # In mixed sign mode Lava's weights are even numbers of nine bits: twice ours, at half the scale.
+    make = partial(
+        LavaDense,
+        weights=2 * op.weight.astype(np.int32),
+        weight_exp=op.weight_exp - 1,
+        sign_mode=SignMode.MIXED,
+        num_message_bits=context.message_bits(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("s_in",), "a_out")
+
+
+@_lower.register
+def _(op: LIF, node: ProgramNode, context: Context) -> _Lowered:
+    assert context.program.offsets is not None
+    shape = lava_shape(node.shape)
+    make = partial(
+        LIFReset,
+        shape=shape,
+        du=op.du,
+        dv=op.dv,
+        vth=op.vth,
+        # Channels come last in Lava, so these broadcast.
+        bias_mant=np.broadcast_to(op.bias_mant, shape),
+        bias_exp=np.broadcast_to(op.bias_exp.astype(np.int16), shape),
+        reset_interval=context.program.timesteps,
+        # Lava's first step is step 1.
+        reset_offset=(1 + context.program.offsets[node.name]) % context.program.timesteps,
+        name=node.name,
+    )
+    return _Lowered(make, ("a_in",), "s_out")
+
+
+@_lower.register
+def _(op: SpikeMatMul, node: ProgramNode, context: Context) -> _Lowered:
+    make = partial(
+        SpikeMatMulProcess,
+        y_shape=context.in_shape(node, 0),
+        s_shape=context.in_shape(node, 1),
+        out_shape=lava_shape(node.shape),
+        num_heads=op.num_heads,
+        transpose=op.transpose,
+        bias=op.bias,
+        limit=op.limit,
+        tally=context.tally(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("y_in", "s_in"), "a_out")
+
+
+@_lower.register
+def _(op: MaxPool2d, node: ProgramNode, context: Context) -> _Lowered:
+    make = partial(
+        MaxPool2dProcess,
+        in_shape=context.in_shape(node),
+        out_shape=lava_shape(node.shape),
+        kernel_size=op.kernel_size[::-1],
+        stride=op.stride[::-1],
+        padding=op.padding[::-1],
+        name=node.name,
+    )
+    return _Lowered(make, ("s_in",), "s_out")
+
+
+@_lower.register
+def _(op: Relay, node: ProgramNode, context: Context) -> _Lowered:
+    make = partial(
+        RelayProcess,
+        shape=lava_shape(node.shape),
+        bias=op.bias,
+        limit=op.limit,
+        tally=context.tally(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("a_in",), "s_out")
+
+
+@_lower.register
+def _(op: Delay, node: ProgramNode, context: Context) -> _Lowered:
+    make = partial(DelayProcess, shape=lava_shape(node.shape), steps=op.steps, name=node.name)
+    return _Lowered(make, ("s_in",), "s_out")
+
+
+@_lower.register
+def _(op: Flatten, node: ProgramNode, context: Context) -> _Lowered:
+    make = partial(FlattenProcess, shape=context.in_shape(node), name=node.name)
+    return _Lowered(make, ("s_in",), "s_out")

@@ -1,0 +1,143 @@
+"""Hierarchical processes: a network and its blocks, made of the processes of their nodes."""
+
+from __future__ import annotations
+
+import re
+
+from lava.magma.core.decorator import implements, tag
+from lava.magma.core.model.sub.model import AbstractSubProcessModel
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess, Collection
+
+from resformer.compiler.backends.lava.logs import unchanged_logging
+from resformer.compiler.backends.lava.plan import BlockKind, Plan, outer_values
+
+
+class Block(AbstractProcess):  # type: ignore[misc]
+    """Processes that belong together, behind common ports.
+
+    Args:
+        name: The path that the nodes' names begin with.
+        plan: What it holds. Its ports become attributes: ``in_port`` where there is one, else ``in_port_0`` and so on.
+    """
+
+    def __init__(self, *, name: str, plan: Plan) -> None:
+        super().__init__(name=name, plan=plan)
+        for port in plan.in_ports:
+            setattr(self, port, InPort(shape=plan.shapes[port]))
+        for port in plan.out_ports:
+            setattr(self, port, OutPort(shape=plan.shapes[port]))
+
+
+class Network(Block):
+    """A whole network, one ``in_port`` and one ``out_port``; see ``build_network``."""
+
+
+class Stem(Block):
+    """The first convolution, and what pools it."""
+
+
+class Downsample(Block):
+    """What a later stage begins with: LIF neurons and a strided convolution."""
+
+
+class DSSA(Block):
+    """Dual Spike Self-Attention (arXiv 2403.14302, section 4.2)."""
+
+
+class GWFFN(Block):
+    """The group-wise spiking feed-forward network (arXiv 2403.14302, section 4.3)."""
+
+
+class Head(Block):
+    """The pool over the image and the classifier."""
+
+
+BLOCKS: dict[BlockKind, type[Block]] = {
+    BlockKind.STEM: Stem,
+    BlockKind.DOWNSAMPLE: Downsample,
+    BlockKind.DSSA: DSSA,
+    BlockKind.GWFFN: GWFFN,
+    BlockKind.HEAD: Head,
+    BlockKind.OTHER: Block,
+}
+
+
+class _SubProcesses(AbstractSubProcessModel):  # type: ignore[misc]
+    """Makes a block's processes and connects them as its plan says; Lava finds them as attributes."""
+
+    def __init__(self, proc: Block) -> None:
+        plan: Plan = proc.proc_params["plan"]
+        senders: dict[str, OutPort] = {}
+        made: list[AbstractProcess] = []
+        with unchanged_logging():
+            for unit in plan.units:
+                process = unit.make()
+                made.append(process)
+                setattr(self, self._attribute(unit.name.removeprefix(f"{proc.name}.")), process)
+                senders.update({value: getattr(process, port) for value, port in unit.outputs.items()})
+        ours = {values: getattr(proc, port) for port, values in plan.in_ports.items()}
+        for unit, process in zip(plan.units, made, strict=True):
+            for port, values in unit.inputs.items():
+                for value in values:
+                    if value in senders:
+                        senders[value].connect(getattr(process, port))
+                outer = outer_values(values, senders)
+                if outer:
+                    ours[outer].connect(getattr(process, port))
+        for port, values in plan.out_ports.items():
+            for value in values:
+                senders[value].connect(getattr(proc, port))
+
+    def _attribute(self, name: str) -> str:
+        """A node's name as that of an attribute which neither we nor Lava have yet."""
+        attribute = re.sub(r"\W|^(?=\d)", "_", name)
+        while hasattr(self, attribute) or hasattr(Collection, attribute) or attribute in _COLLECTION_STATE:
+            attribute += "_"
+        return attribute
+
+
+_COLLECTION_STATE = ("process", "name")
+"""What each of Lava's collections of processes keeps beside its members."""
+
+
+@implements(proc=Block)
+@tag("fixed_pt")
+class BlockModel(_SubProcesses):
+    """The processes of a block."""
+
+
+@implements(proc=Network)
+@tag("fixed_pt")
+class NetworkModel(_SubProcesses):
+    """The blocks of a network."""
+
+
+@implements(proc=Stem)
+@tag("fixed_pt")
+class StemModel(_SubProcesses):
+    """The processes of a stem."""
+
+
+@implements(proc=Downsample)
+@tag("fixed_pt")
+class DownsampleModel(_SubProcesses):
+    """The processes of a downsampling block."""
+
+
+@implements(proc=DSSA)
+@tag("fixed_pt")
+class DSSAModel(_SubProcesses):
+    """The processes of a DSSA block."""
+
+
+@implements(proc=GWFFN)
+@tag("fixed_pt")
+class GWFFNModel(_SubProcesses):
+    """The processes of a GWFFN block."""
+
+
+@implements(proc=Head)
+@tag("fixed_pt")
+class HeadModel(_SubProcesses):
+    """The processes of a head."""

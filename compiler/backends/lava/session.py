@@ -1,0 +1,133 @@
+"""One run of a network of Lava processes, from its first step to the last, with nothing left after it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+from lava.magma.core.process.message_interface_enum import ActorType
+from lava.magma.core.process.process import AbstractProcess, ProcessServer
+from lava.magma.core.process.variable import VarServer
+from lava.magma.core.run_conditions import RunSteps
+from lava.magma.core.run_configs import RunConfig
+from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
+from lava.magma.runtime.runtime import Runtime, target_fn
+
+from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.lava.actors import Actors
+from resformer.compiler.backends.lava.build import CHANNEL_SIZE
+from resformer.compiler.backends.lava.logs import unchanged_logging
+from resformer.errors import BackendFailedError
+
+POLL_SECONDS = 0.01
+"""Between two looks at the clock; the end of a process is noticed at once."""
+FILES_PER_PROCESS = 4
+"""Open files that a process costs us, and room to spare."""
+
+
+def run_steps(
+    root: AbstractProcess,
+    steps: int,
+    config: RunConfig,
+    clock: npt.NDArray[np.int64],
+    progress: Progress | None = None,
+) -> None:
+    """Compile all that connects to a process, run it for some steps, and end it.
+
+    Args:
+        root: Any process of the network. None of the network may have run.
+        steps: How many.
+        config: Which models to run.
+        clock: (1,), shared: the steps that have passed.
+        progress: Told of them.
+
+    Raises:
+        BackendFailedError: The system refused a process, or one ended before its time.
+    """
+    with unchanged_logging():
+        executable = root.compile(config, {"pypy_channel_size": CHANNEL_SIZE})
+    runtime = _SessionRuntime(executable, ActorType.MultiProcessing)
+    try:
+        with _open_files(FILES_PER_PROCESS * len(executable.proc_builders)):
+            runtime.initialize()
+        runtime.start(RunSteps(steps, blocking=False))
+        runtime.follow(steps, clock, progress)
+    except OSError as error:
+        raise BackendFailedError(
+            f"the system refused one of Lava's {len(executable.proc_builders)} processes: {error}; "
+            "free memory, or raise the limits on processes and open files (ulimit -u, ulimit -n)"
+        ) from error
+    finally:
+        runtime.shut_down()
+
+
+@contextmanager
+def forgotten_processes() -> Iterator[None]:
+    """Let Lava forget the processes made inside: it keeps every process, with all weights, for ever."""
+    registries = (ProcessServer().processes, VarServer().vars)
+    known = [len(registry) for registry in registries]
+    try:
+        yield
+    finally:
+        for registry, count in zip(registries, known, strict=True):
+            del registry[count:]
+
+
+class _SessionRuntime(Runtime):  # type: ignore[misc]
+    """Lava's runtime over :class:`Actors`: it never waits for a process that has ended."""
+
+    def _build_message_infrastructure(self) -> None:
+        self._messaging_infrastructure = Actors()
+
+    def _build_processes(self) -> None:
+        for process, builder in self._executable.proc_builders.items():
+            self._messaging_infrastructure.build_actor(target_fn, builder, process.name)
+
+    def _build_runtime_services(self) -> None:
+        for builder in self._executable.runtime_service_builders.values():
+            self._messaging_infrastructure.build_actor(target_fn, builder, "Lava's runtime service")
+
+    def initialize(self, node_cfg_idx: int = 0) -> None:
+        """Start all processes, and wait until each is built."""
+        super().initialize(node_cfg_idx)
+        while not all(actor.is_ready for actor in self._messaging_infrastructure.actors):
+            self._messaging_infrastructure.wait(POLL_SECONDS)
+
+    def follow(self, steps: int, clock: npt.NDArray[np.int64], progress: Progress | None) -> None:
+        """Wait for the last step."""
+        (service,) = self.service_to_runtime
+        told = -1
+        while not service.probe():
+            self._messaging_infrastructure.wait(POLL_SECONDS)
+            if progress is not None and clock[0] != told:
+                told = int(clock[0])
+                progress(told, steps)
+        if not enum_equal(service.recv(), MGMT_RESPONSE.DONE):
+            self._messaging_infrastructure.wait(None)
+        if progress is not None and told != steps:
+            progress(steps, steps)
+
+    def shut_down(self) -> None:
+        """End all processes; whatever they had to say lies in shared memory."""
+        # Lava would ask each to stop and wait for its answer, here and wherever it finds us started.
+        self._is_started = self._is_running = False
+        if self._messaging_infrastructure is not None:
+            self._messaging_infrastructure.stop()
+
+
+@contextmanager
+def _open_files(more: int) -> Iterator[None]:
+    """Raise the soft limit on open files by as many, as far as the hard limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        yield
+        return
+    wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,60 @@
+"""Arrays that Lava's processes and we both see: anonymous shared memory, made before they are forked.
+
+Lava's own way out of a process, ``Var.get``, sends an array item by item, and its shared memory lies in ``/dev/shm``,
+where a run that is killed leaves it behind and a container allows 64 MB. Anonymous memory goes with the last process.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def shared_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array of zeros that processes forked from now on share with us; pages cost memory once they are written."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.ndarray(shape, dtype, buffer=mmap.mmap(-1, max(size, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What one node sends while the samples pass through it.
+
+    Attributes:
+        values: (T, N, ...), shared.
+        offset: The step at which the first sample's first value appears.
+    """
+
+    values: npt.NDArray[Any]
+    offset: int
+
+    def slot(self, step: int) -> npt.NDArray[Any] | None:
+        """Where the value of one step belongs; None before the first sample and after the last."""
+        timesteps, samples = self.values.shape[:2]
+        sample, t = divmod(step - self.offset, timesteps)
+        return self.values[t, sample, ...] if 0 <= sample < samples else None
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """How many values one node clipped while the samples passed through it.
+
+    Attributes:
+        total: (1,), int64, shared.
+        offset: The first step that counts.
+        steps: How many steps count.
+    """
+
+    total: npt.NDArray[np.int64]
+    offset: int
+    steps: int
+
+    def add(self, step: int, clipped: int) -> None:
+        """Add one step's count."""
+        if 0 <= step - self.offset < self.steps:
+            self.total[0] += clipped
