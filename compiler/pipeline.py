@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import nir
-import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.frontend.spikingresformer import import_model
@@ -25,6 +24,7 @@ from resformer.compiler.passes.place_biases import place_biases
 from resformer.compiler.passes.quantize import QuantizationConfig, quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.split_attention_projection import split_attention_projection
+from resformer.compiler.samples import check_samples
 from resformer.errors import ResformerError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint
 
@@ -60,13 +60,13 @@ class CompileOptions:
         timesteps: T; None for what the checkpoint says or its kind of network is trained with.
         image_size: Edge of the square input; likewise.
         quantization: Widths and granularity.
-        calibration: Samples (N, C, H, W) or (N, T, C, H, W) to measure ranges on; None to estimate them.
+        calibration: Samples to measure ranges on, as ``check_samples`` takes them; None to estimate the ranges.
     """
 
     timesteps: int | None = None
     image_size: int | None = None
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
-    calibration: npt.NDArray[np.float32] | None = None
+    calibration: npt.NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,10 @@ def compile_checkpoint(
         folded = step.run(float_pass, folded)
 
     measured = options.calibration is not None
-    ranges = estimated_ranges(folded) if options.calibration is None else measured_ranges(folded, options.calibration)
+    if options.calibration is None:
+        ranges = estimated_ranges(folded)
+    else:
+        ranges = measured_ranges(folded, check_samples(options.calibration, folded, "calibration").real())
     quantized = step.done("quantize", quantize(folded, ranges, options.quantization, measured=measured))
     program = quantized
     for integer_pass in INTEGER_PASSES:

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends.base import Backend, Progress
+from resformer.compiler.backends.base import Progress
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
 from resformer.errors import UnsupportedError
@@ -76,5 +76,6 @@ def open_backend(name: str, *, stock_models: bool = False) -> Runner:
     entry = BACKENDS[name]
     if stock_models and not entry.has_stock_models:
         raise UnsupportedError(f"backend {name!r} has no stock models; leave --stock-models out")
-    backend: Backend = getattr(importlib.import_module(entry.module), entry.class_name)()
-    return functools.partial(backend.run, stock_models=True) if stock_models else backend.run
+    backend = getattr(importlib.import_module(entry.module), entry.class_name)()
+    run: Runner = functools.partial(backend.run, stock_models=True) if stock_models else backend.run
+    return run

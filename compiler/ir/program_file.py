@@ -48,7 +48,7 @@ def write_program(program: Program, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     nodes = []
@@ -77,7 +77,9 @@ def write_program(program: Program, path: Path) -> None:
         "offsets": program.offsets,
         "nodes": nodes,
     }
-    save_file(tensors, path, metadata={"format": FORMAT, "version": str(FORMAT_VERSION), "program": json.dumps(header)})
+    metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "program": json.dumps(header)}
+    # not save_file: its files are private to their owner, and a full disk is no OSError to it
+    path.write_bytes(save(tensors, metadata))
 
 
 def read_program(path: Path) -> Program:

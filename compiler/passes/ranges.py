@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nir
 import numpy as np
@@ -30,7 +30,7 @@ ESTIMATED_DEVIATIONS = 6.0
 """Standard deviations from the mean that the estimate allows for."""
 
 
-def measured_ranges(graph: Graph[nir.NIRNode], samples: npt.NDArray[np.float32]) -> dict[str, float]:
+def measured_ranges(graph: Graph[nir.NIRNode], samples: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
     """The largest magnitude of each node's output on calibration samples.
 
     Args:

@@ -1,0 +1,233 @@
+"""Build folders: what ``resformer-compile`` leaves behind, whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resformer.compiler import build_report
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program_file import read_program, write_program
+from resformer.errors import FileFormatError
+
+if TYPE_CHECKING:
+    import nir
+
+    from resformer.compiler.ir.graph import Graph
+    from resformer.compiler.pipeline import Compilation, CompileOptions
+
+NETWORK = "network.nir"
+PROGRAM = "program.safetensors"
+QUANTIZED = "quantized.pt"
+REPORT = "report.json"
+FLOAT_ONNX = "network.onnx"
+
+TARGETS = ("lava", "onnx", "nir")
+"""``lava``: all that running and verifying need. ``onnx``: that and the ONNX model. ``nir``: the float graph alone."""
+
+QUANTIZED_FORMAT = "resformer-quantized"
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build folder.
+
+    Attributes:
+        directory: Where it is.
+        report: What ``report.json`` says.
+    """
+
+    directory: Path
+    report: Mapping[str, Any]
+
+    @property
+    def quantized_path(self) -> Path:
+        """The quantized network as a checkpoint."""
+        return self._existing(QUANTIZED)
+
+    def program(self) -> Program:
+        """Read the scheduled integer program.
+
+        Raises:
+            FileFormatError: The build has none, or it is damaged.
+        """
+        return read_program(self._existing(PROGRAM))
+
+    def network(self) -> Graph[nir.NIRNode]:
+        """Read the folded float graph.
+
+        Raises:
+            FileFormatError: It is absent or damaged.
+        """
+        from resformer.compiler.ir.nir_file import read_nir
+
+        return read_nir(self._existing(NETWORK))
+
+    def _existing(self, name: str) -> Path:
+        path = self.directory / name
+        if not path.is_file():
+            targets = ", ".join(map(str, self.report.get("targets", ())))
+            raise FileFormatError(
+                f"{self.directory}: holds no {name} (it was compiled for {targets}); compile with --target lava"
+            )
+        return path
+
+
+def write_build(
+    compilation: Compilation, directory: Path, targets: Sequence[str], options: CompileOptions
+) -> tuple[Path, ...]:
+    """Write a build folder; it appears complete or not at all, and replaces an older build in its place.
+
+    Args:
+        compilation: What was compiled.
+        directory: The folder; folders above it are made.
+        targets: Of :data:`TARGETS`.
+        options: What the user chose.
+
+    Returns:
+        The files, as they are in the folder.
+
+    Raises:
+        FileFormatError: The path is taken by something that is no build.
+        BackendMissingError: A target needs a package that is not installed.
+        OSError: A file cannot be written.
+    """
+    check_replaceable(directory)
+    writers: dict[str, Callable[[Path], None]] = {NETWORK: lambda path: _write_network(compilation, path)}
+    if set(targets) - {"nir"}:
+        writers[PROGRAM] = lambda path: write_program(compilation.program, path)
+        writers[QUANTIZED] = lambda path: _write_quantized(compilation, path)
+    if "onnx" in targets:
+        writers[FLOAT_ONNX] = lambda path: _write_onnx(compilation, path)
+    report = build_report.describe(compilation, options, tuple(targets))
+    writers[REPORT] = lambda path: _write_text(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    with _replacing(directory) as folder:
+        for name, write in writers.items():
+            _write(write, folder / name, directory / name)
+    return tuple(directory / name for name in writers)
+
+
+def read_build(directory: Path) -> Build:
+    """Open a build folder.
+
+    Raises:
+        FileFormatError: It is no folder, no build of ours, or one of another format version.
+    """
+    if not directory.is_dir():
+        raise FileFormatError(
+            f"{directory}: {'not a folder' if directory.exists() else 'no such folder'}; "
+            "name a build that resformer-compile wrote"
+        )
+    path = directory / REPORT
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileFormatError(
+            f"{directory}: no build: it holds no {REPORT}; name a build that resformer-compile wrote"
+        ) from None
+    except ValueError as error:
+        raise FileFormatError(f"{path}: damaged ({error}); compile the model again") from error
+    if not isinstance(report, dict) or report.get("format") != build_report.FORMAT:
+        raise FileFormatError(f"{path}: not the report of a build; name a build that resformer-compile wrote")
+    if report.get("format_version") != build_report.FORMAT_VERSION:
+        raise FileFormatError(
+            f"{path}: format version {report.get('format_version')}, this resformer reads "
+            f"{build_report.FORMAT_VERSION}; compile the model again"
+        )
+    return Build(directory, report)
+
+
+def check_replaceable(directory: Path) -> None:
+    """Refuse to write where something other than a build stands, before any work is done.
+
+    Raises:
+        FileFormatError: The path is a file, or a folder that holds something but no build.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise FileFormatError(f"{directory}: is a file; name a folder for the build")
+    if any(directory.iterdir()):
+        try:
+            read_build(directory)
+        except FileFormatError as error:
+            raise FileFormatError(
+                f"{directory}: exists and is no build of this resformer, so it is left alone; "
+                "name another folder, or remove it"
+            ) from error
+
+
+@contextlib.contextmanager
+def _replacing(directory: Path) -> Iterator[Path]:
+    """A new folder beside another, which takes its place at the end, or vanishes if anything fails."""
+    directory = directory.resolve()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    mark = secrets.token_hex(4)
+    new, old = (directory.with_name(f".{directory.name}.{mark}.{state}") for state in ("new", "old"))
+    try:
+        new.mkdir()
+        yield new
+        if directory.exists():
+            directory.rename(old)
+        try:
+            new.rename(directory)
+        except BaseException:
+            if old.exists() and not directory.exists():
+                old.rename(directory)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(write: Callable[[Path], None], path: Path, shown: Path) -> None:
+    """Write one file, and see it onto the disk; errors name the file that was asked for, not the temporary one."""
+    try:
+        write(path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno or 0, error.strerror or str(error), str(shown)) from error
+
+
+def _write_network(compilation: Compilation, path: Path) -> None:
+    from resformer.compiler.ir.nir_file import write_nir
+
+    write_nir(compilation.folded, path)
+
+
+def _write_quantized(compilation: Compilation, path: Path) -> None:
+    """Write the authors' format, with what their files leave out."""
+    import torch
+
+    from resformer.compiler.backends.checkpoint import quantized_state
+
+    content = {
+        "model": quantized_state(compilation.quantized),
+        "timesteps": compilation.program.timesteps,
+        "image_size": compilation.model.image_size,
+        "format": QUANTIZED_FORMAT,
+        "format_version": build_report.FORMAT_VERSION,
+    }
+    # through memory: torch.save reports a full disk as an internal error
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def _write_onnx(compilation: Compilation, path: Path) -> None:
+    from resformer.compiler.backends.onnx.float_model import export_float
+
+    path.write_bytes(export_float(compilation.folded).SerializeToString())
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,211 @@
+"""``report.json``: what was compiled, from what, with which choices, and what became of each node."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import math
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import resformer
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.program import LIF, Conv2d, Dense, Op, Program, Relay, SpikeMatMul, SumPool2d
+from resformer.compiler.samples import PIXEL_MAX
+from resformer.compiler.target import LOIHI
+
+if TYPE_CHECKING:
+    from resformer.compiler.pipeline import Compilation, CompileOptions
+
+FORMAT = "resformer-build"
+FORMAT_VERSION = 1
+
+DEPENDENCIES = ("numpy", "torch", "spikingjelly", "nir", "safetensors", "h5py", "onnx", "lava-nc")
+
+
+def describe(compilation: Compilation, options: CompileOptions, targets: tuple[str, ...]) -> dict[str, Any]:
+    """The report of a compilation, as JSON can hold it.
+
+    Raises:
+        OSError: The checkpoint can no longer be read.
+    """
+    program, model = compilation.program, compilation.model
+    nodes = [_node(compilation, node) for node in program]
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": versions(),
+        "source": {"file": compilation.checkpoint.path.name, "sha256": sha256(compilation.checkpoint.path)},
+        "targets": list(targets),
+        "options": {
+            "timesteps": options.timesteps,
+            "input_size": options.image_size,
+            **dataclasses.asdict(options.quantization),
+            "calibration_samples": None if options.calibration is None else len(options.calibration),
+        },
+        "architecture": dataclasses.asdict(model.architecture),
+        "timesteps": program.timesteps,
+        "input": _input(program),
+        "latency_steps": program.latency,
+        "is_dyadic": program.is_dyadic,
+        "totals": {
+            "parameters": sum(each.numel() for each in model.parameters()),
+            "neurons": sum(math.prod(node.shape) for node in program if isinstance(node.op, LIF)),
+            "graded_neurons": sum(
+                math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul)
+            ),
+            "synapses": sum(node.get("synapses", 0) for node in nodes),
+        },
+        "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
+        "nodes": nodes,
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of resformer, Python and the packages that matter; None for those not installed."""
+    own = {"resformer": resformer.__version__, "python": platform.python_version()}
+    return own | {name: _version(name) for name in DEPENDENCIES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _input(program: Program) -> dict[str, Any]:
+    """The input's shape, and how real numbers become its integers."""
+    signal = program.input.op.signal
+    assert signal.low is not None
+    assert signal.high is not None
+    step = 2.0**-signal.scale_exp
+    return {
+        "shape": list(program.input.shape),
+        "kind": program.metadata.get("input", "static"),
+        "encoding": "rint(x * 2^scale_exp), clipped to low..high",
+        "uint8_divisor": 1 if program.metadata.get("input") == "frames" else PIXEL_MAX,
+        "scale_exp": signal.scale_exp,
+        "low": signal.low,
+        "high": signal.high,
+        "real_range": [signal.low * step, signal.high * step],
+    }
+
+
+def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
+    """What became of one node."""
+    program, op, signal = compilation.program, node.op, node.op.signal
+    assert program.offsets is not None
+    facts: dict[str, Any] = {
+        "name": node.name,
+        "op": type(op).__name__,
+        "shape": list(node.shape),
+        "inputs": list(node.inputs),
+        "offset": program.offsets[node.name],
+        "signal": {
+            "kind": signal.kind.value,
+            "bits": signal.bits,
+            "scale_exp": signal.scale_exp,
+            "low": signal.low,
+            "high": signal.high,
+        },
+    }
+    match op:
+        case Conv2d() | Dense():
+            exponents = np.atleast_1d(op.weight_exp)
+            facts |= {
+                "weight_bits": _bits(op.weight),
+                "weight_exp": [int(exponents.min()), int(exponents.max())],
+                "synapses": synapses(program, node),
+                "sqnr_db": _rounded(sqnr_db(compilation.folded, program, node.name)),
+            }
+        case SumPool2d():
+            facts["synapses"] = math.prod(node.shape) * math.prod(op.kernel_size)
+        case LIF():
+            bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp)
+            facts |= {"vth": op.vth, "du": op.du, "dv": op.dv, "bias": [int(bias.min()), int(bias.max())]}
+        case Relay() | SpikeMatMul():
+            facts |= {"limit": op.limit, "bias": [int(op.bias.min()), int(op.bias.max())]}
+        case _:
+            pass
+    if isinstance(op, LIF | Relay | SpikeMatMul):
+        facts["may_saturate"] = may_saturate(program, node)
+    return facts
+
+
+def _bits(weight: npt.NDArray[np.int8]) -> int:
+    """The bits that a layer's mantissas need, sign included."""
+    return 1 + int(np.abs(weight.astype(np.int64)).max(initial=0)).bit_length()
+
+
+def _rounded(decibels: float | None) -> float | None:
+    return None if decibels is None else round(decibels, 2)
+
+
+def real_weight(program: Program, name: str) -> npt.NDArray[np.float64]:
+    """The real numbers that a synapse's integers stand for, in the shape of its weight."""
+    node = program[name]
+    assert isinstance(node.op, Conv2d | Dense)
+    exp = node.op.signal.scale_exp - program[node.inputs[0]].op.signal.scale_exp
+    return fixedpoint.scale_weight(node.op.weight, node.op.weight_exp).astype(np.float64) * 2.0**-exp
+
+
+def sqnr_db(folded: Graph[Any], program: Program, name: str) -> float | None:
+    """The ratio of a layer's weights to their rounding errors, in decibels; None where nothing was rounded."""
+    weight = folded[name].op.weight
+    error = float(((real_weight(program, name) - weight) ** 2).sum())
+    power = float((weight**2).sum())
+    return 10 * math.log10(power / error) if error and power else None
+
+
+def synapses(program: Program, node: Node[Op]) -> int:
+    """How many pairs of neurons a layer connects; what falls into the padding connects nothing."""
+    op = node.op
+    if isinstance(op, Dense):
+        return op.weight.size
+    assert isinstance(op, Conv2d)
+    taps = math.prod(op.weight.shape[:2])
+    for axis in range(2):
+        start = np.arange(node.shape[1 + axis])[:, None] * op.stride[axis] - op.padding[axis]
+        read = start + np.arange(op.weight.shape[2 + axis]) * op.dilation[axis]
+        taps *= int(np.count_nonzero((read >= 0) & (read < program[node.inputs[0]].shape[1 + axis])))
+    return taps
+
+
+def may_saturate(program: Program, node: Node[Op]) -> bool:
+    """Whether the proven bounds leave it open that a node clips a value."""
+    op, source = node.op, program[node.inputs[0]].op.signal
+    match op:
+        case Relay():
+            assert source.low is not None
+            assert source.high is not None
+            return source.low + int(op.bias.min()) < -op.limit or source.high + int(op.bias.max()) > op.limit
+        case SpikeMatMul():
+            return op.signal.low == -op.limit or op.signal.high == op.limit
+        case LIF():
+            # clipped from above a neuron fires either way, so only the most negative potential matters
+            assert source.low is not None
+            push = (source.low << LOIHI.a_shift) + int(fixedpoint.scale_bias(op.bias_mant, op.bias_exp).min())
+            keep = 1 - op.dv / LOIHI.decay_unity
+            return sum(push * keep**step for step in range(program.timesteps)) < -LOIHI.v_max
+        case _:
+            raise AssertionError(f"{node.name}: a {type(op).__name__} never saturates")

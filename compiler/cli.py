@@ -1,0 +1,199 @@
+"""``resformer-compile``: a checkpoint to a build folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resformer.compiler.build import TARGETS
+from resformer.compiler.passes.quantize import MIN_WEIGHT_BITS
+from resformer.compiler.target import LOIHI
+from resformer.compiler.terminal import DONE, Parser, Terminal, names, positive_int, run_command, size_of
+from resformer.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from resformer.compiler.ir.graph import Graph
+    from resformer.compiler.pipeline import CompileOptions
+
+WEIGHT_BITS = range(MIN_WEIGHT_BITS, LOIHI.weight_bits_max + 1)
+ALL = "all"
+WORST_SHOWN = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile; returns the exit status."""
+    return run_command(_parser(), argv, _compile)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="resformer-compile",
+        description="Compile a trained SpikingResformer for Loihi-style hardware.",
+        epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="checkpoint: .pt, .pth or .safetensors")
+    parser.add_argument(
+        "--target",
+        type=names(TARGETS),
+        action="extend",
+        required=True,
+        metavar=f"{{{','.join(TARGETS)}}}",
+        help="what to write, repeatable or separated by commas: lava (all that running and verifying need), onnx (that "
+        "and an ONNX model), nir (the float graph alone)",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUILD", help="folder to write")
+    parser.add_argument("--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained)")
+    parser.add_argument(
+        "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
+    )
+    parser.add_argument(
+        "--weight-bits",
+        type=_weight_bits,
+        default=WEIGHT_BITS[-1],
+        metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
+        help="width of a weight, sign included (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--per-layer-exponents", action="store_true", help="one weight exponent a layer, instead of one a channel"
+    )
+    parser.add_argument(
+        "--input-scale-exp",
+        type=int,
+        metavar="K",
+        help="inputs are rounded to multiples of 2^-K (default: 6 for images, 0 for event frames)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="X.npy",
+        help="images to measure the currents' ranges on (default: a bound estimated from the weights)",
+    )
+    parser.add_argument(
+        "--dump-after",
+        type=lambda text: text.split(","),
+        action="extend",
+        default=[],
+        metavar="PASS",
+        help="print the network after a pass, repeatable or separated by commas: import, a pass, or all",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors and dumps")
+    return parser
+
+
+def _weight_bits(text: str) -> int:
+    if text not in map(str, WEIGHT_BITS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a width that a Loihi synapse stores: {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]} bits"
+        )
+    return int(text)
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    terminal = Terminal(quiet=arguments.quiet)
+    with terminal.progress() as update:
+        update("starting", 0, 0)
+        from resformer.compiler.build import check_replaceable, read_build, write_build
+        from resformer.compiler.pipeline import compile_checkpoint
+
+        check_replaceable(arguments.output)
+        options = _options(arguments)
+        dump = _Dump(arguments.dump_after, update)
+        compilation = compile_checkpoint(arguments.model, options, dump)
+        update("writing", 0, 0)
+        files = write_build(compilation, arguments.output, list(dict.fromkeys(arguments.target)), options)
+    for text in dump.texts:
+        Terminal().line(text)
+    _summarize(terminal, arguments.model, read_build(arguments.output).report, files)
+    return DONE
+
+
+def _options(arguments: argparse.Namespace) -> CompileOptions:
+    from resformer.compiler.passes.quantize import QuantizationConfig
+    from resformer.compiler.pipeline import CompileOptions
+    from resformer.compiler.samples import read_array
+
+    return CompileOptions(
+        timesteps=arguments.timesteps,
+        image_size=arguments.input_size,
+        quantization=QuantizationConfig(
+            weight_bits=arguments.weight_bits,
+            per_channel=not arguments.per_layer_exponents,
+            input_scale_exp=arguments.input_scale_exp,
+        ),
+        calibration=None if arguments.calibration is None else read_array(arguments.calibration),
+    )
+
+
+class _Dump:
+    """Told each pass's result; shows progress and keeps the texts that were asked for.
+
+    Raises:
+        UnsupportedError: A pass of that name does not exist.
+    """
+
+    def __init__(self, wanted: Sequence[str], update: Any) -> None:
+        from resformer.compiler.pipeline import PASS_NAMES
+
+        for name in wanted:
+            if name not in (*PASS_NAMES, ALL):
+                raise UnsupportedError(
+                    f"--dump-after: there is no pass {name!r}; there are {', '.join(PASS_NAMES)} and {ALL}"
+                )
+        self.texts: list[str] = []
+        self._wanted = PASS_NAMES if ALL in wanted else tuple(wanted)
+        self._update = update
+        self._steps = len(PASS_NAMES)
+        self._done = 0
+
+    def __call__(self, name: str, graph: Graph[Any]) -> None:
+        self._done += 1
+        self._update(name, self._done, self._steps)
+        if name in self._wanted:
+            from resformer.compiler.ir.text import format_graph
+
+            self.texts.append(f"# after {name}\n{format_graph(graph)}")
+
+
+def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Path]) -> None:
+    """Print what became of the network, and what was written."""
+    net, totals, entry = report["architecture"], report["totals"], report["input"]
+    low, high = entry["real_range"]
+    signals = [node["signal"] for node in report["nodes"] if node["op"] in ("Conv2d", "SpikeMatMul")]
+    scales = [signal["scale_exp"] for signal in signals]
+    rows = [
+        (
+            "network",
+            f"{net['neuron']}, planes {_row(net['planes'])}, heads {_row(net['num_heads'])}, {net['stem']} stem",
+        ),
+        ("input", f"{_shape(entry['shape'])}, steps of 2^-{entry['scale_exp']} from {low:g} to {high:g}"),
+        ("time", f"{report['timesteps']} steps a sample, {report['latency_steps']} steps of latency"),
+        (
+            "size",
+            f"{totals['parameters']:,} parameters, {totals['neurons']:,} LIF neurons, {totals['synapses']:,} synapses",
+        ),
+        ("scales", f"currents in steps of 2^-{min(scales)} to 2^-{max(scales)}"),
+        ("may saturate", f"{len(report['may_saturate'])} of {len(report['nodes'])} nodes"),
+        ("against SpikingJelly", "spike for spike" if report["is_dyadic"] else "decay is rounded: measured, not exact"),
+    ]
+    terminal.table(f"{model.name} compiled", ("what", "value"), rows)
+    layers = [node for node in report["nodes"] if node.get("sqnr_db") is not None]
+    worst = sorted(layers, key=lambda node: node["sqnr_db"])[:WORST_SHOWN]
+    terminal.table(
+        "Layers that rounding changed most",
+        ("layer", " bits", " exponents", " weights' SQNR, dB"),
+        [
+            (node["name"], node["weight_bits"], "..".join(map(str, node["weight_exp"])), f"{node['sqnr_db']:.1f}")
+            for node in worst
+        ],
+    )
+    terminal.table("Written", ("file", " size"), [(path, size_of(path)) for path in files])
+
+
+def _row(values: Sequence[int]) -> str:
+    return "-".join(map(str, values))
+
+
+def _shape(values: Sequence[int]) -> str:
+    return " x ".join(map(str, values))

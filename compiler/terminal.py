@@ -1,0 +1,172 @@
+"""What the commands share: one-line errors, exit statuses, tables that are plain when piped, progress bars.
+
+Nothing heavy is imported before arguments are parsed, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from resformer.errors import ResformerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE = 0
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+Update: TypeAlias = Callable[[str, float, float], None]
+"""Called with (what is being done, done, total); a total of 0 where it is not known."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and exit."""
+        self.exit(WRONG_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def run_command(parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]) -> int:
+    """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status."""
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
+    try:
+        status = command(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail(parser, "interrupted; nothing was left behind", INTERRUPTED)
+    except BrokenPipeError:
+        # whoever read our output has had enough; keep Python from trying again at exit
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except ResformerError as error:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        return _fail(parser, f"{error}{notes}", FAILED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(parser, f"{where}{error.strerror or error}", FAILED)
+    except MemoryError:
+        return _fail(parser, "out of memory; give fewer samples or a smaller --batch-size", FAILED)
+    return status
+
+
+def _fail(parser: Parser, message: str, status: int) -> int:
+    sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
+    return status
+
+
+def positive_int(text: str) -> int:
+    """An argument that must be a whole number of at least one."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def names(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """An argument type: names from a list, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in choices:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(choices)}")
+        return chosen
+
+    return parse
+
+
+class Terminal:
+    """Prints: coloured tables on a terminal, plain lines elsewhere.
+
+    Args:
+        quiet: Print errors only.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def line(self, text: str = "", *, style: str | None = None) -> None:
+        """Print one line."""
+        if not self.quiet:
+            console = _console(sys.stdout)
+            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Print a table; headings that begin with a space are those of numbers, set to the right."""
+        if self.quiet:
+            return
+        cells = [[str(cell) for cell in row] for row in rows]
+        console = _console(sys.stdout)
+        if console.is_terminal:
+            from rich.table import Table
+            from rich.text import Text
+
+            table = Table(title=title, title_justify="left", title_style="bold")
+            for heading in headings:
+                right = heading.startswith(" ")
+                table.add_column(heading.strip(), justify="right" if right else "left", overflow="fold")
+            for row in cells:
+                table.add_row(*(Text(cell) for cell in row))
+            console.print(table)
+            return
+        widths = [max(len(cell) for cell in column) for column in zip(map(str.strip, headings), *cells, strict=True)]
+        lines = [title]
+        for row in ([heading.strip() for heading in headings], *cells):
+            aligned = (
+                cell.rjust(width) if heading.startswith(" ") else cell.ljust(width)
+                for cell, width, heading in zip(row, widths, headings, strict=True)
+            )
+            lines.append(("  " + "  ".join(aligned)).rstrip())
+        for line in lines:
+            self.line(line)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Update]:
+        """A progress bar on the terminal's error stream, gone at the end; none elsewhere."""
+        console = _console(sys.stderr)
+        if self.quiet or not console.is_terminal:
+            yield lambda _what, _done, _total: None
+            return
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=None)
+
+            def update(what: str, done: float, total: float) -> None:
+                bar.update(task, description=what, completed=done, total=total or None)
+
+            yield update
+
+
+def size_of(path: Path) -> str:
+    """A file's size for people."""
+    size = float(path.stat().st_size)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _console(stream: IO[str]) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream)
