@@ -14,6 +14,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from resformer.errors import BackendMissingError
@@ -60,16 +61,16 @@ def _copied_defaults() -> Iterator[None]:
             for name in vars(cls).get("__annotations__", {}):
                 default = vars(cls).get(name)
                 if dataclasses.is_dataclass(default) and not isinstance(default, type):
-                    setattr(cls, name, dataclasses.field(default_factory=lambda value=default: copy.copy(value)))
+                    setattr(cls, name, dataclasses.field(default_factory=partial(copy.copy, default)))
             return original(**options)(cls)
 
         return decorate if cls is None else decorate(cls)
 
-    dataclasses.dataclass = repaired  # type: ignore[assignment]
+    dataclasses.dataclass = repaired
     try:
         yield
     finally:
-        dataclasses.dataclass = original  # type: ignore[assignment]
+        dataclasses.dataclass = original
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import selectors
 import signal
@@ -50,11 +49,9 @@ class Actor(ForkProcess):
     def run(self) -> None:
         """What the child does."""
         _die_with(self._parent)
-        # The collector would otherwise write to every object that we share with the parent, and so copy it.
-        gc.freeze()
         try:
             self._start_model(builder=self._builder, exception_q=self)
-        except Exception as error:  # noqa: BLE001: whatever a model raises is reported by the parent, in one line
+        except Exception as error:  # noqa: BLE001 # Whatever a model raises, the parent reports it in one line.
             text = f"{type(error).__name__}: {error}".encode()[:MESSAGE_BYTES]
             self._message[: len(text)] = np.frombuffer(text, np.uint8)
             sys.exit(1)

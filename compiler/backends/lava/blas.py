@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 EXACT_IN_FLOAT32 = 2**24
 EXACT_IN_FLOAT64 = 2**53
@@ -21,6 +24,24 @@ def exact_float(bound: int) -> type[np.floating[Any]]:
     return np.float32 if bound < EXACT_IN_FLOAT32 else np.float64
 
 
+@contextmanager
+def one_thread_in_children() -> Iterator[None]:
+    """Let BLAS use one thread in processes forked inside: Lava runs one process a layer, and they share the cores.
+
+    To ask for it in each process takes each some milliseconds.
+    """
+    token = _INHERITED.set(True)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        _INHERITED.reset(token)
+
+
 def limit_to_one_thread() -> None:
-    """Let BLAS use one thread in this process: Lava runs one process a layer, and they share the cores."""
-    threadpool_limits(limits=1, user_api="blas")
+    """Let BLAS use one thread in this process, unless its parent has seen to it."""
+    if not _INHERITED.get():
+        threadpool_limits(limits=1, user_api="blas")
+
+
+_INHERITED: ContextVar[bool] = ContextVar("inherited", default=False)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 
+from lava.magma.core.model.model import AbstractProcessModel
+from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_configs import Loihi2SimCfg
 from lava.proc.conv.process import Conv
+from lava.proc.dense.models import PyDenseModelBitAcc
+from lava.proc.lif.models import PyLifResetModelBitAcc
 
 from resformer.compiler.backends.lava.logs import unchanged_logging
 from resformer.compiler.backends.lava.lowering import Context, lower
@@ -20,9 +24,16 @@ from resformer.compiler.backends.lava.plan import (
     lava_shape,
     meeting_values,
 )
-from resformer.compiler.backends.lava.processes.blocks import BLOCKS, Network
+from resformer.compiler.backends.lava.processes.blocks import BLOCK_MODELS, BLOCKS, Network
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
-from resformer.compiler.backends.lava.processes.probe import PORTS, SpikeProbe
+from resformer.compiler.backends.lava.processes.delay import PyDelayModel
+from resformer.compiler.backends.lava.processes.flatten import PyFlattenModel
+from resformer.compiler.backends.lava.processes.frame_source import PyFrameSourceModel
+from resformer.compiler.backends.lava.processes.logit_sink import PyLogitSinkModel
+from resformer.compiler.backends.lava.processes.matmul import PySpikeMatMulModel
+from resformer.compiler.backends.lava.processes.max_pool import PyMaxPool2dModel
+from resformer.compiler.backends.lava.processes.probe import PORTS, PySpikeProbeModel, SpikeProbe
+from resformer.compiler.backends.lava.processes.relay import PyRelayModel
 from resformer.compiler.backends.lava.record import Recorder
 from resformer.compiler.ir.program import Add, Input, Output, Program
 
@@ -90,7 +101,40 @@ def run_config(*, stock_models: bool = False) -> Loihi2SimCfg:
         stock_models: Use stock Lava's model of ``Conv`` in place of our faster one, which sends the same.
     """
     conv = PyWideConvModel if stock_models else PyFastConvModel
-    return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map={Conv: conv})
+    return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=_Models({**MODELS, Conv: conv}))
+
+
+MODELS: Mapping[type[AbstractProcess], type[AbstractProcessModel]] = {
+    model.implements_process: model
+    for model in (
+        PyDelayModel,
+        PyDenseModelBitAcc,
+        PyFlattenModel,
+        PyFrameSourceModel,
+        PyLifResetModelBitAcc,
+        PyLogitSinkModel,
+        PyMaxPool2dModel,
+        PyRelayModel,
+        PySpikeMatMulModel,
+        PySpikeProbeModel,
+        *BLOCK_MODELS,
+    )
+}
+"""What Lava would find for each process itself, by executing all files around it again."""
+
+
+class _Models(dict[type[AbstractProcess], type[AbstractProcessModel]]):
+    """Models by class of process, found by a process as well: before it searches, Lava asks here for the process."""
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(_class_of(key))
+
+    def __getitem__(self, key: AbstractProcess | type[AbstractProcess]) -> type[AbstractProcessModel]:
+        return super().__getitem__(_class_of(key))
+
+
+def _class_of(key: object) -> type[AbstractProcess]:
+    return key if isinstance(key, type) else type(key)
 
 
 def _blocks(

@@ -22,6 +22,8 @@ FORK = get_context("fork")
 class SendPort(CspSendPort):  # type: ignore[misc]
     """The sending end: waits for a free slot, fills it, and says so."""
 
+    _idx: int
+
     def start(self) -> None:
         """Find the slots."""
         self._array = _slots(self)
@@ -48,6 +50,8 @@ class SendPort(CspSendPort):  # type: ignore[misc]
 
 class ReceivePort(CspRecvPort):  # type: ignore[misc]
     """The receiving end: waits for a filled slot, copies it, and says that it is free."""
+
+    _idx: int
 
     def start(self) -> None:
         """Find the slots."""
@@ -103,13 +107,13 @@ class SharedChannel(Channel):  # type: ignore[misc]
 
     def __init__(
         self,
-        infrastructure: object,
+        infrastructure: object,  # noqa: ARG002 # As Lava calls it.
         src_name: str,
         dst_name: str,
         shape: tuple[int, ...],
         dtype: npt.DTypeLike,
         size: int,
-        *watchdogs: object,
+        *watchdogs: object,  # noqa: ARG002
     ) -> None:
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         memory = mmap.mmap(-1, max(nbytes * size, 1))

@@ -77,14 +77,12 @@ class _Lowered:
 def lower(node: ProgramNode, context: Context) -> Unit:
     """The unit for a node that is a process: any but the input, the output and adds."""
     lowered = _lower(node.op, node, context)
-    inputs = {
-        port: context.meets[source] for port, source in zip(lowered.in_ports, node.inputs, strict=True)
-    }
+    inputs = {port: context.meets[source] for port, source in zip(lowered.in_ports, node.inputs, strict=True)}
     return Unit(node.name, (node.op,), inputs, {node.name: lowered.out_port}, lowered.make)
 
 
 @singledispatch
-def _lower(op: Op, node: ProgramNode, context: Context) -> _Lowered:
+def _lower(op: Op, node: ProgramNode, _context: Context) -> _Lowered:
     raise AssertionError(f"{node.name}: no process for {type(op).__name__}")
 
 
@@ -206,11 +204,11 @@ def _(op: Relay, node: ProgramNode, context: Context) -> _Lowered:
 
 @_lower.register
 def _(op: Delay, node: ProgramNode, context: Context) -> _Lowered:
-    make = partial(DelayProcess, shape=lava_shape(node.shape), steps=op.steps, name=node.name)
+    make = partial(DelayProcess, shape=context.in_shape(node), steps=op.steps, name=node.name)
     return _Lowered(make, ("s_in",), "s_out")
 
 
 @_lower.register
-def _(op: Flatten, node: ProgramNode, context: Context) -> _Lowered:
+def _(_op: Flatten, node: ProgramNode, context: Context) -> _Lowered:
     make = partial(FlattenProcess, shape=context.in_shape(node), name=node.name)
     return _Lowered(make, ("s_in",), "s_out")

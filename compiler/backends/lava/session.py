@@ -18,6 +18,7 @@ from lava.magma.runtime.runtime import Runtime, target_fn
 
 from resformer.compiler.backends.base import Progress
 from resformer.compiler.backends.lava.actors import Actors
+from resformer.compiler.backends.lava.blas import one_thread_in_children
 from resformer.compiler.backends.lava.build import CHANNEL_SIZE
 from resformer.compiler.backends.lava.logs import unchanged_logging
 from resformer.errors import BackendFailedError
@@ -51,7 +52,7 @@ def run_steps(
         executable = root.compile(config, {"pypy_channel_size": CHANNEL_SIZE})
     runtime = _SessionRuntime(executable, ActorType.MultiProcessing)
     try:
-        with _open_files(FILES_PER_PROCESS * len(executable.proc_builders)):
+        with _open_files(FILES_PER_PROCESS * len(executable.proc_builders)), one_thread_in_children():
             runtime.initialize()
         runtime.start(RunSteps(steps, blocking=False))
         runtime.follow(steps, clock, progress)

@@ -141,3 +141,6 @@ class GWFFNModel(_SubProcesses):
 @tag("fixed_pt")
 class HeadModel(_SubProcesses):
     """The processes of a head."""
+
+
+BLOCK_MODELS = (BlockModel, NetworkModel, StemModel, DownsampleModel, DSSAModel, GWFFNModel, HeadModel)

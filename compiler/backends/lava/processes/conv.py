@@ -47,6 +47,8 @@ class PyFastConvModel(PyWideConvModel):
     step at hand is exact; sums that might not fit 32 bits are left to the stock model.
     """
 
+    a_buf: npt.NDArray[np.int32]
+
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         limit_to_one_thread()

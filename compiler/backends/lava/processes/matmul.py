@@ -114,4 +114,5 @@ def spike_matmul(
     # No partial sum of a row exceeds the sum of its magnitudes.
     bound = int(np.abs(left).sum(axis=-1).max(initial=0)) * int(np.abs(right).max(initial=0))
     dtype = exact_float(bound)
-    return np.matmul(left.astype(dtype), right.astype(dtype)).astype(np.int64)
+    product: npt.NDArray[np.floating[Any]] = np.matmul(left.astype(dtype), right.astype(dtype))
+    return product.astype(np.int64)
