@@ -1,0 +1,70 @@
+"""Networks and files that many tests need."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from spikingjelly.activation_based import functional
+from torch import nn
+
+from resformer.models.spikingresformer import Architecture, SpikingResformer
+
+MNIST = Path(__file__).parents[1] / "examples" / "mnist"
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., SpikingResformer]:
+    """A function that makes small random networks in eval mode, float64, whose populations all fire now and then.
+
+    Its keywords are ``seed``, ``timesteps``, ``image_size`` and those of ``Architecture``.
+    """
+
+    def make(*, seed: int = 0, timesteps: int = 4, image_size: int = 0, **fields: Any) -> SpikingResformer:
+        small = {
+            "planes": (8, 12),
+            "blocks": (("DSSA", "GWFFN"), ("DSSA", "GWFFN")),
+            "num_heads": (1, 2),
+            "patch_sizes": (2, 1),
+            "ffn_ratios": (2, 2),
+            "ffn_convs": (1, 2),
+            "group_sizes": (4, 6),
+            "in_channels": 2,
+            "num_classes": 5,
+        }
+        architecture = Architecture(**(small | fields))
+        image_size = image_size or (16 if architecture.stem == "imagenet" else 8)
+        torch.manual_seed(seed)
+        model = SpikingResformer(architecture, timesteps=timesteps, image_size=image_size).double()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 2.0)
+                nn.init.uniform_(module.bias, -0.5, 1.0)
+                module.momentum = 1.0  # one batch sets the running statistics
+        for name, parameter in model.named_parameters():
+            if name.endswith(".w"):
+                nn.init.uniform_(parameter, -0.5, 1.5)
+        model.train()
+        with torch.no_grad():
+            model(torch.rand(8, architecture.in_channels, image_size, image_size, dtype=torch.float64))
+        functional.reset_net(model)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mnist_checkpoint() -> Path:
+    """The trained example's checkpoint."""
+    path = MNIST / "spikingresformer_mnist.pt"
+    if not path.exists():
+        pytest.skip(f"{path.name} has not been trained: python examples/mnist/train.py")
+    return path
+
+
+@pytest.fixture(scope="session")
+def mnist_images(mnist_checkpoint: Path) -> np.ndarray:
+    """The trained example's test images, (1000, 1, 32, 32), in [0, 1]."""
+    return np.load(mnist_checkpoint.parent / "test_images.npy").astype(np.float32) / 255
