@@ -49,12 +49,16 @@ class Checkpoint:
         state: every parameter and buffer by name, in the file's own types, on the CPU.
         architecture: what the tensors' shapes tell.
         source_format: how the file was laid out.
+        timesteps: T, which no tensor tells: what the file says, or ``default_timesteps``.
+        image_size: edge of the square input, in pixels, likewise.
     """
 
     path: Path
     state: StateDict
     architecture: Architecture
     source_format: SourceFormat
+    timesteps: int
+    image_size: int
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -72,20 +76,31 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     try:
         content, source_format = _read(path)
+        notes: Mapping[object, object] = {}
         if source_format == "state dict" and isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-            content, source_format = content["model"], "authors"
+            notes, content, source_format = content, content["model"], "authors"
         state = _state_dict(content)
         architecture = infer_architecture(state)
         _check_shapes(state, architecture)
         _check_values(state)
+        timesteps = _note(notes, "timesteps", default_timesteps(architecture))
+        image_size = _note(notes, "image_size", default_image_size(architecture))
     except ResformerError as error:
         raise type(error)(f"{path}: {error}") from error
-    return Checkpoint(path=path, state=MappingProxyType(state), architecture=architecture, source_format=source_format)
+    return Checkpoint(
+        path=path,
+        state=MappingProxyType(state),
+        architecture=architecture,
+        source_format=source_format,
+        timesteps=timesteps,
+        image_size=image_size,
+    )
 
 
 def save_checkpoint(model: SpikingResformer, path: str | Path) -> None:
-    """Write the model's state dict as the authors do: ``{"model": state_dict}``, so that their code loads it too."""
-    torch.save({"model": model.state_dict()}, path)
+    """Write the model as the authors do, ``{"model": state_dict}``, so that their code loads it; T and size beside it."""
+    content = {"model": model.state_dict(), "timesteps": model.timesteps, "image_size": model.image_size}
+    torch.save(content, path)
 
 
 def build_model(
@@ -99,18 +114,17 @@ def build_model(
 
     Args:
         checkpoint: what ``load_checkpoint`` returned.
-        timesteps: T; ``default_timesteps`` if not given.
-        image_size: edge of the square input, in pixels; ``default_image_size`` if not given.
+        timesteps: T; the checkpoint's if not given.
+        image_size: edge of the square input, in pixels; the checkpoint's if not given.
         dtype: the type of every floating-point tensor. Spikes are compared in float64.
 
     Raises:
         UnsupportedError: where the image size does not give every stage whole patches.
     """
-    architecture = checkpoint.architecture
     model = SpikingResformer(
-        architecture,
-        timesteps=default_timesteps(architecture) if timesteps is None else timesteps,
-        image_size=default_image_size(architecture) if image_size is None else image_size,
+        checkpoint.architecture,
+        timesteps=checkpoint.timesteps if timesteps is None else timesteps,
+        image_size=checkpoint.image_size if image_size is None else image_size,
     ).to(dtype)
     model.load_state_dict(dict(checkpoint.state), strict=True)
     return model.eval()
@@ -246,6 +260,14 @@ def _read(path: Path) -> tuple[object, SourceFormat]:
         raise FileFormatError(
             f"truncated or damaged, or no PyTorch checkpoint ({_brief(error)}); copy it again, or {RESAVE}"
         ) from error
+
+
+def _note(notes: Mapping[object, object], name: str, default: int) -> int:
+    """Return a positive integer that a file may hold beside its state dict."""
+    value = notes.get(name, default)
+    if not isinstance(value, int) or value < 1:
+        raise FileFormatError(f"{name!r} is {value!r}: must be a positive integer; save it again without that entry")
+    return value
 
 
 def _state_dict(content: object) -> dict[str, torch.Tensor]:

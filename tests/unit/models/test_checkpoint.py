@@ -161,12 +161,21 @@ def test_saved_and_loaded_the_network_computes_the_same(state: StateDict, path: 
     model = SpikingResformer(SMALL, timesteps=3, image_size=8).double()
     model.load_state_dict(state)
     save_checkpoint(model.eval(), path)
-    rebuilt = build_model(load_checkpoint(path), timesteps=3, image_size=8)
+    rebuilt = build_model(load_checkpoint(path))
     assert not rebuilt.training
     assert (rebuilt.timesteps, rebuilt.image_size) == (3, 8)
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
     assert torch.equal(rebuilt(x), model(x))
     assert torch.load(path, weights_only=True)["model"].keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("timesteps", 0), ("image_size", -8), ("timesteps", "4"), ("image_size", 2.5)]
+)
+def test_a_note_that_is_no_positive_integer_is_refused(state: StateDict, path: Path, name: str, value: object) -> None:
+    torch.save({"model": state, name: value}, path)
+    with pytest.raises(FileFormatError, match=f"'{name}' is {value!r}: must be a positive integer"):
+        load_checkpoint(path)
 
 
 def test_the_network_does_not_share_the_checkpoints_tensors(state: StateDict, path: Path) -> None:
