@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from spikingjelly.activation_based import functional
 from torch import nn
 
 from resformer.models.spikingresformer import Architecture, SpikingResformer
+
+# The same examples on every machine and every run; machines that are busy are no reason to fail.
+settings.register_profile("resformer", max_examples=50, derandomize=True, deadline=None)
+settings.load_profile("resformer")
 
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"
 

@@ -143,9 +143,7 @@ def float_graphs(draw: st.DrawFn, *, timesteps: st.SearchStrategy[int] | None = 
             spikes = build.lif(f"{name}.0", value, tau_steps=tau_steps)
             widened = build.norm(f"{name}.2", build.random_conv(f"{name}.1", spikes, 2 * channels, 1))
             spikes = build.lif(f"{name}.3", widened, tau_steps=tau_steps)
-            conv = build.random_conv(
-                f"{name}.4", spikes, 2 * channels, kernel, padding=kernel // 2, groups=groups
-            )
+            conv = build.random_conv(f"{name}.4", spikes, 2 * channels, kernel, padding=kernel // 2, groups=groups)
             mixed = build.add(f"{name}.add_inner", Add(), build.norm(f"{name}.5", conv), widened)
             spikes = build.lif(f"{name}.6", mixed, tau_steps=tau_steps)
             narrowed = build.norm(f"{name}.8", build.random_conv(f"{name}.7", spikes, channels, 1))

@@ -30,7 +30,9 @@ class Port:
         self.data = data
 
 
-def lava_neurons(*, vth: int, du: int, dv: int, bias_mant: npt.NDArray[np.int16], bias_exp: npt.NDArray[np.int8]) -> Any:
+def lava_neurons(
+    *, vth: int, du: int, dv: int, bias_mant: npt.NDArray[np.int16], bias_exp: npt.NDArray[np.int8]
+) -> Any:
     """Lava's ``LIFReset`` in fixed point, its variables in the types that it declares."""
     import_lava()
     from lava.proc.lif.models import PyLifResetModelBitAcc

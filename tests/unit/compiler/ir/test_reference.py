@@ -1,0 +1,148 @@
+"""What running a whole program means: records, overrides, promises kept and broken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from resformer.compiler.ir import program as ops
+from resformer.compiler.ir import reference
+from resformer.compiler.ir.program import Program, Signal, SignalKind
+from resformer.compiler.ir.reference import evaluate
+from support.programs import CURRENT, ProgramBuilder
+
+ONE = np.ones((1, 1, 1, 1))
+
+
+def chain() -> Program:
+    """input - conv (times 3) - lif (fires above 4) - conv2 (times 5) - lif2 (fires above 4) - logits (times 2)."""
+    build = ProgramBuilder((1, 1, 1))
+    value = build.conv("conv", "input", 3 * ONE)
+    value = build.lif("lif", value, 4)
+    value = build.conv("conv2", value, 5 * ONE)
+    value = build.lif("lif2", value, 4)
+    value = build.conv("conv3", value, 2 * ONE)
+    value = build.add("flatten", ops.Flatten(Signal(CURRENT, 0)), value)
+    build.output(build.dense("classifier", value, [[1], [-1]]))
+    return build.finish(timesteps=3)
+
+
+def images(*values: int) -> npt.NDArray[np.int32]:
+    return np.array(values, dtype=np.int32).reshape(-1, 1, 1, 1)
+
+
+def test_a_chain_by_hand() -> None:
+    # 2 * 3 = 6 fires each step; 1 * 3 gives 3, then 4.5, which fires, then 3 again
+    trace = reference.run(chain(), images(2, 1, 0), record=True)
+    assert trace.spikes["lif"].dense().reshape(3, 3).tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [True, False, False],
+    ]
+    assert trace.logits[:, :, 0].tolist() == [[2, 0, 0], [2, 2, 0], [2, 0, 0]]
+    np.testing.assert_array_equal(trace.logits[:, :, 1], -trace.logits[:, :, 0])
+    assert trace.saturated == {"lif": 0, "lif2": 0}
+
+
+def test_an_image_is_the_same_frame_at_each_step() -> None:
+    still = reference.run(chain(), images(2, 1))
+    frames = reference.run(chain(), np.stack([images(2, 1)] * 3, axis=1))
+    np.testing.assert_array_equal(still.logits, frames.logits)
+
+
+def test_frames_come_one_a_step() -> None:
+    frames = np.array([2, 0, 2, 0, 0, 2], dtype=np.int32).reshape(2, 3, 1, 1, 1)
+    trace = reference.run(chain(), frames, record=True)
+    assert trace.spikes["lif"].dense().reshape(3, 2).T.tolist() == [[True, False, True], [False, False, True]]
+
+
+def test_a_wrong_number_of_frames_is_refused() -> None:
+    with pytest.raises(AssertionError, match="2 frames for 3 steps"):
+        reference.run(chain(), np.zeros((1, 2, 1, 1, 1), dtype=np.int32))
+
+
+def test_nothing_is_kept_unless_asked_for() -> None:
+    trace = reference.run(chain(), images(2))
+    assert (trace.spikes, trace.graded) == ({}, {})
+
+
+def test_overrides_reach_readers_while_the_record_keeps_what_was_computed() -> None:
+    silent = np.zeros((3, 1, 1, 1, 1), dtype=np.int64)
+    trace = reference.run(chain(), images(2), record=True, overrides={"lif": silent})
+    assert trace.spikes["lif"].count == 3
+    assert trace.spikes["lif2"].count == 0
+    assert not trace.logits.any()
+
+
+def test_overriding_a_node_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(AssertionError, match="nowhere"):
+        reference.run(chain(), images(2), overrides={"nowhere": np.zeros((3, 1, 1, 1, 1), dtype=np.int64)})
+
+
+def test_overrides_of_another_shape_are_refused() -> None:
+    with pytest.raises(AssertionError, match="lif"):
+        reference.run(chain(), images(2, 1), overrides={"lif": np.zeros((3, 1, 1, 1, 1), dtype=np.int64)})
+
+
+def test_observers_see_each_node_in_order() -> None:
+    seen: dict[str, tuple[int, ...]] = {}
+    program = chain()
+    reference.run(program, images(2, 1), observe=lambda name, value: seen.update({name: value.shape}))
+    assert seen == {node.name: (3, 2, *node.shape) for node in program}
+    assert list(seen) == [node.name for node in program]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-6, 5), (7, 20), (-20, -1)])
+def test_a_value_outside_its_proven_bounds_is_our_mistake(low: int, high: int) -> None:
+    program = chain()
+    edit = program.edit()
+    edit.set_op("conv", replace(program["conv"].op, signal=Signal(SignalKind.CURRENT, 0, low, high)))
+    with pytest.raises(AssertionError, match=r"conv: \[6, 6\] leaves the proven"):
+        reference.run(edit.finish(), images(2))
+
+
+def test_samples_beyond_the_input_s_bounds_are_refused() -> None:
+    with pytest.raises(AssertionError, match=r"input: \[9, 9\] leaves"):
+        reference.run(chain(), images(9))
+
+
+def test_graded_values_and_clips_are_recorded_by_node() -> None:
+    build = ProgramBuilder((1, 1, 1), low=-100, high=100)
+    value = build.conv("conv", "input", 3 * ONE)
+    signal = Signal(SignalKind.GRADED, 0)
+    value = build.add("relay", ops.Relay(signal, np.array([1], dtype=np.int32), 10), value)
+    value = build.add("pool", ops.MaxPool2d(signal, (1, 1), (1, 1), (0, 0)), value)
+    value = build.add("flatten", ops.Flatten(signal), build.lif("lif", value, 4))
+    build.output(build.dense("classifier", value, [[1]]))
+    trace = reference.run(build.finish(timesteps=2), images(2, -50), record=True)
+    assert trace.graded["relay"].reshape(2, 2).tolist() == [[7, -10], [7, -10]]
+    np.testing.assert_array_equal(trace.graded["pool"], trace.graded["relay"])
+    assert trace.saturated == {"relay": 2, "lif": 0}
+    assert {value.dtype for value in trace.graded.values()} == {np.dtype(np.int32)}
+
+
+def test_a_potential_clipped_from_below_is_counted_each_time() -> None:
+    build = ProgramBuilder((1, 1, 1), low=-(2**17) + 1, high=0)
+    value = build.lif("lif", build.conv("conv", "input", ONE), 4, dv=0)
+    build.output(build.dense("classifier", build.add("flatten", ops.Flatten(Signal(CURRENT, 0)), value), [[1]]))
+    trace = reference.run(build.finish(timesteps=4), images(-(2**17) + 1, 0))
+    assert trace.saturated == {"lif": 3}  # the first step reaches 2**23 - 64, the next three clip
+
+
+def test_sums_that_float64_might_round_are_refused() -> None:
+    build = ProgramBuilder((1, 1, 1))
+    build.conv("conv", "input", 127 * ONE, exp=7)
+    op = build.nodes["conv"].op
+    largest = (2**53 - 1) // (127 * 2**7)
+    value, _ = evaluate(op, np.full((1, 1, 1, 1, 1), largest))
+    assert value.item() == largest * 127 * 2**7
+    with pytest.raises(AssertionError, match="float64"):
+        evaluate(op, np.full((1, 1, 1, 1, 1), largest + 1))
+
+
+def test_an_operation_without_a_definition_is_our_mistake() -> None:
+    with pytest.raises(AssertionError, match="no definition for Op"):
+        evaluate(ops.Op(Signal(CURRENT, 0)))
