@@ -1,0 +1,182 @@
+"""Small integer programs, built node by node, their weights drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import (
+    LIF,
+    SPIKE,
+    Add,
+    Conv2d,
+    Dense,
+    Flatten,
+    Input,
+    MaxPool2d,
+    Op,
+    Output,
+    Program,
+    Relay,
+    Signal,
+    SignalKind,
+    SpikeMatMul,
+    SumPool2d,
+)
+from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.verify import verify_program
+from resformer.compiler.passes.balance_delays import balance_delays
+from resformer.compiler.target import LOIHI
+
+GRADED = Signal(SignalKind.GRADED, scale_exp=0)
+CURRENT = Signal(SignalKind.CURRENT, scale_exp=0)
+
+Pair = tuple[int, int]
+
+
+class ProgramBuilder:
+    """The nodes so far; each method appends one or more and returns the last one's name."""
+
+    def __init__(self, input_shape: Shape, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: dict[str, Node[Op]] = {"input": Node("input", Input(GRADED), (), input_shape)}
+
+    def add(self, name: str, op: Op, *inputs: str, shape: Shape | None = None) -> str:
+        made = output_shape(op, [self.shape(each) for each in inputs]) if shape is None else shape
+        self.nodes[name] = Node(name, op, inputs, made)
+        return name
+
+    def shape(self, name: str) -> Shape:
+        return self.nodes[name].shape
+
+    def conv(
+        self,
+        name: str,
+        source: str,
+        outputs: int,
+        kernel: Pair = (1, 1),
+        *,
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        dilation: Pair = (1, 1),
+        groups: int = 1,
+        largest: int = 127,
+    ) -> str:
+        shape = (outputs, self.shape(source)[0] // groups, *kernel)
+        op = Conv2d(
+            CURRENT,
+            weight=self._mantissas(shape, largest),
+            weight_exp=self.rng.integers(0, 3, outputs).astype(np.int8),
+            bias=np.zeros(outputs, dtype=np.int32),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
+        return self.add(name, op, source)
+
+    def dense(self, name: str, source: str, outputs: int, *, weight_exp: int = 0) -> str:
+        weight = self._mantissas((outputs, *self.shape(source)), 127)
+        return self.add(name, Dense(CURRENT, weight, weight_exp, np.zeros(outputs, dtype=np.int32)), source)
+
+    def lif(self, name: str, source: str, *, vth: int = 400, du: int = 4095, dv: int = 2048, bias: int = 300) -> str:
+        channels = self.shape(source)[0]
+        mantissas = self.rng.integers(-bias, bias + 1, channels).astype(np.int16)
+        exponents = self.rng.integers(3, 5, channels).astype(np.int8)
+        return self.add(name, LIF(SPIKE, vth, du, dv, mantissas, exponents), source)
+
+    def relay(self, name: str, source: str, *, limit: int) -> str:
+        return self.add(name, Relay(GRADED, self._bias(self.shape(source)[0]), limit), source)
+
+    def plus(self, name: str, *sources: str) -> str:
+        return self.add(name, Add(CURRENT), *sources)
+
+    def matmul(self, name: str, y: str, spikes: str, *, heads: int, transpose: bool, limit: int) -> str:
+        op = SpikeMatMul(CURRENT, heads, transpose, self._bias(self.shape(y)[0]), limit)
+        side = round(self.shape(spikes)[-1] ** 0.5)
+        return self.add(name, op, y, spikes, shape=None if transpose else (self.shape(y)[0], side, side))
+
+    def max_pool(self, name: str, source: str, kernel: Pair, stride: Pair, padding: Pair) -> str:
+        return self.add(name, MaxPool2d(GRADED, kernel, stride, padding), source)
+
+    def sum_pool(self, name: str, source: str, kernel: Pair, stride: Pair) -> str:
+        return self.add(name, SumPool2d(CURRENT, kernel, stride), source)
+
+    def flatten(self, name: str, source: str) -> str:
+        return self.add(name, Flatten(self.nodes[source].op.signal), source)
+
+    def attention(self, name: str, source: str, *, heads: int, patch: int) -> str:
+        """DSSA up to its projection."""
+        channels = self.shape(source)[0]
+        spikes = self.lif(f"{name}.activation_in", source)
+        pair = (patch, patch)
+        y1 = self.conv(f"{name}.W.y1", spikes, channels, pair, stride=pair)
+        y2 = self.conv(f"{name}.W.y2", spikes, channels, pair, stride=pair)
+        scores = self.matmul(f"{name}.matmul1", y1, spikes, heads=heads, transpose=True, limit=60000)
+        gates = self.lif(f"{name}.activation_attn", scores, vth=3000)
+        mixed = self.matmul(f"{name}.matmul2", y2, gates, heads=heads, transpose=False, limit=8000)
+        return self.conv(f"{name}.Wproj", self.lif(f"{name}.activation_out", mixed, vth=1000), channels)
+
+    def feed_forward(self, name: str, source: str, *, groups: int) -> str:
+        """GWFFN up to its last convolution."""
+        channels = self.shape(source)[0]
+        up = self.conv(f"{name}.up.1", self.lif(f"{name}.up.0", source), 2 * channels)
+        spikes = self.lif(f"{name}.conv.0.0", up)
+        middle = self.conv(f"{name}.conv.0.1", spikes, 2 * channels, (3, 3), padding=(1, 1), groups=groups)
+        inner = self.plus(f"{name}.add_inner", middle, up)
+        return self.conv(f"{name}.down.1", self.lif(f"{name}.down.0", inner), channels)
+
+    def finish(self, *, timesteps: int = 4) -> Program:
+        """The program, its output what was appended last, with its schedule."""
+        (*_, last) = self.nodes
+        self.add("output", Output(CURRENT, 1, np.zeros(self.shape(last))), last)
+        program = balance_delays(Program(tuple(self.nodes.values()), timesteps))
+        verify_program(program)
+        return program
+
+    def samples(self, count: int, *, timesteps: int | None = None, largest: int = 16) -> npt.NDArray[np.int32]:
+        """Samples (N, C, H, W), or (N, T, C, H, W) if ``timesteps`` says so, in [-largest, largest]."""
+        frames = () if timesteps is None else (timesteps,)
+        shape = (count, *frames, *self.shape("input"))
+        return self.rng.integers(-largest, largest + 1, shape).astype(np.int32)
+
+    def _mantissas(self, shape: Sequence[int], largest: int) -> npt.NDArray[np.int8]:
+        return self.rng.integers(-largest, largest + 1, tuple(shape)).astype(np.int8)
+
+    def _bias(self, channels: int) -> npt.NDArray[np.int32]:
+        return self.rng.integers(-50, 51, channels).astype(np.int32)
+
+
+def tiny_resformer(
+    *, timesteps: int = 4, image: int = 16, width: int = 4, pairs: int = 1
+) -> tuple[Program, ProgramBuilder]:
+    """Two stages like those of SpikingResformer: a max-pool stem, relays that saturate, adds that are no nodes.
+
+    Args:
+        timesteps: T.
+        image: Rows and columns, a power of two and at least 16.
+        width: The first stage's channels.
+        pairs: Of DSSA and GWFFN, in each stage.
+    """
+    net = ProgramBuilder((3, image, image))
+    x = net.conv("prologue.0", "input", width, (3, 3), padding=(1, 1), largest=30)
+    x = net.max_pool("prologue.2", x, (3, 3), (2, 2), (1, 1))
+    for stage, patch in enumerate((4, 2)):
+        if stage:
+            channels = 2 * net.shape(x)[0]
+            spikes = net.lif(f"layers.{stage}.0.activation", x)
+            x = net.conv(f"layers.{stage}.0.conv", spikes, channels, (3, 3), stride=(2, 2), padding=(1, 1))
+        for index in range(bool(stage), bool(stage) + 2 * pairs, 2):
+            block = f"layers.{stage}.{index}"
+            added = net.plus(f"{block}.add", net.attention(block, x, heads=2, patch=patch), x)
+            x = net.relay(f"{block}.add.relay", added, limit=3000)
+            block = f"layers.{stage}.{index + 1}"
+            x = net.plus(f"{block}.add", net.feed_forward(block, x, groups=2), x)
+    x = net.relay("avgpool.relay", x, limit=LOIHI.a_max)
+    x = net.sum_pool("avgpool", x, net.shape(x)[1:], net.shape(x)[1:])
+    x = net.relay("pooled.relay", x, limit=LOIHI.graded_max)
+    net.dense("classifier", net.flatten("flatten", x), 5)
+    return net.finish(timesteps=timesteps), net
