@@ -59,7 +59,7 @@ class Signal:
             return 1
         if self.low is None or self.high is None:
             return None
-        return 1 + max(self.low.__invert__().bit_length() if self.low < 0 else 0, self.high.bit_length())
+        return 1 + max((~self.low).bit_length() if self.low < 0 else 0, self.high.bit_length())
 
 
 SPIKE = Signal(SignalKind.SPIKE, scale_exp=0, low=0, high=1)

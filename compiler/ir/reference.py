@@ -59,8 +59,11 @@ def run(
         observe: Told what each node computes.
 
     Raises:
-        AssertionError: An integer left the range that the program's analysis promised.
+        AssertionError: An integer left the range that the program's analysis promised, or an override fits no node.
     """
+    overrides = {} if overrides is None else overrides
+    unknown = sorted(overrides.keys() - program.by_name.keys())
+    assert not unknown, f"cannot override {unknown[0]}: no node has this name"
     remaining = {name: len(readers) for name, readers in program.consumers.items()}
     values: dict[str, IntArray] = {}
     spikes: dict[str, SpikeTrain] = {}
@@ -81,7 +84,9 @@ def run(
             graded[node.name] = value.astype(np.int32)
         if observe is not None:
             observe(node.name, value)
-        values[node.name] = value if overrides is None else overrides.get(node.name, value)
+        values[node.name] = overrides.get(node.name, value)
+        sent = values[node.name].shape
+        assert sent == value.shape, f"{node.name}: overridden by values of shape {sent}, not {value.shape}"
         for source in dict.fromkeys(node.inputs):
             remaining[source] -= 1
             if not remaining[source]:
