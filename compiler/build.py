@@ -53,6 +53,11 @@ class Build:
         """The quantized network as a checkpoint."""
         return self._existing(QUANTIZED)
 
+    @property
+    def network_path(self) -> Path:
+        """The folded float graph as a NIR file."""
+        return self._existing(NETWORK)
+
     def program(self) -> Program:
         """Read the scheduled integer program.
 
@@ -69,7 +74,7 @@ class Build:
         """
         from resformer.compiler.ir.nir_file import read_nir
 
-        return read_nir(self._existing(NETWORK))
+        return read_nir(self.network_path)
 
     def _existing(self, name: str) -> Path:
         path = self.directory / name

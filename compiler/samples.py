@@ -122,6 +122,29 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
     return Samples(images, counts)
 
 
+def check_labels(labels: npt.NDArray[Any], count: int, classes: int, source: str) -> npt.NDArray[np.int64]:
+    """The true classes of samples.
+
+    Args:
+        labels: (N,), whole numbers.
+        count: How many samples there are.
+        classes: How many classes the network tells apart.
+        source: What messages call the labels.
+
+    Raises:
+        InputError: There is not one class of the network for each sample.
+    """
+    if labels.shape != (count,):
+        raise InputError(f"{source}: the shape is {labels.shape}, expected ({count},): one label for each sample")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{source}: the type is {labels.dtype}, expected whole numbers; convert with astype")
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise InputError(
+            f"{source}: labels go from {labels.min()} to {labels.max()}, the network's classes from 0 to {classes - 1}"
+        )
+    return labels.astype(np.int64)
+
+
 def _remedy(images: npt.NDArray[Any], wanted: tuple[int, int, int], steps: int) -> str:
     """What to do about images of a wrong shape."""
     if images.ndim in (4, 5) and images.shape[-1] == wanted[0] != images.shape[-3]:

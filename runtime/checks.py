@@ -1,0 +1,322 @@
+"""The four equivalences (E1 to E4) on one batch of samples: everything is counted, nothing judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.build_report import real_weight
+from resformer.compiler.ir import fixedpoint, float_interpreter, reference
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import half_rows
+from resformer.compiler.ir.program import LIF, Conv2d, Dense, MaxPool2d, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.trace import Trace
+from resformer.compiler.samples import Samples
+from resformer.compiler.target import LOIHI
+from resformer.runtime.encode import decode, encode, predict, real_logits
+from resformer.runtime.torch_network import TorchNetwork
+from resformer.runtime.trace import Comparison
+
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+UNIT = 1 << LOIHI.a_shift
+"""Biases count in 1/64 of a current's unit."""
+CURRENT_TOLERANCE = UNIT // 4
+"""How far a current in SpikingJelly may be from the program's, in 1/64 of its unit. Both are whole units but for the
+shift of ties, which a product of attention adds up at most some thousand times: 2^12 * 2^-30 * 2^13 = 1/32 unit."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The sides that are compared.
+
+    Attributes:
+        program: The scheduled integers.
+        graphs: The float graph after the import, after each float pass, and as the build's file holds it; empty
+            without the original.
+        original: The checkpoint in SpikingJelly, or None if it was not given.
+        quantized: The build's quantized checkpoint in SpikingJelly.
+    """
+
+    program: Program
+    graphs: Mapping[str, Graph[nir.NIRNode]]
+    original: TorchNetwork | None
+    quantized: TorchNetwork
+
+    def copy(self) -> Network:
+        """One for another thread: only the networks in SpikingJelly keep a state."""
+        original = None if self.original is None else self.original.copy()
+        return Network(self.program, self.graphs, original, self.quantized.copy())
+
+
+class Tally:
+    """What comparing some samples counted.
+
+    Attributes:
+        float_graph: E1, by graph: the checkpoint's spikes against the graph's.
+        float_logits_error: E1, by graph: the largest difference of a logit.
+        backend: E2: spikes, graded values and logits of the reference interpreter against the backend's.
+        quantized: E3: spikes of ``quantized.pt`` against the backend's, in samples in which nothing saturated.
+        saturated: E3: the same in the other samples.
+        currents: E3: what each neuron was given, in samples in which nothing saturated.
+        quantized_logits_error: E3: the largest difference of a logit, where nothing saturated, the readout included.
+        original: E4: the checkpoint's spikes against the backend's.
+        local: E4: the same, each layer of the program fed the checkpoint's spikes.
+        both, only_original, only_quantized: E4: spikes that fired on both sides, or on one alone.
+        predictions_original, predictions_quantized: By sample.
+        saturation: How often a value was clipped, by node.
+        saturated_samples: Those in which a value was clipped that spikes depend on.
+        clipped: How many values of the input its range could not hold.
+    """
+
+    def __init__(self, network: Network) -> None:
+        program = network.program
+        lifs = program.lif_names
+        self.float_graph = {stage: Comparison(lifs) for stage in network.graphs}
+        self.float_logits_error = dict.fromkeys(network.graphs, 0.0)
+        self.backend = Comparison(recorded_names(program))
+        self.quantized, self.saturated, self.currents = Comparison(lifs), Comparison(lifs), Comparison(lifs)
+        self.quantized_logits_error = 0.0
+        self.original, self.local = Comparison(lifs), Comparison(lifs)
+        self.both = self.only_original = self.only_quantized = 0
+        self.predictions_original: list[int] = []
+        self.predictions_quantized: list[int] = []
+        self.saturation: Counter[str] = Counter()
+        self.saturated_samples: list[int] = []
+        self.clipped = 0
+
+    def merge(self, other: Tally) -> None:
+        """Add what the samples that follow these counted."""
+        for stage, comparison in self.float_graph.items():
+            comparison.merge(other.float_graph[stage])
+            self.float_logits_error[stage] = max(self.float_logits_error[stage], other.float_logits_error[stage])
+        for name in ("backend", "quantized", "saturated", "currents", "original", "local"):
+            getattr(self, name).merge(getattr(other, name))
+        self.quantized_logits_error = max(self.quantized_logits_error, other.quantized_logits_error)
+        for name in ("both", "only_original", "only_quantized", "clipped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("predictions_original", "predictions_quantized", "saturated_samples"):
+            getattr(self, name).extend(getattr(other, name))
+        self.saturation.update(other.saturation)
+
+
+@dataclass
+class _Batch:
+    """One batch and what is known about it so far."""
+
+    network: Network
+    samples: Float64Array
+    encoded: npt.NDArray[np.int32]
+    indices: range
+    tally: Tally
+    original: dict[str, BoolArray] = field(default_factory=dict)
+
+    def shaped(self, layer: str, values: torch.Tensor) -> Any:
+        """A population's values as the program shapes them, (T, N, ...)."""
+        return values.reshape(*values.shape[:2], *self.network.program[layer].shape).numpy()
+
+
+def check_batch(network: Network, samples: Samples, start: int, stop: int, backend: Trace | None) -> Tally:
+    """Compare all sides on some samples.
+
+    Args:
+        network: Used by no other thread.
+        samples: All of them.
+        start: The first to compare.
+        stop: One past the last.
+        backend: What the backend recorded for these samples; None if the reference interpreter is the backend.
+    """
+    program, tally = network.program, Tally(network)
+    real = samples.real(start, stop)
+    encoded = encode(real, program)
+    tally.clipped = encoded.clipped
+    batch = _Batch(network, real, encoded.values, range(start, stop), tally)
+    if network.original is not None:
+        _compare_float_graphs(batch, network.original)
+    expected, logits, currents = _run_quantized(batch)
+    differ: dict[str, BoolArray] = {}
+    trace = reference.run(program, batch.encoded, record=True, observe=_current_observer(batch, currents, differ))
+    tally.saturation.update({name: count for name, count in trace.saturated.items() if count})
+    if backend is not None:
+        _compare_backend(batch, trace, backend)
+    trace = trace if backend is None else backend
+    spikes = {name: trace.spikes[name].dense() for name in program.lif_names}
+    _compare_quantized(batch, spikes, trace, expected, logits, differ)
+    tally.predictions_quantized = predict(real_logits(trace.logits, program)).tolist()
+    if network.original is not None:
+        _compare_original(batch, spikes)
+    return tally
+
+
+def _compare_float_graphs(batch: _Batch, original: TorchNetwork) -> None:
+    """E1, keeping the checkpoint's spikes for E4."""
+
+    def keep(name: str, _currents: torch.Tensor, spikes: torch.Tensor) -> None:
+        batch.original[name] = batch.shaped(name, spikes.bool())
+
+    logits = original.run(batch.samples, keep)
+    batch.tally.predictions_original = predict(logits).tolist()
+    for stage, graph in batch.network.graphs.items():
+        comparison = batch.tally.float_graph[stage]
+
+        def compare(name: str, value: torch.Tensor, comparison: Comparison = comparison) -> None:
+            if name in batch.original:
+                comparison.add(name, batch.shaped(name, value.bool()) != batch.original[name], batch.indices)
+
+        error = np.abs(float_interpreter.run(graph, batch.samples, observe=compare).numpy() - logits)
+        batch.tally.float_logits_error[stage] = float(error.max())
+
+
+def _run_quantized(batch: _Batch) -> tuple[dict[str, BoolArray], Float64Array, dict[str, npt.NDArray[np.int32]]]:
+    """The quantized network in SpikingJelly, fed what the program is: spikes, logits, and currents in 1/64 units."""
+    program = batch.network.program
+    spikes: dict[str, BoolArray] = {}
+    currents: dict[str, npt.NDArray[np.int32]] = {}
+
+    def keep(name: str, current: torch.Tensor, fired: torch.Tensor) -> None:
+        spikes[name] = batch.shaped(name, fired.bool())
+        unit = 2.0 ** program[program[name].inputs[0]].op.signal.scale_exp * UNIT
+        largest = np.iinfo(np.int32).max
+        currents[name] = np.rint(np.clip(batch.shaped(name, current) * unit, -largest, largest)).astype(np.int32)
+
+    logits = batch.network.quantized.run(decode(batch.encoded, program), keep)
+    return spikes, logits, currents
+
+
+def _current_observer(
+    batch: _Batch, expected: Mapping[str, npt.NDArray[np.int32]], differ: dict[str, BoolArray]
+) -> reference.Observer:
+    """Notes where a neuron of the program is given another current than in SpikingJelly."""
+    program = batch.network.program
+    readers = {
+        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, LIF)] for node in program
+    }
+
+    def observe(name: str, value: IntArray) -> None:
+        for reader in readers[name]:
+            assert isinstance(reader.op, LIF)
+            bias = fixedpoint.scale_bias(reader.op.bias_mant, reader.op.bias_exp)
+            given = value * UNIT + bias.reshape(-1, *(1,) * (value.ndim - 3))
+            differ[reader.name] = np.abs(given - expected[reader.name]) >= CURRENT_TOLERANCE
+
+    return observe
+
+
+def _compare_backend(batch: _Batch, expected: Trace, backend: Trace) -> None:
+    """E2."""
+    program, comparison = batch.network.program, batch.tally.backend
+    for name in recorded_names(program):
+        if name in expected.spikes:
+            differ = expected.spikes[name].dense() != backend.spikes[name].dense()
+        elif name in expected.graded:
+            differ = expected.graded[name] != backend.graded[name]
+        else:
+            differ = expected.logits != backend.logits
+        comparison.add(name, differ, batch.indices)
+
+
+def _compare_quantized(
+    batch: _Batch,
+    spikes: Mapping[str, BoolArray],
+    trace: Trace,
+    expected: Mapping[str, BoolArray],
+    expected_logits: Float64Array,
+    currents_differ: Mapping[str, BoolArray],
+) -> None:
+    """E3: where nothing saturated, and elsewhere."""
+    program, tally = batch.network.program, batch.tally
+    saturated, readout_saturated = _saturated(batch)
+    exact = [position for position in range(len(batch.indices)) if position not in saturated]
+    for name in program.lif_names:
+        differ = spikes[name] != expected[name]
+        for comparison, values, positions in (
+            (tally.quantized, differ, exact),
+            (tally.saturated, differ, saturated),
+            (tally.currents, currents_differ[name], exact),
+        ):
+            comparison.add(name, values[:, positions], [batch.indices[position] for position in positions])
+    tally.saturated_samples = [batch.indices[position] for position in saturated]
+    whole = [position for position in exact if position not in readout_saturated]
+    error = np.abs(real_logits(trace.logits, program) - expected_logits)[:, whole]
+    tally.quantized_logits_error = float(error.max(initial=0.0))
+
+
+def _saturated(batch: _Batch) -> tuple[list[int], list[int]]:
+    """The samples of a batch in which a value was clipped that spikes depend on, and those in which any was."""
+    if not batch.tally.saturation:
+        return [], []
+    program = batch.network.program
+    relevant = before_spikes(program)
+    spiking, any_node = [], []
+    for position in range(len(batch.indices)):
+        counts = reference.run(program, batch.encoded[position : position + 1]).saturated
+        if any(counts.values()):
+            any_node.append(position)
+        if any(counts.get(name) for name in relevant):
+            spiking.append(position)
+    return spiking, any_node
+
+
+def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
+    """E4: from end to end, and each layer alone, fed the checkpoint's spikes."""
+    program, tally = batch.network.program, batch.tally
+    overrides = {name: spikes.astype(np.int64) for name, spikes in batch.original.items()}
+    local = reference.run(program, batch.encoded, record=True, overrides=overrides)
+    for name in program.lif_names:
+        original, quantized = batch.original[name], spikes[name]
+        tally.original.add(name, original != quantized, batch.indices)
+        tally.local.add(name, original != local.spikes[name].dense(), batch.indices)
+        both = int(np.count_nonzero(original & quantized))
+        tally.both += both
+        tally.only_original += int(np.count_nonzero(original)) - both
+        tally.only_quantized += int(np.count_nonzero(quantized)) - both
+
+
+def recorded_names(program: Program) -> tuple[str, ...]:
+    """The nodes whose values E2 compares: all that neurons send, and the logits."""
+    kinds = (LIF, Relay, SpikeMatMul, MaxPool2d)
+    return (*(node.name for node in program if isinstance(node.op, kinds)), program.output.name)
+
+
+def before_spikes(program: Program) -> set[str]:
+    """The nodes on whose values the spikes of some population depend, the populations included."""
+    found: set[str] = set()
+    for node in reversed(program.nodes):
+        if isinstance(node.op, LIF) or any(reader.name in found for reader in program.consumers[node.name]):
+            found.add(node.name)
+    return found
+
+
+def differing_weights(program: Program, state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
+    """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly."""
+    counts = {}
+    for node in program:
+        if not isinstance(node.op, Conv2d | Dense):
+            continue
+        name, _, part = node.name.rpartition(".")
+        if part in ("y1", "y2"):
+            weight = state[f"{name}.weight"].numpy()
+            (product,) = _readers_of_y(program, node.name)
+            weight = weight[half_rows(len(weight), product.num_heads, part)]
+        else:
+            weight = state[f"{node.name}.weight"].numpy()
+        differ = real_weight(program, node.name) != weight
+        counts[node.name] = (differ.size, int(np.count_nonzero(differ)))
+    return counts
+
+
+def _readers_of_y(program: Program, name: str) -> Sequence[SpikeMatMul]:
+    """The products that read a convolution's output, seen through delays and relays."""
+    found: list[SpikeMatMul] = []
+    for reader in program.consumers[name]:
+        found += [reader.op] if isinstance(reader.op, SpikeMatMul) else _readers_of_y(program, reader.name)
+    return found

@@ -1,0 +1,167 @@
+"""Where two sides first differ: the place, and each side's membrane potential there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.ir import fixedpoint, float_interpreter, reference
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import collapse
+from resformer.compiler.ir.program import LIF, Program
+from resformer.compiler.samples import Samples
+from resformer.compiler.target import LOIHI
+from resformer.runtime.encode import decode, encode
+from resformer.runtime.torch_network import TorchNetwork
+from resformer.runtime.trace import Place
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a divergence.
+
+    Attributes:
+        name: Which side.
+        potential: The neuron's membrane potential before it fires or not, in units of its threshold; None if the side
+            does not show it.
+        integer: The same as the program's integer, if it has one.
+    """
+
+    name: str
+    potential: float | None
+    integer: int | None = None
+
+    def __str__(self) -> str:
+        if self.potential is None:
+            return f"{self.name}: v is not shown"
+        integer = "" if self.integer is None else f" (integer {self.integer})"
+        return f"{self.name}: v = {self.potential!r} thresholds{integer}"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first place where two sides differ.
+
+    Attributes:
+        layer: The population's name, or that of the node whose graded value differs.
+        step: Of the sample, from 0.
+        sample: Its index.
+        neuron: Its index in the population.
+        sides: Both.
+    """
+
+    layer: str
+    step: int
+    sample: int
+    neuron: tuple[int, ...]
+    sides: tuple[Side, Side]
+
+    def __str__(self) -> str:
+        neuron = ", ".join(map(str, self.neuron))
+        where = f"{self.layer}, step {self.step}, sample {self.sample}, neuron ({neuron})"
+        return f"{where}: {self.sides[0]}; {self.sides[1]}"
+
+
+def float_divergence(
+    place: Place, layer: str, original: TorchNetwork, stage: str, graph: Graph[nir.NIRNode], samples: Samples
+) -> Divergence:
+    """Where a float graph leaves the checkpoint (E1)."""
+    sample = samples.real(place.sample, place.sample + 1)
+    given = _torch_currents(original, layer, place, sample)
+    caught: dict[str, torch.Tensor] = {}
+    float_interpreter.run(graph, sample, observe=caught.__setitem__)
+    seen = _neuron(caught[graph[layer].inputs[0]].numpy(), place)
+    potentials = _nir_potentials(graph, layer, seen)
+    return _at(
+        place,
+        layer,
+        Side("checkpoint", float(original.potentials(layer, given)[place.step])),
+        Side(f"float graph, {stage}", float(potentials[place.step])),
+    )
+
+
+def backend_divergence(place: Place, layer: str, program: Program, backend: str, samples: Samples) -> Divergence:
+    """Where a backend leaves the reference interpreter (E2); all that reached this neuron was still the same."""
+    side = Side("program", None)
+    if isinstance(program[layer].op, LIF):
+        sample = encode(samples.real(place.sample, place.sample + 1), program).values
+        side = _program_side(place, layer, program, sample)
+    return _at(place, layer, side, Side(backend, None))
+
+
+def quantized_divergence(
+    place: Place, layer: str, program: Program, quantized: TorchNetwork, samples: Samples
+) -> Divergence:
+    """Where the program leaves ``quantized.pt`` (E3)."""
+    sample = encode(samples.real(place.sample, place.sample + 1), program).values
+    given = _torch_currents(quantized, layer, place, decode(sample, program))
+    return _at(
+        place,
+        layer,
+        Side("quantized.pt", float(quantized.potentials(layer, given)[place.step])),
+        _program_side(place, layer, program, sample),
+    )
+
+
+def _at(place: Place, layer: str, left: Side, right: Side) -> Divergence:
+    return Divergence(layer, place.step, place.sample, place.neuron, (left, right))
+
+
+def _neuron(values: npt.NDArray[Any], place: Place) -> Any:
+    """What one neuron has over time, (T,), from a population's (T, 1, ...)."""
+    index: Any = (slice(None), 0, *place.neuron)
+    return values[index]
+
+
+def _torch_currents(network: TorchNetwork, layer: str, place: Place, sample: Float64Array) -> Float64Array:
+    caught: list[Float64Array] = []
+
+    def observe(name: str, currents: torch.Tensor, _spikes: torch.Tensor) -> None:
+        if name == layer:
+            caught.append(np.array(_neuron(currents.numpy(), place)))
+
+    network.run(sample, observe)
+    return caught[0]
+
+
+def _nir_potentials(graph: Graph[nir.NIRNode], layer: str, currents: Float64Array) -> Float64Array:
+    """The membrane potential of one of NIR's neurons, in units of its threshold."""
+    lif = graph[layer].op
+    factor, r, leak, threshold, reset = (
+        float(collapse(np.asarray(each)).flat[0])
+        for each in (float(graph.metadata["dt"]) / lif.tau, lif.r, lif.v_leak, lif.v_threshold, lif.v_reset)
+    )
+    v, values = 0.0, []
+    for current in currents:
+        v += ((leak - v) + r * float(current)) * factor
+        values.append(v / threshold)
+        v = reset if v >= threshold else v
+    return np.array(values)
+
+
+def _program_side(place: Place, layer: str, program: Program, sample: npt.NDArray[np.int32]) -> Side:
+    """The membrane potential of one of the program's neurons."""
+    lif = program[layer].op
+    assert isinstance(lif, LIF)
+    caught: dict[str, npt.NDArray[np.int64]] = {}
+    reference.run(program, sample, observe=caught.__setitem__)
+    currents = _neuron(caught[program[layer].inputs[0]], place)
+    biases = fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp)
+    bias = biases[place.neuron[0] if len(biases) > 1 else 0]
+    u = v = np.zeros((), dtype=np.int64)
+    potential = 0
+    for step in range(place.step + 1):
+        arguments = {"bias": bias, "du": lif.du, "dv": lif.dv}
+        # a threshold out of reach shows the potential before the reset
+        charged = fixedpoint.lif_step(u, v, currents[step], vth=2 * LOIHI.vth_mantissa_max, **arguments)
+        potential = int(charged.v)
+        state = fixedpoint.lif_step(u, v, currents[step], vth=lif.vth, **arguments)
+        u, v = state.u, state.v
+    return Side("program", potential / (lif.vth << LOIHI.a_shift), potential)

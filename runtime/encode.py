@@ -1,0 +1,63 @@
+"""Between real numbers and the integers that a program takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.program import Output, Program
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Samples as a program takes them.
+
+    Attributes:
+        values: In the shape of the samples.
+        clipped: How many values the input's range could not hold.
+    """
+
+    values: npt.NDArray[np.int32]
+    clipped: int
+
+
+def encode(samples: Float64Array, program: Program) -> Encoded:
+    """Round real samples to the input's integers: rint(x * 2^k), clipped to what range analysis assumed.
+
+    Args:
+        samples: Finite, (N, C, H, W) or (N, T, C, H, W).
+        program: Whose input's signal says k and the range.
+    """
+    signal = program.input.op.signal
+    assert signal.low is not None
+    assert signal.high is not None
+    rounded = np.rint(samples * 2.0**signal.scale_exp)
+    clipped = np.clip(rounded, signal.low, signal.high)
+    return Encoded(clipped.astype(np.int32), int(np.count_nonzero(clipped != rounded)))
+
+
+def decode(values: npt.NDArray[np.integer], program: Program) -> Float64Array:
+    """The real numbers that encoded samples stand for, exactly: what a float network must be given to be compared."""
+    return values.astype(np.float64) * 2.0**-program.input.op.signal.scale_exp
+
+
+def real_logits(logits: npt.NDArray[np.integer], program: Program) -> Float64Array:
+    """The real logits that a program's output stands for.
+
+    Args:
+        logits: (..., classes), integers.
+        program: Whose output's signal, divisor and bias say what they mean.
+    """
+    output = program.output.op
+    assert isinstance(output, Output)
+    return logits.astype(np.float64) * (2.0**-output.signal.scale_exp / output.divisor) + output.bias
+
+
+def predict(logits: Float64Array) -> npt.NDArray[np.int64]:
+    """The class of each sample, (N,), from real logits (T, N, classes): the largest mean over T, the first if equal."""
+    classes: npt.NDArray[np.int64] = logits.mean(axis=0).argmax(axis=-1).astype(np.int64)
+    return classes

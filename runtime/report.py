@@ -1,0 +1,147 @@
+"""A verification as JSON and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import resformer
+from resformer.runtime.diverge import Divergence
+from resformer.runtime.verify import CHECKS, ORIGINAL, Check, Verification
+
+FORMAT = "resformer-verification"
+FORMAT_VERSION = 1
+
+TITLES = {
+    "float_graph_vs_torch": "E1 float graph = checkpoint",
+    "backend_vs_program": "E2 backend = program",
+    "backend_vs_quantized_torch": "E3 backend = quantized.pt",
+    "quantized_vs_original": "E4 quantized ~ checkpoint",
+}
+
+
+def to_json(result: Verification) -> dict[str, Any]:
+    """All of a verification, as JSON can hold it; a check that was not run is null, and ``not_run`` says why."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": resformer.__version__,
+        "backend": result.backend,
+        "samples": result.samples,
+        "timesteps": result.timesteps,
+        "equivalent": result.equivalent,
+        "checks": {name: _check(result.checks[name]) if name in result.checks else None for name in CHECKS},
+        "not_run": dict(result.not_run),
+        "layers": [_layer(result, name) for name in result.layers],
+        "saturation": dict(result.saturation),
+        "input_values_clipped": result.clipped,
+        "model_is_source": result.model_is_source,
+        "accuracy": dict(result.accuracy),
+    }
+
+
+def _check(check: Check) -> dict[str, Any]:
+    return {
+        "compared": check.compared,
+        "mismatched": check.mismatched,
+        "demanded": check.demanded,
+        "passed": check.passed,
+        "note": check.note,
+        "first_divergence": None if check.divergence is None else _divergence(check.divergence),
+        **check.extra,
+    }
+
+
+def _divergence(divergence: Divergence) -> dict[str, Any]:
+    return {
+        "layer": divergence.layer,
+        "step": divergence.step,
+        "sample": divergence.sample,
+        "neuron": list(divergence.neuron),
+        "sides": [
+            {"name": side.name, "v_in_thresholds": side.potential, "v_integer": side.integer}
+            for side in divergence.sides
+        ],
+    }
+
+
+def _layer(result: Verification, name: str) -> dict[str, Any]:
+    """One population: in sum over the checks that can prove something, and check by check."""
+    exact = [check.layers[name] for key, check in result.checks.items() if key != ORIGINAL]
+    facts: dict[str, Any] = {
+        "name": name,
+        "compared": sum(compared for compared, _ in exact),
+        "mismatched": sum(mismatched for _, mismatched in exact),
+        "checks": {
+            key: dict(zip(("compared", "mismatched"), check.layers[name], strict=True))
+            for key, check in result.checks.items()
+        },
+    }
+    if ORIGINAL in result.checks:
+        facts["local"] = result.checks[ORIGINAL].extra["local_layers"][name]
+    return facts
+
+
+def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
+    """Headings and rows of a table of all populations: mismatched spikes by check, those of E4 as shares."""
+    headings = ["population", " chances to fire"]
+    headings += [f" {TITLES[name][:2]} mismatched" for name in result.checks if name != ORIGINAL]
+    if ORIGINAL in result.checks:
+        headings += [" E4 mismatched", " E4 local"]
+    rows = []
+    for layer, chances in result.layers.items():
+        row = [layer, f"{chances:,}"]
+        row += [f"{check.layers[layer][1]:,}" for key, check in result.checks.items() if key != ORIGINAL]
+        if ORIGINAL in result.checks:
+            check = result.checks[ORIGINAL]
+            local = check.extra["local_layers"][layer]
+            row += [_share(*check.layers[layer]), _share(local["compared"], local["mismatched"])]
+        rows.append(row)
+    return headings, rows
+
+
+def check_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
+    """Headings and rows of a table of the four checks."""
+    rows = []
+    for name in CHECKS:
+        if name in result.checks:
+            check = result.checks[name]
+            rows.append([TITLES[name], _verdict(check), f"{check.compared:,}", f"{check.mismatched:,}", check.note])
+        else:
+            rows.append([TITLES[name], "not run", "", "", result.not_run[name]])
+    return ("check", "result", " spikes compared", " mismatched", "of what"), rows
+
+
+def facts(result: Verification) -> list[str]:
+    """What else a reader should know, a line each."""
+    lines = []
+    if ORIGINAL in result.checks:
+        extra = result.checks[ORIGINAL].extra
+        lines.append(f"quantization: top-1 agreement {extra['top1_agreement']:.2%}, F1 of spikes {extra['f1']:.4f}")
+    if result.accuracy:
+        of = {"original": "checkpoint in PyTorch", "quantized": f"quantized network ({result.backend})"}
+        accuracies = ", ".join(f"{of[name]} {value:.2%}" for name, value in result.accuracy.items())
+        lines.append(f"accuracy on {result.samples} samples: {accuracies}")
+    if result.clipped:
+        lines.append(f"input: {result.clipped:,} values were clipped to the range that the program takes")
+    if result.saturation:
+        nodes = ", ".join(f"{name} {count:,}" for name, count in result.saturation.items())
+        lines.append(f"saturation: {nodes}")
+    if result.model_is_source is False:
+        lines.append("warning: the checkpoint is not, bit for bit, the file that was compiled")
+    lines += [
+        f"{TITLES[name][:2]} first differs at {check.divergence}"
+        for name, check in result.checks.items()
+        if check.divergence is not None and check.demanded and not check.passed
+    ]
+    return lines
+
+
+def _verdict(check: Check) -> str:
+    if not check.demanded:
+        return "measured"
+    return "equal" if check.passed else "NOT EQUAL"
+
+
+def _share(compared: int, mismatched: int) -> str:
+    return f"{mismatched / compared:.3%}"

@@ -1,0 +1,119 @@
+"""Inference: samples through a program on any backend, batch by batch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.backends import Runner
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import Conv2d, Op, Program
+from resformer.compiler.ir.trace import SpikeTrain
+from resformer.compiler.samples import Samples
+from resformer.runtime.encode import encode, predict, real_logits
+from resformer.runtime.trace import join
+
+Progress: TypeAlias = Callable[[float, float], None]
+"""Called with (samples done, samples in all)."""
+
+BATCH_BYTES = 2**29
+"""What the interpreters' largest operation may take for one batch."""
+BATCH_MAX = 16
+"""Beyond this many samples a batch is no faster."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What inference yields.
+
+    Attributes:
+        logits_int: (N, T, classes), the program's integers.
+        logits: Likewise, the real numbers that they stand for.
+        predictions: (N,), the class with the largest mean logit.
+        spikes: Each LIF population's, (T, N, ...), if they were recorded.
+        saturated: How often a value was clipped, by node.
+        clipped: How many values of the input its range could not hold.
+        seconds: Wall-clock time.
+    """
+
+    logits_int: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float64]
+    predictions: npt.NDArray[np.int64]
+    spikes: Mapping[str, SpikeTrain]
+    saturated: Mapping[str, int]
+    clipped: int
+    seconds: float
+
+
+def infer(
+    program: Program,
+    samples: Samples,
+    runner: Runner,
+    *,
+    batch_size: int,
+    record: bool = False,
+    progress: Progress | None = None,
+) -> Inference:
+    """Run samples through a program.
+
+    Args:
+        program: Scheduled.
+        samples: Checked against it.
+        runner: From ``open_backend``.
+        batch_size: How many samples are run together.
+        record: Keep every LIF's spikes.
+        progress: Told how far the run is.
+
+    Raises:
+        ResformerError: The backend cannot run it, or its run ended too early.
+    """
+    started = time.perf_counter()
+    traces, clipped = [], 0
+    for start, stop in batches(len(samples), batch_size):
+        encoded = encode(samples.real(start, stop), program)
+        clipped += encoded.clipped
+        traces.append(runner(program, encoded.values, record=record, progress=_within(progress, start, stop, samples)))
+    trace = join(traces)
+    logits = real_logits(trace.logits, program)
+    return Inference(
+        logits_int=trace.logits.swapaxes(0, 1),
+        logits=logits.swapaxes(0, 1),
+        predictions=predict(logits),
+        spikes=trace.spikes,
+        saturated={name: count for name, count in trace.saturated.items() if count},
+        clipped=clipped,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def batches(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """The first and the past-the-last index of each batch."""
+    for start in range(0, count, size):
+        yield start, min(start + size, count)
+
+
+def batch_size(program: Program) -> int:
+    """How many samples the interpreters can run together in bounded memory."""
+    return max(1, min(BATCH_MAX, BATCH_BYTES // max(_operation_bytes(program, node) for node in program)))
+
+
+def _operation_bytes(program: Program, node: Node[Op]) -> int:
+    """What the reference interpreter takes for one sample of one operation."""
+    elements = math.prod(node.shape) + sum(math.prod(program[name].shape) for name in node.inputs)
+    if isinstance(node.op, Conv2d):
+        # each output position's taps, for one group of channels at a time
+        elements += 2 * math.prod(node.shape[1:]) * math.prod(node.op.weight.shape[1:])
+    return program.timesteps * elements * np.dtype(np.int64).itemsize
+
+
+def _within(progress: Progress | None, start: int, stop: int, samples: Samples) -> Callable[[int, int], None] | None:
+    """A backend's progress through one batch as progress through all samples."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(start + (stop - start) * done / max(total, 1), len(samples))

@@ -1,0 +1,121 @@
+"""Traces joined, and compared spike for spike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.trace import SpikeTrain, Trace
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def join(traces: Sequence[Trace]) -> Trace:
+    """The trace of samples that were run in several batches, in their order."""
+    if len(traces) == 1:
+        return traces[0]
+    saturated: dict[str, int] = {}
+    for trace in traces:
+        for name, count in trace.saturated.items():
+            saturated[name] = saturated.get(name, 0) + count
+    return Trace(
+        logits=np.concatenate([trace.logits for trace in traces], axis=1),
+        spikes={
+            name: SpikeTrain.pack(np.concatenate([trace.spikes[name].dense() for trace in traces], axis=1))
+            for name in traces[0].spikes
+        },
+        graded={name: np.concatenate([trace.graded[name] for trace in traces], axis=1) for name in traces[0].graded},
+        saturated=saturated,
+    )
+
+
+def cut(trace: Trace, start: int, stop: int) -> Trace:
+    """The trace of some of its samples, with no counts of saturation: those are of all samples together."""
+    return Trace(
+        logits=trace.logits[:, start:stop],
+        spikes={name: SpikeTrain.pack(train.dense()[:, start:stop]) for name, train in trace.spikes.items()},
+        graded={name: values[:, start:stop] for name, values in trace.graded.items()},
+    )
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where two runs differ; the first in this order is the cause of all that follow.
+
+    Attributes:
+        layer: The population's position in topological order.
+        step: Of the sample, from 0.
+        sample: Its index among all samples.
+        neuron: Its index in the population, (C, H, W).
+    """
+
+    layer: int
+    step: int
+    sample: int
+    neuron: tuple[int, ...]
+
+
+class Comparison:
+    """Counts of elements compared and found to differ, layer by layer, and the first place where any did.
+
+    Args:
+        layers: The populations, in topological order.
+    """
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self.layers = tuple(layers)
+        self.compared = dict.fromkeys(self.layers, 0)
+        self.mismatched = dict.fromkeys(self.layers, 0)
+        self.first: Place | None = None
+
+    def add(self, layer: str, differ: BoolArray, samples: Sequence[int]) -> None:
+        """Count one layer's differences in one batch.
+
+        Args:
+            layer: The population.
+            differ: (T, N, ...), true where the two sides differ.
+            samples: The index of each of the N samples among all.
+        """
+        assert differ.shape[1] == len(samples), f"{layer}: {differ.shape} for {len(samples)} samples"
+        count = int(np.count_nonzero(differ))
+        self.compared[layer] += differ.size
+        self.mismatched[layer] += count
+        if count:
+            step, sample, *neuron = (int(index) for index in np.unravel_index(int(differ.argmax()), differ.shape))
+            self._note(Place(self.layers.index(layer), step, samples[sample], tuple(neuron)))
+
+    def merge(self, other: Comparison) -> None:
+        """Add what another batch counted."""
+        assert self.layers == other.layers
+        for layer in self.layers:
+            self.compared[layer] += other.compared[layer]
+            self.mismatched[layer] += other.mismatched[layer]
+        if other.first is not None:
+            self._note(other.first)
+
+    @property
+    def total(self) -> int:
+        """How many elements were compared."""
+        return sum(self.compared.values())
+
+    @property
+    def wrong(self) -> int:
+        """How many of them differ."""
+        return sum(self.mismatched.values())
+
+    def _note(self, place: Place) -> None:
+        self.first = place if self.first is None else min(self.first, place)
+
+
+def require_complete(name: str, compared: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    """See to it that a check compared every element of every layer.
+
+    Raises:
+        AssertionError: It did not: a check that silently skips something proves nothing.
+    """
+    assert expected, f"{name}: there is nothing to compare"
+    assert dict(compared) == dict(expected), f"{name}: compared {dict(compared)} elements of {dict(expected)}"
+    assert all(compared.values()), f"{name}: a layer has no elements"

@@ -1,0 +1,451 @@
+"""Verification: is what the backend runs still the network that was trained? (DESIGN, the four equivalences)"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.backends import BACKENDS, Runner, open_backend
+from resformer.compiler.backends.checkpoint import TIE_SHIFT
+from resformer.compiler.build import Build
+from resformer.compiler.build_report import real_weight, sha256
+from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.program import Conv2d, Dense, MaxPool2d, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.trace import Trace
+from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.samples import Samples
+from resformer.errors import InputError
+from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
+from resformer.runtime.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
+from resformer.runtime.encode import encode
+from resformer.runtime.run import batch_size, batches
+from resformer.runtime.torch_network import TorchNetwork, open_checkpoint
+from resformer.runtime.trace import Comparison, cut, require_complete
+
+FLOAT_GRAPH = "float_graph_vs_torch"
+BACKEND = "backend_vs_program"
+QUANTIZED = "backend_vs_quantized_torch"
+ORIGINAL = "quantized_vs_original"
+CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL)
+
+THE_REFERENCE = "reference"
+"""The backend that is the definition, so that comparing it with itself says nothing."""
+TRACE_BYTES = 2**30
+"""What a streaming backend's record may take at once."""
+
+Update: TypeAlias = Callable[[str, float, float], None]
+"""Called with (what is being done, samples done, samples in all)."""
+
+Counts: TypeAlias = Mapping[str, tuple[int, int]]
+"""By layer: how many elements were compared, and how many of them differ."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one equivalence.
+
+    Attributes:
+        layers: Spikes compared and mismatched, by population.
+        demanded: Whether ``equivalent`` depends on it.
+        passed: Whether nothing differs.
+        note: What was compared beyond or short of all spikes, in words.
+        divergence: Where the sides first differ, if that is known.
+        extra: Further numbers, as JSON can hold them.
+    """
+
+    layers: Counts
+    demanded: bool
+    passed: bool
+    note: str = ""
+    divergence: Divergence | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def compared(self) -> int:
+        """How many spikes were compared."""
+        return sum(compared for compared, _ in self.layers.values())
+
+    @property
+    def mismatched(self) -> int:
+        """How many of them differ."""
+        return sum(mismatched for _, mismatched in self.layers.values())
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All results.
+
+    Attributes:
+        backend: Its name.
+        samples: How many.
+        timesteps: T.
+        checks: By name; only those that ran.
+        not_run: The others, and why.
+        layers: The populations in topological order, with how many chances to fire each had.
+        saturation: How often a value was clipped, by node.
+        clipped: How many values of the input its range could not hold.
+        model_is_source: Whether the given checkpoint is, bit for bit, the one that was compiled; None if not given.
+        accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
+    """
+
+    backend: str
+    samples: int
+    timesteps: int
+    checks: Mapping[str, Check]
+    not_run: Mapping[str, str]
+    layers: Mapping[str, int]
+    saturation: Mapping[str, int]
+    clipped: int
+    model_is_source: bool | None
+    accuracy: Mapping[str, float]
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether every demanded check passed, and there was one."""
+        demanded = [check for check in self.checks.values() if check.demanded]
+        return bool(demanded) and all(check.passed for check in demanded)
+
+
+def verify(
+    build: Build,
+    samples: Samples,
+    program: Program,
+    *,
+    backend: str,
+    model: Path | None = None,
+    labels: npt.NDArray[np.int64] | None = None,
+    stock_models: bool = False,
+    update: Update | None = None,
+) -> Verification:
+    """Compare the checkpoint, the float graphs, the program, the backend and the quantized checkpoint on samples.
+
+    Args:
+        build: What to verify.
+        samples: Checked against the program.
+        program: The build's.
+        backend: A key of ``BACKENDS``.
+        model: The checkpoint that was compiled; without it, what needs it is not run.
+        labels: (N,), for accuracies.
+        stock_models: As in ``open_backend``.
+        update: Told how far it is.
+
+    Raises:
+        ResformerError: A file is damaged, the checkpoint is another network, or the backend failed.
+    """
+    update = update or (lambda _what, _done, _total: None)
+    update("reading", 0, 0)
+    network = _network(build, program, model)
+    runner = None if backend == THE_REFERENCE else open_backend(backend, stock_models=stock_models)
+    tally = _compare(network, samples, runner, backend, update)
+    update("concluding", 0, 0)
+    expected = {name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.lif_names}
+    checks: dict[str, Check] = {}
+    not_run: dict[str, str] = {}
+    if network.original is None:
+        not_run |= dict.fromkeys((FLOAT_GRAPH, ORIGINAL), "needs the checkpoint: give --model")
+    else:
+        checks[FLOAT_GRAPH] = _float_graph(network, network.original, tally, samples, expected)
+    if runner is None:
+        not_run[BACKEND] = "the reference interpreter is the program's definition: give another --backend"
+    else:
+        checks[BACKEND] = _backend(program, tally, backend, samples, expected)
+    checks[QUANTIZED] = _quantized(network, tally, samples, expected)
+    if network.original is not None:
+        checks[ORIGINAL] = _original(tally, expected)
+    return Verification(
+        backend=backend,
+        samples=len(samples),
+        timesteps=program.timesteps,
+        checks={name: checks[name] for name in CHECKS if name in checks},
+        not_run=not_run,
+        layers=expected,
+        saturation=dict(tally.saturation),
+        clipped=tally.clipped,
+        model_is_source=None if model is None else sha256(model) == build.report["source"]["sha256"],
+        accuracy=_accuracy(tally, labels),
+    )
+
+
+def _network(build: Build, program: Program, model: Path | None) -> Network:
+    """Load all sides.
+
+    Raises:
+        InputError: The checkpoint is another network than the one that was compiled.
+    """
+    size = program.input.shape[-1]
+    quantized = open_checkpoint(build.quantized_path, timesteps=program.timesteps, image_size=size)
+    _same_populations(quantized, program, str(build.quantized_path))
+    if model is None:
+        return Network(program, {}, None, quantized)
+    original = open_checkpoint(model, timesteps=program.timesteps, image_size=size)
+    _same_populations(original, program, str(model))
+    graphs = dict(_float_graphs(original))
+    graphs[f"file {build.network_path.name}"] = build.network()
+    for stage, graph in graphs.items():
+        names = {node.name for node in graph if isinstance(node.op, nir.LIF)}
+        assert names == set(program.lif_names), f"{stage}: its populations are not the program's"
+    return Network(program, graphs, original, quantized)
+
+
+def _same_populations(network: TorchNetwork, program: Program, source: str) -> None:
+    classes = network.model.architecture.num_classes, network.model.architecture.in_channels
+    wanted = program.output.shape[0], program.input.shape[0]
+    if set(network.neurons) != set(program.lif_names) or classes != wanted:
+        raise InputError(f"{source}: another network than the one that was compiled; give the checkpoint of the build")
+
+
+def _float_graphs(original: TorchNetwork) -> Iterator[tuple[str, Graph[nir.NIRNode]]]:
+    """The float graph as imported and after each float pass."""
+    graph = import_model(original.model)
+    yield "import", graph
+    for float_pass in FLOAT_PASSES:
+        graph = float_pass(graph)
+        yield float_pass.__name__, graph
+
+
+def _compare(network: Network, samples: Samples, runner: Runner | None, backend: str, update: Update) -> Tally:
+    """All samples through all sides, in bounded memory."""
+    program, total = network.program, Tally(network)
+    for start, stop in batches(len(samples), _chunk(program, len(samples), backend)):
+        trace = None
+        if runner is not None:
+            # before any thread of ours starts: a backend may fork
+            encoded = encode(samples.real(start, stop), program).values
+            trace = runner(
+                program,
+                encoded,
+                record=True,
+                progress=lambda done, steps, start=start, stop=stop: update(  # type: ignore[misc]
+                    f"running in {backend}", start + (stop - start) * done / max(steps, 1), len(samples)
+                ),
+            )
+            assert set(recorded_names(program)) <= {*trace.spikes, *trace.graded, program.output.name}, (
+                f"{backend} did not record all that is compared"
+            )
+        for tally in _in_parallel(network, samples, start, stop, trace):
+            total.merge(tally)
+            update("comparing", len(total.predictions_quantized), len(samples))
+    return total
+
+
+def _chunk(program: Program, count: int, backend: str) -> int:
+    """How many samples are handed to the backend at once."""
+    if not BACKENDS[backend].streams:
+        return count
+    graded = sum(math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul | MaxPool2d))
+    spikes = sum(math.prod(program[name].shape) for name in program.lif_names)
+    return max(1, min(count, TRACE_BYTES // (program.timesteps * (4 * graded + spikes // 8 + 1))))
+
+
+def _in_parallel(network: Network, samples: Samples, first: int, last: int, trace: Trace | None) -> Iterator[Tally]:
+    """The tallies of all batches in order, each batch on one thread of few, each thread with a network of its own."""
+    ranges = [(first + start, first + stop) for start, stop in batches(last - first, batch_size(network.program))]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, len(ranges))
+    idle = deque([network, *(network.copy() for _ in range(workers - 1))])
+
+    def check(bounds: tuple[int, int]) -> Tally:
+        mine = idle.pop()
+        try:
+            start, stop = bounds
+            return check_batch(
+                mine, samples, start, stop, None if trace is None else cut(trace, start - first, stop - first)
+            )
+        finally:
+            idle.append(mine)
+
+    with _threads(max(1, cores // workers)):
+        executor = ThreadPoolExecutor(workers)
+        try:
+            yield from executor.map(check, ranges)
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads for each of our threads: more than cores would wait for each other, a hundred times slower."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _float_graph(
+    network: Network, original: TorchNetwork, tally: Tally, samples: Samples, expected: Mapping[str, int]
+) -> Check:
+    """E1, over all graphs."""
+    assert len(tally.float_graph) == len(FLOAT_PASSES) + 2
+    divergence = None
+    for stage, comparison in tally.float_graph.items():
+        require_complete(f"{FLOAT_GRAPH}, {stage}", comparison.compared, expected)
+        if comparison.first is not None and divergence is None:
+            layer = comparison.layers[comparison.first.layer]
+            divergence = float_divergence(comparison.first, layer, original, stage, network.graphs[stage], samples)
+    return Check(
+        layers=_sum([_counts(comparison) for comparison in tally.float_graph.values()]),
+        demanded=True,
+        passed=not any(comparison.wrong for comparison in tally.float_graph.values()),
+        note=f"the import, after each of {len(FLOAT_PASSES)} passes, and the build's file",
+        divergence=divergence,
+        extra={
+            "graphs": {
+                stage: {
+                    "compared": comparison.total,
+                    "mismatched": comparison.wrong,
+                    "logits_max_difference": tally.float_logits_error[stage],
+                }
+                for stage, comparison in tally.float_graph.items()
+            }
+        },
+    )
+
+
+def _backend(program: Program, tally: Tally, backend: str, samples: Samples, expected: Mapping[str, int]) -> Check:
+    """E2."""
+    comparison, steps = tally.backend, program.timesteps * len(samples)
+    names = recorded_names(program)
+    require_complete(BACKEND, comparison.compared, {name: steps * math.prod(program[name].shape) for name in names})
+    counts = _counts(comparison)
+    graded = [name for name in names if name not in expected and name != program.output.name]
+    divergence = None
+    if comparison.first is not None:
+        layer = comparison.layers[comparison.first.layer]
+        divergence = backend_divergence(comparison.first, layer, program, backend, samples)
+    return Check(
+        layers={name: counts[name] for name in expected},
+        demanded=True,
+        passed=comparison.wrong == 0,
+        note="spikes, graded values and logits",
+        divergence=divergence,
+        extra={
+            "graded": _total([counts[name] for name in graded]),
+            "graded_layers": {
+                name: dict(zip(("compared", "mismatched"), counts[name], strict=True)) for name in graded
+            },
+            "logits": _total([counts[program.output.name]]),
+        },
+    )
+
+
+def _quantized(network: Network, tally: Tally, samples: Samples, expected: Mapping[str, int]) -> Check:
+    """E3: demanded where the arithmetic is exact and nothing saturated."""
+    program, saturated = network.program, tally.saturated_samples
+    exact, whole = _counts(tally.quantized), _sum([_counts(tally.quantized), _counts(tally.saturated)])
+    require_complete(QUANTIZED, {name: compared for name, (compared, _) in whole.items()}, expected)
+    require_complete(QUANTIZED, tally.currents.compared, tally.quantized.compared) if tally.quantized.total else None
+    weights = differing_weights(program, network.quantized.model.state_dict())
+    wrong_weights = sum(wrong for _, wrong in weights.values())
+    tolerance = logit_tolerance(program)
+    logits_agree = tally.quantized_logits_error <= tolerance
+    exact_here = program.is_dyadic and tally.quantized.total > 0
+    if wrong_weights:
+        note = f"weights differ in {', '.join(name for name, (_, wrong) in weights.items() if wrong)}"
+    elif not program.is_dyadic:
+        note = "not demanded: a decay is rounded to 12 bits, or T is above 7"
+    elif not tally.quantized.total:
+        note = "not demanded: a value saturated in every sample; give calibration images to resformer-compile"
+    elif saturated:
+        note = f"demanded of the {len(samples) - len(saturated)} samples in which nothing saturated"
+    else:
+        note = "spikes, input currents, weights and logits"
+    comparison = next((each for each in (tally.quantized, tally.currents, tally.saturated) if each.first), None)
+    divergence = None
+    if comparison is not None and comparison.first is not None:
+        layer = comparison.layers[comparison.first.layer]
+        divergence = quantized_divergence(comparison.first, layer, program, network.quantized, samples)
+    return Check(
+        layers=exact if exact_here else whole,
+        demanded=exact_here or wrong_weights > 0,
+        passed=not (tally.quantized.wrong or tally.currents.wrong or wrong_weights) and logits_agree,
+        note=note,
+        divergence=divergence,
+        extra={
+            "currents": {"compared": tally.currents.total, "mismatched": tally.currents.wrong},
+            "weights": _total(weights.values()),
+            "logits_max_difference": tally.quantized_logits_error,
+            "logits_tolerance": tolerance,
+            "saturated": {
+                "samples": saturated,
+                "compared": tally.saturated.total,
+                "mismatched": tally.saturated.wrong,
+            },
+        },
+    )
+
+
+def _original(tally: Tally, expected: Mapping[str, int]) -> Check:
+    """E4: measured, never demanded."""
+    require_complete(ORIGINAL, tally.original.compared, expected)
+    require_complete(ORIGINAL, tally.local.compared, expected)
+    original, quantized = tally.predictions_original, tally.predictions_quantized
+    spikes = 2 * tally.both + tally.only_original + tally.only_quantized
+    return Check(
+        layers=_counts(tally.original),
+        demanded=False,
+        passed=tally.original.wrong == 0,
+        note="measured",
+        extra={
+            "f1": 2 * tally.both / spikes if spikes else 1.0,
+            "top1_agreement": float(np.mean(np.equal(original, quantized))),
+            "local": {"compared": tally.local.total, "mismatched": tally.local.wrong},
+            "local_layers": {
+                name: {"compared": compared, "mismatched": mismatched}
+                for name, (compared, mismatched) in _counts(tally.local).items()
+            },
+        },
+    )
+
+
+def logit_tolerance(program: Program) -> float:
+    """How far a logit of ``quantized.pt`` may be from the program's.
+
+    Every bias there is less by the shift of ties, and a residual stream adds up at most as many biases as there are
+    convolutions; the classifier weighs their sum. The factor of two covers float64's own rounding.
+    """
+    convolutions = sum(isinstance(node.op, Conv2d) for node in program)
+    rows = [
+        float(np.abs(real_weight(program, node.name)).sum(axis=1).max())
+        for node in program
+        if isinstance(node.op, Dense)
+    ]
+    return 2 * TIE_SHIFT * convolutions * math.prod(rows)
+
+
+def _accuracy(tally: Tally, labels: npt.NDArray[np.int64] | None) -> dict[str, float]:
+    if labels is None:
+        return {}
+    found = {"original": tally.predictions_original, "quantized": tally.predictions_quantized}
+    return {name: float(np.mean(np.equal(each, labels))) for name, each in found.items() if each}
+
+
+def _counts(comparison: Comparison) -> dict[str, tuple[int, int]]:
+    return {name: (comparison.compared[name], comparison.mismatched[name]) for name in comparison.layers}
+
+
+def _sum(counts: Sequence[Counts]) -> dict[str, tuple[int, int]]:
+    """Counts of the same layers, added."""
+    return {name: (sum(each[name][0] for each in counts), sum(each[name][1] for each in counts)) for name in counts[0]}
+
+
+def _total(counts: Any) -> dict[str, int]:
+    pairs = list(counts)
+    return {"compared": sum(each for each, _ in pairs), "mismatched": sum(each for _, each in pairs)}
