@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support.program_builder import CURRENT, GRADED, ProgramBuilder
-from support.traces import assert_same_trace
 
 from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import LIF, SPIKE, Program, Relay
 from resformer.compiler.target import LOIHI
+from support.program_builder import CURRENT, GRADED, ProgramBuilder
+from support.traces import assert_same_trace
 
 Case = tuple[Program, np.ndarray]
 

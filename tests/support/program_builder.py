@@ -116,9 +116,9 @@ class ProgramBuilder:
         y1 = self.conv(f"{name}.W.y1", spikes, channels, pair, stride=pair)
         y2 = self.conv(f"{name}.W.y2", spikes, channels, pair, stride=pair)
         scores = self.matmul(f"{name}.matmul1", y1, spikes, heads=heads, transpose=True, limit=60000)
-        gates = self.lif(f"{name}.activation_attn", scores, vth=3000)
-        mixed = self.matmul(f"{name}.matmul2", y2, gates, heads=heads, transpose=False, limit=8000)
-        return self.conv(f"{name}.Wproj", self.lif(f"{name}.activation_out", mixed, vth=1000), channels)
+        gates = self.lif(f"{name}.activation_attn", scores, vth=800)
+        mixed = self.matmul(f"{name}.matmul2", y2, gates, heads=heads, transpose=False, limit=3000)
+        return self.conv(f"{name}.Wproj", self.lif(f"{name}.activation_out", mixed, vth=800), channels)
 
     def feed_forward(self, name: str, source: str, *, groups: int) -> str:
         """GWFFN up to its last convolution."""

@@ -52,6 +52,8 @@ def build_network(program: Program, *, recorder: Recorder | None = None) -> Netw
     Example:
         Run a network with Lava's own source and sink::
 
+            # Ours comes first: since Python 3.11, Lava cannot be imported without its repair.
+            from resformer.compiler.backends.lava.build import CHANNEL_SIZE, build_network, run_config
             from lava.magma.core.run_conditions import RunSteps
             from lava.proc.io.sink import RingBuffer as Sink
             from lava.proc.io.source import RingBuffer as Source
