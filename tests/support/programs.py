@@ -96,9 +96,7 @@ def fold(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     return graph
 
 
-def lower(
-    graph: Graph[nir.NIRNode], calibration: npt.NDArray[np.float64] | None = None, **config: Any
-) -> Lowered:
+def lower(graph: Graph[nir.NIRNode], calibration: npt.NDArray[np.float64] | None = None, **config: Any) -> Lowered:
     """The graph after all passes; ``config`` is ``QuantizationConfig``'s."""
     folded = fold(graph)
     ranges = estimated_ranges(folded) if calibration is None else measured_ranges(folded, calibration)
@@ -125,6 +123,6 @@ def lowered_graphs(draw: st.DrawFn, *, weight_bits: st.SearchStrategy[int] | Non
     """Random networks at each level, their scales measured on data so that they rarely saturate."""
     graph = draw(float_graphs())
     bits = draw(weight_bits or st.integers(2, 8))
-    return lower(graph, samples_for(graph, 4, seed=1), weight_bits=bits, per_channel=draw(st.booleans()))
-
-
+    # two bits hold large weights only at coarse scales, which must not be coarser than the input's
+    config = {"weight_bits": bits, "per_channel": draw(st.booleans()), "input_scale_exp": 3 if bits < 4 else None}
+    return lower(graph, samples_for(graph, 4, seed=1), **config)
