@@ -98,7 +98,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def save_checkpoint(model: SpikingResformer, path: str | Path) -> None:
-    """Write the model as the authors do, ``{"model": state_dict}``, so that their code loads it; T and size beside it."""
+    """Write the model as the authors do, ``{"model": state_dict}``, with T and the size beside."""
     content = {"model": model.state_dict(), "timesteps": model.timesteps, "image_size": model.image_size}
     torch.save(content, path)
 
