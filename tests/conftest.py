@@ -17,6 +17,9 @@ from resformer.models.spikingresformer import Architecture, SpikingResformer
 settings.register_profile("resformer", max_examples=50, derandomize=True, deadline=None)
 settings.load_profile("resformer")
 
+# These networks are tiny: on a busy machine, threads wait for each other far longer than they work.
+torch.set_num_threads(1)
+
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"
 
 

@@ -135,7 +135,9 @@ def float_graphs(draw: st.DrawFn, *, timesteps: st.SearchStrategy[int] | None = 
     value = build.norm("stem.1", build.random_conv("stem.0", "input", 4, kernel, padding=kernel // 2))
     if draw(st.booleans()):
         value = build.pool("stem.2", value, *draw(st.sampled_from([(3, 2, 1), (2, 2, 0), (3, 1, 1)])))
-    for index, kind in enumerate(draw(st.lists(st.sampled_from(["residual", "down", "attention"]), max_size=3))):
+    for index, kind in enumerate(
+        draw(st.lists(st.sampled_from(["attention", "residual", "down"]), min_size=1, max_size=3))
+    ):
         name = f"layers.{index}"
         channels, size, _ = build.shape(value)
         if kind == "residual":

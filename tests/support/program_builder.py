@@ -175,8 +175,8 @@ def tiny_resformer(
             x = net.relay(f"{block}.add.relay", added, limit=3000)
             block = f"layers.{stage}.{index + 1}"
             x = net.plus(f"{block}.add", net.feed_forward(block, x, groups=2), x)
-    x = net.relay("avgpool.relay", x, limit=LOIHI.a_max)
+    x = net.relay(f"{x}.relay", x, limit=LOIHI.a_max)
     x = net.sum_pool("avgpool", x, net.shape(x)[1:], net.shape(x)[1:])
-    x = net.relay("pooled.relay", x, limit=LOIHI.graded_max)
+    x = net.relay("avgpool.relay", x, limit=LOIHI.graded_max)
     net.dense("classifier", net.flatten("flatten", x), 5)
     return net.finish(timesteps=timesteps), net
