@@ -21,27 +21,30 @@ from resformer.errors import BackendMissingError
 
 LAVA_REQUIREMENT = "lava-nc==0.10.0"
 
-# The module whose dataclasses need the repair, and one that sets multiprocessing's start method as it is imported.
-_REPAIRED = "lava.magma.compiler.var_model"
-_SETS_START_METHOD = "lava.magma.runtime.message_infrastructure.multiprocessing"
+_ENTRIES = (
+    "lava.magma.compiler.compiler",
+    "lava.proc.conv.models",
+    "lava.proc.dense.models",
+    "lava.proc.lif.models",
+)
+"""Modules that import all of Lava that we use, and all that it needs."""
 
 
 def import_lava() -> None:
-    """Make sure that every module of Lava can be imported; calling it again costs nothing.
+    """Import Lava, so that its modules can be imported from now on; calling it again costs nothing.
 
     Raises:
         BackendMissingError: Lava, or a package that it needs, is not installed.
     """
-    if _SETS_START_METHOD in sys.modules:
+    if all(entry in sys.modules for entry in _ENTRIES):
         return
     try:
         with _copied_defaults(), _kept_start_method():
-            importlib.import_module(_REPAIRED)
-            importlib.import_module(_SETS_START_METHOD)
+            for entry in _ENTRIES:
+                importlib.import_module(entry)
     except ModuleNotFoundError as error:
-        raise BackendMissingError(
-            f"the Lava backend needs {error.name}, which is not installed: {_pip_line()}"
-        ) from error
+        package = (error.name or "a package").partition(".")[0]
+        raise BackendMissingError(f"the Lava backend needs {package}, which is not installed: {_pip_line()}") from error
 
 
 def _pip_line() -> str:

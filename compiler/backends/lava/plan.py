@@ -96,20 +96,22 @@ def meeting_values(program: Program) -> dict[str, Values]:
 
 
 def divide(units: Sequence[Unit]) -> list[tuple[str, tuple[Unit, ...]]]:
-    """Units by block, in topological order: 'layers.0.1.up.0' lies in block 'layers.0.1', 'prologue.2' in 'prologue'.
+    """Units by block, in topological order: 'layers.0.1.up.0' lies in 'layers.0.1', 'prologue.2' in 'prologue'.
 
-    What follows the last block one by one, up to the logits, is the block 'head'.
+    What follows the last of the layers lies in 'head'.
     """
     blocks: dict[str, list[Unit]] = {}
     for unit in units:
-        match = re.match(r"layers\.\d+\.\d+(?=\.)", unit.name)
+        match = _LAYER.match(unit.name)
         blocks.setdefault(match[0] if match else unit.name.partition(".")[0], []).append(unit)
     divided = [(name, tuple(members)) for name, members in blocks.items()]
-    last = max((index for index, (_, members) in enumerate(divided) if len(members) > 1), default=len(divided))
-    tail = tuple(unit for _, members in divided[last + 1 :] for unit in members)
-    if any(isinstance(op, Dense) for unit in tail for op in unit.ops):
-        divided[last + 1 :] = [("head", tail)]
-    return divided
+    end = max((index + 1 for index, (name, _) in enumerate(divided) if _LAYER.match(f"{name}.")), default=len(divided))
+    tail = tuple(unit for _, members in divided[end:] for unit in members)
+    return [*divided[:end], ("head", tail)] if tail else divided
+
+
+_LAYER = re.compile(r"layers\.\d+\.\d+(?=\.)")
+"""What a SpikingResformer's blocks are called: by stage, then by place in it."""
 
 
 def block_kind(units: Iterable[Unit]) -> BlockKind:
