@@ -89,14 +89,15 @@ def _write(group: h5py.Group, name: str, value: Any, *, where: str) -> None:
     assert holdable, f"{where}: HDF5 cannot hold the name {name!r}"
     if isinstance(value, dict):
         inner = group.create_group(name)
-        for key, each in value.items():
+        for key, each in sorted(value.items()):
             if each is not None:
                 _write(inner, key, each, where=f"{where}.{key}")
-    elif isinstance(value, np.ndarray) and value.size > 1 and collapse(value).size == 1:
-        group.create_dataset(name, shape=value.shape, dtype=value.dtype, chunks=True, fillvalue=value.flat[0])
     elif isinstance(value, np.ndarray):
-        repeats = 0 in value.strides
-        group.create_dataset(name, data=value, **(COMPRESSION if repeats else {}))
+        distinct = _distinct(value)
+        if distinct.size == 1 < value.size:
+            group.create_dataset(name, shape=value.shape, dtype=value.dtype, chunks=True, fillvalue=distinct.flat[0])
+        else:
+            group.create_dataset(name, data=value, **(COMPRESSION if distinct.size < value.size else {}))
     else:
         integers = isinstance(value, tuple) and all(isinstance(each, int) for each in value)
         assert integers or isinstance(value, (str, int, float)), f"{where}: a file cannot hold a {type(value).__name__}"
@@ -183,13 +184,27 @@ def _read(group: h5py.Group) -> dict[str, Any]:
 
 
 def _read_value(dataset: h5py.Dataset) -> npt.NDArray[Any] | str | int | float:
-    """A scalar, or an array; one that was never written to takes no memory."""
+    """A scalar, or an array; what repeats in one takes no memory."""
     if dataset.shape and dataset.chunks and not dataset.id.get_storage_size():
         return np.broadcast_to(dataset.fillvalue, dataset.shape)
     value = dataset[()]
     if isinstance(value, bytes):
         return value.decode()
-    return value if isinstance(value, np.ndarray) else value.item()
+    if not isinstance(value, np.ndarray):
+        return value.item()
+    return np.broadcast_to(_distinct(value), value.shape) if dataset.compression else value
+
+
+def _distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array with each axis along which all repeats, bit for bit, cut to length one."""
+    distinct = np.ascontiguousarray(collapse(array))
+    bits = f"u{distinct.itemsize}"
+    for axis in range(distinct.ndim if distinct.dtype.kind in "iuf" else 0):
+        if distinct.shape[axis] > 1:
+            first = np.ascontiguousarray(distinct.take([0], axis))
+            if (distinct.view(bits) == first.view(bits)).all():
+                distinct = first
+    return distinct
 
 
 def _scalar_or_none(item: Any) -> Any:
