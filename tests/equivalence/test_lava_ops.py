@@ -97,6 +97,16 @@ def products() -> Case:
     return net.finish(), net.samples(3)
 
 
+def many_populations() -> Case:
+    """More than one probe has ports."""
+    net = ProgramBuilder((3, 3, 3))
+    x = net.conv("features.conv", "input", 5)
+    for index in range(9):
+        net.lif(f"features.{index}", x, vth=100 * index)
+    net.plus("features.add", *(f"features.{index}" for index in range(9)))
+    return net.finish(timesteps=3), net.samples(3)
+
+
 CASES = [
     conv,
     conv_of_frames,
@@ -108,6 +118,7 @@ CASES = [
     relay,
     delays,
     products,
+    many_populations,
 ]
 
 
