@@ -212,7 +212,8 @@ def _matmul(left: IntArray, right: npt.NDArray[np.integer]) -> IntArray:
     """An exact product of integers through float64's matrix product."""
     bound = int(np.abs(left).max(initial=0)) * int(np.abs(right).max(initial=0)) * left.shape[-1]
     assert bound < EXACT_IN_FLOAT64, f"sums may reach {bound}, beyond what float64 holds exactly"
-    return np.matmul(left.astype(np.float64), right.astype(np.float64)).astype(np.int64)
+    product: npt.NDArray[np.float64] = np.matmul(left.astype(np.float64), right.astype(np.float64))
+    return product.astype(np.int64)
 
 
 def _pad(x: IntArray, padding: tuple[int, int], fill: int) -> IntArray:

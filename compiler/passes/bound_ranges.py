@@ -88,6 +88,7 @@ def _bounded(signal: Signal, interval: _Interval) -> Signal:
 def _output_interval(node: Node[Op], inputs: list[_Interval], positions: int) -> _Interval:
     """What a node's output lies between, given what its inputs do and at how many positions the first is."""
     op = node.op
+    assert not isinstance(op, (Conv2d, Dense)) or not op.bias.any(), f"{node.name}: place_biases has not run"
     match op:
         case Input():
             assert op.signal.low is not None

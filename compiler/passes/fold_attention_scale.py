@@ -17,7 +17,8 @@ def fold_attention_scale(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     The rates behind c1 and c2 are buffers, so at inference both are constants of a head.
 
     Raises:
-        UnsupportedError: A scale is not constant over a head, or the product does not read a convolution of its own.
+        UnsupportedError: A scale is not constant over a head, the product does not read a convolution of its own, or
+            something else reads the product.
     """
     edit = graph.edit()
     for node in graph:
@@ -26,6 +27,9 @@ def fold_attention_scale(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         product = graph[node.inputs[0]]
         if not isinstance(product.op, SpikeMatMul):
             continue
+        if len(graph.consumers[product.name]) > 1:
+            readers = ", ".join(reader.name for reader in graph.consumers[product.name])
+            raise UnsupportedError(f"{node.name}: must be all that reads {product.name}, which {readers} read")
         source = graph[product.inputs[0]]
         if not isinstance(source.op, nir.Conv2d) or len(graph.consumers[source.name]) > 1 or product.op.part != "all":
             raise UnsupportedError(

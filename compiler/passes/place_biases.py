@@ -17,6 +17,7 @@ from resformer.compiler.ir.program import (
     Conv2d,
     Dense,
     Flatten,
+    Input,
     MaxPool2d,
     Op,
     Output,
@@ -36,14 +37,16 @@ def place_biases(program: Program) -> Program:
 
     A bias is constant over space and time, so it passes through sums and max-pools, and all that a LIF's input holds
     becomes that LIF's own bias; where it does not fit one (``bias_mantissa_max`` units of the current), a relay in
-    front takes it. A product's y gets its bias in the product; what reaches the classifier becomes a bias of the
-    logits. The biases of convolutions on one residual stream thus add up along it.
+    front takes it, as it takes what would reach another convolution, which padding keeps from being constant. A
+    product's y gets its bias in the product; what reaches the classifier becomes a bias of the logits. The biases of
+    convolutions on one residual stream thus add up along it.
     """
     pending: dict[str, Int64Array] = {}
     edit = program.edit()
     for node in program:
         op = node.op
         source = node.inputs[0] if node.inputs else ""
+        pending[node.name] = np.zeros(node.shape[0], dtype=np.int64)
         match op:
             case Conv2d() | Dense():
                 pending[node.name] = op.bias.astype(np.int64)
@@ -62,16 +65,13 @@ def place_biases(program: Program) -> Program:
             case LIF():
                 bias = pending[source]
                 edit.set_op(node.name, replace(op, bias_mant=bias.astype(np.int16), bias_exp=_unit_exponents(bias)))
-                pending[node.name] = np.zeros(node.shape[0], dtype=np.int64)
             case SpikeMatMul():
                 edit.set_op(node.name, replace(op, bias=pending[source].astype(np.int32)))
-                pending[node.name] = np.zeros(1, dtype=np.int64)
             case Output():
                 unit = 2.0**-op.signal.scale_exp / op.divisor
                 edit.set_op(node.name, replace(op, bias=op.bias + pending[source] * unit))
-                pending[node.name] = np.zeros(1, dtype=np.int64)
             case _:
-                pending[node.name] = np.zeros(node.shape[0], dtype=np.int64)
+                assert isinstance(op, Input), f"{node.name}: a {type(op).__name__} before place_biases"
         if _needs_relay(program, node, pending[node.name]):
             edit.insert_after(node.name, relay(node, bias=pending[node.name].astype(np.int32), limit=LOIHI.a_max))
             pending[node.name] = np.zeros_like(pending[node.name])
@@ -85,9 +85,10 @@ def relay(source: Node[Op], *, bias: npt.NDArray[np.int32], limit: int) -> Node[
 
 
 def _needs_relay(program: Graph[Any], node: Node[Op], bias: Int64Array) -> bool:
-    """Whether a neuron reads this current whose bias mantissa cannot hold what the current still lacks."""
-    reaches_lif = any(isinstance(reader.op, LIF) for reader in program.consumers[node.name])
-    return reaches_lif and int(np.abs(bias).max(initial=0)) > LOIHI.bias_mantissa_max
+    """Whether a reader cannot take what this current still lacks: a neuron whose mantissa is too small, or a kernel."""
+    readers = {type(reader.op) for reader in program.consumers[node.name]}
+    too_large = int(np.abs(bias).max(initial=0)) > LOIHI.bias_mantissa_max
+    return (LIF in readers and too_large) or (Conv2d in readers and bool(bias.any()))
 
 
 def _unit_exponents(bias: Int64Array) -> npt.NDArray[np.int8]:

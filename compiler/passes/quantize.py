@@ -35,6 +35,8 @@ READOUT_SCALE_EXP_MAX = 12
 """Finest scale of the classifier's weights: no spike depends on them."""
 PIXEL_SCALE_EXP = 6
 """k of an image: steps of 1/64, about those of an 8-bit pixel after ImageNet's normalisation (1/57)."""
+MIN_DECAY = 0.5 / LOIHI.decay_unity
+"""Smallest share of a membrane potential lost in a step that does not round to none."""
 COUNT_SCALE_EXP = 0
 """k of event frames, which are counts."""
 COUNT_MAX = 255
@@ -62,6 +64,11 @@ class QuantizationConfig:
             raise RangeError(
                 f"weight bits: {self.weight_bits} is outside {MIN_WEIGHT_BITS} to {LOIHI.weight_bits_max}, "
                 "what a Loihi synapse stores; choose a width in that range"
+            )
+        if self.input_scale_exp is not None and not 0 <= self.input_scale_exp <= SCALE_EXP_MAX:
+            raise RangeError(
+                f"input scale: 2^{self.input_scale_exp} is outside 2^0 to 2^{SCALE_EXP_MAX}; choose an exponent in "
+                "that range"
             )
 
 
@@ -153,6 +160,11 @@ class _Lowering:
         exp = self.exps[self.graph.input.name]
         reach = COUNT_MAX if self._counts_events else self.reach[self.graph.input.name]
         high = 2 ** math.ceil(math.log2(max(reach * 2**exp, 1.0)))
+        if high > LOIHI.graded_max:
+            raise RangeError(
+                f"{self.graph.input.name}: values up to {reach:.4g} become {high} at scale 2^{exp}, the limit of a "
+                f"24-bit value is {LOIHI.graded_max}; lower --input-scale-exp or normalise the samples"
+            )
         return integer.Input(Signal(SignalKind.GRADED, exp, low=-high, high=high))
 
     def _conv(self, node: Node[nir.NIRNode]) -> Op:
@@ -190,8 +202,11 @@ class _Lowering:
         decay = float(self.graph.metadata["dt"]) / _uniform(node, "tau")
         if not math.isclose(_uniform(node, "r") * decay, 1.0, rel_tol=1e-12):
             raise AssertionError(f"{node.name}: fold_input_gain has not run")
-        if not 0 < decay <= 1:
-            raise UnsupportedError(f"{node.name}: tau is {1 / decay:.4g} steps; it must be at least one step")
+        if not MIN_DECAY < decay <= 1:
+            raise UnsupportedError(
+                f"{node.name}: tau is {1 / decay:.4g} steps; Loihi's decay of 12 bits holds 1 to below "
+                f"{1 / MIN_DECAY:.0f} steps, so train the network to such a tau"
+            )
         zero = np.zeros(1)
         return LIF(
             SPIKE,
@@ -206,10 +221,25 @@ class _Lowering:
         (source,) = node.inputs
         divisor = 1
         if _is_readout_scale(self.graph, self.graph[source]):
-            divisor = round(1 / float(self.graph[source].op.scale.flat[0]))
+            divisor = self._divisor(self.graph[source])
             (source,) = self.graph[source].inputs
         signal = Signal(SignalKind.CURRENT, self.exps[source])
         return Output(signal, divisor=divisor, bias=np.zeros(node.shape[0])), (source,)
+
+    def _divisor(self, node: Node[nir.NIRNode]) -> int:
+        """The whole number that a scale of the logits divides by.
+
+        Raises:
+            UnsupportedError: It divides by none.
+        """
+        scale = collapse(node.op.scale)
+        divisor = round(1 / abs(scale.flat[0])) if scale.flat[0] else 1
+        if (scale != 1.0 / max(divisor, 1)).any():
+            raise UnsupportedError(
+                f"{node.name}: multiplies the logits by {scale.min():.6g} to {scale.max():.6g}; only a division of all "
+                "by one whole number, such as an average pool's area, is supported"
+            )
+        return divisor
 
     def round_weight(
         self, name: str, weight: Float64Array, *, per_channel: bool
@@ -221,15 +251,15 @@ class _Lowering:
         largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
         if not per_channel:
             largest = np.full_like(largest, largest.max())
-        exponent = np.maximum(np.ceil(np.log2(np.maximum(largest, 1.0) / (self.mantissa_max + 0.5))), 0).astype(np.int8)
+        exponent = np.maximum(np.ceil(np.log2(np.maximum(largest, 1.0) / (self.mantissa_max + 0.5))), 0)
         if exponent.max(initial=0) > LOIHI.weight_exp_max:
             raise RangeError(
-                f"{name}: a weight needs exponent {exponent.max()}, Loihi's limit is {LOIHI.weight_exp_max}; "
+                f"{name}: a weight needs exponent {exponent.max():.0f}, Loihi's limit is {LOIHI.weight_exp_max}; "
                 "normalise the layer or use more weight bits"
             )
         unit = 2.0 ** exponent.reshape(-1, *(1,) * (weight.ndim - 1))
         mantissa = np.clip(np.rint(weight / unit), -self.mantissa_max, self.mantissa_max)
-        return mantissa.astype(np.int8), exponent
+        return mantissa.astype(np.int8), exponent.astype(np.int8)
 
     def _choose_scales(self, input_exp: int) -> dict[str, int]:
         """k of each node's output: within a domain, as fine as its weights ask for and all of its nodes allow."""
@@ -284,8 +314,18 @@ class _Lowering:
         return limits
 
     def _source_exp(self, node: Node[nir.NIRNode], input_exp: int) -> int:
-        """k of what a convolution reads: pixels have one, spikes are 0 or 1."""
-        return input_exp if isinstance(self.graph[node.inputs[0]].op, nir.Input) else 0
+        """k of what a convolution reads: pixels have one, spikes are 0 or 1.
+
+        Raises:
+            UnsupportedError: It reads neither.
+        """
+        source = self.graph[node.inputs[0]]
+        if not isinstance(source.op, (nir.Input, nir.LIF)):
+            raise UnsupportedError(
+                f"{node.name}: reads {source.name} ({type(source.op).__name__}), a current; a convolution must read "
+                "the input or spikes, so put neurons between them"
+            )
+        return input_exp if isinstance(source.op, nir.Input) else 0
 
     def _resolving_exp(self, node: Node[nir.NIRNode], input_exp: int) -> int:
         """The k at which most channels' weights fill their mantissas with an exponent of zero; more gains nothing."""
@@ -302,7 +342,7 @@ class _Lowering:
         steepest, row = float(weight.max(initial=0.0)), float(weight.sum(axis=1).max(initial=0.0))
         if not steepest:
             return 0
-        largest = self.reach[node.inputs[0]] * 2.0**input_exp * row
+        largest = max(self.reach[node.inputs[0]] * 2.0**input_exp * row, 1.0)
         exp = min(_floor_log2(self.mantissa_max / steepest), _floor_log2(LOIHI.dense_sum_max / largest))
         return min(max(exp, 0), READOUT_SCALE_EXP_MAX)
 

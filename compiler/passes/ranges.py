@@ -90,7 +90,8 @@ def _propagate(op: nir.NIRNode, shape: tuple[int, ...], inputs: list[tuple[_Mome
             taps, squares = op.weight.sum(axis=(2, 3)), (op.weight**2).sum(axis=(2, 3))
             return _Moments((taps * x.mean[channels]).sum(1) + op.bias, (squares * x.variance[channels]).sum(1))
         case nir.Linear() | nir.Affine():
-            return _Moments(op.weight @ x.mean, op.weight**2 @ x.variance)
+            bias = op.bias if isinstance(op, nir.Affine) else 0.0
+            return _Moments(op.weight @ x.mean + bias, op.weight**2 @ x.variance)
         case Add():
             means, variances = [x.mean], [x.variance]
             for other, _ in others:

@@ -16,7 +16,7 @@ def split_attention_projection(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     The channels of W are heads first, then y1 and y2 within each head (``models/spikingresformer.py`` of the authors).
 
     Raises:
-        UnsupportedError: What a product reads half of is not a convolution.
+        UnsupportedError: What a product reads half of is not a convolution, or not read by one product a half alone.
     """
     edit = graph.edit()
     emptied: dict[str, None] = {}
@@ -29,6 +29,13 @@ def split_attention_projection(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
             raise UnsupportedError(
                 f"{node.name}: reads half the channels of {source.name} ({type(source.op).__name__}); "
                 "only a convolution, its batch normalisation folded, can be split into y1 and y2"
+            )
+        halves = [getattr(reader.op, "part", "all") for reader in graph.consumers[source.name]]
+        if "all" in halves or len(set(halves)) < len(halves):
+            readers = ", ".join(reader.name for reader in graph.consumers[source.name])
+            raise UnsupportedError(
+                f"{source.name}: is read by {readers}; only one product for y1 and one for y2 may read the convolution "
+                "that makes both"
             )
         rows = half_rows(source.op.weight.shape[0], product.num_heads, product.part)
         half: Node[nir.NIRNode] = Node(
