@@ -125,10 +125,7 @@ def test_measured_magnitudes_get_headroom() -> None:
 def test_channels_without_weights_are_zero_with_the_least_exponent() -> None:
     op = lower(two_layers(1.0, [0.5, 0.0]))["conv2"].op
     assert isinstance(op, Conv2d)
-    assert op.weight.reshape(-1).tolist() == [
-        127,
-        0,
-    ]  # 0.5 at k = 10 is 512 = 128 * 4, and 127 * 4 is as near as 8 bits
+    assert op.weight.reshape(-1).tolist() == [64, 0]  # 0.5 at k = 10 is 512 units, and 127 * 4 is not enough
     assert op.weight_exp.tolist() == [3, 0]
 
 
