@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resformer.compiler.build import TARGETS
 from resformer.compiler.passes.quantize import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
-from resformer.compiler.terminal import DONE, Parser, Terminal, names, positive_int, run_command, size_of
-from resformer.errors import UnsupportedError
+from resformer.compiler.terminal import DONE, Parser, Terminal, UsageError, names, positive_int, run_command, size_of
 
 if TYPE_CHECKING:
     from resformer.compiler.ir.graph import Graph
@@ -130,7 +129,7 @@ class _Dump:
     """Told each pass's result; shows progress and keeps the texts that were asked for.
 
     Raises:
-        UnsupportedError: A pass of that name does not exist.
+        UsageError: A pass of that name does not exist.
     """
 
     def __init__(self, wanted: Sequence[str], update: Any) -> None:
@@ -138,7 +137,7 @@ class _Dump:
 
         for name in wanted:
             if name not in (*PASS_NAMES, ALL):
-                raise UnsupportedError(
+                raise UsageError(
                     f"--dump-after: there is no pass {name!r}; there are {', '.join(PASS_NAMES)} and {ALL}"
                 )
         self.texts: list[str] = []
@@ -175,7 +174,10 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
         ),
         ("scales", f"currents in steps of 2^-{min(scales)} to 2^-{max(scales)}"),
         ("may saturate", f"{len(report['may_saturate'])} of {len(report['nodes'])} nodes"),
-        ("against SpikingJelly", "spike for spike" if report["is_dyadic"] else "decay is rounded: measured, not exact"),
+        (
+            "against SpikingJelly",
+            "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded",
+        ),
     ]
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
     layers = [node for node in report["nodes"] if node.get("sqnr_db") is not None]

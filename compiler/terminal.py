@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from resformer.errors import ResformerError
 
@@ -26,6 +27,10 @@ INTERRUPTED = 130
 
 Update: TypeAlias = Callable[[str, float, float], None]
 """Called with (what is being done, done, total); a total of 0 where it is not known."""
+
+
+class UsageError(Exception):
+    """Arguments that contradict each other: one line, and the exit status of wrong usage."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,12 +51,14 @@ def run_command(parser: Parser, argv: Sequence[str] | None, command: Callable[[a
         status = command(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail(parser, "interrupted; nothing was left behind", INTERRUPTED)
+        return _fail(parser, "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # whoever read our output has had enough; keep Python from trying again at exit
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except UsageError as error:
+        return _fail(parser, f"{error} (see {parser.prog} --help)", WRONG_USAGE)
     except ResformerError as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         return _fail(parser, f"{error}{notes}", FAILED)
@@ -119,9 +126,10 @@ class Terminal:
             from rich.text import Text
 
             table = Table(title=title, title_justify="left", title_style="bold")
-            for heading in headings:
+            for index, heading in enumerate(headings):
                 right = heading.startswith(" ")
-                table.add_column(heading.strip(), justify="right" if right else "left", overflow="fold")
+                justify: Literal["left", "right"] = "right" if right else "left"
+                table.add_column(heading.strip(), justify=justify, overflow="fold", no_wrap=right or index == 0)
             for row in cells:
                 table.add_row(*(Text(cell) for cell in row))
             console.print(table)
@@ -154,6 +162,21 @@ class Terminal:
                 bar.update(task, description=what, completed=done, total=total or None)
 
             yield update
+
+
+def check_writable(path: Path) -> None:
+    """Find out before any work is done that a file could not be written.
+
+    Raises:
+        OSError: Its folder does not exist or cannot be written to, or the path is a folder.
+    """
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def size_of(path: Path) -> str:

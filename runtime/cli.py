@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.backends import BACKENDS
-from resformer.compiler.terminal import DONE, FAILED, Parser, Terminal, positive_int, run_command, size_of
+from resformer.compiler.terminal import (
+    DONE,
+    FAILED,
+    Parser,
+    Terminal,
+    UsageError,
+    check_writable,
+    positive_int,
+    run_command,
+    size_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,14 +98,30 @@ def _add_common(parser: Parser) -> None:
     )
 
 
+def _check_usage(arguments: argparse.Namespace, output: Path | None) -> None:
+    """Find out before any work is done that it would be in vain.
+
+    Raises:
+        UsageError: Options contradict each other.
+        OSError: The output cannot be written.
+    """
+    if arguments.stock_models and not BACKENDS[arguments.backend].has_stock_models:
+        raise UsageError(f"--stock-models: the backend {arguments.backend} has none")
+    if output is not None:
+        check_writable(output)
+
+
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.record_spikes and arguments.output is None:
+        raise UsageError("--record-spikes: say with -o where to write the spikes")
+    _check_usage(arguments, arguments.output)
     terminal = Terminal()
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.compiler.backends import open_backend
         from resformer.runtime.run import batch_size, infer
 
-        _, program, samples, labels = _read(arguments)
+        build, program, samples, labels = _read(arguments)
         runner = open_backend(arguments.backend, stock_models=arguments.stock_models)
         streams = BACKENDS[arguments.backend].streams
         result = infer(
@@ -108,11 +134,19 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     if arguments.output is not None:
         _write_atomically(arguments.output, "wb", lambda file: _save(result, file))
-    _summarize(terminal, arguments, result, labels, classes=program.output.shape[0])
+    _summarize(
+        terminal,
+        arguments,
+        result,
+        labels,
+        classes=program.output.shape[0],
+        may_saturate=build.report["may_saturate"],
+    )
     return DONE
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    _check_usage(arguments, arguments.json)
     terminal = Terminal()
     with terminal.progress() as update:
         update("starting", 0, 0)
@@ -133,7 +167,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         text = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
         _write_atomically(arguments.json, "w", lambda file: file.write(text))
-    terminal.table("Populations", *layer_rows(result))
+    terminal.table("Mismatched spikes by population", *layer_rows(result))
     terminal.table(f"{arguments.build}, {result.samples} samples, {result.timesteps} steps", *check_rows(result))
     for line in facts(result):
         terminal.line(line)
@@ -215,6 +249,7 @@ def _summarize(
     labels: npt.NDArray[np.int64] | None,
     *,
     classes: int,
+    may_saturate: Sequence[str],
 ) -> None:
     """Print what inference found."""
     import numpy as np
@@ -231,7 +266,9 @@ def _summarize(
         rows.append(("accuracy", f"{np.mean(result.predictions == labels):.2%}"))
     rows.append(("input values clipped", f"{result.clipped:,}"))
     saturated = ", ".join(f"{name} {count:,}" for name, count in result.saturated.items())
-    rows.append(("values saturated", saturated or "0"))
+    uncounted = sum(name in result.uncounted for name in may_saturate)
+    note = f"; {arguments.backend} does not count clipped potentials ({uncounted} populations)" if uncounted else ""
+    rows.append(("values saturated", (saturated or "0") + note))
     if arguments.output is not None:
         rows.append(("written", f"{arguments.output} ({size_of(arguments.output)})"))
     terminal.table(f"{arguments.build} on {arguments.input.name}", ("what", "value"), rows)

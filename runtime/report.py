@@ -84,10 +84,9 @@ def _layer(result: Verification, name: str) -> dict[str, Any]:
 
 def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
     """Headings and rows of a table of all populations: mismatched spikes by check, those of E4 as shares."""
-    headings = ["population", " chances to fire"]
-    headings += [f" {TITLES[name][:2]} mismatched" for name in result.checks if name != ORIGINAL]
+    headings = ["population", " spikes", *(f" {TITLES[name][:2]}" for name in result.checks)]
     if ORIGINAL in result.checks:
-        headings += [" E4 mismatched", " E4 local"]
+        headings.append(" E4 local")
     rows = []
     for layer, chances in result.layers.items():
         row = [layer, f"{chances:,}"]

@@ -38,6 +38,7 @@ class Inference:
         predictions: (N,), the class with the largest mean logit.
         spikes: Each LIF population's, (T, N, ...), if they were recorded.
         saturated: How often a value was clipped, by node.
+        uncounted: The populations whose clipped potentials the backend does not count.
         clipped: How many values of the input its range could not hold.
         seconds: Wall-clock time.
     """
@@ -47,6 +48,7 @@ class Inference:
     predictions: npt.NDArray[np.int64]
     spikes: Mapping[str, SpikeTrain]
     saturated: Mapping[str, int]
+    uncounted: tuple[str, ...]
     clipped: int
     seconds: float
 
@@ -87,6 +89,7 @@ def infer(
         predictions=predict(logits),
         spikes=trace.spikes,
         saturated={name: count for name, count in trace.saturated.items() if count},
+        uncounted=tuple(name for name in program.lif_names if name not in trace.saturated),
         clipped=clipped,
         seconds=time.perf_counter() - started,
     )

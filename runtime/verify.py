@@ -146,8 +146,9 @@ def verify(
     """
     update = update or (lambda _what, _done, _total: None)
     update("reading", 0, 0)
-    network = _network(build, program, model)
     runner = None if backend == THE_REFERENCE else open_backend(backend, stock_models=stock_models)
+    is_source = None if model is None else _sha256(model) == build.report["source"]["sha256"]
+    network = _network(build, program, model)
     tally = _compare(network, samples, runner, backend, update)
     update("concluding", 0, 0)
     expected = {name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.lif_names}
@@ -173,9 +174,17 @@ def verify(
         layers=expected,
         saturation=dict(tally.saturation),
         clipped=tally.clipped,
-        model_is_source=None if model is None else sha256(model) == build.report["source"]["sha256"],
+        model_is_source=is_source,
         accuracy=_accuracy(tally, labels),
     )
+
+
+def _sha256(model: Path) -> str | None:
+    """A checkpoint's hash, or None if it cannot be read: loading it will say why."""
+    try:
+        return sha256(model)
+    except OSError:
+        return None
 
 
 def _network(build: Build, program: Program, model: Path | None) -> Network:
