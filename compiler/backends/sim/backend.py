@@ -1,0 +1,190 @@
+"""Runs programs fast: tiles of samples over threads on a CPU, or a batch at a time on a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
+from resformer.compiler.backends.sim.engine import Engine, Workers
+from resformer.compiler.backends.sim.plan import build_plan
+from resformer.compiler.backends.sim.recorder import Recorder
+from resformer.compiler.backends.sim.torch_kernels import TorchKernels
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.trace import Trace
+from resformer.errors import BackendMissingError, CapacityError
+
+DEVICE_BATCH = 32
+"""Samples at a time on a GPU, unless the caller says otherwise."""
+TILE_BYTES = 1 << 22
+"""What the largest value of a tile should take on a CPU: small networks run several samples at a time."""
+
+
+class SimBackend:
+    """Bit-exact and fast.
+
+    Args:
+        device: "cpu", or "cuda" (or "cuda:1").
+
+    Raises:
+        BackendMissingError: The device is not there.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = torch.device(device)
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise BackendMissingError(
+                f"device {device}: this machine's torch {torch.__version__} sees no GPU; use --device cpu, or install "
+                "a CUDA build of torch: pip install torch --index-url https://download.pytorch.org/whl/cu126"
+            )
+        self._threads: Workers | None = None
+        self._engines: dict[tuple[int, bool, bool, int | None], Engine] = {}
+        self._program: Program | None = None
+
+    def run(
+        self,
+        program: Program,
+        samples: npt.NDArray[np.integer],
+        *,
+        record: bool = False,
+        progress: Progress | None = None,
+        batch_size: int | None = None,
+    ) -> Trace:
+        """Run samples through a program, as ``resformer.compiler.backends.base.Backend`` says.
+
+        What the program's plan and packed weights cost is paid once: they are kept for the next run of the same
+        program object.
+
+        Args:
+            program: Scheduled or not.
+            samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W); encoded.
+            record: Keep every LIF's spikes and every graded value; they take memory for all samples.
+            progress: Told how many samples are done.
+            batch_size: How many samples may be in memory at once, for each thread on a CPU; None: as many as are fast.
+
+        Raises:
+            CapacityError: They do not fit the device's memory.
+            AssertionError: A sample leaves the range that the program promises of its input.
+        """
+        _check_samples(program, samples)
+        if program is not self._program:
+            self._program, self._engines = program, {}
+        recorder = Recorder(program, len(samples), values=record)
+        try:
+            with _exact_float32():
+                if self._device.type == "cpu":
+                    finished = self._run_on_cpu(program, samples, recorder, batch_size)
+                else:
+                    finished = self._run_in_batches(program, samples, recorder, batch_size or DEVICE_BATCH)
+                for done in finished:
+                    if progress is not None:
+                        progress(done, len(samples))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise CapacityError(
+                f"{len(samples) if batch_size is None else batch_size} samples do not fit the memory of {self._device}"
+                f"{' with all values recorded' if record else ''}; choose a smaller batch size"
+            ) from error
+        return recorder.trace()
+
+    def _run_on_cpu(
+        self, program: Program, samples: npt.NDArray[np.integer], recorder: Recorder, batch_size: int | None
+    ) -> Iterator[int]:
+        """Tiles side by side, one on each thread; all threads share each of the last few. Yields samples done."""
+        workers = self._workers()
+        tile = _tile_samples(program, len(samples), workers.count, batch_size)
+        side_by_side = len(samples) // (tile * workers.count) * workers.count
+        if side_by_side:
+            engine = self._engine(program, samples, tile, recorder, workers=1)
+
+            def run_tile(start: int) -> int:
+                engine.run(samples[start : start + tile], recorder, start)
+                return start + tile
+
+            yield from workers.map(run_tile, range(0, side_by_side * tile, tile))
+        for start in range(side_by_side * tile, len(samples), tile):
+            count = min(tile, len(samples) - start)
+            engine = self._engine(program, samples, count, recorder, workers=workers.count)
+            engine.run(samples[start : start + count], recorder, start, workers)
+            yield start + count
+
+    def _run_in_batches(
+        self, program: Program, samples: npt.NDArray[np.integer], recorder: Recorder, batch_size: int
+    ) -> Iterator[int]:
+        """One batch after another. Yields samples done."""
+        for start in range(0, len(samples), batch_size):
+            count = min(batch_size, len(samples) - start)
+            engine = self._engine(program, samples, count, recorder, workers=None)
+            engine.run(samples[start : start + count], recorder, start)
+            yield start + count
+
+    def _engine(
+        self,
+        program: Program,
+        samples: npt.NDArray[np.integer],
+        count: int,
+        recorder: Recorder,
+        workers: int | None,
+    ) -> Engine:
+        """The engine for tiles of so many samples."""
+        static = samples.ndim == 4
+        key = (count, static, recorder.keeps_values, workers)
+        if key not in self._engines:
+            on_cpu = self._device.type == "cpu"
+            plan = build_plan(
+                program,
+                samples=count,
+                static_input=static,
+                keep_graded=recorder.keeps_values,
+                workers=workers,
+                can_attend=can_attend if on_cpu else None,
+            )
+            self._engines[key] = Engine(plan, CpuKernels(plan) if on_cpu else TorchKernels(plan, self._device))
+        return self._engines[key]
+
+    def _workers(self) -> Workers:
+        """As many threads as torch would use."""
+        if self._threads is None or self._threads.count != torch.get_num_threads():
+            self._threads = Workers(torch.get_num_threads())
+        return self._threads
+
+
+def _tile_samples(program: Program, samples: int, workers: int, batch_size: int | None) -> int:
+    """How many samples to run at once on a thread: few enough for the cache, many enough to be worth the calls."""
+    largest = max(math.prod(node.shape) for node in program) * program.timesteps * 4
+    fast = max(TILE_BYTES // largest, 1)
+    shared = -(-samples // workers)
+    return max(min(fast, shared, batch_size or samples), 1)
+
+
+def _check_samples(program: Program, samples: npt.NDArray[np.integer]) -> None:
+    """What the reference interpreter asserts of its input."""
+    shape, steps, signal = program.input.shape, program.timesteps, program.input.op.signal
+    assert samples.shape[1:] in (shape, (steps, *shape)), f"samples of shape {samples.shape[1:]} for {shape}"
+    if signal.low is not None and signal.high is not None and samples.size:
+        low, high = int(samples.min()), int(samples.max())
+        assert signal.low <= low <= high <= signal.high, (
+            f"{program.input.name}: [{low}, {high}] leaves the promised [{signal.low}, {signal.high}]"
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Keep torch from rounding float32 products to fewer bits, as callers may have allowed it to."""
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(allowed)

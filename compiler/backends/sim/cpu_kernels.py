@@ -1,0 +1,284 @@
+"""What a CPU does better than ``torch_kernels``: int8 matrix products and fused loops.
+
+- Spikes are bytes of 0 and 1, weights 8-bit mantissas: oneDNN's int8 convolution sums them in int32 and scales by the
+  channel's power of two in float32, exact while the sums stay below 2^24.
+- DSSA's products: y is split into digits to the base 256, each an int8 matrix product with the spikes; the digits' sums
+  are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
+- Sums, relays and neurons: ``loops``.
+
+Each of these is used where the bounds prove it exact; elsewhere ``torch_kernels`` computes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, INT32_MAX
+from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
+from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, Step, Value
+from resformer.compiler.backends.sim.torch_kernels import TorchKernels, channel_share, halves_exactly
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.program import Conv2d
+from resformer.compiler.target import LOIHI
+
+ATTENTION_ROWS = 224
+"""Positions whose attention is computed at a time, for all steps: their sums stay in a core's L2."""
+
+
+class CpuKernels(TorchKernels):
+    """Binds steps to the fastest exact kernel of this machine."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan, torch.device("cpu"))
+
+    def bind(self, step: Step, block: Block) -> Work:
+        """What runs one step for one block of channels."""
+        return self.attention(step, block) if isinstance(step, AttentionStep) else super().bind(step, block)
+
+    def conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
+        """A convolution of spikes in int8, of graded values in float32."""
+        (source,) = step.inputs
+        made = self.plan.values[step.name]
+        if made.is_wide:
+            return super().conv(step, op, block)
+        if self.plan.values[source].is_spikes and int8_is_exact():
+            return self._spike_conv(step, op, block)
+        if torch.backends.mkldnn.is_available():
+            return self._float_conv(step, op, block)
+        return super().conv(step, op, block)
+
+    def _spike_conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
+        (source,) = step.inputs
+        value = self.plan.values[source]
+        first, width = block.of(len(op.weight))
+        rows = slice(first, first + width)
+        groups = max(op.groups // block.count, 1)
+        scale = torch.from_numpy(np.exp2(op.weight_exp[rows].astype(np.float32)))
+        zero = torch.zeros(width, dtype=torch.int32)
+        bias = torch.from_numpy(op.bias[rows].astype(np.float32)) if op.bias[rows].any() else None
+        window = [*op.stride], [*op.padding], [*op.dilation], groups
+        shape = [self.plan.timesteps * self.plan.samples, op.weight.shape[1] * groups, *value.size]
+        weight = torch.ops.onednn.qconv_prepack(
+            torch.from_numpy(op.weight[rows].copy()), scale, 1.0, 0, *window, shape
+        )
+
+        def work(frame: Frame) -> None:
+            x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
+            image = x.reshape(-1, *value.size, x.shape[2]).permute(0, 3, 1, 2)
+            made = torch.ops.onednn.qconv2d_pointwise(
+                image, 1.0, 0, weight, scale, zero, bias, *window, 1.0, 0, torch.float32, "none", [], ""
+            )
+            frame.put(step.name, made.permute(0, 2, 3, 1).reshape(len(x), -1, width))
+
+        return work
+
+    def _float_conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
+        """oneDNN's direct convolution: unlike Winograd's, its float32 sums are of products alone."""
+        (source,) = step.inputs
+        value = self.plan.values[source]
+        first, width = block.of(len(op.weight))
+        rows = slice(first, first + width)
+        groups = max(op.groups // block.count, 1)
+        weight = torch.from_numpy(np.float32(fixedpoint.scale_weight(op.weight, op.weight_exp)[rows]))
+        bias = torch.from_numpy(op.bias[rows].astype(np.float32))
+
+        def work(frame: Frame) -> None:
+            x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
+            image = x.reshape(-1, *value.size, x.shape[2]).permute(0, 3, 1, 2).to(torch.float32)
+            image = image.contiguous(memory_format=torch.channels_last)
+            made = torch.mkldnn_convolution(image, weight, bias, op.padding, op.stride, op.dilation, groups)
+            frame.put(step.name, made.permute(0, 2, 3, 1).reshape(len(x), -1, width))
+
+        return work
+
+    def neurons(self, step: NeuronStep, block: Block) -> Work:
+        """A sum, a relay and neurons, in one compiled loop."""
+        inputs = [self.plan.values[name] for name in step.inputs]
+        reach = sum(value.magnitude for value in inputs)
+        relay = step.relay[1] if step.relay else None
+        if relay is not None:
+            reach += int(np.abs(relay.bias.astype(np.int64)).max(initial=0))
+        lif = step.lif[1] if step.lif else None
+        fires_exactly = lif is None or (
+            halves_exactly(lif) and (min(reach, relay.limit) if relay else reach) <= LOIHI.a_max
+        )
+        if len(inputs) > 2 or reach >= EXACT_IN_FLOAT32 or not fires_exactly or compiled_loops() is None:
+            return super().neurons(step, block)
+        if any(value.is_spikes for value in inputs):
+            return super().neurons(step, block)
+        loops = compiled_loops()
+        assert loops is not None
+        f32 = np.float32
+        width = block.of(inputs[0].channels)[1]
+        steps = 1 if all(value.static for value in inputs) and lif is None else self.plan.timesteps
+        bias = f32(channel_share(relay.bias, inputs[0], block)) if relay else None
+        limit = f32(relay.limit if relay else 0)
+        fire = None
+        if lif is not None:
+            lif_bias = fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp)
+            fire = (
+                f32(channel_share(lif_bias, inputs[0], block)),
+                f32((LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity),
+                f32(lif.vth << LOIHI.a_shift),
+                f32(-LOIHI.v_max),
+            )
+        nothing = np.empty((0, 0, 0), np.uint8)
+        repeats = self.plan.timesteps // steps
+
+        def work(frame: Frame) -> None:
+            a = frame.read(step.inputs[0])
+            b = frame.read(step.inputs[1]) if len(inputs) > 1 else None
+            stream = frame.write(step.stream, torch.float32) if step.stream is not None else None
+            spikes = frame.write(step.lif[0], torch.uint8) if step.lif is not None else None
+            saturated, floored = loops.neurons(
+                *_channels(a), *_channels(b), bias, limit, *_channels(stream), fire,
+                *((nothing, 0) if spikes is None else _channels(spikes)), width, steps,
+            )  # fmt: skip
+            if step.relay is not None:
+                frame.clipped(step.relay[0], saturated * repeats)
+            if step.lif is not None:
+                frame.clipped(step.lif[0], floored)
+
+        return work
+
+    def attention(self, step: AttentionStep, block: Block) -> Work:
+        """Both products and their neurons, a few positions at a time."""
+        loops = compiled_loops()
+        assert loops is not None
+        plan, f32 = self.plan, np.float32
+        y1_name, x_name, y2_name = step.inputs
+        y_value, x_value = plan.values[y1_name], plan.values[x_name]
+        (product1, op1), (product2, op2) = step.products
+        (attn_name, attn), (out_name, out) = step.lifs
+        heads = op1.num_heads // block.count
+        width = y_value.channels // op1.num_heads
+        first, all_channels = block.of(y_value.channels)
+        bias1, bias2 = (f32(op.bias[first : first + all_channels]) for op in (op1, op2))
+        patches, positions = y_value.positions, x_value.positions
+        constants1, constants2 = (
+            (
+                np.int32(op.limit),
+                f32((LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity),
+                f32(lif.vth << LOIHI.a_shift),
+                f32(-LOIHI.v_max),
+            )
+            for op, lif in ((op1, attn), (op2, out))
+        )
+        steps = plan.timesteps
+
+        def work(frame: Frame) -> None:
+            y1, x, y2 = frame.read(y1_name), frame.read(x_name), frame.read(y2_name)
+            spikes, spikes_first = _channels(frame.write(out_name, torch.uint8))
+            digits1 = _digits(loops.largest(*_channels(y1), bias1))
+            digits2 = _digits(loops.largest(*_channels(y2), bias2))
+            split1 = frame.scratch((steps, digits1 * patches, width), torch.int8)
+            split2 = frame.scratch((steps, patches, digits2 * width), torch.int8)
+            sums1 = frame.scratch((steps, ATTENTION_ROWS, digits1 * patches), torch.int32)
+            sums2 = frame.scratch((steps, ATTENTION_ROWS, digits2 * width), torch.int32)
+            map_spikes = frame.scratch((steps, ATTENTION_ROWS, patches), torch.int8)
+            gates = x.data.view(torch.int8)
+            clips = np.zeros(4, np.int64)
+            for sample in range(plan.samples):
+                for head in range(heads):
+                    channel = head * width
+                    share = slice(channel, channel + width)
+                    loops.split_digits(
+                        y1.data.numpy(), sample * patches, y1.first + channel, bias1[share], digits1, True, split1.numpy()
+                    )
+                    loops.split_digits(
+                        y2.data.numpy(), sample * patches, y2.first + channel, bias2[share], digits2, False, split2.numpy()
+                    )
+                    gate = gates[:, :, x.first + channel : x.first + channel + width]
+                    for start in range(0, positions, ATTENTION_ROWS):
+                        rows = min(ATTENTION_ROWS, positions - start)
+                        row0 = sample * positions + start
+                        for t in range(steps):
+                            torch._int_mm(gate[t, row0 : row0 + rows], split1[t].T, out=sums1[t, :rows])
+                        clips[:2] += loops.product_neurons(
+                            sums1[:, :rows].numpy(), digits1, *constants1, map_spikes.numpy(), 0, 0
+                        )
+                        for t in range(steps):
+                            torch._int_mm(map_spikes[t, :rows], split2[t], out=sums2[t, :rows])
+                        clips[2:] += loops.product_neurons(
+                            sums2[:, :rows].numpy(), digits2, *constants2, spikes, row0, spikes_first + channel
+                        )
+            for name, count in zip((product1, attn_name, product2, out_name), clips.tolist(), strict=True):
+                frame.clipped(name, count)
+
+        return work
+
+
+def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
+    """Whether :meth:`CpuKernels.attention` computes a step exactly, and on this machine."""
+    y1, x, y2 = (plan_values[name] for name in step.inputs)
+    width = y1.channels // step.products[0][1].num_heads
+    for y, terms, (_, product), (_, lif) in zip(
+        (y1, y2), (width, y2.positions), step.products, step.lifs, strict=True
+    ):
+        reach = y.magnitude + int(np.abs(product.bias.astype(np.int64)).max(initial=0))
+        if y.static or y.is_spikes or reach >= EXACT_IN_FLOAT32 or reach * terms > INT32_MAX:
+            return False
+        if product.limit > LOIHI.a_max or not halves_exactly(lif) or lif.bias_mant.any():
+            return False
+    return x.is_spikes and int8_is_exact() and compiled_loops() is not None
+
+
+def _digits(largest: int) -> int:
+    """How many digits from -128 to 127 to the base 256 hold every integer of at most this magnitude."""
+    digits = 1
+    while largest > 127 * (256**digits - 1) // 255:
+        digits += 1
+    return digits
+
+
+def _channels(slab: Slab | None) -> tuple[npt.NDArray[Any] | None, int]:
+    """A slab as the compiled loops take it."""
+    return (None, 0) if slab is None else (slab.data.numpy(), slab.first)
+
+
+@functools.cache
+def compiled_loops() -> ModuleType | None:
+    """The loops that numba compiles, or None where it is not installed."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    loops = importlib.import_module("resformer.compiler.backends.sim.loops")
+    assert 1 << LOIHI.a_shift == loops.SHIFT, "the loops count in another unit than the target"
+    return loops
+
+
+@functools.cache
+def int8_is_exact() -> bool:
+    """Whether this machine's int8 kernels sum in 32 bits: the largest values are tried on them, once.
+
+    Instructions older than AVX-512 VNNI add pairs of products in 16 bits, where they saturate.
+    """
+    if "onednn" not in torch.backends.quantized.supported_engines:
+        return False
+    depth, width = 256, 32
+    signs = torch.where(torch.arange(width) % 2 == 0, 1, -1).to(torch.int8)
+    weight = (127 * signs[:, None].expand(width, depth)).contiguous()
+    wanted = (127 * depth * signs.to(torch.int32)).expand(width, width)
+    gates = torch.ones(width, depth, dtype=torch.int8)
+    try:
+        product = torch._int_mm(gates, weight.T.contiguous())
+        scale, zero = torch.ones(width), torch.zeros(width, dtype=torch.int32)
+        window = [1, 1], [0, 0], [1, 1], 1
+        image = gates.view(torch.uint8).view(1, width, 1, depth).permute(0, 3, 1, 2)
+        packed = torch.ops.onednn.qconv_prepack(
+            weight.view(width, depth, 1, 1), scale, 1.0, 0, *window, list(image.shape)
+        )
+        made = torch.ops.onednn.qconv2d_pointwise(
+            image, 1.0, 0, packed, scale, zero, None, *window, 1.0, 0, torch.float32, "none", [], ""
+        )
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+    return bool((product == wanted).all()) and bool((made[0, :, 0, :].T == wanted).all())

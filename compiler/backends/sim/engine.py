@@ -1,0 +1,140 @@
+"""Runs a plan on one tile of samples after another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.backends.sim.frame import Arena, Block, Frame, Slab, Work
+from resformer.compiler.backends.sim.plan import Plan, Segment
+from resformer.compiler.backends.sim.recorder import Recorder
+from resformer.compiler.backends.sim.torch_kernels import TorchKernels, natural_order, real_dtype
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+class Workers:
+    """Threads that each run torch's operations by themselves, so that none waits for another inside an operation.
+
+    Args:
+        count: How many; one: the caller's own thread.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ThreadPoolExecutor | None = None
+        if count > 1:
+            started = threading.Barrier(count + 1)
+            self._pool = ThreadPoolExecutor(
+                count, thread_name_prefix="sim", initializer=torch.set_num_threads, initargs=(1,)
+            )
+            for _ in range(count):
+                self._pool.submit(started.wait)
+            started.wait()
+            # What a worker sets is also what threads not yet born will get: give those back what they had.
+            torch.set_num_threads(count)
+
+    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
+        """The function's results, in order; each item on whichever thread is free."""
+        return map(function, items) if self._pool is None else self._pool.map(function, items)
+
+
+class Engine:
+    """A plan bound to the kernels of one device.
+
+    Args:
+        plan: What to run.
+        kernels: What binds its steps.
+    """
+
+    def __init__(self, plan: Plan, kernels: TorchKernels) -> None:
+        self.plan = plan
+        self._device = kernels.device
+        self._memory = threading.local()
+        self._segments: list[tuple[Segment, list[tuple[Block, list[Work]]]]] = []
+        for segment in plan.segments:
+            blocks = [Block(index, segment.blocks) for index in range(segment.blocks)]
+            works = [(block, [kernels.bind(step, block) for step in segment.steps]) for block in blocks]
+            self._segments.append((segment, works))
+
+    def run(
+        self, samples: npt.NDArray[np.integer], recorder: Recorder, first_sample: int, workers: Workers | None = None
+    ) -> None:
+        """Run one tile.
+
+        Args:
+            samples: (N, C, H, W) or (N, T, C, H, W), as many as the plan says.
+            recorder: Told what comes of it.
+            first_sample: Where the tile stands in the whole run.
+            workers: Threads to share the tile; None: the caller's own.
+        """
+        plan, arena = self.plan, self._arena()
+        full = {plan.input: self._encode(samples)}
+        for segment, works in self._segments:
+            for name in segment.exports:
+                value = plan.values[name]
+                shape = (1 if value.static else plan.timesteps, plan.samples * value.positions, value.channels)
+                full[name] = Slab(arena.take(shape, real_dtype(value)), 0, value.channels)
+
+            def run_block(
+                item: tuple[Block, list[Work]], segment: Segment = segment, full: dict[str, Slab] = full
+            ) -> None:
+                block, steps = item
+                self._run_block(segment, block, steps, full, recorder, first_sample)
+
+            if workers is None or len(works) == 1:
+                for item in works:
+                    run_block(item)
+            else:
+                list(workers.map(run_block, works))
+            for name in segment.last_reads:
+                slab = full.pop(name)
+                if name != plan.input:
+                    arena.give(slab.data)
+        output = full[plan.output]
+        recorder.put_logits(natural_order(output.data, plan.values[plan.output], plan.samples), first_sample)
+        if plan.output != plan.input:
+            arena.give(output.data)
+
+    def _run_block(
+        self,
+        segment: Segment,
+        block: Block,
+        steps: list[Work],
+        full: dict[str, Slab],
+        recorder: Recorder,
+        first_sample: int,
+    ) -> None:
+        with torch.inference_mode():
+            frame = Frame(self.plan, full, self._arena(), segment, block)
+            for work in steps:
+                work(frame)
+            recorder.add_clips(frame.clips)
+            if recorder.keeps_values:
+                for name in (name for step in segment.steps for name in step.writes):
+                    first, _ = block.of(self.plan.values[name].channels)
+                    recorder.put(self.plan, name, frame.read(name).view, first_sample, first)
+            frame.done()
+
+    def _encode(self, samples: npt.NDArray[np.integer]) -> Slab:
+        """Samples as a slab."""
+        value = self.plan.values[self.plan.input]
+        # (N, ...) or (N, T, ...) to (T or 1, N, C, positions), then channels last
+        frames = np.asarray(samples)[None] if value.static else np.asarray(samples).swapaxes(0, 1)
+        frames = frames.reshape(len(frames), self.plan.samples, value.channels, value.positions).swapaxes(2, 3)
+        flat = np.ascontiguousarray(frames).reshape(len(frames), -1, value.channels)
+        return Slab(torch.from_numpy(flat).to(self._device, real_dtype(value)), 0, value.channels)
+
+    def _arena(self) -> Arena:
+        """The calling thread's memory."""
+        if not hasattr(self._memory, "arena"):
+            self._memory.arena = Arena(self._device)
+        arena: Arena = self._memory.arena
+        return arena

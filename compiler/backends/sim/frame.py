@@ -1,0 +1,132 @@
+"""Where a plan's values are while it runs: slabs, the blocks of them that a segment works on, and reused memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from resformer.compiler.backends.sim.plan import Plan, Segment
+
+Work = Callable[["Frame"], None]
+"""One step, bound to its weights and its block: reads and writes a frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Some channels of a value.
+
+    Attributes:
+        data: (T or 1, N * positions, all channels), contiguous.
+        first: The first of the channels.
+        width: How many.
+    """
+
+    data: torch.Tensor
+    first: int
+    width: int
+
+    @property
+    def view(self) -> torch.Tensor:
+        """The channels themselves, (T or 1, N * positions, width)."""
+        return self.data[:, :, self.first : self.first + self.width]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.width == self.data.shape[2]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One of ``count`` equal shares of the channels."""
+
+    index: int
+    count: int
+
+    def of(self, channels: int) -> tuple[int, int]:
+        """The first channel and the number of channels of this share."""
+        width = channels // self.count
+        return self.index * width, width
+
+
+class Arena:
+    """Memory of one thread, handed out again as soon as it is given back, while it is still in the cache."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._free: dict[tuple[int, torch.dtype], list[torch.Tensor]] = {}
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory whose content is whatever it was."""
+        free = self._free.get((math.prod(shape), dtype))
+        return free.pop().view(shape) if free else torch.empty(shape, dtype=dtype, device=self._device)
+
+    def give(self, tensor: torch.Tensor) -> None:
+        self._free.setdefault((tensor.numel(), tensor.dtype), []).append(tensor)
+
+
+class Frame:
+    """The values of one tile of samples, as one block of one segment sees them.
+
+    Attributes:
+        plan: What runs.
+        full: The values that outlive their segment, whole.
+        arena: The memory of the thread that runs the block.
+        clips: How often values saturated, by node.
+    """
+
+    def __init__(self, plan: Plan, full: dict[str, Slab], arena: Arena, segment: Segment, block: Block) -> None:
+        self.plan = plan
+        self.full = full
+        self.arena = arena
+        self.clips: dict[str, int] = {}
+        self._segment = segment
+        self._block = block
+        self._local: dict[str, Slab] = {}
+        self._taken: list[torch.Tensor] = []
+
+    def read(self, name: str) -> Slab:
+        """This block's channels of a value."""
+        if name in self._local:
+            return self._local[name]
+        slab = self.full[name]
+        return Slab(slab.data, *self._block.of(slab.width))
+
+    def read_all(self, name: str) -> torch.Tensor:
+        """All channels of a value, which an earlier segment made."""
+        return self.full[name].data
+
+    def write(self, name: str, dtype: torch.dtype) -> Slab:
+        """Where this block's channels of a value belong."""
+        if name not in self._segment.exports:
+            value = self.plan.values[name]
+            _, width = self._block.of(value.channels)
+            shape = (1 if value.static else self.plan.timesteps, self.plan.samples * value.positions, width)
+            self._local[name] = Slab(self.scratch(shape, dtype), 0, width)
+        return self.read(name)
+
+    def put(self, name: str, data: torch.Tensor) -> None:
+        """Take over what a kernel made in memory of its own, (T or 1, N * positions, width)."""
+        if name in self._segment.exports:
+            self.read(name).view.copy_(data)
+        else:
+            self._local[name] = Slab(data, 0, data.shape[2])
+
+    def scratch(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory until the block is done."""
+        tensor = self.arena.take(shape, dtype)
+        self._taken.append(tensor)
+        return tensor
+
+    def clipped(self, name: str, count: int) -> None:
+        """Add to the number of times that a node's values saturated."""
+        self.clips[name] = self.clips.get(name, 0) + count
+
+    def done(self) -> None:
+        """Give back the block's memory."""
+        for tensor in self._taken:
+            self.arena.give(tensor)
+        self._taken.clear()
+        self._local.clear()

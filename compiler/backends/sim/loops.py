@@ -1,0 +1,175 @@
+"""The memory-bound loops of a CPU, compiled by numba: sums, relays and neurons in one pass over T.
+
+Numbers are integers in float32 or float64, wherever ``plan`` and ``torch_kernels`` have proved them exact; adding,
+halving, truncating and comparing them in whatever order and vector width gives the same bits. Inner loops are kept
+short and over few arrays, or LLVM gives up proving that they do not overlap and stops using vectors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+SHIFT = 64
+"""2^a_shift: neurons count in 1/64 of their input. ``cpu_kernels`` checks that it is the target's."""
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def neurons(
+    a: Any, a0: int, b: Any, b0: int, bias: Any, limit: Any, stream: Any, s0: int, fire: Any, spikes: Any, p0: int,
+    width: int, steps: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Sum, relay and neurons of one block of channels.
+
+    Args:
+        a: (T or 1, rows, channels), of which ``width`` channels from ``a0`` on are read; so all that follow.
+        b: A second summand, or None.
+        bias: The relay's, (width,), or None: no relay.
+        limit: The relay's.
+        stream: Where the neurons' input is kept, or None.
+        fire: None, or the neurons' (bias, keep, threshold, floor) in units of 1/64.
+        spikes: uint8; its type alone matters where ``fire`` is None.
+        steps: How many steps to compute: T, or 1 where all are alike.
+
+    Returns:
+        How many sums the relay clipped, and how many potentials were clipped from below.
+    """
+    saturated = 0
+    floored = 0
+    x = np.empty(width, a.dtype)
+    v = np.empty(width, a.dtype)
+    for row in range(a.shape[1]):
+        for c in range(width):
+            v[c] = 0
+        for t in range(steps):
+            a_row = a[t if a.shape[0] > 1 else 0, row, a0 : a0 + width]
+            if b is None:
+                for c in range(width):
+                    x[c] = a_row[c]
+            else:
+                b_row = b[t if b.shape[0] > 1 else 0, row, b0 : b0 + width]
+                for c in range(width):
+                    x[c] = a_row[c] + b_row[c]
+            if bias is not None:
+                count = np.int32(0)
+                for c in range(width):
+                    whole = x[c] + bias[c]
+                    kept = min(max(whole, -limit), limit)
+                    count += np.int32(kept != whole)
+                    x[c] = kept
+                saturated += count
+            if stream is not None:
+                stream_row = stream[t, row, s0 : s0 + width]
+                for c in range(width):
+                    stream_row[c] = x[c]
+            if fire is not None:
+                lif_bias, keep, threshold, floor = fire
+                count = np.int32(0)
+                spike_row = spikes[t, row, p0 : p0 + width]
+                for c in range(width):
+                    free = np.trunc(v[c] * keep) + (x[c] * SHIFT + lif_bias[c])
+                    count += np.int32(free < floor)
+                    free = max(free, floor)
+                    fired = free > threshold
+                    spike_row[c] = fired
+                    v[c] = 0 if fired else free
+                floored += count
+    return saturated, floored
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def product_neurons(
+    sums: Any, digits: int, limit: Any, keep: Any, threshold: Any, floor: Any, spikes: Any, row0: int, p0: int
+) -> tuple[int, int]:
+    """Neurons that read a product's sums of digits: put together, clipped, integrated.
+
+    Args:
+        sums: (T, rows, digits * width), int32: for each digit of y, the sums over that digit, least first.
+        digits: To the base 256.
+        limit: The product's.
+        keep: Share of the potential that one step keeps.
+        threshold: In units of 1/64 of the input, as ``floor``.
+        floor: The least potential.
+        spikes: (T, all rows, all channels), uint8, of which rows from ``row0`` and channels from ``p0`` are written.
+
+    Returns:
+        How many sums were clipped, and how many potentials from below.
+    """
+    steps, rows, _ = sums.shape
+    width = sums.shape[2] // digits
+    x = np.empty(width, np.int32)
+    v = np.empty(width, np.float32)
+    saturated = 0
+    floored = 0
+    for row in range(rows):
+        for c in range(width):
+            v[c] = 0
+        for t in range(steps):
+            last = sums[t, row, (digits - 1) * width : digits * width]
+            for c in range(width):
+                x[c] = last[c]
+            for digit in range(digits - 2, -1, -1):
+                digit_row = sums[t, row, digit * width : (digit + 1) * width]
+                for c in range(width):
+                    x[c] = (x[c] << 8) + digit_row[c]
+            spike_row = spikes[t, row0 + row, p0 : p0 + width]
+            clipped = np.int32(0)
+            count = np.int32(0)
+            for c in range(width):
+                kept = min(max(x[c], -limit), limit)
+                clipped += np.int32(kept != x[c])
+                free = np.trunc(v[c] * keep) + np.float32(kept) * SHIFT
+                count += np.int32(free < floor)
+                free = max(free, floor)
+                fired = free > threshold
+                spike_row[c] = fired
+                v[c] = 0 if fired else free
+            saturated += clipped
+            floored += count
+    return saturated, floored
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def largest(y: Any, first: int, bias: Any) -> int:
+    """The largest magnitude of y + bias; y (T, rows, channels), of which ``len(bias)`` from ``first`` on."""
+    most = np.float32(0)
+    for t in range(y.shape[0]):
+        for row in range(y.shape[1]):
+            y_row = y[t, row, first : first + len(bias)]
+            for c in range(len(bias)):
+                most = max(most, abs(np.float32(y_row[c] + bias[c])))
+    return int(most)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def split_digits(y: Any, row0: int, first: int, bias: Any, digits: int, by_row: bool, out: Any) -> None:
+    """y + bias as digits to the base 256, each from -128 to 127.
+
+    Args:
+        y: (T, all rows, all channels), of which rows from ``row0`` and ``len(bias)`` channels from ``first`` are read.
+        row0: Likewise.
+        first: Likewise.
+        bias: (width,).
+        digits: How many.
+        by_row: Whether digits follow each other row by row (rows first) or as blocks of columns.
+        out: int8, (T, digits * rows, width) if ``by_row``, else (T, rows, digits * width).
+    """
+    width = len(bias)
+    rows = out.shape[1] // digits if by_row else out.shape[1]
+    rest = np.empty(width, np.int32)
+    for t in range(y.shape[0]):
+        for row in range(rows):
+            y_row = y[t, row0 + row, first : first + width]
+            for c in range(width):
+                rest[c] = np.int32(y_row[c] + bias[c])
+            for digit in range(digits):
+                if by_row:
+                    out_row = out[t, digit * rows + row, :]
+                else:
+                    out_row = out[t, row, digit * width : (digit + 1) * width]
+                for c in range(width):
+                    low = ((rest[c] + 128) & 255) - 128
+                    out_row[c] = low
+                    rest[c] = (rest[c] - low) >> 8

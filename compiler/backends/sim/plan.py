@@ -1,0 +1,450 @@
+"""From a program to a plan: which operations run together, in what layout, and over which blocks of channels.
+
+Values are matrices (T, N * positions, channels), channels last, so that a position's channels are neighbours in memory
+and a 1x1 convolution is a matrix product; where all steps are alike (the stem of a static image) T is 1. Sums, relays
+and neurons become one :class:`NeuronStep`, one pass over memory. Steps that need no more than a share of the channels
+of what precedes them form a :class:`Segment`, which runs block by block: what stays inside it never leaves the cache,
+and blocks are what several threads share one sample by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, magnitudes
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import (
+    LIF,
+    Add,
+    Conv2d,
+    Delay,
+    Dense,
+    Flatten,
+    Input,
+    Op,
+    Output,
+    Program,
+    Relay,
+    SpikeMatMul,
+)
+
+BLOCK_BYTES = 1 << 21
+"""What one block's largest current should take at most: with its spikes and its neighbour, a core's share of L3."""
+BLOCK_CHANNELS_MIN = 32
+"""Narrower blocks waste the width of the matrix kernels."""
+BLOCK_CHANNELS_UNIT = 16
+"""Blocks are a multiple of one vector register wide, where channels allow it."""
+
+
+class Layout(Enum):
+    """How a node's shape lies in a matrix of positions and channels."""
+
+    MAP = "map"
+    """(C, H, W): positions H * W, channels C."""
+    ATTENTION = "attention"
+    """(heads, n, H * W): positions H * W, channels heads * n, heads first."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """What the plan knows about one node's output.
+
+    Attributes:
+        shape: As the program has it, without time and batch.
+        layout: How it lies in memory.
+        static: Whether all steps are alike, and one is kept.
+        magnitude: A bound on its integers.
+        is_spikes: Whether it is kept as bytes of 0 and 1.
+    """
+
+    shape: tuple[int, ...]
+    layout: Layout
+    static: bool
+    magnitude: int
+    is_spikes: bool = False
+
+    @property
+    def positions(self) -> int:
+        return self.shape[2] if self.layout is Layout.ATTENTION else math.prod(self.shape[1:])
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0] * self.shape[1] if self.layout is Layout.ATTENTION else self.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W); (1, positions) where it has not two axes."""
+        return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else (1, self.positions)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it needs float64 rather than float32."""
+        return self.magnitude >= EXACT_IN_FLOAT32
+
+
+@dataclass(frozen=True, eq=False)
+class OpStep:
+    """One operation by itself: a convolution, product, pool, dense layer or flattening."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@dataclass(frozen=True, eq=False)
+class RelayoutStep:
+    """A value in another layout, under another name."""
+
+    name: str
+    inputs: tuple[str]
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronStep:
+    """A sum, a relay's bias and saturation, and neurons, each but the sum optional, in one pass.
+
+    Attributes:
+        inputs: What is summed.
+        relay: Name and operation of the relay.
+        stream: Under which name the neurons' input is kept, or None if nothing else reads it.
+        lif: Name and operation of the neurons.
+    """
+
+    inputs: tuple[str, ...]
+    relay: tuple[str, Relay] | None
+    stream: str | None
+    lif: tuple[str, LIF] | None
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.stream, self.lif[0] if self.lif else None) if name is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionStep:
+    """Both products of DSSA and the neurons after each, so that the attention map is never whole in memory.
+
+    Attributes:
+        inputs: y1, x and y2.
+        products: Name and operation of both.
+        lifs: Name and operation of the neurons after both.
+    """
+
+    inputs: tuple[str, str, str]
+    products: tuple[tuple[str, SpikeMatMul], tuple[str, SpikeMatMul]]
+    lifs: tuple[tuple[str, LIF], tuple[str, LIF]]
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.lifs[1][0],)
+
+
+Step: TypeAlias = OpStep | RelayoutStep | NeuronStep | AttentionStep
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps that run together, once for each of a number of equal blocks of channels.
+
+    Attributes:
+        steps: In order.
+        blocks: How many.
+        exports: What they write that later segments read; all else lives in a block only.
+        last_reads: What nothing reads after this segment.
+    """
+
+    steps: tuple[Step, ...]
+    blocks: int
+    exports: frozenset[str]
+    last_reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a program runs.
+
+    Attributes:
+        segments: In order.
+        values: What each name stands for.
+        timesteps: T.
+        samples: How many samples run at once.
+        output: The name of the logits.
+        counted: The nodes that saturate, whose clips are counted.
+    """
+
+    segments: tuple[Segment, ...]
+    values: Mapping[str, Value]
+    timesteps: int
+    samples: int
+    output: str
+    input: str
+    counted: tuple[str, ...] = field(default=())
+
+
+def build_plan(
+    program: Program,
+    *,
+    samples: int,
+    static_input: bool,
+    keep_graded: bool,
+    workers: int | None,
+    can_attend: Callable[[AttentionStep, Mapping[str, Value]], bool] | None = None,
+) -> Plan:
+    """Plan a program.
+
+    Args:
+        program: The integer network.
+        samples: How many run at once.
+        static_input: Whether each sample is the same frame at all steps.
+        keep_graded: Whether every graded value must exist, to be recorded.
+        workers: How many threads share a sample; None: a device that takes all channels at once.
+        can_attend: Whether the kernels compute a fused attention step exactly; None: they have none.
+    """
+    planner = _Planner(program, static_input=static_input, keep_graded=keep_graded)
+    steps = planner.steps()
+    if can_attend is not None and not keep_graded:
+        steps = _fuse_attention(steps, planner.values, can_attend)
+    groups = list(_group(steps))
+    read_last = {name: index for index, group in enumerate(groups) for step in group for name in step.inputs}
+    output = planner.resolve(program.output.name)
+    segments = []
+    for index, group in enumerate(groups):
+        written = [name for step in group for name in step.writes]
+        exports = frozenset(name for name in written if read_last.get(name, -1) > index or name == output)
+        blocks = 1 if workers is None else _choose_blocks(group, planner.values, program.timesteps, samples, workers)
+        dead = tuple(name for name, last in read_last.items() if last == index and name != output)
+        segments.append(Segment(tuple(group), blocks, exports, tuple(name for name in dead if name not in written)))
+    counted = tuple(node.name for node in program if isinstance(node.op, (Relay, SpikeMatMul, LIF)))
+    return Plan(
+        tuple(segments), planner.values, program.timesteps, samples, output, program.input.name, counted
+    )
+
+
+class _Planner:
+    """Turns nodes into steps, in order."""
+
+    def __init__(self, program: Program, *, static_input: bool, keep_graded: bool) -> None:
+        self._program = program
+        self._keep_graded = keep_graded
+        self._magnitudes = magnitudes(program)
+        self._aliases: dict[str, str] = {}
+        self._fused: set[str] = set()
+        self.values: dict[str, Value] = {
+            program.input.name: Value(
+                _three_axes(program.input.shape), Layout.MAP, static_input, self._magnitudes[program.input.name]
+            )
+        }
+        self._steps: list[Step] = []
+
+    def resolve(self, name: str) -> str:
+        """The name under which a node's value is kept: a delay keeps none of its own."""
+        return self._aliases.get(name, name)
+
+    def steps(self) -> list[Step]:
+        for node in self._program:
+            match node.op:
+                case _ if node.name in self._fused or isinstance(node.op, Input):
+                    pass
+                case Delay() | Output():
+                    self._aliases[node.name] = self.resolve(node.inputs[0])
+                case Add() | Relay() | LIF():
+                    self._neurons(node)
+                case SpikeMatMul(transpose=transpose):
+                    y, gate = node.inputs
+                    gate_layout = Layout.MAP if transpose else Layout.ATTENTION
+                    self._single(node, (self._in(Layout.MAP, y), self._in(gate_layout, gate)))
+                case _:
+                    self._single(node, (self._in(Layout.MAP, node.inputs[0]),))
+        return self._steps
+
+    def _single(self, node: Node[Op], inputs: tuple[str, ...]) -> None:
+        layout = Layout.MAP
+        if isinstance(node.op, SpikeMatMul) and node.op.transpose:
+            layout = Layout.ATTENTION
+        spikes = isinstance(node.op, Flatten) and self.values[inputs[0]].is_spikes
+        self.values[node.name] = Value(
+            _three_axes(node.shape),
+            layout,
+            all(self.values[name].static for name in inputs),
+            self._magnitudes[node.name],
+            is_spikes=spikes,
+        )
+        self._steps.append(OpStep(node.name, node.op, inputs))
+
+    def _in(self, layout: Layout, name: str) -> str:
+        """A value in the layout that its reader needs; a step that changes it is inserted."""
+        name = self.resolve(name)
+        value = self.values[name]
+        if value.layout is layout:
+            return name
+        other = f"{name}@{layout.value}"
+        if other not in self.values:
+            self.values[other] = Value(value.shape, layout, value.static, value.magnitude, value.is_spikes)
+            self._steps.append(RelayoutStep(other, (name,)))
+        return other
+
+    def _neurons(self, first: Node[Op]) -> None:
+        """One step for a sum, the relay that alone reads it, and neurons that read the result."""
+        node = first
+        if isinstance(node.op, Add):
+            readers = self._readers(node)
+            if len(readers) == 1 and isinstance(readers[0].op, Relay):
+                node = readers[0]
+        layouts = {self.values[self.resolve(name)].layout for name in first.inputs}
+        layout = layouts.pop() if len(layouts) == 1 else Layout.MAP
+        inputs = tuple(self._in(layout, name) for name in first.inputs)
+        static = all(self.values[name].static for name in inputs)
+
+        relay = (node.name, node.op) if isinstance(node.op, Relay) else None
+        lif = node if isinstance(node.op, LIF) else self._lif_to_fuse(node, static)
+        stream = None
+        if lif is not node:
+            graded = self._keep_graded and relay is not None
+            if graded or [reader for reader in self._readers(node) if reader is not lif]:
+                stream = node.name
+                self.values[stream] = Value(
+                    _three_axes(node.shape), layout, static, self._magnitudes[node.name]
+                )
+        if lif is not None:
+            self.values[lif.name] = Value(_three_axes(lif.shape), layout, False, 1, is_spikes=True)
+        assert lif is None or isinstance(lif.op, LIF)
+        self._fused |= {first.name, node.name} | ({lif.name} if lif else set())
+        self._steps.append(NeuronStep(inputs, relay, stream, (lif.name, lif.op) if lif else None))
+
+    def _lif_to_fuse(self, node: Node[Op], static: bool) -> Node[Op] | None:
+        """The neurons to run in the same pass; none where one step's input serves all, but the neurons need T."""
+        if static:
+            return None
+        return next((reader for reader in self._readers(node) if isinstance(reader.op, LIF)), None)
+
+    def _readers(self, node: Node[Op]) -> list[Node[Op]]:
+        """Who reads a node, seen through delays."""
+        found: list[Node[Op]] = []
+        for reader in self._program.consumers[node.name]:
+            found += self._readers(reader) if isinstance(reader.op, Delay) else [reader]
+        return found
+
+
+def _three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if len(shape) == 3 else (*shape, *(1,) * (3 - len(shape)))
+
+
+def _fuse_attention(
+    steps: list[Step],
+    values: Mapping[str, Value],
+    can_attend: Callable[[AttentionStep, Mapping[str, Value]], bool],
+) -> list[Step]:
+    """Replace product, neurons, product, neurons by one step, where nothing else reads what is between."""
+    producers = {name: step for step in steps for name in step.writes}
+    readers: dict[str, list[Step]] = {}
+    for step in steps:
+        for name in dict.fromkeys(step.inputs):
+            readers.setdefault(name, []).append(step)
+
+    def sole_neurons(product: OpStep) -> NeuronStep | None:
+        match readers.get(product.name):
+            case [NeuronStep(inputs=(_,), relay=None, stream=None, lif=lif) as neurons] if lif is not None:
+                return neurons
+        return None
+
+    fused: dict[int, AttentionStep] = {}
+    dropped: set[int] = set()
+    for second in steps:
+        if not (isinstance(second, OpStep) and isinstance(second.op, SpikeMatMul) and not second.op.transpose):
+            continue
+        y2, gate = second.inputs
+        attention, out = producers.get(gate), sole_neurons(second)
+        if out is None or not isinstance(attention, NeuronStep) or readers[gate] != [second]:
+            continue
+        first = producers.get(attention.inputs[0])
+        if not (isinstance(first, OpStep) and isinstance(first.op, SpikeMatMul) and first.op.transpose):
+            continue
+        if sole_neurons(first) is not attention or first.op.num_heads != second.op.num_heads:
+            continue
+        assert attention.lif is not None
+        assert out.lif is not None
+        step = AttentionStep(
+            (*first.inputs, y2),
+            ((first.name, first.op), (second.name, second.op)),
+            (attention.lif, out.lif),
+        )
+        if can_attend(step, values):
+            fused[id(out)] = step
+            dropped |= {id(first), id(attention), id(second)}
+    return [fused.get(id(step), step) for step in steps if id(step) not in dropped]
+
+
+def _group(steps: list[Step]) -> Iterator[list[Step]]:
+    """Cut where a step needs all channels of what the steps since the last cut write."""
+    group: list[Step] = []
+    written: set[str] = set()
+    for step in steps:
+        alone = _mixes_channels(step)
+        if group and (_mixes_channels(group[-1]) or (alone or _reads_all_channels(step)) and written & {*step.inputs}):
+            yield group
+            group, written = [], set()
+        elif group and alone:
+            yield group
+            group, written = [], set()
+        group.append(step)
+        written.update(step.writes)
+    if group:
+        yield group
+
+
+def _mixes_channels(step: Step) -> bool:
+    """Whether a step cannot be cut into blocks of channels at all."""
+    return isinstance(step, RelayoutStep) or (isinstance(step, OpStep) and isinstance(step.op, (Dense, Flatten)))
+
+
+def _reads_all_channels(step: Step) -> bool:
+    return isinstance(step, OpStep) and isinstance(step.op, Conv2d) and step.op.groups == 1
+
+
+def _choose_blocks(
+    steps: list[Step], values: Mapping[str, Value], timesteps: int, samples: int, workers: int
+) -> int:
+    """The fewest blocks that fit the cache and occupy all workers; fewer where channels do not divide so."""
+    if _mixes_channels(steps[0]):
+        return 1
+    most = math.gcd(*(_divisor(step, values) for step in steps))
+    written = [values[name] for step in steps for name in step.writes]
+    narrowest = min((value.channels for value in written if value.layout is Layout.MAP), default=most)
+    size = 4 * samples * max(
+        value.positions * value.channels * (1 if value.static else timesteps) for value in written
+    )
+    chosen = 1
+    for blocks in range(1, most + 1):
+        width = narrowest // blocks
+        if most % blocks or width < BLOCK_CHANNELS_MIN or width % BLOCK_CHANNELS_UNIT:
+            continue
+        chosen = blocks
+        if blocks >= workers and size / blocks <= BLOCK_BYTES:
+            break
+    return chosen
+
+
+def _divisor(step: Step, values: Mapping[str, Value]) -> int:
+    """What the number of blocks must divide for one step."""
+    match step:
+        case AttentionStep(products=((_, product), _)):
+            return product.num_heads
+        case OpStep(op=SpikeMatMul(num_heads=heads)):
+            return heads
+        case OpStep(op=Conv2d(groups=groups)) if groups > 1:
+            return groups
+        case NeuronStep(inputs=(source, *_)) if values[source].layout is Layout.ATTENTION:
+            return values[source].shape[0]
+    return values[step.writes[0]].channels

@@ -1,0 +1,72 @@
+"""Collects what tiles and blocks of a run compute into one trace."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.backends.sim.plan import Plan
+from resformer.compiler.ir.program import LIF, MaxPool2d, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.trace import SpikeTrain, Trace
+
+
+class Recorder:
+    """The arrays of a trace, filled block by block; blocks of several threads do not overlap.
+
+    Args:
+        program: What runs.
+        samples: How many samples the whole run has.
+        values: Whether to keep spikes and graded values; else logits and counts alone.
+    """
+
+    def __init__(self, program: Program, samples: int, *, values: bool) -> None:
+        self.keeps_values = values
+        steps = program.timesteps
+        self._shapes = {node.name: (steps, samples, *node.shape) for node in program}
+        self._logits = np.zeros(self._shapes[program.output.name], dtype=np.int64)
+        counted = [node.name for node in program if isinstance(node.op, (Relay, SpikeMatMul, LIF))]
+        self._saturated = dict.fromkeys(counted, 0)
+        self._lock = threading.Lock()
+        kinds: dict[type, type] = {LIF: np.uint8, Relay: np.int32, SpikeMatMul: np.int32, MaxPool2d: np.int32}
+        self._values: dict[str, npt.NDArray[np.int32] | npt.NDArray[np.uint8]] = {
+            node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=kinds[type(node.op)])
+            for node in program
+            if values and type(node.op) in kinds
+        }
+
+    def put(self, plan: Plan, name: str, data: torch.Tensor, first_sample: int, first_channel: int) -> None:
+        """Keep some channels of a value, (T or 1, N * positions, channels), if the trace holds it."""
+        if name not in self._values:
+            return
+        value = plan.values[name]
+        natural = data.reshape(len(data), plan.samples, value.positions, -1).transpose(2, 3)
+        natural = natural.reshape(len(data), plan.samples, -1)
+        start = first_channel * value.positions
+        block = self._values[name][:, first_sample : first_sample + plan.samples, start : start + natural.shape[2]]
+        block[...] = natural.cpu().numpy()
+
+    def put_logits(self, natural: torch.Tensor, first_sample: int) -> None:
+        """Keep the logits, (T or 1, N, ...)."""
+        logits = self._logits[:, first_sample : first_sample + natural.shape[1]]
+        logits[...] = natural.cpu().numpy().reshape(len(natural), *logits.shape[1:])
+
+    def add_clips(self, clips: Mapping[str, int]) -> None:
+        """Add to the saturation counts."""
+        with self._lock:
+            for name, count in clips.items():
+                self._saturated[name] += count
+
+    def trace(self) -> Trace:
+        """All that was kept."""
+        shaped = {name: values.reshape(self._shapes[name]) for name, values in self._values.items()}
+        return Trace(
+            logits=self._logits,
+            spikes={name: SpikeTrain.pack(each) for name, each in shaped.items() if each.dtype == np.uint8},
+            graded={name: each for name, each in shaped.items() if each.dtype == np.int32},
+            saturated=self._saturated,
+        )

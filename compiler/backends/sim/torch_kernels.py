@@ -1,0 +1,337 @@
+"""Every step in plain torch, on any device: what a GPU runs, and what a CPU runs where nothing faster is exact.
+
+Integers travel as float32 where none of a node's sums reaches 2^24, else as float64. A convolution is a matrix product
+over gathered taps, never a library's convolution, which may choose an algorithm (Winograd, FFT) that rounds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64
+from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
+from resformer.compiler.backends.sim.plan import (
+    AttentionStep,
+    Layout,
+    NeuronStep,
+    OpStep,
+    Plan,
+    RelayoutStep,
+    Step,
+    Value,
+)
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.program import (
+    LIF,
+    Conv2d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    Op,
+    SpikeMatMul,
+    SumPool2d,
+)
+from resformer.compiler.target import LOIHI
+from resformer.errors import UnsupportedError
+
+INT8_ROWS_MIN = 17
+INT8_MULTIPLE = 8
+"""What CUDA's int8 matrix product asks of its shapes."""
+
+
+class TorchKernels:
+    """Binds steps to weights on one device.
+
+    Args:
+        plan: What the steps belong to.
+        device: Where weights and values are.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self.plan = plan
+        self.device = device
+
+    def bind(self, step: Step, block: Block) -> Work:
+        """What runs one step for one block of channels."""
+        match step:
+            case NeuronStep():
+                return self.neurons(step, block)
+            case RelayoutStep():
+                return functools.partial(self.relayout, step)
+            case AttentionStep():
+                raise AssertionError(f"{step.writes[0]}: only a plan for a CPU fuses attention")
+            case OpStep(op=Conv2d() as op):
+                return self.conv(step, op, block)
+            case OpStep(op=Dense() as op):
+                return self.dense(step, op)
+            case OpStep(op=SpikeMatMul() as op):
+                return self.product(step, op, block)
+            case OpStep(op=MaxPool2d() as op):
+                return functools.partial(self.max_pool, step, op)
+            case OpStep(op=SumPool2d() as op):
+                return functools.partial(self.sum_pool, step, op)
+            case OpStep(op=Flatten()):
+                return functools.partial(self.flatten, step)
+            case OpStep(name=name, op=op):
+                raise UnsupportedError(f"{name}: sim has no {type(op).__name__}; use --backend reference")
+
+    # --- synapses
+
+    def conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
+        """A convolution, as one matrix product for each group."""
+        (source,) = step.inputs
+        value, made = self.plan.values[source], self.plan.values[step.name]
+        rows, groups = _rows_and_groups(op, block)
+        dtype = real_dtype(made)
+        weight = torch.from_numpy(np.float64(fixedpoint.scale_weight(op.weight, op.weight_exp)[rows]))
+        # (outputs, inputs, K_h, K_w) to one matrix a group, its rows in the order of gathered taps
+        weight = weight.permute(2, 3, 1, 0).reshape(-1, len(op.bias[rows])).to(self.device, dtype)
+        matrices = weight.chunk(groups, dim=1)
+        bias = self._constant(op.bias[rows], dtype) if op.bias[rows].any() else None
+
+        def work(frame: Frame) -> None:
+            x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
+            steps, _, channels = x.shape
+            image = x.reshape(-1, *value.size, channels)
+            parts = [
+                torch.matmul(_gather(part, op).to(dtype), matrix)
+                for part, matrix in zip(image.chunk(groups, dim=3), matrices, strict=True)
+            ]
+            result = torch.cat(parts, dim=1)
+            if bias is not None:
+                result += bias
+            frame.put(step.name, result.view(steps, -1, result.shape[1]))
+
+        return work
+
+    def dense(self, step: OpStep, op: Dense) -> Work:
+        """All-to-all synapses."""
+        dtype = real_dtype(self.plan.values[step.name])
+        weight = torch.from_numpy(np.float64(fixedpoint.scale_weight(op.weight, op.weight_exp))).to(self.device, dtype)
+        bias = self._constant(op.bias, dtype)
+
+        def work(frame: Frame) -> None:
+            frame.put(step.name, torch.matmul(frame.read_all(step.inputs[0]).to(dtype), weight.T).add_(bias))
+
+        return work
+
+    def product(self, step: OpStep, op: SpikeMatMul, block: Block) -> Work:
+        """One of DSSA's products, by a matrix product for each head."""
+        y_name, gate_name = step.inputs
+        y_value, gate_value = self.plan.values[y_name], self.plan.values[gate_name]
+        heads = op.num_heads // block.count
+        first, width = block.of(y_value.channels)
+        bias = op.bias[first : first + width].astype(np.int64)
+        # the result is clipped, but its sums are not
+        terms = width // heads if op.transpose else y_value.positions
+        reach = (y_value.magnitude + int(np.abs(op.bias.astype(np.int64)).max(initial=0))) * terms
+        dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
+        assert reach < EXACT_IN_FLOAT64, f"{step.name}: sums may reach {reach}, beyond what float64 holds exactly"
+        offset = self._constant(bias, dtype)
+        out_dtype = real_dtype(self.plan.values[step.name])
+
+        def work(frame: Frame) -> None:
+            samples = self.plan.samples
+            y = frame.read(y_name).view.to(dtype) + offset
+            # (T, N, positions, heads, per head) to (T, N, heads, positions, per head)
+            y = y.reshape(len(y), samples, y_value.positions, heads, -1).transpose(2, 3)
+            gate = frame.read(gate_name).view.to(dtype)
+            gate = gate.reshape(len(gate), samples, gate_value.positions, heads, -1).transpose(2, 3)
+            result = torch.matmul(gate, y.transpose(-1, -2) if op.transpose else y)
+            result = result.transpose(2, 3).reshape(len(result), samples * gate_value.positions, -1)
+            frame.clipped(step.name, self._saturate(result, op.limit))
+            frame.put(step.name, result.to(out_dtype))
+
+        return work
+
+    # --- neurons
+
+    def neurons(self, step: NeuronStep, block: Block) -> Work:
+        """A sum, a relay and neurons, over all steps."""
+        inputs = [self.plan.values[name] for name in step.inputs]
+        reach = sum(value.magnitude for value in inputs)
+        relay = step.relay[1] if step.relay else None
+        if relay is not None:
+            reach += int(np.abs(relay.bias.astype(np.int64)).max(initial=0))
+        dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
+        bias = self._constant(channel_share(relay.bias, inputs[0], block), dtype) if relay else None
+        fire = self._lif(step, min(reach, relay.limit) if relay else reach, inputs[0], block) if step.lif else None
+
+        def work(frame: Frame) -> None:
+            x = frame.read(step.inputs[0]).view.to(dtype)
+            for name in step.inputs[1:]:
+                x = x + frame.read(name).view
+            if relay is not None and step.relay is not None:
+                x = x + bias
+                frame.clipped(step.relay[0], self._saturate(x, relay.limit))
+            if step.stream is not None:
+                stream = frame.write(step.stream, real_dtype(self.plan.values[step.stream]))
+                stream.view.copy_(x)
+            if fire is not None and step.lif is not None:
+                spikes = frame.write(step.lif[0], torch.uint8)
+                frame.clipped(step.lif[0], fire(x, spikes))
+
+        return work
+
+    def _lif(
+        self, step: NeuronStep, reach: int, value: Value, block: Block
+    ) -> Callable[[torch.Tensor, Slab], int]:
+        """Neurons: (T or 1, rows, C) of input to spikes; returns how many potentials were clipped from below."""
+        assert step.lif is not None
+        name, lif = step.lif
+        dtype = torch.float32 if halves_exactly(lif) and reach <= LOIHI.a_max else torch.float64
+        keep_v = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
+        keep_u = (LOIHI.decay_unity - 1 - lif.du) / LOIHI.decay_unity
+        bias = self._constant(
+            channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), value, block), dtype
+        )
+        checked = reach > LOIHI.a_max or keep_u > 0
+        unit, floor = 1 << LOIHI.a_shift, -LOIHI.v_max
+
+        def fire(x: torch.Tensor, spikes: Slab) -> int:
+            u = v = torch.zeros((), dtype=dtype, device=self.device)
+            clipped = 0
+            for t in range(self.plan.timesteps):
+                u = torch.trunc(u * keep_u) + x[t if len(x) > 1 else 0].to(dtype) * unit
+                if checked:
+                    assert float(u.abs().max()) <= LOIHI.a_max * unit, f"{name}: a current would wrap"
+                free = torch.trunc(v * keep_v) + u + bias
+                clipped += int(torch.count_nonzero(free < floor))
+                fired = free > lif.vth * unit
+                spikes.view[t] = fired
+                v = free.clamp_(min=floor).masked_fill_(fired, 0)
+            return clipped
+
+        return fire
+
+    def _saturate(self, x: torch.Tensor, limit: int) -> int:
+        """Clip to [-limit, limit] in place; how many values that changed."""
+        clipped = int(torch.count_nonzero(x.abs() > limit))
+        if clipped:
+            x.clamp_(-limit, limit)
+        return clipped * self._repeats(x)
+
+    def _repeats(self, x: torch.Tensor) -> int:
+        """How many steps a value stands for."""
+        return self.plan.timesteps // len(x)
+
+    # --- pools and shapes
+
+    def max_pool(self, step: OpStep, op: MaxPool2d, frame: Frame) -> None:
+        """Maxima over windows."""
+        image = self._image(frame, step.inputs[0]).to(real_dtype(self.plan.values[step.name]))
+        rows, columns = op.padding
+        padded = F.pad(image, (columns, columns, rows, rows), value=-torch.inf)
+        self._put_image(frame, step, F.max_pool2d(padded, op.kernel_size, op.stride))
+
+    def sum_pool(self, step: OpStep, op: SumPool2d, frame: Frame) -> None:
+        """Sums over windows."""
+        image = self._image(frame, step.inputs[0]).to(real_dtype(self.plan.values[step.name]))
+        windows = image.unfold(2, op.kernel_size[0], op.stride[0]).unfold(3, op.kernel_size[1], op.stride[1])
+        self._put_image(frame, step, windows.sum(dim=(-2, -1)))
+
+    def flatten(self, step: OpStep, frame: Frame) -> None:
+        """(C, H, W) to (C * H * W,), in that order."""
+        (source,) = step.inputs
+        natural = natural_order(frame.read_all(source), self.plan.values[source], self.plan.samples)
+        frame.put(step.name, natural.reshape(natural.shape[0], self.plan.samples, -1))
+
+    def relayout(self, step: RelayoutStep, frame: Frame) -> None:
+        """From one layout to another."""
+        (source,) = step.inputs
+        value = self.plan.values[source]
+        natural = natural_order(frame.read_all(source), value, self.plan.samples)
+        heads, n, _ = value.shape
+        steps, samples = natural.shape[:2]
+        if self.plan.values[step.name].layout is Layout.MAP:
+            moved = natural.reshape(steps, samples, heads, -1).transpose(2, 3)
+        else:
+            moved = natural.reshape(steps, samples, heads * n, -1).transpose(2, 3)
+        frame.put(step.name, moved.reshape(steps, -1, moved.shape[-1]).contiguous())
+
+    def _image(self, frame: Frame, name: str) -> torch.Tensor:
+        """A block of a map as (T * N, C, H, W)."""
+        view = frame.read(name).view
+        return view.reshape(-1, *self.plan.values[name].size, view.shape[2]).permute(0, 3, 1, 2)
+
+    def _put_image(self, frame: Frame, step: OpStep, image: torch.Tensor) -> None:
+        steps = 1 if self.plan.values[step.name].static else self.plan.timesteps
+        frame.put(step.name, image.permute(0, 2, 3, 1).reshape(steps, -1, image.shape[1]))
+
+    def _constant(self, values: np.ndarray[tuple[int, ...], np.dtype[np.integer]], dtype: torch.dtype) -> torch.Tensor:
+        return torch.from_numpy(np.float64(values)).to(self.device, dtype)
+
+
+def real_dtype(value: Value) -> torch.dtype:
+    """The type in which a value that is not spikes is exact.
+
+    Raises:
+        AssertionError: None is.
+    """
+    assert value.magnitude < EXACT_IN_FLOAT64, f"integers up to {value.magnitude} are beyond what float64 holds"
+    if value.is_spikes:
+        return torch.uint8
+    return torch.float64 if value.is_wide else torch.float32
+
+
+def halves_exactly(lif: LIF) -> bool:
+    """Whether float32 holds all that neurons compute: decays by powers of two, and no memory of the current.
+
+    All of it are integers in units of 1/64 of the input: 64 a < 2^23, the decayed potential at most 2^23 (2^22 unless
+    nothing decays), the bias at most 4095 * 2^7. Only where nothing decays may their sum leave 2^24.
+    """
+    kept = LOIHI.decay_unity - lif.dv
+    return lif.du == LOIHI.du_no_memory and kept & (kept - 1) == 0 and kept < LOIHI.decay_unity
+
+
+def channel_share(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.integer]], value: Value, block: Block
+) -> np.ndarray[tuple[int, ...], np.dtype[np.integer]]:
+    """Values (C,), or (1,) for all, as one for each channel of a block."""
+    each = np.broadcast_to(values, value.shape[0])
+    each = np.repeat(each, value.channels // value.shape[0])
+    first, width = block.of(value.channels)
+    return each[first : first + width]
+
+
+def natural_order(data: torch.Tensor, value: Value, samples: int) -> torch.Tensor:
+    """(T or 1, N * positions, channels) as (T or 1, N, ...) in the order of the node's shape; a view where it can be."""
+    split = data.reshape(data.shape[0], samples, value.positions, -1)
+    return split.transpose(2, 3)
+
+
+def _rows_and_groups(op: Conv2d, block: Block) -> tuple[slice, int]:
+    """The outputs that a block makes, and in how many groups."""
+    first, width = block.of(len(op.weight))
+    return slice(first, first + width), max(op.groups // block.count, 1)
+
+
+def _gather(image: torch.Tensor, op: Conv2d) -> torch.Tensor:
+    """The taps of each position as a row, (M * R * S, K_h * K_w * C), from an image (M, H, W, C)."""
+    (rows, columns), kernel = op.padding, op.weight.shape[2:]
+    padded = F.pad(image, (0, 0, columns, columns, rows, rows))
+    count, height, width, channels = padded.shape
+    made = [
+        (size - dilation * (taps - 1) - 1) // stride + 1
+        for size, taps, stride, dilation in zip((height, width), kernel, op.stride, op.dilation, strict=True)
+    ]
+    per_sample, per_row, per_column, per_channel = padded.stride()
+    windows = padded.as_strided(
+        (count, *made, *kernel, channels),
+        (
+            per_sample,
+            per_row * op.stride[0],
+            per_column * op.stride[1],
+            per_row * op.dilation[0],
+            per_column * op.dilation[1],
+            per_channel,
+        ),
+    )
+    return windows.reshape(count * made[0] * made[1], -1)
+
+
