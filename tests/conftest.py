@@ -49,7 +49,7 @@ def make_model() -> Callable[..., SpikingResformer]:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 2.0)
-                nn.init.uniform_(module.bias, -0.5, 1.0)
+                nn.init.uniform_(module.bias, 0.0, 1.5)
                 module.momentum = 1.0  # one batch sets the running statistics
         for name, parameter in model.named_parameters():
             if name.endswith(".w"):

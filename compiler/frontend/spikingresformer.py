@@ -204,11 +204,10 @@ def _lif(draft: _Draft, name: str, lif: neuron.LIFNode, source: str) -> str:
 
 def _parametric_lif(draft: _Draft, name: str, lif: neuron.ParametricLIFNode, source: str) -> str:
     # PLIF multiplies by sigmoid(w), which 1 / tau need not equal in its last bit.
-    dt_over_tau = float(torch.sigmoid(lif.w.detach().double()))
+    w = lif.w.detach().double()
+    dt_over_tau = float(torch.sigmoid(w))
     if not dt_over_tau > 0:
-        raise UnsupportedError(
-            f"{name}: w is {float(lif.w):g}, so these neurons never charge; train them to a larger w"
-        )
+        raise UnsupportedError(f"{name}: w is {w:g}, so these neurons never charge; train them to a larger w")
     op = _neurons(name, lif, draft.shape(source), tau_steps=1 / dt_over_tau)
     op.metadata["dt_over_tau"] = dt_over_tau
     return draft.add(name, op, source)

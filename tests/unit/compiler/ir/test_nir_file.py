@@ -15,10 +15,11 @@ from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.nir_file import read_nir, write_nir
-from resformer.compiler.ir.primitives import PORTS, PortedGraph, SpikeMatMul, constant
+from resformer.compiler.ir.primitives import PORTS, Add, PortedGraph, SpikeMatMul, constant
 from resformer.compiler.pipeline import FLOAT_PASSES
 from resformer.errors import FileFormatError
 from resformer.models.spikingresformer import SpikingResformer
+from support.graphs import GraphBuilder
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,21 @@ def test_populations_cost_nothing(tmp_path: Path) -> None:
     assert first_difference(graph, read) is None
     assert read["lif"].op.tau.strides == (0, 0, 0)
     assert read["scale"].op.scale.strides[1:] == (0, 0)
+
+
+def test_nodes_that_no_spikingresformer_has(tmp_path: Path) -> None:
+    """A node read twice by another, a linear layer with bias, neurons with all their metadata."""
+    build = GraphBuilder((2, 1, 1))
+    build.add("add", Add(), "input", "input", "input")
+    neurons = build.lif("lif", "add", tau_steps=3.7)
+    build.nodes[neurons].op.metadata["dt_over_tau"] = 1 / 3.7
+    build.add("flatten", nir.Flatten({"input": np.array([2, 1, 1])}, start_dim=0), neurons)
+    build.add("affine", nir.Affine(np.eye(2), np.array([0.5, 0.25])), "flatten")
+    build.output("affine")
+    graph = build.finish(3, input="frames", origin="a test", count=7, share=0.5)
+    write_nir(graph, tmp_path / "odd.nir")
+    assert first_difference(graph, read_nir(tmp_path / "odd.nir")) is None
+    assert len(nir.read(tmp_path / "odd.nir").edges) == 5
 
 
 def test_the_sign_of_zero_survives(tmp_path: Path) -> None:
