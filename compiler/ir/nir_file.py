@@ -9,6 +9,7 @@ to reads as its fill value.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def write_nir(graph: Graph[nir.NIRNode], path: str | Path) -> None:
         AssertionError: A node's name or metadata cannot be held by HDF5.
         OSError: The file cannot be written.
     """
-    with h5py.File(path, "w") as file:
+    # through memory: on a full disk, HDF5 cannot even close its file
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
         file["version"] = nir.version
         root = file.create_group("node")
         root["type"] = PortedGraph.__name__
@@ -64,6 +67,7 @@ def write_nir(graph: Graph[nir.NIRNode], path: str | Path) -> None:
         nodes = root.create_group("nodes")
         for position, node in enumerate(graph):
             _write(nodes, node.name, _node_fields(node, position), where=node.name)
+    Path(path).write_bytes(buffer.getbuffer())
 
 
 def _node_fields(node: Node[nir.NIRNode], position: int) -> dict[str, Any]:
