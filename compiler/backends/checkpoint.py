@@ -35,6 +35,8 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
     Args:
         program: As ``quantize`` returns it: each synapse still holds its own bias.
     """
+    halving = LOIHI.decay_unity // 2
+    learned_decay = any(node.op.dv != halving for node in program if isinstance(node.op, LIF))
     state: dict[str, Float64Array] = {}
     for node in program:
         match node.op:
@@ -60,7 +62,7 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
                 buffer = "firing_rate_x" if transpose else "firing_rate_attn"
                 rate = _nearby(1 / count, lambda rate, count=count: math.sqrt(rate * count) == 1.0)  # type: ignore[misc]
                 state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), rate)
-            case LIF(dv=dv) if dv != LOIHI.decay_unity // 2:
+            case LIF(dv=dv) if learned_decay:
                 decay = dv / LOIHI.decay_unity
                 state[f"{node.name}.w"] = np.array(math.log(decay / (1 - decay)))
             case _:

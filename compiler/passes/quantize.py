@@ -27,10 +27,13 @@ Float64Array = npt.NDArray[np.float64]
 MIN_WEIGHT_BITS = 2
 SCALE_EXP_MAX = 13
 """Finest scale: 2^13 still leaves currents of 16 thresholds, twice what was seen on trained residual streams."""
+SMALLEST_MAGNITUDE = 2.0**-SCALE_EXP_MAX
+"""What is smaller bounds no scale."""
 SCALE_EXP_ENOUGH = 10
 """A scale that biases and thresholds never need finer: 2^-10 of a current."""
 FINE_CHANNELS = 0.9
-"""Share of a layer's channels whose weights a scale should resolve to the last bit of their mantissas."""
+"""Share of a layer's channels, those without weights aside, whose weights a scale should resolve to the last bit of
+their mantissas."""
 READOUT_SCALE_EXP_MAX = 12
 """Finest scale of the classifier's weights: no spike depends on them."""
 PIXEL_SCALE_EXP = 6
@@ -41,6 +44,8 @@ COUNT_SCALE_EXP = 0
 """k of event frames, which are counts."""
 COUNT_MAX = 255
 """Largest count of events that a frame's pixel can carry."""
+ROUNDED_SUM_GROWTH = 2
+"""Factor by which rounding can raise the sum of weights' magnitudes: half a step becomes at most one."""
 MEASURED_HEADROOM = 1.5
 """Factor by which a current may exceed what calibration saw before it saturates."""
 
@@ -107,14 +112,25 @@ class _Lowering:
         self.reach = reach
         self.config = config
         self.mantissa_max = 2 ** (config.weight_bits - 1) - 1
-        input_exp = config.input_scale_exp
-        if input_exp is None:
-            input_exp = COUNT_SCALE_EXP if self._counts_events else PIXEL_SCALE_EXP
-        self.exps = self._choose_scales(input_exp)
+        counts_events = graph.metadata.get("input") == "frames"
+        default_exp = COUNT_SCALE_EXP if counts_events else PIXEL_SCALE_EXP
+        self.input_exp = default_exp if config.input_scale_exp is None else config.input_scale_exp
+        self.input_high = self._input_high(COUNT_MAX if counts_events else reach[graph.input.name])
+        self.exps = self._choose_scales()
 
-    @property
-    def _counts_events(self) -> bool:
-        return self.graph.metadata.get("input") == "frames"
+    def _input_high(self, reach: float) -> int:
+        """The largest integer of the input: a power of two.
+
+        Raises:
+            RangeError: It exceeds a graded value.
+        """
+        high: int = 2 ** math.ceil(math.log2(max(reach * 2.0**self.input_exp, 1.0)))
+        if high > LOIHI.graded_max:
+            raise RangeError(
+                f"{self.graph.input.name}: values up to {reach:.4g} become {high} at scale 2^{self.input_exp}, the "
+                f"limit of a 24-bit value is {LOIHI.graded_max}; lower --input-scale-exp or normalise the samples"
+            )
+        return high
 
     def lower(self, node: Node[nir.NIRNode]) -> Node[Op]:
         """One node's integer form.
@@ -125,7 +141,8 @@ class _Lowering:
         inputs, name = node.inputs, node.name
         match node.op:
             case nir.Input():
-                op: Op = self._input()
+                signal = Signal(SignalKind.GRADED, self.exps[name], low=-self.input_high, high=self.input_high)
+                op: Op = integer.Input(signal)
             case nir.Conv2d():
                 op = self._conv(node)
             case nir.LIF():
@@ -155,17 +172,6 @@ class _Lowering:
 
     def _current(self, name: str) -> Signal:
         return Signal(SignalKind.CURRENT, self.exps[name])
-
-    def _input(self) -> Op:
-        exp = self.exps[self.graph.input.name]
-        reach = COUNT_MAX if self._counts_events else self.reach[self.graph.input.name]
-        high = 2 ** math.ceil(math.log2(max(reach * 2**exp, 1.0)))
-        if high > LOIHI.graded_max:
-            raise RangeError(
-                f"{self.graph.input.name}: values up to {reach:.4g} become {high} at scale 2^{exp}, the limit of a "
-                f"24-bit value is {LOIHI.graded_max}; lower --input-scale-exp or normalise the samples"
-            )
-        return integer.Input(Signal(SignalKind.GRADED, exp, low=-high, high=high))
 
     def _conv(self, node: Node[nir.NIRNode]) -> Op:
         conv, exp = node.op, self.exps[node.name]
@@ -261,7 +267,7 @@ class _Lowering:
         mantissa = np.clip(np.rint(weight / unit), -self.mantissa_max, self.mantissa_max)
         return mantissa.astype(np.int8), exponent.astype(np.int8)
 
-    def _choose_scales(self, input_exp: int) -> dict[str, int]:
+    def _choose_scales(self) -> dict[str, int]:
         """k of each node's output: within a domain, as fine as its weights ask for and all of its nodes allow."""
         domains = _domains(self.graph)
         wanted = dict.fromkeys(domains.values(), SCALE_EXP_ENOUGH)
@@ -269,13 +275,13 @@ class _Lowering:
         for node in self.graph:
             if node.name in domains:
                 domain = domains[node.name]
-                wanted[domain] = max(wanted[domain], self._resolving_exp(node, input_exp))
-                limits[domain] += self._limits(node, input_exp)
+                wanted[domain] = max(wanted[domain], self._resolving_exp(node))
+                limits[domain] += self._limits(node)
         exps: dict[str, int] = {}
         for node in self.graph:
             match node.op:
                 case nir.Input():
-                    exps[node.name] = input_exp
+                    exps[node.name] = self.input_exp
                 case nir.LIF():
                     exps[node.name] = 0
                 case nir.Linear() | nir.Affine():
@@ -292,19 +298,22 @@ class _Lowering:
                     exps[node.name] = exps[node.inputs[0]]
         return exps
 
-    def _limits(self, node: Node[nir.NIRNode], input_exp: int) -> list[tuple[int, str]]:
+    def _limits(self, node: Node[nir.NIRNode]) -> list[tuple[int, str]]:
         """What bounds the scale of one node's output: the largest k, and why."""
-        reach = max(self.reach[node.name], 2.0**-SCALE_EXP_MAX)
+        reach = max(self.reach[node.name], SMALLEST_MAGNITUDE)
         limits = [
             (SCALE_EXP_MAX, "no scale is finer"),
             (_floor_log2(LOIHI.a_max / reach), f"{node.name} reaches {reach:.4g}"),
         ]
         if isinstance(node.op, nir.Conv2d):
-            steepest = float(np.abs(node.op.weight).max(initial=0.0))
-            if steepest > 0:
-                exp = _floor_log2(self.mantissa_max * 2**LOIHI.weight_exp_max / steepest)
-                exp += self._source_exp(node, input_exp)
-                limits.append((exp, f"{node.name} has a weight of {steepest:.4g}"))
+            weight = np.abs(node.op.weight)
+            steepest = max(float(weight.max(initial=0.0)), SMALLEST_MAGNITUDE)
+            exp = _floor_log2(self.mantissa_max * 2**LOIHI.weight_exp_max / steepest) + self._source_exp(node)
+            limits.append((exp, f"{node.name} has a weight of {steepest:.4g}"))
+            row = max(float(weight.reshape(len(weight), -1).sum(axis=1).max()), SMALLEST_MAGNITUDE)
+            worst = row * self._source_reach(node)
+            exp = _floor_log2(LOIHI.accumulator_max / ROUNDED_SUM_GROWTH / worst)
+            limits.append((exp, f"{node.name} may sum up to {worst:.4g}"))
         for reader in self.graph.consumers[node.name]:
             if isinstance(reader.op, nir.LIF):
                 threshold = _uniform(reader, "v_threshold")
@@ -313,7 +322,7 @@ class _Lowering:
                 )
         return limits
 
-    def _source_exp(self, node: Node[nir.NIRNode], input_exp: int) -> int:
+    def _source_exp(self, node: Node[nir.NIRNode]) -> int:
         """k of what a convolution reads: pixels have one, spikes are 0 or 1.
 
         Raises:
@@ -325,24 +334,32 @@ class _Lowering:
                 f"{node.name}: reads {source.name} ({type(source.op).__name__}), a current; a convolution must read "
                 "the input or spikes, so put neurons between them"
             )
-        return input_exp if isinstance(source.op, nir.Input) else 0
+        return self.input_exp if isinstance(source.op, nir.Input) else 0
 
-    def _resolving_exp(self, node: Node[nir.NIRNode], input_exp: int) -> int:
+    def _source_reach(self, node: Node[nir.NIRNode]) -> float:
+        """The largest magnitude of what a convolution reads."""
+        if isinstance(self.graph[node.inputs[0]].op, nir.Input):
+            return self.input_high * 2.0**-self.input_exp
+        return 1.0
+
+    def _resolving_exp(self, node: Node[nir.NIRNode]) -> int:
         """The k at which most channels' weights fill their mantissas with an exponent of zero; more gains nothing."""
         if not isinstance(node.op, nir.Conv2d):
             return 0
         weight = np.abs(node.op.weight)
         largest = np.sort(weight.reshape(len(weight), -1).max(axis=1))[::-1]
-        finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), 2.0**-SCALE_EXP_MAX)
-        return self._source_exp(node, input_exp) + math.ceil(math.log2(self.mantissa_max / finest))
+        largest = largest[largest > 0]
+        if not len(largest):
+            return 0
+        finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), SMALLEST_MAGNITUDE)
+        return self._source_exp(node) + math.ceil(math.log2(self.mantissa_max / finest))
 
-    def _readout_exp(self, node: Node[nir.NIRNode], input_exp: int) -> int:
+    def _readout_exp(self, node: Node[nir.NIRNode], source_exp: int) -> int:
         """k of a readout's weights: no spike depends on it, so they fill their mantissas as far as the sums allow."""
         weight = np.abs(node.op.weight)
         steepest, row = float(weight.max(initial=0.0)), float(weight.sum(axis=1).max(initial=0.0))
-        if not steepest:
-            return 0
-        largest = max(self.reach[node.inputs[0]] * 2.0**input_exp * row, 1.0)
+        steepest = max(steepest, SMALLEST_MAGNITUDE)
+        largest = max(self.reach[node.inputs[0]] * 2.0**source_exp * row, 1.0)
         exp = min(_floor_log2(self.mantissa_max / steepest), _floor_log2(LOIHI.dense_sum_max / largest))
         return min(max(exp, 0), READOUT_SCALE_EXP_MAX)
 

@@ -119,6 +119,28 @@ def test_measured_magnitudes_get_headroom() -> None:
     assert 12.0 * quantizer.MEASURED_HEADROOM * 2**13 > 2**17
 
 
+def test_channels_without_weights_ask_for_no_resolution() -> None:
+    assert scale(lower(two_layers(1.0, [0.5] + [0.0] * 9)), "conv2") == 10
+    assert scale(lower(two_layers(1.0, [0.5] + [0.001] * 9)), "conv2") == 13
+
+
+def test_a_convolution_s_worst_sum_fits_half_its_accumulator() -> None:
+    """Rounding can double a sum of small weights. 16 of 64 against pixels up to 4: 2^12; so k = 22 - 12."""
+    weight = np.full((1, 1, 4, 4), 64.0)
+    build = GraphBuilder((1, 8, 8))
+    build.head(build.lif("lif", build.conv("conv", "input", weight)))
+    for reach, exp in ((3.9, 9), (1.9, 10)):
+        assert scale(lower(build.finish(), {"input": reach}), "conv") == exp
+
+
+def test_counts_of_events_make_the_stem_s_scale_coarser() -> None:
+    """Pixels of up to 256 against a weight of 60 would sum to 2^23 at k = 10."""
+    program = lower(two_layers([60.0]), {"input": 1.0})
+    assert scale(program, "conv") == 10
+    program = lower(two_layers([60.0], input="frames"), {"input": 1.0})
+    assert scale(program, "conv") == 8
+
+
 # Weights
 
 
