@@ -14,6 +14,7 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import constant
 from resformer.errors import BackendMissingError, UnsupportedError
 from resformer.models.spikingresformer import SpikingResformer
+from support.graphs import lif
 
 onnx = pytest.importorskip("onnx")
 
@@ -141,6 +142,15 @@ def test_every_operation_agrees_with_the_interpreter() -> None:
     np.testing.assert_allclose(got, logits.transpose(0, 1), rtol=0, atol=1e-4)
     assert 0 < spikes.mean() < 1
     np.testing.assert_array_equal(spikes, values["lif"].flatten(0, 1))
+
+
+def test_ties_fire() -> None:
+    """A current of 2 charges to the threshold exactly, and a current just below does not."""
+    ort = pytest.importorskip("onnxruntime")
+    graph = small(lif((2,)), (2,))
+    samples = np.array([[2.0, np.nextafter(np.float32(2), np.float32(0))]], dtype=np.float32)
+    (spikes,) = ort.InferenceSession(export_float(graph).SerializeToString()).run(["logits"], {"input": samples})
+    assert spikes[0, 0].tolist() == [1, 0]
 
 
 def test_onnx_is_not_imported_with_the_module() -> None:
