@@ -195,7 +195,8 @@ def _read_value(dataset: h5py.Dataset) -> npt.NDArray[Any] | str | int | float:
     if isinstance(value, bytes):
         return value.decode()
     if not isinstance(value, np.ndarray):
-        return value.item()
+        scalar: int | float = value.item()
+        return scalar
     return np.broadcast_to(_distinct(value), value.shape) if dataset.compression else value
 
 
