@@ -81,6 +81,13 @@ def test_neurons_pass_gradients_through_a_surrogate(kind: str) -> None:
     assert x.grad.abs().min() > 0
 
 
+def test_batch_norm_learns_its_statistics_over_steps_and_samples_together() -> None:
+    norm, x = BatchNorm(5).double().train(), 3 + normal(4, 2, 5, 6, 6)
+    norm(x)
+    torch.testing.assert_close(norm.bn.running_mean, 0.1 * x.mean((0, 1, 3, 4)))
+    torch.testing.assert_close(norm.bn.running_var, 0.9 + 0.1 * x.transpose(1, 2).transpose(0, 1).flatten(1).var(1))
+
+
 def test_spike_matmul() -> None:
     real, spikes = normal(2, 3, 4, 5), (normal(2, 3, 5, 6) > 0).double()
     assert torch.equal(SpikeMatMul()(real, spikes), real @ spikes)
@@ -132,6 +139,20 @@ def test_dssa_rates_start_at_the_first_batch_and_then_move_by_a_thousandth() -> 
     torch.testing.assert_close(after_second, 0.999 * first + 0.001 * second)
     assert not torch.allclose(first, second)
     assert (block.firing_rate_attn > 0).all()
+
+
+def test_only_the_first_batch_starts_the_rates() -> None:
+    """As in the authors' code, rates that are 0 after a silent first batch then move as slowly as any."""
+    block = randomize(DSSA(4, num_heads=2, num_patches=4, patch_size=2, neuron_kind="LIF"))
+    block.firing_rate_x.zero_()
+    block.train()
+    x = normal(4, 3, 4, 4, 4)
+    for batch in (torch.zeros_like(x), x):
+        block(batch)
+        functional.reset_net(block)
+    torch.testing.assert_close(
+        block.firing_rate_x.flatten(), 0.001 * lif(x).unflatten(2, (2, 2)).mean((0, 1, 3, 4, 5)), rtol=1e-12, atol=0
+    )
 
 
 def test_dssa_rates_stay_in_eval_mode() -> None:
