@@ -17,7 +17,7 @@ from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.balance_delays import balance_delays
 from support.clocked import run_clocked
 from support.graphs import samples_for
-from support.programs import Lowered, ProgramBuilder, encode, lowered_graphs
+from support.programs import Lowered, ProgramByHand, encode, lowered_graphs
 
 
 def assert_traces_equal(left: Trace, right: Trace) -> None:
@@ -56,7 +56,7 @@ def longest_path(program: Program) -> int:
 
 def diamond(long: int, short: int) -> Program:
     """Two paths of so many convolutions each that meet in a sum, which also reads the input itself."""
-    build = ProgramBuilder((1, 1, 1))
+    build = ProgramByHand((1, 1, 1))
     ends = ["input"]
     for path, length in (("long", long), ("short", short)):
         value = "input"
@@ -78,7 +78,7 @@ def test_each_early_path_waits_for_the_latest() -> None:
 
 
 def test_paths_of_one_length_wait_for_nothing() -> None:
-    build = ProgramBuilder((1, 1, 1))
+    build = ProgramByHand((1, 1, 1))
     one = np.ones((1, 1, 1, 1))
     value = build.sum("sum", build.conv("a", "input", one), build.conv("b", "input", one))
     build.output(
@@ -89,7 +89,7 @@ def test_paths_of_one_length_wait_for_nothing() -> None:
 
 
 def test_a_value_read_twice_waits_once() -> None:
-    build = ProgramBuilder((1, 1, 1))
+    build = ProgramByHand((1, 1, 1))
     value = build.sum("sum", "input", build.conv("a", "input", np.ones((1, 1, 1, 1))), "input")
     build.output(
         build.dense("classifier", build.add("flatten", ops.Flatten(Signal(SignalKind.CURRENT, 0)), value), [[1]])
@@ -132,7 +132,7 @@ def test_a_wrong_delay_or_offset_would_be_noticed(off_by: int) -> None:
 
 def test_neurons_are_reset_where_their_own_sample_begins() -> None:
     """Reset one step early or late, potentials would leak from sample to sample."""
-    build = ProgramBuilder((1, 1, 1))
+    build = ProgramByHand((1, 1, 1))
     value = build.lif("lif", build.conv("conv", "input", np.ones((1, 1, 1, 1))), 10, bias=63, exp=0)
     build.output(build.dense("classifier", build.add("flatten", ops.Flatten(ops.SPIKE), value), [[1]]))
     program = balance_delays(build.finish(timesteps=3))

@@ -111,7 +111,8 @@ class GraphBuilder:
         return self.add("output", nir.Output({"output": np.array(self.shape(source))}), source)
 
     def finish(self, timesteps: int = 2, **metadata: str | float) -> Graph[nir.NIRNode]:
-        return Graph(tuple(self.nodes.values()), timesteps, {"dt": DT, "input": "static"} | metadata)
+        facts: dict[str, str | float] = {"dt": DT, "input": "static"}
+        return Graph(tuple(self.nodes.values()), timesteps, facts | metadata)
 
 
 def lif(shape: Shape, *, tau_steps: float = 2.0, v_threshold: float = 1.0) -> nir.LIF:

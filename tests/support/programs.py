@@ -22,7 +22,7 @@ from support.graphs import float_graphs, samples_for
 CURRENT, GRADED = SignalKind.CURRENT, SignalKind.GRADED
 
 
-class ProgramBuilder:
+class ProgramByHand:
     """The nodes so far; each method appends one and returns its name."""
 
     def __init__(self, input_shape: Shape, *, low: int = -8, high: int = 8, scale_exp: int = 0) -> None:
@@ -115,7 +115,7 @@ def encode(program: Program, samples: npt.NDArray[np.float64]) -> npt.NDArray[np
 
 def decode(program: Program, encoded: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
     """The real samples that integers stand for."""
-    return encoded * 2.0**-program.input.op.signal.scale_exp
+    return encoded.astype(np.float64) * 2.0**-program.input.op.signal.scale_exp
 
 
 @st.composite

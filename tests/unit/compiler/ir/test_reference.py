@@ -12,14 +12,14 @@ from resformer.compiler.ir import program as ops
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Program, Signal, SignalKind
 from resformer.compiler.ir.reference import evaluate
-from support.programs import CURRENT, ProgramBuilder
+from support.programs import CURRENT, ProgramByHand
 
 ONE = np.ones((1, 1, 1, 1))
 
 
 def chain() -> Program:
     """input - conv (times 3) - lif (fires above 4) - conv2 (times 5) - lif2 (fires above 4) - logits (times 2)."""
-    build = ProgramBuilder((1, 1, 1))
+    build = ProgramByHand((1, 1, 1))
     value = build.conv("conv", "input", 3 * ONE)
     value = build.lif("lif", value, 4)
     value = build.conv("conv2", value, 5 * ONE)
@@ -110,7 +110,7 @@ def test_samples_beyond_the_input_s_bounds_are_refused() -> None:
 
 
 def test_graded_values_and_clips_are_recorded_by_node() -> None:
-    build = ProgramBuilder((1, 1, 1), low=-100, high=100)
+    build = ProgramByHand((1, 1, 1), low=-100, high=100)
     value = build.conv("conv", "input", 3 * ONE)
     signal = Signal(SignalKind.GRADED, 0)
     value = build.add("relay", ops.Relay(signal, np.array([1], dtype=np.int32), 10), value)
@@ -125,7 +125,7 @@ def test_graded_values_and_clips_are_recorded_by_node() -> None:
 
 
 def test_a_potential_clipped_from_below_is_counted_each_time() -> None:
-    build = ProgramBuilder((1, 1, 1), low=-(2**17) + 1, high=0)
+    build = ProgramByHand((1, 1, 1), low=-(2**17) + 1, high=0)
     value = build.lif("lif", build.conv("conv", "input", ONE), 4, dv=0)
     build.output(build.dense("classifier", build.add("flatten", ops.Flatten(Signal(CURRENT, 0)), value), [[1]]))
     trace = reference.run(build.finish(timesteps=4), images(-(2**17) + 1, 0))
@@ -133,7 +133,7 @@ def test_a_potential_clipped_from_below_is_counted_each_time() -> None:
 
 
 def test_sums_that_float64_might_round_are_refused() -> None:
-    build = ProgramBuilder((1, 1, 1))
+    build = ProgramByHand((1, 1, 1))
     build.conv("conv", "input", 127 * ONE, exp=7)
     op = build.nodes["conv"].op
     largest = (2**53 - 1) // (127 * 2**7)
