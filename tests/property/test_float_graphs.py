@@ -29,7 +29,7 @@ def graphs_after_some_passes(draw: st.DrawFn) -> Graph[nir.NIRNode]:
     return graph
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(graphs_after_some_passes())
 def test_files_hold_graphs_without_loss(graph: Graph[nir.NIRNode]) -> None:
     verify_graph(graph)
