@@ -14,6 +14,7 @@ from resformer.compiler.ir import program as ops
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
 from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.text import format_graph
 from resformer.compiler.passes.quantize import QuantizationConfig, quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.pipeline import FLOAT_PASSES, INTEGER_PASSES
@@ -80,13 +81,16 @@ class ProgramByHand:
         return Program(tuple(self.nodes.values()), timesteps, {"input": "static"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lowered:
-    """A network at each level."""
+    """A network at each level; hypothesis prints the one that fails as text."""
 
     folded: Graph[nir.NIRNode]
     quantized: Program
     program: Program
+
+    def __repr__(self) -> str:
+        return format_graph(self.program)
 
 
 def fold(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
