@@ -113,7 +113,7 @@ def _patches(
 ) -> npt.NDArray[np.floating[Any]]:
     """What the kernel sees at each place: (X, Y, C) to (groups, X', Y', K_x, K_y, C / groups)."""
     (pad_x, pad_y), (step_x, step_y), (apart_x, apart_y) = (map(int, each) for each in (padding, stride, dilation))
-    padded = np.pad(image, ((pad_x, pad_x), (pad_y, pad_y), (0, 0)))
+    padded = np.pad(image, ((pad_x, pad_x), (pad_y, pad_y), (0, 0))) if pad_x or pad_y else image
     span = (apart_x * (int(kernel_size[0]) - 1) + 1, apart_y * (int(kernel_size[1]) - 1) + 1)
     grouped = padded.reshape(*padded.shape[:2], groups, -1)
     windows = sliding_window_view(grouped, span, axis=(0, 1))
