@@ -1,14 +1,11 @@
-"""How large each integer of a program can get, from its operations and its input's bounds alone.
-
-These bounds choose number types: nothing that sim computes relies on what a program says about itself elsewhere. Each
-is a bound on every partial sum too, in whatever order a kernel adds: a sum's terms are bounded one by one.
-"""
+"""How large each integer of a program can get: what number types are chosen by."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,15 +33,30 @@ EXACT_IN_FLOAT64 = 2**53
 INT32_MAX = 2**31 - 1
 
 
-def magnitudes(program: Program) -> dict[str, int]:
-    """For each node, a bound on the magnitude of what it computes."""
-    bounds: dict[str, int] = {}
+class Magnitude(NamedTuple):
+    """Bounds on one node's output.
+
+    Attributes:
+        value: What range analysis proved of the output itself, or ``sums`` where it has not run.
+        sums: A bound on every partial sum too, in whatever order a kernel adds: each term is bounded by itself.
+    """
+
+    value: int
+    sums: int
+
+
+def magnitudes(program: Program) -> dict[str, Magnitude]:
+    """Bounds for each node."""
+    bounds: dict[str, Magnitude] = {}
     for node in program:
         terms = 1
         if isinstance(node.op, SpikeMatMul):
             channels, *size = program[node.inputs[0]].shape
             terms = channels // node.op.num_heads if node.op.transpose else math.prod(size)
-        bounds[node.name] = _magnitude(node.op, [bounds[name] for name in node.inputs], terms)
+        sums = _magnitude(node.op, [bounds[name].value for name in node.inputs], terms)
+        low, high = node.op.signal.low, node.op.signal.high
+        proven = sums if low is None or high is None else max(abs(low), abs(high))
+        bounds[node.name] = Magnitude(min(proven, sums), sums)
     return bounds
 
 

@@ -48,11 +48,9 @@ class CpuKernels(TorchKernels):
         """A convolution of spikes in int8, of graded values in float32."""
         (source,) = step.inputs
         made = self.plan.values[step.name]
-        if made.is_wide:
-            return super().conv(step, op, block)
-        if self.plan.values[source].is_spikes and int8_is_exact():
+        if self.plan.values[source].is_spikes and not made.is_wide and int8_is_exact():
             return self._spike_conv(step, op, block)
-        if torch.backends.mkldnn.is_available():
+        if not made.sums_are_wide and torch.backends.mkldnn.is_available():
             return self._float_conv(step, op, block)
         return super().conv(step, op, block)
 
@@ -103,14 +101,12 @@ class CpuKernels(TorchKernels):
     def neurons(self, step: NeuronStep, block: Block) -> Work:
         """A sum, a relay and neurons, in one compiled loop."""
         inputs = [self.plan.values[name] for name in step.inputs]
-        reach = sum(value.magnitude for value in inputs)
+        reach = sum(value.magnitude.value for value in inputs)
         relay = step.relay[1] if step.relay else None
         if relay is not None:
             reach += int(np.abs(relay.bias.astype(np.int64)).max(initial=0))
         lif = step.lif[1] if step.lif else None
-        fires_exactly = lif is None or (
-            halves_exactly(lif) and (min(reach, relay.limit) if relay else reach) <= LOIHI.a_max
-        )
+        fires_exactly = lif is None or (halves_exactly(lif) and step.reach <= LOIHI.a_max)
         if len(inputs) > 2 or reach >= EXACT_IN_FLOAT32 or not fires_exactly or compiled_loops() is None:
             return super().neurons(step, block)
         if any(value.is_spikes for value in inputs):
@@ -224,7 +220,7 @@ def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
     for y, terms, (_, product), (_, lif) in zip(
         (y1, y2), (width, y2.positions), step.products, step.lifs, strict=True
     ):
-        reach = y.magnitude + int(np.abs(product.bias.astype(np.int64)).max(initial=0))
+        reach = y.magnitude.value + int(np.abs(product.bias.astype(np.int64)).max(initial=0))
         if y.static or y.is_spikes or reach >= EXACT_IN_FLOAT32 or reach * terms > INT32_MAX:
             return False
         if product.limit > LOIHI.a_max or not halves_exactly(lif) or lif.bias_mant.any():

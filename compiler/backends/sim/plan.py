@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
-from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, magnitudes
+from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, Magnitude, magnitudes
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import (
     LIF,
@@ -57,14 +57,14 @@ class Value:
         shape: As the program has it, without time and batch.
         layout: How it lies in memory.
         static: Whether all steps are alike, and one is kept.
-        magnitude: A bound on its integers.
+        magnitude: Bounds on its integers.
         is_spikes: Whether it is kept as bytes of 0 and 1.
     """
 
     shape: tuple[int, ...]
     layout: Layout
     static: bool
-    magnitude: int
+    magnitude: Magnitude
     is_spikes: bool = False
 
     @property
@@ -83,7 +83,12 @@ class Value:
     @property
     def is_wide(self) -> bool:
         """Whether it needs float64 rather than float32."""
-        return self.magnitude >= EXACT_IN_FLOAT32
+        return self.magnitude.value >= EXACT_IN_FLOAT32
+
+    @property
+    def sums_are_wide(self) -> bool:
+        """Whether making it needs float64."""
+        return self.magnitude.sums >= EXACT_IN_FLOAT32
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +125,14 @@ class NeuronStep:
         relay: Name and operation of the relay.
         stream: Under which name the neurons' input is kept, or None if nothing else reads it.
         lif: Name and operation of the neurons.
+        reach: A bound on what the neurons read.
     """
 
     inputs: tuple[str, ...]
     relay: tuple[str, Relay] | None
     stream: str | None
     lif: tuple[str, LIF] | None
+    reach: int
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -318,10 +325,11 @@ class _Planner:
                     _three_axes(node.shape), layout, static, self._magnitudes[node.name]
                 )
         if lif is not None:
-            self.values[lif.name] = Value(_three_axes(lif.shape), layout, False, 1, is_spikes=True)
+            self.values[lif.name] = Value(_three_axes(lif.shape), layout, False, Magnitude(1, 1), is_spikes=True)
         assert lif is None or isinstance(lif.op, LIF)
         self._fused |= {first.name, node.name} | ({lif.name} if lif else set())
-        self._steps.append(NeuronStep(inputs, relay, stream, (lif.name, lif.op) if lif else None))
+        reach = self._magnitudes[lif.inputs[0] if lif else node.name].value
+        self._steps.append(NeuronStep(inputs, relay, stream, (lif.name, lif.op) if lif else None, reach))
 
     def _lif_to_fuse(self, node: Node[Op], static: bool) -> Node[Op] | None:
         """The neurons to run in the same pass; none where one step's input serves all, but the neurons need T."""

@@ -87,7 +87,7 @@ class TorchKernels:
         (source,) = step.inputs
         value, made = self.plan.values[source], self.plan.values[step.name]
         rows, groups = _rows_and_groups(op, block)
-        dtype = real_dtype(made)
+        dtype, out_dtype = sum_dtype(made), real_dtype(made)
         weight = torch.from_numpy(np.float64(fixedpoint.scale_weight(op.weight, op.weight_exp)[rows]))
         # (outputs, inputs, K_h, K_w) to one matrix a group, its rows in the order of gathered taps
         weight = weight.permute(2, 3, 1, 0).reshape(-1, len(op.bias[rows])).to(self.device, dtype)
@@ -105,18 +105,20 @@ class TorchKernels:
             result = torch.cat(parts, dim=1)
             if bias is not None:
                 result += bias
-            frame.put(step.name, result.view(steps, -1, result.shape[1]))
+            frame.put(step.name, result.view(steps, -1, result.shape[1]).to(out_dtype))
 
         return work
 
     def dense(self, step: OpStep, op: Dense) -> Work:
         """All-to-all synapses."""
-        dtype = real_dtype(self.plan.values[step.name])
+        made = self.plan.values[step.name]
+        dtype, out_dtype = sum_dtype(made), real_dtype(made)
         weight = torch.from_numpy(np.float64(fixedpoint.scale_weight(op.weight, op.weight_exp))).to(self.device, dtype)
         bias = self._constant(op.bias, dtype)
 
         def work(frame: Frame) -> None:
-            frame.put(step.name, torch.matmul(frame.read_all(step.inputs[0]).to(dtype), weight.T).add_(bias))
+            sums = torch.matmul(frame.read_all(step.inputs[0]).to(dtype), weight.T).add_(bias)
+            frame.put(step.name, sums.to(out_dtype))
 
         return work
 
@@ -129,7 +131,7 @@ class TorchKernels:
         bias = op.bias[first : first + width].astype(np.int64)
         # the result is clipped, but its sums are not
         terms = width // heads if op.transpose else y_value.positions
-        reach = (y_value.magnitude + int(np.abs(op.bias.astype(np.int64)).max(initial=0))) * terms
+        reach = (y_value.magnitude.value + int(np.abs(op.bias.astype(np.int64)).max(initial=0))) * terms
         dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
         assert reach < EXACT_IN_FLOAT64, f"{step.name}: sums may reach {reach}, beyond what float64 holds exactly"
         offset = self._constant(bias, dtype)
@@ -154,13 +156,13 @@ class TorchKernels:
     def neurons(self, step: NeuronStep, block: Block) -> Work:
         """A sum, a relay and neurons, over all steps."""
         inputs = [self.plan.values[name] for name in step.inputs]
-        reach = sum(value.magnitude for value in inputs)
+        reach = sum(value.magnitude.value for value in inputs)
         relay = step.relay[1] if step.relay else None
         if relay is not None:
             reach += int(np.abs(relay.bias.astype(np.int64)).max(initial=0))
         dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
         bias = self._constant(channel_share(relay.bias, inputs[0], block), dtype) if relay else None
-        fire = self._lif(step, min(reach, relay.limit) if relay else reach, inputs[0], block) if step.lif else None
+        fire = self._lif(step, inputs[0], block) if step.lif else None
 
         def work(frame: Frame) -> None:
             x = frame.read(step.inputs[0]).view.to(dtype)
@@ -178,19 +180,17 @@ class TorchKernels:
 
         return work
 
-    def _lif(
-        self, step: NeuronStep, reach: int, value: Value, block: Block
-    ) -> Callable[[torch.Tensor, Slab], int]:
+    def _lif(self, step: NeuronStep, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], int]:
         """Neurons: (T or 1, rows, C) of input to spikes; returns how many potentials were clipped from below."""
         assert step.lif is not None
         name, lif = step.lif
-        dtype = torch.float32 if halves_exactly(lif) and reach <= LOIHI.a_max else torch.float64
+        dtype = torch.float32 if halves_exactly(lif) and step.reach <= LOIHI.a_max else torch.float64
         keep_v = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
         keep_u = (LOIHI.decay_unity - 1 - lif.du) / LOIHI.decay_unity
         bias = self._constant(
             channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), value, block), dtype
         )
-        checked = reach > LOIHI.a_max or keep_u > 0
+        checked = step.reach > LOIHI.a_max or keep_u > 0
         unit, floor = 1 << LOIHI.a_shift, -LOIHI.v_max
 
         def fire(x: torch.Tensor, spikes: Slab) -> int:
@@ -231,9 +231,10 @@ class TorchKernels:
 
     def sum_pool(self, step: OpStep, op: SumPool2d, frame: Frame) -> None:
         """Sums over windows."""
-        image = self._image(frame, step.inputs[0]).to(real_dtype(self.plan.values[step.name]))
+        made = self.plan.values[step.name]
+        image = self._image(frame, step.inputs[0]).to(sum_dtype(made))
         windows = image.unfold(2, op.kernel_size[0], op.stride[0]).unfold(3, op.kernel_size[1], op.stride[1])
-        self._put_image(frame, step, windows.sum(dim=(-2, -1)))
+        self._put_image(frame, step, windows.sum(dim=(-2, -1)).to(real_dtype(made)))
 
     def flatten(self, step: OpStep, frame: Frame) -> None:
         """(C, H, W) to (C * H * W,), in that order."""
@@ -268,15 +269,21 @@ class TorchKernels:
 
 
 def real_dtype(value: Value) -> torch.dtype:
-    """The type in which a value that is not spikes is exact.
+    """The type in which a value is kept."""
+    if value.is_spikes:
+        return torch.uint8
+    return torch.float64 if value.is_wide else torch.float32
+
+
+def sum_dtype(value: Value) -> torch.dtype:
+    """The type in which all partial sums that make a value are exact.
 
     Raises:
         AssertionError: None is.
     """
-    assert value.magnitude < EXACT_IN_FLOAT64, f"integers up to {value.magnitude} are beyond what float64 holds"
-    if value.is_spikes:
-        return torch.uint8
-    return torch.float64 if value.is_wide else torch.float32
+    reach = value.magnitude.sums
+    assert reach < EXACT_IN_FLOAT64, f"sums may reach {reach}, beyond what float64 holds exactly"
+    return torch.float64 if value.sums_are_wide else torch.float32
 
 
 def halves_exactly(lif: LIF) -> bool:
