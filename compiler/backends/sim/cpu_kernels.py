@@ -171,6 +171,8 @@ class CpuKernels(TorchKernels):
         )
         steps = plan.timesteps
 
+        rows = max(size for size in range(1, ATTENTION_ROWS + 1) if positions % size == 0)
+
         def work(frame: Frame) -> None:
             y1, x, y2 = frame.read(y1_name), frame.read(x_name), frame.read(y2_name)
             spikes, spikes_first = _channels(frame.write(out_name, torch.uint8))
@@ -178,35 +180,37 @@ class CpuKernels(TorchKernels):
             digits2 = _digits(loops.largest(*_channels(y2), bias2))
             split1 = frame.scratch((steps, digits1 * patches, width), torch.int8)
             split2 = frame.scratch((steps, patches, digits2 * width), torch.int8)
-            sums1 = frame.scratch((steps, ATTENTION_ROWS, digits1 * patches), torch.int32)
-            sums2 = frame.scratch((steps, ATTENTION_ROWS, digits2 * width), torch.int32)
-            map_spikes = frame.scratch((steps, ATTENTION_ROWS, patches), torch.int8)
-            gates = x.data.view(torch.int8)
+            sums1 = frame.scratch((steps, rows, digits1 * patches), torch.int32)
+            sums2 = frame.scratch((steps, rows, digits2 * width), torch.int32)
+            attention = frame.scratch((steps, rows, patches), torch.int8)
+            # (T, N * parts * rows, heads * width) to (N, heads, parts, T, rows, width)
+            gates = x.view.view(torch.int8).unflatten(2, (heads, width)).unflatten(1, (plan.samples, -1, rows))
+            gates = gates.permute(1, 4, 2, 0, 3, 5)
+            products1 = [split1.transpose(1, 2).unbind(), sums1.unbind()]
+            products2 = [attention.unbind(), split2.unbind(), sums2.unbind()]
             clips = np.zeros(4, np.int64)
-            for sample in range(plan.samples):
-                for head in range(heads):
-                    channel = head * width
-                    share = slice(channel, channel + width)
+            for sample, head in np.ndindex(plan.samples, heads):
+                channel = head * width
+                for y, bias, digits, by_row, split in (
+                    (y1, bias1, digits1, True, split1),
+                    (y2, bias2, digits2, False, split2),
+                ):
                     loops.split_digits(
-                        y1.data.numpy(), sample * patches, y1.first + channel, bias1[share], digits1, True, split1.numpy()
+                        y.data.numpy(), sample * patches, y.first + channel, bias[channel : channel + width],
+                        digits, by_row, split.numpy(),
+                    )  # fmt: skip
+                for part, gate in enumerate(gates[sample, head].unbind()):
+                    for per_step in zip(gate.unbind(), *products1, strict=True):
+                        torch._int_mm(*per_step[:2], out=per_step[2])
+                    first_clips = loops.product_neurons(
+                        sums1.numpy(), digits1, *constants1, attention.numpy(), 0, 0
                     )
-                    loops.split_digits(
-                        y2.data.numpy(), sample * patches, y2.first + channel, bias2[share], digits2, False, split2.numpy()
+                    for per_step in zip(*products2, strict=True):
+                        torch._int_mm(*per_step[:2], out=per_step[2])
+                    row0 = sample * positions + part * rows
+                    clips += first_clips + loops.product_neurons(
+                        sums2.numpy(), digits2, *constants2, spikes, row0, spikes_first + channel
                     )
-                    gate = gates[:, :, x.first + channel : x.first + channel + width]
-                    for start in range(0, positions, ATTENTION_ROWS):
-                        rows = min(ATTENTION_ROWS, positions - start)
-                        row0 = sample * positions + start
-                        for t in range(steps):
-                            torch._int_mm(gate[t, row0 : row0 + rows], split1[t].T, out=sums1[t, :rows])
-                        clips[:2] += loops.product_neurons(
-                            sums1[:, :rows].numpy(), digits1, *constants1, map_spikes.numpy(), 0, 0
-                        )
-                        for t in range(steps):
-                            torch._int_mm(map_spikes[t, :rows], split2[t], out=sums2[t, :rows])
-                        clips[2:] += loops.product_neurons(
-                            sums2[:, :rows].numpy(), digits2, *constants2, spikes, row0, spikes_first + channel
-                        )
             for name, count in zip((product1, attn_name, product2, out_name), clips.tolist(), strict=True):
                 frame.clipped(name, count)
 

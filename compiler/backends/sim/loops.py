@@ -134,13 +134,13 @@ def product_neurons(
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def largest(y: Any, first: int, bias: Any) -> int:
     """The largest magnitude of y + bias; y (T, rows, channels), of which ``len(bias)`` from ``first`` on."""
-    most = np.float32(0)
+    most = np.int32(0)  # the maximum of floats would keep LLVM from using vectors, for the sake of NaN
     for t in range(y.shape[0]):
         for row in range(y.shape[1]):
             y_row = y[t, row, first : first + len(bias)]
             for c in range(len(bias)):
-                most = max(most, abs(np.float32(y_row[c] + bias[c])))
-    return int(most)
+                most = max(most, abs(np.int32(y_row[c] + bias[c])))
+    return most
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
