@@ -34,6 +34,7 @@ TARGETS = ("lava", "onnx", "nir")
 """``lava``: all that running and verifying need. ``onnx``: that and the ONNX model. ``nir``: the float graph alone."""
 
 QUANTIZED_FORMAT = "resformer-quantized"
+ONNX_FORMAT = "resformer-onnx"
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,10 @@ def _write_quantized(compilation: Compilation, path: Path) -> None:
 def _write_onnx(compilation: Compilation, path: Path) -> None:
     from resformer.compiler.backends.onnx.float_model import export_float
 
-    path.write_bytes(export_float(compilation.folded).SerializeToString())
+    model = export_float(compilation.folded)
+    for key, value in (("format", ONNX_FORMAT), ("format_version", str(build_report.FORMAT_VERSION))):
+        model.metadata_props.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -260,8 +260,10 @@ def _chunk(program: Program, count: int, backend: str) -> int:
 
 def _in_parallel(network: Network, samples: Samples, first: int, last: int, trace: Trace | None) -> Iterator[Tally]:
     """The tallies of all batches in order, each batch on one thread of few, each thread with a network of its own."""
-    ranges = [(first + start, first + stop) for start, stop in batches(last - first, batch_size(network.program))]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # small batches rather than several threads in one: what is not parallel in a batch then runs beside another's
+    size = min(batch_size(network.program), math.ceil((last - first) / cores))
+    ranges = [(first + start, first + stop) for start, stop in batches(last - first, size)]
     workers = min(cores, len(ranges))
     idle = deque([network, *(network.copy() for _ in range(workers - 1))])
 

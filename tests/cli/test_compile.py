@@ -1,0 +1,160 @@
+"""``resformer-compile`` as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nir
+import numpy as np
+import pytest
+import torch
+
+import resformer
+from resformer.compiler.cli import main
+from resformer.compiler.ir.program import Conv2d
+from resformer.compiler.pipeline import PASS_NAMES
+from resformer.models.checkpoint import load_checkpoint
+from support.builds import Tiny, program_of, read_json
+
+LAVA_FILES = {"network.nir", "program.safetensors", "quantized.pt", "report.json"}
+
+
+def compile_tiny(tiny: Tiny, output: Path, *arguments: str, target: str = "lava") -> int:
+    return main([str(tiny.model), "--target", target, "-o", str(output), *tiny.arguments, *arguments])
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("targets", "files"),
+    [
+        (["lava"], LAVA_FILES),
+        (["nir"], {"network.nir", "report.json"}),
+        (["onnx"], LAVA_FILES | {"network.onnx"}),
+        (["nir,onnx"], LAVA_FILES | {"network.onnx"}),
+        (["lava", "onnx"], LAVA_FILES | {"network.onnx"}),
+    ],
+)
+def test_targets_say_which_files_are_written(tiny: Tiny, tmp_path: Path, targets: list[str], files: set[str]) -> None:
+    arguments = [argument for target in targets for argument in ("--target", target)]
+    assert main([str(tiny.model), *arguments, "-o", str(tmp_path / "b"), *tiny.arguments]) == 0
+    assert names(tmp_path / "b") == files
+    assert names(tmp_path) == {"b"}, "temporary folders are left"
+
+
+def test_every_file_names_its_format_version(tiny: Tiny, tmp_path: Path) -> None:
+    import onnx
+    from safetensors import safe_open
+
+    assert compile_tiny(tiny, tmp_path / "b", target="onnx") == 0
+    assert read_json(tmp_path / "b" / "report.json")["format_version"] == 1
+    assert torch.load(tmp_path / "b" / "quantized.pt", weights_only=True)["format_version"] == 1
+    with safe_open(tmp_path / "b" / "program.safetensors", framework="numpy") as file:
+        assert file.metadata()["version"] == "1"
+    assert nir.read(tmp_path / "b" / "network.nir").metadata["resformer"]["format_version"] == 1
+    properties = {each.key: each.value for each in onnx.load(tmp_path / "b" / "network.onnx").metadata_props}
+    assert properties["format_version"] == "1"
+
+
+def test_the_report_describes_every_node(tiny: Tiny) -> None:
+    report, program = read_json(tiny.build / "report.json"), program_of(tiny.build)
+    assert report["versions"]["resformer"] == resformer.__version__
+    assert report["timesteps"] == program.timesteps == 4
+    assert report["latency_steps"] == program.latency
+    assert report["input"]["shape"] == [2, 16, 16]
+    assert [node["name"] for node in report["nodes"]] == [node.name for node in program]
+    for node in report["nodes"]:
+        op = program[node["name"]].op
+        assert node["signal"]["scale_exp"] == op.signal.scale_exp
+        if node["op"] in ("Conv2d", "Dense"):
+            assert node["sqnr_db"] > 30
+            assert 2 <= node["weight_bits"] <= 8
+            assert node["synapses"] > 0
+        if node["op"] == "LIF":
+            assert node["vth"] == op.vth
+
+
+def test_summary_is_plain_when_piped(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compile_tiny(tiny, tmp_path / "b") == 0
+    out, err = capsys.readouterr()
+    assert "tiny.pt compiled" in out
+    assert "program.safetensors" in out
+    assert "\x1b" not in out
+    assert err == ""
+
+
+def test_quiet_prints_nothing(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compile_tiny(tiny, tmp_path / "b", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_older_build_is_replaced(tiny: Tiny, tmp_path: Path) -> None:
+    assert compile_tiny(tiny, tmp_path / "b", target="onnx") == 0
+    assert compile_tiny(tiny, tmp_path / "b", "--weight-bits", "4") == 0
+    assert names(tmp_path / "b") == LAVA_FILES
+    assert read_json(tmp_path / "b" / "report.json")["options"]["weight_bits"] == 4
+    assert names(tmp_path) == {"b"}
+
+
+def test_an_empty_folder_is_filled_and_missing_parents_are_made(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert compile_tiny(tiny, tmp_path / "empty") == 0
+    assert compile_tiny(tiny, tmp_path / "x" / "y" / "b") == 0
+    assert names(tmp_path / "x" / "y" / "b") == LAVA_FILES
+
+
+def test_dumps(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compile_tiny(tiny, tmp_path / "b", "--quiet", "--dump-after", "quantize") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# after quantize\nprogram timesteps=4")
+    assert out.count("# after") == 1
+    assert compile_tiny(tiny, tmp_path / "b", "--quiet", "--dump-after", "all") == 0
+    out = capsys.readouterr().out
+    assert [line.removeprefix("# after ") for line in out.splitlines() if line.startswith("#")] == list(PASS_NAMES)
+
+
+def test_options_reach_the_program(tiny: Tiny, tmp_path: Path) -> None:
+    arguments = ["--weight-bits", "3", "--per-layer-exponents", "--input-scale-exp", "5", "--timesteps", "2"]
+    assert compile_tiny(tiny, tmp_path / "b", *arguments) == 0
+    program = program_of(tmp_path / "b")
+    assert program.timesteps == 2
+    assert program.input.op.signal.scale_exp == 5
+    convs = [node.op for node in program if isinstance(node.op, Conv2d)]
+    assert max(np.abs(conv.weight).max() for conv in convs) == 3
+    assert all(len(np.unique(conv.weight_exp)) == 1 for conv in convs)
+    default = [node.op for node in program_of(tiny.build) if isinstance(node.op, Conv2d)]
+    assert any(len(np.unique(conv.weight_exp)) > 1 for conv in default), "this test cannot fail"
+
+
+def test_calibration_sets_the_scales(tiny: Tiny, tmp_path: Path) -> None:
+    faint = tmp_path / "faint.npy"
+    np.save(faint, np.load(tiny.images) / 1000)
+    assert compile_tiny(tiny, tmp_path / "b", "--calibration", str(faint)) == 0
+    report = read_json(tmp_path / "b" / "report.json")
+    assert report["options"]["calibration_samples"] == 6
+    assert program_of(tmp_path / "b").input.op.signal.high < program_of(tiny.build).input.op.signal.high
+
+
+def test_the_quantized_checkpoint_loads_and_says_t_and_size(tiny: Tiny) -> None:
+    content = torch.load(tiny.build / "quantized.pt", weights_only=True)
+    assert (content["timesteps"], content["image_size"]) == (4, 16)
+    loaded = load_checkpoint(tiny.build / "quantized.pt")
+    assert loaded.architecture == load_checkpoint(tiny.model).architecture
+    assert all(tensor.dtype in (torch.float64, torch.int64) for tensor in loaded.state.values())
+
+
+@pytest.mark.parametrize("module", ["resformer.compiler.cli:main", "resformer.runtime.cli:run_main"])
+def test_help_imports_nothing_heavy(module: str) -> None:
+    name, function = module.split(":")
+    code = (
+        f"import sys; from {name} import {function}; status = {function}(['--help'])\n"
+        "heavy = {'torch', 'lava', 'onnx', 'onnxruntime', 'spikingjelly', 'rich.table', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(status or (f'imports {heavy}' if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--" in done.stdout

@@ -1,0 +1,291 @@
+"""``resformer-verify`` as a user runs it: it proves what holds, and finds what does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resformer.compiler.backends import open_backend
+from resformer.compiler.ir import reference
+from resformer.compiler.ir.nir_file import read_nir, write_nir
+from resformer.compiler.ir.trace import SpikeTrain, Trace
+from resformer.compiler.passes.fold_batchnorm import with_weight
+from resformer.models.spikingresformer import SpikingResformer
+from resformer.runtime import verify
+from resformer.runtime.cli import verify_main
+from resformer.runtime.encode import encode
+from support.builds import SAMPLES, Tiny, add_one, change_program, program_of, read_json, write_tiny
+
+E1, E2, E3, E4 = verify.CHECKS
+GRAPHS = 7
+"""As imported, after each of five float passes, and as the file holds it."""
+
+
+def verify_tiny(
+    tiny: Tiny, json: Path, *arguments: str, backend: str = "reference", build: Path | None = None, model: bool = True
+) -> tuple[int, Any]:
+    command = [str(build or tiny.build), "--input", str(tiny.images), "--backend", backend, "--json", str(json)]
+    status = verify_main([*command, *(["--model", str(tiny.model)] if model else []), *arguments])
+    return status, read_json(json)
+
+
+def chances(tiny: Tiny, samples: int = SAMPLES) -> dict[str, int]:
+    program = program_of(tiny.build)
+    return {name: program.timesteps * samples * int(np.prod(program[name].shape)) for name in program.lif_names}
+
+
+def test_a_sound_build_is_equivalent(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = verify_tiny(tiny, tmp_path / "r.json", "--labels", str(tiny.labels))
+    expected = chances(tiny)
+    assert status == 0
+    assert found["equivalent"] is True
+    assert (found["backend"], found["samples"], found["timesteps"]) == ("reference", SAMPLES, 4)
+    checks = found["checks"]
+    assert checks[E1]["compared"] == GRAPHS * sum(expected.values())
+    assert len(checks[E1]["graphs"]) == GRAPHS
+    assert {each["compared"] for each in checks[E1]["graphs"].values()} == {sum(expected.values())}
+    assert checks[E2] is None
+    assert "definition" in found["not_run"][E2]
+    assert checks[E3]["compared"] == checks[E3]["currents"]["compared"] == sum(expected.values())
+    assert [checks[E1]["mismatched"], checks[E3]["mismatched"], checks[E3]["currents"]["mismatched"]] == [0, 0, 0]
+    assert checks[E3]["weights"]["compared"] > 1000
+    assert checks[E3]["weights"]["mismatched"] == 0
+    assert checks[E3]["logits_max_difference"] <= checks[E3]["logits_tolerance"] < 1e-5
+    assert 0 < checks[E4]["mismatched"] < checks[E4]["compared"] == sum(expected.values())
+    assert 0 < checks[E4]["local"]["mismatched"] < checks[E4]["mismatched"]
+    assert 0.5 < checks[E4]["f1"] < 1
+    assert 0 <= checks[E4]["top1_agreement"] <= 1
+    assert found["accuracy"].keys() == {"original", "quantized"}
+    assert found["model_is_source"] is True
+    assert [layer["name"] for layer in found["layers"]] == list(expected)
+    for layer in found["layers"]:
+        assert layer["compared"] == (GRAPHS + 1) * expected[layer["name"]]
+        assert layer["mismatched"] == 0
+        assert layer["checks"][E3]["compared"] == layer["local"]["compared"] == expected[layer["name"]]
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "EQUIVALENT"
+    assert "accuracy on 6 samples: checkpoint in PyTorch" in out
+    assert "\x1b" not in out
+
+
+def test_e4_counts_what_it_says(tiny: Tiny, tmp_path: Path) -> None:
+    """The quantized checkpoint against itself: nothing mismatches, and every spike agrees."""
+    command = [str(tiny.build), "--model", str(tiny.build / "quantized.pt"), "--input", str(tiny.images)]
+    images = np.load(tiny.images)
+    exact = tmp_path / "exact.npy"
+    np.save(exact, np.rint(images * 64) / 64)
+    command[-1] = str(exact)
+    verify_main([*command, "--backend", "reference", "--json", str(tmp_path / "r.json")])
+    found = read_json(tmp_path / "r.json")
+    assert found["model_is_source"] is False
+    assert found["checks"][E4]["mismatched"] == found["checks"][E4]["local"]["mismatched"] == 0
+    assert found["checks"][E4]["f1"] == found["checks"][E4]["top1_agreement"] == 1
+
+
+def test_without_the_checkpoint_two_checks_are_not_run(tiny: Tiny, tmp_path: Path) -> None:
+    status, found = verify_tiny(tiny, tmp_path / "r.json", "--samples", "2", model=False)
+    assert status == 0
+    assert found["checks"][E1] is None
+    assert found["checks"][E4] is None
+    assert "--model" in found["not_run"][E1]
+    assert found["checks"][E3]["compared"] == sum(chances(tiny, 2).values())
+    assert found["model_is_source"] is None
+
+
+def test_lava_fires_the_same_spikes(tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("lava")
+    status, found = verify_tiny(tiny, tmp_path / "r.json", "--samples", "2", backend="lava")
+    assert status == 0
+    assert found["equivalent"] is True
+    assert found["checks"][E2]["compared"] == sum(chances(tiny, 2).values())
+    for counts in (found["checks"][E2], found["checks"][E2]["graded"], found["checks"][E2]["logits"]):
+        assert counts["mismatched"] == 0
+        assert counts["compared"] > 0
+    assert found["checks"][E3]["mismatched"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("prologue.0", (0, 0, 3, 3)),
+        ("layers.0.0.W.y1", (1, 2, 0, 0)),
+        ("layers.1.2.conv.1.1", (0, 0, 0, 0)),
+        ("classifier", (4, 11)),
+    ],
+)
+def test_one_weight_changed_by_one_is_found(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, index: tuple[int, ...]
+) -> None:
+    build = tiny.copied_build(tmp_path)
+    change_program(build, name, weight=add_one(index))
+    status, found = verify_tiny(tiny, tmp_path / "r.json", build=build)
+    assert status == 1
+    assert found["equivalent"] is False
+    assert found["checks"][E1]["mismatched"] == 0
+    assert found["checks"][E3]["weights"]["mismatched"] == 1
+    assert found["checks"][E3]["demanded"]
+    assert not found["checks"][E3]["passed"]
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "NOT EQUIVALENT"
+    assert name in out
+
+
+def test_one_bias_changed_by_one_is_found_in_the_currents(tiny: Tiny, tmp_path: Path) -> None:
+    build, name = tiny.copied_build(tmp_path), "layers.0.0.activation_in"
+    change_program(build, name, bias_mant=add_one((2,)))
+    status, found = verify_tiny(tiny, tmp_path / "r.json", build=build)
+    e3 = found["checks"][E3]
+    assert (status, found["equivalent"]) == (1, False)
+    assert e3["weights"]["mismatched"] == 0
+    assert e3["currents"]["mismatched"] > 0
+    assert (e3["first_divergence"]["layer"], e3["first_divergence"]["neuron"][0]) == (name, 2)
+
+
+def test_a_changed_threshold_is_found_where_it_first_matters(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build, name = tiny.copied_build(tmp_path), "layers.0.1.up.0"
+    vth = program_of(build)[name].op.vth
+    change_program(build, name, vth=lambda vth: vth * 3 // 2)
+    status, found = verify_tiny(tiny, tmp_path / "r.json", build=build)
+    e3 = found["checks"][E3]
+    assert (status, found["equivalent"]) == (1, False)
+    assert e3["mismatched"] > 0
+    first = e3["first_divergence"]
+    assert first["layer"] == name
+    torch_side, program_side = first["sides"]
+    assert torch_side["name"] == "quantized.pt"
+    assert torch_side["v_in_thresholds"] >= 1 > program_side["v_in_thresholds"], "one fires, the other does not"
+    # both potentials are the same current's: the integer one is in units of 1/64, and its threshold was vth
+    assert program_side["v_integer"] / (vth * 64) == pytest.approx(torch_side["v_in_thresholds"], abs=1e-6)
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    assert layers["layers.0.0.activation_out"]["mismatched"] == 0
+    assert layers[name]["mismatched"] > 0
+    out = capsys.readouterr().out
+    assert f"E3 first differs at {name}, step {first['step']}, sample {first['sample']}, neuron (" in out
+
+
+def test_a_changed_network_file_is_found(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build, name = tiny.copied_build(tmp_path), "layers.0.1.up.1"
+    graph = read_nir(build / "network.nir")
+    edit = graph.edit()
+    edit.set_op(name, with_weight(graph[name].op, weight=graph[name].op.weight + 0.5, bias=graph[name].op.bias))
+    write_nir(edit.finish(), build / "network.nir")
+    status, found = verify_tiny(tiny, tmp_path / "r.json", build=build)
+    assert (status, found["equivalent"]) == (1, False)
+    graphs = found["checks"][E1]["graphs"]
+    assert graphs.pop("file network.nir")["mismatched"] == found["checks"][E1]["mismatched"] > 0
+    assert all(graph["mismatched"] == 0 for graph in graphs.values())
+    first = found["checks"][E1]["first_divergence"]
+    assert first["layer"] == "layers.0.1.conv.0.0"
+    below, above = sorted(side["v_in_thresholds"] for side in first["sides"])
+    assert below < 1 <= above
+    assert "E1 first differs at layers.0.1.conv.0.0" in capsys.readouterr().out
+
+
+def broken_backend(break_trace: Callable[[Trace], Trace]) -> Callable[..., Any]:
+    """A substitute for ``open_backend`` whose backend is the reference with errors."""
+
+    def opened(_name: str, *, stock_models: bool = False) -> Any:
+        run = open_backend("reference")
+        return lambda *arguments, **options: break_trace(run(*arguments, **options))
+
+    return opened
+
+
+def test_one_wrong_spike_of_a_backend_is_found(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "layers.1.1.activation_out"
+
+    def flip(trace: Trace) -> Trace:
+        dense = trace.spikes[name].dense()
+        dense[2, 4, 3, 1, 0] ^= True
+        return dataclasses.replace(trace, spikes={**trace.spikes, name: SpikeTrain.pack(dense)})
+
+    monkeypatch.setattr(verify, "open_backend", broken_backend(flip))
+    status, found = verify_tiny(tiny, tmp_path / "r.json", backend="lava")
+    assert (status, found["equivalent"]) == (1, False)
+    assert found["checks"][E2]["mismatched"] == found["checks"][E3]["mismatched"] == 1
+    first = found["checks"][E2]["first_divergence"]
+    assert (first["layer"], first["step"], first["sample"], first["neuron"]) == (name, 2, 4, [3, 1, 0])
+    assert f"E2 first differs at {name}, step 2, sample 4, neuron (3, 1, 0)" in capsys.readouterr().out
+
+
+def test_one_wrong_graded_value_or_logit_of_a_backend_is_found(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change_graded(trace: Trace) -> Trace:
+        values = trace.graded["layers.0.0.matmul1"].copy()
+        values.flat[7] += 1
+        return dataclasses.replace(trace, graded={**trace.graded, "layers.0.0.matmul1": values})
+
+    def change_logit(trace: Trace) -> Trace:
+        logits = trace.logits.copy()
+        logits[0, 0, 0] -= 1
+        return dataclasses.replace(trace, logits=logits)
+
+    for kind, change in (("graded", change_graded), ("logits", change_logit)):
+        monkeypatch.setattr(verify, "open_backend", broken_backend(change))
+        status, found = verify_tiny(tiny, tmp_path / "r.json", backend="lava")
+        assert (status, found["equivalent"]) == (1, False)
+        assert found["checks"][E2][kind]["mismatched"] == 1
+        assert found["checks"][E2]["mismatched"] == 0
+
+
+def test_a_backend_that_skips_a_layer_is_no_success(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forget(trace: Trace) -> Trace:
+        spikes = dict(trace.spikes)
+        del spikes["layers.0.1.up.0"]
+        return dataclasses.replace(trace, spikes=spikes)
+
+    monkeypatch.setattr(verify, "open_backend", broken_backend(forget))
+    with pytest.raises(AssertionError, match="did not record"):
+        verify_tiny(tiny, tmp_path / "r.json", backend="lava")
+
+
+def test_samples_in_which_a_value_saturates_are_told_apart(tiny: Tiny, tmp_path: Path) -> None:
+    """With a lower limit the program clips what SpikingJelly does not: differences there are no errors."""
+    build, name = tiny.copied_build(tmp_path), "layers.0.0.matmul1"
+    program = program_of(build)
+    encoded = encode(np.load(tiny.images).astype(np.float64), program).values
+    peaks = np.abs(reference.run(program, encoded, record=True).graded[name]).max(axis=(0, 2, 3, 4))
+    worst, limit = int(peaks.argmax()), int(np.sort(peaks)[-2])
+    assert limit < peaks[worst]
+    change_program(build, name, limit=lambda _limit: limit)
+    status, found = verify_tiny(tiny, tmp_path / "r.json", build=build)
+    e3 = found["checks"][E3]
+    assert found["saturation"].keys() == {name}
+    assert e3["saturated"]["samples"] == [worst]
+    assert e3["saturated"]["compared"] == sum(chances(tiny, 1).values())
+    assert e3["compared"] == e3["currents"]["compared"] == sum(chances(tiny, SAMPLES - 1).values())
+    assert e3["mismatched"] == e3["currents"]["mismatched"] == 0
+    assert f"{SAMPLES - 1} samples" in e3["note"]
+    assert (status, found["equivalent"]) == (0, True)
+
+
+@pytest.mark.parametrize("fields", [{"timesteps": 9}, {"neuron": "PLIF", "timesteps": 3}])
+def test_what_cannot_be_exact_is_measured(
+    make_model: Callable[..., SpikingResformer], tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    inexact = write_tiny(make_model(**fields), tmp_path)
+    status, found = verify_tiny(inexact, tmp_path / "r.json")
+    assert not found["checks"][E3]["demanded"]
+    assert "not demanded" in found["checks"][E3]["note"]
+    assert found["checks"][E3]["compared"] == sum(chances(inexact).values())
+    assert (status, found["equivalent"]) == (0, True)
+    assert found["checks"][E1]["mismatched"] == 0
+
+
+def test_what_proves_nothing_is_not_equivalent(make_model: Callable[..., SpikingResformer], tmp_path: Path) -> None:
+    """Rounded decays, no checkpoint, and the reference against itself: no check is left that could fail."""
+    inexact = write_tiny(make_model(timesteps=9), tmp_path)
+    status, found = verify_tiny(inexact, tmp_path / "r.json", model=False)
+    assert (status, found["equivalent"]) == (1, False)
