@@ -23,7 +23,8 @@ def decay(x: npt.NDArray[np.int64], amount: int) -> npt.NDArray[np.int64]:
         amount: 0 (nothing is lost) to 4096 (all is).
     """
     product = x * (LOIHI.decay_unity - amount)
-    return np.sign(product) * (np.abs(product) // LOIHI.decay_unity)
+    rounded: npt.NDArray[np.int64] = np.sign(product) * (np.abs(product) // LOIHI.decay_unity)
+    return rounded
 
 
 def scale_bias(mantissa: IntArray, exponent: IntArray) -> npt.NDArray[np.int64]:

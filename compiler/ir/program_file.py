@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +18,13 @@ from resformer.errors import FileFormatError
 
 FORMAT = "resformer-program"
 FORMAT_VERSION = 1
+
+INTEGER_LIMIT = 2**40
+"""No number in the header, and no node's count of values over all steps, comes near this in any program of ours."""
+SCALE_EXP_LIMIT = 64
+"""Likewise of the exponents of scales."""
+BRIEF = 200
+"""Characters that an error may quote from a file."""
 
 _OPS: dict[str, type[Op]] = {
     each.__name__: each
@@ -34,7 +43,7 @@ _OPS: dict[str, type[Op]] = {
         ops.Output,
     )
 }
-_ARRAY_TYPES = {
+_ARRAY_TYPES: dict[str, type[np.generic]] = {
     "Int8Array": np.int8,
     "Int16Array": np.int16,
     "Int32Array": np.int32,
@@ -91,56 +100,143 @@ def read_program(path: Path) -> Program:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise FileFormatError(f"{path}: no such file; compile the model first")
+        what = "not a file" if path.exists() else "no such file"
+        raise FileFormatError(f"{path}: {what}; compile the model first")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise FileFormatError(f"{path}: not a readable safetensors file ({error}); compile the model again") from error
+    except (SafetensorError, *_DAMAGE, OSError) as error:
+        raise FileFormatError(
+            f"{path}: not a readable safetensors file ({_brief(error)}); compile the model again"
+        ) from error
     if metadata.get("format") != FORMAT:
         raise FileFormatError(f"{path}: a safetensors file, but not a {FORMAT}; give the program of a build")
     if metadata.get("version") != str(FORMAT_VERSION):
         raise FileFormatError(
-            f"{path}: format version {metadata.get('version')}, this resformer reads {FORMAT_VERSION}; "
+            f"{path}: format version {_shown(metadata.get('version'))}, this resformer reads {FORMAT_VERSION}; "
             "compile the model again"
         )
     try:
-        return _program(json.loads(metadata["program"]), tensors)
-    except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise FileFormatError(f"{path}: damaged: {error}; compile the model again") from error
+        return _program(json.loads(_entry(metadata, "program", str)), tensors)
+    except _DAMAGE as error:
+        raise FileFormatError(f"{path}: damaged: {_brief(error)}; compile the model again") from error
 
 
-def _program(header: dict[str, Any], tensors: dict[str, np.ndarray[Any, Any]]) -> Program:
+_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading and checking a damaged file may raise; only a bug of ours raises anything else."""
+
+
+def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Program:
     from resformer.compiler.ir.verify import verify_program
 
-    nodes = []
-    for each in header["nodes"]:
-        kind, scale_exp, low, high = each["signal"]
-        signal = Signal(SignalKind(kind), scale_exp, low, high)
-        if each["op"] not in _OPS:
-            raise ValueError(f"{each['name']} is a {each['op']}, which is no operation")
-        op_type = _OPS[each["op"]]
-        values: dict[str, Any] = {"signal": signal}
-        for field in dataclasses.fields(op_type):
-            if field.name == "signal":
-                continue
-            if str(field.type) in _ARRAY_TYPES:
-                values[field.name] = _array(each["name"], field, tensors)
-            else:
-                value = each["values"][field.name]
-                values[field.name] = tuple(value) if isinstance(value, list) else value
-        nodes.append(Node(each["name"], op_type(**values), tuple(each["inputs"]), tuple(each["shape"])))
-    program = Program(tuple(nodes), header["timesteps"], header["metadata"], header["offsets"])
+    unread = dict(tensors)
+    nodes = tuple(_node(entry, unread) for entry in _entry(header, "nodes", list))
+    if unread:
+        raise ValueError(f"no node has the tensor {next(iter(unread))}")
+    offsets: dict[str, int] | None = None
+    if header.get("offsets", "absent") is not None:
+        steps = _entry(header, "offsets", dict)
+        offsets = {name: _integer(step, f"the step of {name}") for name, step in steps.items()}
+        strangers = offsets.keys() - {node.name for node in nodes}
+        if strangers:
+            raise ValueError(f"the schedule names {min(strangers)}, which is no node")
+    timesteps = _integer(_entry(header, "timesteps", int), "timesteps")
+    program = Program(nodes, timesteps, _entry(header, "metadata", dict), offsets)
     verify_program(program)
+    _check_sizes(program)
     return program
 
 
-def _array(name: str, field: dataclasses.Field[Any], tensors: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    key = f"{name}/{field.name}"
-    if key not in tensors:
+def _node(entry: Any, unread: dict[str, np.ndarray[Any, Any]]) -> Node[Op]:
+    """One node; the tensors that it takes are taken from ``unread``."""
+    name, kind = _entry(entry, "name", str), _entry(entry, "op", str)
+    if kind not in _OPS:
+        raise ValueError(f"{name} is a {kind}, which is no operation")
+    values: dict[str, Any] = {"signal": _signal(_entry(entry, "signal", list))}
+    scalars = _entry(entry, "values", dict)
+    for field in dataclasses.fields(_OPS[kind]):
+        where, annotation = f"{name}/{field.name}", str(field.type)
+        if annotation in _ARRAY_TYPES:
+            values[field.name] = _array(where, _ARRAY_TYPES[annotation], unread)
+        elif annotation == "tuple[int, int]":
+            values[field.name] = _integers(_entry(scalars, field.name, list), where)
+        elif annotation == "int":
+            values[field.name] = _integer(_entry(scalars, field.name, int), where)
+        elif annotation == "bool":
+            values[field.name] = _entry(scalars, field.name, bool)
+        else:
+            assert field.name == "signal", f"{where}: files hold no {annotation}"
+    inputs, shape = _entry(entry, "inputs", list), _entry(entry, "shape", list)
+    return Node(name, _OPS[kind](**values), tuple(inputs), _integers(shape, f"the shape of {name}"))
+
+
+def _signal(entry: list[Any]) -> Signal:
+    kind, scale_exp, *bounds = entry
+    low, high = (None if bound is None else _integer(bound, "a signal's bound") for bound in bounds)
+    if abs(_integer(scale_exp, "a scale's exponent")) > SCALE_EXP_LIMIT:
+        raise ValueError(f"a scale's exponent is {scale_exp}")
+    return Signal(SignalKind(kind), scale_exp, low, high)
+
+
+T = TypeVar("T")
+
+
+def _entry(holder: Any, key: str, wanted: type[T]) -> T:
+    """An entry of a JSON object, of exactly this type."""
+    if not isinstance(holder, dict) or key not in holder:
+        raise ValueError(f"there is no {key} in {_shown(holder)}")
+    value = holder[key]
+    if type(value) is not wanted:
+        raise ValueError(f"{key} is {_shown(value)}, not of type {wanted.__name__}")
+    return value
+
+
+def _integer(value: Any, what: str) -> int:
+    if type(value) is not int or abs(value) > INTEGER_LIMIT:
+        raise ValueError(f"{what} is {_shown(value)}")
+    return value
+
+
+def _integers(values: list[Any], what: str) -> tuple[int, ...]:
+    return tuple(_integer(value, what) for value in values)
+
+
+def _array(key: str, wanted: type[np.generic], unread: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    if key not in unread:
         raise ValueError(f"the tensor {key} is missing")
-    wanted = np.dtype(_ARRAY_TYPES[str(field.type)])
-    if tensors[key].dtype != wanted:
-        raise ValueError(f"the tensor {key} is {tensors[key].dtype}, not {wanted}")
-    return tensors[key]
+    array = unread.pop(key)
+    if array.dtype != wanted:
+        raise ValueError(f"the tensor {key} is {array.dtype}, not {np.dtype(wanted)}")
+    return array
+
+
+def _check_sizes(program: Program) -> None:
+    """Refuse what would make a run take memory out of all proportion to the file and the samples."""
+    for node in program:
+        elements = program.timesteps * math.prod(node.shape)
+        assert elements <= INTEGER_LIMIT, f"{node.name} has {elements} values over all steps"
+        match node.op:
+            case ops.Conv2d(weight=weight, padding=padding, dilation=dilation):
+                spans = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], dilation, strict=True)]
+            case ops.MaxPool2d(kernel_size=kernel, padding=padding):
+                spans = list(kernel)
+            case ops.Delay(steps=steps):
+                assert steps <= len(program), f"{node.name} waits {steps} steps in a program of {len(program)} nodes"
+                continue
+            case _:
+                continue
+        fits = all(pad < span for pad, span in zip(padding, spans, strict=True))
+        assert fits, f"{node.name} pads by {padding} for windows of {tuple(spans)}"
+
+
+def _shown(value: Any) -> str:
+    """A value from a file, fit for one line of an error."""
+    return reprlib.repr(value)
+
+
+def _brief(error: Exception) -> str:
+    """An error as one printable line; names in it come from the file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    printable = "".join(char if char.isprintable() else "?" for char in text)
+    return printable if len(printable) <= BRIEF else printable[:BRIEF] + "…"

@@ -167,8 +167,12 @@ def _single(inputs: Sequence[Shape], *, axes: int | None = None) -> Shape:
 
 def _windows(size: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any) -> Shape:
     """How many windows fit along rows and columns."""
+    assert len(kernel) == 2, f"a kernel of {len(kernel)} axes, not 2"
     counts = []
     for axis in range(2):
+        least = min(int(kernel[axis]), int(stride[axis]), int(dilation[axis]))
+        assert least >= 1, "kernel, stride and dilation must be at least 1"
+        assert int(padding[axis]) >= 0, f"padding {int(padding[axis])} is negative"
         span = int(dilation[axis]) * (int(kernel[axis]) - 1) + 1
         free = size[axis] + 2 * int(padding[axis]) - span
         assert free >= 0, f"a window of {span} does not fit {size[axis]} padded by {int(padding[axis])}"
