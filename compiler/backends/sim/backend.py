@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -146,7 +147,8 @@ class SimBackend:
                 workers=workers,
                 can_attend=can_attend if on_cpu else None,
             )
-            self._engines[key] = Engine(plan, CpuKernels(plan) if on_cpu else TorchKernels(plan, self._device))
+            kernels = CpuKernels(plan) if on_cpu else TorchKernels(plan, self._device, int8=True)
+            self._engines[key] = Engine(plan, kernels)
         return self._engines[key]
 
     def _workers(self) -> Workers:
@@ -182,9 +184,19 @@ def _is_out_of_memory(error: Exception) -> bool:
 @contextmanager
 def _exact_float32() -> Iterator[None]:
     """Keep torch from rounding float32 products to fewer bits, as callers may have allowed it to."""
-    allowed = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    mkldnn: Any = torch.backends.mkldnn
+    kinds = [torch.backends.cuda.matmul, mkldnn.matmul, mkldnn.conv]
+    if not all(hasattr(kind, "fp32_precision") for kind in kinds):  # before torch 2.9
+        allowed = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        yield
+        torch.set_float32_matmul_precision(allowed)
+        return
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(allowed)
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision

@@ -22,13 +22,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, INT32_MAX
+from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, INT32_MAX, largest
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, Step, Value
-from resformer.compiler.backends.sim.torch_kernels import TorchKernels, channel_share, halves_exactly
+from resformer.compiler.backends.sim.torch_kernels import TorchKernels, channel_share, halves_exactly, output_share
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.program import Conv2d
 from resformer.compiler.target import LOIHI
+
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 ATTENTION_ROWS = 224
 """Positions whose attention is computed at a time, for all steps: their sums stay in a core's L2."""
@@ -38,7 +40,7 @@ class CpuKernels(TorchKernels):
     """Binds steps to the fastest exact kernel of this machine."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(plan, torch.device("cpu"))
+        super().__init__(plan, torch.device("cpu"), int8=int8_is_exact())
 
     def bind(self, step: Step, block: Block) -> Work:
         """What runs one step for one block of channels."""
@@ -48,26 +50,23 @@ class CpuKernels(TorchKernels):
         """A convolution of spikes in int8, of graded values in float32."""
         (source,) = step.inputs
         made = self.plan.values[step.name]
-        if self.plan.values[source].is_spikes and not made.is_wide and int8_is_exact():
+        if self.plan.values[source].is_spikes and not made.is_wide and self.int8:
             return self._spike_conv(step, op, block)
-        if not made.sums_are_wide and torch.backends.mkldnn.is_available():
+        if not made.sums_are_wide and HAS_ONEDNN:
             return self._float_conv(step, op, block)
         return super().conv(step, op, block)
 
     def _spike_conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
         (source,) = step.inputs
         value = self.plan.values[source]
-        first, width = block.of(len(op.weight))
-        rows = slice(first, first + width)
-        groups = max(op.groups // block.count, 1)
+        rows, groups = output_share(op, block)
+        width = len(op.weight[rows])
         scale = torch.from_numpy(np.exp2(op.weight_exp[rows].astype(np.float32)))
         zero = torch.zeros(width, dtype=torch.int32)
         bias = torch.from_numpy(op.bias[rows].astype(np.float32)) if op.bias[rows].any() else None
         window = [*op.stride], [*op.padding], [*op.dilation], groups
         shape = [self.plan.timesteps * self.plan.samples, op.weight.shape[1] * groups, *value.size]
-        weight = torch.ops.onednn.qconv_prepack(
-            torch.from_numpy(op.weight[rows].copy()), scale, 1.0, 0, *window, shape
-        )
+        weight = torch.ops.onednn.qconv_prepack(torch.from_numpy(op.weight[rows].copy()), scale, 1.0, 0, *window, shape)
 
         def work(frame: Frame) -> None:
             x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
@@ -83,9 +82,8 @@ class CpuKernels(TorchKernels):
         """oneDNN's direct convolution: unlike Winograd's, its float32 sums are of products alone."""
         (source,) = step.inputs
         value = self.plan.values[source]
-        first, width = block.of(len(op.weight))
-        rows = slice(first, first + width)
-        groups = max(op.groups // block.count, 1)
+        rows, groups = output_share(op, block)
+        width = len(op.weight[rows])
         weight = torch.from_numpy(np.float32(fixedpoint.scale_weight(op.weight, op.weight_exp)[rows]))
         bias = torch.from_numpy(op.bias[rows].astype(np.float32))
 
@@ -104,7 +102,7 @@ class CpuKernels(TorchKernels):
         reach = sum(value.magnitude.value for value in inputs)
         relay = step.relay[1] if step.relay else None
         if relay is not None:
-            reach += int(np.abs(relay.bias.astype(np.int64)).max(initial=0))
+            reach += largest(relay.bias)
         lif = step.lif[1] if step.lif else None
         fires_exactly = lif is None or (halves_exactly(lif) and step.reach <= LOIHI.a_max)
         if len(inputs) > 2 or reach >= EXACT_IN_FLOAT32 or not fires_exactly or compiled_loops() is None:
@@ -158,7 +156,7 @@ class CpuKernels(TorchKernels):
         heads = op1.num_heads // block.count
         width = y_value.channels // op1.num_heads
         first, all_channels = block.of(y_value.channels)
-        bias1, bias2 = (f32(op.bias[first : first + all_channels]) for op in (op1, op2))
+        bias1, bias2 = (op.bias[first : first + all_channels].astype(f32) for op in (op1, op2))
         patches, positions = y_value.positions, x_value.positions
         constants1, constants2 = (
             (
@@ -183,9 +181,9 @@ class CpuKernels(TorchKernels):
             sums1 = frame.scratch((steps, rows, digits1 * patches), torch.int32)
             sums2 = frame.scratch((steps, rows, digits2 * width), torch.int32)
             attention = frame.scratch((steps, rows, patches), torch.int8)
-            # (T, N * parts * rows, heads * width) to (N, heads, parts, T, rows, width)
-            gates = x.view.view(torch.int8).unflatten(2, (heads, width)).unflatten(1, (plan.samples, -1, rows))
-            gates = gates.permute(1, 4, 2, 0, 3, 5)
+            # (T, N * parts * rows, heads * width) to (N, heads, parts, T, rows, width); x may be some of the channels
+            gates = x.data.view(torch.int8).view(steps, plan.samples, -1, rows, x.data.shape[2] // width, width)
+            gates = gates[..., x.first // width : x.first // width + heads, :].permute(1, 4, 2, 0, 3, 5)
             products1 = [split1.transpose(1, 2).unbind(), sums1.unbind()]
             products2 = [attention.unbind(), split2.unbind(), sums2.unbind()]
             clips = np.zeros(4, np.int64)
@@ -202,9 +200,7 @@ class CpuKernels(TorchKernels):
                 for part, gate in enumerate(gates[sample, head].unbind()):
                     for per_step in zip(gate.unbind(), *products1, strict=True):
                         torch._int_mm(*per_step[:2], out=per_step[2])
-                    first_clips = loops.product_neurons(
-                        sums1.numpy(), digits1, *constants1, attention.numpy(), 0, 0
-                    )
+                    first_clips = loops.product_neurons(sums1.numpy(), digits1, *constants1, attention.numpy(), 0, 0)
                     for per_step in zip(*products2, strict=True):
                         torch._int_mm(*per_step[:2], out=per_step[2])
                     row0 = sample * positions + part * rows
@@ -221,10 +217,8 @@ def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
     """Whether :meth:`CpuKernels.attention` computes a step exactly, and on this machine."""
     y1, x, y2 = (plan_values[name] for name in step.inputs)
     width = y1.channels // step.products[0][1].num_heads
-    for y, terms, (_, product), (_, lif) in zip(
-        (y1, y2), (width, y2.positions), step.products, step.lifs, strict=True
-    ):
-        reach = y.magnitude.value + int(np.abs(product.bias.astype(np.int64)).max(initial=0))
+    for y, terms, (_, product), (_, lif) in zip((y1, y2), (width, y2.positions), step.products, step.lifs, strict=True):
+        reach = y.magnitude.value + largest(product.bias)
         if y.static or y.is_spikes or reach >= EXACT_IN_FLOAT32 or reach * terms > INT32_MAX:
             return False
         if product.limit > LOIHI.a_max or not halves_exactly(lif) or lif.bias_mant.any():
@@ -281,4 +275,4 @@ def int8_is_exact() -> bool:
         )
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
-    return bool((product == wanted).all()) and bool((made[0, :, 0, :].T == wanted).all())
+    return torch.equal(product, wanted) and torch.equal(made[0, :, 0, :].T, wanted.to(torch.float32))

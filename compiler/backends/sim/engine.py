@@ -76,6 +76,7 @@ class Engine:
             workers: Threads to share the tile; None: the caller's own.
         """
         plan, arena = self.plan, self._arena()
+        clips: list[tuple[str, int | torch.Tensor]] = []
         full = {plan.input: self._encode(samples)}
         for segment, works in self._segments:
             for name in segment.exports:
@@ -83,11 +84,8 @@ class Engine:
                 shape = (1 if value.static else plan.timesteps, plan.samples * value.positions, value.channels)
                 full[name] = Slab(arena.take(shape, real_dtype(value)), 0, value.channels)
 
-            def run_block(
-                item: tuple[Block, list[Work]], segment: Segment = segment, full: dict[str, Slab] = full
-            ) -> None:
-                block, steps = item
-                self._run_block(segment, block, steps, full, recorder, first_sample)
+            def run_block(item: tuple[Block, list[Work]], segment: Segment = segment) -> None:
+                clips.extend(self._run_block(segment, *item, full, recorder, first_sample))
 
             if workers is None or len(works) == 1:
                 for item in works:
@@ -99,6 +97,7 @@ class Engine:
                 if name != plan.input:
                     arena.give(slab.data)
         output = full[plan.output]
+        recorder.add_clips(clips)
         recorder.put_logits(natural_order(output.data, plan.values[plan.output], plan.samples), first_sample)
         if plan.output != plan.input:
             arena.give(output.data)
@@ -111,17 +110,18 @@ class Engine:
         full: dict[str, Slab],
         recorder: Recorder,
         first_sample: int,
-    ) -> None:
+    ) -> list[tuple[str, int | torch.Tensor]]:
+        """Run one block of one segment; what it clipped."""
         with torch.inference_mode():
             frame = Frame(self.plan, full, self._arena(), segment, block)
             for work in steps:
                 work(frame)
-            recorder.add_clips(frame.clips)
             if recorder.keeps_values:
                 for name in (name for step in segment.steps for name in step.writes):
                     first, _ = block.of(self.plan.values[name].channels)
                     recorder.put(self.plan, name, frame.read(name).view, first_sample, first)
             frame.done()
+            return frame.clips
 
     def _encode(self, samples: npt.NDArray[np.integer]) -> Slab:
         """Samples as a slab."""

@@ -33,10 +33,6 @@ class Slab:
         """The channels themselves, (T or 1, N * positions, width)."""
         return self.data[:, :, self.first : self.first + self.width]
 
-    @property
-    def is_whole(self) -> bool:
-        return self.width == self.data.shape[2]
-
 
 @dataclass(frozen=True)
 class Block:
@@ -64,6 +60,7 @@ class Arena:
         return free.pop().view(shape) if free else torch.empty(shape, dtype=dtype, device=self._device)
 
     def give(self, tensor: torch.Tensor) -> None:
+        """Take memory back."""
         self._free.setdefault((tensor.numel(), tensor.dtype), []).append(tensor)
 
 
@@ -74,14 +71,14 @@ class Frame:
         plan: What runs.
         full: The values that outlive their segment, whole.
         arena: The memory of the thread that runs the block.
-        clips: How often values saturated, by node.
+        clips: How often values saturated: names and counts, which may be on the device still.
     """
 
     def __init__(self, plan: Plan, full: dict[str, Slab], arena: Arena, segment: Segment, block: Block) -> None:
         self.plan = plan
         self.full = full
         self.arena = arena
-        self.clips: dict[str, int] = {}
+        self.clips: list[tuple[str, int | torch.Tensor]] = []
         self._segment = segment
         self._block = block
         self._local: dict[str, Slab] = {}
@@ -120,9 +117,9 @@ class Frame:
         self._taken.append(tensor)
         return tensor
 
-    def clipped(self, name: str, count: int) -> None:
-        """Add to the number of times that a node's values saturated."""
-        self.clips[name] = self.clips.get(name, 0) + count
+    def clipped(self, name: str, count: int | torch.Tensor) -> None:
+        """Note how many of a node's values saturated."""
+        self.clips.append((name, count))
 
     def done(self) -> None:
         """Give back the block's memory."""

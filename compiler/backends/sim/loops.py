@@ -36,8 +36,8 @@ def neurons(
     Returns:
         How many sums the relay clipped, and how many potentials were clipped from below.
     """
-    saturated = 0
-    floored = 0
+    saturated: Any = 0
+    floored: Any = 0
     x = np.empty(width, a.dtype)
     v = np.empty(width, a.dtype)
     for row in range(a.shape[1]):
@@ -101,8 +101,8 @@ def product_neurons(
     width = sums.shape[2] // digits
     x = np.empty(width, np.int32)
     v = np.empty(width, np.float32)
-    saturated = 0
-    floored = 0
+    saturated: Any = 0
+    floored: Any = 0
     for row in range(rows):
         for c in range(width):
             v[c] = 0
@@ -132,7 +132,7 @@ def product_neurons(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def largest(y: Any, first: int, bias: Any) -> int:
+def largest(y: Any, first: int, bias: Any) -> Any:
     """The largest magnitude of y + bias; y (T, rows, channels), of which ``len(bias)`` from ``first`` on."""
     most = np.int32(0)  # the maximum of floats would keep LLVM from using vectors, for the sake of NaN
     for t in range(y.shape[0]):
@@ -165,10 +165,8 @@ def split_digits(y: Any, row0: int, first: int, bias: Any, digits: int, by_row: 
             for c in range(width):
                 rest[c] = np.int32(y_row[c] + bias[c])
             for digit in range(digits):
-                if by_row:
-                    out_row = out[t, digit * rows + row, :]
-                else:
-                    out_row = out[t, row, digit * width : (digit + 1) * width]
+                place = (digit * rows + row, 0) if by_row else (row, digit * width)
+                out_row = out[t, place[0], place[1] : place[1] + width]
                 for c in range(width):
                     low = ((rest[c] + 128) & 255) - 128
                     out_row[c] = low

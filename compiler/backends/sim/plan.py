@@ -69,10 +69,12 @@ class Value:
 
     @property
     def positions(self) -> int:
+        """How many there are."""
         return self.shape[2] if self.layout is Layout.ATTENTION else math.prod(self.shape[1:])
 
     @property
     def channels(self) -> int:
+        """How many each position has."""
         return self.shape[0] * self.shape[1] if self.layout is Layout.ATTENTION else self.shape[0]
 
     @property
@@ -101,6 +103,7 @@ class OpStep:
 
     @property
     def writes(self) -> tuple[str, ...]:
+        """The values that it makes."""
         return (self.name,)
 
 
@@ -113,6 +116,7 @@ class RelayoutStep:
 
     @property
     def writes(self) -> tuple[str, ...]:
+        """The values that it makes."""
         return (self.name,)
 
 
@@ -136,6 +140,7 @@ class NeuronStep:
 
     @property
     def writes(self) -> tuple[str, ...]:
+        """The values that it makes."""
         return tuple(name for name in (self.stream, self.lif[0] if self.lif else None) if name is not None)
 
 
@@ -155,6 +160,7 @@ class AttentionStep:
 
     @property
     def writes(self) -> tuple[str, ...]:
+        """The values that it makes."""
         return (self.lifs[1][0],)
 
 
@@ -234,9 +240,7 @@ def build_plan(
         dead = tuple(name for name, last in read_last.items() if last == index and name != output)
         segments.append(Segment(tuple(group), blocks, exports, tuple(name for name in dead if name not in written)))
     counted = tuple(node.name for node in program if isinstance(node.op, (Relay, SpikeMatMul, LIF)))
-    return Plan(
-        tuple(segments), planner.values, program.timesteps, samples, output, program.input.name, counted
-    )
+    return Plan(tuple(segments), planner.values, program.timesteps, samples, output, program.input.name, counted)
 
 
 class _Planner:
@@ -321,15 +325,13 @@ class _Planner:
             graded = self._keep_graded and relay is not None
             if graded or [reader for reader in self._readers(node) if reader is not lif]:
                 stream = node.name
-                self.values[stream] = Value(
-                    _three_axes(node.shape), layout, static, self._magnitudes[node.name]
-                )
+                self.values[stream] = Value(_three_axes(node.shape), layout, static, self._magnitudes[node.name])
         if lif is not None:
             self.values[lif.name] = Value(_three_axes(lif.shape), layout, False, Magnitude(1, 1), is_spikes=True)
-        assert lif is None or isinstance(lif.op, LIF)
+        fused = (lif.name, lif.op) if lif is not None and isinstance(lif.op, LIF) else None
         self._fused |= {first.name, node.name} | ({lif.name} if lif else set())
         reach = self._magnitudes[lif.inputs[0] if lif else node.name].value
-        self._steps.append(NeuronStep(inputs, relay, stream, (lif.name, lif.op) if lif else None, reach))
+        self._steps.append(NeuronStep(inputs, relay, stream, fused, reach))
 
     def _lif_to_fuse(self, node: Node[Op], static: bool) -> Node[Op] | None:
         """The neurons to run in the same pass; none where one step's input serves all, but the neurons need T."""
@@ -383,8 +385,9 @@ def _fuse_attention(
             continue
         assert attention.lif is not None
         assert out.lif is not None
+        y1, x = first.inputs
         step = AttentionStep(
-            (*first.inputs, y2),
+            (y1, x, y2),
             ((first.name, first.op), (second.name, second.op)),
             (attention.lif, out.lif),
         )
@@ -399,11 +402,8 @@ def _group(steps: list[Step]) -> Iterator[list[Step]]:
     group: list[Step] = []
     written: set[str] = set()
     for step in steps:
-        alone = _mixes_channels(step)
-        if group and (_mixes_channels(group[-1]) or (alone or _reads_all_channels(step)) and written & {*step.inputs}):
-            yield group
-            group, written = [], set()
-        elif group and alone:
+        waits = _reads_all_channels(step) and not written.isdisjoint(step.inputs)
+        if group and (waits or _mixes_channels(step) or _mixes_channels(group[-1])):
             yield group
             group, written = [], set()
         group.append(step)
@@ -421,18 +421,14 @@ def _reads_all_channels(step: Step) -> bool:
     return isinstance(step, OpStep) and isinstance(step.op, Conv2d) and step.op.groups == 1
 
 
-def _choose_blocks(
-    steps: list[Step], values: Mapping[str, Value], timesteps: int, samples: int, workers: int
-) -> int:
+def _choose_blocks(steps: list[Step], values: Mapping[str, Value], timesteps: int, samples: int, workers: int) -> int:
     """The fewest blocks that fit the cache and occupy all workers; fewer where channels do not divide so."""
     if _mixes_channels(steps[0]):
         return 1
     most = math.gcd(*(_divisor(step, values) for step in steps))
     written = [values[name] for step in steps for name in step.writes]
     narrowest = min((value.channels for value in written if value.layout is Layout.MAP), default=most)
-    size = 4 * samples * max(
-        value.positions * value.channels * (1 if value.static else timesteps) for value in written
-    )
+    size = 4 * samples * max(value.positions * value.channels * (1 if value.static else timesteps) for value in written)
     chosen = 1
     for blocks in range(1, most + 1):
         width = narrowest // blocks

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from resformer.compiler.backends.sim.plan import Plan
@@ -32,41 +31,47 @@ class Recorder:
         counted = [node.name for node in program if isinstance(node.op, (Relay, SpikeMatMul, LIF))]
         self._saturated = dict.fromkeys(counted, 0)
         self._lock = threading.Lock()
-        kinds: dict[type, type] = {LIF: np.uint8, Relay: np.int32, SpikeMatMul: np.int32, MaxPool2d: np.int32}
-        self._values: dict[str, npt.NDArray[np.int32] | npt.NDArray[np.uint8]] = {
-            node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=kinds[type(node.op)])
-            for node in program
-            if values and type(node.op) in kinds
+        kept = [node for node in program if values]
+        self._spikes = {
+            node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=np.uint8)
+            for node in kept
+            if isinstance(node.op, LIF)
+        }
+        self._graded = {
+            node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=np.int32)
+            for node in kept
+            if isinstance(node.op, (Relay, SpikeMatMul, MaxPool2d))
         }
 
     def put(self, plan: Plan, name: str, data: torch.Tensor, first_sample: int, first_channel: int) -> None:
         """Keep some channels of a value, (T or 1, N * positions, channels), if the trace holds it."""
-        if name not in self._values:
+        whole = self._spikes.get(name, self._graded.get(name))
+        if whole is None:
             return
         value = plan.values[name]
         natural = data.reshape(len(data), plan.samples, value.positions, -1).transpose(2, 3)
         natural = natural.reshape(len(data), plan.samples, -1)
         start = first_channel * value.positions
-        block = self._values[name][:, first_sample : first_sample + plan.samples, start : start + natural.shape[2]]
-        block[...] = natural.cpu().numpy()
+        share = whole[:, first_sample : first_sample + plan.samples, start : start + natural.shape[2]]
+        share[...] = natural.cpu().numpy()
 
     def put_logits(self, natural: torch.Tensor, first_sample: int) -> None:
         """Keep the logits, (T or 1, N, ...)."""
         logits = self._logits[:, first_sample : first_sample + natural.shape[1]]
         logits[...] = natural.cpu().numpy().reshape(len(natural), *logits.shape[1:])
 
-    def add_clips(self, clips: Mapping[str, int]) -> None:
+    def add_clips(self, clips: Iterable[tuple[str, int | torch.Tensor]]) -> None:
         """Add to the saturation counts."""
+        known = [(name, int(count)) for name, count in clips]
         with self._lock:
-            for name, count in clips.items():
+            for name, count in known:
                 self._saturated[name] += count
 
     def trace(self) -> Trace:
         """All that was kept."""
-        shaped = {name: values.reshape(self._shapes[name]) for name, values in self._values.items()}
         return Trace(
             logits=self._logits,
-            spikes={name: SpikeTrain.pack(each) for name, each in shaped.items() if each.dtype == np.uint8},
-            graded={name: each for name, each in shaped.items() if each.dtype == np.int32},
+            spikes={name: SpikeTrain.pack(each.reshape(self._shapes[name])) for name, each in self._spikes.items()},
+            graded={name: each.reshape(self._shapes[name]) for name, each in self._graded.items()},
             saturated=self._saturated,
         )

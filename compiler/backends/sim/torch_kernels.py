@@ -1,19 +1,22 @@
 """Every step in plain torch, on any device: what a GPU runs, and what a CPU runs where nothing faster is exact.
 
 Integers travel as float32 where none of a node's sums reaches 2^24, else as float64. A convolution is a matrix product
-over gathered taps, never a library's convolution, which may choose an algorithm (Winograd, FFT) that rounds.
+over gathered taps, in int8 where they are spikes; never a library's convolution, which may choose an algorithm
+(Winograd, FFT) that rounds. Nothing waits for the device: counts stay there until the tile is done.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64
+from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import (
     AttentionStep,
@@ -32,7 +35,6 @@ from resformer.compiler.ir.program import (
     Dense,
     Flatten,
     MaxPool2d,
-    Op,
     SpikeMatMul,
     SumPool2d,
 )
@@ -40,8 +42,12 @@ from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
 
 INT8_ROWS_MIN = 17
+"""Fewest rows that CUDA's int8 matrix product takes."""
 INT8_MULTIPLE = 8
-"""What CUDA's int8 matrix product asks of its shapes."""
+"""What its depth and width must be multiples of."""
+
+Count: TypeAlias = "int | torch.Tensor"
+"""How many values were clipped; on a device, maybe not yet known here."""
 
 
 class TorchKernels:
@@ -50,11 +56,13 @@ class TorchKernels:
     Args:
         plan: What the steps belong to.
         device: Where weights and values are.
+        int8: Whether its int8 matrix products are exact.
     """
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
+    def __init__(self, plan: Plan, device: torch.device, *, int8: bool) -> None:
         self.plan = plan
         self.device = device
+        self.int8 = int8
 
     def bind(self, step: Step, block: Block) -> Work:
         """What runs one step for one block of channels."""
@@ -86,26 +94,31 @@ class TorchKernels:
         """A convolution, as one matrix product for each group."""
         (source,) = step.inputs
         value, made = self.plan.values[source], self.plan.values[step.name]
-        rows, groups = _rows_and_groups(op, block)
-        dtype, out_dtype = sum_dtype(made), real_dtype(made)
-        weight = torch.from_numpy(np.float64(fixedpoint.scale_weight(op.weight, op.weight_exp)[rows]))
-        # (outputs, inputs, K_h, K_w) to one matrix a group, its rows in the order of gathered taps
-        weight = weight.permute(2, 3, 1, 0).reshape(-1, len(op.bias[rows])).to(self.device, dtype)
-        matrices = weight.chunk(groups, dim=1)
-        bias = self._constant(op.bias[rows], dtype) if op.bias[rows].any() else None
+        rows, groups = output_share(op, block)
+        outputs, depth = len(op.bias[rows]) // groups, op.weight[0].size
+        in_int8 = self.int8 and value.is_spikes and depth % INT8_MULTIPLE == outputs % INT8_MULTIPLE == 0
+        dtype, out_dtype = torch.int8 if in_int8 else sum_dtype(made), real_dtype(made)
+        whole = op.weight if in_int8 else fixedpoint.scale_weight(op.weight, op.weight_exp)
+        # (outputs, inputs, K_h, K_w) to one row an output, in the order of gathered taps
+        weight = torch.from_numpy(whole[rows]).permute(0, 2, 3, 1).reshape(-1, depth).to(self.device, dtype)
+        matrices = [each.T for each in weight.chunk(groups)]
+        scale = self._constant(np.left_shift(1, op.weight_exp[rows].astype(np.int64)), out_dtype)
+        bias = self._constant(op.bias[rows], out_dtype) if op.bias[rows].any() else None
 
         def work(frame: Frame) -> None:
             x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
             steps, _, channels = x.shape
             image = x.reshape(-1, *value.size, channels)
-            parts = [
-                torch.matmul(_gather(part, op).to(dtype), matrix)
-                for part, matrix in zip(image.chunk(groups, dim=3), matrices, strict=True)
-            ]
-            result = torch.cat(parts, dim=1)
+            parts = []
+            for part, matrix in zip(image.chunk(groups, dim=3), matrices, strict=True):
+                taps = gather(part, op).to(dtype)
+                parts.append(int8_product(taps, matrix) if in_int8 else torch.matmul(taps, matrix))
+            result = torch.cat(parts, dim=1).to(out_dtype)
+            if in_int8:
+                result *= scale
             if bias is not None:
                 result += bias
-            frame.put(step.name, result.view(steps, -1, result.shape[1]).to(out_dtype))
+            frame.put(step.name, result.view(steps, -1, result.shape[1]))
 
         return work
 
@@ -113,7 +126,7 @@ class TorchKernels:
         """All-to-all synapses."""
         made = self.plan.values[step.name]
         dtype, out_dtype = sum_dtype(made), real_dtype(made)
-        weight = torch.from_numpy(np.float64(fixedpoint.scale_weight(op.weight, op.weight_exp))).to(self.device, dtype)
+        weight = torch.from_numpy(fixedpoint.scale_weight(op.weight, op.weight_exp)).to(self.device, dtype)
         bias = self._constant(op.bias, dtype)
 
         def work(frame: Frame) -> None:
@@ -128,13 +141,12 @@ class TorchKernels:
         y_value, gate_value = self.plan.values[y_name], self.plan.values[gate_name]
         heads = op.num_heads // block.count
         first, width = block.of(y_value.channels)
-        bias = op.bias[first : first + width].astype(np.int64)
         # the result is clipped, but its sums are not
         terms = width // heads if op.transpose else y_value.positions
-        reach = (y_value.magnitude.value + int(np.abs(op.bias.astype(np.int64)).max(initial=0))) * terms
+        reach = (y_value.magnitude.value + largest(op.bias)) * terms
         dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
         assert reach < EXACT_IN_FLOAT64, f"{step.name}: sums may reach {reach}, beyond what float64 holds exactly"
-        offset = self._constant(bias, dtype)
+        offset = self._constant(op.bias[first : first + width], dtype)
         out_dtype = real_dtype(self.plan.values[step.name])
 
         def work(frame: Frame) -> None:
@@ -159,9 +171,9 @@ class TorchKernels:
         reach = sum(value.magnitude.value for value in inputs)
         relay = step.relay[1] if step.relay else None
         if relay is not None:
-            reach += int(np.abs(relay.bias.astype(np.int64)).max(initial=0))
+            reach += largest(relay.bias)
         dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
-        bias = self._constant(channel_share(relay.bias, inputs[0], block), dtype) if relay else None
+        bias = self._constant(channel_share(relay.bias, inputs[0], block), dtype) if relay else 0
         fire = self._lif(step, inputs[0], block) if step.lif else None
 
         def work(frame: Frame) -> None:
@@ -180,28 +192,26 @@ class TorchKernels:
 
         return work
 
-    def _lif(self, step: NeuronStep, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], int]:
+    def _lif(self, step: NeuronStep, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], Count]:
         """Neurons: (T or 1, rows, C) of input to spikes; returns how many potentials were clipped from below."""
         assert step.lif is not None
         name, lif = step.lif
         dtype = torch.float32 if halves_exactly(lif) and step.reach <= LOIHI.a_max else torch.float64
         keep_v = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
         keep_u = (LOIHI.decay_unity - 1 - lif.du) / LOIHI.decay_unity
-        bias = self._constant(
-            channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), value, block), dtype
-        )
+        bias = self._constant(channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), value, block), dtype)
         checked = step.reach > LOIHI.a_max or keep_u > 0
         unit, floor = 1 << LOIHI.a_shift, -LOIHI.v_max
 
-        def fire(x: torch.Tensor, spikes: Slab) -> int:
+        def fire(x: torch.Tensor, spikes: Slab) -> Count:
             u = v = torch.zeros((), dtype=dtype, device=self.device)
-            clipped = 0
+            clipped: Count = 0
             for t in range(self.plan.timesteps):
                 u = torch.trunc(u * keep_u) + x[t if len(x) > 1 else 0].to(dtype) * unit
                 if checked:
                     assert float(u.abs().max()) <= LOIHI.a_max * unit, f"{name}: a current would wrap"
                 free = torch.trunc(v * keep_v) + u + bias
-                clipped += int(torch.count_nonzero(free < floor))
+                clipped = clipped + torch.count_nonzero(free < floor)
                 fired = free > lif.vth * unit
                 spikes.view[t] = fired
                 v = free.clamp_(min=floor).masked_fill_(fired, 0)
@@ -209,16 +219,11 @@ class TorchKernels:
 
         return fire
 
-    def _saturate(self, x: torch.Tensor, limit: int) -> int:
-        """Clip to [-limit, limit] in place; how many values that changed."""
-        clipped = int(torch.count_nonzero(x.abs() > limit))
-        if clipped:
-            x.clamp_(-limit, limit)
-        return clipped * self._repeats(x)
-
-    def _repeats(self, x: torch.Tensor) -> int:
-        """How many steps a value stands for."""
-        return self.plan.timesteps // len(x)
+    def _saturate(self, x: torch.Tensor, limit: int) -> Count:
+        """Clip to [-limit, limit] in place; how many values that changed, in all steps that x stands for."""
+        clipped = torch.count_nonzero(x.abs() > limit)
+        x.clamp_(-limit, limit)
+        return clipped * (self.plan.timesteps // len(x))
 
     # --- pools and shapes
 
@@ -264,8 +269,8 @@ class TorchKernels:
         steps = 1 if self.plan.values[step.name].static else self.plan.timesteps
         frame.put(step.name, image.permute(0, 2, 3, 1).reshape(steps, -1, image.shape[1]))
 
-    def _constant(self, values: np.ndarray[tuple[int, ...], np.dtype[np.integer]], dtype: torch.dtype) -> torch.Tensor:
-        return torch.from_numpy(np.float64(values)).to(self.device, dtype)
+    def _constant(self, values: npt.NDArray[np.integer], dtype: torch.dtype) -> torch.Tensor:
+        return torch.from_numpy(values.astype(np.float64)).to(self.device, dtype)
 
 
 def real_dtype(value: Value) -> torch.dtype:
@@ -296,9 +301,7 @@ def halves_exactly(lif: LIF) -> bool:
     return lif.du == LOIHI.du_no_memory and kept & (kept - 1) == 0 and kept < LOIHI.decay_unity
 
 
-def channel_share(
-    values: np.ndarray[tuple[int, ...], np.dtype[np.integer]], value: Value, block: Block
-) -> np.ndarray[tuple[int, ...], np.dtype[np.integer]]:
+def channel_share(values: npt.NDArray[np.integer], value: Value, block: Block) -> npt.NDArray[np.integer]:
     """Values (C,), or (1,) for all, as one for each channel of a block."""
     each = np.broadcast_to(values, value.shape[0])
     each = np.repeat(each, value.channels // value.shape[0])
@@ -307,18 +310,25 @@ def channel_share(
 
 
 def natural_order(data: torch.Tensor, value: Value, samples: int) -> torch.Tensor:
-    """(T or 1, N * positions, channels) as (T or 1, N, ...) in the order of the node's shape; a view where it can be."""
+    """(T or 1, N * positions, channels) as (T or 1, N, channels, positions): the order of the node's shape."""
     split = data.reshape(data.shape[0], samples, value.positions, -1)
     return split.transpose(2, 3)
 
 
-def _rows_and_groups(op: Conv2d, block: Block) -> tuple[slice, int]:
+def output_share(op: Conv2d, block: Block) -> tuple[slice, int]:
     """The outputs that a block makes, and in how many groups."""
     first, width = block.of(len(op.weight))
     return slice(first, first + width), max(op.groups // block.count, 1)
 
 
-def _gather(image: torch.Tensor, op: Conv2d) -> torch.Tensor:
+def int8_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The product of two int8 matrices, in int32."""
+    short = INT8_ROWS_MIN - len(left)
+    product: torch.Tensor = torch._int_mm(F.pad(left, (0, 0, 0, short)) if short > 0 else left, right)
+    return product[: len(left)]
+
+
+def gather(image: torch.Tensor, op: Conv2d) -> torch.Tensor:
     """The taps of each position as a row, (M * R * S, K_h * K_w * C), from an image (M, H, W, C)."""
     (rows, columns), kernel = op.padding, op.weight.shape[2:]
     padded = F.pad(image, (0, 0, columns, columns, rows, rows))
@@ -340,5 +350,3 @@ def _gather(image: torch.Tensor, op: Conv2d) -> torch.Tensor:
         ),
     )
     return windows.reshape(count * made[0] * made[1], -1)
-
-
