@@ -219,7 +219,7 @@ def _write_quantized(compilation: Compilation, path: Path) -> None:
     content = {
         "model": quantized_state(compilation.quantized),
         "timesteps": compilation.program.timesteps,
-        "image_size": compilation.model.image_size,
+        "image_size": compilation.source.image_size,
         "format": QUANTIZED_FORMAT,
         "format_version": build_report.FORMAT_VERSION,
     }

@@ -35,13 +35,13 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
     Raises:
         OSError: The checkpoint can no longer be read.
     """
-    program, model = compilation.program, compilation.model
+    program, source = compilation.program, compilation.source
     nodes = [_node(compilation, node) for node in program]
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": versions(),
-        "source": {"file": compilation.checkpoint.path.name, "sha256": sha256(compilation.checkpoint.path)},
+        "source": {"file": source.path.name, "sha256": sha256(source.path)},
         "targets": list(targets),
         "options": {
             "timesteps": options.timesteps,
@@ -49,13 +49,13 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             **dataclasses.asdict(options.quantization),
             "calibration_samples": None if options.calibration is None else len(options.calibration),
         },
-        "architecture": dataclasses.asdict(model.architecture),
+        "architecture": dataclasses.asdict(source.architecture),
         "timesteps": program.timesteps,
         "input": _input(program),
         "latency_steps": program.latency,
         "is_dyadic": program.is_dyadic,
         "totals": {
-            "parameters": sum(each.numel() for each in model.parameters()),
+            "parameters": source.parameters,
             "neurons": sum(math.prod(node.shape) for node in program if isinstance(node.op, LIF)),
             "graded_neurons": sum(
                 math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul)

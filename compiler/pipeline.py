@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import nir
 import numpy.typing as npt
@@ -26,10 +26,8 @@ from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.split_attention_projection import split_attention_projection
 from resformer.compiler.samples import check_samples
 from resformer.errors import ResformerError
-from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint
-
-if TYPE_CHECKING:
-    from resformer.models.spikingresformer import SpikingResformer
+from resformer.models.checkpoint import build_model, check_rates, load_checkpoint
+from resformer.models.spikingresformer import Architecture
 
 Observer: TypeAlias = Callable[[str, "Graph[Any]"], None]
 """Told each pass's name and result, the import's included."""
@@ -70,22 +68,35 @@ class CompileOptions:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What was compiled.
+
+    Attributes:
+        path: The checkpoint.
+        architecture: What its tensors' shapes tell.
+        image_size: Edge of the square input, in pixels.
+        parameters: How many numbers were trained.
+    """
+
+    path: Path
+    architecture: Architecture
+    image_size: int
+    parameters: int
+
+
+@dataclass(frozen=True)
 class Compilation:
     """All that compiling yields.
 
     Attributes:
-        checkpoint: What was compiled.
-        model: Its network in SpikingJelly, float64.
-        graph: The float graph as imported.
+        source: What was compiled.
         folded: The float graph after all float passes.
         quantized: The integers, each synapse with its own bias: what ``quantized.pt`` is written from.
         program: The integers, scheduled: what runs.
         ranges: The magnitudes that scales were chosen from, by node.
     """
 
-    checkpoint: Checkpoint
-    model: SpikingResformer
-    graph: Graph[nir.NIRNode]
+    source: Source
     folded: Graph[nir.NIRNode]
     quantized: Program
     program: Program
@@ -106,26 +117,32 @@ def compile_checkpoint(
         ResformerError: The checkpoint, the network or a choice cannot be compiled; the message says what to do.
     """
     options = options or CompileOptions()
-    checkpoint = load_checkpoint(path)
-    check_rates(checkpoint.state)
-    model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)
     step = _Step(observe)
 
-    graph = step.done("import", import_model(model))
-    folded = graph
+    source, graph = _import_checkpoint(path, options)
+    step.done("import", graph)
     for float_pass in FLOAT_PASSES:
-        folded = step.run(float_pass, folded)
+        graph = step.run(float_pass, graph)
 
     measured = options.calibration is not None
     if options.calibration is None:
-        ranges = estimated_ranges(folded)
+        ranges = estimated_ranges(graph)
     else:
-        ranges = measured_ranges(folded, check_samples(options.calibration, folded, "calibration").real())
-    quantized = step.done("quantize", quantize(folded, ranges, options.quantization, measured=measured))
+        ranges = measured_ranges(graph, check_samples(options.calibration, graph, "calibration").real())
+    quantized = step.done("quantize", quantize(graph, ranges, options.quantization, measured=measured))
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = step.run(integer_pass, program)
-    return Compilation(checkpoint, model, graph, folded, quantized, program, ranges)
+    return Compilation(source, graph, quantized, program, ranges)
+
+
+def _import_checkpoint(path: Path, options: CompileOptions) -> tuple[Source, Graph[nir.NIRNode]]:
+    """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
+    checkpoint = load_checkpoint(path)
+    check_rates(checkpoint.state)
+    model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)
+    parameters = sum(each.numel() for each in model.parameters())
+    return Source(path, model.architecture, model.image_size, parameters), import_model(model)
 
 
 class _Step:

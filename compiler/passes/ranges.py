@@ -28,6 +28,8 @@ ESTIMATED_INPUT_RANGE = 4.0
 """Largest magnitude that the estimate gives a pixel; images normalised as for ImageNet reach 2.64."""
 ESTIMATED_DEVIATIONS = 6.0
 """Standard deviations from the mean that the estimate allows for."""
+CALIBRATION_VALUES = 2**24
+"""Values of one node that are held at once: 128 MiB, where a single sample has no more."""
 
 
 def measured_ranges(graph: Graph[nir.NIRNode], samples: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
@@ -42,8 +44,9 @@ def measured_ranges(graph: Graph[nir.NIRNode], samples: npt.NDArray[np.floating[
     def note(name: str, value: torch.Tensor) -> None:
         largest[name] = max(largest.get(name, 0.0), float(value.abs().max()))
 
-    for start in range(0, len(samples), 16):
-        float_interpreter.run(graph, samples[start : start + 16], observe=note)
+    count = max(CALIBRATION_VALUES // (graph.timesteps * max(math.prod(node.shape) for node in graph)), 1)
+    for start in range(0, len(samples), count):
+        float_interpreter.run(graph, samples[start : start + count], observe=note)
     return largest
 
 
