@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.target import LOIHI
 
@@ -247,14 +248,16 @@ class Program(Graph[Op]):
     def is_dyadic(self) -> bool:
         """Whether a float64 network of the quantized weights fires the same spikes (DESIGN, section 4).
 
-        So it is where every membrane potential halves each step and is reset before its six fractional bits run out.
+        So it is where every membrane potential halves each step and is reset before its six fractional bits, or those
+        that its bias leaves free, run out.
         """
-        halves = all(
-            node.op.dv == LOIHI.decay_unity // 2 and node.op.du == LOIHI.du_no_memory
-            for node in self.nodes
-            if isinstance(node.op, LIF)
+        halvings = self.timesteps - 1
+        populations = [node.op for node in self.nodes if isinstance(node.op, LIF)]
+        halve = all(op.dv == LOIHI.decay_unity // 2 and op.du == LOIHI.du_no_memory for op in populations)
+        stay_whole = halvings <= LOIHI.a_shift and not any(
+            (fixedpoint.scale_bias(op.bias_mant, op.bias_exp) % 2**halvings).any() for op in populations
         )
-        return halves and self.timesteps <= LOIHI.a_shift + 1
+        return halve and stay_whole
 
     @property
     def lif_names(self) -> tuple[str, ...]:
