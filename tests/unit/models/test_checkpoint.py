@@ -269,6 +269,16 @@ def test_torchscript(path: Path) -> None:
     assert "TorchScript" in refusal(path)
 
 
+def test_an_error_of_many_lines_is_cut_to_one(state: StateDict, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(state, path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("what happened\nand what PyTorch has to say about it")
+
+    monkeypatch.setattr(torch, "load", fail)
+    assert "(RuntimeError: what happened)" in refusal(path)
+
+
 class Bomb:
     """Pickled, it creates a file when it is unpickled."""
 
