@@ -135,6 +135,13 @@ def test_bad_compile_options(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_calibration_images_that_do_not_fit(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 16, 16), np.float32))
+    command = [str(tiny.model), "--target", "lava", "-o", str(tmp_path / "b"), *tiny.arguments]
+    assert compile_main([*command, "--calibration", str(tmp_path / "x.npy")]) == 1
+    assert "convert the images to 2 channels" in error_line(capsys)
+
+
 def test_missing_arguments(capsys: Capture) -> None:
     for command in (compile_main, run_main, verify_main):
         assert command([]) == 2

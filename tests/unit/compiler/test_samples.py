@@ -1,0 +1,61 @@
+"""Samples as users give them (what is refused, tests/cli/test_bad_input.py shows)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.samples import check_samples
+from resformer.errors import InputError
+
+
+def network(*shape: int, kind: str = "static") -> Graph[Any]:
+    return Graph((Node("input", None, (), shape),), timesteps=3, metadata={"input": kind})
+
+
+def test_pixels_are_divided_by_255() -> None:
+    images = np.array([0, 51, 255, 1], dtype=np.uint8).reshape(1, 1, 2, 2)
+    np.testing.assert_array_equal(
+        check_samples(images, network(1, 2, 2), "x").real().ravel(), np.array([0, 51, 255, 1]) / 255
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_are_taken_as_they_are(dtype: Any) -> None:
+    images = np.array([0, -2.5, 300, 0.125], dtype=dtype).reshape(1, 1, 2, 2)
+    found = check_samples(images, network(1, 2, 2), "x").real()
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, images.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_counts_of_events_are_taken_as_they_are(dtype: Any) -> None:
+    frames = np.arange(12, dtype=dtype).reshape(1, 3, 1, 2, 2)
+    np.testing.assert_array_equal(
+        check_samples(frames, network(1, 2, 2, kind="frames"), "x").real(), frames.astype(np.float64)
+    )
+
+
+def test_shapes() -> None:
+    for shape in ((5, 1, 4, 4), (5, 3, 1, 4, 4)):
+        assert check_samples(np.zeros(shape), network(1, 4, 4), "x").real().shape == shape
+    assert check_samples(np.zeros((5, 4, 4)), network(1, 4, 4), "x").real().shape == (5, 1, 4, 4)
+    with pytest.raises(InputError):
+        check_samples(np.zeros((5, 4, 4)), network(2, 4, 4), "x")
+
+
+def test_parts_are_parts_of_the_whole() -> None:
+    images = np.random.default_rng(0).random((7, 1, 2, 2))
+    samples = check_samples(images, network(1, 2, 2), "x")
+    assert len(samples) == 7
+    np.testing.assert_array_equal(samples.real(2, 5), images[2:5])
+
+
+def test_values_that_are_not_finite_are_found_far_behind() -> None:
+    images = np.zeros((1000, 1, 1, 1))
+    images[777] = np.nan
+    with pytest.raises(InputError, match="sample 777"):
+        check_samples(images, network(1, 1, 1), "x")
