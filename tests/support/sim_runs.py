@@ -1,0 +1,74 @@
+"""Runs of the sim backend in all the ways that must give one result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numpy.testing import assert_array_equal
+
+from resformer.compiler.backends.sim import SimBackend
+from resformer.compiler.backends.sim.engine import Engine
+from resformer.compiler.backends.sim.plan import build_plan
+from resformer.compiler.backends.sim.recorder import Recorder
+from resformer.compiler.backends.sim.torch_kernels import TorchKernels
+from resformer.compiler.ir import reference
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.trace import Trace
+from support.traces import assert_same_trace
+
+
+def assert_sim_is_the_reference(program: Program, samples: npt.NDArray[np.int32]) -> Trace:
+    """Recorded or not, on one thread or two, in whatever batches, on a CPU's kernels or a device's; the reference's."""
+    expected = reference.run(program, samples, record=True)
+    for record in (True, False):
+        with threads(1):
+            assert_same_as(SimBackend().run(program, samples, record=record), expected, record=record)
+        with threads(2):
+            trace = SimBackend().run(program, samples, record=record, batch_size=1)
+            assert_same_as(trace, expected, record=record)
+    for int8 in (True, False):
+        assert_same_as(run_as_on_a_device(program, samples, int8=int8), expected, record=True)
+    return expected
+
+
+def run_as_on_a_device(program: Program, samples: npt.NDArray[np.int32], *, int8: bool) -> Trace:
+    """Run what a GPU would, on the CPU: all samples and channels at once, in torch alone."""
+    recorder = Recorder(program, len(samples), values=True)
+    plan = build_plan(program, samples=len(samples), static_input=samples.ndim == 4, keep_graded=True, workers=None)
+    Engine(plan, TorchKernels(plan, torch.device("cpu"), int8=int8)).run(samples, recorder, 0)
+    return recorder.trace()
+
+
+def assert_same_as(trace: Trace, expected: Trace, *, record: bool) -> None:
+    """Equal, as far as it was recorded; saturation counts are there for all nodes that have any."""
+    assert trace.saturated == expected.saturated
+    if record:
+        assert_same_trace(trace, expected)
+    else:
+        assert_array_equal(trace.logits, expected.logits)
+        assert trace.logits.dtype == expected.logits.dtype
+        assert not trace.spikes
+        assert not trace.graded
+
+
+def with_input_range(program: Program, samples: npt.NDArray[np.int32]) -> Program:
+    """A program that promises that its input lies where these samples do; without, sim must expect any int32."""
+    node = program.input
+    signal = replace(node.op.signal, low=int(samples.min(initial=0)), high=int(samples.max(initial=0)))
+    return replace(program, nodes=(replace(node, op=replace(node.op, signal=signal)), *program.nodes[1:]))
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
