@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, INT32_MAX, largest
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, Step, Value
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels, channel_share, halves_exactly, output_share
 from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, INT32_MAX, largest
 from resformer.compiler.ir.program import Conv2d
 from resformer.compiler.target import LOIHI
 

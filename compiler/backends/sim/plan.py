@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
-from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, Magnitude, magnitudes
+from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, Magnitude, magnitudes
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import (
     LIF,

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from resformer.compiler.backends.sim.bounds import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import (
     AttentionStep,
@@ -29,6 +28,7 @@ from resformer.compiler.backends.sim.plan import (
     Value,
 )
 from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
 from resformer.compiler.ir.program import (
     LIF,
     Conv2d,
