@@ -20,6 +20,12 @@ settings.load_profile("resformer")
 # These networks are tiny: on a busy machine, threads wait for each other far longer than they work.
 torch.set_num_threads(1)
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this project's own."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite the files of tests/golden")
+
+
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"
 
 
