@@ -34,7 +34,7 @@ class Actor(ForkProcess):
 
     Args:
         name: The node's, or what else it is.
-        start_model: Lava's ``target_fn``: builds the model, reports that it did, runs it.
+        start_model: Lava's ``target_fn``: builds the model and runs it.
         builder: What makes the model.
     """
 
@@ -43,7 +43,6 @@ class Actor(ForkProcess):
         self._start_model = start_model
         self._builder = builder
         self._parent = os.getpid()
-        self._ready = shared_array((1,), np.bool_)
         self._message = shared_array((MESSAGE_BYTES,), np.uint8)
 
     def run(self) -> None:
@@ -57,14 +56,7 @@ class Actor(ForkProcess):
             sys.exit(1)
 
     def put(self, error: Exception | None) -> None:
-        """Lava's report on the model's building, as to a queue; an exception is raised as well."""
-        if error is None:
-            self._ready[0] = True
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the model is built."""
-        return bool(self._ready[0])
+        """Lava's report on how building the model went, as to a queue; an exception is raised as well."""
 
     @property
     def end(self) -> str | None:

@@ -78,7 +78,10 @@ def forgotten_processes() -> Iterator[None]:
 
 
 class _SessionRuntime(Runtime):  # type: ignore[misc]
-    """Lava's runtime over :class:`Actors`: it never waits for a process that has ended."""
+    """Lava's runtime over :class:`Actors`: it never waits for a process that has ended.
+
+    Nor for all to be built, as Lava's does: commands wait in their channels.
+    """
 
     def _build_message_infrastructure(self) -> None:
         self._messaging_infrastructure = Actors()
@@ -90,12 +93,6 @@ class _SessionRuntime(Runtime):  # type: ignore[misc]
     def _build_runtime_services(self) -> None:
         for builder in self._executable.runtime_service_builders.values():
             self._messaging_infrastructure.build_actor(target_fn, builder, "Lava's runtime service")
-
-    def initialize(self, node_cfg_idx: int = 0) -> None:
-        """Start all processes, and wait until each is built."""
-        super().initialize(node_cfg_idx)
-        while not all(actor.is_ready for actor in self._messaging_infrastructure.actors):
-            self._messaging_infrastructure.wait(POLL_SECONDS)
 
     def follow(self, steps: int, clock: npt.NDArray[np.int64], progress: Progress | None) -> None:
         """Wait for the last step."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from resformer.compiler.backends.lava import blas
 from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thread, one_thread_in_children
 
 
@@ -50,3 +51,13 @@ def test_children_use_one_thread() -> None:
             assert set(child_threads(limit=False)) == {1}
             assert set(child_threads(limit=True)) == {1}
         assert threads() == before
+
+
+def test_children_need_not_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    with one_thread_in_children():
+        monkeypatch.setattr(blas, "threadpool_limits", lambda **limits: asked.append(limits))
+        limit_to_one_thread()
+        assert not asked
+    limit_to_one_thread()
+    assert asked == [{"limits": 1, "user_api": "blas"}]

@@ -146,6 +146,20 @@ def test_a_system_that_refuses_a_process(network: tuple[Program, np.ndarray], mo
         LavaBackend().run(*network)
 
 
+def test_a_low_limit_on_open_files_is_raised_for_the_run() -> None:
+    limits, used = resource.getrlimit(resource.RLIMIT_NOFILE), len(list(Path("/proc/self/fd").iterdir()))
+    net = ProgramBuilder((2, 3, 3))
+    for index in range(8):
+        net.conv(f"conv{index}", "input", 2)
+    net.plus("add", *(f"conv{index}" for index in range(8)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 10, limits[1]))
+    try:
+        LavaBackend().run(net.finish(), net.samples(1))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (used + 10, limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_an_exception_in_progress_is_the_callers(network: tuple[Program, np.ndarray]) -> None:
     def broken(done: int, total: int) -> None:
         raise ZeroDivisionError
