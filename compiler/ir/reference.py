@@ -7,6 +7,8 @@ below 2^53 are exact; each operation checks that its own stay there.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from functools import singledispatch
 
@@ -35,6 +37,8 @@ from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 IntArray = npt.NDArray[np.int64]
 EXACT_IN_FLOAT64 = 2**53
+TAPS_AT_ONCE = 2**21
+"""Inputs of a convolution's positions that are laid out at once: 16 MiB."""
 
 Observer = Callable[[str, IntArray], None]
 """Called with a node's name and its output, (T, N, ...), which it must not change."""
@@ -122,24 +126,25 @@ def evaluate(op: Op, *inputs: IntArray) -> tuple[IntArray, int | None]:
 
 @evaluate.register
 def _(op: Conv2d, x: IntArray) -> tuple[IntArray, int | None]:
-    steps, batch = x.shape[:2]
-    padded = _pad(x.reshape(-1, *x.shape[2:]), op.padding, 0)
+    frames = _pad(x.reshape(-1, *x.shape[2:]), op.padding, 0)
     span = [dilation * (kernel - 1) + 1 for dilation, kernel in zip(op.dilation, op.weight.shape[2:], strict=True)]
-    windows = sliding_window_view(padded, span, axis=(2, 3))
+    windows = sliding_window_view(frames, span, axis=(2, 3))
     windows = windows[:, :, :: op.stride[0], :: op.stride[1], :: op.dilation[0], :: op.dilation[1]]
     rows, columns = windows.shape[2:4]
-    weight = fixedpoint.scale_weight(op.weight, op.weight_exp)
-    outputs, inputs_per_group = weight.shape[:2]
-    result = np.empty((len(padded), outputs, rows, columns), dtype=np.int64)
-    for group in range(op.groups):
-        ins = slice(group * inputs_per_group, (group + 1) * inputs_per_group)
-        outs = slice(group * (outputs // op.groups), (group + 1) * (outputs // op.groups))
-        # (M, C, R, S, K, L) to one matrix of taps a position, (M * R * S, C * K * L)
-        taps = windows[:, ins].transpose(0, 2, 3, 1, 4, 5).reshape(len(padded) * rows * columns, -1)
-        product = _matmul(taps, weight[outs].reshape(outputs // op.groups, -1).T)
-        result[:, outs] = product.reshape(len(padded), rows, columns, -1).transpose(0, 3, 1, 2)
+    outputs, inputs_per_group, *kernel = op.weight.shape
+    taps = inputs_per_group * math.prod(kernel)
+    weight = fixedpoint.scale_weight(op.weight, op.weight_exp).reshape(op.groups, outputs // op.groups, taps)
+    result = np.empty((len(frames), op.groups, outputs // op.groups, rows * columns), dtype=np.int64)
+    # few frames at a time, as their taps take kernel times the memory that they do
+    count = max(TAPS_AT_ONCE // (taps * rows * columns), 1)
+    for start, group in itertools.product(range(0, len(frames), count), range(op.groups)):
+        part = windows[start : start + count, group * inputs_per_group : (group + 1) * inputs_per_group]
+        # (M, C, R, S, K, L) to a matrix of the taps of each position, (M, C * K * L, R * S)
+        matrix = part.transpose(0, 1, 4, 5, 2, 3).reshape(-1, taps, rows * columns)
+        result[start : start + count, group] = _matmul(weight[group], matrix)
+    result = result.reshape(*x.shape[:2], outputs, rows, columns)
     result += op.bias[:, None, None]
-    return result.reshape(steps, batch, outputs, rows, columns), None
+    return result, None
 
 
 @evaluate.register
