@@ -119,16 +119,16 @@ def _run(arguments: argparse.Namespace) -> int:
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.compiler.backends import open_backend
-        from resformer.runtime.run import batch_size, infer
+        from resformer.runtime.run import infer, samples_at_once
 
         build, program, samples, labels = _read(arguments)
         runner = open_backend(arguments.backend, stock_models=arguments.stock_models)
-        streams = BACKENDS[arguments.backend].streams
         result = infer(
             program,
             samples,
             runner,
-            batch_size=arguments.batch_size or (len(samples) if streams else batch_size(program)),
+            batch_size=arguments.batch_size
+            or samples_at_once(program, arguments.backend, record=arguments.record_spikes),
             record=arguments.record_spikes,
             progress=lambda done, total: update(f"running in {arguments.backend}", done, total),
         )

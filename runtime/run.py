@@ -11,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends import Runner
+from resformer.compiler.backends import BACKENDS, Runner
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import Conv2d, Op, Program
+from resformer.compiler.ir.program import Conv2d, MaxPool2d, Op, Program, Relay, SpikeMatMul
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.samples import Samples
 from resformer.runtime.encode import encode, predict, real_logits
@@ -26,6 +26,8 @@ BATCH_BYTES = 2**29
 """What the interpreters' largest operation may take for one batch."""
 BATCH_MAX = 16
 """Beyond this many samples a batch is no faster."""
+STREAM_BYTES = 2**30
+"""What a streaming backend's samples and its record of them may take at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,25 @@ def batches(count: int, size: int) -> Iterator[tuple[int, int]]:
 def batch_size(program: Program) -> int:
     """How many samples the interpreters can run together in bounded memory."""
     return max(1, min(BATCH_MAX, BATCH_BYTES // max(_operation_bytes(program, node) for node in program)))
+
+
+def samples_at_once(program: Program, backend: str, *, record: bool) -> int:
+    """How many samples a backend is given together.
+
+    Args:
+        program: What it runs.
+        backend: A key of ``BACKENDS``.
+        record: Whether it keeps every spike and graded value.
+    """
+    if not BACKENDS[backend].streams:
+        return batch_size(program)
+    steps = program.timesteps
+    size = 4 * steps * math.prod(program.input.shape)
+    if record:
+        graded = sum(math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul | MaxPool2d))
+        spikes = sum(math.prod(program[name].shape) for name in program.lif_names)
+        size += steps * (4 * graded + spikes // 8)
+    return max(1, STREAM_BYTES // size)
 
 
 def _operation_bytes(program: Program, node: Node[Op]) -> int:

@@ -16,13 +16,13 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends import BACKENDS, Runner, open_backend
+from resformer.compiler.backends import Runner, open_backend
 from resformer.compiler.backends.checkpoint import TIE_SHIFT
 from resformer.compiler.build import Build
 from resformer.compiler.build_report import real_weight, sha256
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import Conv2d, Dense, MaxPool2d, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.program import Conv2d, Dense, Program
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES
 from resformer.compiler.samples import Samples
@@ -30,7 +30,7 @@ from resformer.errors import InputError
 from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
 from resformer.runtime.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
 from resformer.runtime.encode import encode
-from resformer.runtime.run import batch_size, batches
+from resformer.runtime.run import batch_size, batches, samples_at_once
 from resformer.runtime.torch_network import TorchNetwork, open_checkpoint
 from resformer.runtime.trace import Comparison, cut, require_complete
 
@@ -42,8 +42,6 @@ CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL)
 
 THE_REFERENCE = "reference"
 """The backend that is the definition, so that comparing it with itself says nothing."""
-TRACE_BYTES = 2**30
-"""What a streaming backend's record may take at once."""
 
 Update: TypeAlias = Callable[[str, float, float], None]
 """Called with (what is being done, samples done, samples in all)."""
@@ -227,7 +225,8 @@ def _float_graphs(original: TorchNetwork) -> Iterator[tuple[str, Graph[nir.NIRNo
 def _compare(network: Network, samples: Samples, runner: Runner | None, backend: str, update: Update) -> Tally:
     """All samples through all sides, in bounded memory."""
     program, total = network.program, Tally(network)
-    for start, stop in batches(len(samples), _chunk(program, len(samples), backend)):
+    at_once = len(samples) if runner is None else samples_at_once(program, backend, record=True)
+    for start, stop in batches(len(samples), at_once):
         trace = None
         if runner is not None:
             # before any thread of ours starts: a backend may fork
@@ -247,15 +246,6 @@ def _compare(network: Network, samples: Samples, runner: Runner | None, backend:
             total.merge(tally)
             update("comparing", len(total.predictions_quantized), len(samples))
     return total
-
-
-def _chunk(program: Program, count: int, backend: str) -> int:
-    """How many samples are handed to the backend at once."""
-    if not BACKENDS[backend].streams:
-        return count
-    graded = sum(math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul | MaxPool2d))
-    spikes = sum(math.prod(program[name].shape) for name in program.lif_names)
-    return max(1, min(count, TRACE_BYTES // (program.timesteps * (4 * graded + spikes // 8 + 1))))
 
 
 def _in_parallel(network: Network, samples: Samples, first: int, last: int, trace: Trace | None) -> Iterator[Tally]:

@@ -40,6 +40,7 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
         "lava": BackendEntry(
             "resformer.compiler.backends.lava.backend", "LavaBackend", streams=True, has_stock_models=True
         ),
+        "sim": BackendEntry("resformer.compiler.backends.sim.backend", "SimBackend", streams=True),
         "reference": BackendEntry("resformer.compiler.backends.reference", "ReferenceBackend"),
     }
 )

@@ -238,6 +238,25 @@ def test_one_wrong_graded_value_or_logit_of_a_backend_is_found(
         assert found["checks"][E2]["mismatched"] == 0
 
 
+def test_a_stream_cut_in_parts_is_compared_whole(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place of an error is counted from the first sample of all, not of its part."""
+    name, parts = "layers.0.1.up.0", []
+
+    def flip_in_the_last(trace: Trace) -> Trace:
+        parts.append(trace.logits.shape[1])
+        dense = trace.spikes[name].dense()
+        dense[1, 0, 0, 0, 0] ^= sum(parts) == SAMPLES
+        return dataclasses.replace(trace, spikes={**trace.spikes, name: SpikeTrain.pack(dense)})
+
+    monkeypatch.setattr(verify, "open_backend", broken_backend(flip_in_the_last))
+    monkeypatch.setattr(verify, "samples_at_once", lambda *_arguments, **_options: 4)
+    status, found = verify_tiny(tiny, tmp_path / "r.json", backend="lava")
+    assert status == 1
+    assert parts == [4, 2]
+    assert found["checks"][E2]["mismatched"] == 1
+    assert found["checks"][E2]["first_divergence"]["sample"] == 4
+
+
 def test_a_backend_that_skips_a_layer_is_no_success(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

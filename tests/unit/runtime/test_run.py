@@ -8,7 +8,7 @@ import pytest
 from resformer.compiler.backends import open_backend
 from resformer.compiler.samples import check_samples
 from resformer.runtime import run
-from resformer.runtime.run import batch_size, batches, infer
+from resformer.runtime.run import batch_size, batches, infer, samples_at_once
 from support.builds import Tiny, program_of
 
 
@@ -24,6 +24,16 @@ def test_batches_shrink_with_memory(tiny: Tiny, monkeypatch: pytest.MonkeyPatch)
     assert batch_size(program) == run.BATCH_MAX
     monkeypatch.setattr(run, "BATCH_BYTES", 1)
     assert batch_size(program) == 1
+
+
+def test_streams_are_cut_where_their_record_fills_memory(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = program_of(tiny.build)
+    assert samples_at_once(program, "reference", record=True) == batch_size(program)
+    assert samples_at_once(program, "lava", record=False) > samples_at_once(program, "lava", record=True) > 1000
+    # 4 steps of 2 x 16 x 16 integers of 4 bytes
+    monkeypatch.setattr(run, "STREAM_BYTES", 3 * 4 * 2 * 16 * 16 * 4)
+    assert samples_at_once(program, "lava", record=False) == 3
+    assert samples_at_once(program, "lava", record=True) == 1
 
 
 def test_results_do_not_depend_on_the_batch(tiny: Tiny) -> None:
