@@ -1,0 +1,110 @@
+"""The whole compiler: the order of its passes, what it verifies, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+import pytest
+
+from resformer.compiler import pipeline
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.program import Program
+from resformer.compiler.passes.quantize import QuantizationConfig
+from resformer.compiler.pipeline import PASS_NAMES, CompileOptions, compile_checkpoint
+from resformer.errors import InputError, RangeError, UnsupportedError
+from resformer.models.checkpoint import save_checkpoint
+from resformer.models.spikingresformer import SpikingResformer
+
+SMALL = CompileOptions(timesteps=2, image_size=8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_model: Callable[..., SpikingResformer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    save_checkpoint(make_model(stem="conv3x3"), path)
+    return path
+
+
+def test_passes_run_in_order_floats_first(checkpoint: Path) -> None:
+    seen: list[tuple[str, type]] = []
+    result = compile_checkpoint(checkpoint, SMALL, lambda name, graph: seen.append((name, type(graph))))
+    assert tuple(name for name, _ in seen) == PASS_NAMES
+    level = PASS_NAMES.index("quantize")
+    assert {kind for _, kind in seen[:level]} == {Graph}
+    assert {kind for _, kind in seen[level:]} == {Program}
+    assert result.quantized.offsets is None
+    assert result.program.offsets is not None
+    assert result.program.timesteps == result.folded.timesteps == 2
+
+
+def test_options_reach_their_pass(checkpoint: Path) -> None:
+    config = QuantizationConfig(weight_bits=3, per_channel=False, input_scale_exp=5)
+    result = compile_checkpoint(checkpoint, CompileOptions(timesteps=3, image_size=16, quantization=config))
+    assert result.program.timesteps == 3
+    assert result.program.input.shape == (2, 16, 16)
+    assert result.program.input.op.signal.scale_exp == 5
+    weights: Any = result.program["prologue.0"].op
+    assert np.abs(weights.weight).max() == 3
+    assert len(set(weights.weight_exp.tolist())) == 1
+
+
+def test_calibration_is_measured_with_headroom(checkpoint: Path) -> None:
+    samples = np.random.default_rng(0).random((3, 2, 8, 8))
+    result = compile_checkpoint(checkpoint, CompileOptions(timesteps=2, image_size=8, calibration=samples))
+    assert result.ranges["input"] == samples.max()
+    # 1.5 times that, in 64ths, and then the next power of two
+    assert result.program.input.op.signal.high == 128
+
+
+def test_calibration_of_another_shape_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match=r"calibration: the shape is \(3, 2, 9, 9\)"):
+        compile_checkpoint(checkpoint, CompileOptions(timesteps=2, image_size=8, calibration=np.zeros((3, 2, 9, 9))))
+
+
+def test_what_a_pass_breaks_is_found_at_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_it(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
+        edit = graph.edit()
+        edit.set_op("classifier", nir.Linear(np.ones((5, 99))))
+        return edit.finish()
+
+    monkeypatch.setattr(pipeline, "FLOAT_PASSES", (break_it, *pipeline.FLOAT_PASSES))
+    seen: list[str] = []
+    with pytest.raises(AssertionError, match="classifier: weights for 99 features"):
+        compile_checkpoint(checkpoint, SMALL, lambda name, _: seen.append(name))
+    assert seen == ["import"]
+
+
+@pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="notes came with Python 3.11")
+def test_an_error_says_which_pass_it_came_from(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
+        raise UnsupportedError("layers.0.0: no")
+
+    monkeypatch.setattr(pipeline, "FLOAT_PASSES", (refuse,))
+    with pytest.raises(UnsupportedError) as caught:
+        compile_checkpoint(checkpoint, SMALL)
+    assert str(caught.value) == "layers.0.0: no"
+    assert caught.value.__notes__ == ["in the pass refuse"]
+
+
+def test_rates_of_a_network_that_never_trained_are_refused(
+    make_model: Callable[..., SpikingResformer], tmp_path: Path
+) -> None:
+    model = make_model(stem="conv3x3")
+    model.get_buffer("layers.0.0.firing_rate_x").zero_()
+    save_checkpoint(model, tmp_path / "model.pt")
+    with pytest.raises(UnsupportedError, match=r"layers\.0\.0\.firing_rate_x: head 0 has the firing rate 0"):
+        compile_checkpoint(tmp_path / "model.pt", SMALL)
+
+
+def test_weights_too_large_for_any_scale_are_refused(
+    make_model: Callable[..., SpikingResformer], tmp_path: Path
+) -> None:
+    model = make_model(stem="conv3x3")
+    model.get_parameter("layers.0.1.up.2.bn.weight").data.mul_(1e6)
+    save_checkpoint(model, tmp_path / "model.pt")
+    with pytest.raises(RangeError, match=r"layers\.0\.1\.up\.1: no scale fits its currents"):
+        compile_checkpoint(tmp_path / "model.pt", SMALL)
