@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -141,6 +142,41 @@ def test_sums_that_float64_might_round_are_refused() -> None:
     assert value.item() == largest * 127 * 2**7
     with pytest.raises(AssertionError, match="float64"):
         evaluate(op, np.full((1, 1, 1, 1, 1), largest + 1))
+
+
+def wide_convolution(rng: np.random.Generator) -> tuple[ops.Conv2d, npt.NDArray[np.int64]]:
+    """A convolution of 49 taps a channel in two groups, and 12 frames for it."""
+    op = ops.Conv2d(
+        Signal(CURRENT, 0),
+        weight=rng.integers(-127, 128, (4, 8, 7, 7)).astype(np.int8),
+        weight_exp=rng.integers(0, 3, 4).astype(np.int8),
+        bias=rng.integers(-9, 10, 4).astype(np.int32),
+        stride=(1, 1),
+        padding=(3, 3),
+        dilation=(1, 1),
+        groups=2,
+    )
+    return op, rng.integers(0, 2, (4, 3, 16, 28, 28))
+
+
+@pytest.mark.parametrize("frames", [0.5, 1, 5, 12])
+def test_frames_taken_together_change_nothing(frames: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, x = wide_convolution(np.random.default_rng(0))
+    one_by_one = np.concatenate([evaluate(op, x[:, index : index + 1])[0] for index in range(3)], axis=1)
+    monkeypatch.setattr(reference, "TAPS_AT_ONCE", int(frames * 8 * 49 * 28 * 28))
+    np.testing.assert_array_equal(evaluate(op, x)[0], one_by_one)
+
+
+def test_a_convolution_takes_memory_for_few_frames_taps() -> None:
+    op, x = wide_convolution(np.random.default_rng(0))
+    x = np.tile(x, (1, 8, 1, 1, 1))
+    all_taps = 8 * 49 * x[:, :, 0].size * 8
+    tracemalloc.start()
+    evaluate(op, x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # the taps come twice, as integers and as float64; the input is padded
+    assert peak < 2 * x.nbytes + 3 * 8 * reference.TAPS_AT_ONCE < all_taps / 3
 
 
 def test_an_operation_without_a_definition_is_our_mistake() -> None:
