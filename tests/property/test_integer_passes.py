@@ -89,7 +89,8 @@ def test_bounds_of_kernels_are_met_by_their_worst_spikes(lowered: Lowered) -> No
         weight = fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.int64)
         # one window for each output channel and sign: the spikes that hurt it most
         per_group = weight.shape[1]
-        lows, highs = [], []
+        lows: list[int] = []
+        highs: list[int] = []
         for channel, kernel in enumerate(weight):
             group = channel // (len(weight) // op.groups)
             for sign, found in ((1, highs), (-1, lows)):

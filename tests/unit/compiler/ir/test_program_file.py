@@ -77,6 +77,11 @@ def set_tensor(key: str, array: Any) -> Damage:
     return lambda program, tensors: tensors.update({key: array})
 
 
+def empty(program: Any, tensors: Tensors) -> None:
+    tensors.clear()
+    program.update({"nodes": [], "offsets": None})
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "missing tensor": (lambda p, t: t.pop("conv/weight"), "the tensor conv/weight is missing"),
     "tensor that nothing reads": (set_tensor("spare", np.zeros(1)), "no node has the tensor spare"),
@@ -104,7 +109,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         set_tensor("output/bias", np.array([0.0, np.nan, 0.0])),
         "output: bias holds NaN or infinite values",
     ),
-    "no nodes": (lambda p, t: (t.clear(), p.update({"nodes": [], "offsets": None})), "a graph without nodes"),
+    "no nodes": (empty, "a graph without nodes"),
     "nodes that are none": (set_fact("nodes", [3]), "there is no name in 3"),
     "program that is a list": (lambda p, t: p.clear(), r"there is no nodes in \{\}"),
     "unknown operation": (set_field("lif", "op", "Reactor"), "lif is a Reactor, which is no operation"),
