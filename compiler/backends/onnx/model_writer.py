@@ -1,0 +1,162 @@
+"""What the float and the integer ONNX models have in common: how they take samples, name values and hold constants.
+
+Steps and samples are merged, steps first, into one batch. The value that a node of the network makes has the node's
+name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.errors import BackendMissingError
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17
+IR_VERSION = 8
+"""Both as old as the functions and operations used here allow, so that most runtimes load the model."""
+
+DOMAIN = "resformer"
+
+BATCH = "T*N"
+"""The name of the merged axis."""
+
+HEADER = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>'
+
+Element: TypeAlias = type[np.generic]
+
+
+def require_onnx() -> None:
+    """Find out whether onnx is there.
+
+    Raises:
+        BackendMissingError: It is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise BackendMissingError(
+            f"onnx cannot be imported ({error}): pip install 'resformer[onnx]' or pip install onnx onnxruntime"
+        ) from error
+
+
+class ModelWriter:
+    """Collects ONNX nodes.
+
+    Args:
+        graph: The network.
+
+    Attributes:
+        values: For each node written so far, the name of the value that holds its output, (T * N, ...).
+    """
+
+    def __init__(self, graph: Graph[Any]) -> None:
+        self.graph = graph
+        self.values: dict[str, str] = {}
+        self._nodes: list[Any] = []
+        self._initializers: list[Any] = []
+        self._described: dict[str, Any] = {}
+        self._input: Any = None
+        self._outputs: list[Any] = []
+
+    def add(self, op: str, name: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> None:
+        """Append an ONNX node, which makes the value of its own name unless others are given."""
+        from onnx import helper
+
+        self._nodes.append(helper.make_node(op, inputs, outputs or [name], name=name, **attributes))
+
+    def add_for(self, node: Node[Any], op: str, inputs: Sequence[str], element: Element, **attributes: Any) -> None:
+        """Append the ONNX node that bears a network node's name and makes its value."""
+        self.add(op, node.name, inputs, **attributes)
+        self.made(node, element)
+
+    def made(self, node: Node[Any], element: Element) -> None:
+        """Note that a value of a network node's name now holds its output."""
+        self.values[node.name] = node.name
+        self.describe(node.name, element, (BATCH, *node.shape))
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Add a constant under a name, and return the name."""
+        from onnx import numpy_helper
+
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def shape_constant(self, name: str, shape: Sequence[int]) -> str:
+        """Add a shape, or other ONNX indices, under a name, and return the name."""
+        return self.constant(name, np.array(shape, dtype=np.int64))
+
+    def describe(self, name: str, element: Element, shape: Sequence[int | str]) -> None:
+        """State a value's type and shape; an axis given by a name is free."""
+        self._described[name] = self._value_info(name, element, shape)
+
+    def output(self, name: str) -> None:
+        """Make a value that has been described an output."""
+        self._outputs.append(self._described[name])
+
+    def inputs(self, node: Node[Any]) -> list[str]:
+        """The names of the values that a network node reads."""
+        return [self.values[source] for source in node.inputs]
+
+    def take_samples(self, node: Node[Any], element: Element) -> None:
+        """Append the input: samples (N, C, H, W), or frames (N, T, C, H, W) where the graph's metadata say so."""
+        name, steps = node.name, self.graph.timesteps
+        if self.graph.metadata.get("input") == "frames":
+            self._input = self._value_info(name, element, ("N", steps, *node.shape))
+            self.add("Transpose", f"{name}.by_step", [name], perm=[1, 0, *range(2, 2 + len(node.shape))])
+        else:
+            self._input = self._value_info(name, element, ("N", *node.shape))
+            repeats = self.shape_constant(f"{name}.repeats", (steps, *(1,) * (1 + len(node.shape))))
+            self.add("Expand", f"{name}.by_step", [name, repeats])
+        merged = self.shape_constant(f"{name}.merged", (-1, *node.shape))
+        self.values[name] = f"{name}.frames"
+        self.add("Reshape", f"{name}.frames", [f"{name}.by_step", merged])
+
+    def by_sample(self, node: Node[Any], source: str, result: str, element: Element) -> None:
+        """Append what turns a value (T * N, ...) of a network node's shape into one of shape (N, T, ...)."""
+        by_step = self.shape_constant(f"{node.name}.split", (self.graph.timesteps, -1, *node.shape))
+        self.add("Reshape", f"{node.name}.by_step", [source, by_step])
+        axes = range(2, 2 + len(node.shape))
+        self.add("Transpose", node.name, [f"{node.name}.by_step"], result, perm=[1, 0, *axes])
+        self.describe(result, element, ("N", self.graph.timesteps, *node.shape))
+
+    def model(self, functions: Iterable[str]) -> onnx.ModelProto:
+        """The checked model of all that was appended, with model-local functions in ONNX's text syntax."""
+        from onnx import checker, helper, parser
+
+        kept = {info.name for info in self._outputs}
+        body = helper.make_graph(
+            self._nodes,
+            "SpikingResformer",
+            [self._input],
+            self._outputs,
+            initializer=self._initializers,
+            value_info=[info for name, info in self._described.items() if name not in kept],
+        )
+        model: onnx.ModelProto = helper.make_model(
+            body,
+            functions=[parser.parse_function(HEADER + text) for text in functions],
+            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
+            ir_version=IR_VERSION,
+            producer_name="resformer",
+        )
+        helper.set_model_props(model, {"timesteps": str(self.graph.timesteps)})
+        checker.check_model(model)
+        return model
+
+    @staticmethod
+    def _value_info(name: str, element: Element, shape: Sequence[int | str]) -> Any:
+        from onnx import helper
+
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(element)), shape)
+
+
+def ints(values: Any) -> list[int]:
+    """Plain integers, as ONNX's attributes want them."""
+    return [int(value) for value in values]
