@@ -146,12 +146,13 @@ def test_one_bias_changed_by_one_is_found_in_the_currents(tiny: Tiny, tmp_path: 
     assert (e3["first_divergence"]["layer"], e3["first_divergence"]["neuron"][0]) == (name, 2)
 
 
+@pytest.mark.parametrize("factor", [1.5, 0.7])
 def test_a_changed_threshold_is_found_where_it_first_matters(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float
 ) -> None:
     build, name = tiny.copied_build(tmp_path), "layers.0.1.up.0"
     vth = program_of(build)[name].op.vth
-    change_program(build, name, vth=lambda vth: vth * 3 // 2)
+    change_program(build, name, vth=lambda vth: round(vth * factor))
     status, found = verify_tiny(tiny, tmp_path / "r.json", build=build)
     e3 = found["checks"][E3]
     assert (status, found["equivalent"]) == (1, False)
@@ -160,7 +161,8 @@ def test_a_changed_threshold_is_found_where_it_first_matters(
     assert first["layer"] == name
     torch_side, program_side = first["sides"]
     assert torch_side["name"] == "quantized.pt"
-    assert torch_side["v_in_thresholds"] >= 1 > program_side["v_in_thresholds"], "one fires, the other does not"
+    assert (torch_side["v_in_thresholds"] >= 1) == (factor > 1), "one side fires, the other does not"
+    assert (program_side["v_in_thresholds"] > 1) == (factor < 1)
     # both potentials are the same current's: the integer one is in units of 1/64, and its threshold was vth
     assert program_side["v_integer"] / (vth * 64) == pytest.approx(torch_side["v_in_thresholds"], abs=1e-6)
     layers = {layer["name"]: layer for layer in found["layers"]}

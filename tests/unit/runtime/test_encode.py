@@ -53,9 +53,9 @@ def test_logits_are_scaled_divided_and_biased() -> None:
 
 def test_the_prediction_is_the_largest_mean_and_the_first_of_equals() -> None:
     # (T, N, classes)
-    logits = np.array([[[0.0, 3.0, 0.0], [1.0, 1.0, 0.0]], [[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    logits = np.array([[[0.0, 3.0, 0.0], [1.0, 1.0, 0.0]], [[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
     predictions = predict(logits)
-    assert predictions.tolist() == [0, 0]
+    assert predictions.tolist() == [1, 0]
     assert predictions.dtype == np.int64
 
 
