@@ -90,8 +90,8 @@ class SimBackend:
             if not _is_out_of_memory(error):
                 raise
             raise CapacityError(
-                f"{len(samples) if batch_size is None else batch_size} samples do not fit the memory of {self._device}"
-                f"{' with all values recorded' if record else ''}; choose a smaller batch size"
+                f"{min(batch_size or len(samples), len(samples))} samples at once do not fit the memory of "
+                f"{self._device}{' with all values recorded' if record else ''}; choose a smaller batch size"
             ) from error
         return recorder.trace()
 

@@ -174,8 +174,8 @@ class CpuKernels(TorchKernels):
         def work(frame: Frame) -> None:
             y1, x, y2 = frame.read(y1_name), frame.read(x_name), frame.read(y2_name)
             spikes, spikes_first = _channels(frame.write(out_name, torch.uint8))
-            digits1 = _digits(loops.largest(*_channels(y1), bias1))
-            digits2 = _digits(loops.largest(*_channels(y2), bias2))
+            digits1 = digits_for(loops.largest(*_channels(y1), bias1))
+            digits2 = digits_for(loops.largest(*_channels(y2), bias2))
             split1 = frame.scratch((steps, digits1 * patches, width), torch.int8)
             split2 = frame.scratch((steps, patches, digits2 * width), torch.int8)
             sums1 = frame.scratch((steps, rows, digits1 * patches), torch.int32)
@@ -223,10 +223,11 @@ def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
             return False
         if product.limit > LOIHI.a_max or not halves_exactly(lif) or lif.bias_mant.any():
             return False
-    return x.is_spikes and int8_is_exact() and compiled_loops() is not None
+    # torch's int8 product takes a transposed matrix of one row for one that is not transposed, and is wrong
+    return width > 1 and x.is_spikes and int8_is_exact() and compiled_loops() is not None
 
 
-def _digits(largest: int) -> int:
+def digits_for(largest: int) -> int:
     """How many digits from -128 to 127 to the base 256 hold every integer of at most this magnitude."""
     digits = 1
     while largest > 127 * (256**digits - 1) // 255:
@@ -253,26 +254,25 @@ def compiled_loops() -> ModuleType | None:
 def int8_is_exact() -> bool:
     """Whether this machine's int8 kernels sum in 32 bits: the largest values are tried on them, once.
 
-    Instructions older than AVX-512 VNNI add pairs of products in 16 bits, where they saturate.
+    Instructions older than VNNI add pairs of products in 16 bits, where they saturate.
     """
     if "onednn" not in torch.backends.quantized.supported_engines:
         return False
     depth, width = 256, 32
-    signs = torch.where(torch.arange(width) % 2 == 0, 1, -1).to(torch.int8)
-    weight = (127 * signs[:, None].expand(width, depth)).contiguous()
-    wanted = (127 * depth * signs.to(torch.int32)).expand(width, width)
-    gates = torch.ones(width, depth, dtype=torch.int8)
+    spikes = torch.ones(width, depth, dtype=torch.int8)
+    extremes = torch.tensor([127, -127, -128, 1]).repeat(width // 4)
+    wanted = (depth * extremes).expand(width, width)
+    rows = extremes.to(torch.int8)[:, None].repeat(1, depth)
+    scale, zero = torch.ones(width), torch.zeros(width, dtype=torch.int32)
+    window = [1, 1], [0, 0], [1, 1], 1
+    image = spikes.view(torch.uint8).view(1, width, 1, depth).permute(0, 3, 1, 2)
+    kernel = rows.view(width, depth, 1, 1)
     try:
-        product = torch._int_mm(gates, weight.T.contiguous())
-        scale, zero = torch.ones(width), torch.zeros(width, dtype=torch.int32)
-        window = [1, 1], [0, 0], [1, 1], 1
-        image = gates.view(torch.uint8).view(1, width, 1, depth).permute(0, 3, 1, 2)
-        packed = torch.ops.onednn.qconv_prepack(
-            weight.view(width, depth, 1, 1), scale, 1.0, 0, *window, list(image.shape)
-        )
+        product = torch._int_mm(spikes, rows.T)
+        packed = torch.ops.onednn.qconv_prepack(kernel, scale, 1.0, 0, *window, list(image.shape))
         made = torch.ops.onednn.qconv2d_pointwise(
             image, 1.0, 0, packed, scale, zero, None, *window, 1.0, 0, torch.float32, "none", [], ""
         )
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
-    return torch.equal(product, wanted) and torch.equal(made[0, :, 0, :].T, wanted.to(torch.float32))
+    return torch.equal(product.long(), wanted) and torch.equal(made[0, :, :, 0].T.long(), wanted)

@@ -32,9 +32,7 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
         if count > 1:
             started = threading.Barrier(count + 1)
-            self._pool = ThreadPoolExecutor(
-                count, thread_name_prefix="sim", initializer=torch.set_num_threads, initargs=(1,)
-            )
+            self._pool = ThreadPoolExecutor(count, thread_name_prefix="sim", initializer=_work_alone)
             for _ in range(count):
                 self._pool.submit(started.wait)
             started.wait()
@@ -44,6 +42,13 @@ class Workers:
     def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
         """The function's results, in order; each item on whichever thread is free."""
         return map(function, items) if self._pool is None else self._pool.map(function, items)
+
+
+def _work_alone() -> None:
+    """Let this thread run torch's operations by itself."""
+    torch.set_num_threads(1)
+    # A thread that has not asked yet would take what is set at the time when it first does.
+    assert torch.get_num_threads() == 1
 
 
 class Engine:
