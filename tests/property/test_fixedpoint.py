@@ -68,6 +68,7 @@ def test_decay_rounds_towards_zero(x: int, amount: int) -> None:
 )
 @example(vth=2**17 - 1, dv=0, bias_mant=4095, bias_exp=7, inputs=[A_MAX] * 5)
 @example(vth=2**17 - 1, dv=0, bias_mant=-4095, bias_exp=7, inputs=[-A_MAX] * 5)
+@example(vth=1, dv=0, bias_mant=-63, bias_exp=0, inputs=[-A_MAX, 0])
 @example(vth=16, dv=2048, bias_mant=0, bias_exp=0, inputs=[16, 8, 16, 8])
 def test_neurons_step_as_their_restatement(vth: int, dv: int, bias_mant: int, bias_exp: int, inputs: list[int]) -> None:
     neuron = Neuron(vth, du=4095, dv=dv, bias_mant=bias_mant, bias_exp=bias_exp)
