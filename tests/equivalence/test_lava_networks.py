@@ -8,16 +8,8 @@ import resformer.compiler.backends.lava  # noqa: F401 # First: since Python 3.11
 
 import numpy as np
 import pytest
-from lava.magma.core.decorator import implements, requires, tag
-from lava.magma.core.model.py.model import PyLoihiProcessModel
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
-from lava.magma.core.model.py.type import LavaPyType
-from lava.magma.core.process.ports.ports import InPort, OutPort
-from lava.magma.core.process.process import AbstractProcess
-from lava.magma.core.resources import CPU
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
-from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.io.sink import RingBuffer as Sink
 from lava.proc.io.source import RingBuffer as Source
 from numpy.testing import assert_array_equal
@@ -26,6 +18,7 @@ from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.backends.lava.build import CHANNEL_SIZE, build_network, run_config
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Delay
+from support.lava_user.half_of import HalfOf
 from support.program_builder import ProgramBuilder, tiny_resformer
 from support.traces import assert_same_trace
 
@@ -73,26 +66,6 @@ def test_no_samples() -> None:
     program = net.finish()
     trace = LavaBackend().run(program, net.samples(0), record=True)
     assert trace.logits.shape == (4, 0, 2, 2, 2)
-
-
-class HalfOf(AbstractProcess):
-    """A user's own process: sends half of what it receives."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape=shape)
-        self.s_in = InPort(shape=shape)
-        self.s_out = OutPort(shape=shape)
-
-
-@implements(proc=HalfOf, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PyHalfOfModel(PyLoihiProcessModel):
-    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-
-    def run_spk(self) -> None:
-        self.s_out.send(self.s_in.recv() // 2)
 
 
 @pytest.mark.parametrize("config", [run_config(), Loihi2SimCfg(select_tag="fixed_pt")], ids=["ours", "Lava's own"])
