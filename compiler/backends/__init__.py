@@ -41,6 +41,7 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
             "resformer.compiler.backends.lava.backend", "LavaBackend", streams=True, has_stock_models=True
         ),
         "sim": BackendEntry("resformer.compiler.backends.sim.backend", "SimBackend", streams=True),
+        "onnx": BackendEntry("resformer.compiler.backends.onnx.backend", "OnnxBackend", streams=True),
         "reference": BackendEntry("resformer.compiler.backends.reference", "ReferenceBackend"),
     }
 )

@@ -15,7 +15,8 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends.onnx.model_writer import DOMAIN, ModelWriter, ints, require_onnx
+from resformer.compiler.backends.onnx import require
+from resformer.compiler.backends.onnx.model_writer import DOMAIN, ModelWriter, ints
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul, collapse
 from resformer.errors import UnsupportedError
@@ -91,7 +92,7 @@ def export_float(graph: Graph[nir.NIRNode], *, with_spikes: bool = False) -> onn
         UnsupportedError: A population's parameters vary between its neurons, or ONNX has no form for a node.
         BackendMissingError: onnx is not installed.
     """
-    require_onnx()
+    require("onnx")
     writer = _Writer(graph)
     for node in graph:
         writer.write(node.op, node)

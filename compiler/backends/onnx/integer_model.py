@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.backends.onnx import integer_functions as functions
-from resformer.compiler.backends.onnx.model_writer import DOMAIN, ModelWriter, require_onnx
+from resformer.compiler.backends.onnx import require
+from resformer.compiler.backends.onnx.model_writer import DOMAIN, ModelWriter
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.bounds import INT32_MAX, largest, magnitudes
 from resformer.compiler.ir.program import (
@@ -73,7 +74,7 @@ def export_integer(program: Program, *, debug: bool = False, counts: bool = Fals
         RangeError: A sum is not proved to fit 32 bits, or what synapses read to fit 24.
         BackendMissingError: onnx is not installed.
     """
-    require_onnx()
+    require("onnx")
     writer = _Writer(program, counted=counts or debug)
     for node in program:
         writer.write(node.op, node)

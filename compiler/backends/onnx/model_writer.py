@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.errors import BackendMissingError
 
 if TYPE_CHECKING:
     import onnx
@@ -30,20 +29,6 @@ BATCH = "T*N"
 HEADER = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>'
 
 Element: TypeAlias = type[np.generic]
-
-
-def require_onnx() -> None:
-    """Find out whether onnx is there.
-
-    Raises:
-        BackendMissingError: It is not installed.
-    """
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise BackendMissingError(
-            f"onnx cannot be imported ({error}): pip install 'resformer[onnx]' or pip install onnx onnxruntime"
-        ) from error
 
 
 class ModelWriter:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.base import Progress, check_samples
 from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
 from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.plan import build_plan
@@ -73,7 +73,7 @@ class SimBackend:
             CapacityError: They do not fit the device's memory.
             AssertionError: A sample leaves the range that the program promises of its input.
         """
-        _check_samples(program, samples)
+        check_samples(program, samples)
         if program is not self._program:
             self._program, self._engines = program, {}
         recorder = Recorder(program, len(samples), values=record)
@@ -164,17 +164,6 @@ def _tile_samples(program: Program, samples: int, workers: int, batch_size: int 
     fast = max(TILE_BYTES // largest, 1)
     shared = -(-samples // workers)
     return max(min(fast, shared, batch_size or samples), 1)
-
-
-def _check_samples(program: Program, samples: npt.NDArray[np.integer]) -> None:
-    """What the reference interpreter asserts of its input."""
-    shape, steps, signal = program.input.shape, program.timesteps, program.input.op.signal
-    assert samples.shape[1:] in (shape, (steps, *shape)), f"samples of shape {samples.shape[1:]} for {shape}"
-    if signal.low is not None and signal.high is not None and samples.size:
-        low, high = int(samples.min()), int(samples.max())
-        assert signal.low <= low <= high <= signal.high, (
-            f"{program.input.name}: [{low}, {high}] leaves the promised [{signal.low}, {signal.high}]"
-        )
 
 
 def _is_out_of_memory(error: Exception) -> bool:
