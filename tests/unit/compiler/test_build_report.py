@@ -84,8 +84,9 @@ def test_potentials_saturate_where_their_worst_sum_leaves_24_bits() -> None:
     assert lif_after(-largest, dv=1024)
 
 
-def test_relays_saturate_where_bounds_leave_their_limit() -> None:
-    source = Node("input", Input(Signal(SignalKind.GRADED, 4, -90, 95)), (), (2, 1, 1))
+@pytest.mark.parametrize(("low", "high"), [(-90, 0), (0, 95)])
+def test_relays_saturate_where_bounds_leave_their_limit(low: int, high: int) -> None:
+    source = Node("input", Input(Signal(SignalKind.GRADED, 4, low, high)), (), (2, 1, 1))
     op = Relay(current(-100, 100), np.array([5, -10], np.int32), limit=100)
     for limit, expected in ((100, False), (99, True)):
         node = Node("relay", replace(op, limit=limit), ("input",), (2, 1, 1))
