@@ -216,6 +216,17 @@ def test_truncated_images(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
     assert "truncated or damaged" in error_line(capsys)
 
 
+@pytest.mark.parametrize("save", [np.save, np.savez])
+def test_images_that_would_run_code(
+    tiny: Tiny, tmp_path: Path, capsys: Capture, save: Callable[[Path, Any], None]
+) -> None:
+    path = tmp_path / ("x.npy" if save is np.save else "x.npz")
+    save(path, np.array([RunsCode(tmp_path / "ran")], dtype=object))
+    assert run_main([str(tiny.build), "--input", str(path), "--backend", "reference"]) == 1
+    assert "Python objects" in error_line(capsys)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_an_archive_without_images(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
     np.savez(tmp_path / "x.npz", a=np.zeros(3), b=np.zeros(3))
     assert run_main([str(tiny.build), "--input", str(tmp_path / "x.npz"), "--backend", "reference"]) == 1
