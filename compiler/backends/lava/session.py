@@ -52,15 +52,9 @@ def run_steps(
         executable = root.compile(config, {"pypy_channel_size": CHANNEL_SIZE})
     runtime = _SessionRuntime(executable, ActorType.MultiProcessing)
     try:
-        with _open_files(FILES_PER_PROCESS * len(executable.proc_builders)), one_thread_in_children():
-            runtime.initialize()
+        runtime.initialize()
         runtime.start(RunSteps(steps, blocking=False))
         runtime.follow(steps, clock, progress)
-    except OSError as error:
-        raise BackendFailedError(
-            f"the system refused one of Lava's {len(executable.proc_builders)} processes: {error}; "
-            "free memory, or raise the limits on processes and open files (ulimit -u, ulimit -n)"
-        ) from error
     finally:
         runtime.shut_down()
 
@@ -93,6 +87,22 @@ class _SessionRuntime(Runtime):  # type: ignore[misc]
     def _build_runtime_services(self) -> None:
         for builder in self._executable.runtime_service_builders.values():
             self._messaging_infrastructure.build_actor(target_fn, builder, "Lava's runtime service")
+
+    def initialize(self, node_cfg_idx: int = 0) -> None:
+        """Start all processes.
+
+        Raises:
+            BackendFailedError: The system refused one.
+        """
+        count = len(self._executable.proc_builders)
+        try:
+            with _open_files(FILES_PER_PROCESS * count), one_thread_in_children():
+                super().initialize(node_cfg_idx)
+        except OSError as error:
+            raise BackendFailedError(
+                f"the system refused one of Lava's {count} processes: {error}; "
+                "free memory, or raise the limits on processes and open files (ulimit -u, ulimit -n)"
+            ) from error
 
     def follow(self, steps: int, clock: npt.NDArray[np.int64], progress: Progress | None) -> None:
         """Wait for the last step."""

@@ -14,11 +14,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resformer.errors import CapacityError
+
 
 def shared_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array of zeros that processes forked from now on share with us; pages cost memory once they are written."""
+    """An array of zeros that processes forked from now on share with us; pages cost memory once they are written.
+
+    Raises:
+        CapacityError: The system refuses so much.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    return np.ndarray(shape, dtype, buffer=mmap.mmap(-1, max(size, 1)))
+    try:
+        memory = mmap.mmap(-1, max(size, 1))
+    except (OSError, OverflowError) as error:
+        raise CapacityError(
+            f"the system refused {size} bytes of shared memory for a record of shape {shape}: {error}; "
+            "run fewer samples at a time"
+        ) from error
+    return np.ndarray(shape, dtype, buffer=memory)
 
 
 @dataclass(frozen=True, eq=False)

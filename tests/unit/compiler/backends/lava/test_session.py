@@ -160,11 +160,12 @@ def test_a_low_limit_on_open_files_is_raised_for_the_run() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_an_exception_in_progress_is_the_callers(network: tuple[Program, np.ndarray]) -> None:
-    def broken(done: int, total: int) -> None:
-        raise ZeroDivisionError
+@pytest.mark.parametrize("error", [ZeroDivisionError, BrokenPipeError])
+def test_an_exception_in_progress_is_the_callers(network: tuple[Program, np.ndarray], error: type[Exception]) -> None:
+    def broken(_done: int, _total: int) -> None:
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(error):
         LavaBackend().run(*network, progress=broken)
 
 
