@@ -60,7 +60,8 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
                 y_shape = program[node.inputs[0]].shape
                 count = y_shape[0] // heads if transpose else math.prod(y_shape[1:])
                 buffer = "firing_rate_x" if transpose else "firing_rate_attn"
-                rate = _nearby(1 / count, lambda rate, count=count: math.sqrt(rate * count) == 1.0)  # type: ignore[misc]
+                # the product, not its root: torch's square root of what lies next to one depends on the machine
+                rate = _nearby(1 / count, lambda rate, count=count: rate * count == 1.0)  # type: ignore[misc]
                 state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), rate)
             case LIF(dv=dv) if learned_decay:
                 decay = dv / LOIHI.decay_unity
