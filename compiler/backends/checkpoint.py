@@ -7,7 +7,6 @@ The tensors are float64: load them after ``model.double()``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +59,7 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
                 y_shape = program[node.inputs[0]].shape
                 count = y_shape[0] // heads if transpose else math.prod(y_shape[1:])
                 buffer = "firing_rate_x" if transpose else "firing_rate_attn"
-                # the product, not its root: torch's square root of what lies next to one depends on the machine
-                rate = _nearby(1 / count, lambda rate, count=count: rate * count == 1.0)  # type: ignore[misc]
-                state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), rate)
+                state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), _reciprocal(count))
             case LIF(dv=dv) if learned_decay:
                 decay = dv / LOIHI.decay_unity
                 state[f"{node.name}.w"] = np.array(math.log(decay / (1 - decay)))
@@ -99,7 +96,7 @@ def _norm_name(conv: str) -> str:
 
 def _norm(name: str, bias: Float64Array) -> dict[str, Float64Array]:
     """A batch normalisation that adds a bias and does nothing else."""
-    variance = _nearby(1.0 - BN_EPS, lambda variance: variance + BN_EPS == 1.0)
+    variance = next(each for each in _neighbours(1.0 - BN_EPS) if each + BN_EPS == 1.0)
     return {
         f"{name}.bn.weight": np.ones_like(bias),
         f"{name}.bn.bias": bias,
@@ -109,12 +106,15 @@ def _norm(name: str, bias: Float64Array) -> dict[str, Float64Array]:
     }
 
 
-def _nearby(guess: float, accept: Callable[[float], bool]) -> float:
-    """The float64 closest to a guess that is exact: 1 / 49 times 49 need not be one, but a neighbour's product is."""
-    up = down = guess
-    for _ in range(64):
-        for value in (up, down):
-            if accept(value):
-                return value
-        up, down = math.nextafter(up, math.inf), math.nextafter(down, 0.0)
-    raise AssertionError(f"no neighbour of {guess} is exact")
+def _reciprocal(count: int) -> float:
+    """The rate whose product with a count is exactly one, so that DSSA's scale is, whatever the machine's square root.
+
+    1 / 49 is not, but its neighbour is. A few counts, such as 237, have none; the shift of ties covers the 2^-52 that
+    the scale then is from one.
+    """
+    return next((rate for rate in _neighbours(1 / count) if rate * count == 1.0), 1 / count)
+
+
+def _neighbours(value: float) -> tuple[float, float, float]:
+    """A float64, the next one above and the next one below."""
+    return value, math.nextafter(value, math.inf), math.nextafter(value, -math.inf)
