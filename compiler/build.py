@@ -20,6 +20,7 @@ from resformer.errors import FileFormatError
 
 if TYPE_CHECKING:
     import nir
+    import onnx
 
     from resformer.compiler.ir.graph import Graph
     from resformer.compiler.pipeline import Compilation, CompileOptions
@@ -29,12 +30,14 @@ PROGRAM = "program.safetensors"
 QUANTIZED = "quantized.pt"
 REPORT = "report.json"
 FLOAT_ONNX = "network.onnx"
+INTEGER_ONNX = "program.onnx"
 
 TARGETS = ("lava", "onnx", "nir")
-"""``lava``: all that running and verifying need. ``onnx``: that and the ONNX model. ``nir``: the float graph alone."""
+"""``lava``: all that running and verifying need. ``onnx``: that and the ONNX models. ``nir``: the float graph alone."""
 
 QUANTIZED_FORMAT = "resformer-quantized"
-ONNX_FORMAT = "resformer-onnx"
+FLOAT_ONNX_FORMAT = "resformer-onnx"
+INTEGER_ONNX_FORMAT = "resformer-onnx-integer"
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def write_build(
         writers[PROGRAM] = lambda path: write_program(compilation.program, path)
         writers[QUANTIZED] = lambda path: _write_quantized(compilation, path)
     if "onnx" in targets:
-        writers[FLOAT_ONNX] = lambda path: _write_onnx(compilation, path)
+        writers[FLOAT_ONNX] = lambda path: _write_float_onnx(compilation, path)
+        writers[INTEGER_ONNX] = lambda path: _write_integer_onnx(compilation, path)
     report = build_report.describe(compilation, options, tuple(targets))
     writers[REPORT] = lambda path: _write_text(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
     with _replacing(directory) as folder:
@@ -229,11 +233,20 @@ def _write_quantized(compilation: Compilation, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _write_onnx(compilation: Compilation, path: Path) -> None:
+def _write_float_onnx(compilation: Compilation, path: Path) -> None:
     from resformer.compiler.backends.onnx.float_model import export_float
 
-    model = export_float(compilation.folded)
-    for key, value in (("format", ONNX_FORMAT), ("format_version", str(build_report.FORMAT_VERSION))):
+    _write_onnx(export_float(compilation.folded), FLOAT_ONNX_FORMAT, path)
+
+
+def _write_integer_onnx(compilation: Compilation, path: Path) -> None:
+    from resformer.compiler.backends.onnx.integer_model import export_integer
+
+    _write_onnx(export_integer(compilation.program), INTEGER_ONNX_FORMAT, path)
+
+
+def _write_onnx(model: onnx.ModelProto, kind: str, path: Path) -> None:
+    for key, value in (("format", kind), ("format_version", str(build_report.FORMAT_VERSION))):
         model.metadata_props.add(key=key, value=value)
     path.write_bytes(model.SerializeToString())
 

@@ -19,6 +19,7 @@ from resformer.models.checkpoint import load_checkpoint
 from support.builds import Tiny, program_of, read_json
 
 LAVA_FILES = {"network.nir", "program.safetensors", "quantized.pt", "report.json"}
+ONNX_FILES = {"network.onnx", "program.onnx"}
 
 
 def compile_tiny(tiny: Tiny, output: Path, *arguments: str, target: str = "lava") -> int:
@@ -34,9 +35,9 @@ def names(folder: Path) -> set[str]:
     [
         (["lava"], LAVA_FILES),
         (["nir"], {"network.nir", "report.json"}),
-        (["onnx"], LAVA_FILES | {"network.onnx"}),
-        (["nir,onnx"], LAVA_FILES | {"network.onnx"}),
-        (["lava", "onnx"], LAVA_FILES | {"network.onnx"}),
+        (["onnx"], LAVA_FILES | ONNX_FILES),
+        (["nir,onnx"], LAVA_FILES | ONNX_FILES),
+        (["lava", "onnx"], LAVA_FILES | ONNX_FILES),
     ],
 )
 def test_targets_say_which_files_are_written(tiny: Tiny, tmp_path: Path, targets: list[str], files: set[str]) -> None:
@@ -56,8 +57,9 @@ def test_every_file_names_its_format_version(tiny: Tiny, tmp_path: Path) -> None
     with safe_open(tmp_path / "b" / "program.safetensors", framework="numpy") as file:
         assert file.metadata()["version"] == "1"
     assert nir.read(tmp_path / "b" / "network.nir").metadata["resformer"]["format_version"] == 1
-    properties = {each.key: each.value for each in onnx.load(tmp_path / "b" / "network.onnx").metadata_props}
-    assert properties["format_version"] == "1"
+    for name in ONNX_FILES:
+        properties = {each.key: each.value for each in onnx.load(tmp_path / "b" / name).metadata_props}
+        assert properties["format_version"] == "1"
 
 
 def test_the_report_describes_every_node(tiny: Tiny) -> None:
