@@ -32,13 +32,21 @@ def join(traces: Sequence[Trace]) -> Trace:
     )
 
 
-def cut(trace: Trace, start: int, stop: int) -> Trace:
-    """The trace of some of its samples, with no counts of saturation: those are of all samples together."""
-    return Trace(
-        logits=trace.logits[:, start:stop],
-        spikes={name: SpikeTrain.pack(train.dense()[:, start:stop]) for name, train in trace.spikes.items()},
-        graded={name: values[:, start:stop] for name, values in trace.graded.items()},
-    )
+def split(trace: Trace, ranges: Sequence[tuple[int, int]]) -> list[Trace]:
+    """The traces of some of its samples each, without counts of saturation: those are of all samples together."""
+    spikes: list[dict[str, SpikeTrain]] = [{} for _ in ranges]
+    for name, train in trace.spikes.items():
+        dense = train.dense()
+        for part, (start, stop) in zip(spikes, ranges, strict=True):
+            part[name] = SpikeTrain.pack(dense[:, start:stop])
+    return [
+        Trace(
+            logits=trace.logits[:, start:stop],
+            spikes=part,
+            graded={name: values[:, start:stop] for name, values in trace.graded.items()},
+        )
+        for part, (start, stop) in zip(spikes, ranges, strict=True)
+    ]
 
 
 @dataclass(frozen=True, order=True)

@@ -22,7 +22,7 @@ from resformer.compiler.build import Build
 from resformer.compiler.build_report import real_weight, sha256
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import Conv2d, Dense, Program
+from resformer.compiler.ir.program import Conv2d, Dense, Program, Relay
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES
 from resformer.compiler.samples import Samples
@@ -32,7 +32,7 @@ from resformer.runtime.diverge import Divergence, backend_divergence, float_dive
 from resformer.runtime.encode import encode
 from resformer.runtime.run import batch_size, batches, samples_at_once
 from resformer.runtime.torch_network import TorchNetwork, open_checkpoint
-from resformer.runtime.trace import Comparison, cut, require_complete
+from resformer.runtime.trace import Comparison, require_complete, split
 
 FLOAT_GRAPH = "float_graph_vs_torch"
 BACKEND = "backend_vs_program"
@@ -253,24 +253,22 @@ def _in_parallel(network: Network, samples: Samples, first: int, last: int, trac
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # small batches rather than several threads in one: what is not parallel in a batch then runs beside another's
     size = min(batch_size(network.program), math.ceil((last - first) / cores))
-    ranges = [(first + start, first + stop) for start, stop in batches(last - first, size)]
+    ranges = list(batches(last - first, size))
+    traces = [None] * len(ranges) if trace is None else split(trace, ranges)
     workers = min(cores, len(ranges))
     idle = deque([network, *(network.copy() for _ in range(workers - 1))])
 
-    def check(bounds: tuple[int, int]) -> Tally:
+    def check(bounds: tuple[int, int], part: Trace | None) -> Tally:
         mine = idle.pop()
         try:
-            start, stop = bounds
-            return check_batch(
-                mine, samples, start, stop, None if trace is None else cut(trace, start - first, stop - first)
-            )
+            return check_batch(mine, samples, first + bounds[0], first + bounds[1], part)
         finally:
             idle.append(mine)
 
     with _threads(max(1, cores // workers)):
         executor = ThreadPoolExecutor(workers)
         try:
-            yield from executor.map(check, ranges)
+            yield from executor.map(check, ranges, traces)
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
@@ -420,15 +418,19 @@ def logit_tolerance(program: Program) -> float:
     """How far a logit of ``quantized.pt`` may be from the program's.
 
     Every bias there is less by the shift of ties, and a residual stream adds up at most as many biases as there are
-    convolutions; the classifier weighs their sum. The factor of two covers float64's own rounding.
+    convolutions; a relay that shifts rounds by half its unit. The classifier weighs their sum. The factor of two covers
+    float64's own rounding.
     """
     convolutions = sum(isinstance(node.op, Conv2d) for node in program)
+    rounding = sum(
+        0.5 * 2.0**-node.op.signal.scale_exp for node in program if isinstance(node.op, Relay) and node.op.shift
+    )
     rows = [
         float(np.abs(real_weight(program, node.name)).sum(axis=1).max())
         for node in program
         if isinstance(node.op, Dense)
     ]
-    return 2 * TIE_SHIFT * convolutions * math.prod(rows)
+    return 2 * (TIE_SHIFT * convolutions + rounding) * math.prod(rows)
 
 
 def _accuracy(tally: Tally, labels: npt.NDArray[np.int64] | None) -> dict[str, float]:

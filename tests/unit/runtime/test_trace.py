@@ -1,4 +1,4 @@
-"""Traces joined, cut and compared."""
+"""Traces joined, split and compared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.ir.trace import SpikeTrain, Trace
-from resformer.runtime.trace import Comparison, Place, cut, join, require_complete
+from resformer.runtime.trace import Comparison, Place, join, require_complete, split
 
 GENERATOR = np.random.default_rng(0)
 
@@ -27,9 +27,9 @@ def assert_equal(left: Trace, right: Trace) -> None:
     np.testing.assert_array_equal(left.graded["b"], right.graded["b"])
 
 
-def test_join_undoes_cut() -> None:
+def test_join_undoes_split() -> None:
     whole = trace(7)
-    parts = [cut(whole, start, stop) for start, stop in ((0, 3), (3, 4), (4, 7))]
+    parts = split(whole, [(0, 3), (3, 4), (4, 7)])
     assert [part.logits.shape[1] for part in parts] == [3, 1, 3]
     assert_equal(join(parts), whole)
 
