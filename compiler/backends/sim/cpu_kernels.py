@@ -107,7 +107,7 @@ class CpuKernels(TorchKernels):
         fires_exactly = lif is None or (halves_exactly(lif) and step.reach <= LOIHI.a_max)
         if len(inputs) > 2 or reach >= EXACT_IN_FLOAT32 or not fires_exactly or compiled_loops() is None:
             return super().neurons(step, block)
-        if any(value.is_spikes for value in inputs):
+        if any(value.is_spikes for value in inputs) or (relay is not None and relay.shift):
             return super().neurons(step, block)
         loops = compiled_loops()
         assert loops is not None

@@ -63,11 +63,11 @@ class Engine:
         self.plan = plan
         self._device = kernels.device
         self._memory = threading.local()
-        self._segments: list[tuple[Segment, list[tuple[Block, list[Work]]]]] = []
+        self.segments: list[tuple[Segment, list[tuple[Block, list[Work]]]]] = []
         for segment in plan.segments:
             blocks = [Block(index, segment.blocks) for index in range(segment.blocks)]
             works = [(block, [kernels.bind(step, block) for step in segment.steps]) for block in blocks]
-            self._segments.append((segment, works))
+            self.segments.append((segment, works))
 
     def run(
         self, samples: npt.NDArray[np.integer], recorder: Recorder, first_sample: int, workers: Workers | None = None
@@ -83,7 +83,7 @@ class Engine:
         plan, arena = self.plan, self._arena()
         clips: list[tuple[str, int | torch.Tensor]] = []
         full = {plan.input: self._encode(samples)}
-        for segment, works in self._segments:
+        for segment, works in self.segments:
             for name in segment.exports:
                 value = plan.values[name]
                 shape = (1 if value.static else plan.timesteps, plan.samples * value.positions, value.channels)

@@ -171,7 +171,7 @@ class TorchKernels:
         reach = sum(value.magnitude.value for value in inputs)
         relay = step.relay[1] if step.relay else None
         if relay is not None:
-            reach += largest(relay.bias)
+            reach += largest(relay.bias) + (1 << relay.shift >> 1)
         dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
         bias = self._constant(channel_share(relay.bias, inputs[0], block), dtype) if relay else 0
         fire = self._lif(step, inputs[0], block) if step.lif else None
@@ -182,6 +182,8 @@ class TorchKernels:
                 x = x + frame.read(name).view
             if relay is not None and step.relay is not None:
                 x = x + bias
+                if relay.shift:
+                    x = torch.floor((x + (1 << relay.shift >> 1)) * 2.0**-relay.shift)
                 frame.clipped(step.relay[0], self._saturate(x, relay.limit))
             if step.stream is not None:
                 stream = frame.write(step.stream, real_dtype(self.plan.values[step.stream]))

@@ -1,0 +1,115 @@
+"""Full-size networks to measure on, made when they are absent, and what all benchmarks print alike."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.ir.program import Program
+from resformer.compiler.pipeline import compile_checkpoint
+from resformer.models.checkpoint import build_model, load_checkpoint
+from resformer.models.spikingresformer import SpikingResformer
+from resformer.runtime.encode import encode
+
+ROOT = Path(__file__).resolve().parents[1]
+MAKE_CHECKPOINT = ROOT / "examples" / "imagenet" / "make_checkpoint.py"
+IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Network:
+    """One variant, as files and in memory.
+
+    Attributes:
+        name: The variant's.
+        checkpoint: Where its tensors are.
+        images: (8, 3, 224, 224), float32, normalised.
+        program: It, compiled.
+    """
+
+    name: str
+    checkpoint: Path
+    images: npt.NDArray[np.float32]
+    program: Program
+
+    def model(self) -> SpikingResformer:
+        """The float32 network in SpikingJelly."""
+        return build_model(load_checkpoint(self.checkpoint), dtype=torch.float32)
+
+    def samples(self, count: int) -> npt.NDArray[np.int32]:
+        """So many images as the program takes them."""
+        return encode(self.real(count).astype(np.float64), self.program).values
+
+    def real(self, count: int) -> npt.NDArray[np.float32]:
+        """So many images, from the first again after the last."""
+        return np.take(self.images, np.arange(count) % len(self.images), axis=0)
+
+
+def network(variant: str, folder: Path) -> Network:
+    """A variant's network; its checkpoint is made if the folder lacks it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, images = folder / f"{variant}.pt", folder / f"{variant}_images.npy"
+    if not checkpoint.exists() or not images.exists():
+        print(f"making {checkpoint}", file=sys.stderr)
+        command = [sys.executable, str(MAKE_CHECKPOINT), variant, "-o", str(checkpoint), "--images", str(IMAGES)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return Network(variant, checkpoint, np.load(images), compile_checkpoint(checkpoint).program)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one contestant took, in the median of its rounds.
+
+    Attributes:
+        wall: Seconds.
+        cpu: Seconds of processor time, of all threads: what other programs on the machine disturb least.
+    """
+
+    wall: float
+    cpu: float
+
+
+def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Time contestants in turn, round by round, so that what disturbs the machine disturbs all; one round is thrown
+    away to warm up.
+    """
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    for index in range(rounds + 1):
+        for name, run in contestants.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            if index:
+                taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: Timing(statistics.median(each[0] for each in pairs), statistics.median(each[1] for each in pairs))
+        for name, pairs in taken.items()
+    }
+
+
+def print_machine() -> None:
+    """What a table's numbers were taken on."""
+    processor = "unknown processor"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    print(f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}, commit {commit or 'unknown'}\n")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, ["-" * width for width in widths], *rows):
+        numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        print(f"| {row[0].ljust(widths[0])} | {' | '.join(numbers)} |", flush=True)
+    print()
