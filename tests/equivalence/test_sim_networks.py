@@ -4,17 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import Program
-from resformer.compiler.pipeline import compile_checkpoint
-from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
+from support.networks import compiled, images, with_input_range
 from support.program_builder import tiny_resformer
-from support.sim_runs import assert_same_as, assert_sim_is_the_reference, threads, with_input_range
+from support.sim_runs import assert_same_as, assert_sim_is_the_reference, threads
 
 
 @pytest.mark.parametrize("timesteps", range(1, 9))
@@ -87,17 +84,3 @@ def test_one_backend_runs_several_programs(make_model: Callable[..., SpikingResf
             samples = images(program, 2, steps)
             expected = reference.run(program, samples)
             assert_same_as(backend.run(program, samples), expected, record=False)
-
-
-def compiled(model: SpikingResformer, folder: Path) -> Program:
-    path = folder / "model.pt"
-    save_checkpoint(model, path)
-    return compile_checkpoint(path).program
-
-
-def images(program: Program, count: int, steps: int | None = None) -> np.ndarray:
-    """Samples with values of their own at each step, if there are steps."""
-    rng = np.random.default_rng(count)
-    frames = () if steps is None else (steps,)
-    largest = 4 if program.metadata.get("input") == "frames" else 64
-    return rng.integers(0, largest, (count, *frames, *program.input.shape)).astype(np.int32)

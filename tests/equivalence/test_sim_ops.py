@@ -11,8 +11,9 @@ from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import LIF, SPIKE, Delay, MaxPool2d, Program, Relay
 from resformer.compiler.target import LOIHI
+from support.networks import with_input_range
 from support.program_builder import GRADED, ProgramBuilder
-from support.sim_runs import assert_sim_is_the_reference, with_input_range
+from support.sim_runs import assert_sim_is_the_reference
 
 SEEDS = st.integers(0, 2**16)
 SIZES = st.integers(1, 6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,13 +53,6 @@ def assert_same_as(trace: Trace, expected: Trace, *, record: bool) -> None:
         assert trace.logits.dtype == expected.logits.dtype
         assert not trace.spikes
         assert not trace.graded
-
-
-def with_input_range(program: Program, samples: npt.NDArray[np.int32]) -> Program:
-    """A program that promises that its input lies where these samples do; without, sim must expect any int32."""
-    node = program.input
-    signal = replace(node.op.signal, low=int(samples.min(initial=0)), high=int(samples.max(initial=0)))
-    return replace(program, nodes=(replace(node, op=replace(node.op, signal=signal)), *program.nodes[1:]))
 
 
 @contextmanager
