@@ -198,7 +198,8 @@ def may_saturate(program: Program, node: Node[Op]) -> bool:
         case Relay():
             assert source.low is not None
             assert source.high is not None
-            return source.low + int(op.bias.min()) < -op.limit or source.high + int(op.bias.max()) > op.limit
+            sums = np.array([source.low + int(op.bias.min()), source.high + int(op.bias.max())])
+            return bool((np.abs(fixedpoint.shift_right(sums, op.shift)) > op.limit).any())
         case SpikeMatMul():
             return op.signal.low == -op.limit or op.signal.high == op.limit
         case LIF():

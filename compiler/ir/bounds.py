@@ -62,7 +62,7 @@ def _sums(op: Op, inputs: Sequence[int], positions: Sequence[int]) -> int:
         case Add():
             return sum(inputs)
         case Relay():
-            return min(inputs[0] + largest(op.bias), op.limit)
+            return min((inputs[0] + largest(op.bias) + (1 << op.shift >> 1)) >> op.shift, op.limit)
         case LIF():
             return 1
         case SpikeMatMul():

@@ -81,6 +81,11 @@ def lif_step(
     return LifStep(u, np.where(spikes, 0, v), spikes, clipped)
 
 
+def shift_right(x: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:
+    """x / 2^shift, rounded to the nearest integer, ties upward: half a unit is added and the low bits are dropped."""
+    return (x + (1 << shift >> 1)) >> shift
+
+
 def saturate(x: npt.NDArray[np.int64], limit: int) -> tuple[npt.NDArray[np.int64], int]:
     """Clip to [-limit, limit] and count the elements that this changed."""
     clipped = np.clip(x, -limit, limit)

@@ -143,12 +143,14 @@ class Relay(Op):
     """A residual relay: neurons of ours that sum their inputs, add a bias, saturate and send the result on.
 
     Attributes:
-        bias: (C,), in units of the signal's integers.
+        bias: (C,), in units of the sum's integers.
         limit: The result is clipped to [-limit, limit], and each clip is counted.
+        shift: Before that, the sum is divided by 2^shift and rounded: the signal's scale is as much coarser.
     """
 
     bias: Int32Array
     limit: int
+    shift: int = 0
 
 
 @dataclass(frozen=True, eq=False)

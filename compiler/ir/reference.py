@@ -170,7 +170,8 @@ def _(op: Add, *inputs: IntArray) -> tuple[IntArray, int | None]:
 
 @evaluate.register
 def _(op: Relay, x: IntArray) -> tuple[IntArray, int | None]:
-    return fixedpoint.saturate(x + _per_channel(op.bias, x.ndim - 2), op.limit)
+    total = x + _per_channel(op.bias, x.ndim - 2)
+    return fixedpoint.saturate(fixedpoint.shift_right(total, op.shift), op.limit)
 
 
 @evaluate.register

@@ -177,7 +177,10 @@ def _verify_formats(op: integer.Op) -> None:
             _in_range("bias_mant", op.bias_mant, -LOIHI.bias_mantissa_max, LOIHI.bias_mantissa_max)
             _in_range("bias_exp", op.bias_exp, 0, LOIHI.bias_exp_max)
             assert op.bias_mant.shape == op.bias_exp.shape, "bias_mant and bias_exp differ in shape"
-        case integer.Relay() | integer.SpikeMatMul():
+        case integer.Relay():
+            _in_range("limit", op.limit, 0, LOIHI.graded_max)
+            _in_range("shift", op.shift, 0, LOIHI.graded_max.bit_length())
+        case integer.SpikeMatMul():
             _in_range("limit", op.limit, 0, LOIHI.graded_max)
         case integer.Delay():
             assert op.steps >= 1, f"delays by {op.steps} steps"
@@ -217,7 +220,12 @@ def _verify_signals(op: integer.Op, inputs: Sequence[Signal]) -> None:
             assert y.kind is not SignalKind.SPIKE, "y is a spike"
             assert gate.kind is SignalKind.SPIKE, f"is gated by a {gate.kind.value}, not by spikes"
             assert signal.scale_exp == y.scale_exp, f"scale 2^{signal.scale_exp}, but y has 2^{y.scale_exp}"
-        case integer.Add() | integer.Relay() | integer.Delay() | integer.Flatten() | integer.MaxPool2d():
+        case integer.Relay(shift=shift):
+            for each in inputs:
+                assert each.scale_exp == signal.scale_exp + shift, (
+                    f"scale 2^{signal.scale_exp} reads 2^{each.scale_exp} shifted by {shift}"
+                )
+        case integer.Add() | integer.Delay() | integer.Flatten() | integer.MaxPool2d():
             for each in inputs:
                 assert each.scale_exp == signal.scale_exp, f"scale 2^{signal.scale_exp} reads 2^{each.scale_exp}"
         case _:

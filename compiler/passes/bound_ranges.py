@@ -113,9 +113,8 @@ def _output_interval(node: Node[Op], inputs: list[_Interval], positions: int) ->
         case Add():
             return _Interval(sum(each.low for each in inputs), sum(each.high for each in inputs))  # type: ignore[arg-type]
         case Relay():
-            return _Interval(np.minimum(inputs[0].low + op.bias, 0), np.maximum(inputs[0].high + op.bias, 0)).clip(
-                op.limit
-            )
+            low, high = (fixedpoint.shift_right(bound + op.bias, op.shift) for bound in (inputs[0].low, inputs[0].high))
+            return _Interval(np.minimum(low, 0), np.maximum(high, 0)).clip(op.limit)
         case SpikeMatMul():
             y = _Interval(np.minimum(inputs[0].low + op.bias, 0), np.maximum(inputs[0].high + op.bias, 0))
             if y.magnitude > LOIHI.graded_max:

@@ -28,6 +28,7 @@ from resformer.compiler.ir.program import (
     SumPool2d,
 )
 from resformer.compiler.target import LOIHI
+from resformer.errors import RangeError
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -38,8 +39,11 @@ def place_biases(program: Program) -> Program:
     A bias is constant over space and time, so it passes through sums and max-pools, and all that a LIF's input holds
     becomes that LIF's own bias; where it does not fit one (``bias_mantissa_max`` units of the current), a relay in
     front takes it, as it takes what would reach another convolution, which padding keeps from being constant. A
-    product's y gets its bias in the product; what reaches the classifier becomes a bias of the logits. The biases of
-    convolutions on one residual stream thus add up along it.
+    product's y gets its bias in the product, and a relay that shifts takes one before it does; what reaches the
+    classifier becomes a bias of the logits. The biases of convolutions on one residual stream thus add up along it.
+
+    Raises:
+        RangeError: A relay's bias leaves 32 bits.
     """
     pending: dict[str, Int64Array] = {}
     edit = program.edit()
@@ -67,6 +71,14 @@ def place_biases(program: Program) -> Program:
                 edit.set_op(node.name, replace(op, bias_mant=bias.astype(np.int16), bias_exp=_unit_exponents(bias)))
             case SpikeMatMul():
                 edit.set_op(node.name, replace(op, bias=pending[source].astype(np.int32)))
+            case Relay() if op.shift:
+                bias = op.bias + pending[source]
+                if int(np.abs(bias).max(initial=0)) > np.iinfo(np.int32).max:
+                    raise RangeError(
+                        f"{node.name}: its bias becomes {np.abs(bias).max()}, the limit is {np.iinfo(np.int32).max}; "
+                        "normalise the layers of the last stage"
+                    )
+                edit.set_op(node.name, replace(op, bias=bias.astype(np.int32)))
             case Output():
                 unit = 2.0**-op.signal.scale_exp / op.divisor
                 edit.set_op(node.name, replace(op, bias=op.bias + pending[source] * unit))

@@ -95,7 +95,7 @@ def quantize(
     headroom = MEASURED_HEADROOM if measured else 1.0
     reach = {name: headroom * each for name, each in ranges.items()}
     lowering = _Lowering(graph, reach, config)
-    nodes = [lowering.lower(node) for node in graph if not _is_readout_scale(graph, node)]
+    nodes = [each for node in graph if not _is_readout_scale(graph, node) for each in lowering.lower(node)]
     return Program(tuple(nodes), graph.timesteps, graph.metadata)
 
 
@@ -132,12 +132,13 @@ class _Lowering:
             )
         return high
 
-    def lower(self, node: Node[nir.NIRNode]) -> Node[Op]:
-        """One node's integer form.
+    def lower(self, node: Node[nir.NIRNode]) -> list[Node[Op]]:
+        """One node's integer form, after what it needs before it.
 
         Raises:
             UnsupportedError: It has none.
         """
+        before: list[Node[Op]] = []
         inputs, name = node.inputs, node.name
         match node.op:
             case nir.Input():
@@ -161,6 +162,9 @@ class _Lowering:
                 op = integer.SumPool2d(self._current(name), _pair(kernel), _pair(stride))
             case nir.Flatten():
                 op = integer.Flatten(self._current(name))
+                if self.exps[name] < self.exps[inputs[0]]:
+                    before = [self._coarser(self.graph[inputs[0]], self.exps[name])]
+                    op, inputs = integer.Flatten(before[0].op.signal), (before[0].name,)
             case nir.Output():
                 op, inputs = self._output(node)
             case other:
@@ -168,7 +172,17 @@ class _Lowering:
                     f"{name}: {type(other).__name__} has no integer form; the compiler lowers Conv2d, Linear, LIF, "
                     "Add, MaxPool2d, SumPool2d, Flatten and SpikeMatMul"
                 )
-        return Node(name, op, inputs, node.shape)
+        return [*before, Node(name, op, inputs, node.shape)]
+
+    def _coarser(self, source: Node[nir.NIRNode], exp: int) -> Node[Op]:
+        """A relay that sends a current at a coarser scale."""
+        op = integer.Relay(
+            Signal(SignalKind.GRADED, exp),
+            bias=np.zeros(source.shape[0], dtype=np.int32),
+            limit=LOIHI.graded_max,
+            shift=self.exps[source.name] - exp,
+        )
+        return Node(f"{source.name}.relay", op, (source.name,), source.shape)
 
     def _current(self, name: str) -> Signal:
         return Signal(SignalKind.CURRENT, self.exps[name])
@@ -285,7 +299,10 @@ class _Lowering:
                 case nir.LIF():
                     exps[node.name] = 0
                 case nir.Linear() | nir.Affine():
-                    exps[node.name] = exps[node.inputs[0]] + self._readout_exp(node, exps[node.inputs[0]])
+                    exps[node.name] = exps[node.inputs[0]] + self._readout_exp(node)
+                case nir.Flatten():
+                    source_exp = exps[node.inputs[0]]
+                    exps[node.name] = source_exp - self._readout_shift(node, source_exp)
                 case _ if node.name in domains:
                     exp, reason = min(limits[domains[node.name]])
                     exps[node.name] = min(exp, wanted[domains[node.name]])
@@ -354,14 +371,24 @@ class _Lowering:
         finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), SMALLEST_MAGNITUDE)
         return self._source_exp(node) + math.ceil(math.log2(self.mantissa_max / finest))
 
-    def _readout_exp(self, node: Node[nir.NIRNode], source_exp: int) -> int:
-        """k of a readout's weights: no spike depends on it, so they fill their mantissas as far as the sums allow."""
-        weight = np.abs(node.op.weight)
-        steepest, row = float(weight.max(initial=0.0)), float(weight.sum(axis=1).max(initial=0.0))
-        steepest = max(steepest, SMALLEST_MAGNITUDE)
-        largest = max(self.reach[node.inputs[0]] * 2.0**source_exp * row, 1.0)
-        exp = min(_floor_log2(self.mantissa_max / steepest), _floor_log2(LOIHI.dense_sum_max / largest))
-        return min(max(exp, 0), READOUT_SCALE_EXP_MAX)
+    def _readout_exp(self, node: Node[nir.NIRNode]) -> int:
+        """k of a readout's weights: no spike depends on it, so they fill their mantissas."""
+        steepest = max(float(np.abs(node.op.weight).max(initial=0.0)), SMALLEST_MAGNITUDE)
+        return min(max(_floor_log2(self.mantissa_max / steepest), 0), READOUT_SCALE_EXP_MAX)
+
+    def _readout_shift(self, node: Node[nir.NIRNode], exp: int) -> int:
+        """By how many bits what a readout reads must be coarser than 2^exp, for its sums to stay in 32 bits.
+
+        Pooled currents have more bits than a readout's weights can spare: without the shift, the weights of a network
+        of full size would be left with one bit or none.
+        """
+        shift = 0
+        for reader in self.graph.consumers[node.name]:
+            if isinstance(reader.op, (nir.Linear, nir.Affine)):
+                row = float(np.abs(reader.op.weight).sum(axis=1).max(initial=0.0))
+                largest = self.reach[node.name] * 2.0**exp * row * 2.0 ** self._readout_exp(reader)
+                shift = max(shift, -_floor_log2(LOIHI.dense_sum_max / max(largest, 1.0)))
+        return shift
 
 
 def _domains(graph: Graph[nir.NIRNode]) -> dict[str, str]:

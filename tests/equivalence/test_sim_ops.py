@@ -322,7 +322,12 @@ def test_delays_flattened_spikes_and_populations_without_a_map() -> None:
 
 def test_programs_of_one_node_or_two() -> None:
     net = ProgramBuilder((2, 3, 4))
-    for op, shape in ((None, (2, 3, 4)), (Relay(GRADED, np.array([1, -2], np.int32), 3), (2, 3, 4))):
+    bias = np.array([1, -2], np.int32)
+    for op, shape in (
+        (None, (2, 3, 4)),
+        (Relay(GRADED, bias, 3), (2, 3, 4)),
+        (Relay(replace(GRADED, scale_exp=-1), bias, 2, shift=1), (2, 3, 4)),
+    ):
         if op is not None:
             net.add("relay", op, "input", shape=shape)
         samples = net.samples(3)

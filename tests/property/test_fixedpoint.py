@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -49,6 +51,15 @@ class Neuron:
         if fires:
             self.v = 0
         return fires
+
+
+@given(x=potentials, shift=st.integers(0, 23))
+@example(x=-1, shift=1)
+@example(x=3, shift=1)
+@example(x=-5, shift=0)
+def test_shifts_round_to_the_nearest_and_ties_upward(x: int, shift: int) -> None:
+    rounded = math.floor(Fraction(x, 2**shift) + Fraction(1, 2))
+    assert fixedpoint.shift_right(np.array([x]), shift).tolist() == [rounded]
 
 
 @given(x=potentials, amount=st.integers(0, 4096))

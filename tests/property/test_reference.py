@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -136,14 +138,14 @@ def test_adds_sum_all_inputs(seed: int, count: int) -> None:
     np.testing.assert_array_equal(plain(evaluate(op, *inputs), op, *inputs), np.sum(inputs, axis=0))
 
 
-@given(seeds, st.integers(0, 150))
-def test_relays_add_their_bias_then_clip_and_count(seed: int, limit: int) -> None:
+@given(seeds, st.integers(0, 150), st.integers(0, 5))
+def test_relays_add_their_bias_then_shift_clip_and_count(seed: int, limit: int, shift: int) -> None:
     rng = np.random.default_rng(seed)
     x, bias = integers(rng, -100, 100, 2, 2, 3, 2, 2), integers(rng, -100, 100, 3)
-    value, clipped = evaluate(ops.Relay(GRADED, bias.astype(np.int32), limit), x)
+    value, clipped = evaluate(ops.Relay(GRADED, bias.astype(np.int32), limit, shift), x)
     count = 0
     for index in np.ndindex(x.shape):
-        free = int(x[index]) + int(bias[index[2]])
+        free = math.floor(Fraction(int(x[index]) + int(bias[index[2]]), 2**shift) + Fraction(1, 2))
         assert value[index] == max(-limit, min(limit, free))
         count += abs(free) > limit
     assert clipped == count

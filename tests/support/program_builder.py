@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -88,8 +89,9 @@ class ProgramBuilder:
         exponents = self.rng.integers(3, 5, channels).astype(np.int8)
         return self.add(name, LIF(SPIKE, vth, du, dv, mantissas, exponents), source)
 
-    def relay(self, name: str, source: str, *, limit: int) -> str:
-        return self.add(name, Relay(GRADED, self._bias(self.shape(source)[0]), limit), source)
+    def relay(self, name: str, source: str, *, limit: int, shift: int = 0) -> str:
+        signal = replace(GRADED, scale_exp=-shift)
+        return self.add(name, Relay(signal, self._bias(self.shape(source)[0]), limit, shift), source)
 
     def plus(self, name: str, *sources: str) -> str:
         return self.add(name, Add(CURRENT), *sources)
@@ -177,6 +179,6 @@ def tiny_resformer(
             x = net.plus(f"{block}.add", net.feed_forward(block, x, groups=2), x)
     x = net.relay(f"{x}.relay", x, limit=LOIHI.a_max)
     x = net.sum_pool("avgpool", x, net.shape(x)[1:], net.shape(x)[1:])
-    x = net.relay("avgpool.relay", x, limit=LOIHI.graded_max)
+    x = net.relay("avgpool.relay", x, limit=LOIHI.graded_max, shift=3)
     net.dense("classifier", net.flatten("flatten", x), 5)
     return net.finish(timesteps=timesteps), net

@@ -195,6 +195,7 @@ def _(op: Relay, node: ProgramNode, context: Context) -> _Lowered:
         RelayProcess,
         shape=lava_shape(node.shape),
         bias=op.bias,
+        shift=op.shift,
         limit=op.limit,
         tally=context.tally(node),
         name=node.name,

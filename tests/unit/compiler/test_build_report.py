@@ -88,6 +88,6 @@ def test_potentials_saturate_where_their_worst_sum_leaves_24_bits() -> None:
 def test_relays_saturate_where_bounds_leave_their_limit(low: int, high: int) -> None:
     source = Node("input", Input(Signal(SignalKind.GRADED, 4, low, high)), (), (2, 1, 1))
     op = Relay(current(-100, 100), np.array([5, -10], np.int32), limit=100)
-    for limit, expected in ((100, False), (99, True)):
-        node = Node("relay", replace(op, limit=limit), ("input",), (2, 1, 1))
+    for limit, shift, expected in ((100, 0, False), (99, 0, True), (25, 2, False), (24, 2, True)):
+        node = Node("relay", replace(op, limit=limit, shift=shift), ("input",), (2, 1, 1))
         assert may_saturate(Program((source, node), timesteps=4), node) is expected

@@ -20,20 +20,28 @@ from resformer.compiler.ir import fixedpoint
 
 
 class Relay(AbstractProcess):  # type: ignore[misc]
-    """Sends the sum of what it receives in this step, with a bias added, clipped to [-limit, limit].
+    """Sends the sum of what it receives in this step, with a bias added, shifted and clipped to [-limit, limit].
 
     Args:
         shape: Of the values, in Lava's order.
         bias: (C,), for the last axis.
+        shift: By how many bits to the right, rounding.
         limit: The largest magnitude.
         tally: Counts what was clipped.
         name: The node's.
     """
 
     def __init__(
-        self, *, shape: tuple[int, ...], bias: npt.NDArray[np.int32], limit: int, tally: Tally | None, name: str
+        self,
+        *,
+        shape: tuple[int, ...],
+        bias: npt.NDArray[np.int32],
+        shift: int,
+        limit: int,
+        tally: Tally | None,
+        name: str,
     ) -> None:
-        super().__init__(shape=shape, bias=bias, limit=limit, tally=tally, name=name)
+        super().__init__(shape=shape, bias=bias, shift=shift, limit=limit, tally=tally, name=name)
         self.a_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
 
@@ -50,12 +58,14 @@ class PyRelayModel(PyLoihiProcessModel):  # type: ignore[misc]
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.bias = proc_params["bias"].astype(np.int64)
+        self.shift: int = proc_params["shift"]
         self.limit: int = proc_params["limit"]
         self.tally: Tally | None = proc_params["tally"]
 
     def run_spk(self) -> None:
         """One step."""
-        value, clipped = fixedpoint.saturate(self.a_in.recv() + self.bias, self.limit)
+        total = fixedpoint.shift_right(self.a_in.recv() + self.bias, self.shift)
+        value, clipped = fixedpoint.saturate(total, self.limit)
         self.s_out.send(value)
         if self.tally is not None:
             self.tally.add(self.time_step - 1, clipped)

@@ -156,6 +156,17 @@ def test_a_relay_that_is_there_already_is_tightened() -> None:
     assert bounds(program, "relay") == (-100, A_MAX)
 
 
+def test_bounds_of_a_relay_that_shifts() -> None:
+    build, conv = wide(9)
+    op = Relay(Signal(GRADED, -4), np.array([-100], dtype=np.int32), GRADED_MAX, shift=4)
+    value = build.add("flatten", ops.Flatten(Signal(GRADED, -4)), build.add("relay", op, conv))
+    build.output(build.dense("classifier", value, np.ones((1, build.nodes[value].shape[0]))))
+    program = bound_ranges(build.finish())
+    largest = bounds(program, conv)[1]
+    assert relays(program) == {"relay": GRADED_MAX}
+    assert bounds(program, "relay") == (-6, (largest - 100 + 8) // 16)  # -100 / 16 is -6.25
+
+
 def test_synapses_read_currents_through_a_relay() -> None:
     """A pool and a classifier behind a sum, as at the network's end; reshaping is no process of its own."""
     build = ProgramByHand((1, 2, 2), low=0, high=0)

@@ -12,8 +12,10 @@ from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import LIF, Conv2d, Dense, Program, Relay, Signal, SignalKind, SpikeMatMul
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.place_biases import place_biases
+from resformer.errors import RangeError
 from support.programs import CURRENT, GRADED, ProgramByHand
 
+ONE = np.ones((1, 1, 1, 1))
 TWO = np.eye(2).reshape(2, 2, 1, 1)
 
 
@@ -38,6 +40,32 @@ def relays(program: Program) -> dict[str, list[int]]:
 def assert_no_synapse_keeps_a_bias(program: Program) -> None:
     for node in program:
         assert not isinstance(node.op, (Conv2d, Dense)) or not node.op.bias.any(), node.name
+
+
+def pooled(bias: int) -> Program:
+    """A stream of one channel, pooled over four positions and shifted by three bits for the classifier."""
+    build = ProgramByHand((1, 2, 2), scale_exp=3)
+    value = build.add(
+        "pool", ops.SumPool2d(Signal(CURRENT, 3), (2, 2), (1, 1)), build.conv("conv", "input", ONE, bias, scale_exp=3)
+    )
+    value = build.add("relay", Relay(Signal(GRADED, 0), np.zeros(1, dtype=np.int32), 1000, 3), value)
+    value = build.add("flatten", ops.Flatten(Signal(GRADED, 0)), value)
+    build.output(build.dense("classifier", value, [[1]]))
+    return build.finish()
+
+
+def test_a_relay_that_shifts_takes_the_bias_before_it_does() -> None:
+    placed = place_biases(pooled(5))
+    verify_program(placed)
+    assert_no_synapse_keeps_a_bias(placed)
+    assert relays(placed) == {"relay": [20]}
+    output: Any = placed.output.op
+    assert output.bias.tolist() == [0]
+
+
+def test_a_pooled_bias_beyond_32_bits_is_refused() -> None:
+    with pytest.raises(RangeError, match="relay: its bias becomes 2147483648, the limit is 2147483647"):
+        place_biases(pooled(2**29))
 
 
 def test_biases_of_a_stream_add_up_in_its_neurons() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import Add, constant
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Input, Output, Program
+from resformer.compiler.ir.program import LIF, Conv2d, Dense, Input, Output, Program, Relay
 from resformer.compiler.passes import quantize as quantizer
 from resformer.compiler.passes.fold_input_gain import fold_input_gain
 from resformer.compiler.passes.quantize import QuantizationConfig, quantize
@@ -198,9 +198,18 @@ def test_the_classifier_has_a_scale_of_its_own() -> None:
     assert scale(program, "classifier") - scale(program, "flatten") == 7
 
 
-def test_sums_of_the_classifier_fit_its_accumulator() -> None:
-    program = lower(two_layers(1.0), {"flatten": 2.0**26})
-    assert scale(program, "classifier") - scale(program, "flatten") == 4  # 2^26 * 0.5 * 2^4 is below 2^30
+@pytest.mark.parametrize(("reach", "shift"), [(2.0**24, 0), (2.0**25, 1), (2.0**27, 3)])
+def test_the_classifier_reads_coarser_values_where_its_sums_would_leave_its_accumulator(
+    reach: float, shift: int
+) -> None:
+    program = lower(two_layers(1.0), {"flatten": reach * 0.99})
+    assert scale(program, "classifier") - scale(program, "flatten") == 7  # all bits of the weights, whatever the shift
+    assert scale(program, "avgpool") - scale(program, "flatten") == shift  # 2^24 * 0.5 * 2^7 is 2^30
+    assert ("avgpool.relay" in program) == (shift > 0)
+    if shift:
+        op = program["avgpool.relay"].op
+        assert isinstance(op, Relay)
+        assert (op.shift, op.limit) == (shift, 2**23 - 1)
 
 
 def test_the_pool_s_area_divides_the_logits() -> None:
