@@ -1,6 +1,6 @@
 """The memory-bound loops of a CPU, compiled by numba: sums, relays and neurons in one pass over T.
 
-Numbers are integers in float32 or float64, wherever ``plan`` and ``torch_kernels`` have proved them exact; adding,
+Numbers are integers in float32, where bounds prove that exact; adding,
 halving, truncating and comparing them in whatever order and vector width gives the same bits. Inner loops are kept
 short and over few arrays, or LLVM gives up proving that they do not overlap and stops using vectors.
 """
@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-SHIFT = 64
-"""2^a_shift: neurons count in 1/64 of their input. ``cpu_kernels`` checks that it is the target's."""
+from resformer.compiler.target import LOIHI
+
+UNIT = np.float32(1 << LOIHI.a_shift)
+"""Neurons count in 1/64 of their input. An int here would make numba compute in float64."""
+NOTHING = np.float32(0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -38,11 +41,11 @@ def neurons(
     """
     saturated: Any = 0
     floored: Any = 0
-    x = np.empty(width, a.dtype)
-    v = np.empty(width, a.dtype)
+    x = np.empty(width, np.float32)
+    v = np.empty(width, np.float32)
     for row in range(a.shape[1]):
         for c in range(width):
-            v[c] = 0
+            v[c] = NOTHING
         for t in range(steps):
             a_row = a[t if a.shape[0] > 1 else 0, row, a0 : a0 + width]
             if b is None:
@@ -69,12 +72,12 @@ def neurons(
                 count = np.int32(0)
                 spike_row = spikes[t, row, p0 : p0 + width]
                 for c in range(width):
-                    free = np.trunc(v[c] * keep) + (x[c] * SHIFT + lif_bias[c])
+                    free = np.trunc(v[c] * keep) + (x[c] * UNIT + lif_bias[c])
                     count += np.int32(free < floor)
                     free = max(free, floor)
                     fired = free > threshold
                     spike_row[c] = fired
-                    v[c] = 0 if fired else free
+                    v[c] = NOTHING if fired else free
                 floored += count
     return saturated, floored
 
@@ -105,7 +108,7 @@ def product_neurons(
     floored: Any = 0
     for row in range(rows):
         for c in range(width):
-            v[c] = 0
+            v[c] = NOTHING
         for t in range(steps):
             last = sums[t, row, (digits - 1) * width : digits * width]
             for c in range(width):
@@ -120,12 +123,12 @@ def product_neurons(
             for c in range(width):
                 kept = min(max(x[c], -limit), limit)
                 clipped += np.int32(kept != x[c])
-                free = np.trunc(v[c] * keep) + np.float32(kept) * SHIFT
+                free = np.trunc(v[c] * keep) + np.float32(kept) * UNIT
                 count += np.int32(free < floor)
                 free = max(free, floor)
                 fired = free > threshold
                 spike_row[c] = fired
-                v[c] = 0 if fired else free
+                v[c] = NOTHING if fired else free
             saturated += clipped
             floored += count
     return saturated, floored
