@@ -22,7 +22,7 @@ from resformer.compiler.build import Build
 from resformer.compiler.build_report import real_weight, sha256
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import Conv2d, Dense, Program, Relay
+from resformer.compiler.ir.program import Conv2d, Dense, Output, Program, Relay, SumPool2d
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES
 from resformer.compiler.samples import Samples
@@ -418,13 +418,21 @@ def logit_tolerance(program: Program) -> float:
     """How far a logit of ``quantized.pt`` may be from the program's.
 
     Every bias there is less by the shift of ties, and a residual stream adds up at most as many biases as there are
-    convolutions; a relay that shifts rounds by half its unit. The classifier weighs their sum. The factor of two covers
-    float64's own rounding.
+    convolutions; a relay that shifts rounds by half its unit, which the pool behind it adds up and the output divides.
+    The classifier weighs their sum. The factor of two covers float64's own rounding.
     """
+    output = program.output.op
+    assert isinstance(output, Output)
     convolutions = sum(isinstance(node.op, Conv2d) for node in program)
-    rounding = sum(
-        0.5 * 2.0**-node.op.signal.scale_exp for node in program if isinstance(node.op, Relay) and node.op.shift
-    )
+    rounding, area = 0.0, 1
+    for node in reversed(program.nodes):
+        match node.op:
+            case SumPool2d(kernel_size=kernel):
+                area *= math.prod(kernel)
+            case Relay(shift=shift) if shift:
+                rounding += 0.5 * 2.0**-node.op.signal.scale_exp * area / output.divisor
+            case _:
+                pass
     rows = [
         float(np.abs(real_weight(program, node.name)).sum(axis=1).max())
         for node in program

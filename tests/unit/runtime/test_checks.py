@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from resformer.compiler.build_report import real_weight
-from resformer.compiler.ir.program import LIF, Conv2d, Dense
+from resformer.compiler.ir.program import LIF, Conv2d, Dense, Relay
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.checks import before_spikes, differing_weights, recorded_names
@@ -55,6 +57,20 @@ def test_the_tolerance_of_logits_is_far_below_one_weight(tiny: Tiny) -> None:
     program = program_of(tiny.build)
     weight = np.abs(real_weight(program, "classifier"))
     assert 0 < logit_tolerance(program) < weight[weight > 0].min() / 100
+
+
+@pytest.mark.parametrize(("name", "area"), [("avgpool", 1), ("layers.1.2.add", 4)])
+def test_a_relay_that_shifts_widens_the_tolerance_by_its_rounding(tiny: Tiny, name: str, area: int) -> None:
+    """Half a unit in each of the values that the pool behind the relay, 2x2, adds up."""
+    program = program_of(tiny.build)
+    relay = next(node for node in program if isinstance(node.op, Relay) and node.name == f"{name}.relay")
+    signal = replace(relay.op.signal, scale_exp=relay.op.signal.scale_exp - 3)
+    edit = program.edit()
+    edit.set_op(relay.name, replace(relay.op, shift=3, signal=signal))
+    rounding = 0.5 * 2.0**-signal.scale_exp * area / 4
+    row = np.abs(real_weight(program, "classifier")).sum(axis=1).max()
+    expected = logit_tolerance(program) + 2 * rounding * row
+    assert logit_tolerance(edit.finish()) == pytest.approx(expected)
 
 
 def test_potentials_are_those_of_the_neurons(make_model: Callable[..., SpikingResformer]) -> None:
