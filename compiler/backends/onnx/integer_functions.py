@@ -50,12 +50,12 @@ _COUNT_SATURATED = """
     kept = Equal (free, $result)
     lost = Not (kept)
     each = Cast <to = 6> (lost)
-    sum = ReduceSum <keepdims = 0> (each)
-    saturated = Cast <to = 7> (sum)
+    clips = ReduceSum <keepdims = 0> (each)
+    saturated = Cast <to = 7> (clips)
 """
 
 _LIF = Template(f"""
-$name <timesteps, vth, $decays> (current, bias) => (spikes$saturated)
+$name <timesteps, vth, $attributes> (current, bias) => (spikes$saturated)
 {{
     steps = Constant <value_int: int = @timesteps> ()
     one = Constant <value_ints = [1]> ()
@@ -66,24 +66,27 @@ $name <timesteps, vth, $decays> (current, bias) => (spikes$saturated)
     current_by_step = Reshape (current, by_step)
     neurons = Shape <start = 1> (current_by_step)
     wide_vth = Constant <value_int: int = @vth> ()
-    vth = Cast <to = $type> (wide_vth)
-    shift = Constant <value = $text_type {{{1 << LOIHI.a_shift}}}> ()
+    vth = Cast <to = 6> (wide_vth)
+    shift = Constant <value = int32 {{{1 << LOIHI.a_shift}}}> ()
     threshold = Mul (vth, shift)
-    high = Constant <value = $text_type {{{LOIHI.v_max}}}> ()
+    high = Constant <value = int32 {{{LOIHI.v_max}}}> ()
     low = Neg (high)
-    rest = Constant <value = $text_type {{0}}> ()
-    zeros = ConstantOfShape <value = $text_type[1] {{0}}> (neurons)
+    rest = Constant <value = int32 {{0}}> ()
+    start = ConstantOfShape <value = int32[1] {{0}}> (neurons)
     $constants
-    $states_end, spikes_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
+    $ends, spikes_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
         ($states, int32[] now) => ($states_next, uint8[] spike$clipped_type)
         {{
-            $charge
+            arriving = Mul (now, shift)
+            $leaks
+            drive = Add ($u, bias)
+            free = Add (v_left, drive)
             charged = Clip (free, low, high)
             fires = Greater (charged, threshold)
             v_next = Where (fires, rest, charged)
             spike = Cast <to = 2> (fires)
             $count
-        }}> ($states_start, current_by_step)
+        }}> ($starts, current_by_step)
     shape = Shape (current)
     spikes = Reshape (spikes_by_step, shape)
     $total
@@ -100,67 +103,84 @@ _COUNTED = {
             each = Cast <to = 6> (below)
             clipped = ReduceSum <keepdims = 0> (each)""",
     "total": """
-    wide = Cast <to = 7> (clipped_by_step)
-    saturated = ReduceSum <keepdims = 0> (wide)""",
+    wide_clipped = Cast <to = 7> (clipped_by_step)
+    saturated = ReduceSum <keepdims = 0> (wide_clipped)""",
 }
 """What counts potentials clipped from below; clipped from above, a neuron fires either way."""
 
+_MEMORYLESS = {
+    "ends": "v_end",
+    "states": "int32[] v",
+    "states_next": "int32[] v_next",
+    "starts": "start",
+    "u": "arriving",
+}
+"""Neurons whose current keeps nothing of the last step."""
+
 
 def lif(*, counted: bool) -> str:
-    """Neurons whose current keeps nothing, and whose v times ``keep`` fits 32 bits: each step leaves
-    v * keep / unity of v, rounded toward zero."""
+    """Neurons of which a step leaves v * keep / unity, where v * keep fits 32 bits: all whose tau is a power of two."""
     return _LIF.substitute(
-        _counting(counted),
+        _MEMORYLESS | _counting(counted),
         name="LIF",
-        decays="keep, unity",
-        type="6",
-        text_type="int32",
-        constants="""
-    wide_keep = Constant <value_int: int = @keep> ()
-    keep = Cast <to = 6> (wide_keep)
-    wide_unity = Constant <value_int: int = @unity> ()
-    unity = Cast <to = 6> (wide_unity)""",
-        states="int32[] v",
-        states_next="int32[] v_next",
-        states_start="zeros",
-        states_end="v_end",
-        charge="""
+        attributes="keep, unity",
+        constants=_constant("keep") + _constant("unity"),
+        leaks="""
             product = Mul (v, keep)
-            left = Div (product, unity)
-            u = Mul (now, shift)
-            drive = Add (u, bias)
-            free = Add (left, drive)""",
+            v_left = Div (product, unity)""",
     )
 
 
-def lif64(*, counted: bool) -> str:
-    """Neurons with any decays, in 64 bits: ``keep_u`` and ``keep_v`` are what a step leaves of u and v, in 1/4096."""
+def plif(*, counted: bool) -> str:
+    """Neurons of which a step leaves v * keep / 4096: any tau, such as one that was learned."""
+    return _LIF.substitute(
+        _MEMORYLESS | _counting(counted),
+        name="PLIF",
+        attributes="keep",
+        constants=_constant("keep") + _UNITY,
+        leaks=_leak("v", "keep"),
+    )
+
+
+def cuba_lif(*, counted: bool) -> str:
+    """Neurons of which a step leaves u * keep_u / 4096 and v * keep_v / 4096."""
     return _LIF.substitute(
         _counting(counted),
-        name="LIF64",
-        decays="keep_u, keep_v",
-        type="7",
-        text_type="int64",
-        constants=f"""
-    keep_u = Constant <value_int: int = @keep_u> ()
-    keep_v = Constant <value_int: int = @keep_v> ()
-    unity = Constant <value = int64 {{{LOIHI.decay_unity}}}> ()
-    wide_bias = Cast <to = 7> (bias)""",
-        states="int64[] u, int64[] v",
-        states_next="int64[] u_next, int64[] v_next",
-        states_start="zeros, zeros",
-        states_end="u_end, v_end",
-        charge="""
-            u_product = Mul (u, keep_u)
-            u_left = Div (u_product, unity)
-            wide_now = Cast <to = 7> (now)
-            arriving = Mul (wide_now, shift)
-            u_next = Add (u_left, arriving)
-            v_product = Mul (v, keep_v)
-            v_left = Div (v_product, unity)
-            drive = Add (u_next, wide_bias)
-            free = Add (v_left, drive)""",
+        name="CubaLIF",
+        attributes="keep_u, keep_v",
+        constants=_constant("keep_u") + _constant("keep_v") + _UNITY,
+        ends="u_end, v_end",
+        states="int32[] u, int32[] v",
+        states_next="int32[] u_next, int32[] v_next",
+        starts="start, start",
+        u="u_next",
+        leaks=f"""{_leak("u", "keep_u")}{_leak("v", "keep_v")}
+            u_next = Add (u_left, arriving)""",
     )
+
+
+_UNITY = f"""
+    unity = Constant <value = int32 {{{LOIHI.decay_unity}}}> ()"""
+
+
+def _constant(attribute: str) -> str:
+    """An attribute as an int32 scalar of its name."""
+    return f"""
+    wide_{attribute} = Constant <value_int: int = @{attribute}> ()
+    {attribute} = Cast <to = 6> (wide_{attribute})"""
+
+
+def _leak(state: str, keep: str) -> str:
+    """``fixedpoint.decay`` without 64 bits: the multiple of 4096 is scaled by itself, and only the rest is rounded.
+    Both have the state's sign, so that rounding the rest toward zero rounds the sum toward zero."""
+    return f"""
+            {state}_whole = Div ({state}, unity)
+            {state}_rounded = Mul ({state}_whole, unity)
+            {state}_rest = Sub ({state}, {state}_rounded)
+            {state}_of_whole = Mul ({state}_whole, {keep})
+            {state}_product = Mul ({state}_rest, {keep})
+            {state}_of_rest = Div ({state}_product, unity)
+            {state}_left = Add ({state}_of_whole, {state}_of_rest)"""
 
 
 def relay(*, counted: bool) -> str:
@@ -169,6 +189,33 @@ def relay(*, counted: bool) -> str:
 Relay <limit> (currents, bias) => (sent{", saturated" if counted else ""})
 {{
     free = Add (currents, bias)
+    {_saturate("sent", counted=counted)}
+}}
+"""
+
+
+LIFT = 1 << 30
+"""A multiple of every power of two that relays divide by."""
+
+
+def coarse_relay(*, counted: bool) -> str:
+    """A sum with a bias, divided by ``unit`` (two or more) and rounded, ties upward; then clipped likewise.
+
+    ``fixedpoint.shift_right`` rounds down, ``Div`` toward zero: so the dividend is made positive first.
+    """
+    return f"""
+CoarseRelay <limit, unit> (currents, bias) => (sent{", saturated" if counted else ""})
+{{
+    {_constant("unit")}
+    two = Constant <value = int32 {{2}}> ()
+    half = Div (unit, two)
+    lift = Constant <value = int32 {{{LIFT}}}> ()
+    lifted_by = Div (lift, unit)
+    sum = Add (currents, bias)
+    rounding = Add (sum, half)
+    positive = Add (rounding, lift)
+    quotient = Div (positive, unit)
+    free = Sub (quotient, lifted_by)
     {_saturate("sent", counted=counted)}
 }}
 """

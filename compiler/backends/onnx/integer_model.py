@@ -188,33 +188,43 @@ class _Writer(ModelWriter):
     def _(self, op: Add, node: ProgramNode) -> None:  # noqa: ARG002
         self._check(node, self._bounds[node.name].sums)
         total, *others = (self._int32(source) for source in node.inputs)
-        for index, other in enumerate(others, 1 - len(others)):
-            self.add("Add", node.name if not index else f"{node.name}.{len(others) + index}", [total, other])
-            total = node.name if not index else f"{node.name}.{len(others) + index}"
+        for index, other in enumerate(others, 1):
+            name = node.name if index == len(others) else f"{node.name}.{index}"
+            self.add("Add", name, [total, other])
+            total = name
         self.made(node, np.int32)
 
     @write.register
     def _(self, op: Relay, node: ProgramNode) -> None:
-        self._check(node, self._bounds[node.inputs[0]].value + largest(op.bias))
-        self.functions["Relay"] = functions.relay(counted=self._counted)
+        reach = self._bounds[node.inputs[0]].value + largest(op.bias)
         inputs = [self._int32(node.inputs[0]), self._per_channel(f"{node.name}.bias", op.bias, node)]
-        self._clipping(node, "Relay", inputs, np.int32, limit=op.limit)
+        if op.shift:
+            self._check(node, reach + (1 << op.shift) + functions.LIFT)
+            self.functions["CoarseRelay"] = functions.coarse_relay(counted=self._counted)
+            self._clipping(node, "CoarseRelay", inputs, np.int32, limit=op.limit, unit=1 << op.shift)
+        else:
+            self._check(node, reach)
+            self.functions["Relay"] = functions.relay(counted=self._counted)
+            self._clipping(node, "Relay", inputs, np.int32, limit=op.limit)
 
     @write.register
     def _(self, op: LIF, node: ProgramNode) -> None:
         bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp)
         left = Fraction(LOIHI.decay_unity - op.dv, LOIHI.decay_unity)
-        if op.du == LOIHI.du_no_memory and left.numerator * LOIHI.v_max <= INT32_MAX:
-            drive = (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + largest(bias)
-            self._check(node, LOIHI.v_max + drive)
-            name, decays = "LIF", {"keep": left.numerator, "unity": left.denominator}
-            self.functions[name] = functions.lif(counted=self._counted)
+        attributes = {"timesteps": self.graph.timesteps, "vth": op.vth}
+        if op.du != LOIHI.du_no_memory:
+            name, function = "CubaLIF", functions.cuba_lif
+            attributes |= {"keep_u": LOIHI.decay_unity - 1 - op.du, "keep_v": LOIHI.decay_unity - op.dv}
+        elif left.numerator * LOIHI.v_max <= INT32_MAX:
+            name, function = "LIF", functions.lif
+            attributes |= {"keep": left.numerator, "unity": left.denominator}
         else:
-            unity = LOIHI.decay_unity
-            name, decays = "LIF64", {"keep_u": unity - 1 - op.du, "keep_v": unity - op.dv}
-            self.functions[name] = functions.lif64(counted=self._counted)
+            name, function = "PLIF", functions.plif
+            attributes |= {"keep": LOIHI.decay_unity - op.dv}
+        self._check_current(op, node)
+        self.functions[name] = function(counted=self._counted)
         inputs = [self._int32(node.inputs[0]), self._per_channel(f"{node.name}.bias", bias, node)]
-        self._clipping(node, name, inputs, np.uint8, timesteps=self.graph.timesteps, vth=op.vth, **decays)
+        self._clipping(node, name, inputs, np.uint8, **attributes)
         self._narrow.add(node.name)
 
     @write.register
@@ -358,6 +368,22 @@ class _Writer(ModelWriter):
             raise RangeError(
                 f"{node.name}: sums may reach {reach}, ONNX's integers here hold {INT32_MAX}; "
                 "choose coarser scales with --weight-bits or --input-scale-exp, or run the simulator instead"
+            )
+
+    def _check_current(self, op: LIF, node: ProgramNode) -> None:
+        """No current wraps: then potentials, which are clipped each step, fit with room to spare.
+
+        Raises:
+            RangeError: One might.
+        """
+        reach = 0
+        for _ in range(self.graph.timesteps):
+            kept = reach * (LOIHI.decay_unity - 1 - op.du) // LOIHI.decay_unity
+            reach = kept + (self._bounds[node.inputs[0]].value << LOIHI.a_shift)
+        if reach > LOIHI.a_max << LOIHI.a_shift:
+            raise RangeError(
+                f"{node.name}: its current may reach {reach >> LOIHI.a_shift}, and wraps above {LOIHI.a_max}; "
+                "run bound_ranges"
             )
 
 
