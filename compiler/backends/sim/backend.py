@@ -42,7 +42,7 @@ class SimBackend:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise BackendMissingError(
                 f"device {device}: this machine's torch {torch.__version__} sees no GPU; use --device cpu, or install "
-                "a CUDA build of torch: pip install torch --index-url https://download.pytorch.org/whl/cu126"
+                "a CUDA build of torch: pip install --upgrade torch"
             )
         self._threads: Workers | None = None
         self._engines: dict[tuple[int, bool, bool, int | None], Engine] = {}
