@@ -157,6 +157,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         set_tensor("lif/bias_exp", np.array([8], dtype=np.int8)),
         r"lif: bias_exp spans \[8, 8\]",
     ),
+    "shift that is no width": (set_value("relay", "shift", -1), r"relay: shift spans \[-1, -1\]"),
     "delay of nothing": (set_value("sum.delay", "steps", 0), "sum.delay: delays by 0 steps"),
     "division by zero": (set_value("output", "divisor", 0), "output: divisor is 0"),
     "scale out of this world": (set_signal("conv", 1, 65), "a scale's exponent is 65"),
