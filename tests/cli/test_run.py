@@ -48,12 +48,13 @@ def test_spikes_are_not_kept_unless_asked_for(tiny: Tiny, tmp_path: Path) -> Non
     assert len(results(tmp_path / "o.npz")["predictions"]) == 2
 
 
-def test_lava_gives_the_same_results(tiny: Tiny, tmp_path: Path) -> None:
-    pytest.importorskip("lava")
-    for backend in ("reference", "lava"):
-        output = str(tmp_path / f"{backend}.npz")
-        assert run_tiny(tiny, "-o", output, "--record-spikes", "--samples", "2", backend=backend) == 0
-    expected, found = (results(tmp_path / f"{backend}.npz") for backend in ("reference", "lava"))
+@pytest.mark.parametrize(("backend", "package"), [("lava", "lava"), ("sim", "torch"), ("onnx", "onnxruntime")])
+def test_backends_give_the_same_results(tiny: Tiny, tmp_path: Path, backend: str, package: str) -> None:
+    pytest.importorskip(package)
+    for name in ("reference", backend):
+        output = str(tmp_path / f"{name}.npz")
+        assert run_tiny(tiny, "-o", output, "--record-spikes", "--samples", "2", backend=name) == 0
+    expected, found = (results(tmp_path / f"{name}.npz") for name in ("reference", backend))
     assert expected.keys() == found.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)

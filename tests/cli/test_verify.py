@@ -97,11 +97,12 @@ def test_without_the_checkpoint_two_checks_are_not_run(tiny: Tiny, tmp_path: Pat
     assert found["model_is_source"] is None
 
 
-def test_lava_fires_the_same_spikes(tiny: Tiny, tmp_path: Path) -> None:
-    pytest.importorskip("lava")
-    status, found = verify_tiny(tiny, tmp_path / "r.json", "--samples", "2", backend="lava")
+@pytest.mark.parametrize(("backend", "package"), [("lava", "lava"), ("sim", "torch"), ("onnx", "onnxruntime")])
+def test_backends_fire_the_same_spikes(tiny: Tiny, tmp_path: Path, backend: str, package: str) -> None:
+    pytest.importorskip(package)
+    status, found = verify_tiny(tiny, tmp_path / "r.json", "--samples", "2", backend=backend)
     assert status == 0
-    assert found["equivalent"] is True
+    assert (found["backend"], found["equivalent"]) == (backend, True)
     assert found["checks"][E2]["compared"] == sum(chances(tiny, 2).values())
     for counts in (found["checks"][E2], found["checks"][E2]["graded"], found["checks"][E2]["logits"]):
         assert counts["mismatched"] == 0
