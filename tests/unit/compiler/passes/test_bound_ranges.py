@@ -53,6 +53,18 @@ def test_padding_counts_as_an_input_of_zero() -> None:
     assert bounds(program, "conv") == (-81, 0)
 
 
+def test_a_relay_s_bias_does_not_keep_zero_away() -> None:
+    """It sends 100 to 101, but to the kernel behind it the padding is zero all the same."""
+    build = ProgramByHand((1, 1, 1), low=0, high=0)
+    spikes = build.lif("spikes", build.conv("stem", "input", 0 * ONE), 1)
+    relay = Relay(Signal(GRADED, 0), np.array([100], dtype=np.int32), 1000)
+    build.add("relay", relay, build.conv("conv", spikes, ONE))
+    kernel = build.conv("kernel", "relay", np.full((1, 1, 3, 3), -1), padding=1)
+    program = bound_ranges(head(build, build.lif("lif", kernel, 5)))
+    assert bounds(program, "relay") == (0, 101)
+    assert bounds(program, "kernel") == (-909, 0)
+
+
 def test_groups_take_the_bounds_of_their_own_channels() -> None:
     build = ProgramByHand((2, 1, 1), low=0, high=1)
     first = build.conv("first", "input", np.array([100, -1]).reshape(2, 1, 1, 1), groups=2)
