@@ -92,11 +92,8 @@ class Engine:
             def run_block(item: tuple[Block, list[Work]], segment: Segment = segment) -> None:
                 clips.extend(self._run_block(segment, *item, full, recorder, first_sample))
 
-            if workers is None or len(works) == 1:
-                for item in works:
-                    run_block(item)
-            else:
-                list(workers.map(run_block, works))
+            # Even a single block: the caller's own thread would let torch start threads inside operations.
+            list(map(run_block, works) if workers is None else workers.map(run_block, works))
             for name in segment.last_reads:
                 slab = full.pop(name)
                 if name != plan.input:
