@@ -174,9 +174,9 @@ def test_bounds_of_a_relay_that_shifts() -> None:
     value = build.add("flatten", ops.Flatten(Signal(GRADED, -4)), build.add("relay", op, conv))
     build.output(build.dense("classifier", value, np.ones((1, build.nodes[value].shape[0]))))
     program = bound_ranges(build.finish())
-    largest = bounds(program, conv)[1]
+    assert bounds(program, conv) == (0, 146304)
     assert relays(program) == {"relay": GRADED_MAX}
-    assert bounds(program, "relay") == (-6, (largest - 100 + 8) // 16)  # -100 / 16 is -6.25
+    assert bounds(program, "relay") == (-6, 9138)  # sixteenths of -100 and of 146204: -6.25 and 9137.75
 
 
 def test_synapses_read_currents_through_a_relay() -> None:
