@@ -23,8 +23,9 @@ from resformer.compiler.ir import reference
 from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, magnitudes
 from resformer.compiler.ir.program import LIF, Conv2d, Program, Relay, SpikeMatMul
 from resformer.errors import BackendMissingError, CapacityError
+from support.networks import with_input_range
 from support.program_builder import ProgramBuilder, tiny_resformer
-from support.sim_runs import assert_same_as, threads, with_input_range
+from support.sim_runs import assert_same_as, threads
 
 needs_fast_kernels = pytest.mark.skipif(
     not int8_is_exact() or cpu_kernels.compiled_loops() is None, reason="no exact int8 kernels, or no numba"
@@ -288,10 +289,10 @@ def test_relays_count_every_step_of_a_static_image() -> None:
 
 
 OLDER_MACHINE = """
-import numpy as np
 from resformer.compiler.backends.sim.cpu_kernels import int8_is_exact
 from support.program_builder import tiny_resformer
-from support.sim_runs import assert_sim_is_the_reference, with_input_range
+from support.networks import with_input_range
+from support.sim_runs import assert_sim_is_the_reference
 
 program, net = tiny_resformer(width=32)
 samples = net.samples(2)
