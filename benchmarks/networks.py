@@ -54,13 +54,19 @@ class Network:
 
 def network(variant: str, folder: Path) -> Network:
     """A variant's network; its checkpoint is made if the folder lacks it."""
+    checkpoint, images = checkpoint_files(variant, folder)
+    return Network(variant, checkpoint, np.load(images), compile_checkpoint(checkpoint).program)
+
+
+def checkpoint_files(variant: str, folder: Path) -> tuple[Path, Path]:
+    """A variant's checkpoint and images, made if the folder lacks them."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, images = folder / f"{variant}.pt", folder / f"{variant}_images.npy"
     if not checkpoint.exists() or not images.exists():
         print(f"making {checkpoint}", file=sys.stderr)
         command = [sys.executable, str(MAKE_CHECKPOINT), variant, "-o", str(checkpoint), "--images", str(IMAGES)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return Network(variant, checkpoint, np.load(images), compile_checkpoint(checkpoint).program)
+    return checkpoint, images
 
 
 @dataclass(frozen=True)
