@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.ir import reference
@@ -134,6 +135,25 @@ def test_neurons(seed, channels, timesteps, dv, du, vth, promised, scale) -> Non
     samples = np.clip(samples, -largest, largest)
     program = finish(net, samples, timesteps=timesteps, promised=promised)
     assert_sim_is_the_reference(program, samples)
+
+
+@pytest.mark.parametrize("dv", [1, 1000, 2047, 2048, 3001])
+def test_large_potentials_decay_to_the_last_bit(dv: int) -> None:
+    """Products of 23 bits and 12, which float32 rounds, bring neurons to their threshold or just above."""
+    channels, vth = 64, 100_000
+    net = ProgramBuilder((channels, 1, 2))
+    bias, samples = np.zeros(channels, np.int16), np.zeros((1, 2, channels, 1, 2), np.int32)
+    for channel in range(channels):
+        missing = 1
+        while missing % 64:
+            first, mantissa = int(net.rng.integers(70_000, 90_000)), int(net.rng.integers(-4095, 4096))
+            kept = (64 * first + mantissa) * (4096 - dv) // 4096
+            missing = 64 * vth + channel % 2 - kept - mantissa
+        bias[channel] = mantissa
+        samples[0, :, channel, 0, 0] = first, missing // 64
+    net.add("lif", LIF(SPIKE, vth, 4095, dv, bias, np.zeros(channels, np.int8)), "input")
+    expected = assert_sim_is_the_reference(finish(net, samples, timesteps=2, promised=True), samples)
+    assert_array_equal(expected.spikes["lif"].dense()[1, 0, :, 0, 0], np.arange(channels) % 2 == 1)
 
 
 @pytest.mark.parametrize("promised", [True, False])
