@@ -9,9 +9,9 @@ Why it is exact
 All values are integers. ``resformer.compiler.ir.bounds`` bounds each node's output and all of its partial sums, and a
 kernel is used only where these bounds show that its numbers hold every integer on the way: int32 below 2^31, float32
 below 2^24, float64 below 2^53. Sums are then the same in whatever order they are made. Where float32 does not suffice
-(a classifier's sums, a PLIF's decay by other than halves), float64 computes, with the same code and more slowly; nothing
-falls back to less. Whether the machine's int8 kernels really add in 32 bits is tried on the largest values, once a
-process: before VNNI, processors did not.
+(a classifier's sums, a PLIF's decay by other than halves), float64 computes, more slowly; nothing falls back to less.
+Whether the machine's int8 kernels really add in 32 bits is tried on the largest values, once a process: before VNNI,
+processors did not.
 
 What was chosen, by measuring
 -----------------------------
@@ -23,8 +23,8 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
 - DSSA's products: ``torch._int_mm`` makes 350 to 450 GMAC/s even on the smallest, in 6 us a call, float32 55. It costs
   one product for each digit of y to the base 256, of which the real networks need two.
 - Sums, relays and neurons, over all steps in one pass: numba makes 5 to 6 G updates/s; torch's own operations 0.75,
-  since each is a pass over memory, which would double the time of a whole image. torch.compile would need a C++ compiler
-  on the user's machine and minutes there. So numba is an optional dependency, and without it sim is slower, not other.
+  since each is a pass over memory, and a whole image would take twice to three times as long. torch.compile would need
+  a C++ compiler on the user's machine. So numba is an optional dependency; without it sim is slower, not other.
 - Memory: what a block of channels makes stays in the cache until it is read (``plan.Segment``), attention maps are
   never whole (``cpu_kernels.CpuKernels.attention``), and memory is handed out again last in, first out. Fresh memory
   for a layer's output costs more than the layer.
