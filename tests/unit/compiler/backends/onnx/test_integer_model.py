@@ -1,5 +1,6 @@
 """What an integer ONNX model looks like, and what cannot become one."""
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -190,18 +191,15 @@ def test_what_three_bytes_do_not_hold_is_refused() -> None:
         export_integer(ranged(net, 2**23))
 
 
-def test_sums_beyond_32_bits_are_refused() -> None:
+@pytest.mark.parametrize(("channels", "fits"), [(254, True), (255, False)])
+def test_sums_beyond_32_bits_are_refused(channels: int, fits: bool) -> None:
     """Also where the sum itself would fit, but its higher bytes alone might not."""
     largest = 2**23 - 1
-    for channels, fits in ((254, True), (255, False)):
-        net = ProgramBuilder((channels, 1, 1))
-        conv_of_ones(net)
-        assert channels * largest < 2**31
-        if fits:
-            export_integer(ranged(net, largest))
-        else:
-            with pytest.raises(RangeError, match="conv: sums may reach"):
-                export_integer(ranged(net, largest))
+    net = ProgramBuilder((channels, 1, 1))
+    conv_of_ones(net)
+    assert channels * largest < 2**31
+    with contextlib.nullcontext() if fits else pytest.raises(RangeError, match="conv: sums may reach"):
+        export_integer(ranged(net, largest))
 
 
 @pytest.mark.parametrize(
@@ -219,6 +217,17 @@ def test_other_sums_beyond_32_bits_are_refused(name: str, build: Callable[[Progr
     build(net)
     with pytest.raises(RangeError, match=f"{name}: sums may reach"):
         export_integer(ranged(net, 2**31 - 1))
+
+
+@pytest.mark.parametrize(("channels", "fits"), [(506, True), (512, False)])
+def test_products_beyond_32_bits_are_refused(channels: int, fits: bool) -> None:
+    """Each of two heads sums over its channels."""
+    net = ProgramBuilder((channels, 1, 1))
+    spikes = net.lif("lif", net.relay("relay", "input", limit=9))
+    net.matmul("product", "input", spikes, heads=2, transpose=True, limit=9)
+    program = ranged(net, 2**23 - 1 - 50)
+    with contextlib.nullcontext() if fits else pytest.raises(RangeError, match="product: sums may reach"):
+        export_integer(program)
 
 
 def test_missing_onnx_names_the_pip_line(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
