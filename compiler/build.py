@@ -32,8 +32,9 @@ REPORT = "report.json"
 FLOAT_ONNX = "network.onnx"
 INTEGER_ONNX = "program.onnx"
 
-TARGETS = ("lava", "onnx", "nir")
-"""``lava``: all that running and verifying need. ``onnx``: that and the ONNX models. ``nir``: the float graph alone."""
+TARGETS = ("lava", "sim", "onnx", "nir")
+"""``lava``, ``sim``: all that running and verifying need, the same for both. ``onnx``: that and the ONNX models.
+``nir``: the float graph alone."""
 
 QUANTIZED_FORMAT = "resformer-quantized"
 FLOAT_ONNX_FORMAT = "resformer-onnx"

@@ -39,8 +39,9 @@ def _parser() -> Parser:
         action="extend",
         required=True,
         metavar=f"{{{','.join(TARGETS)}}}",
-        help="what to write, repeatable or separated by commas: lava (all that running and verifying need), onnx (that "
-        "and two ONNX models, of the float network and of the program), nir (the float graph alone)",
+        help="what to write, repeatable or separated by commas: lava or sim (all that running and verifying "
+        "need, the same for both), onnx (that and two ONNX models, of the float network and of the program), nir (the "
+        "float graph alone)",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUILD", help="folder to write")
     parser.add_argument("--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained)")

@@ -34,6 +34,7 @@ def names(folder: Path) -> set[str]:
     ("targets", "files"),
     [
         (["lava"], LAVA_FILES),
+        (["sim"], LAVA_FILES),
         (["nir"], {"network.nir", "report.json"}),
         (["onnx"], LAVA_FILES | ONNX_FILES),
         (["nir,onnx"], LAVA_FILES | ONNX_FILES),
