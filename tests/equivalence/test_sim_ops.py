@@ -158,13 +158,14 @@ def test_large_potentials_decay_to_the_last_bit(dv: int) -> None:
 
 @pytest.mark.parametrize("promised", [True, False])
 def test_potentials_are_clipped_and_counted(promised: bool) -> None:
-    """A clipped potential is odd: halving it truncates."""
+    """A clipped potential is odd: halved, it is truncated toward zero, which brings this one just above threshold."""
     net = ProgramBuilder((2, 2, 2))
-    net.lif("lif", "input", vth=2**17 - 1)
-    samples = np.full((2, 4, 2, 2, 2), -LOIHI.a_max, np.int32)
-    samples[:, 2:] = LOIHI.a_max
-    expected = assert_sim_is_the_reference(finish(net, samples, timesteps=4, promised=promised), samples)
+    net.lif("lif", "input", vth=65535, bias=0)
+    samples = np.full((2, 3, 2, 2, 2), -LOIHI.a_max, np.int32)
+    samples[:, 2] = LOIHI.a_max
+    expected = assert_sim_is_the_reference(finish(net, samples, timesteps=3, promised=promised), samples)
     assert expected.saturated["lif"] == 2 * 8
+    assert expected.spikes["lif"].count == 2 * 8
 
 
 def test_a_current_that_would_wrap_is_refused() -> None:

@@ -23,7 +23,7 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
 - DSSA's products: ``torch._int_mm`` makes 350 to 450 GMAC/s even on the smallest, in 6 us a call, float32 55. It costs
   one product for each digit of y to the base 256, of which the real networks need two.
 - Sums, relays and neurons, over all steps in one pass: numba makes 5 to 6 G updates/s; torch's own operations 0.75,
-  since each is a pass over memory, and a whole image would take twice to three times as long. torch.compile would need
+  since each is a pass over memory, and a whole image takes five times as long. torch.compile would need
   a C++ compiler on the user's machine. So numba is an optional dependency; without it sim is slower, not other.
 - Memory: what a block of channels makes stays in the cache until it is read (``plan.Segment``), attention maps are
   never whole (``cpu_kernels.CpuKernels.attention``), and memory is handed out again last in, first out. Fresh memory
