@@ -39,7 +39,7 @@ class LavaBackend:
             samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W); encoded.
             record: Keep every LIF's spikes and every graded value.
             progress: Told how many of Lava's steps have passed.
-            stock_models: Use stock Lava's model of ``Conv``, many times slower, in place of ours.
+            stock_models: Use stock Lava's models of its own processes, many times slower, in place of ours.
 
         Raises:
             BackendFailedError: The system refused a process, or one ended before its time; the message names it.

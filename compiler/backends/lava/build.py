@@ -8,7 +8,6 @@ from functools import partial
 from lava.magma.core.model.model import AbstractProcessModel
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_configs import Loihi2SimCfg
-from lava.proc.conv.process import Conv
 from lava.proc.dense.models import PyDenseModelBitAcc
 from lava.proc.lif.models import PyLifResetModelBitAcc
 
@@ -27,8 +26,10 @@ from resformer.compiler.backends.lava.plan import (
 from resformer.compiler.backends.lava.processes.blocks import BLOCK_MODELS, BLOCKS, Network
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
 from resformer.compiler.backends.lava.processes.delay import PyDelayModel
+from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
 from resformer.compiler.backends.lava.processes.flatten import PyFlattenModel
 from resformer.compiler.backends.lava.processes.frame_source import PyFrameSourceModel
+from resformer.compiler.backends.lava.processes.lif import PyFastLifResetModel
 from resformer.compiler.backends.lava.processes.logit_sink import PyLogitSinkModel
 from resformer.compiler.backends.lava.processes.matmul import PySpikeMatMulModel
 from resformer.compiler.backends.lava.processes.max_pool import PyMaxPool2dModel
@@ -100,29 +101,27 @@ def run_config(*, stock_models: bool = False) -> Loihi2SimCfg:
     """Lava's simulation of Loihi 2's fixed point, for a network from :func:`build_network` and what connects to it.
 
     Args:
-        stock_models: Use stock Lava's model of ``Conv`` in place of our faster one, which sends the same.
+        stock_models: Use stock Lava's models of its own processes in place of our faster ones, which send the same.
     """
-    conv = PyWideConvModel if stock_models else PyFastConvModel
-    return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=_Models({**MODELS, Conv: conv}))
+    models = (*OUR_MODELS, *(STOCK_MODELS if stock_models else FASTER_MODELS))
+    by_process = _Models({model.implements_process: model for model in models})
+    return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=by_process)
 
 
-MODELS: Mapping[type[AbstractProcess], type[AbstractProcessModel]] = {
-    model.implements_process: model
-    for model in (
-        PyDelayModel,
-        PyDenseModelBitAcc,
-        PyFlattenModel,
-        PyFrameSourceModel,
-        PyLifResetModelBitAcc,
-        PyLogitSinkModel,
-        PyMaxPool2dModel,
-        PyRelayModel,
-        PySpikeMatMulModel,
-        PySpikeProbeModel,
-        *BLOCK_MODELS,
-    )
-}
-"""What Lava would find for each process itself, by executing all files around it again."""
+OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
+    PyDelayModel,
+    PyFlattenModel,
+    PyFrameSourceModel,
+    PyLogitSinkModel,
+    PyMaxPool2dModel,
+    PyRelayModel,
+    PySpikeMatMulModel,
+    PySpikeProbeModel,
+    *BLOCK_MODELS,
+)
+"""Of processes that Lava lacks; Lava would find them itself, by executing all files around them again."""
+STOCK_MODELS: tuple[type[AbstractProcessModel], ...] = (PyDenseModelBitAcc, PyLifResetModelBitAcc, PyWideConvModel)
+FASTER_MODELS: tuple[type[AbstractProcessModel], ...] = (PyFastConvModel, PyFastDenseModel, PyFastLifResetModel)
 
 
 class _Models(dict[type[AbstractProcess], type[AbstractProcessModel]]):

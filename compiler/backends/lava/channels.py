@@ -49,13 +49,16 @@ class SendPort(CspSendPort):  # type: ignore[misc]
 
 
 class ReceivePort(CspRecvPort):  # type: ignore[misc]
-    """The receiving end: waits for a filled slot, copies it, and says that it is free."""
+    """The receiving end: waits for a filled slot, and says when it is free again."""
 
     _idx: int
+    _lent = False
 
     def start(self) -> None:
         """Find the slots."""
         self._array = _slots(self)
+        for slot in self._array:
+            slot.flags.writeable = False
 
     def probe(self) -> bool:
         """Whether :meth:`recv` would not wait.
@@ -71,6 +74,7 @@ class ReceivePort(CspRecvPort):  # type: ignore[misc]
 
     def peek(self) -> npt.NDArray[Any]:
         """The next message, which stays."""
+        self._give_back()
         self._req.acquire()
         self._req.release()
         message: npt.NDArray[Any] = self._array[self._idx].copy()
@@ -78,11 +82,24 @@ class ReceivePort(CspRecvPort):  # type: ignore[misc]
 
     def recv(self) -> npt.NDArray[Any]:
         """Receive one message."""
-        self._req.acquire()
-        message: npt.NDArray[Any] = self._array[self._idx].copy()
-        self._idx = (self._idx + 1) % self._size
-        self._ack.release()
+        message = self.borrow().copy()
+        self._give_back()
         return message
+
+    def borrow(self) -> npt.NDArray[Any]:
+        """Receive one message where it lies: read-only, and only until the next is received."""
+        self._give_back()
+        self._req.acquire()
+        self._lent = True
+        message: npt.NDArray[Any] = self._array[self._idx]
+        return message
+
+    def _give_back(self) -> None:
+        """Free the slot of the last message, if it is lent."""
+        if self._lent:
+            self._lent = False
+            self._idx = (self._idx + 1) % self._size
+            self._ack.release()
 
     def join(self) -> None:
         """Nothing waits beside us."""

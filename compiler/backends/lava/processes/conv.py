@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.ports import PyInPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
@@ -16,7 +17,10 @@ from lava.proc.conv.process import Conv
 from numpy.lib.stride_tricks import sliding_window_view
 
 from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thread
+from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 
+TILE_BYTES = 2**19
+"""What the kernel's taps for some columns of an image may take: they stay in a core's cache."""
 ACCUMULATOR_BITS = 24
 """Width of the accumulator in Lava's ``PyConvModelFixed``, which wraps around."""
 
@@ -47,44 +51,49 @@ class PyFastConvModel(PyWideConvModel):
     step at hand is exact; sums that might not fit 32 bits are left to the stock model.
     """
 
-    a_buf: npt.NDArray[np.int32]
+    s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32, precision=24)
+    a_buf: npt.NDArray[np.int32] = LavaPyType(np.ndarray, np.int32, precision=24)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         limit_to_one_thread()
-        self.matrices: dict[type, npt.NDArray[Any]] = {}
-        self.gain = 0
+        self.gain: int | None = None
+        self.products: dict[type[np.floating[Any]], _Product] = {}
 
     def on_var_update(self) -> None:
         """Someone may have set the weights."""
-        self.matrices.clear()
+        self.gain = None
+        self.products.clear()
 
     def run_spk(self) -> None:
         """One step."""
         self.a_out.send(self.a_buf)
         message = self.s_in.recv()
         if not self.num_message_bits.item():
-            message = message.astype(bool)
+            message = message.astype(np.bool_, copy=False)
         self.a_buf = self.convolve(message)
 
     def convolve(self, message: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-        """The convolution of one message, (X, Y, C_in), with its 24-bit accumulator: (X', Y', C_out)."""
-        geometry = (self.kernel_size, self.stride, self.padding, self.dilation)
-        groups = int(self.groups[0])
-        if not self.matrices:
-            self.matrices[np.int32] = _matrices(self.weight, groups)
-            self.gain = int(np.abs(self.matrices[np.int32].astype(np.int64)).sum(axis=-2).max(initial=0))
-        bound = self.gain * max(abs(int(message.min())), abs(int(message.max())))
+        """The convolution of one message, (X, Y, C_in), with its 24-bit accumulator: (X', Y', C_out).
+
+        The result is overwritten by the next.
+        """
+        geometry = _Geometry(
+            *(int(each) for each in self.stride),
+            *(int(each) for each in self.padding),
+            *(int(each) for each in self.dilation),
+        )
+        if self.gain is None:
+            self.gain = int(np.abs(self.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
+        largest = 1 if message.dtype == np.bool_ else max(abs(int(message.min())), abs(int(message.max())))
+        bound = self.gain * largest
         if bound > np.iinfo(np.int32).max:
-            return _wrapped(utils.conv(message, self.weight, *geometry, groups))
+            sizes = (self.kernel_size, self.stride, self.padding, self.dilation)
+            return _wrapped(utils.conv(message, self.weight, *sizes, int(self.groups[0])))
         dtype = exact_float(bound)
-        if dtype not in self.matrices:
-            self.matrices[dtype] = self.matrices[np.int32].astype(dtype)
-        patches = _patches(message.astype(dtype), *geometry, groups)
-        columns, rows = patches.shape[1:3]
-        product = np.matmul(patches.reshape(groups, columns * rows, -1), self.matrices[dtype])
-        result = product.reshape(groups, columns, rows, -1).transpose(1, 2, 0, 3).reshape(columns, rows, -1)
-        whole = result.astype(np.int32)
+        if dtype not in self.products:
+            self.products[dtype] = _Product(self.weight, int(self.groups[0]), geometry, message.shape, dtype)
+        whole = self.products[dtype](message)
         return whole if bound < 1 << (ACCUMULATOR_BITS - 1) else _wrapped(whole)
 
 
@@ -94,28 +103,68 @@ def _wrapped(x: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     return wrapped
 
 
-def _matrices(weight: npt.NDArray[np.int32], groups: int) -> npt.NDArray[np.int32]:
-    """A kernel (C_out, K_x, K_y, C_in / groups) as (groups, K_x * K_y * C_in / groups, C_out / groups).
+class _Geometry(NamedTuple):
+    """How a kernel passes over an image."""
 
-    Lava convolves, so the kernel is flipped to meet a patch.
+    step_x: int
+    step_y: int
+    pad_x: int
+    pad_y: int
+    apart_x: int
+    apart_y: int
+
+
+class _Product:
+    """A convolution as matrix products, one a group, some columns of the image at a time; its memory is used again.
+
+    Args:
+        weight: (C_out, K_x, K_y, C_in / groups).
+        groups: Blocks of channels that do not mix.
+        geometry: How the kernel passes over the image.
+        in_shape: (X, Y, C_in).
+        dtype: A float type in which all sums are exact.
     """
-    per_output = weight[:, ::-1, ::-1].reshape(groups, weight.shape[0] // groups, -1)
-    return np.ascontiguousarray(per_output.swapaxes(-1, -2))
 
+    def __init__(
+        self,
+        weight: npt.NDArray[np.int32],
+        groups: int,
+        geometry: _Geometry,
+        in_shape: tuple[int, ...],
+        dtype: type[np.floating[Any]],
+    ) -> None:
+        step_x, step_y, pad_x, pad_y, apart_x, apart_y = geometry
+        columns, rows, channels = in_shape
+        outputs, kernel_x, kernel_y, per_group = weight.shape
+        # Lava convolves, so the kernel is flipped to meet a patch: (groups, K_x * K_y * C_in / groups, C_out / groups).
+        per_output = weight[:, ::-1, ::-1].reshape(groups, outputs // groups, -1)
+        self._matrices = np.ascontiguousarray(per_output.swapaxes(-1, -2), dtype=dtype)
+        span_x, span_y = apart_x * (kernel_x - 1) + 1, apart_y * (kernel_y - 1) + 1
+        self._is_pointwise = geometry[:4] == (1, 1, 0, 0) and kernel_x == kernel_y == 1
+        padded = np.zeros((columns + 2 * pad_x, rows + 2 * pad_y, channels), dtype)
+        self._image = padded[pad_x : pad_x + columns, pad_y : pad_y + rows]
+        windows = sliding_window_view(padded.reshape(*padded.shape[:2], groups, per_group), (span_x, span_y), (0, 1))
+        # (groups, X', Y', K_x, K_y, C_in / groups): what the kernel sees at each place.
+        self._patches = windows[::step_x, ::step_y, ..., ::apart_x, ::apart_y].transpose(2, 0, 1, 4, 5, 3)
+        _, out_columns, out_rows = self._patches.shape[:3]
+        self._result = np.empty((out_columns, out_rows, groups, outputs // groups), dtype=np.int32)
+        column_bytes = out_rows * self._matrices.shape[1] * groups * self._matrices.itemsize
+        self._tile = min(out_columns, max(1, TILE_BYTES // column_bytes))
+        self._taps = np.empty((groups, self._tile, out_rows, *self._patches.shape[3:]), dtype)
+        self._sums = np.empty((groups, self._tile, out_rows, outputs // groups), dtype)
 
-def _patches(
-    image: npt.NDArray[np.floating[Any]],
-    kernel_size: npt.NDArray[np.int32],
-    stride: npt.NDArray[np.int32],
-    padding: npt.NDArray[np.int32],
-    dilation: npt.NDArray[np.int32],
-    groups: int,
-) -> npt.NDArray[np.floating[Any]]:
-    """What the kernel sees at each place: (X, Y, C) to (groups, X', Y', K_x, K_y, C / groups)."""
-    (pad_x, pad_y), (step_x, step_y), (apart_x, apart_y) = (map(int, each) for each in (padding, stride, dilation))
-    padded = np.pad(image, ((pad_x, pad_x), (pad_y, pad_y), (0, 0))) if pad_x or pad_y else image
-    span = (apart_x * (int(kernel_size[0]) - 1) + 1, apart_y * (int(kernel_size[1]) - 1) + 1)
-    grouped = padded.reshape(*padded.shape[:2], groups, -1)
-    windows = sliding_window_view(grouped, span, axis=(0, 1))
-    windows = windows[::step_x, ::step_y, ..., ::apart_x, ::apart_y]
-    return windows.transpose(2, 0, 1, 4, 5, 3)
+    def __call__(self, message: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+        """(X, Y, C_in) to (X', Y', C_out)."""
+        groups, inputs, outputs = self._matrices.shape
+        if self._is_pointwise:
+            patches = message.reshape(*message.shape[:2], groups, 1, 1, inputs).transpose(2, 0, 1, 3, 4, 5)
+        else:
+            patches = self._patches
+            np.copyto(self._image, message, casting="unsafe")
+        for start in range(0, len(self._result), self._tile):
+            part = self._result[start : start + self._tile]
+            taps, sums = self._taps[:, : len(part)], self._sums[:, : len(part)]
+            np.copyto(taps, patches[:, start : start + len(part)], casting="unsafe")
+            np.matmul(taps.reshape(groups, -1, inputs), self._matrices, out=sums.reshape(groups, -1, outputs))
+            np.copyto(part, sums.transpose(1, 2, 0, 3), casting="unsafe")
+        return self._result.reshape(*self._result.shape[:2], -1)

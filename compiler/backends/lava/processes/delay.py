@@ -14,6 +14,8 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
+
 
 class Delay(AbstractProcess):  # type: ignore[misc]
     """Sends what it received some steps ago, and zeros before.
@@ -36,7 +38,7 @@ class Delay(AbstractProcess):  # type: ignore[misc]
 class PyDelayModel(PyLoihiProcessModel):  # type: ignore[misc]
     """A ring of as many values as there are steps."""
 
-    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:

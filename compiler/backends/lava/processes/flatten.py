@@ -14,6 +14,8 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
+
 
 class Flatten(AbstractProcess):  # type: ignore[misc]
     """Sends what it receives in this step, (W, H, C), as a vector in the order of (C, H, W).
@@ -37,7 +39,7 @@ class Flatten(AbstractProcess):  # type: ignore[misc]
 class PyFlattenModel(PyLoihiProcessModel):  # type: ignore[misc]
     """The axes reversed, then joined."""
 
-    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def run_spk(self) -> None:

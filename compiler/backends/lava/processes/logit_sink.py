@@ -15,6 +15,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 from resformer.compiler.backends.lava.shared import Record
 
 
@@ -39,7 +40,7 @@ class LogitSink(AbstractProcess):  # type: ignore[misc]
 class PyLogitSinkModel(PyLoihiProcessModel):  # type: ignore[misc]
     """One step's logits a step."""
 
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int64)
+    a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)

@@ -16,6 +16,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thread
+from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
 
@@ -68,8 +69,8 @@ class SpikeMatMul(AbstractProcess):  # type: ignore[misc]
 class PySpikeMatMulModel(PyLoihiProcessModel):  # type: ignore[misc]
     """A product of float matrices that hold integers, exact; it sends before it receives, as synapses do."""
 
-    y_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    y_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:

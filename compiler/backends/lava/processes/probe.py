@@ -15,6 +15,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 from resformer.compiler.backends.lava.shared import Record
 
 PORTS = ("in_0", "in_1", "in_2", "in_3", "in_4", "in_5", "in_6", "in_7")
@@ -42,14 +43,14 @@ class SpikeProbe(AbstractProcess):  # type: ignore[misc]
 class PySpikeProbeModel(PyLoihiProcessModel):  # type: ignore[misc]
     """One step's values a step."""
 
-    in_0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    in_1: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    in_2: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    in_3: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    in_4: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    in_5: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    in_6: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    in_7: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    in_0: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    in_1: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    in_2: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    in_3: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    in_4: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    in_5: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    in_6: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    in_7: PyInPort = LavaPyType(BorrowingInPort, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)

@@ -15,6 +15,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
 
@@ -52,7 +53,7 @@ class Relay(AbstractProcess):  # type: ignore[misc]
 class PyRelayModel(PyLoihiProcessModel):  # type: ignore[misc]
     """Sums in 64 bits, so that only the limit clips."""
 
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int64)
+    a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:

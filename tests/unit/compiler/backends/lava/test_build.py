@@ -12,17 +12,22 @@ import pytest
 from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_configs import Loihi2SimCfg
+from lava.proc.conv.models import PyConvModelFixed
 from lava.proc.conv.process import Conv
+from lava.proc.dense.models import PyDenseModelBitAcc
 from lava.proc.dense.process import Dense
+from lava.proc.lif.models import PyLifResetModelBitAcc
 from lava.proc.lif.process import LIFReset
 
-from resformer.compiler.backends.lava.build import MODELS, build_network, run_config
+from resformer.compiler.backends.lava.build import OUR_MODELS, STOCK_MODELS, build_network, run_config
 from resformer.compiler.backends.lava.processes import blocks
 from resformer.compiler.backends.lava.processes.blocks import Network
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
 from resformer.compiler.backends.lava.processes.delay import Delay
-from resformer.compiler.backends.lava.processes.flatten import Flatten
+from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
+from resformer.compiler.backends.lava.processes.flatten import Flatten, PyFlattenModel
 from resformer.compiler.backends.lava.processes.frame_source import FrameSource
+from resformer.compiler.backends.lava.processes.lif import PyFastLifResetModel
 from resformer.compiler.backends.lava.processes.logit_sink import LogitSink
 from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul
 from resformer.compiler.backends.lava.processes.probe import SpikeProbe
@@ -104,22 +109,30 @@ def test_each_process_finds_its_model_by_itself() -> None:
     sink = LogitSink(shape=(5,), record=None, clock=None, name="output")
     processes = {type(each): each for each in (*leaves, *network.procs, network, sink)}
     processes[blocks.Block] = blocks.Block(name="block", plan=network.proc_params["plan"])
-    assert processes.keys() == {Conv, *MODELS}
+    models = {model.implements_process: model for model in (*OUR_MODELS, *STOCK_MODELS)}
+    assert processes.keys() == models.keys()
     config = Loihi2SimCfg(select_tag="fixed_pt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for process_class, process in processes.items():
             found = config.select(process, ProcGroupDiGraphs._find_proc_models(process))
-            assert found is MODELS.get(process_class, found)
+            assert found is (PyConvModelFixed if process_class is Conv else models[process_class])
 
 
-@pytest.mark.parametrize(("stock_models", "model"), [(False, PyFastConvModel), (True, PyWideConvModel)])
-def test_the_model_of_conv_is_chosen(stock_models: bool, model: type) -> None:
+@pytest.mark.parametrize(
+    ("stock_models", "models"),
+    [
+        (False, {PyFastConvModel, PyFastLifResetModel, PyFlattenModel, PyFastDenseModel}),
+        (True, {PyWideConvModel, PyLifResetModelBitAcc, PyFlattenModel, PyDenseModelBitAcc}),
+    ],
+)
+def test_models_of_stock_processes_are_chosen(stock_models: bool, models: set[type]) -> None:
     net = ProgramBuilder((2, 3, 3))
-    net.conv("conv", "input", 2)
+    x = net.lif("lif", net.conv("conv", "input", 2))
+    net.dense("dense", net.flatten("flatten", x), 2)
     network = build_network(net.finish())
-    (conv,) = network.compile(run_config(stock_models=stock_models)).process_list
-    assert conv.model_class is model
+    executable = network.compile(run_config(stock_models=stock_models))
+    assert {process.model_class for process in executable.process_list} == models
 
 
 def test_any_name_will_do() -> None:

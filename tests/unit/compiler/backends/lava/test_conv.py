@@ -7,26 +7,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
+from support.wires import Wire
 
 LARGEST = {"float32": (20, 1000), "float64": (2**13, 2**10), "stock": (2**13, 2**20)}
 """Weights and messages whose sums need each of the faster model's ways, and wrap around in the latter two."""
 
 OVERFLOW = "ignore:invalid value encountered in cast:RuntimeWarning"
 """Stock Lava's sums may leave 32 bits."""
-
-
-class Wire:
-    """In place of Lava's ports."""
-
-    def __init__(self, message: np.ndarray) -> None:
-        self.message = message
-        self.sent: list[np.ndarray] = []
-
-    def recv(self) -> np.ndarray:
-        return self.message
-
-    def send(self, message: np.ndarray) -> None:
-        self.sent.append(message)
 
 
 def two_steps(
@@ -79,7 +66,7 @@ def test_it_takes_the_narrowest_type_that_is_exact(size: str, ways: set[type]) -
     model.kernel_size, model.stride, model.padding, model.dilation = np.array([[3, 3], [1, 1], [0, 0], [1, 1]])
     model.groups, model.weight = np.array([1]), np.full((2, 3, 3, 4), weight_max, dtype=np.int32)
     model.convolve(np.full((3, 3, 4), message_max, dtype=np.int32))
-    assert model.matrices.keys() - {np.int32} == ways
+    assert model.products.keys() == ways
 
 
 def test_new_weights_take_effect() -> None:
