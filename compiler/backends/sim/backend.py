@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.base import Progress, check_samples
+from resformer.compiler.backends.base import Progress, check_samples, does_not_fit
 from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
 from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.plan import build_plan
@@ -19,7 +19,7 @@ from resformer.compiler.backends.sim.recorder import Recorder
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
-from resformer.errors import BackendMissingError, CapacityError
+from resformer.errors import BackendMissingError
 
 DEVICE_BATCH = 32
 """Samples at a time on a GPU, unless the caller says otherwise."""
@@ -43,6 +43,10 @@ class SimBackend:
             raise BackendMissingError(
                 f"device {device}: this machine's torch {torch.__version__} sees no GPU; use --device cpu, or install "
                 "a CUDA build of torch: pip install --upgrade torch"
+            )
+        if self._device.type == "cuda" and (self._device.index or 0) >= torch.cuda.device_count():
+            raise BackendMissingError(
+                f"device {device}: this machine has {torch.cuda.device_count()} GPUs, numbered from 0; give another"
             )
         self._threads: Workers | None = None
         self._engines: dict[tuple[int, bool, bool, int | None], Engine] = {}
@@ -89,10 +93,9 @@ class SimBackend:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            raise CapacityError(
-                f"{min(batch_size or len(samples), len(samples))} samples at once do not fit the memory of "
-                f"{self._device}{' with all values recorded' if record else ''}; choose a smaller batch size"
-            ) from error
+            at_once = batch_size or (len(samples) if self._device.type == "cpu" else DEVICE_BATCH)
+            recorded = ", with all values recorded" if record else ""
+            raise does_not_fit(min(at_once, len(samples)), f"the memory of {self._device}{recorded}") from error
         return recorder.trace()
 
     def _run_on_cpu(
@@ -167,7 +170,7 @@ def _tile_samples(program: Program, samples: int, workers: int, batch_size: int 
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 @contextmanager

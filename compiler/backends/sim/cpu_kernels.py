@@ -27,7 +27,7 @@ from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpSt
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels, channel_share, halves_exactly, output_share
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, INT32_MAX, largest
-from resformer.compiler.ir.program import Conv2d
+from resformer.compiler.ir.program import LIF, Conv2d
 from resformer.compiler.target import LOIHI
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -98,33 +98,20 @@ class CpuKernels(TorchKernels):
 
     def neurons(self, step: NeuronStep, block: Block) -> Work:
         """A sum, a relay and neurons, in one compiled loop."""
-        inputs = [self.plan.values[name] for name in step.inputs]
-        reach = sum(value.magnitude.value for value in inputs)
-        relay = step.relay[1] if step.relay else None
-        if relay is not None:
-            reach += largest(relay.bias)
-        lif = step.lif[1] if step.lif else None
-        fires_exactly = lif is None or (halves_exactly(lif) and step.reach <= LOIHI.a_max)
-        if len(inputs) > 2 or reach >= EXACT_IN_FLOAT32 or not fires_exactly or compiled_loops() is None:
-            return super().neurons(step, block)
-        if any(value.is_spikes for value in inputs) or (relay is not None and relay.shift):
-            return super().neurons(step, block)
         loops = compiled_loops()
-        assert loops is not None
-        f32 = np.float32
-        width = block.of(inputs[0].channels)[1]
-        steps = 1 if all(value.static for value in inputs) and lif is None else self.plan.timesteps
-        bias = f32(channel_share(relay.bias, inputs[0], block)) if relay else None
-        limit = f32(relay.limit if relay else 0)
-        fire = None
-        if lif is not None:
-            lif_bias = fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp)
-            fire = (
-                f32(channel_share(lif_bias, inputs[0], block)),
-                f32((LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity),
-                f32(lif.vth << LOIHI.a_shift),
-                f32(-LOIHI.v_max),
-            )
+        if loops is None or not self._fits_loop(step):
+            return super().neurons(step, block)
+        inputs = [self.plan.values[name] for name in step.inputs]
+        f32, width = np.float32, block.of(inputs[0].channels)[1]
+        steps = 1 if all(value.static for value in inputs) and step.lif is None else self.plan.timesteps
+        bias, limit, fire = None, f32(0), None
+        if step.relay is not None:
+            relay = step.relay[1]
+            bias, limit = channel_share(relay.bias, inputs[0], block).astype(f32), f32(relay.limit)
+        if step.lif is not None:
+            lif = step.lif[1]
+            lif_bias = channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), inputs[0], block)
+            fire = (lif_bias.astype(f32), *_constants(lif))
         nothing = np.empty((0, 0, 0), np.uint8)
         repeats = self.plan.timesteps // steps
 
@@ -144,6 +131,18 @@ class CpuKernels(TorchKernels):
 
         return work
 
+    def _fits_loop(self, step: NeuronStep) -> bool:
+        """Whether the compiled loop computes a step, and exactly."""
+        inputs = [self.plan.values[name] for name in step.inputs]
+        reach = sum(value.magnitude.value for value in inputs)
+        if step.relay is not None:
+            if step.relay[1].shift:
+                return False
+            reach += largest(step.relay[1].bias)
+        if step.lif is not None and (not halves_exactly(step.lif[1]) or step.reach > LOIHI.a_max):
+            return False
+        return len(inputs) <= 2 and reach < EXACT_IN_FLOAT32 and not any(value.is_spikes for value in inputs)
+
     def attention(self, step: AttentionStep, block: Block) -> Work:
         """Both products and their neurons, a few positions at a time."""
         loops = compiled_loops()
@@ -158,17 +157,8 @@ class CpuKernels(TorchKernels):
         first, all_channels = block.of(y_value.channels)
         bias1, bias2 = (op.bias[first : first + all_channels].astype(f32) for op in (op1, op2))
         patches, positions = y_value.positions, x_value.positions
-        constants1, constants2 = (
-            (
-                np.int32(op.limit),
-                f32((LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity),
-                f32(lif.vth << LOIHI.a_shift),
-                f32(-LOIHI.v_max),
-            )
-            for op, lif in ((op1, attn), (op2, out))
-        )
+        constants1, constants2 = ((np.int32(op.limit), *_constants(lif)) for op, lif in ((op1, attn), (op2, out)))
         steps = plan.timesteps
-
         rows = max(size for size in range(1, ATTENTION_ROWS + 1) if positions % size == 0)
 
         def work(frame: Frame) -> None:
@@ -225,6 +215,12 @@ def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
             return False
     # torch's int8 product takes a transposed matrix of one row for one that is not transposed, and is wrong
     return width > 1 and x.is_spikes and int8_is_exact() and compiled_loops() is not None
+
+
+def _constants(lif: LIF) -> tuple[np.float32, np.float32, np.float32]:
+    """What the compiled loops need of neurons: the share of the potential that is kept, threshold and floor."""
+    keep = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
+    return np.float32(keep), np.float32(lif.vth << LOIHI.a_shift), np.float32(-LOIHI.v_max)
 
 
 def digits_for(largest: int) -> int:
