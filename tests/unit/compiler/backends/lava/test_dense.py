@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
 from support.wires import Wire
 
-LARGEST = {np.float32: 2**14, np.float64: 2**15, None: 2**31 - 1}
+LARGEST = {np.float32: 2**13, np.float64: 2**14, None: 2**31 - 1}
 """Messages whose sums need each of the faster model's ways; the last wrap around."""
 
 
