@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import struct
+import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any, Protocol
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +24,24 @@ CHECKED_AT_ONCE = 256
 """Samples looked at together in the search for values that are not finite."""
 
 _NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK"
+_COPIED_AT_ONCE = 2**20
+_ZIP_LENGTHS_AT = 26
+"""Where in a zip archive's local header the lengths of the name and of what follows it stand."""
+
+
+class Samples(Protocol):
+    """Samples that fit a network, read and converted to real numbers a few at a time."""
+
+    def __len__(self) -> int: ...
+
+    def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
+        """The values of some samples, (N, C, H, W) or (N, T, C, H, W); several threads may ask at once."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """Samples that fit a network, as they were given; converted to real numbers a few at a time.
+class ArraySamples:
+    """Samples in an array.
 
     Attributes:
         raw: (N, C, H, W), one image for all T steps, or (N, T, C, H, W), one frame a step.
@@ -45,6 +63,8 @@ class Samples:
 def read_array(path: Path, key: str = "images") -> npt.NDArray[Any]:
     """An array from a ``.npy`` file, or from a ``.npz`` that holds it alone or under a key; nothing is unpickled.
 
+    It is mapped, not read: of a large one, memory holds what is in use.
+
     Raises:
         FileFormatError: The file is absent, damaged, of another format, or holds Python objects.
     """
@@ -63,24 +83,24 @@ def read_array(path: Path, key: str = "images") -> npt.NDArray[Any]:
         if magic == _NPY_MAGIC:
             array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
             return array
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(archive.files)
-            if key not in names and len(names) != 1:
+        with ZipFile(path) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            if key not in members and len(members) != 1:
                 raise FileFormatError(
-                    f"{path}: holds {', '.join(names) or 'nothing'}; name one array {key!r}, or save it alone"
+                    f"{path}: holds {', '.join(members) or 'nothing'}; name one array {key!r}, or save it alone"
                 )
-            return np.asarray(archive[key if key in names else names[0]])
+            return _map_member(path, archive, members[key] if key in members else next(iter(members.values())))
     except ValueError as error:
         if "pickle" in str(error) or "Python objects" in str(error) or "Array can't be memory-mapped" in str(error):
             raise FileFormatError(
                 f"{path}: holds Python objects, and loading them could run code; save an array of numbers"
             ) from error
         raise FileFormatError(f"{path}: truncated or damaged ({_brief(error)}); save it again") from error
-    except (BadZipFile, EOFError, OSError, SyntaxError, KeyError) as error:
+    except (BadZipFile, EOFError, OSError, SyntaxError, KeyError, struct.error, zlib.error) as error:
         raise FileFormatError(f"{path}: truncated or damaged ({_brief(error)}); save it again") from error
 
 
-def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) -> Samples:
+def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) -> ArraySamples:
     """Samples that fit a network's input.
 
     Args:
@@ -119,7 +139,7 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
             if not finite.all():
                 sample = start + int(np.argwhere(~finite)[0][0])
                 raise InputError(f"{source}: sample {sample} holds a NaN or infinite value; remove or repair it")
-    return Samples(images, counts)
+    return ArraySamples(images, counts)
 
 
 def check_labels(labels: npt.NDArray[Any], count: int, classes: int, source: str) -> npt.NDArray[np.int64]:
@@ -143,6 +163,51 @@ def check_labels(labels: npt.NDArray[Any], count: int, classes: int, source: str
             f"{source}: labels go from {labels.min()} to {labels.max()}, the network's classes from 0 to {classes - 1}"
         )
     return labels.astype(np.int64)
+
+
+def _map_member(path: Path, archive: ZipFile, member: ZipInfo) -> npt.NDArray[Any]:
+    """Map an array of an archive: where it lies, or if it is compressed, in an unnamed file it is unpacked to.
+
+    Raises:
+        ValueError: It is no array, or one of Python objects.
+        BadZipFile: It is not what was saved.
+    """
+    # each byte is read, and forgotten, since only at its end a member's checksum is compared
+    with archive.open(member) as content:
+        version = np.lib.format.read_magic(content)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read_header(content)
+        if dtype.hasobject:
+            raise ValueError("Python objects")
+        values_at = content.tell()
+        size = math.prod(shape) * dtype.itemsize
+        if member.file_size != values_at + size:
+            raise BadZipFile(f"{member.filename} holds {member.file_size - values_at} bytes of {size}")
+        if member.compress_type == ZIP_STORED:
+            while content.read(_COPIED_AT_ONCE):
+                pass
+            return _mapped(path, dtype, shape, values_at + _content_at(path, member), by_columns=by_columns)
+        with tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(content, file, _COPIED_AT_ONCE)
+            file.flush()
+            return _mapped(file, dtype, shape, 0, by_columns=by_columns)
+
+
+def _mapped(
+    file: Path | IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, *, by_columns: bool
+) -> npt.NDArray[Any]:
+    """Map an array; one without elements cannot be."""
+    if not math.prod(shape) * dtype.itemsize:
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", offset, shape, "F" if by_columns else "C")
+
+
+def _content_at(path: Path, member: ZipInfo) -> int:
+    """Where in an archive a member's bytes begin."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset + _ZIP_LENGTHS_AT)
+        name, extra = struct.unpack("<HH", file.read(4))
+        return file.tell() + int(name) + int(extra)
 
 
 def _remedy(images: npt.NDArray[Any], wanted: tuple[int, int, int], steps: int) -> str:

@@ -37,42 +37,59 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit."""
-        self.exit(WRONG_USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        """Say what is wrong.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(message)
 
 
-def run_command(parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]) -> int:
-    """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status."""
+def run_command(
+    parser: Parser,
+    argv: Sequence[str] | None,
+    command: Callable[[argparse.Namespace], int],
+    may_complain: Callable[[], bool] = lambda: True,
+) -> int:
+    """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status.
+
+    Args:
+        parser: Of the command's arguments.
+        argv: What to parse; the process's own arguments if None.
+        command: Returns the exit status.
+        may_complain: Asked, when something has gone wrong, whether it is for this process to say so.
+    """
     try:
         arguments = parser.parse_args(argv)
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
-    try:
         status = command(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _fail(parser, "interrupted", INTERRUPTED)
+    except SystemExit as exit_:  # after --help
+        return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
     except BrokenPipeError:
         # whoever read our output has had enough; keep Python from trying again at exit
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except UsageError as error:
-        return _fail(parser, f"{error} (see {parser.prog} --help)", WRONG_USAGE)
-    except ResformerError as error:
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        return _fail(parser, f"{error}{notes}", FAILED)
-    except OSError as error:
+    except (KeyboardInterrupt, UsageError, ResformerError, OSError, MemoryError) as error:
+        message, status = _explain(parser, error)
+        if may_complain():
+            sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
+    return status
+
+
+def _explain(parser: Parser, error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, UsageError):
+        return f"{error} (see {parser.prog} --help)", WRONG_USAGE
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
-        return _fail(parser, f"{where}{error.strerror or error}", FAILED)
-    except MemoryError:
-        return _fail(parser, "out of memory; give fewer samples or a smaller --batch-size", FAILED)
-    return status
-
-
-def _fail(parser: Parser, message: str, status: int) -> int:
-    sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
-    return status
+        return f"{where}{error.strerror or error}", FAILED
+    if isinstance(error, MemoryError):
+        return "out of memory; give fewer samples or a smaller --batch-size", FAILED
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"{error}{notes}", FAILED
 
 
 def positive_int(text: str) -> int:

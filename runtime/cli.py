@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
+import re
 import secrets
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from resformer.compiler.backends import BACKENDS
+from resformer.compiler.backends import BACKENDS, CPU
 from resformer.compiler.terminal import (
     DONE,
     FAILED,
@@ -23,6 +27,7 @@ from resformer.compiler.terminal import (
     run_command,
     size_of,
 )
+from resformer.runtime.processes import Processes, from_environment
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,11 +40,35 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKEND = "lava"
 RESULT_FORMAT_VERSION = 1
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+"""Of ImageNet's training images in RGB, as torchvision has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What the user named, read and checked.
+
+    Attributes:
+        build: The build.
+        program: The build's.
+        samples: What to run.
+        names: The samples' file names, if they have any.
+        labels: (N,), their classes, if they are known.
+    """
+
+    build: Build
+    program: Program
+    samples: Samples
+    names: tuple[str, ...] | None
+    labels: npt.NDArray[np.int64] | None
 
 
 def run_main(argv: Sequence[str] | None = None) -> int:
-    """Run inference; returns the exit status."""
-    return run_command(_run_parser(), argv, _run)
+    """Run inference, in one process or as one of several; returns the exit status."""
+    processes = from_environment()
+    return run_command(
+        _run_parser(), argv, lambda arguments: _run(arguments, processes), may_complain=processes.claim_failure
+    )
 
 
 def verify_main(argv: Sequence[str] | None = None) -> int:
@@ -51,16 +80,14 @@ def _run_parser() -> Parser:
     parser = Parser(
         prog="resformer-run",
         description="Run a compiled SpikingResformer on images, in simulation.",
-        epilog="OUT.npz holds logits (N, T, classes), predictions (N,), logits_int, and with --record-spikes, for each "
-        "LIF population, 'spikes/NAME' (numpy.packbits of the flattened spikes) and 'shape/NAME' (T, N, ...). "
-        "Exit status: 0 done, 1 failed, 2 wrong usage.",
+        epilog="OUT.npz holds logits (N, T, classes), predictions (N,), logits_int, of a folder the files' names (N,), "
+        "and with --record-spikes, for each LIF population, 'spikes/NAME' (numpy.packbits of the flattened spikes) and "
+        "'shape/NAME' (T, N, ...). Several processes, each on a GPU of its own, share the samples: torchrun "
+        "--nproc-per-node 2 --no-python resformer-run ... Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     _add_common(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="file to write the results to")
     parser.add_argument("--record-spikes", action="store_true", help="write every spike to the output as well")
-    parser.add_argument(
-        "--batch-size", type=positive_int, metavar="B", help="samples run together (default: what fits in memory)"
-    )
     return parser
 
 
@@ -87,15 +114,55 @@ def _add_common(parser: Parser) -> None:
         "--input",
         type=Path,
         required=True,
-        metavar="X.npy",
-        help="images (N, C, H, W) or event frames (N, T, C, H, W), .npy or .npz; uint8 images are divided by 255",
+        metavar="X",
+        help="a folder of images; or images (N, C, H, W) or event frames (N, T, C, H, W) as .npy or .npz; pixels of 8 "
+        "bits are divided by 255",
     )
+    parser.add_argument(
+        "--resize",
+        action="store_true",
+        help="of a folder: bring the shorter side to 256/224 of the network's input, and keep the middle",
+    )
+    parser.add_argument(
+        "--mean", type=_numbers, metavar="M,M,M", help="subtracted from the input, one number, or one a channel"
+    )
+    parser.add_argument(
+        "--std", type=_numbers, metavar="S,S,S", help="what the input is divided by after that, likewise"
+    )
+    parser.add_argument("--normalize", choices=("imagenet",), help="subtract and divide by ImageNet's own")
     parser.add_argument("--backend", choices=tuple(BACKENDS), default=DEFAULT_BACKEND, help="(default: %(default)s)")
     parser.add_argument("--samples", type=positive_int, metavar="N", help="use the first N samples only")
-    parser.add_argument("--labels", type=Path, metavar="L.npy", help="true classes (N,), to measure accuracy")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="L.npy",
+        help="true classes (N,), to measure accuracy (default: the folder it is in, if there is one a class)",
+    )
+    parser.add_argument(
+        "--device", type=_device, default=CPU, metavar="{cpu,cuda,cuda:N}", help="where sim runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_int, metavar="B", help="samples run together (default: what fits in memory)"
+    )
     parser.add_argument(
         "--stock-models", action="store_true", help="lava: use only Lava's own process models, many times slower"
     )
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several separated by commas")
+    return numbers
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither cpu, nor cuda, nor cuda:N")
+    return text
 
 
 def _check_usage(arguments: argparse.Namespace, output: Path | None) -> None:
@@ -107,45 +174,73 @@ def _check_usage(arguments: argparse.Namespace, output: Path | None) -> None:
     """
     if arguments.stock_models and not BACKENDS[arguments.backend].has_stock_models:
         raise UsageError(f"--stock-models: the backend {arguments.backend} has none")
+    if arguments.device != CPU and not BACKENDS[arguments.backend].has_devices:
+        raise UsageError(
+            f"--device {arguments.device}: {arguments.backend} runs on the CPU alone; choose --backend sim"
+        )
+    if arguments.resize and arguments.input.is_file():
+        raise UsageError(f"--resize: {arguments.input} is no folder of images, and arrays are taken as they are")
+    if arguments.normalize is not None:
+        if arguments.mean is not None or arguments.std is not None:
+            raise UsageError("--normalize: has a mean and a deviation of its own; leave out --mean and --std")
+        arguments.mean, arguments.std = IMAGENET_MEAN, IMAGENET_STD
+    if arguments.std is not None and min(arguments.std) <= 0:
+        raise UsageError(f"--std: {min(arguments.std):g} is not above 0")
     if output is not None:
         check_writable(output)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     if arguments.record_spikes and arguments.output is None:
         raise UsageError("--record-spikes: say with -o where to write the spikes")
-    _check_usage(arguments, arguments.output)
-    terminal = Terminal()
+    _check_usage(arguments, arguments.output if processes.leads else None)
+    terminal = Terminal(quiet=not processes.leads)
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.compiler.backends import open_backend
-        from resformer.runtime.run import infer, samples_at_once
+        from resformer.runtime.run import conclude, infer_part, require_room_for_spikes, samples_at_once
 
-        build, program, samples, labels = _read(arguments)
-        runner = open_backend(arguments.backend, stock_models=arguments.stock_models)
-        result = infer(
+        given = _read(arguments)
+        program, samples = given.program, given.samples
+        bounds = processes.share(len(samples))
+        if arguments.record_spikes:
+            require_room_for_spikes(program, len(samples))
+        runner = open_backend(
+            arguments.backend,
+            stock_models=arguments.stock_models,
+            device=processes.device(arguments.device),
+            batch_size=arguments.batch_size,
+        )
+        started = time.perf_counter()
+
+        def show(done: float, total: float) -> None:
+            speed = done / (time.perf_counter() - started)
+            update(f"running in {arguments.backend}, {done:.0f} of {total:.0f}, {speed:.3g} images/s", done, total)
+
+        part = infer_part(
             program,
             samples,
             runner,
+            bounds=bounds,
             batch_size=arguments.batch_size
             or samples_at_once(program, arguments.backend, record=arguments.record_spikes),
             record=arguments.record_spikes,
-            progress=lambda done, total: update(f"running in {arguments.backend}", done, total),
+            progress=show,
         )
+        update("gathering", 0, 0)
+        parts = processes.gather(part)
+        if parts is None:
+            return DONE
+        result = conclude(program, parts, time.perf_counter() - started)
     if arguments.output is not None:
-        _write_atomically(arguments.output, "wb", lambda file: _save(result, file))
-    _summarize(
-        terminal,
-        arguments,
-        result,
-        labels,
-        classes=program.output.shape[0],
-        may_saturate=build.report["may_saturate"],
-    )
+        _write_atomically(arguments.output, "wb", lambda file: _save(result, given.names, file))
+    _summarize(terminal, arguments, processes, given, result)
     return DONE
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    if from_environment().count > 1:
+        raise UsageError("start one process: only resformer-run shares its samples among several")
     _check_usage(arguments, arguments.json)
     terminal = Terminal()
     with terminal.progress() as update:
@@ -153,15 +248,17 @@ def _verify(arguments: argparse.Namespace) -> int:
         from resformer.runtime.report import check_rows, facts, layer_rows, to_json
         from resformer.runtime.verify import verify
 
-        build, program, samples, labels = _read(arguments)
+        given = _read(arguments)
         result = verify(
-            build,
-            samples,
-            program,
+            given.build,
+            given.samples,
+            given.program,
             backend=arguments.backend,
             model=arguments.model,
-            labels=labels,
+            labels=given.labels,
             stock_models=arguments.stock_models,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
             update=update,
         )
     if arguments.json is not None:
@@ -177,36 +274,76 @@ def _verify(arguments: argparse.Namespace) -> int:
     return DONE if result.equivalent else FAILED
 
 
-def _read(arguments: argparse.Namespace) -> tuple[Build, Program, Samples, npt.NDArray[np.int64] | None]:
-    """The build, its program, the samples and their labels.
+def _read(arguments: argparse.Namespace) -> Given:
+    """The build, its program, the samples and what is known of them.
 
     Raises:
         ResformerError: One of them is damaged, or they do not fit each other.
     """
     from resformer.compiler.build import read_build
     from resformer.compiler.samples import check_labels, check_samples, read_array
-    from resformer.errors import InputError
+    from resformer.runtime.image_folder import open_image_folder
 
     build = read_build(arguments.build)
     program = build.program()
-    images = read_array(arguments.input)
-    count = arguments.samples
-    if count is not None and images.ndim and count > len(images):
-        raise InputError(f"{arguments.input}: holds {len(images)} samples, fewer than --samples {count}; ask for fewer")
-    labels = None
+    wanted, classes = arguments.samples, program.output.shape[0]
+    samples: Samples
+    names = labels = None
+    if arguments.input.is_dir():
+        folder = open_image_folder(arguments.input, program, resize=arguments.resize)
+        count = len(folder)
+        _require_enough(arguments, count)
+        labels = folder.labels(classes)
+        samples = folder = folder.first(wanted or count)
+        folder.check()
+        names = folder.names
+    else:
+        images = read_array(arguments.input)
+        count = len(images) if images.ndim else 0
+        if images.ndim:
+            _require_enough(arguments, count)
+        samples = check_samples(images[:wanted] if images.ndim else images, program, str(arguments.input))
     if arguments.labels is not None:
-        classes = program.output.shape[0]
-        found = read_array(arguments.labels, "labels")
-        labels = check_labels(found, len(images) if images.ndim else 0, classes, str(arguments.labels))[:count]
-    return (
+        labels = check_labels(read_array(arguments.labels, "labels"), count, classes, str(arguments.labels))
+    return Given(
         build,
         program,
-        check_samples(images[:count] if images.ndim else images, program, str(arguments.input)),
-        labels,
+        _normalized(samples, arguments, program.input.shape[0]),
+        names,
+        None if labels is None else labels[:wanted],
     )
 
 
-def _save(result: Inference, file: IO[Any]) -> None:
+def _require_enough(arguments: argparse.Namespace, count: int) -> None:
+    from resformer.errors import InputError
+
+    if arguments.samples is not None and arguments.samples > count:
+        raise InputError(
+            f"{arguments.input}: holds {count} samples, fewer than --samples {arguments.samples}; ask for fewer"
+        )
+
+
+def _normalized(samples: Samples, arguments: argparse.Namespace, channels: int) -> Samples:
+    """Samples less the mean and divided by the deviation that were asked for.
+
+    Raises:
+        InputError: There is not one number a channel.
+    """
+    import numpy as np
+
+    from resformer.errors import InputError
+    from resformer.runtime.encode import Normalized
+
+    if arguments.mean is None and arguments.std is None:
+        return samples
+    for option, numbers in (("mean", arguments.mean), ("std", arguments.std)):
+        if numbers is not None and len(numbers) not in (1, channels):
+            raise InputError(f"--{option}: {len(numbers)} numbers for {channels} channels; give one, or one a channel")
+    mean, std = (np.array(numbers).reshape(-1, 1, 1) for numbers in (arguments.mean or [0.0], arguments.std or [1.0]))
+    return Normalized(samples, mean, std)
+
+
+def _save(result: Inference, names: Sequence[str] | None, file: IO[Any]) -> None:
     import numpy as np
 
     arrays: dict[str, Any] = {
@@ -215,6 +352,8 @@ def _save(result: Inference, file: IO[Any]) -> None:
         "predictions": result.predictions,
         "logits_int": result.logits_int,
     }
+    if names is not None:
+        arrays["names"] = np.array(names)
     for name, train in result.spikes.items():
         arrays[f"spikes/{name}"] = train.packed
         arrays[f"shape/{name}"] = np.array(train.shape, dtype=np.int64)
@@ -243,30 +382,25 @@ def _write_atomically(path: Path, mode: str, write: Callable[[IO[Any]], object])
 
 
 def _summarize(
-    terminal: Terminal,
-    arguments: argparse.Namespace,
-    result: Inference,
-    labels: npt.NDArray[np.int64] | None,
-    *,
-    classes: int,
-    may_saturate: Sequence[str],
+    terminal: Terminal, arguments: argparse.Namespace, processes: Processes, given: Given, result: Inference
 ) -> None:
     """Print what inference found."""
     import numpy as np
 
     count = len(result.predictions)
-    histogram = np.bincount(result.predictions, minlength=classes)
+    histogram = np.bincount(result.predictions, minlength=given.program.output.shape[0])
     most = np.argsort(-histogram, kind="stable")[:10]
+    where = arguments.backend + (f", {processes.count} processes" if processes.count > 1 else "")
     rows = [
         ("samples", f"{count}, {result.logits.shape[1]} steps each"),
-        ("speed", f"{count / result.seconds:.3g} images/s ({result.seconds:.1f} s in {arguments.backend})"),
+        ("speed", f"{count / result.seconds:.3g} images/s ({result.seconds:.1f} s in {where})"),
         ("predictions", ", ".join(f"class {each}: {histogram[each]}" for each in most if histogram[each])),
     ]
-    if labels is not None:
-        rows.append(("accuracy", f"{np.mean(result.predictions == labels):.2%}"))
+    if given.labels is not None:
+        rows.append(("accuracy", f"{np.mean(result.predictions == given.labels):.2%}"))
     rows.append(("input values clipped", f"{result.clipped:,}"))
     saturated = ", ".join(f"{name} {count:,}" for name, count in result.saturated.items())
-    uncounted = sum(name in result.uncounted for name in may_saturate)
+    uncounted = sum(name in result.uncounted for name in given.build.report["may_saturate"])
     note = f"; {arguments.backend} does not count clipped potentials ({uncounted} populations)" if uncounted else ""
     rows.append(("values saturated", (saturated or "0") + note))
     if arguments.output is not None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.backends import BACKENDS, Runner
+from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import Conv2d, MaxPool2d, Op, Program, Relay, SpikeMatMul
-from resformer.compiler.ir.trace import SpikeTrain
+from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.compiler.samples import Samples
+from resformer.errors import CapacityError
 from resformer.runtime.encode import encode, predict, real_logits
 from resformer.runtime.trace import join
 
@@ -28,6 +30,10 @@ BATCH_MAX = 16
 """Beyond this many samples a batch is no faster."""
 STREAM_BYTES = 2**30
 """What a streaming backend's samples and its record of them may take at once."""
+ENCODING_BYTES = 3 * np.dtype(np.float64).itemsize + np.dtype(np.int32).itemsize
+"""What encoding takes for each value: as it is, rounded, clipped, and as an integer."""
+RECORD_BYTES = 2**32
+"""What the spikes of all samples may take, which are kept until the run ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +61,19 @@ class Inference:
     seconds: float
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What some samples, one after another, gave.
+
+    Attributes:
+        trace: Without graded values.
+        clipped: How many values of the input its range could not hold.
+    """
+
+    trace: Trace
+    clipped: int
+
+
 def infer(
     program: Program,
     samples: Samples,
@@ -70,7 +89,7 @@ def infer(
         program: Scheduled.
         samples: Checked against it.
         runner: From ``open_backend``.
-        batch_size: How many samples are run together.
+        batch_size: How many samples are in memory together.
         record: Keep every LIF's spikes.
         progress: Told how far the run is.
 
@@ -78,12 +97,52 @@ def infer(
         ResformerError: The backend cannot run it, or its run ended too early.
     """
     started = time.perf_counter()
+    part = infer_part(
+        program, samples, runner, bounds=(0, len(samples)), batch_size=batch_size, record=record, progress=progress
+    )
+    return conclude(program, [part], time.perf_counter() - started)
+
+
+def infer_part(
+    program: Program,
+    samples: Samples,
+    runner: Runner,
+    *,
+    bounds: tuple[int, int],
+    batch_size: int,
+    record: bool = False,
+    progress: Progress | None = None,
+) -> Part:
+    """Run some of the samples, as ``infer`` runs all.
+
+    Args:
+        program: Scheduled.
+        samples: All of them.
+        runner: From ``open_backend``.
+        bounds: The first and the past-the-last of those to run.
+        batch_size: How many samples are in memory together.
+        record: Keep every LIF's spikes.
+        progress: Told how far the run of these samples is.
+
+    Raises:
+        CapacityError: A batch does not fit in memory.
+    """
+    first, count = bounds[0], bounds[1] - bounds[0]
     traces, clipped = [], 0
-    for start, stop in batches(len(samples), batch_size):
-        encoded = encode(samples.real(start, stop), program)
+    for start, stop in batches(count, batch_size):
+        try:
+            encoded = encode(samples.real(first + start, first + stop), program)
+            trace = runner(program, encoded.values, record=record, progress=_within(progress, start, stop, count))
+        except MemoryError as error:
+            raise does_not_fit(stop - start) from error
         clipped += encoded.clipped
-        traces.append(runner(program, encoded.values, record=record, progress=_within(progress, start, stop, samples)))
-    trace = join(traces)
+        traces.append(replace(trace, graded={}))
+    return Part(join(traces), clipped)
+
+
+def conclude(program: Program, parts: Sequence[Part], seconds: float) -> Inference:
+    """What all parts of the samples gave, in their order."""
+    trace = join([part.trace for part in parts])
     logits = real_logits(trace.logits, program)
     return Inference(
         logits_int=trace.logits.swapaxes(0, 1),
@@ -92,9 +151,23 @@ def infer(
         spikes=trace.spikes,
         saturated={name: count for name, count in trace.saturated.items() if count},
         uncounted=tuple(name for name in program.lif_names if name not in trace.saturated),
-        clipped=clipped,
-        seconds=time.perf_counter() - started,
+        clipped=sum(part.clipped for part in parts),
+        seconds=seconds,
     )
+
+
+def require_room_for_spikes(program: Program, samples: int) -> None:
+    """See to it that the spikes of all samples, which are kept until the end, are not too many.
+
+    Raises:
+        CapacityError: They are.
+    """
+    size = program.timesteps * sum(math.prod(program[name].shape) for name in program.lif_names) // 8 + 1
+    if samples * size > RECORD_BYTES:
+        raise CapacityError(
+            f"--record-spikes: the spikes of {samples} samples take {samples * size / 1e9:.1f} GB, the limit is "
+            f"{RECORD_BYTES / 1e9:.1f} GB; record no more than --samples {max(RECORD_BYTES // size, 1)}"
+        )
 
 
 def batches(count: int, size: int) -> Iterator[tuple[int, int]]:
@@ -119,7 +192,7 @@ def samples_at_once(program: Program, backend: str, *, record: bool) -> int:
     if not BACKENDS[backend].streams:
         return batch_size(program)
     steps = program.timesteps
-    size = 4 * steps * math.prod(program.input.shape)
+    size = ENCODING_BYTES * steps * math.prod(program.input.shape)
     if record:
         graded = sum(math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul | MaxPool2d))
         spikes = sum(math.prod(program[name].shape) for name in program.lif_names)
@@ -136,8 +209,8 @@ def _operation_bytes(program: Program, node: Node[Op]) -> int:
     return program.timesteps * elements * np.dtype(np.int64).itemsize
 
 
-def _within(progress: Progress | None, start: int, stop: int, samples: Samples) -> Callable[[int, int], None] | None:
+def _within(progress: Progress | None, start: int, stop: int, count: int) -> Callable[[int, int], None] | None:
     """A backend's progress through one batch as progress through all samples."""
     if progress is None:
         return None
-    return lambda done, total: progress(start + (stop - start) * done / max(total, 1), len(samples))
+    return lambda done, total: progress(start + (stop - start) * done / max(total, 1), count)

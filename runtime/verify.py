@@ -16,7 +16,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends import Runner, open_backend
+from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.backends.checkpoint import TIE_SHIFT
 from resformer.compiler.build import Build
 from resformer.compiler.build_report import real_weight, sha256
@@ -125,6 +125,8 @@ def verify(
     model: Path | None = None,
     labels: npt.NDArray[np.int64] | None = None,
     stock_models: bool = False,
+    device: str = CPU,
+    batch_size: int | None = None,
     update: Update | None = None,
 ) -> Verification:
     """Compare the checkpoint, the float graphs, the program, the backend and the quantized checkpoint on samples.
@@ -137,6 +139,8 @@ def verify(
         model: The checkpoint that was compiled; without it, what needs it is not run.
         labels: (N,), for accuracies.
         stock_models: As in ``open_backend``.
+        device: As in ``open_backend``.
+        batch_size: How many samples the backend is given together; None: what fits in memory.
         update: Told how far it is.
 
     Raises:
@@ -144,10 +148,13 @@ def verify(
     """
     update = update or (lambda _what, _done, _total: None)
     update("reading", 0, 0)
-    runner = None if backend == THE_REFERENCE else open_backend(backend, stock_models=stock_models)
+    runner = None
+    if backend != THE_REFERENCE:
+        runner = open_backend(backend, stock_models=stock_models, device=device, batch_size=batch_size)
     is_source = None if model is None else _sha256(model) == build.report["source"]["sha256"]
     network = _network(build, program, model)
-    tally = _compare(network, samples, runner, backend, update)
+    at_once = len(samples) if runner is None else batch_size or samples_at_once(program, backend, record=True)
+    tally = _compare(network, samples, runner, backend, at_once, update)
     update("concluding", 0, 0)
     expected = {name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.lif_names}
     checks: dict[str, Check] = {}
@@ -222,10 +229,11 @@ def _float_graphs(original: TorchNetwork) -> Iterator[tuple[str, Graph[nir.NIRNo
         yield float_pass.__name__, graph
 
 
-def _compare(network: Network, samples: Samples, runner: Runner | None, backend: str, update: Update) -> Tally:
+def _compare(
+    network: Network, samples: Samples, runner: Runner | None, backend: str, at_once: int, update: Update
+) -> Tally:
     """All samples through all sides, in bounded memory."""
     program, total = network.program, Tally(network)
-    at_once = len(samples) if runner is None else samples_at_once(program, backend, record=True)
     for start, stop in batches(len(samples), at_once):
         trace = None
         if runner is not None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
+from resformer.errors import CapacityError
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) as a run goes on, in units of the backend's own steps."""
@@ -39,6 +40,12 @@ class Backend(Protocol):
             BackendFailedError: The run ended before its work did.
         """
         ...
+
+
+def does_not_fit(samples: int, memory: str = "memory") -> CapacityError:
+    """What to raise when so many samples at once were too many."""
+    remedy = f"give a smaller --batch-size, such as {samples // 2}" if samples > 1 else "take a larger machine"
+    return CapacityError(f"{samples} sample{'s' if samples > 1 else ''} at once do not fit in {memory}; {remedy}")
 
 
 def check_samples(program: Program, samples: npt.NDArray[np.integer]) -> None:
