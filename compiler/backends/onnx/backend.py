@@ -16,10 +16,10 @@ from resformer.compiler.backends.onnx.integer_model import INTEGER_LOGITS, count
 from resformer.compiler.ir.program import LIF, MaxPool2d, Program, Relay, SpikeMatMul
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
-BATCH_BYTES = 2**28
+BATCH_BYTES = 2**29
 """What the values of one batch that are alive at once may take."""
-VALUES_ALIVE = 8
-"""How many values of the largest node's size that is, about: those of a LIF's loop."""
+VALUES_ALIVE = 16
+"""How many values of the largest node's size that is, measured at full size: most belong to a LIF's loop."""
 
 
 class OnnxBackend:
