@@ -55,7 +55,7 @@ def described(values: Any) -> dict[str, tuple[int, list[int | str]]]:
 
 
 def test_interface(program: Program) -> None:
-    model = export_integer(program)
+    model, signal = export_integer(program), program.input.op.signal
     onnx.checker.check_model(model, full_check=True)
     assert {each.domain: each.version for each in model.opset_import} == {"": OPSET, DOMAIN: 1}
     assert model.ir_version == IR_VERSION
@@ -64,9 +64,9 @@ def test_interface(program: Program) -> None:
     assert described(model.graph.output) == {"logits_int": (TYPE.INT32, logits), "logits": (TYPE.DOUBLE, logits)}
     assert {each.key: each.value for each in model.metadata_props} == {
         "timesteps": "4",
-        "input_scale_exp": "6",
-        "input_low": str(program.input.op.signal.low),
-        "input_high": str(program.input.op.signal.high),
+        "input_scale_exp": str(signal.scale_exp),
+        "input_low": str(signal.low),
+        "input_high": str(signal.high),
     }
 
 
@@ -94,7 +94,7 @@ def test_one_node_a_name(program: Program) -> None:
             assert nodes[node.name].op_type in ("SpikeMatMul16", "SpikeMatMul24")
         else:
             assert node.name in nodes
-    assert nodes["prologue.0"].op_type == "ConvInteger16", "pixels of ten bits"
+    assert nodes["prologue.0"].op_type == "ConvInteger16", "pixels of more than eight bits"
     lif = program["layers.0.1.up.0"].op
     assert isinstance(lif, LIF)
     attributes = {each.name: each.i for each in nodes["layers.0.1.up.0"].attribute}
