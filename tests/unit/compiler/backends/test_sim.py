@@ -216,7 +216,9 @@ def test_a_batch_that_does_not_fit(error: Exception, monkeypatch: pytest.MonkeyP
         raise error
 
     monkeypatch.setattr(Engine, "run", fail)
-    with pytest.raises(CapacityError, match=r"64 samples at once do not fit in the memory of cpu; .* --batch-size, such as 32"):
+    with pytest.raises(
+        CapacityError, match=r"64 samples at once do not fit in the memory of cpu; .* --batch-size, such as 32"
+    ):
         SimBackend().run(program, net.samples(100), batch_size=64)
     monkeypatch.setattr(Engine, "run", lambda *arguments: (_ for _ in ()).throw(RuntimeError("another")))
     with pytest.raises(RuntimeError, match="another"):
