@@ -45,7 +45,8 @@ class Backend(Protocol):
 def does_not_fit(samples: int, memory: str = "memory") -> CapacityError:
     """What to raise when so many samples at once were too many."""
     remedy = f"give a smaller --batch-size, such as {samples // 2}" if samples > 1 else "take a larger machine"
-    return CapacityError(f"{samples} sample{'s' if samples > 1 else ''} at once do not fit in {memory}; {remedy}")
+    do_not = "samples at once do not" if samples > 1 else "sample at once does not"
+    return CapacityError(f"{samples} {do_not} fit in {memory}; {remedy}")
 
 
 def check_samples(program: Program, samples: npt.NDArray[np.integer]) -> None:

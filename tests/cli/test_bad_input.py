@@ -21,8 +21,9 @@ import torch
 from resformer.compiler import build, cli
 from resformer.compiler.cli import main as compile_main
 from resformer.runtime import cli as runtime_cli
+from resformer.runtime import run
 from resformer.runtime.cli import run_main, verify_main
-from support.builds import Tiny
+from support.builds import Tiny, program_of
 
 Capture = pytest.CaptureFixture[str]
 
@@ -269,6 +270,51 @@ def test_bad_options(tiny: Tiny, capsys: Capture, arguments: list[str], status: 
 def test_recording_spikes_needs_an_output(tiny: Tiny, capsys: Capture) -> None:
     assert run_main([str(tiny.build), "--input", str(tiny.images), "--record-spikes"]) == 2
     assert "-o" in error_line(capsys)
+
+
+@pytest.mark.parametrize("command", [run_main, verify_main])
+def test_a_gpu_that_is_not_there(tiny: Tiny, capsys: Capture, command: Callable[..., int]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    arguments = ["--input", str(tiny.images), "--backend", "sim", "--device", "cuda:1"]
+    assert command([str(tiny.build), *arguments]) == 1
+    assert "device cuda:1: this machine's torch" in (line := error_line(capsys))
+    assert "use --device cpu" in line
+
+
+@pytest.mark.parametrize(
+    ("backend", "where", "error"),
+    [
+        ("reference", "resformer.compiler.backends.reference.ReferenceBackend.run", MemoryError()),
+        ("reference", "resformer.runtime.run.encode", MemoryError()),
+        ("sim", "resformer.compiler.backends.sim.engine.Engine.run", RuntimeError("can't allocate memory")),
+        ("sim", "resformer.compiler.backends.sim.engine.Engine.run", torch.OutOfMemoryError("CUDA out of memory")),
+    ],
+)
+def test_a_batch_that_does_not_fit_in_memory(
+    tiny: Tiny, capsys: Capture, monkeypatch: pytest.MonkeyPatch, backend: str, where: str, error: Exception
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(where, fail)
+    command = [str(tiny.build), "--input", str(tiny.images), "--backend", backend]
+    for size, says in (("4", "4 samples at once do not fit in"), ("1", "1 sample at once does not fit in")):
+        assert run_main([*command, "--batch-size", size]) == 1
+        assert says in (line := error_line(capsys))
+        assert ("such as 2" in line) == (size == "4")
+
+
+def test_spikes_that_would_fill_memory(
+    tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = program_of(tiny.build)
+    of_each = program.timesteps * sum(int(np.prod(program[name].shape)) for name in program.lif_names) // 8 + 1
+    monkeypatch.setattr(run, "RECORD_BYTES", 3 * of_each)
+    command = [str(tiny.build), "--input", str(tiny.images), "--backend", "sim", "-o", str(tmp_path / "o.npz")]
+    assert run_main([*command, "--record-spikes"]) == 1
+    assert "record no more than --samples 3" in error_line(capsys)
+    assert run_main([*command, "--record-spikes", "--samples", "3"]) == 0
 
 
 def damaged(tiny: Tiny, folder: Path, name: str, change: Callable[[bytes], bytes | None]) -> Path:

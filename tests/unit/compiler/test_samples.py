@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.samples import check_samples
-from resformer.errors import InputError
+from resformer.compiler.samples import check_samples, read_array
+from resformer.errors import FileFormatError, InputError
 
 
 def network(*shape: int, kind: str = "static") -> Graph[Any]:
@@ -59,3 +61,34 @@ def test_values_that_are_not_finite_are_found_far_behind() -> None:
     images[777] = np.nan
     with pytest.raises(InputError, match="sample 777"):
         check_samples(images, network(1, 1, 1), "x")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+        np.asfortranarray(np.random.default_rng(0).random((5, 4, 3))),
+        np.arange(5, dtype=">i4"),
+        np.zeros((0, 3), np.float32),
+        np.array(7),
+    ],
+)
+def test_archives_are_mapped(tmp_path: Path, save: Callable[..., None], array: Any) -> None:
+    save(tmp_path / "x.npz", other=np.ones(100), images=array, more=np.zeros(3))
+    found = read_array(tmp_path / "x.npz")
+    np.testing.assert_array_equal(found, array)
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    if array.size:
+        assert isinstance(found, np.memmap), "the whole array is in memory"
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_array_in_an_archive_is_noticed(tmp_path: Path, save: Callable[..., None]) -> None:
+    path = tmp_path / "x.npz"
+    save(path, images=np.random.default_rng(0).random(10_000))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match="truncated or damaged"):
+        read_array(path)

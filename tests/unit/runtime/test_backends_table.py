@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from resformer.compiler.backends import open_backend
+from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.ir import reference
 from resformer.errors import UnsupportedError
 from support.builds import Tiny, program_of
 
 
-def test_unknown_backends_and_missing_models_are_refused() -> None:
+def test_unknown_backends_models_and_devices_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="lava"):
         open_backend("loihi")
     with pytest.raises(UnsupportedError, match="no stock models"):
         open_backend("reference", stock_models=True)
+    with pytest.raises(UnsupportedError, match="CPU alone"):
+        open_backend("lava", device="cuda")
 
 
 def test_stock_models_reach_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +28,14 @@ def test_stock_models_reach_the_backend(monkeypatch: pytest.MonkeyPatch) -> None
     for stock_models in (False, True):
         open_backend("lava", stock_models=stock_models)(None, np.zeros(0, np.int32), record=True)  # type: ignore[arg-type]
     assert seen == [{"record": True}, {"record": True, "stock_models": True}]
+
+
+def test_devices_and_batches_reach_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(SimBackend, "__init__", lambda _self, device: seen.append(device))
+    monkeypatch.setattr(SimBackend, "run", lambda _self, _program, _samples, **options: seen.append(options))
+    open_backend("sim", device="cuda:1", batch_size=7)(None, np.zeros(0, np.int32), record=True)  # type: ignore[arg-type]
+    assert seen == ["cuda:1", {"record": True, "batch_size": 7}]
 
 
 def test_the_reference_runs_and_reports_progress(tiny: Tiny) -> None:

@@ -134,9 +134,9 @@ def test_more_than_8_bits_are_not_cut_off(tmp_path: Path) -> None:
 
 def test_networks_that_take_no_images(tmp_path: Path) -> None:
     save(tmp_path / "x.png")
-    with pytest.raises(InputError, match="the network takes 2 channels; give an .npy"):
+    with pytest.raises(InputError, match=r"the network takes 2 channels; give an \.npy"):
         open_image_folder(tmp_path, network(2), resize=False)
-    with pytest.raises(InputError, match="3 channels of event frames; give an .npy"):
+    with pytest.raises(InputError, match=r"3 channels of event frames; give an \.npy"):
         open_image_folder(tmp_path, network(3, kind="frames"), resize=False)
 
 

@@ -205,6 +205,14 @@ def test_no_gpu() -> None:
         SimBackend("cuda")
 
 
+def test_a_gpu_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    SimBackend("cuda:1")
+    with pytest.raises(BackendMissingError, match="device cuda:2: this machine has 2 GPUs"):
+        SimBackend("cuda:2")
+
+
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 1 TB")],
