@@ -8,11 +8,13 @@ Where a function is *counted*, it has one output more: how many values it clippe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from string import Template
 
 from resformer.compiler.target import LOIHI
 
 BYTE_BITS = 8
+BYTE_HALF = 1 << (BYTE_BITS - 1)
 
 MAX_POOL = """
 MaxPool2d (x, rows, columns) => (y)
@@ -234,7 +236,9 @@ SpikeMatMul{bits} <y_shape, perm, spikes_shape, output_shape, limit> (y, bias, s
     y_by_head = Reshape (biased, heads_of_y)
     rows = Transpose <perm: ints = @perm> (y_by_head)
     gates = Reshape (spikes, heads_of_spikes)
-    {_by_bytes(bits, "MatMulInteger", "rows", "gates", "sums")}
+    none = Constant <value = uint8 {{0}}> ()
+    half = Constant <value = uint8 {{{BYTE_HALF}}}> ()
+    {_by_bytes(bits, "rows", "MatMulInteger ({}, gates, {})".format, "sums")}
     free = Reshape (sums, merged)
     {_saturate("product", counted=counted)}
 }}
@@ -242,37 +246,56 @@ SpikeMatMul{bits} <y_shape, perm, spikes_shape, output_shape, limit> (y, bias, s
 
 
 def convolution(bits: int) -> str:
-    """``ConvInteger`` of signed integers of so many bits, byte by byte."""
-    convolve = (
-        "ConvInteger <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, group: int = @group>"
-    )
+    """Correlations with int8 weights: of spikes if ``bits`` is one, else of signed integers of so many bits.
+
+    ONNX Runtime multiplies unsigned bytes exactly on all processors, and fast; of a signed and an unsigned one, some
+    processors' sums saturate at 16 bits, others are slow, and before 1.24 it had no such ``ConvInteger`` at all. So
+    weights become unsigned, with a zero point; a runtime that folds constants does that once.
+    """
+
+    def convolve(source: str, zero_point: str) -> str:
+        return (
+            "ConvInteger <strides: ints = @strides, pads: ints = @pads, dilations: ints = @dilations, "
+            f"group: int = @group> ({source}, unsigned_weight, {zero_point}, half)"
+        )
+
+    sums = f"y = {convolve('x', 'none')}" if bits == 1 else _by_bytes(bits, "x", convolve, "y")
     return f"""
-ConvInteger{bits} <strides, pads, dilations, group> (x, w) => (y)
+{convolution_name(bits)} <strides, pads, dilations, group> (x, weight) => (y)
 {{
-    {_by_bytes(bits, convolve, "x", "w", "y")}
+    none = Constant <value = uint8 {{0}}> ()
+    half = Constant <value = uint8 {{{BYTE_HALF}}}> ()
+    wide_half = Cast <to = 6> (half)
+    wide_weight = Cast <to = 6> (weight)
+    positive_weight = Add (wide_weight, wide_half)
+    unsigned_weight = Cast <to = 2> (positive_weight)
+    {sums}
 }}
 """
 
 
-def _by_bytes(bits: int, product: str, left: str, right: str, result: str) -> str:
-    """A product of 8-bit integers applied to each byte of ``left``, and the results put together.
+def convolution_name(bits: int) -> str:
+    """Of spikes, that is the plain one."""
+    return "Conv2d" if bits == 1 else f"Conv2d{bits}"
 
-    In two's complement, the highest byte alone is signed: the zero point of 128 says so. Padding, being at the zero
-    point, adds nothing.
+
+def _by_bytes(bits: int, source: str, product: Callable[[str, str], str], result: str) -> str:
+    """A product of 8-bit integers applied to each byte of ``source``, and the results put together.
+
+    In two's complement, the highest byte alone is signed: a zero point of 128 (``half``; for the others, ``none``) says
+    so. Padding, being at the zero point, adds nothing.
     """
     count = bits // BYTE_BITS
     lines = [
         f"offset = Constant <value = int32 {{{1 << (bits - 1)}}}> ()",
         f"base = Constant <value = int32 {{{1 << BYTE_BITS}}}> ()",
-        f"sign = Constant <value = uint8 {{{1 << (BYTE_BITS - 1)}}}> ()",
-        f"rest_0 = Add ({left}, offset)",
+        f"rest_0 = Add ({source}, offset)",
     ]
     for index in range(count):
         if index:
             lines.append(f"rest_{index} = Div (rest_{index - 1}, base)")
-        zero_point = ", sign" if index == count - 1 else ""
         lines.append(f"byte_{index} = Cast <to = 2> (rest_{index})")
-        lines.append(f"part_{index} = {product} (byte_{index}, {right}{zero_point})")
+        lines.append(f"part_{index} = {product(f'byte_{index}', 'half' if index == count - 1 else 'none')}")
     higher = f"part_{count - 1}"
     for index in reversed(range(count - 1)):
         lines.append(f"shifted_{index} = Mul ({higher}, base)")

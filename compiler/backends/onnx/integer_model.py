@@ -1,11 +1,11 @@
 """Programs as ONNX models of standard integer operations: exact, bit for bit, in any runtime that follows ONNX.
 
-Spikes are uint8, weights int8, all other values int32; the logits' division alone is real. Neurons, relays, pools and
-attention's products are model-local functions of the domain ``resformer``: one node each in a viewer. Delays vanish,
-since samples do not stream here.
+Spikes are uint8, weights int8, all other values int32; the logits' division alone is real. Synapses, neurons, relays,
+pools and attention's products are model-local functions of the domain ``resformer``: one node each in a viewer. Delays
+vanish, since samples do not stream here.
 
 ``ConvInteger`` and ``MatMulInteger`` multiply 8-bit integers. Where one side is wider (encoded images, the y of DSSA's
-products) they take it byte by byte: ``ConvInteger16`` is a convolution of 16-bit integers. ONNX Runtime has no integer
+products) functions take it byte by byte: ``Conv2d16`` is a convolution of 16-bit integers. ONNX Runtime has no integer
 convolution of more bits, and its 32-bit matrix product is several times slower than three of 8 bits.
 """
 
@@ -144,23 +144,22 @@ class _Writer(ModelWriter):
 
     @write.register
     def _(self, op: Conv2d, node: ProgramNode) -> None:
-        attributes: dict[str, Any] = {
+        source, bits = self.values[node.inputs[0]], 1
+        if source not in self._narrow:
+            bits = self._width(node, self._bounds[node.inputs[0]].value)
+            reach = int(np.abs(fixedpoint.scale_weight(op.weight, op.weight_exp)).sum(axis=(1, 2, 3)).max())
+            # lower bytes are never negative: by what they add, the higher ones' share may exceed the sum
+            self._check(node, self._bounds[node.name].sums + (reach << (bits - functions.BYTE_BITS)))
+        name = functions.convolution_name(bits)
+        self.functions[name] = functions.convolution(bits)
+        attributes = {
+            "domain": DOMAIN,
             "strides": op.stride,
             "pads": op.padding * 2,
             "dilations": op.dilation,
             "group": op.groups,
         }
         weight = self.constant(f"{node.name}.weight", op.weight)
-        source = self.values[node.inputs[0]]
-        if source in self._narrow:
-            name = "ConvInteger"
-        else:
-            bits = self._width(node, self._bounds[node.inputs[0]].value)
-            reach = int(np.abs(fixedpoint.scale_weight(op.weight, op.weight_exp)).sum(axis=(1, 2, 3)).max())
-            # byte by byte, the higher bytes' share may be larger than the whole, by less than one in all lower bytes
-            self._check(node, self._bounds[node.name].sums + (reach << (bits - functions.BYTE_BITS)))
-            name, attributes["domain"] = f"ConvInteger{bits}", DOMAIN
-            self.functions[name] = functions.convolution(bits)
         self._synapses(node, name, [source, weight], op.weight_exp, op.bias, attributes)
 
     @write.register

@@ -79,7 +79,7 @@ def test_frames(make_model: Callable[..., SpikingResformer], tmp_path: Path) -> 
 def test_one_node_a_name(program: Program) -> None:
     nodes = {node.name: node for node in export_integer(program).graph.node}
     kinds = {
-        Conv2d: ("", "ConvInteger"),
+        Conv2d: (DOMAIN, "Conv2d"),
         LIF: (DOMAIN, "LIF"),
         MaxPool2d: (DOMAIN, "MaxPool2d"),
         Add: ("", "Add"),
@@ -94,7 +94,7 @@ def test_one_node_a_name(program: Program) -> None:
             assert nodes[node.name].op_type in ("SpikeMatMul16", "SpikeMatMul24")
         else:
             assert node.name in nodes
-    assert nodes["prologue.0"].op_type == "ConvInteger16", "pixels of more than eight bits"
+    assert nodes["prologue.0"].op_type == "Conv2d16", "pixels of more than eight bits"
     lif = program["layers.0.1.up.0"].op
     assert isinstance(lif, LIF)
     attributes = {each.name: each.i for each in nodes["layers.0.1.up.0"].attribute}
