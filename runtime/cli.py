@@ -198,11 +198,19 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.compiler.backends import open_backend
-        from resformer.runtime.run import conclude, infer_part, require_room_for_spikes, samples_at_once
+        from resformer.runtime.run import (
+            conclude,
+            infer_part,
+            require_room_for_batch,
+            require_room_for_spikes,
+            samples_at_once,
+        )
 
         given = _read(arguments)
         program, samples = given.program, given.samples
         bounds = processes.share(len(samples))
+        batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=arguments.record_spikes)
+        require_room_for_batch(program, arguments.backend, min(batch_size, bounds[1] - bounds[0]))
         if arguments.record_spikes:
             require_room_for_spikes(program, len(samples))
         runner = open_backend(
@@ -222,8 +230,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
             samples,
             runner,
             bounds=bounds,
-            batch_size=arguments.batch_size
-            or samples_at_once(program, arguments.backend, record=arguments.record_spikes),
+            batch_size=batch_size,
             record=arguments.record_spikes,
             progress=show,
         )

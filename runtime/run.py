@@ -19,6 +19,7 @@ from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.compiler.samples import Samples
 from resformer.errors import CapacityError
 from resformer.runtime.encode import encode, predict, real_logits
+from resformer.runtime.memory import machine_memory
 from resformer.runtime.trace import join
 
 Progress: TypeAlias = Callable[[float, float], None]
@@ -167,6 +168,33 @@ def require_room_for_spikes(program: Program, samples: int) -> None:
         raise CapacityError(
             f"--record-spikes: the spikes of {samples} samples take {samples * size / 1e9:.1f} GB, the limit is "
             f"{RECORD_BYTES / 1e9:.1f} GB; record no more than --samples {max(RECORD_BYTES // size, 1)}"
+        )
+
+
+def require_room_for_batch(program: Program, backend: str, samples: int) -> None:
+    """See to it that a batch is not larger than any the machine could hold.
+
+    Linux promises memory that it does not have, and later ends the process without a word.
+
+    Args:
+        program: What runs.
+        backend: A key of ``BACKENDS``.
+        samples: How many the batch has.
+
+    Raises:
+        CapacityError: Its samples alone, or what an interpreter computes of them, exceed the machine's memory.
+    """
+    frames = program.timesteps if program.metadata.get("input") == "frames" else 1
+    size = ENCODING_BYTES * frames * math.prod(program.input.shape)
+    if not BACKENDS[backend].streams:
+        size += max(_operation_bytes(program, node) for node in program)
+    memory = machine_memory()
+    if memory is not None and samples * size > memory:
+        if samples == 1:
+            raise does_not_fit(1, f"this machine's {memory / 1e9:.1f} GB")
+        raise CapacityError(
+            f"--batch-size: {samples} samples at once take {samples * size / 1e9:.1f} GB or more, this machine has "
+            f"{memory / 1e9:.1f} GB; give a smaller one, such as {max(memory // size // 2, 1)}"
         )
 
 

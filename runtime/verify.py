@@ -30,7 +30,7 @@ from resformer.errors import InputError
 from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
 from resformer.runtime.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
 from resformer.runtime.encode import encode
-from resformer.runtime.run import batch_size, batches, samples_at_once
+from resformer.runtime.run import batch_size, batches, require_room_for_batch, samples_at_once
 from resformer.runtime.torch_network import TorchNetwork, open_checkpoint
 from resformer.runtime.trace import Comparison, require_complete, split
 
@@ -154,6 +154,7 @@ def verify(
     is_source = None if model is None else _sha256(model) == build.report["source"]["sha256"]
     network = _network(build, program, model)
     at_once = len(samples) if runner is None else batch_size or samples_at_once(program, backend, record=True)
+    require_room_for_batch(program, backend, 1 if runner is None else min(at_once, len(samples)))
     tally = _compare(network, samples, runner, backend, at_once, update)
     update("concluding", 0, 0)
     expected = {name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.lif_names}

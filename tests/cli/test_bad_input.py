@@ -305,6 +305,25 @@ def test_a_batch_that_does_not_fit_in_memory(
         assert ("such as 2" in line) == (size == "4")
 
 
+@pytest.mark.parametrize("command", [run_main, verify_main])
+def test_a_batch_larger_than_the_machine(
+    tiny: Tiny, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: Callable[..., int]
+) -> None:
+    of_each = run.ENCODING_BYTES * 2 * 16 * 16
+    monkeypatch.setattr(run, "machine_memory", lambda: 4 * of_each)
+    arguments = [str(tiny.build), "--input", str(tiny.images), "--backend", "sim"]
+    assert command([*arguments, "--batch-size", "100", "--samples", "4"]) == 0
+    capsys.readouterr()
+    assert command([*arguments, "--batch-size", "5"]) == 1
+    assert "--batch-size: 5 samples at once take" in (line := error_line(capsys))
+    assert "such as 2" in line
+    monkeypatch.setattr(run, "machine_memory", lambda: of_each - 1)
+    assert command([*arguments, "--batch-size", "1"]) == 1
+    assert "1 sample at once does not fit in this machine's" in error_line(capsys)
+    monkeypatch.setattr(run, "machine_memory", lambda: None)
+    assert command([*arguments, "--batch-size", "5"]) == 0
+
+
 def test_spikes_that_would_fill_memory(
     tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,7 +194,7 @@ def test_a_changed_network_file_is_found(tiny: Tiny, tmp_path: Path, capsys: pyt
 def broken_backend(break_trace: Callable[[Trace], Trace]) -> Callable[..., Any]:
     """A substitute for ``open_backend`` whose backend is the reference with errors."""
 
-    def opened(_name: str, *, stock_models: bool = False) -> Any:
+    def opened(_name: str, **_options: Any) -> Any:
         run = open_backend("reference")
         return lambda *arguments, **options: break_trace(run(*arguments, **options))
 
