@@ -280,6 +280,26 @@ def test_attention(seed, heads, per_head, patch, patches, limits, weight_exp, ti
     assert_sim_is_the_reference(finish(net, samples, timesteps=timesteps, promised=True), samples)
 
 
+def test_attention_over_more_steps_than_potentials_have_fraction_bits() -> None:
+    """Small sums and thresholds: after seven steps halving truncates, and half a unit is the threshold's side."""
+    channels, heads = 16, 2
+    net = ProgramBuilder((channels, 8, 8))
+    x = net.lif("x", "input", vth=20, bias=0)
+    for name in ("y1", "y2"):
+        net.conv(name, x, channels, (2, 2), stride=(2, 2), largest=1)
+        net.nodes[name] = replace(
+            net.nodes[name], op=replace(net.nodes[name].op, weight_exp=np.zeros(channels, np.int8))
+        )
+    scores = net.matmul("scores", "y1", x, heads=heads, transpose=True, limit=20)
+    mixed = net.matmul("mixed", "y2", net.lif("gates", scores, vth=2, bias=0), heads=heads, transpose=False, limit=20)
+    net.conv("last", net.lif("out", mixed, vth=2, bias=0), channels)
+    for name in ("scores", "mixed"):
+        op = replace(net.nodes[name].op, bias=np.zeros(channels, np.int32))
+        net.nodes[name] = replace(net.nodes[name], op=op)
+    samples = net.samples(4, timesteps=12, largest=40)
+    assert_sim_is_the_reference(finish(net, samples, timesteps=12, promised=True), samples)
+
+
 def test_spikes_of_a_map_gate_the_second_product() -> None:
     """What comes as (C, H, W) is read as (heads, n, H * W)."""
     net = ProgramBuilder((2, 4, 9))

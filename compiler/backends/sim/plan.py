@@ -32,8 +32,8 @@ from resformer.compiler.ir.program import (
     SpikeMatMul,
 )
 
-BLOCK_BYTES = 1 << 21
-"""What one block's largest current should take at most: with its spikes and its neighbour, a core's share of L3."""
+BLOCK_BYTES = 1 << 22
+"""What the largest current of a block should take at most: with its neighbours, a core's share of a cache of 32 MiB."""
 BLOCK_CHANNELS_MIN = 32
 """Narrower blocks waste the width of the matrix kernels."""
 BLOCK_CHANNELS_UNIT = 16
