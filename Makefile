@@ -26,7 +26,7 @@ demo: $(READY)
 	  --samples 32 --backend lava --json build/mnist-verify-lava.json
 	$(BIN)/resformer-verify build/mnist --model $(MNIST)/spikingresformer_mnist.pt \
 	  --input $(MNIST)/test_images.npy --labels $(MNIST)/test_labels.npy \
-	  --backend reference --json build/mnist-verify-reference.json
+	  --backend sim --json build/mnist-verify-sim.json
 
 lint: $(READY)
 	$(BIN)/ruff check .
