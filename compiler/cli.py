@@ -62,7 +62,7 @@ def _parser() -> Parser:
         "--input-scale-exp",
         type=int,
         metavar="K",
-        help="inputs are rounded to multiples of 2^-K (default: 6 for images, 0 for event frames)",
+        help="inputs are rounded to multiples of 2^-K (default: what loses least for images, 0 for event frames)",
     )
     parser.add_argument(
         "--calibration",

@@ -36,8 +36,8 @@ FINE_CHANNELS = 0.9
 their mantissas."""
 READOUT_SCALE_EXP_MAX = 12
 """Finest scale of the classifier's weights: no spike depends on them."""
-PIXEL_SCALE_EXP = 6
-"""k of an image: steps of 1/64, about those of an 8-bit pixel after ImageNet's normalisation (1/57)."""
+PIXEL_SCALE_EXP_MAX = 6
+"""Finest k of an image: steps of 1/64, about those of an 8-bit pixel after ImageNet's normalisation (1/57)."""
 MIN_DECAY = 0.5 / LOIHI.decay_unity
 """Smallest share of a membrane potential lost in a step that does not round to none."""
 COUNT_SCALE_EXP = 0
@@ -57,7 +57,7 @@ class QuantizationConfig:
     Attributes:
         weight_bits: Width of a weight's mantissa, sign included: 2 to 8.
         per_channel: An exponent for each output channel, rather than one for each layer.
-        input_scale_exp: k of the input; None: 6, or 0 for event frames, which are counts.
+        input_scale_exp: k of the input; None: what loses least, or 0 for event frames, which are counts.
     """
 
     weight_bits: int = LOIHI.weight_bits_max
@@ -112,18 +112,36 @@ class _Lowering:
         self.reach = reach
         self.config = config
         self.mantissa_max = 2 ** (config.weight_bits - 1) - 1
-        counts_events = graph.metadata.get("input") == "frames"
-        default_exp = COUNT_SCALE_EXP if counts_events else PIXEL_SCALE_EXP
+        self.counts_events = graph.metadata.get("input") == "frames"
+        default_exp = COUNT_SCALE_EXP if self.counts_events else PIXEL_SCALE_EXP_MAX
         self.input_exp = default_exp if config.input_scale_exp is None else config.input_scale_exp
-        self.input_high = self._input_high(COUNT_MAX if counts_events else reach[graph.input.name])
+        self.input_high = self._input_high()
         self.exps = self._choose_scales()
+        if config.input_scale_exp is None and not self.counts_events:
+            self.input_exp = self._balanced_input_exp()
+            self.input_high = self._input_high()
+            self.exps = self._choose_scales()
 
-    def _input_high(self, reach: float) -> int:
+    def _balanced_input_exp(self) -> int:
+        """The k of an image at which rounding pixels costs as much as rounding the weights that they meet.
+
+        A weight's step is 2^k over its current's scale, so finer pixels mean coarser weights: with steps p and q, the
+        variance of a current's error is (p^2 * sum of w^2 + q^2 * taps) / 12 for pixels of unit variance.
+        """
+        exps = [PIXEL_SCALE_EXP_MAX]
+        for reader in self.graph.consumers[self.graph.input.name]:
+            if isinstance(reader.op, nir.Conv2d):
+                power = max(float((reader.op.weight**2).mean()), SMALLEST_MAGNITUDE)
+                exps.append(round((self.exps[reader.name] + math.log2(power) / 2) / 2))
+        return max(min(exps), 0)
+
+    def _input_high(self) -> int:
         """The largest integer of the input: a power of two.
 
         Raises:
             RangeError: It exceeds a graded value.
         """
+        reach = COUNT_MAX if self.counts_events else self.reach[self.graph.input.name]
         high: int = 2 ** math.ceil(math.log2(max(reach * 2.0**self.input_exp, 1.0)))
         if high > LOIHI.graded_max:
             raise RangeError(

@@ -301,6 +301,17 @@ def test_images_count_in_64ths_and_frames_in_events() -> None:
         assert program.metadata["input"] == kind
 
 
+@pytest.mark.parametrize(
+    ("weight", "reach", "exp"),
+    [(1.0, 31.0, 6), (1 / 4, 31.0, 5), (1 / 16, 31.0, 4), (1 / 16, 500.0, 2), (1e-3, 1e3, 0)],
+)
+def test_pixels_are_as_coarse_as_the_weights_that_they_meet(weight: float, reach: float, exp: int) -> None:
+    """At k = 12, a weight's step is 2^exp / 2^12: with exp = 5, it is 1/32 of a weight of 1/4, and so is a pixel's."""
+    program = lower(two_layers(weight), {"conv": reach})
+    assert scale(program, "input") == exp
+    assert scale(lower(two_layers(weight), {"conv": reach}, input_scale_exp=6), "input") == 6
+
+
 @pytest.mark.parametrize(("reach", "high"), [(1.0, 64), (1.01, 128), (2.64, 256), (0.0, 1)])
 def test_the_input_s_range_is_the_next_power_of_two(reach: float, high: int) -> None:
     assert lower(two_layers(1.0), {"input": reach}).input.op.signal.high == high
