@@ -29,6 +29,7 @@ NETWORK = "network.nir"
 PROGRAM = "program.safetensors"
 QUANTIZED = "quantized.pt"
 REPORT = "report.json"
+PLACEMENT = "placement.json"
 FLOAT_ONNX = "network.onnx"
 INTEGER_ONNX = "program.onnx"
 
@@ -115,6 +116,9 @@ def write_build(
     if set(targets) - {"nir"}:
         writers[PROGRAM] = lambda path: write_program(compilation.program, path)
         writers[QUANTIZED] = lambda path: _write_quantized(compilation, path)
+        placement = compilation.placement
+        if placement is not None:
+            writers[PLACEMENT] = lambda path: _write_text(path, json.dumps(placement.to_json()) + "\n")
     if "onnx" in targets:
         writers[FLOAT_ONNX] = lambda path: _write_float_onnx(compilation, path)
         writers[INTEGER_ONNX] = lambda path: _write_integer_onnx(compilation, path)

@@ -185,7 +185,8 @@ class _Mapper:
                 break
             first = before
             nodes.insert(0, first)
-        graded = last.op.signal.kind is not SignalKind.SPIKE
+        # a readout sends nothing: the host reads its neurons
+        graded = last.op.signal.kind is not SignalKind.SPIKE and not isinstance(last.op, Output)
         edges = tuple(self._edges_of(first))
         widths = [
             self._program[edge.source].op.signal.bits or 0

@@ -29,18 +29,6 @@ REMEDIES = {
 }
 
 
-class DoesNotFitError(CapacityError):
-    """A network exceeds the chip's limits.
-
-    Attributes:
-        findings: One line for each violation.
-    """
-
-    def __init__(self, findings: tuple[str, ...]) -> None:
-        super().__init__("; ".join(findings))
-        self.findings = findings
-
-
 @dataclass(frozen=True)
 class Placed:
     """A population on its cores.
@@ -113,10 +101,10 @@ class Placement:
         """Refuse what does not fit.
 
         Raises:
-            DoesNotFitError: Listing every violation.
+            CapacityError: Listing every violation.
         """
         if self.violations:
-            raise DoesNotFitError(self.violations)
+            raise CapacityError(*self.violations)
 
     def to_json(self, *, boxes: bool = True) -> dict[str, Any]:
         """The placement, as JSON can hold it; ``boxes`` says which core holds which neurons."""
