@@ -63,8 +63,8 @@ class Chip:
         axon_map_per_position: Words a position of a tile takes for each connection that leaves it.
         axon_map_per_destination: Words that each further core takes which reads the position.
         delay_slots_per_word: Waiting inputs that one word of a neuron's memory holds.
-        power_of_two_tiles: 1 where a tile is a power of two wide, taking its neurons in full, and halvings high and deep;
-            0 where it may have any size.
+        power_of_two_tiles: 1 where a tile's width is a power of two, whose neurons it takes in full, and its height and
+            depth are halvings; 0 where it may have any size.
         synaptic_op_pj: Energy of one synaptic operation, in pJ.
         neuron_update_active_pj: Of updating a neuron that fires.
         neuron_update_inactive_pj: Of updating one that does not.

@@ -200,7 +200,7 @@ class _Mapper:
             shape=_shape3(last.shape),
             edges=edges,
             graded=graded,
-            payload_bits=max(widths + [last.op.signal.bits or 0] if graded else widths, default=0),
+            payload_bits=max([*widths, last.op.signal.bits or 0] if graded else widths, default=0),
         )
 
     def _edges_of(self, node: Node[Op]) -> Iterator[Edge]:
@@ -262,8 +262,7 @@ class _Mapper:
         delay += waits
         match node.op:
             case Conv2d() as op:
-                span = tuple(d * (k - 1) + 1 for d, k in zip(op.dilation, op.weight.shape[2:], strict=True))
-                assert op.dilation == (1, 1), f"{node.name}: taps {span} wide with gaps are not placed"
+                assert op.dilation == (1, 1), f"{node.name}: the frontend makes no dilated convolutions"
                 rows, columns = op.weight.shape[2:]
                 return Edge(
                     source,

@@ -177,10 +177,12 @@ def place_populations(populations: tuple[Population, ...], chip: Chip) -> Placem
 
 def _violations(layer: Placed, chip: Chip) -> Iterator[str]:
     population, tiling = layer.population, layer.tiling
+    read = dict.fromkeys(edge.name for edge in population.edges if edge.name != population.name)
+    title = f"{population.name} (of {', '.join(read)})" if read else population.name
     for name, (need, limit) in tiling.excess(chip).items():
         size = " x ".join(map(str, tiling.tile))
         yield (
-            f"{population.name}: needs {need:,} {name} in a core even in tiles of {size}, {chip.name} has {limit:,}; "
+            f"{title}: needs {need:,} {name} in a core even in tiles of {size}, {chip.name} has {limit:,}; "
             f"{REMEDIES[name]}"
         )
     if population.delay > chip.delay_steps_max:

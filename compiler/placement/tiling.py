@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,9 +79,7 @@ class Reader:
     tiling: Tiling
 
 
-def best_tiling(
-    population: Population, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip
-) -> Tiling:
+def best_tiling(population: Population, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip) -> Tiling:
     """The tiling with the fewest cores, and of those the one with the least traffic.
 
     Where none fits, the one that exceeds its limits least; :meth:`Tiling.excess` tells.
@@ -246,9 +243,7 @@ def _groups_read(edge: Edge, population: Population, channels: Int64Array) -> In
     return -(-channels // max(population.shape[0] // edge.groups, 1))
 
 
-def _read(
-    edge: Edge, axis: int, tile: Int64Array, count: Int64Array, shape: Shape3, source: Shape3
-) -> Int64Array:
+def _read(edge: Edge, axis: int, tile: Int64Array, count: Int64Array, shape: Shape3, source: Shape3) -> Int64Array:
     """Rows (axis 0) or columns of the source that all tiles along an axis read, together."""
     total = np.zeros_like(tile)
     size, extent = shape[1 + axis], source[1 + axis]
@@ -263,7 +258,8 @@ def _read(
 
 
 def _words(bits: Int64Array) -> Int64Array:
-    return -(-bits // WORD_BITS)
+    words: Int64Array = -(-bits // WORD_BITS)
+    return words
 
 
 def _triple(values: Int64Array) -> Shape3:
