@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resformer.compiler import build_report
+from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.errors import FileFormatError
@@ -71,6 +72,20 @@ class Build:
             FileFormatError: The build has none, or it is damaged.
         """
         return read_program(self._existing(PROGRAM))
+
+    def chip(self) -> Chip | None:
+        """The chip that the program was placed on; None if it was not placed.
+
+        Raises:
+            FileFormatError: The file that tells is damaged.
+        """
+        path = self.directory / PLACEMENT
+        try:
+            return Chip.from_json(json.loads(path.read_text(encoding="utf-8"))["chip"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(f"{path}: damaged ({error}); compile the model again") from error
 
     def network(self) -> Graph[nir.NIRNode]:
         """Read the folded float graph.

@@ -125,6 +125,20 @@ class Chip:
         }
         return {"name": self.name, "constants": constants}
 
+    @classmethod
+    def from_json(cls, content: Any) -> Chip:
+        """The chip that :meth:`to_json` told of.
+
+        Raises:
+            KeyError, TypeError: It is something else.
+        """
+        constants = content["constants"]
+        return cls(
+            name=content["name"],
+            sources={name: Source(each["status"], each["source"]) for name, each in constants.items()},
+            **{name: each["value"] for name, each in constants.items()},
+        )
+
 
 _FIELDS = {each.name: str(each.type) for each in dataclasses.fields(Chip) if each.name not in ("name", "sources")}
 _MAY_BE_ZERO = frozenset(

@@ -190,7 +190,7 @@ def _usage(
 
 
 def _synapse_words(edge: Edge, population: Population, held: Int64Array, source: Shape3, chip: Chip) -> Int64Array:
-    channels = held[:, 0]
+    channels: Int64Array = held[:, 0]
     match edge.link:
         case Link.DENSE:
             bits = channels * (edge.weight_bits + chip.dense_index_bits) + chip.synapse_row_header_bits
@@ -240,7 +240,8 @@ def _deliveries(
 
 def _groups_read(edge: Edge, population: Population, channels: Int64Array) -> Int64Array:
     """The groups of channels that so many channels of a population lie in."""
-    return -(-channels // max(population.shape[0] // edge.groups, 1))
+    groups: Int64Array = -(-channels // max(population.shape[0] // edge.groups, 1))
+    return groups
 
 
 def _read(edge: Edge, axis: int, tile: Int64Array, count: Int64Array, shape: Shape3, source: Shape3) -> Int64Array:
