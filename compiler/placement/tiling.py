@@ -207,7 +207,7 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
 
 
 def _axons_in(edge: Edge, held: Int64Array, source: Shape3, chip: Chip) -> Int64Array:
-    channels = held[:, 0]
+    channels: Int64Array = held[:, 0]
     match edge.link:
         case Link.DENSE:
             return np.full_like(channels, math.prod(source))
