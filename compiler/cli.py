@@ -216,7 +216,8 @@ def _options(arguments: argparse.Namespace) -> CompileOptions:
             input_scale_exp=arguments.input_scale_exp,
         ),
         calibration=None if arguments.calibration is None else read_array(arguments.calibration),
-        chip=None if arguments.chip == NO_CHIP else load_chip(arguments.chip),
+        # the float graph alone has nothing to place
+        chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
     )
 
 

@@ -139,7 +139,7 @@ def estimate(program: Program, activity: Activity, placement: Placement) -> Cost
         placement,
         tuple(layers),
         step_ns=step,
-        latency_us=step * (program.latency + program.timesteps) * 1e-3,
+        latency_us=step * (placement.depth + program.timesteps) * 1e-3,
         interval_us=interval * 1e-3,
         static_mj=placement.chips * placement.chip.static_mw_per_chip * interval * 1e-9,
     )

@@ -82,6 +82,15 @@ class Placement:
         """Chips in all."""
         return -(-self.cores // self.chip.cores_per_chip)
 
+    @property
+    def depth(self) -> int:
+        """Messages in a row between the input and the logits, each of which takes a step on the chip."""
+        depth: dict[str, int] = {}
+        for layer in self.layers:
+            population = layer.population
+            depth[population.name] = max((depth[edge.source] + 1 for edge in population.edges), default=0)
+        return depth[self.layers[-1].population.name]
+
     @cached_property
     def by_name(self) -> dict[str, Placed]:
         """The layers under their populations' names."""

@@ -122,16 +122,14 @@ def best_tiling(population: Population, shapes: dict[str, Shape3], readers: list
 def fan_out(reader: Reader, source: Shape3) -> float:
     """The cores that a neuron's message goes to, on average over the source's neurons."""
     edge, tiling = reader.edge, reader.tiling
-    channels, rows, columns = tiling.counts
+    _, rows, columns = tiling.counts
     neurons = math.prod(source)
     match edge.link:
         case Link.DENSE:
             return float(tiling.cores)
         case Link.VALUES:
             return float(columns if edge.transpose else rows * columns)
-        case Link.GATES:
-            return float(rows) if edge.transpose else max(channels / edge.groups, 1.0)
-        case Link.CONVOLUTION:
+        case Link.GATES | Link.CONVOLUTION:
             tiles, held = np.array([tiling.tile]), np.minimum([tiling.tile], tiling.population.shape)
             counts = np.array([tiling.counts])
             return float(_deliveries(edge, tiling.population, tiles, held, counts, source)[0]) / neurons
@@ -202,7 +200,8 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
             return np.zeros_like(channels)
         case Link.CONVOLUTION:
             in_row = np.minimum(channels, max(population.shape[0] // edge.groups, 1))
-            rows = _groups_read(edge, population, channels) * (source[0] // edge.groups) * math.prod(edge.kernel)
+            groups, _ = _groups_read(edge, population, channels)
+            rows = groups * (source[0] // edge.groups) * math.prod(edge.kernel)
             return rows * _words(in_row * edge.weight_bits + chip.synapse_row_header_bits)
 
 
@@ -212,7 +211,8 @@ def _axons_in(edge: Edge, held: Int64Array, source: Shape3, chip: Chip) -> Int64
         case Link.DENSE:
             return np.full_like(channels, math.prod(source))
         case Link.VALUES:
-            return edge.reads * (channels * held[:, 1] if edge.transpose else channels)
+            values: Int64Array = edge.reads * (channels * held[:, 1] if edge.transpose else channels)
+            return values
         case _:
             return np.full_like(channels, chip.axon_in_per_edge)
 
@@ -224,13 +224,16 @@ def _deliveries(
     neurons = math.prod(source)
     match edge.link:
         case Link.DENSE:
-            return neurons * counts.prod(axis=1)
+            everywhere: Int64Array = neurons * counts.prod(axis=1)
+            return everywhere
         case Link.VALUES:
             return neurons * (counts[:, 2] if edge.transpose else counts[:, 1] * counts[:, 2])
         case Link.GATES:
-            return neurons * (counts[:, 1] if edge.transpose else np.maximum(counts[:, 0] // edge.groups, 1))
+            _, heads = _groups_read(edge, population, held[:, 0])
+            return neurons // edge.groups * heads * (counts[:, 1] if edge.transpose else 1)
         case Link.CONVOLUTION:
-            channels = counts[:, 0] * _groups_read(edge, population, held[:, 0]) * (source[0] // edge.groups)
+            _, groups = _groups_read(edge, population, held[:, 0])
+            channels = groups * (source[0] // edge.groups)
             rows, columns = (
                 _read(edge, axis, tiles[:, 1 + axis], counts[:, 1 + axis], population.shape, source)
                 for axis in range(2)
@@ -238,10 +241,16 @@ def _deliveries(
             return channels * rows * columns
 
 
-def _groups_read(edge: Edge, population: Population, channels: Int64Array) -> Int64Array:
-    """The groups of channels that so many channels of a population lie in."""
-    groups: Int64Array = -(-channels // max(population.shape[0] // edge.groups, 1))
-    return groups
+def _groups_read(edge: Edge, population: Population, channels: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """The groups of channels that tiles so deep lie in: of the tile that lies in most, and of all tiles together."""
+    size = population.shape[0]
+    per_group = max(size // edge.groups, 1)
+    most, total = np.zeros_like(channels), np.zeros_like(channels)
+    for depth in np.unique(channels):
+        first = np.arange(0, size, depth)
+        groups = -(-np.minimum(first + depth, size) // per_group) - first // per_group
+        most[channels == depth], total[channels == depth] = groups.max(), groups.sum()
+    return most, total
 
 
 def _read(edge: Edge, axis: int, tile: Int64Array, count: Int64Array, shape: Shape3, source: Shape3) -> Int64Array:

@@ -88,6 +88,16 @@ def test_grouped_convolutions_store_their_own_groups_only() -> None:
     assert layer(place(net.finish(), LOIHI2), "lif").tiling.usage["synapse words"] == 72
 
 
+def test_tiles_that_cut_groups_store_both_groups() -> None:
+    net = ProgramBuilder((6, 1, 1))
+    net.lif("lif", net.conv("conv", "input", 12, groups=3))
+    # tiles of 3 channels: [3, 6) lies in the groups [0, 4) and [4, 8), 2 inputs each
+    placement = place(net.finish(), small(neurons_per_core=3))
+    assert layer(placement, "lif").tiling.tile == (3, 1, 1)
+    assert layer(placement, "lif").tiling.usage["synapse words"] == 4
+    assert layer(placement, "lif").tiling.deliveries == 2 * (1 + 2 + 2 + 1)
+
+
 def test_delays_take_memory_and_have_a_limit() -> None:
     program, _ = tiny_resformer()
     down = "layers.0.1.down.0"
@@ -136,6 +146,15 @@ def test_free_tiles_take_no_more_cores() -> None:
     program, _ = tiny_resformer(image=32)
     chip = small(neurons_per_core=100)
     assert place(program, replace(chip, power_of_two_tiles=0)).cores <= place(program, chip).cores
+
+
+def test_depth_counts_messages() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    x = net.lif("first", net.conv("stem", "input", 2))
+    y = net.lif("second", net.conv("conv", x, 2))
+    net.lif("third", net.plus("sum", net.conv("long", y, 2), net.conv("short", x, 2)))
+    # the readout is the LIF itself: input, first, second, third
+    assert place(net.finish(), LOIHI2).depth == 3
 
 
 def test_cores_lie_side_by_side() -> None:
