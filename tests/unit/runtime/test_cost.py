@@ -88,6 +88,27 @@ def test_dynamic_energy_is_the_sum_of_what_each_constant_pays_for(run) -> None:
     assert changes[3] == pytest.approx(sum(layer.messages for layer in before.layers) * chip.spike_in_tile_pj * 1e-9)
 
 
+def test_operations_of_spikes_are_the_sops(run) -> None:
+    _, activity = run
+    cost = cost_on(run, LOIHI2)
+    layers = {layer.name: layer for layer in cost.layers}
+    for placed in cost.placement.layers:
+        population = placed.population
+        read = {edge.name for edge in population.edges}
+        if read <= activity.sops.keys():
+            sops = sum(activity.sops[name].sum() for name in read) / activity.samples
+            assert layers[population.name].operations == pytest.approx(sops, rel=1e-12), population.name
+    assert layers["layers.0.0.activation_attn"].operations > 0
+
+
+def test_cores_share_a_layers_work(run) -> None:
+    one = {layer.name: layer for layer in cost_on(run, LOIHI2).layers}
+    many = {layer.name: layer for layer in cost_on(run, replace(LOIHI2, neurons_per_core=60)).layers}
+    assert any(many[name].cores > one[name].cores for name in one)
+    for name, layer in one.items():
+        assert many[name].step_ns * many[name].cores == pytest.approx(layer.step_ns * layer.cores)
+
+
 def test_idle_chips_take_power(run) -> None:
     before = cost_on(run, LOIHI2)
     after = cost_on(run, replace(LOIHI2, static_mw_per_chip=3 * LOIHI2.static_mw_per_chip))
@@ -121,6 +142,20 @@ def test_routes_of_neighbours_are_shorter_than_of_strangers() -> None:
     assert 1 < near.fan_out < 3
     assert near.longest_ns > 0
     assert near.hops_east_west + near.hops_north_south > 0
+
+
+def test_routes_of_one_to_one_connections_are_from_box_to_like_box() -> None:
+    net = ProgramBuilder((1, 64, 64))
+    first = net.lif("first", net.conv("stem", "input", 1))
+    net.lif("second", net.conv("conv", first, 1))
+    placement = place(net.finish(), replace(LOIHI2, neurons_per_core=64))
+    sender, reader = placement.by_name["first"], placement.by_name["second"]
+    assert sender.tiling.tile == reader.tiling.tile
+    way = route(placement, reader.population.edges[0], reader)
+    cores = np.arange(sender.cores)
+    distance = placement.coordinates(sender.first_core + cores) - placement.coordinates(reader.first_core + cores)
+    assert way.fan_out == 1
+    assert (way.hops_east_west, way.hops_north_south) == pytest.approx(tuple(np.abs(distance).mean(axis=0)))
 
 
 def test_json_holds_every_constants_source(run) -> None:

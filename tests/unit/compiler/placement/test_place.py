@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
+from resformer.compiler.ir.program import SPIKE, Delay
 from resformer.compiler.placement.mapping import Link, map_program
 from resformer.compiler.placement.place import Placement, place
 from resformer.errors import CapacityError
@@ -86,6 +87,57 @@ def test_grouped_convolutions_store_their_own_groups_only() -> None:
     net.lif("lif", net.conv("conv", "input", 8, (3, 3), padding=(1, 1), groups=4))
     # 4 groups x 2 inputs x 9 taps, rows of 2 weights in one word
     assert layer(place(net.finish(), LOIHI2), "lif").tiling.usage["synapse words"] == 72
+
+
+def test_dense_layers_store_an_index_beside_each_weight() -> None:
+    net = ProgramBuilder((3, 2, 2))
+    spikes = net.lif("lif", net.conv("conv", "input", 10))
+    net.lif("second", net.dense("dense", net.flatten("flatten", spikes), 7))
+    usage = layer(place(net.finish(), LOIHI2), "second").tiling.usage
+    # 40 inputs, each row 7 weights of 8 and 12 bits and 10 bits: 150 bits, three words
+    assert (usage["synapse words"], usage["axons in"]) == (120, 40)
+
+
+def test_a_spikes_destinations_take_axon_map_words() -> None:
+    net = ProgramBuilder((1, 8, 8))
+    first = net.lif("first", net.conv("stem", "input", 2))
+    second = net.lif("second", net.conv("conv", first, 4))
+    net.lif("third", net.dense("dense", net.flatten("flatten", second), 4))
+    program = net.finish()
+    placement = place(program, LOIHI2)
+    # two words a position, one a neuron where a dense layer reads
+    assert layer(placement, "first").tiling.usage["axon map words"] == 2 * 64
+    assert layer(placement, "second").tiling.usage["axon map words"] == 4 * 64
+    assert layer(placement, "third").tiling.usage["axon map words"] == 0
+    # four cores, by channels: each position is sent to three more
+    split = place(program, small(neurons_per_core=64, power_of_two_tiles=0, synapse_words_per_core=300))
+    assert layer(split, "second").tiling.counts[0] in (1, 4)
+    tiling = layer(split, "first").tiling
+    further = layer(split, "second").tiling.counts[0] - 1
+    assert tiling.usage["axon map words"] == tiling.tile[1] * tiling.tile[2] * (2 + 6 * further)
+
+
+def test_a_residual_sum_that_several_read_is_carried() -> None:
+    net = ProgramBuilder((2, 4, 4))
+    x = net.lif("first", net.conv("stem", "input", 2))
+    stream = net.plus("stream", net.conv("left", x, 2), net.conv("right", x, 2))
+    net.plus("later", net.conv("block", net.lif("inside", stream), 2), stream)
+    net.lif("last", "later")
+    populations = {each.name: each for each in map_program(net.finish())}
+    assert populations["stream"].kind == "carrier"
+    assert [edge.name for edge in populations["stream"].edges] == ["left", "right"]
+    assert [(edge.source, edge.delay) for edge in populations["inside"].edges] == [("stream", 0)]
+    assert [(edge.source, edge.delay) for edge in populations["last"].edges] == [("inside", 0), ("stream", 1)]
+
+
+def test_spikes_that_wait_before_a_convolution_wait_in_its_synapses() -> None:
+    net = ProgramBuilder((2, 4, 4))
+    x = net.lif("first", net.conv("stem", "input", 2))
+    waiting = net.add("wait", Delay(SPIKE, steps=3), x)
+    net.lif("second", net.conv("conv", waiting, 2))
+    populations = {each.name: each for each in map_program(net.finish())}
+    assert "wait" not in populations
+    assert [(edge.source, edge.delay) for edge in populations["second"].edges] == [("first", 3)]
 
 
 def test_tiles_that_cut_groups_store_both_groups() -> None:
