@@ -395,9 +395,7 @@ def _normalized(samples: Samples, arguments: argparse.Namespace, channels: int) 
     return Normalized(samples, mean, std)
 
 
-def _save(
-    result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[str] | None, file: IO[Any]
-) -> None:
+def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[str] | None, file: IO[Any]) -> None:
     import numpy as np
 
     arrays: dict[str, Any] = {
