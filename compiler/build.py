@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resformer.compiler import build_report
+from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.errors import FileFormatError
@@ -29,6 +30,7 @@ NETWORK = "network.nir"
 PROGRAM = "program.safetensors"
 QUANTIZED = "quantized.pt"
 REPORT = "report.json"
+PLACEMENT = "placement.json"
 FLOAT_ONNX = "network.onnx"
 INTEGER_ONNX = "program.onnx"
 
@@ -70,6 +72,20 @@ class Build:
             FileFormatError: The build has none, or it is damaged.
         """
         return read_program(self._existing(PROGRAM))
+
+    def chip(self) -> Chip | None:
+        """The chip that the program was placed on; None if it was not placed.
+
+        Raises:
+            FileFormatError: The file that tells is damaged.
+        """
+        path = self.directory / PLACEMENT
+        try:
+            return Chip.from_json(json.loads(path.read_text(encoding="utf-8"))["chip"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(f"{path}: damaged ({error}); compile the model again") from error
 
     def network(self) -> Graph[nir.NIRNode]:
         """Read the folded float graph.
@@ -115,6 +131,9 @@ def write_build(
     if set(targets) - {"nir"}:
         writers[PROGRAM] = lambda path: write_program(compilation.program, path)
         writers[QUANTIZED] = lambda path: _write_quantized(compilation, path)
+        placement = compilation.placement
+        if placement is not None:
+            writers[PLACEMENT] = lambda path: _write_text(path, json.dumps(placement.to_json()) + "\n")
     if "onnx" in targets:
         writers[FLOAT_ONNX] = lambda path: _write_float_onnx(compilation, path)
         writers[INTEGER_ONNX] = lambda path: _write_integer_onnx(compilation, path)

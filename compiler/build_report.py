@@ -22,6 +22,7 @@ from resformer.compiler.target import LOIHI
 
 if TYPE_CHECKING:
     from resformer.compiler.pipeline import Compilation, CompileOptions
+    from resformer.compiler.placement.place import Placement
 
 FORMAT = "resformer-build"
 FORMAT_VERSION = 1
@@ -62,8 +63,27 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             ),
             "synapses": sum(node.get("synapses", 0) for node in nodes),
         },
+        "placement": None if compilation.placement is None else _placement(compilation.placement),
         "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
         "nodes": nodes,
+    }
+
+
+def _placement(placement: Placement) -> dict[str, Any]:
+    """What the chip is asked for; ``placement.json`` says which core holds what."""
+    return {
+        "chip": placement.chip.name,
+        "cores": placement.cores,
+        "chips": placement.chips,
+        "layers": [
+            {
+                "name": layer.population.name,
+                "cores": layer.cores,
+                "tile": list(layer.tiling.tile),
+                "bound": layer.tiling.bound(placement.chip),
+            }
+            for layer in placement.layers
+        ],
     }
 
 

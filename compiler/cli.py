@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.build import TARGETS
+from resformer.compiler.chips.chip import DEFAULT, PACKAGED
 from resformer.compiler.passes.quantize import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
-from resformer.compiler.terminal import DONE, Parser, Terminal, UsageError, names, positive_int, run_command, size_of
+from resformer.compiler.terminal import (
+    DONE,
+    Parser,
+    Terminal,
+    UsageError,
+    check_writable,
+    names,
+    positive_int,
+    run_command,
+    size_of,
+)
 
 if TYPE_CHECKING:
     from resformer.compiler.ir.graph import Graph
     from resformer.compiler.pipeline import CompileOptions
+    from resformer.compiler.placement.place import Placement
 
 WEIGHT_BITS = range(MIN_WEIGHT_BITS, LOIHI.weight_bits_max + 1)
 ALL = "all"
+NO_CHIP = "none"
 WORST_SHOWN = 3
 
 
@@ -37,13 +51,23 @@ def _parser() -> Parser:
         "--target",
         type=names(TARGETS),
         action="extend",
-        required=True,
+        default=[],
         metavar=f"{{{','.join(TARGETS)}}}",
         help="what to write, repeatable or separated by commas: lava or sim (all that running and verifying "
         "need, the same for both), onnx (that and two ONNX models, of the float network and of the program), nir (the "
         "float graph alone)",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUILD", help="folder to write")
+    parser.add_argument("-o", "--output", type=Path, metavar="BUILD", help="folder to write")
+    parser.add_argument(
+        "--chip",
+        default=DEFAULT,
+        metavar=f"{{{','.join(PACKAGED)},FILE.yaml,{NO_CHIP}}}",
+        help="chip to place the network on, or none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether the network fits the chip, and what bounds each layer"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: file to write the placement to")
     parser.add_argument("--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained)")
     parser.add_argument(
         "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
@@ -90,7 +114,33 @@ def _weight_bits(text: str) -> int:
     return int(text)
 
 
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Find out before any work is done that the arguments contradict each other.
+
+    Raises:
+        UsageError: They do.
+        OSError: The file for ``--json`` cannot be written.
+    """
+    if not arguments.check:
+        given = {"--target": arguments.target, "-o/--output": arguments.output}
+        missing = [name for name, value in given.items() if not value]
+        if missing:
+            raise UsageError(f"the following arguments are required: {', '.join(missing)}")
+        if arguments.json is not None:
+            raise UsageError("--json: goes with --check; a build has its placement.json")
+        return
+    if arguments.target or arguments.output is not None:
+        raise UsageError("--check: writes no build; leave out --target and -o, or --check")
+    if arguments.chip == NO_CHIP:
+        raise UsageError(f"--check: needs a chip, not {NO_CHIP}")
+    if arguments.json is not None:
+        check_writable(arguments.json)
+
+
 def _compile(arguments: argparse.Namespace) -> int:
+    _check_usage(arguments)
+    if arguments.check:
+        return _check(arguments)
     terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("starting", 0, 0)
@@ -101,6 +151,8 @@ def _compile(arguments: argparse.Namespace) -> int:
         options = _options(arguments)
         dump = _Dump(arguments.dump_after, update)
         compilation = compile_checkpoint(arguments.model, options, dump)
+        if compilation.placement is not None:
+            compilation.placement.require()
         update("writing", 0, 0)
         files = write_build(compilation, arguments.output, list(dict.fromkeys(arguments.target)), options)
     for text in dump.texts:
@@ -109,7 +161,48 @@ def _compile(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    """Place the network and say whether it fits."""
+    terminal = Terminal(quiet=arguments.quiet)
+    with terminal.progress() as update:
+        update("starting", 0, 0)
+        from resformer.compiler.pipeline import compile_checkpoint
+
+        dump = _Dump(arguments.dump_after, update)
+        placement = compile_checkpoint(arguments.model, _options(arguments), dump).placement
+    assert placement is not None
+    for text in dump.texts:
+        Terminal().line(text)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(placement.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _show_placement(terminal, placement)
+    placement.require()
+    return DONE
+
+
+def _show_placement(terminal: Terminal, placement: Placement) -> None:
+    """Print what each layer takes."""
+    chip = placement.chip
+    terminal.table(
+        f"{placement.cores:,} cores, {placement.chips:,} chips of {chip.name}",
+        ("layer", "neurons are", " neurons", " cores", "a core holds", "bound by", " used"),
+        [
+            (
+                layer.population.name,
+                layer.population.kind,
+                f"{layer.population.neurons:,}",
+                layer.cores,
+                _shape(layer.tiling.tile),
+                (bound := layer.tiling.bound(chip)),
+                f"{layer.tiling.utilization(chip)[bound]:.0%}",
+            )
+            for layer in placement.layers
+        ],
+    )
+
+
 def _options(arguments: argparse.Namespace) -> CompileOptions:
+    from resformer.compiler.chips.chip import load_chip
     from resformer.compiler.passes.quantize import QuantizationConfig
     from resformer.compiler.pipeline import CompileOptions
     from resformer.compiler.samples import read_array
@@ -123,6 +216,8 @@ def _options(arguments: argparse.Namespace) -> CompileOptions:
             input_scale_exp=arguments.input_scale_exp,
         ),
         calibration=None if arguments.calibration is None else read_array(arguments.calibration),
+        # the float graph alone has nothing to place
+        chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
     )
 
 
@@ -180,6 +275,9 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
             "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded",
         ),
     ]
+    placement = report["placement"]
+    if placement is not None:
+        rows.append(("chip", f"{placement['cores']:,} cores, {placement['chips']:,} chips of {placement['chip']}"))
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
     layers = [node for node in report["nodes"] if node.get("sqnr_db") is not None]
     worst = sorted(layers, key=lambda node: node["sqnr_db"])[:WORST_SHOWN]

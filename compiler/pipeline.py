@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 import nir
 import numpy.typing as npt
 
+from resformer.compiler.chips.chip import Chip
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program
@@ -24,6 +25,7 @@ from resformer.compiler.passes.place_biases import place_biases
 from resformer.compiler.passes.quantize import QuantizationConfig, quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.split_attention_projection import split_attention_projection
+from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.samples import check_samples
 from resformer.errors import ResformerError
 from resformer.models.checkpoint import build_model, check_rates, load_checkpoint
@@ -59,12 +61,14 @@ class CompileOptions:
         image_size: Edge of the square input; likewise.
         quantization: Widths and granularity.
         calibration: Samples to measure ranges on, as ``check_samples`` takes them; None to estimate the ranges.
+        chip: Where to place the program; None to leave that out.
     """
 
     timesteps: int | None = None
     image_size: int | None = None
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     calibration: npt.NDArray[Any] | None = None
+    chip: Chip | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Compilation:
         quantized: The integers, each synapse with its own bias: what ``quantized.pt`` is written from.
         program: The integers, scheduled: what runs.
         ranges: The magnitudes that scales were chosen from, by node.
+        placement: The program on neurocores, which it may exceed (``Placement.require``); None if no chip was named.
     """
 
     source: Source
@@ -101,6 +106,7 @@ class Compilation:
     quantized: Program
     program: Program
     ranges: dict[str, float]
+    placement: Placement | None = None
 
 
 def compile_checkpoint(
@@ -133,7 +139,8 @@ def compile_checkpoint(
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = step.run(integer_pass, program)
-    return Compilation(source, graph, quantized, program, ranges)
+    placement = None if options.chip is None else place(program, options.chip)
+    return Compilation(source, graph, quantized, program, ranges, placement)
 
 
 def _import_checkpoint(path: Path, options: CompileOptions) -> tuple[Source, Graph[nir.NIRNode]]:

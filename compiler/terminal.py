@@ -71,25 +71,27 @@ def run_command(
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (KeyboardInterrupt, UsageError, ResformerError, OSError, MemoryError) as error:
-        message, status = _explain(parser, error)
+        messages, status = _explain(parser, error)
         if may_complain():
-            sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
+            for message in messages:
+                sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
     return status
 
 
-def _explain(parser: Parser, error: BaseException) -> tuple[str, int]:
-    """What to say of an error, and the exit status."""
+def _explain(parser: Parser, error: BaseException) -> tuple[tuple[str, ...], int]:
+    """What to say of an error, a line each, and the exit status."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", INTERRUPTED
+        return ("interrupted",), INTERRUPTED
     if isinstance(error, UsageError):
-        return f"{error} (see {parser.prog} --help)", WRONG_USAGE
+        return (f"{error} (see {parser.prog} --help)",), WRONG_USAGE
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror or error}", FAILED
+        return (f"{where}{error.strerror or error}",), FAILED
     if isinstance(error, MemoryError):
-        return "out of memory; give fewer samples or a smaller --batch-size", FAILED
+        return ("out of memory; give fewer samples or a smaller --batch-size",), FAILED
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    return f"{error}{notes}", FAILED
+    findings = error.findings if isinstance(error, ResformerError) else (str(error),)
+    return tuple(f"{finding}{notes}" for finding in findings), FAILED
 
 
 def positive_int(text: str) -> int:

@@ -10,12 +10,13 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.backends import BACKENDS, CPU
+from resformer.compiler.chips.chip import DEFAULT, PACKAGED
 from resformer.compiler.terminal import (
     DONE,
     FAILED,
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from resformer.compiler.build import Build
+    from resformer.compiler.chips.chip import Chip
     from resformer.compiler.ir.program import Program
+    from resformer.compiler.ir.trace import SpikeTrain
     from resformer.compiler.samples import Samples
     from resformer.runtime.run import Inference
 
@@ -88,6 +91,15 @@ def _run_parser() -> Parser:
     _add_common(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="file to write the results to")
     parser.add_argument("--record-spikes", action="store_true", help="write every spike to the output as well")
+    parser.add_argument(
+        "--cost", action="store_true", help="count synaptic operations, and estimate energy and time on the chip"
+    )
+    parser.add_argument(
+        "--chip",
+        metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
+        help="with --cost: another chip than the build was placed on, or other constants",
+    )
+    parser.add_argument("--json", type=Path, metavar="R.json", help="with --cost: file to write the cost to")
     return parser
 
 
@@ -193,7 +205,11 @@ def _check_usage(arguments: argparse.Namespace, output: Path | None) -> None:
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     if arguments.record_spikes and arguments.output is None:
         raise UsageError("--record-spikes: say with -o where to write the spikes")
+    if not arguments.cost and (arguments.chip is not None or arguments.json is not None):
+        raise UsageError(f"--{'chip' if arguments.chip is not None else 'json'}: goes with --cost")
     _check_usage(arguments, arguments.output if processes.leads else None)
+    if arguments.json is not None and processes.leads:
+        check_writable(arguments.json)
     terminal = Terminal(quiet=not processes.leads)
     with terminal.progress() as update:
         update("reading", 0, 0)
@@ -209,9 +225,11 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         given = _read(arguments)
         program, samples = given.program, given.samples
         bounds = processes.share(len(samples))
-        batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=arguments.record_spikes)
+        chip = _chip(arguments, given.build) if arguments.cost else None
+        record = arguments.record_spikes or arguments.cost
+        batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=record)
         require_room_for_batch(program, arguments.backend, min(batch_size, bounds[1] - bounds[0]))
-        if arguments.record_spikes:
+        if record:
             require_room_for_spikes(program, len(samples))
         runner = open_backend(
             arguments.backend,
@@ -231,7 +249,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
             runner,
             bounds=bounds,
             batch_size=batch_size,
-            record=arguments.record_spikes,
+            record=record,
             progress=show,
         )
         update("gathering", 0, 0)
@@ -240,9 +258,36 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
             return DONE
         result = conclude(program, parts, time.perf_counter() - started)
     if arguments.output is not None:
-        _write_atomically(arguments.output, "wb", lambda file: _save(result, given.names, file))
+        spikes = result.spikes if arguments.record_spikes else {}
+        _write_atomically(arguments.output, "wb", lambda file: _save(result, spikes, given.names, file))
     _summarize(terminal, arguments, processes, given, result)
+    if chip is not None:
+        _cost(terminal, arguments, program, result, chip)
     return DONE
+
+
+def _chip(arguments: argparse.Namespace, build: Build) -> Chip:
+    """The chip that was asked for, or else the one that the build was placed on."""
+    from resformer.compiler.chips.chip import load_chip
+
+    if arguments.chip is not None:
+        return load_chip(arguments.chip)
+    return build.chip() or load_chip(DEFAULT)
+
+
+def _cost(terminal: Terminal, arguments: argparse.Namespace, program: Program, result: Inference, chip: Chip) -> None:
+    """Estimate what the run costs, print it and write it."""
+    from resformer.compiler.placement.place import place
+    from resformer.runtime.activity import measure
+    from resformer.runtime.cost import estimate, layer_rows, sop_rows, to_json, total_rows
+
+    cost = estimate(program, measure(program, result.spikes), place(program, chip))
+    if arguments.json is not None:
+        text = json.dumps(to_json(cost), indent=2, allow_nan=False) + "\n"
+        _write_atomically(arguments.json, "w", lambda file: file.write(text))
+    terminal.table("Synaptic operations", *sop_rows(cost))
+    terminal.table(f"On {chip.name}, a sample", *layer_rows(cost))
+    terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -350,7 +395,7 @@ def _normalized(samples: Samples, arguments: argparse.Namespace, channels: int) 
     return Normalized(samples, mean, std)
 
 
-def _save(result: Inference, names: Sequence[str] | None, file: IO[Any]) -> None:
+def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[str] | None, file: IO[Any]) -> None:
     import numpy as np
 
     arrays: dict[str, Any] = {
@@ -361,7 +406,7 @@ def _save(result: Inference, names: Sequence[str] | None, file: IO[Any]) -> None
     }
     if names is not None:
         arrays["names"] = np.array(names)
-    for name, train in result.spikes.items():
+    for name, train in spikes.items():
         arrays[f"spikes/{name}"] = train.packed
         arrays[f"shape/{name}"] = np.array(train.shape, dtype=np.int64)
     np.savez(file, **arrays)

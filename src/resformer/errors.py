@@ -8,6 +8,11 @@ Each message names the node, the value, the limit and the way out. A broken inva
 class ResformerError(Exception):
     """Root of all deliberate errors; the command line prints it as one line and exits with status 1."""
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is wrong, a line each: the message, unless an error gathers several."""
+        return (str(self),)
+
 
 class UnsupportedError(ResformerError):
     """The network holds something with no exact lowering: change the network."""
@@ -18,7 +23,19 @@ class RangeError(ResformerError):
 
 
 class CapacityError(ResformerError):
-    """The network or the run does not fit: change the target, the batch or the machine."""
+    """The network or the run does not fit: change the target, the batch or the machine.
+
+    Args:
+        messages: Every violation, one message each.
+    """
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Every violation."""
+        return tuple(map(str, self.args))
+
+    def __str__(self) -> str:
+        return "; ".join(self.findings)
 
 
 class BackendMissingError(ResformerError):

@@ -18,7 +18,7 @@ from resformer.compiler.pipeline import PASS_NAMES
 from resformer.models.checkpoint import load_checkpoint
 from support.builds import Tiny, program_of, read_json
 
-LAVA_FILES = {"network.nir", "program.safetensors", "quantized.pt", "report.json"}
+LAVA_FILES = {"network.nir", "program.safetensors", "placement.json", "quantized.pt", "report.json"}
 ONNX_FILES = {"network.onnx", "program.onnx"}
 
 
@@ -161,3 +161,75 @@ def test_help_imports_nothing_heavy(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout
+
+
+def test_the_build_says_where_every_neuron_is(tiny: Tiny) -> None:
+    placement, report = read_json(tiny.build / "placement.json"), read_json(tiny.build / "report.json")
+    assert report["placement"]["chip"] == placement["chip"]["name"] == "loihi2"
+    assert report["placement"]["cores"] == placement["cores"] == sum(layer["cores"] for layer in placement["layers"])
+    for layer in placement["layers"]:
+        held = np.zeros(layer["shape"], dtype=int)
+        for core in layer["placed"]:
+            held[tuple(slice(*axis) for axis in core["neurons"])] += 1
+        assert (held == 1).all(), layer["name"]
+        assert layer["bound"] in layer["utilization"]
+    cores = [(core["chip"], core["core"]) for layer in placement["layers"] for core in layer["placed"]]
+    assert len(set(cores)) == len(cores) == placement["cores"]
+    assert set(program_of(tiny.build).lif_names) <= {node for layer in placement["layers"] for node in layer["nodes"]}
+
+
+def test_without_a_chip_nothing_is_placed(tiny: Tiny, tmp_path: Path) -> None:
+    assert compile_tiny(tiny, tmp_path / "b", "--chip", "none") == 0
+    assert names(tmp_path / "b") == LAVA_FILES - {"placement.json"}
+    assert read_json(tmp_path / "b" / "report.json")["placement"] is None
+
+
+def test_check_says_what_bounds_each_layer(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "placement.json"
+    assert main([str(tiny.model), "--check", "--json", str(out), *tiny.arguments]) == 0
+    assert read_json(out) == read_json(tiny.build / "placement.json")
+    assert "layers.0.0.activation_in" in capsys.readouterr().out
+    assert names(tmp_path) == {"placement.json"}
+
+
+def small_chip(folder: Path, *lines: str) -> Path:
+    path = folder / "small.yaml"
+    path.write_text("name: small\nextends: loihi2\n" + "".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_all_violations_are_listed_a_line_each(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], check: bool
+) -> None:
+    chip = small_chip(tmp_path, "synapse_words_per_core: 20", "payload_bits: 4")
+    mode = ["--check"] if check else ["--target", "lava", "-o", str(tmp_path / "b")]
+    assert main([str(tiny.model), *mode, "--chip", str(chip), *tiny.arguments]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(set(lines)) > 10
+    assert all(line.startswith("resformer-compile: error: ") for line in lines)
+    (words,) = [line for line in lines if "layers.0.1.down.0 (of layers.0.1.conv.0.1, layers.0.1.up.1): needs" in line]
+    assert "synapse words in a core even in tiles of" in words
+    assert "small has 20; fewer --weight-bits" in words
+    assert any("needs graded spikes" in line and "small's have 4; name a chip" in line for line in lines)
+    assert not (tmp_path / "b").exists()
+
+
+def test_loihi1_is_refused_for_its_binary_spikes(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tiny.model), "--check", "--chip", "loihi1", *tiny.arguments]) == 1
+    assert all("graded spikes" in line for line in capsys.readouterr().err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --target, -o/--output"),
+        (["--target", "lava"], "the following arguments are required: -o/--output"),
+        (["--check", "--target", "lava"], "leave out --target and -o"),
+        (["--check", "--chip", "none"], "needs a chip"),
+        (["--target", "lava", "-o", "b", "--json", "x.json"], "goes with --check"),
+    ],
+)
+def test_wrong_usage(tiny: Tiny, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert main([str(tiny.model), *arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -12,7 +12,7 @@ from resformer.compiler.ir import reference
 from resformer.compiler.samples import check_samples
 from resformer.runtime.cli import run_main
 from resformer.runtime.encode import encode, real_logits
-from support.builds import Tiny, program_of, write_tiny
+from support.builds import Tiny, program_of, read_json, write_tiny
 
 
 def run_tiny(tiny: Tiny, *arguments: str, backend: str = "reference") -> int:
@@ -108,3 +108,49 @@ def test_event_frames_are_counts(make_model: Any, tmp_path: Path) -> None:
     assert run_main([str(events.build), *arguments]) == 0
     expected = reference.run(program, counts.astype(np.int32)).logits
     np.testing.assert_array_equal(results(output)["logits_int"], expected.swapaxes(0, 1))
+
+
+def test_the_cost_is_printed_and_written(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, cost = tmp_path / "o.npz", tmp_path / "cost.json"
+    assert run_tiny(tiny, "--cost", "--json", str(cost), "-o", str(output)) == 0
+    found, out = read_json(cost), capsys.readouterr().out
+    assert f"{found['paper']['sops']:,.1f}, as the authors count them" in out
+    assert "assumed for loihi2" in out
+    assert found["samples"] == 6
+    assert found["cores"] == read_json(tiny.build / "report.json")["placement"]["cores"]
+    assert not [name for name in results(output) if name.startswith("spikes/")], "spikes were not asked for"
+
+
+def test_another_chips_constants_change_the_cost(tiny: Tiny, tmp_path: Path) -> None:
+    chip = tmp_path / "mine.yaml"
+    chip.write_text("name: mine\nextends: loihi2\nsynaptic_op_pj: 0\n")
+    for name, arguments in {"loihi2": [], "mine": ["--chip", str(chip)], "loihi1": ["--chip", "loihi1"]}.items():
+        assert run_tiny(tiny, "--cost", *arguments, "--json", str(tmp_path / f"{name}.json")) == 0
+    before, mine, loihi1 = (read_json(tmp_path / f"{name}.json") for name in ("loihi2", "mine", "loihi1"))
+    saved = sum(layer["synapses_pj"] for layer in before["layers"]) * 1e-9
+    assert saved > 0
+    assert before["energy_mj"]["total"] - mine["energy_mj"]["total"] == pytest.approx(saved)
+    assert mine["paper"] == before["paper"] == loihi1["paper"]
+    assert mine["chip"]["constants"]["synaptic_op_pj"]["source"] == "given in mine.yaml"
+    assert loihi1["step_ns"] > before["step_ns"]
+    assert (before["fits"], loihi1["fits"]) == (True, False)
+
+
+def test_the_builds_own_chip_is_the_default(tiny: Tiny, tmp_path: Path) -> None:
+    build = tiny.copied_build(tmp_path)
+    path = build / "placement.json"
+    path.write_text(path.read_text().replace('"name": "loihi2"', '"name": "other"', 1))
+    arguments = [str(build), "--input", str(tiny.images), "--backend", "reference", "--cost", "--samples", "1"]
+    assert run_main([*arguments, "--json", str(tmp_path / "a.json")]) == 0
+    assert read_json(tmp_path / "a.json")["chip"]["name"] == "other"
+    path.unlink()
+    assert run_main([*arguments, "--json", str(tmp_path / "a.json")]) == 0
+    assert read_json(tmp_path / "a.json")["chip"]["name"] == "loihi2"
+    path.write_text("{}")
+    assert run_main(arguments) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--chip", "loihi1"], ["--json", "x.json"]])
+def test_cost_options_need_cost(tiny: Tiny, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert run_tiny(tiny, *arguments) == 2
+    assert "goes with --cost" in capsys.readouterr().err

@@ -79,8 +79,8 @@ class ProgramBuilder:
         )
         return self.add(name, op, source)
 
-    def dense(self, name: str, source: str, outputs: int, *, weight_exp: int = 0) -> str:
-        weight = self._mantissas((outputs, *self.shape(source)), 127)
+    def dense(self, name: str, source: str, outputs: int, *, weight_exp: int = 0, largest: int = 127) -> str:
+        weight = self._mantissas((outputs, *self.shape(source)), largest)
         return self.add(name, Dense(CURRENT, weight, weight_exp, np.zeros(outputs, dtype=np.int32)), source)
 
     def lif(self, name: str, source: str, *, vth: int = 400, du: int = 4095, dv: int = 2048, bias: int = 300) -> str:

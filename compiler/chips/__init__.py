@@ -1,0 +1,1 @@
+"""What a chip holds and what its operations cost: packaged descriptions, and users' own."""

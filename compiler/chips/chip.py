@@ -1,0 +1,238 @@
+"""Chip descriptions: the constants that placement and cost rest on, each with its source.
+
+The number formats of a chip are another matter: ``resformer.compiler.target``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resformer.errors import FileFormatError
+
+if TYPE_CHECKING:
+    from yaml.nodes import Node as YamlNode
+
+PACKAGED = ("loihi2", "loihi1")
+DEFAULT = PACKAGED[0]
+STATUSES = ("published", "decoded", "fitted", "assumed")
+"""How far a constant can be trusted; one that a user gives without a word is assumed."""
+WORD_BITS = 64
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a constant comes from.
+
+    Attributes:
+        status: One of :data:`STATUSES`.
+        text: The publication, or what was assumed.
+    """
+
+    status: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What one kind of chip holds and what its operations cost. A core's limits are inclusive.
+
+    Attributes:
+        name: In reports and errors.
+        cores_per_chip: Neurocores that networks can use.
+        chips_per_system: Chips of the largest machine.
+        cores_per_tile: Cores that share a router of the mesh.
+        mesh_columns: Tiles of a chip from west to east.
+        chip_columns: Chips from west to east.
+        neurons_per_core: Neurons, those that pad a tile included.
+        memory_words_per_core: 64-bit words for neurons, synapses and axons together; None where each has its own.
+        synapse_words_per_core: 64-bit words of synapses.
+        axon_in_per_core: Entries for arriving spikes.
+        axon_map_per_core: Words that say where spikes go.
+        neuron_groups_per_core: Kinds of neurons.
+        delay_steps_max: Longest delay of a synapse.
+        payload_bits: Width of a graded spike's payload; 0 where spikes are binary.
+        synapse_row_header_bits: What a row of synapses takes beside its weights.
+        dense_index_bits: What a synapse of a dense layer takes beside its weight.
+        axon_in_per_edge: Entries that a shared (convolution's) connection takes in a core.
+        axon_map_per_position: Words a position of a tile takes for each connection that leaves it.
+        axon_map_per_destination: Words that each further core takes which reads the position.
+        delay_slots_per_word: Waiting inputs that one word of a neuron's memory holds.
+        power_of_two_tiles: 1 where a tile's width is a power of two, whose neurons it takes in full, and its height and
+            depth are halvings; 0 where it may have any size.
+        synaptic_op_pj: Energy of one synaptic operation, in pJ.
+        neuron_update_active_pj: Of updating a neuron that fires.
+        neuron_update_inactive_pj: Of updating one that does not.
+        spike_in_tile_pj: Of a message's delivery inside a tile.
+        hop_east_west_pj: Of a message's hop to the next tile of a row.
+        hop_north_south_pj: Of its hop to the next row.
+        static_mw_per_chip: Power of an idle chip, in mW.
+        synaptic_op_ns: Time of one synaptic operation in a core, in ns.
+        neuron_update_active_ns: Of updating a neuron that fires.
+        neuron_update_inactive_ns: Of updating one that does not.
+        hop_east_west_ns: Of a hop to the next tile of a row.
+        hop_north_south_ns: Of a hop to the next row.
+        step_ns: What every step takes besides: the barrier.
+        sources: Where each constant comes from.
+    """
+
+    name: str
+    cores_per_chip: int
+    chips_per_system: int
+    cores_per_tile: int
+    mesh_columns: int
+    chip_columns: int
+    neurons_per_core: int
+    memory_words_per_core: int | None
+    synapse_words_per_core: int
+    axon_in_per_core: int
+    axon_map_per_core: int
+    neuron_groups_per_core: int
+    delay_steps_max: int
+    payload_bits: int
+    synapse_row_header_bits: int
+    dense_index_bits: int
+    axon_in_per_edge: int
+    axon_map_per_position: int
+    axon_map_per_destination: int
+    delay_slots_per_word: int
+    power_of_two_tiles: int
+    synaptic_op_pj: float
+    neuron_update_active_pj: float
+    neuron_update_inactive_pj: float
+    spike_in_tile_pj: float
+    hop_east_west_pj: float
+    hop_north_south_pj: float
+    static_mw_per_chip: float
+    synaptic_op_ns: float
+    neuron_update_active_ns: float
+    neuron_update_inactive_ns: float
+    hop_east_west_ns: float
+    hop_north_south_ns: float
+    step_ns: float
+    sources: Mapping[str, Source] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every constant with its source."""
+        constants = {
+            name: {"value": getattr(self, name), "status": source.status, "source": source.text}
+            for name, source in self.sources.items()
+        }
+        return {"name": self.name, "constants": constants}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Chip:
+        """The chip that :meth:`to_json` told of.
+
+        Raises:
+            KeyError, TypeError: It is something else.
+        """
+        constants = content["constants"]
+        return cls(
+            name=content["name"],
+            sources={name: Source(each["status"], each["source"]) for name, each in constants.items()},
+            **{name: each["value"] for name, each in constants.items()},
+        )
+
+
+_FIELDS = {each.name: str(each.type) for each in dataclasses.fields(Chip) if each.name not in ("name", "sources")}
+_MAY_BE_ZERO = frozenset(
+    {"payload_bits", "delay_steps_max", "synapse_row_header_bits", "dense_index_bits", "axon_in_per_edge"}
+    | {"axon_map_per_position", "axon_map_per_destination", "power_of_two_tiles"}
+)
+
+
+def load_chip(name: str) -> Chip:
+    """A packaged chip by its name, or a description in YAML by its path.
+
+    A file names all constants, or ``extends: loihi2`` and those that differ; each is a value, or a mapping of
+    ``value``, ``status`` and ``source``.
+
+    Raises:
+        FileFormatError: There is no such chip, or its description is wrong; the message names the line.
+        OSError: The file cannot be read.
+    """
+    if name in PACKAGED:
+        text = resources.files("resformer.compiler.chips").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        return _parse(text, f"{name}.yaml")
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        raise FileFormatError(f"{name}: no such chip; there are {' and '.join(PACKAGED)}, or name a .yaml file")
+    try:
+        return _parse(path.read_text(encoding="utf-8"), name)
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{name}: no text in UTF-8 ({error.reason}); name a description in YAML") from error
+
+
+def _parse(text: str, where: str) -> Chip:
+    import yaml
+
+    try:
+        # nodes rather than values: they know their lines
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise FileFormatError(f"{where}: no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(root, yaml.MappingNode) or not isinstance(values, dict):
+        raise FileFormatError(f"{where}: no chip: write a mapping of constants, as the packaged loihi2.yaml is")
+    lines: dict[str, int] = {}
+    for key, _ in root.value:
+        line = _line(key)
+        if key.value in lines:
+            raise FileFormatError(f"{where}:{line}: {key.value} is there already, in line {lines[key.value]}")
+        lines[key.value] = line
+    base = _base(values.pop("extends", None), f"{where}:{lines.get('extends')}")
+    name = values.pop("name", None)
+    if not isinstance(name, str) or not name:
+        raise FileFormatError(f"{where}:{lines.get('name', 1)}: name is {name!r}; give the chip a name")
+    constants: dict[str, Any] = {} if base is None else {each: getattr(base, each) for each in _FIELDS}
+    sources: dict[str, Source] = {} if base is None else dict(base.sources)
+    for key, given in values.items():
+        at = f"{where}:{lines.get(str(key), 1)}"
+        if key not in _FIELDS:
+            raise FileFormatError(f"{at}: {key}: no such constant; there are {', '.join(_FIELDS)}")
+        constants[key], sources[key] = _constant(key, given, at, where)
+    missing = [each for each in _FIELDS if each not in constants]
+    if missing:
+        raise FileFormatError(f"{where}: lacks {', '.join(missing)}; add them, or extends: {DEFAULT}")
+    return Chip(name=name, sources={each: sources[each] for each in _FIELDS}, **constants)
+
+
+def _base(name: Any, at: str) -> Chip | None:
+    if name is None:
+        return None
+    if name not in PACKAGED:
+        raise FileFormatError(f"{at}: extends {name!r}; there are {' and '.join(PACKAGED)}")
+    return load_chip(name)
+
+
+def _constant(key: str, given: Any, at: str, where: str) -> tuple[Any, Source]:
+    """One constant's value and source."""
+    status, text, value = "assumed", f"given in {Path(where).name}", given
+    if isinstance(given, dict):
+        unknown = sorted(map(str, given.keys() - {"value", "status", "source"}))
+        if unknown or "value" not in given:
+            raise FileFormatError(f"{at}: {key} has {', '.join(unknown) or 'no value'}; give value, status and source")
+        value, status, text = given["value"], given.get("status", status), str(given.get("source", text))
+        if status not in STATUSES:
+            raise FileFormatError(f"{at}: {key}: status {status!r} is none of {', '.join(STATUSES)}")
+    kind = _FIELDS[key]
+    if value is None and "None" in kind:
+        return None, Source(status, text)
+    number = isinstance(value, int) or (kind == "float" and isinstance(value, float) and math.isfinite(value))
+    if not number or isinstance(value, bool):
+        raise FileFormatError(f"{at}: {key} is {value!r}; write a {'number' if kind == 'float' else 'whole number'}")
+    least = 0 if kind == "float" or key in _MAY_BE_ZERO else 1
+    if value < least:
+        raise FileFormatError(f"{at}: {key} is {value}; the least is {least}")
+    return (float(value) if kind == "float" else value), Source(status, text)
+
+
+def _line(node: YamlNode) -> int:
+    line: int = node.start_mark.line
+    return line + 1

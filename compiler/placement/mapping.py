@@ -1,0 +1,318 @@
+"""A program as a chip sees it: populations of neurons, and the connections between them.
+
+Currents do not travel on a chip: synapses lie in the core of the neurons that sum them. So
+
+- synapses (``Conv2d``, ``Dense``, ``SumPool2d``) become connections into each population that reads them, copied where
+  several do; ``Add`` and ``Flatten`` vanish;
+- a ``Delay`` becomes a synaptic delay of the connections that it lies on;
+- a product or a max-pool needs its operand as neurons: a carrier population sums the current and sends it as graded
+  spikes. A sum that several read has one as well, so that residual streams are not summed afresh by each block;
+- an elementwise node (LIF, relay) that alone reads the product, max-pool or relay before it shares its neurons.
+
+``docs/placement.md`` states all of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import (
+    LIF,
+    Add,
+    Conv2d,
+    Delay,
+    Dense,
+    Flatten,
+    Input,
+    MaxPool2d,
+    Op,
+    Output,
+    Program,
+    Relay,
+    SignalKind,
+    SpikeMatMul,
+    SumPool2d,
+)
+
+Shape3 = tuple[int, int, int]
+
+
+class Link(Enum):
+    """How a connection's synapses are stored."""
+
+    CONVOLUTION = "convolution"
+    """Shared over space inside a core: convolutions, pools, one-to-one connections."""
+    DENSE = "dense"
+    """A row for each source neuron."""
+    VALUES = "values"
+    """The graded operand of a product, kept in the core as words."""
+    GATES = "gates"
+    """The spikes that select among those values."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A connection between two populations.
+
+    Attributes:
+        source: The population that sends.
+        name: The program's node whose synapses these are; that of the reader for one-to-one connections and products.
+        link: How they are stored.
+        weight_bits: Width of a weight.
+        kernel: (rows, columns) that a target reads.
+        stride: Between targets, likewise.
+        padding: Around the source.
+        groups: Blocks of channels that do not mix; the source's channels where each target reads one.
+        delay: Steps that a spike waits.
+        reads: For products, how many values each target selects among: a head's channels, or the map's rows.
+        transpose: For products, which of the two.
+    """
+
+    source: str
+    name: str
+    link: Link
+    weight_bits: int = 1
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+    delay: int = 0
+    reads: int = 0
+    transpose: bool = False
+
+
+@dataclass(frozen=True)
+class Population:
+    """Neurons of one kind.
+
+    Attributes:
+        name: Of the program's node whose values they send.
+        nodes: The program's nodes that they compute.
+        kind: What they are, in words for reports.
+        shape: (channels, rows, columns).
+        edges: What they receive.
+        graded: Whether they send payloads.
+        payload_bits: The width of what they send or receive as payload, if they do.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    kind: str
+    shape: Shape3
+    edges: tuple[Edge, ...]
+    graded: bool
+    payload_bits: int
+
+    @property
+    def neurons(self) -> int:
+        """How many there are."""
+        return math.prod(self.shape)
+
+    @property
+    def delay(self) -> int:
+        """The longest wait of an input."""
+        return max((edge.delay for edge in self.edges), default=0)
+
+
+def map_program(program: Program) -> tuple[Population, ...]:
+    """The populations of a program, in its order."""
+    return tuple(_Mapper(program).populations())
+
+
+class _Mapper:
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._joined = {node.name: self._joins(node) for node in program}
+        self._carried = {node.name for node in program if self._needs_carrier(node)}
+
+    def populations(self) -> Iterator[Population]:
+        for node in self._program:
+            if self._is_population(node) and not self._is_joined(node):
+                yield self._population(node)
+
+    def _is_population(self, node: Node[Op]) -> bool:
+        neurons = isinstance(node.op, Input | LIF | Relay | MaxPool2d | SpikeMatMul)
+        return neurons or node.name in self._carried or self._is_readout(node)
+
+    def _is_readout(self, node: Node[Op]) -> bool:
+        """Whether a current leaves the network here: neurons must hold it for the host."""
+        return isinstance(node.op, Output) and not self._is_population(self._program[node.inputs[0]])
+
+    def _joins(self, node: Node[Op]) -> str | None:
+        """The node whose neurons also compute this one's successor: its only reader, elementwise."""
+        if not isinstance(node.op, SpikeMatMul | MaxPool2d | Relay):
+            return None
+        readers = self._program.consumers[node.name]
+        if len(readers) == 1 and isinstance(readers[0].op, LIF | Relay):
+            return readers[0].name
+        return None
+
+    def _is_joined(self, node: Node[Op]) -> bool:
+        return self._joined[node.name] is not None
+
+    def _needs_carrier(self, node: Node[Op]) -> bool:
+        if not isinstance(node.op, Conv2d | Dense | SumPool2d | Add):
+            return False
+        readers = self._program.consumers[node.name]
+        if isinstance(node.op, Add) and len(readers) > 1:
+            return True
+        return any(self._wants_values(node, reader) for reader in readers)
+
+    def _wants_values(self, node: Node[Op], reader: Node[Op]) -> bool:
+        """Whether a reader, behind delays, takes a node's sums one by one rather than sums them further."""
+        match reader.op:
+            case MaxPool2d() | Conv2d() | Dense() | SumPool2d():
+                return True
+            case SpikeMatMul():
+                return reader.inputs[0] == node.name
+            case Delay() | Flatten():
+                return any(self._wants_values(reader, each) for each in self._program.consumers[reader.name])
+            case _:
+                return False
+
+    def _population(self, last: Node[Op]) -> Population:
+        """The population whose values a node sends."""
+        nodes, first = [last], last
+        while isinstance(first.op, LIF | Relay):
+            before = self._program[first.inputs[0]]
+            if self._joined[before.name] != first.name:
+                break
+            first = before
+            nodes.insert(0, first)
+        # a readout sends nothing: the host reads its neurons
+        graded = last.op.signal.kind is not SignalKind.SPIKE and not isinstance(last.op, Output)
+        edges = tuple(self._edges_of(first))
+        widths = [
+            self._program[edge.source].op.signal.bits or 0
+            for edge in edges
+            if self._program[edge.source].op.signal.kind is not SignalKind.SPIKE
+        ]
+        return Population(
+            name=last.name,
+            nodes=tuple(node.name for node in nodes),
+            kind=_kind([node.op for node in nodes]),
+            shape=_shape3(last.shape),
+            edges=edges,
+            graded=graded,
+            payload_bits=max([*widths, last.op.signal.bits or 0] if graded else widths, default=0),
+        )
+
+    def _edges_of(self, node: Node[Op]) -> Iterator[Edge]:
+        op = node.op
+        match op:
+            case Input():
+                return
+            case SpikeMatMul():
+                values, gates = (self._sender(name) for name in node.inputs)
+                depth = _shape3(self._program[values[0]].shape)
+                reads = depth[0] // op.num_heads if op.transpose else depth[1] * depth[2]
+                for link, (source, delay) in ((Link.VALUES, values), (Link.GATES, gates)):
+                    yield Edge(
+                        source,
+                        node.name,
+                        link,
+                        groups=op.num_heads,
+                        delay=delay,
+                        reads=reads,
+                        transpose=op.transpose,
+                    )
+            case MaxPool2d():
+                source, delay = self._sender(node.inputs[0])
+                channels = node.shape[0]
+                yield Edge(
+                    source,
+                    node.name,
+                    Link.CONVOLUTION,
+                    kernel=op.kernel_size,
+                    stride=op.stride,
+                    padding=op.padding,
+                    groups=channels,
+                    delay=delay,
+                )
+            case Conv2d() | Dense() | SumPool2d():
+                yield self._synapses(node, 0)
+            case _:
+                for name in node.inputs:
+                    yield from self._incoming(name, node, 0)
+
+    def _incoming(self, name: str, reader: Node[Op], delay: int) -> Iterator[Edge]:
+        """The connections that a current, read by a neuron, consists of."""
+        node = self._program[name]
+        if self._is_population(node):
+            channels = _shape3(node.shape)[0]
+            yield Edge(name, reader.name, Link.CONVOLUTION, groups=channels, delay=delay)
+            return
+        match node.op:
+            case Delay(steps=steps):
+                yield from self._incoming(node.inputs[0], reader, delay + steps)
+            case Add() | Flatten():
+                for each in node.inputs:
+                    yield from self._incoming(each, reader, delay)
+            case _:
+                yield self._synapses(node, delay)
+
+    def _synapses(self, node: Node[Op], delay: int) -> Edge:
+        source, waits = self._sender(node.inputs[0])
+        delay += waits
+        match node.op:
+            case Conv2d() as op:
+                assert op.dilation == (1, 1), f"{node.name}: the frontend makes no dilated convolutions"
+                rows, columns = op.weight.shape[2:]
+                return Edge(
+                    source,
+                    node.name,
+                    Link.CONVOLUTION,
+                    weight_bits=_bits(op.weight),
+                    kernel=(rows, columns),
+                    stride=op.stride,
+                    padding=op.padding,
+                    groups=op.groups,
+                    delay=delay,
+                )
+            case Dense() as dense:
+                return Edge(source, node.name, Link.DENSE, weight_bits=_bits(dense.weight), delay=delay)
+            case SumPool2d() as pool:
+                channels = node.shape[0]
+                kernel, stride = pool.kernel_size, pool.stride
+                return Edge(
+                    source, node.name, Link.CONVOLUTION, 2, kernel, stride, (0, 0), groups=channels, delay=delay
+                )
+            case _:
+                raise AssertionError(f"{node.name}: a {type(node.op).__name__} has no synapses")
+
+    def _sender(self, name: str) -> tuple[str, int]:
+        """The population that sends a node's values, and how long they wait."""
+        node, delay = self._program[name], 0
+        while not self._is_population(node):
+            assert isinstance(node.op, Delay | Flatten), f"{node.name}: a {type(node.op).__name__} sends nothing"
+            delay += node.op.steps if isinstance(node.op, Delay) else 0
+            node = self._program[node.inputs[0]]
+        return node.name, delay
+
+
+def _kind(ops: list[Op]) -> str:
+    words = {
+        Input: "input",
+        LIF: "LIF",
+        Relay: "relay",
+        MaxPool2d: "max-pool",
+        SpikeMatMul: "product",
+        Output: "readout",
+    }
+    return " + ".join(words.get(type(op), "carrier") for op in ops)
+
+
+def _bits(weight: np.ndarray[tuple[int, ...], np.dtype[np.int8]]) -> int:
+    """The bits that a layer's mantissas need, sign included."""
+    return 1 + int(np.abs(weight.astype(np.int64)).max(initial=0)).bit_length()
+
+
+def _shape3(shape: tuple[int, ...]) -> Shape3:
+    channels, rows, columns = (*shape, 1, 1)[:3]
+    return channels, rows, columns

@@ -1,0 +1,212 @@
+"""Placement: every population tiled, every tile on a core, every core on a chip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.chips.chip import Chip
+from resformer.compiler.ir.program import Program
+from resformer.compiler.placement.mapping import Population, map_program
+from resformer.compiler.placement.tiling import Reader, Tiling, best_tiling
+from resformer.errors import CapacityError
+
+FORMAT = "resformer-placement"
+FORMAT_VERSION = 1
+
+REMEDIES = {
+    "neurons": "a smaller --input-size needs fewer",
+    "synapse words": "fewer --weight-bits need fewer, or narrower layers",
+    "axons in": "a narrower layer before it needs fewer",
+    "axon map words": "a smaller --input-size needs fewer",
+    "memory words": "fewer --weight-bits or a smaller --input-size need fewer",
+    "neuron groups": "name a chip whose cores hold more",
+}
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A population on its cores.
+
+    Attributes:
+        tiling: How it is cut.
+        first_core: The number of its first core; the others follow, columns fastest, then rows, then channels.
+    """
+
+    tiling: Tiling
+    first_core: int
+
+    @property
+    def population(self) -> Population:
+        """What is placed."""
+        return self.tiling.population
+
+    @property
+    def cores(self) -> int:
+        """On how many cores."""
+        return self.tiling.cores
+
+    def boxes(self) -> Iterator[tuple[int, list[list[int]]]]:
+        """Each core's number, and its neurons as [first, past the last] of channels, rows and columns."""
+        for offset, index in enumerate(np.ndindex(*self.tiling.counts)):
+            sizes = zip(index, self.tiling.tile, self.population.shape, strict=True)
+            yield self.first_core + offset, [[i * tile, min((i + 1) * tile, size)] for i, tile, size in sizes]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A network on chips.
+
+    Attributes:
+        chip: Of which kind.
+        layers: The populations, in the program's order.
+        violations: One line for each limit that is exceeded; empty where the network fits.
+    """
+
+    chip: Chip
+    layers: tuple[Placed, ...]
+    violations: tuple[str, ...]
+
+    @property
+    def cores(self) -> int:
+        """Cores in all."""
+        return sum(layer.cores for layer in self.layers)
+
+    @property
+    def chips(self) -> int:
+        """Chips in all."""
+        return -(-self.cores // self.chip.cores_per_chip)
+
+    @property
+    def depth(self) -> int:
+        """Messages in a row between the input and the logits, each of which takes a step on the chip."""
+        depth: dict[str, int] = {}
+        for layer in self.layers:
+            population = layer.population
+            depth[population.name] = max((depth[edge.source] + 1 for edge in population.edges), default=0)
+        return depth[self.layers[-1].population.name]
+
+    @cached_property
+    def by_name(self) -> dict[str, Placed]:
+        """The layers under their populations' names."""
+        return {layer.population.name: layer for layer in self.layers}
+
+    def coordinates(self, cores: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where cores lie, as (column, row) of their tiles in the mesh of all chips, (..., 2)."""
+        chip = self.chip
+        tiles_per_chip = -(-chip.cores_per_chip // chip.cores_per_tile)
+        mesh_rows = -(-tiles_per_chip // chip.mesh_columns)
+        chips, within = np.divmod(cores, chip.cores_per_chip)
+        column, row = _snake(within // chip.cores_per_tile, chip.mesh_columns)
+        chip_column, chip_row = _snake(chips, chip.chip_columns)
+        return np.stack([chip_column * chip.mesh_columns + column, chip_row * mesh_rows + row], axis=-1)
+
+    def require(self) -> None:
+        """Refuse what does not fit.
+
+        Raises:
+            CapacityError: Listing every violation.
+        """
+        if self.violations:
+            raise CapacityError(*self.violations)
+
+    def to_json(self, *, boxes: bool = True) -> dict[str, Any]:
+        """The placement, as JSON can hold it; ``boxes`` says which core holds which neurons."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "chip": self.chip.to_json(),
+            "fits": not self.violations,
+            "violations": list(self.violations),
+            "cores": self.cores,
+            "chips": self.chips,
+            "neurons": sum(layer.population.neurons for layer in self.layers),
+            "layers": [self._layer(layer, boxes=boxes) for layer in self.layers],
+        }
+
+    def _layer(self, layer: Placed, *, boxes: bool) -> dict[str, Any]:
+        population, tiling = layer.population, layer.tiling
+        facts: dict[str, Any] = {
+            "name": population.name,
+            "nodes": list(population.nodes),
+            "synapses": [edge.name for edge in population.edges],
+            "kind": population.kind,
+            "shape": list(population.shape),
+            "neurons": population.neurons,
+            "tile": list(tiling.tile),
+            "cores": layer.cores,
+            "bound": tiling.bound(self.chip),
+            "usage": tiling.usage,
+            "utilization": {name: round(share, 4) for name, share in tiling.utilization(self.chip).items()},
+            "deliveries": tiling.deliveries,
+            "first_core": layer.first_core,
+        }
+        if boxes:
+            facts["placed"] = [
+                {"chip": core // self.chip.cores_per_chip, "core": core % self.chip.cores_per_chip, "neurons": box}
+                for core, box in layer.boxes()
+            ]
+        return facts
+
+
+def place(program: Program, chip: Chip) -> Placement:
+    """Tile a program's populations and lay them out on chips."""
+    return place_populations(map_program(program), chip)
+
+
+def place_populations(populations: tuple[Population, ...], chip: Chip) -> Placement:
+    """Tile populations, which are in topological order, and lay them out on chips in that order."""
+    shapes = {each.name: each.shape for each in populations}
+    readers: dict[str, list[Reader]] = {name: [] for name in shapes}
+    tilings: dict[str, Tiling] = {}
+    # readers first: where a spike goes says how many words its address takes
+    for population in reversed(populations):
+        tiling = best_tiling(population, shapes, readers[population.name], chip)
+        tilings[population.name] = tiling
+        for edge in population.edges:
+            readers[edge.source].append(Reader(edge, tiling))
+    layers, core = [], 0
+    for population in populations:
+        layers.append(Placed(tilings[population.name], core))
+        core += layers[-1].cores
+    found = [line for layer in layers for line in _violations(layer, chip)]
+    chips = -(-core // chip.cores_per_chip)
+    if chips > chip.chips_per_system:
+        found.append(
+            f"the network: takes {core:,} cores, {chips:,} chips, {chip.name}'s largest system has "
+            f"{chip.chips_per_system:,}; a smaller --input-size takes fewer"
+        )
+    return Placement(chip, tuple(layers), tuple(found))
+
+
+def _violations(layer: Placed, chip: Chip) -> Iterator[str]:
+    population, tiling = layer.population, layer.tiling
+    read = dict.fromkeys(edge.name for edge in population.edges if edge.name != population.name)
+    title = f"{population.name} (of {', '.join(read)})" if read else population.name
+    for name, (need, limit) in tiling.excess(chip).items():
+        size = " x ".join(map(str, tiling.tile))
+        yield (
+            f"{title}: needs {need:,} {name} in a core even in tiles of {size}, {chip.name} has {limit:,}; "
+            f"{REMEDIES[name]}"
+        )
+    if population.delay > chip.delay_steps_max:
+        yield (
+            f"{population.name}: an input waits {population.delay} steps, {chip.name}'s limit is "
+            f"{chip.delay_steps_max}; shorten the branch beside it"
+        )
+    if population.payload_bits > chip.payload_bits:
+        yield (
+            f"{population.name}: needs graded spikes of {population.payload_bits} bits, {chip.name}'s have "
+            f"{chip.payload_bits}; name a chip with graded spikes, such as loihi2"
+        )
+
+
+def _snake(index: npt.NDArray[np.int64], columns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Column and row of places that are filled row by row, back and forth."""
+    row, column = np.divmod(index, columns)
+    return np.where(row % 2, columns - 1 - column, column), row

@@ -1,0 +1,124 @@
+"""What a network did: spikes and synaptic operations, layer by layer and step by step.
+
+Synaptic operations (SOPs) are counted as the authors' ``SOPMonitor`` does (SpikingResformer, ``utils/utils.py``): for
+every convolution and linear layer but the stem's and the classifier, the sum of the layer's output on its spikes with
+all weights one and no bias, so that a synapse that falls into the padding is not counted; for DSSA's products, the sum
+with the operand that is no spike replaced by ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import LIF, Conv2d, Delay, Dense, Flatten, Input, Op, Output, Program, SpikeMatMul
+from resformer.compiler.ir.trace import SpikeTrain
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Activity:
+    """What all samples together did.
+
+    Attributes:
+        samples: How many there were.
+        timesteps: T.
+        spikes: Of each LIF population, (T, rows, columns), summed over samples and channels.
+        sops: Of each layer, (T,).
+    """
+
+    samples: int
+    timesteps: int
+    spikes: Mapping[str, Int64Array]
+    sops: Mapping[str, Int64Array]
+
+    @property
+    def sops_per_sample(self) -> float:
+        """Synaptic operations of one sample, on average."""
+        return sum(int(each.sum()) for each in self.sops.values()) / self.samples
+
+
+def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
+    """Count what a recorded run did.
+
+    Args:
+        program: What ran.
+        spikes: Of every LIF population, (T, N, ...).
+    """
+    maps = {name: _positions(train) for name, train in spikes.items()}
+    sops: dict[str, Int64Array] = {}
+    for node in program:
+        source = spikes_read(program, node)
+        if source is not None and not _is_classifier(program, node):
+            sops[node.name] = _operations(node, maps[source])
+    first = next(iter(spikes.values()))
+    return Activity(first.shape[1], program.timesteps, maps, sops)
+
+
+def stem_macs(program: Program) -> int:
+    """Multiplications of the convolution that reads the input, padding included; one frame's, or all T frames'."""
+    stems = [node for node in program if isinstance(node.op, Conv2d) and isinstance(_source(program, node).op, Input)]
+    frames = program.timesteps if program.metadata.get("input") == "frames" else 1
+    return frames * sum(
+        math.prod(node.shape) * math.prod(node.op.weight.shape[1:]) for node in stems if isinstance(node.op, Conv2d)
+    )
+
+
+def taps(size: int, targets: int, kernel: int, stride: int, padding: int) -> Int64Array:
+    """For each row (or column) of a source, how many rows of targets read it."""
+    first = np.arange(targets) * stride - padding
+    read = (first[:, None] + np.arange(kernel)).reshape(-1)
+    return np.bincount(read[(read >= 0) & (read < size)], minlength=size).astype(np.int64)
+
+
+def spikes_read(program: Program, node: Node[Op]) -> str | None:
+    """The population whose spikes a layer of synapses reads; None where it reads values, or is no such layer."""
+    if not isinstance(node.op, Conv2d | Dense | SpikeMatMul):
+        return None
+    source = _source(program, node)
+    return source.name if isinstance(source.op, LIF) else None
+
+
+def _source(program: Program, node: Node[Op]) -> Node[Op]:
+    # a product's spikes are its second operand
+    source = program[node.inputs[-1]]
+    while isinstance(source.op, Delay | Flatten):
+        source = program[source.inputs[0]]
+    return source
+
+
+def _is_classifier(program: Program, node: Node[Op]) -> bool:
+    return isinstance(node.op, Dense) and any(isinstance(each.op, Output) for each in program.consumers[node.name])
+
+
+def _positions(train: SpikeTrain) -> Int64Array:
+    """Spikes at each position, (T, rows, columns)."""
+    counts: Int64Array = train.dense().sum(axis=(1, 2), dtype=np.int64)
+    return counts.reshape(len(counts), *(*counts.shape[1:], 1, 1)[:2])
+
+
+def _operations(node: Node[Op], spikes: Int64Array) -> Int64Array:
+    op = node.op
+    total: Int64Array = spikes.sum(axis=(1, 2))
+    match op:
+        case Conv2d():
+            rows, columns = (
+                taps(size, node.shape[1 + axis], op.weight.shape[2 + axis], op.stride[axis], op.padding[axis])
+                for axis, size in enumerate(spikes.shape[1:])
+            )
+            weights: Int64Array = np.einsum("trc,r,c->t", spikes, rows, columns)
+            return weights * (node.shape[0] // op.groups)
+        case Dense():
+            return total * node.shape[0]
+        case SpikeMatMul(transpose=True):
+            return total * node.shape[1]
+        case SpikeMatMul():
+            return total * (node.shape[0] // op.num_heads)
+        case _:
+            raise AssertionError(f"{node.name}: a {type(op).__name__} counts no operations")

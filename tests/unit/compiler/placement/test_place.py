@@ -1,0 +1,222 @@
+"""Populations, tilings and places of small networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from resformer.compiler.chips.chip import Chip, load_chip
+from resformer.compiler.ir.program import SPIKE, Delay
+from resformer.compiler.placement.mapping import Link, map_program
+from resformer.compiler.placement.place import Placement, place
+from resformer.errors import CapacityError
+from support.program_builder import ProgramBuilder, tiny_resformer
+
+LOIHI2 = load_chip("loihi2")
+
+
+def small(**limits: int) -> Chip:
+    return replace(LOIHI2, name="small", **limits)
+
+
+def convolution(channels: int = 8, size: int = 16) -> ProgramBuilder:
+    net = ProgramBuilder((2, size, size))
+    net.lif("lif", net.conv("conv", "input", channels, (3, 3), padding=(1, 1)))
+    return net
+
+
+def layer(placement: Placement, name: str):
+    return placement.by_name[name]
+
+
+def test_a_spiking_transformers_populations() -> None:
+    program, _ = tiny_resformer()
+    populations = {each.name: each for each in map_program(program)}
+    computed = [node for each in populations.values() for node in each.nodes]
+    assert len(computed) == len(set(computed))
+    assert set(program.lif_names) <= set(computed)
+
+    # a product shares its neurons with the LIF that alone reads it
+    attention = populations["layers.0.0.activation_attn"]
+    assert attention.nodes == ("layers.0.0.matmul1", "layers.0.0.activation_attn")
+    assert [(edge.source, edge.link, edge.delay) for edge in attention.edges] == [
+        ("layers.0.0.W.y1", Link.VALUES, 0),
+        ("layers.0.0.activation_in", Link.GATES, 1),
+    ]
+    # y2 waits for the map; its values are carried by neurons
+    mixed = populations["layers.0.0.activation_out"]
+    assert [(edge.source, edge.delay) for edge in mixed.edges] == [
+        ("layers.0.0.W.y2", 1),
+        ("layers.0.0.activation_attn", 0),
+    ]
+    assert populations["layers.0.0.W.y1"].kind == "carrier"
+    # the expansion's synapses are copied where the inner residual adds them, a step later
+    down = populations["layers.0.1.down.0"]
+    assert [(edge.name, edge.source, edge.delay) for edge in down.edges] == [
+        ("layers.0.1.conv.0.1", "layers.0.1.conv.0.0", 0),
+        ("layers.0.1.up.1", "layers.0.1.up.0", 1),
+    ]
+    assert populations["output"].kind == "readout"
+
+
+def test_the_fewest_cores_then_the_least_traffic() -> None:
+    placement = place(convolution().finish(), small(neurons_per_core=512))
+    found = layer(placement, "lif")
+    assert found.cores == 8 * 16 * 16 // 512
+    # whole channels and wide boxes overlap less than any other cut into four
+    assert found.tiling.tile in ((8, 8, 8), (8, 4, 16))
+    assert found.tiling.bound(placement.chip) == "neurons"
+    assert found.tiling.usage["neurons"] == 512
+
+
+def test_a_tiles_synapses_are_counted_by_hand() -> None:
+    placement = place(convolution().finish(), LOIHI2)
+    # 2 inputs x 9 taps, each row 8 weights of 8 bits and 10 bits: 74 bits, two words
+    assert layer(placement, "lif").tiling.usage["synapse words"] == 2 * 9 * 2
+    tight = place(convolution().finish(), small(synapse_words_per_core=18))
+    # no more than 6 weights fit a word beside the header
+    assert layer(tight, "lif").tiling.usage["synapse words"] == 18
+    assert layer(tight, "lif").tiling.tile[0] == 4
+    assert layer(tight, "lif").tiling.bound(tight.chip) == "synapse words"
+
+
+def test_grouped_convolutions_store_their_own_groups_only() -> None:
+    net = ProgramBuilder((8, 4, 4))
+    net.lif("lif", net.conv("conv", "input", 8, (3, 3), padding=(1, 1), groups=4))
+    # 4 groups x 2 inputs x 9 taps, rows of 2 weights in one word
+    assert layer(place(net.finish(), LOIHI2), "lif").tiling.usage["synapse words"] == 72
+
+
+def test_dense_layers_store_an_index_beside_each_weight() -> None:
+    net = ProgramBuilder((3, 2, 2))
+    spikes = net.lif("lif", net.conv("conv", "input", 10))
+    net.lif("second", net.dense("dense", net.flatten("flatten", spikes), 7))
+    usage = layer(place(net.finish(), LOIHI2), "second").tiling.usage
+    # 40 inputs, each row 7 weights of 8 and 12 bits and 10 bits: 150 bits, three words
+    assert (usage["synapse words"], usage["axons in"]) == (120, 40)
+
+
+def test_a_spikes_destinations_take_axon_map_words() -> None:
+    net = ProgramBuilder((1, 8, 8))
+    first = net.lif("first", net.conv("stem", "input", 2))
+    second = net.lif("second", net.conv("conv", first, 4))
+    net.lif("third", net.dense("dense", net.flatten("flatten", second), 4))
+    program = net.finish()
+    placement = place(program, LOIHI2)
+    # two words a position, one a neuron where a dense layer reads
+    assert layer(placement, "first").tiling.usage["axon map words"] == 2 * 64
+    assert layer(placement, "second").tiling.usage["axon map words"] == 4 * 64
+    assert layer(placement, "third").tiling.usage["axon map words"] == 0
+    # four cores, by channels: each position is sent to three more
+    split = place(program, small(neurons_per_core=64, power_of_two_tiles=0, synapse_words_per_core=300))
+    assert layer(split, "second").tiling.counts[0] in (1, 4)
+    tiling = layer(split, "first").tiling
+    further = layer(split, "second").tiling.counts[0] - 1
+    assert tiling.usage["axon map words"] == tiling.tile[1] * tiling.tile[2] * (2 + 6 * further)
+
+
+def test_a_residual_sum_that_several_read_is_carried() -> None:
+    net = ProgramBuilder((2, 4, 4))
+    x = net.lif("first", net.conv("stem", "input", 2))
+    stream = net.plus("stream", net.conv("left", x, 2), net.conv("right", x, 2))
+    net.plus("later", net.conv("block", net.lif("inside", stream), 2), stream)
+    net.lif("last", "later")
+    populations = {each.name: each for each in map_program(net.finish())}
+    assert populations["stream"].kind == "carrier"
+    assert [edge.name for edge in populations["stream"].edges] == ["left", "right"]
+    assert [(edge.source, edge.delay) for edge in populations["inside"].edges] == [("stream", 0)]
+    assert [(edge.source, edge.delay) for edge in populations["last"].edges] == [("inside", 0), ("stream", 1)]
+
+
+def test_spikes_that_wait_before_a_convolution_wait_in_its_synapses() -> None:
+    net = ProgramBuilder((2, 4, 4))
+    x = net.lif("first", net.conv("stem", "input", 2))
+    waiting = net.add("wait", Delay(SPIKE, steps=3), x)
+    net.lif("second", net.conv("conv", waiting, 2))
+    populations = {each.name: each for each in map_program(net.finish())}
+    assert "wait" not in populations
+    assert [(edge.source, edge.delay) for edge in populations["second"].edges] == [("first", 3)]
+
+
+def test_tiles_that_cut_groups_store_both_groups() -> None:
+    net = ProgramBuilder((6, 1, 1))
+    net.lif("lif", net.conv("conv", "input", 12, groups=3))
+    # tiles of 3 channels: [3, 6) lies in the groups [0, 4) and [4, 8), 2 inputs each
+    placement = place(net.finish(), small(neurons_per_core=3))
+    assert layer(placement, "lif").tiling.tile == (3, 1, 1)
+    assert layer(placement, "lif").tiling.usage["synapse words"] == 4
+    assert layer(placement, "lif").tiling.deliveries == 2 * (1 + 2 + 2 + 1)
+
+
+def test_delays_take_memory_and_have_a_limit() -> None:
+    program, _ = tiny_resformer()
+    down = "layers.0.1.down.0"
+    usage = layer(place(program, LOIHI2), down).tiling.usage
+    rest = usage["synapse words"] + usage["axons in"] + usage["axon map words"]
+    assert usage["memory words"] == 2 * usage["neurons"] + rest
+    refused = place(program, small(delay_steps_max=0))
+    assert any(line.startswith(f"{down}: an input waits 1 steps, small's limit is 0") for line in refused.violations)
+
+
+def test_a_product_keeps_its_values_in_the_core() -> None:
+    program, _ = tiny_resformer()
+    found = layer(place(program, LOIHI2), "layers.0.0.activation_attn")
+    heads, rows, _ = found.tiling.tile
+    assert found.tiling.usage["synapse words"] == heads * rows * 2  # 4 channels, 2 heads
+
+
+def test_every_layer_that_does_not_fit_is_named() -> None:
+    program, _ = tiny_resformer()
+    placement = place(program, small(synapse_words_per_core=1, chips_per_system=1, cores_per_chip=1))
+    assert len(placement.violations) > 5
+    assert placement.violations[-1].startswith("the network: takes ")
+    with pytest.raises(CapacityError) as error:
+        placement.require()
+    assert error.value.findings == placement.violations
+
+
+@pytest.mark.parametrize("power_of_two", [0, 1])
+def test_boxes_cover_every_neuron_once_and_no_core_twice(power_of_two: int) -> None:
+    program, _ = tiny_resformer()
+    chip = small(neurons_per_core=60, power_of_two_tiles=power_of_two)
+    placement = place(program, chip)
+    assert placement.violations == ()
+    seen: list[int] = []
+    for each in placement.layers:
+        held = np.zeros(each.population.shape, dtype=int)
+        for core, box in each.boxes():
+            seen.append(core)
+            held[tuple(slice(*axis) for axis in box)] += 1
+        assert (held == 1).all()
+        assert each.tiling.usage["neurons"] <= 60
+    assert seen == list(range(placement.cores))
+
+
+def test_free_tiles_take_no_more_cores() -> None:
+    program, _ = tiny_resformer(image=32)
+    chip = small(neurons_per_core=100)
+    assert place(program, replace(chip, power_of_two_tiles=0)).cores <= place(program, chip).cores
+
+
+def test_depth_counts_messages() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    x = net.lif("first", net.conv("stem", "input", 2))
+    y = net.lif("second", net.conv("conv", x, 2))
+    net.lif("third", net.plus("sum", net.conv("long", y, 2), net.conv("short", x, 2)))
+    # the readout is the LIF itself: input, first, second, third
+    assert place(net.finish(), LOIHI2).depth == 3
+
+
+def test_cores_lie_side_by_side() -> None:
+    chip = small(neurons_per_core=16)
+    placement = place(convolution(size=32).finish(), chip)
+    assert placement.chips > 1
+    cores = np.arange(placement.cores)
+    places = placement.coordinates(cores)
+    inside = cores[:-1] // chip.cores_per_chip == cores[1:] // chip.cores_per_chip
+    steps = np.abs(np.diff(places, axis=0)).sum(axis=1)
+    assert steps[inside].max() == 1
+    _, counts = np.unique(places, axis=0, return_counts=True)
+    assert counts.max() == chip.cores_per_tile

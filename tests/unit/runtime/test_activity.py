@@ -1,0 +1,39 @@
+"""Counting rules, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from resformer.compiler.ir.trace import SpikeTrain
+from resformer.runtime.activity import measure, stem_macs, taps
+from support.program_builder import ProgramBuilder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((4, 4, 3, 1, 1), [2, 3, 3, 2]),
+        ((4, 2, 2, 2, 0), [1, 1, 1, 1]),
+        ((5, 2, 3, 2, 0), [1, 1, 2, 1, 1]),
+        ((4, 2, 1, 2, 0), [1, 0, 1, 0]),
+    ],
+)
+def test_taps(arguments: tuple[int, int, int, int, int], expected: list[int]) -> None:
+    assert taps(*arguments).tolist() == expected
+
+
+def test_a_corner_spike_reaches_fewer_targets() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    first = net.lif("first", net.conv("stem", "input", 2, (3, 3), padding=(1, 1)))
+    second = net.lif("second", net.conv("conv", first, 6, (3, 3), padding=(1, 1), groups=2))
+    net.dense("classifier", net.flatten("flatten", second), 3)
+    program = net.finish(timesteps=2)
+    spikes = np.zeros((2, 1, 2, 4, 4), dtype=bool)
+    spikes[0, 0, 0, 0, 0] = spikes[1, 0, 1, 1, 1] = spikes[1, 0, 0, 0, 1] = True
+    trains = {"first": SpikeTrain.pack(spikes), "second": SpikeTrain.pack(np.ones((2, 1, 6, 4, 4), dtype=bool))}
+    activity = measure(program, trains)
+    # 3 targets a group: a corner reaches 4 places, the middle 9, an edge 6
+    assert {name: steps.tolist() for name, steps in activity.sops.items()} == {"conv": [4 * 3, (9 + 6) * 3]}
+    assert activity.sops_per_sample == 57
+    assert stem_macs(program) == 2 * 4 * 4 * 9
