@@ -29,10 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="resformer-compile",
-        description="Compile a trained SpikingResformer, or a feed-forward network in a NIR file, for Loihi-style hardware.",
+        description="Compile a trained SpikingResformer, or a feed-forward NIR network, for Loihi-style hardware.",
         epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="checkpoint: .pt, .pth or .safetensors; or a .nir file")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="checkpoint: .pt, .pth or .safetensors; or a .nir file"
+    )
     parser.add_argument(
         "--target",
         type=names(TARGETS),

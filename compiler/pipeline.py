@@ -52,7 +52,6 @@ INTEGER_PASSES: tuple[Callable[[Program], Program], ...] = (place_biases, bound_
 NIR_SUFFIX = ".nir"
 
 
-
 def _names(float_passes: tuple[FloatPass, ...]) -> tuple[str, ...]:
     integer_passes = (each.__name__ for each in INTEGER_PASSES)
     return ("import", *(each.__name__ for each in float_passes), "quantize", *integer_passes)
@@ -119,9 +118,7 @@ class Compilation:
     ranges: dict[str, float]
 
 
-def compile_network(
-    path: Path, options: CompileOptions | None = None, observe: Observer | None = None
-) -> Compilation:
+def compile_network(path: Path, options: CompileOptions | None = None, observe: Observer | None = None) -> Compilation:
     """Compile a NIR file if the name ends in ``.nir``, and a checkpoint otherwise."""
     return (compile_nir if is_nir(path) else compile_checkpoint)(path, options, observe)
 

@@ -57,7 +57,9 @@ class NirNetwork:
         return potentials(self.graph, name, neuron, currents)
 
 
-def potentials(graph: Graph[nir.NIRNode], name: str, neuron: int, currents: Sequence[float] | Float64Array) -> Float64Array:
+def potentials(
+    graph: Graph[nir.NIRNode], name: str, neuron: int, currents: Sequence[float] | Float64Array
+) -> Float64Array:
     """The membrane potential of one of a float graph's neurons at each step, (T,), in units of its threshold."""
     op, dt = graph[name].op, float(graph.metadata["dt"])
     fields = ("r", "v_threshold", "v_reset", *(("tau", "v_leak") if isinstance(op, nir.LIF) else ()))

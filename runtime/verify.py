@@ -338,7 +338,9 @@ def _float_graph(
         require_complete(f"{FLOAT_GRAPH}, {stage}", comparison.compared, expected)
         if comparison.first is not None and divergence is None:
             layer = comparison.layers[comparison.first.layer]
-            divergence = float_divergence(comparison.first, layer, original, stage, network.graphs[stage], network.program, samples)
+            divergence = float_divergence(
+                comparison.first, layer, original, stage, network.graphs[stage], network.program, samples
+            )
     return Check(
         layers=_sum([_counts(comparison) for comparison in tally.float_graph.values()]),
         demanded=True,

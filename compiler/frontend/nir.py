@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.nir_file import open_nir, read_values
-from resformer.compiler.ir.primitives import PORTS, Add, PortedGraph
+from resformer.compiler.ir.primitives import Add, PortedGraph
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 
@@ -34,6 +34,8 @@ Values: TypeAlias = Mapping[str, Any]
 DOORS = ("Input", "Output")
 """Where a graph inside a graph is entered and left."""
 GRAPHS = (nir.NIRGraph.__name__, PortedGraph.__name__)
+AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
+"""Axes of what a layer reads, where there are not three."""
 LISTED = 5
 """Nodes that a message names before it stops."""
 NEURON_METADATA = {"reset": "hard", "fires_at": ">"}
@@ -142,8 +144,7 @@ def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple
             raise FileFormatError(f"{name}: has no type; write the file again with nir.write")
         if values["type"] in GRAPHS:
             inside, between = _dissolve(f"{name}.", values)
-            ends = [_only(name, inside, kind) for kind in ("Input", "Output")]
-            doors[name] = (ends[0], ends[1])
+            doors[name] = (_only(name, values, "Input"), _only(name, values, "Output"))
             nodes |= inside
             inner_edges += between
         else:
@@ -155,16 +156,16 @@ def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple
     return nodes, edges + inner_edges
 
 
-def _only(where: str, nodes: Mapping[str, Values], kind: str) -> str:
-    """The one node of a kind.
+def _only(name: str, graph: Values, kind: str) -> str:
+    """The one node of a kind in a graph inside the network.
 
     Raises:
         UnsupportedError: There are several, or none.
     """
-    found = [name for name, values in nodes.items() if values["type"] == kind and name.count(".") == where.count(".") + 1]
+    found = [key for key, values in graph["nodes"].items() if values["type"] == kind]
     if len(found) != 1:
-        raise UnsupportedError(f"{where}: has {len(found)} {kind} nodes; a graph must have one, so split or join them")
-    return found[0]
+        raise UnsupportedError(f"{name}: has {len(found)} {kind} nodes; a graph must have one, so split or join them")
+    return f"{name}.{found[0]}"
 
 
 def _text(name: str | bytes) -> str:
@@ -289,21 +290,36 @@ def _import(draft: _Draft, name: str, content: _Content, *, last: bool) -> None:
     if sources and kind in DOORS and not last:
         draft.values[name] = sources[0]
         return
+    if kind == "Input":
+        values = {**values, "shape": _without_batch(name, content)}
     if kind == "Output":
         sources = [draft.flat(name, sources[0])]
     draft.values[name] = importer(draft, name, values, *sources)
+
+
+def _without_batch(name: str, content: _Content) -> Shape:
+    """The shape that an input states, less a batch of one in front, which some exporters leave there.
+
+    Norse's and Sinabs' do; that (1, F) is no image of one channel is seen from the layers that read it.
+    """
+    shape = _shape(name, content.nodes[name])
+    kinds = [content.nodes[reader]["type"] for reader, sources in content.sources.items() if name in sources]
+    batched = any(len(shape) == AXES.get(kind, 3) + 1 for kind in kinds)
+    return shape[1:] if batched and shape[0] == 1 else shape
 
 
 def _input(draft: _Draft, name: str, values: Values) -> str:
     shape = _shape(name, values)
     whole = {1: (*shape, 1, 1), 2: (*shape[:1], 1, *shape[1:]), 3: shape}.get(len(shape))
     if whole is None:
-        raise UnsupportedError(f"{name}: a sample has shape {shape}; it must be (F,), (C, L) or (C, H, W), without batch")
+        raise UnsupportedError(
+            f"{name}: a sample has shape {shape}; it must be (F,), (C, L) or (C, H, W), without batch"
+        )
     value = draft.add(name, nir.Input({"input": np.array(whole)}))
     return draft.flat(name, value) if len(shape) == 1 else value
 
 
-def _output(draft: _Draft, name: str, values: Values, source: str) -> str:
+def _output(draft: _Draft, name: str, _values: Values, source: str) -> str:
     return draft.add(name, nir.Output({"output": np.array(draft.shape(source))}), source)
 
 
@@ -324,41 +340,37 @@ def _scale(draft: _Draft, name: str, values: Values, source: str) -> str:
 
 
 def _conv2d(draft: _Draft, name: str, values: Values, source: str) -> str:
-    return _convolution(draft, name, values, source, _array(name, values, "weight", axes=4), _pair)
+    return _convolution(draft, name, values, source, _array(name, values, "weight", axes=4))
 
 
 def _conv1d(draft: _Draft, name: str, values: Values, source: str) -> str:
-    def pair(each: str, given: Any, filler: int) -> tuple[int, int]:
-        return filler, _whole(name, each, np.asarray(given).reshape(-1)[:1])[0]
-
-    return _convolution(draft, name, values, source, _array(name, values, "weight", axes=3)[:, :, None], pair)
-
-
-def _convolution(
-    draft: _Draft, name: str, values: Values, source: str, weight: Float64Array, pair: Callable[[str, Any, int], Any]
-) -> str:
-    stride, dilation = (pair(f"{name}: {each}", values.get(each, 1), 1) for each in ("stride", "dilation"))
+    """A convolution of images of one row."""
+    weight = _array(name, values, "weight", axes=3)[:, :, None]
+    along = {"stride": values.get("stride", 1), "dilation": values.get("dilation", 1)}
+    rows = {key: (1, *_whole(name, key, value)) for key, value in along.items()}
     padding = values.get("padding", 0)
-    if isinstance(padding, str) and padding == "valid":
-        padding = 0
+    rows["padding"] = padding if isinstance(padding, str) else (0, *_whole(name, "padding", padding))
+    return _convolution(draft, name, {**values, **rows}, source, weight)
+
+
+def _convolution(draft: _Draft, name: str, values: Values, source: str, weight: Float64Array) -> str:
+    stride, dilation = (_pair(f"{name}: {each}", values.get(each, 1)) for each in ("stride", "dilation"))
+    padding = values.get("padding", 0)
     if isinstance(padding, str):
         spans = [gap * (size - 1) for gap, size in zip(dilation, weight.shape[2:], strict=True)]
-        if padding != "same" or stride != (1, 1) or any(span % 2 for span in spans):
-            raise UnsupportedError(
-                f"{name}: padding {padding!r} is one-sided here; pad by as many zeros on each side, in numbers"
-            )
-        padding = tuple(span // 2 for span in spans)
-    else:
-        padding = pair(f"{name}: padding", padding, 0)
-    bias = _array(name, values, "bias", axes=1) if "bias" in values else np.zeros(len(weight))
+        if padding == "same" and (stride != (1, 1) or any(span % 2 for span in spans)):
+            raise UnsupportedError(f"{name}: padding 'same' is one-sided here; pad both sides alike, in numbers")
+        if padding not in ("same", "valid"):
+            raise FileFormatError(f"{name}: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
+        padding = [span // 2 if padding == "same" else 0 for span in spans]
     op = nir.Conv2d(
-        input_shape=draft.shape(source)[1:] if len(draft.shape(source)) == 3 else None,
+        input_shape=None,
         weight=weight,
         stride=stride,
-        padding=padding,
+        padding=_pair(f"{name}: padding", padding),
         dilation=dilation,
         groups=_whole(name, "groups", values.get("groups", 1))[0],
-        bias=bias,
+        bias=_array(name, values, "bias", axes=1) if "bias" in values else np.zeros(len(weight)),
     )
     return draft.add(name, op, source)
 
@@ -366,13 +378,15 @@ def _convolution(
 def _pool(draft: _Draft, name: str, values: Values, source: str) -> str:
     kernel = values.get("kernel_size", 0)
     fields = {"kernel_size": kernel, "stride": values.get("stride", kernel), "padding": values.get("padding", 0)}
-    pairs = {key: np.array(_pair(f"{name}: {key}", value, 0)) for key, value in fields.items()}
+    pairs = {key: np.array(_pair(f"{name}: {key}", value)) for key, value in fields.items()}
     return draft.add(name, getattr(nir, values["type"])(**pairs), source)
 
 
 def _flatten(draft: _Draft, name: str, values: Values, source: str) -> str:
     shape = draft.shape(source)
-    start, end = (_whole(name, key, values.get(key, default))[0] for key, default in (("start_dim", 1), ("end_dim", -1)))
+    start, end = (
+        _whole(name, key, values.get(key, default))[0] for key, default in (("start_dim", 1), ("end_dim", -1))
+    )
     if len(shape) == 1:
         return source
     if not (0 <= start < len(shape) and -len(shape) <= end < len(shape)):
@@ -418,9 +432,7 @@ def _parameters(draft: _Draft, name: str, values: Values, source: str, *fields: 
     """The parameters of a population, each spread over it; v_reset is 0 where the file has none, as in NIR."""
     shape = draft.shape(source)
     given = {"v_reset": np.zeros(()), **values}
-    return {
-        each: _spread(name, each, _array(name, given, each), shape) for each in (*fields, "v_threshold", "v_reset")
-    }
+    return {each: _spread(name, each, _array(name, given, each), shape) for each in (*fields, "v_threshold", "v_reset")}
 
 
 def _array(name: str, values: Values, key: str, *, axes: int | None = None) -> Float64Array:
@@ -467,7 +479,8 @@ def _shape(name: str, values: Values) -> Shape:
     return shape
 
 
-def _pair(where: str, value: Any, _filler: int) -> tuple[int, int]:
+def _pair(where: str, value: Any) -> tuple[int, int]:
+    """(rows, columns) of one number or two."""
     whole = _whole(where, "size", value)
     if len(whole) not in (1, 2):
         raise FileFormatError(f"{where} has {len(whole)} values, not one or two")

@@ -197,7 +197,9 @@ def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
 
 def read_values(group: h5py.Group) -> dict[str, Any]:
     """A group's values by name, its own groups likewise."""
-    return {name: read_values(item) if isinstance(item, h5py.Group) else _read_value(item) for name, item in group.items()}
+    return {
+        name: read_values(item) if isinstance(item, h5py.Group) else _read_value(item) for name, item in group.items()
+    }
 
 
 def _read_value(dataset: h5py.Dataset) -> npt.NDArray[Any] | str | int | float:

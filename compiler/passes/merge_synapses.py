@@ -326,9 +326,7 @@ def _merge_output(
     def flatten(source: str) -> str:
         name = _unused(f"{source}.flatten", graph, made, owned=True)
         shape = made[source].shape
-        made[name] = Node(
-            name, nir.Flatten({"input": np.array(shape)}, start_dim=0), (source,), (math.prod(shape),)
-        )
+        made[name] = Node(name, nir.Flatten({"input": np.array(shape)}, start_dim=0), (source,), (math.prod(shape),))
         return name
 
     whole = term.weight.shape[2:] == term.size and not any(term.padding) and term.groups == 1
