@@ -347,7 +347,7 @@ def _conv1d(draft: _Draft, name: str, values: Values, source: str) -> str:
     """A convolution of images of one row."""
     weight = _array(name, values, "weight", axes=3)[:, :, None]
     along = {"stride": values.get("stride", 1), "dilation": values.get("dilation", 1)}
-    rows = {key: (1, *_whole(name, key, value)) for key, value in along.items()}
+    rows: dict[str, Any] = {key: (1, *_whole(name, key, value)) for key, value in along.items()}
     padding = values.get("padding", 0)
     rows["padding"] = padding if isinstance(padding, str) else (0, *_whole(name, "padding", padding))
     return _convolution(draft, name, {**values, **rows}, source, weight)
@@ -421,10 +421,16 @@ def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
 
 def _check_reset(name: str, values: Values) -> None:
     """Refuse what NIR's neurons are not, where a file goes beyond NIR and says so."""
-    stated = values.get("metadata", {}).get("reset", NEURON_METADATA["reset"])
-    if stated != NEURON_METADATA["reset"]:
+    stated = {**NEURON_METADATA, **values.get("metadata", {})}
+    if stated["reset"] != NEURON_METADATA["reset"]:
         raise UnsupportedError(
-            f"{name}: its metadata say reset {stated!r}; Loihi's LIFReset resets to v_reset, so train with a hard reset"
+            f"{name}: its metadata say reset {stated['reset']!r}; Loihi's LIFReset resets to v_reset, so train with a "
+            "hard reset"
+        )
+    if stated["fires_at"] != NEURON_METADATA["fires_at"]:
+        raise UnsupportedError(
+            f"{name}: its metadata say that it fires at {stated['fires_at']!r}; NIR's and Loihi's neurons fire above "
+            "the threshold, so write the file without that, if ties do not matter"
         )
 
 

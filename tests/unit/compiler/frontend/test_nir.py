@@ -98,8 +98,8 @@ FLOW = (("input", "n0"), ("n0", "n1"), ("n1", "output"))
 DAMAGES = {
     "an edge ends nowhere": (reroute(*FLOW, ("n1", "n7")), FileFormatError, "n7: an edge from n1 to n7 ends there"),
     "an edge comes from nowhere": (reroute(("n8", "n0"), *FLOW), FileFormatError, "n8: an edge from n8 to n0"),
-    "no edge comes in": (reroute(*FLOW[1:]), UnsupportedError, "input|n0"),
-    "no edge leaves": (reroute(*FLOW[:2]), FileFormatError, "n1: no edge leaves it"),
+    "no edge comes in": (reroute(*FLOW[1:]), FileFormatError, "n0: no edge comes in"),
+    "no edge leaves": (reroute(*FLOW[:2], ("n0", "output")), FileFormatError, "n1: no edge leaves it"),
     "a cycle": (reroute(*FLOW, ("n1", "n0")), UnsupportedError, r"n[01]: a cycle without delay .*n0 -> n1|n1 -> n0"),
     "a node reads itself": (reroute(*FLOW, ("n1", "n1")), UnsupportedError, "n1: a cycle without delay"),
     "shapes clash": (replace("n0/weight", np.ones((3, 5))), FileFormatError, "n0: weights for 5 features, but 4"),
@@ -227,5 +227,5 @@ def test_flattened_images_of_different_shapes_do_not_add(tmp_path: Path) -> None
     }
     edges = [("input", "a"), ("input", "b"), ("a", "fa"), ("b", "fb"), ("fa", "s"), ("fb", "s"), ("s", "output")]
     path = write(tmp_path / "n.nir", graph((1, 2, 2), nodes, edges))
-    with pytest.raises(UnsupportedError, match="s.sum: adds vectors made of images of shapes"):
+    with pytest.raises(UnsupportedError, match=r"s\.sum: adds vectors made of images of shapes"):
         merge_synapses(import_nir(path, dt=1e-4, timesteps=3))
