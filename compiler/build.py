@@ -56,7 +56,7 @@ class Build:
     @property
     def from_nir(self) -> bool:
         """Whether it was compiled from a NIR file, and so has no quantized checkpoint."""
-        return bool(self.report["source"].get("kind") == "nir")
+        return self.report["architecture"] is None
 
     @property
     def quantized_path(self) -> Path:

@@ -41,11 +41,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": versions(),
-        "source": {
-            "file": source.path.name,
-            "sha256": sha256(source.path),
-            "kind": "nir" if source.architecture is None else "checkpoint",
-        },
+        "source": {"file": source.path.name, "sha256": sha256(source.path)},
         "targets": list(targets),
         "options": {
             "timesteps": options.timesteps,

@@ -174,7 +174,8 @@ def _(op: nir.Scale, x: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: nir.Flatten, x: torch.Tensor) -> torch.Tensor:
-    return x  # the node's shape says into which; the order of the elements stays
+    end = int(op.end_dim) % (x.dim() - 2)
+    return x.flatten(2 + int(op.start_dim), 2 + end)
 
 
 @evaluate.register

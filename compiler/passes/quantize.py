@@ -219,13 +219,12 @@ class _Lowering:
 
     def _lif(self, node: Node[nir.NIRNode]) -> Op:
         leaks = isinstance(node.op, nir.LIF)
-        for parameter in ("v_leak", "v_reset") if leaks else ("v_reset",):
-            if _uniform(node, parameter) != 0:
-                raise UnsupportedError(f"{node.name}: {parameter} must be 0 for Loihi's LIF; retrain with zeros")
+        if _uniform(node, "v_reset") != 0 or (leaks and _uniform(node, "v_leak") != 0):
+            raise UnsupportedError(f"{node.name}: v_leak and v_reset must be 0 for Loihi's LIF; retrain with zeros")
         dt = float(self.graph.metadata["dt"])
         decay = dt / _uniform(node, "tau") if leaks else 0.0
         if not math.isclose(_uniform(node, "r") * (decay if leaks else dt), 1.0, rel_tol=1e-12):
-            raise AssertionError(f"{node.name}: its input gain is not folded")
+            raise AssertionError(f"{node.name}: fold_input_gain has not run, nor merge_synapses")
         if leaks and not MIN_DECAY < decay <= 1:
             raise UnsupportedError(
                 f"{node.name}: tau is {1 / decay:.4g} steps; Loihi's decay of 12 bits holds 1 to below "

@@ -28,9 +28,7 @@ def build(network: Written, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_build_has_no_checkpoint(build: Path) -> None:
     assert {path.name for path in build.iterdir()} == {"network.nir", "program.safetensors", "report.json"}
-    report = read_json(build / "report.json")
-    assert report["source"]["kind"] == "nir"
-    assert report["architecture"] is None
+    assert read_json(build / "report.json")["architecture"] is None
 
 
 def test_run_writes_the_frameworks_spikes(build: Path, network: Written, tmp_path: Path) -> None:
