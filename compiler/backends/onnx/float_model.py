@@ -192,7 +192,7 @@ class _Writer(ModelWriter):
     def _(self, op: nir.LIF, node: Node[nir.NIRNode]) -> None:
         if op.metadata.get("fires_at") == ">":
             raise UnsupportedError(
-                f"{node.name}: fires above its threshold, as NIR says, and the float ONNX model's neurons at it; export "
+                f"{node.name}: fires above its threshold, and the float ONNX model's neurons at it; export "
                 "the integer model instead"
             )
         dt = float(self.graph.metadata["dt"])
