@@ -56,6 +56,11 @@ class Build:
     report: Mapping[str, Any]
 
     @property
+    def from_nir(self) -> bool:
+        """Whether it was compiled from a NIR file, and so has no quantized checkpoint."""
+        return self.report["architecture"] is None
+
+    @property
     def quantized_path(self) -> Path:
         """The quantized network as a checkpoint."""
         return self._existing(QUANTIZED)
@@ -130,12 +135,15 @@ def write_build(
     writers: dict[str, Callable[[Path], None]] = {NETWORK: lambda path: _write_network(compilation, path)}
     if set(targets) - {"nir"}:
         writers[PROGRAM] = lambda path: write_program(compilation.program, path)
-        writers[QUANTIZED] = lambda path: _write_quantized(compilation, path)
         placement = compilation.placement
         if placement is not None:
             writers[PLACEMENT] = lambda path: _write_text(path, json.dumps(placement.to_json()) + "\n")
+        if compilation.source.architecture is not None:
+            writers[QUANTIZED] = lambda path: _write_quantized(compilation, path)
     if "onnx" in targets:
-        writers[FLOAT_ONNX] = lambda path: _write_float_onnx(compilation, path)
+        # the float model's neurons are SpikingJelly's, which fire at the threshold
+        if compilation.source.architecture is not None:
+            writers[FLOAT_ONNX] = lambda path: _write_float_onnx(compilation, path)
         writers[INTEGER_ONNX] = lambda path: _write_integer_onnx(compilation, path)
     report = build_report.describe(compilation, options, tuple(targets))
     writers[REPORT] = lambda path: _write_text(path, json.dumps(report, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""``resformer-compile``: a checkpoint to a build folder."""
+"""``resformer-compile``: a checkpoint or a NIR file to a build folder."""
 
 from __future__ import annotations
 
@@ -43,10 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="resformer-compile",
-        description="Compile a trained SpikingResformer for Loihi-style hardware.",
+        description="Compile a trained SpikingResformer, or a feed-forward NIR network, for Loihi-style hardware.",
         epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="checkpoint: .pt, .pth or .safetensors")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="checkpoint: .pt, .pth or .safetensors; or a .nir file"
+    )
     parser.add_argument(
         "--target",
         type=names(TARGETS),
@@ -68,7 +70,18 @@ def _parser() -> Parser:
         "--check", action="store_true", help="only say whether the network fits the chip, and what bounds each layer"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: file to write the placement to")
-    parser.add_argument("--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained)")
+    parser.add_argument(
+        "--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained, or as the file says)"
+    )
+    parser.add_argument(
+        "--dt", type=float, metavar="SECONDS", help=".nir: the length of a step (default: as the file's metadata say)"
+    )
+    parser.add_argument(
+        "--input-kind",
+        choices=("static", "frames"),
+        default="static",
+        help=".nir: whether samples are real numbers or counts of events (default: %(default)s)",
+    )
     parser.add_argument(
         "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
     )
@@ -145,12 +158,12 @@ def _compile(arguments: argparse.Namespace) -> int:
     with terminal.progress() as update:
         update("starting", 0, 0)
         from resformer.compiler.build import check_replaceable, read_build, write_build
-        from resformer.compiler.pipeline import compile_checkpoint
+        from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
 
         check_replaceable(arguments.output)
         options = _options(arguments)
-        dump = _Dump(arguments.dump_after, update)
-        compilation = compile_checkpoint(arguments.model, options, dump)
+        dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
+        compilation = compile_network(arguments.model, options, dump)
         if compilation.placement is not None:
             compilation.placement.require()
         update("writing", 0, 0)
@@ -166,10 +179,10 @@ def _check(arguments: argparse.Namespace) -> int:
     terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("starting", 0, 0)
-        from resformer.compiler.pipeline import compile_checkpoint
+        from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
 
-        dump = _Dump(arguments.dump_after, update)
-        placement = compile_checkpoint(arguments.model, _options(arguments), dump).placement
+        dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
+        placement = compile_network(arguments.model, _options(arguments), dump).placement
     assert placement is not None
     for text in dump.texts:
         Terminal().line(text)
@@ -218,6 +231,8 @@ def _options(arguments: argparse.Namespace) -> CompileOptions:
         calibration=None if arguments.calibration is None else read_array(arguments.calibration),
         # the float graph alone has nothing to place
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
+        dt=arguments.dt,
+        input_kind=arguments.input_kind,
     )
 
 
@@ -228,18 +243,14 @@ class _Dump:
         UsageError: A pass of that name does not exist.
     """
 
-    def __init__(self, wanted: Sequence[str], update: Any) -> None:
-        from resformer.compiler.pipeline import PASS_NAMES
-
+    def __init__(self, wanted: Sequence[str], passes: Sequence[str], update: Any) -> None:
         for name in wanted:
-            if name not in (*PASS_NAMES, ALL):
-                raise UsageError(
-                    f"--dump-after: there is no pass {name!r}; there are {', '.join(PASS_NAMES)} and {ALL}"
-                )
+            if name not in (*passes, ALL):
+                raise UsageError(f"--dump-after: there is no pass {name!r}; there are {', '.join(passes)} and {ALL}")
         self.texts: list[str] = []
-        self._wanted = PASS_NAMES if ALL in wanted else tuple(wanted)
+        self._wanted = tuple(passes if ALL in wanted else wanted)
         self._update = update
-        self._steps = len(PASS_NAMES)
+        self._steps = len(passes)
         self._done = 0
 
     def __call__(self, name: str, graph: Graph[Any]) -> None:
@@ -255,13 +266,10 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
     """Print what became of the network, and what was written."""
     net, totals, entry = report["architecture"], report["totals"], report["input"]
     low, high = entry["real_range"]
-    signals = [node["signal"] for node in report["nodes"] if node["op"] in ("Conv2d", "SpikeMatMul")]
-    scales = [signal["scale_exp"] for signal in signals]
+    signals = [node["signal"] for node in report["nodes"] if node["op"] in ("Conv2d", "SpikeMatMul", "Dense")]
+    scales = [signal["scale_exp"] for signal in signals if signal["kind"] != "spike"] or [0]
     rows = [
-        (
-            "network",
-            f"{net['neuron']}, planes {_row(net['planes'])}, heads {_row(net['num_heads'])}, {net['stem']} stem",
-        ),
+        ("network", _network(net)),
         ("input", f"{_shape(entry['shape'])}, steps of 2^-{entry['scale_exp']} from {low:g} to {high:g}"),
         ("time", f"{report['timesteps']} steps a sample, {report['latency_steps']} steps of latency"),
         (
@@ -270,14 +278,13 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
         ),
         ("scales", f"currents in steps of 2^-{min(scales)} to 2^-{max(scales)}"),
         ("may saturate", f"{len(report['may_saturate'])} of {len(report['nodes'])} nodes"),
-        (
-            "against SpikingJelly",
-            "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded",
-        ),
     ]
     placement = report["placement"]
     if placement is not None:
         rows.append(("chip", f"{placement['cores']:,} cores, {placement['chips']:,} chips of {placement['chip']}"))
+    if net is not None:
+        exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
+        rows.append(("against SpikingJelly", exact))
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
     layers = [node for node in report["nodes"] if node.get("sqnr_db") is not None]
     worst = sorted(layers, key=lambda node: node["sqnr_db"])[:WORST_SHOWN]
@@ -290,6 +297,14 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
         ],
     )
     terminal.table("Written", ("file", " size"), [(path, size_of(path)) for path in files])
+
+
+def _network(architecture: Any) -> str:
+    """What a checkpoint's tensors, or a NIR file, hold, in a line."""
+    if architecture is None:
+        return "feed-forward, from NIR"
+    planes, heads = (_row(architecture[each]) for each in ("planes", "num_heads"))
+    return f"{architecture['neuron']}, planes {planes}, heads {heads}, {architecture['stem']} stem"
 
 
 def _row(values: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The whole compiler, read top to bottom: checkpoint, float graph, float passes, integers, schedule, build."""
+"""The whole compiler, read top to bottom: network, float graph, float passes, integers, schedule, build."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import nir
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
+from resformer.compiler.frontend.nir import InputKind, import_nir
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program
@@ -21,13 +22,14 @@ from resformer.compiler.passes.fold_attention_scale import fold_attention_scale
 from resformer.compiler.passes.fold_average_pool import fold_average_pool
 from resformer.compiler.passes.fold_batchnorm import fold_batchnorm
 from resformer.compiler.passes.fold_input_gain import fold_input_gain
+from resformer.compiler.passes.merge_synapses import merge_synapses
 from resformer.compiler.passes.place_biases import place_biases
 from resformer.compiler.passes.quantize import QuantizationConfig, quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.split_attention_projection import split_attention_projection
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.samples import check_samples
-from resformer.errors import ResformerError
+from resformer.errors import InputError, ResformerError
 from resformer.models.checkpoint import build_model, check_rates, load_checkpoint
 from resformer.models.spikingresformer import Architecture
 
@@ -35,21 +37,30 @@ Observer: TypeAlias = Callable[[str, "Graph[Any]"], None]
 """Told each pass's name and result, the import's included."""
 GraphT = TypeVar("GraphT", bound="Graph[Any]")
 
-FLOAT_PASSES: tuple[Callable[[Graph[nir.NIRNode]], Graph[nir.NIRNode]], ...] = (
+FloatPass: TypeAlias = Callable[[Graph[nir.NIRNode]], Graph[nir.NIRNode]]
+
+FLOAT_PASSES: tuple[FloatPass, ...] = (
     fold_batchnorm,
     split_attention_projection,
     fold_attention_scale,
     fold_input_gain,
     fold_average_pool,
 )
+"""Of a SpikingResformer."""
+NIR_PASSES: tuple[FloatPass, ...] = (merge_synapses,)
+"""Of a network that came as a NIR file."""
 INTEGER_PASSES: tuple[Callable[[Program], Program], ...] = (place_biases, bound_ranges, balance_delays)
 
-PASS_NAMES = (
-    "import",
-    *(each.__name__ for each in FLOAT_PASSES),
-    "quantize",
-    *(each.__name__ for each in INTEGER_PASSES),
-)
+NIR_SUFFIX = ".nir"
+
+
+def _names(float_passes: tuple[FloatPass, ...]) -> tuple[str, ...]:
+    integer_passes = (each.__name__ for each in INTEGER_PASSES)
+    return ("import", *(each.__name__ for each in float_passes), "quantize", *integer_passes)
+
+
+PASS_NAMES = _names(FLOAT_PASSES)
+NIR_PASS_NAMES = _names(NIR_PASSES)
 
 
 @dataclass(frozen=True)
@@ -57,11 +68,13 @@ class CompileOptions:
     """What a user chooses about a compilation.
 
     Attributes:
-        timesteps: T; None for what the checkpoint says or its kind of network is trained with.
-        image_size: Edge of the square input; likewise.
+        timesteps: T; None for what the checkpoint says or its kind of network is trained with, or a NIR file says.
+        image_size: Edge of the square input; likewise. A NIR file states its own.
         quantization: Widths and granularity.
         calibration: Samples to measure ranges on, as ``check_samples`` takes them; None to estimate the ranges.
         chip: Where to place the program; None to leave that out.
+        dt: Seconds a step of a network in a NIR file; None for what the file says.
+        input_kind: Whether such a network's samples are real numbers ("static") or counts of events ("frames").
     """
 
     timesteps: int | None = None
@@ -69,6 +82,8 @@ class CompileOptions:
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     calibration: npt.NDArray[Any] | None = None
     chip: Chip | None = None
+    dt: float | None = None
+    input_kind: InputKind = "static"
 
 
 @dataclass(frozen=True)
@@ -76,14 +91,14 @@ class Source:
     """What was compiled.
 
     Attributes:
-        path: The checkpoint.
-        architecture: What its tensors' shapes tell.
-        image_size: Edge of the square input, in pixels.
+        path: The checkpoint, or the NIR file.
+        architecture: What a checkpoint's shapes tell; None of a NIR file.
+        image_size: Edge of the input, in pixels.
         parameters: How many numbers were trained.
     """
 
     path: Path
-    architecture: Architecture
+    architecture: Architecture | None
     image_size: int
     parameters: int
 
@@ -109,6 +124,11 @@ class Compilation:
     placement: Placement | None = None
 
 
+def compile_network(path: Path, options: CompileOptions | None = None, observe: Observer | None = None) -> Compilation:
+    """Compile a NIR file if the name ends in ``.nir``, and a checkpoint otherwise."""
+    return (compile_nir if is_nir(path) else compile_checkpoint)(path, options, observe)
+
+
 def compile_checkpoint(
     path: Path, options: CompileOptions | None = None, observe: Observer | None = None
 ) -> Compilation:
@@ -122,12 +142,35 @@ def compile_checkpoint(
     Raises:
         ResformerError: The checkpoint, the network or a choice cannot be compiled; the message says what to do.
     """
-    options = options or CompileOptions()
-    step = _Step(observe)
+    return _compile(path, _import_checkpoint, FLOAT_PASSES, options or CompileOptions(), observe)
 
-    source, graph = _import_checkpoint(path, options)
+
+def compile_nir(path: Path, options: CompileOptions | None = None, observe: Observer | None = None) -> Compilation:
+    """Compile a feed-forward network in a NIR file to a scheduled integer program.
+
+    Args:
+        path: Written by any framework, of the nodes that ``resformer.compiler.frontend.nir`` imports.
+        options: Choices; the defaults where None.
+        observe: Told each pass's name and result.
+
+    Raises:
+        ResformerError: The file, the network or a choice cannot be compiled; the message says what to do.
+    """
+    return _compile(path, _import_nir, NIR_PASSES, options or CompileOptions(), observe)
+
+
+def _compile(
+    path: Path,
+    import_network: Callable[[Path, CompileOptions], tuple[Source, Graph[nir.NIRNode]]],
+    float_passes: tuple[FloatPass, ...],
+    options: CompileOptions,
+    observe: Observer | None,
+) -> Compilation:
+    """All but the import is the same for every network."""
+    step = _Step(observe)
+    source, graph = import_network(path, options)
     step.done("import", graph)
-    for float_pass in FLOAT_PASSES:
+    for float_pass in float_passes:
         graph = step.run(float_pass, graph)
 
     measured = options.calibration is not None
@@ -143,8 +186,28 @@ def compile_checkpoint(
     return Compilation(source, graph, quantized, program, ranges, placement)
 
 
+def is_nir(path: Path) -> bool:
+    """Whether a network is to be read as a NIR file."""
+    return path.suffix == NIR_SUFFIX
+
+
+def _import_nir(path: Path, options: CompileOptions) -> tuple[Source, Graph[nir.NIRNode]]:
+    """Read a NIR file into a float graph.
+
+    Raises:
+        InputError: An option is for checkpoints.
+    """
+    if options.image_size is not None:
+        raise InputError(f"{path}: --input-size is for checkpoints; a NIR file states the shape of its input")
+    graph = import_nir(path, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
+    weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
+    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights)), graph
+
+
 def _import_checkpoint(path: Path, options: CompileOptions) -> tuple[Source, Graph[nir.NIRNode]]:
     """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
+    if options.dt is not None or options.input_kind != "static":
+        raise InputError(f"{path}: --dt and --input-kind are for NIR files; name one that ends in {NIR_SUFFIX}")
     checkpoint = load_checkpoint(path)
     check_rates(checkpoint.state)
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)

@@ -104,7 +104,8 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
     """Samples that fit a network's input.
 
     Args:
-        images: (N, C, H, W); (N, T, C, H, W); or (N, H, W) where the network has one channel. Floating point, or uint8
+        images: (N, C, H, W); (N, T, C, H, W); (N, H, W) where the network has one channel; without H where it has one
+            row, and without H and W where it takes vectors. Floating point, or uint8
             for pixels from 0 to 255; for a network of event frames any integers, which are counts.
         network: At either level.
         source: What messages call the images.
@@ -115,8 +116,7 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
     channels, height, width = network.input.shape
     steps = network.timesteps
     wanted = f"(N, {channels}, {height}, {width}) or (N, {steps}, {channels}, {height}, {width})"
-    if images.ndim == 3 and channels == 1:
-        images = images[:, None]
+    images = _with_axes(images, (channels, height, width))
     fits = images.ndim in (4, 5) and images.shape[-3:] == (channels, height, width)
     if not fits or (images.ndim == 5 and images.shape[1] != steps):
         raise InputError(
@@ -140,6 +140,18 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
                 sample = start + int(np.argwhere(~finite)[0][0])
                 raise InputError(f"{source}: sample {sample} holds a NaN or infinite value; remove or repair it")
     return ArraySamples(images, counts)
+
+
+def _with_axes(images: npt.NDArray[Any], wanted: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """Samples with the axes of length one that their writer left out."""
+    channels, height, width = wanted
+    if images.shape[-3:] == wanted and images.ndim > 3:
+        return images
+    if (height, width) == (1, 1) and images.ndim in (2, 3) and images.shape[-1] == channels:
+        return images[..., None, None]
+    if height == 1 and images.ndim in (3, 4) and images.shape[-2:] == (channels, width):
+        return images[..., None, :]
+    return images[:, None] if images.ndim == 3 and channels == 1 else images
 
 
 def check_labels(labels: npt.NDArray[Any], count: int, classes: int, source: str) -> npt.NDArray[np.int64]:

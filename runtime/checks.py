@@ -21,6 +21,7 @@ from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.encode import decode, encode, predict, real_logits
+from resformer.runtime.nir_network import NirNetwork
 from resformer.runtime.torch_network import TorchNetwork
 from resformer.runtime.trace import Comparison
 
@@ -43,19 +44,20 @@ class Network:
         program: The scheduled integers.
         graphs: The float graph after the import, after each float pass, and as the build's file holds it; empty
             without the original.
-        original: The checkpoint in SpikingJelly, or None if it was not given.
-        quantized: The build's quantized checkpoint in SpikingJelly.
+        original: The checkpoint in SpikingJelly, or the NIR file as it was imported; None if it was not given.
+        quantized: The build's quantized checkpoint in SpikingJelly; None where the source is a NIR file.
     """
 
     program: Program
     graphs: Mapping[str, Graph[nir.NIRNode]]
-    original: TorchNetwork | None
-    quantized: TorchNetwork
+    original: TorchNetwork | NirNetwork | None
+    quantized: TorchNetwork | None
 
     def copy(self) -> Network:
         """One for another thread: only the networks in SpikingJelly keep a state."""
         original = None if self.original is None else self.original.copy()
-        return Network(self.program, self.graphs, original, self.quantized.copy())
+        quantized = None if self.quantized is None else self.quantized.copy()
+        return Network(self.program, self.graphs, original, quantized)
 
 
 class Tally:
@@ -142,22 +144,24 @@ def check_batch(network: Network, samples: Samples, start: int, stop: int, backe
     batch = _Batch(network, real, encoded.values, range(start, stop), tally)
     if network.original is not None:
         _compare_float_graphs(batch, network.original)
-    expected, logits, currents = _run_quantized(batch)
+    quantized = None if network.quantized is None else _run_quantized(batch, network.quantized)
     differ: dict[str, BoolArray] = {}
-    trace = reference.run(program, batch.encoded, record=True, observe=_current_observer(batch, currents, differ))
+    observe = None if quantized is None else _current_observer(batch, quantized[2], differ)
+    trace = reference.run(program, batch.encoded, record=True, observe=observe)
     tally.saturation.update({name: count for name, count in trace.saturated.items() if count})
     if backend is not None:
         _compare_backend(batch, trace, backend)
     trace = trace if backend is None else backend
     spikes = {name: trace.spikes[name].dense() for name in program.lif_names}
-    _compare_quantized(batch, spikes, trace, expected, logits, differ)
+    if quantized is not None:
+        _compare_quantized(batch, spikes, trace, quantized[0], quantized[1], differ)
     tally.predictions_quantized = predict(real_logits(trace.logits, program)).tolist()
     if network.original is not None:
         _compare_original(batch, spikes)
     return tally
 
 
-def _compare_float_graphs(batch: _Batch, original: TorchNetwork) -> None:
+def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) -> None:
     """E1, keeping the checkpoint's spikes for E4."""
 
     def keep(name: str, _currents: torch.Tensor, spikes: torch.Tensor) -> None:
@@ -176,7 +180,9 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork) -> None:
         batch.tally.float_logits_error[stage] = float(error.max())
 
 
-def _run_quantized(batch: _Batch) -> tuple[dict[str, BoolArray], Float64Array, dict[str, npt.NDArray[np.int32]]]:
+def _run_quantized(
+    batch: _Batch, quantized: TorchNetwork
+) -> tuple[dict[str, BoolArray], Float64Array, dict[str, npt.NDArray[np.int32]]]:
     """The quantized network in SpikingJelly, fed what the program is: spikes, logits, and currents in 1/64 units."""
     program = batch.network.program
     spikes: dict[str, BoolArray] = {}
@@ -188,7 +194,7 @@ def _run_quantized(batch: _Batch) -> tuple[dict[str, BoolArray], Float64Array, d
         largest = np.iinfo(np.int32).max
         currents[name] = np.rint(np.clip(batch.shaped(name, current) * unit, -largest, largest)).astype(np.int32)
 
-    logits = batch.network.quantized.run(decode(batch.encoded, program), keep)
+    logits = quantized.run(decode(batch.encoded, program), keep)
     return spikes, logits, currents
 
 

@@ -12,11 +12,11 @@ import torch
 
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import collapse
 from resformer.compiler.ir.program import LIF, Program
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.encode import decode, encode
+from resformer.runtime.nir_network import NirNetwork, potentials
 from resformer.runtime.torch_network import TorchNetwork
 from resformer.runtime.trace import Place
 
@@ -70,20 +70,27 @@ class Divergence:
 
 
 def float_divergence(
-    place: Place, layer: str, original: TorchNetwork, stage: str, graph: Graph[nir.NIRNode], samples: Samples
+    place: Place,
+    layer: str,
+    original: TorchNetwork | NirNetwork,
+    stage: str,
+    graph: Graph[nir.NIRNode],
+    program: Program,
+    samples: Samples,
 ) -> Divergence:
-    """Where a float graph leaves the checkpoint (E1)."""
-    sample = samples.real(place.sample, place.sample + 1)
-    given = _torch_currents(original, layer, place, sample)
+    """Where a float graph leaves the checkpoint, or the network as its file has it (E1)."""
+    sample, shape = samples.real(place.sample, place.sample + 1), program[layer].shape
+    index = int(np.ravel_multi_index(place.neuron, shape))
+    given = _currents(original, layer, index, sample)
     caught: dict[str, torch.Tensor] = {}
     float_interpreter.run(graph, sample, observe=caught.__setitem__)
-    seen = _neuron(caught[graph[layer].inputs[0]].numpy(), place)
-    potentials = _nir_potentials(graph, layer, seen)
+    seen = _of_neuron(caught[graph[layer].inputs[0]], index)
+    left = "checkpoint" if isinstance(original, TorchNetwork) else "file"
     return _at(
         place,
         layer,
-        Side("checkpoint", float(original.potentials(layer, given)[place.step])),
-        Side(f"float graph, {stage}", float(potentials[place.step])),
+        Side(left, float(original.potentials(layer, index, given)[place.step])),
+        Side(f"float graph, {stage}", float(potentials(graph, layer, index, seen)[place.step])),
     )
 
 
@@ -101,11 +108,12 @@ def quantized_divergence(
 ) -> Divergence:
     """Where the program leaves ``quantized.pt`` (E3)."""
     sample = encode(samples.real(place.sample, place.sample + 1), program).values
-    given = _torch_currents(quantized, layer, place, decode(sample, program))
+    index = int(np.ravel_multi_index(place.neuron, program[layer].shape))
+    given = _currents(quantized, layer, index, decode(sample, program))
     return _at(
         place,
         layer,
-        Side("quantized.pt", float(quantized.potentials(layer, given)[place.step])),
+        Side("quantized.pt", float(quantized.potentials(layer, index, given)[place.step])),
         _program_side(place, layer, program, sample),
     )
 
@@ -120,30 +128,21 @@ def _neuron(values: npt.NDArray[Any], place: Place) -> Any:
     return values[index]
 
 
-def _torch_currents(network: TorchNetwork, layer: str, place: Place, sample: Float64Array) -> Float64Array:
+def _of_neuron(values: torch.Tensor, index: int) -> Float64Array:
+    """What one neuron has over time, (T,), from a population's (T, 1, ...); its index is in the flattened one."""
+    flat: Float64Array = values.reshape(len(values), -1)[:, index].numpy()
+    return flat
+
+
+def _currents(network: TorchNetwork | NirNetwork, layer: str, index: int, sample: Float64Array) -> Float64Array:
     caught: list[Float64Array] = []
 
     def observe(name: str, currents: torch.Tensor, _spikes: torch.Tensor) -> None:
         if name == layer:
-            caught.append(np.array(_neuron(currents.numpy(), place)))
+            caught.append(np.array(_of_neuron(currents, index)))
 
     network.run(sample, observe)
     return caught[0]
-
-
-def _nir_potentials(graph: Graph[nir.NIRNode], layer: str, currents: Float64Array) -> Float64Array:
-    """The membrane potential of one of NIR's neurons, in units of its threshold."""
-    lif = graph[layer].op
-    factor, r, leak, threshold, reset = (
-        float(collapse(np.asarray(each)).flat[0])
-        for each in (float(graph.metadata["dt"]) / lif.tau, lif.r, lif.v_leak, lif.v_threshold, lif.v_reset)
-    )
-    v, values = 0.0, []
-    for current in currents:
-        v += ((leak - v) + r * float(current)) * factor
-        values.append(v / threshold)
-        v = reset if v >= threshold else v
-    return np.array(values)
 
 
 def _program_side(place: Place, layer: str, program: Program, sample: npt.NDArray[np.int32]) -> Side:

@@ -54,13 +54,15 @@ class TorchNetwork:
         return logits
 
     @torch.no_grad()
-    def potentials(self, name: str, currents: Float64Array) -> Float64Array:
+    def potentials(self, name: str, neuron: int, currents: Float64Array) -> Float64Array:
         """The membrane potential of one neuron before it fires or not, at each step, (T,), in units of its threshold.
 
         Args:
             name: Its population.
+            neuron: Its index there; all have the same parameters.
             currents: What it is given, (T,).
         """
+        del neuron
         node = copy.deepcopy(self.neurons[name])
         node.reset()
         values = []

@@ -20,16 +20,19 @@ from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.backends.checkpoint import TIE_SHIFT
 from resformer.compiler.build import Build
 from resformer.compiler.build_report import real_weight, sha256
+from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Conv2d, Dense, Output, Program, Relay, SumPool2d
 from resformer.compiler.ir.trace import Trace
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
 from resformer.compiler.samples import Samples
 from resformer.errors import InputError
 from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
 from resformer.runtime.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
 from resformer.runtime.encode import encode
+from resformer.runtime.nir_network import NirNetwork
 from resformer.runtime.run import batch_size, batches, require_room_for_batch, samples_at_once
 from resformer.runtime.torch_network import TorchNetwork, open_checkpoint
 from resformer.runtime.trace import Comparison, require_complete, split
@@ -163,12 +166,15 @@ def verify(
     if network.original is None:
         not_run |= dict.fromkeys((FLOAT_GRAPH, ORIGINAL), "needs the checkpoint: give --model")
     else:
-        checks[FLOAT_GRAPH] = _float_graph(network, network.original, tally, samples, expected)
+        checks[FLOAT_GRAPH] = _float_graph(network, network.original, tally, samples, expected, _float_passes(build))
     if runner is None:
         not_run[BACKEND] = "the reference interpreter is the program's definition: give another --backend"
     else:
         checks[BACKEND] = _backend(program, tally, backend, samples, expected)
-    checks[QUANTIZED] = _quantized(network, tally, samples, expected)
+    if network.quantized is None:
+        not_run[QUANTIZED] = "a network from a NIR file has no quantized checkpoint"
+    else:
+        checks[QUANTIZED] = _quantized(network, network.quantized, tally, samples, expected)
     if network.original is not None:
         checks[ORIGINAL] = _original(tally, expected)
     return Verification(
@@ -199,6 +205,8 @@ def _network(build: Build, program: Program, model: Path | None) -> Network:
     Raises:
         InputError: The checkpoint is another network than the one that was compiled.
     """
+    if build.from_nir:
+        return _nir_network(build, program, model)
     size = program.input.shape[-1]
     quantized = open_checkpoint(build.quantized_path, timesteps=program.timesteps, image_size=size)
     _same_populations(quantized, program, str(build.quantized_path))
@@ -206,12 +214,22 @@ def _network(build: Build, program: Program, model: Path | None) -> Network:
         return Network(program, {}, None, quantized)
     original = open_checkpoint(model, timesteps=program.timesteps, image_size=size)
     _same_populations(original, program, str(model))
-    graphs = dict(_float_graphs(original))
-    graphs[f"file {build.network_path.name}"] = build.network()
-    for stage, graph in graphs.items():
-        names = {node.name for node in graph if isinstance(node.op, nir.LIF)}
-        assert names == set(program.lif_names), f"{stage}: its populations are not the program's"
-    return Network(program, graphs, original, quantized)
+    return Network(program, _float_graphs(import_model(original.model), build, program), original, quantized)
+
+
+def _nir_network(build: Build, program: Program, model: Path | None) -> Network:
+    """The sides of a network from a NIR file."""
+    if model is None:
+        return Network(program, {}, None, None)
+    graph = import_nir(model, dt=build.network().metadata["dt"], timesteps=program.timesteps)  # type: ignore[arg-type]
+    original = NirNetwork(graph)
+    same = set(original.neurons) == set(program.lif_names) and (graph.input.shape, graph.output.shape) == (
+        program.input.shape,
+        program.output.shape,
+    )
+    if not same:
+        raise InputError(f"{model}: another network than the one that was compiled; give the file of the build")
+    return Network(program, _float_graphs(graph, build, program), original, None)
 
 
 def _same_populations(network: TorchNetwork, program: Program, source: str) -> None:
@@ -221,13 +239,21 @@ def _same_populations(network: TorchNetwork, program: Program, source: str) -> N
         raise InputError(f"{source}: another network than the one that was compiled; give the checkpoint of the build")
 
 
-def _float_graphs(original: TorchNetwork) -> Iterator[tuple[str, Graph[nir.NIRNode]]]:
-    """The float graph as imported and after each float pass."""
-    graph = import_model(original.model)
-    yield "import", graph
-    for float_pass in FLOAT_PASSES:
+def _float_graphs(graph: Graph[nir.NIRNode], build: Build, program: Program) -> dict[str, Graph[nir.NIRNode]]:
+    """The float graph as imported, after each float pass, and as the build's file holds it."""
+    graphs = {"import": graph}
+    for float_pass in _float_passes(build):
         graph = float_pass(graph)
-        yield float_pass.__name__, graph
+        graphs[float_pass.__name__] = graph
+    graphs[f"file {build.network_path.name}"] = build.network()
+    for stage, each in graphs.items():
+        names = {node.name for node in each if isinstance(node.op, NEURONS)}
+        assert names == set(program.lif_names), f"{stage}: its populations are not the program's"
+    return graphs
+
+
+def _float_passes(build: Build) -> tuple[FloatPass, ...]:
+    return NIR_PASSES if build.from_nir else FLOAT_PASSES
 
 
 def _compare(
@@ -298,21 +324,28 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _float_graph(
-    network: Network, original: TorchNetwork, tally: Tally, samples: Samples, expected: Mapping[str, int]
+    network: Network,
+    original: TorchNetwork | NirNetwork,
+    tally: Tally,
+    samples: Samples,
+    expected: Mapping[str, int],
+    passes: Sequence[FloatPass],
 ) -> Check:
     """E1, over all graphs."""
-    assert len(tally.float_graph) == len(FLOAT_PASSES) + 2
+    assert len(tally.float_graph) == len(passes) + 2
     divergence = None
     for stage, comparison in tally.float_graph.items():
         require_complete(f"{FLOAT_GRAPH}, {stage}", comparison.compared, expected)
         if comparison.first is not None and divergence is None:
             layer = comparison.layers[comparison.first.layer]
-            divergence = float_divergence(comparison.first, layer, original, stage, network.graphs[stage], samples)
+            divergence = float_divergence(
+                comparison.first, layer, original, stage, network.graphs[stage], network.program, samples
+            )
     return Check(
         layers=_sum([_counts(comparison) for comparison in tally.float_graph.values()]),
         demanded=True,
         passed=not any(comparison.wrong for comparison in tally.float_graph.values()),
-        note=f"the import, after each of {len(FLOAT_PASSES)} passes, and the build's file",
+        note=f"the import, after each of {len(passes)} passes, and the build's file",
         divergence=divergence,
         extra={
             "graphs": {
@@ -354,13 +387,15 @@ def _backend(program: Program, tally: Tally, backend: str, samples: Samples, exp
     )
 
 
-def _quantized(network: Network, tally: Tally, samples: Samples, expected: Mapping[str, int]) -> Check:
+def _quantized(
+    network: Network, quantized: TorchNetwork, tally: Tally, samples: Samples, expected: Mapping[str, int]
+) -> Check:
     """E3: demanded where the arithmetic is exact and nothing saturated."""
     program, saturated = network.program, tally.saturated_samples
     exact, whole = _counts(tally.quantized), _sum([_counts(tally.quantized), _counts(tally.saturated)])
     require_complete(QUANTIZED, {name: compared for name, (compared, _) in whole.items()}, expected)
     require_complete(QUANTIZED, tally.currents.compared, tally.quantized.compared) if tally.quantized.total else None
-    weights = differing_weights(program, network.quantized.model.state_dict())
+    weights = differing_weights(program, quantized.model.state_dict())
     wrong_weights = sum(wrong for _, wrong in weights.values())
     tolerance = logit_tolerance(program)
     logits_agree = tally.quantized_logits_error <= tolerance
@@ -379,7 +414,7 @@ def _quantized(network: Network, tally: Tally, samples: Samples, expected: Mappi
     divergence = None
     if comparison is not None and comparison.first is not None:
         layer = comparison.layers[comparison.first.layer]
-        divergence = quantized_divergence(comparison.first, layer, program, network.quantized, samples)
+        divergence = quantized_divergence(comparison.first, layer, program, quantized, samples)
     return Check(
         layers=exact if exact_here else whole,
         demanded=exact_here or wrong_weights > 0,

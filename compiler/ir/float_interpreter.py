@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import NEURONS, Add, BatchNorm2d, MaxPool2d, SpikeMatMul, collapse
 
 Observer: TypeAlias = Callable[[str, torch.Tensor], None]
 """Called with a node's name and its output, (T, N, ...), which it must not change."""
@@ -48,7 +48,7 @@ def run(
     for node in graph:
         if isinstance(node.op, nir.Input):
             value = _frames(torch.as_tensor(samples).to(dtype), graph.timesteps)
-        elif isinstance(node.op, nir.LIF):
+        elif isinstance(node.op, NEURONS):
             value = fire(node.op, values[node.inputs[0]], dt)
         else:
             value = evaluate(node.op, *(values[name] for name in node.inputs))
@@ -71,36 +71,48 @@ def _frames(samples: torch.Tensor, timesteps: int) -> torch.Tensor:
     return samples.transpose(0, 1)
 
 
-def fire(lif: nir.LIF, current: torch.Tensor, dt: float) -> torch.Tensor:
+def fire(neurons: nir.LIF | nir.IF, current: torch.Tensor, dt: float) -> torch.Tensor:
     """The spikes, 0 or 1, of neurons that are given a current, both (T, N, ...).
 
-    Each step computes ``v += ((v_leak - v) + r * I) * dt / tau``, fires where ``v >= v_threshold`` and resets to
-    ``v_reset``. How ``dt / tau`` is applied decides the last bit: SpikingJelly's ``LIFNode`` divides by tau in steps,
-    its ``ParametricLIFNode`` multiplies by 1 / tau, and the node's metadata say which.
+    From ``v = v_reset``, each step computes ``v += ((v_leak - v) + r * I) * dt / tau`` (IF: ``v += r * I * dt``), fires
+    where ``v >= v_threshold`` (or ``>``: the metadata say which) and resets to ``v_reset``. How ``dt / tau`` is applied
+    decides the last bit: SpikingJelly's ``LIFNode`` divides by tau in steps, its ``ParametricLIFNode`` multiplies by
+    1 / tau, and the node's metadata say which.
 
     Args:
-        lif: The neurons, with ``tau_steps`` or ``dt_over_tau`` among their metadata (``ir.verify``).
+        neurons: With ``tau_steps`` or ``dt_over_tau`` among their metadata, if need be (``ir.verify``).
         current: Their input.
         dt: Seconds a step, for neurons without these metadata.
     """
-    r, v_leak, v_threshold, v_reset = (
-        _constant(each, current) for each in (lif.r, lif.v_leak, lif.v_threshold, lif.v_reset)
-    )
-    if "dt_over_tau" in lif.metadata:
-        factor, divide = _constant(np.asarray(lif.metadata["dt_over_tau"]), current), False
-    elif "tau_steps" in lif.metadata:
-        factor, divide = _constant(np.asarray(lif.metadata["tau_steps"]), current), True
-    else:
-        factor, divide = _constant(dt / collapse(lif.tau), current), False
-    v = torch.zeros_like(current[0])
+    charge = _charge(neurons, current, dt)
+    v_threshold, v_reset = (_constant(each, current) for each in (neurons.v_threshold, neurons.v_reset))
+    crosses = torch.gt if neurons.metadata.get("fires_at") == ">" else torch.ge
+    v = torch.zeros_like(current[0]) + v_reset
     spikes = torch.empty_like(current)
     for step, now in enumerate(current):
-        drive = (v_leak - v) + r * now
-        v = v + (drive / factor if divide else drive * factor)
-        fired = v >= v_threshold
+        v = v + charge(v, now)
+        fired = crosses(v, v_threshold)
         v = torch.where(fired, v_reset, v)
         spikes[step] = fired
     return spikes
+
+
+def _charge(
+    neurons: nir.LIF | nir.IF, current: torch.Tensor, dt: float
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What a step adds to the potential, given the potential and the current."""
+    r = _constant(neurons.r, current)
+    if isinstance(neurons, nir.IF):
+        return lambda _v, now: (r * dt) * now
+    v_leak = _constant(neurons.v_leak, current)
+    if "dt_over_tau" in neurons.metadata:
+        factor = _constant(np.asarray(neurons.metadata["dt_over_tau"]), current)
+    elif "tau_steps" in neurons.metadata:
+        steps = _constant(np.asarray(neurons.metadata["tau_steps"]), current)
+        return lambda v, now: ((v_leak - v) + r * now) / steps
+    else:
+        factor = _constant(dt / collapse(neurons.tau), current)
+    return lambda v, now: ((v_leak - v) + r * now) * factor
 
 
 @singledispatch
@@ -162,7 +174,8 @@ def _(op: nir.Scale, x: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: nir.Flatten, x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(2)
+    end = int(op.end_dim) % (x.dim() - 2)
+    return x.flatten(2 + int(op.start_dim), 2 + end)
 
 
 @evaluate.register

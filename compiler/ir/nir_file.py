@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import nir
@@ -23,6 +24,8 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import EXTENSIONS, PORTS, PortedGraph, collapse
 from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import FileFormatError
+
+ContentT = TypeVar("ContentT")
 
 FORMAT_VERSION = 1
 
@@ -36,6 +39,7 @@ NODE_TYPES: dict[str, type[nir.NIRNode]] = {
         nir.Affine,
         nir.Scale,
         nir.LIF,
+        nir.IF,
         nir.AvgPool2d,
         nir.SumPool2d,
         nir.Flatten,
@@ -114,25 +118,34 @@ def read_nir(path: str | Path) -> Graph[nir.NIRNode]:
     Raises:
         FileFormatError: The file is absent, damaged, or holds something else; the message names the file and the node.
     """
+    return open_nir(path, _read_graph)
+
+
+def open_nir(path: str | Path, read: Callable[[h5py.File], ContentT]) -> ContentT:
+    """What a function reads from a file.
+
+    Raises:
+        FileFormatError: The file is absent, damaged, or holds something else; the message names the file.
+    """
     try:
         with h5py.File(path, "r") as file:
-            return _read_graph(file)
+            return read(file)
     except FileNotFoundError:
         raise FileFormatError(f"{path}: no such file") from None
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from error
     except KeyError as error:
-        raise FileFormatError(f"{path}: incomplete ({_first_line(error)}); compile the network again") from error
+        raise FileFormatError(f"{path}: incomplete ({_first_line(error)}); write the network again") from error
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         reason = "truncated" if "truncated" in str(error) else "damaged, or no NIR file"
-        raise FileFormatError(f"{path}: {reason} ({_first_line(error)}); compile the network again") from error
+        raise FileFormatError(f"{path}: {reason} ({_first_line(error)}); write the network again") from error
 
 
 def _read_graph(file: h5py.File) -> Graph[nir.NIRNode]:
     root = file.get("node")
     if not isinstance(root, h5py.Group) or _scalar_or_none(root.get("type")) != PortedGraph.__name__:
         raise FileFormatError("no NIR graph written by resformer; compile the network with resformer-compile")
-    metadata = _read(root["metadata"]) if "metadata" in root else {}
+    metadata = read_values(root["metadata"]) if "metadata" in root else {}
     facts = metadata.pop(PORTS, {})
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
@@ -160,7 +173,7 @@ def _read_graph(file: h5py.File) -> Graph[nir.NIRNode]:
 def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
     """A node's position among all, and the node."""
     try:
-        values = _read(group)
+        values = read_values(group)
     except (OSError, RuntimeError, ValueError) as error:
         raise FileFormatError(f"{name}: damaged ({_first_line(error)}); compile the network again") from error
     kind = values.get("type")
@@ -182,9 +195,11 @@ def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
         raise FileFormatError(f"{name}: no valid {kind}: {_first_line(error)}") from error
 
 
-def _read(group: h5py.Group) -> dict[str, Any]:
+def read_values(group: h5py.Group) -> dict[str, Any]:
     """A group's values by name, its own groups likewise."""
-    return {name: _read(item) if isinstance(item, h5py.Group) else _read_value(item) for name, item in group.items()}
+    return {
+        name: read_values(item) if isinstance(item, h5py.Group) else _read_value(item) for name, item in group.items()
+    }
 
 
 def _read_value(dataset: h5py.Dataset) -> npt.NDArray[Any] | str | int | float:

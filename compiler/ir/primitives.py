@@ -80,6 +80,9 @@ class Add(nir.NIRNode):  # type: ignore[misc]
 
 EXTENSIONS: tuple[type[nir.NIRNode], ...] = (BatchNorm2d, MaxPool2d, SpikeMatMul, Add)
 
+NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF)
+"""What fires at the float level."""
+
 PORTS = "resformer"
 """The key of a node's metadata in NIR files under which its ordered inputs and its output's shape stand."""
 

@@ -58,6 +58,7 @@ def _(op: nir.Input, inputs: Sequence[Shape]) -> Shape:
 @output_shape.register(nir.Output)
 @output_shape.register(primitives.BatchNorm2d)
 @output_shape.register(nir.LIF)
+@output_shape.register(nir.IF)
 @output_shape.register(nir.Scale)
 @output_shape.register(program.Relay)
 @output_shape.register(program.LIF)
@@ -77,6 +78,7 @@ def _(op: object, inputs: Sequence[Shape]) -> Shape:
 
 _PER_ELEMENT: dict[type[Any], tuple[str, ...]] = {
     nir.LIF: ("tau", "r", "v_leak", "v_threshold", "v_reset"),
+    nir.IF: ("r", "v_threshold", "v_reset"),
     nir.Scale: ("scale",),
     program.Output: ("bias",),
 }

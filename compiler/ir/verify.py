@@ -16,7 +16,7 @@ import numpy as np
 
 from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import BatchNorm2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import NEURONS, BatchNorm2d, SpikeMatMul, collapse
 from resformer.compiler.ir.program import Program, Signal, SignalKind, hop_steps
 from resformer.compiler.ir.shapes import check_shape
 from resformer.compiler.target import LOIHI
@@ -31,9 +31,10 @@ WEIGHT_MAX = 2 ** (LOIHI.weight_bits_max - 1) - 1
 def verify_graph(graph: Graph[nir.NIRNode]) -> None:
     """Check a float graph.
 
-    Neurons are a ``nir.LIF`` whose metadata say what NIR leaves open: ``reset`` is "hard", ``fires_at`` is ">=", and
-    ``tau_steps`` is tau in steps, exactly; ``dt_over_tau``, if it is there, is the factor to use instead of dividing by
-    ``tau_steps``. The graph's metadata hold ``dt``, in seconds.
+    Neurons are a ``nir.LIF`` or ``nir.IF`` whose metadata say what NIR leaves open: ``reset`` is "hard" and
+    ``fires_at`` is ">=" or ">". A LIF that fires at ">=" is SpikingJelly's, and its ``tau_steps`` is tau in steps,
+    exactly; ``dt_over_tau``, if it is there, is the factor to use instead of dividing by ``tau_steps``. The graph's
+    metadata hold ``dt``, in seconds.
 
     Raises:
         AssertionError: An invariant is broken; the message begins with the node's name.
@@ -113,12 +114,12 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
     match op:
         case BatchNorm2d():
             assert (op.running_var + op.eps > 0).all(), "running_var + eps is not positive"
-        case nir.LIF():
+        case nir.LIF() | nir.IF():
             _verify_neurons(op, dt)
         case SpikeMatMul():
             assert op.part in ("y1", "y2", "all"), f"part is {op.part!r}"
             gate = graph[node.inputs[1]]
-            assert isinstance(gate.op, nir.LIF), f"is gated by {gate.name} ({type(gate.op).__name__}), no neurons"
+            assert isinstance(gate.op, NEURONS), f"is gated by {gate.name} ({type(gate.op).__name__}), no neurons"
         case _:
             pass
 
@@ -126,15 +127,20 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
 _SIZES = frozenset({"kernel_size", "stride", "padding", "dilation", "input_shape"})
 
 
-def _verify_neurons(lif: nir.LIF, dt: float) -> None:
-    metadata, tau = lif.metadata, collapse(lif.tau)
-    for name in ("tau", "v_threshold"):
-        assert (collapse(getattr(lif, name)) > 0).all(), f"{name} is not positive"
-    for key, wanted in (("reset", "hard"), ("fires_at", ">=")):
-        assert metadata.get(key) == wanted, f"metadata: {key} is {metadata.get(key)!r}, not {wanted!r}"
-    assert "tau_steps" in metadata, "metadata: no tau_steps"
-    steps = float(metadata["tau_steps"])
-    assert np.allclose(tau / dt, steps, rtol=TAU_TOLERANCE), f"tau_steps is {steps}, but tau / dt is not"
+def _verify_neurons(op: nir.LIF | nir.IF, dt: float) -> None:
+    metadata = op.metadata
+    assert metadata.get("reset") == "hard", f"metadata: reset is {metadata.get('reset')!r}, not 'hard'"
+    fires_at = metadata.get("fires_at")
+    assert fires_at in (">=", ">"), f"metadata: fires_at is {fires_at!r}, not '>=' or '>'"
+    assert (collapse(op.v_threshold) > 0).all() or fires_at == ">", "v_threshold is not positive"
+    if isinstance(op, nir.IF):
+        return
+    tau = collapse(op.tau)
+    assert (tau > 0).all(), "tau is not positive"
+    assert "tau_steps" in metadata or fires_at == ">", "metadata: no tau_steps"
+    if "tau_steps" in metadata:
+        steps = float(metadata["tau_steps"])
+        assert np.allclose(tau / dt, steps, rtol=TAU_TOLERANCE), f"tau_steps is {steps}, but tau / dt is not"
     if "dt_over_tau" in metadata:
         factor = float(metadata["dt_over_tau"])
         assert np.allclose(dt / tau, factor, rtol=TAU_TOLERANCE), f"dt_over_tau is {factor}, but dt / tau is not"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import Add, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, SpikeMatMul, collapse
 from resformer.compiler.ir.program import LIF, SPIKE, Op, Output, Program, Signal, SignalKind
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError, UnsupportedError
@@ -164,7 +164,7 @@ class _Lowering:
                 op: Op = integer.Input(signal)
             case nir.Conv2d():
                 op = self._conv(node)
-            case nir.LIF():
+            case nir.LIF() | nir.IF():
                 op = self._lif(node)
             case nir.Linear() | nir.Affine():
                 op = self._dense(node)
@@ -179,7 +179,8 @@ class _Lowering:
             case nir.SumPool2d(kernel_size=kernel, stride=stride):
                 op = integer.SumPool2d(self._current(name), _pair(kernel), _pair(stride))
             case nir.Flatten():
-                op = integer.Flatten(self._current(name))
+                fires = isinstance(self.graph[inputs[0]].op, NEURONS)
+                op = integer.Flatten(SPIKE if fires else self._current(name))
                 if self.exps[name] < self.exps[inputs[0]]:
                     before = [self._coarser(self.graph[inputs[0]], self.exps[name])]
                     op, inputs = integer.Flatten(before[0].op.signal), (before[0].name,)
@@ -235,15 +236,17 @@ class _Lowering:
         )
 
     def _lif(self, node: Node[nir.NIRNode]) -> Op:
-        if _uniform(node, "v_leak") != 0 or _uniform(node, "v_reset") != 0:
+        leaks = isinstance(node.op, nir.LIF)
+        if _uniform(node, "v_reset") != 0 or (leaks and _uniform(node, "v_leak") != 0):
             raise UnsupportedError(f"{node.name}: v_leak and v_reset must be 0 for Loihi's LIF; retrain with zeros")
-        decay = float(self.graph.metadata["dt"]) / _uniform(node, "tau")
-        if not math.isclose(_uniform(node, "r") * decay, 1.0, rel_tol=1e-12):
-            raise AssertionError(f"{node.name}: fold_input_gain has not run")
-        if not MIN_DECAY < decay <= 1:
+        dt = float(self.graph.metadata["dt"])
+        decay = dt / _uniform(node, "tau") if leaks else 0.0
+        if not math.isclose(_uniform(node, "r") * (decay if leaks else dt), 1.0, rel_tol=1e-12):
+            raise AssertionError(f"{node.name}: fold_input_gain has not run, nor merge_synapses")
+        if leaks and not MIN_DECAY < decay <= 1:
             raise UnsupportedError(
                 f"{node.name}: tau is {1 / decay:.4g} steps; Loihi's decay of 12 bits holds 1 to below "
-                f"{1 / MIN_DECAY:.0f} steps, so train the network to such a tau"
+                f"{1 / MIN_DECAY:.0f} steps, so train the network to such a tau, or choose another time step"
             )
         zero = np.zeros(1)
         return LIF(
@@ -314,7 +317,7 @@ class _Lowering:
             match node.op:
                 case nir.Input():
                     exps[node.name] = self.input_exp
-                case nir.LIF():
+                case nir.LIF() | nir.IF():
                     exps[node.name] = 0
                 case nir.Linear() | nir.Affine():
                     exps[node.name] = exps[node.inputs[0]] + self._readout_exp(node)
@@ -350,7 +353,7 @@ class _Lowering:
             exp = _floor_log2(LOIHI.accumulator_max / ROUNDED_SUM_GROWTH / worst)
             limits.append((exp, f"{node.name} may sum up to {worst:.4g}"))
         for reader in self.graph.consumers[node.name]:
-            if isinstance(reader.op, nir.LIF):
+            if isinstance(reader.op, NEURONS):
                 threshold = _uniform(reader, "v_threshold")
                 limits.append(
                     (_floor_log2(LOIHI.vth_mantissa_max / threshold), f"{reader.name} fires at {threshold:.4g}")
@@ -364,7 +367,7 @@ class _Lowering:
             UnsupportedError: It reads neither.
         """
         source = self.graph[node.inputs[0]]
-        if not isinstance(source.op, (nir.Input, nir.LIF)):
+        if not isinstance(source.op, (nir.Input, *NEURONS)):
             raise UnsupportedError(
                 f"{node.name}: reads {source.name} ({type(source.op).__name__}), a current; a convolution must read "
                 "the input or spikes, so put neurons between them"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import Add, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, SpikeMatMul, collapse
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ def _propagate(op: nir.NIRNode, shape: tuple[int, ...], inputs: list[tuple[_Mome
     """The moments of one node's output from its inputs' moments and shapes."""
     if isinstance(op, nir.Input):
         return _Moments(np.zeros(shape[0]), np.ones(shape[0]))
-    if isinstance(op, nir.LIF):
+    if isinstance(op, NEURONS):
         rate = np.full(shape[0], ESTIMATED_RATE)
         return _Moments(rate, rate * (1 - rate))
     (x, x_shape), *others = inputs

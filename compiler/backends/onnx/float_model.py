@@ -39,7 +39,8 @@ LIF <timesteps, dt_over_tau, r, v_leak, v_threshold, v_reset> (current) => (spik
     reset = Constant <value_float: float = @v_reset> ()
     current_by_step = Reshape (current, by_step)
     neurons = Shape <start = 1> (current_by_step)
-    v_start = ConstantOfShape (neurons)
+    zeros = ConstantOfShape (neurons)
+    v_start = Add (zeros, reset)
     v_end, spikes_by_step = Scan <num_scan_inputs = 1, body = step
         (float[] v, float[] now) => (float[] v_next, float[] spike)
         {
@@ -189,6 +190,11 @@ class _Writer(ModelWriter):
 
     @write.register
     def _(self, op: nir.LIF, node: Node[nir.NIRNode]) -> None:
+        if op.metadata.get("fires_at") == ">":
+            raise UnsupportedError(
+                f"{node.name}: fires above its threshold, and the float ONNX model's neurons at it; export "
+                "the integer model instead"
+            )
         dt = float(self.graph.metadata["dt"])
         parameters = {"dt_over_tau": dt / collapse(op.tau)}
         parameters |= {field: collapse(getattr(op, field)) for field in ("r", "v_leak", "v_threshold", "v_reset")}

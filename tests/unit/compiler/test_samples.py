@@ -49,6 +49,22 @@ def test_shapes() -> None:
         check_samples(np.zeros((5, 4, 4)), network(2, 4, 4), "x")
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ((5, 4), (5, 4, 1, 1)),
+        ((5, 3, 4), (5, 3, 4, 1, 1)),
+        ((5, 4, 1, 1), (5, 4, 1, 1)),
+        ((5, 2, 7), (5, 2, 1, 7)),
+        ((5, 3, 2, 7), (5, 3, 2, 1, 7)),
+        ((5, 2, 1, 7), (5, 2, 1, 7)),
+    ],
+)
+def test_axes_of_length_one_may_be_left_out(given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    shape = (4, 1, 1) if 4 in given else (2, 1, 7)
+    assert check_samples(np.zeros(given), network(*shape), "x").real().shape == wanted
+
+
 def test_parts_are_parts_of_the_whole() -> None:
     images = np.random.default_rng(0).random((7, 1, 2, 2))
     samples = check_samples(images, network(1, 2, 2), "x")

@@ -102,13 +102,37 @@ def test_lif_with_every_parameter() -> None:
 
     wanted = np.zeros_like(current)
     for neuron in range(neurons):
-        v = 0.0
+        v = reset[neuron]
         for step in range(steps):
             v += dt / tau[neuron] * (leak[neuron] - v + r[neuron] * current[step, 0, neuron])
             if v >= threshold[neuron]:
                 wanted[step, 0, neuron], v = 1, reset[neuron]
     assert 0 < wanted.mean() < 1
     np.testing.assert_array_equal(result, wanted)
+
+
+def test_if_fires_above_its_threshold_if_it_says_so() -> None:
+    """r, v_reset and v_threshold, one value a neuron, against a loop of floats; half of all is a tie."""
+    steps, neurons, dt = 12, 40, 0.25
+    r, threshold, reset = RNG.integers(1, 4, neurons), RNG.integers(1, 4, neurons), RNG.integers(-2, 1, neurons)
+    current = RNG.integers(0, 2, size=(steps, 1, neurons)) * 4.0
+    wanted = {}
+    for crosses in (">", ">="):
+        op = nir.IF(
+            r=r.astype(float),
+            v_threshold=threshold.astype(float),
+            v_reset=reset.astype(float),
+            metadata={"fires_at": crosses},
+        )
+        wanted[crosses] = np.zeros_like(current)
+        for neuron in range(neurons):
+            v = float(reset[neuron])
+            for step in range(steps):
+                v += dt * r[neuron] * current[step, 0, neuron]
+                if v > threshold[neuron] or (crosses == ">=" and v == threshold[neuron]):
+                    wanted[crosses][step, 0, neuron], v = 1, reset[neuron]
+        np.testing.assert_array_equal(float_interpreter.fire(op, torch.from_numpy(current), dt), wanted[crosses])
+    assert (wanted[">"] != wanted[">="]).any()
 
 
 def chain() -> Graph[nir.NIRNode]:

@@ -109,8 +109,8 @@ def test_second_input(graph: Graph[nir.NIRNode]) -> None:
         ("layers.0.0.activation_in", {"metadata": {"fires_at": ">="}}, "metadata: reset is None, not 'hard'"),
         (
             "layers.0.0.activation_in",
-            {"metadata": {"reset": "hard", "fires_at": ">", "tau_steps": 2.0}},
-            "metadata: fires_at is '>', not '>='",
+            {"metadata": {"reset": "hard", "fires_at": "<", "tau_steps": 2.0}},
+            "metadata: fires_at is '<', not '>=' or '>'",
         ),
         ("layers.0.0.activation_in", {"metadata": {"reset": "hard", "fires_at": ">="}}, "metadata: no tau_steps"),
         (

@@ -1,0 +1,538 @@
+"""NIR files in, float graphs out: feed-forward networks of NIR's standard nodes, whoever wrote them.
+
+Nodes keep their names; those of a graph inside a graph become ``graph.node``. Edges that meet at a node become an
+explicit ``Add`` (``node.sum``). Values of one spatial axis, (C, L), become images of one row, (C, 1, L), and a vector
+that comes in becomes (F, 1, 1) and is flattened, so that samples always have three axes. NIR's neurons live in
+continuous time; docs/numerics.md says what a step of ``dt`` seconds makes of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import h5py
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.nir_file import open_nir, read_values
+from resformer.compiler.ir.primitives import Add, PortedGraph
+from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.errors import FileFormatError, InputError, UnsupportedError
+
+InputKind: TypeAlias = Literal["static", "frames"]
+Float64Array = npt.NDArray[np.float64]
+Values: TypeAlias = Mapping[str, Any]
+"""A node as its file holds it: its fields by name, ``type`` among them."""
+
+DOORS = ("Input", "Output")
+"""Where a graph inside a graph is entered and left."""
+GRAPHS = (nir.NIRGraph.__name__, PortedGraph.__name__)
+AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
+"""Axes of what a layer reads, where there are not three."""
+LISTED = 5
+"""Nodes that a message names before it stops."""
+NEURON_METADATA = {"reset": "hard", "fires_at": ">"}
+"""How NIR defines LIF and IF: v = v_reset where v > v_threshold."""
+
+
+def import_nir(
+    path: str | Path,
+    *,
+    dt: float | None = None,
+    timesteps: int | None = None,
+    input_kind: InputKind = "static",
+) -> Graph[nir.NIRNode]:
+    """The float graph of a feed-forward network in a NIR file.
+
+    Args:
+        path: Written by any framework.
+        dt: Seconds a step; None for what the file's metadata say under ``dt``.
+        timesteps: T, after which all neurons are reset; None for what the metadata say under ``timesteps``.
+        input_kind: Whether samples are real numbers, or counts of events.
+
+    Raises:
+        FileFormatError: The file is absent, damaged, or no network; the message names file and node.
+        UnsupportedError: A node has no lowering; the message names it and a way out.
+        InputError: Neither the call nor the file says dt or T.
+    """
+    content = open_nir(path, _read)
+    dt = _fact(path, "dt", "--dt", dt, content.metadata)
+    timesteps = _fact(path, "timesteps", "--timesteps", timesteps, content.metadata)
+    if not (math.isfinite(dt) and dt > 0):
+        raise InputError(f"{path}: dt is {dt:g} seconds; give a positive --dt")
+    if timesteps < 1 or int(timesteps) != timesteps:
+        raise InputError(f"{path}: timesteps is {timesteps:g}; give a whole --timesteps of at least 1")
+    draft = _Draft(float(dt))
+    try:
+        ordered = _ordered(content)
+        for name in ordered:
+            _import(draft, name, content, last=name == ordered[-1])
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+    return Graph(
+        tuple(draft.nodes.values()),
+        int(timesteps),
+        {"dt": float(dt), "input": input_kind, "reset": NEURON_METADATA["reset"], "source": "nir"},
+    )
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A file's network, graphs inside graphs dissolved.
+
+    Attributes:
+        nodes: As the file holds them, by name.
+        sources: For each node, the names of those that it reads, in the order of the edges.
+        metadata: Of the whole graph.
+    """
+
+    nodes: dict[str, Values]
+    sources: dict[str, list[str]]
+    metadata: Values
+
+
+def _fact(path: str | Path, name: str, option: str, given: float | None, metadata: Values) -> Any:
+    """What the user says, or else the file.
+
+    Raises:
+        InputError: Neither does.
+    """
+    stated = metadata.get(name) if given is None else given
+    if not isinstance(stated, (int, float)):
+        raise InputError(f"{path}: the file does not say {name}; give {option}")
+    return stated
+
+
+def _read(file: h5py.File) -> _Content:
+    """Read a network.
+
+    Raises:
+        FileFormatError: It holds none, or one that is inconsistent.
+    """
+    root = file.get("node")
+    values = read_values(root) if isinstance(root, h5py.Group) else {}
+    if values.get("type") not in GRAPHS:
+        raise FileFormatError("no NIR graph; write the network with nir.write")
+    nodes, edges = _dissolve("", values)
+    for source, target in edges:
+        for end in (source, target):
+            if end not in nodes:
+                raise FileFormatError(f"{end}: an edge from {source} to {target} ends there, but there is no such node")
+    sources: dict[str, list[str]] = {name: [] for name in nodes}
+    for source, target in dict.fromkeys(edges):
+        sources[target].append(source)
+    return _Content(nodes, sources, values.get("metadata", {}))
+
+
+def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple[str, str]]]:
+    """A graph's nodes and edges, those of the graphs in it included; what enters and leaves these goes through."""
+    if "nodes" not in graph or "edges" not in graph:
+        raise FileFormatError(f"{prefix.removesuffix('.') or 'the graph'}: has no nodes or no edges; write it again")
+    nodes: dict[str, Values] = {}
+    inner_edges: list[tuple[str, str]] = []
+    doors: dict[str, tuple[str, str]] = {}
+    for key, values in graph["nodes"].items():
+        name = prefix + key
+        if not isinstance(values, dict) or not isinstance(values.get("type"), str):
+            raise FileFormatError(f"{name}: has no type; write the file again with nir.write")
+        if values["type"] in GRAPHS:
+            inside, between = _dissolve(f"{name}.", values)
+            doors[name] = (_only(name, values, "Input"), _only(name, values, "Output"))
+            nodes |= inside
+            inner_edges += between
+        else:
+            nodes[name] = values
+    edges = [
+        (doors.get(prefix + source, ("", prefix + source))[1], doors.get(prefix + target, (prefix + target, ""))[0])
+        for source, target in (map(_text, edge) for edge in np.asarray(graph["edges"]).reshape(-1, 2).tolist())
+    ]
+    return nodes, edges + inner_edges
+
+
+def _only(name: str, graph: Values, kind: str) -> str:
+    """The one node of a kind in a graph inside the network.
+
+    Raises:
+        UnsupportedError: There are several, or none.
+    """
+    found = [key for key, values in graph["nodes"].items() if values["type"] == kind]
+    if len(found) != 1:
+        raise UnsupportedError(f"{name}: has {len(found)} {kind} nodes; a graph must have one, so split or join them")
+    return f"{name}.{found[0]}"
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def _ordered(content: _Content) -> list[str]:
+    """The nodes from the input to the output, each after what it reads; those in inner graphs' doors included.
+
+    Raises:
+        FileFormatError: A node stands apart.
+        UnsupportedError: A cycle, or several inputs or outputs.
+    """
+    outer = {name: values for name, values in content.nodes.items() if _is_outer(name, content)}
+    entry, exit_ = (_only_outer(outer, kind) for kind in ("Input", "Output"))
+    remaining = {name: set(sources) for name, sources in content.sources.items()}
+    ordered: list[str] = []
+    free = [name for name, sources in remaining.items() if not sources]
+    for name in free:
+        if name != entry:
+            raise FileFormatError(f"{name}: no edge comes in; connect it or leave it out")
+    readers: dict[str, list[str]] = {name: [] for name in content.nodes}
+    for name, sources in content.sources.items():
+        for source in sources:
+            readers[source].append(name)
+    for name in content.nodes:
+        if not readers[name] and name != exit_:
+            raise FileFormatError(f"{name}: no edge leaves it; connect it or leave it out")
+    while free:
+        name = free.pop(0)
+        ordered.append(name)
+        for reader in readers[name]:
+            remaining[reader].discard(name)
+            if not remaining[reader]:
+                free.append(reader)
+    if len(ordered) < len(content.nodes):
+        ring = _cycle(content, set(content.nodes) - set(ordered))
+        shown = " -> ".join([*ring[:LISTED], *(["..."] if len(ring) > LISTED else []), ring[0]])
+        raise UnsupportedError(
+            f"{ring[0]}: a cycle without delay runs through it ({shown}); recurrent networks are not supported, so "
+            "unroll it or cut the edge back"
+        )
+    ordered.remove(exit_)
+    return [*ordered, exit_]
+
+
+def _is_outer(name: str, content: _Content) -> bool:
+    """Whether an Input or Output is the network's own: nothing leads into it, or out of it."""
+    kind = content.nodes[name]["type"]
+    read = any(name in sources for sources in content.sources.values())
+    return (kind == "Input" and not content.sources[name]) or (kind == "Output" and not read)
+
+
+def _only_outer(outer: Mapping[str, Values], kind: str) -> str:
+    found = [name for name, values in outer.items() if values["type"] == kind]
+    if len(found) != 1:
+        raise UnsupportedError(
+            f"{found[1] if found else 'the graph'}: the network has {len(found)} {kind} nodes; it must have one"
+        )
+    return found[0]
+
+
+def _cycle(content: _Content, among: set[str]) -> list[str]:
+    """The names along one cycle, in the order of the edges."""
+    # whatever could not be ordered reads something that could not: going back along it must come round
+    path = [min(among)]
+    while path[-1] not in path[:-1]:
+        path.append(min(source for source in content.sources[path[-1]] if source in among))
+    return path[path.index(path[-1]) + 1 :][::-1]
+
+
+@dataclass
+class _Draft:
+    """The nodes so far; a value is the name of the node that makes it, and ``values`` say which that is."""
+
+    dt: float
+    nodes: dict[str, Node[nir.NIRNode]] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, op: nir.NIRNode, *inputs: str) -> str:
+        """Append a node, and return its name.
+
+        Raises:
+            FileFormatError: Its inputs do not fit it.
+        """
+        try:
+            shape = output_shape(op, [self.nodes[source].shape for source in inputs])
+        except AssertionError as error:
+            raise FileFormatError(f"{name}: {error}; correct the network and write it again") from error
+        self.nodes[name] = Node(name, op, inputs, shape)
+        return name
+
+    def shape(self, value: str) -> Shape:
+        return self.nodes[value].shape
+
+    def flat(self, name: str, value: str) -> str:
+        """A value as a vector."""
+        shape = self.shape(value)
+        if len(shape) == 1:
+            return value
+        return self.add(f"{name}.flatten", nir.Flatten({"input": np.array(shape)}, start_dim=0), value)
+
+
+def _import(draft: _Draft, name: str, content: _Content, *, last: bool) -> None:
+    """Append what one node of the file computes; where inner graphs begin and end, nothing.
+
+    Raises:
+        FileFormatError: It is damaged, or does not fit what it reads.
+        UnsupportedError: It has no lowering.
+    """
+    values, sources = content.nodes[name], [draft.values[source] for source in content.sources[name]]
+    kind = values["type"]
+    importer = IMPORTERS.get(kind)
+    if importer is None:
+        reason = REFUSED.get(kind, f"the compiler knows {', '.join(sorted(IMPORTERS))}")
+        raise UnsupportedError(f"{name}: no lowering for a {kind}: {reason}")
+    if len(sources) > 1:
+        shapes = {draft.shape(source) for source in sources}
+        if len(shapes) > 1:
+            raise FileFormatError(f"{name}: values of shapes {', '.join(map(str, sorted(shapes)))} meet there")
+        sources = [draft.add(f"{name}.sum", Add(), *sources)]
+    if sources and kind in DOORS and not last:
+        draft.values[name] = sources[0]
+        return
+    if kind == "Input":
+        values = {**values, "shape": _without_batch(name, content)}
+    if kind == "Output":
+        sources = [draft.flat(name, sources[0])]
+    draft.values[name] = importer(draft, name, values, *sources)
+
+
+def _without_batch(name: str, content: _Content) -> Shape:
+    """The shape that an input states, less a batch of one in front, which some exporters leave there.
+
+    Norse's and Sinabs' do; that (1, F) is no image of one channel is seen from the layers that read it.
+    """
+    shape = _shape(name, content.nodes[name])
+    kinds = [content.nodes[reader]["type"] for reader, sources in content.sources.items() if name in sources]
+    batched = any(len(shape) == AXES.get(kind, 3) + 1 for kind in kinds)
+    return shape[1:] if batched and shape[0] == 1 else shape
+
+
+def _input(draft: _Draft, name: str, values: Values) -> str:
+    shape = _shape(name, values)
+    whole = {1: (*shape, 1, 1), 2: (*shape[:1], 1, *shape[1:]), 3: shape}.get(len(shape))
+    if whole is None:
+        raise UnsupportedError(
+            f"{name}: a sample has shape {shape}; it must be (F,), (C, L) or (C, H, W), without batch"
+        )
+    value = draft.add(name, nir.Input({"input": np.array(whole)}))
+    return draft.flat(name, value) if len(shape) == 1 else value
+
+
+def _output(draft: _Draft, name: str, _values: Values, source: str) -> str:
+    return draft.add(name, nir.Output({"output": np.array(draft.shape(source))}), source)
+
+
+def _linear(draft: _Draft, name: str, values: Values, source: str) -> str:
+    weight = _array(name, values, "weight", axes=2)
+    shape, before = draft.shape(source), draft.nodes[source]
+    # torch's Flatten counts the batch among its axes, NIR's does not: a file's start_dim of 1 may mean either
+    if len(shape) > 1 and math.prod(shape) == weight.shape[1] and isinstance(before.op, nir.Flatten):
+        source = draft.flat(name, source)
+    if "bias" not in values:
+        return draft.add(name, nir.Linear(weight), source)
+    return draft.add(name, nir.Affine(weight, _array(name, values, "bias", axes=1)), source)
+
+
+def _scale(draft: _Draft, name: str, values: Values, source: str) -> str:
+    scale = _spread(name, "scale", _array(name, values, "scale"), draft.shape(source))
+    return draft.add(name, nir.Scale(scale), source)
+
+
+def _conv2d(draft: _Draft, name: str, values: Values, source: str) -> str:
+    return _convolution(draft, name, values, source, _array(name, values, "weight", axes=4))
+
+
+def _conv1d(draft: _Draft, name: str, values: Values, source: str) -> str:
+    """A convolution of images of one row."""
+    weight = _array(name, values, "weight", axes=3)[:, :, None]
+    along = {"stride": values.get("stride", 1), "dilation": values.get("dilation", 1)}
+    rows: dict[str, Any] = {key: (1, *_whole(name, key, value)) for key, value in along.items()}
+    padding = values.get("padding", 0)
+    rows["padding"] = padding if isinstance(padding, str) else (0, *_whole(name, "padding", padding))
+    return _convolution(draft, name, {**values, **rows}, source, weight)
+
+
+def _convolution(draft: _Draft, name: str, values: Values, source: str, weight: Float64Array) -> str:
+    stride, dilation = (_pair(f"{name}: {each}", values.get(each, 1)) for each in ("stride", "dilation"))
+    padding = values.get("padding", 0)
+    if isinstance(padding, str):
+        spans = [gap * (size - 1) for gap, size in zip(dilation, weight.shape[2:], strict=True)]
+        if padding == "same" and (stride != (1, 1) or any(span % 2 for span in spans)):
+            raise UnsupportedError(f"{name}: padding 'same' is one-sided here; pad both sides alike, in numbers")
+        if padding not in ("same", "valid"):
+            raise FileFormatError(f"{name}: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
+        padding = [span // 2 if padding == "same" else 0 for span in spans]
+    op = nir.Conv2d(
+        input_shape=None,
+        weight=weight,
+        stride=stride,
+        padding=_pair(f"{name}: padding", padding),
+        dilation=dilation,
+        groups=_whole(name, "groups", values.get("groups", 1))[0],
+        bias=_array(name, values, "bias", axes=1) if "bias" in values else np.zeros(len(weight)),
+    )
+    return draft.add(name, op, source)
+
+
+def _pool(draft: _Draft, name: str, values: Values, source: str) -> str:
+    kernel = values.get("kernel_size", 0)
+    fields = {"kernel_size": kernel, "stride": values.get("stride", kernel), "padding": values.get("padding", 0)}
+    pairs = {key: np.array(_pair(f"{name}: {key}", value)) for key, value in fields.items()}
+    return draft.add(name, getattr(nir, values["type"])(**pairs), source)
+
+
+def _flatten(draft: _Draft, name: str, values: Values, source: str) -> str:
+    shape = draft.shape(source)
+    start, end = (
+        _whole(name, key, values.get(key, default))[0] for key, default in (("start_dim", 1), ("end_dim", -1))
+    )
+    if len(shape) == 1:
+        return source
+    if not (0 <= start < len(shape) and -len(shape) <= end < len(shape)):
+        raise FileFormatError(f"{name}: flattens axes {start} to {end} of shape {shape}")
+    return draft.add(name, nir.Flatten({"input": np.array(shape)}, start_dim=start, end_dim=end), source)
+
+
+def _lif(draft: _Draft, name: str, values: Values, source: str) -> str:
+    _check_reset(name, values)
+    parameters = _parameters(draft, name, values, source, "tau", "r", "v_leak")
+    if not (parameters["tau"] > 0).all():
+        raise FileFormatError(f"{name}: tau is {parameters['tau'].min():g} seconds; it must be positive")
+    return draft.add(name, nir.LIF(**parameters, metadata=dict(NEURON_METADATA)), source)
+
+
+def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
+    _check_reset(name, values)
+    parameters = _parameters(draft, name, values, source, "r")
+    return draft.add(name, nir.IF(**parameters, metadata=dict(NEURON_METADATA)), source)
+
+
+def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
+    """A neuron that forgets all in a step, which is what a threshold without memory is."""
+    shape = draft.shape(source)
+    one, zero = np.ones(shape), np.zeros(shape)
+    threshold = _spread(name, "threshold", _array(name, values, "threshold"), shape)
+    op = nir.LIF(
+        tau=one * draft.dt, r=one, v_leak=zero, v_threshold=threshold, v_reset=zero, metadata=dict(NEURON_METADATA)
+    )
+    return draft.add(name, op, source)
+
+
+def _check_reset(name: str, values: Values) -> None:
+    """Refuse what NIR's neurons are not, where a file goes beyond NIR and says so."""
+    stated = {**NEURON_METADATA, **values.get("metadata", {})}
+    if stated["reset"] != NEURON_METADATA["reset"]:
+        raise UnsupportedError(
+            f"{name}: its metadata say reset {stated['reset']!r}; Loihi's LIFReset resets to v_reset, so train with a "
+            "hard reset"
+        )
+    if stated["fires_at"] != NEURON_METADATA["fires_at"]:
+        raise UnsupportedError(
+            f"{name}: its metadata say that it fires at {stated['fires_at']!r}; NIR's and Loihi's neurons fire above "
+            "the threshold, so write the file without that, if ties do not matter"
+        )
+
+
+def _parameters(draft: _Draft, name: str, values: Values, source: str, *fields: str) -> dict[str, Float64Array]:
+    """The parameters of a population, each spread over it; v_reset is 0 where the file has none, as in NIR."""
+    shape = draft.shape(source)
+    given = {"v_reset": np.zeros(()), **values}
+    return {each: _spread(name, each, _array(name, given, each), shape) for each in (*fields, "v_threshold", "v_reset")}
+
+
+def _array(name: str, values: Values, key: str, *, axes: int | None = None) -> Float64Array:
+    """A field as real numbers.
+
+    Raises:
+        FileFormatError: It is absent, of the wrong kind, or not finite.
+    """
+    if key not in values:
+        raise FileFormatError(f"{name}: has no {key}, which a {values.get('type')} needs; write the file again")
+    array = np.asarray(values[key])
+    if array.dtype.kind not in "iufb":
+        raise FileFormatError(f"{name}: {key} is {array.dtype}, not numbers; write the file again")
+    if axes is not None and array.ndim != axes:
+        raise FileFormatError(f"{name}: {key} has shape {array.shape}, not {axes} axes; write the file again")
+    wide = array.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise FileFormatError(f"{name}: {key} holds NaN or infinite values; repair the network and write it again")
+    return wide
+
+
+def _spread(name: str, key: str, array: Float64Array, shape: Shape) -> Float64Array:
+    """A population's parameter at each neuron; one value is for all, and (C, 1, 1) for each channel.
+
+    Raises:
+        FileFormatError: It does not fit.
+    """
+    if array.size == 1:
+        return np.broadcast_to(array.reshape(()), shape)
+    if array.ndim == 2 and len(shape) == 3 and shape[1] == 1:
+        array = array[:, None]
+    if array.ndim != len(shape) or any(given not in (1, size) for given, size in zip(array.shape, shape, strict=True)):
+        raise FileFormatError(f"{name}: {key} of shape {array.shape} does not fit values of shape {shape}")
+    return np.broadcast_to(array, shape)
+
+
+def _shape(name: str, values: Values) -> Shape:
+    """The shape that a node states."""
+    if "shape" not in values:
+        raise FileFormatError(f"{name}: states no shape; write the file again with nir.write")
+    shape = _whole(name, "shape", values["shape"])
+    if not shape or min(shape) < 1:
+        raise FileFormatError(f"{name}: its shape is {shape}; all sizes must be positive")
+    return shape
+
+
+def _pair(where: str, value: Any) -> tuple[int, int]:
+    """(rows, columns) of one number or two."""
+    whole = _whole(where, "size", value)
+    if len(whole) not in (1, 2):
+        raise FileFormatError(f"{where} has {len(whole)} values, not one or two")
+    return whole[0], whole[-1]
+
+
+def _whole(name: str, key: str, value: Any) -> tuple[int, ...]:
+    """Whole numbers.
+
+    Raises:
+        FileFormatError: They are something else.
+    """
+    array = np.asarray(value).reshape(-1)
+    if array.dtype.kind not in "iuf" or (array != np.floor(array)).any():
+        raise FileFormatError(f"{name}: {key} is {value!r}, not whole numbers; write the file again")
+    return tuple(int(each) for each in array)
+
+
+Importer: TypeAlias = Callable[..., str]
+
+IMPORTERS: Mapping[str, Importer] = MappingProxyType(
+    {
+        "Input": _input,
+        "Output": _output,
+        "Linear": _linear,
+        "Affine": _linear,
+        "Scale": _scale,
+        "Conv1d": _conv1d,
+        "Conv2d": _conv2d,
+        "AvgPool2d": _pool,
+        "SumPool2d": _pool,
+        "Flatten": _flatten,
+        "LIF": _lif,
+        "IF": _if,
+        "Threshold": _threshold,
+    }
+)
+"""How each type of node is imported."""
+
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "LI": "its potential is no spike, and a rounded leak would change it; leave it out and read what it integrates",
+        "I": "its potential is no spike; leave it out and sum what it integrates over time",
+        "CubaLI": "its potential is no spike, and a rounded leak would change it; leave it out",
+        "CubaLIF": "its synaptic current has a memory, which Lava's LIFReset does not reset; train with LIF",
+        "Delay": "paths of different length are balanced, so a delay would vanish; leave it out",
+    }
+)
+"""Nodes of NIR that have no lowering: why, and the way out."""

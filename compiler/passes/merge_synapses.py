@@ -1,0 +1,364 @@
+"""Bring any feed-forward network of NIR's nodes into the form that Loihi has: neurons, and one convolution a synapse.
+
+Between what is sent (the input, spikes) and the neurons that receive it, all is linear, so each path from one to the
+other is one convolution: pools, scales, linear layers and convolutions are multiplied out, in float64. Vectors become
+images of one pixel and a linear layer a convolution as large as its input. What differs between the neurons of a
+channel's population (r, v_threshold, v_leak, v_reset) becomes part of its weights and biases.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.primitives import Add, constant
+from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.errors import UnsupportedError
+
+Float64Array = npt.NDArray[np.float64]
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Synapse:
+    """A convolution of what one node sends.
+
+    Attributes:
+        source: That node's name.
+        weight: (C_out, C_in / groups, K_h, K_w).
+        bias: (C_out,).
+        stride: (rows, columns), as all that follow.
+        padding: Zeros around the input.
+        groups: Blocks of channels that do not mix.
+        size: The input's (H, W).
+        name: The layer that it is called after: the last one with weights of its own, or "".
+    """
+
+    source: str
+    weight: Float64Array
+    bias: Float64Array
+    stride: Pair
+    padding: Pair
+    groups: int
+    size: Pair
+    name: str
+
+    @property
+    def identity(self) -> bool:
+        """Whether it passes on what comes in."""
+        plain = self.weight.shape[1:] == (1, 1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
+        return plain and self.groups == len(self.weight) and bool((self.weight == 1).all() and not self.bias.any())
+
+    @property
+    def shape(self) -> Shape:
+        return output_shape(self.op(), [(self.weight.shape[1] * self.groups, *self.size)])
+
+    def op(self) -> nir.Conv2d:
+        """The convolution as a node of its own."""
+        return nir.Conv2d(
+            input_shape=self.size,
+            weight=self.weight,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=(1, 1),
+            groups=self.groups,
+            bias=self.bias,
+        )
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What a node makes: a sum of synapses, and its shape as an image, whatever shape its node gives it."""
+
+    terms: tuple[_Synapse, ...]
+    shape: Shape
+
+
+def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
+    """Make each population read a convolution, or a sum of convolutions, of the input or of spikes.
+
+    Raises:
+        UnsupportedError: A path is no single convolution, or a population has no common form; the message names it.
+    """
+    values: dict[str, _Value] = {}
+    made: dict[str, Node[nir.NIRNode]] = {}
+    for node in graph:
+        match node.op:
+            case nir.Input():
+                made[node.name] = node
+                values[node.name] = _sent(node.name, node.shape)
+            case nir.LIF() | nir.IF():
+                _merge_population(node, values[node.inputs[0]], graph, made)
+                values[node.name] = _sent(node.name, made[node.name].shape)
+            case nir.Output():
+                _merge_output(node, values[node.inputs[0]], graph, made)
+            case _:
+                values[node.name] = _apply(node, [values[name] for name in node.inputs], graph)
+    return replace(graph, nodes=tuple(made.values()))
+
+
+def _sent(name: str, shape: Shape) -> _Value:
+    """What a node sends, as it is."""
+    return _Value((_per_channel(name, np.ones(shape[0]), np.zeros(shape[0]), shape),), shape)
+
+
+def _per_channel(source: str, gain: Float64Array, bias: Float64Array, shape: Shape) -> _Synapse:
+    weight = np.asarray(gain, dtype=np.float64).reshape(-1, 1, 1, 1)
+    return _Synapse(source, weight, bias, (1, 1), (0, 0), len(weight), (shape[1], shape[2]), "")
+
+
+def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNode]) -> _Value:
+    """What a node without memory makes."""
+    x, op = inputs[0], node.op
+    channels, *size = x.shape
+    match op:
+        case Add():
+            return _Value(tuple(itertools.chain.from_iterable(each.terms for each in inputs)), _common(node, inputs))
+        case nir.Flatten():
+            return x
+        case nir.Linear() | nir.Affine():
+            weight = op.weight.reshape(len(op.weight), *x.shape)
+            bias = op.bias if isinstance(op, nir.Affine) else np.zeros(len(weight))
+            layer = _Synapse("", weight, bias, (1, 1), (0, 0), 1, (size[0], size[1]), node.name)
+        case nir.Conv2d():
+            _require_image(node, x, graph)
+            weight = _undilated(op.weight, _pair(op.dilation))
+            layer = _Synapse(
+                "", weight, op.bias, _pair(op.stride), _pair(op.padding), int(op.groups), (size[0], size[1]), node.name
+            )
+        case nir.AvgPool2d() | nir.SumPool2d():
+            _require_image(node, x, graph)
+            kernel = _pair(op.kernel_size)
+            share = 1.0 / math.prod(kernel) if isinstance(op, nir.AvgPool2d) else 1.0
+            weight = np.full((channels, 1, *kernel), share)
+            stride, padding = _pair(op.stride), _pair(op.padding)
+            layer = _Synapse("", weight, np.zeros(channels), stride, padding, channels, (size[0], size[1]), "")
+        case nir.Scale():
+            gain = _of_channels(node, "scale", op.scale, x.shape)
+            layer = _per_channel("", gain, np.zeros(channels), x.shape)
+        case _:
+            raise UnsupportedError(f"{node.name}: no lowering for a {type(op).__name__}; leave it out")
+    # the layer's bias comes once, however many meet in front of it
+    without = replace(layer, bias=np.zeros_like(layer.bias))
+    terms = tuple(_after(node.name, term, without if index else layer) for index, term in enumerate(x.terms))
+    return _Value(terms, terms[0].shape)
+
+
+def _common(node: Node[nir.NIRNode], inputs: list[_Value]) -> Shape:
+    shapes = {each.shape for each in inputs}
+    if len(shapes) > 1:
+        raise UnsupportedError(
+            f"{node.name}: adds vectors made of images of shapes {', '.join(map(str, sorted(shapes)))}; "
+            "put a linear layer or neurons behind each flatten"
+        )
+    return inputs[0].shape
+
+
+def _require_image(node: Node[nir.NIRNode], x: _Value, graph: Graph[nir.NIRNode]) -> None:
+    given = graph[node.inputs[0]].shape
+    if given != x.shape:
+        raise UnsupportedError(
+            f"{node.name}: reads an image of shape {given} that was reshaped from {x.shape}; keep its axes"
+        )
+
+
+def _after(name: str, first: _Synapse, second: _Synapse) -> _Synapse:
+    """One convolution that does what two do, one after the other.
+
+    Raises:
+        UnsupportedError: None does: the second pads with zeros what the first would not make zeros of.
+    """
+    if first.identity:
+        return replace(second, source=first.source)
+    exact_padding = not first.bias.any() and all(
+        _sees_nothing_beyond(first, second.padding[axis], axis) for axis in range(2)
+    )
+    if any(second.padding) and not exact_padding:
+        raise UnsupportedError(
+            f"{name}: pads what {first.name or first.source} makes without neurons between; where the padding is, both "
+            "are no single convolution: put neurons between them, or remove the bias or the padding"
+        )
+    a, b = _dense(first), _dense(second)
+    (stride_h, stride_w), (kernel_h, kernel_w) = first.stride, a.shape[2:]
+    rows, columns = ((b.shape[2 + axis] - 1) * first.stride[axis] + a.shape[2 + axis] for axis in range(2))
+    weight = np.zeros((len(b), a.shape[1], rows, columns))
+    for row, column in np.ndindex(*b.shape[2:]):
+        top, left = row * stride_h, column * stride_w
+        part = np.tensordot(b[:, :, row, column], a, axes=(1, 0))
+        weight[:, :, top : top + kernel_h, left : left + kernel_w] += part
+    groups = math.gcd(first.groups, second.groups)
+    return _Synapse(
+        source=first.source,
+        weight=_grouped(weight, groups),
+        bias=second.bias + b.sum(axis=(2, 3)) @ first.bias,
+        stride=(first.stride[0] * second.stride[0], first.stride[1] * second.stride[1]),
+        padding=(
+            first.padding[0] + second.padding[0] * first.stride[0],
+            first.padding[1] + second.padding[1] * first.stride[1],
+        ),
+        groups=groups,
+        size=first.size,
+        name=second.name or first.name,
+    )
+
+
+def _sees_nothing_beyond(first: _Synapse, padding: int, axis: int) -> bool:
+    """Whether windows of the first one step beyond its output, where the second sees zeros, hold zeros alone."""
+    if not padding:
+        return True
+    kernel, stride, own = first.weight.shape[2 + axis], first.stride[axis], first.padding[axis]
+    before = -stride - own + kernel - 1
+    behind = first.shape[1 + axis] * stride - own
+    return before < 0 and behind >= first.size[axis]
+
+
+def _dense(synapse: _Synapse) -> Float64Array:
+    """Weights with the zeros between groups, (C_out, C_in, K_h, K_w)."""
+    outputs, taken, *kernel = synapse.weight.shape
+    weight = np.zeros((outputs, taken * synapse.groups, *kernel))
+    for group, rows in enumerate(np.split(np.arange(outputs), synapse.groups)):
+        weight[rows, group * taken : (group + 1) * taken] = synapse.weight[rows]
+    return weight
+
+
+def _grouped(weight: Float64Array, groups: int) -> Float64Array:
+    """The blocks of weights that are zero elsewhere, (C_out, C_in / groups, K_h, K_w)."""
+    taken = weight.shape[1] // groups
+    blocks = np.split(weight, groups)
+    return np.concatenate([block[:, group * taken : (group + 1) * taken] for group, block in enumerate(blocks)])
+
+
+def _undilated(weight: Float64Array, dilation: Pair) -> Float64Array:
+    """Weights with the zeros between dilated taps."""
+    sizes = [gap * (size - 1) + 1 for gap, size in zip(dilation, weight.shape[2:], strict=True)]
+    spread = np.zeros((*weight.shape[:2], *sizes))
+    spread[:, :, :: dilation[0], :: dilation[1]] = weight
+    return spread
+
+
+def _merge_population(
+    node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
+) -> None:
+    """Write a population with one threshold, no leak and a reset to 0, and the synapses in front of it.
+
+    With w = (v - v_reset) scaled by a channel's own factor, what a step adds is one unit of current again, and what is
+    left of r and v_leak is a weight and a bias of that channel.
+    """
+    neurons, dt, shape = node.op, float(graph.metadata["dt"]), value.shape
+    fields = {key: _of_channels(node, key, getattr(neurons, key), shape) for key in ("r", "v_threshold", "v_reset")}
+    height = fields["v_threshold"] - fields["v_reset"]
+    if (height <= 0).any():
+        raise UnsupportedError(
+            f"{node.name}: v_threshold must be above v_reset; the least difference is {height.min():.4g}"
+        )
+    if isinstance(neurons, nir.LIF):
+        tau = _of_channels(node, "tau", neurons.tau, shape)
+        if np.ptp(tau):
+            raise UnsupportedError(
+                f"{node.name}: tau varies from {tau.min():.4g} to {tau.max():.4g} s within the population; Loihi's LIF "
+                "has one decay for all its neurons, so split the population or train it with one tau"
+            )
+        decay = dt / float(tau[0])
+        gain = fields["r"] * decay
+        leak = decay * (_of_channels(node, "v_leak", neurons.v_leak, shape) - fields["v_reset"])
+    else:
+        gain, leak = fields["r"] * dt, np.zeros(shape[0])
+    if not gain.any():
+        raise UnsupportedError(f"{node.name}: r is 0, so its neurons never charge; leave them out")
+    # the threshold of the channels' middle one, so that most weights stay as they are
+    ratios = height[gain != 0] / np.abs(gain[gain != 0])
+    threshold = float(np.sort(ratios)[len(ratios) // 2])
+    last = _per_channel("", threshold * gain / height, threshold * leak / height, shape)
+    common = constant(threshold, shape), constant(0.0, shape)
+    op: nir.NIRNode
+    if isinstance(neurons, nir.LIF):
+        op = nir.LIF(
+            tau=constant(float(tau[0]), shape),
+            r=constant(float(tau[0]) / dt, shape),
+            v_leak=common[1],
+            v_threshold=common[0],
+            v_reset=common[1],
+            metadata=dict(neurons.metadata),
+        )
+    else:
+        op = nir.IF(
+            r=constant(1.0 / dt, shape), v_threshold=common[0], v_reset=common[1], metadata=dict(neurons.metadata)
+        )
+    current = _write_sum(node.name, value, last, graph, made)
+    made[node.name] = Node(node.name, op, (current,), shape)
+
+
+def _write_sum(
+    name: str, value: _Value, last: _Synapse, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
+) -> str:
+    """Write the synapses that meet at a node, and their sum, and return what makes it."""
+    written = []
+    for index, term in enumerate(value.terms):
+        own = last if index == 0 else replace(last, bias=np.zeros_like(last.bias))
+        synapse = term if own.identity else _after(name, term, own)
+        written.append(_unused(synapse.name or f"{name}.synapse", graph, made, owned=bool(synapse.name)))
+        made[written[-1]] = Node(written[-1], synapse.op(), (synapse.source,), synapse.shape)
+    if len(written) == 1:
+        return written[0]
+    total = _unused(f"{name}.add", graph, made, owned=False)
+    made[total] = Node(total, Add(), tuple(written), value.shape)
+    return total
+
+
+def _unused(wanted: str, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]], *, owned: bool) -> str:
+    """A name that no other node has; a layer's own, if it is not written yet."""
+    names = itertools.chain([wanted], (f"{wanted}.{count}" for count in itertools.count(1)))
+    return next(name for name in names if name not in made and (name not in graph or (owned and name == wanted)))
+
+
+def _merge_output(
+    node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
+) -> None:
+    """Write what the network gives: spikes as they are, one linear layer of them, or a sum of convolutions."""
+    term, features = value.terms[0], (math.prod(value.shape),)
+
+    def flatten(source: str) -> str:
+        name = _unused(f"{source}.flatten", graph, made, owned=True)
+        shape = made[source].shape
+        made[name] = Node(name, nir.Flatten({"input": np.array(shape)}, start_dim=0), (source,), (math.prod(shape),))
+        return name
+
+    whole = term.weight.shape[2:] == term.size and not any(term.padding) and term.groups == 1
+    if len(value.terms) == 1 and term.identity:
+        result = flatten(term.source)
+    elif len(value.terms) == 1 and whole:
+        source = flatten(term.source)
+        weight = np.ascontiguousarray(term.weight.reshape(features[0], -1))
+        result = _unused(term.name or f"{node.name}.synapse", graph, made, owned=bool(term.name))
+        op = nir.Affine(weight, term.bias) if term.bias.any() else nir.Linear(weight)
+        made[result] = Node(result, op, (source,), features)
+    else:
+        nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
+        result = flatten(_write_sum(node.name, value, nothing, graph, made))
+    made[node.name] = replace(node, inputs=(result,), shape=features)
+
+
+def _of_channels(node: Node[nir.NIRNode], key: str, array: Float64Array, shape: Shape) -> Float64Array:
+    """A parameter of each channel, (C,).
+
+    Raises:
+        UnsupportedError: It varies within a channel.
+    """
+    channels = np.asarray(array).reshape(shape[0], -1)
+    if (channels != channels[:, :1]).any():
+        raise UnsupportedError(
+            f"{node.name}: {key} varies within a channel (from {channels.min():.4g} to {channels.max():.4g}), and a "
+            "convolution's weights are the same all over it; use one value a channel"
+        )
+    return channels[:, 0]
+
+
+def _pair(value: npt.ArrayLike) -> Pair:
+    rows, columns = np.broadcast_to(np.asarray(value, dtype=np.int64), 2).tolist()
+    return rows, columns

@@ -1,0 +1,206 @@
+"""Networks from NIR files: their frameworks' spikes, ours in float64, and those of every backend."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import nir
+import numpy as np
+import pytest
+
+from resformer.compiler.build import read_build, write_build
+from resformer.compiler.frontend.nir import import_nir
+from resformer.compiler.ir import float_interpreter, reference
+from resformer.compiler.ir.verify import verify_graph
+from resformer.compiler.passes.merge_synapses import merge_synapses
+from resformer.compiler.pipeline import CompileOptions, compile_nir
+from resformer.compiler.samples import check_samples
+from resformer.runtime.encode import encode
+from resformer.runtime.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, verify
+from support.nir_files import (
+    FRAMEWORKS,
+    Written,
+    chain,
+    conv2d,
+    flatten,
+    graph,
+    lif,
+    pool,
+    read_written,
+    write,
+    written,
+)
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "nir"
+EXPORTERS = {
+    "norse": "norse.torch.utils.export_nir",
+    "sinabs": "sinabs.nir",
+    "snntorch": "snntorch.export_nir",
+    "spikingjelly": "spikingjelly.activation_based.nir_exchange",
+}
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def network(request: pytest.FixtureRequest, tmp_path: Path) -> Written:
+    return written(request.param, tmp_path)
+
+
+def float_spikes(network: Written) -> np.ndarray:
+    imported = import_nir(network.path, dt=network.dt, timesteps=network.timesteps)
+    return float_interpreter.run(imported, check_samples(network.samples, imported, "x").real()).numpy()
+
+
+def test_the_file_gives_its_frameworks_spikes(network: Written) -> None:
+    assert network.spikes.any()
+    assert not network.spikes.all()
+    np.testing.assert_array_equal(float_spikes(network), network.spikes)
+
+
+@pytest.mark.parametrize("backend", ["lava", "sim", "onnx"])
+def test_every_backend_gives_the_programs_spikes(network: Written, tmp_path: Path, backend: str) -> None:
+    options = CompileOptions(timesteps=network.timesteps, dt=network.dt)
+    write_build(compile_nir(network.path, options), tmp_path / "b", ["lava"], options)
+    build = read_build(tmp_path / "b")
+    program = build.program()
+    samples = check_samples(network.samples, program, "x")
+    result = verify(build, samples, program, backend=backend, model=network.path)
+    assert result.equivalent
+    assert set(result.checks) == {FLOAT_GRAPH, BACKEND, ORIGINAL}
+    assert result.checks[BACKEND].compared == sum(result.layers.values()) > 0
+    assert result.checks[FLOAT_GRAPH].compared == 3 * result.checks[BACKEND].compared
+    assert result.checks[ORIGINAL].extra["f1"] > 0.9
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_script_writes_what_is_committed(framework: str, tmp_path: Path) -> None:
+    try:
+        importlib.import_module(EXPORTERS[framework])
+    except ImportError as error:
+        pytest.skip(f"{framework} with its NIR export is not installed ({error})")
+    subprocess.run([sys.executable, str(EXAMPLES / f"{framework}_network.py"), str(tmp_path)], check=True)
+    fresh = read_written(tmp_path / "network.nir", tmp_path / "spikes.npz")
+    np.testing.assert_array_equal(float_spikes(fresh), fresh.spikes)
+
+
+Normal: TypeAlias = Callable[..., np.ndarray]
+"""Makes weights of a shape."""
+
+
+def residual(normal: Normal) -> nir.NIRGraph:
+    nodes = {
+        "a": conv2d(normal(3, 2, 3, 3), normal(3), padding=1),
+        "s": lif((3, 6, 6)),
+        "b": conv2d(normal(3, 3, 3, 3), padding=1),
+        "t": lif((3, 6, 6), v_threshold=0.8),
+        "c": conv2d(normal(4, 3, 3, 3), normal(4), stride=2),
+        "u": lif((4, 2, 2)),
+    }
+    edges = [("input", "a"), ("a", "s"), ("s", "b"), ("b", "t"), ("s", "c"), ("t", "c"), ("c", "u"), ("u", "output")]
+    return graph((2, 6, 6), nodes, edges)
+
+
+def nested(normal: Normal) -> nir.NIRGraph:
+    inner = graph((5,), {"lin": nir.Affine(normal(4, 5), normal(4)), "lif": lif((4,), v_threshold=0.4)}, [])
+    inner.edges = [("input", "lin"), ("lin", "lif"), ("lif", "output")]
+    nodes = {"block": inner, "fc": nir.Linear(normal(3, 4)), "out": lif((3,), v_threshold=0.2)}
+    return graph((5,), nodes, [("input", "block"), ("block", "fc"), ("fc", "out"), ("out", "output")])
+
+
+NETWORKS = {
+    "readout": lambda normal: chain(
+        (7,), nir.Affine(normal(6, 7), normal(6)), lif((6,)), nir.Affine(normal(3, 6), normal(3))
+    ),
+    "scale": lambda normal: chain((7,), nir.Linear(normal(6, 7)), nir.Scale(1 + normal(6) ** 2), lif((6,))),
+    "conv1d": lambda normal: chain(
+        (2, 9),
+        nir.Conv1d(input_shape=9, weight=normal(4, 2, 3), stride=2, padding=1, dilation=1, groups=1, bias=normal(4)),
+        lif((4, 5)),
+        flatten((4, 5)),
+        nir.Linear(normal(3, 20)),
+        lif((3,)),
+    ),
+    "pool of currents": lambda normal: chain(
+        (2, 8, 8), conv2d(normal(4, 2, 3, 3), normal(4), padding=1), pool(nir.AvgPool2d, 2), lif((4, 4, 4))
+    ),
+    "pool of spikes, padded behind": lambda normal: chain(
+        (2, 8, 8),
+        conv2d(normal(4, 2, 3, 3), normal(4), padding=1),
+        lif((4, 8, 8)),
+        pool(nir.SumPool2d, 2),
+        conv2d(normal(4, 2, 3, 3), normal(4), padding=1, groups=2),
+        lif((4, 4, 4)),
+        pool(nir.AvgPool2d, 3, stride=1, padding=1),
+        flatten((4, 4, 4)),
+        nir.Linear(normal(5, 64)),
+        lif((5,)),
+    ),
+    "dilated": lambda normal: chain((2, 8, 8), conv2d(normal(3, 2, 3, 3), dilation=2, padding=2), lif((3, 8, 8))),
+    "conv readout": lambda normal: chain(
+        (2, 4, 4), conv2d(normal(3, 2, 3, 3)), lif((3, 2, 2)), conv2d(normal(2, 3, 1, 1))
+    ),
+    "input to neurons": lambda normal: chain((4,), lif((4,), v_threshold=0.4), nir.Linear(normal(3, 4)), lif((3,))),
+    "neurons to neurons": lambda normal: chain((4,), nir.Linear(normal(3, 4)), lif((3,)), lif((3,))),
+    "per channel": lambda normal: chain(
+        (2, 5, 5),
+        conv2d(normal(3, 2, 3, 3)),
+        lif((3, 3, 3), v_threshold=np.array([0.5, 1.0, 1.5])[:, None, None], r=np.array([1.0, 2, 3])[:, None, None]),
+    ),
+    "leak and reset": lambda normal: chain((6,), nir.Linear(normal(5, 6)), lif((5,), v_leak=0.3, v_reset=-0.25)),
+    "never leaks": lambda normal: chain(
+        (6,), nir.Linear(normal(5, 6)), nir.IF(r=np.full(5, 1e4), v_threshold=np.linspace(0.5, 1.5, 5))
+    ),
+    "threshold": lambda normal: chain((6,), nir.Affine(normal(5, 6), normal(5)), nir.Threshold(np.full(5, 0.3))),
+    "residual": residual,
+    "nested": nested,
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    rng = np.random.default_rng(5)
+    return write(tmp_path / "network.nir", NETWORKS[request.param](lambda *shape: rng.normal(scale=0.5, size=shape)))
+
+
+def test_merging_keeps_every_spike(made: Path) -> None:
+    imported = import_nir(made, dt=1e-4, timesteps=12)
+    verify_graph(imported)
+    merged = merge_synapses(imported)
+    verify_graph(merged)
+    samples = (np.random.default_rng(1).random((8, 12, *imported.input.shape)) < 0.5).astype(np.float64)
+    before: dict[str, np.ndarray] = {}
+    fires = {node.name for node in imported if isinstance(node.op, (nir.LIF, nir.IF))}
+
+    def keep(name: str, value: object) -> None:
+        if name in fires:
+            before[name] = np.asarray(value).reshape(12, 8, -1)
+
+    def compare(name: str, value: object) -> None:
+        if name in fires:
+            np.testing.assert_array_equal(np.asarray(value).reshape(12, 8, -1), before.pop(name), err_msg=name)
+
+    expected = float_interpreter.run(imported, samples, observe=keep).numpy()
+    assert all(0 < value.mean() < 1 for value in before.values()), "a population that never changes shows nothing"
+    found = float_interpreter.run(merged, samples, observe=compare).numpy()
+    assert not before, "a population was not compared"
+    # sums in another order differ in their last bits
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["sim", "onnx"])
+def test_backends_agree_on_every_kind_of_node(made: Path, backend: str) -> None:
+    from resformer.compiler.backends import open_backend
+
+    program = compile_nir(made, CompileOptions(timesteps=12, dt=1e-4)).program
+    samples = (np.random.default_rng(1).random((4, 12, *program.input.shape)) < 0.5).astype(np.float64)
+    encoded = encode(samples, program).values
+    expected = reference.run(program, encoded, record=True)
+    found = open_backend(backend, stock_models=False)(program, encoded, record=True, progress=None)
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    for name in program.lif_names:
+        np.testing.assert_array_equal(found.spikes[name].dense(), expected.spikes[name].dense(), err_msg=name)
+    assert any(expected.spikes[name].dense().any() for name in program.lif_names)

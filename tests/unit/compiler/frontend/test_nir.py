@@ -1,0 +1,231 @@
+"""NIR files in: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import nir
+import numpy as np
+import pytest
+
+from resformer.compiler.frontend.nir import import_nir
+from resformer.compiler.passes.merge_synapses import merge_synapses
+from resformer.errors import FileFormatError, InputError, UnsupportedError
+from support.nir_files import chain, conv2d, flatten, graph, lif, pool, write
+
+ONES = np.ones((3, 4))
+
+
+def plain() -> nir.NIRGraph:
+    return chain((4,), nir.Linear(ONES), lif((3,)))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "network.nir", plain())
+
+
+def load(path: Path) -> object:
+    return import_nir(path, dt=1e-4, timesteps=3)
+
+
+def test_metadata_say_what_the_call_does_not(tmp_path: Path) -> None:
+    content = plain()
+    content.metadata = {"dt": 1e-3, "timesteps": 5}
+    path = write(tmp_path / "network.nir", content)
+    stated = import_nir(path)
+    assert (stated.metadata["dt"], stated.timesteps) == (1e-3, 5)
+    given = import_nir(path, dt=2e-3, timesteps=6)
+    assert (given.metadata["dt"], given.timesteps) == (2e-3, 6)
+
+
+def test_nodes_keep_their_names_and_values(tmp_path: Path) -> None:
+    weight = np.arange(12.0).reshape(3, 4)
+    imported = import_nir(write(tmp_path / "n.nir", chain((4,), nir.Linear(weight), lif((3,)))), dt=1e-4, timesteps=3)
+    assert [node.name for node in imported] == ["input", "input.flatten", "n0", "n1", "output"]
+    assert imported.input.shape == (4, 1, 1)
+    np.testing.assert_array_equal(imported["n0"].op.weight, weight)
+    assert imported["n1"].op.metadata == {"reset": "hard", "fires_at": ">"}
+
+
+@pytest.mark.parametrize(("shape", "whole"), [((4,), (4, 1, 1)), ((1, 4), (4, 1, 1))])
+def test_a_batch_of_one_in_front_is_none_of_the_samples_axes(
+    tmp_path: Path, shape: tuple[int, ...], whole: tuple[int, ...]
+) -> None:
+    imported = import_nir(write(tmp_path / "n.nir", chain(shape, nir.Linear(ONES), lif((3,)))), dt=1e-4, timesteps=3)
+    assert imported.input.shape == whole
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_flatten_may_count_the_batch_or_not(tmp_path: Path, start: int) -> None:
+    reshape = nir.Flatten({"input": np.array([3, 2, 2])}, start_dim=start)
+    content = chain((1, 2, 2), conv2d(np.ones((3, 1, 1, 1))), lif((3, 2, 2)), reshape, nir.Linear(np.ones((2, 12))))
+    assert import_nir(write(tmp_path / "n.nir", content), dt=1e-4, timesteps=3).output.shape == (2,)
+
+
+def edit(change: Callable[[h5py.File], object]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return apply
+
+
+def replace(name: str, value: object) -> Callable[[Path], None]:
+    def change(file: h5py.File) -> None:
+        del file[f"node/nodes/{name}"]
+        file[f"node/nodes/{name}"] = value
+
+    return edit(change)
+
+
+def reroute(*edges: tuple[str, str]) -> Callable[[Path], None]:
+    def change(file: h5py.File) -> None:
+        del file["node/edges"]
+        file["node/edges"] = np.array(edges, dtype=h5py.string_dtype())
+
+    return edit(change)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+FLOW = (("input", "n0"), ("n0", "n1"), ("n1", "output"))
+
+DAMAGES = {
+    "an edge ends nowhere": (reroute(*FLOW, ("n1", "n7")), FileFormatError, "n7: an edge from n1 to n7 ends there"),
+    "an edge comes from nowhere": (reroute(("n8", "n0"), *FLOW), FileFormatError, "n8: an edge from n8 to n0"),
+    "no edge comes in": (reroute(*FLOW[1:]), FileFormatError, "n0: no edge comes in"),
+    "no edge leaves": (reroute(*FLOW[:2], ("n0", "output")), FileFormatError, "n1: no edge leaves it"),
+    "a cycle": (reroute(*FLOW, ("n1", "n0")), UnsupportedError, r"n[01]: a cycle without delay .*n0 -> n1|n1 -> n0"),
+    "a node reads itself": (reroute(*FLOW, ("n1", "n1")), UnsupportedError, "n1: a cycle without delay"),
+    "shapes clash": (replace("n0/weight", np.ones((3, 5))), FileFormatError, "n0: weights for 5 features, but 4"),
+    "a parameter does not fit": (replace("n1/tau", np.ones(7)), FileFormatError, r"n1: tau of shape \(7,\)"),
+    "unknown type": (replace("n0/type", "Quux"), UnsupportedError, "n0: no lowering for a Quux"),
+    "NaN": (replace("n1/tau", np.full(3, np.nan)), FileFormatError, "n1: tau holds NaN"),
+    "negative tau": (replace("n1/tau", np.full(3, -1.0)), FileFormatError, "n1: tau is -1 seconds"),
+    "text for numbers": (replace("n0/weight", "heavy"), FileFormatError, "n0: weight is .*not numbers"),
+    "weight is missing": (
+        edit(lambda file: file.__delitem__("node/nodes/n0/weight")),
+        FileFormatError,
+        "n0: has no we",
+    ),
+    "type is missing": (edit(lambda file: file.__delitem__("node/nodes/n0/type")), FileFormatError, "n0: has no type"),
+    "shape is missing": (edit(lambda file: file.__delitem__("node/nodes/input/shape")), FileFormatError, "input: sta"),
+    "nodes are missing": (edit(lambda file: file.__delitem__("node/nodes")), FileFormatError, "no nodes or no edges"),
+    "no graph": (edit(lambda file: file.__delitem__("node")), FileFormatError, "no NIR graph"),
+    "edges are numbers": (
+        edit(lambda file: (file.__delitem__("node/edges"), file["node"].create_dataset("edges", data=np.ones((2, 2))))),
+        FileFormatError,
+        "damaged",
+    ),
+    "a size of zero": (replace("input/shape", np.array([0])), FileFormatError, "input: its shape is"),
+    "truncated": (truncate, FileFormatError, "truncated"),
+    "absent": (Path.unlink, FileFormatError, "no such file"),
+    "text": (lambda path: path.write_text("hello"), FileFormatError, "damaged, or no NIR file"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named(path: Path, name: str) -> None:
+    damage, kind, words = DAMAGES[name]
+    damage(path)
+    with pytest.raises(kind, match=words) as raised:
+        load(path)
+    assert "\n" not in str(raised.value)
+
+
+def recurrent() -> nir.NIRGraph:
+    nodes = {"a": nir.Linear(np.ones((3, 4))), "r": nir.Linear(np.ones((3, 3))), "s": lif((3,))}
+    return graph((4,), nodes, [("input", "a"), ("a", "s"), ("s", "r"), ("r", "s"), ("s", "output")])
+
+
+ones = np.ones(3)
+REFUSED = {
+    "recurrent": (recurrent, "a cycle without delay runs through it"),
+    "LI": (lambda: chain((3,), nir.LI(tau=ones, r=ones, v_leak=ones)), "n0: no lowering for a LI: .*leave it out"),
+    "I": (lambda: chain((3,), nir.I(r=ones)), "n0: no lowering for a I"),
+    "CubaLIF": (
+        lambda: chain((3,), nir.CubaLIF(tau_syn=ones, tau_mem=ones, r=ones, v_leak=ones, v_threshold=ones)),
+        "n0: no lowering for a CubaLIF: .*train with LIF",
+    ),
+    "Delay": (lambda: chain((3,), nir.Delay(delay=ones)), "n0: no lowering for a Delay"),
+    "tau per neuron": (lambda: chain((3,), lif((3,), tau=[1e-3, 2e-3, 3e-3])), "n0: tau varies"),
+    "threshold within a channel": (
+        lambda: chain((1, 1, 3), lif((1, 1, 3), v_threshold=[1.0, 2.0, 3.0])),
+        "n0: v_threshold varies within a channel",
+    ),
+    "threshold below reset": (lambda: chain((3,), lif((3,), v_reset=2.0)), "n0: v_threshold must be above v_reset"),
+    "r of zero": (lambda: chain((3,), lif((3,), r=0.0)), "n0: r is 0"),
+    "padding behind a bias": (
+        lambda: chain((1, 4, 4), conv2d(np.ones((2, 1, 3, 3)), np.ones(2)), conv2d(np.ones((2, 2, 3, 3)), padding=1)),
+        "n1: pads what n0 makes without neurons between",
+    ),
+    "padding behind what the pool left over": (
+        lambda: chain((1, 5, 5), pool(nir.AvgPool2d, 2), conv2d(np.ones((2, 1, 3, 3)), padding=1), lif((2, 2, 2))),
+        "n1: pads what input makes",
+    ),
+    "one-sided padding": (
+        lambda: chain((1, 4, 4), conv2d(np.ones((2, 1, 2, 2)), padding="same"), lif((2, 4, 4))),
+        "n0: padding 'same' is one-sided",
+    ),
+    "soft reset": (
+        lambda: chain((3,), nir.IF(r=ones, v_threshold=ones, metadata={"reset": "subtract"})),
+        "n0: its metadata say reset 'subtract'",
+    ),
+    "batched images": (lambda: chain((2, 3, 4, 4), conv2d(np.ones((2, 3, 1, 1)))), "input: a sample has shape"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_lowering_is_refused(tmp_path: Path, name: str) -> None:
+    content, words = REFUSED[name]
+    path = write(tmp_path / "network.nir", content())
+    with pytest.raises(UnsupportedError, match=words):
+        merge_synapses(import_nir(path, dt=1e-4, timesteps=3))
+
+
+def test_values_that_meet_must_fit(tmp_path: Path) -> None:
+    nodes = {"a": nir.Linear(np.ones((3, 4))), "b": nir.Linear(np.ones((2, 4))), "s": lif((3,))}
+    edges = [("input", "a"), ("input", "b"), ("a", "s"), ("b", "s"), ("s", "output")]
+    with pytest.raises(FileFormatError, match=r"s: values of shapes \(2,\), \(3,\) meet there"):
+        load(write(tmp_path / "n.nir", graph((4,), nodes, edges)))
+
+
+def test_a_second_output_is_named(tmp_path: Path) -> None:
+    nodes = {"a": lif((4,)), "other": nir.Output({"output": np.array([4])})}
+    edges = [("input", "a"), ("a", "output"), ("a", "other")]
+    with pytest.raises(UnsupportedError, match="has 2 Output nodes"):
+        load(write(tmp_path / "n.nir", graph((4,), nodes, edges)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"timesteps": 3}, "does not say dt; give --dt"),
+        ({"dt": 1e-4}, "does not say timesteps; give --timesteps"),
+        ({"dt": 0.0, "timesteps": 3}, "positive --dt"),
+        ({"dt": float("nan"), "timesteps": 3}, "positive --dt"),
+        ({"dt": 1e-4, "timesteps": 0}, "at least 1"),
+    ],
+)
+def test_time_must_be_known(path: Path, arguments: dict[str, float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        import_nir(path, **arguments)  # type: ignore[arg-type]
+
+
+def test_flattened_images_of_different_shapes_do_not_add(tmp_path: Path) -> None:
+    nodes = {
+        "a": conv2d(np.ones((2, 1, 1, 1))),
+        "b": conv2d(np.ones((8, 1, 2, 2))),
+        "fa": flatten((2, 2, 2)),
+        "fb": flatten((8, 1, 1)),
+        "s": lif((8,)),
+    }
+    edges = [("input", "a"), ("input", "b"), ("a", "fa"), ("b", "fb"), ("fa", "s"), ("fb", "s"), ("s", "output")]
+    path = write(tmp_path / "n.nir", graph((1, 2, 2), nodes, edges))
+    with pytest.raises(UnsupportedError, match=r"s\.sum: adds vectors made of images of shapes"):
+        merge_synapses(import_nir(path, dt=1e-4, timesteps=3))
