@@ -78,7 +78,8 @@ def test_e4_counts_what_it_says(tiny: Tiny, tmp_path: Path) -> None:
     command = [str(tiny.build), "--model", str(tiny.build / "quantized.pt"), "--input", str(tiny.images)]
     images = np.load(tiny.images)
     exact = tmp_path / "exact.npy"
-    np.save(exact, np.rint(images * 64) / 64)
+    steps = 2.0 ** read_json(tiny.build / "report.json")["input"]["scale_exp"]
+    np.save(exact, np.rint(images * steps) / steps)
     command[-1] = str(exact)
     verify_main([*command, "--backend", "reference", "--json", str(tmp_path / "r.json")])
     found = read_json(tmp_path / "r.json")

@@ -328,6 +328,25 @@ def test_saturating_networks(timesteps: int) -> None:
     assert expected.logits.any()
 
 
+def test_onnx_itself_defines_it_so() -> None:
+    """The standard's own evaluator, written in numpy by its authors, instead of ONNX Runtime."""
+    from onnx.reference import ReferenceEvaluator
+
+    program, net = tiny_resformer(timesteps=3)
+    samples = net.samples(2)
+    program = with_input_range(program, samples)
+    model = export_integer(program, debug=True)
+    values = ReferenceEvaluator(model).run(None, {"input": samples})
+    found = {output.name: value for output, value in zip(model.graph.output, values, strict=True)}
+    expected = reference.run(program, samples, record=True)
+    np.testing.assert_array_equal(found["logits_int"], expected.logits.swapaxes(0, 1))
+    for name, train in expected.spikes.items():
+        np.testing.assert_array_equal(found[name].reshape(train.shape), train.dense(), err_msg=name)
+    for name, graded in expected.graded.items():
+        np.testing.assert_array_equal(found[name].reshape(graded.shape), graded, err_msg=name)
+    assert {name: found[f"{name}.saturated"] for name in expected.saturated} == expected.saturated
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -25,7 +25,9 @@ def images(program: Program, count: int, steps: int | None = None) -> npt.NDArra
     """Samples with values of their own at each step, if there are steps."""
     rng = np.random.default_rng(count)
     frames = () if steps is None else (steps,)
-    largest = 4 if program.metadata.get("input") == "frames" else 64
+    high = program.input.op.signal.high
+    assert high is not None
+    largest = 4 if program.metadata.get("input") == "frames" else high
     return rng.integers(0, largest, (count, *frames, *program.input.shape)).astype(np.int32)
 
 
