@@ -3,8 +3,9 @@
     python examples/imagenet/make_checkpoint.py ti -o build/ti.pt --images 8     # and build/ti_images.npy
 
 The variants are the authors': ti, s, m and l for ImageNet at 224x224, cifar at 32x32, dvsg for event frames at 64x64.
-Such a network recognises nothing. But its layers have their true sizes, its batch normalisations the statistics of real
-input, its neurons realistic firing rates and its residual streams realistic magnitudes: what compile time, memory,
+Such a network recognises nothing, and small differences grow in it as in no trained network: of what quantizing costs,
+only the local errors mean anything. But its layers have their true sizes, its batch normalisations the statistics of
+real input, its neurons realistic firing rates and its residual streams realistic magnitudes: what compile time, memory,
 speed and bit-exactness depend on.
 
 Input is crops of the two photographs that scikit-learn ships; for dvsg, the events that a camera would see that moves
