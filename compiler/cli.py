@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.build import TARGETS
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
-from resformer.compiler.passes.quantize import MIN_WEIGHT_BITS
+from resformer.compiler.passes.scales import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
 from resformer.compiler.terminal import (
     DONE,
@@ -216,7 +216,7 @@ def _show_placement(terminal: Terminal, placement: Placement) -> None:
 
 def _options(arguments: argparse.Namespace) -> CompileOptions:
     from resformer.compiler.chips.chip import load_chip
-    from resformer.compiler.passes.quantize import QuantizationConfig
+    from resformer.compiler.passes.scales import QuantizationConfig
     from resformer.compiler.pipeline import CompileOptions
     from resformer.compiler.samples import read_array
 

@@ -24,8 +24,9 @@ from resformer.compiler.passes.fold_batchnorm import fold_batchnorm
 from resformer.compiler.passes.fold_input_gain import fold_input_gain
 from resformer.compiler.passes.merge_synapses import merge_synapses
 from resformer.compiler.passes.place_biases import place_biases
-from resformer.compiler.passes.quantize import QuantizationConfig, quantize
+from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
+from resformer.compiler.passes.scales import QuantizationConfig, QuantizationPlan, choose_plan
 from resformer.compiler.passes.split_attention_projection import split_attention_projection
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.samples import check_samples
@@ -113,6 +114,7 @@ class Compilation:
         quantized: The integers, each synapse with its own bias: what ``quantized.pt`` is written from.
         program: The integers, scheduled: what runs.
         ranges: The magnitudes that scales were chosen from, by node.
+        plan: The scales, widths and exponents.
         placement: The program on neurocores, which it may exceed (``Placement.require``); None if no chip was named.
     """
 
@@ -121,6 +123,7 @@ class Compilation:
     quantized: Program
     program: Program
     ranges: dict[str, float]
+    plan: QuantizationPlan
     placement: Placement | None = None
 
 
@@ -178,12 +181,13 @@ def _compile(
         ranges = estimated_ranges(graph)
     else:
         ranges = measured_ranges(graph, check_samples(options.calibration, graph, "calibration").real())
-    quantized = step.done("quantize", quantize(graph, ranges, options.quantization, measured=measured))
+    plan = choose_plan(graph, ranges, options.quantization, measured=measured)
+    quantized = step.done("quantize", quantize(graph, plan))
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = step.run(integer_pass, program)
     placement = None if options.chip is None else place(program, options.chip)
-    return Compilation(source, graph, quantized, program, ranges, placement)
+    return Compilation(source, graph, quantized, program, ranges, plan, placement)
 
 
 def is_nir(path: Path) -> bool:

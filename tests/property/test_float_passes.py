@@ -14,8 +14,9 @@ from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import BatchNorm2d, SpikeMatMul
 from resformer.compiler.ir.verify import verify_graph
-from resformer.compiler.passes.quantize import QuantizationConfig, quantize
+from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges
+from resformer.compiler.passes.scales import QuantizationConfig, choose_plan
 from resformer.compiler.pipeline import FLOAT_PASSES
 from support.graphs import float_graphs, samples_for
 
@@ -87,5 +88,5 @@ def test_quantizing_leaves_its_input_untouched(graph: FloatGraph) -> None:
     for float_pass in FLOAT_PASSES:
         graph = float_pass(graph)
     before = copy.deepcopy(graph)
-    quantize(graph, estimated_ranges(graph), QuantizationConfig(), measured=False)
+    quantize(graph, choose_plan(graph, estimated_ranges(graph), QuantizationConfig(), measured=False))
     assert first_difference(graph, before) is None

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from resformer.compiler.ir.program import LIF, Conv2d, Dense, Program
 from resformer.compiler.ir.verify import verify_program
-from resformer.compiler.passes.quantize import SCALE_EXP_MAX, QuantizationConfig, quantize
+from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
+from resformer.compiler.passes.scales import SCALE_EXP_MAX, QuantizationConfig, choose_plan
 from resformer.errors import RangeError
 from support.graphs import float_graphs, samples_for
 from support.programs import fold
@@ -40,7 +41,7 @@ def test_every_number_is_the_nearest_that_its_format_holds(
     folded = stretch_weights(fold(graph), stretch)
     ranges = measured_ranges(folded, samples_for(folded)) if measured else estimated_ranges(folded)
     try:
-        program = quantize(folded, ranges, config, measured=measured)
+        program = quantize(folded, choose_plan(folded, ranges, config, measured=measured))
     except RangeError:
         reject()
     verify_program(program)
@@ -114,7 +115,7 @@ def check_weights(
 def test_what_meets_in_a_sum_shares_one_scale(graph: nir.NIRNode, config: QuantizationConfig) -> None:
     folded = fold(graph)
     try:
-        program = quantize(folded, estimated_ranges(folded), config, measured=False)
+        program = quantize(folded, choose_plan(folded, estimated_ranges(folded), config, measured=False))
     except RangeError:
         reject()
     for node in program:

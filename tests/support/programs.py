@@ -15,8 +15,9 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.compiler.ir.text import format_graph
-from resformer.compiler.passes.quantize import QuantizationConfig, quantize
+from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
+from resformer.compiler.passes.scales import QuantizationConfig, choose_plan
 from resformer.compiler.pipeline import FLOAT_PASSES, INTEGER_PASSES
 from support.graphs import float_graphs, samples_for
 
@@ -104,7 +105,8 @@ def lower(graph: Graph[nir.NIRNode], calibration: npt.NDArray[np.float64] | None
     """The graph after all passes; ``config`` is ``QuantizationConfig``'s."""
     folded = fold(graph)
     ranges = estimated_ranges(folded) if calibration is None else measured_ranges(folded, calibration)
-    quantized = quantize(folded, ranges, QuantizationConfig(**config), measured=calibration is not None)
+    plan = choose_plan(folded, ranges, QuantizationConfig(**config), measured=calibration is not None)
+    quantized = quantize(folded, plan)
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = integer_pass(program)

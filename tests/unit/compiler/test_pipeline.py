@@ -13,7 +13,7 @@ import pytest
 from resformer.compiler import pipeline
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program
-from resformer.compiler.passes.quantize import QuantizationConfig
+from resformer.compiler.passes.scales import QuantizationConfig
 from resformer.compiler.pipeline import PASS_NAMES, CompileOptions, compile_checkpoint
 from resformer.errors import InputError, RangeError, UnsupportedError
 from resformer.models.checkpoint import save_checkpoint

@@ -17,8 +17,9 @@ from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.balance_delays import balance_delays
 from resformer.compiler.passes.bound_ranges import bound_ranges
 from resformer.compiler.passes.place_biases import place_biases
-from resformer.compiler.passes.quantize import QuantizationConfig, quantize
+from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges
+from resformer.compiler.passes.scales import QuantizationConfig, choose_plan
 from resformer.compiler.pipeline import FLOAT_PASSES
 from resformer.models.spikingresformer import SpikingResformer
 
@@ -32,7 +33,7 @@ def graph(make_model: Callable[..., SpikingResformer]) -> Graph[nir.NIRNode]:
 def quantized(graph: Graph[nir.NIRNode]) -> Program:
     for float_pass in FLOAT_PASSES:
         graph = float_pass(graph)
-    return quantize(graph, estimated_ranges(graph), QuantizationConfig(), measured=False)
+    return quantize(graph, choose_plan(graph, estimated_ranges(graph), QuantizationConfig(), measured=False))
 
 
 @pytest.fixture(scope="module")

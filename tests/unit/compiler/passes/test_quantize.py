@@ -11,9 +11,9 @@ import pytest
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import Add, constant
 from resformer.compiler.ir.program import LIF, Conv2d, Dense, Input, Output, Program, Relay
-from resformer.compiler.passes import quantize as quantizer
 from resformer.compiler.passes.fold_input_gain import fold_input_gain
-from resformer.compiler.passes.quantize import QuantizationConfig, quantize
+from resformer.compiler.passes.quantize import quantize
+from resformer.compiler.passes.scales import MEASURED_HEADROOM, QuantizationConfig, choose_plan
 from resformer.errors import RangeError, UnsupportedError
 from support.graphs import GraphBuilder, lif
 from support.programs import fold
@@ -36,8 +36,13 @@ def two_layers(
 def lower(graph: Graph[nir.NIRNode], reach: dict[str, float] | None = None, **config: Any) -> Program:
     """The graph quantized with these magnitudes of its nodes' outputs, 1 for those not given."""
     folded = fold(graph)
-    ranges = dict.fromkeys(folded.by_name, 1.0) | (reach or {})
-    return quantize(folded, ranges, QuantizationConfig(**config), measured=False)
+    return quantize_folded(folded, reach, **config)
+
+
+def quantize_folded(graph: Graph[nir.NIRNode], reach: dict[str, float] | None = None, **config: Any) -> Program:
+    """Likewise, for a graph after all float passes."""
+    ranges = dict.fromkeys(graph.by_name, 1.0) | (reach or {})
+    return quantize(graph, choose_plan(graph, ranges, QuantizationConfig(**config), measured=False))
 
 
 def scale(program: Program, name: str) -> int:
@@ -114,9 +119,9 @@ def test_measured_magnitudes_get_headroom() -> None:
     folded = fold(two_layers(1.0, 1e-3))
     ranges = dict.fromkeys(folded.by_name, 1.0) | {"conv2": 12.0}
     for measured, exp in ((False, 13), (True, 12)):
-        program = quantize(folded, ranges, QuantizationConfig(), measured=measured)
+        program = quantize(folded, choose_plan(folded, ranges, QuantizationConfig(), measured=measured))
         assert scale(program, "conv2") == exp
-    assert 12.0 * quantizer.MEASURED_HEADROOM * 2**13 > 2**17
+    assert 12.0 * MEASURED_HEADROOM * 2**13 > 2**17
 
 
 def test_channels_without_weights_ask_for_no_resolution() -> None:
@@ -226,7 +231,7 @@ def test_logits_times_anything_but_a_fraction_are_refused(factor: float) -> None
     with pytest.raises(
         UnsupportedError, match=rf"classifier.scale: multiplies the logits by {factor:g} .* whole number"
     ):
-        quantize(edit.finish(), dict.fromkeys(folded.by_name, 1.0), QuantizationConfig(), measured=False)
+        quantize_folded(edit.finish())
 
 
 # Neurons
@@ -266,9 +271,7 @@ def test_neurons_that_rest_elsewhere_than_at_zero_are_refused(parameter: str) ->
     setattr(op, parameter, constant(0.5, (1, 2, 2)))
     edit.set_op("lif", op)
     with pytest.raises(UnsupportedError, match="lif: v_leak and v_reset must be 0"):
-        quantize(
-            fold_input_gain(edit.finish()), dict.fromkeys(folded.by_name, 1.0), QuantizationConfig(), measured=False
-        )
+        quantize_folded(fold_input_gain(edit.finish()))
 
 
 def test_thresholds_that_vary_within_a_population_are_refused() -> None:
@@ -278,15 +281,13 @@ def test_thresholds_that_vary_within_a_population_are_refused() -> None:
     op.v_threshold = np.arange(1.0, 5.0).reshape(1, 2, 2)
     edit.set_op("lif", op)
     with pytest.raises(UnsupportedError, match="lif: v_threshold varies from 2 to 8 within"):
-        quantize(
-            fold_input_gain(edit.finish()), dict.fromkeys(folded.by_name, 1.0), QuantizationConfig(), measured=False
-        )
+        quantize_folded(fold_input_gain(edit.finish()))
 
 
 def test_quantizing_before_the_gain_is_folded_is_our_mistake() -> None:
     graph = two_layers(1.0)
     with pytest.raises(AssertionError, match="lif: fold_input_gain has not run"):
-        quantize(graph, dict.fromkeys(graph.by_name, 1.0), QuantizationConfig(), measured=False)
+        quantize_folded(graph)
 
 
 # Input
@@ -350,7 +351,7 @@ def test_a_classifier_s_weight_too_large_for_its_exponent_is_refused(weight: flo
     edit = folded.edit()
     edit.set_op("classifier", nir.Linear(np.array([[weight], [1.0]])))
     with pytest.raises(RangeError, match=r"classifier: a weight needs exponent \d+, Loihi's limit is 7; normalise"):
-        quantize(edit.finish(), dict.fromkeys(folded.by_name, 1.0), QuantizationConfig(), measured=False)
+        quantize_folded(edit.finish())
 
 
 def test_a_bias_beyond_24_bits_is_refused() -> None:

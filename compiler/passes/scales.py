@@ -1,0 +1,424 @@
+"""What quantizing decides before it rounds: scales, widths and exponents, as one value that can be kept.
+
+Each current domain (what one convolution makes, or several that meet in a sum) gets a scale S = 2^k; the integer a
+stands for a / S. A weight is m * 2^e / S with an m of ``weight_bits`` bits and 0 <= e. docs/numerics.md derives each
+rule; ``passes.quantize`` applies a plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.target import LOIHI
+from resformer.errors import FileFormatError, RangeError, UnsupportedError
+
+Float64Array = npt.NDArray[np.float64]
+
+MIN_WEIGHT_BITS = 2
+SCALE_EXP_MAX = 13
+"""Finest scale: 2^13 still leaves currents of 16 thresholds, twice what was seen on trained residual streams."""
+SMALLEST_MAGNITUDE = 2.0**-SCALE_EXP_MAX
+"""What is smaller bounds no scale."""
+SCALE_EXP_ENOUGH = 10
+"""A scale that biases and thresholds never need finer: 2^-10 of a current."""
+FINE_CHANNELS = 0.9
+"""Share of a layer's channels, those without weights aside, whose weights a scale should resolve to the last bit of
+their mantissas."""
+READOUT_SCALE_EXP_MAX = 12
+"""Finest scale of the classifier's weights: no spike depends on them."""
+PIXEL_SCALE_EXP_MAX = 6
+"""Finest k of an image: steps of 1/64, about those of an 8-bit pixel after ImageNet's normalisation (1/57)."""
+COUNT_SCALE_EXP = 0
+"""k of event frames, which are counts."""
+COUNT_MAX = 255
+"""Largest count of events that a frame's pixel can carry."""
+ROUNDED_SUM_GROWTH = 2
+"""Factor by which rounding can raise the sum of weights' magnitudes: half a step becomes at most one."""
+MEASURED_HEADROOM = 1.5
+"""Factor by which a current may exceed what calibration saw before it saturates."""
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """How to quantize.
+
+    Attributes:
+        weight_bits: Width of a weight's mantissa, sign included: 2 to 8.
+        per_channel: An exponent for each output channel, rather than one for each layer.
+        input_scale_exp: k of the input; None: what loses least, or 0 for event frames, which are counts.
+    """
+
+    weight_bits: int = LOIHI.weight_bits_max
+    per_channel: bool = True
+    input_scale_exp: int | None = None
+
+    def __post_init__(self) -> None:
+        if not MIN_WEIGHT_BITS <= self.weight_bits <= LOIHI.weight_bits_max:
+            raise RangeError(
+                f"weight bits: {self.weight_bits} is outside {MIN_WEIGHT_BITS} to {LOIHI.weight_bits_max}, "
+                "what a Loihi synapse stores; choose a width in that range"
+            )
+        if self.input_scale_exp is not None and not 0 <= self.input_scale_exp <= SCALE_EXP_MAX:
+            raise RangeError(
+                f"input scale: 2^{self.input_scale_exp} is outside 2^0 to 2^{SCALE_EXP_MAX}; choose an exponent in "
+                "that range"
+            )
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one layer's weights are stored.
+
+    Attributes:
+        bits: Width of a mantissa, sign included.
+        weight_exp: An exponent for each output channel of a convolution; a single one for a linear layer.
+    """
+
+    bits: int
+    weight_exp: tuple[int, ...]
+
+    @property
+    def mantissa_max(self) -> int:
+        """The largest magnitude of a mantissa."""
+        return mantissa_max(self.bits)
+
+
+@dataclass(frozen=True)
+class QuantizationPlan:
+    """All that quantizing chooses; with it, every integer follows from the weights alone.
+
+    Attributes:
+        input_high: The input's integers lie within plus and minus this.
+        scale_exps: k of every node's output: its integer a stands for the real number a / 2^k.
+        layers: Of every node with weights.
+    """
+
+    input_high: int
+    scale_exps: Mapping[str, int]
+    layers: Mapping[str, LayerPlan]
+
+    def weight_unit_exp(self, node: Node[Any]) -> int:
+        """u, where a weight w of a layer counts as w * 2^u of its finest units: its output's k less its input's."""
+        return self.scale_exps[node.name] - self.scale_exps[node.inputs[0]]
+
+    def check_fits(self, graph: Graph[nir.NIRNode]) -> None:
+        """See that the plan is one for this network.
+
+        Raises:
+            FileFormatError: It names other nodes, or other channels.
+        """
+        weighted = {node.name: node.op.weight for node in graph if isinstance(node.op, WEIGHTED)}
+        for what, planned, present in (
+            ("node", self.scale_exps.keys(), graph.by_name.keys()),
+            ("layer with weights", self.layers.keys(), weighted.keys()),
+        ):
+            if planned != present:
+                name = min(planned ^ present)
+                raise FileFormatError(
+                    f"{name}: a {what} of the {'network' if name in present else 'plan'} alone, so the quantization "
+                    "plan was made for another network; prepare this one again"
+                )
+        for name, layer in self.layers.items():
+            channels = len(weighted[name]) if isinstance(graph[name].op, nir.Conv2d) else 1
+            if len(layer.weight_exp) != channels:
+                raise FileFormatError(
+                    f"{name}: the quantization plan holds {len(layer.weight_exp)} exponents for {channels} channels; "
+                    "prepare this network again"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON can hold it."""
+        return {
+            "input_high": self.input_high,
+            "scale_exps": dict(self.scale_exps),
+            "layers": {
+                name: {"bits": layer.bits, "weight_exp": list(layer.weight_exp)} for name, layer in self.layers.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> QuantizationPlan:
+        """Read what :meth:`to_json` made.
+
+        Raises:
+            FileFormatError: It is not that.
+        """
+        try:
+            return cls(
+                int(content["input_high"]),
+                {name: int(exp) for name, exp in content["scale_exps"].items()},
+                {
+                    name: LayerPlan(int(layer["bits"]), tuple(int(exp) for exp in layer["weight_exp"]))
+                    for name, layer in content["layers"].items()
+                },
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileFormatError(f"quantization plan: damaged ({error!r}); prepare the network again") from error
+
+
+WEIGHTED: tuple[type[nir.NIRNode], ...] = (nir.Conv2d, nir.Linear, nir.Affine)
+"""What has weights at the float level, once all float passes have run."""
+
+
+def mantissa_max(bits: int) -> int:
+    """The largest magnitude of a mantissa of so many bits, sign included."""
+    largest: int = 2 ** (bits - 1) - 1
+    return largest
+
+
+def choose_plan(
+    graph: Graph[nir.NIRNode], ranges: Mapping[str, float], config: QuantizationConfig, *, measured: bool
+) -> QuantizationPlan:
+    """Choose scales, widths and exponents for a folded float graph.
+
+    Args:
+        graph: After all float passes.
+        ranges: The magnitude of each node's output (``passes.ranges``).
+        config: Widths and granularity.
+        measured: Whether the ranges come from data and want headroom, or are bounds already.
+
+    Raises:
+        UnsupportedError: A node has no exact integer form.
+        RangeError: No scale fits a domain's currents, weights and thresholds.
+    """
+    headroom = MEASURED_HEADROOM if measured else 1.0
+    return _Choice(graph, {name: headroom * each for name, each in ranges.items()}, config).plan()
+
+
+class _Choice:
+    """The choices for one graph."""
+
+    def __init__(self, graph: Graph[nir.NIRNode], reach: Mapping[str, float], config: QuantizationConfig) -> None:
+        self.graph = graph
+        self.reach = reach
+        self.config = config
+        self.mantissa_max = mantissa_max(config.weight_bits)
+        self.counts_events = graph.metadata.get("input") == "frames"
+        default_exp = COUNT_SCALE_EXP if self.counts_events else PIXEL_SCALE_EXP_MAX
+        self.input_exp = default_exp if config.input_scale_exp is None else config.input_scale_exp
+        self.input_high = self._input_high()
+        self.exps = self._choose_scales()
+        if config.input_scale_exp is None and not self.counts_events:
+            self.input_exp = self._balanced_input_exp()
+            self.input_high = self._input_high()
+            self.exps = self._choose_scales()
+
+    def plan(self) -> QuantizationPlan:
+        """The choices."""
+        layers = {node.name: self._layer(node) for node in self.graph if isinstance(node.op, WEIGHTED)}
+        return QuantizationPlan(self.input_high, self.exps, layers)
+
+    def _layer(self, node: Node[nir.NIRNode]) -> LayerPlan:
+        weight = node.op.weight * 2.0 ** (self.exps[node.name] - self.exps[node.inputs[0]])
+        largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+        if not (isinstance(node.op, nir.Conv2d) and self.config.per_channel):
+            largest = np.full_like(largest, largest.max())
+        exponent = fitting_exponents(node.name, largest, self.config.weight_bits)
+        return LayerPlan(self.config.weight_bits, exponent if isinstance(node.op, nir.Conv2d) else exponent[:1])
+
+    def _balanced_input_exp(self) -> int:
+        """The k of an image at which rounding pixels costs as much as rounding the weights that they meet.
+
+        A weight's step is 2^k over its current's scale, so finer pixels mean coarser weights: with steps p and q, the
+        variance of a current's error is (p^2 * sum of w^2 + q^2 * taps) / 12 for pixels of unit variance.
+        """
+        exps = [PIXEL_SCALE_EXP_MAX]
+        for reader in self.graph.consumers[self.graph.input.name]:
+            if isinstance(reader.op, nir.Conv2d):
+                power = max(float((reader.op.weight**2).mean()), SMALLEST_MAGNITUDE)
+                exps.append(round((self.exps[reader.name] + math.log2(power) / 2) / 2))
+        return max(min(exps), 0)
+
+    def _input_high(self) -> int:
+        """The largest integer of the input: a power of two.
+
+        Raises:
+            RangeError: It exceeds a graded value.
+        """
+        reach = COUNT_MAX if self.counts_events else self.reach[self.graph.input.name]
+        high: int = 2 ** math.ceil(math.log2(max(reach * 2.0**self.input_exp, 1.0)))
+        if high > LOIHI.graded_max:
+            raise RangeError(
+                f"{self.graph.input.name}: values up to {reach:.4g} become {high} at scale 2^{self.input_exp}, the "
+                f"limit of a 24-bit value is {LOIHI.graded_max}; lower --input-scale-exp or normalise the samples"
+            )
+        return high
+
+    def _choose_scales(self) -> dict[str, int]:
+        """k of each node's output: within a domain, as fine as its weights ask for and all of its nodes allow."""
+        domains = _domains(self.graph)
+        wanted = dict.fromkeys(domains.values(), SCALE_EXP_ENOUGH)
+        limits: dict[str, list[tuple[int, str]]] = {domain: [] for domain in domains.values()}
+        for node in self.graph:
+            if node.name in domains:
+                domain = domains[node.name]
+                wanted[domain] = max(wanted[domain], self._resolving_exp(node))
+                limits[domain] += self._limits(node)
+        exps: dict[str, int] = {}
+        for node in self.graph:
+            match node.op:
+                case nir.Input():
+                    exps[node.name] = self.input_exp
+                case nir.LIF() | nir.IF():
+                    exps[node.name] = 0
+                case nir.Linear() | nir.Affine():
+                    exps[node.name] = exps[node.inputs[0]] + self._readout_exp(node)
+                case nir.Flatten():
+                    source_exp = exps[node.inputs[0]]
+                    exps[node.name] = source_exp - self._readout_shift(node, source_exp)
+                case _ if node.name in domains:
+                    exp, reason = min(limits[domains[node.name]])
+                    exps[node.name] = min(exp, wanted[domains[node.name]])
+                    if exps[node.name] < max(exps[name] for name in node.inputs):
+                        raise RangeError(
+                            f"{node.name}: no scale fits its currents: {reason}, which leaves 2^{exps[node.name]}; "
+                            "normalise the layer, lower --input-scale-exp or give calibration images"
+                        )
+                case _:
+                    exps[node.name] = exps[node.inputs[0]]
+        return exps
+
+    def _limits(self, node: Node[nir.NIRNode]) -> list[tuple[int, str]]:
+        """What bounds the scale of one node's output: the largest k, and why."""
+        reach = max(self.reach[node.name], SMALLEST_MAGNITUDE)
+        limits = [
+            (SCALE_EXP_MAX, "no scale is finer"),
+            (_floor_log2(LOIHI.a_max / reach), f"{node.name} reaches {reach:.4g}"),
+        ]
+        if isinstance(node.op, nir.Conv2d):
+            weight = np.abs(node.op.weight)
+            steepest = max(float(weight.max(initial=0.0)), SMALLEST_MAGNITUDE)
+            exp = _floor_log2(self.mantissa_max * 2**LOIHI.weight_exp_max / steepest) + self._source_exp(node)
+            limits.append((exp, f"{node.name} has a weight of {steepest:.4g}"))
+            row = max(float(weight.reshape(len(weight), -1).sum(axis=1).max()), SMALLEST_MAGNITUDE)
+            worst = row * self._source_reach(node)
+            exp = _floor_log2(LOIHI.accumulator_max / ROUNDED_SUM_GROWTH / worst)
+            limits.append((exp, f"{node.name} may sum up to {worst:.4g}"))
+        for reader in self.graph.consumers[node.name]:
+            if isinstance(reader.op, NEURONS):
+                threshold = uniform(reader, "v_threshold")
+                limits.append(
+                    (_floor_log2(LOIHI.vth_mantissa_max / threshold), f"{reader.name} fires at {threshold:.4g}")
+                )
+        return limits
+
+    def _source_exp(self, node: Node[nir.NIRNode]) -> int:
+        """k of what a convolution reads: pixels have one, spikes are 0 or 1.
+
+        Raises:
+            UnsupportedError: It reads neither.
+        """
+        source = self.graph[node.inputs[0]]
+        if not isinstance(source.op, (nir.Input, *NEURONS)):
+            raise UnsupportedError(
+                f"{node.name}: reads {source.name} ({type(source.op).__name__}), a current; a convolution must read "
+                "the input or spikes, so put neurons between them"
+            )
+        return self.input_exp if isinstance(source.op, nir.Input) else 0
+
+    def _source_reach(self, node: Node[nir.NIRNode]) -> float:
+        """The largest magnitude of what a convolution reads."""
+        if isinstance(self.graph[node.inputs[0]].op, nir.Input):
+            return self.input_high * 2.0**-self.input_exp
+        return 1.0
+
+    def _resolving_exp(self, node: Node[nir.NIRNode]) -> int:
+        """The k at which most channels' weights fill their mantissas with an exponent of zero; more gains nothing."""
+        if not isinstance(node.op, nir.Conv2d):
+            return 0
+        weight = np.abs(node.op.weight)
+        largest = np.sort(weight.reshape(len(weight), -1).max(axis=1))[::-1]
+        largest = largest[largest > 0]
+        if not len(largest):
+            return 0
+        finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), SMALLEST_MAGNITUDE)
+        return self._source_exp(node) + math.ceil(math.log2(self.mantissa_max / finest))
+
+    def _readout_exp(self, node: Node[nir.NIRNode]) -> int:
+        """k of a readout's weights: no spike depends on it, so they fill their mantissas."""
+        steepest = max(float(np.abs(node.op.weight).max(initial=0.0)), SMALLEST_MAGNITUDE)
+        return min(max(_floor_log2(self.mantissa_max / steepest), 0), READOUT_SCALE_EXP_MAX)
+
+    def _readout_shift(self, node: Node[nir.NIRNode], exp: int) -> int:
+        """By how many bits what a readout reads must be coarser than 2^exp, for its sums to stay in 32 bits.
+
+        Pooled currents have more bits than a readout's weights can spare: without the shift, the weights of a network
+        of full size would be left with one bit or none.
+        """
+        shift = 0
+        for reader in self.graph.consumers[node.name]:
+            if isinstance(reader.op, (nir.Linear, nir.Affine)):
+                row = float(np.abs(reader.op.weight).sum(axis=1).max(initial=0.0))
+                largest = self.reach[node.name] * 2.0**exp * row * 2.0 ** self._readout_exp(reader)
+                shift = max(shift, -_floor_log2(LOIHI.dense_sum_max / max(largest, 1.0)))
+        return shift
+
+
+def fitting_exponents(name: str, largest: Float64Array, bits: int) -> tuple[int, ...]:
+    """The least exponents that let weights of these magnitudes, in units of the finest step, fit their mantissas.
+
+    Raises:
+        RangeError: A weight needs more than Loihi has.
+    """
+    exponent = np.maximum(np.ceil(np.log2(np.maximum(largest, 1.0) / (mantissa_max(bits) + 0.5))), 0)
+    if exponent.max(initial=0) > LOIHI.weight_exp_max:
+        raise RangeError(
+            f"{name}: a weight needs exponent {exponent.max():.0f}, Loihi's limit is {LOIHI.weight_exp_max}; "
+            "normalise the layer or use more weight bits"
+        )
+    return tuple(int(each) for each in exponent)
+
+
+def _domains(graph: Graph[nir.NIRNode]) -> dict[str, str]:
+    """For each node whose output is a current of neurons, one node that stands for all that share its scale."""
+    parents: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while parents[name] != name:
+            name = parents[name]
+        return name
+
+    for node in graph:
+        match node.op:
+            case nir.Conv2d():
+                parents[node.name] = node.name
+            case Add() | SpikeMatMul() | MaxPool2d():
+                parents[node.name] = node.name
+                for source in node.inputs if isinstance(node.op, Add) else node.inputs[:1]:
+                    if source not in parents:
+                        raise UnsupportedError(
+                            f"{node.name}: reads {source}, which is no current; only what convolutions make can be "
+                            "summed, pooled or gated"
+                        )
+                    parents[find(source)] = node.name
+            case _:
+                pass
+    return {name: find(name) for name in parents}
+
+
+def uniform(node: Node[nir.NIRNode], parameter: str) -> float:
+    """The one value of a population's parameter.
+
+    Raises:
+        UnsupportedError: It varies between neurons.
+    """
+    values = collapse(getattr(node.op, parameter))
+    if np.ptp(values):
+        raise UnsupportedError(
+            f"{node.name}: {parameter} varies from {values.min():.4g} to {values.max():.4g} within the population; "
+            "Loihi's LIF has one value for all its neurons"
+        )
+    return float(values.flat[0])
+
+
+def _floor_log2(x: float) -> int:
+    return math.floor(math.log2(x))
