@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import math
-import os
 import re
-import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,42 +23,19 @@ from resformer.compiler.terminal import (
     run_command,
     size_of,
 )
+from resformer.runtime.files import write_atomically
+from resformer.runtime.inputs import Given, add_input_options, check_input_usage, read_given
 from resformer.runtime.processes import Processes, from_environment
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from resformer.compiler.build import Build
     from resformer.compiler.chips.chip import Chip
     from resformer.compiler.ir.program import Program
     from resformer.compiler.ir.trace import SpikeTrain
-    from resformer.compiler.samples import Samples
     from resformer.runtime.run import Inference
 
 DEFAULT_BACKEND = "lava"
 RESULT_FORMAT_VERSION = 1
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""Of ImageNet's training images in RGB, as torchvision has them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """What the user named, read and checked.
-
-    Attributes:
-        build: The build.
-        program: The build's.
-        samples: What to run.
-        names: The samples' file names, if they have any.
-        labels: (N,), their classes, if they are known.
-    """
-
-    build: Build
-    program: Program
-    samples: Samples
-    names: tuple[str, ...] | None
-    labels: npt.NDArray[np.int64] | None
 
 
 def run_main(argv: Sequence[str] | None = None) -> int:
@@ -122,34 +94,8 @@ def _verify_parser() -> Parser:
 
 def _add_common(parser: Parser) -> None:
     parser.add_argument("build", type=Path, metavar="BUILD", help="folder that resformer-compile wrote")
-    parser.add_argument(
-        "--input",
-        type=Path,
-        required=True,
-        metavar="X",
-        help="a folder of images; or images (N, C, H, W) or event frames (N, T, C, H, W) as .npy or .npz; pixels of 8 "
-        "bits are divided by 255",
-    )
-    parser.add_argument(
-        "--resize",
-        action="store_true",
-        help="of a folder: bring the shorter side to 256/224 of the network's input, and keep the middle",
-    )
-    parser.add_argument(
-        "--mean", type=_numbers, metavar="M,M,M", help="subtracted from the input, one number, or one a channel"
-    )
-    parser.add_argument(
-        "--std", type=_numbers, metavar="S,S,S", help="what the input is divided by after that, likewise"
-    )
-    parser.add_argument("--normalize", choices=("imagenet",), help="subtract and divide by ImageNet's own")
+    add_input_options(parser)
     parser.add_argument("--backend", choices=tuple(BACKENDS), default=DEFAULT_BACKEND, help="(default: %(default)s)")
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="use the first N samples only")
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        metavar="L.npy",
-        help="true classes (N,), to measure accuracy (default: the folder it is in, if there is one a class)",
-    )
     parser.add_argument(
         "--device", type=_device, default=CPU, metavar="{cpu,cuda,cuda:N}", help="where sim runs (default: %(default)s)"
     )
@@ -159,16 +105,6 @@ def _add_common(parser: Parser) -> None:
     parser.add_argument(
         "--stock-models", action="store_true", help="lava: use only Lava's own process models, many times slower"
     )
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        numbers = [float(number) for number in text.split(",")]
-    except ValueError:
-        numbers = [math.nan]
-    if not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several separated by commas")
-    return numbers
 
 
 def _device(text: str) -> str:
@@ -190,14 +126,7 @@ def _check_usage(arguments: argparse.Namespace, output: Path | None) -> None:
         raise UsageError(
             f"--device {arguments.device}: {arguments.backend} runs on the CPU alone; choose --backend sim"
         )
-    if arguments.resize and arguments.input.is_file():
-        raise UsageError(f"--resize: {arguments.input} is no folder of images, and arrays are taken as they are")
-    if arguments.normalize is not None:
-        if arguments.mean is not None or arguments.std is not None:
-            raise UsageError("--normalize: has a mean and a deviation of its own; leave out --mean and --std")
-        arguments.mean, arguments.std = IMAGENET_MEAN, IMAGENET_STD
-    if arguments.std is not None and min(arguments.std) <= 0:
-        raise UsageError(f"--std: {min(arguments.std):g} is not above 0")
+    check_input_usage(arguments)
     if output is not None:
         check_writable(output)
 
@@ -222,7 +151,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
             samples_at_once,
         )
 
-        given = _read(arguments)
+        given = read_given(arguments, arguments.build)
         program, samples = given.program, given.samples
         bounds = processes.share(len(samples))
         chip = _chip(arguments, given.build) if arguments.cost else None
@@ -259,7 +188,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         result = conclude(program, parts, time.perf_counter() - started)
     if arguments.output is not None:
         spikes = result.spikes if arguments.record_spikes else {}
-        _write_atomically(arguments.output, "wb", lambda file: _save(result, spikes, given.names, file))
+        write_atomically(arguments.output, "wb", lambda file: _save(result, spikes, given.names, file))
     _summarize(terminal, arguments, processes, given, result)
     if chip is not None:
         _cost(terminal, arguments, program, result, chip)
@@ -284,7 +213,7 @@ def _cost(terminal: Terminal, arguments: argparse.Namespace, program: Program, r
     cost = estimate(program, measure(program, result.spikes), place(program, chip))
     if arguments.json is not None:
         text = json.dumps(to_json(cost), indent=2, allow_nan=False) + "\n"
-        _write_atomically(arguments.json, "w", lambda file: file.write(text))
+        write_atomically(arguments.json, "w", lambda file: file.write(text))
     terminal.table("Synaptic operations", *sop_rows(cost))
     terminal.table(f"On {chip.name}, a sample", *layer_rows(cost))
     terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
@@ -300,7 +229,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         from resformer.runtime.report import check_rows, facts, layer_rows, to_json
         from resformer.runtime.verify import verify
 
-        given = _read(arguments)
+        given = read_given(arguments, arguments.build)
         result = verify(
             given.build,
             given.samples,
@@ -315,7 +244,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         )
     if arguments.json is not None:
         text = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
-        _write_atomically(arguments.json, "w", lambda file: file.write(text))
+        write_atomically(arguments.json, "w", lambda file: file.write(text))
     terminal.table("Mismatched spikes by population", *layer_rows(result))
     terminal.table(f"{arguments.build}, {result.samples} samples, {result.timesteps} steps", *check_rows(result))
     for line in facts(result):
@@ -324,75 +253,6 @@ def _verify(arguments: argparse.Namespace) -> int:
         "EQUIVALENT" if result.equivalent else "NOT EQUIVALENT", style="green" if result.equivalent else "red"
     )
     return DONE if result.equivalent else FAILED
-
-
-def _read(arguments: argparse.Namespace) -> Given:
-    """The build, its program, the samples and what is known of them.
-
-    Raises:
-        ResformerError: One of them is damaged, or they do not fit each other.
-    """
-    from resformer.compiler.build import read_build
-    from resformer.compiler.samples import check_labels, check_samples, read_array
-    from resformer.runtime.image_folder import open_image_folder
-
-    build = read_build(arguments.build)
-    program = build.program()
-    wanted, classes = arguments.samples, program.output.shape[0]
-    samples: Samples
-    names = labels = None
-    if arguments.input.is_dir():
-        folder = open_image_folder(arguments.input, program, resize=arguments.resize)
-        count = len(folder)
-        _require_enough(arguments, count)
-        labels = folder.labels(classes)
-        samples = folder = folder.first(wanted or count)
-        folder.check()
-        names = folder.names
-    else:
-        images = read_array(arguments.input)
-        count = len(images) if images.ndim else 0
-        if images.ndim:
-            _require_enough(arguments, count)
-        samples = check_samples(images[:wanted] if images.ndim else images, program, str(arguments.input))
-    if arguments.labels is not None:
-        labels = check_labels(read_array(arguments.labels, "labels"), count, classes, str(arguments.labels))
-    return Given(
-        build,
-        program,
-        _normalized(samples, arguments, program.input.shape[0]),
-        names,
-        None if labels is None else labels[:wanted],
-    )
-
-
-def _require_enough(arguments: argparse.Namespace, count: int) -> None:
-    from resformer.errors import InputError
-
-    if arguments.samples is not None and arguments.samples > count:
-        raise InputError(
-            f"{arguments.input}: holds {count} samples, fewer than --samples {arguments.samples}; ask for fewer"
-        )
-
-
-def _normalized(samples: Samples, arguments: argparse.Namespace, channels: int) -> Samples:
-    """Samples less the mean and divided by the deviation that were asked for.
-
-    Raises:
-        InputError: There is not one number a channel.
-    """
-    import numpy as np
-
-    from resformer.errors import InputError
-    from resformer.runtime.encode import Normalized
-
-    if arguments.mean is None and arguments.std is None:
-        return samples
-    for option, numbers in (("mean", arguments.mean), ("std", arguments.std)):
-        if numbers is not None and len(numbers) not in (1, channels):
-            raise InputError(f"--{option}: {len(numbers)} numbers for {channels} channels; give one, or one a channel")
-    mean, std = (np.array(numbers).reshape(-1, 1, 1) for numbers in (arguments.mean or [0.0], arguments.std or [1.0]))
-    return Normalized(samples, mean, std)
 
 
 def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[str] | None, file: IO[Any]) -> None:
@@ -410,27 +270,6 @@ def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[s
         arrays[f"spikes/{name}"] = train.packed
         arrays[f"shape/{name}"] = np.array(train.shape, dtype=np.int64)
     np.savez(file, **arrays)
-
-
-def _write_atomically(path: Path, mode: str, write: Callable[[IO[Any]], object]) -> None:
-    """Write a file that appears complete or not at all.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        with partial.open(mode) as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _summarize(

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from resformer.runtime import image_folder
-from resformer.runtime.cli import IMAGENET_MEAN, IMAGENET_STD, run_main, verify_main
+from resformer.runtime.cli import run_main, verify_main
+from resformer.runtime.inputs import IMAGENET_MEAN, IMAGENET_STD
 from support.builds import Tiny, write_tiny
 
 Capture = pytest.CaptureFixture[str]
