@@ -19,6 +19,8 @@ from resformer.errors import FileFormatError
 FORMAT = "resformer-program"
 FORMAT_VERSION = 1
 
+HEADER_SIZE_BYTES = 8
+"""Of a safetensors file: its first bytes, which hold the size of the header behind them."""
 INTEGER_LIMIT = 2**40
 """No number in the header, and no node's count of values over all steps, comes near this in any program of ours."""
 SCALE_EXP_LIMIT = 64
@@ -88,7 +90,18 @@ def write_program(program: Program, path: Path) -> None:
     }
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "program": json.dumps(header)}
     # not save_file: its files are private to their owner, and a full disk is no OSError to it
-    path.write_bytes(save(tensors, metadata))
+    path.write_bytes(_in_order(save(tensors, metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted: safetensors orders the metadata anew each time, and builds of
+    one network should be equal, byte for byte.
+    """
+    size = int.from_bytes(content[:HEADER_SIZE_BYTES], "little")
+    header = json.loads(content[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + size])
+    ordered = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(ordered) <= size, "the sorted header is longer"
+    return content[:HEADER_SIZE_BYTES] + ordered.ljust(size) + content[HEADER_SIZE_BYTES + size :]
 
 
 def read_program(path: Path) -> Program:

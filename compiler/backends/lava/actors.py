@@ -135,10 +135,19 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
             for actor in self._actors:
                 actor.kill()
             for actor in self._actors:
-                actor.join()
+                _join(actor)
                 actor.close()
             self._actors.clear()
             self._ended.close()
+
+
+def _join(actor: Actor) -> None:
+    """Wait for a process that was killed to be gone."""
+    actor.join()
+    # Another thread, in multiprocessing.active_children() say, may have taken its status and not noted it yet.
+    deadline = time.monotonic() + GRACE_SECONDS
+    while actor.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def _die_with(parent: int) -> None:

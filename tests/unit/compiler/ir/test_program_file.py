@@ -42,6 +42,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "program.safetensors"
 
 
+def test_a_program_is_always_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for index in range(8):
+        write_program(small_program(), tmp_path / f"{index}.safetensors")
+        contents.append((tmp_path / f"{index}.safetensors").read_bytes())
+    assert len(set(contents)) == 1
+
+
 def refusal(path: Path) -> str:
     """What reading the file says, after its name; one printable line."""
     with pytest.raises(FileFormatError) as caught:

@@ -1,5 +1,7 @@
 """Which of the processes that ended is to blame."""
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -49,3 +51,16 @@ def test_an_endless_message_is_cut(actors: Actors) -> None:
     with pytest.raises(BackendFailedError) as caught:
         actors.wait(10)
     assert len(str(caught.value)) < 1100
+
+
+def test_it_waits_for_a_status_that_another_thread_has_taken(actors: Actors) -> None:
+    """As ``multiprocessing.active_children()`` does: between its two steps the process looks as if it ran."""
+    start(actors, "model", lambda: None)
+    (actor,) = actors.actors
+    popen = actor._popen  # type: ignore[attr-defined] # multiprocessing's own
+    os.waitpid(popen.pid, 0)
+    assert actor.exitcode is None
+    noting = threading.Timer(0.2, setattr, (popen, "returncode", 0))
+    noting.start()
+    actors.stop()
+    noting.join()
