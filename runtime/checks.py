@@ -21,6 +21,7 @@ from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.encode import decode, encode, predict, real_logits
+from resformer.runtime.local import Layer, LayerTally, LocalComparison
 from resformer.runtime.nir_network import NirNetwork
 from resformer.runtime.torch_network import TorchNetwork
 from resformer.runtime.trace import Comparison
@@ -46,18 +47,20 @@ class Network:
             without the original.
         original: The checkpoint in SpikingJelly, or the NIR file as it was imported; None if it was not given.
         quantized: The build's quantized checkpoint in SpikingJelly; None where the source is a NIR file.
+        folded: The one of ``graphs`` after all float passes, if each layer's own error is to be measured; else None.
     """
 
     program: Program
     graphs: Mapping[str, Graph[nir.NIRNode]]
     original: TorchNetwork | NirNetwork | None
     quantized: TorchNetwork | None
+    folded: Graph[nir.NIRNode] | None = None
 
     def copy(self) -> Network:
         """One for another thread: only the networks in SpikingJelly keep a state."""
         original = None if self.original is None else self.original.copy()
         quantized = None if self.quantized is None else self.quantized.copy()
-        return Network(self.program, self.graphs, original, quantized)
+        return Network(self.program, self.graphs, original, quantized, self.folded)
 
 
 class Tally:
@@ -73,6 +76,7 @@ class Tally:
         quantized_logits_error: E3: the largest difference of a logit, where nothing saturated, the readout included.
         original: E4: the checkpoint's spikes against the backend's.
         local: E4: the same, each layer of the program fed the checkpoint's spikes.
+        layers: E4: each layer's own error, if the network says to measure it.
         both, only_original, only_quantized: E4: spikes that fired on both sides, or on one alone.
         predictions_original, predictions_quantized: By sample.
         saturation: How often a value was clipped, by node.
@@ -89,6 +93,7 @@ class Tally:
         self.quantized, self.saturated, self.currents = Comparison(lifs), Comparison(lifs), Comparison(lifs)
         self.quantized_logits_error = 0.0
         self.original, self.local = Comparison(lifs), Comparison(lifs)
+        self.layers: dict[Layer, LayerTally] = {}
         self.both = self.only_original = self.only_quantized = 0
         self.predictions_original: list[int] = []
         self.predictions_quantized: list[int] = []
@@ -109,6 +114,8 @@ class Tally:
         for name in ("predictions_original", "predictions_quantized", "saturated_samples"):
             getattr(self, name).extend(getattr(other, name))
         self.saturation.update(other.saturation)
+        for layer, tally in other.layers.items():
+            self.layers.setdefault(layer, LayerTally()).merge(tally)
 
 
 @dataclass
@@ -276,7 +283,12 @@ def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
     """E4: from end to end, and each layer alone, fed the checkpoint's spikes."""
     program, tally = batch.network.program, batch.tally
     overrides = {name: spikes.astype(np.int64) for name, spikes in batch.original.items()}
-    local = reference.run(program, batch.encoded, record=True, overrides=overrides)
+    alone = None if batch.network.folded is None else LocalComparison(program, batch.network.folded)
+    observe = None if alone is None else alone.keep
+    local = reference.run(program, batch.encoded, record=True, overrides=overrides, observe=observe)
+    if alone is not None:
+        alone.compare(batch.samples, batch.original, spikes, local.logits)
+        tally.layers = alone.tallies
     for name in program.lif_names:
         original, quantized = batch.original[name], spikes[name]
         tally.original.add(name, original != quantized, batch.indices)

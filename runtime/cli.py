@@ -88,8 +88,26 @@ def _verify_parser() -> Parser:
         metavar="MODEL",
         help="the checkpoint that was compiled; without it, E1 and E4 are not run",
     )
+    parser.add_argument(
+        "--local",
+        action="store_true",
+        help="feed each layer the original's inputs, and say which one to blame for what quantization changed",
+    )
+    parser.add_argument(
+        "--local-plot",
+        type=_plot_path,
+        metavar="P.png",
+        help="file to draw that in as well: .png, .svg or .pdf (needs matplotlib)",
+    )
     parser.add_argument("--json", type=Path, metavar="R.json", help="file to write the results to")
     return parser
+
+
+def _plot_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png, .svg or .pdf")
+    return path
 
 
 def _add_common(parser: Parser) -> None:
@@ -223,12 +241,20 @@ def _verify(arguments: argparse.Namespace) -> int:
     if from_environment().count > 1:
         raise UsageError("start one process: only resformer-run shares its samples among several")
     _check_usage(arguments, arguments.json)
+    local = arguments.local or arguments.local_plot is not None
+    if local and arguments.model is None:
+        raise UsageError("--local: compares with the original; name it with --model")
+    if arguments.local_plot is not None:
+        check_writable(arguments.local_plot)
     terminal = Terminal()
     with terminal.progress() as update:
         update("starting", 0, 0)
-        from resformer.runtime.report import check_rows, facts, layer_rows, to_json
+        from resformer.runtime.local_plot import plot_local, require_matplotlib
+        from resformer.runtime.report import blame, check_rows, facts, layer_rows, local_rows, to_json
         from resformer.runtime.verify import verify
 
+        if arguments.local_plot is not None:
+            require_matplotlib()
         given = read_given(arguments, arguments.build)
         result = verify(
             given.build,
@@ -240,13 +266,19 @@ def _verify(arguments: argparse.Namespace) -> int:
             stock_models=arguments.stock_models,
             device=arguments.device,
             batch_size=arguments.batch_size,
+            local=local,
             update=update,
         )
+    if arguments.local_plot is not None:
+        plot_local(result.local, arguments.local_plot)
     if arguments.json is not None:
         text = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
         write_atomically(arguments.json, "w", lambda file: file.write(text))
     terminal.table("Mismatched spikes by population", *layer_rows(result))
     terminal.table(f"{arguments.build}, {result.samples} samples, {result.timesteps} steps", *check_rows(result))
+    if local:
+        terminal.table("Each layer alone, fed the original's inputs, the worst first", *local_rows(result))
+        terminal.line(blame(result))
     for line in facts(result):
         terminal.line(line)
     terminal.line(

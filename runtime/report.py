@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import resformer
 from resformer.runtime.diverge import Divergence
+from resformer.runtime.local import LocalError
 from resformer.runtime.verify import CHECKS, ORIGINAL, Check, Verification
 
 FORMAT = "resformer-verification"
 FORMAT_VERSION = 1
+
+NO_ERROR = 1e-6
+"""What is off by less is exact, but for the shift of ties."""
 
 TITLES = {
     "float_graph_vs_torch": "E1 float graph = checkpoint",
@@ -37,6 +42,7 @@ def to_json(result: Verification) -> dict[str, Any]:
         "input_values_clipped": result.clipped,
         "model_is_source": result.model_is_source,
         "accuracy": dict(result.accuracy),
+        "local": [_local(error) for error in result.local] or None,
     }
 
 
@@ -80,6 +86,71 @@ def _layer(result: Verification, name: str) -> dict[str, Any]:
     if ORIGINAL in result.checks:
         facts["local"] = result.checks[ORIGINAL].extra["local_layers"][name]
     return facts
+
+
+def _local(error: LocalError) -> dict[str, Any]:
+    """One layer's own error."""
+    spikes = None
+    if error.layer.population is not None:
+        spikes = {
+            "compared": error.tally.compared,
+            "mismatched": error.tally.mismatched,
+            "mismatched_share": error.mismatch,
+            "rate_original": error.rate_original,
+            "rate_shift": error.rate_shift,
+            "end_to_end": {"mismatched": error.tally.drifted, "mismatched_share": error.drift, "f1": error.f1},
+        }
+    return {
+        "name": error.layer.name,
+        "population": error.layer.population,
+        "rank": error.rank,
+        "current": {
+            "compared": error.tally.values,
+            "relative_error": error.relative,
+            "rms_error": error.rms,
+            "worst_error": error.worst,
+        },
+        "spikes": spikes,
+    }
+
+
+def local_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
+    """Headings and rows of a table of each layer's own error, the worst first."""
+    headings = (
+        "layer",
+        "population",
+        " error",
+        " RMS, thresholds",
+        " worst",
+        " spikes differ",
+        " rate",
+        " shift",
+        " end to end",
+        " F1",
+    )
+    rows = []
+    for error in sorted(result.local, key=lambda each: each.rank):
+        row = [error.layer.name, error.layer.population or "(logits)"]
+        row += [f"{error.relative:.3%}", f"{error.rms:.4f}", f"{error.worst:.3f}"]
+        if error.layer.population is None:
+            rows.append([*row, *[""] * 5])
+            continue
+        row += [f"{error.mismatch:.3%}", f"{error.rate_original:.2%}", f"{error.rate_shift:+.3%}"]
+        rows.append([*row, f"{error.drift:.3%}", f"{error.f1:.4f}"])
+    return headings, rows
+
+
+def blame(result: Verification) -> str:
+    """Which layer to look at first, in a sentence."""
+    worst = min(result.local, key=lambda each: each.rank)
+    if worst.relative < NO_ERROR:
+        return f"blame: no layer: fed the original's inputs, no current is off by more than {worst.relative:.1e} of it"
+    median = statistics.median(each.relative for each in result.local)
+    spikes = f", {worst.mismatch:.3%} of the spikes of {worst.layer.population} differ" if worst.tally.compared else ""
+    return (
+        f"blame: {worst.layer.name}: fed the original's inputs, its own current is off by {worst.relative:.2%} "
+        f"(median layer {median:.2%}){spikes}"
+    )
 
 
 def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,6 +32,7 @@ from resformer.errors import InputError
 from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
 from resformer.runtime.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
 from resformer.runtime.encode import encode
+from resformer.runtime.local import LocalError, rank
 from resformer.runtime.nir_network import NirNetwork
 from resformer.runtime.run import batch_size, batches, require_room_for_batch, samples_at_once
 from resformer.runtime.torch_network import TorchNetwork, open_checkpoint
@@ -99,6 +100,7 @@ class Verification:
         clipped: How many values of the input its range could not hold.
         model_is_source: Whether the given checkpoint is, bit for bit, the one that was compiled; None if not given.
         accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
+        local: Each layer's own error, in topological order; empty if it was not asked for.
     """
 
     backend: str
@@ -111,6 +113,7 @@ class Verification:
     clipped: int
     model_is_source: bool | None
     accuracy: Mapping[str, float]
+    local: Sequence[LocalError] = ()
 
     @property
     def equivalent(self) -> bool:
@@ -130,6 +133,7 @@ def verify(
     stock_models: bool = False,
     device: str = CPU,
     batch_size: int | None = None,
+    local: bool = False,
     update: Update | None = None,
 ) -> Verification:
     """Compare the checkpoint, the float graphs, the program, the backend and the quantized checkpoint on samples.
@@ -144,6 +148,7 @@ def verify(
         stock_models: As in ``open_backend``.
         device: As in ``open_backend``.
         batch_size: How many samples the backend is given together; None: what fits in memory.
+        local: Whether to measure each layer's own error, for which the checkpoint must be given.
         update: Told how far it is.
 
     Raises:
@@ -156,6 +161,9 @@ def verify(
         runner = open_backend(backend, stock_models=stock_models, device=device, batch_size=batch_size)
     is_source = None if model is None else _sha256(model) == build.report["source"]["sha256"]
     network = _network(build, program, model)
+    if local:
+        assert model is not None, "local errors are against the original"
+        network = replace(network, folded=network.graphs[_float_passes(build)[-1].__name__])
     at_once = len(samples) if runner is None else batch_size or samples_at_once(program, backend, record=True)
     require_room_for_batch(program, backend, 1 if runner is None else min(at_once, len(samples)))
     tally = _compare(network, samples, runner, backend, at_once, update)
@@ -188,6 +196,7 @@ def verify(
         clipped=tally.clipped,
         model_is_source=is_source,
         accuracy=_accuracy(tally, labels),
+        local=rank(tally.layers),
     )
 
 
