@@ -16,7 +16,21 @@ import numpy.typing as npt
 import resformer
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Op, Program, Relay, SpikeMatMul, SumPool2d
+from resformer.compiler.ir.program import (
+    COUNTING,
+    CUBA_ARRAYS,
+    LIF,
+    NEURONS,
+    Conv2d,
+    CubaLIF,
+    Dense,
+    Op,
+    Program,
+    Relay,
+    Signal,
+    SpikeMatMul,
+    SumPool2d,
+)
 from resformer.compiler.samples import PIXEL_MAX
 from resformer.compiler.target import LOIHI
 
@@ -59,7 +73,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "is_dyadic": program.is_dyadic,
         "totals": {
             "parameters": source.parameters,
-            "neurons": sum(math.prod(node.shape) for node in program if isinstance(node.op, LIF)),
+            "neurons": sum(math.prod(node.shape) for node in program if isinstance(node.op, NEURONS)),
             "graded_neurons": sum(
                 math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul)
             ),
@@ -165,11 +179,17 @@ def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
         case LIF():
             bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp)
             facts |= {"vth": op.vth, "du": op.du, "dv": op.dv, "bias": [int(bias.min()), int(bias.max())]}
+        case CubaLIF():
+            facts |= {
+                name: [int(values.min()), int(values.max())]
+                for name, values in ((each, getattr(op, each)) for each in CUBA_ARRAYS)
+            }
+            facts["reset"] = "soft" if op.soft_reset else "hard"
         case Relay() | SpikeMatMul():
             facts |= {"limit": op.limit, "bias": [int(op.bias.min()), int(op.bias.max())]}
         case _:
             pass
-    if isinstance(op, LIF | Relay | SpikeMatMul):
+    if isinstance(op, COUNTING):
         facts["may_saturate"] = may_saturate(program, node)
     return facts
 
@@ -230,5 +250,27 @@ def may_saturate(program: Program, node: Node[Op]) -> bool:
             push = (source.low << LOIHI.a_shift) + int(fixedpoint.scale_bias(op.bias_mant, op.bias_exp).min())
             keep = 1 - op.dv / LOIHI.decay_unity
             return sum(push * keep**step for step in range(program.timesteps)) < -LOIHI.v_max
+        case CubaLIF():
+            return _cuba_may_saturate(op, source, program.timesteps)
         case _:
             raise AssertionError(f"{node.name}: a {type(op).__name__} never saturates")
+
+
+def _cuba_may_saturate(op: CubaLIF, source: Signal, timesteps: int) -> bool:
+    """Whether a current or a potential may leave its range, given bounds on the input; rounding toward zero helps."""
+    assert source.low is not None
+    assert source.high is not None
+    own, threshold = op.parameters(), op.vth.astype(np.int64) << LOIHI.a_shift
+    u_low = u_high = v_low = v_high = np.zeros(op.vth.ndim * (1,), dtype=np.int64)
+    for _ in range(timesteps):
+        u_low, u_high = (
+            fixedpoint.decay(u, own.du + 1) + (a << LOIHI.a_shift) + own.u_bias
+            for u, a in ((u_low, source.low), (u_high, source.high))
+        )
+        v_low, v_high = (fixedpoint.decay(v, own.dv) + u + own.v_bias for v, u in ((v_low, u_low), (v_high, u_high)))
+        highest = max(int(u_high.max()), int(v_high.max()) if op.soft_reset else 0)
+        if max(highest, -int(u_low.min()), -int(v_low.min())) > LOIHI.v_max:
+            return True
+        # a reset may leave anything from nothing to the threshold; a soft one what is left above it too
+        v_low, v_high = np.minimum(v_low, 0), np.minimum(v_high, np.maximum(threshold, v_high - own.v_drop))
+    return False

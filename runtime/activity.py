@@ -16,7 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import LIF, Conv2d, Delay, Dense, Flatten, Input, Op, Output, Program, SpikeMatMul
+from resformer.compiler.ir.program import (
+    NEURONS,
+    Conv2d,
+    Delay,
+    Dense,
+    Flatten,
+    Input,
+    Op,
+    Output,
+    Program,
+    SpikeMatMul,
+)
 from resformer.compiler.ir.trace import SpikeTrain
 
 Int64Array = npt.NDArray[np.int64]
@@ -82,7 +93,7 @@ def spikes_read(program: Program, node: Node[Op]) -> str | None:
     if not isinstance(node.op, Conv2d | Dense | SpikeMatMul):
         return None
     source = _source(program, node)
-    return source.name if isinstance(source.op, LIF) else None
+    return source.name if isinstance(source.op, NEURONS) else None
 
 
 def _source(program: Program, node: Node[Op]) -> Node[Op]:

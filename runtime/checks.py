@@ -16,7 +16,7 @@ from resformer.compiler.build_report import real_weight
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import half_rows
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, MaxPool2d, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.program import LIF, NEURONS, RECORDED, Conv2d, Dense, Program, SpikeMatMul
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI
@@ -301,15 +301,14 @@ def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
 
 def recorded_names(program: Program) -> tuple[str, ...]:
     """The nodes whose values E2 compares: all that neurons send, and the logits."""
-    kinds = (LIF, Relay, SpikeMatMul, MaxPool2d)
-    return (*(node.name for node in program if isinstance(node.op, kinds)), program.output.name)
+    return (*(node.name for node in program if isinstance(node.op, RECORDED)), program.output.name)
 
 
 def before_spikes(program: Program) -> set[str]:
     """The nodes on whose values the spikes of some population depend, the populations included."""
     found: set[str] = set()
     for node in reversed(program.nodes):
-        if isinstance(node.op, LIF) or any(reader.name in found for reader in program.consumers[node.name]):
+        if isinstance(node.op, NEURONS) or any(reader.name in found for reader in program.consumers[node.name]):
             found.add(node.name)
     return found
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import nir
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.ir import fixedpoint, float_interpreter, reference
+from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import LIF, Program
+from resformer.compiler.ir.program import NEURONS, Program
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.encode import decode, encode
@@ -97,7 +97,7 @@ def float_divergence(
 def backend_divergence(place: Place, layer: str, program: Program, backend: str, samples: Samples) -> Divergence:
     """Where a backend leaves the reference interpreter (E2); all that reached this neuron was still the same."""
     side = Side("program", None)
-    if isinstance(program[layer].op, LIF):
+    if isinstance(program[layer].op, NEURONS):
         sample = encode(samples.real(place.sample, place.sample + 1), program).values
         side = _program_side(place, layer, program, sample)
     return _at(place, layer, side, Side(backend, None))
@@ -122,12 +122,6 @@ def _at(place: Place, layer: str, left: Side, right: Side) -> Divergence:
     return Divergence(layer, place.step, place.sample, place.neuron, (left, right))
 
 
-def _neuron(values: npt.NDArray[Any], place: Place) -> Any:
-    """What one neuron has over time, (T,), from a population's (T, 1, ...)."""
-    index: Any = (slice(None), 0, *place.neuron)
-    return values[index]
-
-
 def _of_neuron(values: torch.Tensor, index: int) -> Float64Array:
     """What one neuron has over time, (T,), from a population's (T, 1, ...); its index is in the flattened one."""
     flat: Float64Array = values.reshape(len(values), -1)[:, index].numpy()
@@ -147,20 +141,12 @@ def _currents(network: TorchNetwork | NirNetwork, layer: str, index: int, sample
 
 def _program_side(place: Place, layer: str, program: Program, sample: npt.NDArray[np.int32]) -> Side:
     """The membrane potential of one of the program's neurons."""
-    lif = program[layer].op
-    assert isinstance(lif, LIF)
+    neurons = program[layer].op
+    assert isinstance(neurons, NEURONS)
     caught: dict[str, npt.NDArray[np.int64]] = {}
     reference.run(program, sample, observe=caught.__setitem__)
-    currents = _neuron(caught[program[layer].inputs[0]], place)
-    biases = fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp)
-    bias = biases[place.neuron[0] if len(biases) > 1 else 0]
-    u = v = np.zeros((), dtype=np.int64)
-    potential = 0
-    for step in range(place.step + 1):
-        arguments = {"bias": bias, "du": lif.du, "dv": lif.dv}
-        # a threshold out of reach shows the potential before the reset
-        charged = fixedpoint.lif_step(u, v, currents[step], vth=2 * LOIHI.vth_mantissa_max, **arguments)
-        potential = int(charged.v)
-        state = fixedpoint.lif_step(u, v, currents[step], vth=lif.vth, **arguments)
-        u, v = state.u, state.v
-    return Side("program", potential / (lif.vth << LOIHI.a_shift), potential)
+    steps = reference.fire(neurons, caught[program[layer].inputs[0]])
+    state = next(itertools.islice(steps, place.step, None))
+    potential = int(state.charged[(0, *place.neuron)])
+    threshold = int(np.broadcast_to(neurons.vth, program[layer].shape)[place.neuron])
+    return Side("program", potential / (threshold << LOIHI.a_shift), potential)

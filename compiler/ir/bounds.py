@@ -10,7 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.program import LIF, Add, Conv2d, Dense, Input, Op, Program, Relay, SpikeMatMul, SumPool2d
+from resformer.compiler.ir.program import (
+    LIF,
+    Add,
+    Conv2d,
+    CubaLIF,
+    Dense,
+    Input,
+    Op,
+    Program,
+    Relay,
+    SpikeMatMul,
+    SumPool2d,
+)
 
 EXACT_IN_FLOAT32 = 2**24
 """Below it, float32 holds every integer."""
@@ -63,7 +75,7 @@ def _sums(op: Op, inputs: Sequence[int], positions: Sequence[int]) -> int:
             return sum(inputs)
         case Relay():
             return min((inputs[0] + largest(op.bias) + (1 << op.shift >> 1)) >> op.shift, op.limit)
-        case LIF():
+        case LIF() | CubaLIF():
             return 1
         case SpikeMatMul():
             terms = len(op.bias) // op.num_heads if op.transpose else math.prod(positions)

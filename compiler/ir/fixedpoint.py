@@ -15,12 +15,12 @@ from resformer.compiler.target import LOIHI
 IntArray = npt.NDArray[np.signedinteger[Any]]
 
 
-def decay(x: npt.NDArray[np.int64], amount: int) -> npt.NDArray[np.int64]:
+def decay(x: npt.NDArray[np.int64], amount: npt.NDArray[np.int64] | int) -> npt.NDArray[np.int64]:
     """x * (4096 - amount) / 4096, rounded toward zero.
 
     Args:
         x: A state, any shape, int64.
-        amount: 0 (nothing is lost) to 4096 (all is).
+        amount: 0 (nothing is lost) to 4096 (all is), broadcast against x.
     """
     product = x * (LOIHI.decay_unity - amount)
     rounded: npt.NDArray[np.int64] = np.sign(product) * (np.abs(product) // LOIHI.decay_unity)
@@ -39,10 +39,19 @@ def scale_weight(weight: npt.NDArray[np.int8], exponent: IntArray | int) -> npt.
 
 
 class LifStep(NamedTuple):
-    """What one step does to a population: the new current and potential, who fired, and how many were clipped."""
+    """What one step does to a population.
+
+    Attributes:
+        u: The new currents.
+        v: The new potentials.
+        charged: The potentials that fired or not, before the reset.
+        spikes: Who fired.
+        clipped: How many values saturated.
+    """
 
     u: npt.NDArray[np.int64]
     v: npt.NDArray[np.int64]
+    charged: npt.NDArray[np.int64]
     spikes: npt.NDArray[np.bool_]
     clipped: int
 
@@ -78,7 +87,48 @@ def lif_step(
     spikes = v > (vth << LOIHI.a_shift)
     # Clipped from above it fires either way, and the reset forgets it; clipped from below changes what follows.
     clipped = int(np.count_nonzero(free < -LOIHI.v_max))
-    return LifStep(u, np.where(spikes, 0, v), spikes, clipped)
+    return LifStep(u, np.where(spikes, 0, v), v, spikes, clipped)
+
+
+class CubaParameters(NamedTuple):
+    """What :func:`cuba_lif_step` needs of neurons, in 64 bits, broadcast against their state; as in ``CubaLIF``."""
+
+    vth: npt.NDArray[np.int64]
+    v_drop: npt.NDArray[np.int64]
+    du: npt.NDArray[np.int64]
+    dv: npt.NDArray[np.int64]
+    u_bias: npt.NDArray[np.int64]
+    v_bias: npt.NDArray[np.int64]
+    soft_reset: bool
+
+    def transposed(self) -> CubaParameters:
+        """The same for states whose axes are reversed."""
+        arrays: dict[str, Any] = self._asdict()
+        soft_reset = arrays.pop("soft_reset")
+        reversed_axes = {name: np.ascontiguousarray(each.T) for name, each in arrays.items()}
+        return CubaParameters(**reversed_axes, soft_reset=soft_reset)
+
+
+def cuba_lif_step(
+    u: npt.NDArray[np.int64], v: npt.NDArray[np.int64], a: npt.NDArray[np.int64], neurons: CubaParameters
+) -> LifStep:
+    """One step of neurons whose current has a memory: first the current, then the potential, which it charges.
+
+    Args:
+        u: Currents, any shape.
+        v: Membrane potentials.
+        a: Synaptic inputs.
+        neurons: Their parameters.
+    """
+    arriving = decay(u, neurons.du + 1) + (a << LOIHI.a_shift) + neurons.u_bias
+    u, lost = saturate(arriving, LOIHI.v_max)
+    free = decay(v, neurons.dv) + u + neurons.v_bias
+    v = np.clip(free, -LOIHI.v_max, LOIHI.v_max)
+    spikes = v > (neurons.vth << LOIHI.a_shift)
+    # as in lif_step; but what a soft reset leaves depends on how far above the threshold it was
+    clipped = free != v if neurons.soft_reset else free < -LOIHI.v_max
+    after = v - neurons.v_drop if neurons.soft_reset else np.zeros_like(v)
+    return LifStep(u, np.where(spikes, after, v), v, spikes, lost + int(np.count_nonzero(clipped)))
 
 
 def shift_right(x: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:

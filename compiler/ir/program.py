@@ -173,6 +173,38 @@ class LIF(Op):
 
 
 @dataclass(frozen=True, eq=False)
+class CubaLIF(Op):
+    """Leaky integrate-and-fire neurons of ours, for what Lava's ``LIFReset`` is not; reset every T steps.
+
+    Their current has a memory, they may reset by subtraction, and every parameter may vary from neuron to neuron: each
+    array has as many axes as the population, and along each its size or one, which is for all. The current and the
+    potential saturate at the target's ``v_max``, and each clip is counted.
+
+    Attributes:
+        vth: Threshold mantissas; a neuron fires where v > vth * 64.
+        v_drop: What a spike takes from v, in 1/64 of the input, if ``soft_reset``; else zero.
+        du: Decay of the current, in 1/4096 minus one: 4095 keeps nothing, as in :class:`LIF`.
+        dv: Decay of the membrane potential, in 1/4096.
+        u_bias: Added to the current each step, in 1/64 of the input: the biases of the synapses before it.
+        v_bias: Added to the membrane potential each step, likewise: what it leaks to.
+        soft_reset: A spike takes ``v_drop`` from v; else it sets v to zero.
+    """
+
+    vth: Int32Array
+    v_drop: Int32Array
+    du: Int16Array
+    dv: Int16Array
+    u_bias: Int32Array
+    v_bias: Int32Array
+    soft_reset: bool
+
+    def parameters(self) -> fixedpoint.CubaParameters:
+        """What ``fixedpoint.cuba_lif_step`` takes, to be broadcast against (..., *shape)."""
+        wide = {name: getattr(self, name).astype(np.int64) for name in CUBA_ARRAYS}
+        return fixedpoint.CubaParameters(**wide, soft_reset=self.soft_reset)
+
+
+@dataclass(frozen=True, eq=False)
 class SpikeMatMul(Op):
     """One of DSSA's two products, a spike-gated sum; sends what it received one step ago.
 
@@ -224,6 +256,15 @@ class Output(Op):
 
 ProgramNode: TypeAlias = Node[Op]
 
+CUBA_ARRAYS = ("vth", "v_drop", "du", "dv", "u_bias", "v_bias")
+"""The parameters of :class:`CubaLIF` that may vary from neuron to neuron."""
+NEURONS = (LIF, CubaLIF)
+"""What fires: a ``SpikeTrain`` is recorded of each."""
+COUNTING = (*NEURONS, Relay, SpikeMatMul)
+"""What counts how many values it clips."""
+RECORDED = (*COUNTING, MaxPool2d)
+"""What sends values that are recorded and compared."""
+
 
 @dataclass(frozen=True)
 class Program(Graph[Op]):
@@ -254,6 +295,8 @@ class Program(Graph[Op]):
         that its bias leaves free, run out.
         """
         halvings = self.timesteps - 1
+        if any(isinstance(node.op, CubaLIF) for node in self.nodes):
+            return False
         populations = [node.op for node in self.nodes if isinstance(node.op, LIF)]
         halve = all(op.dv == LOIHI.decay_unity // 2 and op.du == LOIHI.du_no_memory for op in populations)
         stay_whole = halvings <= LOIHI.a_shift and not any(
@@ -263,8 +306,8 @@ class Program(Graph[Op]):
 
     @property
     def lif_names(self) -> tuple[str, ...]:
-        """The names of all LIF populations, in topological order."""
-        return tuple(node.name for node in self.nodes if isinstance(node.op, LIF))
+        """The names of all populations that fire, in topological order."""
+        return tuple(node.name for node in self.nodes if isinstance(node.op, NEURONS))
 
 
 def hop_steps(op: Op) -> int:

@@ -39,6 +39,7 @@ _OPS: dict[str, type[Op]] = {
         ops.Add,
         ops.Relay,
         ops.LIF,
+        ops.CubaLIF,
         ops.SpikeMatMul,
         ops.Delay,
         ops.Flatten,

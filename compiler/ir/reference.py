@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from functools import singledispatch
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial, singledispatch
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.program import (
     LIF,
+    NEURONS,
+    RECORDED,
     Add,
     Conv2d,
+    CubaLIF,
     Delay,
     Dense,
     Flatten,
@@ -40,6 +44,8 @@ EXACT_IN_FLOAT64 = 2**53
 TAPS_AT_ONCE = 2**21
 """Inputs of a convolution's positions that are laid out at once: 16 MiB."""
 
+Step: TypeAlias = Callable[[IntArray, IntArray, IntArray], fixedpoint.LifStep]
+"""One step of neurons: of their currents, potentials and inputs."""
 Observer = Callable[[str, IntArray], None]
 """Called with a node's name and its output, (T, N, ...), which it must not change."""
 
@@ -82,9 +88,9 @@ def run(
         _check_bounds(node.name, node.op, value)
         if clipped is not None:
             saturated[node.name] = clipped
-        if record and isinstance(node.op, LIF):
+        if record and isinstance(node.op, NEURONS):
             spikes[node.name] = SpikeTrain.pack(value)
-        if record and isinstance(node.op, (Relay, SpikeMatMul, MaxPool2d)):
+        elif record and isinstance(node.op, RECORDED):
             graded[node.name] = value.astype(np.int32)
         if observe is not None:
             observe(node.name, value)
@@ -174,18 +180,34 @@ def _(op: Relay, x: IntArray) -> tuple[IntArray, int | None]:
     return fixedpoint.saturate(fixedpoint.shift_right(total, op.shift), op.limit)
 
 
-@evaluate.register
-def _(op: LIF, a: IntArray) -> tuple[IntArray, int | None]:
-    bias = _per_channel(fixedpoint.scale_bias(op.bias_mant, op.bias_exp), a.ndim - 2)
-    u = v = np.zeros(a.shape[1:], dtype=np.int64)
+@evaluate.register(LIF)
+@evaluate.register(CubaLIF)
+def _(op: LIF | CubaLIF, a: IntArray) -> tuple[IntArray, int | None]:
     spikes = np.empty(a.shape, dtype=np.int64)
     clipped = 0
-    for step in range(len(a)):
-        state = fixedpoint.lif_step(u, v, a[step], bias=bias, vth=op.vth, du=op.du, dv=op.dv)
-        u, v = state.u, state.v
+    for step, state in enumerate(fire(op, a)):
         spikes[step] = state.spikes
         clipped += state.clipped
     return spikes, clipped
+
+
+def fire(op: LIF | CubaLIF, a: IntArray) -> Iterator[fixedpoint.LifStep]:
+    """The steps of neurons that begin at rest and are given ``a``, (T, N, ...)."""
+    u = v = np.zeros(a.shape[1:], dtype=np.int64)
+    step = _cuba_step(op) if isinstance(op, CubaLIF) else _lif_step(op, a.ndim - 2)
+    for now in a:
+        state = step(u, v, now)
+        u, v = state.u, state.v
+        yield state
+
+
+def _lif_step(op: LIF, axes: int) -> Step:
+    bias = _per_channel(fixedpoint.scale_bias(op.bias_mant, op.bias_exp), axes)
+    return partial(fixedpoint.lif_step, bias=bias, vth=op.vth, du=op.du, dv=op.dv)
+
+
+def _cuba_step(op: CubaLIF) -> Step:
+    return partial(fixedpoint.cuba_lif_step, neurons=op.parameters())
 
 
 @evaluate.register

@@ -89,6 +89,16 @@ _PER_CHANNEL: dict[type[Any], tuple[str, ...]] = {
 }
 
 
+@output_shape.register
+def _(op: program.CubaLIF, inputs: Sequence[Shape]) -> Shape:
+    shape = _single(inputs)
+    for name in program.CUBA_ARRAYS:
+        held = getattr(op, name).shape
+        fits = len(held) == len(shape) and all(given in (1, size) for given, size in zip(held, shape, strict=True))
+        assert fits, f"{name} of shape {held} does not fit a population of shape {shape}"
+    return shape
+
+
 @output_shape.register(nir.Conv2d)
 @output_shape.register(program.Conv2d)
 def _(op: nir.Conv2d | program.Conv2d, inputs: Sequence[Shape]) -> Shape:

@@ -155,6 +155,12 @@ _DTYPES: dict[tuple[type[integer.Op], str], type[np.generic]] = {
     (integer.Relay, "bias"): np.int32,
     (integer.LIF, "bias_mant"): np.int16,
     (integer.LIF, "bias_exp"): np.int8,
+    (integer.CubaLIF, "vth"): np.int32,
+    (integer.CubaLIF, "v_drop"): np.int32,
+    (integer.CubaLIF, "du"): np.int16,
+    (integer.CubaLIF, "dv"): np.int16,
+    (integer.CubaLIF, "u_bias"): np.int32,
+    (integer.CubaLIF, "v_bias"): np.int32,
     (integer.SpikeMatMul, "bias"): np.int32,
     (integer.Output, "bias"): np.float64,
 }
@@ -183,6 +189,13 @@ def _verify_formats(op: integer.Op) -> None:
             _in_range("bias_mant", op.bias_mant, -LOIHI.bias_mantissa_max, LOIHI.bias_mantissa_max)
             _in_range("bias_exp", op.bias_exp, 0, LOIHI.bias_exp_max)
             assert op.bias_mant.shape == op.bias_exp.shape, "bias_mant and bias_exp differ in shape"
+        case integer.CubaLIF():
+            _in_range("vth", op.vth, 0, LOIHI.vth_mantissa_max)
+            _in_range("v_drop", op.v_drop, 0, LOIHI.v_max if op.soft_reset else 0)
+            _in_range("du", op.du, 0, LOIHI.decay_unity - 1)
+            _in_range("dv", op.dv, 0, LOIHI.decay_unity)
+            _in_range("u_bias", op.u_bias, -LOIHI.v_max, LOIHI.v_max)
+            _in_range("v_bias", op.v_bias, -LOIHI.v_max, LOIHI.v_max)
         case integer.Relay():
             _in_range("limit", op.limit, 0, LOIHI.graded_max)
             _in_range("shift", op.shift, 0, LOIHI.graded_max.bit_length())
@@ -205,6 +218,7 @@ def _verify_signals(op: integer.Op, inputs: Sequence[Signal]) -> None:
             _in_range("a graded value", (signal.low, signal.high), -LOIHI.graded_max - 1, LOIHI.graded_max)
     made = {
         integer.LIF: SignalKind.SPIKE,
+        integer.CubaLIF: SignalKind.SPIKE,
         integer.Relay: SignalKind.GRADED,
         integer.Conv2d: SignalKind.CURRENT,
         integer.Dense: SignalKind.CURRENT,
@@ -221,6 +235,12 @@ def _verify_signals(op: integer.Op, inputs: Sequence[Signal]) -> None:
             assert current.kind is not SignalKind.SPIKE, "neurons read a spike, which no synapse has weighted"
             if current.low is not None and current.high is not None:
                 _in_range("a neuron's input", (current.low, current.high), -LOIHI.a_max, LOIHI.a_max)
+        case integer.CubaLIF():
+            (current,) = inputs
+            assert current.kind is not SignalKind.SPIKE, "neurons read a spike, which no synapse has weighted"
+            if current.low is not None and current.high is not None:
+                bound = LOIHI.accumulator_max
+                _in_range("a neuron's input", (current.low, current.high), -bound, bound)
         case integer.SpikeMatMul():
             y, gate = inputs
             assert y.kind is not SignalKind.SPIKE, "y is a spike"

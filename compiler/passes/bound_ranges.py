@@ -14,6 +14,7 @@ from resformer.compiler.ir.program import (
     LIF,
     Add,
     Conv2d,
+    CubaLIF,
     Dense,
     Flatten,
     Input,
@@ -94,7 +95,7 @@ def _output_interval(node: Node[Op], inputs: list[_Interval], positions: int) ->
             assert op.signal.low is not None
             assert op.signal.high is not None
             return _interval(op.signal.low, op.signal.high)
-        case LIF():
+        case LIF() | CubaLIF():
             return _interval(0, 1)
         case Conv2d():
             weight = fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.int64)

@@ -15,6 +15,7 @@ from resformer.compiler.ir.program import (
     LIF,
     Add,
     Conv2d,
+    CubaLIF,
     Dense,
     Flatten,
     Input,
@@ -41,6 +42,7 @@ def place_biases(program: Program) -> Program:
     front takes it, as it takes what would reach another convolution, which padding keeps from being constant. A
     product's y gets its bias in the product, and a relay that shifts takes one before it does; what reaches the
     classifier becomes a bias of the logits. The biases of convolutions on one residual stream thus add up along it.
+    Neurons whose current has a memory (``CubaLIF``) add it to that.
 
     Raises:
         RangeError: A relay's bias leaves 32 bits.
@@ -69,6 +71,8 @@ def place_biases(program: Program) -> Program:
             case LIF():
                 bias = pending[source]
                 edit.set_op(node.name, replace(op, bias_mant=bias.astype(np.int16), bias_exp=_unit_exponents(bias)))
+            case CubaLIF():
+                edit.set_op(node.name, replace(op, u_bias=_current_bias(node, op, pending[source])))
             case SpikeMatMul():
                 edit.set_op(node.name, replace(op, bias=pending[source].astype(np.int32)))
             case Relay() if op.shift:
@@ -88,6 +92,24 @@ def place_biases(program: Program) -> Program:
             edit.insert_after(node.name, relay(node, bias=pending[node.name].astype(np.int32), limit=LOIHI.a_max))
             pending[node.name] = np.zeros_like(pending[node.name])
     return edit.finish()
+
+
+def _current_bias(node: Node[Op], op: CubaLIF, bias: Int64Array) -> npt.NDArray[np.int32]:
+    """What neurons with a memory of their current add to it each step, given its bias per channel in its own units.
+
+    Raises:
+        RangeError: It exceeds what the current can hold.
+    """
+    if not bias.any():
+        return op.u_bias
+    total: Int64Array = op.u_bias + (bias << LOIHI.a_shift).reshape(-1, *(1,) * (len(node.shape) - 1))
+    largest = int(np.abs(total).max())
+    if largest > LOIHI.v_max:
+        raise RangeError(
+            f"{node.name}: the bias of its current becomes {largest >> LOIHI.a_shift}, the limit is "
+            f"{LOIHI.v_max >> LOIHI.a_shift}; normalise the layer before it"
+        )
+    return total.astype(np.int32)
 
 
 def relay(source: Node[Op], *, bias: npt.NDArray[np.int32], limit: int) -> Node[Op]:

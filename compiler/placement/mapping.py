@@ -24,8 +24,10 @@ import numpy as np
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import (
     LIF,
+    NEURONS,
     Add,
     Conv2d,
+    CubaLIF,
     Delay,
     Dense,
     Flatten,
@@ -137,7 +139,7 @@ class _Mapper:
                 yield self._population(node)
 
     def _is_population(self, node: Node[Op]) -> bool:
-        neurons = isinstance(node.op, Input | LIF | Relay | MaxPool2d | SpikeMatMul)
+        neurons = isinstance(node.op, (Input, *NEURONS, Relay, MaxPool2d, SpikeMatMul))
         return neurons or node.name in self._carried or self._is_readout(node)
 
     def _is_readout(self, node: Node[Op]) -> bool:
@@ -149,7 +151,7 @@ class _Mapper:
         if not isinstance(node.op, SpikeMatMul | MaxPool2d | Relay):
             return None
         readers = self._program.consumers[node.name]
-        if len(readers) == 1 and isinstance(readers[0].op, LIF | Relay):
+        if len(readers) == 1 and isinstance(readers[0].op, (*NEURONS, Relay)):
             return readers[0].name
         return None
 
@@ -179,7 +181,7 @@ class _Mapper:
     def _population(self, last: Node[Op]) -> Population:
         """The population whose values a node sends."""
         nodes, first = [last], last
-        while isinstance(first.op, LIF | Relay):
+        while isinstance(first.op, (*NEURONS, Relay)):
             before = self._program[first.inputs[0]]
             if self._joined[before.name] != first.name:
                 break
@@ -300,6 +302,7 @@ def _kind(ops: list[Op]) -> str:
     words = {
         Input: "input",
         LIF: "LIF",
+        CubaLIF: "CubaLIF",
         Relay: "relay",
         MaxPool2d: "max-pool",
         SpikeMatMul: "product",

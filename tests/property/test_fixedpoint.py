@@ -70,6 +70,61 @@ def test_decay_rounds_towards_zero(x: int, amount: int) -> None:
     assert fixedpoint.decay(np.array([x]), amount).tolist() == [towards_zero(x * (4096 - amount), 4096)]
 
 
+@dataclass
+class CubaNeuron:
+    """One neuron of the reference's ``CubaLIF``, restated likewise."""
+
+    vth: int
+    v_drop: int
+    du: int
+    dv: int
+    u_bias: int
+    v_bias: int
+    soft_reset: bool
+    u: int = 0
+    v: int = 0
+    clipped: int = 0
+
+    def step(self, a: int) -> bool:
+        u = towards_zero(self.u * (4095 - self.du), 4096) + 64 * a + self.u_bias
+        self.u = max(-V_MAX, min(V_MAX, u))
+        v = towards_zero(self.v * (4096 - self.dv), 4096) + self.u + self.v_bias
+        self.v = max(-V_MAX, min(V_MAX, v))
+        # clipped from above, a neuron that is then reset to zero has lost nothing
+        self.clipped += (self.u != u) + (self.v > v or (self.v < v and self.soft_reset))
+        fires = self.v > 64 * self.vth
+        if fires:
+            self.v = self.v - self.v_drop if self.soft_reset else 0
+        return fires
+
+
+@given(
+    vth=st.one_of(st.integers(0, 2**17 - 1), st.integers(0, 100)),
+    v_drop=st.integers(0, V_MAX),
+    du=decays,
+    dv=st.integers(0, 4096),
+    biases=st.tuples(potentials, potentials) | st.just((0, 0)),
+    soft_reset=st.booleans(),
+    inputs=st.lists(st.one_of(currents, potentials), min_size=1, max_size=20),
+)
+@example(vth=2**17 - 1, v_drop=1, du=0, dv=0, biases=(0, 0), soft_reset=True, inputs=[V_MAX] * 4)
+@example(vth=0, v_drop=0, du=4095, dv=4096, biases=(0, -1), soft_reset=True, inputs=[1, 0, -1])
+@example(vth=3, v_drop=0, du=2048, dv=1, biases=(-V_MAX, V_MAX), soft_reset=False, inputs=[-V_MAX, V_MAX, 5])
+def test_neurons_with_a_current_step_as_their_restatement(
+    vth: int, v_drop: int, du: int, dv: int, biases: tuple[int, int], soft_reset: bool, inputs: list[int]
+) -> None:
+    neuron = CubaNeuron(vth, v_drop if soft_reset else 0, du, dv, *biases, soft_reset)
+    arrays = (np.array([each]) for each in (vth, neuron.v_drop, du, dv, *biases))
+    parameters = fixedpoint.CubaParameters(*arrays, soft_reset)
+    u = v = np.zeros(1, dtype=np.int64)
+    clipped = 0
+    for a in inputs:
+        step = fixedpoint.cuba_lif_step(u, v, np.array([a]), parameters)
+        u, v, clipped = step.u, step.v, clipped + step.clipped
+        assert (step.spikes.tolist(), u.tolist(), v.tolist()) == ([neuron.step(a)], [neuron.u], [neuron.v])
+    assert clipped == neuron.clipped
+
+
 @given(
     vth=st.one_of(st.integers(0, 2**17 - 1), st.integers(0, 100)),
     dv=decays,

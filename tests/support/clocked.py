@@ -37,7 +37,7 @@ def run_clocked(program: Program, samples: npt.NDArray[np.integer]) -> Trace:
         graded={
             node.name: records[node.name].astype(np.int32)
             for node in program
-            if isinstance(node.op, (ops.Relay, ops.SpikeMatMul, ops.MaxPool2d))
+            if isinstance(node.op, ops.RECORDED) and not isinstance(node.op, ops.NEURONS)
         },
     )
 
@@ -64,7 +64,7 @@ class _Clock:
             return self.frame(step)
         if isinstance(op, ops.Delay):
             return self.received(node.inputs[0], step - op.steps)
-        if isinstance(op, ops.LIF):
+        if isinstance(op, ops.NEURONS):
             return self.fire(node, op, step)
         at = step - 1 if isinstance(op, SYNAPSES) else step
         value, _ = evaluate(op, *(self.received(name, at)[None, None] for name in node.inputs))
@@ -83,14 +83,16 @@ class _Clock:
         image = self.samples[sample]
         return np.asarray(image if self.samples.ndim == 4 else image[t], dtype=np.int64)
 
-    def fire(self, node: ops.ProgramNode, op: ops.LIF, step: int) -> IntArray:
+    def fire(self, node: ops.ProgramNode, op: ops.LIF | ops.CubaLIF, step: int) -> IntArray:
         assert self.program.offsets is not None
         u, v = self.state[node.name]
         if (step - self.program.offsets[node.name]) % self.program.timesteps == 0:
             u, v = self.zeros(node.name), self.zeros(node.name)
-        bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp).reshape(-1, *(1,) * (len(node.shape) - 1))
-        state = fixedpoint.lif_step(
-            u, v, self.received(node.inputs[0], step), bias=bias, vth=op.vth, du=op.du, dv=op.dv
-        )
+        a = self.received(node.inputs[0], step)
+        if isinstance(op, ops.CubaLIF):
+            state = fixedpoint.cuba_lif_step(u, v, a, op.parameters())
+        else:
+            bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp).reshape(-1, *(1,) * (len(node.shape) - 1))
+            state = fixedpoint.lif_step(u, v, a, bias=bias, vth=op.vth, du=op.du, dv=op.dv)
         self.state[node.name] = state.u, state.v
         return state.spikes.astype(np.int64)

@@ -14,6 +14,7 @@ from resformer.compiler.ir.program import (
     SPIKE,
     Add,
     Conv2d,
+    CubaLIF,
     Dense,
     Flatten,
     Input,
@@ -88,6 +89,39 @@ class ProgramBuilder:
         mantissas = self.rng.integers(-bias, bias + 1, channels).astype(np.int16)
         exponents = self.rng.integers(3, 5, channels).astype(np.int8)
         return self.add(name, LIF(SPIKE, vth, du, dv, mantissas, exponents), source)
+
+    def cuba_lif(
+        self,
+        name: str,
+        source: str,
+        *,
+        vth: int = 400,
+        du: int = 1000,
+        dv: int = 500,
+        bias: int = 3000,
+        soft_reset: bool = False,
+        spread: Sequence[bool] | None = None,
+    ) -> str:
+        """Neurons whose parameters vary along the axes that ``spread`` names (all, unless it says so)."""
+        shape = self.shape(source)
+        axes = [True] * len(shape) if spread is None else spread
+        held = tuple(size if varies else 1 for size, varies in zip(shape, axes, strict=True))
+
+        def near(value: int, low: int, high: int) -> npt.NDArray[np.int32]:
+            values = value + self.rng.integers(-abs(value) // 4 - 1, abs(value) // 4 + 2, held)
+            return np.clip(values, low, high).astype(np.int32)
+
+        op = CubaLIF(
+            SPIKE,
+            vth=near(vth, 0, LOIHI.vth_mantissa_max),
+            v_drop=near(64 * vth, 0, LOIHI.v_max if soft_reset else 0),
+            du=near(du, 0, LOIHI.decay_unity - 1).astype(np.int16),
+            dv=near(dv, 0, LOIHI.decay_unity).astype(np.int16),
+            u_bias=self.rng.integers(-bias, bias + 1, held).astype(np.int32),
+            v_bias=self.rng.integers(-bias, bias + 1, held).astype(np.int32),
+            soft_reset=soft_reset,
+        )
+        return self.add(name, op, source)
 
     def relay(self, name: str, source: str, *, limit: int, shift: int = 0) -> str:
         signal = replace(GRADED, scale_exp=-shift)

@@ -14,6 +14,7 @@ from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
 from resformer.compiler.backends.lava.plan import Unit, Values, lava_shape
+from resformer.compiler.backends.lava.processes.cuba_lif import CubaLIF as CubaLIFProcess
 from resformer.compiler.backends.lava.processes.delay import Delay as DelayProcess
 from resformer.compiler.backends.lava.processes.flatten import Flatten as FlattenProcess
 from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul as SpikeMatMulProcess
@@ -24,6 +25,7 @@ from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.program import (
     LIF,
     Conv2d,
+    CubaLIF,
     Delay,
     Dense,
     Flatten,
@@ -63,6 +65,11 @@ class Context:
         """How many bits the messages to a synapse have: none for spikes."""
         source = self.program[node.inputs[0]]
         return 0 if source.op.signal.kind is SignalKind.SPIKE else GRADED_BITS
+
+    def reset_offset(self, node: ProgramNode) -> int:
+        """The remainder modulo T of the steps at which a population's samples begin; Lava's first step is step 1."""
+        assert self.program.offsets is not None
+        return (1 + self.program.offsets[node.name]) % self.program.timesteps
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,6 @@ def _(op: Dense, node: ProgramNode, context: Context) -> _Lowered:
 
 @_lower.register
 def _(op: LIF, node: ProgramNode, context: Context) -> _Lowered:
-    assert context.program.offsets is not None
     shape = lava_shape(node.shape)
     make = partial(
         LIFReset,
@@ -151,8 +157,21 @@ def _(op: LIF, node: ProgramNode, context: Context) -> _Lowered:
         bias_mant=np.broadcast_to(op.bias_mant, shape),
         bias_exp=np.broadcast_to(op.bias_exp.astype(np.int16), shape),
         reset_interval=context.program.timesteps,
-        # Lava's first step is step 1.
-        reset_offset=(1 + context.program.offsets[node.name]) % context.program.timesteps,
+        reset_offset=context.reset_offset(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("a_in",), "s_out")
+
+
+@_lower.register
+def _(op: CubaLIF, node: ProgramNode, context: Context) -> _Lowered:
+    make = partial(
+        CubaLIFProcess,
+        shape=lava_shape(node.shape),
+        neurons=op.parameters().transposed(),
+        reset_interval=context.program.timesteps,
+        reset_offset=context.reset_offset(node),
+        tally=context.tally(node),
         name=node.name,
     )
     return _Lowered(make, ("a_in",), "s_out")

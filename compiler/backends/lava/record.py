@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from resformer.compiler.backends.lava.shared import Record, Tally, shared_array
-from resformer.compiler.ir.program import LIF, MaxPool2d, Program, ProgramNode, Relay, SpikeMatMul
+from resformer.compiler.ir.program import COUNTING, LIF, NEURONS, RECORDED, Program, ProgramNode
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 
@@ -23,7 +23,7 @@ class Recorder:
     Attributes:
         logits: Where the output's integers go.
         values: Where those of each recorded node go.
-        tallies: The counts of what each relay and product clipped. Stock Lava's neurons do not count their own.
+        tallies: The counts of what each node clipped. Stock Lava's neurons do not count their own.
     """
 
     def __init__(self, program: Program, samples: int, *, values: bool) -> None:
@@ -34,16 +34,16 @@ class Recorder:
         output = program.output
         self.logits = Record(shared_array((*self._steps, *output.shape), np.int64), program.latency)
         self.values: Mapping[str, Record] = {
-            node.name: self._record(node) for node in program if values and isinstance(node.op, _RECORDED)
+            node.name: self._record(node) for node in program if values and isinstance(node.op, RECORDED)
         }
         self.tallies: Mapping[str, Tally] = {
             node.name: Tally(shared_array((1,), np.int64), self._offsets[node.name], math.prod(self._steps))
             for node in program
-            if isinstance(node.op, (Relay, SpikeMatMul))
+            if isinstance(node.op, COUNTING) and not isinstance(node.op, LIF)
         }
 
     def _record(self, node: ProgramNode) -> Record:
-        if isinstance(node.op, LIF):
+        if isinstance(node.op, NEURONS):
             room = shared_array((*self._steps, -(-math.prod(node.shape) // 8)), np.uint8)
         else:
             room = shared_array((*self._steps, *node.shape), np.int32)
@@ -58,9 +58,6 @@ class Recorder:
             graded={name: record.values for name, record in self.values.items() if name not in spikes},
             saturated={name: int(tally.total[0]) for name, tally in self.tallies.items()},
         )
-
-
-_RECORDED = (LIF, Relay, SpikeMatMul, MaxPool2d)
 
 
 def _train(shape: tuple[int, ...], rows: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> SpikeTrain:

@@ -144,11 +144,11 @@ def plif(*, counted: bool) -> str:
     )
 
 
-def cuba_lif(*, counted: bool) -> str:
+def current_lif(*, counted: bool) -> str:
     """Neurons of which a step leaves u * keep_u / 4096 and v * keep_v / 4096."""
     return _LIF.substitute(
         _counting(counted),
-        name="CubaLIF",
+        name="CurrentLIF",
         attributes="keep_u, keep_v",
         constants=_constant("keep_u") + _constant("keep_v") + _UNITY,
         ends="u_end, v_end",
@@ -158,6 +158,77 @@ def cuba_lif(*, counted: bool) -> str:
         u="u_next",
         leaks=f"""{_leak("u", "keep_u")}{_leak("v", "keep_v")}
             u_next = Add (u_left, arriving)""",
+    )
+
+
+_CUBA_LIF = Template(f"""
+$name <timesteps> (current, keep_u, keep_v, u_bias, v_bias, threshold$parameters) => (spikes$saturated)
+{{
+    steps = Constant <value_int: int = @timesteps> ()
+    one = Constant <value_ints = [1]> ()
+    batch = Constant <value_ints = [-1]> ()
+    steps_axis = Reshape (steps, one)
+    population = Shape <start = 1> (current)
+    by_step = Concat <axis = 0> (steps_axis, batch, population)
+    current_by_step = Reshape (current, by_step)
+    neurons = Shape <start = 1> (current_by_step)
+    shift = Constant <value = int32 {{{1 << LOIHI.a_shift}}}> ()
+    unity = Constant <value = int32 {{{LOIHI.decay_unity}}}> ()
+    high = Constant <value = int32 {{{LOIHI.v_max}}}> ()
+    low = Neg (high)
+    rest = Constant <value = int32 {{0}}> ()
+    start = ConstantOfShape <value = int32[1] {{0}}> (neurons)
+    u_end, v_end, spikes_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
+        (int32[] u, int32[] v, int32[] now) => (int32[] u_next, int32[] v_next, uint8[] spike$clipped_type)
+        {{
+            $leak_u
+            arriving = Mul (now, shift)
+            biased = Add (arriving, u_bias)
+            gathered = Add (u_left, biased)
+            u_next = Clip (gathered, low, high)
+            $leak_v
+            drive = Add (u_next, v_bias)
+            free = Add (v_left, drive)
+            charged = Clip (free, low, high)
+            fires = Greater (charged, threshold)
+            $after_spike
+            v_next = Where (fires, after, charged)
+            spike = Cast <to = 2> (fires)
+            $count
+        }}> (start, start, current_by_step)
+    shape = Shape (current)
+    spikes = Reshape (spikes_by_step, shape)
+    $total
+}}
+""")
+"""Neurons that start at rest and step over T, as ``fixedpoint.cuba_lif_step``; parameters broadcast against them."""
+
+_COUNT_BOTH = """
+            kept_u = Equal (gathered, u_next)
+            lost_u = Not (kept_u)
+            $lost_v
+            each_u = Cast <to = 6> (lost_u)
+            each_v = Cast <to = 6> (lost_v)
+            each = Add (each_u, each_v)
+            clipped = ReduceSum <keepdims = 0> (each)"""
+
+_LOST_BELOW = "lost_v = Less (free, low)"
+_LOST_ANY = """kept_v = Equal (free, charged)
+            lost_v = Not (kept_v)"""
+
+
+def cuba_lif(name: str, *, soft_reset: bool, counted: bool) -> str:
+    """Neurons whose current has a memory, and all of whose parameters may vary."""
+    counting = _counting(counted)
+    if counted:
+        counting["count"] = Template(_COUNT_BOTH).substitute(lost_v=_LOST_ANY if soft_reset else _LOST_BELOW)
+    return _CUBA_LIF.substitute(
+        counting,
+        name=name,
+        parameters=", v_drop" if soft_reset else "",
+        leak_u=_leak("u", "keep_u"),
+        leak_v=_leak("v", "keep_v"),
+        after_spike="after = Sub (charged, v_drop)" if soft_reset else "after = Identity (rest)",
     )
 
 
@@ -311,4 +382,4 @@ def _saturate(result: str, *, counted: bool) -> str:
 
 
 def _counting(counted: bool) -> dict[str, str]:
-    return _COUNTED if counted else dict.fromkeys(_COUNTED, "")
+    return dict(_COUNTED) if counted else dict.fromkeys(_COUNTED, "")

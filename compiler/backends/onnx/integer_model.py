@@ -27,8 +27,10 @@ from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.bounds import INT32_MAX, largest, magnitudes
 from resformer.compiler.ir.program import (
     LIF,
+    RECORDED,
     Add,
     Conv2d,
+    CubaLIF,
     Delay,
     Dense,
     Flatten,
@@ -81,7 +83,7 @@ def export_integer(program: Program, *, debug: bool = False, counts: bool = Fals
     writer.output(INTEGER_LOGITS)
     writer.output(LOGITS)
     for node in program:
-        if debug and isinstance(node.op, (LIF, Relay, SpikeMatMul, MaxPool2d)):
+        if debug and isinstance(node.op, RECORDED):
             writer.output(node.name)
     for name in writer.counts.values():
         writer.output(name)
@@ -212,7 +214,7 @@ class _Writer(ModelWriter):
         left = Fraction(LOIHI.decay_unity - op.dv, LOIHI.decay_unity)
         attributes = {"timesteps": self.graph.timesteps, "vth": op.vth}
         if op.du != LOIHI.du_no_memory:
-            name, function = "CubaLIF", functions.cuba_lif
+            name, function = "CurrentLIF", functions.current_lif
             attributes |= {"keep_u": LOIHI.decay_unity - 1 - op.du, "keep_v": LOIHI.decay_unity - op.dv}
         elif left.numerator * LOIHI.v_max <= INT32_MAX:
             name, function = "LIF", functions.lif
@@ -224,6 +226,26 @@ class _Writer(ModelWriter):
         self.functions[name] = function(counted=self._counted)
         inputs = [self._int32(node.inputs[0]), self._per_channel(f"{node.name}.bias", bias, node)]
         self._clipping(node, name, inputs, np.uint8, **attributes)
+        self._narrow.add(node.name)
+
+    @write.register
+    def _(self, op: CubaLIF, node: ProgramNode) -> None:
+        name = f"{'Soft' if op.soft_reset else ''}CubaLIF"
+        self.functions[name] = functions.cuba_lif(name, soft_reset=op.soft_reset, counted=self._counted)
+        self._check(node, (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + 2 * LOIHI.v_max)
+        own = op.parameters()
+        values = {
+            "keep_u": LOIHI.decay_unity - 1 - own.du,
+            "keep_v": LOIHI.decay_unity - own.dv,
+            "u_bias": own.u_bias,
+            "v_bias": own.v_bias,
+            "threshold": own.vth << LOIHI.a_shift,
+        }
+        if op.soft_reset:
+            values["v_drop"] = own.v_drop
+        constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
+        inputs = [self._int32(node.inputs[0]), *constants]
+        self._clipping(node, name, inputs, np.uint8, timesteps=self.graph.timesteps)
         self._narrow.add(node.name)
 
     @write.register

@@ -110,6 +110,7 @@ class CpuKernels(TorchKernels):
             bias, limit = channel_share(relay.bias, inputs[0], block).astype(f32), f32(relay.limit)
         if step.lif is not None:
             lif = step.lif[1]
+            assert isinstance(lif, LIF), "_fits_loop"
             lif_bias = channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), inputs[0], block)
             fire = (lif_bias.astype(f32), *_constants(lif))
         nothing = np.empty((0, 0, 0), np.uint8)
@@ -139,8 +140,10 @@ class CpuKernels(TorchKernels):
             if step.relay[1].shift:
                 return False
             reach += largest(step.relay[1].bias)
-        if step.lif is not None and (not halves_exactly(step.lif[1]) or step.reach > LOIHI.a_max):
-            return False
+        if step.lif is not None:
+            neurons = step.lif[1]
+            if not isinstance(neurons, LIF) or not halves_exactly(neurons) or step.reach > LOIHI.a_max:
+                return False
         return len(inputs) <= 2 and reach < EXACT_IN_FLOAT32 and not any(value.is_spikes for value in inputs)
 
     def attention(self, step: AttentionStep, block: Block) -> Work:

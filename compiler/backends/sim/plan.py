@@ -18,9 +18,12 @@ from typing import TypeAlias
 from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, Magnitude, magnitudes
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import (
+    COUNTING,
     LIF,
+    NEURONS,
     Add,
     Conv2d,
+    CubaLIF,
     Delay,
     Dense,
     Flatten,
@@ -135,7 +138,7 @@ class NeuronStep:
     inputs: tuple[str, ...]
     relay: tuple[str, Relay] | None
     stream: str | None
-    lif: tuple[str, LIF] | None
+    lif: tuple[str, LIF | CubaLIF] | None
     reach: int
 
     @property
@@ -239,7 +242,7 @@ def build_plan(
         blocks = 1 if workers is None else _choose_blocks(group, planner.values, program.timesteps, samples, workers)
         dead = tuple(name for name, last in read_last.items() if last == index and name != output)
         segments.append(Segment(tuple(group), blocks, exports, tuple(name for name in dead if name not in written)))
-    counted = tuple(node.name for node in program if isinstance(node.op, (Relay, SpikeMatMul, LIF)))
+    counted = tuple(node.name for node in program if isinstance(node.op, COUNTING))
     return Plan(tuple(segments), planner.values, program.timesteps, samples, output, program.input.name, counted)
 
 
@@ -270,7 +273,7 @@ class _Planner:
                     pass
                 case Delay() | Output():
                     self._aliases[node.name] = self.resolve(node.inputs[0])
-                case Add() | Relay() | LIF():
+                case Add() | Relay() | LIF() | CubaLIF():
                     self._neurons(node)
                 case SpikeMatMul(transpose=transpose):
                     y, gate = node.inputs
@@ -319,7 +322,7 @@ class _Planner:
         static = all(self.values[name].static for name in inputs)
 
         relay = (node.name, node.op) if isinstance(node.op, Relay) else None
-        lif = node if isinstance(node.op, LIF) else self._lif_to_fuse(node, static)
+        lif = node if isinstance(node.op, NEURONS) else self._lif_to_fuse(node, static)
         stream = None
         if lif is not node:
             graded = self._keep_graded and relay is not None
@@ -328,7 +331,7 @@ class _Planner:
                 self.values[stream] = Value(_three_axes(node.shape), layout, static, self._magnitudes[node.name])
         if lif is not None:
             self.values[lif.name] = Value(_three_axes(lif.shape), layout, False, Magnitude(1, 1), is_spikes=True)
-        fused = (lif.name, lif.op) if lif is not None and isinstance(lif.op, LIF) else None
+        fused = (lif.name, lif.op) if lif is not None and isinstance(lif.op, NEURONS) else None
         self._fused |= {first.name, node.name} | ({lif.name} if lif else set())
         reach = self._magnitudes[lif.inputs[0] if lif else node.name].value
         self._steps.append(NeuronStep(inputs, relay, stream, fused, reach))
@@ -337,7 +340,7 @@ class _Planner:
         """The neurons to run in the same pass; none where one step's input serves all, but the neurons need T."""
         if static:
             return None
-        return next((reader for reader in self._readers(node) if isinstance(reader.op, LIF)), None)
+        return next((reader for reader in self._readers(node) if isinstance(reader.op, NEURONS)), None)
 
     def _readers(self, node: Node[Op]) -> list[Node[Op]]:
         """Who reads a node, seen through delays."""
@@ -363,10 +366,10 @@ def _fuse_attention(
         for name in dict.fromkeys(step.inputs):
             readers.setdefault(name, []).append(step)
 
-    def sole_neurons(product: OpStep) -> NeuronStep | None:
+    def sole_neurons(product: OpStep) -> tuple[NeuronStep, tuple[str, LIF]] | None:
         match readers.get(product.name):
-            case [NeuronStep(inputs=(_,), relay=None, stream=None, lif=lif) as neurons] if lif is not None:
-                return neurons
+            case [NeuronStep(inputs=(_,), relay=None, stream=None, lif=(name, LIF() as lif)) as neurons]:
+                return neurons, (name, lif)
         return None
 
     fused: dict[int, AttentionStep] = {}
@@ -375,25 +378,24 @@ def _fuse_attention(
         if not (isinstance(second, OpStep) and isinstance(second.op, SpikeMatMul) and not second.op.transpose):
             continue
         y2, gate = second.inputs
-        attention, out = producers.get(gate), sole_neurons(second)
-        if out is None or not isinstance(attention, NeuronStep) or readers[gate] != [second]:
+        neurons, out = producers.get(gate), sole_neurons(second)
+        if out is None or not isinstance(neurons, NeuronStep) or readers[gate] != [second]:
             continue
-        first = producers.get(attention.inputs[0])
+        first = producers.get(neurons.inputs[0])
         if not (isinstance(first, OpStep) and isinstance(first.op, SpikeMatMul) and first.op.transpose):
             continue
-        if sole_neurons(first) is not attention or first.op.num_heads != second.op.num_heads:
+        attention = sole_neurons(first)
+        if attention is None or attention[0] is not neurons or first.op.num_heads != second.op.num_heads:
             continue
-        assert attention.lif is not None
-        assert out.lif is not None
         y1, x = first.inputs
         step = AttentionStep(
             (y1, x, y2),
             ((first.name, first.op), (second.name, second.op)),
-            (attention.lif, out.lif),
+            (attention[1], out[1]),
         )
         if can_attend(step, values):
-            fused[id(out)] = step
-            dropped |= {id(first), id(attention), id(second)}
+            fused[id(out[0])] = step
+            dropped |= {id(first), id(neurons), id(second)}
     return [fused.get(id(step), step) for step in steps if id(step) not in dropped]
 
 

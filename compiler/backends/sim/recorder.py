@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from resformer.compiler.backends.sim.plan import Plan
-from resformer.compiler.ir.program import LIF, MaxPool2d, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.program import COUNTING, NEURONS, RECORDED, Program
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 
@@ -28,19 +28,19 @@ class Recorder:
         steps = program.timesteps
         self._shapes = {node.name: (steps, samples, *node.shape) for node in program}
         self._logits = np.zeros(self._shapes[program.output.name], dtype=np.int64)
-        counted = [node.name for node in program if isinstance(node.op, (Relay, SpikeMatMul, LIF))]
+        counted = [node.name for node in program if isinstance(node.op, COUNTING)]
         self._saturated = dict.fromkeys(counted, 0)
         self._lock = threading.Lock()
         kept = [node for node in program if values]
         self._spikes = {
             node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=np.uint8)
             for node in kept
-            if isinstance(node.op, LIF)
+            if isinstance(node.op, NEURONS)
         }
         self._graded = {
             node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=np.int32)
             for node in kept
-            if isinstance(node.op, (Relay, SpikeMatMul, MaxPool2d))
+            if isinstance(node.op, RECORDED) and node.name not in self._spikes
         }
 
     def put(self, plan: Plan, name: str, data: torch.Tensor, first_sample: int, first_channel: int) -> None:

@@ -8,6 +8,7 @@ over gathered taps, in int8 where they are spikes; never a library's convolution
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -30,8 +31,10 @@ from resformer.compiler.backends.sim.plan import (
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
 from resformer.compiler.ir.program import (
+    CUBA_ARRAYS,
     LIF,
     Conv2d,
+    CubaLIF,
     Dense,
     Flatten,
     MaxPool2d,
@@ -174,7 +177,7 @@ class TorchKernels:
             reach += largest(relay.bias) + (1 << relay.shift >> 1)
         dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
         bias = self._constant(channel_share(relay.bias, inputs[0], block), dtype) if relay else 0
-        fire = self._lif(step, inputs[0], block) if step.lif else None
+        fire = self._fire(step, inputs[0], block) if step.lif else None
 
         def work(frame: Frame) -> None:
             x = frame.read(step.inputs[0]).view.to(dtype)
@@ -194,15 +197,55 @@ class TorchKernels:
 
         return work
 
-    def _lif(self, step: NeuronStep, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], Count]:
-        """Neurons: (T or 1, rows, C) of input to spikes; returns how many potentials were clipped from below."""
+    def _fire(self, step: NeuronStep, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], Count]:
+        """Neurons: (T or 1, rows, C) of input to spikes; returns how many currents and potentials were clipped."""
         assert step.lif is not None
-        name, lif = step.lif
-        dtype = torch.float32 if halves_exactly(lif) and step.reach <= LOIHI.a_max else torch.float64
+        name, neurons = step.lif
+        return (
+            self._cuba_lif(neurons, value, block)
+            if isinstance(neurons, CubaLIF)
+            else self._lif(name, neurons, step.reach, value, block)
+        )
+
+    def _cuba_lif(self, neurons: CubaLIF, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], Count]:
+        """Neurons whose current has a memory, in float64: nothing that they compute takes more than 43 bits."""
+        own = {
+            name: self._constant(neuron_share(getattr(neurons, name), value, block), torch.float64)
+            for name in CUBA_ARRAYS
+        }
+        keep_u, keep_v = ((LOIHI.decay_unity - decay) / LOIHI.decay_unity for decay in (own["du"] + 1, own["dv"]))
+        unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max
+        threshold, u_bias, v_bias = own["vth"] * unit, own["u_bias"], own["v_bias"]
+        after_spike = own["v_drop"] if neurons.soft_reset else None
+
+        def fire(x: torch.Tensor, spikes: Slab) -> Count:
+            # (rows, C) as (N, positions, C), against which the parameters broadcast
+            by_position = x.to(torch.float64).reshape(len(x), self.plan.samples, value.positions, -1)
+            u = v = torch.zeros_like(by_position[0])
+            clipped: Count = 0
+            for t in range(self.plan.timesteps):
+                arriving = torch.trunc(u * keep_u) + by_position[t if len(x) > 1 else 0] * unit + u_bias
+                u = arriving.clamp(-limit, limit)
+                free = torch.trunc(v * keep_v) + u + v_bias
+                v = free.clamp(-limit, limit)
+                fired = v > threshold
+                lost = free < -limit if after_spike is None else free != v
+                clipped = clipped + torch.count_nonzero(arriving != u) + torch.count_nonzero(lost)
+                spikes.view[t] = fired.reshape(x.shape[1:])
+                v = v.masked_fill(fired, 0) if after_spike is None else v - after_spike * fired
+            return clipped
+
+        return fire
+
+    def _lif(
+        self, name: str, lif: LIF, reach: int, value: Value, block: Block
+    ) -> Callable[[torch.Tensor, Slab], Count]:
+        """Neurons as Loihi's, given a bound on their input; returns how many potentials were clipped from below."""
+        dtype = torch.float32 if halves_exactly(lif) and reach <= LOIHI.a_max else torch.float64
         keep_v = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
         keep_u = (LOIHI.decay_unity - 1 - lif.du) / LOIHI.decay_unity
         bias = self._constant(channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), value, block), dtype)
-        checked = step.reach > LOIHI.a_max or keep_u > 0
+        checked = reach > LOIHI.a_max or keep_u > 0
         unit, floor = 1 << LOIHI.a_shift, -LOIHI.v_max
 
         def fire(x: torch.Tensor, spikes: Slab) -> Count:
@@ -309,6 +352,17 @@ def channel_share(values: npt.NDArray[np.integer], value: Value, block: Block) -
     each = np.repeat(each, value.channels // value.shape[0])
     first, width = block.of(value.channels)
     return each[first : first + width]
+
+
+def neuron_share(values: npt.NDArray[np.integer], value: Value, block: Block) -> npt.NDArray[np.integer]:
+    """A parameter of neurons, in the order of their shape and with axes of one, as (positions or 1, channels)."""
+    held = values.reshape(values.shape + (1,) * (3 - values.ndim))
+    # what the layout makes channels of is spread; positions only where they differ
+    axes = 2 if value.layout is Layout.ATTENTION else 1
+    positions = value.shape[axes:] if held.size > math.prod(held.shape[:axes]) else (1,) * (3 - axes)
+    each = np.broadcast_to(held, (*value.shape[:axes], *positions)).reshape(value.channels, -1)
+    first, width = block.of(value.channels)
+    return np.ascontiguousarray(each[first : first + width].T)
 
 
 def natural_order(data: torch.Tensor, value: Value, samples: int) -> torch.Tensor:

@@ -1,0 +1,102 @@
+"""E2 of neurons whose current has a memory: every backend against the reference interpreter, parameters at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resformer.compiler.backends.lava.backend import LavaBackend
+from resformer.compiler.ir import reference
+from resformer.compiler.ir.compare import first_difference
+from resformer.compiler.ir.program import SPIKE, Program
+from resformer.compiler.ir.program_file import read_program, write_program
+from resformer.compiler.target import LOIHI
+from support.clocked import run_clocked
+from support.networks import with_input_range
+from support.program_builder import ProgramBuilder
+from support.sim_runs import assert_sim_is_the_reference
+from support.traces import assert_same_trace
+
+SEEDS = st.integers(0, 2**16)
+SPREADS = st.tuples(st.booleans(), st.booleans(), st.booleans())
+NEURONS = {
+    "seed": SEEDS,
+    "spread": SPREADS,
+    "vth": st.sampled_from([0, 30, 400, LOIHI.vth_mantissa_max]),
+    "du": st.sampled_from([0, 1, 1000, 4094, 4095]),
+    "dv": st.sampled_from([0, 1, 500, 2048, 4095, 4096]),
+    "bias": st.sampled_from([0, 3000, LOIHI.v_max]),
+    "soft": st.booleans(),
+    "scale": st.sampled_from([40, 2**13, LOIHI.accumulator_max]),
+    "timesteps": st.integers(1, 6),
+}
+
+
+def neurons_alone(seed, spread, vth, du, dv, bias, soft, scale, timesteps) -> tuple[Program, np.ndarray]:
+    """An input that is the neurons' own, ties, and the most extreme values among it."""
+    net = ProgramBuilder((4, 3, 5), seed)
+    net.cuba_lif("cuba", "input", vth=vth, du=du, dv=dv, bias=bias, soft_reset=soft, spread=spread)
+    samples = net.samples(2, timesteps=timesteps, largest=scale)
+    samples[..., 0] = np.clip(vth, 0, scale)
+    samples[..., 1] = -scale
+    return with_input_range(net.finish(timesteps=timesteps), samples), samples
+
+
+@settings(max_examples=30)
+@given(**NEURONS)
+def test_neurons_in_sim(**case) -> None:
+    assert_sim_is_the_reference(*neurons_alone(**case))
+
+
+@settings(max_examples=30)
+@given(**NEURONS)
+def test_neurons_in_onnx_runtime(**case) -> None:
+    pytest.importorskip("onnxruntime")
+    from resformer.compiler.backends.onnx.backend import OnnxBackend
+
+    program, samples = neurons_alone(**case)
+    expected = reference.run(program, samples, record=True)
+    trace = OnnxBackend().run(program, samples, record=True)
+    assert trace.saturated == expected.saturated
+    assert_same_trace(trace, expected)
+
+
+def network(*, soft: bool) -> tuple[Program, np.ndarray]:
+    """Neurons of each kind behind one another, beside a path that must wait, and between layers of different shapes."""
+    net = ProgramBuilder((2, 4, 5), seed=3)
+    first = net.cuba_lif("first", net.conv("conv", "input", 3, (2, 3)), vth=700, soft_reset=soft)
+    second = net.conv("second", first, 3, (3, 3), padding=(1, 1))
+    again = net.cuba_lif("again", net.plus("add", second, net.conv("short", first, 3)), spread=(True, False, False))
+    net.cuba_lif("last", net.dense("dense", net.flatten("flatten", again), 6), du=4095, soft_reset=not soft)
+    return net.finish(timesteps=5), net.samples(3, timesteps=5)
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_networks_in_lava(soft: bool) -> None:
+    program, samples = network(soft=soft)
+    expected = reference.run(program, samples, record=True)
+    for name in program.lif_names:
+        assert 0.02 < expected.spikes[name].dense().mean() < 0.98, f"{name} shows nothing"
+    assert_same_trace(run_clocked(program, samples), expected)
+    assert_same_trace(LavaBackend().run(program, samples, record=True), expected)
+
+
+def test_lava_counts_what_it_clips() -> None:
+    case = {"seed": 1, "spread": (True, True, True), "vth": 400, "du": 0, "dv": 0, "bias": 3000, "timesteps": 3}
+    program, samples = neurons_alone(**case, soft=True, scale=LOIHI.accumulator_max)
+    expected = reference.run(program, samples, record=True)
+    assert expected.saturated["cuba"]
+    trace = LavaBackend().run(program, samples, record=True)
+    assert trace.saturated == expected.saturated
+    assert_same_trace(trace, expected)
+
+
+def test_files_hold_them(tmp_path: Path) -> None:
+    program, _ = network(soft=True)
+    write_program(program, tmp_path / "program")
+    assert first_difference(read_program(tmp_path / "program"), program) is None
+    assert program["first"].op.signal == SPIKE
