@@ -81,10 +81,10 @@ def float_divergence(
     """Where a float graph leaves the checkpoint, or the network as its file has it (E1)."""
     sample, shape = samples.real(place.sample, place.sample + 1), program[layer].shape
     index = int(np.ravel_multi_index(place.neuron, shape))
-    given = _currents(original, layer, index, sample)
+    given = _currents(original, layer, sample)
     caught: dict[str, torch.Tensor] = {}
     float_interpreter.run(graph, sample, observe=caught.__setitem__)
-    seen = _of_neuron(caught[graph[layer].inputs[0]], index)
+    seen = caught[graph[layer].inputs[0]]
     left = "checkpoint" if isinstance(original, TorchNetwork) else "file"
     return _at(
         place,
@@ -109,7 +109,7 @@ def quantized_divergence(
     """Where the program leaves ``quantized.pt`` (E3)."""
     sample = encode(samples.real(place.sample, place.sample + 1), program).values
     index = int(np.ravel_multi_index(place.neuron, program[layer].shape))
-    given = _currents(quantized, layer, index, decode(sample, program))
+    given = _currents(quantized, layer, decode(sample, program))
     return _at(
         place,
         layer,
@@ -122,18 +122,13 @@ def _at(place: Place, layer: str, left: Side, right: Side) -> Divergence:
     return Divergence(layer, place.step, place.sample, place.neuron, (left, right))
 
 
-def _of_neuron(values: torch.Tensor, index: int) -> Float64Array:
-    """What one neuron has over time, (T,), from a population's (T, 1, ...); its index is in the flattened one."""
-    flat: Float64Array = values.reshape(len(values), -1)[:, index].numpy()
-    return flat
-
-
-def _currents(network: TorchNetwork | NirNetwork, layer: str, index: int, sample: Float64Array) -> Float64Array:
+def _currents(network: TorchNetwork | NirNetwork, layer: str, sample: Float64Array) -> Float64Array:
+    """What a population is given by one sample, (T, 1, ...)."""
     caught: list[Float64Array] = []
 
     def observe(name: str, currents: torch.Tensor, _spikes: torch.Tensor) -> None:
         if name == layer:
-            caught.append(np.array(_of_neuron(currents, index)))
+            caught.append(currents.numpy().copy())
 
     network.run(sample, observe)
     return caught[0]

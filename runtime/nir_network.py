@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import nir
 import numpy as np
 import numpy.typing as npt
@@ -52,23 +50,16 @@ class NirNetwork:
         Args:
             name: Its population.
             neuron: Its index in the flattened population.
-            currents: What it is given, (T,).
+            currents: What the population is given by one sample, (T, ...).
         """
-        return potentials(self.graph, name, neuron, currents)
+        return potentials(self.graph, name, neuron, torch.from_numpy(currents))
 
 
-def potentials(
-    graph: Graph[nir.NIRNode], name: str, neuron: int, currents: Sequence[float] | Float64Array
-) -> Float64Array:
+def potentials(graph: Graph[nir.NIRNode], name: str, neuron: int, currents: torch.Tensor) -> Float64Array:
     """The membrane potential of one of a float graph's neurons at each step, (T,), in units of its threshold."""
-    op, dt = graph[name].op, float(graph.metadata["dt"])
-    fields = ("r", "v_threshold", "v_reset", *(("tau", "v_leak") if isinstance(op, nir.LIF) else ()))
-    own = {key: float(np.asarray(getattr(op, key)).reshape(-1)[neuron]) for key in fields}
-    v, values = own["v_reset"], []
-    for current in currents:
-        drive = own["r"] * float(current)
-        v += ((own["v_leak"] - v) + drive) * (dt / own["tau"]) if isinstance(op, nir.LIF) else drive * dt
-        values.append(v / own["v_threshold"] if own["v_threshold"] else v)
-        above = v > own["v_threshold"] if op.metadata.get("fires_at") == ">" else v >= own["v_threshold"]
-        v = own["v_reset"] if above else v
-    return np.array(values)
+    node, dt = graph[name], float(graph.metadata["dt"])
+    given = currents.reshape(len(currents), 1, *node.shape)
+    charged = torch.stack([v.reshape(-1)[neuron] for v, _ in float_interpreter.charge(node.op, given, dt)])
+    threshold = float(np.asarray(node.op.v_threshold).reshape(-1)[neuron])
+    values: Float64Array = charged.numpy() / (threshold or 1.0)
+    return values

@@ -59,14 +59,13 @@ class TorchNetwork:
 
         Args:
             name: Its population.
-            neuron: Its index there; all have the same parameters.
-            currents: What it is given, (T,).
+            neuron: Its index in the flattened population; all have the same parameters.
+            currents: What the population is given by one sample, (T, ...).
         """
-        del neuron
         node = copy.deepcopy(self.neurons[name])
         node.reset()
         values = []
-        for current in torch.from_numpy(currents):
+        for current in torch.from_numpy(currents.reshape(len(currents), -1)[:, neuron]):
             node.v_float_to_tensor(current)
             node.neuronal_charge(current)
             values.append(float(node.v) / node.v_threshold)

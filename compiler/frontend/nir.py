@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.neurons import HARD, LATE, SOFT
 from resformer.compiler.ir.nir_file import open_nir, read_values
 from resformer.compiler.ir.primitives import Add, PortedGraph
 from resformer.compiler.ir.shapes import Shape, output_shape
@@ -38,8 +39,10 @@ AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
 """Axes of what a layer reads, where there are not three."""
 LISTED = 5
 """Nodes that a message names before it stops."""
-NEURON_METADATA = {"reset": "hard", "fires_at": ">"}
-"""How NIR defines LIF and IF: v = v_reset where v > v_threshold."""
+NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
+"""How NIR defines its neurons: v = v_reset where v > v_threshold."""
+RESET_NAMES = MappingProxyType({HARD: HARD, "zero": HARD, SOFT: SOFT, "subtract": SOFT, LATE: LATE})
+"""What the metadata of a file's neurons may say under ``reset``, in the words of several frameworks."""
 
 
 def import_nir(
@@ -395,17 +398,21 @@ def _flatten(draft: _Draft, name: str, values: Values, source: str) -> str:
 
 
 def _lif(draft: _Draft, name: str, values: Values, source: str) -> str:
-    _check_reset(name, values)
     parameters = _parameters(draft, name, values, source, "tau", "r", "v_leak")
-    if not (parameters["tau"] > 0).all():
-        raise FileFormatError(f"{name}: tau is {parameters['tau'].min():g} seconds; it must be positive")
-    return draft.add(name, nir.LIF(**parameters, metadata=dict(NEURON_METADATA)), source)
+    _check_positive(name, parameters, "tau")
+    return draft.add(name, nir.LIF(**parameters, metadata=_neuron_metadata(name, values)), source)
+
+
+def _cuba_lif(draft: _Draft, name: str, values: Values, source: str) -> str:
+    given = {"w_in": np.ones(()), **values}
+    parameters = _parameters(draft, name, given, source, "tau_syn", "tau_mem", "r", "v_leak", "w_in")
+    _check_positive(name, parameters, "tau_syn", "tau_mem")
+    return draft.add(name, nir.CubaLIF(**parameters, metadata=_neuron_metadata(name, values)), source)
 
 
 def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
-    _check_reset(name, values)
     parameters = _parameters(draft, name, values, source, "r")
-    return draft.add(name, nir.IF(**parameters, metadata=dict(NEURON_METADATA)), source)
+    return draft.add(name, nir.IF(**parameters, metadata=_neuron_metadata(name, values)), source)
 
 
 def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
@@ -419,19 +426,32 @@ def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
     return draft.add(name, op, source)
 
 
-def _check_reset(name: str, values: Values) -> None:
-    """Refuse what NIR's neurons are not, where a file goes beyond NIR and says so."""
+def _check_positive(name: str, parameters: Mapping[str, Float64Array], *fields: str) -> None:
+    for field_name in fields:
+        if not (parameters[field_name] > 0).all():
+            least = parameters[field_name].min()
+            raise FileFormatError(f"{name}: {field_name} is {least:g} seconds; it must be positive")
+
+
+def _neuron_metadata(name: str, values: Values) -> dict[str, str]:
+    """How a population resets and where it fires: as NIR defines it, unless its metadata say more.
+
+    Raises:
+        UnsupportedError: They say what has no lowering.
+    """
     stated = {**NEURON_METADATA, **values.get("metadata", {})}
-    if stated["reset"] != NEURON_METADATA["reset"]:
+    reset = RESET_NAMES.get(stated["reset"])
+    if reset is None:
         raise UnsupportedError(
-            f"{name}: its metadata say reset {stated['reset']!r}; Loihi's LIFReset resets to v_reset, so train with a "
-            "hard reset"
+            f"{name}: its metadata say reset {stated['reset']!r}; known are {', '.join(RESET_NAMES)}, so train with "
+            "one of these"
         )
     if stated["fires_at"] != NEURON_METADATA["fires_at"]:
         raise UnsupportedError(
             f"{name}: its metadata say that it fires at {stated['fires_at']!r}; NIR's and Loihi's neurons fire above "
             "the threshold, so write the file without that, if ties do not matter"
         )
+    return {**NEURON_METADATA, "reset": reset}
 
 
 def _parameters(draft: _Draft, name: str, values: Values, source: str, *fields: str) -> dict[str, Float64Array]:
@@ -521,6 +541,7 @@ IMPORTERS: Mapping[str, Importer] = MappingProxyType(
         "Flatten": _flatten,
         "LIF": _lif,
         "IF": _if,
+        "CubaLIF": _cuba_lif,
         "Threshold": _threshold,
     }
 )
@@ -531,7 +552,6 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "LI": "its potential is no spike, and a rounded leak would change it; leave it out and read what it integrates",
         "I": "its potential is no spike; leave it out and sum what it integrates over time",
         "CubaLI": "its potential is no spike, and a rounded leak would change it; leave it out",
-        "CubaLIF": "its synaptic current has a memory, which Lava's LIFReset does not reset; train with LIF",
         "Delay": "paths of different length are balanced, so a delay would vanish; leave it out",
     }
 )

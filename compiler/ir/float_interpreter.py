@@ -6,7 +6,7 @@ kernels that the network itself would; neurons step over T.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import singledispatch
 from typing import Any, TypeAlias
 
@@ -17,10 +17,20 @@ import torch
 import torch.nn.functional as F
 
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import NEURONS, Add, BatchNorm2d, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.neurons import HARD, LATE, SOFT, dt_over_tau
+from resformer.compiler.ir.primitives import (
+    NEURONS,
+    Add,
+    BatchNorm2d,
+    DiscreteCubaLIF,
+    MaxPool2d,
+    SpikeMatMul,
+    collapse,
+)
 
 Observer: TypeAlias = Callable[[str, torch.Tensor], None]
 """Called with a node's name and its output, (T, N, ...), which it must not change."""
+Neurons: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | DiscreteCubaLIF"
 
 
 @torch.no_grad()
@@ -71,48 +81,92 @@ def _frames(samples: torch.Tensor, timesteps: int) -> torch.Tensor:
     return samples.transpose(0, 1)
 
 
-def fire(neurons: nir.LIF | nir.IF, current: torch.Tensor, dt: float) -> torch.Tensor:
+def fire(neurons: Neurons, current: torch.Tensor, dt: float) -> torch.Tensor:
     """The spikes, 0 or 1, of neurons that are given a current, both (T, N, ...).
-
-    From ``v = v_reset``, each step computes ``v += ((v_leak - v) + r * I) * dt / tau`` (IF: ``v += r * I * dt``), fires
-    where ``v >= v_threshold`` (or ``>``: the metadata say which) and resets to ``v_reset``. How ``dt / tau`` is applied
-    decides the last bit: SpikingJelly's ``LIFNode`` divides by tau in steps, its ``ParametricLIFNode`` multiplies by
-    1 / tau, and the node's metadata say which.
 
     Args:
         neurons: With ``tau_steps`` or ``dt_over_tau`` among their metadata, if need be (``ir.verify``).
         current: Their input.
         dt: Seconds a step, for neurons without these metadata.
     """
-    charge = _charge(neurons, current, dt)
-    v_threshold, v_reset = (_constant(each, current) for each in (neurons.v_threshold, neurons.v_reset))
-    crosses = torch.gt if neurons.metadata.get("fires_at") == ">" else torch.ge
-    v = torch.zeros_like(current[0]) + v_reset
     spikes = torch.empty_like(current)
-    for step, now in enumerate(current):
-        v = v + charge(v, now)
-        fired = crosses(v, v_threshold)
-        v = torch.where(fired, v_reset, v)
+    for step, (_, fired) in enumerate(charge(neurons, current, dt)):
         spikes[step] = fired
     return spikes
 
 
-def _charge(
-    neurons: nir.LIF | nir.IF, current: torch.Tensor, dt: float
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """What a step adds to the potential, given the potential and the current."""
+def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """For each step, the potentials before the reset, and where they fire.
+
+    From ``v = v_reset``, each step computes ``v += ((v_leak - v) + r * I) * dt / tau`` (IF: ``v += r * I * dt``), fires
+    where ``v >= v_threshold`` (or ``>``: the metadata say which) and resets as the metadata say (``ir.neurons``). I is
+    the input, or of CubaLIF what ``I = I * (1 - dt / tau_syn) + input * (w_in * dt / tau_syn)`` makes of it just
+    before. How ``dt / tau`` is applied decides the last bit: SpikingJelly's ``LIFNode`` divides by tau in steps, its
+    ``ParametricLIFNode`` multiplies by 1 / tau, and the node's metadata say which.
+    """
+    update = _update(neurons, current, dt)
+    v_threshold = _constant(neurons.v_threshold, current)
+    crosses = torch.gt if neurons.metadata.get("fires_at") == ">" else torch.ge
+    reset, late = _reset(neurons, current)
+    v = torch.zeros_like(current[0])
+    if not isinstance(neurons, DiscreteCubaLIF):
+        v = v + _constant(neurons.v_reset, current)
+    owed: torch.Tensor | None = None
+    for now in current:
+        v = update(v, now) if owed is None else update(v, now) - owed
+        fired = crosses(v, v_threshold)
+        yield v, fired
+        if late:
+            owed = v_threshold * fired
+        else:
+            v = torch.where(fired, reset(v), v)
+
+
+def _reset(neurons: Neurons, current: torch.Tensor) -> tuple[Callable[[torch.Tensor], torch.Tensor], bool]:
+    """What a spike leaves of a potential; and whether it comes a step late, where the threshold is taken away."""
+    if isinstance(neurons, DiscreteCubaLIF):
+        mode = SOFT if neurons.soft_reset else HARD
+        drop, rest = _constant(neurons.v_drop, current), torch.zeros((), dtype=current.dtype, device=current.device)
+    else:
+        mode = neurons.metadata.get("reset", HARD)
+        drop, rest = _constant(neurons.v_threshold, current), _constant(neurons.v_reset, current)
+    return (lambda _v: rest) if mode == HARD else (lambda v: v - drop), mode == LATE
+
+
+def _update(neurons: Neurons, current: torch.Tensor, dt: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What a step makes of the potential, given that and the input."""
+    if isinstance(neurons, DiscreteCubaLIF):
+        arrive = _arrive(neurons.syn_decay, 1.0, current)
+        keep, bias = 1 - _constant(neurons.mem_decay, current), _constant(neurons.v_bias, current)
+        return lambda v, now: v * keep + (arrive(now) + bias)
     r = _constant(neurons.r, current)
     if isinstance(neurons, nir.IF):
-        return lambda _v, now: (r * dt) * now
+        return lambda v, now: v + (r * dt) * now
     v_leak = _constant(neurons.v_leak, current)
-    if "dt_over_tau" in neurons.metadata:
-        factor = _constant(np.asarray(neurons.metadata["dt_over_tau"]), current)
-    elif "tau_steps" in neurons.metadata:
+    if isinstance(neurons, nir.CubaLIF):
+        syn_decay = dt / collapse(neurons.tau_syn)
+        arrive = _arrive(syn_decay, _constant(collapse(neurons.w_in) * syn_decay, current), current)
+        factor = _constant(dt / collapse(neurons.tau_mem), current)
+        return lambda v, now: v + ((v_leak - v) + r * arrive(now)) * factor
+    if "tau_steps" in neurons.metadata and "dt_over_tau" not in neurons.metadata:
         steps = _constant(np.asarray(neurons.metadata["tau_steps"]), current)
-        return lambda v, now: ((v_leak - v) + r * now) / steps
-    else:
-        factor = _constant(dt / collapse(neurons.tau), current)
-    return lambda v, now: ((v_leak - v) + r * now) * factor
+        return lambda v, now: v + ((v_leak - v) + r * now) / steps
+    factor = _constant(dt_over_tau(neurons, dt), current)
+    return lambda v, now: v + ((v_leak - v) + r * now) * factor
+
+
+def _arrive(
+    decay: npt.NDArray[np.float64], gain: torch.Tensor | float, current: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What becomes of a current that leaks, called with each step's input in turn."""
+    keep, state = 1 - _constant(decay, current), torch.zeros_like(current[0])
+
+    def arrive(now: torch.Tensor) -> torch.Tensor:
+        nonlocal state
+        state = state * keep + now * gain
+        return state
+
+    return arrive
 
 
 @singledispatch

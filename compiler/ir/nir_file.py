@@ -40,6 +40,7 @@ NODE_TYPES: dict[str, type[nir.NIRNode]] = {
         nir.Scale,
         nir.LIF,
         nir.IF,
+        nir.CubaLIF,
         nir.AvgPool2d,
         nir.SumPool2d,
         nir.Flatten,

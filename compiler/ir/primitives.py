@@ -78,9 +78,35 @@ class Add(nir.NIRNode):  # type: ignore[misc]
         self.input_type, self.output_type = _untyped()
 
 
-EXTENSIONS: tuple[type[nir.NIRNode], ...] = (BatchNorm2d, MaxPool2d, SpikeMatMul, Add)
+@dataclass(eq=False)
+class DiscreteCubaLIF(nir.NIRNode):  # type: ignore[misc]
+    """Neurons in steps: what NIR's IF, LIF and CubaLIF become for a given dt, however they reset (``ir.neurons``).
 
-NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF)
+    Of the input x of a step, both states zero before the first:
+
+        u <- u * (1 - syn_decay) + x
+        v <- v * (1 - mem_decay) + u + v_bias
+        spike where v > v_threshold (or >=: ``fires_at`` among the metadata), and then
+        v <- v - v_drop if soft_reset, else 0
+
+    Arrays have the population's shape.
+    """
+
+    syn_decay: Float64Array
+    mem_decay: Float64Array
+    v_threshold: Float64Array
+    v_bias: Float64Array
+    v_drop: Float64Array
+    soft_reset: bool
+
+    def __post_init__(self) -> None:
+        self.soft_reset = bool(self.soft_reset)
+        self.input_type, self.output_type = _untyped()
+
+
+EXTENSIONS: tuple[type[nir.NIRNode], ...] = (BatchNorm2d, MaxPool2d, SpikeMatMul, Add, DiscreteCubaLIF)
+
+NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF)
 """What fires at the float level."""
 
 PORTS = "resformer"

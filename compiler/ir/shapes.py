@@ -59,6 +59,8 @@ def _(op: nir.Input, inputs: Sequence[Shape]) -> Shape:
 @output_shape.register(primitives.BatchNorm2d)
 @output_shape.register(nir.LIF)
 @output_shape.register(nir.IF)
+@output_shape.register(nir.CubaLIF)
+@output_shape.register(primitives.DiscreteCubaLIF)
 @output_shape.register(nir.Scale)
 @output_shape.register(program.Relay)
 @output_shape.register(program.LIF)
@@ -79,6 +81,8 @@ def _(op: object, inputs: Sequence[Shape]) -> Shape:
 _PER_ELEMENT: dict[type[Any], tuple[str, ...]] = {
     nir.LIF: ("tau", "r", "v_leak", "v_threshold", "v_reset"),
     nir.IF: ("r", "v_threshold", "v_reset"),
+    nir.CubaLIF: ("tau_syn", "tau_mem", "r", "v_leak", "v_threshold", "v_reset", "w_in"),
+    primitives.DiscreteCubaLIF: ("syn_decay", "mem_decay", "v_threshold", "v_bias", "v_drop"),
     nir.Scale: ("scale",),
     program.Output: ("bias",),
 }

@@ -16,7 +16,8 @@ import numpy as np
 
 from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import NEURONS, BatchNorm2d, SpikeMatMul, collapse
+from resformer.compiler.ir.neurons import RESETS
+from resformer.compiler.ir.primitives import NEURONS, BatchNorm2d, DiscreteCubaLIF, SpikeMatMul, collapse
 from resformer.compiler.ir.program import Program, Signal, SignalKind, hop_steps
 from resformer.compiler.ir.shapes import check_shape
 from resformer.compiler.target import LOIHI
@@ -31,10 +32,10 @@ WEIGHT_MAX = 2 ** (LOIHI.weight_bits_max - 1) - 1
 def verify_graph(graph: Graph[nir.NIRNode]) -> None:
     """Check a float graph.
 
-    Neurons are a ``nir.LIF`` or ``nir.IF`` whose metadata say what NIR leaves open: ``reset`` is "hard" and
-    ``fires_at`` is ">=" or ">". A LIF that fires at ">=" is SpikingJelly's, and its ``tau_steps`` is tau in steps,
-    exactly; ``dt_over_tau``, if it is there, is the factor to use instead of dividing by ``tau_steps``. The graph's
-    metadata hold ``dt``, in seconds.
+    Neurons are our ``DiscreteCubaLIF``, or NIR's ``LIF``, ``IF`` or ``CubaLIF``, whose metadata say what NIR leaves
+    open: ``reset`` is one of ``ir.neurons.RESETS``. ``fires_at`` is ">=" or ">" among the metadata of all. A LIF that
+    fires at ">=" is SpikingJelly's, and its ``tau_steps`` is tau in steps, exactly; ``dt_over_tau``, if it is there, is
+    the factor to use instead of dividing by ``tau_steps``. The graph's metadata hold ``dt``, in seconds.
 
     Raises:
         AssertionError: An invariant is broken; the message begins with the node's name.
@@ -114,8 +115,13 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
     match op:
         case BatchNorm2d():
             assert (op.running_var + op.eps > 0).all(), "running_var + eps is not positive"
-        case nir.LIF() | nir.IF():
+        case nir.LIF() | nir.IF() | nir.CubaLIF():
             _verify_neurons(op, dt)
+        case DiscreteCubaLIF():
+            _verify_fires_at(op)
+            for name in ("syn_decay", "mem_decay"):
+                decay = collapse(getattr(op, name))
+                assert ((decay >= 0) & (decay <= 1)).all(), f"{name} is not within 0 and 1"
         case SpikeMatMul():
             assert op.part in ("y1", "y2", "all"), f"part is {op.part!r}"
             gate = graph[node.inputs[1]]
@@ -127,16 +133,24 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
 _SIZES = frozenset({"kernel_size", "stride", "padding", "dilation", "input_shape"})
 
 
-def _verify_neurons(op: nir.LIF | nir.IF, dt: float) -> None:
-    metadata = op.metadata
-    assert metadata.get("reset") == "hard", f"metadata: reset is {metadata.get('reset')!r}, not 'hard'"
-    fires_at = metadata.get("fires_at")
+def _verify_fires_at(op: nir.NIRNode) -> str:
+    fires_at: str = op.metadata.get("fires_at", "")
     assert fires_at in (">=", ">"), f"metadata: fires_at is {fires_at!r}, not '>=' or '>'"
+    return fires_at
+
+
+def _verify_neurons(op: nir.LIF | nir.IF | nir.CubaLIF, dt: float) -> None:
+    metadata = op.metadata
+    assert metadata.get("reset") in RESETS, f"metadata: reset is {metadata.get('reset')!r}, none of {RESETS}"
+    fires_at = _verify_fires_at(op)
     assert (collapse(op.v_threshold) > 0).all() or fires_at == ">", "v_threshold is not positive"
     if isinstance(op, nir.IF):
         return
+    for name in ("tau_syn", "tau_mem") if isinstance(op, nir.CubaLIF) else ("tau",):
+        assert (collapse(getattr(op, name)) > 0).all(), f"{name} is not positive"
+    if isinstance(op, nir.CubaLIF):
+        return
     tau = collapse(op.tau)
-    assert (tau > 0).all(), "tau is not positive"
     assert "tau_steps" in metadata or fires_at == ">", "metadata: no tau_steps"
     if "tau_steps" in metadata:
         steps = float(metadata["tau_steps"])

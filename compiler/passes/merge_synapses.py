@@ -1,9 +1,11 @@
-"""Bring any feed-forward network of NIR's nodes into the form that Loihi has: neurons, and one convolution a synapse.
+"""Bring any network of NIR's nodes into the form that Loihi has: neurons, and one convolution a synapse.
 
 Between what is sent (the input, spikes) and the neurons that receive it, all is linear, so each path from one to the
 other is one convolution: pools, scales, linear layers and convolutions are multiplied out, in float64. Vectors become
 images of one pixel and a linear layer a convolution as large as its input. What differs between the neurons of a
-channel's population (r, v_threshold, v_leak, v_reset) becomes part of its weights and biases.
+channel's population (r, v_threshold, v_leak, v_reset) becomes part of its weights and biases. Populations that Lava's
+``LIFReset`` cannot be, since their current has a memory, they reset by subtraction, or tau or what else differs between
+the neurons of a channel, become neurons in steps (``ir.neurons``), and their synapses stay as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import Add, constant
+from resformer.compiler.ir.neurons import HARD, discrete
+from resformer.compiler.ir.primitives import Add, collapse, constant
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import UnsupportedError
 
@@ -93,8 +96,9 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
             case nir.Input():
                 made[node.name] = node
                 values[node.name] = _sent(node.name, node.shape)
-            case nir.LIF() | nir.IF():
-                _merge_population(node, values[node.inputs[0]], graph, made)
+            case nir.LIF() | nir.IF() | nir.CubaLIF():
+                merge = _merge_population if _is_stock(node, values[node.inputs[0]].shape) else _merge_discrete
+                merge(node, values[node.inputs[0]], graph, made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
             case nir.Output():
                 _merge_output(node, values[node.inputs[0]], graph, made)
@@ -242,6 +246,27 @@ def _undilated(weight: Float64Array, dilation: Pair) -> Float64Array:
     return spread
 
 
+def _is_stock(node: Node[nir.NIRNode], shape: Shape) -> bool:
+    """Whether Lava's LIFReset can be these neurons: one decay for all, a hard reset, no difference within a channel."""
+    neurons = node.op
+    if isinstance(neurons, nir.CubaLIF) or neurons.metadata["reset"] != HARD:
+        return False
+    if isinstance(neurons, nir.LIF) and np.ptp(collapse(neurons.tau)):
+        return False
+    leaks = ("v_leak",) if isinstance(neurons, nir.LIF) else ()
+    return all(_same_in_channels(getattr(neurons, key), shape) for key in ("r", "v_threshold", "v_reset", *leaks))
+
+
+def _merge_discrete(
+    node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
+) -> None:
+    """Write a population of our own neurons, and the synapses in front of it."""
+    neurons = discrete(node.name, node.op, float(graph.metadata["dt"]), value.shape)
+    nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
+    current = _write_sum(node.name, value, nothing, graph, made)
+    made[node.name] = Node(node.name, neurons, (current,), value.shape)
+
+
 def _merge_population(
     node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
 ) -> None:
@@ -259,11 +284,6 @@ def _merge_population(
         )
     if isinstance(neurons, nir.LIF):
         tau = _of_channels(node, "tau", neurons.tau, shape)
-        if np.ptp(tau):
-            raise UnsupportedError(
-                f"{node.name}: tau varies from {tau.min():.4g} to {tau.max():.4g} s within the population; Loihi's LIF "
-                "has one decay for all its neurons, so split the population or train it with one tau"
-            )
         decay = dt / float(tau[0])
         gain = fields["r"] * decay
         leak = decay * (_of_channels(node, "v_leak", neurons.v_leak, shape) - fields["v_reset"])
@@ -351,12 +371,17 @@ def _of_channels(node: Node[nir.NIRNode], key: str, array: Float64Array, shape: 
         UnsupportedError: It varies within a channel.
     """
     channels = np.asarray(array).reshape(shape[0], -1)
-    if (channels != channels[:, :1]).any():
+    if not _same_in_channels(array, shape):
         raise UnsupportedError(
             f"{node.name}: {key} varies within a channel (from {channels.min():.4g} to {channels.max():.4g}), and a "
             "convolution's weights are the same all over it; use one value a channel"
         )
     return channels[:, 0]
+
+
+def _same_in_channels(array: Float64Array, shape: Shape) -> bool:
+    channels = np.asarray(array).reshape(shape[0], -1)
+    return not (channels != channels[:, :1]).any()
 
 
 def _pair(value: npt.ArrayLike) -> Pair:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, SpikeMatMul, collapse
-from resformer.compiler.ir.program import LIF, SPIKE, Op, Output, Program, Signal, SignalKind
+from resformer.compiler.ir.primitives import NEURONS, Add, DiscreteCubaLIF, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.program import LIF, SPIKE, CubaLIF, Op, Output, Program, Signal, SignalKind
 from resformer.compiler.passes.scales import QuantizationPlan, uniform
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError, UnsupportedError
@@ -86,6 +86,8 @@ class _Lowering:
                 op = self._conv(node)
             case nir.LIF() | nir.IF():
                 op = self._lif(node)
+            case DiscreteCubaLIF():
+                op = self._cuba_lif(node)
             case nir.Linear() | nir.Affine():
                 op = self._dense(node)
             case Add():
@@ -172,6 +174,41 @@ class _Lowering:
             bias_exp=zero.astype(np.int8),
         )
 
+    def _cuba_lif(self, node: Node[nir.NIRNode]) -> Op:
+        neurons, unit = node.op, 2.0 ** self.exps[node.inputs[0]]
+        syn, mem = (self._decay(node, field) for field in ("syn_decay", "mem_decay"))
+        if not syn.all():
+            raise UnsupportedError(
+                f"{node.name}: its current loses nothing; Loihi's keeps at most {LOIHI.decay_unity - 1} parts in "
+                f"{LOIHI.decay_unity} of it, so train with a finite tau_syn"
+            )
+        fine = unit * 2**LOIHI.a_shift
+        return CubaLIF(
+            SPIKE,
+            vth=_rounded(neurons.v_threshold, unit),
+            v_drop=_rounded(neurons.v_drop, fine),
+            du=(syn - 1).astype(np.int16),
+            dv=mem.astype(np.int16),
+            u_bias=np.zeros((1,) * len(node.shape), dtype=np.int32),
+            v_bias=_rounded(neurons.v_bias, fine),
+            soft_reset=neurons.soft_reset,
+        )
+
+    def _decay(self, node: Node[nir.NIRNode], field: str) -> npt.NDArray[np.int32]:
+        """A share that is lost in a step, in 1/4096.
+
+        Raises:
+            UnsupportedError: It would round to none.
+        """
+        decay = collapse(getattr(node.op, field))
+        slowest = float(decay[decay > 0].min(initial=1.0))
+        if slowest <= MIN_DECAY:
+            raise UnsupportedError(
+                f"{node.name}: its {field} is {slowest:.4g} a step; Loihi's decays have 12 bits, which hold tau up to "
+                f"below {1 / MIN_DECAY:.0f} steps, so train the network to such a tau, or choose another time step"
+            )
+        return _rounded(decay, LOIHI.decay_unity)
+
     def _output(self, node: Node[nir.NIRNode]) -> tuple[Op, tuple[str, ...]]:
         (source,) = node.inputs
         divisor = 1
@@ -206,6 +243,11 @@ def _round_bias(name: str, bias: Float64Array) -> npt.NDArray[np.int32]:
             "normalise the layer"
         )
     return rounded.astype(np.int32)
+
+
+def _rounded(values: Float64Array, unit: float) -> npt.NDArray[np.int32]:
+    """Parameters of neurons in integers, ties to even; axes along which all repeats have length one."""
+    return np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
 
 
 def _pair(value: npt.ArrayLike) -> tuple[int, int]:

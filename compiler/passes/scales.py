@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import NEURONS, Add, DiscreteCubaLIF, MaxPool2d, SpikeMatMul, collapse
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, RangeError, UnsupportedError
 
@@ -268,7 +268,7 @@ class _Choice:
             match node.op:
                 case nir.Input():
                     exps[node.name] = self.input_exp
-                case nir.LIF() | nir.IF():
+                case nir.LIF() | nir.IF() | DiscreteCubaLIF():
                     exps[node.name] = 0
                 case nir.Linear() | nir.Affine():
                     exps[node.name] = exps[node.inputs[0]] + self._readout_exp(node)
@@ -304,12 +304,30 @@ class _Choice:
             exp = _floor_log2(LOIHI.accumulator_max / ROUNDED_SUM_GROWTH / worst)
             limits.append((exp, f"{node.name} may sum up to {worst:.4g}"))
         for reader in self.graph.consumers[node.name]:
-            if isinstance(reader.op, NEURONS):
+            if isinstance(reader.op, DiscreteCubaLIF):
+                limits += self._cuba_limits(reader, reach)
+            elif isinstance(reader.op, NEURONS):
                 threshold = uniform(reader, "v_threshold")
                 limits.append(
                     (_floor_log2(LOIHI.vth_mantissa_max / threshold), f"{reader.name} fires at {threshold:.4g}")
                 )
         return limits
+
+    def _cuba_limits(self, node: Node[nir.NIRNode], reach: float) -> list[tuple[int, str]]:
+        """What neurons bound whose current has a memory: it adds up over a sample's steps, and must not saturate."""
+        neurons, potential_max = node.op, LOIHI.v_max / 2**LOIHI.a_shift
+        slowest = 1 - float(collapse(neurons.syn_decay).min())
+        gathered = reach * sum(slowest**step for step in range(self.graph.timesteps))
+        threshold, drop, bias = (
+            float(np.abs(collapse(getattr(neurons, key))).max()) for key in ("v_threshold", "v_drop", "v_bias")
+        )
+        bounds = [
+            (LOIHI.a_max, gathered, f"the current of {node.name} may reach {gathered:.4g}"),
+            (LOIHI.vth_mantissa_max, threshold, f"{node.name} fires at {threshold:.4g}"),
+            (potential_max, drop, f"a spike takes {drop:.4g} from {node.name}"),
+            (potential_max, bias, f"{node.name} leaks by {bias:.4g}"),
+        ]
+        return [(_floor_log2(limit / max(each, SMALLEST_MAGNITUDE)), reason) for limit, each, reason in bounds]
 
     def _source_exp(self, node: Node[nir.NIRNode]) -> int:
         """k of what a convolution reads: pixels have one, spikes are 0 or 1.

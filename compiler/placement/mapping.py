@@ -21,8 +21,10 @@ from enum import Enum
 
 import numpy as np
 
+from resformer.compiler.chips.chip import WORD_BITS
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import (
+    CUBA_ARRAYS,
     LIF,
     NEURONS,
     Add,
@@ -43,6 +45,9 @@ from resformer.compiler.ir.program import (
 )
 
 Shape3 = tuple[int, int, int]
+
+PARAMETER_BITS = {"vth": 17, "v_drop": 24, "du": 12, "dv": 12, "u_bias": 24, "v_bias": 24}
+"""Widths of neurons' parameters where each has its own."""
 
 
 class Link(Enum):
@@ -101,6 +106,7 @@ class Population:
         edges: What they receive.
         graded: Whether they send payloads.
         payload_bits: The width of what they send or receive as payload, if they do.
+        parameter_words: Memory that each takes for what differs between them.
     """
 
     name: str
@@ -110,6 +116,7 @@ class Population:
     edges: tuple[Edge, ...]
     graded: bool
     payload_bits: int
+    parameter_words: int = 0
 
     @property
     def neurons(self) -> int:
@@ -203,6 +210,7 @@ class _Mapper:
             edges=edges,
             graded=graded,
             payload_bits=max([*widths, last.op.signal.bits or 0] if graded else widths, default=0),
+            parameter_words=_parameter_words(last.op),
         )
 
     def _edges_of(self, node: Node[Op]) -> Iterator[Edge]:
@@ -296,6 +304,13 @@ class _Mapper:
             delay += node.op.steps if isinstance(node.op, Delay) else 0
             node = self._program[node.inputs[0]]
         return node.name, delay
+
+
+def _parameter_words(op: Op) -> int:
+    """Words of memory that each neuron takes beside its state, for parameters that it does not share with all."""
+    if not isinstance(op, CubaLIF):
+        return 0
+    return -(-sum(PARAMETER_BITS[name] for name in CUBA_ARRAYS if getattr(op, name).size > 1) // WORD_BITS)
 
 
 def _kind(ops: list[Op]) -> str:

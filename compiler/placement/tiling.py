@@ -182,7 +182,7 @@ def _usage(
         "synapse words": synapses,
         "axons in": axons_in,
         "axon map words": axon_map,
-        "memory words": neurons * (1 + waiting) + synapses + axons_in + axon_map,
+        "memory words": neurons * (1 + population.parameter_words + waiting) + synapses + axons_in + axon_map,
         "neuron groups": np.ones_like(neurons),
     }
 

@@ -16,6 +16,7 @@ import pytest
 from resformer.compiler.build import read_build, write_build
 from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.ir import float_interpreter, reference
+from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.passes.merge_synapses import merge_synapses
 from resformer.compiler.pipeline import CompileOptions, compile_nir
@@ -27,6 +28,7 @@ from support.nir_files import (
     Written,
     chain,
     conv2d,
+    cuba_lif,
     flatten,
     graph,
     lif,
@@ -155,6 +157,32 @@ NETWORKS = {
         (6,), nir.Linear(normal(5, 6)), nir.IF(r=np.full(5, 1e4), v_threshold=np.linspace(0.5, 1.5, 5))
     ),
     "threshold": lambda normal: chain((6,), nir.Affine(normal(5, 6), normal(5)), nir.Threshold(np.full(5, 0.3))),
+    "current": lambda normal: chain(
+        (6,), nir.Affine(normal(5, 6), normal(5)), cuba_lif((5,), tau_syn=[2e-4, 3e-4, 5e-4, 9e-4, 1e-4], v_leak=0.2)
+    ),
+    "current of channels": lambda normal: chain(
+        (2, 5, 5),
+        conv2d(normal(3, 2, 3, 3), normal(3)),
+        cuba_lif((3, 3, 3), w_in=1 + normal(3, 1, 1) ** 2, v_reset=-0.5, v_threshold=0.2 + normal(3, 3, 3) ** 2),
+        flatten((3, 3, 3)),
+        nir.Linear(normal(4, 27)),
+        cuba_lif((4,), tau_mem=1e-3, v_threshold=0.2),
+    ),
+    "soft resets": lambda normal: chain(
+        (6,),
+        nir.Linear(1.5 * normal(5, 6)),
+        lif((5,), reset="soft"),
+        nir.Linear(2 * normal(4, 5)),
+        nir.IF(r=np.full(4, 1e4), v_threshold=np.full(4, 0.7), metadata={"reset": "subtract"}),
+        nir.Linear(2 * normal(3, 4)),
+        cuba_lif((3,), reset="late"),
+    ),
+    "tau of each neuron": lambda normal: chain(
+        (6,), nir.Linear(normal(3, 6)), lif((3,), tau=[2e-4, 3e-4, 1e-3], v_threshold=0.3)
+    ),
+    "threshold of each neuron": lambda normal: chain(
+        (2, 3, 3), conv2d(normal(2, 2, 1, 1)), lif((2, 3, 3), v_threshold=0.3 + normal(2, 3, 3) ** 2, v_leak=0.1)
+    ),
     "residual": residual,
     "nested": nested,
 }
@@ -173,7 +201,7 @@ def test_merging_keeps_every_spike(made: Path) -> None:
     verify_graph(merged)
     samples = (np.random.default_rng(1).random((8, 12, *imported.input.shape)) < 0.5).astype(np.float64)
     before: dict[str, np.ndarray] = {}
-    fires = {node.name for node in imported if isinstance(node.op, (nir.LIF, nir.IF))}
+    fires = {node.name for node in imported if isinstance(node.op, NEURONS)}
 
     def keep(name: str, value: object) -> None:
         if name in fires:
@@ -204,3 +232,20 @@ def test_backends_agree_on_every_kind_of_node(made: Path, backend: str) -> None:
     for name in program.lif_names:
         np.testing.assert_array_equal(found.spikes[name].dense(), expected.spikes[name].dense(), err_msg=name)
     assert any(expected.spikes[name].dense().any() for name in program.lif_names)
+
+
+@pytest.mark.parametrize("name", ["current of channels", "soft resets"])
+def test_our_neurons_verify_in_lava(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    path = write(tmp_path / "network.nir", NETWORKS[name](lambda *shape: rng.normal(scale=0.5, size=shape)))
+    options = CompileOptions(timesteps=12, dt=1e-4)
+    write_build(compile_nir(path, options), tmp_path / "b", ["lava"], options)
+    build = read_build(tmp_path / "b")
+    program = build.program()
+    frames = (np.random.default_rng(1).random((3, 12, *program.input.shape)) < 0.5).astype(np.float64)
+    samples = check_samples(frames, program, "x")
+    result = verify(build, samples, program, backend="lava", model=path)
+    assert result.equivalent
+    assert result.checks[FLOAT_GRAPH].mismatched == 0
+    assert result.checks[BACKEND].mismatched == 0
+    assert result.checks[ORIGINAL].extra["f1"] > 0.9

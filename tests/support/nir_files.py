@@ -50,10 +50,19 @@ def read_written(path: Path, record: Path) -> Written:
         return Written(path, arrays["input"].astype(np.float64), spikes, float(arrays["dt"]))
 
 
-def lif(shape: tuple[int, ...], **values: Any) -> nir.LIF:
+def lif(shape: tuple[int, ...], *, reset: str = "", **values: Any) -> nir.LIF:
     """Neurons that halve each step of 0.1 ms, but for what is given."""
     given = {"tau": 2e-4, "r": 2.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0, **values}
-    return nir.LIF(**{key: np.broadcast_to(np.float64(value), shape).copy() for key, value in given.items()})
+    arrays = {key: np.broadcast_to(np.float64(value), shape).copy() for key, value in given.items()}
+    return nir.LIF(**arrays, metadata={"reset": reset} if reset else {})
+
+
+def cuba_lif(shape: tuple[int, ...], *, reset: str = "", **values: Any) -> nir.CubaLIF:
+    """Neurons whose current and potential lose a quarter and a half each step of 0.1 ms, but for what is given."""
+    given = {"tau_syn": 4e-4, "tau_mem": 2e-4, "r": 2.0, "w_in": 4.0, "v_leak": 0.0, "v_threshold": 1.0, **values}
+    given = {"v_reset": 0.0, **given}
+    arrays = {key: np.broadcast_to(np.float64(value), shape).copy() for key, value in given.items()}
+    return nir.CubaLIF(**arrays, metadata={"reset": reset} if reset else {})
 
 
 def conv2d(weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64] | None = None, **values: Any) -> nir.Conv2d:

@@ -88,9 +88,8 @@ def test_potentials_are_those_of_the_neurons(make_model: Callable[..., SpikingRe
         assert 0 < spikes.mean() < 1
         for neuron_index in np.ndindex(1, 3, 2, 2):
             index = (slice(None), *neuron_index)
-            potentials = network.potentials(
-                name, int(np.ravel_multi_index(neuron_index[1:], (3, 2, 2))), currents[index]
-            )
+            flat = int(np.ravel_multi_index(neuron_index[1:], currents.shape[2:]))
+            potentials = network.potentials(name, flat, currents[:, :1])
             np.testing.assert_array_equal(potentials >= 1, spikes[index] == 1)
 
 

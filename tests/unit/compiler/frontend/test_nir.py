@@ -13,7 +13,7 @@ import pytest
 from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.passes.merge_synapses import merge_synapses
 from resformer.errors import FileFormatError, InputError, UnsupportedError
-from support.nir_files import chain, conv2d, flatten, graph, lif, pool, write
+from support.nir_files import chain, conv2d, cuba_lif, flatten, graph, lif, pool, write
 
 ONES = np.ones((3, 4))
 
@@ -138,6 +138,24 @@ def test_damage_is_named(path: Path, name: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("tau_syn", np.full(3, -1.0), "n0: tau_syn is -1 seconds"),
+        ("tau_mem", np.zeros(3), "n0: tau_mem is 0 seconds"),
+        ("tau_syn", np.full(3, np.nan), "n0: tau_syn holds NaN"),
+        ("w_in", np.ones(4), r"n0: w_in of shape \(4,\) does not fit"),
+        ("v_leak", "low", "n0: v_leak is .*not numbers"),
+    ],
+)
+def test_damaged_neurons_with_a_current_are_named(tmp_path: Path, field: str, value: object, words: str) -> None:
+    path = write(tmp_path / "network.nir", chain((3,), cuba_lif((3,))))
+    replace(f"n0/{field}", value)(path)
+    with pytest.raises(FileFormatError, match=words) as raised:
+        load(path)
+    assert "\n" not in str(raised.value)
+
+
 def recurrent() -> nir.NIRGraph:
     nodes = {"a": nir.Linear(np.ones((3, 4))), "r": nir.Linear(np.ones((3, 3))), "s": lif((3,))}
     return graph((4,), nodes, [("input", "a"), ("a", "s"), ("s", "r"), ("r", "s"), ("s", "output")])
@@ -148,15 +166,19 @@ REFUSED = {
     "recurrent": (recurrent, "a cycle without delay runs through it"),
     "LI": (lambda: chain((3,), nir.LI(tau=ones, r=ones, v_leak=ones)), "n0: no lowering for a LI: .*leave it out"),
     "I": (lambda: chain((3,), nir.I(r=ones)), "n0: no lowering for a I"),
-    "CubaLIF": (
-        lambda: chain((3,), nir.CubaLIF(tau_syn=ones, tau_mem=ones, r=ones, v_leak=ones, v_threshold=ones)),
-        "n0: no lowering for a CubaLIF: .*train with LIF",
-    ),
     "Delay": (lambda: chain((3,), nir.Delay(delay=ones)), "n0: no lowering for a Delay"),
-    "tau per neuron": (lambda: chain((3,), lif((3,), tau=[1e-3, 2e-3, 3e-3])), "n0: tau varies"),
-    "threshold within a channel": (
-        lambda: chain((1, 1, 3), lif((1, 1, 3), v_threshold=[1.0, 2.0, 3.0])),
-        "n0: v_threshold varies within a channel",
+    "a current that lowers the potential": (lambda: chain((3,), cuba_lif((3,), r=-1.0)), "n0: an input of one changes"),
+    "a soft reset to elsewhere": (
+        lambda: chain((3,), cuba_lif((3,), reset="soft", v_reset=0.5)),
+        "n0: resets by subtraction, so its v_reset must be 0",
+    ),
+    "a late reset of what keeps nothing": (
+        lambda: chain((3,), lif((3,), reset="late", tau=1e-4)),
+        "n0: resets a step late, but keeps nothing",
+    ),
+    "a soft threshold below reset": (
+        lambda: chain((3,), cuba_lif((3,), v_threshold=-1.0)),
+        "n0: v_threshold must be above v_reset",
     ),
     "threshold below reset": (lambda: chain((3,), lif((3,), v_reset=2.0)), "n0: v_threshold must be above v_reset"),
     "r of zero": (lambda: chain((3,), lif((3,), r=0.0)), "n0: r is 0"),
@@ -172,9 +194,9 @@ REFUSED = {
         lambda: chain((1, 4, 4), conv2d(np.ones((2, 1, 2, 2)), padding="same"), lif((2, 4, 4))),
         "n0: padding 'same' is one-sided",
     ),
-    "soft reset": (
-        lambda: chain((3,), nir.IF(r=ones, v_threshold=ones, metadata={"reset": "subtract"})),
-        "n0: its metadata say reset 'subtract'",
+    "unknown reset": (
+        lambda: chain((3,), nir.IF(r=ones, v_threshold=ones, metadata={"reset": "none"})),
+        "n0: its metadata say reset 'none'; known are hard, ",
     ),
     "batched images": (lambda: chain((2, 3, 4, 4), conv2d(np.ones((2, 3, 1, 1)))), "input: a sample has shape"),
 }

@@ -107,7 +107,7 @@ def test_second_input(graph: Graph[nir.NIRNode]) -> None:
         ("layers.0.0.activation_in", {"tau": np.zeros((8, 4, 4))}, "tau is not positive"),
         ("layers.0.0.activation_in", {"v_threshold": np.zeros((8, 4, 4))}, "v_threshold is not positive"),
         ("layers.0.0.activation_in", {"tau": np.full((8, 4, 4), 3e-4)}, "tau_steps is 2.0, but tau / dt is not"),
-        ("layers.0.0.activation_in", {"metadata": {"fires_at": ">="}}, "metadata: reset is None, not 'hard'"),
+        ("layers.0.0.activation_in", {"metadata": {"fires_at": ">="}}, "metadata: reset is None, none of"),
         (
             "layers.0.0.activation_in",
             {"metadata": {"reset": "hard", "fires_at": "<", "tau_steps": 2.0}},

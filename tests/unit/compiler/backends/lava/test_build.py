@@ -107,7 +107,10 @@ def test_each_process_finds_its_model_by_itself() -> None:
     """As for a user who brings Lava's own run configuration; Lava hides why a file cannot be executed."""
     network, leaves = compiled(tiny_resformer()[0], record=True)
     sink = LogitSink(shape=(5,), record=None, clock=None, name="output")
-    processes = {type(each): each for each in (*leaves, *network.procs, network, sink)}
+    net = ProgramBuilder((2, 3, 3))
+    net.cuba_lif("cuba", net.conv("conv", "input", 2))
+    _, others = compiled(net.finish(), record=True)
+    processes = {type(each): each for each in (*leaves, *others, *network.procs, network, sink)}
     processes[blocks.Block] = blocks.Block(name="block", plan=network.proc_params["plan"])
     models = {model.implements_process: model for model in (*OUR_MODELS, *STOCK_MODELS)}
     assert processes.keys() == models.keys()

@@ -1,0 +1,109 @@
+"""Neurons in steps: what a step of ``dt`` seconds makes of NIR's continuous ones, and of each way to reset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.primitives import DiscreteCubaLIF, collapse, constant
+from resformer.errors import UnsupportedError
+
+Float64Array = npt.NDArray[np.float64]
+
+HARD, SOFT, LATE = "hard", "soft", "late"
+RESETS = (HARD, SOFT, LATE)
+"""What the metadata of neurons say under ``reset``: a spike sets v to v_reset; it takes v_threshold from v; or the next
+step does that, after it has leaked and charged, which is what snnTorch's ``reset_mechanism="subtract"`` means."""
+
+
+@dataclass(frozen=True)
+class Decays:
+    """What a step takes from the states of neurons, and what their input adds; arrays that broadcast.
+
+    Attributes:
+        syn: Share of the current.
+        mem: Share of the potential.
+        gain: What an input of one adds to the potential in its step.
+        rest: What the potential leaks to.
+    """
+
+    syn: Float64Array
+    mem: Float64Array
+    gain: Float64Array
+    rest: Float64Array
+
+
+def decays(neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float) -> Decays:
+    """One step of forward Euler; neurons without a memory of their current lose all of it."""
+    r = collapse(neurons.r)
+    match neurons:
+        case nir.IF():
+            return Decays(np.ones(()), np.zeros(()), r * dt, np.zeros(()))
+        case nir.LIF():
+            mem = dt_over_tau(neurons, dt)
+            return Decays(np.ones(()), mem, r * mem, collapse(neurons.v_leak))
+    mem, syn = dt / collapse(neurons.tau_mem), dt / collapse(neurons.tau_syn)
+    return Decays(syn, mem, r * mem * (collapse(neurons.w_in) * syn), collapse(neurons.v_leak))
+
+
+def dt_over_tau(neurons: nir.LIF, dt: float) -> Float64Array:
+    """Share of its potential that a LIF loses in a step; its metadata may say it exactly."""
+    if "dt_over_tau" in neurons.metadata:
+        return np.asarray(float(neurons.metadata["dt_over_tau"]))
+    if "tau_steps" in neurons.metadata:
+        return np.asarray(1.0 / float(neurons.metadata["tau_steps"]))
+    return dt / collapse(neurons.tau)
+
+
+def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shape: tuple[int, ...]) -> DiscreteCubaLIF:
+    """The same neurons in steps, their potential counted from v_reset and in units that an input of one adds.
+
+    Args:
+        name: For errors.
+        neurons: In continuous time.
+        dt: Seconds a step.
+        shape: That the population is to have: its own, or with other axes.
+
+    Raises:
+        UnsupportedError: Their input lowers the potential or does not reach it, or they would fire at rest.
+    """
+    reset = neurons.metadata["reset"]
+    step = decays(neurons, dt)
+    if not (step.gain > 0).all():
+        raise UnsupportedError(
+            f"{name}: an input of one changes the potential by {step.gain.min():.4g} (r, w_in, dt and the time "
+            "constants); it must raise it, so turn the signs of the weights before it"
+        )
+    base = collapse(neurons.v_reset)
+    height = (collapse(neurons.v_threshold) - base) / step.gain
+    if not (height > 0).all():
+        raise UnsupportedError(
+            f"{name}: v_threshold must be above v_reset; the least difference is {(height * step.gain).min():.4g}"
+        )
+    drop = np.zeros(())
+    if reset != HARD:
+        if base.any():
+            raise UnsupportedError(f"{name}: resets by subtraction, so its v_reset must be 0, not {base.max():.4g}")
+        if reset == LATE and (step.mem == 1).any():
+            raise UnsupportedError(f"{name}: resets a step late, but keeps nothing of a step; reset it at once")
+        drop = height / (1 - step.mem) if reset == LATE else height
+    fields = {
+        "syn_decay": step.syn,
+        "mem_decay": step.mem,
+        "v_threshold": height,
+        "v_bias": step.mem * (step.rest - base) / step.gain,
+        "v_drop": drop,
+    }
+    return DiscreteCubaLIF(
+        **{key: _shaped(value, neurons.v_threshold.shape, shape) for key, value in fields.items()},
+        soft_reset=reset != HARD,
+        metadata={"fires_at": neurons.metadata["fires_at"]},
+    )
+
+
+def _shaped(value: Float64Array, own: tuple[int, ...], shape: tuple[int, ...]) -> Float64Array:
+    """A parameter of a population in another shape; one value for all takes no memory."""
+    return constant(float(value.flat[0]), shape) if value.size == 1 else np.broadcast_to(value, own).reshape(shape)
