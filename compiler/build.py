@@ -58,7 +58,12 @@ class Build:
     @property
     def from_nir(self) -> bool:
         """Whether it was compiled from a NIR file, and so has no quantized checkpoint."""
-        return self.report["architecture"] is None
+        return self.report["architecture"] is None and not self.from_module
+
+    @property
+    def from_module(self) -> bool:
+        """Whether it was compiled from a module in memory, whose class alone can load the quantized checkpoint."""
+        return "module" in self.report["source"]
 
     @property
     def quantized_path(self) -> Path:
@@ -138,7 +143,7 @@ def write_build(
         placement = compilation.placement
         if placement is not None:
             writers[PLACEMENT] = lambda path: _write_text(path, json.dumps(placement.to_json()) + "\n")
-        if compilation.source.architecture is not None:
+        if compilation.source.architecture is not None or compilation.source.module is not None:
             writers[QUANTIZED] = lambda path: _write_quantized(compilation, path)
     if "onnx" in targets:
         # the float model's neurons are SpikingJelly's, which fire at the threshold
@@ -246,10 +251,15 @@ def _write_quantized(compilation: Compilation, path: Path) -> None:
     """Write the authors' format, with what their files leave out."""
     import torch
 
-    from resformer.compiler.backends.checkpoint import quantized_state
+    from resformer.compiler.backends.checkpoint import quantized_module_state, quantized_state
 
+    source = compilation.source.module
     content = {
-        "model": quantized_state(compilation.quantized),
+        "model": quantized_state(compilation.quantized)
+        if source is None
+        else quantized_module_state(
+            compilation.quantized, compilation.folded, source.traced.graph, source.module.state_dict()
+        ),
         "timesteps": compilation.program.timesteps,
         "image_size": compilation.source.image_size,
         "format": QUANTIZED_FORMAT,

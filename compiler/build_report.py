@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import math
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,9 @@ from resformer.compiler.samples import PIXEL_MAX
 from resformer.compiler.target import LOIHI
 
 if TYPE_CHECKING:
-    from resformer.compiler.pipeline import Compilation, CompileOptions
+    import torch
+
+    from resformer.compiler.pipeline import Compilation, CompileOptions, Source
     from resformer.compiler.placement.place import Placement
 
 FORMAT = "resformer-build"
@@ -56,7 +59,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": versions(),
-        "source": {"file": source.path.name, "sha256": sha256(source.path)},
+        "source": _source(source),
         "targets": list(targets),
         "options": {
             "timesteps": options.timesteps,
@@ -83,6 +86,23 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
         "nodes": nodes,
     }
+
+
+def _source(source: Source) -> dict[str, Any]:
+    """What was compiled, and a hash that tells whether something else is the same."""
+    if source.module is not None:
+        return {"module": source.module.name, "sha256": state_sha256(source.module.module.state_dict())}
+    assert source.path is not None
+    return {"file": source.path.name, "sha256": sha256(source.path)}
+
+
+def state_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """The SHA-256 of a state dict's names, shapes and values, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def _placement(placement: Placement) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import nir
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.balance_delays import balance_delays
 from resformer.compiler.passes.bound_ranges import bound_ranges
+from resformer.compiler.passes.convolve_linear import convolve_linear
 from resformer.compiler.passes.fold_attention_scale import fold_attention_scale
 from resformer.compiler.passes.fold_average_pool import fold_average_pool
 from resformer.compiler.passes.fold_batchnorm import fold_batchnorm
@@ -28,11 +29,19 @@ from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.scales import QuantizationConfig, QuantizationPlan, choose_plan
 from resformer.compiler.passes.split_attention_projection import split_attention_projection
+from resformer.compiler.passes.sum_pools import sum_pools
+from resformer.compiler.passes.weigh_spikes import weigh_spikes
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.samples import check_samples
 from resformer.errors import InputError, ResformerError
 from resformer.models.checkpoint import build_model, check_rates, load_checkpoint
 from resformer.models.spikingresformer import Architecture
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from resformer.compiler.frontend.module import Traced
 
 Observer: TypeAlias = Callable[[str, "Graph[Any]"], None]
 """Told each pass's name and result, the import's included."""
@@ -50,6 +59,15 @@ FLOAT_PASSES: tuple[FloatPass, ...] = (
 """Of a SpikingResformer."""
 NIR_PASSES: tuple[FloatPass, ...] = (merge_synapses,)
 """Of a network that came as a NIR file."""
+MODULE_PASSES: tuple[FloatPass, ...] = (
+    convolve_linear,
+    fold_batchnorm,
+    fold_input_gain,
+    sum_pools,
+    weigh_spikes,
+    fold_average_pool,
+)
+"""Of a module in memory."""
 INTEGER_PASSES: tuple[Callable[[Program], Program], ...] = (place_biases, bound_ranges, balance_delays)
 
 NIR_SUFFIX = ".nir"
@@ -87,21 +105,38 @@ class CompileOptions:
     input_kind: InputKind = "static"
 
 
+@dataclass(frozen=True, eq=False)
+class ModuleSource:
+    """A module in memory that was compiled.
+
+    Attributes:
+        name: Its class.
+        module: A copy of it, in float64.
+        traced: The graph before all passes, and how the module takes samples.
+    """
+
+    name: str
+    module: nn.Module
+    traced: Traced
+
+
 @dataclass(frozen=True)
 class Source:
     """What was compiled.
 
     Attributes:
-        path: The checkpoint, or the NIR file.
-        architecture: What a checkpoint's shapes tell; None of a NIR file.
+        path: The checkpoint, or the NIR file; None of a module in memory.
+        architecture: What a checkpoint's shapes tell; None of all else.
         image_size: Edge of the input, in pixels.
         parameters: How many numbers were trained.
+        module: The module in memory, if it was one.
     """
 
-    path: Path
+    path: Path | None
     architecture: Architecture | None
     image_size: int
     parameters: int
+    module: ModuleSource | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +180,8 @@ def compile_checkpoint(
     Raises:
         ResformerError: The checkpoint, the network or a choice cannot be compiled; the message says what to do.
     """
-    return _compile(path, _import_checkpoint, FLOAT_PASSES, options or CompileOptions(), observe)
+    options = options or CompileOptions()
+    return _compile(lambda: _import_checkpoint(path, options), FLOAT_PASSES, options, observe)
 
 
 def compile_nir(path: Path, options: CompileOptions | None = None, observe: Observer | None = None) -> Compilation:
@@ -159,19 +195,37 @@ def compile_nir(path: Path, options: CompileOptions | None = None, observe: Obse
     Raises:
         ResformerError: The file, the network or a choice cannot be compiled; the message says what to do.
     """
-    return _compile(path, _import_nir, NIR_PASSES, options or CompileOptions(), observe)
+    options = options or CompileOptions()
+    return _compile(lambda: _import_nir(path, options), NIR_PASSES, options, observe)
+
+
+def compile_module(
+    module: nn.Module, example: torch.Tensor, options: CompileOptions | None = None, observe: Observer | None = None
+) -> Compilation:
+    """Compile a SpikingJelly module in memory to a scheduled integer program.
+
+    Args:
+        module: As ``resformer.compiler.frontend.module`` takes it. It forgets its potentials and is else left alone.
+        example: Samples as its ``forward`` takes them; their shape alone matters.
+        options: Choices; the defaults where None.
+        observe: Told each pass's name and result.
+
+    Raises:
+        ResformerError: The module or a choice cannot be compiled; the message says what to do, and names the line.
+    """
+    options = options or CompileOptions()
+    return _compile(lambda: _import_module(module, example, options), MODULE_PASSES, options, observe)
 
 
 def _compile(
-    path: Path,
-    import_network: Callable[[Path, CompileOptions], tuple[Source, Graph[nir.NIRNode]]],
+    import_network: Callable[[], tuple[Source, Graph[nir.NIRNode]]],
     float_passes: tuple[FloatPass, ...],
     options: CompileOptions,
     observe: Observer | None,
 ) -> Compilation:
     """All but the import is the same for every network."""
     step = _Step(observe)
-    source, graph = import_network(path, options)
+    source, graph = import_network()
     step.done("import", graph)
     for float_pass in float_passes:
         graph = step.run(float_pass, graph)
@@ -217,6 +271,29 @@ def _import_checkpoint(path: Path, options: CompileOptions) -> tuple[Source, Gra
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)
     parameters = sum(each.numel() for each in model.parameters())
     return Source(path, model.architecture, model.image_size, parameters), import_model(model)
+
+
+def _import_module(
+    module: nn.Module, example: torch.Tensor, options: CompileOptions
+) -> tuple[Source, Graph[nir.NIRNode]]:
+    """Run a module's code into a float graph.
+
+    Raises:
+        InputError: An option is for files.
+    """
+    # torch.export takes a while to load
+    from resformer.compiler.frontend.module import import_module, in_float64
+
+    if options.dt is not None or options.image_size is not None:
+        raise InputError(
+            "dt and image_size are for files; a module's example says the size, and its steps have no unit"
+        )
+    twin = in_float64(module)
+    traced = import_module(twin, example, timesteps=options.timesteps, input_kind=options.input_kind)
+    kind = type(module)
+    parameters = sum(each.numel() for each in module.parameters())
+    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced)
+    return Source(None, None, traced.graph.input.shape[-1], parameters, named), traced.graph
 
 
 class _Step:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import nir
@@ -45,9 +46,11 @@ class Network:
         program: The scheduled integers.
         graphs: The float graph after the import, after each float pass, and as the build's file holds it; empty
             without the original.
-        original: The checkpoint in SpikingJelly, or the NIR file as it was imported; None if it was not given.
-        quantized: The build's quantized checkpoint in SpikingJelly; None where the source is a NIR file.
+        original: The checkpoint or module in SpikingJelly, or the NIR file as it was imported; None if not given.
+        quantized: The quantized checkpoint in SpikingJelly; None where the source is a NIR file.
         folded: The one of ``graphs`` after all float passes, if each layer's own error is to be measured; else None.
+        inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
+        pool_areas: Of each layer of the program that reads a sum in place of a mean, how many values it is of.
     """
 
     program: Program
@@ -55,12 +58,14 @@ class Network:
     original: TorchNetwork | NirNetwork | None
     quantized: TorchNetwork | None
     folded: Graph[nir.NIRNode] | None = None
+    inexact: str = ""
+    pool_areas: Mapping[str, int] = field(default_factory=dict)
 
     def copy(self) -> Network:
         """One for another thread: only the networks in SpikingJelly keep a state."""
         original = None if self.original is None else self.original.copy()
         quantized = None if self.quantized is None else self.quantized.copy()
-        return Network(self.program, self.graphs, original, quantized, self.folded)
+        return replace(self, original=original, quantized=quantized)
 
 
 class Tally:
@@ -183,8 +188,16 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
             if name in batch.original:
                 comparison.add(name, batch.shaped(name, value.bool()) != batch.original[name], batch.indices)
 
-        error = np.abs(float_interpreter.run(graph, batch.samples, observe=compare).numpy() - logits)
+        error = _logit_errors(float_interpreter.run(graph, batch.samples, observe=compare).numpy(), logits)
         batch.tally.float_logits_error[stage] = float(error.max())
+
+
+def _logit_errors(logits: Float64Array, expected: Float64Array) -> Float64Array:
+    """Differences of logits of each step, (T, N, classes); a module may give their mean over time, (1, N, classes)."""
+    errors: Float64Array = np.abs(
+        (logits if len(logits) == len(expected) else logits.mean(0, keepdims=True)) - expected
+    )
+    return errors
 
 
 def _run_quantized(
@@ -259,7 +272,7 @@ def _compare_quantized(
             comparison.add(name, values[:, positions], [batch.indices[position] for position in positions])
     tally.saturated_samples = [batch.indices[position] for position in saturated]
     whole = [position for position in exact if position not in readout_saturated]
-    error = np.abs(real_logits(trace.logits, program) - expected_logits)[:, whole]
+    error = _logit_errors(real_logits(trace.logits, program), expected_logits)[:, whole]
     tally.quantized_logits_error = float(error.max(initial=0.0))
 
 
@@ -313,8 +326,13 @@ def before_spikes(program: Program) -> set[str]:
     return found
 
 
-def differing_weights(program: Program, state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, int]]:
-    """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly."""
+def differing_weights(
+    program: Program, state: Mapping[str, torch.Tensor], pool_areas: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, tuple[int, int]]:
+    """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly.
+
+    Synapses of weight one, which the compiler put in, are no layer of the checkpoint.
+    """
     counts = {}
     for node in program:
         if not isinstance(node.op, Conv2d | Dense):
@@ -324,9 +342,12 @@ def differing_weights(program: Program, state: Mapping[str, torch.Tensor]) -> di
             weight = state[f"{name}.weight"].numpy()
             (product,) = _readers_of_y(program, node.name)
             weight = weight[half_rows(len(weight), product.num_heads, part)]
-        else:
+        elif f"{node.name}.weight" in state:
             weight = state[f"{node.name}.weight"].numpy()
-        differ = real_weight(program, node.name) != weight
+        else:
+            continue
+        real = real_weight(program, node.name) * pool_areas.get(node.name, 1)
+        differ = real != weight.reshape(real.shape)
         counts[node.name] = (differ.size, int(np.count_nonzero(differ)))
     return counts
 

@@ -85,11 +85,10 @@ def float_divergence(
     caught: dict[str, torch.Tensor] = {}
     float_interpreter.run(graph, sample, observe=caught.__setitem__)
     seen = caught[graph[layer].inputs[0]]
-    left = "checkpoint" if isinstance(original, TorchNetwork) else "file"
     return _at(
         place,
         layer,
-        Side(left, float(original.potentials(layer, index, given)[place.step])),
+        Side(original.source, float(original.potentials(layer, index, given)[place.step])),
         Side(f"float graph, {stage}", float(potentials(graph, layer, index, seen)[place.step])),
     )
 

@@ -22,6 +22,9 @@ class NirNetwork:
         graph: As imported.
     """
 
+    source = "file"
+    """What messages call where it came from."""
+
     def __init__(self, graph: Graph[nir.NIRNode]) -> None:
         self.graph = graph
         self.neurons = {node.name: node for node in graph if isinstance(node.op, NEURONS)}

@@ -1,9 +1,9 @@
-"""A SpikingResformer in SpikingJelly whose populations can be listened to."""
+"""Networks in SpikingJelly whose populations can be listened to: a SpikingResformer, or a user's own module."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from spikingjelly.activation_based import functional, neuron
+from torch import nn
 
+from resformer.errors import InputError
 from resformer.models.checkpoint import build_model, load_checkpoint
-from resformer.models.spikingresformer import SpikingResformer
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -25,10 +26,13 @@ class TorchNetwork:
     """A network in float64, and the names of its populations.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; a SpikingResformer, unless ``forward`` says how else it takes samples.
     """
 
-    def __init__(self, model: SpikingResformer) -> None:
+    source = "checkpoint"
+    """What messages call where it came from."""
+
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.neurons: dict[str, neuron.BaseNode] = {
             name: module for name, module in model.named_modules() if isinstance(module, neuron.BaseNode)
@@ -38,16 +42,21 @@ class TorchNetwork:
         """Another one like it: networks keep potentials, so each thread needs its own."""
         return TorchNetwork(copy.deepcopy(self.model))
 
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """The logits, (T, N, classes), of samples (N, C, H, W) or (N, T, C, H, W)."""
+        logits: torch.Tensor = self.model(samples)
+        return logits
+
     @torch.no_grad()
     def run(self, samples: Float64Array, observe: Observer) -> Float64Array:
-        """The logits, (T, N, classes), of samples (N, C, H, W) or (N, T, C, H, W)."""
+        """What ``forward`` returns of samples, each population's spikes told."""
         hooks = [
             module.register_forward_hook(lambda _module, inputs, spikes, name=name: observe(name, inputs[0], spikes))
             for name, module in self.neurons.items()
         ]
         try:
             functional.reset_net(self.model)
-            logits: Float64Array = self.model(torch.from_numpy(samples)).numpy()
+            logits: Float64Array = self.forward(torch.from_numpy(samples)).numpy()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -71,6 +80,76 @@ class TorchNetwork:
             values.append(float(node.v) / node.v_threshold)
             node.neuronal_reset(node.neuronal_fire())
         return np.array(values)
+
+
+class ModuleNetwork(TorchNetwork):
+    """A user's module in float64.
+
+    Args:
+        model: In eval mode.
+        names: The populations that its output depends on.
+        timesteps: T.
+        repeats: Whether it repeats samples over time itself; else it is given (T, N, ...).
+        mean_over_time: Whether it returns its logits' mean over time, (N, classes); else those of each step.
+        vectors: Whether a sample is a vector to it, where the program has (F, 1, 1).
+    """
+
+    source = "module"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Collection[str],
+        *,
+        timesteps: int,
+        repeats: bool,
+        mean_over_time: bool,
+        vectors: bool,
+    ) -> None:
+        super().__init__(model)
+        self.neurons = {name: node for name, node in self.neurons.items() if name in names}
+        self.timesteps = timesteps
+        self.repeats = repeats
+        self.mean_over_time = mean_over_time
+        self.vectors = vectors
+
+    def copy(self) -> ModuleNetwork:
+        """Another one like it."""
+        return self.of(copy.deepcopy(self.model))
+
+    def of(self, model: nn.Module) -> ModuleNetwork:
+        """The same of another module of this class."""
+        return ModuleNetwork(
+            model,
+            self.neurons.keys(),
+            timesteps=self.timesteps,
+            repeats=self.repeats,
+            mean_over_time=self.mean_over_time,
+            vectors=self.vectors,
+        )
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """The logits, (T, N, classes), or (1, N, classes) where the module returns their mean over time.
+
+        Raises:
+            InputError: The module repeats samples itself, and these have a frame for each step.
+        """
+        static = samples.dim() == SAMPLE_AXES + 1
+        if self.repeats and not static:
+            raise InputError(
+                "samples: there is a frame for each step, but the module repeats one image over time itself; give "
+                "(N, C, H, W)"
+            )
+        if self.vectors:
+            samples = samples.flatten(-SAMPLE_AXES)
+        if not self.repeats:
+            samples = samples.expand(self.timesteps, *samples.shape) if static else samples.transpose(0, 1)
+        logits: torch.Tensor = self.model(samples.contiguous())
+        return logits[None] if self.mean_over_time else logits
+
+
+SAMPLE_AXES = 3
+"""(C, H, W)."""
 
 
 def open_checkpoint(path: Path, *, timesteps: int, image_size: int) -> TorchNetwork:

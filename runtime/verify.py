@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import nir
@@ -29,6 +30,7 @@ from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
 from resformer.compiler.samples import Samples
 from resformer.errors import InputError
+from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
 from resformer.runtime.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
 from resformer.runtime.encode import encode
@@ -46,6 +48,9 @@ CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL)
 
 THE_REFERENCE = "reference"
 """The backend that is the definition, so that comparing it with itself says nothing."""
+
+A_FILE = "file"
+"""How the name of a float graph begins that was read from a build."""
 
 Update: TypeAlias = Callable[[str, float, float], None]
 """Called with (what is being done, samples done, samples in all)."""
@@ -156,32 +161,86 @@ def verify(
     """
     update = update or (lambda _what, _done, _total: None)
     update("reading", 0, 0)
-    runner = None
-    if backend != THE_REFERENCE:
-        runner = open_backend(backend, stock_models=stock_models, device=device, batch_size=batch_size)
-    is_source = None if model is None else _sha256(model) == build.report["source"]["sha256"]
     network = _network(build, program, model)
     if local:
         assert model is not None, "local errors are against the original"
-        network = replace(network, folded=network.graphs[_float_passes(build)[-1].__name__])
+        last = (NIR_PASSES if build.from_nir else FLOAT_PASSES)[-1]
+        network = replace(network, folded=network.graphs[last.__name__])
+    return verify_network(
+        network,
+        samples,
+        backend=backend,
+        not_run=_absent(build),
+        is_source=None if model is None else _sha256(model) == build.report["source"]["sha256"],
+        labels=labels,
+        stock_models=stock_models,
+        device=device,
+        batch_size=batch_size,
+        update=update,
+    )
+
+
+def _absent(build: Build) -> dict[str, str]:
+    """Why each side that may be absent is."""
+    if build.from_module:
+        return dict.fromkeys(
+            (FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: CompiledModule.verify"
+        )
+    return {
+        **dict.fromkeys((FLOAT_GRAPH, ORIGINAL), "needs the checkpoint: give --model"),
+        QUANTIZED: "a network from a NIR file has no quantized checkpoint",
+    }
+
+
+def verify_network(
+    network: Network,
+    samples: Samples,
+    *,
+    backend: str,
+    not_run: Mapping[str, str] = MappingProxyType({}),
+    is_source: bool | None = None,
+    labels: npt.NDArray[np.int64] | None = None,
+    stock_models: bool = False,
+    device: str = CPU,
+    batch_size: int | None = None,
+    update: Update | None = None,
+) -> Verification:
+    """Compare the sides of a network on samples, as ``verify`` does those of a build.
+
+    Args:
+        network: Its sides.
+        samples: Checked against its program.
+        backend: A key of ``BACKENDS``.
+        not_run: Why a check is not run, if its side is absent.
+        is_source: Whether the original is what was compiled; None if it is absent.
+        labels: (N,), for accuracies.
+        stock_models: As in ``open_backend``.
+        device: As in ``open_backend``.
+        batch_size: How many samples the backend is given together; None: what fits in memory.
+        update: Told how far it is.
+
+    Raises:
+        ResformerError: The backend failed.
+    """
+    update = update or (lambda _what, _done, _total: None)
+    program = network.program
+    runner = None
+    if backend != THE_REFERENCE:
+        runner = open_backend(backend, stock_models=stock_models, device=device, batch_size=batch_size)
     at_once = len(samples) if runner is None else batch_size or samples_at_once(program, backend, record=True)
     require_room_for_batch(program, backend, 1 if runner is None else min(at_once, len(samples)))
     tally = _compare(network, samples, runner, backend, at_once, update)
     update("concluding", 0, 0)
     expected = {name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.lif_names}
     checks: dict[str, Check] = {}
-    not_run: dict[str, str] = {}
-    if network.original is None:
-        not_run |= dict.fromkeys((FLOAT_GRAPH, ORIGINAL), "needs the checkpoint: give --model")
-    else:
-        checks[FLOAT_GRAPH] = _float_graph(network, network.original, tally, samples, expected, _float_passes(build))
+    absent = dict(not_run)
+    if network.original is not None:
+        checks[FLOAT_GRAPH] = _float_graph(network, network.original, tally, samples, expected)
     if runner is None:
-        not_run[BACKEND] = "the reference interpreter is the program's definition: give another --backend"
+        absent[BACKEND] = "the reference interpreter is the program's definition: give another --backend"
     else:
         checks[BACKEND] = _backend(program, tally, backend, samples, expected)
-    if network.quantized is None:
-        not_run[QUANTIZED] = "a network from a NIR file has no quantized checkpoint"
-    else:
+    if network.quantized is not None:
         checks[QUANTIZED] = _quantized(network, network.quantized, tally, samples, expected)
     if network.original is not None:
         checks[ORIGINAL] = _original(tally, expected)
@@ -190,7 +249,7 @@ def verify(
         samples=len(samples),
         timesteps=program.timesteps,
         checks={name: checks[name] for name in CHECKS if name in checks},
-        not_run=not_run,
+        not_run={name: absent[name] for name in CHECKS if name not in checks},
         layers=expected,
         saturation=dict(tally.saturation),
         clipped=tally.clipped,
@@ -216,6 +275,12 @@ def _network(build: Build, program: Program, model: Path | None) -> Network:
     """
     if build.from_nir:
         return _nir_network(build, program, model)
+    if build.from_module:
+        if model is not None:
+            raise InputError(
+                f"{model}: the build was compiled from a module in memory; verify it there, with CompiledModule.verify"
+            )
+        return Network(program, {}, None, None)
     size = program.input.shape[-1]
     quantized = open_checkpoint(build.quantized_path, timesteps=program.timesteps, image_size=size)
     _same_populations(quantized, program, str(build.quantized_path))
@@ -223,7 +288,9 @@ def _network(build: Build, program: Program, model: Path | None) -> Network:
         return Network(program, {}, None, quantized)
     original = open_checkpoint(model, timesteps=program.timesteps, image_size=size)
     _same_populations(original, program, str(model))
-    return Network(program, _float_graphs(import_model(original.model), build, program), original, quantized)
+    assert isinstance(original.model, SpikingResformer)
+    imported = import_model(original.model)
+    return Network(program, _build_graphs(imported, FLOAT_PASSES, build, program), original, quantized)
 
 
 def _nir_network(build: Build, program: Program, model: Path | None) -> Network:
@@ -238,31 +305,35 @@ def _nir_network(build: Build, program: Program, model: Path | None) -> Network:
     )
     if not same:
         raise InputError(f"{model}: another network than the one that was compiled; give the file of the build")
-    return Network(program, _float_graphs(graph, build, program), original, None)
+    return Network(program, _build_graphs(graph, NIR_PASSES, build, program), original, None)
 
 
 def _same_populations(network: TorchNetwork, program: Program, source: str) -> None:
+    assert isinstance(network.model, SpikingResformer)
     classes = network.model.architecture.num_classes, network.model.architecture.in_channels
     wanted = program.output.shape[0], program.input.shape[0]
     if set(network.neurons) != set(program.lif_names) or classes != wanted:
         raise InputError(f"{source}: another network than the one that was compiled; give the checkpoint of the build")
 
 
-def _float_graphs(graph: Graph[nir.NIRNode], build: Build, program: Program) -> dict[str, Graph[nir.NIRNode]]:
+def _build_graphs(
+    graph: Graph[nir.NIRNode], passes: Sequence[FloatPass], build: Build, program: Program
+) -> dict[str, Graph[nir.NIRNode]]:
     """The float graph as imported, after each float pass, and as the build's file holds it."""
-    graphs = {"import": graph}
-    for float_pass in _float_passes(build):
-        graph = float_pass(graph)
-        graphs[float_pass.__name__] = graph
-    graphs[f"file {build.network_path.name}"] = build.network()
+    graphs = float_graphs(graph, passes) | {f"{A_FILE} {build.network_path.name}": build.network()}
     for stage, each in graphs.items():
         names = {node.name for node in each if isinstance(node.op, NEURONS)}
         assert names == set(program.lif_names), f"{stage}: its populations are not the program's"
     return graphs
 
 
-def _float_passes(build: Build) -> tuple[FloatPass, ...]:
-    return NIR_PASSES if build.from_nir else FLOAT_PASSES
+def float_graphs(graph: Graph[nir.NIRNode], passes: Sequence[FloatPass]) -> dict[str, Graph[nir.NIRNode]]:
+    """The float graph as imported, and after each float pass."""
+    graphs = {"import": graph}
+    for float_pass in passes:
+        graph = float_pass(graph)
+        graphs[float_pass.__name__] = graph
+    return graphs
 
 
 def _compare(
@@ -338,10 +409,9 @@ def _float_graph(
     tally: Tally,
     samples: Samples,
     expected: Mapping[str, int],
-    passes: Sequence[FloatPass],
 ) -> Check:
     """E1, over all graphs."""
-    assert len(tally.float_graph) == len(passes) + 2
+    assert tally.float_graph.keys() == network.graphs.keys()
     divergence = None
     for stage, comparison in tally.float_graph.items():
         require_complete(f"{FLOAT_GRAPH}, {stage}", comparison.compared, expected)
@@ -354,7 +424,7 @@ def _float_graph(
         layers=_sum([_counts(comparison) for comparison in tally.float_graph.values()]),
         demanded=True,
         passed=not any(comparison.wrong for comparison in tally.float_graph.values()),
-        note=f"the import, after each of {len(passes)} passes, and the build's file",
+        note=_stages(network),
         divergence=divergence,
         extra={
             "graphs": {
@@ -367,6 +437,13 @@ def _float_graph(
             }
         },
     )
+
+
+def _stages(network: Network) -> str:
+    """Which float graphs were compared, in words."""
+    files = sum(stage.startswith(A_FILE) for stage in network.graphs)
+    passes = f"the import, after each of {len(network.graphs) - 1 - files} passes"
+    return f"{passes}, and the build's file" if files else passes
 
 
 def _backend(program: Program, tally: Tally, backend: str, samples: Samples, expected: Mapping[str, int]) -> Check:
@@ -404,15 +481,17 @@ def _quantized(
     exact, whole = _counts(tally.quantized), _sum([_counts(tally.quantized), _counts(tally.saturated)])
     require_complete(QUANTIZED, {name: compared for name, (compared, _) in whole.items()}, expected)
     require_complete(QUANTIZED, tally.currents.compared, tally.quantized.compared) if tally.quantized.total else None
-    weights = differing_weights(program, quantized.model.state_dict())
+    weights = differing_weights(program, quantized.model.state_dict(), network.pool_areas)
     wrong_weights = sum(wrong for _, wrong in weights.values())
     tolerance = logit_tolerance(program)
     logits_agree = tally.quantized_logits_error <= tolerance
-    exact_here = program.is_dyadic and tally.quantized.total > 0
+    exact_here = program.is_dyadic and not network.inexact and tally.quantized.total > 0
     if wrong_weights:
         note = f"weights differ in {', '.join(name for name, (_, wrong) in weights.items() if wrong)}"
     elif not program.is_dyadic:
         note = "not demanded: a decay is rounded to 12 bits, or T is above 7"
+    elif network.inexact:
+        note = f"not demanded: {network.inexact}"
     elif not tally.quantized.total:
         note = "not demanded: a value saturated in every sample; give calibration images to resformer-compile"
     elif saturated:

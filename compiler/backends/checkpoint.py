@@ -1,20 +1,24 @@
 """The quantized network as an ordinary checkpoint: what it computes in SpikingJelly is what the program computes.
 
-Weights and biases are dyadic, batch normalisation is reduced to a bias, and DSSA's rates make both of its scales one.
-The tensors are float64: load them after ``model.double()``.
+So for a SpikingResformer, under the names of the authors' code, and for a module in memory, under its own. Weights and
+biases are dyadic, batch normalisation is reduced to a bias, and DSSA's rates make both of its scales one. The tensors
+are float64: load them after ``model.double()``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import nir
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.primitives import half_rows
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Program, SpikeMatMul
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.primitives import HELD_BIAS, POOL_AREA, Add, BatchNorm2d, MaxPool2d, collapse, half_rows
+from resformer.compiler.ir.program import LIF, Conv2d, Dense, Output, Program, SpikeMatMul
 from resformer.compiler.target import LOIHI
 
 Float64Array = npt.NDArray[np.float64]
@@ -68,6 +72,93 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
 
 
+def quantized_module_state(
+    program: Program,
+    folded: Graph[nir.NIRNode],
+    imported: Graph[nir.NIRNode],
+    state: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """The state dict of a quantized module, to be loaded by its own class; what the program has no use for stays.
+
+    Args:
+        program: As ``quantize`` returns it: each synapse still holds its own bias.
+        folded: The float graph that it was made of.
+        imported: The float graph before all passes, which holds the batch normalisations.
+        state: The module's own, in float64.
+    """
+    output = program.output.op
+    assert isinstance(output, Output)
+    quantized = {name: tensor.clone() for name, tensor in state.items()}
+
+    def put(name: str, values: npt.ArrayLike) -> None:
+        if name in quantized:
+            quantized[name] = torch.from_numpy(np.array(values, dtype=np.float64)).reshape(state[name].shape)
+
+    for node in program:
+        match node.op:
+            case Conv2d() if node.name in imported:
+                put(f"{node.name}.weight", _real_weight(program, node.name) * pool_area(folded, node.name))
+                bias, norm = _real_bias(program, node.name), _norm_behind(imported, node.name)
+                put(f"{node.name}.bias", bias if norm is None else np.zeros_like(bias))
+                if norm is not None:
+                    put(f"{norm.name}.weight", np.ones_like(bias))
+                    put(f"{norm.name}.bias", bias)
+                    put(f"{norm.name}.running_mean", -bias if f"{norm.name}.bias" not in state else np.zeros_like(bias))
+                    put(f"{norm.name}.running_var", np.full_like(bias, _unit_variance(float(norm.op.eps))))
+            case Dense():
+                put(f"{node.name}.weight", _real_weight(program, node.name))
+                # the classifier's bias was multiplied by the area of the pool before it, which divides the output
+                put(f"{node.name}.bias", node.op.bias * 2.0**-node.op.signal.scale_exp / output.divisor)
+            case LIF(dv=dv) if f"{node.name}.w" in state:
+                decay = dv / LOIHI.decay_unity
+                put(f"{node.name}.w", math.log(decay / (1 - decay)))
+            case _:
+                pass
+    return quantized
+
+
+def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
+    """What a layer's weights were divided by, since it reads a sum in place of an average pool's mean."""
+    return int(folded[name].op.metadata.get(POOL_AREA, 1))
+
+
+def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode]) -> str:
+    """Why the spikes of a quantized module need not be the program's, or "".
+
+    Beside what ``Program.is_dyadic`` says of the integers: each threshold and each decay must be the module's own,
+    and something on the way to each population must hold a bias for the shift of ties.
+    """
+    for node in program:
+        if not isinstance(node.op, LIF):
+            continue
+        neurons, scale = folded[node.name].op, 2.0 ** program[node.inputs[0]].op.signal.scale_exp
+        if (collapse(neurons.v_threshold) * scale != node.op.vth).any():
+            return f"the threshold of {node.name} is rounded"
+        if isinstance(neurons, nir.LIF) and node.op.dv * neurons.metadata["tau_steps"] != LOIHI.decay_unity:
+            return f"the decay of {node.name} is rounded"
+        if not _holds_bias(imported, imported[node.name].inputs[0]):
+            return f"no bias on the way to {node.name} can hold the shift of ties"
+    return ""
+
+
+def _holds_bias(imported: Graph[nir.NIRNode], name: str) -> bool:
+    """Whether a current has a bias that a checkpoint can set."""
+    op = imported[name].op
+    if isinstance(op, BatchNorm2d | nir.Affine):
+        return True
+    if isinstance(op, nir.Conv2d):
+        return bool(op.metadata.get(HELD_BIAS))
+    if isinstance(op, Add | MaxPool2d | nir.AvgPool2d | nir.Flatten):
+        return any(_holds_bias(imported, source) for source in imported[name].inputs)
+    return False
+
+
+def _norm_behind(imported: Graph[nir.NIRNode], name: str) -> Node[nir.NIRNode] | None:
+    """The batch normalisation that was folded into a layer."""
+    norms = [node for node in imported.consumers[name] if isinstance(node.op, BatchNorm2d)]
+    return norms[0] if norms else None
+
+
 def _real_weight(program: Program, name: str) -> Float64Array:
     """The real weights that a synapse's integers stand for."""
     node = program[name]
@@ -96,14 +187,18 @@ def _norm_name(conv: str) -> str:
 
 def _norm(name: str, bias: Float64Array) -> dict[str, Float64Array]:
     """A batch normalisation that adds a bias and does nothing else."""
-    variance = next(each for each in _neighbours(1.0 - BN_EPS) if each + BN_EPS == 1.0)
     return {
         f"{name}.bn.weight": np.ones_like(bias),
         f"{name}.bn.bias": bias,
         f"{name}.bn.running_mean": np.zeros_like(bias),
-        f"{name}.bn.running_var": np.full_like(bias, variance),
+        f"{name}.bn.running_var": np.full_like(bias, _unit_variance(BN_EPS)),
         f"{name}.bn.num_batches_tracked": np.array(0),
     }
+
+
+def _unit_variance(eps: float) -> float:
+    """The running variance whose sum with epsilon is exactly one."""
+    return next(each for each in _neighbours(1.0 - eps) if each + eps == 1.0)
 
 
 def _reciprocal(count: int) -> float:

@@ -109,6 +109,12 @@ EXTENSIONS: tuple[type[nir.NIRNode], ...] = (BatchNorm2d, MaxPool2d, SpikeMatMul
 NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF)
 """What fires at the float level."""
 
+POOL_AREA = "pool_area"
+"""In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean."""
+
+HELD_BIAS = "held_bias"
+"""In a convolution's metadata: that its layer has a bias of its own, which NIR's always have."""
+
 PORTS = "resformer"
 """The key of a node's metadata in NIR files under which its ordered inputs and its output's shape stand."""
 

@@ -291,23 +291,27 @@ class Program(Graph[Op]):
     def is_dyadic(self) -> bool:
         """Whether a float64 network of the quantized weights fires the same spikes (DESIGN, section 4).
 
-        So it is where every membrane potential halves each step and is reset before its six fractional bits, or those
-        that its bias leaves free, run out.
+        So it is where no membrane potential is ever truncated: each decay of a sample's steps takes some of its six
+        fractional bits, or of those that its bias leaves free, and they must not run out. A decay of 1/2 takes one; an
+        IF's takes none.
         """
-        halvings = self.timesteps - 1
         if any(isinstance(node.op, CubaLIF) for node in self.nodes):
             return False
-        populations = [node.op for node in self.nodes if isinstance(node.op, LIF)]
-        halve = all(op.dv == LOIHI.decay_unity // 2 and op.du == LOIHI.du_no_memory for op in populations)
-        stay_whole = halvings <= LOIHI.a_shift and not any(
-            (fixedpoint.scale_bias(op.bias_mant, op.bias_exp) % 2**halvings).any() for op in populations
-        )
-        return halve and stay_whole
+        return all(_stays_whole(node.op, self.timesteps - 1) for node in self.nodes if isinstance(node.op, LIF))
 
     @property
     def lif_names(self) -> tuple[str, ...]:
         """The names of all populations that fire, in topological order."""
         return tuple(node.name for node in self.nodes if isinstance(node.op, NEURONS))
+
+
+def _stays_whole(op: LIF, decays: int) -> bool:
+    """Whether so many decays, by a power of two or none, leave potentials of whole inputs and this bias untruncated."""
+    if op.dv & (op.dv - 1):
+        return False
+    taken = decays * ((LOIHI.decay_unity // op.dv).bit_length() - 1) if op.dv else 0
+    bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp)
+    return op.du == LOIHI.du_no_memory and taken <= LOIHI.a_shift and not (bias % 2**taken).any()
 
 
 def hop_steps(op: Op) -> int:

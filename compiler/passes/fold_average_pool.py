@@ -14,8 +14,10 @@ from resformer.errors import UnsupportedError
 def fold_average_pool(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """Replace average pool, flatten, linear by sum pool, flatten, linear, scale by 1 / area.
 
+    There need be no linear layer; its bias, if it has one, is multiplied by the area.
+
     Raises:
-        UnsupportedError: The pool is not followed by flatten, a linear layer without bias, and the output.
+        UnsupportedError: The pool is not followed by flatten, perhaps a linear layer, and the output.
     """
     edit = graph.edit()
     for node in graph:
@@ -26,19 +28,30 @@ def fold_average_pool(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         while len(graph.consumers[chain[-1].name]) == 1:
             chain.append(graph.consumers[chain[-1].name][0])
         kinds = [type(each.op) for each in chain[1:]]
-        if kinds != [nir.Flatten, nir.Linear, nir.Output] or np.any(pool.padding):
+        if kinds not in _TAILS or np.any(pool.padding):
             followers = ", ".join(kind.__name__ for kind in kinds)
             raise UnsupportedError(
-                f"{node.name}: an average pool is supported, without padding, before flatten, a linear layer without "
-                f"bias and the output; it is followed by {followers or 'several readers'}"
+                f"{node.name}: an average pool is supported, without padding, before flatten, a linear layer and the "
+                f"output; it is followed by {followers or 'several readers'}"
             )
         edit.set_op(node.name, nir.SumPool2d(kernel_size=pool.kernel_size, stride=pool.stride, padding=pool.padding))
-        linear = chain[2]
+        last, area = chain[-2], math.prod(int(size) for size in pool.kernel_size)
+        if isinstance(last.op, nir.Affine):
+            affine = nir.Affine(last.op.weight, last.op.bias * area, metadata=dict(last.op.metadata))
+            edit.set_op(last.name, affine)
         scale: Node[nir.NIRNode] = Node(
-            f"{linear.name}.scale",
-            nir.Scale(scale=np.full(linear.shape, 1.0 / math.prod(int(size) for size in pool.kernel_size))),
-            inputs=(linear.name,),
-            shape=linear.shape,
+            f"{last.name}.scale",
+            nir.Scale(scale=np.full(last.shape, 1.0 / area)),
+            inputs=(last.name,),
+            shape=last.shape,
         )
-        edit.insert_after(linear.name, scale)
+        edit.insert_after(last.name, scale)
     return edit.finish()
+
+
+_TAILS: tuple[list[type[nir.NIRNode]], ...] = (
+    [nir.Flatten, nir.Linear, nir.Output],
+    [nir.Flatten, nir.Affine, nir.Output],
+    [nir.Flatten, nir.Output],
+)
+"""What may follow a pool at the end of a network."""

@@ -10,30 +10,31 @@ from resformer.compiler.ir.primitives import collapse
 
 
 def fold_input_gain(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Measure each membrane potential in units in which one step of input I adds exactly I.
+    """Measure each membrane potential from v_reset, in units in which one step of input I adds exactly I.
 
-    With g = r * dt / tau, V = v / g follows V' = V * (1 - dt / tau) + I + v_leak * dt / tau / g, fires at
-    v_threshold / g and resets to v_reset / g. For SpikingJelly's LIF with tau = 2 steps, g = 1/2 and the threshold
-    becomes 2; nothing is rounded.
+    With g = r * dt / tau (of an IF, r * dt), V = (v - v_reset) / g follows
+    V' = V * (1 - dt / tau) + I + (v_leak - v_reset) * dt / tau / g, fires at (v_threshold - v_reset) / g and resets to
+    0. For SpikingJelly's LIF with tau = 2 steps, g = 1/2 and the threshold becomes 2; nothing is rounded.
     """
     dt = float(graph.metadata["dt"])
     edit = graph.edit()
     for node in graph:
-        lif = node.op
-        if isinstance(lif, nir.LIF):
-            tau, r, v_leak, v_threshold, v_reset = (
-                collapse(each) for each in (lif.tau, lif.r, lif.v_leak, lif.v_threshold, lif.v_reset)
-            )
-            gain = r * (dt / tau)
-            edit.set_op(
-                node.name,
-                nir.LIF(
-                    tau=lif.tau,
-                    r=np.broadcast_to(tau / dt, node.shape),
-                    v_leak=np.broadcast_to(v_leak / gain, node.shape),
-                    v_threshold=np.broadcast_to(v_threshold / gain, node.shape),
-                    v_reset=np.broadcast_to(v_reset / gain, node.shape),
-                    metadata=dict(lif.metadata),
-                ),
-            )
+        neurons = node.op
+        if not isinstance(neurons, nir.LIF | nir.IF):
+            continue
+        leaks = isinstance(neurons, nir.LIF)
+        rate = dt / collapse(neurons.tau) if leaks else dt
+        v_reset = collapse(neurons.v_reset)
+        gain = collapse(neurons.r) * rate
+        values = {
+            "r": 1 / rate if not leaks else collapse(neurons.tau) / dt,
+            "v_threshold": (collapse(neurons.v_threshold) - v_reset) / gain,
+            "v_reset": 0 * v_reset,
+        }
+        if leaks:
+            values["v_leak"] = (collapse(neurons.v_leak) - v_reset) / gain
+        fields = {name: np.broadcast_to(value, node.shape) for name, value in values.items()}
+        if leaks:
+            fields["tau"] = neurons.tau
+        edit.set_op(node.name, type(neurons)(**fields, metadata=dict(neurons.metadata)))
     return edit.finish()

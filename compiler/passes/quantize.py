@@ -98,11 +98,11 @@ class _Lowering:
             case SpikeMatMul(num_heads=heads, transpose=transpose):
                 bias = np.zeros(self.graph[inputs[0]].shape[0], dtype=np.int32)
                 op = integer.SpikeMatMul(self._current(name), heads, transpose, bias, LOIHI.a_max)
-            case nir.SumPool2d(kernel_size=kernel, stride=stride):
+            case nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding):
+                assert not np.any(padding), f"{name}: a sum over windows has no padding"
                 op = integer.SumPool2d(self._current(name), _pair(kernel), _pair(stride))
             case nir.Flatten():
-                fires = isinstance(self.graph[inputs[0]].op, NEURONS)
-                op = integer.Flatten(SPIKE if fires else self._current(name))
+                op = integer.Flatten(self._sent(inputs[0], self.exps[name]))
                 if self.exps[name] < self.exps[inputs[0]]:
                     before = [self._coarser(self.graph[inputs[0]], self.exps[name])]
                     op, inputs = integer.Flatten(before[0].op.signal), (before[0].name,)
@@ -124,6 +124,14 @@ class _Lowering:
             shift=self.exps[source.name] - exp,
         )
         return Node(f"{source.name}.relay", op, (source.name,), source.shape)
+
+    def _sent(self, name: str, exp: int) -> Signal:
+        """What a node sends, at a scale."""
+        source = self.graph[name].op
+        if isinstance(source, NEURONS):
+            return SPIKE
+        graded = isinstance(source, nir.Input | MaxPool2d)
+        return Signal(SignalKind.GRADED if graded else SignalKind.CURRENT, exp)
 
     def _current(self, name: str) -> Signal:
         return Signal(SignalKind.CURRENT, self.exps[name])

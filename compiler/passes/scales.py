@@ -8,7 +8,7 @@ rule; ``passes.quantize`` applies a plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.messages import message_names
 from resformer.compiler.ir.primitives import NEURONS, Add, DiscreteCubaLIF, MaxPool2d, SpikeMatMul, collapse
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, RangeError, UnsupportedError
@@ -199,6 +200,7 @@ class _Choice:
 
     def __init__(self, graph: Graph[nir.NIRNode], reach: Mapping[str, float], config: QuantizationConfig) -> None:
         self.graph = graph
+        self.messages = message_names(graph)
         self.reach = reach
         self.config = config
         self.mantissa_max = mantissa_max(config.weight_bits)
@@ -255,7 +257,7 @@ class _Choice:
 
     def _choose_scales(self) -> dict[str, int]:
         """k of each node's output: within a domain, as fine as its weights ask for and all of its nodes allow."""
-        domains = _domains(self.graph)
+        domains = _domains(self.graph, self.messages)
         wanted = dict.fromkeys(domains.values(), SCALE_EXP_ENOUGH)
         limits: dict[str, list[tuple[int, str]]] = {domain: [] for domain in domains.values()}
         for node in self.graph:
@@ -284,7 +286,12 @@ class _Choice:
                             "normalise the layer, lower --input-scale-exp or give calibration images"
                         )
                 case _:
-                    exps[node.name] = exps[node.inputs[0]]
+                    exps[node.name], *others = dict.fromkeys(exps[name] for name in node.inputs)
+                    if others:
+                        raise UnsupportedError(
+                            f"{node.name}: adds pixels and spikes, which count in different units; put a convolution "
+                            "behind the input"
+                        )
         return exps
 
     def _limits(self, node: Node[nir.NIRNode]) -> list[tuple[int, str]]:
@@ -330,24 +337,35 @@ class _Choice:
         return [(_floor_log2(limit / max(each, SMALLEST_MAGNITUDE)), reason) for limit, each, reason in bounds]
 
     def _source_exp(self, node: Node[nir.NIRNode]) -> int:
-        """k of what a convolution reads: pixels have one, spikes are 0 or 1.
+        """k of what a convolution reads: pixels have one, spikes are 0 or 1, and counts of them whole numbers.
 
         Raises:
-            UnsupportedError: It reads neither.
+            UnsupportedError: It reads a current.
         """
         source = self.graph[node.inputs[0]]
-        if not isinstance(source.op, (nir.Input, *NEURONS)):
+        if source.name not in self.messages:
             raise UnsupportedError(
                 f"{node.name}: reads {source.name} ({type(source.op).__name__}), a current; a convolution must read "
                 "the input or spikes, so put neurons between them"
             )
+        while source.inputs and not isinstance(source.op, NEURONS):
+            source = self.graph[source.inputs[0]]
         return self.input_exp if isinstance(source.op, nir.Input) else 0
 
     def _source_reach(self, node: Node[nir.NIRNode]) -> float:
         """The largest magnitude of what a convolution reads."""
-        if isinstance(self.graph[node.inputs[0]].op, nir.Input):
-            return self.input_high * 2.0**-self.input_exp
-        return 1.0
+        return self._message_reach(self.graph[node.inputs[0]])
+
+    def _message_reach(self, node: Node[nir.NIRNode]) -> float:
+        """The largest magnitude of a message."""
+        match node.op:
+            case nir.Input():
+                return self.input_high * 2.0**-self.input_exp
+            case Add() | MaxPool2d() | nir.SumPool2d() | nir.Flatten():
+                area = math.prod(node.op.kernel_size) if isinstance(node.op, nir.SumPool2d) else 1
+                return area * sum(self._message_reach(self.graph[name]) for name in node.inputs)
+            case _:
+                return 1.0
 
     def _resolving_exp(self, node: Node[nir.NIRNode]) -> int:
         """The k at which most channels' weights fill their mantissas with an exponent of zero; more gains nothing."""
@@ -396,7 +414,7 @@ def fitting_exponents(name: str, largest: Float64Array, bits: int) -> tuple[int,
     return tuple(int(each) for each in exponent)
 
 
-def _domains(graph: Graph[nir.NIRNode]) -> dict[str, str]:
+def _domains(graph: Graph[nir.NIRNode], messages: Collection[str]) -> dict[str, str]:
     """For each node whose output is a current of neurons, one node that stands for all that share its scale."""
     parents: dict[str, str] = {}
 
@@ -409,18 +427,24 @@ def _domains(graph: Graph[nir.NIRNode]) -> dict[str, str]:
         match node.op:
             case nir.Conv2d():
                 parents[node.name] = node.name
-            case Add() | SpikeMatMul() | MaxPool2d():
+            case Add() | SpikeMatMul() | MaxPool2d() if node.name not in messages:
                 parents[node.name] = node.name
                 for source in node.inputs if isinstance(node.op, Add) else node.inputs[:1]:
-                    if source not in parents:
-                        raise UnsupportedError(
-                            f"{node.name}: reads {source}, which is no current; only what convolutions make can be "
-                            "summed, pooled or gated"
-                        )
+                    _require_current(node, source, parents)
                     parents[find(source)] = node.name
+            case _ if isinstance(node.op, NEURONS) and node.inputs[0] in messages:
+                _require_current(node, node.inputs[0], parents)
             case _:
                 pass
     return {name: find(name) for name in parents}
+
+
+def _require_current(node: Node[nir.NIRNode], source: str, currents: Collection[str]) -> None:
+    if source not in currents:
+        raise UnsupportedError(
+            f"{node.name}: reads {source}, which is no current; only what convolutions make can be added to currents, "
+            "gated, or given to neurons"
+        )
 
 
 def uniform(node: Node[nir.NIRNode], parameter: str) -> float:

@@ -1,5 +1,31 @@
 """resformer: a neuromorphic deployment compiler for SpikingResformer."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from resformer.compiler.ir import primitives as primitives  # registers our nodes with NIR
 
+if TYPE_CHECKING:
+    import torch
+
+    from resformer.compiler.pipeline import CompileOptions
+    from resformer.runtime.module import CompiledModule
+
 __version__ = "0.1.0"
+
+
+def compile(  # noqa: A001
+    module: torch.nn.Module,
+    example_input: torch.Tensor,
+    target: str = "lava",
+    *,
+    output: str | Path | None = None,
+    options: CompileOptions | None = None,
+) -> CompiledModule:
+    """Compile a SpikingJelly module in memory (``resformer.runtime.module.compile_module``)."""
+    # PyTorch takes seconds to load
+    from resformer.runtime.module import compile_module
+
+    return compile_module(module, example_input, target=target, output=output, options=options)

@@ -367,10 +367,15 @@ def test_a_convolution_of_a_current_is_refused() -> None:
         lower(build.finish())
 
 
-def test_pooling_or_adding_anything_but_currents_is_refused() -> None:
+def test_neurons_and_sums_of_currents_read_currents_alone() -> None:
     build = GraphBuilder((1, 2, 2))
     build.head(build.lif("lif", build.pool("pool", "input", 2, 2, 0)))
-    with pytest.raises(UnsupportedError, match="pool: reads input, which is no current; only what convolutions make"):
+    with pytest.raises(UnsupportedError, match="lif: reads pool, which is no current; only what convolutions make"):
+        lower(build.finish())
+    build = GraphBuilder((1, 2, 2))
+    conv = build.conv("conv", "input", np.ones((1, 1, 1, 1)))
+    build.head(build.lif("lif", build.add("add", Add(), conv, "input")))
+    with pytest.raises(UnsupportedError, match="add: reads input, which is no current; only what convolutions make"):
         lower(build.finish())
 
 

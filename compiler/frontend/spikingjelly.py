@@ -1,0 +1,123 @@
+"""SpikingJelly's layers and neurons as NIR nodes: what the frontends of PyTorch networks share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+import torch
+from spikingjelly.activation_based import neuron
+
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.primitives import BatchNorm2d, constant
+from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.errors import UnsupportedError
+
+Float64Array = npt.NDArray[np.float64]
+
+DT = 1e-4
+"""Seconds a step. NIR's neurons live in continuous time; this makes dt / tau exactly 1/2 for tau = 2 steps."""
+FIRES = {"reset": "hard", "fires_at": ">="}
+"""What NIR leaves open about neurons, as SpikingJelly's are."""
+
+
+class Draft:
+    """The nodes so far; a value is the name of the node that makes it."""
+
+    def __init__(self, input_shape: Shape) -> None:
+        self.nodes: dict[str, Node[nir.NIRNode]] = {}
+        self.input = self.add("input", nir.Input({"input": np.array(input_shape)}))
+
+    def add(self, name: str, op: nir.NIRNode, *inputs: str, shape: Shape | None = None) -> str:
+        """Append a node, of the shape that its operation makes unless another is given, and return its name."""
+        if shape is None:
+            shape = output_shape(op, [self.shape(source) for source in inputs])
+        self.nodes[name] = Node(name, op, inputs, shape)
+        return name
+
+    def shape(self, name: str) -> Shape:
+        """The shape of a value."""
+        return self.nodes[name].shape
+
+
+def batch_norm(
+    mean: torch.Tensor, variance: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> BatchNorm2d:
+    """A batch normalisation by running statistics; its gain is 1 and its bias 0 where it has learned none."""
+    ones = torch.ones_like(mean)
+    return BatchNorm2d(
+        weight=float64(ones if weight is None else weight),
+        bias=float64(0 * ones if bias is None else bias),
+        running_mean=float64(mean),
+        running_var=float64(variance),
+        eps=eps,
+    )
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nir.Linear | nir.Affine:
+    """A linear layer, with its bias if it has one."""
+    return nir.Linear(float64(weight)) if bias is None else nir.Affine(float64(weight), float64(bias))
+
+
+def flatten(shape: Shape) -> nir.Flatten:
+    """Any value as a vector."""
+    return nir.Flatten({"input": np.array(shape)}, start_dim=0)
+
+
+def average_pool(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)) -> nir.AvgPool2d:
+    """Averages over windows, padding counted in."""
+    return nir.AvgPool2d(*(np.array(each) for each in (kernel, stride, padding)))
+
+
+def neurons(name: str, node: neuron.BaseNode, shape: Shape) -> nir.LIF | nir.IF:
+    """A population with hard reset in NIR's terms, its tau in seconds.
+
+    Where the input does not decay, SpikingJelly computes ``v - (v - v_reset) / tau + x`` and NIR's form
+    ``v + (v_reset - v + tau * x) / tau``: the same but for the last bit, and that too where tau is a power of two.
+
+    Raises:
+        UnsupportedError: They are of another type, reset softly, or fire at rest.
+    """
+    if node.v_reset is None:
+        raise UnsupportedError(f"{name}: resets softly (v_reset=None), and Loihi's LIFReset to a value; train with one")
+    if not node.v_threshold > node.v_reset:
+        raise UnsupportedError(
+            f"{name}: its threshold {node.v_threshold:g} is not above v_reset, {node.v_reset:g}; raise it"
+        )
+    threshold, reset = (constant(float(value), shape) for value in (node.v_threshold, node.v_reset))
+    if type(node) is neuron.IFNode:
+        return nir.IF(r=constant(1 / DT, shape), v_threshold=threshold, v_reset=reset, metadata=dict(FIRES))
+    metadata: dict[str, str | float] = dict(FIRES)
+    if type(node) is neuron.LIFNode:
+        steps = float(node.tau)
+    elif type(node) is neuron.ParametricLIFNode:
+        # PLIF multiplies by sigmoid(w), which 1 / tau need not equal in its last bit.
+        w = node.w.detach().double()
+        decay = metadata["dt_over_tau"] = float(torch.sigmoid(w))
+        if not decay:
+            raise UnsupportedError(f"{name}: w is {w:g}, so these neurons never charge; train them to a larger w")
+        steps = 1 / decay
+    else:
+        known = "IFNode, LIFNode and ParametricLIFNode"
+        raise UnsupportedError(f"{name}: no lowering for a {type(node).__name__}; there is one for {known}")
+    return nir.LIF(
+        tau=constant(steps * DT, shape),
+        r=constant(1.0 if node.decay_input else steps, shape),
+        v_leak=reset,
+        v_threshold=threshold,
+        v_reset=reset,
+        metadata=metadata | {"tau_steps": steps},
+    )
+
+
+def float64(tensor: torch.Tensor) -> Float64Array:
+    """A tensor's values, widened, apart from the tensor."""
+    return tensor.detach().cpu().double().numpy().copy()
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """(rows, columns) of an argument that PyTorch takes as one number, a list of one, or two."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return int(values[0]), int(values[-1])

@@ -1,0 +1,30 @@
+"""What neurons send, told apart from the currents that synapses make of it: only messages reach a synapse."""
+
+from __future__ import annotations
+
+import nir
+
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d
+
+
+def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
+    """The nodes of a float graph whose values are the input, spikes, or counts, means and maxima of such values.
+
+    Neurons that sum, or take a maximum, and send it on as a graded value make them on Loihi 2.
+    """
+    found: set[str] = set()
+    for node in graph:
+        passes_on = isinstance(node.op, Add | MaxPool2d | nir.AvgPool2d | nir.SumPool2d | nir.Flatten)
+        if isinstance(node.op, (nir.Input, *NEURONS)) or (passes_on and found.issuperset(node.inputs)):
+            found.add(node.name)
+    return frozenset(found)
+
+
+def names_before_neurons(graph: Graph[nir.NIRNode]) -> frozenset[str]:
+    """The nodes on whose values some neuron's spikes depend, the neurons included."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, NEURONS) or any(reader.name in found for reader in graph.consumers[node.name]):
+            found.add(node.name)
+    return frozenset(found)

@@ -1,0 +1,70 @@
+"""Turn average pools between neurons into sums, and their division into the weights of what reads them."""
+
+from __future__ import annotations
+
+import math
+
+import nir
+import numpy as np
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.messages import message_names, names_before_neurons
+from resformer.compiler.ir.primitives import NEURONS, POOL_AREA, Add
+from resformer.compiler.passes.fold_batchnorm import with_weight
+from resformer.errors import UnsupportedError
+
+
+def sum_pools(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
+    """Replace each average pool of spikes.
+
+    Convolutions read its sum, which relays send on as a graded value, with weights divided by the window's area: that
+    takes fewer synapses than one convolution of pool and kernel in one, and is as exact. What neurons or sums of
+    currents read becomes a convolution of each channel with itself, of weights 1 / area.
+
+    Raises:
+        UnsupportedError: It pads, pools currents, or is read in both ways.
+    """
+    messages, before = message_names(graph), names_before_neurons(graph)
+    edit = graph.edit()
+    for node in graph:
+        pool = node.op
+        if not isinstance(pool, nir.AvgPool2d) or node.name not in before:
+            continue
+        if node.name not in messages:
+            raise UnsupportedError(
+                f"{node.name}: averages currents; put neurons between the convolution and the pool, or pool what the "
+                "convolution reads"
+            )
+        readers = graph.consumers[node.name]
+        weighted = [isinstance(reader.op, nir.Conv2d) for reader in readers]
+        area = math.prod(int(size) for size in pool.kernel_size)
+        if all(isinstance(reader.op, (Add, *NEURONS)) for reader in readers):
+            edit.set_op(node.name, _channel_means(node, area))
+            continue
+        if not all(weighted) or np.any(pool.padding):
+            names = ", ".join(f"{reader.name} ({type(reader.op).__name__})" for reader in readers)
+            padding = tuple(int(each) for each in pool.padding)
+            raise UnsupportedError(
+                f"{node.name}: an average pool between neurons must have no padding and be read by layers with "
+                f"weights alone, or by neurons and sums alone; it pads by {padding} and is read by {names}"
+            )
+        edit.set_op(node.name, nir.SumPool2d(kernel_size=pool.kernel_size, stride=pool.stride, padding=pool.padding))
+        for reader in readers:
+            conv = with_weight(reader.op, weight=reader.op.weight / area, bias=reader.op.bias)
+            conv.metadata[POOL_AREA] = area
+            edit.set_op(reader.name, conv)
+    return edit.finish()
+
+
+def _channel_means(node: Node[nir.NIRNode], area: int) -> nir.Conv2d:
+    """An average pool as a convolution."""
+    pool, channels = node.op, node.shape[0]
+    return nir.Conv2d(
+        input_shape=None,
+        weight=np.full((channels, 1, *(int(size) for size in pool.kernel_size)), 1.0 / area),
+        stride=tuple(int(size) for size in pool.stride),
+        padding=tuple(int(size) for size in pool.padding),
+        dilation=(1, 1),
+        groups=channels,
+        bias=np.zeros(channels),
+    )
