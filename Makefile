@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test lint docs browser clean
 
 setup: $(READY)
 
@@ -26,13 +26,18 @@ demo: $(READY)
 	  --samples 32 --backend lava --json build/mnist-verify-lava.json
 	$(BIN)/resformer-verify build/mnist --model $(MNIST)/spikingresformer_mnist.pt \
 	  --input $(MNIST)/test_images.npy --labels $(MNIST)/test_labels.npy \
-	  --backend sim --json build/mnist-verify-sim.json
+	  --backend sim --json build/mnist-verify-sim.json --report build/mnist-report.html
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What the tests of the report's page open it with; any Chromium or Chrome will do. On Debian, as root.
+browser:
+	apt-get update -qq
+	apt-get install -qq --no-install-recommends chromium-headless-shell
 
 docs: $(READY)
 	$(BIN)/mkdocs build --quiet

@@ -72,6 +72,9 @@ def _run_parser() -> Parser:
         help="with --cost: another chip than the build was placed on, or other constants",
     )
     parser.add_argument("--json", type=Path, metavar="R.json", help="with --cost: file to write the cost to")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="page to write that shows the build and this run"
+    )
     return parser
 
 
@@ -100,6 +103,12 @@ def _verify_parser() -> Parser:
         help="file to draw that in as well: .png, .svg or .pdf (needs matplotlib)",
     )
     parser.add_argument("--json", type=Path, metavar="R.json", help="file to write the results to")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="page to write that shows the build, these results, and a run of the first samples",
+    )
     return parser
 
 
@@ -155,8 +164,9 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     if not arguments.cost and (arguments.chip is not None or arguments.json is not None):
         raise UsageError(f"--{'chip' if arguments.chip is not None else 'json'}: goes with --cost")
     _check_usage(arguments, arguments.output if processes.leads else None)
-    if arguments.json is not None and processes.leads:
-        check_writable(arguments.json)
+    if processes.leads:
+        for path in filter(None, (arguments.json, arguments.report)):
+            check_writable(path)
     terminal = Terminal(quiet=not processes.leads)
     with terminal.progress() as update:
         update("reading", 0, 0)
@@ -173,7 +183,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         program, samples = given.program, given.samples
         bounds = processes.share(len(samples))
         chip = _chip(arguments, given.build) if arguments.cost else None
-        record = arguments.record_spikes or arguments.cost
+        record = arguments.record_spikes or arguments.cost or arguments.report is not None
         batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=record)
         require_room_for_batch(program, arguments.backend, min(batch_size, bounds[1] - bounds[0]))
         if record:
@@ -210,6 +220,13 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     _summarize(terminal, arguments, processes, given, result)
     if chip is not None:
         _cost(terminal, arguments, program, result, chip)
+    if arguments.report is not None:
+        from resformer.runtime.page.content import as_shown, run_shown
+        from resformer.runtime.page.write import write_page
+
+        seen, cost = run_shown(given, result, arguments.backend, chip)
+        write_page((as_shown(given.build, run=seen, cost=cost),), arguments.report)
+        terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
     return DONE
 
 
@@ -246,6 +263,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         raise UsageError("--local: compares with the original; name it with --model")
     if arguments.local_plot is not None:
         check_writable(arguments.local_plot)
+    if arguments.report is not None:
+        check_writable(arguments.report)
     terminal = Terminal()
     with terminal.progress() as update:
         update("starting", 0, 0)
@@ -269,6 +288,12 @@ def _verify(arguments: argparse.Namespace) -> int:
             local=local,
             update=update,
         )
+        if arguments.report is not None:
+            from resformer.runtime.page.content import SAMPLES, as_shown, run_and_show
+            from resformer.runtime.page.write import write_page
+
+            seen, cost = run_and_show(given.first(SAMPLES), update=update)
+            write_page((as_shown(given.build, verification=to_json(result), run=seen, cost=cost),), arguments.report)
     if arguments.local_plot is not None:
         plot_local(result.local, arguments.local_plot)
     if arguments.json is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,31 @@ class Given:
     samples: Samples
     names: tuple[str, ...] | None
     labels: npt.NDArray[np.int64] | None
+
+    def first(self, count: int) -> Given:
+        """The first so many samples, or all if there are fewer."""
+        count = min(count, len(self.samples))
+        return replace(
+            self,
+            samples=_First(self.samples, count),
+            names=None if self.names is None else self.names[:count],
+            labels=None if self.labels is None else self.labels[:count],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _First:
+    """The first so many of other samples."""
+
+    samples: Samples
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
+        """The values of some samples."""
+        return self.samples.real(start, self.count if stop is None else min(stop, self.count))
 
 
 def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

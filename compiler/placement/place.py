@@ -96,16 +96,6 @@ class Placement:
         """The layers under their populations' names."""
         return {layer.population.name: layer for layer in self.layers}
 
-    def coordinates(self, cores: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Where cores lie, as (column, row) of their tiles in the mesh of all chips, (..., 2)."""
-        chip = self.chip
-        tiles_per_chip = -(-chip.cores_per_chip // chip.cores_per_tile)
-        mesh_rows = -(-tiles_per_chip // chip.mesh_columns)
-        chips, within = np.divmod(cores, chip.cores_per_chip)
-        column, row = _snake(within // chip.cores_per_tile, chip.mesh_columns)
-        chip_column, chip_row = _snake(chips, chip.chip_columns)
-        return np.stack([chip_column * chip.mesh_columns + column, chip_row * mesh_rows + row], axis=-1)
-
     def require(self) -> None:
         """Refuse what does not fit.
 
@@ -204,6 +194,16 @@ def _violations(layer: Placed, chip: Chip) -> Iterator[str]:
             f"{population.name}: needs graded spikes of {population.payload_bits} bits, {chip.name}'s have "
             f"{chip.payload_bits}; name a chip with graded spikes, such as loihi2"
         )
+
+
+def tile_positions(chip: Chip, cores: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where cores lie, as (column, row) of their tiles in the mesh of all chips, (..., 2)."""
+    tiles_per_chip = -(-chip.cores_per_chip // chip.cores_per_tile)
+    mesh_rows = -(-tiles_per_chip // chip.mesh_columns)
+    chips, within = np.divmod(cores, chip.cores_per_chip)
+    column, row = _snake(within // chip.cores_per_tile, chip.mesh_columns)
+    chip_column, chip_row = _snake(chips, chip.chip_columns)
+    return np.stack([chip_column * chip.mesh_columns + column, chip_row * mesh_rows + row], axis=-1)
 
 
 def _snake(index: npt.NDArray[np.int64], columns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

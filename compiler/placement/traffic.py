@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.placement.mapping import Edge, Link
-from resformer.compiler.placement.place import Placed, Placement
+from resformer.compiler.placement.place import Placed, Placement, tile_positions
 from resformer.compiler.placement.tiling import Reader, fan_out
 
 Int64Array = npt.NDArray[np.int64]
@@ -39,8 +39,8 @@ def route(placement: Placement, edge: Edge, reader: Placed) -> Route:
     chip, sender = placement.chip, placement.by_name[edge.source]
     shared = _shared(edge, sender, reader) if edge.link is Link.CONVOLUTION else np.ones((sender.cores, reader.cores))
     total = shared.sum()
-    starts = placement.coordinates(np.arange(sender.cores) + sender.first_core)
-    ends = placement.coordinates(np.arange(reader.cores) + reader.first_core)
+    starts = tile_positions(placement.chip, np.arange(sender.cores) + sender.first_core)
+    ends = tile_positions(placement.chip, np.arange(reader.cores) + reader.first_core)
     distance = np.abs(starts[:, None] - ends[None])
     east_west, north_south = ((distance[..., axis] * shared).sum() / total for axis in range(2))
     times = distance[..., 0] * chip.hop_east_west_ns + distance[..., 1] * chip.hop_north_south_ns

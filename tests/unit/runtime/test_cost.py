@@ -10,7 +10,7 @@ import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
 from resformer.compiler.ir import reference
-from resformer.compiler.placement.place import place
+from resformer.compiler.placement.place import place, tile_positions
 from resformer.compiler.placement.traffic import route
 from resformer.runtime.activity import Activity, measure
 from resformer.runtime.cost import Cost, estimate, to_json
@@ -153,7 +153,9 @@ def test_routes_of_one_to_one_connections_are_from_box_to_like_box() -> None:
     assert sender.tiling.tile == reader.tiling.tile
     way = route(placement, reader.population.edges[0], reader)
     cores = np.arange(sender.cores)
-    distance = placement.coordinates(sender.first_core + cores) - placement.coordinates(reader.first_core + cores)
+    distance = tile_positions(placement.chip, sender.first_core + cores) - tile_positions(
+        placement.chip, reader.first_core + cores
+    )
     assert way.fan_out == 1
     assert (way.hops_east_west, way.hops_north_south) == pytest.approx(tuple(np.abs(distance).mean(axis=0)))
 

@@ -10,7 +10,7 @@ import pytest
 from resformer.compiler.chips.chip import Chip, load_chip
 from resformer.compiler.ir.program import SPIKE, Delay
 from resformer.compiler.placement.mapping import Link, map_program
-from resformer.compiler.placement.place import Placement, place
+from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.errors import CapacityError
 from support.program_builder import ProgramBuilder, tiny_resformer
 
@@ -214,7 +214,7 @@ def test_cores_lie_side_by_side() -> None:
     placement = place(convolution(size=32).finish(), chip)
     assert placement.chips > 1
     cores = np.arange(placement.cores)
-    places = placement.coordinates(cores)
+    places = tile_positions(placement.chip, cores)
     inside = cores[:-1] // chip.cores_per_chip == cores[1:] // chip.cores_per_chip
     steps = np.abs(np.diff(places, axis=0)).sum(axis=1)
     assert steps[inside].max() == 1

@@ -1,0 +1,140 @@
+"""``resformer-report``: a page that shows a build, or compares several."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resformer.compiler.chips.chip import PACKAGED
+from resformer.compiler.terminal import (
+    DONE,
+    Parser,
+    Terminal,
+    Update,
+    UsageError,
+    check_writable,
+    run_command,
+    size_of,
+)
+from resformer.runtime.inputs import add_input_options, check_input_usage, read_given
+
+if TYPE_CHECKING:
+    from resformer.runtime.inputs import Given
+    from resformer.runtime.page.content import Json, Shown
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page; returns the exit status."""
+    return run_command(_parser(), argv, _report)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="resformer-report",
+        description="Show a build, or compare several, on one page that needs no network.",
+        epilog="Without --input the page shows what the builds alone tell, and says what is missing. Exit status: 0 "
+        "done, 1 failed, 2 wrong usage.",
+    )
+    parser.add_argument(
+        "builds",
+        type=Path,
+        nargs="+",
+        metavar="BUILD",
+        help="folders that resformer-compile wrote; several: a comparison",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="report.html", help="file to write")
+    add_input_options(parser, required=False)
+    parser.add_argument(
+        "--verify",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="R.json",
+        help="what resformer-verify --json wrote; of several builds one each, in their order",
+    )
+    parser.add_argument(
+        "--cost",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="C.json",
+        help="what resformer-run --cost --json wrote, likewise (default: estimated of the run of --input)",
+    )
+    parser.add_argument(
+        "--chip",
+        metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
+        help="with --input: estimate the cost on another chip than the builds were placed on, or with other constants",
+    )
+    return parser
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Find out before any work is done that the arguments contradict each other.
+
+    Raises:
+        UsageError: They do.
+        OSError: The page cannot be written.
+    """
+    builds = len(arguments.builds)
+    for option, given in (("--verify", arguments.verify), ("--cost", arguments.cost)):
+        if given and len(given) != builds:
+            raise UsageError(f"{option}: {len(given)} files for {builds} builds; give one each, in their order")
+    if arguments.input is None:
+        needs = {
+            "--samples": arguments.samples,
+            "--labels": arguments.labels,
+            "--resize": arguments.resize or None,
+            "--normalize": arguments.normalize,
+            "--mean": arguments.mean,
+            "--std": arguments.std,
+            "--chip": arguments.chip,
+        }
+        unused = [option for option, value in needs.items() if value is not None]
+        if unused:
+            raise UsageError(f"{unused[0]}: goes with --input")
+    else:
+        check_input_usage(arguments)
+    check_writable(arguments.output)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    _check_usage(arguments)
+    terminal = Terminal()
+    with terminal.progress() as update:
+        update("reading", 0, 0)
+        from resformer.runtime.page.write import write_page
+
+        shown = tuple(_shown(arguments, index, update) for index in range(len(arguments.builds)))
+        update("writing", 0, 0)
+        write_page(shown, arguments.output)
+    terminal.line(f"{arguments.output} ({size_of(arguments.output)})")
+    return DONE
+
+
+def _shown(arguments: argparse.Namespace, index: int, update: Update) -> Shown:
+    """One build, run if there is an input."""
+    from resformer.compiler.build import read_build
+    from resformer.runtime import cost as costs
+    from resformer.runtime import report as verifications
+    from resformer.runtime.page.content import as_shown, read_result
+
+    directory = arguments.builds[index]
+    verification = read_result(arguments.verify[index], verifications.FORMAT) if arguments.verify else None
+    cost = read_result(arguments.cost[index], costs.FORMAT) if arguments.cost else None
+    build, run = read_build(directory), None
+    if arguments.input is not None:
+        run, estimated = _run(read_given(arguments, directory), arguments, update)
+        cost = estimated if cost is None else cost
+    return as_shown(build, verification=verification, cost=cost, run=run)
+
+
+def _run(given: Given, arguments: argparse.Namespace, update: Update) -> tuple[Json, Json]:
+    """Run the samples, and see what they do."""
+    from resformer.compiler.chips.chip import load_chip
+    from resformer.runtime.page.content import SAMPLES, run_and_show
+
+    if arguments.samples is None:
+        given = given.first(SAMPLES)
+    return run_and_show(given, chip=None if arguments.chip is None else load_chip(arguments.chip), update=update)

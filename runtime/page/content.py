@@ -1,0 +1,186 @@
+"""What the page is made of: a build's own files, and what a run, a verification and a cost say of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import resformer
+from resformer.compiler.backends import open_backend
+from resformer.compiler.build import PLACEMENT, Build
+from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
+from resformer.compiler.placement.place import place, tile_positions
+from resformer.compiler.terminal import Update
+from resformer.errors import FileFormatError, InputError
+from resformer.runtime import cost as costs
+from resformer.runtime import report as verifications
+from resformer.runtime.activity import measure
+from resformer.runtime.inputs import Given
+from resformer.runtime.page.observe import observe_run
+from resformer.runtime.run import Inference, infer, require_room_for_spikes, samples_at_once
+
+Json = Mapping[str, Any]
+
+FORMAT = "resformer-page"
+FORMAT_VERSION = 1
+
+SAMPLES = 16
+"""How many samples run for the page, if the user does not say."""
+BACKEND = "sim"
+"""Where."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One build as the page shows it; what is None is said to be missing, and how to get it.
+
+    Attributes:
+        name: The build's folder.
+        report: ``report.json``, as it is.
+        placement: What of ``placement.json`` the page draws; None if it was not placed.
+        verification: What ``resformer-verify --json`` wrote.
+        cost: What ``resformer-run --cost --json`` writes.
+        run: What ``observe_run`` saw.
+    """
+
+    name: str
+    report: Json
+    placement: Json | None
+    verification: Json | None = None
+    cost: Json | None = None
+    run: Json | None = None
+
+
+def as_shown(
+    build: Build, *, verification: Json | None = None, cost: Json | None = None, run: Json | None = None
+) -> Shown:
+    """A build, and what is known of it.
+
+    Raises:
+        FileFormatError: A file of the build is damaged.
+        InputError: The verification or the cost is of another network.
+    """
+    nodes = {node["name"]: node["op"] for node in build.report["nodes"]}
+    if verification is not None:
+        _require_known("the verification", (layer["name"] for layer in verification["layers"]), nodes, build)
+    if cost is not None:
+        _require_known("the cost", cost["spikes"], nodes, build)
+    return Shown(build.directory.resolve().name, build.report, _placement(build), verification, cost, run)
+
+
+def run_shown(given: Given, result: Inference, backend: str, chip: Chip | None = None) -> tuple[Json, Json]:
+    """What a recorded run shows, and what it costs.
+
+    Args:
+        given: What ran, and on what.
+        result: With every spike.
+        backend: Where.
+        chip: What it costs on; None for the one that the build was placed on.
+    """
+    program = given.program
+    activity = measure(program, result.spikes)
+    placement = place(program, chip or given.build.chip() or load_chip(DEFAULT))
+    cost = costs.to_json(costs.estimate(program, activity, placement))
+    return observe_run(program, given, result, activity, backend), cost
+
+
+def run_and_show(given: Given, *, chip: Chip | None = None, update: Update) -> tuple[Json, Json]:
+    """Run samples, and tell what the run shows and costs, as :func:`run_shown`.
+
+    Raises:
+        ResformerError: The backend cannot run them.
+    """
+    program, samples = given.program, given.samples
+    require_room_for_spikes(program, len(samples))
+    result = infer(
+        program,
+        samples,
+        open_backend(BACKEND),
+        batch_size=samples_at_once(program, BACKEND, record=True),
+        record=True,
+        progress=lambda done, total: update(f"running in {BACKEND}", done, total),
+    )
+    update("counting potentials", 0, 0)
+    return run_shown(given, result, BACKEND, chip)
+
+
+def read_result(path: Path, kind: str) -> Json:
+    """What ``--json`` wrote.
+
+    Args:
+        path: The file.
+        kind: The format that it must have.
+
+    Raises:
+        FileFormatError: It is something else.
+        OSError: It cannot be read.
+    """
+    versions = {verifications.FORMAT: verifications.FORMAT_VERSION, costs.FORMAT: costs.FORMAT_VERSION}
+    writers = {verifications.FORMAT: "resformer-verify --json", costs.FORMAT: "resformer-run --cost --json"}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileFormatError(f"{path}: no JSON ({error}); name a file that {writers[kind]} wrote") from error
+    if not isinstance(content, dict) or content.get("format") != kind:
+        raise FileFormatError(f"{path}: not what {writers[kind]} writes; name such a file")
+    if content.get("format_version") != versions[kind]:
+        raise FileFormatError(
+            f"{path}: format version {content.get('format_version')}, this resformer reads {versions[kind]}; "
+            f"write it again with {writers[kind]}"
+        )
+    return content
+
+
+def page_data(shown: tuple[Shown, ...]) -> dict[str, Any]:
+    """The JSON that the page embeds and draws everything from."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": resformer.__version__,
+        "builds": [vars(each) for each in shown],
+    }
+
+
+def _require_known(what: str, names: Any, nodes: Mapping[str, str], build: Build) -> None:
+    unknown = [name for name in names if name not in nodes]
+    if unknown:
+        raise InputError(
+            f"{build.directory}: {what} is of another network: this build has no layer {unknown[0]}; "
+            "name the file that was written for this build"
+        )
+
+
+def _placement(build: Build) -> Json | None:
+    """The placement with each core's neurons counted, and where a chip's cores lie."""
+    path = build.directory / PLACEMENT
+    chip = build.chip()
+    if chip is None:
+        return None
+    try:
+        content: Json = json.loads(path.read_text(encoding="utf-8"))
+        layers = [
+            {name: value for name, value in layer.items() if name != "placed"}
+            | {"filled": [_size(core["neurons"]) for core in layer["placed"]]}
+            for layer in content["layers"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path}: damaged ({error}); compile the model again") from error
+    within = np.arange(chip.cores_per_chip)
+    positions = tile_positions(chip, within)
+    return {
+        **content,
+        "layers": layers,
+        "chip_cores": np.column_stack([positions, within % chip.cores_per_tile]).tolist(),
+    }
+
+
+def _size(box: list[list[int]]) -> int:
+    size = 1
+    for first, last in box:
+        size *= last - first
+    return size

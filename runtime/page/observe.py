@@ -1,0 +1,238 @@
+"""What a run shows on the page: rates, spikes, potentials near the threshold, attention over the image."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir import fixedpoint, reference
+from resformer.compiler.ir.program import LIF, Delay, Flatten, Op, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.trace import SpikeTrain
+from resformer.compiler.samples import Samples
+from resformer.compiler.target import LOIHI
+from resformer.runtime.activity import Activity
+from resformer.runtime.encode import encode
+from resformer.runtime.inputs import Given
+from resformer.runtime.run import Inference
+
+IMAGES = 4
+"""Samples that are shown as images, under their attention maps."""
+IMAGE_EDGE_MAX = 112
+"""Larger images are shown in fewer pixels."""
+RASTER_ROWS = 48
+"""Neurons of a population that a raster shows, spread over all of it."""
+RASTER_STEPS = 48
+"""And about how many steps."""
+MARGIN_SAMPLES = 8
+"""Samples whose potentials are counted: the reference interpreter is slow."""
+MARGIN_NEURONS = 4_000_000
+"""Neurons, over samples, beyond which fewer samples are taken."""
+MARGIN_BINS = 40
+MARGIN_RANGE = (0.0, 2.0)
+"""In thresholds."""
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def observe_run(program: Program, given: Given, result: Inference, activity: Activity, backend: str) -> dict[str, Any]:
+    """All that the page shows of a run, as JSON can hold it.
+
+    Args:
+        program: What ran.
+        given: On what.
+        result: With every spike.
+        activity: Counted from it.
+        backend: Where.
+    """
+    labels = None if given.labels is None else given.labels.tolist()
+    shown = min(IMAGES, len(given.samples))
+    return {
+        "backend": backend,
+        "samples": activity.samples,
+        "timesteps": activity.timesteps,
+        "predictions": result.predictions[:shown].tolist(),
+        "labels": None if labels is None else labels[:shown],
+        "accuracy": None if given.labels is None else float(np.mean(result.predictions == given.labels)),
+        "logits": [[round(float(each), 4) for each in row] for row in result.logits[:shown].mean(axis=1)],
+        "clipped": result.clipped,
+        "saturated": dict(result.saturated),
+        "rates": rates(program, activity),
+        "rasters": {name: raster(train) for name, train in result.spikes.items()},
+        "images": images(given.samples, shown),
+        "attention": attention(program, result.spikes, shown),
+        "margins": margins(program, given.samples),
+    }
+
+
+def rates(program: Program, activity: Activity) -> dict[str, list[float]]:
+    """Of each population, the part of its neurons that fire at each step, on average over samples."""
+    return {
+        name: [int(step.sum()) / (activity.samples * math.prod(program[name].shape)) for step in spikes]
+        for name, spikes in activity.spikes.items()
+    }
+
+
+def raster(train: SpikeTrain) -> dict[str, Any]:
+    """Some neurons of a population over samples that follow each other, (rows, samples * T), packed by rows."""
+    steps, samples = train.shape[:2]
+    shown = min(samples, max(RASTER_STEPS // steps, 1))
+    dense = train.dense()[:, :shown].reshape(steps, shown, -1)
+    count = dense.shape[2]
+    rows = np.unique(np.linspace(0, count - 1, min(count, RASTER_ROWS)).round().astype(np.int64))
+    # (T, N, rows) to (rows, N * T): the samples stream
+    bits = dense[:, :, rows].transpose(2, 1, 0).reshape(len(rows), shown * steps)
+    return {
+        "rows": len(rows),
+        "of": count,
+        "samples": shown,
+        "bits": _base64(np.packbits(bits, axis=1)),
+    }
+
+
+def images(samples: Samples, count: int) -> list[dict[str, Any]] | None:
+    """Samples as pixels, each stretched to the full range; None where the input has no area."""
+    values = samples.real(0, count)
+    if values.ndim == 5:
+        values = values.sum(axis=1)
+    rows, columns = values.shape[2:]
+    if min(rows, columns) < 2:
+        return None
+    step = -(-max(rows, columns) // IMAGE_EDGE_MAX)
+    return [_image(each[:, ::step, ::step]) for each in values]
+
+
+def _image(values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    channels, rows, columns = values.shape
+    low, high = float(values.min()), float(values.max())
+    grey = (values - low) / (high - low or 1.0)
+    if channels == 2:
+        # events: one polarity red, the other blue
+        grey = np.stack([grey[0], np.zeros_like(grey[0]), grey[1]])
+    elif channels != 3:
+        grey = np.repeat(grey.mean(axis=0, keepdims=True), 3, axis=0)
+    pixels = np.rint(255 * grey.transpose(1, 2, 0)).astype(np.uint8)
+    return {"rows": rows, "columns": columns, "rgb": _base64(pixels)}
+
+
+def attention(program: Program, spikes: Mapping[str, SpikeTrain], count: int) -> list[dict[str, Any]]:
+    """Where over the image each attention map fires: for each sample and head, over steps and patches.
+
+    A map (heads, patches, H * W) fires at a place of the image once for each patch that attends to it.
+    """
+    found = []
+    for node in program:
+        if not isinstance(node.op, SpikeMatMul) or not node.op.transpose:
+            continue
+        _, rows, columns = _source(program, node.inputs[-1]).shape
+        for name in _fires_after(program, node.name):
+            heads, patches, places = program[name].shape
+            if places != rows * columns:
+                continue
+            fired = spikes[name].dense()[:, :count]
+            part = fired.mean(axis=(0, 3)).reshape(-1, heads, rows, columns)
+            top = float(part.max())
+            found.append(
+                {
+                    "name": name,
+                    "heads": heads,
+                    "patches": patches,
+                    "rows": rows,
+                    "columns": columns,
+                    "highest": top,
+                    "maps": _base64(np.rint(255 * part / (top or 1.0)).astype(np.uint8)),
+                }
+            )
+    return found
+
+
+def _source(program: Program, name: str) -> Any:
+    node = program[name]
+    while isinstance(node.op, Delay | Flatten):
+        node = program[node.inputs[0]]
+    return node
+
+
+def _fires_after(program: Program, name: str) -> Sequence[str]:
+    """The populations that read a node, at once or behind relays."""
+    found: list[str] = []
+    for reader in program.consumers[name]:
+        if reader.name in program.lif_names:
+            found.append(reader.name)
+        elif isinstance(reader.op, Relay | Delay):
+            found += _fires_after(program, reader.name)
+    return found
+
+
+def margins(program: Program, samples: Samples) -> dict[str, Any]:
+    """How far from their thresholds membrane potentials are, before the reset, by the reference interpreter.
+
+    Returns:
+        ``samples``: how many were run. ``bins``, ``low``, ``high``: of the histograms, in thresholds.
+        ``layers``: of each population of plain LIF neurons its ``counts``, how many were ``below`` and ``above`` the
+        range, the ``total``, and how many would change sides if one unit of the input more or less came (``near``).
+    """
+    neurons = sum(math.prod(program[name].shape) for name in program.lif_names)
+    count = max(1, min(len(samples), MARGIN_SAMPLES, MARGIN_NEURONS // max(neurons, 1)))
+    watcher = _Margins(program)
+    reference.run(program, encode(samples.real(0, count), program).values, observe=watcher)
+    return {
+        "samples": count,
+        "bins": MARGIN_BINS,
+        "low": MARGIN_RANGE[0],
+        "high": MARGIN_RANGE[1],
+        "layers": watcher.layers,
+    }
+
+
+class _Margins:
+    """Told what each node of a run computes; integrates each LIF's currents once more and counts its potentials."""
+
+    def __init__(self, program: Program) -> None:
+        self.layers: dict[str, dict[str, Any]] = {}
+        self._program = program
+        self._read_by = {node.inputs[0]: 0 for node in program if isinstance(node.op, LIF)}
+        for node in program:
+            if isinstance(node.op, LIF):
+                self._read_by[node.inputs[0]] += 1
+        self._currents: dict[str, npt.NDArray[np.int64]] = {}
+
+    def __call__(self, name: str, value: npt.NDArray[np.int64]) -> None:
+        op: Op = self._program[name].op
+        if isinstance(op, LIF):
+            source = self._program[name].inputs[0]
+            self.layers[name] = _histogram(op, self._currents[source], value)
+            self._read_by[source] -= 1
+            if not self._read_by[source]:
+                del self._currents[source]
+        if self._read_by.get(name):
+            self._currents[name] = value
+
+
+def _histogram(op: LIF, currents: npt.NDArray[np.int64], spikes: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Count one population's potentials, over all steps, samples and neurons."""
+    bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp).reshape(-1, *(1,) * (currents.ndim - 3))
+    threshold = op.vth << LOIHI.a_shift
+    u = v = np.zeros(currents.shape[1:], dtype=np.int64)
+    counts = np.zeros(MARGIN_BINS, dtype=np.int64)
+    below = above = near = 0
+    for step, current in enumerate(currents):
+        # a threshold out of reach shows the potential before the reset
+        state = fixedpoint.lif_step(u, v, current, bias=bias, vth=2 * LOIHI.vth_mantissa_max, du=op.du, dv=op.dv)
+        fired = spikes[step].astype(bool)
+        assert ((state.v > threshold) == fired).all(), "the potentials are not those that fired"
+        u, v = state.u, np.where(fired, 0, state.v)
+        scaled = state.v / threshold
+        counts += np.histogram(scaled, bins=MARGIN_BINS, range=MARGIN_RANGE)[0]
+        below += int(np.count_nonzero(scaled < MARGIN_RANGE[0]))
+        above += int(np.count_nonzero(scaled > MARGIN_RANGE[1]))
+        near += int(np.count_nonzero(np.abs(state.v - threshold) <= 1 << LOIHI.a_shift))
+    return {"counts": counts.tolist(), "below": below, "above": above, "near": near, "total": int(currents.size)}
+
+
+def _base64(array: npt.NDArray[np.uint8]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")

@@ -1,0 +1,56 @@
+"""The page as a file: a template, its style and its scripts, and the data, all in one and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from resformer.runtime.files import write_atomically
+from resformer.runtime.page.content import Shown, page_data
+
+TEMPLATE = "page.html"
+STYLE = "page.css"
+SCRIPTS = ("dom.js", "pipeline.js", "layers.js", "chip.js", "activity.js", "compare.js", "page.js")
+"""In this order: each uses those before it."""
+
+
+def write_page(shown: tuple[Shown, ...], path: Path) -> None:
+    """Write the page of one build, or the one that compares several.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    text = page(page_data(shown))
+    write_atomically(path, "wb", lambda file: file.write(text.encode("utf-8")))
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """The page as text."""
+    parts = {
+        "title": _title([build["name"] for build in data["builds"]]),
+        "style": _asset(STYLE),
+        "data": embedded(data),
+        "script": "".join(map(_asset, SCRIPTS)),
+    }
+    text = _asset(TEMPLATE)
+    # one split, so that nothing in a part is taken for a mark
+    pieces = text.split("@@")
+    return "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
+
+
+def embedded(data: Mapping[str, Any]) -> str:
+    """JSON that stands in a script element: no text in it can end that element or open another."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _title(names: list[str]) -> str:
+    return html.escape(" · ".join(names))
+
+
+def _asset(name: str) -> str:
+    return resources.files("resformer.runtime.page").joinpath("assets", name).read_text(encoding="utf-8")

@@ -1,0 +1,162 @@
+"""The page in a real browser: no errors, nothing loaded, and the numbers of the build's own files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resformer.compiler.cli import main as compile_main
+from resformer.runtime.cli import verify_main
+from resformer.runtime.page.cli import main as report_main
+from support.builds import Tiny, read_json
+
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+OPEN_TIMEOUT_MS = 300_000
+
+HOSTILE = "<script>window.broken=1</script><img src=x onerror=window.broken=1>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    path = os.environ.get("RESFORMER_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed, and RESFORMER_BROWSER names none")
+    # Chromium's sandbox refuses root, which is who runs in containers; it opens files of ours alone
+    options = {"executable_path": path, "args": ["--no-sandbox"], "timeout": OPEN_TIMEOUT_MS}
+    with playwright.sync_playwright() as running, running.chromium.launch(**options) as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """A function that opens a page; at the end it must have logged nothing, failed in nothing, and loaded nothing."""
+    said: list[str] = []
+    opened = []
+
+    def open_(path: Path, **options: Any) -> Any:
+        page = browser.new_page(**options)
+        page.set_default_timeout(OPEN_TIMEOUT_MS)
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("request", lambda each: None if each.url.startswith(("file:", "data:")) else said.append(each.url))
+        page.goto(path.as_uri())
+        opened.append(page)
+        return page
+
+    yield open_
+    for page in opened:
+        page.close()
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """A folder with the MNIST example's build, its verification and its page."""
+    folder, images = tmp_path_factory.mktemp("mnist"), mnist_checkpoint.parent / "test_images.npy"
+    build, result = folder / "build", folder / "r.json"
+    assert compile_main([str(mnist_checkpoint), "--target", "sim", "-o", str(build), "--quiet"]) == 0
+    given = [str(build), "--input", str(images), "--samples", "2"]
+    assert verify_main([*given, "--backend", "sim", "--json", str(result)]) == 0
+    assert report_main([*given, "--verify", str(result), "-o", str(folder / "report.html")]) == 0
+    return folder
+
+
+def value_at(report: Any, path: str) -> Any:
+    for key in path.split("."):
+        report = report[key]
+    return report
+
+
+@pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"viewport": {"width": 400, "height": 800}}])
+def test_mnist_opens_without_errors(mnist: Path, open_page: Callable[..., Any], options: dict[str, Any]) -> None:
+    assert (mnist / "report.html").stat().st_size < 5e6
+    page = open_page(mnist / "report.html", **options)
+    assert page.locator("#verdict").inner_text() == "Equivalent"
+    assert page.locator("main > section").count() == 10
+    assert page.locator(".empty").count() == 0
+    # the page does not scroll sideways; wide figures do so in their own frames
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator("button.theme").click()
+    dark = "color_scheme" in options
+    assert page.evaluate("document.documentElement.dataset.theme") == ("light" if dark else "dark")
+
+
+def test_its_numbers_are_those_of_the_files(mnist: Path, open_page: Callable[..., Any]) -> None:
+    page, report = open_page(mnist / "report.html"), read_json(mnist / "build" / "report.json")
+    shown = {each.get_attribute("data-key"): each for each in page.locator("[data-key]").all()}
+    for path in ("timesteps", "totals.parameters", "totals.neurons", "totals.synapses", "placement.cores"):
+        expected = value_at(report, path)
+        assert shown[path].get_attribute("data-value") == str(expected)
+        assert shown[path].inner_text() == f"{expected:,}"
+    rows = page.locator("table.layers tbody tr")
+    assert rows.count() == len(report["placement"]["layers"])
+    cores = {layer["name"]: f"{layer['cores']:,}" for layer in report["placement"]["layers"]}
+    heading = [each.split("\n")[0].strip() for each in page.locator("table.layers thead th").all_inner_texts()]
+    at = heading.index("cores")
+    for row in rows.all():
+        cells = row.locator("td").all_inner_texts()
+        assert cells[at] == cores[cells[1]]
+    total = page.locator("table.layers tfoot td").nth(at).inner_text()
+    assert total == f"{report['placement']['cores']:,}"
+    verification = read_json(mnist / "r.json")
+    for text, check in zip(
+        page.locator(".checks .note:nth-of-type(3)").all_inner_texts(), verification["checks"].values(), strict=True
+    ):
+        expected = f"{check['mismatched']:,} of {check['compared']:,} differ" if check else "not run"
+        assert expected in text or not check
+
+
+def test_headings_sort(mnist: Path, open_page: Callable[..., Any]) -> None:
+    page = open_page(mnist / "report.html")
+    heads = page.locator("table.layers thead th")
+    titles = heads.all_inner_texts()
+    at = titles.index("energy")
+
+    def column() -> list[float]:
+        return page.locator(f"table.layers tbody td:nth-child({at + 1})").evaluate_all(
+            "cells => cells.map(cell => Number(cell.dataset.value))"
+        )
+
+    before = column()
+    for order, reverse in (("descending", True), ("ascending", False)):
+        heads.nth(at).locator("button").click()
+        assert heads.nth(at).get_attribute("aria-sort") == order
+        assert column() == sorted(before, reverse=reverse) != before
+
+
+def test_a_build_alone_says_what_is_missing(tiny: Tiny, tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    assert report_main([str(tiny.build), "-o", str(tmp_path / "r.html")]) == 0
+    page = open_page(tmp_path / "r.html")
+    assert page.locator(".verdict .word").inner_text() == "Not verified"
+    missing = page.locator(".empty").all_inner_texts()
+    assert len(missing) == 5
+    assert all("resformer-" in text for text in missing)
+
+
+def test_comparison_opens(tiny: Tiny, tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    other, path = tiny.copied_build(tmp_path), tmp_path / "r.html"
+    given = ["--input", str(tiny.images), "--samples", "2"]
+    assert report_main([str(tiny.build), str(other), *given, "-o", str(path)]) == 0
+    page = open_page(path)
+    assert page.locator("table.compare tbody tr").count() > 10
+    assert "No measured number differs" in page.locator("#bars").inner_text()
+
+
+def test_hostile_names_are_shown_and_do_nothing(tiny: Tiny, tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    build = tiny.copied_build(tmp_path)
+    for name in ("report.json", "placement.json"):
+        text = (build / name).read_text()
+        first = read_json(tiny.build / "report.json")["nodes"][1]["name"]
+        (build / name).write_text(text.replace(json.dumps(first), json.dumps(HOSTILE)))
+    assert report_main([str(build), "-o", str(tmp_path / "r.html")]) == 0
+    page = open_page(tmp_path / "r.html")
+    assert page.evaluate("window.broken") is None
+    assert page.locator("table.layers").get_by_text(HOSTILE, exact=True).count() == 1
+    assert page.locator("img").count() == 0

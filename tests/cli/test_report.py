@@ -1,0 +1,128 @@
+"""``resformer-report`` as a user runs it, and ``--report`` of the other commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from resformer.runtime.cli import run_main, verify_main
+from resformer.runtime.page.cli import main
+from support.builds import Tiny, read_json
+from support.pages import read_page
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>&amp;'\""
+
+
+def test_a_build_alone(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "report.html"
+    assert main([str(tiny.build), "-o", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out
+    data, tags, texts = read_page(page)
+    (build,) = data["builds"]
+    assert build["report"] == read_json(tiny.build / "report.json")
+    placement = read_json(tiny.build / "placement.json")
+    for shown, layer in zip(build["placement"]["layers"], placement["layers"], strict=True):
+        sizes = [box["neurons"] for box in layer.pop("placed")]
+        assert shown.pop("filled") == [(a[1] - a[0]) * (b[1] - b[0]) * (c[1] - c[0]) for a, b, c in sizes]
+        assert shown == layer
+    cores = build["placement"]["chip_cores"]
+    assert len(cores) == len(set(map(tuple, cores))) == placement["chip"]["constants"]["cores_per_chip"]["value"]
+    assert (build["run"], build["cost"], build["verification"]) == (None, None, None)
+    assert texts["title"] == tiny.build.name
+    # nothing is loaded from elsewhere
+    links = [value for _, attributes in tags for key, value in attributes.items() if key in ("src", "href")]
+    assert links == ["data:,"]
+    assert page.stat().st_size < 5e6
+
+
+def test_a_run_shows_what_the_commands_say(tiny: Tiny, tmp_path: Path) -> None:
+    page, cost = tmp_path / "report.html", tmp_path / "c.json"
+    given = ["--input", str(tiny.images), "--labels", str(tiny.labels), "--samples", "3"]
+    assert main([str(tiny.build), *given, "-o", str(page)]) == 0
+    assert run_main([str(tiny.build), *given, "--backend", "sim", "--cost", "--json", str(cost)]) == 0
+    build = read_page(page)[0]["builds"][0]
+    assert build["cost"] == read_json(cost)
+    assert build["run"]["samples"] == 3
+    steps, samples = build["run"]["timesteps"], build["cost"]["samples"]
+    for node in build["report"]["nodes"]:
+        if node["op"] != "LIF":
+            continue
+        size = 1
+        for edge in node["shape"]:
+            size *= edge
+        spikes = build["cost"]["spikes"][node["name"]]
+        assert build["run"]["rates"][node["name"]] == pytest.approx([each / size for each in spikes], rel=1e-12)
+        margin = build["run"]["margins"]["layers"][node["name"]]
+        assert margin["total"] == size * steps * samples
+        assert sum(margin["counts"]) + margin["below"] + margin["above"] == margin["total"]
+
+
+def test_the_other_commands_write_it_too(tiny: Tiny, tmp_path: Path) -> None:
+    given = [str(tiny.build), "--input", str(tiny.images), "--samples", "2", "--backend", "sim"]
+    by_run, by_verify, result = tmp_path / "run.html", tmp_path / "verify.html", tmp_path / "r.json"
+    assert run_main([*given, "--report", str(by_run)]) == 0
+    assert verify_main([*given, "--report", str(by_verify), "--json", str(result)]) == 0
+    ran, verified = (read_page(path)[0]["builds"][0] for path in (by_run, by_verify))
+    assert ran["run"] == verified["run"]
+    assert ran["verification"] is None
+    assert verified["verification"] == read_json(result)
+    assert main([str(tiny.build), "--verify", str(result), "-o", str(tmp_path / "again.html")]) == 0
+    assert read_page(tmp_path / "again.html")[0]["builds"][0]["verification"] == read_json(result)
+
+
+def test_several_builds_are_compared(tiny: Tiny, tmp_path: Path) -> None:
+    page, other = tmp_path / "compared.html", tiny.copied_build(tmp_path)
+    given = ["--input", str(tiny.images), "--samples", "2"]
+    assert main([str(tiny.build), str(other), *given, "-o", str(page)]) == 0
+    data, _, texts = read_page(page)
+    assert [build["run"]["samples"] for build in data["builds"]] == [2, 2]
+    assert texts["title"] == f"{tiny.build.name} · {other.name}"
+
+
+def test_hostile_names_stay_text(tiny: Tiny, tmp_path: Path) -> None:
+    page, build = tmp_path / "report.html", tiny.copied_build(tmp_path)
+    report = read_json(build / "report.json")
+    assert main([str(tiny.build), "-o", str(tmp_path / "plain.html")]) == 0
+    report["nodes"][3]["name"] = report["source"]["file"] = HOSTILE
+    (build / "report.json").write_text(json.dumps(report))
+    evil = build.rename(tmp_path / "<b>&")
+    assert main([str(evil), "-o", str(page)]) == 0
+    data, tags, texts = read_page(page)
+    assert data["builds"][0]["report"]["nodes"][3]["name"] == HOSTILE
+    assert [tag for tag, _ in tags] == [tag for tag, _ in read_page(tmp_path / "plain.html")[1]]
+    assert texts["title"] == "<b>&"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--samples", "2"], 2, "--samples: goes with --input"),
+        (["--chip", "loihi1"], 2, "--chip: goes with --input"),
+        (["--verify", "a.json", "--verify", "b.json"], 2, "--verify: 2 files for 1 builds"),
+        (["--verify", "{bad}"], 1, "no JSON"),
+        (["--cost", "{wrong}"], 1, "not what resformer-run --cost --json writes"),
+        (["--cost", "{old}"], 1, "format version 0, this resformer reads 1"),
+        (["--cost", "{other}"], 1, "this build has no layer stranger"),
+        (["--input", "{absent}"], 1, "no such file"),
+    ],
+)
+def test_bad_input(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
+) -> None:
+    texts = {
+        "bad": "{",
+        "wrong": '{"format": "resformer-verification"}',
+        "old": '{"format": "resformer-cost", "format_version": 0}',
+        "other": '{"format": "resformer-cost", "format_version": 1, "spikes": {"stranger": []}}',
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    paths = {name: tmp_path / f"{name}.json" for name in (*texts, "absent")}
+    page = tmp_path / "report.html"
+    assert main([str(tiny.build), *(each.format(**paths) for each in arguments), "-o", str(page)]) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not page.exists()
