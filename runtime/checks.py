@@ -17,7 +17,7 @@ from resformer.compiler.build_report import real_weight
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import half_rows
-from resformer.compiler.ir.program import LIF, NEURONS, RECORDED, Conv2d, Dense, Program, SpikeMatMul
+from resformer.compiler.ir.program import LIF, NEURONS, RECORDED, Conv2d, CubaLIF, Dense, Program, SpikeMatMul
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI
@@ -224,14 +224,19 @@ def _current_observer(
     """Notes where a neuron of the program is given another current than in SpikingJelly."""
     program = batch.network.program
     readers = {
-        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, LIF)] for node in program
+        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, NEURONS)]
+        for node in program
     }
 
     def observe(name: str, value: IntArray) -> None:
         for reader in readers[name]:
-            assert isinstance(reader.op, LIF)
-            bias = fixedpoint.scale_bias(reader.op.bias_mant, reader.op.bias_exp)
-            given = value * UNIT + bias.reshape(-1, *(1,) * (value.ndim - 3))
+            if isinstance(reader.op, LIF):
+                bias = fixedpoint.scale_bias(reader.op.bias_mant, reader.op.bias_exp)
+                bias = bias.reshape(-1, *(1,) * (value.ndim - 3))
+            else:
+                assert isinstance(reader.op, CubaLIF)
+                bias = reader.op.u_bias.astype(np.int64)
+            given = value * UNIT + bias
             differ[reader.name] = np.abs(given - expected[reader.name]) >= CURRENT_TOLERANCE
 
     return observe

@@ -17,8 +17,17 @@ import torch
 
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import HELD_BIAS, POOL_AREA, Add, BatchNorm2d, MaxPool2d, collapse, half_rows
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Output, Program, SpikeMatMul
+from resformer.compiler.ir.primitives import (
+    HELD_BIAS,
+    POOL_AREA,
+    Add,
+    BatchNorm2d,
+    DiscreteCubaLIF,
+    MaxPool2d,
+    collapse,
+    half_rows,
+)
+from resformer.compiler.ir.program import LIF, NEURONS, Conv2d, CubaLIF, Dense, Output, Program, SpikeMatMul
 from resformer.compiler.target import LOIHI
 
 Float64Array = npt.NDArray[np.float64]
@@ -109,8 +118,8 @@ def quantized_module_state(
                 put(f"{node.name}.weight", _real_weight(program, node.name))
                 # the classifier's bias was multiplied by the area of the pool before it, which divides the output
                 put(f"{node.name}.bias", node.op.bias * 2.0**-node.op.signal.scale_exp / output.divisor)
-            case LIF(dv=dv) if f"{node.name}.w" in state:
-                decay = dv / LOIHI.decay_unity
+            case LIF(dv=dv) | CubaLIF(dv=dv) if f"{node.name}.w" in state:
+                decay = float(np.unique(dv).item()) / LOIHI.decay_unity
                 put(f"{node.name}.w", math.log(decay / (1 - decay)))
             case _:
                 pass
@@ -129,12 +138,16 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     and something on the way to each population must hold a bias for the shift of ties.
     """
     for node in program:
-        if not isinstance(node.op, LIF):
+        if not isinstance(node.op, NEURONS):
             continue
         neurons, scale = folded[node.name].op, 2.0 ** program[node.inputs[0]].op.signal.scale_exp
         if (collapse(neurons.v_threshold) * scale != node.op.vth).any():
             return f"the threshold of {node.name} is rounded"
-        if isinstance(neurons, nir.LIF) and node.op.dv * neurons.metadata["tau_steps"] != LOIHI.decay_unity:
+        if isinstance(neurons, DiscreteCubaLIF):
+            decay = collapse(neurons.mem_decay)
+        else:
+            decay = np.asarray(1 / neurons.metadata["tau_steps"] if isinstance(neurons, nir.LIF) else 0.0)
+        if (decay * LOIHI.decay_unity != node.op.dv).any():
             return f"the decay of {node.name} is rounded"
         if not _holds_bias(imported, imported[node.name].inputs[0]):
             return f"no bias on the way to {node.name} can hold the shift of ties"

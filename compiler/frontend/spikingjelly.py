@@ -11,6 +11,7 @@ import torch
 from spikingjelly.activation_based import neuron
 
 from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.neurons import HARD, SOFT
 from resformer.compiler.ir.primitives import BatchNorm2d, constant
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import UnsupportedError
@@ -19,8 +20,6 @@ Float64Array = npt.NDArray[np.float64]
 
 DT = 1e-4
 """Seconds a step. NIR's neurons live in continuous time; this makes dt / tau exactly 1/2 for tau = 2 steps."""
-FIRES = {"reset": "hard", "fires_at": ">="}
-"""What NIR leaves open about neurons, as SpikingJelly's are."""
 
 
 class Draft:
@@ -72,24 +71,21 @@ def average_pool(kernel: tuple[int, int], stride: tuple[int, int], padding: tupl
 
 
 def neurons(name: str, node: neuron.BaseNode, shape: Shape) -> nir.LIF | nir.IF:
-    """A population with hard reset in NIR's terms, its tau in seconds.
+    """A population in NIR's terms, its tau in seconds.
 
     Where the input does not decay, SpikingJelly computes ``v - (v - v_reset) / tau + x`` and NIR's form
     ``v + (v_reset - v + tau * x) / tau``: the same but for the last bit, and that too where tau is a power of two.
 
     Raises:
-        UnsupportedError: They are of another type, reset softly, or fire at rest.
+        UnsupportedError: They are of another type, or fire at rest.
     """
-    if node.v_reset is None:
-        raise UnsupportedError(f"{name}: resets softly (v_reset=None), and Loihi's LIFReset to a value; train with one")
-    if not node.v_threshold > node.v_reset:
-        raise UnsupportedError(
-            f"{name}: its threshold {node.v_threshold:g} is not above v_reset, {node.v_reset:g}; raise it"
-        )
-    threshold, reset = (constant(float(value), shape) for value in (node.v_threshold, node.v_reset))
+    base = 0.0 if node.v_reset is None else float(node.v_reset)
+    if not node.v_threshold > base:
+        raise UnsupportedError(f"{name}: its threshold {node.v_threshold:g} is not above its reset, {base:g}; raise it")
+    threshold, reset = constant(float(node.v_threshold), shape), constant(base, shape)
+    metadata: dict[str, str | float] = {"reset": SOFT if node.v_reset is None else HARD, "fires_at": ">="}
     if type(node) is neuron.IFNode:
-        return nir.IF(r=constant(1 / DT, shape), v_threshold=threshold, v_reset=reset, metadata=dict(FIRES))
-    metadata: dict[str, str | float] = dict(FIRES)
+        return nir.IF(r=constant(1 / DT, shape), v_threshold=threshold, v_reset=reset, metadata=metadata)
     if type(node) is neuron.LIFNode:
         steps = float(node.tau)
     elif type(node) is neuron.ParametricLIFNode:

@@ -295,9 +295,7 @@ class Program(Graph[Op]):
         fractional bits, or of those that its bias leaves free, and they must not run out. A decay of 1/2 takes one; an
         IF's takes none.
         """
-        if any(isinstance(node.op, CubaLIF) for node in self.nodes):
-            return False
-        return all(_stays_whole(node.op, self.timesteps - 1) for node in self.nodes if isinstance(node.op, LIF))
+        return all(_stays_whole(node.op, self.timesteps - 1) for node in self.nodes if isinstance(node.op, NEURONS))
 
     @property
     def lif_names(self) -> tuple[str, ...]:
@@ -305,13 +303,21 @@ class Program(Graph[Op]):
         return tuple(node.name for node in self.nodes if isinstance(node.op, NEURONS))
 
 
-def _stays_whole(op: LIF, decays: int) -> bool:
-    """Whether so many decays, by a power of two or none, leave potentials of whole inputs and this bias untruncated."""
-    if op.dv & (op.dv - 1):
-        return False
-    taken = decays * ((LOIHI.decay_unity // op.dv).bit_length() - 1) if op.dv else 0
-    bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp)
-    return op.du == LOIHI.du_no_memory and taken <= LOIHI.a_shift and not (bias % 2**taken).any()
+def _stays_whole(op: LIF | CubaLIF, decays: int) -> bool:
+    """Whether so many decays, by a power of two or none, leave potentials of whole inputs and these biases untruncated.
+
+    The current must have no memory, whose own decay would be truncated too.
+    """
+    added = (
+        [fixedpoint.scale_bias(op.bias_mant, op.bias_exp)] if isinstance(op, LIF) else [op.u_bias, op.v_bias, op.v_drop]
+    )
+    taken = 0
+    for dv in np.unique(op.dv).tolist():
+        if dv & (dv - 1):
+            return False
+        taken = max(taken, decays * ((LOIHI.decay_unity // dv).bit_length() - 1) if dv else 0)
+    forgets = bool((np.asarray(op.du) == LOIHI.du_no_memory).all())
+    return forgets and taken <= LOIHI.a_shift and not any((each % 2**taken).any() for each in added)
 
 
 def hop_steps(op: Op) -> int:

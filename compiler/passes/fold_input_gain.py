@@ -6,6 +6,7 @@ import nir
 import numpy as np
 
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.neurons import HARD, discrete
 from resformer.compiler.ir.primitives import collapse
 
 
@@ -14,13 +15,17 @@ def fold_input_gain(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
     With g = r * dt / tau (of an IF, r * dt), V = (v - v_reset) / g follows
     V' = V * (1 - dt / tau) + I + (v_leak - v_reset) * dt / tau / g, fires at (v_threshold - v_reset) / g and resets to
-    0. For SpikingJelly's LIF with tau = 2 steps, g = 1/2 and the threshold becomes 2; nothing is rounded.
+    0. For SpikingJelly's LIF with tau = 2 steps, g = 1/2 and the threshold becomes 2; nothing is rounded. Neurons that
+    reset by subtraction become neurons in steps, measured alike (``ir.neurons``).
     """
     dt = float(graph.metadata["dt"])
     edit = graph.edit()
     for node in graph:
         neurons = node.op
         if not isinstance(neurons, nir.LIF | nir.IF):
+            continue
+        if neurons.metadata["reset"] != HARD:
+            edit.set_op(node.name, discrete(node.name, neurons, dt, node.shape))
             continue
         leaks = isinstance(neurons, nir.LIF)
         rate = dt / collapse(neurons.tau) if leaks else dt

@@ -115,11 +115,24 @@ def test_lava_fires_the_modules_spikes(case: Case) -> None:
         (lambda: neuron.LIFNode(tau=2.0, decay_input=False), True),
         (lambda: neuron.LIFNode(v_threshold=0.75, v_reset=-0.25), True),
         (lambda: neuron.ParametricLIFNode(init_tau=2.0), True),
+        (lambda: neuron.IFNode(v_reset=None), True),
+        (lambda: neuron.LIFNode(v_reset=None, decay_input=False), True),
+        (lambda: neuron.ParametricLIFNode(init_tau=3.0, v_reset=None), False),
         (lambda: neuron.LIFNode(tau=3.0, v_threshold=0.6), False),
         (lambda: neuron.ParametricLIFNode(init_tau=1.7, decay_input=False), False),
         (lambda: neuron.IFNode(v_threshold=0.7), False),
     ],
-    ids=["no decay of input", "reset below zero", "PLIF of tau 2", "tau 3", "PLIF", "threshold that is not dyadic"],
+    ids=[
+        "no decay of input",
+        "reset below zero",
+        "PLIF of tau 2",
+        "soft IF",
+        "soft LIF",
+        "soft PLIF",
+        "tau 3",
+        "PLIF",
+        "threshold that is not dyadic",
+    ],
 )
 def test_neurons_of_every_kind(make: MakeNeuron, *, exact: bool) -> None:
     case = CASES["membrane"]

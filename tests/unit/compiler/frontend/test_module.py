@@ -247,8 +247,8 @@ def test_what_has_no_lowering_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("neurons", "words"),
     [
-        ({"v_reset": None}, "sn: resets softly"),
-        ({"v_reset": 1.0}, "not above v_reset"),
+        ({"v_threshold": 0.0, "v_reset": None}, "sn: its threshold 0 is not above its reset, 0"),
+        ({"v_reset": 1.0}, "sn: its threshold 1 is not above its reset, 1"),
     ],
 )
 def test_neurons_without_a_lowering_are_refused(neurons: dict[str, object], words: str) -> None:
