@@ -33,8 +33,8 @@ from resformer.compiler.passes.sum_pools import sum_pools
 from resformer.compiler.passes.weigh_spikes import weigh_spikes
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.samples import check_samples
-from resformer.errors import InputError, ResformerError
-from resformer.models.checkpoint import build_model, check_rates, load_checkpoint
+from resformer.errors import FileFormatError, InputError, ResformerError
+from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint
 from resformer.models.spikingresformer import Architecture
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class Source:
         image_size: Edge of the input, in pixels.
         parameters: How many numbers were trained.
         module: The module in memory, if it was one.
+        plan: By which a checkpoint was fine-tuned, and is quantized; None of others.
     """
 
     path: Path | None
@@ -137,6 +138,7 @@ class Source:
     image_size: int
     parameters: int
     module: ModuleSource | None = None
+    plan: QuantizationPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Compilation:
         folded: The float graph after all float passes.
         quantized: The integers, each synapse with its own bias: what ``quantized.pt`` is written from.
         program: The integers, scheduled: what runs.
-        ranges: The magnitudes that scales were chosen from, by node.
+        ranges: The magnitudes that scales were chosen from, by node; empty where the checkpoint brought a plan.
         plan: The scales, widths and exponents.
         placement: The program on neurocores, which it may exceed (``Placement.require``); None if no chip was named.
     """
@@ -230,18 +232,39 @@ def _compile(
     for float_pass in float_passes:
         graph = step.run(float_pass, graph)
 
-    measured = options.calibration is not None
-    if options.calibration is None:
-        ranges = estimated_ranges(graph)
+    if source.plan is None:
+        ranges, plan = _choose_plan(graph, options)
     else:
-        ranges = measured_ranges(graph, check_samples(options.calibration, graph, "calibration").real())
-    plan = choose_plan(graph, ranges, options.quantization, measured=measured)
+        ranges, plan = {}, _checked(source.plan, graph, source.path)
     quantized = step.done("quantize", quantize(graph, plan))
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = step.run(integer_pass, program)
     placement = None if options.chip is None else place(program, options.chip)
     return Compilation(source, graph, quantized, program, ranges, plan, placement)
+
+
+def _choose_plan(graph: Graph[nir.NIRNode], options: CompileOptions) -> tuple[dict[str, float], QuantizationPlan]:
+    """The magnitudes of currents, and the plan that suits them."""
+    measured = options.calibration is not None
+    if options.calibration is None:
+        ranges = estimated_ranges(graph)
+    else:
+        ranges = measured_ranges(graph, check_samples(options.calibration, graph, "calibration").real())
+    return ranges, choose_plan(graph, ranges, options.quantization, measured=measured)
+
+
+def _checked(plan: QuantizationPlan, graph: Graph[nir.NIRNode], path: Path | None) -> QuantizationPlan:
+    """The plan that a checkpoint brought, if it is one for its network.
+
+    Raises:
+        FileFormatError: It is not.
+    """
+    try:
+        plan.check_fits(graph)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+    return plan
 
 
 def is_nir(path: Path) -> bool:
@@ -270,7 +293,34 @@ def _import_checkpoint(path: Path, options: CompileOptions) -> tuple[Source, Gra
     check_rates(checkpoint.state)
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)
     parameters = sum(each.numel() for each in model.parameters())
-    return Source(path, model.architecture, model.image_size, parameters), import_model(model)
+    graph, plan = import_model(model), _brought_plan(checkpoint, options)
+    return Source(path, model.architecture, model.image_size, parameters, plan=plan), graph
+
+
+def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> QuantizationPlan | None:
+    """The plan by which a checkpoint was fine-tuned, if it was.
+
+    Raises:
+        FileFormatError: It is damaged.
+        InputError: An option asks for another.
+    """
+    if checkpoint.quantization is None:
+        return None
+    try:
+        plan = QuantizationPlan.from_text(checkpoint.quantization)
+    except FileFormatError as error:
+        raise FileFormatError(f"{checkpoint.path}: {error}") from error
+    if options.quantization != QuantizationConfig() or options.calibration is not None:
+        raise InputError(
+            f"{checkpoint.path}: was fine-tuned for the weights' widths and scales that it holds; leave out "
+            "--calibration and all options that choose them"
+        )
+    if options.image_size not in (None, checkpoint.image_size):
+        raise InputError(
+            f"{checkpoint.path}: was fine-tuned for images of {checkpoint.image_size}x{checkpoint.image_size}; leave "
+            "out --input-size"
+        )
+    return plan
 
 
 def _import_module(

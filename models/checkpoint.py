@@ -51,6 +51,7 @@ class Checkpoint:
         source_format: how the file was laid out.
         timesteps: T, which no tensor tells: what the file says, or ``default_timesteps``.
         image_size: edge of the square input, in pixels, likewise.
+        quantization: the plan by which the network was fine-tuned, as text that the compiler reads; None of others.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Checkpoint:
     source_format: SourceFormat
     timesteps: int
     image_size: int
+    quantization: str | None = None
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -85,6 +87,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         _check_values(state)
         timesteps = _note(notes, "timesteps", default_timesteps(architecture))
         image_size = _note(notes, "image_size", default_image_size(architecture))
+        quantization = notes.get("quantization")
+        if quantization is not None and not isinstance(quantization, str):
+            raise FileFormatError(
+                f"'quantization' is a {type(quantization).__name__}: must be the text that fine-tuning wrote; "
+                "save it again without that entry"
+            )
     except ResformerError as error:
         raise type(error)(f"{path}: {error}") from error
     return Checkpoint(
@@ -94,6 +102,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         source_format=source_format,
         timesteps=timesteps,
         image_size=image_size,
+        quantization=quantization,
     )
 
 

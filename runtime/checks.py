@@ -48,6 +48,8 @@ class Network:
             without the original.
         original: The checkpoint or module in SpikingJelly, or the NIR file as it was imported; None if not given.
         quantized: The quantized checkpoint in SpikingJelly; None where the source is a NIR file.
+        fine_tuned: Whether the original was fine-tuned for this program's integers, its input's included, so that it is
+            given what the program is.
         folded: The one of ``graphs`` after all float passes, if each layer's own error is to be measured; else None.
         inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
         pool_areas: Of each layer of the program that reads a sum in place of a mean, how many values it is of.
@@ -57,6 +59,7 @@ class Network:
     graphs: Mapping[str, Graph[nir.NIRNode]]
     original: TorchNetwork | NirNetwork | None
     quantized: TorchNetwork | None
+    fine_tuned: bool = False
     folded: Graph[nir.NIRNode] | None = None
     inexact: str = ""
     pool_areas: Mapping[str, int] = field(default_factory=dict)
@@ -125,7 +128,7 @@ class Tally:
 
 @dataclass
 class _Batch:
-    """One batch and what is known about it so far."""
+    """One batch and what is known about it so far; ``samples`` are what the original is given."""
 
     network: Network
     samples: Float64Array
@@ -153,7 +156,8 @@ def check_batch(network: Network, samples: Samples, start: int, stop: int, backe
     real = samples.real(start, stop)
     encoded = encode(real, program)
     tally.clipped = encoded.clipped
-    batch = _Batch(network, real, encoded.values, range(start, stop), tally)
+    given = decode(encoded.values, program) if network.fine_tuned else real
+    batch = _Batch(network, given, encoded.values, range(start, stop), tally)
     if network.original is not None:
         _compare_float_graphs(batch, network.original)
     quantized = None if network.quantized is None else _run_quantized(batch, network.quantized)

@@ -79,8 +79,10 @@ def float_divergence(
     samples: Samples,
 ) -> Divergence:
     """Where a float graph leaves the checkpoint, or the network as its file has it (E1)."""
-    sample, shape = samples.real(place.sample, place.sample + 1), program[layer].shape
-    index = int(np.ravel_multi_index(place.neuron, shape))
+    sample = samples.real(place.sample, place.sample + 1)
+    if isinstance(original, TorchNetwork) and original.fine_tuned:
+        sample = decode(encode(sample, program).values, program)
+    index = int(np.ravel_multi_index(place.neuron, program[layer].shape))
     given = _currents(original, layer, sample)
     caught: dict[str, torch.Tensor] = {}
     float_interpreter.run(graph, sample, observe=caught.__setitem__)

@@ -18,10 +18,23 @@ import numpy.typing as npt
 import torch
 
 from resformer.compiler.build_report import real_weight
-from resformer.compiler.ir import fixedpoint, float_interpreter
+from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import collapse
-from resformer.compiler.ir.program import LIF, Add, Conv2d, Delay, Dense, Input, Output, Program, Relay, SignalKind
+from resformer.compiler.ir.program import (
+    LIF,
+    NEURONS,
+    Add,
+    Conv2d,
+    CubaLIF,
+    Delay,
+    Dense,
+    Input,
+    Output,
+    Program,
+    Relay,
+    SignalKind,
+)
 from resformer.compiler.target import LOIHI
 from resformer.runtime.encode import real_logits
 
@@ -214,7 +227,7 @@ def _source(program: Program, name: str) -> str:
 def _front(program: Program, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
     """The synapses in front of a node, and the populations whose current its own contains."""
     node = program[name]
-    if isinstance(node.op, (LIF, Input)):
+    if isinstance(node.op, (*NEURONS, Input)):
         return set(), set()
     if name in heads:
         return set(), {heads[name]}
@@ -261,7 +274,7 @@ class LocalComparison:
     def keep(self, name: str, value: npt.NDArray[np.int64]) -> None:
         """Take note of a node's value in the program, whose populations are overridden by the original's spikes."""
         readers = self._program.consumers[name]
-        if name in self._kept_synapses or any(isinstance(reader.op, LIF) for reader in readers):
+        if name in self._kept_synapses or any(isinstance(reader.op, NEURONS) for reader in readers):
             self._values[name] = value.astype(np.int32)
 
     def compare(
@@ -305,18 +318,21 @@ class LocalComparison:
             quantized: Its spikes in the whole quantized network.
         """
         node, tally = self._program[name], self.tallies[self._populations[name]]
-        lif, source = node.op, self._program[node.inputs[0]]
-        assert isinstance(lif, LIF)
+        neurons, source = node.op, self._program[node.inputs[0]]
+        assert isinstance(neurons, NEURONS)
         unit = 2.0**-source.op.signal.scale_exp
-        bias = fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp) / (1 << LOIHI.a_shift)
-        current = (self._values[source.name] + bias.reshape(-1, *(1,) * (given.ndim - 3))) * unit
+        arriving = self._values[source.name]
+        current = (arriving + _input_bias(neurons, given.ndim - 2)) * unit
+        carried = self._carried(source.name, self._errors)
         if name in self._streams:
             self._given[name], self._errors[name] = given, current - given
-        current = current - self._carried(source.name, self._errors)
+        # to whole units, as the program's neurons take them
+        alone = arriving - np.rint(np.divide(carried, unit)).astype(np.int64)
+        fired = np.stack([step.spikes for step in reference.fire(neurons, np.clip(alone, -LOIHI.a_max, LOIHI.a_max))])
         made = given - self._carried(source.name, self._given)
-        threshold, original_threshold = lif.vth * unit, self._threshold(name)
-        tally.add_errors(current / threshold - given / original_threshold, made / original_threshold)
-        tally.add_spikes(_fire(current, threshold, keep=1 - lif.dv / LOIHI.decay_unity), original, quantized)
+        threshold, original_threshold = _positive(neurons.vth * unit), self._threshold(name)
+        tally.add_errors((current - carried) / threshold - given / original_threshold, made / original_threshold)
+        tally.add_spikes(fired, original, quantized)
 
     def _carried(self, name: str, values: Mapping[str, Float64Array]) -> Float64Array | float:
         """What a sum owes to the populations before it on its stream, of whose currents these are values."""
@@ -335,12 +351,12 @@ class LocalComparison:
         made = given - self._graph[name].op.bias.reshape(-1, *(1,) * (given.ndim - 3))
         error = self._values[name] * 2.0**-node.op.signal.scale_exp - made
         # in thresholds of the populations on its stream
-        unit = max((self._threshold(stream) for stream in layer.streams), default=1.0)
+        unit = max((float(self._threshold(stream).max()) for stream in layer.streams), default=1.0)
         self.tallies[layer].add_errors(error / unit, made / unit)
 
-    def _threshold(self, population: str) -> float:
-        """The original's."""
-        return float(collapse(self._graph[population].op.v_threshold).flat[0])
+    def _threshold(self, population: str) -> Float64Array:
+        """The original's, to be broadcast against the population."""
+        return _positive(collapse(self._graph[population].op.v_threshold))
 
     def _classify(self, features: Float64Array) -> Float64Array:
         """The logits, (T, N, classes), that the program's classifier makes of what the original's reads."""
@@ -350,12 +366,14 @@ class LocalComparison:
         return logits
 
 
-def _fire(currents: Float64Array, threshold: float, *, keep: float) -> BoolArray:
-    """The spikes of Loihi's neurons given real currents, (T, N, ...); their potentials are not rounded."""
-    spikes = np.empty(currents.shape, dtype=np.bool_)
-    v = np.zeros(currents.shape[1:])
-    for step, current in enumerate(currents):
-        v = v * keep + current
-        spikes[step] = v > threshold
-        v[spikes[step]] = 0.0
-    return spikes
+def _input_bias(neurons: LIF | CubaLIF, axes: int) -> Float64Array:
+    """What neurons themselves add to their current, in its units, to be broadcast against a population of such axes."""
+    if isinstance(neurons, CubaLIF):
+        return neurons.u_bias / (1 << LOIHI.a_shift)
+    bias = fixedpoint.scale_bias(neurons.bias_mant, neurons.bias_exp) / (1 << LOIHI.a_shift)
+    return bias.reshape(-1, *(1,) * (axes - 1))
+
+
+def _positive(threshold: npt.ArrayLike) -> Float64Array:
+    """Thresholds to count in; one where there is none."""
+    return np.where(np.asarray(threshold) > 0, threshold, 1.0)

@@ -27,20 +27,22 @@ class TorchNetwork:
 
     Args:
         model: In eval mode; a SpikingResformer, unless ``forward`` says how else it takes samples.
+        fine_tuned: Whether its weights are a program's, so that it is to be given samples rounded as the program's are.
     """
 
     source = "checkpoint"
     """What messages call where it came from."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, fine_tuned: bool = False) -> None:
         self.model = model
+        self.fine_tuned = fine_tuned
         self.neurons: dict[str, neuron.BaseNode] = {
             name: module for name, module in model.named_modules() if isinstance(module, neuron.BaseNode)
         }
 
     def copy(self) -> TorchNetwork:
         """Another one like it: networks keep potentials, so each thread needs its own."""
-        return TorchNetwork(copy.deepcopy(self.model))
+        return TorchNetwork(copy.deepcopy(self.model), fine_tuned=self.fine_tuned)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """The logits, (T, N, classes), of samples (N, C, H, W) or (N, T, C, H, W)."""
@@ -158,4 +160,6 @@ def open_checkpoint(path: Path, *, timesteps: int, image_size: int) -> TorchNetw
     Raises:
         ResformerError: The file is no checkpoint of a SpikingResformer, or not one for such images.
     """
-    return TorchNetwork(build_model(load_checkpoint(path), timesteps=timesteps, image_size=image_size))
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint, timesteps=timesteps, image_size=image_size)
+    return TorchNetwork(model, fine_tuned=checkpoint.quantization is not None)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import nir
 import numpy as np
@@ -41,38 +43,62 @@ _NORMS = {"W": "norm", "Wproj": "norm_proj", "conv": "norm"}
 """The batch normalisation behind a convolution that has a name; one with an index is followed by the next index."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in the authors' state dict a synapse's numbers stand.
+
+    Attributes:
+        weight: The name of its weights' tensor.
+        bias: The name of its biases', or None where it has none.
+        rows: Which rows of both are its own.
+    """
+
+    weight: str
+    bias: str | None
+    rows: slice | npt.NDArray[np.int64]
+
+
+def places(network: Graph[Any]) -> dict[str, Place]:
+    """The place of each synapse of a SpikingResformer after all float passes, at either level."""
+    found = {}
+    for node in network:
+        match node.op:
+            case Conv2d() | nir.Conv2d() if node.name.endswith((".y1", ".y2")):
+                name, part = node.name.rsplit(".", 1)
+                (product,) = network.consumers[node.name]
+                rows = half_rows(2 * len(node.op.weight), product.op.num_heads, part)
+                found[node.name] = Place(f"{name}.weight", f"{_norm_name(name)}.bn.bias", rows)
+            case Conv2d() | nir.Conv2d():
+                found[node.name] = Place(f"{node.name}.weight", f"{_norm_name(node.name)}.bn.bias", slice(None))
+            case Dense() | nir.Linear():
+                found[node.name] = Place(f"{node.name}.weight", None, slice(None))
+            case _:
+                pass
+    return found
+
+
 def quantized_state(program: Program) -> dict[str, torch.Tensor]:
     """The state dict of the quantized network, under the names of the authors' code.
 
     Args:
         program: As ``quantize`` returns it: each synapse still holds its own bias.
     """
+    state: dict[str, Float64Array] = {}
+    for name, place in places(program).items():
+        write_rows(state, place.weight, place, _real_weight(program, name))
+        if place.bias is not None:
+            write_rows(state, place.bias, place, _real_bias(program, name))
+            state |= _identity_norm(place.bias.removesuffix(".bias"), len(state[place.bias]))
     halving = LOIHI.decay_unity // 2
     learned_decay = any(node.op.dv != halving for node in program if isinstance(node.op, LIF))
-    state: dict[str, Float64Array] = {}
     for node in program:
         match node.op:
-            case Conv2d():
-                weight, bias = _real_weight(program, node.name), _real_bias(program, node.name)
-                if node.name.endswith((".y1", ".y2")):
-                    name, part = node.name.rsplit(".", 1)
-                    (product,) = program.consumers[node.name]
-                    assert isinstance(product.op, SpikeMatMul)
-                    rows = half_rows(2 * len(weight), product.op.num_heads, part)
-                    weight = _scatter(state.get(f"{name}.weight"), rows, weight)
-                    bias = _scatter(state.get(f"{_norm_name(name)}.bn.bias"), rows, bias)
-                else:
-                    name = node.name
-                state[f"{name}.weight"] = weight
-                state |= _norm(_norm_name(name), bias)
-            case Dense():
-                state[f"{node.name}.weight"] = _real_weight(program, node.name)
             case SpikeMatMul(num_heads=heads, transpose=transpose):
                 block = node.name.rpartition(".")[0]
                 y_shape = program[node.inputs[0]].shape
                 count = y_shape[0] // heads if transpose else math.prod(y_shape[1:])
                 buffer = "firing_rate_x" if transpose else "firing_rate_attn"
-                state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), _reciprocal(count))
+                state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), unit_rate(count))
             case LIF(dv=dv) if learned_decay:
                 decay = dv / LOIHI.decay_unity
                 state[f"{node.name}.w"] = np.array(math.log(decay / (1 - decay)))
@@ -186,11 +212,12 @@ def _real_bias(program: Program, name: str) -> Float64Array:
     return op.bias.astype(np.float64) * 2.0**-op.signal.scale_exp - TIE_SHIFT
 
 
-def _scatter(whole: Float64Array | None, rows: npt.NDArray[np.int64], values: Float64Array) -> Float64Array:
-    """Write the rows of one half into the whole, made on first use."""
-    whole = np.zeros((2 * len(values), *values.shape[1:])) if whole is None else whole
-    whole[rows] = values
-    return whole
+def write_rows(state: dict[str, Float64Array], name: str, place: Place, values: Float64Array) -> None:
+    """Write a synapse's rows of a tensor, made on first use: those of y1 or y2 are half of it."""
+    if isinstance(place.rows, slice):
+        state[name] = values
+        return
+    state.setdefault(name, np.zeros((2 * len(values), *values.shape[1:])))[place.rows] = values
 
 
 def _norm_name(conv: str) -> str:
@@ -198,14 +225,13 @@ def _norm_name(conv: str) -> str:
     return f"{prefix}.{int(last) + 1}" if last.isdigit() else f"{prefix}.{_NORMS[last]}"
 
 
-def _norm(name: str, bias: Float64Array) -> dict[str, Float64Array]:
-    """A batch normalisation that adds a bias and does nothing else."""
+def _identity_norm(name: str, channels: int) -> dict[str, Float64Array]:
+    """A batch normalisation that does nothing but add its bias, less that bias."""
     return {
-        f"{name}.bn.weight": np.ones_like(bias),
-        f"{name}.bn.bias": bias,
-        f"{name}.bn.running_mean": np.zeros_like(bias),
-        f"{name}.bn.running_var": np.full_like(bias, _unit_variance(BN_EPS)),
-        f"{name}.bn.num_batches_tracked": np.array(0),
+        f"{name}.weight": np.ones(channels),
+        f"{name}.running_mean": np.zeros(channels),
+        f"{name}.running_var": np.full(channels, _unit_variance(BN_EPS)),
+        f"{name}.num_batches_tracked": np.array(0),
     }
 
 
@@ -214,7 +240,7 @@ def _unit_variance(eps: float) -> float:
     return next(each for each in _neighbours(1.0 - eps) if each + eps == 1.0)
 
 
-def _reciprocal(count: int) -> float:
+def unit_rate(count: int) -> float:
     """The rate whose product with a count is exactly one, so that DSSA's scale is, whatever the machine's square root.
 
     1 / 49 is not, but its neighbour is. A few counts, such as 237, have none; the shift of ties covers the 2^-52 that

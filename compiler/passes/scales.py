@@ -7,6 +7,7 @@ rule; ``passes.quantize`` applies a plan.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from resformer.errors import FileFormatError, RangeError, UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
 
+PLAN_VERSION = 1
+"""Of a plan in a checkpoint."""
 MIN_WEIGHT_BITS = 2
 SCALE_EXP_MAX = 13
 """Finest scale: 2^13 still leaves currents of 16 thresholds, twice what was seen on trained residual streams."""
@@ -135,6 +138,47 @@ class QuantizationPlan:
                     f"{name}: the quantization plan holds {len(layer.weight_exp)} exponents for {channels} channels; "
                     "prepare this network again"
                 )
+        self._check_layers()
+        self._check_scales(graph)
+
+    def _check_layers(self) -> None:
+        """Refuse widths and exponents that no synapse holds."""
+        for name, layer in self.layers.items():
+            if not MIN_WEIGHT_BITS <= layer.bits <= LOIHI.weight_bits_max:
+                raise _out_of_range(name, f"{layer.bits} bits", f"{MIN_WEIGHT_BITS} to {LOIHI.weight_bits_max}")
+            for exp in layer.weight_exp:
+                if not 0 <= exp <= LOIHI.weight_exp_max:
+                    raise _out_of_range(name, f"weight exponent {exp}", f"0 to {LOIHI.weight_exp_max}")
+
+    def _check_scales(self, graph: Graph[nir.NIRNode]) -> None:
+        """Refuse scales with which integers would not mean what they are taken for, or leave their formats."""
+        if not 1 <= self.input_high <= LOIHI.graded_max:
+            raise _out_of_range(graph.input.name, f"largest integer {self.input_high}", f"1 to {LOIHI.graded_max}")
+        for node in graph:
+            exp = self.scale_exps[node.name]
+            sources = [self.scale_exps[source] for source in node.inputs]
+            match node.op:
+                case nir.Input():
+                    least, most = 0, SCALE_EXP_MAX
+                case nir.Conv2d():
+                    least, most = sources[0], SCALE_EXP_MAX
+                case nir.Linear() | nir.Affine():
+                    least, most = sources[0], sources[0] + READOUT_SCALE_EXP_MAX
+                case nir.Flatten():
+                    least, most = -SCALE_EXP_MAX, sources[0]
+                case Add():
+                    least, most = max(sources), min(sources)
+                case _ if isinstance(node.op, NEURONS):
+                    least = most = 0
+                    limit = _floor_log2(
+                        LOIHI.vth_mantissa_max / max(float(np.max(collapse(node.op.v_threshold))), 1e-9)
+                    )
+                    if sources[0] > limit:
+                        raise _out_of_range(node.inputs[0], f"scale 2^{sources[0]}", f"up to 2^{limit}")
+                case _:
+                    least = most = sources[0]
+            if not least <= exp <= most:
+                raise _out_of_range(node.name, f"scale 2^{exp}", f"2^{least} to 2^{most}")
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON can hold it."""
@@ -155,19 +199,59 @@ class QuantizationPlan:
         """
         try:
             return cls(
-                int(content["input_high"]),
-                {name: int(exp) for name, exp in content["scale_exps"].items()},
+                _whole(content["input_high"]),
+                {name: _whole(exp) for name, exp in content["scale_exps"].items()},
                 {
-                    name: LayerPlan(int(layer["bits"]), tuple(int(exp) for exp in layer["weight_exp"]))
+                    name: LayerPlan(_whole(layer["bits"]), tuple(map(_whole, layer["weight_exp"])))
                     for name, layer in content["layers"].items()
                 },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"quantization plan: damaged ({error!r}); prepare the network again") from error
 
+    def to_text(self) -> str:
+        """The plan as a checkpoint keeps it: JSON, with the version of the format."""
+        return json.dumps({"format_version": PLAN_VERSION, **self.to_json()}, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> QuantizationPlan:
+        """Read what :meth:`to_text` made.
+
+        Raises:
+            FileFormatError: It is not that.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FileFormatError(f"quantization plan: damaged ({error}); prepare the network again") from error
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != PLAN_VERSION:
+            raise FileFormatError(
+                f"quantization plan: format version {version!r}, this resformer reads {PLAN_VERSION}; "
+                "prepare the network again"
+            )
+        return cls.from_json(content)
+
 
 WEIGHTED: tuple[type[nir.NIRNode], ...] = (nir.Conv2d, nir.Linear, nir.Affine)
 """What has weights at the float level, once all float passes have run."""
+
+
+def _out_of_range(name: str, value: str, limits: str) -> FileFormatError:
+    return FileFormatError(
+        f"{name}: the quantization plan gives it the {value}, where {limits} would do; prepare the network again"
+    )
+
+
+def _whole(value: object) -> int:
+    """A whole number.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value
 
 
 def mantissa_max(bits: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from resformer.compiler.ir import primitives as primitives  # registers our nodes with NIR
@@ -29,3 +31,10 @@ def compile(  # noqa: A001
     from resformer.runtime.module import compile_module
 
     return compile_module(module, example_input, target=target, output=output, options=options)
+
+
+def __getattr__(name: str) -> ModuleType:
+    """``resformer.quantize``, which brings SpikingJelly in, where it is first used."""
+    if name == "quantize":
+        return importlib.import_module("resformer.quantize")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

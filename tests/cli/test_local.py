@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from resformer.compiler.ir.program import Conv2d, Dense
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli import verify_main
 from support.builds import Tiny, change_program, program_of, read_json, write_tiny
-from support.nir_files import written
+from support.nir_files import Written, chain, cuba_lif, lif, write, written
 
 LAYERS = (
     "prologue.0",
@@ -144,24 +145,50 @@ def test_a_damaged_layer_of_the_trained_network(trained: Tiny, tmp_path: Path, n
     assert [layer["name"] for layer in local if layer["rank"] == 1] == [name]
 
 
-def test_networks_from_nir_files(tmp_path: Path) -> None:
-    network = written("snntorch", tmp_path)
+def snntorch_network(folder: Path) -> Written:
+    return written("snntorch", folder)
+
+
+def network_of_currents_with_a_memory(folder: Path) -> Written:
+    rng = np.random.default_rng(5)
+    path = write(
+        folder / "network.nir",
+        chain(
+            (6,),
+            nir.Affine(rng.normal(size=(8, 6)), rng.normal(size=8)),
+            cuba_lif((8,), tau_syn=np.linspace(2e-4, 9e-4, 8), v_leak=0.2, v_threshold=np.linspace(0.3, 0.9, 8)),
+            nir.Linear(rng.normal(size=(4, 8))),
+            lif((4,), reset="soft"),
+        ),
+    )
+    return Written(path, rng.normal(size=(2, 6)), np.zeros((12, 2, 4), dtype=np.bool_), 1e-4)
+
+
+@pytest.mark.parametrize("make", [snntorch_network, network_of_currents_with_a_memory])
+def test_networks_from_nir_files(tmp_path: Path, make: Callable[[Path], Written]) -> None:
+    network = make(tmp_path)
     build = tmp_path / "build"
     time = ["--dt", str(network.dt), "--timesteps", str(network.timesteps)]
     assert compile_main([str(network.path), "--target", "lava", *time, "-o", str(build), "--quiet"]) == 0
     np.save(tmp_path / "x.npy", network.samples)
-    nir = Tiny(network.path, build, tmp_path / "x.npy", tmp_path / "none", ())
-    sound = verify_local(nir, tmp_path, samples=1)
+    source = Tiny(network.path, build, tmp_path / "x.npy", tmp_path / "none", ())
+    sound = verify_local(source, tmp_path, samples=1)
     program = program_of(build)
     names = [node.name for node in program if isinstance(node.op, Conv2d | Dense)]
     assert [layer["name"] for layer in sound] == names
     assert [layer["population"] for layer in sound] == list(program.lif_names)
     for name in names:
-        damaged = nir.copied_build(tmp_path / name)
+        damaged = source.copied_build(tmp_path / name)
         change_program(damaged, name, weight=halve)
-        # every spike may still be the same, and E1 and E2 say nothing of weights
-        local = verify_local(nir, tmp_path, "--backend", "sim", samples=1, build=damaged)
+        # E1 and E2 say nothing of weights, and there is no quantized checkpoint to be unlike
+        local = verify_local(source, tmp_path, "--backend", "sim", samples=1, build=damaged)
         assert [layer["name"] for layer in local if layer["rank"] == 1] == [name]
+        others = {layer["name"]: layer for layer in sound if layer["name"] != name}
+        assert all(
+            layer == {**others[layer["name"]], "rank": layer["rank"], "spikes": layer["spikes"]}
+            for layer in local
+            if layer["name"] != name
+        )
 
 
 @pytest.mark.parametrize(("ending", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")])

@@ -210,10 +210,10 @@ def test_both_scales_of_attention_and_all_normalisations_are_exactly_one(make_mo
 
 def test_rates_of_any_count_are_as_near_as_float64_allows() -> None:
     counts = range(1, 5000)
-    rates = [checkpoint._reciprocal(count) for count in counts]
+    rates = [checkpoint.unit_rate(count) for count in counts]
     assert max(abs(rate * count - 1) for rate, count in zip(rates, counts, strict=True)) <= 2**-52
     squares = [edge**2 for edge in range(1, 61)]  # patches
-    assert all(checkpoint._reciprocal(count) * count == 1 for count in squares)
+    assert all(checkpoint.unit_rate(count) * count == 1 for count in squares)
 
 
 def test_networks_of_plif_keep_their_w_even_where_tau_is_2(make_model: MakeModel) -> None:

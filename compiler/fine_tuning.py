@@ -1,0 +1,304 @@
+"""Quantization-aware fine-tuning: train a network that computes, at every step, what the compiler would emit.
+
+``prepare`` freezes a quantization plan and returns the network with weights and biases rounded by it as they are used.
+Gradients pass the rounding as if it were not there (the straight-through estimator, Bengio et al., arXiv 1308.3432),
+and stop at weights beyond the largest mantissa. The checkpoint that ``save`` writes holds the plan, so that the
+compiler makes the same integers of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+import torch
+from spikingjelly.activation_based import neuron
+from torch import nn
+from torch.nn.utils import parametrize
+
+from resformer.compiler.backends.checkpoint import TIE_SHIFT, places, quantized_state, write_rows
+from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.passes.quantize import quantize
+from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
+from resformer.compiler.passes.scales import (
+    PIXEL_SCALE_EXP_MAX,
+    LayerPlan,
+    QuantizationConfig,
+    QuantizationPlan,
+    choose_plan,
+)
+from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.samples import check_samples
+from resformer.compiler.target import LOIHI
+from resformer.errors import InputError, RangeError
+from resformer.models.layers import DSSA, BatchNorm
+from resformer.models.spikingresformer import SpikingResformer
+
+Float64Array = npt.NDArray[np.float64]
+
+SMALL_FLOATS = (torch.float16, torch.float32)
+"""Types that a checkpoint's tensors are stored in where they hold every value exactly; else float64."""
+
+
+def prepare(
+    model: SpikingResformer,
+    *,
+    bits: int = LOIHI.weight_bits_max,
+    calibration: npt.NDArray[Any] | torch.Tensor | None = None,
+    plan: QuantizationPlan | None = None,
+) -> QuantizedSpikingResformer:
+    """A copy of a network to be fine-tuned, quantized as it is used.
+
+    Batch normalisation is folded with its running statistics, and DSSA's rates are folded too: training no longer
+    changes either, and no longer depends on the batch.
+
+    Args:
+        model: Trained; left as it is.
+        bits: Width of a weight, sign included, 2 to 8.
+        calibration: Samples to measure currents on, as ``resformer-compile --calibration`` takes them; None to
+            estimate the currents from the weights.
+        plan: Scales, widths and exponents, such as a ``Compilation``'s, in place of ``bits`` and ``calibration``.
+
+    Returns:
+        The network in training mode, its parameters of the type that the model's are.
+
+    Raises:
+        ResformerError: The network or the samples cannot be quantized; the message says what to do.
+    """
+    graph = import_model(model)
+    for float_pass in FLOAT_PASSES:
+        graph = float_pass(graph)
+    if plan is None:
+        plan = _choose_plan(graph, bits, calibration)
+    elif bits != LOIHI.weight_bits_max or calibration is not None:
+        raise InputError("a plan says all that bits and calibration would; give the plan alone")
+    return QuantizedSpikingResformer(model, graph, plan)
+
+
+def _choose_plan(
+    graph: Graph[nir.NIRNode], bits: int, calibration: npt.NDArray[Any] | torch.Tensor | None
+) -> QuantizationPlan:
+    """Scales and widths as the compiler chooses them, and the exponents of the least squared error.
+
+    The compiler's own exponents fit each channel's largest weight: with few bits, that rounds most others to zero.
+    """
+    config, measured = QuantizationConfig(weight_bits=bits), calibration is not None
+    if calibration is None:
+        ranges = estimated_ranges(graph)
+    else:
+        ranges = measured_ranges(graph, check_samples(np.asarray(calibration), graph, "calibration").real())
+    plan = _with_fitting_input(graph, ranges, config, measured=measured)
+    layers = {name: _with_least_error(graph, plan, name) for name in plan.layers}
+    return replace(plan, layers=layers)
+
+
+def _with_fitting_input(
+    graph: Graph[nir.NIRNode], ranges: Mapping[str, float], config: QuantizationConfig, *, measured: bool
+) -> QuantizationPlan:
+    """The plan with the finest input with which there is one: few bits hold large weights at coarse scales only.
+
+    Raises:
+        RangeError: There is none, as the first attempt's error has it.
+    """
+    try:
+        return choose_plan(graph, ranges, config, measured=measured)
+    except RangeError:
+        for exp in range(PIXEL_SCALE_EXP_MAX - 1, -1, -1):
+            with contextlib.suppress(RangeError):
+                return choose_plan(graph, ranges, replace(config, input_scale_exp=exp), measured=measured)
+        raise
+
+
+def _with_least_error(graph: Graph[nir.NIRNode], plan: QuantizationPlan, name: str) -> LayerPlan:
+    """One layer's exponents, each the one at which its weights' squared rounding error is least."""
+    layer, node = plan.layers[name], graph[name]
+    weight = (node.op.weight * 2.0 ** plan.weight_unit_exp(node)).reshape(len(layer.weight_exp), -1)
+    exponents = range(LOIHI.weight_exp_max + 1)
+    errors = [
+        ((np.clip(np.rint(weight / 2**exp), -layer.mantissa_max, layer.mantissa_max) * 2**exp - weight) ** 2).sum(1)
+        for exp in exponents
+    ]
+    return replace(layer, weight_exp=tuple(int(exp) for exp in np.argmin(errors, axis=0)))
+
+
+class QuantizedSpikingResformer(SpikingResformer):
+    """A SpikingResformer that rounds its input, weights and biases by a plan as it uses them; ``prepare`` makes one.
+
+    What it computes in float64 is what the compiled program computes, spike for spike, wherever
+    ``Program.is_dyadic`` holds; in float32 it is as near as float32 comes. Train it as any network of SpikingJelly.
+
+    Attributes:
+        plan: Frozen.
+    """
+
+    def __init__(self, model: SpikingResformer, graph: Graph[nir.NIRNode], plan: QuantizationPlan) -> None:
+        super().__init__(model.architecture, timesteps=model.timesteps, image_size=model.image_size)
+        self.plan = plan
+        self._input = graph.input.name
+        self._fixed: dict[str, torch.Tensor] = {}
+        """What training never changes: normalisations that do nothing, and DSSA's rates, which make its scales one."""
+        state = quantized_state(quantize(graph, plan))
+        state |= {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".w")}
+        self.double()
+        self.load_state_dict(state)
+        self._quantize(graph)
+        trained = {name for name, _ in self.export_tensors()}
+        self._fixed = {name: tensor for name, tensor in state.items() if name not in trained}
+        first = next(model.parameters())
+        self.to(first.device, first.dtype)
+        self.train()
+
+    def _quantize(self, graph: Graph[nir.NIRNode]) -> None:
+        """Put the graph's own weights and biases in place, to be rounded as they are used."""
+        values: dict[str, Float64Array] = {}
+        units: dict[str, Float64Array] = {}
+        limits: dict[str, Float64Array] = {}
+        for name, place in places(graph).items():
+            node, layer = graph[name], self.plan.layers[name]
+            exps = np.array(layer.weight_exp, dtype=np.float64) - self.plan.weight_unit_exp(node)
+            shape = (len(node.op.weight), *(1,) * (node.op.weight.ndim - 1))
+            write_rows(values, place.weight, place, node.op.weight)
+            write_rows(units, place.weight, place, np.broadcast_to(2.0 ** exps.reshape(-1, *shape[1:]), shape))
+            write_rows(limits, place.weight, place, np.full(shape, float(layer.mantissa_max)))
+            if place.bias is not None:
+                write_rows(values, place.bias, place, node.op.bias)
+                write_rows(units, place.bias, place, np.full(shape[0], 2.0 ** -self.plan.scale_exps[name]))
+                write_rows(limits, place.bias, place, np.full(shape[0], float(LOIHI.graded_max)))
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.bn = _Bias(module.bn.num_features)  # type: ignore[assignment]
+        for name, value in values.items():
+            owner, _, parameter = name.rpartition(".")
+            module = self.get_submodule(owner)
+            with torch.no_grad():
+                module.get_parameter(parameter).copy_(torch.from_numpy(np.array(value)))
+            rounding = FakeQuantization(units[name], limits[name], TIE_SHIFT if parameter == "bias" else 0.0)
+            parametrize.register_parametrization(module, parameter, rounding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits of every step, (T, N, classes), of samples that are rounded as the program's are.
+
+        Args:
+            x: Images (N, C, H, W), each presented T times, or event frames (N, T, C, H, W).
+
+        Raises:
+            InputError: x has another shape than the network was built for.
+        """
+        unit, high = 2.0 ** -self.plan.scale_exps[self._input], self.plan.input_high
+        return super().forward(torch.round(x / unit).clamp(-high, high) * unit)
+
+    def train(self, mode: bool = True) -> QuantizedSpikingResformer:
+        """Set the mode of the neurons, which only in training have gradients; DSSA's rates stay as they are."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, DSSA):
+                module.training = False
+        return self
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> QuantizedSpikingResformer:
+        """Convert as any module does, but keep DSSA's rates exact for the new type: 1/49 in float32 is not 1/49."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in self._fixed.items():
+            if ".firing_rate_" in name:
+                self.get_buffer(name).copy_(value)
+        return self
+
+    def export_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What training changes, under the authors' names: the rounded weights and biases, as they are used."""
+        for name, module in self.named_modules():
+            if parametrize.is_parametrized(module):
+                for parameter in ("weight", "bias"):
+                    if parametrize.is_parametrized(module, parameter):
+                        yield f"{name}.{parameter}", getattr(module, parameter).detach()
+            elif isinstance(module, neuron.ParametricLIFNode):
+                yield f"{name}.w", module.w.detach()
+
+    def export(self) -> SpikingResformer:
+        """The network as it is now, as an ordinary one in float64 and eval mode: what the authors' code can load.
+
+        Given samples that are already rounded, it computes what this one does.
+        """
+        exact = copy.deepcopy(self).cpu().double()
+        plain = SpikingResformer(self.architecture, timesteps=self.timesteps, image_size=self.image_size).double()
+        plain.load_state_dict(exact._fixed | dict(exact.export_tensors()))
+        return plain.eval()
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint that the compiler makes the same integers of.
+
+        It is an ordinary one, as ``export`` has it, with the plan beside; each tensor has the smallest type that holds
+        it exactly.
+        """
+        content = {
+            "model": {name: _compact(tensor) for name, tensor in self.export().state_dict().items()},
+            "timesteps": self.timesteps,
+            "image_size": self.image_size,
+            "quantization": self.plan.to_text(),
+        }
+        torch.save(content, path)
+
+
+class FakeQuantization(nn.Module):
+    """Rounds a parameter to multiples of a unit as it is used; the gradient passes, where it is not clipped.
+
+    Args:
+        unit: What is rounded to multiples of, broadcast against the parameter.
+        limit: The largest multiple, likewise.
+        shift: Taken from the result, so that ties between potential and threshold fall as Loihi has them.
+    """
+
+    unit: torch.Tensor
+    limit: torch.Tensor
+
+    def __init__(self, unit: Float64Array, limit: Float64Array, shift: float) -> None:
+        super().__init__()
+        self.register_buffer("unit", torch.from_numpy(np.array(unit)))
+        self.register_buffer("limit", torch.from_numpy(np.array(limit)))
+        self.shift = shift
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """The rounded parameter."""
+        multiple = torch.clamp(value / self.unit, -self.limit, self.limit)
+        rounded: torch.Tensor = _StraightThroughRound.apply(multiple)  # type: ignore[no-untyped-call]
+        return rounded * self.unit - self.shift
+
+
+class _StraightThroughRound(torch.autograd.Function):
+    """Rounds, ties to even; the gradient is that of the identity."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(_ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
+class _Bias(nn.Module):
+    """What is left of a folded batch normalisation: a bias for each channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x, (N, C, H, W), plus the bias."""
+        return x + self.bias[:, None, None]
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in the smallest type that holds it exactly."""
+    if tensor.is_floating_point():
+        for dtype in SMALL_FLOATS:
+            if torch.equal(tensor.to(dtype).to(tensor.dtype), tensor):
+                return tensor.to(dtype)
+    return tensor

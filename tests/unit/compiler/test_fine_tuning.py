@@ -1,0 +1,345 @@
+"""Quantization-aware fine-tuning: what is trained is, integer by integer, what is compiled."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from spikingjelly.activation_based import functional, neuron
+
+import resformer.quantize
+from resformer.compiler.backends.checkpoint import TIE_SHIFT, places, quantized_state
+from resformer.compiler.fine_tuning import FakeQuantization, QuantizedSpikingResformer, prepare
+from resformer.compiler.ir import fixedpoint, reference
+from resformer.compiler.ir.program import LIF, Conv2d, Dense
+from resformer.compiler.passes.scales import QuantizationConfig
+from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
+from resformer.errors import FileFormatError, InputError, RangeError, ResformerError
+from resformer.models.checkpoint import build_model, load_checkpoint, save_checkpoint
+from resformer.models.spikingresformer import SpikingResformer
+from resformer.runtime.encode import encode, real_logits
+
+MakeModel = Callable[..., SpikingResformer]
+
+
+def samples(model: SpikingResformer, count: int = 4) -> torch.Tensor:
+    steps = (model.timesteps,) if model.architecture.neuron == "PLIF" else ()
+    shape = (count, *steps, model.architecture.in_channels, model.image_size, model.image_size)
+    rng = np.random.default_rng(11)
+    values = np.floor(3 * rng.random(shape)) if steps else rng.random(shape)
+    return torch.from_numpy(values)
+
+
+def train(model: QuantizedSpikingResformer, steps: int = 3, rate: float = 2e-2) -> None:
+    """A few steps away from where it was, all parameters."""
+    images = samples(model).to(next(model.parameters()).dtype)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    for step in range(steps):
+        loss = torch.nn.functional.cross_entropy(model(images).mean(0), torch.arange(len(images)) % 5 + 0 * step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        functional.reset_net(model)
+
+
+def spikes_of(model: SpikingResformer, images: torch.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Logits (T, N, classes) and each population's spikes, (T, N, ...)."""
+    spikes: dict[str, np.ndarray] = {}
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out, name=name: spikes.update({name: out.detach().numpy() == 1}))
+        for name, module in model.named_modules()
+        if isinstance(module, neuron.BaseNode)
+    ]
+    with torch.no_grad():
+        logits = model(images).numpy()
+    functional.reset_net(model)
+    for hook in hooks:
+        hook.remove()
+    return logits, spikes
+
+
+@pytest.fixture(params=[(8, "imagenet"), (4, "conv3x3"), (3, "imagenet"), (2, "conv3x3")], ids=str)
+def trained(request: pytest.FixtureRequest, make_model: MakeModel) -> QuantizedSpikingResformer:
+    bits, stem = request.param
+    model = make_model(seed=bits, stem=stem).float()
+    student = prepare(model, bits=bits, calibration=samples(model))
+    train(student)
+    return student
+
+
+def test_the_compiler_makes_the_trained_modules_integers(trained: QuantizedSpikingResformer, tmp_path: Path) -> None:
+    trained.save(tmp_path / "trained.pt")
+    compilation = compile_checkpoint(tmp_path / "trained.pt")
+    program, plan = compilation.quantized, trained.plan
+    assert compilation.plan == plan
+    exact = copy.deepcopy(trained).double()
+    found = places(program)
+    assert set(found) == set(plan.layers)
+    for name, place in found.items():
+        node, layer = program[name], plan.layers[name]
+        assert isinstance(node.op, Conv2d | Dense)
+        owner, _, parameter = place.weight.rpartition(".")
+        used = getattr(exact.get_submodule(owner), parameter).detach().numpy()[place.rows]
+        units = used * 2.0 ** plan.weight_unit_exp(node)
+        assert_array_equal(units, fixedpoint.scale_weight(node.op.weight, node.op.weight_exp), strict=False)
+        assert_array_equal(np.atleast_1d(node.op.weight_exp), layer.weight_exp)
+        assert np.abs(node.op.weight).max() <= layer.mantissa_max
+        if place.bias is not None:
+            owner, _, parameter = place.bias.rpartition(".")
+            bias = getattr(exact.get_submodule(owner), parameter).detach().numpy()[place.rows]
+            assert_array_equal((bias + TIE_SHIFT) * 2.0 ** plan.scale_exps[name], node.op.bias, strict=False)
+    for node in program:
+        assert node.op.signal.scale_exp == plan.scale_exps.get(node.name, node.op.signal.scale_exp)
+        if isinstance(node.op, LIF):
+            assert node.op.vth == 2 * 2 ** plan.scale_exps[node.inputs[0]]
+    signal = program.input.op.signal
+    assert (-signal.low, signal.high) == (plan.input_high, plan.input_high)
+
+
+def test_nothing_is_lost_between_the_trained_module_and_the_build(
+    trained: QuantizedSpikingResformer, tmp_path: Path
+) -> None:
+    """The checkpoint is, bit for bit, the quantized one that the compiler writes."""
+    trained.save(tmp_path / "trained.pt")
+    checkpoint = load_checkpoint(tmp_path / "trained.pt")
+    written = quantized_state(compile_checkpoint(tmp_path / "trained.pt").quantized)
+    assert written.keys() == checkpoint.state.keys()
+    for name, tensor in written.items():
+        assert torch.equal(tensor, checkpoint.state[name].to(tensor.dtype)), name
+    assert (checkpoint.timesteps, checkpoint.image_size) == (trained.timesteps, trained.image_size)
+
+
+def test_the_trained_module_fires_the_programs_spikes(trained: QuantizedSpikingResformer, tmp_path: Path) -> None:
+    images = samples(trained)
+    trained.save(tmp_path / "trained.pt")
+    program = compile_checkpoint(tmp_path / "trained.pt").program
+    assert program.is_dyadic
+    trace = reference.run(program, encode(images.numpy(), program).values, record=True)
+    assert not any(trace.saturated.values()), "saturation is not what this test is about"
+    logits, spikes = spikes_of(trained.double().eval(), images)
+    assert spikes.keys() == trace.spikes.keys()
+    assert sum(0 < train.count < train.size for train in trace.spikes.values()) >= 10
+    for name, train in trace.spikes.items():
+        assert_array_equal(train.dense(), spikes[name].reshape(train.shape), err_msg=name)
+    np.testing.assert_allclose(logits, real_logits(trace.logits, program), rtol=0, atol=1e-6)
+
+
+def test_training_moves_the_integers_but_neither_rates_nor_scales(make_model: MakeModel) -> None:
+    model = make_model()
+    student = prepare(model, bits=4, calibration=samples(model))
+    before = dict(student.export().state_dict())
+    train(student)
+    after = dict(student.export().state_dict())
+    for name, tensor in after.items():
+        trained_tensor = (name.endswith(".weight") and ".bn." not in name) or name.endswith(".bn.bias")
+        assert torch.equal(tensor, before[name]) != trained_tensor, name
+
+
+def test_every_parameter_is_trained_and_clipped_weights_are_not(make_model: MakeModel) -> None:
+    student = prepare(make_model(), bits=2)
+    student(samples(student)).mean(0).logsumexp(1).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in student.named_parameters()}
+    convolutions = len(student.plan.layers) - 1 - 2  # without the classifier; y1 and y2 share their tensors, twice
+    assert len(gradients) == 2 * convolutions + 1
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
+    rounding = FakeQuantization(np.full(4, 0.5), np.full(4, 3.0), shift=0.25)
+    value = torch.tensor([0.6, 0.75, -1.4, 1.8], dtype=torch.float64, requires_grad=True)
+    result = rounding(value)
+    result.sum().backward()
+    assert result.tolist() == [0.25, 0.75, -1.75, 1.25]  # 0.75 is a tie, and 2 of its multiples are even
+    assert value.grad is not None
+    assert value.grad.tolist() == [1, 1, 1, 0]
+
+
+def test_the_networks_modes(make_model: MakeModel) -> None:
+    model = make_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    student = prepare(model)
+    assert student.training
+    images = samples(model)
+    logits = {mode: spikes_of(student.train(mode), images)[0] for mode in (True, False)}
+    assert_array_equal(logits[True], logits[False], strict=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not model.training
+    # a network of one type becomes one of the same type, and comes back from float32 without loss
+    assert next(student.parameters()).dtype == torch.float64
+    single = prepare(model.float())
+    assert next(single.parameters()).dtype == torch.float32
+    assert_array_equal(spikes_of(single.double(), images)[0], spikes_of(single.float().double(), images)[0])
+    for name, rate in single.double().named_buffers():
+        if ".firing_rate_x" in name:
+            assert (rate * single.get_submodule(name.rpartition(".")[0]).channels).unique().numel() == 1
+
+
+def test_attention_is_exact_where_no_power_of_two_divides_it(make_model: MakeModel) -> None:
+    """49 patches: 1/49 in float32, made float64, is 1/49 no more."""
+    model = make_model(patch_sizes=(1, 1), image_size=28).float()
+    student = prepare(model).double().eval()
+    for name, rate in student.named_buffers():
+        if ".firing_rate_attn" in name:
+            patches = student.get_submodule(name.rpartition(".")[0]).num_patches
+            assert torch.all(rate * patches == 1), name
+    images = samples(model)
+    encoded = torch.round(images * 2.0 ** student.plan.scale_exps["input"]) / 2.0 ** student.plan.scale_exps["input"]
+    assert_array_equal(spikes_of(student, images)[0], spikes_of(student.export(), encoded)[0])
+
+
+def test_what_is_exported_loads_and_computes_anywhere(trained: QuantizedSpikingResformer, tmp_path: Path) -> None:
+    trained.save(tmp_path / "trained.pt")
+    content = torch.load(tmp_path / "trained.pt", weights_only=True)
+    plain = SpikingResformer(trained.architecture, timesteps=trained.timesteps, image_size=trained.image_size)
+    plain.double().load_state_dict(content["model"], strict=True)
+    weights = [name for name in content["model"] if name.endswith(".weight")]
+    assert {content["model"][name].dtype for name in weights} == {torch.float16}
+    assert content["model"]["prologue.1.bn.bias"].dtype == torch.float64
+    unit = 2.0 ** -trained.plan.scale_exps["input"]
+    images = samples(trained)
+    logits, _ = spikes_of(trained.double().eval(), images)
+    assert_array_equal(logits, spikes_of(plain.eval(), torch.round(images / unit) * unit)[0])
+
+
+def test_exponents_leave_the_least_error(make_model: MakeModel) -> None:
+    """Of a normal distribution, three levels keep most where many are clipped."""
+    model = make_model(seed=1)
+    plan = prepare(model, bits=2).plan
+    student = prepare(model, plan=plan)
+    assert student.plan is plan
+    state, exact = model.state_dict(), student.export().state_dict()
+    norm = state["layers.0.1.up.2.bn.weight"] / torch.sqrt(state["layers.0.1.up.2.bn.running_var"] + 1e-5)
+    weight = state["layers.0.1.up.1.weight"] * norm[:, None, None, None]
+    error = ((exact["layers.0.1.up.1.weight"] - weight) ** 2).sum((1, 2, 3))
+    for shift in (-1, 1):
+        layer = plan.layers["layers.0.1.up.1"]
+        moved = replace(layer, weight_exp=tuple(min(max(exp + shift, 0), 7) for exp in layer.weight_exp))
+        other = prepare(model, plan=replace(plan, layers={**plan.layers, "layers.0.1.up.1": moved})).export()
+        worse = ((other.state_dict()["layers.0.1.up.1.weight"] - weight) ** 2).sum((1, 2, 3))
+        assert (error <= worse).all()
+        assert (error < worse).any()
+
+
+def test_networks_of_plif_train_their_decays_too(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(neuron="PLIF", stem="conv3x3", timesteps=3)
+    student = prepare(model, calibration=samples(model).numpy())
+    train(student)
+    student.save(tmp_path / "trained.pt")
+    compilation = compile_checkpoint(tmp_path / "trained.pt")
+    assert compilation.program.metadata["input"] == "frames"
+    state = load_checkpoint(tmp_path / "trained.pt").state
+    for name, parameter in student.named_parameters():
+        if name.endswith(".w"):
+            assert torch.equal(state[name], parameter.detach().to(state[name].dtype))
+            lif = compilation.program[name.removesuffix(".w")].op
+            assert isinstance(lif, LIF)
+            assert lif.dv == round(4096 * float(torch.sigmoid(parameter)))
+            assert not torch.equal(parameter, model.get_parameter(name))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_widths_that_no_synapse_has(make_model: MakeModel, bits: int) -> None:
+    with pytest.raises(RangeError, match=f"weight bits: {bits}"):
+        prepare(make_model(), bits=bits)
+
+
+def test_samples_and_plans_that_do_not_fit(make_model: MakeModel) -> None:
+    model = make_model()
+    with pytest.raises(InputError, match="calibration: the shape is"):
+        prepare(model, calibration=torch.zeros(1, 3, 16, 16))
+    plan = prepare(model).plan
+    with pytest.raises(InputError, match="give the plan alone"):
+        prepare(model, plan=plan, bits=4)
+    with pytest.raises(FileFormatError, match="made for another network"):
+        prepare(make_model(ffn_convs=(1, 1)), plan=plan)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"quantization": QuantizationConfig(weight_bits=4)}, "leave out --calibration"),
+        ({"calibration": np.zeros((1, 2, 16, 16))}, "leave out --calibration"),
+        ({"image_size": 32}, "leave out --input-size"),
+    ],
+)
+def test_options_that_contradict_the_plan(
+    make_model: MakeModel, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "trained.pt"
+    prepare(make_model()).save(path)
+    with pytest.raises(InputError, match=f"{path}: was fine-tuned for.* {words}"):
+        compile_checkpoint(path, CompileOptions(**options))
+    assert compile_checkpoint(path, CompileOptions(image_size=16, timesteps=2)).program.timesteps == 2
+
+
+def change(plan: dict[str, Any], *keys: Any, to: Any) -> dict[str, Any]:
+    *path, last = keys
+    inner = plan
+    for key in path:
+        inner = inner[key]
+    inner[last] = to
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda _plan: "", "damaged"),
+        (lambda _plan: "[" * 100_000, "damaged"),
+        (lambda _plan: "[]", "format version None"),
+        (lambda plan: json.dumps({**plan, "format_version": 99}), "format version 99"),
+        (lambda plan: json.dumps(change(plan, "scale_exps", to=[])), "damaged"),
+        (lambda plan: json.dumps(change(plan, "scale_exps", "input", to=10**400)), "input: .*the scale"),
+        (lambda plan: json.dumps(change(plan, "scale_exps", "input", to=3.5)), "damaged"),
+        (lambda plan: json.dumps(change(plan, "scale_exps", "layers.0.0.add", to=2)), "layers.0.0.add: .*2\\^2"),
+        (lambda plan: json.dumps(change(plan, "scale_exps", "layers.0.0.activation_in", to=1)), "activation_in"),
+        (lambda plan: json.dumps(change(plan, "scale_exps", "layers.0.1.up.1", to=40)), "layers.0.1.up.1: .*2\\^40"),
+        (lambda plan: json.dumps(change(plan, "input_high", to=0)), "input: .*largest integer 0"),
+        (lambda plan: json.dumps(change(plan, "layers", "classifier", "bits", to=12)), "classifier: .*12 bits"),
+        (lambda plan: json.dumps(change(plan, "layers", "classifier", "weight_exp", to=[8])), "exponent 8"),
+        (lambda plan: json.dumps(change(plan, "layers", "classifier", "weight_exp", to=[True])), "damaged"),
+        (lambda plan: json.dumps(change(plan, "layers", "classifier", "weight_exp", to=[1, 1])), "2 exponents for 1"),
+        (lambda plan: json.dumps(change(plan, "layers", "more", to={"bits": 8, "weight_exp": [0]})), "more: a layer"),
+        (lambda _plan: 7, "'quantization' is a int"),
+        (lambda _plan: {"a": [torch.zeros(1)]}, "'quantization' is a dict"),
+    ],
+)
+def test_damaged_plans_in_a_checkpoint(
+    make_model: MakeModel, tmp_path: Path, damage: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    path = tmp_path / "trained.pt"
+    prepare(make_model()).save(path)
+    content = torch.load(path, weights_only=True)
+    content["quantization"] = damage(json.loads(content["quantization"]))
+    torch.save(content, path)
+    with pytest.raises(FileFormatError, match=rf"^{path}: .*{words}"):
+        compile_checkpoint(path)
+
+
+def test_a_checkpoint_without_a_plan_has_none(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model()
+    save_checkpoint(model, tmp_path / "model.pt")
+    checkpoint = load_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.quantization is None
+    prepare(build_model(checkpoint)).save(tmp_path / "trained.pt")
+    assert load_checkpoint(tmp_path / "trained.pt").quantization is not None
+    assert issubclass(FileFormatError, ResformerError)
+
+
+def test_it_is_reached_by_its_public_name() -> None:
+    assert resformer.quantize.prepare is prepare
+    code = "import resformer, sys; assert 'resformer.quantize' not in sys.modules; print(resformer.quantize.prepare)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "prepare" in done.stdout
+    with pytest.raises(AttributeError, match="nothing_of_this_name"):
+        _ = resformer.nothing_of_this_name
