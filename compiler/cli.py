@@ -1,4 +1,4 @@
-"""``resformer-compile``: a checkpoint or a NIR file to a build folder."""
+"""What ``resformer-compile`` does: a checkpoint or a NIR file to a build folder."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ WORST_SHOWN = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile; returns the exit status."""
-    return run_command(_parser(), argv, _compile)
+    return run_command(compile_parser(), argv, compile_build)
 
 
-def _parser() -> Parser:
+def compile_parser() -> Parser:
+    """Of the arguments that compiling takes; ``resformer.runtime.compile`` adds those that run what was compiled."""
     parser = Parser(
         prog="resformer-compile",
         description="Compile a trained SpikingResformer, or a feed-forward NIR network, for Loihi-style hardware.",
@@ -150,7 +151,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         check_writable(arguments.json)
 
 
-def _compile(arguments: argparse.Namespace) -> int:
+def compile_build(arguments: argparse.Namespace) -> int:
+    """Compile, and write a build or check the placement; returns the exit status."""
     _check_usage(arguments)
     if arguments.check:
         return _check(arguments)
@@ -161,7 +163,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
 
         check_replaceable(arguments.output)
-        options = _options(arguments)
+        options = compile_options(arguments)
         dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
         compilation = compile_network(arguments.model, options, dump)
         if compilation.placement is not None:
@@ -182,7 +184,7 @@ def _check(arguments: argparse.Namespace) -> int:
         from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
 
         dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
-        placement = compile_network(arguments.model, _options(arguments), dump).placement
+        placement = compile_network(arguments.model, compile_options(arguments), dump).placement
     assert placement is not None
     for text in dump.texts:
         Terminal().line(text)
@@ -214,7 +216,12 @@ def _show_placement(terminal: Terminal, placement: Placement) -> None:
     )
 
 
-def _options(arguments: argparse.Namespace) -> CompileOptions:
+def compile_options(arguments: argparse.Namespace) -> CompileOptions:
+    """What the arguments choose.
+
+    Raises:
+        ResformerError: A file that they name cannot be read.
+    """
     from resformer.compiler.chips.chip import load_chip
     from resformer.compiler.passes.scales import QuantizationConfig
     from resformer.compiler.pipeline import CompileOptions

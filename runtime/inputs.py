@@ -66,7 +66,7 @@ class _First:
         return self.samples.real(start, self.count if stop is None else min(stop, self.count))
 
 
-def add_input_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_input_options(parser: argparse._ActionsContainer, *, required: bool = True) -> None:
     """Options that name samples and say how to read them."""
     parser.add_argument(
         "--input",
@@ -113,6 +113,21 @@ def check_input_usage(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--std: {min(arguments.std):g} is not above 0")
 
 
+def require_input(arguments: argparse.Namespace, *others: str) -> None:
+    """Refuse options of the input where there is none.
+
+    Args:
+        arguments: Parsed.
+        others: Further options, under their names in ``arguments``, that need an input.
+
+    Raises:
+        UsageError: One was given.
+    """
+    for name in ("samples", "labels", "resize", "normalize", "mean", "std", *others):
+        if getattr(arguments, name) not in (None, False):
+            raise UsageError(f"--{name}: goes with --input")
+
+
 def _numbers(text: str) -> list[float]:
     try:
         numbers = [float(number) for number in text.split(",")]
@@ -130,11 +145,23 @@ def read_given(arguments: argparse.Namespace, directory: Path) -> Given:
         ResformerError: One of them is damaged, or they do not fit each other.
     """
     from resformer.compiler.build import read_build
-    from resformer.compiler.samples import check_labels, check_samples, read_array
-    from resformer.runtime.image_folder import open_image_folder
 
     build = read_build(directory)
     program = build.program()
+    return Given(build, program, *read_samples(arguments, program))
+
+
+def read_samples(
+    arguments: argparse.Namespace, program: Program
+) -> tuple[Samples, tuple[str, ...] | None, npt.NDArray[np.int64] | None]:
+    """The samples, their files' names and their classes; None for those that are not known.
+
+    Raises:
+        ResformerError: They are damaged, or do not fit the program.
+    """
+    from resformer.compiler.samples import check_labels, check_samples, read_array
+    from resformer.runtime.image_folder import open_image_folder
+
     wanted, classes = arguments.samples, program.output.shape[0]
     samples: Samples
     names = labels = None
@@ -154,13 +181,8 @@ def read_given(arguments: argparse.Namespace, directory: Path) -> Given:
         samples = check_samples(images[:wanted] if images.ndim else images, program, str(arguments.input))
     if arguments.labels is not None:
         labels = check_labels(read_array(arguments.labels, "labels"), count, classes, str(arguments.labels))
-    return Given(
-        build,
-        program,
-        _normalized(samples, arguments, program.input.shape[0]),
-        names,
-        None if labels is None else labels[:wanted],
-    )
+    normalized = _normalized(samples, arguments, program.input.shape[0])
+    return normalized, names, None if labels is None else labels[:wanted]
 
 
 def _require_enough(arguments: argparse.Namespace, count: int) -> None:

@@ -18,7 +18,7 @@ from resformer.compiler.terminal import (
     run_command,
     size_of,
 )
-from resformer.runtime.inputs import add_input_options, check_input_usage, read_given
+from resformer.runtime.inputs import add_input_options, check_input_usage, read_given, require_input
 
 if TYPE_CHECKING:
     from resformer.runtime.inputs import Given
@@ -82,18 +82,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         if given and len(given) != builds:
             raise UsageError(f"{option}: {len(given)} files for {builds} builds; give one each, in their order")
     if arguments.input is None:
-        needs = {
-            "--samples": arguments.samples,
-            "--labels": arguments.labels,
-            "--resize": arguments.resize or None,
-            "--normalize": arguments.normalize,
-            "--mean": arguments.mean,
-            "--std": arguments.std,
-            "--chip": arguments.chip,
-        }
-        unused = [option for option, value in needs.items() if value is not None]
-        if unused:
-            raise UsageError(f"{unused[0]}: goes with --input")
+        require_input(arguments, "chip")
     else:
         check_input_usage(arguments)
     check_writable(arguments.output)

@@ -1,0 +1,75 @@
+"""A chip's constants, from a user's YAML to the figures of ``resformer-run --cost``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resformer.runtime.cli import run_main
+from support.builds import Tiny, read_json
+
+
+def cost(tiny: Tiny, folder: Path, line: str = "") -> Any:
+    chip, result = folder / "mine.yaml", folder / "c.json"
+    chip.write_text(f"name: mine\nextends: loihi2\n{line}\n")
+    given = ["--input", str(tiny.images), "--samples", "1", "--backend", "sim"]
+    assert run_main([str(tiny.build), *given, "--cost", "--chip", str(chip), "--json", str(result)]) == 0
+    return read_json(result)
+
+
+def total(content: Any, name: str) -> float:
+    return sum(layer[name] for layer in content["layers"])
+
+
+@pytest.mark.parametrize(
+    ("constant", "grows", "count"),
+    [
+        ("synaptic_op_pj", "synapses_pj", lambda c: total(c, "operations")),
+        ("neuron_update_active_pj", "neurons_pj", lambda c: total(c, "active")),
+        ("neuron_update_inactive_pj", "neurons_pj", lambda c: total(c, "updates") - total(c, "active")),
+        ("spike_in_tile_pj", "messages_pj", lambda c: total(c, "messages")),
+    ],
+)
+def test_a_dearer_operation_costs_as_much_more(
+    tiny: Tiny, tmp_path: Path, constant: str, grows: str, count: Any
+) -> None:
+    before = cost(tiny, tmp_path)
+    price = before["chip"]["constants"][constant]["value"]
+    after = cost(tiny, tmp_path, f"{constant}: {price + 1000}")
+    assert total(after, grows) - total(before, grows) == pytest.approx(1000 * count(before), rel=1e-9)
+    others = {"synapses_pj", "neurons_pj", "messages_pj"} - {grows}
+    assert all(total(after, name) == total(before, name) for name in others)
+    more = after["energy_mj"]["dynamic"] - before["energy_mj"]["dynamic"]
+    assert more == pytest.approx(1e-9 * 1000 * count(before), rel=1e-9)
+    assert after["energy_mj"]["static"] == before["energy_mj"]["static"]
+    assert after["step_ns"] == before["step_ns"]
+    assert after["chip"]["constants"][constant] == {
+        "value": price + 1000,
+        "status": "assumed",
+        "source": "given in mine.yaml",
+    }
+
+
+def test_a_slower_barrier_and_idle_power(tiny: Tiny, tmp_path: Path) -> None:
+    before, steps = cost(tiny, tmp_path), read_json(tiny.build / "report.json")["timesteps"]
+    slower = cost(tiny, tmp_path, "step_ns: 5200")
+    assert slower["step_ns"] - before["step_ns"] == pytest.approx(5000)
+    assert slower["interval_us"] == pytest.approx(steps * slower["step_ns"] * 1e-3)
+    hotter = cost(tiny, tmp_path, "static_mw_per_chip: 208")
+    assert hotter["energy_mj"]["static"] == pytest.approx(2 * before["energy_mj"]["static"])
+    assert hotter["energy_mj"]["dynamic"] == before["energy_mj"]["dynamic"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("synaptic_op_pj: -1", "mine.yaml:3: synaptic_op_pj is -1"), ("synop_pj: 1", "mine.yaml:3: synop_pj: no such")],
+)
+def test_wrong_constants_name_their_line(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: mine\nextends: loihi2\n{line}\n")
+    given = ["--input", str(tiny.images), "--cost", "--chip", str(tmp_path / "mine.yaml")]
+    assert run_main([str(tiny.build), *given]) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,129 @@
+"""``resformer-compile --sweep`` and ``--report`` as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from resformer.compiler.cli import main as compile_main
+from resformer.runtime.cli import run_main
+from resformer.runtime.compile import main
+from support.builds import Tiny, read_json
+from support.pages import read_page
+
+
+def sweep(tiny: Tiny, *arguments: str) -> int:
+    return main([str(tiny.model), *tiny.arguments, *arguments])
+
+
+def test_each_point_is_what_compiling_and_running_it_alone_says(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, sheet = tmp_path / "t.json", tmp_path / "t.csv"
+    given = ["--input", str(tiny.images), "--labels", str(tiny.labels), "--samples", "3"]
+    chosen = ["--sweep", "weight-bits=4,8", "timesteps=2,3", "--table", str(table), "--table", str(sheet)]
+    assert sweep(tiny, *given, *chosen) == 0
+    assert capsys.readouterr().out.count("\n") == 2 + 4
+    points = read_json(table)["points"]
+    assert [tuple(point["choices"].values()) for point in points] == [("4", "2"), ("4", "3"), ("8", "2"), ("8", "3")]
+    point = points[1]
+
+    build, cost = tmp_path / "build", tmp_path / "c.json"
+    options = ["--weight-bits", "4", "--timesteps", "3", "--target", "sim", "-o", str(build), "--quiet"]
+    assert compile_main([str(tiny.model), *tiny.arguments, *options]) == 0
+    assert run_main([str(build), *given, "--backend", "sim", "--cost", "--json", str(cost)]) == 0
+    accuracy = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "accuracy" in line]
+    assert [f"{point['accuracy']:.2%}"] == accuracy
+    report, found = read_json(build / "report.json"), read_json(cost)
+    assert (point["cores"], point["chips"]) == (report["placement"]["cores"], report["placement"]["chips"])
+    assert point["fits"] is True
+    assert point["sqnr_db"] == pytest.approx(min(node.get("sqnr_db") or 1e9 for node in report["nodes"]), abs=0.006)
+    assert point["sops"] == found["paper"]["sops"] > 0
+    assert point["paper_mj"] == found["paper"]["energy_mj"]
+    assert point["energy_mj"] == found["energy_mj"]["total"]
+    assert (point["latency_us"], point["interval_us"]) == (found["latency_us"], found["interval_us"])
+
+    with sheet.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["weight-bits"] for line in lines] == ["4", "4", "8", "8"]
+    assert [float(line["sops"]) for line in lines] == [point["sops"] for point in points]
+
+
+def test_what_fails_is_a_row_with_the_reason(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, sheet = tmp_path / "t.json", tmp_path / "t.csv"
+    assert main([str(tiny.model), "--sweep", "input-size=9,16", "--table", str(table), "--table", str(sheet)]) == 1
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert "input-size 9: image size 9" in output.out
+    failed, done = read_json(table)["points"]
+    assert failed["error"].startswith("image size 9")
+    assert failed["cores"] is None
+    assert done["error"] is None
+    assert done["cores"] > 0
+    assert done["sops"] is None
+    with sheet.open(newline="") as file:
+        assert [bool(line["error"]) for line in csv.DictReader(file)] == [True, False]
+
+
+def test_a_chip_that_is_too_small_is_a_row_too(tiny: Tiny, tmp_path: Path) -> None:
+    assert sweep(tiny, "--sweep", "chip=loihi1,loihi2,none", "--table", str(tmp_path / "t.json")) == 0
+    assert [point["fits"] for point in read_json(tmp_path / "t.json")["points"]] == [False, True, None]
+
+
+def test_flags_can_vary(tiny: Tiny, tmp_path: Path) -> None:
+    assert sweep(tiny, "--sweep", "per-layer-exponents=no,yes", "--table", str(tmp_path / "t.json")) == 0
+    each, whole = (point["sqnr_db"] for point in read_json(tmp_path / "t.json")["points"])
+    assert whole < each
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--sweep", "colour=1,2"], 2, "--sweep: there is no option 'colour' to vary; there are "),
+        (["--sweep", "output=a,b"], 2, "there is no option 'output' to vary"),
+        (["--sweep", "weight-bits=8,9"], 2, "'9' is not a width that a Loihi synapse stores"),
+        (["--sweep", "timesteps=0"], 2, "'0' is not a whole number of at least 1"),
+        (["--sweep", "timesteps"], 2, "timesteps: write different values, timesteps=V,V"),
+        (["--sweep", "timesteps=2,,3"], 2, "write different values"),
+        (["--sweep", "timesteps=2,2"], 2, "write different values"),
+        (["--sweep", "timesteps=2", "timesteps=3"], 2, "timesteps is there twice"),
+        (["--sweep", "per-layer-exponents=maybe"], 2, "per-layer-exponents=maybe: is no or yes"),
+        (["--sweep", "chip=loihi3"], 1, "loihi3: no such chip"),
+        (["--sweep", "timesteps=2", "-o", "b"], 2, "--output: not with --sweep"),
+        (["--sweep", "timesteps=2", "--report", "r.html"], 2, "--report: not with --sweep"),
+        (["--sweep", "timesteps=2", "--table", "t.txt"], 2, "t.txt ends in neither .json nor .csv"),
+        (["--sweep", "timesteps=2", "--labels", "l.npy"], 2, "--labels: goes with --input"),
+        (["--sweep", "timesteps=2,3", "--input", "absent.npy"], 1, "absent.npy: no such file"),
+        (["--table", "t.csv", "--target", "sim", "-o", "b"], 2, "--table: goes with --sweep"),
+        (["--input", "x.npy", "--target", "sim", "-o", "b"], 2, "--input: goes with --sweep or --report"),
+        (["--check", "--report", "r.html"], 2, "--report: shows a build, and --check writes none"),
+    ],
+)
+def test_bad_input(
+    tiny: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sweep(tiny, *arguments) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compiling_writes_the_page_too(tiny: Tiny, tmp_path: Path) -> None:
+    page, build = tmp_path / "r.html", tmp_path / "build"
+    given = ["--input", str(tiny.images), "--samples", "2"]
+    assert sweep(tiny, "--target", "sim", "-o", str(build), "--report", str(page), *given) == 0
+    (shown,) = read_page(page)[0]["builds"]
+    assert shown["report"] == read_json(build / "report.json")
+    assert shown["run"]["samples"] == 2
+    assert sweep(tiny, "--target", "sim", "-o", str(build), "--report", str(page)) == 0
+    assert read_page(page)[0]["builds"][0]["run"] is None
