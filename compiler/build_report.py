@@ -27,6 +27,7 @@ from resformer.compiler.ir.program import (
     Dense,
     Op,
     Program,
+    RecurrentCubaLIF,
     Relay,
     Signal,
     SpikeMatMul,
@@ -205,6 +206,13 @@ def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
                 for name, values in ((each, getattr(op, each)) for each in CUBA_ARRAYS)
             }
             facts["reset"] = "soft" if op.soft_reset else "hard"
+            if isinstance(op, RecurrentCubaLIF):
+                facts["recurrent"] = {
+                    "weight_bits": _bits(op.weight),
+                    "weight_exp": [int(op.weight_exp.min()), int(op.weight_exp.max())],
+                    "kernel": list(op.weight.shape[2:]),
+                }
+                facts["synapses"] = convolution_synapses(op.synapses(), node.shape, node.shape)
         case Relay() | SpikeMatMul():
             facts |= {"limit": op.limit, "bias": [int(op.bias.min()), int(op.bias.max())]}
         case _:
@@ -245,11 +253,16 @@ def synapses(program: Program, node: Node[Op]) -> int:
     if isinstance(op, Dense):
         return op.weight.size
     assert isinstance(op, Conv2d)
+    return convolution_synapses(op, program[node.inputs[0]].shape, node.shape)
+
+
+def convolution_synapses(op: Conv2d, source: tuple[int, ...], target: tuple[int, ...]) -> int:
+    """How many pairs of neurons a convolution connects."""
     taps = math.prod(op.weight.shape[:2])
     for axis in range(2):
-        start = np.arange(node.shape[1 + axis])[:, None] * op.stride[axis] - op.padding[axis]
+        start = np.arange(target[1 + axis])[:, None] * op.stride[axis] - op.padding[axis]
         read = start + np.arange(op.weight.shape[2 + axis]) * op.dilation[axis]
-        taps *= int(np.count_nonzero((read >= 0) & (read < program[node.inputs[0]].shape[1 + axis])))
+        taps *= int(np.count_nonzero((read >= 0) & (read < source[1 + axis])))
     return taps
 
 
@@ -281,11 +294,16 @@ def _cuba_may_saturate(op: CubaLIF, source: Signal, timesteps: int) -> bool:
     assert source.low is not None
     assert source.high is not None
     own, threshold = op.parameters(), op.vth.astype(np.int64) << LOIHI.a_shift
+    low, high = source.low, source.high
+    if isinstance(op, RecurrentCubaLIF):
+        weight = fixedpoint.scale_weight(op.weight, op.weight_exp).reshape(len(op.weight), -1)
+        low += int(np.minimum(weight, 0).sum(axis=1).min())
+        high += int(np.maximum(weight, 0).sum(axis=1).max())
     u_low = u_high = v_low = v_high = np.zeros(op.vth.ndim * (1,), dtype=np.int64)
     for _ in range(timesteps):
         u_low, u_high = (
             fixedpoint.decay(u, own.du + 1) + (a << LOIHI.a_shift) + own.u_bias
-            for u, a in ((u_low, source.low), (u_high, source.high))
+            for u, a in ((u_low, low), (u_high, high))
         )
         v_low, v_high = (fixedpoint.decay(v, own.dv) + u + own.v_bias for v, u in ((v_low, u_low), (v_high, u_high)))
         highest = max(int(u_high.max()), int(v_high.max()) if op.soft_reset else 0)

@@ -26,6 +26,7 @@ from resformer.compiler.ir.program import (
     Op,
     Output,
     Program,
+    RecurrentCubaLIF,
     SpikeMatMul,
 )
 from resformer.compiler.ir.trace import SpikeTrain
@@ -41,7 +42,7 @@ class Activity:
         samples: How many there were.
         timesteps: T.
         spikes: Of each LIF population, (T, rows, columns), summed over samples and channels.
-        sops: Of each layer, (T,).
+        sops: Of each layer, (T,); a recurrent one's under the name of its population.
     """
 
     samples: int
@@ -68,6 +69,10 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         source = spikes_read(program, node)
         if source is not None and not _is_classifier(program, node):
             sops[node.name] = _operations(node, maps[source])
+        if isinstance(node.op, RecurrentCubaLIF):
+            synapses: Node[Op] = Node(node.name, node.op.synapses(), (node.name,), node.shape)
+            # a step later, and what the last one fires does not come back
+            sops[node.name] = np.append(np.int64(0), _operations(synapses, maps[node.name][:-1]))
     first = next(iter(spikes.values()))
     return Activity(first.shape[1], program.timesteps, maps, sops)
 

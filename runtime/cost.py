@@ -152,9 +152,11 @@ def _layer(activity: Activity, placement: Placement, placed: Placed) -> tuple[La
     messages = hops = energy = longest = 0.0
     for edge in population.edges:
         sent = _sent(activity, placement.by_name[edge.source].population)
+        if edge.source == population.name:
+            sent = sent[:-1]  # what the last step of a sample fires does not come back
         way = route(placement, edge, placed)
         arrived = float(sent.sum()) * way.fan_out
-        operations += _operations(edge, population, sent)
+        operations[len(operations) - len(sent) :] += _operations(edge, population, sent)
         messages += arrived
         hops += arrived * (way.hops_east_west + way.hops_north_south)
         energy += arrived * (

@@ -1,7 +1,8 @@
-"""NIR files in, float graphs out: feed-forward networks of NIR's standard nodes, whoever wrote them.
+"""NIR files in, float graphs out: networks of NIR's standard nodes, whoever wrote them.
 
 Nodes keep their names; those of a graph inside a graph become ``graph.node``. Edges that meet at a node become an
-explicit ``Add`` (``node.sum``). Values of one spatial axis, (C, L), become images of one row, (C, 1, L), and a vector
+explicit ``Add`` (``node.sum``). A layer that leads from a population back to it becomes part of that population, its
+spikes arriving a step late. Values of one spatial axis, (C, L), become images of one row, (C, 1, L), and a vector
 that comes in becomes (F, 1, 1) and is flattened, so that samples always have three axes. NIR's neurons live in
 continuous time; docs/numerics.md says what a step of ``dt`` seconds makes of them.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -21,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.neurons import HARD, LATE, SOFT
+from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete
 from resformer.compiler.ir.nir_file import open_nir, read_values
-from resformer.compiler.ir.primitives import Add, PortedGraph
+from resformer.compiler.ir.primitives import PER_NEURON, Add, PortedGraph, RecurrentCubaLIF
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 
@@ -37,6 +38,8 @@ DOORS = ("Input", "Output")
 GRAPHS = (nir.NIRGraph.__name__, PortedGraph.__name__)
 AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
 """Axes of what a layer reads, where there are not three."""
+NEURON_TYPES = ("LIF", "IF", "CubaLIF", "Threshold")
+"""What fires."""
 LISTED = 5
 """Nodes that a message names before it stops."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
@@ -52,7 +55,7 @@ def import_nir(
     timesteps: int | None = None,
     input_kind: InputKind = "static",
 ) -> Graph[nir.NIRNode]:
-    """The float graph of a feed-forward network in a NIR file.
+    """The float graph of a network in a NIR file.
 
     Args:
         path: Written by any framework.
@@ -72,17 +75,19 @@ def import_nir(
         raise InputError(f"{path}: dt is {dt:g} seconds; give a positive --dt")
     if timesteps < 1 or int(timesteps) != timesteps:
         raise InputError(f"{path}: timesteps is {timesteps:g}; give a whole --timesteps of at least 1")
-    draft = _Draft(float(dt))
     try:
+        content = _without_recurrence(_without_doors(content))
+        layers = {name: (layer, content.nodes[layer]) for name, layer in content.recurrent.items()}
+        draft = _Draft(float(dt), layers)
         ordered = _ordered(content)
         for name in ordered:
-            _import(draft, name, content, last=name == ordered[-1])
+            _import(draft, name, content)
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from error
     return Graph(
         tuple(draft.nodes.values()),
         int(timesteps),
-        {"dt": float(dt), "input": input_kind, "reset": NEURON_METADATA["reset"], "source": "nir"},
+        {"dt": float(dt), "input": input_kind, "source": "nir"},
     )
 
 
@@ -94,11 +99,22 @@ class _Content:
         nodes: As the file holds them, by name.
         sources: For each node, the names of those that it reads, in the order of the edges.
         metadata: Of the whole graph.
+        recurrent: For each population with synapses onto itself, the layer that they are.
     """
 
     nodes: dict[str, Values]
     sources: dict[str, list[str]]
     metadata: Values
+    recurrent: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def readers(self) -> dict[str, list[str]]:
+        """For each node, the names of those that read it."""
+        readers: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for name, sources in self.sources.items():
+            for source in sources:
+                readers[source].append(name)
+        return readers
 
 
 def _fact(path: str | Path, name: str, option: str, given: float | None, metadata: Values) -> Any:
@@ -175,8 +191,76 @@ def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
+def _without_doors(content: _Content) -> _Content:
+    """The network without the Inputs and Outputs of its inner graphs: what reads one reads what leads into it."""
+    readers = content.readers
+    doors = [
+        name
+        for name, values in content.nodes.items()
+        if values["type"] in DOORS and content.sources[name] and readers[name]
+    ]
+    sources = {name: list(each) for name, each in content.sources.items()}
+    for door in doors:
+        through = sources.pop(door)
+        for name, each in sources.items():
+            sources[name] = [found for source in each for found in (through if source == door else [source])]
+    nodes = {name: values for name, values in content.nodes.items() if name in sources}
+    return replace(content, nodes=nodes, sources=sources)
+
+
+def _without_recurrence(content: _Content) -> _Content:
+    """The network less the layers that lead from a population back to it; cycles of any other kind are left.
+
+    Raises:
+        UnsupportedError: Several layers do, or one that also belongs to another path.
+    """
+    readers = content.readers
+    recurrent: dict[str, str] = {}
+    for name, values in content.nodes.items():
+        if values["type"] not in NEURON_TYPES:
+            continue
+        layers = _between(name, readers, content) & _between(name, content.sources, content)
+        if not layers:
+            continue
+        first, *others = sorted(layers)
+        if others:
+            raise UnsupportedError(
+                f"{name}: several layers lead from it back to it ({', '.join(sorted(layers)[:LISTED])}); "
+                "multiply or add them into one"
+            )
+        strangers = [each for each in (*content.sources[first], *readers[first]) if each != name]
+        if strangers:
+            raise UnsupportedError(
+                f"{first}: leads from {name} back to it and is connected to {strangers[0]} too; give each path a layer "
+                "of its own"
+            )
+        recurrent[name] = first
+    cut = set(recurrent.values())
+    return replace(
+        content,
+        sources={
+            name: [source for source in sources if source not in cut]
+            for name, sources in content.sources.items()
+            if name not in cut
+        },
+        recurrent=recurrent,
+    )
+
+
+def _between(name: str, ways: Mapping[str, list[str]], content: _Content) -> set[str]:
+    """The layers, no neurons, that are met on all ways from a population until the next one."""
+    found: set[str] = set()
+    ahead = list(ways[name])
+    while ahead:
+        each = ahead.pop()
+        if each not in found and content.nodes[each]["type"] not in NEURON_TYPES:
+            found.add(each)
+            ahead += ways[each]
+    return found
+
+
 def _ordered(content: _Content) -> list[str]:
-    """The nodes from the input to the output, each after what it reads; those in inner graphs' doors included.
+    """The nodes from the input to the output, each after what it reads; recurrent layers left out.
 
     Raises:
         FileFormatError: A node stands apart.
@@ -190,11 +274,8 @@ def _ordered(content: _Content) -> list[str]:
     for name in free:
         if name != entry:
             raise FileFormatError(f"{name}: no edge comes in; connect it or leave it out")
-    readers: dict[str, list[str]] = {name: [] for name in content.nodes}
-    for name, sources in content.sources.items():
-        for source in sources:
-            readers[source].append(name)
-    for name in content.nodes:
+    readers = content.readers
+    for name in remaining:
         if not readers[name] and name != exit_:
             raise FileFormatError(f"{name}: no edge leaves it; connect it or leave it out")
     while free:
@@ -204,12 +285,20 @@ def _ordered(content: _Content) -> list[str]:
             remaining[reader].discard(name)
             if not remaining[reader]:
                 free.append(reader)
-    if len(ordered) < len(content.nodes):
-        ring = _cycle(content, set(content.nodes) - set(ordered))
+    if len(ordered) < len(content.sources):
+        ring = _cycle(content, set(content.sources) - set(ordered))
         shown = " -> ".join([*ring[:LISTED], *(["..."] if len(ring) > LISTED else []), ring[0]])
+        populations = [name for name in ring if content.nodes[name]["type"] in NEURON_TYPES]
+        if len(ring) == 1 and populations:
+            raise UnsupportedError(f"{ring[0]}: reads its own spikes as they are; put a layer with weights between")
+        if populations:
+            raise UnsupportedError(
+                f"{ring[0]}: a cycle runs through {len(populations)} populations ({shown}); a layer may lead from one "
+                "population back to it, so make them one population or cut the edge back"
+            )
         raise UnsupportedError(
-            f"{ring[0]}: a cycle without delay runs through it ({shown}); recurrent networks are not supported, so "
-            "unroll it or cut the edge back"
+            f"{ring[0]}: a cycle without delay runs through it ({shown}); put neurons into it, whose spikes come a "
+            "step late, or cut the edge back"
         )
     ordered.remove(exit_)
     return [*ordered, exit_]
@@ -242,9 +331,15 @@ def _cycle(content: _Content, among: set[str]) -> list[str]:
 
 @dataclass
 class _Draft:
-    """The nodes so far; a value is the name of the node that makes it, and ``values`` say which that is."""
+    """The nodes so far; a value is the name of the node that makes it, and ``values`` say which that is.
+
+    Attributes:
+        dt: Seconds a step.
+        recurrent: For each population with synapses onto itself, name and fields of the layer that they are.
+    """
 
     dt: float
+    recurrent: Mapping[str, tuple[str, Values]] = field(default_factory=dict)
     nodes: dict[str, Node[nir.NIRNode]] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
 
@@ -272,8 +367,8 @@ class _Draft:
         return self.add(f"{name}.flatten", nir.Flatten({"input": np.array(shape)}, start_dim=0), value)
 
 
-def _import(draft: _Draft, name: str, content: _Content, *, last: bool) -> None:
-    """Append what one node of the file computes; where inner graphs begin and end, nothing.
+def _import(draft: _Draft, name: str, content: _Content) -> None:
+    """Append what one node of the file computes.
 
     Raises:
         FileFormatError: It is damaged, or does not fit what it reads.
@@ -290,9 +385,6 @@ def _import(draft: _Draft, name: str, content: _Content, *, last: bool) -> None:
         if len(shapes) > 1:
             raise FileFormatError(f"{name}: values of shapes {', '.join(map(str, sorted(shapes)))} meet there")
         sources = [draft.add(f"{name}.sum", Add(), *sources)]
-    if sources and kind in DOORS and not last:
-        draft.values[name] = sources[0]
-        return
     if kind == "Input":
         values = {**values, "shape": _without_batch(name, content)}
     if kind == "Output":
@@ -337,26 +429,36 @@ def _linear(draft: _Draft, name: str, values: Values, source: str) -> str:
     return draft.add(name, nir.Affine(weight, _array(name, values, "bias", axes=1)), source)
 
 
+def _pointwise(name: str, values: Values) -> nir.Conv2d:
+    """A linear layer as a convolution of images of one pixel."""
+    weight = _array(name, values, "weight", axes=2)[:, :, None, None]
+    return _convolution(name, values, weight)
+
+
 def _scale(draft: _Draft, name: str, values: Values, source: str) -> str:
     scale = _spread(name, "scale", _array(name, values, "scale"), draft.shape(source))
     return draft.add(name, nir.Scale(scale), source)
 
 
-def _conv2d(draft: _Draft, name: str, values: Values, source: str) -> str:
-    return _convolution(draft, name, values, source, _array(name, values, "weight", axes=4))
+def _conv(draft: _Draft, name: str, values: Values, source: str) -> str:
+    return draft.add(name, CONVOLUTIONS[values["type"]](name, values), source)
 
 
-def _conv1d(draft: _Draft, name: str, values: Values, source: str) -> str:
+def _conv2d(name: str, values: Values) -> nir.Conv2d:
+    return _convolution(name, values, _array(name, values, "weight", axes=4))
+
+
+def _conv1d(name: str, values: Values) -> nir.Conv2d:
     """A convolution of images of one row."""
     weight = _array(name, values, "weight", axes=3)[:, :, None]
     along = {"stride": values.get("stride", 1), "dilation": values.get("dilation", 1)}
     rows: dict[str, Any] = {key: (1, *_whole(name, key, value)) for key, value in along.items()}
     padding = values.get("padding", 0)
     rows["padding"] = padding if isinstance(padding, str) else (0, *_whole(name, "padding", padding))
-    return _convolution(draft, name, {**values, **rows}, source, weight)
+    return _convolution(name, {**values, **rows}, weight)
 
 
-def _convolution(draft: _Draft, name: str, values: Values, source: str, weight: Float64Array) -> str:
+def _convolution(name: str, values: Values, weight: Float64Array) -> nir.Conv2d:
     stride, dilation = (_pair(f"{name}: {each}", values.get(each, 1)) for each in ("stride", "dilation"))
     padding = values.get("padding", 0)
     if isinstance(padding, str):
@@ -366,7 +468,7 @@ def _convolution(draft: _Draft, name: str, values: Values, source: str, weight: 
         if padding not in ("same", "valid"):
             raise FileFormatError(f"{name}: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
         padding = [span // 2 if padding == "same" else 0 for span in spans]
-    op = nir.Conv2d(
+    return nir.Conv2d(
         input_shape=None,
         weight=weight,
         stride=stride,
@@ -375,7 +477,6 @@ def _convolution(draft: _Draft, name: str, values: Values, source: str, weight: 
         groups=_whole(name, "groups", values.get("groups", 1))[0],
         bias=_array(name, values, "bias", axes=1) if "bias" in values else np.zeros(len(weight)),
     )
-    return draft.add(name, op, source)
 
 
 def _pool(draft: _Draft, name: str, values: Values, source: str) -> str:
@@ -400,19 +501,19 @@ def _flatten(draft: _Draft, name: str, values: Values, source: str) -> str:
 def _lif(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "tau", "r", "v_leak")
     _check_positive(name, parameters, "tau")
-    return draft.add(name, nir.LIF(**parameters, metadata=_neuron_metadata(name, values)), source)
+    return _add_neurons(draft, name, nir.LIF(**parameters, metadata=_neuron_metadata(name, values)), source)
 
 
 def _cuba_lif(draft: _Draft, name: str, values: Values, source: str) -> str:
     given = {"w_in": np.ones(()), **values}
     parameters = _parameters(draft, name, given, source, "tau_syn", "tau_mem", "r", "v_leak", "w_in")
     _check_positive(name, parameters, "tau_syn", "tau_mem")
-    return draft.add(name, nir.CubaLIF(**parameters, metadata=_neuron_metadata(name, values)), source)
+    return _add_neurons(draft, name, nir.CubaLIF(**parameters, metadata=_neuron_metadata(name, values)), source)
 
 
 def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "r")
-    return draft.add(name, nir.IF(**parameters, metadata=_neuron_metadata(name, values)), source)
+    return _add_neurons(draft, name, nir.IF(**parameters, metadata=_neuron_metadata(name, values)), source)
 
 
 def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
@@ -423,7 +524,43 @@ def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
     op = nir.LIF(
         tau=one * draft.dt, r=one, v_leak=zero, v_threshold=threshold, v_reset=zero, metadata=dict(NEURON_METADATA)
     )
-    return draft.add(name, op, source)
+    return _add_neurons(draft, name, op, source)
+
+
+def _add_neurons(draft: _Draft, name: str, op: nir.LIF | nir.IF | nir.CubaLIF, source: str) -> str:
+    """Append a population, and with it the layer that leads from it back to it.
+
+    Raises:
+        FileFormatError: That layer does not keep the population's shape.
+        UnsupportedError: It has no lowering there.
+    """
+    if name not in draft.recurrent:
+        return draft.add(name, op, source)
+    layer, values = draft.recurrent[name]
+    convolution = CONVOLUTIONS.get(values["type"])
+    if convolution is None:
+        raise UnsupportedError(
+            f"{layer}: leads from {name} back to it, where a {values['type']} has no lowering; use one of "
+            f"{', '.join(CONVOLUTIONS)}"
+        )
+    synapses, shape = convolution(layer, values), draft.shape(source)
+    try:
+        made = output_shape(synapses, [(*shape, 1, 1)[:3]])
+    except AssertionError as error:
+        raise FileFormatError(f"{layer}: {error}; correct the network and write it again") from error
+    if synapses.stride != (1, 1) or made != (*shape, 1, 1)[:3]:
+        raise FileFormatError(f"{layer}: makes shape {made} of the spikes of {name}, {shape}, which it leads back to")
+    neurons = discrete(name, op, draft.dt, shape)
+    recurrent = RecurrentCubaLIF(
+        **{key: getattr(neurons, key) for key in (*PER_NEURON, "soft_reset")},
+        weight=synapses.weight,
+        bias=synapses.bias,
+        padding=synapses.padding,
+        dilation=synapses.dilation,
+        groups=synapses.groups,
+        metadata=dict(neurons.metadata),
+    )
+    return draft.add(name, recurrent, source)
 
 
 def _check_positive(name: str, parameters: Mapping[str, Float64Array], *fields: str) -> None:
@@ -534,8 +671,8 @@ IMPORTERS: Mapping[str, Importer] = MappingProxyType(
         "Linear": _linear,
         "Affine": _linear,
         "Scale": _scale,
-        "Conv1d": _conv1d,
-        "Conv2d": _conv2d,
+        "Conv1d": _conv,
+        "Conv2d": _conv,
         "AvgPool2d": _pool,
         "SumPool2d": _pool,
         "Flatten": _flatten,
@@ -546,6 +683,11 @@ IMPORTERS: Mapping[str, Importer] = MappingProxyType(
     }
 )
 """How each type of node is imported."""
+
+CONVOLUTIONS: Mapping[str, Callable[[str, Values], nir.Conv2d]] = MappingProxyType(
+    {"Conv1d": _conv1d, "Conv2d": _conv2d, "Linear": _pointwise, "Affine": _pointwise}
+)
+"""How each layer that may lead from a population back to it becomes a convolution."""
 
 REFUSED: Mapping[str, str] = MappingProxyType(
     {

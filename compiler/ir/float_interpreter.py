@@ -24,6 +24,7 @@ from resformer.compiler.ir.primitives import (
     BatchNorm2d,
     DiscreteCubaLIF,
     MaxPool2d,
+    RecurrentCubaLIF,
     SpikeMatMul,
     collapse,
 )
@@ -112,7 +113,11 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
     if not isinstance(neurons, DiscreteCubaLIF):
         v = v + _constant(neurons.v_reset, current)
     owed: torch.Tensor | None = None
+    fired = torch.zeros_like(v, dtype=torch.bool)
+    feed_back = _feedback(neurons, current) if isinstance(neurons, RecurrentCubaLIF) else None
     for now in current:
+        if feed_back is not None:
+            now = now + feed_back(fired)
         v = update(v, now) if owed is None else update(v, now) - owed
         fired = crosses(v, v_threshold)
         yield v, fired
@@ -120,6 +125,20 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
             owed = v_threshold * fired
         else:
             v = torch.where(fired, reset(v), v)
+
+
+def _feedback(neurons: RecurrentCubaLIF, current: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a population's spikes of one step, (N, ...), add to its input of the next."""
+    weight, bias = _constant(neurons.weight, current), _constant(neurons.bias, current)
+    _, batch, *shape = current.shape
+    image = (batch, *(*shape, 1, 1)[:3])
+
+    def feed_back(fired: torch.Tensor) -> torch.Tensor:
+        spikes = fired.to(current.dtype).reshape(image)
+        sums = F.conv2d(spikes, weight, bias, 1, neurons.padding, neurons.dilation, neurons.groups)
+        return sums.reshape(fired.shape)
+
+    return feed_back
 
 
 def _reset(neurons: Neurons, current: torch.Tensor) -> tuple[Callable[[torch.Tensor], torch.Tensor], bool]:

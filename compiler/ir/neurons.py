@@ -98,12 +98,13 @@ def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shap
         "v_drop": drop,
     }
     return DiscreteCubaLIF(
-        **{key: _shaped(value, neurons.v_threshold.shape, shape) for key, value in fields.items()},
+        **{key: reshaped(np.broadcast_to(value, neurons.v_threshold.shape), shape) for key, value in fields.items()},
         soft_reset=reset != HARD,
         metadata={"fires_at": neurons.metadata["fires_at"]},
     )
 
 
-def _shaped(value: Float64Array, own: tuple[int, ...], shape: tuple[int, ...]) -> Float64Array:
+def reshaped(values: Float64Array, shape: tuple[int, ...]) -> Float64Array:
     """A parameter of a population in another shape; one value for all takes no memory."""
-    return constant(float(value.flat[0]), shape) if value.size == 1 else np.broadcast_to(value, own).reshape(shape)
+    distinct = collapse(values)
+    return constant(float(distinct.flat[0]), shape) if distinct.size == 1 else values.reshape(shape)

@@ -104,9 +104,52 @@ class DiscreteCubaLIF(nir.NIRNode):  # type: ignore[misc]
         self.input_type, self.output_type = _untyped()
 
 
-EXTENSIONS: tuple[type[nir.NIRNode], ...] = (BatchNorm2d, MaxPool2d, SpikeMatMul, Add, DiscreteCubaLIF)
+PER_NEURON = ("syn_decay", "mem_decay", "v_threshold", "v_bias", "v_drop")
+"""The parameters of :class:`DiscreteCubaLIF` that each neuron has."""
 
-NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF)
+
+@dataclass(eq=False)
+class RecurrentCubaLIF(DiscreteCubaLIF):
+    """The same neurons with synapses onto themselves: x is the input and W s + bias, s being the spikes of a step ago.
+
+    Before a sample's first step nothing fired. W is a convolution of stride one that keeps the population's shape,
+    (C, H, W), or (F,), which counts as (F, 1, 1).
+    """
+
+    weight: Float64Array
+    bias: Float64Array
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.padding, self.dilation = _pair(self.padding), _pair(self.dilation)
+        self.groups = int(self.groups)
+
+    def synapses(self) -> nir.Conv2d:
+        """The recurrent synapses as a node of their own."""
+        return nir.Conv2d(
+            input_shape=None,
+            weight=self.weight,
+            stride=(1, 1),
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            bias=self.bias,
+        )
+
+
+EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
+    BatchNorm2d,
+    MaxPool2d,
+    SpikeMatMul,
+    Add,
+    DiscreteCubaLIF,
+    RecurrentCubaLIF,
+)
+
+NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF)
 """What fires at the float level."""
 
 POOL_AREA = "pool_area"
@@ -206,6 +249,11 @@ def constant(value: float, shape: tuple[int, ...]) -> Float64Array:
 def collapse(array: npt.NDArray[np.float64]) -> Float64Array:
     """The array with each broadcast axis cut to length one, so that work on :func:`constant` arrays stays small."""
     return array[tuple(slice(None) if stride else slice(0, 1) for stride in array.strides)]
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    rows, columns = (int(each) for each in values)
+    return rows, columns
 
 
 def _shape(node: nir.NIRNode) -> tuple[int, ...]:

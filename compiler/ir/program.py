@@ -205,6 +205,39 @@ class CubaLIF(Op):
 
 
 @dataclass(frozen=True, eq=False)
+class RecurrentCubaLIF(CubaLIF):
+    """The same neurons, (C, H, W), with synapses onto themselves: what they fired one step ago adds to their input.
+
+    Before a sample's first step nothing fired. The synapses are a convolution of stride one that keeps the shape; of
+    (F, 1, 1), a kernel of one connects all with all.
+
+    Attributes:
+        weight: (C, C / groups, K_h, K_w).
+        weight_exp: (C,), an exponent per output channel.
+        padding: Zeros around the spikes, (rows, columns).
+        groups: Blocks of channels that do not mix.
+    """
+
+    weight: Int8Array
+    weight_exp: Int8Array
+    padding: tuple[int, int]
+    groups: int
+
+    def synapses(self) -> Conv2d:
+        """The recurrent synapses as an operation of their own."""
+        return Conv2d(
+            Signal(SignalKind.CURRENT, scale_exp=0),
+            weight=self.weight,
+            weight_exp=self.weight_exp,
+            bias=np.zeros(len(self.weight), dtype=np.int32),
+            stride=(1, 1),
+            padding=self.padding,
+            dilation=(1, 1),
+            groups=self.groups,
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class SpikeMatMul(Op):
     """One of DSSA's two products, a spike-gated sum; sends what it received one step ago.
 

@@ -40,6 +40,7 @@ _OPS: dict[str, type[Op]] = {
         ops.Relay,
         ops.LIF,
         ops.CubaLIF,
+        ops.RecurrentCubaLIF,
         ops.SpikeMatMul,
         ops.Delay,
         ops.Flatten,
@@ -233,6 +234,8 @@ def _check_sizes(program: Program) -> None:
         match node.op:
             case ops.Conv2d(weight=weight, padding=padding, dilation=dilation):
                 spans = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], dilation, strict=True)]
+            case ops.RecurrentCubaLIF(weight=weight, padding=padding):
+                spans = list(weight.shape[2:])
             case ops.MaxPool2d(kernel_size=kernel, padding=padding):
                 spans = list(kernel)
             case ops.Delay(steps=steps):

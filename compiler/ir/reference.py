@@ -33,6 +33,7 @@ from resformer.compiler.ir.program import (
     Op,
     Output,
     Program,
+    RecurrentCubaLIF,
     Relay,
     SpikeMatMul,
     SumPool2d,
@@ -195,9 +196,14 @@ def fire(op: LIF | CubaLIF, a: IntArray) -> Iterator[fixedpoint.LifStep]:
     """The steps of neurons that begin at rest and are given ``a``, (T, N, ...)."""
     u = v = np.zeros(a.shape[1:], dtype=np.int64)
     step = _cuba_step(op) if isinstance(op, CubaLIF) else _lif_step(op, a.ndim - 2)
+    synapses = op.synapses() if isinstance(op, RecurrentCubaLIF) else None
+    fired = np.zeros(a.shape[1:], dtype=np.bool_)
     for now in a:
+        if synapses is not None:
+            fed_back, _ = evaluate(synapses, fired[None].astype(np.int64))
+            now = now + fed_back[0]
         state = step(u, v, now)
-        u, v = state.u, state.v
+        u, v, fired = state.u, state.v, state.spikes
         yield state
 
 

@@ -68,9 +68,7 @@ def _(op: nir.Input, inputs: Sequence[Shape]) -> Shape:
 @output_shape.register(program.Output)
 def _(op: object, inputs: Sequence[Shape]) -> Shape:
     shape = _single(inputs)
-    for name in _PER_ELEMENT.get(type(op), ()):
-        held = getattr(op, name).shape
-        assert held == shape, f"{name} of shape {held} does not fit an input of shape {shape}"
+    _check_per_element(op, shape)
     for name in _PER_CHANNEL.get(type(op), ()):
         held = getattr(op, name).shape
         fits = held == shape[:1] or (held == (1,) and isinstance(op, program.LIF))
@@ -78,11 +76,18 @@ def _(op: object, inputs: Sequence[Shape]) -> Shape:
     return shape
 
 
+def _check_per_element(op: object, shape: Shape) -> None:
+    for name in _PER_ELEMENT.get(type(op), ()):
+        held = getattr(op, name).shape
+        assert held == shape, f"{name} of shape {held} does not fit an input of shape {shape}"
+
+
 _PER_ELEMENT: dict[type[Any], tuple[str, ...]] = {
     nir.LIF: ("tau", "r", "v_leak", "v_threshold", "v_reset"),
     nir.IF: ("r", "v_threshold", "v_reset"),
     nir.CubaLIF: ("tau_syn", "tau_mem", "r", "v_leak", "v_threshold", "v_reset", "w_in"),
-    primitives.DiscreteCubaLIF: ("syn_decay", "mem_decay", "v_threshold", "v_bias", "v_drop"),
+    primitives.DiscreteCubaLIF: primitives.PER_NEURON,
+    primitives.RecurrentCubaLIF: primitives.PER_NEURON,
     nir.Scale: ("scale",),
     program.Output: ("bias",),
 }
@@ -100,7 +105,22 @@ def _(op: program.CubaLIF, inputs: Sequence[Shape]) -> Shape:
         held = getattr(op, name).shape
         fits = len(held) == len(shape) and all(given in (1, size) for given, size in zip(held, shape, strict=True))
         assert fits, f"{name} of shape {held} does not fit a population of shape {shape}"
+    if isinstance(op, program.RecurrentCubaLIF):
+        _check_recurrent(op.synapses(), shape)
     return shape
+
+
+@output_shape.register
+def _(op: primitives.RecurrentCubaLIF, inputs: Sequence[Shape]) -> Shape:
+    shape = _single(inputs)
+    _check_per_element(op, shape)
+    _check_recurrent(op.synapses(), (*shape, 1, 1)[:3])
+    return shape
+
+
+def _check_recurrent(synapses: nir.Conv2d | program.Conv2d, shape: Shape) -> None:
+    made = output_shape(synapses, [shape])
+    assert made == shape, f"its recurrent synapses make shape {made} of spikes of shape {shape}"
 
 
 @output_shape.register(nir.Conv2d)

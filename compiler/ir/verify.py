@@ -117,7 +117,7 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
             assert (op.running_var + op.eps > 0).all(), "running_var + eps is not positive"
         case nir.LIF() | nir.IF() | nir.CubaLIF():
             _verify_neurons(op, dt)
-        case DiscreteCubaLIF():
+        case DiscreteCubaLIF():  # recurrent ones too
             _verify_fires_at(op)
             for name in ("syn_decay", "mem_decay"):
                 decay = collapse(getattr(op, name))
@@ -175,6 +175,8 @@ _DTYPES: dict[tuple[type[integer.Op], str], type[np.generic]] = {
     (integer.CubaLIF, "dv"): np.int16,
     (integer.CubaLIF, "u_bias"): np.int32,
     (integer.CubaLIF, "v_bias"): np.int32,
+    (integer.RecurrentCubaLIF, "weight"): np.int8,
+    (integer.RecurrentCubaLIF, "weight_exp"): np.int8,
     (integer.SpikeMatMul, "bias"): np.int32,
     (integer.Output, "bias"): np.float64,
 }
@@ -182,7 +184,8 @@ _DTYPES: dict[tuple[type[integer.Op], str], type[np.generic]] = {
 
 def _verify_dtypes(op: integer.Op) -> None:
     for name, array in _arrays(op).items():
-        wanted = _DTYPES[type(op), name]
+        kind = integer.CubaLIF if isinstance(op, integer.CubaLIF) and name in integer.CUBA_ARRAYS else type(op)
+        wanted = _DTYPES[kind, name]
         assert array.dtype == wanted, f"{name} is {array.dtype}, not {wanted.__name__}"
 
 
@@ -204,6 +207,8 @@ def _verify_formats(op: integer.Op) -> None:
             _in_range("bias_exp", op.bias_exp, 0, LOIHI.bias_exp_max)
             assert op.bias_mant.shape == op.bias_exp.shape, "bias_mant and bias_exp differ in shape"
         case integer.CubaLIF():
+            if isinstance(op, integer.RecurrentCubaLIF):
+                _verify_formats(op.synapses())
             _in_range("vth", op.vth, 0, LOIHI.vth_mantissa_max)
             _in_range("v_drop", op.v_drop, 0, LOIHI.v_max if op.soft_reset else 0)
             _in_range("du", op.du, 0, LOIHI.decay_unity - 1)
@@ -233,6 +238,7 @@ def _verify_signals(op: integer.Op, inputs: Sequence[Signal]) -> None:
     made = {
         integer.LIF: SignalKind.SPIKE,
         integer.CubaLIF: SignalKind.SPIKE,
+        integer.RecurrentCubaLIF: SignalKind.SPIKE,
         integer.Relay: SignalKind.GRADED,
         integer.Conv2d: SignalKind.CURRENT,
         integer.Dense: SignalKind.CURRENT,

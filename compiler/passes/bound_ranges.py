@@ -22,6 +22,7 @@ from resformer.compiler.ir.program import (
     Op,
     Output,
     Program,
+    RecurrentCubaLIF,
     Relay,
     Signal,
     SignalKind,
@@ -96,6 +97,8 @@ def _output_interval(node: Node[Op], inputs: list[_Interval], positions: int) ->
             assert op.signal.high is not None
             return _interval(op.signal.low, op.signal.high)
         case LIF() | CubaLIF():
+            if isinstance(op, RecurrentCubaLIF):
+                _check_sums(f"{node.name}: its recurrent sums", _largest_row(op.weight, op.weight_exp))
             return _interval(0, 1)
         case Conv2d():
             weight = fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.int64)
@@ -158,10 +161,14 @@ def _check_accumulator(node: Node[Op], interval: _Interval) -> None:
         limit = LOIHI.accumulator_max
     else:
         return
-    if interval.magnitude > limit:
+    _check_sums(f"{node.name}: its sums", interval.magnitude, limit)
+
+
+def _check_sums(what: str, reach: int, limit: int = LOIHI.accumulator_max) -> None:
+    if reach > limit:
         raise RangeError(
-            f"{node.name}: its sums may reach {interval.magnitude}, the limit of its accumulator is {limit}; "
-            "lower --input-scale-exp or normalise the layer"
+            f"{what} may reach {reach}, the limit of the accumulator is {limit}; lower --input-scale-exp or normalise "
+            "the layer"
         )
 
 

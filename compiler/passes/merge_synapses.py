@@ -13,14 +13,15 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import nir
 import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.neurons import HARD, discrete
-from resformer.compiler.ir.primitives import Add, collapse, constant
+from resformer.compiler.ir.neurons import HARD, discrete, reshaped
+from resformer.compiler.ir.primitives import PER_NEURON, Add, RecurrentCubaLIF, collapse, constant
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import UnsupportedError
 
@@ -96,7 +97,7 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
             case nir.Input():
                 made[node.name] = node
                 values[node.name] = _sent(node.name, node.shape)
-            case nir.LIF() | nir.IF() | nir.CubaLIF():
+            case nir.LIF() | nir.IF() | nir.CubaLIF() | RecurrentCubaLIF():
                 merge = _merge_population if _is_stock(node, values[node.inputs[0]].shape) else _merge_discrete
                 merge(node, values[node.inputs[0]], graph, made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
@@ -249,7 +250,7 @@ def _undilated(weight: Float64Array, dilation: Pair) -> Float64Array:
 def _is_stock(node: Node[nir.NIRNode], shape: Shape) -> bool:
     """Whether Lava's LIFReset can be these neurons: one decay for all, a hard reset, no difference within a channel."""
     neurons = node.op
-    if isinstance(neurons, nir.CubaLIF) or neurons.metadata["reset"] != HARD:
+    if isinstance(neurons, nir.CubaLIF | RecurrentCubaLIF) or neurons.metadata["reset"] != HARD:
         return False
     if isinstance(neurons, nir.LIF) and np.ptp(collapse(neurons.tau)):
         return False
@@ -261,7 +262,13 @@ def _merge_discrete(
     node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
 ) -> None:
     """Write a population of our own neurons, and the synapses in front of it."""
-    neurons = discrete(node.name, node.op, float(graph.metadata["dt"]), value.shape)
+    neurons = node.op
+    if isinstance(neurons, RecurrentCubaLIF):
+        arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_NEURON}
+        weight = _undilated(neurons.weight, neurons.dilation)
+        neurons = replace(neurons, **arrays, weight=weight, dilation=(1, 1))
+    else:
+        neurons = discrete(node.name, neurons, float(graph.metadata["dt"]), value.shape)
     nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
     current = _write_sum(node.name, value, nothing, graph, made)
     made[node.name] = Node(node.name, neurons, (current,), value.shape)

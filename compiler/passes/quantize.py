@@ -6,6 +6,7 @@ all sums are exact and the quantized network is still a network of the same kind
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import nir
@@ -14,7 +15,15 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import NEURONS, Add, DiscreteCubaLIF, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import (
+    NEURONS,
+    Add,
+    DiscreteCubaLIF,
+    MaxPool2d,
+    RecurrentCubaLIF,
+    SpikeMatMul,
+    collapse,
+)
 from resformer.compiler.ir.program import LIF, SPIKE, CubaLIF, Op, Output, Program, Signal, SignalKind
 from resformer.compiler.passes.scales import QuantizationPlan, uniform
 from resformer.compiler.target import LOIHI
@@ -191,7 +200,7 @@ class _Lowering:
                 f"{LOIHI.decay_unity} of it, so train with a finite tau_syn"
             )
         fine = unit * 2**LOIHI.a_shift
-        return CubaLIF(
+        op = CubaLIF(
             SPIKE,
             vth=_rounded(neurons.v_threshold, unit),
             v_drop=_rounded(neurons.v_drop, fine),
@@ -200,6 +209,19 @@ class _Lowering:
             u_bias=np.zeros((1,) * len(node.shape), dtype=np.int32),
             v_bias=_rounded(neurons.v_bias, fine),
             soft_reset=neurons.soft_reset,
+        )
+        return self._recurrent(node, op, unit) if isinstance(neurons, RecurrentCubaLIF) else op
+
+    def _recurrent(self, node: Node[nir.NIRNode], op: CubaLIF, unit: float) -> Op:
+        neurons = node.op
+        bias = _round_bias(node.name, neurons.bias * unit, LOIHI.a_max) << LOIHI.a_shift
+        return integer.RecurrentCubaLIF(
+            **{field.name: getattr(op, field.name) for field in dataclasses.fields(op) if field.name != "u_bias"},
+            u_bias=bias.reshape(-1, 1, 1) if bias.any() else op.u_bias,
+            weight=round_weight(self.plan, node),
+            weight_exp=np.array(self.plan.layers[node.name].weight_exp, dtype=np.int8),
+            padding=neurons.padding,
+            groups=neurons.groups,
         )
 
     def _decay(self, node: Node[nir.NIRNode], field: str) -> npt.NDArray[np.int32]:
@@ -242,14 +264,11 @@ class _Lowering:
         return divisor
 
 
-def _round_bias(name: str, bias: Float64Array) -> npt.NDArray[np.int32]:
+def _round_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) -> npt.NDArray[np.int32]:
     rounded = np.rint(bias)
     largest = float(np.abs(rounded).max(initial=0.0))
-    if largest > LOIHI.graded_max:
-        raise RangeError(
-            f"{name}: a bias becomes {largest:.0f}, the limit of a 24-bit value is {LOIHI.graded_max}; "
-            "normalise the layer"
-        )
+    if largest > limit:
+        raise RangeError(f"{name}: a bias becomes {largest:.0f}, the limit is {limit}; normalise the layer")
     return rounded.astype(np.int32)
 
 

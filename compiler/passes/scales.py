@@ -19,7 +19,15 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import message_names
-from resformer.compiler.ir.primitives import NEURONS, Add, DiscreteCubaLIF, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import (
+    NEURONS,
+    Add,
+    DiscreteCubaLIF,
+    MaxPool2d,
+    RecurrentCubaLIF,
+    SpikeMatMul,
+    collapse,
+)
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, RangeError, UnsupportedError
 
@@ -112,7 +120,7 @@ class QuantizationPlan:
 
     def weight_unit_exp(self, node: Node[Any]) -> int:
         """u, where a weight w of a layer counts as w * 2^u of its finest units: its output's k less its input's."""
-        return self.scale_exps[node.name] - self.scale_exps[node.inputs[0]]
+        return weight_unit_exp(self.scale_exps, node)
 
     def check_fits(self, graph: Graph[nir.NIRNode]) -> None:
         """See that the plan is one for this network.
@@ -132,7 +140,7 @@ class QuantizationPlan:
                     "plan was made for another network; prepare this one again"
                 )
         for name, layer in self.layers.items():
-            channels = len(weighted[name]) if isinstance(graph[name].op, nir.Conv2d) else 1
+            channels = len(weighted[name]) if isinstance(graph[name].op, CONVOLUTIONAL) else 1
             if len(layer.weight_exp) != channels:
                 raise FileFormatError(
                     f"{name}: the quantization plan holds {len(layer.weight_exp)} exponents for {channels} channels; "
@@ -233,7 +241,9 @@ class QuantizationPlan:
         return cls.from_json(content)
 
 
-WEIGHTED: tuple[type[nir.NIRNode], ...] = (nir.Conv2d, nir.Linear, nir.Affine)
+CONVOLUTIONAL: tuple[type[nir.NIRNode], ...] = (nir.Conv2d, RecurrentCubaLIF)
+"""What has an exponent for each output channel."""
+WEIGHTED: tuple[type[nir.NIRNode], ...] = (*CONVOLUTIONAL, nir.Linear, nir.Affine)
 """What has weights at the float level, once all float passes have run."""
 
 
@@ -252,6 +262,13 @@ def _whole(value: object) -> int:
     if type(value) is not int:
         raise TypeError(f"{value!r} is no whole number")
     return value
+
+
+def weight_unit_exp(scale_exps: Mapping[str, int], node: Node[Any]) -> int:
+    """The exponent of ``QuantizationPlan.weight_unit_exp``; recurrent weights of spikes add to the neurons' input."""
+    if isinstance(node.op, RecurrentCubaLIF):
+        return scale_exps[node.inputs[0]]
+    return scale_exps[node.name] - scale_exps[node.inputs[0]]
 
 
 def mantissa_max(bits: int) -> int:
@@ -304,12 +321,12 @@ class _Choice:
         return QuantizationPlan(self.input_high, self.exps, layers)
 
     def _layer(self, node: Node[nir.NIRNode]) -> LayerPlan:
-        weight = node.op.weight * 2.0 ** (self.exps[node.name] - self.exps[node.inputs[0]])
+        weight = node.op.weight * 2.0 ** weight_unit_exp(self.exps, node)
         largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-        if not (isinstance(node.op, nir.Conv2d) and self.config.per_channel):
+        if not (isinstance(node.op, CONVOLUTIONAL) and self.config.per_channel):
             largest = np.full_like(largest, largest.max())
         exponent = fitting_exponents(node.name, largest, self.config.weight_bits)
-        return LayerPlan(self.config.weight_bits, exponent if isinstance(node.op, nir.Conv2d) else exponent[:1])
+        return LayerPlan(self.config.weight_bits, exponent if isinstance(node.op, CONVOLUTIONAL) else exponent[:1])
 
     def _balanced_input_exp(self) -> int:
         """The k of an image at which rounding pixels costs as much as rounding the weights that they meet.
@@ -347,7 +364,8 @@ class _Choice:
         for node in self.graph:
             if node.name in domains:
                 domain = domains[node.name]
-                wanted[domain] = max(wanted[domain], self._resolving_exp(node))
+                recurrent = [each for each in self.graph.consumers[node.name] if isinstance(each.op, RecurrentCubaLIF)]
+                wanted[domain] = max(wanted[domain], *(self._resolving_exp(each) for each in (node, *recurrent)))
                 limits[domain] += self._limits(node)
         exps: dict[str, int] = {}
         for node in self.graph:
@@ -408,17 +426,30 @@ class _Choice:
         """What neurons bound whose current has a memory: it adds up over a sample's steps, and must not saturate."""
         neurons, potential_max = node.op, LOIHI.v_max / 2**LOIHI.a_shift
         slowest = 1 - float(collapse(neurons.syn_decay).min())
+        limits = []
+        if isinstance(neurons, RecurrentCubaLIF):
+            weight = np.abs(neurons.weight)
+            steepest, row = float(weight.max(initial=0.0)), float(weight.reshape(len(weight), -1).sum(axis=1).max())
+            reach += row
+            limits = [
+                (LOIHI.accumulator_max / ROUNDED_SUM_GROWTH, row, f"{node.name} may feed back {row:.4g}"),
+                (
+                    self.mantissa_max * 2**LOIHI.weight_exp_max,
+                    steepest,
+                    f"{node.name} has a recurrent weight of {steepest:.4g}",
+                ),
+            ]
         gathered = reach * sum(slowest**step for step in range(self.graph.timesteps))
         threshold, drop, bias = (
             float(np.abs(collapse(getattr(neurons, key))).max()) for key in ("v_threshold", "v_drop", "v_bias")
         )
-        bounds = [
+        limits += [
             (LOIHI.a_max, gathered, f"the current of {node.name} may reach {gathered:.4g}"),
             (LOIHI.vth_mantissa_max, threshold, f"{node.name} fires at {threshold:.4g}"),
             (potential_max, drop, f"a spike takes {drop:.4g} from {node.name}"),
             (potential_max, bias, f"{node.name} leaks by {bias:.4g}"),
         ]
-        return [(_floor_log2(limit / max(each, SMALLEST_MAGNITUDE)), reason) for limit, each, reason in bounds]
+        return [(_floor_log2(limit / max(each, SMALLEST_MAGNITUDE)), reason) for limit, each, reason in limits]
 
     def _source_exp(self, node: Node[nir.NIRNode]) -> int:
         """k of what a convolution reads: pixels have one, spikes are 0 or 1, and counts of them whole numbers.
@@ -453,7 +484,7 @@ class _Choice:
 
     def _resolving_exp(self, node: Node[nir.NIRNode]) -> int:
         """The k at which most channels' weights fill their mantissas with an exponent of zero; more gains nothing."""
-        if not isinstance(node.op, nir.Conv2d):
+        if not isinstance(node.op, CONVOLUTIONAL):
             return 0
         weight = np.abs(node.op.weight)
         largest = np.sort(weight.reshape(len(weight), -1).max(axis=1))[::-1]
@@ -461,7 +492,8 @@ class _Choice:
         if not len(largest):
             return 0
         finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), SMALLEST_MAGNITUDE)
-        return self._source_exp(node) + math.ceil(math.log2(self.mantissa_max / finest))
+        source_exp = self._source_exp(node) if isinstance(node.op, nir.Conv2d) else 0
+        return source_exp + math.ceil(math.log2(self.mantissa_max / finest))
 
     def _readout_exp(self, node: Node[nir.NIRNode]) -> int:
         """k of a readout's weights: no spike depends on it, so they fill their mantissas."""

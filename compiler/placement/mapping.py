@@ -38,6 +38,7 @@ from resformer.compiler.ir.program import (
     Op,
     Output,
     Program,
+    RecurrentCubaLIF,
     Relay,
     SignalKind,
     SpikeMatMul,
@@ -103,7 +104,7 @@ class Population:
         nodes: The program's nodes that they compute.
         kind: What they are, in words for reports.
         shape: (channels, rows, columns).
-        edges: What they receive.
+        edges: What they receive; an edge from the population itself is recurrent.
         graded: Whether they send payloads.
         payload_bits: The width of what they send or receive as payload, if they do.
         parameter_words: Memory that each takes for what differs between them.
@@ -250,6 +251,8 @@ class _Mapper:
             case _:
                 for name in node.inputs:
                     yield from self._incoming(name, node, 0)
+                if isinstance(op, RecurrentCubaLIF):
+                    yield _convolution(node.name, node.name, op.synapses(), 0)
 
     def _incoming(self, name: str, reader: Node[Op], delay: int) -> Iterator[Edge]:
         """The connections that a current, read by a neuron, consists of."""
@@ -272,19 +275,7 @@ class _Mapper:
         delay += waits
         match node.op:
             case Conv2d() as op:
-                assert op.dilation == (1, 1), f"{node.name}: the frontend makes no dilated convolutions"
-                rows, columns = op.weight.shape[2:]
-                return Edge(
-                    source,
-                    node.name,
-                    Link.CONVOLUTION,
-                    weight_bits=_bits(op.weight),
-                    kernel=(rows, columns),
-                    stride=op.stride,
-                    padding=op.padding,
-                    groups=op.groups,
-                    delay=delay,
-                )
+                return _convolution(source, node.name, op, delay)
             case Dense() as dense:
                 return Edge(source, node.name, Link.DENSE, weight_bits=_bits(dense.weight), delay=delay)
             case SumPool2d() as pool:
@@ -304,6 +295,22 @@ class _Mapper:
             delay += node.op.steps if isinstance(node.op, Delay) else 0
             node = self._program[node.inputs[0]]
         return node.name, delay
+
+
+def _convolution(source: str, name: str, op: Conv2d, delay: int) -> Edge:
+    assert op.dilation == (1, 1), f"{name}: the frontend makes no dilated convolutions"
+    rows, columns = op.weight.shape[2:]
+    return Edge(
+        source,
+        name,
+        Link.CONVOLUTION,
+        weight_bits=_bits(op.weight),
+        kernel=(rows, columns),
+        stride=op.stride,
+        padding=op.padding,
+        groups=op.groups,
+        delay=delay,
+    )
 
 
 def _parameter_words(op: Op) -> int:

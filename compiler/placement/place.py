@@ -88,7 +88,8 @@ class Placement:
         depth: dict[str, int] = {}
         for layer in self.layers:
             population = layer.population
-            depth[population.name] = max((depth[edge.source] + 1 for edge in population.edges), default=0)
+            before = [edge.source for edge in population.edges if edge.source != population.name]
+            depth[population.name] = max((depth[source] + 1 for source in before), default=0)
         return depth[self.layers[-1].population.name]
 
     @cached_property
@@ -159,7 +160,8 @@ def place_populations(populations: tuple[Population, ...], chip: Chip) -> Placem
         tiling = best_tiling(population, shapes, readers[population.name], chip)
         tilings[population.name] = tiling
         for edge in population.edges:
-            readers[edge.source].append(Reader(edge, tiling))
+            if edge.source != population.name:
+                readers[edge.source].append(Reader(edge, tiling))
     layers, core = [], 0
     for population in populations:
         layers.append(Placed(tilings[population.name], core))

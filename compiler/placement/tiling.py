@@ -87,13 +87,13 @@ def best_tiling(population: Population, shapes: dict[str, Shape3], readers: list
     Args:
         population: What to cut.
         shapes: Of all populations.
-        readers: Who reads this one.
+        readers: Who else reads this one.
         chip: Whose limits hold.
     """
     tiles = _candidates(population.shape, power_of_two=bool(chip.power_of_two_tiles))
     held = np.minimum(tiles, np.array(population.shape))
     counts = -(-np.array(population.shape) // tiles)
-    usage = _usage(population, tiles, held, shapes, readers, chip)
+    usage = _usage(population, tiles, held, counts, shapes, readers, chip)
     deliveries = sum(
         (_deliveries(edge, population, tiles, held, counts, shapes[edge.source]) for edge in population.edges),
         start=np.zeros(len(tiles), dtype=np.int64),
@@ -157,6 +157,7 @@ def _usage(
     population: Population,
     tiles: Int64Array,
     held: Int64Array,
+    counts: Int64Array,
     shapes: dict[str, Shape3],
     readers: list[Reader],
     chip: Chip,
@@ -176,6 +177,12 @@ def _usage(
         further = max(fan_out(reader, population.shape) - 1, 0.0)
         words = chip.axon_map_per_position + chip.axon_map_per_destination * further
         axon_map = axon_map + np.ceil(positions * words).astype(np.int64)
+    for edge in population.edges:
+        if edge.source == population.name:
+            # where its own messages go, each candidate says of itself
+            reached = _deliveries(edge, population, tiles, held, counts, population.shape) / population.neurons
+            each = chip.axon_map_per_position + chip.axon_map_per_destination * np.maximum(reached - 1, 0)
+            axon_map = axon_map + np.ceil(positions * each).astype(np.int64)
     waiting = -(-population.delay // chip.delay_slots_per_word)
     return {
         "neurons": neurons,

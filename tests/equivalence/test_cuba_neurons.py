@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,26 +34,34 @@ NEURONS = {
     "soft": st.booleans(),
     "scale": st.sampled_from([40, 2**13, LOIHI.accumulator_max]),
     "timesteps": st.integers(1, 6),
+    "recurrent": st.none()
+    | st.fixed_dictionaries(
+        {
+            "kernel": st.sampled_from([(1, 1), (3, 1), (3, 3)]),
+            "groups": st.sampled_from([1, 2, 4]),
+        }
+    ),
 }
 
 
-def neurons_alone(seed, spread, vth, du, dv, bias, soft, scale, timesteps) -> tuple[Program, np.ndarray]:
+def neurons_alone(seed, spread, vth, du, dv, bias, soft, scale, timesteps, recurrent) -> tuple[Program, np.ndarray]:
     """An input that is the neurons' own, ties, and the most extreme values among it."""
     net = ProgramBuilder((4, 3, 5), seed)
-    net.cuba_lif("cuba", "input", vth=vth, du=du, dv=dv, bias=bias, soft_reset=soft, spread=spread)
+    options = {"vth": vth, "du": du, "dv": dv, "bias": bias, "soft_reset": soft, "spread": spread}
+    net.cuba_lif("cuba", "input", **options, **(recurrent or {}))
     samples = net.samples(2, timesteps=timesteps, largest=scale)
     samples[..., 0] = np.clip(vth, 0, scale)
     samples[..., 1] = -scale
     return with_input_range(net.finish(timesteps=timesteps), samples), samples
 
 
-@settings(max_examples=30)
+@settings(max_examples=40)
 @given(**NEURONS)
 def test_neurons_in_sim(**case) -> None:
     assert_sim_is_the_reference(*neurons_alone(**case))
 
 
-@settings(max_examples=30)
+@settings(max_examples=40)
 @given(**NEURONS)
 def test_neurons_in_onnx_runtime(**case) -> None:
     pytest.importorskip("onnxruntime")
@@ -68,10 +77,12 @@ def test_neurons_in_onnx_runtime(**case) -> None:
 def network(*, soft: bool) -> tuple[Program, np.ndarray]:
     """Neurons of each kind behind one another, beside a path that must wait, and between layers of different shapes."""
     net = ProgramBuilder((2, 4, 5), seed=3)
-    first = net.cuba_lif("first", net.conv("conv", "input", 3, (2, 3)), vth=700, soft_reset=soft)
+    current = net.conv("conv", "input", 3, (2, 3))
+    first = net.cuba_lif("first", current, vth=700, soft_reset=soft, kernel=(3, 1))
     second = net.conv("second", first, 3, (3, 3), padding=(1, 1))
     again = net.cuba_lif("again", net.plus("add", second, net.conv("short", first, 3)), spread=(True, False, False))
-    net.cuba_lif("last", net.dense("dense", net.flatten("flatten", again), 6), du=4095, soft_reset=not soft)
+    last = net.cuba_lif("last", net.dense("dense", net.flatten("flatten", again), 6), du=4095, soft_reset=not soft)
+    net.dense("readout", last, 4)
     return net.finish(timesteps=5), net.samples(3, timesteps=5)
 
 
@@ -87,7 +98,8 @@ def test_networks_in_lava(soft: bool) -> None:
 
 def test_lava_counts_what_it_clips() -> None:
     case = {"seed": 1, "spread": (True, True, True), "vth": 400, "du": 0, "dv": 0, "bias": 3000, "timesteps": 3}
-    program, samples = neurons_alone(**case, soft=True, scale=LOIHI.accumulator_max)
+    recurrent = {"kernel": (3, 3), "groups": 2}
+    program, samples = neurons_alone(**case, soft=True, scale=LOIHI.accumulator_max, recurrent=recurrent)
     expected = reference.run(program, samples, record=True)
     assert expected.saturated["cuba"]
     trace = LavaBackend().run(program, samples, record=True)
@@ -100,3 +112,19 @@ def test_files_hold_them(tmp_path: Path) -> None:
     write_program(program, tmp_path / "program")
     assert first_difference(read_program(tmp_path / "program"), program) is None
     assert program["first"].op.signal == SPIKE
+
+
+@pytest.mark.parametrize("backend", ["lava", "clocked"])
+def test_spikes_do_not_come_back_in_the_next_sample(backend: str) -> None:
+    """All fire at the last step of each sample; such a spike alone would make them fire at the first of the next."""
+    net = ProgramBuilder((2, 1, 1))
+    neurons = net.cuba_lif("cuba", "input", vth=100, du=4095, dv=0, bias=0, kernel=(1, 1), spread=(False,) * 3)
+    op = net.nodes[neurons].op
+    net.nodes[neurons] = replace(net.nodes[neurons], op=replace(op, weight=np.full((2, 2, 1, 1), 127, np.int8)))
+    samples = np.zeros((3, 3, 2, 1, 1), np.int32)
+    samples[:, 2] = 1000
+    program = with_input_range(net.finish(timesteps=3), samples)
+    expected = reference.run(program, samples, record=True)
+    assert expected.spikes["cuba"].dense()[:, :, 0, 0, 0].T.tolist() == [[False, False, True]] * 3
+    found = run_clocked(program, samples) if backend == "clocked" else LavaBackend().run(program, samples, record=True)
+    assert_same_trace(found, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,6 +44,7 @@ EXPORTERS = {
     "norse": "norse.torch.utils.export_nir",
     "sinabs": "sinabs.nir",
     "snntorch": "snntorch.export_nir",
+    "snntorch_recurrent": "snntorch.export_nir",
     "spikingjelly": "spikingjelly.activation_based.nir_exchange",
 }
 
@@ -65,7 +67,8 @@ def test_the_file_gives_its_frameworks_spikes(network: Written) -> None:
 
 @pytest.mark.parametrize("backend", ["lava", "sim", "onnx"])
 def test_every_backend_gives_the_programs_spikes(network: Written, tmp_path: Path, backend: str) -> None:
-    options = CompileOptions(timesteps=network.timesteps, dt=network.dt)
+    # what comes in are spikes
+    options = CompileOptions(timesteps=network.timesteps, dt=network.dt, input_kind="frames")
     write_build(compile_nir(network.path, options), tmp_path / "b", ["lava"], options)
     build = read_build(tmp_path / "b")
     program = build.program()
@@ -113,7 +116,54 @@ def nested(normal: Normal) -> nir.NIRGraph:
     return graph((5,), nodes, [("input", "block"), ("block", "fc"), ("fc", "out"), ("out", "output")])
 
 
+def recurrent(
+    normal: Normal, shape: tuple[int, ...], feedback: nir.NIRNode, neurons: nir.NIRNode, first: nir.NIRNode
+) -> nir.NIRGraph:
+    """A population that reads itself in a graph of its own, as snnTorch writes one, and a readout."""
+    inner = graph(shape, {"lif": neurons, "w_rec": feedback}, [])
+    inner.edges = [("input", "lif"), ("lif", "w_rec"), ("w_rec", "lif"), ("lif", "output")]
+    size = int(np.prod(shape))
+    nodes = {"in": first, "layer": inner, "flat": flatten(shape), "out": nir.Affine(normal(3, size), normal(3))}
+    edges = list(itertools.pairwise(["input", "in", "layer", "flat", "out", "output"]))
+    sizes = {"in": first.weight.shape[1]} if first.weight.ndim == 2 else {}
+    return graph((sizes["in"],) if sizes else (2, 4, 4)[: first.weight.ndim - 1], nodes, edges)
+
+
+def recurrent_flat(normal: Normal) -> nir.NIRGraph:
+    nodes = {
+        "in": nir.Linear(normal(5, 6)),
+        "back": nir.Linear(normal(5, 5)),
+        "s": nir.IF(r=np.full(5, 1e4), v_threshold=1 + normal(5) ** 2, metadata={"reset": "soft"}),
+        "out": nir.Linear(normal(3, 5)),
+        "t": cuba_lif((3,), v_threshold=0.3),
+    }
+    edges = [*itertools.pairwise(["input", "in", "s", "back", "s", "out", "t", "output"])]
+    return graph((6,), nodes, edges)
+
+
 NETWORKS = {
+    "recurrent": recurrent_flat,
+    "recurrent, nested": lambda normal: recurrent(
+        normal,
+        (8,),
+        nir.Affine(normal(8, 8), 0.3 * normal(8)),
+        cuba_lif((8,), tau_syn=5e-4, w_in=2.0, tau_mem=[2e-4, 3e-4, 4e-4, 5e-4] * 2),
+        nir.Affine(normal(8, 6), normal(8)),
+    ),
+    "recurrent convolution": lambda normal: recurrent(
+        normal,
+        (4, 4, 4),
+        conv2d(normal(4, 2, 3, 3), 0.2 * normal(4), padding=1, groups=2),
+        lif((4, 4, 4), reset="late", v_leak=0.1),
+        conv2d(normal(4, 2, 3, 3), padding=1),
+    ),
+    "recurrent convolution of rows": lambda normal: recurrent(
+        normal,
+        (4, 4),
+        nir.Conv1d(4, normal(4, 4, 3), stride=1, padding=2, dilation=2, groups=1, bias=np.zeros(4)),
+        lif((4, 4), v_threshold=0.7),
+        nir.Conv1d(4, normal(4, 2, 3), stride=1, padding=1, dilation=1, groups=1, bias=normal(4)),
+    ),
     "readout": lambda normal: chain(
         (7,), nir.Affine(normal(6, 7), normal(6)), lif((6,)), nir.Affine(normal(3, 6), normal(3))
     ),
@@ -234,7 +284,7 @@ def test_backends_agree_on_every_kind_of_node(made: Path, backend: str) -> None:
     assert any(expected.spikes[name].dense().any() for name in program.lif_names)
 
 
-@pytest.mark.parametrize("name", ["current of channels", "soft resets"])
+@pytest.mark.parametrize("name", ["current of channels", "soft resets", "recurrent, nested", "recurrent convolution"])
 def test_our_neurons_verify_in_lava(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     path = write(tmp_path / "network.nir", NETWORKS[name](lambda *shape: rng.normal(scale=0.5, size=shape)))

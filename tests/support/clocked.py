@@ -49,7 +49,7 @@ class _Clock:
         self.program = program
         self.samples = samples
         self.sent: dict[str, list[IntArray]] = {node.name: [] for node in program}
-        self.state = {name: (self.zeros(name), self.zeros(name)) for name in program.lif_names}
+        self.state = {name: (self.zeros(name),) * 3 for name in program.lif_names}
 
     def run(self, steps: int) -> dict[str, list[IntArray]]:
         """What every node sends at each step."""
@@ -85,14 +85,17 @@ class _Clock:
 
     def fire(self, node: ops.ProgramNode, op: ops.LIF | ops.CubaLIF, step: int) -> IntArray:
         assert self.program.offsets is not None
-        u, v = self.state[node.name]
+        u, v, fired = self.state[node.name]
         if (step - self.program.offsets[node.name]) % self.program.timesteps == 0:
-            u, v = self.zeros(node.name), self.zeros(node.name)
+            u, v, fired = (self.zeros(node.name) for _ in range(3))
         a = self.received(node.inputs[0], step)
         if isinstance(op, ops.CubaLIF):
+            if isinstance(op, ops.RecurrentCubaLIF):
+                a = a + evaluate(op.synapses(), fired[None, None])[0].reshape(a.shape)
             state = fixedpoint.cuba_lif_step(u, v, a, op.parameters())
         else:
             bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp).reshape(-1, *(1,) * (len(node.shape) - 1))
             state = fixedpoint.lif_step(u, v, a, bias=bias, vth=op.vth, du=op.du, dv=op.dv)
-        self.state[node.name] = state.u, state.v
-        return state.spikes.astype(np.int64)
+        spikes = state.spikes.astype(np.int64)
+        self.state[node.name] = state.u, state.v, spikes
+        return spikes

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 DATA = Path(__file__).parents[1] / "data" / "nir"
-FRAMEWORKS = ("norse", "sinabs", "snntorch", "spikingjelly")
+FRAMEWORKS = ("norse", "sinabs", "snntorch", "snntorch_recurrent", "spikingjelly")
 
 
 @dataclass(frozen=True)

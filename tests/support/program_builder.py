@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from resformer.compiler.ir.program import (
     Op,
     Output,
     Program,
+    RecurrentCubaLIF,
     Relay,
     Signal,
     SignalKind,
@@ -101,8 +102,13 @@ class ProgramBuilder:
         bias: int = 3000,
         soft_reset: bool = False,
         spread: Sequence[bool] | None = None,
+        kernel: Pair | None = None,
+        groups: int = 1,
     ) -> str:
-        """Neurons whose parameters vary along the axes that ``spread`` names (all, unless it says so)."""
+        """Neurons whose parameters vary along the axes that ``spread`` names (all, unless it says so).
+
+        A ``kernel``, odd along both axes, makes them recurrent.
+        """
         shape = self.shape(source)
         axes = [True] * len(shape) if spread is None else spread
         held = tuple(size if varies else 1 for size, varies in zip(shape, axes, strict=True))
@@ -121,6 +127,14 @@ class ProgramBuilder:
             v_bias=self.rng.integers(-bias, bias + 1, held).astype(np.int32),
             soft_reset=soft_reset,
         )
+        if kernel is not None:
+            op = RecurrentCubaLIF(
+                **{field.name: getattr(op, field.name) for field in fields(op)},
+                weight=self._mantissas((shape[0], shape[0] // groups, *kernel), 127),
+                weight_exp=self.rng.integers(0, 3, shape[0]).astype(np.int8),
+                padding=(kernel[0] // 2, kernel[1] // 2),
+                groups=groups,
+            )
         return self.add(name, op, source)
 
     def relay(self, name: str, source: str, *, limit: int, shift: int = 0) -> str:

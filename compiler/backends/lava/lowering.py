@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial, singledispatch
 
 import numpy as np
+import numpy.typing as npt
 from lava.magma.core.process.process import AbstractProcess
 from lava.proc.conv.process import Conv as LavaConv
 from lava.proc.dense.process import Dense as LavaDense
@@ -14,7 +15,9 @@ from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
 from resformer.compiler.backends.lava.plan import Unit, Values, lava_shape
+from resformer.compiler.backends.lava.processes.conv import Geometry
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLIF as CubaLIFProcess
+from resformer.compiler.backends.lava.processes.cuba_lif import Feedback
 from resformer.compiler.backends.lava.processes.delay import Delay as DelayProcess
 from resformer.compiler.backends.lava.processes.flatten import Flatten as FlattenProcess
 from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul as SpikeMatMulProcess
@@ -33,6 +36,7 @@ from resformer.compiler.ir.program import (
     Op,
     Program,
     ProgramNode,
+    RecurrentCubaLIF,
     Relay,
     SignalKind,
     SpikeMatMul,
@@ -96,12 +100,9 @@ def _lower(op: Op, node: ProgramNode, _context: Context) -> _Lowered:
 @_lower.register
 def _(op: Conv2d, node: ProgramNode, context: Context) -> _Lowered:
     assert not op.bias.any(), f"{node.name}: a synapse has no bias; place_biases has not run"
-    # (C_out, C_in, rows, columns) to Lava's (C_out, x, y, C_in); Lava's Conv convolves, PyTorch's correlates. Its fixed
-    # model ignores weight_exp.
-    kernel = fixedpoint.scale_weight(op.weight, op.weight_exp).transpose(0, 3, 2, 1)[:, ::-1, ::-1]
     make = partial(
         LavaConv,
-        weight=np.ascontiguousarray(kernel),
+        weight=_lava_kernel(op),
         input_shape=context.in_shape(node),
         stride=op.stride[::-1],
         padding=op.padding[::-1],
@@ -111,6 +112,15 @@ def _(op: Conv2d, node: ProgramNode, context: Context) -> _Lowered:
         name=node.name,
     )
     return _Lowered(make, ("s_in",), "a_out")
+
+
+def _lava_kernel(op: Conv2d) -> npt.NDArray[np.int32]:
+    """Weights (C_out, C_in, rows, columns) as Lava's (C_out, x, y, C_in); its fixed model ignores weight_exp.
+
+    Lava's Conv convolves, PyTorch's correlates.
+    """
+    kernel = fixedpoint.scale_weight(op.weight, op.weight_exp).transpose(0, 3, 2, 1)[:, ::-1, ::-1]
+    return np.ascontiguousarray(kernel)
 
 
 @_lower.register
@@ -169,12 +179,17 @@ def _(op: CubaLIF, node: ProgramNode, context: Context) -> _Lowered:
         CubaLIFProcess,
         shape=lava_shape(node.shape),
         neurons=op.parameters().transposed(),
+        feedback=_feedback(op.synapses()) if isinstance(op, RecurrentCubaLIF) else None,
         reset_interval=context.program.timesteps,
         reset_offset=context.reset_offset(node),
         tally=context.tally(node),
         name=node.name,
     )
     return _Lowered(make, ("a_in",), "s_out")
+
+
+def _feedback(op: Conv2d) -> Feedback:
+    return Feedback(_lava_kernel(op), Geometry(*op.stride[::-1], *op.padding[::-1], *op.dilation[::-1]), op.groups)
 
 
 @_lower.register

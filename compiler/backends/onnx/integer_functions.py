@@ -10,11 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from string import Template
+from typing import NamedTuple
 
 from resformer.compiler.target import LOIHI
 
 BYTE_BITS = 8
 BYTE_HALF = 1 << (BYTE_BITS - 1)
+
+_UNSIGNED_WEIGHT = f"""half = Constant <value = uint8 {{{BYTE_HALF}}}> ()
+    wide_half = Cast <to = 6> (half)
+    wide_weight = Cast <to = 6> (weight)
+    positive_weight = Add (wide_weight, wide_half)
+    unsigned_weight = Cast <to = 2> (positive_weight)"""
+"""Weights for unsigned products, and their zero point ``half``."""
 
 MAX_POOL = """
 MaxPool2d (x, rows, columns) => (y)
@@ -178,11 +186,14 @@ $name <timesteps> (current, keep_u, keep_v, u_bias, v_bias, threshold$parameters
     low = Neg (high)
     rest = Constant <value = int32 {{0}}> ()
     start = ConstantOfShape <value = int32[1] {{0}}> (neurons)
-    u_end, v_end, spikes_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
-        (int32[] u, int32[] v, int32[] now) => (int32[] u_next, int32[] v_next, uint8[] spike$clipped_type)
+    $prepare
+    u_end, v_end, $end spikes_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
+        (int32[] u, int32[] v, $state int32[] now) => (
+            int32[] u_next, int32[] v_next, $state_next uint8[] spike$clipped_type)
         {{
             $leak_u
-            arriving = Mul (now, shift)
+            $feed_back
+            arriving = Mul ($given, shift)
             biased = Add (arriving, u_bias)
             gathered = Add (u_left, biased)
             u_next = Clip (gathered, low, high)
@@ -193,9 +204,9 @@ $name <timesteps> (current, keep_u, keep_v, u_bias, v_bias, threshold$parameters
             fires = Greater (charged, threshold)
             $after_spike
             v_next = Where (fires, after, charged)
-            spike = Cast <to = 2> (fires)
+            $fired
             $count
-        }}> (start, start, current_by_step)
+        }}> (start, start, $start current_by_step)
     shape = Shape (current)
     spikes = Reshape (spikes_by_step, shape)
     $total
@@ -217,15 +228,63 @@ _LOST_ANY = """kept_v = Equal (free, charged)
             lost_v = Not (kept_v)"""
 
 
-def cuba_lif(name: str, *, soft_reset: bool, counted: bool) -> str:
+class Feedback(NamedTuple):
+    """How recurrent synapses pass over the spikes of a step ago."""
+
+    padding: tuple[int, int]
+    groups: int
+
+    @property
+    def name(self) -> str:
+        """For functions with such synapses: they differ, as no attribute reaches the body of a ``Scan``."""
+        rows, columns = self.padding
+        return f"Recurrent{rows}x{columns}" + (f"Groups{self.groups}" if self.groups > 1 else "")
+
+
+_NO_FEEDBACK = {
+    "prepare": "",
+    "end": "",
+    "state": "",
+    "state_next": "",
+    "feed_back": "",
+    "given": "now",
+    "fired": "spike = Cast <to = 2> (fires)",
+    "start": "",
+}
+
+
+def _feed_back(feedback: Feedback) -> dict[str, str]:
+    """The parts of neurons that read their own spikes; as ``convolution``, by unsigned weights with a zero point."""
+    rows, columns = feedback.padding
+    attributes = f"pads = [{rows}, {columns}, {rows}, {columns}], group = {feedback.groups}"
+    return {
+        "prepare": f"""
+    silent = ConstantOfShape <value = uint8[1] {{0}}> (neurons)
+    none = Constant <value = uint8 {{0}}> ()
+    {_UNSIGNED_WEIGHT}""",
+        "end": "last_spike,",
+        "state": "uint8[] fired,",
+        "state_next": "uint8[] fired_next,",
+        "feed_back": f"""
+            mantissas = ConvInteger <{attributes}> (fired, unsigned_weight, none, half)
+            fed_back = Mul (mantissas, scale)
+            given = Add (now, fed_back)""",
+        "given": "given",
+        "fired": """fired_next = Cast <to = 2> (fires)
+            spike = Identity (fired_next)""",
+        "start": "silent,",
+    }
+
+
+def cuba_lif(name: str, *, soft_reset: bool, feedback: Feedback | None, counted: bool) -> str:
     """Neurons whose current has a memory, and all of whose parameters may vary."""
     counting = _counting(counted)
     if counted:
         counting["count"] = Template(_COUNT_BOTH).substitute(lost_v=_LOST_ANY if soft_reset else _LOST_BELOW)
     return _CUBA_LIF.substitute(
-        counting,
+        counting | (_NO_FEEDBACK if feedback is None else _feed_back(feedback)),
         name=name,
-        parameters=", v_drop" if soft_reset else "",
+        parameters=(", v_drop" if soft_reset else "") + ("" if feedback is None else ", weight, scale"),
         leak_u=_leak("u", "keep_u"),
         leak_v=_leak("v", "keep_v"),
         after_spike="after = Sub (charged, v_drop)" if soft_reset else "after = Identity (rest)",
@@ -335,11 +394,7 @@ def convolution(bits: int) -> str:
 {convolution_name(bits)} <strides, pads, dilations, group> (x, weight) => (y)
 {{
     none = Constant <value = uint8 {{0}}> ()
-    half = Constant <value = uint8 {{{BYTE_HALF}}}> ()
-    wide_half = Cast <to = 6> (half)
-    wide_weight = Cast <to = 6> (weight)
-    positive_weight = Add (wide_weight, wide_half)
-    unsigned_weight = Cast <to = 2> (positive_weight)
+    {_UNSIGNED_WEIGHT}
     {sums}
 }}
 """

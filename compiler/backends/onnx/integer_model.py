@@ -40,6 +40,7 @@ from resformer.compiler.ir.program import (
     Output,
     Program,
     ProgramNode,
+    RecurrentCubaLIF,
     Relay,
     SpikeMatMul,
     SumPool2d,
@@ -230,9 +231,17 @@ class _Writer(ModelWriter):
 
     @write.register
     def _(self, op: CubaLIF, node: ProgramNode) -> None:
-        name = f"{'Soft' if op.soft_reset else ''}CubaLIF"
-        self.functions[name] = functions.cuba_lif(name, soft_reset=op.soft_reset, counted=self._counted)
-        self._check(node, (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + 2 * LOIHI.v_max)
+        synapses = op.synapses() if isinstance(op, RecurrentCubaLIF) else None
+        feedback = None if synapses is None else functions.Feedback(synapses.padding, synapses.groups)
+        name = f"{'Soft' if op.soft_reset else ''}{'' if feedback is None else feedback.name}CubaLIF"
+        self.functions[name] = functions.cuba_lif(
+            name, soft_reset=op.soft_reset, feedback=feedback, counted=self._counted
+        )
+        reach = self._bounds[node.inputs[0]].value
+        if synapses is not None:
+            scaled = fixedpoint.scale_weight(synapses.weight, synapses.weight_exp)
+            reach += int(np.abs(scaled).sum(axis=(1, 2, 3)).max())
+        self._check(node, (reach << LOIHI.a_shift) + 2 * LOIHI.v_max)
         own = op.parameters()
         values = {
             "keep_u": LOIHI.decay_unity - 1 - own.du,
@@ -244,6 +253,11 @@ class _Writer(ModelWriter):
         if op.soft_reset:
             values["v_drop"] = own.v_drop
         constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
+        if synapses is not None:
+            ones = np.ones(len(synapses.weight), dtype=np.int8)
+            scale = fixedpoint.scale_weight(ones, synapses.weight_exp)
+            constants.append(self.constant(f"{node.name}.weight", synapses.weight))
+            constants.append(self._per_channel(f"{node.name}.scale", scale, node))
         inputs = [self._int32(node.inputs[0]), *constants]
         self._clipping(node, name, inputs, np.uint8, timesteps=self.graph.timesteps)
         self._narrow.add(node.name)

@@ -31,6 +31,7 @@ from resformer.compiler.ir.program import (
     Op,
     Output,
     Program,
+    RecurrentCubaLIF,
     Relay,
     SpikeMatMul,
 )
@@ -416,7 +417,10 @@ def _group(steps: list[Step]) -> Iterator[list[Step]]:
 
 def _mixes_channels(step: Step) -> bool:
     """Whether a step cannot be cut into blocks of channels at all."""
-    return isinstance(step, RelayoutStep) or (isinstance(step, OpStep) and isinstance(step.op, (Dense, Flatten)))
+    match step:
+        case RelayoutStep() | OpStep(op=Dense() | Flatten()) | NeuronStep(lif=(_, RecurrentCubaLIF())):
+            return True
+    return False
 
 
 def _reads_all_channels(step: Step) -> bool:

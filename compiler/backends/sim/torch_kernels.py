@@ -38,6 +38,7 @@ from resformer.compiler.ir.program import (
     Dense,
     Flatten,
     MaxPool2d,
+    RecurrentCubaLIF,
     SpikeMatMul,
     SumPool2d,
 )
@@ -217,6 +218,7 @@ class TorchKernels:
         unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max
         threshold, u_bias, v_bias = own["vth"] * unit, own["u_bias"], own["v_bias"]
         after_spike = own["v_drop"] if neurons.soft_reset else None
+        feed_back = self._feedback(neurons.synapses(), value) if isinstance(neurons, RecurrentCubaLIF) else None
 
         def fire(x: torch.Tensor, spikes: Slab) -> Count:
             # (rows, C) as (N, positions, C), against which the parameters broadcast
@@ -224,7 +226,10 @@ class TorchKernels:
             u = v = torch.zeros_like(by_position[0])
             clipped: Count = 0
             for t in range(self.plan.timesteps):
-                arriving = torch.trunc(u * keep_u) + by_position[t if len(x) > 1 else 0] * unit + u_bias
+                now = by_position[t if len(x) > 1 else 0]
+                if feed_back is not None and t:
+                    now = now + feed_back(spikes.view[t - 1]).reshape(now.shape)
+                arriving = torch.trunc(u * keep_u) + now * unit + u_bias
                 u = arriving.clamp(-limit, limit)
                 free = torch.trunc(v * keep_v) + u + v_bias
                 v = free.clamp(-limit, limit)
@@ -236,6 +241,21 @@ class TorchKernels:
             return clipped
 
         return fire
+
+    def _feedback(self, synapses: Conv2d, value: Value) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What neurons' spikes of one step, (N * positions, channels), add to their input of the next, in float64."""
+        assert value.layout is Layout.MAP, "recurrent neurons are (C, H, W)"
+        depth = synapses.weight[0].size
+        whole = fixedpoint.scale_weight(synapses.weight, synapses.weight_exp)
+        weight = torch.from_numpy(whole).permute(0, 2, 3, 1).reshape(-1, depth).to(self.device, torch.float64)
+        matrices = [each.T for each in weight.chunk(synapses.groups)]
+
+        def feed_back(spikes: torch.Tensor) -> torch.Tensor:
+            image = spikes.reshape(-1, *value.size, spikes.shape[-1])
+            parts = zip(image.chunk(synapses.groups, dim=3), matrices, strict=True)
+            return torch.cat([gather(part, synapses).to(torch.float64) @ matrix for part, matrix in parts], dim=1)
+
+        return feed_back
 
     def _lif(
         self, name: str, lif: LIF, reach: int, value: Value, block: Block

@@ -37,3 +37,13 @@ def test_a_corner_spike_reaches_fewer_targets() -> None:
     assert {name: steps.tolist() for name, steps in activity.sops.items()} == {"conv": [4 * 3, (9 + 6) * 3]}
     assert activity.sops_per_sample == 57
     assert stem_macs(program) == 2 * 4 * 4 * 9
+
+
+def test_recurrent_operations_come_a_step_later_and_the_last_ones_not_at_all() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    net.cuba_lif("cuba", net.conv("stem", "input", 2), kernel=(3, 3))
+    spikes = np.zeros((3, 1, 2, 4, 4), dtype=bool)
+    spikes[0, 0, 0, 0, 0] = spikes[1, 0, 1, 1, 1] = True
+    spikes[2] = True
+    activity = measure(net.finish(timesteps=3), {"cuba": SpikeTrain.pack(spikes)})
+    assert {name: steps.tolist() for name, steps in activity.sops.items()} == {"cuba": [0, 4 * 2, 9 * 2]}

@@ -167,3 +167,15 @@ def test_json_holds_every_constants_source(run) -> None:
     assert sum(map(sum, content["sops"].values())) == pytest.approx(content["paper"]["sops"])
     program, _ = run
     assert content["spikes"].keys() == set(program.lif_names)
+
+
+def test_recurrent_messages_are_paid_for() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    net.cuba_lif("cuba", net.conv("stem", "input", 2), kernel=(3, 3))
+    program = net.finish(timesteps=2)
+    spikes = {"cuba": np.zeros((2, 4, 4), dtype=np.int64)}
+    spikes["cuba"][0, 0, 0] = spikes["cuba"][1, 1, 1] = 1
+    (_, cuba) = estimate(program, Activity(1, 2, spikes, {}), place(program, LOIHI2)).layers
+    # pixels at both steps, to one place and two channels each; a corner's spike reaches 4 places, the last none
+    assert cuba.operations == 2 * 16 * 2 + 4 * 2
+    assert cuba.messages == 2 * 16 + 1

@@ -58,7 +58,7 @@ class PyFastConvModel(PyWideConvModel):
         super().__init__(proc_params)
         limit_to_one_thread()
         self.gain: int | None = None
-        self.products: dict[type[np.floating[Any]], _Product] = {}
+        self.products: dict[type[np.floating[Any]], Product] = {}
 
     def on_var_update(self) -> None:
         """Someone may have set the weights."""
@@ -78,7 +78,7 @@ class PyFastConvModel(PyWideConvModel):
 
         The result is overwritten by the next.
         """
-        geometry = _Geometry(
+        geometry = Geometry(
             *(int(each) for each in self.stride),
             *(int(each) for each in self.padding),
             *(int(each) for each in self.dilation),
@@ -92,7 +92,7 @@ class PyFastConvModel(PyWideConvModel):
             return _wrapped(utils.conv(message, self.weight, *sizes, int(self.groups[0])))
         dtype = exact_float(bound)
         if dtype not in self.products:
-            self.products[dtype] = _Product(self.weight, int(self.groups[0]), geometry, message.shape, dtype)
+            self.products[dtype] = Product(self.weight, int(self.groups[0]), geometry, message.shape, dtype)
         whole = self.products[dtype](message)
         return whole if bound < 1 << (ACCUMULATOR_BITS - 1) else _wrapped(whole)
 
@@ -103,7 +103,7 @@ def _wrapped(x: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     return wrapped
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
     """How a kernel passes over an image."""
 
     step_x: int
@@ -114,7 +114,7 @@ class _Geometry(NamedTuple):
     apart_y: int
 
 
-class _Product:
+class Product:
     """A convolution as matrix products, one a group, some columns of the image at a time; its memory is used again.
 
     Args:
@@ -129,7 +129,7 @@ class _Product:
         self,
         weight: npt.NDArray[np.int32],
         groups: int,
-        geometry: _Geometry,
+        geometry: Geometry,
         in_shape: tuple[int, ...],
         dtype: type[np.floating[Any]],
     ) -> None:

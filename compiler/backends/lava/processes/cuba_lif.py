@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
@@ -14,17 +15,31 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thread
+from resformer.compiler.backends.lava.processes.conv import Geometry, Product
 from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
 
 
+class Feedback(NamedTuple):
+    """Recurrent synapses: a convolution of the spikes, as stock Lava's ``Conv`` holds it."""
+
+    weight: npt.NDArray[np.int32]
+    geometry: Geometry
+    groups: int
+
+
 class CubaLIF(AbstractProcess):  # type: ignore[misc]
     """Current-based LIF neurons, each sample's at rest when it begins.
+
+    Recurrent synapses are part of the process, not processes of their own: what a sample's last step fired must not
+    reach the next sample, and Lava's compiler lists all cycles of a network.
 
     Args:
         shape: Of the population, in Lava's order.
         neurons: Their parameters, in that order too.
+        feedback: Synapses from the neurons onto themselves, if there are any.
         reset_interval: T; as of Lava's ``LIFReset``.
         reset_offset: The neurons are at rest before each step whose number is this, modulo T.
         tally: Counts what was clipped.
@@ -36,6 +51,7 @@ class CubaLIF(AbstractProcess):  # type: ignore[misc]
         *,
         shape: tuple[int, ...],
         neurons: fixedpoint.CubaParameters,
+        feedback: Feedback | None,
         reset_interval: int,
         reset_offset: int,
         tally: Tally | None,
@@ -44,6 +60,7 @@ class CubaLIF(AbstractProcess):  # type: ignore[misc]
         super().__init__(
             shape=shape,
             neurons=neurons,
+            feedback=feedback,
             reset_interval=reset_interval,
             reset_offset=reset_offset,
             tally=tally,
@@ -69,14 +86,27 @@ class PyCubaLifModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.reset_offset: int = proc_params["reset_offset"]
         self.tally: Tally | None = proc_params["tally"]
         self.u = self.v = np.zeros(proc_params["shape"], dtype=np.int64)
+        self.fired = np.zeros(self.v.shape, dtype=np.bool_)
+        self.synapses = _product(proc_params["feedback"], self.v.shape)
 
     def run_spk(self) -> None:
         """One step."""
         a = self.a_in.recv().astype(np.int64)
         if self.time_step % self.reset_interval == self.reset_offset:
             self.u = self.v = np.zeros_like(self.v)
+        elif self.synapses is not None:
+            a += self.synapses(self.fired)
         state = fixedpoint.cuba_lif_step(self.u, self.v, a, self.neurons)
-        self.u, self.v = state.u, state.v
+        self.u, self.v, self.fired = state.u, state.v, state.spikes
         self.s_out.send(state.spikes)
         if self.tally is not None:
             self.tally.add(self.time_step - 1, state.clipped)
+
+
+def _product(feedback: Feedback | None, shape: tuple[int, ...]) -> Product | None:
+    """The recurrent synapses as matrix products."""
+    if feedback is None:
+        return None
+    limit_to_one_thread()
+    bound = int(np.abs(feedback.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0))
+    return Product(feedback.weight, feedback.groups, feedback.geometry, shape, exact_float(bound))

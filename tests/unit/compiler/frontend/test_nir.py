@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,8 +101,13 @@ DAMAGES = {
     "an edge comes from nowhere": (reroute(("n8", "n0"), *FLOW), FileFormatError, "n8: an edge from n8 to n0"),
     "no edge comes in": (reroute(*FLOW[1:]), FileFormatError, "n0: no edge comes in"),
     "no edge leaves": (reroute(*FLOW[:2], ("n0", "output")), FileFormatError, "n1: no edge leaves it"),
-    "a cycle": (reroute(*FLOW, ("n1", "n0")), UnsupportedError, r"n[01]: a cycle without delay .*n0 -> n1|n1 -> n0"),
-    "a node reads itself": (reroute(*FLOW, ("n1", "n1")), UnsupportedError, "n1: a cycle without delay"),
+    "a cycle that is not its own": (
+        reroute(*FLOW, ("n1", "n0")),
+        UnsupportedError,
+        "n0: leads from n1 back to it and is connected to input too",
+    ),
+    "a layer reads itself": (reroute(*FLOW, ("n0", "n0")), UnsupportedError, "n0: a cycle without delay .*n0 -> n0"),
+    "neurons read themselves": (reroute(*FLOW, ("n1", "n1")), UnsupportedError, "n1: reads its own spikes"),
     "shapes clash": (replace("n0/weight", np.ones((3, 5))), FileFormatError, "n0: weights for 5 features, but 4"),
     "a parameter does not fit": (replace("n1/tau", np.ones(7)), FileFormatError, r"n1: tau of shape \(7,\)"),
     "unknown type": (replace("n0/type", "Quux"), UnsupportedError, "n0: no lowering for a Quux"),
@@ -156,14 +162,35 @@ def test_damaged_neurons_with_a_current_are_named(tmp_path: Path, field: str, va
     assert "\n" not in str(raised.value)
 
 
-def recurrent() -> nir.NIRGraph:
-    nodes = {"a": nir.Linear(np.ones((3, 4))), "r": nir.Linear(np.ones((3, 3))), "s": lif((3,))}
-    return graph((4,), nodes, [("input", "a"), ("a", "s"), ("s", "r"), ("r", "s"), ("s", "output")])
+def recurrent(*ways: tuple[str, ...], **layers: nir.NIRNode) -> nir.NIRGraph:
+    """A population ``s`` behind a layer, and ways through more layers and populations."""
+    nodes = {"a": nir.Linear(np.ones((3, 4))), "s": lif((3,)), **layers}
+    edges = [("input", "a"), ("a", "s"), ("s", "output")]
+    return graph((4,), nodes, edges + [edge for way in ways for edge in itertools.pairwise(way)])
 
 
-ones = np.ones(3)
+ones, square = np.ones(3), np.ones((3, 3))
 REFUSED = {
-    "recurrent": (recurrent, "a cycle without delay runs through it"),
+    "a cycle of layers": (
+        lambda: recurrent(("input", "b", "c", "b"), b=nir.Linear(np.ones((4, 4))), c=nir.Linear(np.ones((4, 4)))),
+        "[bc]: a cycle without delay runs through it .*put neurons into it",
+    ),
+    "a cycle of populations": (
+        lambda: recurrent(("s", "b", "t", "c", "s"), b=nir.Linear(square), t=lif((3,)), c=nir.Linear(square)),
+        "a cycle runs through 2 populations .*b -> t -> c",
+    ),
+    "several recurrent layers": (
+        lambda: recurrent(("s", "b", "c", "s"), b=nir.Linear(square), c=nir.Linear(square)),
+        r"s: several layers lead from it back to it \(b, c\)",
+    ),
+    "a recurrent layer that others read": (
+        lambda: recurrent(("s", "b", "s"), ("b", "t", "output"), b=nir.Linear(square), t=lif((3,))),
+        "b: leads from s back to it and is connected to t too",
+    ),
+    "a recurrent scale": (
+        lambda: recurrent(("s", "b", "s"), b=nir.Scale(ones)),
+        "b: leads from s back to it, where a Scale has no lowering",
+    ),
     "LI": (lambda: chain((3,), nir.LI(tau=ones, r=ones, v_leak=ones)), "n0: no lowering for a LI: .*leave it out"),
     "I": (lambda: chain((3,), nir.I(r=ones)), "n0: no lowering for a I"),
     "Delay": (lambda: chain((3,), nir.Delay(delay=ones)), "n0: no lowering for a Delay"),
@@ -208,6 +235,23 @@ def test_what_has_no_lowering_is_refused(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "network.nir", content())
     with pytest.raises(UnsupportedError, match=words):
         merge_synapses(import_nir(path, dt=1e-4, timesteps=3))
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (np.ones((3, 4)), "b: weights for 4 x 1 channels, but 3 come in"),
+        (np.ones((2, 3)), r"b: makes shape \(2, 1, 1\) of the spikes of s, \(3,\), which it leads back to"),
+        (np.full((3, 3), np.nan), "b: weight holds NaN"),
+        (np.ones(3), "b: weight has shape"),
+    ],
+)
+def test_damaged_recurrent_layers_are_named(tmp_path: Path, weight: np.ndarray, words: str) -> None:
+    path = write(tmp_path / "n.nir", recurrent(("s", "b", "s"), b=nir.Linear(square)))
+    replace("b/weight", weight)(path)
+    with pytest.raises(FileFormatError, match=words) as raised:
+        load(path)
+    assert "\n" not in str(raised.value)
 
 
 def test_values_that_meet_must_fit(tmp_path: Path) -> None:

@@ -220,3 +220,21 @@ def test_cores_lie_side_by_side() -> None:
     assert steps[inside].max() == 1
     _, counts = np.unique(places, axis=0, return_counts=True)
     assert counts.max() == chip.cores_per_tile
+
+
+def test_recurrent_synapses_and_own_parameters_take_memory() -> None:
+    def usage(**options) -> dict[str, int]:
+        net = ProgramBuilder((1, 4, 4))
+        net.cuba_lif("cuba", net.conv("conv", "input", 8), **options)
+        placement = place(net.finish(), LOIHI2)
+        assert placement.depth == 1
+        return layer(placement, "cuba").tiling.usage
+
+    alike, own = usage(spread=(False,) * 3), usage(spread=(True, False, False))
+    recurrent = usage(spread=(False,) * 3, kernel=(3, 3))
+    # 17 + 2 * 12 + 2 * 24 bits, and none of v_drop, which is one zero: two words a neuron
+    assert own["memory words"] - alike["memory words"] == 2 * 8 * 4 * 4
+    # 8 x 9 rows of 8 weights, 74 bits; two axons; two words a position
+    assert recurrent["synapse words"] - alike["synapse words"] == 8 * 9 * 2
+    assert recurrent["axons in"] - alike["axons in"] == 2
+    assert recurrent["axon map words"] - alike["axon map words"] == 2 * 16
