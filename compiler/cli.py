@@ -44,7 +44,7 @@ def compile_parser() -> Parser:
     """Of the arguments that compiling takes; ``resformer.runtime.compile`` adds those that run what was compiled."""
     parser = Parser(
         prog="resformer-compile",
-        description="Compile a trained SpikingResformer, or a feed-forward NIR network, for Loihi-style hardware.",
+        description="Compile a trained SpikingResformer, or a NIR network, for Loihi-style hardware.",
         epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     parser.add_argument(
@@ -309,7 +309,7 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
 def _network(architecture: Any) -> str:
     """What a checkpoint's tensors, or a NIR file, hold, in a line."""
     if architecture is None:
-        return "feed-forward, from NIR"
+        return "from NIR"
     planes, heads = (_row(architecture[each]) for each in ("planes", "num_heads"))
     return f"{architecture['neuron']}, planes {planes}, heads {heads}, {architecture['stem']} stem"
 

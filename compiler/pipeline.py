@@ -187,7 +187,7 @@ def compile_checkpoint(
 
 
 def compile_nir(path: Path, options: CompileOptions | None = None, observe: Observer | None = None) -> Compilation:
-    """Compile a feed-forward network in a NIR file to a scheduled integer program.
+    """Compile a network in a NIR file to a scheduled integer program.
 
     Args:
         path: Written by any framework, of the nodes that ``resformer.compiler.frontend.nir`` imports.

@@ -20,7 +20,7 @@ import torch
 from resformer.compiler.build_report import real_weight
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import collapse
+from resformer.compiler.ir.primitives import RecurrentCubaLIF, collapse
 from resformer.compiler.ir.program import (
     LIF,
     NEURONS,
@@ -321,6 +321,10 @@ class LocalComparison:
         neurons, source = node.op, self._program[node.inputs[0]]
         assert isinstance(neurons, NEURONS)
         unit = 2.0**-source.op.signal.scale_exp
+        float_op = self._graph[name].op
+        if isinstance(float_op, RecurrentCubaLIF):
+            # the program's neurons add this bias with that of all other synapses
+            given = given + float_op.bias.reshape(-1, *(1,) * (given.ndim - 3))
         arriving = self._values[source.name]
         current = (arriving + _input_bias(neurons, given.ndim - 2)) * unit
         carried = self._carried(source.name, self._errors)

@@ -149,6 +149,10 @@ def snntorch_network(folder: Path) -> Written:
     return written("snntorch", folder)
 
 
+def recurrent_network(folder: Path) -> Written:
+    return written("snntorch_recurrent", folder)
+
+
 def network_of_currents_with_a_memory(folder: Path) -> Written:
     rng = np.random.default_rng(5)
     path = write(
@@ -164,8 +168,11 @@ def network_of_currents_with_a_memory(folder: Path) -> Written:
     return Written(path, rng.normal(size=(2, 6)), np.zeros((12, 2, 4), dtype=np.bool_), 1e-4)
 
 
-@pytest.mark.parametrize("make", [snntorch_network, network_of_currents_with_a_memory])
-def test_networks_from_nir_files(tmp_path: Path, make: Callable[[Path], Written]) -> None:
+@pytest.mark.parametrize(
+    ("make", "rms"),
+    [(snntorch_network, 0.05), (recurrent_network, 0.05), (network_of_currents_with_a_memory, 0.2)],
+)
+def test_networks_from_nir_files(tmp_path: Path, make: Callable[[Path], Written], rms: float) -> None:
     network = make(tmp_path)
     build = tmp_path / "build"
     time = ["--dt", str(network.dt), "--timesteps", str(network.timesteps)]
@@ -177,6 +184,7 @@ def test_networks_from_nir_files(tmp_path: Path, make: Callable[[Path], Written]
     names = [node.name for node in program if isinstance(node.op, Conv2d | Dense)]
     assert [layer["name"] for layer in sound] == names
     assert [layer["population"] for layer in sound] == list(program.lif_names)
+    assert max(layer["current"]["rms_error"] for layer in sound) < rms
     for name in names:
         damaged = source.copied_build(tmp_path / name)
         change_program(damaged, name, weight=halve)
