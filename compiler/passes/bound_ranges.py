@@ -167,7 +167,7 @@ def _check_accumulator(node: Node[Op], interval: _Interval) -> None:
 def _check_sums(what: str, reach: int, limit: int = LOIHI.accumulator_max) -> None:
     if reach > limit:
         raise RangeError(
-            f"{what} may reach {reach}, the limit of the accumulator is {limit}; lower --input-scale-exp or normalise "
+            f"{what} may reach {reach}, the limit of its accumulator is {limit}; lower --input-scale-exp or normalise "
             "the layer"
         )
 

@@ -13,6 +13,8 @@ from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Op, Program, Relay, Signal, SignalKind, SpikeMatMul
 from resformer.compiler.passes.bound_ranges import bound_ranges
 from resformer.errors import RangeError
+from support.networks import with_input_range
+from support.program_builder import ProgramBuilder
 from support.programs import CURRENT, GRADED, ProgramByHand
 
 A_MAX, GRADED_MAX, ACCUMULATOR_MAX, DENSE_MAX = 2**17 - 1, 2**23 - 1, 2**23 - 1, 2**30 - 1
@@ -250,3 +252,12 @@ def test_an_operation_without_an_interval_is_our_mistake() -> None:
     build.lif("lif", build.add("odd", Op(Signal(CURRENT, 0)), "input", shape=(1, 1, 1)), 5)
     with pytest.raises(AssertionError, match="odd: no interval for Op"):
         bound_ranges(head(build, "lif"))
+
+
+def test_recurrent_sums_beyond_24_bits_are_refused() -> None:
+    build = ProgramBuilder((600, 1, 1))
+    op = build.nodes[build.cuba_lif("cuba", "input", kernel=(1, 1), spread=(False,) * 3)].op
+    weight, exponent = np.full((600, 600, 1, 1), 127, np.int8), np.full(600, 7, np.int8)
+    build.nodes["cuba"] = replace(build.nodes["cuba"], op=replace(op, weight=weight, weight_exp=exponent))
+    with pytest.raises(RangeError, match=r"cuba: its recurrent sums may reach 9753600, the limit of its accumulator"):
+        bound_ranges(with_input_range(build.finish(), np.ones((1, 600, 1, 1), np.int32)))
