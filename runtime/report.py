@@ -14,6 +14,8 @@ from resformer.runtime.verify import CHECKS, ORIGINAL, Check, Verification
 FORMAT = "resformer-verification"
 FORMAT_VERSION = 1
 
+STANDS_OUT = 4.0
+"""How many times the median layer's error another's must be to be no ordinary rounding."""
 NO_ERROR = 1e-6
 """What is off by less is exact, but for the shift of ties."""
 
@@ -147,9 +149,10 @@ def blame(result: Verification) -> str:
         return f"blame: no layer: fed the original's inputs, no current is off by more than {worst.relative:.1e} of it"
     median = statistics.median(each.relative for each in result.local)
     spikes = f", {worst.mismatch:.3%} of the spikes of {worst.layer.population} differ" if worst.tally.compared else ""
+    apart = "" if worst.relative > STANDS_OUT * median else "; no layer stands out, so blame the width of all"
     return (
         f"blame: {worst.layer.name}: fed the original's inputs, its own current is off by {worst.relative:.2%} "
-        f"(median layer {median:.2%}){spikes}"
+        f"(median layer {median:.2%}){spikes}{apart}"
     )
 
 

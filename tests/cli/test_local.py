@@ -49,6 +49,11 @@ def sound(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     return {layer["name"]: layer for layer in verify_local(tiny, tmp_path_factory.mktemp("sound"))}
 
 
+def test_a_sound_build_has_nobody_to_blame(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verify_local(tiny, tmp_path)
+    assert "no layer stands out" in capsys.readouterr().out
+
+
 def test_every_layer_and_population_is_there_once(tiny: Tiny, sound: dict[str, Any]) -> None:
     program = program_of(tiny.build)
     assert tuple(sound) == tuple(node.name for node in program if isinstance(node.op, Conv2d | Dense)) == LAYERS
@@ -80,7 +85,9 @@ def test_a_damaged_layer_is_to_blame_and_no_other_layer_suffers(
     change_program(build, name, weight=halve)
     damaged = verify_local(tiny, tmp_path, build=build, status=1)
     assert [layer["name"] for layer in damaged if layer["rank"] == 1] == [name]
-    assert f"blame: {name}: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"blame: {name}: " in out
+    assert "no layer stands out" not in out
     for layer in damaged:
         before = sound[layer["name"]]
         if layer["name"] == name:
