@@ -68,6 +68,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             **dataclasses.asdict(options.quantization),
             "dt": options.dt,
             "input_kind": options.input_kind,
+            "reset": options.reset,
             "calibration_samples": None if options.calibration is None else len(options.calibration),
         },
         "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
@@ -84,6 +85,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "synapses": sum(node.get("synapses", 0) for node in nodes),
         },
         "placement": None if compilation.placement is None else _placement(compilation.placement),
+        "warnings": list(source.warnings),
         "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
         "nodes": nodes,
     }

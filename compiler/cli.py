@@ -84,6 +84,12 @@ def compile_parser() -> Parser:
         help=".nir: whether samples are real numbers or counts of events (default: %(default)s)",
     )
     parser.add_argument(
+        "--reset",
+        choices=("hard", "soft", "late"),
+        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, or by subtraction a "
+        "step late (default: hard, as NIR defines it)",
+    )
+    parser.add_argument(
         "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
     )
     parser.add_argument(
@@ -240,6 +246,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
         dt=arguments.dt,
         input_kind=arguments.input_kind,
+        reset=arguments.reset,
     )
 
 
@@ -304,6 +311,8 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
         ],
     )
     terminal.table("Written", ("file", " size"), [(path, size_of(path)) for path in files])
+    for warning in report["warnings"]:
+        terminal.line(f"warning: {warning}")
 
 
 def _network(architecture: Any) -> str:

@@ -11,9 +11,10 @@ import nir
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
-from resformer.compiler.frontend.nir import InputKind, import_nir
+from resformer.compiler.frontend.nir import InputKind, import_nir, unstated_resets
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.balance_delays import balance_delays
@@ -94,6 +95,7 @@ class CompileOptions:
         chip: Where to place the program; None to leave that out.
         dt: Seconds a step of a network in a NIR file; None for what the file says.
         input_kind: Whether such a network's samples are real numbers ("static") or counts of events ("frames").
+        reset: How its neurons reset where the file does not say ("hard", "soft" or "late"); None: as NIR defines it.
     """
 
     timesteps: int | None = None
@@ -103,6 +105,7 @@ class CompileOptions:
     chip: Chip | None = None
     dt: float | None = None
     input_kind: InputKind = "static"
+    reset: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +134,7 @@ class Source:
         parameters: How many numbers were trained.
         module: The module in memory, if it was one.
         plan: By which a checkpoint was fine-tuned, and is quantized; None of others.
+        warnings: What the user should know of it, a line each.
     """
 
     path: Path | None
@@ -139,6 +143,7 @@ class Source:
     parameters: int
     module: ModuleSource | None = None
     plan: QuantizationPlan | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -280,15 +285,36 @@ def _import_nir(path: Path, options: CompileOptions) -> tuple[Source, Graph[nir.
     """
     if options.image_size is not None:
         raise InputError(f"{path}: --input-size is for checkpoints; a NIR file states the shape of its input")
-    graph = import_nir(path, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
+    graph = import_nir(
+        path,
+        dt=options.dt,
+        timesteps=options.timesteps,
+        input_kind=options.input_kind,
+        reset=HARD if options.reset is None else options.reset,
+    )
     weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
-    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights)), graph
+    warnings = () if options.reset is not None else _reset_warnings(path)
+    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings), graph
+
+
+def _reset_warnings(path: Path) -> tuple[str, ...]:
+    names = unstated_resets(path)
+    if not names:
+        return ()
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    warning = (
+        f"{names[0]}{others}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
+        "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late"
+    )
+    return (warning,)
 
 
 def _import_checkpoint(path: Path, options: CompileOptions) -> tuple[Source, Graph[nir.NIRNode]]:
     """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
-    if options.dt is not None or options.input_kind != "static":
-        raise InputError(f"{path}: --dt and --input-kind are for NIR files; name one that ends in {NIR_SUFFIX}")
+    if options.dt is not None or options.input_kind != "static" or options.reset is not None:
+        raise InputError(
+            f"{path}: --dt, --input-kind and --reset are for NIR files; name one that ends in {NIR_SUFFIX}"
+        )
     checkpoint = load_checkpoint(path)
     check_rates(checkpoint.state)
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)

@@ -20,11 +20,12 @@ NO_ERROR = 1e-6
 """What is off by less is exact, but for the shift of ties."""
 
 TITLES = {
-    "float_graph_vs_torch": "E1 float graph = checkpoint",
+    "float_graph_vs_torch": "E1 float graph = {source}",
     "backend_vs_program": "E2 backend = program",
     "backend_vs_quantized_torch": "E3 backend = quantized.pt",
-    "quantized_vs_original": "E4 quantized ~ checkpoint",
+    "quantized_vs_original": "E4 quantized ~ {source}",
 }
+"""Of the checks; what was compiled has its place in them."""
 
 
 def to_json(result: Verification) -> dict[str, Any]:
@@ -177,11 +178,12 @@ def check_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
     """Headings and rows of a table of the four checks."""
     rows = []
     for name in CHECKS:
+        title = TITLES[name].format(source=result.source)
         if name in result.checks:
             check = result.checks[name]
-            rows.append([TITLES[name], _verdict(check), f"{check.compared:,}", f"{check.mismatched:,}", check.note])
+            rows.append([title, _verdict(check), f"{check.compared:,}", f"{check.mismatched:,}", check.note])
         else:
-            rows.append([TITLES[name], "not run", "", "", result.not_run[name]])
+            rows.append([title, "not run", "", "", result.not_run[name]])
     return ("check", "result", " spikes compared", " mismatched", "of what"), rows
 
 
@@ -192,7 +194,7 @@ def facts(result: Verification) -> list[str]:
         extra = result.checks[ORIGINAL].extra
         lines.append(f"quantization: top-1 agreement {extra['top1_agreement']:.2%}, F1 of spikes {extra['f1']:.4f}")
     if result.accuracy:
-        of = {"original": "checkpoint in PyTorch", "quantized": f"quantized network ({result.backend})"}
+        of = {"original": f"{result.source} in PyTorch", "quantized": f"quantized network ({result.backend})"}
         accuracies = ", ".join(f"{of[name]} {value:.2%}" for name, value in result.accuracy.items())
         lines.append(f"accuracy on {result.samples} samples: {accuracies}")
     if result.clipped:
@@ -201,7 +203,7 @@ def facts(result: Verification) -> list[str]:
         nodes = ", ".join(f"{name} {count:,}" for name, count in result.saturation.items())
         lines.append(f"saturation: {nodes}")
     if result.model_is_source is False:
-        lines.append("warning: the checkpoint is not, bit for bit, the file that was compiled")
+        lines.append(f"warning: the {result.source} is not, bit for bit, the file that was compiled")
     lines += [
         f"{TITLES[name][:2]} first differs at {check.divergence}"
         for name, check in result.checks.items()

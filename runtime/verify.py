@@ -59,6 +59,11 @@ Counts: TypeAlias = Mapping[str, tuple[int, int]]
 """By layer: how many elements were compared, and how many of them differ."""
 
 
+CHECKPOINT, NIR = "checkpoint", "nir"
+SOURCES = MappingProxyType({CHECKPOINT: "checkpoint", NIR: "NIR file", "module": "module"})
+"""What was compiled, in words, by what the program's metadata say of its source."""
+
+
 @dataclass(frozen=True)
 class Check:
     """The result of one equivalence.
@@ -106,6 +111,7 @@ class Verification:
         model_is_source: Whether the given checkpoint is, bit for bit, the one that was compiled; None if not given.
         accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
         local: Each layer's own error, in topological order; empty if it was not asked for.
+        source: What was compiled, in words: a checkpoint, a NIR file or a module.
     """
 
     backend: str
@@ -119,6 +125,7 @@ class Verification:
     model_is_source: bool | None
     accuracy: Mapping[str, float]
     local: Sequence[LocalError] = ()
+    source: str = SOURCES[CHECKPOINT]
 
     @property
     def equivalent(self) -> bool:
@@ -187,7 +194,9 @@ def _absent(build: Build) -> dict[str, str]:
             (FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: CompiledModule.verify"
         )
     return {
-        **dict.fromkeys((FLOAT_GRAPH, ORIGINAL), "needs the checkpoint: give --model"),
+        **dict.fromkeys(
+            (FLOAT_GRAPH, ORIGINAL), f"needs the {SOURCES[NIR if build.from_nir else CHECKPOINT]}: give --model"
+        ),
         QUANTIZED: "a network from a NIR file has no quantized checkpoint",
     }
 
@@ -256,6 +265,7 @@ def verify_network(
         model_is_source=is_source,
         accuracy=_accuracy(tally, labels),
         local=rank(tally.layers),
+        source=SOURCES[str(program.metadata.get("source", CHECKPOINT))],
     )
 
 
@@ -297,7 +307,13 @@ def _nir_network(build: Build, program: Program, model: Path | None) -> Network:
     """The sides of a network from a NIR file."""
     if model is None:
         return Network(program, {}, None, None)
-    graph = import_nir(model, dt=build.network().metadata["dt"], timesteps=program.timesteps)  # type: ignore[arg-type]
+    known = build.network().metadata
+    graph = import_nir(
+        model,
+        dt=float(known["dt"]),
+        timesteps=program.timesteps,
+        reset=str(known["reset"]),
+    )
     original = NirNetwork(graph)
     same = set(original.neurons) == set(program.lif_names) and (graph.input.shape, graph.output.shape) == (
         program.input.shape,

@@ -40,6 +40,10 @@ AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
 """Axes of what a layer reads, where there are not three."""
 NEURON_TYPES = ("LIF", "IF", "CubaLIF", "Threshold")
 """What fires."""
+SNNTORCH_DT = 1e-4
+"""Seconds that snnTorch's exporter takes a step to be."""
+SNNTORCH_PRECISION = 1e-5
+"""Relative; its constants are quotients in 32 bits."""
 LISTED = 5
 """Nodes that a message names before it stops."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
@@ -54,6 +58,7 @@ def import_nir(
     dt: float | None = None,
     timesteps: int | None = None,
     input_kind: InputKind = "static",
+    reset: str = HARD,
 ) -> Graph[nir.NIRNode]:
     """The float graph of a network in a NIR file.
 
@@ -62,6 +67,7 @@ def import_nir(
         dt: Seconds a step; None for what the file's metadata say under ``dt``.
         timesteps: T, after which all neurons are reset; None for what the metadata say under ``timesteps``.
         input_kind: Whether samples are real numbers, or counts of events.
+        reset: How neurons reset whose own metadata do not say: one of ``ir.neurons.RESETS``.
 
     Raises:
         FileFormatError: The file is absent, damaged, or no network; the message names file and node.
@@ -78,7 +84,7 @@ def import_nir(
     try:
         content = _without_recurrence(_without_doors(content))
         layers = {name: (layer, content.nodes[layer]) for name, layer in content.recurrent.items()}
-        draft = _Draft(float(dt), layers)
+        draft = _Draft(float(dt), reset, layers)
         ordered = _ordered(content)
         for name in ordered:
             _import(draft, name, content)
@@ -87,7 +93,30 @@ def import_nir(
     return Graph(
         tuple(draft.nodes.values()),
         int(timesteps),
-        {"dt": float(dt), "input": input_kind, "source": "nir"},
+        {"dt": float(dt), "input": input_kind, "reset": reset, "source": "nir"},
+    )
+
+
+def unstated_resets(path: str | Path) -> list[str]:
+    """The populations of a NIR file that may reset otherwise than NIR has it: snnTorch's, if it does not say how.
+
+    snnTorch subtracts the threshold unless told otherwise, and its exporter writes the same file whatever it was told.
+    Its neurons are known by their constants: r is tau, and w_in tau_syn, in steps of 0.1 ms.
+
+    Raises:
+        FileFormatError: The file is absent, damaged, or no network.
+    """
+    nodes = open_nir(path, _read).nodes
+    return [
+        name for name, values in nodes.items() if "reset" not in values.get("metadata", {}) and _is_snntorchs(values)
+    ]
+
+
+def _is_snntorchs(values: Values) -> bool:
+    pairs = {"LIF": [("tau", "r")], "CubaLIF": [("tau_mem", "r"), ("tau_syn", "w_in")]}.get(values["type"], [])
+    given = [(np.asarray(values.get(tau, 0.0)), np.asarray(values.get(steps, 1.0))) for tau, steps in pairs]
+    return bool(given) and all(
+        np.allclose(tau, steps * SNNTORCH_DT, rtol=SNNTORCH_PRECISION, atol=0.0) for tau, steps in given
     )
 
 
@@ -335,10 +364,12 @@ class _Draft:
 
     Attributes:
         dt: Seconds a step.
+        reset: How neurons reset whose metadata do not say.
         recurrent: For each population with synapses onto itself, name and fields of the layer that they are.
     """
 
     dt: float
+    reset: str
     recurrent: Mapping[str, tuple[str, Values]] = field(default_factory=dict)
     nodes: dict[str, Node[nir.NIRNode]] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
@@ -501,19 +532,19 @@ def _flatten(draft: _Draft, name: str, values: Values, source: str) -> str:
 def _lif(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "tau", "r", "v_leak")
     _check_positive(name, parameters, "tau")
-    return _add_neurons(draft, name, nir.LIF(**parameters, metadata=_neuron_metadata(name, values)), source)
+    return _add_neurons(draft, name, nir.LIF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
 
 
 def _cuba_lif(draft: _Draft, name: str, values: Values, source: str) -> str:
     given = {"w_in": np.ones(()), **values}
     parameters = _parameters(draft, name, given, source, "tau_syn", "tau_mem", "r", "v_leak", "w_in")
     _check_positive(name, parameters, "tau_syn", "tau_mem")
-    return _add_neurons(draft, name, nir.CubaLIF(**parameters, metadata=_neuron_metadata(name, values)), source)
+    return _add_neurons(draft, name, nir.CubaLIF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
 
 
 def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "r")
-    return _add_neurons(draft, name, nir.IF(**parameters, metadata=_neuron_metadata(name, values)), source)
+    return _add_neurons(draft, name, nir.IF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
 
 
 def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
@@ -570,13 +601,13 @@ def _check_positive(name: str, parameters: Mapping[str, Float64Array], *fields: 
             raise FileFormatError(f"{name}: {field_name} is {least:g} seconds; it must be positive")
 
 
-def _neuron_metadata(name: str, values: Values) -> dict[str, str]:
-    """How a population resets and where it fires: as NIR defines it, unless its metadata say more.
+def _neuron_metadata(draft: _Draft, name: str, values: Values) -> dict[str, str]:
+    """How a population resets and where it fires: as its metadata say, or else the draft and NIR's definition.
 
     Raises:
         UnsupportedError: They say what has no lowering.
     """
-    stated = {**NEURON_METADATA, **values.get("metadata", {})}
+    stated = {**NEURON_METADATA, "reset": draft.reset, **values.get("metadata", {})}
     reset = RESET_NAMES.get(stated["reset"])
     if reset is None:
         raise UnsupportedError(

@@ -41,7 +41,9 @@ def test_run_writes_the_frameworks_spikes(build: Path, network: Written, tmp_pat
 
 
 @pytest.mark.parametrize("backend", ["lava", "sim"])
-def test_verify_says_equivalent(build: Path, network: Written, tmp_path: Path, backend: str) -> None:
+def test_verify_says_equivalent(
+    build: Path, network: Written, tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "x.npy", network.samples)
     result = tmp_path / "r.json"
     arguments = [str(build), "--model", str(network.path), "--input", str(tmp_path / "x.npy"), "--json", str(result)]
@@ -50,6 +52,27 @@ def test_verify_says_equivalent(build: Path, network: Written, tmp_path: Path, b
     assert report["equivalent"]
     assert report["checks"]["backend_vs_program"]["mismatched"] == 0
     assert report["checks"]["backend_vs_program"]["compared"] > 0
+    shown = capsys.readouterr().out
+    assert "E1 float graph = NIR file" in shown
+    assert "checkpoint" not in shown.replace("no quantized checkpoint", "")
+
+
+def test_a_reset_that_the_file_does_not_state(
+    network: Written, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exporter writes the same file for each of its resets: there is a warning unless the user says which."""
+    command = [str(network.path), "--target", "lava", "--dt", str(network.dt), "--timesteps", str(network.timesteps)]
+    thresholds = {}
+    for reset in (None, "hard", "late"):
+        folder = tmp_path / str(reset)
+        assert main([*command, "-o", str(folder), *(["--reset", reset] if reset else [])]) == 0
+        warned = "warning: 1 and 1 more: the file does not say how these neurons reset" in capsys.readouterr().out
+        report = read_json(folder / "report.json")
+        assert warned == bool(report["warnings"]) == (reset is None)
+        thresholds[reset] = [node["op"] for node in report["nodes"] if "LIF" in node["op"]]
+        np.save(tmp_path / "x.npy", network.samples)
+        assert verify_main([str(folder), "--model", str(network.path), "--input", str(tmp_path / "x.npy")]) == 0
+    assert thresholds == {None: ["LIF", "LIF"], "hard": ["LIF", "LIF"], "late": ["CubaLIF", "CubaLIF"]}
 
 
 def test_verify_names_where_another_network_of_the_same_shape_differs(
