@@ -138,7 +138,10 @@ def test_training_moves_the_integers_but_neither_rates_nor_scales(make_model: Ma
     model = make_model()
     student = prepare(model, bits=4, calibration=samples(model))
     before = dict(student.export().state_dict())
+    rates = {name: tensor.clone() for name, tensor in student.named_buffers() if ".firing_rate_" in name}
+    assert len(rates) == 4
     train(student)
+    assert all(torch.equal(student.get_buffer(name), rate) for name, rate in rates.items())
     after = dict(student.export().state_dict())
     for name, tensor in after.items():
         trained_tensor = (name.endswith(".weight") and ".bn." not in name) or name.endswith(".bn.bias")
