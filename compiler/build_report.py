@@ -72,6 +72,8 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "calibration_samples": None if options.calibration is None else len(options.calibration),
         },
         "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
+        # then its own plan says what the options of quantization would
+        "fine_tuned": source.plan is not None,
         "timesteps": program.timesteps,
         "input": _input(program),
         "latency_steps": program.latency,

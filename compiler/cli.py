@@ -296,20 +296,24 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
     placement = report["placement"]
     if placement is not None:
         rows.append(("chip", f"{placement['cores']:,} cores, {placement['chips']:,} chips of {placement['chip']}"))
+    if report["fine_tuned"]:
+        bits = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node})
+        rows.append(("weights", f"as fine-tuned, {_row(bits)} bits"))
     if net is not None:
         exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
         rows.append(("against SpikingJelly", exact))
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
     layers = [node for node in report["nodes"] if node.get("sqnr_db") is not None]
     worst = sorted(layers, key=lambda node: node["sqnr_db"])[:WORST_SHOWN]
-    terminal.table(
-        "Layers that rounding changed most",
-        ("layer", " bits", " exponents", " weights' SQNR, dB"),
-        [
-            (node["name"], node["weight_bits"], "..".join(map(str, node["weight_exp"])), f"{node['sqnr_db']:.1f}")
-            for node in worst
-        ],
-    )
+    if worst:
+        terminal.table(
+            "Layers that rounding changed most",
+            ("layer", " bits", " exponents", " weights' SQNR, dB"),
+            [
+                (node["name"], node["weight_bits"], "..".join(map(str, node["weight_exp"])), f"{node['sqnr_db']:.1f}")
+                for node in worst
+            ],
+        )
     terminal.table("Written", ("file", " size"), [(path, size_of(path)) for path in files])
     for warning in report["warnings"]:
         terminal.line(f"warning: {warning}")

@@ -69,6 +69,14 @@ def test_a_program_that_is_not_the_checkpoints_is_not_equivalent(folder: Path, t
     assert check["mismatched"] > 0
 
 
+def test_compiling_says_what_it_found(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compile_main([str(folder / "trained.pt"), "--target", "sim", "-o", str(tmp_path / "build")]) == 0
+    out = capsys.readouterr().out
+    assert "as fine-tuned, 4 bits" in out
+    assert "rounding changed" not in out
+    assert read_json(tmp_path / "build" / "report.json")["fine_tuned"] is True
+
+
 def test_its_width_cannot_be_chosen_anew(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(folder / "trained.pt"), "--target", "sim", "-o", str(tmp_path / "build")]
     assert compile_main([*arguments, "--weight-bits", "8"]) == 0
