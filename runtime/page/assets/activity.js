@@ -23,7 +23,7 @@ function firingRates(view) {
 }
 
 function multiple(view, name, facts, ...content) {
-  return html("div", { class: "multiple layer", "data-layer": name, "data-tip": null }, html("div", { class: "name", title: name }, dot(view.colour(name)), html("span", {}, name)), content, html("div", { class: "fact" }, facts));
+  return html("div", { class: "multiple layer", "data-layer": name, "data-tip": null }, html("div", { class: "name", title: name }, dot(view.colour(name)), html("span", {}, html("bdi", { dir: "ltr" }, name))), content, html("div", { class: "fact" }, facts));
 }
 
 // Canvases take the colours that the page has.
@@ -123,6 +123,6 @@ function margins(view) {
       figure.dataset.tip = `${name}\n${whole(total)} potentials: ${percent(below / total)} below 0, ${percent(above / total)} above ${high} thresholds\n${whole(near)} within one unit of the threshold`;
       return multiple(view, name, `${percent(near / total, 2)} on the edge`, figure);
     })),
-    caption(`Potentials before the reset, in thresholds, at every step of ${counted(samples, "sample")}, by the reference interpreter; heights are square roots of counts, and what fires stands darker to the right. "On the edge": one unit of input more or less would decide.`),
+    caption(`Potentials before the reset, in thresholds, at every step of ${counted(samples, "sample")}, by the reference interpreter; heights are square roots of counts, and what fires stands in full colour. "On the edge": one unit of input more or less would decide.`),
     skipped.length > 0 && caption(`Not counted, as their neurons are of another kind: ${skipped.join(", ")}.`)];
 }

@@ -69,15 +69,14 @@ function colours(nodes) {
     if (!groups.has(group)) groups.set(group, []);
     groups.get(group).push(node.name);
   }
-  // groups of one layer share a hue with their neighbours: stems and heads are made of such
+  // layers of no block have a hue each; darker the second time around
   const found = new Map();
-  let hue = -1, previous = 0;
+  let hue = 0;
   for (const names of groups.values()) {
-    if (names.length > 1 || previous !== 1) hue += 1;
-    previous = names.length;
-    const [angle, chroma] = HUES[hue % HUES.length];
+    const [angle, chroma] = HUES[hue % HUES.length], round = Math.floor(hue / HUES.length) % 2;
+    hue += 1;
     names.forEach((name, index) => {
-      const place = names.length > 1 ? index / (names.length - 1) : 0.5;
+      const place = names.length > 1 ? index / (names.length - 1) : 0.45 - 0.25 * round;
       const step = names.length > 1 ? (index % 2 ? 0.05 : -0.02) : 0;
       found.set(name, `oklch(${(0.53 + 0.22 * place + step).toFixed(3)} ${chroma} ${(angle - 14 + 28 * place).toFixed(1)})`);
     });

@@ -9,7 +9,7 @@ function verdict(view) {
   const { verification, report } = view.build;
   if (!verification) {
     return html("div", { class: "verdict none" }, html("div", {}, html("div", { class: "word" }, "Not verified"), html("div", { class: "why" }, "No verification was given to this page.")),
-      html("div", { style: { padding: "16px 20px" }, class: "soft" }, report.is_dyadic ? "By its arithmetic this program can equal SpikingJelly spike for spike. " : "This program can equal its own reference exactly, but SpikingJelly only nearly. ",
+      html("div", { style: { padding: "16px 20px" }, class: "soft" }, !report.architecture ? "Backends must equal this program exactly; how near it is to the network as its file has it is measured. " : report.is_dyadic ? "By its arithmetic this program can equal SpikingJelly spike for spike. " : "This program can equal its own reference exactly, but SpikingJelly only nearly. ",
         html("code", {}, `resformer-verify ${view.build.name} --model MODEL --input X.npy --json R.json`), " counts, and ", html("code", {}, "resformer-report … --verify R.json"), " shows it."));
   }
   const ok = verification.equivalent;

@@ -2,7 +2,7 @@
 
 const BOX = { width: 110, height: 56, gap: 18, row: 72, lane: 15 };
 const HIDDEN = new Set(["Delay", "Flatten"]);
-const OP_WORDS = { Input: "pixels", Output: "logits", Conv2d: "convolution", Dense: "dense", SpikeMatMul: "product", MaxPool2d: "max-pool", SumPool2d: "sum-pool", Relay: "relay", LIF: "LIF" };
+const OP_WORDS = { Input: "pixels", Output: "logits", Conv2d: "convolution", Dense: "dense", SpikeMatMul: "product", MaxPool2d: "max-pool", SumPool2d: "sum-pool", Relay: "relay", LIF: "LIF", CubaLIF: "CUBA LIF" };
 
 // Delays and reshapes become part of the edges that they lie on.
 function visibleInputs(node, byName) {
@@ -31,7 +31,7 @@ function pipeline(view) {
   for (const node of nodes) {
     const group = groupOf(node.name), last = strips.at(-1);
     // single layers before and after the blocks share a strip, and long chains are broken
-    const joins = last && (last.group === group || (!last.blocks && !/^layers\./.test(node.name))) && last.names.length < 14;
+    const joins = last && (last.group === group || (!last.blocks && !/^layers\./.test(node.name))) && last.names.length < (last.blocks ? 14 : 8);
     if (joins) last.names.push(node.name);
     else strips.push({ group, blocks: /^layers\.\d+\.\d+/.test(group), names: [node.name] });
   }
