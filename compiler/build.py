@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from resformer.compiler.pipeline import Compilation, CompileOptions
 
 NETWORK = "network.nir"
+QUANTIZED_NIR = "quantized.nir"
 PROGRAM = "program.safetensors"
 QUANTIZED = "quantized.pt"
 REPORT = "report.json"
@@ -36,7 +37,7 @@ INTEGER_ONNX = "program.onnx"
 
 TARGETS = ("lava", "sim", "onnx", "nir")
 """``lava``, ``sim``: all that running and verifying need, the same for both. ``onnx``: that and the ONNX models.
-``nir``: the float graph alone."""
+``nir``: the float graph and the quantized one, as NIR alone."""
 
 QUANTIZED_FORMAT = "resformer-quantized"
 FLOAT_ONNX_FORMAT = "resformer-onnx"
@@ -138,6 +139,8 @@ def write_build(
     """
     check_replaceable(directory)
     writers: dict[str, Callable[[Path], None]] = {NETWORK: lambda path: _write_network(compilation, path)}
+    if "nir" in targets:
+        writers[QUANTIZED_NIR] = lambda path: _write_quantized_network(compilation, path)
     if set(targets) - {"nir"}:
         writers[PROGRAM] = lambda path: write_program(compilation.program, path)
         placement = compilation.placement
@@ -244,7 +247,14 @@ def _write(write: Callable[[Path], None], path: Path, shown: Path) -> None:
 def _write_network(compilation: Compilation, path: Path) -> None:
     from resformer.compiler.ir.nir_file import write_nir
 
-    write_nir(compilation.folded, path)
+    write_nir(compilation.network, path)
+
+
+def _write_quantized_network(compilation: Compilation, path: Path) -> None:
+    from resformer.compiler.backends.quantized_nir import quantized_graph
+    from resformer.compiler.ir.nir_file import write_nir
+
+    write_nir(quantized_graph(compilation.network, compilation.folded, compilation.quantized), path)
 
 
 def _write_quantized(compilation: Compilation, path: Path) -> None:

@@ -32,6 +32,7 @@ from resformer.compiler.ir.program import (
     Signal,
     SpikeMatMul,
     SumPool2d,
+    real_weight,
 )
 from resformer.compiler.samples import PIXEL_MAX
 from resformer.compiler.target import LOIHI
@@ -233,14 +234,6 @@ def _bits(weight: npt.NDArray[np.int8]) -> int:
 
 def _rounded(decibels: float | None) -> float | None:
     return None if decibels is None else round(decibels, 2)
-
-
-def real_weight(program: Program, name: str) -> npt.NDArray[np.float64]:
-    """The real numbers that a synapse's integers stand for, in the shape of its weight."""
-    node = program[name]
-    assert isinstance(node.op, Conv2d | Dense)
-    exp = node.op.signal.scale_exp - program[node.inputs[0]].op.signal.scale_exp
-    return fixedpoint.scale_weight(node.op.weight, node.op.weight_exp).astype(np.float64) * 2.0**-exp
 
 
 def sqnr_db(folded: Graph[Any], program: Program, name: str) -> float | None:

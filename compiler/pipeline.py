@@ -168,6 +168,12 @@ class Compilation:
     plan: QuantizationPlan
     placement: Placement | None = None
 
+    @property
+    def network(self) -> Graph[nir.NIRNode]:
+        """The float graph that goes to others: of a module its own layers, batch normalisations folded."""
+        module = self.source.module
+        return self.folded if module is None else fold_batchnorm(module.traced.graph)
+
 
 def compile_network(path: Path, options: CompileOptions | None = None, observe: Observer | None = None) -> Compilation:
     """Compile a NIR file if the name ends in ``.nir``, and a checkpoint otherwise."""

@@ -13,11 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.build_report import real_weight
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import half_rows
-from resformer.compiler.ir.program import LIF, NEURONS, RECORDED, Conv2d, CubaLIF, Dense, Program, SpikeMatMul
+from resformer.compiler.ir.program import (
+    LIF,
+    NEURONS,
+    RECORDED,
+    Conv2d,
+    CubaLIF,
+    Dense,
+    Program,
+    SpikeMatMul,
+    real_weight,
+)
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI

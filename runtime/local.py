@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.build_report import real_weight
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import RecurrentCubaLIF, collapse
@@ -34,6 +33,7 @@ from resformer.compiler.ir.program import (
     Program,
     Relay,
     SignalKind,
+    real_weight,
 )
 from resformer.compiler.target import LOIHI
 from resformer.runtime.encode import real_logits

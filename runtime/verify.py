@@ -20,12 +20,12 @@ import numpy.typing as npt
 from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.backends.checkpoint import TIE_SHIFT
 from resformer.compiler.build import Build
-from resformer.compiler.build_report import real_weight, sha256
+from resformer.compiler.build_report import sha256
 from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import NEURONS
-from resformer.compiler.ir.program import Conv2d, Dense, Output, Program, Relay, SumPool2d
+from resformer.compiler.ir.program import Conv2d, Dense, Output, Program, Relay, SumPool2d, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
 from resformer.compiler.samples import Samples

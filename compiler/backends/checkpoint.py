@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import (
     HELD_BIAS,
@@ -29,7 +28,17 @@ from resformer.compiler.ir.primitives import (
     collapse,
     half_rows,
 )
-from resformer.compiler.ir.program import LIF, NEURONS, Conv2d, CubaLIF, Dense, Output, Program, SpikeMatMul
+from resformer.compiler.ir.program import (
+    LIF,
+    NEURONS,
+    Conv2d,
+    CubaLIF,
+    Dense,
+    Output,
+    Program,
+    SpikeMatMul,
+    real_weight,
+)
 from resformer.compiler.target import LOIHI
 
 Float64Array = npt.NDArray[np.float64]
@@ -85,7 +94,7 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
     """
     state: dict[str, Float64Array] = {}
     for name, place in places(program).items():
-        write_rows(state, place.weight, place, _real_weight(program, name))
+        write_rows(state, place.weight, place, real_weight(program, name))
         if place.bias is not None:
             write_rows(state, place.bias, place, _real_bias(program, name))
             state |= _identity_norm(place.bias.removesuffix(".bias"), len(state[place.bias]))
@@ -132,7 +141,7 @@ def quantized_module_state(
     for node in program:
         match node.op:
             case Conv2d() if node.name in imported:
-                put(f"{node.name}.weight", _real_weight(program, node.name) * pool_area(folded, node.name))
+                put(f"{node.name}.weight", real_weight(program, node.name) * pool_area(folded, node.name))
                 bias, norm = _real_bias(program, node.name), _norm_behind(imported, node.name)
                 put(f"{node.name}.bias", bias if norm is None else np.zeros_like(bias))
                 if norm is not None:
@@ -141,7 +150,7 @@ def quantized_module_state(
                     put(f"{norm.name}.running_mean", -bias if f"{norm.name}.bias" not in state else np.zeros_like(bias))
                     put(f"{norm.name}.running_var", np.full_like(bias, _unit_variance(float(norm.op.eps))))
             case Dense():
-                put(f"{node.name}.weight", _real_weight(program, node.name))
+                put(f"{node.name}.weight", real_weight(program, node.name))
                 # the classifier's bias was multiplied by the area of the pool before it, which divides the output
                 put(f"{node.name}.bias", node.op.bias * 2.0**-node.op.signal.scale_exp / output.divisor)
             case LIF(dv=dv) | CubaLIF(dv=dv) if f"{node.name}.w" in state:
@@ -196,14 +205,6 @@ def _norm_behind(imported: Graph[nir.NIRNode], name: str) -> Node[nir.NIRNode] |
     """The batch normalisation that was folded into a layer."""
     norms = [node for node in imported.consumers[name] if isinstance(node.op, BatchNorm2d)]
     return norms[0] if norms else None
-
-
-def _real_weight(program: Program, name: str) -> Float64Array:
-    """The real weights that a synapse's integers stand for."""
-    node = program[name]
-    assert isinstance(node.op, (Conv2d, Dense))
-    exp = node.op.signal.scale_exp - program[node.inputs[0]].op.signal.scale_exp
-    return fixedpoint.scale_weight(node.op.weight, node.op.weight_exp).astype(np.float64) * 2.0**-exp
 
 
 def _real_bias(program: Program, name: str) -> Float64Array:

@@ -1,6 +1,9 @@
-"""Float graphs as NIR files (HDF5), lossless; ``nir.read`` returns them too once resformer is imported.
+"""Float graphs as NIR files (HDF5), lossless.
 
-The layout is that of ``nir.write``. What NIR has no place for (the order of a node's inputs, its output's shape, T) is
+The layout is that of ``nir.write``. A graph of NIR's own nodes, its ``Add`` nodes apart, is written as plain NIR, which
+any tool reads: an ``Add`` becomes edges that meet, as NIR sums these. A graph that holds nodes of ours, or shapes that
+NIR's type check reckons wrongly, is written as a ``PortedGraph``, and ``nir.read`` returns it once resformer is
+imported. What NIR has no place for (the order of a node's inputs, its output's shape, T) is
 kept under the key ``resformer`` of each node's metadata and of the graph's, where NIR's own tools leave it alone.
 Arrays of one value, such as a population's threshold, are stored as that value: an HDF5 data set that was never written
 to reads as its fill value.
@@ -8,10 +11,12 @@ to reads as its fill value.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +26,21 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import EXTENSIONS, PORTS, PortedGraph, collapse
+from resformer.compiler.ir.primitives import EXTENSIONS, PORTS, Add, PortedGraph, collapse
+from resformer.compiler.ir.shapes import Shape
 from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import FileFormatError
 
 ContentT = TypeVar("ContentT")
 
 FORMAT_VERSION = 1
+
+NO_INPUT_SHAPE = "no_input_shape"
+"""Among our facts about a convolution: that it states no shape of its input, other than in the file."""
+GRAPHS = (nir.NIRGraph.__name__, PortedGraph.__name__)
+"""What a file's root may be."""
+UNITS = "dt and tau in seconds; potentials, currents and weights in the network's own units; forward Euler"
+"""What NIR leaves open of a whole file; its neurons' metadata say how they reset and whether they fire at a tie."""
 
 NODE_TYPES: dict[str, type[nir.NIRNode]] = {
     each.__name__: each
@@ -65,17 +78,68 @@ def write_nir(graph: Graph[nir.NIRNode], path: str | Path) -> None:
     with h5py.File(buffer, "w") as file:
         file["version"] = nir.version
         root = file.create_group("node")
-        root["type"] = PortedGraph.__name__
-        root["edges"] = [(source, node.name) for node in graph for source in dict.fromkeys(node.inputs)]
-        facts = {"format_version": FORMAT_VERSION, "timesteps": graph.timesteps}
+        facts: dict[str, Any] = {"format_version": FORMAT_VERSION, "timesteps": graph.timesteps, "units": UNITS}
+        plain = is_plain(graph)
+        root["type"] = (nir.NIRGraph if plain else PortedGraph).__name__
+        root["edges"] = _edges(graph, plain=plain)
+        if plain:
+            facts["sums"] = json.dumps(
+                {
+                    node.name: {"position": position, "inputs": node.inputs, "shape": node.shape}
+                    for position, node in enumerate(graph)
+                    if isinstance(node.op, Add)
+                }
+            )
         _write(root, "metadata", {**graph.metadata, PORTS: facts}, where="metadata")
         nodes = root.create_group("nodes")
         for position, node in enumerate(graph):
-            _write(nodes, node.name, _node_fields(node, position), where=node.name)
+            if not (plain and isinstance(node.op, Add)):
+                fields = _node_fields(node, position, graph[node.inputs[0]].shape if node.inputs else ())
+                _write(nodes, node.name, fields, where=node.name)
     Path(path).write_bytes(buffer.getbuffer())
 
 
-def _node_fields(node: Node[nir.NIRNode], position: int) -> dict[str, Any]:
+def is_plain(graph: Graph[nir.NIRNode]) -> bool:
+    """Whether a graph can be written in NIR's own nodes and edges alone, and NIR's type check takes it."""
+    if any(isinstance(node.op, EXTENSIONS) and (not isinstance(node.op, Add) or node.op.metadata) for node in graph):
+        return False
+    if any(len(set(each)) < len(each) for each in _summands(graph).values()):
+        return False  # NIR knows one edge between two nodes
+    nodes = {node.name: _as_read(node, graph) for node in graph if not isinstance(node.op, Add)}
+    try:
+        nir.NIRGraph(nodes, _edges(graph, plain=True))
+    except ValueError:
+        return False
+    return True
+
+
+def _as_read(node: Node[nir.NIRNode], graph: Graph[nir.NIRNode]) -> nir.NIRNode:
+    """A node as NIR reads it from the file; NIR's inference may set its types."""
+    op = copy.copy(node.op)
+    if isinstance(op, nir.Conv2d):
+        if op.input_shape is None:
+            op.input_shape = graph[node.inputs[0]].shape[1:]
+        op.__post_init__()
+    return op
+
+
+def _summands(graph: Graph[nir.NIRNode]) -> dict[str, tuple[str, ...]]:
+    """For each node, the nodes but ``Add`` whose values it reads, sums resolved."""
+    summands: dict[str, tuple[str, ...]] = {}
+    for node in graph:
+        read = [summands[name] if isinstance(graph[name].op, Add) else (name,) for name in node.inputs]
+        summands[node.name] = tuple(itertools.chain.from_iterable(read))
+    return summands
+
+
+def _edges(graph: Graph[nir.NIRNode], *, plain: bool) -> list[tuple[str, str]]:
+    """The edges of a file, in the order of the nodes that they lead to."""
+    read = _summands(graph) if plain else {node.name: node.inputs for node in graph}
+    targets = (node.name for node in graph if not (plain and isinstance(node.op, Add)))
+    return [(source, target) for target in targets for source in dict.fromkeys(read[target])]
+
+
+def _node_fields(node: Node[nir.NIRNode], position: int, input_shape: Shape) -> dict[str, Any]:
     """What a node's group holds: its type, its fields as NIR names them in files, its metadata and our own facts."""
     op = node.op
     values = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
@@ -88,6 +152,9 @@ def _node_fields(node: Node[nir.NIRNode], position: int) -> dict[str, Any]:
         case _:
             pass
     facts = {"inputs": json.dumps(node.inputs), "position": position, "shape": np.array(node.shape)}
+    if isinstance(op, nir.Conv2d) and op.input_shape is None:
+        # nir.read wants one
+        values["input_shape"], facts[NO_INPUT_SHAPE] = np.array(input_shape[1:]), 1
     values["metadata"] = {**op.metadata, PORTS: facts}
     return {"type": type(op).__name__, **values}
 
@@ -144,31 +211,47 @@ def open_nir(path: str | Path, read: Callable[[h5py.File], ContentT]) -> Content
 
 def _read_graph(file: h5py.File) -> Graph[nir.NIRNode]:
     root = file.get("node")
-    if not isinstance(root, h5py.Group) or _scalar_or_none(root.get("type")) != PortedGraph.__name__:
+    kind = _scalar_or_none(root.get("type")) if isinstance(root, h5py.Group) else None
+    if kind not in GRAPHS or PORTS not in root.get("metadata", {}):
         raise FileFormatError("no NIR graph written by resformer; compile the network with resformer-compile")
-    metadata = read_values(root["metadata"]) if "metadata" in root else {}
-    facts = metadata.pop(PORTS, {})
+    metadata = read_values(root["metadata"])
+    facts = metadata.pop(PORTS)
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
         raise FileFormatError(
             f"format version {version}, but this resformer reads version {FORMAT_VERSION}; compile the network again"
         )
     groups = root["nodes"]
-    nodes = sorted((_read_node(name, groups[name]) for name in groups), key=lambda each: each[0])
+    nodes = [*(_read_node(name, groups[name]) for name in groups), *_read_sums(facts)]
+    nodes.sort(key=lambda each: each[0])
     graph = Graph(tuple(node for _, node in nodes), facts["timesteps"], metadata)
     edges = {(source.decode(), target.decode()) for source, target in root["edges"][()]}
     for source, target in edges:
         for end in (source, target):
             if end not in graph:
                 raise FileFormatError(f"{end}: an edge from {source} to {target} ends there, but there is no such node")
+    listed: dict[str, set[str]] = {}
+    for source, target in _edges(graph, plain=kind == nir.NIRGraph.__name__):
+        listed.setdefault(target, set()).add(source)
     for node in graph:
-        if {(source, node.name) for source in node.inputs} != {edge for edge in edges if edge[1] == node.name}:
+        if listed.get(node.name, set()) != {source for source, target in edges if target == node.name}:
             raise FileFormatError(f"{node.name}: its list of inputs and its edges differ")
     try:
         verify_graph(graph)
     except AssertionError as error:
         raise FileFormatError(str(error)) from error
     return graph
+
+
+def _read_sums(facts: Mapping[str, Any]) -> list[tuple[int, Node[nir.NIRNode]]]:
+    """The sums that are edges in the file, and their positions."""
+    try:
+        return [
+            (int(each["position"]), Node(name, Add(), tuple(each["inputs"]), tuple(each["shape"])))
+            for name, each in json.loads(facts.get("sums", "{}")).items()
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(f"sums: no valid list of sums: {_first_line(error)}; write the network again") from error
 
 
 def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
@@ -184,7 +267,8 @@ def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
     if facts is None:
         raise FileFormatError(f"{name}: no ordered inputs and shape in its metadata; compile the network again")
     if kind == nir.Conv2d.__name__:
-        values.setdefault("input_shape", None)
+        if NO_INPUT_SHAPE in facts:
+            values["input_shape"] = None
         for field in ("input_shape", "stride", "padding", "dilation"):
             if isinstance(values.get(field), np.ndarray):
                 values[field] = tuple(values[field].tolist())

@@ -336,6 +336,14 @@ class Program(Graph[Op]):
         return tuple(node.name for node in self.nodes if isinstance(node.op, NEURONS))
 
 
+def real_weight(program: Program, name: str) -> Float64Array:
+    """The real numbers that a synapse's integers stand for, in the shape of its weight."""
+    node = program[name]
+    assert isinstance(node.op, Conv2d | Dense)
+    exp = node.op.signal.scale_exp - program[node.inputs[0]].op.signal.scale_exp
+    return fixedpoint.scale_weight(node.op.weight, node.op.weight_exp).astype(np.float64) * 2.0**-exp
+
+
 def _stays_whole(op: LIF | CubaLIF, decays: int) -> bool:
     """Whether so many decays, by a power of two or none, leave potentials of whole inputs and these biases untruncated.
 

@@ -1,4 +1,4 @@
-"""Fold each batch normalisation into the convolution before it."""
+"""Fold each batch normalisation into the convolution, or linear layer, before it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from resformer.errors import UnsupportedError
 
 
 def fold_batchnorm(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Scale each convolution's rows by weight / sqrt(running_var + eps) and move the rest into its bias, in float64.
+    """Scale each layer's rows by weight / sqrt(running_var + eps) and move the rest into its bias, in float64.
 
     Raises:
-        UnsupportedError: A batch normalisation does not follow a convolution of its own.
+        UnsupportedError: A batch normalisation does not follow a layer of its own.
     """
     edit = graph.edit()
     for node in graph:
@@ -22,33 +22,38 @@ def fold_batchnorm(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         if not isinstance(norm, BatchNorm2d):
             continue
         source = graph[node.inputs[0]]
-        if not isinstance(source.op, nir.Conv2d) or len(graph.consumers[source.name]) > 1:
+        if not isinstance(source.op, nir.Conv2d | nir.Linear | nir.Affine) or len(graph.consumers[source.name]) > 1:
             raise UnsupportedError(
-                f"{node.name}: batch normalisation can be folded only into a convolution that nothing else reads, "
-                f"and {source.name} ({type(source.op).__name__}) is none; put it right behind its convolution"
+                f"{node.name}: batch normalisation can be folded only into a layer with weights that nothing else "
+                f"reads, and {source.name} ({type(source.op).__name__}) is none; put it right behind its layer"
             )
         gain = norm.weight / np.sqrt(norm.running_var + norm.eps)
+        bias = 0.0 if isinstance(source.op, nir.Linear) else source.op.bias
         edit.set_op(
             source.name,
             with_weight(
                 source.op,
-                weight=source.op.weight * gain[:, None, None, None],
-                bias=(source.op.bias - norm.running_mean) * gain + norm.bias,
+                weight=source.op.weight * gain.reshape(-1, *(1,) * (source.op.weight.ndim - 1)),
+                bias=(bias - norm.running_mean) * gain + norm.bias,
             ),
         )
         edit.bypass(node.name)
     return edit.finish()
 
 
-def with_weight(conv: nir.Conv2d, *, weight: np.ndarray, bias: np.ndarray) -> nir.Conv2d:
-    """The same convolution with other weights."""
+def with_weight(
+    layer: nir.Conv2d | nir.Linear | nir.Affine, *, weight: np.ndarray, bias: np.ndarray
+) -> nir.Conv2d | nir.Affine:
+    """The same layer with other weights."""
+    if not isinstance(layer, nir.Conv2d):
+        return nir.Affine(weight, bias, metadata=dict(layer.metadata))
     return nir.Conv2d(
-        input_shape=conv.input_shape,
+        input_shape=layer.input_shape,
         weight=weight,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        groups=conv.groups,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
         bias=bias,
-        metadata=dict(conv.metadata),
+        metadata=dict(layer.metadata),
     )

@@ -35,9 +35,9 @@ def names(folder: Path) -> set[str]:
     [
         (["lava"], LAVA_FILES),
         (["sim"], LAVA_FILES),
-        (["nir"], {"network.nir", "report.json"}),
+        (["nir"], {"network.nir", "quantized.nir", "report.json"}),
         (["onnx"], LAVA_FILES | ONNX_FILES),
-        (["nir,onnx"], LAVA_FILES | ONNX_FILES),
+        (["nir,onnx"], LAVA_FILES | ONNX_FILES | {"quantized.nir"}),
         (["lava", "onnx"], LAVA_FILES | ONNX_FILES),
     ],
 )

@@ -162,6 +162,41 @@ def float_graphs(draw: st.DrawFn, *, timesteps: st.SearchStrategy[int] | None = 
     return build.finish(draw(timesteps or st.integers(1, 4)))
 
 
+@st.composite
+def graphs_of_nirs_nodes(draw: st.DrawFn) -> Graph[nir.NIRNode]:
+    """Networks of NIR's own nodes and of sums, such as modules in memory become: sums of sums, shortcuts, vectors."""
+    build = GraphBuilder((draw(st.integers(1, 2)), 6, 6), seed=draw(st.integers(0, 2**16)))
+    value = build.random_conv("stem", "input", 3, 3, padding=1)
+    for index, kind in enumerate(draw(st.lists(st.sampled_from(["sum", "sums", "pool", "plain"]), max_size=4))):
+        name = f"layers.{index}"
+        spikes = build.add(f"{name}.if", integrate(build.shape(value)), value)
+        if kind == "pool" and build.shape(spikes)[1] > 1:
+            two = np.full(2, 2)
+            spikes = build.add(f"{name}.pool", nir.AvgPool2d(two, two, np.zeros(2, dtype=np.int64)), spikes)
+        branch = build.random_conv(f"{name}.0", spikes, 3, 3, padding=1)
+        if kind == "sum":
+            branch = build.add(f"{name}.add", Add(), branch, value)
+        if kind == "sums":
+            other = build.add(f"{name}.add", Add(), build.random_conv(f"{name}.1", spikes, 3, 1), branch)
+            branch = build.add(f"{name}.add.1", Add(), other, value, spikes)
+        value = branch
+    value = build.lif("lif", value, tau_steps=draw(st.sampled_from([2.0, 3.1])))
+    value = build.add("flatten", nir.Flatten({"input": np.array(build.shape(value))}, start_dim=0), value)
+    weight = build.rng.standard_normal((4, build.shape(value)[0]))
+    value = build.add("fc", nir.Affine(weight, build.rng.standard_normal(4)), value)
+    build.output(value)
+    return build.finish(draw(st.integers(1, 4)))
+
+
+def integrate(shape: Shape) -> nir.IF:
+    """SpikingJelly's IF in NIR's terms."""
+    parameters = (constant(value, shape) for value in (1 / DT, 1.0, 0.0))
+    return nir.IF(
+        **dict(zip(("r", "v_threshold", "v_reset"), parameters, strict=True)),
+        metadata={"reset": "hard", "fires_at": ">="},
+    )
+
+
 def samples_for(graph: Graph[nir.NIRNode], count: int = 2, seed: int = 0) -> Float64Array:
     """Random images, (N, C, H, W), of about unit variance."""
     return np.random.default_rng(seed).standard_normal((count, *graph.input.shape))

@@ -10,9 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from resformer.compiler.build_report import may_saturate, real_weight, sqnr_db, synapses
+from resformer.compiler.build_report import may_saturate, sqnr_db, synapses
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.program import LIF, SPIKE, Conv2d, Dense, Input, Program, Relay, Signal, SignalKind
+from resformer.compiler.ir.program import (
+    LIF,
+    SPIKE,
+    Conv2d,
+    Dense,
+    Input,
+    Program,
+    Relay,
+    Signal,
+    SignalKind,
+    real_weight,
+)
 from resformer.compiler.target import LOIHI
 
 

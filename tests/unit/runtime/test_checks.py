@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from resformer.compiler.build_report import real_weight
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Relay
+from resformer.compiler.ir.program import LIF, Conv2d, Dense, Relay, real_weight
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.checks import before_spikes, differing_weights, recorded_names

@@ -14,7 +14,7 @@ import pytest
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.nir_file import read_nir, write_nir
+from resformer.compiler.ir.nir_file import is_plain, read_nir, write_nir
 from resformer.compiler.ir.primitives import PORTS, Add, PortedGraph, SpikeMatMul, constant
 from resformer.compiler.pipeline import FLOAT_PASSES
 from resformer.errors import FileFormatError
@@ -299,3 +299,81 @@ def test_products_survive_with_their_types(path: Path) -> None:
     op = read_nir(path)["layers.0.0.matmul1"].op
     assert isinstance(op, SpikeMatMul)
     assert (type(op.num_heads), type(op.transpose), type(op.part)) == (int, bool, str)
+
+
+# Plain NIR
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Two convolutions whose sum neurons read, as plain NIR."""
+    build = GraphBuilder((2, 4, 4))
+    branches = [build.random_conv(name, "input", 3, 1) for name in ("a", "b")]
+    value = build.lif("lif", build.add("both", Add(), *branches))
+    build.output(build.add("flatten", nir.Flatten({"input": np.array([3, 4, 4])}, start_dim=0), value))
+    write_nir(build.finish(), tmp_path / "plain.nir")
+    return tmp_path / "plain.nir"
+
+
+def test_sums_are_edges_that_meet(plain: Path) -> None:
+    assert set(nir.read(plain).edges) == {
+        ("input", "a"),
+        ("input", "b"),
+        ("a", "lif"),
+        ("b", "lif"),
+        ("lif", "flatten"),
+        ("flatten", "output"),
+    }
+    assert read_nir(plain)["both"].inputs == ("a", "b")
+
+
+def test_a_plain_file_that_lacks_an_edge_of_a_sum(plain: Path) -> None:
+    with h5py.File(plain, "a") as file:
+        edges = [edge for edge in file["node/edges"][()].tolist() if edge != [b"b", b"lif"]]
+        del file["node/edges"]
+        file["node/edges"] = edges
+    with pytest.raises(FileFormatError, match="lif: its list of inputs and its edges differ"):
+        read_nir(plain)
+
+
+@pytest.mark.parametrize("sums", ['{"both": {"position": 3}}', "[]", "{", '{"both": 3}'])
+def test_a_plain_file_whose_sums_are_damaged(plain: Path, sums: str) -> None:
+    with h5py.File(plain, "a") as file:
+        file[f"node/metadata/{PORTS}/sums"][...] = sums
+    with pytest.raises(FileFormatError, match="sums: no valid list of sums"):
+        read_nir(plain)
+
+
+def test_a_sum_of_a_value_with_itself_is_no_plain_nir(tmp_path: Path) -> None:
+    """NIR knows one edge between two nodes."""
+    build = GraphBuilder((2, 1, 1))
+    build.output(
+        build.add(
+            "flatten",
+            nir.Flatten({"input": np.array([2, 1, 1])}, start_dim=0),
+            build.add("twice", Add(), "input", "input"),
+        )
+    )
+    graph = build.finish()
+    assert not is_plain(graph)
+    write_nir(graph, tmp_path / "twice.nir")
+    assert first_difference(graph, read_nir(tmp_path / "twice.nir")) is None
+
+
+def test_convolutions_that_state_no_input_shape_are_read_by_nir(tmp_path: Path) -> None:
+    build = GraphBuilder((2, 4, 4))
+    build.random_conv("conv", "input", 3, 3)
+    build.nodes["conv"].op.input_shape = None
+    build.output(build.add("flatten", nir.Flatten({"input": np.array([3, 2, 2])}, start_dim=0), "conv"))
+    graph = build.finish()
+    write_nir(graph, tmp_path / "conv.nir")
+    assert tuple(nir.read(tmp_path / "conv.nir").nodes["conv"].input_shape) == (4, 4)
+    assert read_nir(tmp_path / "conv.nir")["conv"].op.input_shape is None
+    assert first_difference(graph, read_nir(tmp_path / "conv.nir")) is None
+
+
+def test_nirs_other_files_are_not_ours(tmp_path: Path) -> None:
+    nodes = {"input": nir.Input(np.array([2])), "fc": nir.Linear(np.eye(2)), "output": nir.Output(np.array([2]))}
+    nir.write(tmp_path / "other.nir", nir.NIRGraph(nodes, [("input", "fc"), ("fc", "output")]))
+    with pytest.raises(FileFormatError, match="no NIR graph written by resformer"):
+        read_nir(tmp_path / "other.nir")

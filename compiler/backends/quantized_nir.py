@@ -1,0 +1,140 @@
+"""The quantized network as NIR: dyadic weights as real numbers, and the integers that they stand for as metadata.
+
+Its neurons fire above their thresholds, as NIR's and Loihi's do, so no shift of ties is needed: in float64 (and in
+float32, as long as sums stay below 2^24 units) any tool that follows NIR gives the program's spikes, where no decay is
+rounded and nothing saturates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir import program as integer
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.primitives import POOL_AREA, DiscreteCubaLIF, RecurrentCubaLIF, collapse, constant
+from resformer.compiler.ir.program import LIF, Conv2d, CubaLIF, Dense, Output, Program, real_weight
+from resformer.compiler.target import LOIHI
+
+Float64Array = npt.NDArray[np.float64]
+
+INTEGERS = "integers"
+"""The key of a node's metadata under which its integers stand, named as in the program."""
+FIRES_ABOVE = {"fires_at": ">"}
+
+
+def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quantized: Program) -> Graph[nir.NIRNode]:
+    """A float graph with the numbers of a quantized program in place of its own.
+
+    Args:
+        graph: ``folded``, or the graph that its means have not yet become sums in; its layers have the same names.
+        folded: What the program was made of.
+        quantized: As ``quantize`` returns it: each synapse still holds its own bias.
+    """
+    output, signal, edit = quantized.output.op, quantized.input.op.signal, graph.edit()
+    assert isinstance(output, Output)
+    for node in graph:
+        op = quantized[node.name].op if node.name in quantized else None
+        if isinstance(op, Conv2d | Dense):
+            # the program's layer may read a sum, or be divided, where this one reads a mean
+            area = 1 if graph is folded else int(folded[node.name].op.metadata.get(POOL_AREA, 1))
+            divisor = output.divisor if isinstance(op, Dense) and graph is not folded else 1
+            bias = op.bias * 2.0**-op.signal.scale_exp / divisor
+            integers = {
+                "weight": op.weight,
+                "weight_exp": op.weight_exp,
+                "bias": op.bias,
+                "scale_exp": op.signal.scale_exp,
+                "input_scale_exp": quantized[quantized[node.name].inputs[0]].op.signal.scale_exp,
+            }
+            edit.set_op(node.name, _layer(node.op, real_weight(quantized, node.name) * area, bias, integers))
+        elif isinstance(op, LIF | CubaLIF):
+            unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp
+            edit.set_op(node.name, _neurons(node, op, unit, float(graph.metadata["dt"])))
+    assert signal.low is not None
+    assert signal.high is not None
+    facts = {"input_scale_exp": signal.scale_exp, "input_low": signal.low, "input_high": signal.high}
+    return replace(edit.finish(), metadata={**graph.metadata, **facts})
+
+
+def _layer(layer: nir.NIRNode, weight: Float64Array, bias: Float64Array, integers: dict[str, Any]) -> nir.NIRNode:
+    """A layer with dyadic weights and bias."""
+    weight, metadata = weight.reshape(layer.weight.shape), {**layer.metadata, INTEGERS: integers}
+    if isinstance(layer, nir.Linear):
+        return nir.Linear(weight, metadata=metadata)
+    if isinstance(layer, nir.Affine):
+        return nir.Affine(weight, bias, metadata=metadata)
+    return nir.Conv2d(
+        input_shape=layer.input_shape,
+        weight=weight,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+        bias=bias,
+        metadata=metadata,
+    )
+
+
+def _neurons(node: Node[nir.NIRNode], op: LIF | CubaLIF, unit: float, dt: float) -> nir.NIRNode:
+    """A population with its thresholds and decays rounded; one integer of its current is a ``unit``."""
+    neurons, shape = node.op, node.shape
+    integers = {name: getattr(op, name) for name in ("vth", "dv", "du")}
+    if isinstance(op, CubaLIF):
+        integers |= {name: getattr(op, name) for name in ("v_drop", "v_bias")}
+    metadata = {**neurons.metadata, **FIRES_ABOVE, INTEGERS: integers}
+    decay = np.asarray(op.dv) / LOIHI.decay_unity
+    height = np.asarray(op.vth) * unit
+    if isinstance(neurons, DiscreteCubaLIF):
+        assert isinstance(op, CubaLIF)
+        fine = unit / 2**LOIHI.a_shift
+        values = {
+            "syn_decay": (op.du.astype(np.float64) + 1) / LOIHI.decay_unity,
+            "mem_decay": decay,
+            "v_threshold": height,
+            "v_bias": op.v_bias * fine,
+            "v_drop": op.v_drop * fine,
+        }
+        fields: dict[str, Any] = {name: _spread(value, shape) for name, value in values.items()}
+        fields |= {"soft_reset": op.soft_reset, "metadata": metadata}
+        if not isinstance(neurons, RecurrentCubaLIF):
+            return DiscreteCubaLIF(**fields)
+        assert isinstance(op, integer.RecurrentCubaLIF)
+        weight: Float64Array = fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.float64) * unit
+        integers |= {name: getattr(op, name) for name in ("weight", "weight_exp", "u_bias")}
+        return replace(
+            neurons,
+            **fields,
+            weight=weight,
+            bias=np.broadcast_to((op.u_bias * fine).reshape(-1), neurons.bias.shape).copy(),
+        )
+    if isinstance(neurons, nir.IF):
+        gain = collapse(neurons.r) * dt
+        threshold = _spread(neurons.v_reset.flat[0] + height * gain, shape)
+        return nir.IF(r=neurons.r, v_threshold=threshold, v_reset=neurons.v_reset, metadata=metadata)
+    assert isinstance(neurons, nir.LIF)
+    steps = 1 / float(np.unique(decay).item())
+    # an input of one adds one, or its share of a step
+    r = steps if np.allclose(collapse(neurons.r) * dt, collapse(neurons.tau)) else float(neurons.r.flat[0])
+    metadata |= {"tau_steps": steps}
+    metadata.pop("dt_over_tau", None)
+    return nir.LIF(
+        tau=constant(steps * dt, shape),
+        r=constant(r, shape),
+        v_leak=neurons.v_leak,
+        v_threshold=_spread(neurons.v_reset.flat[0] + height * (r / steps), shape),
+        v_reset=neurons.v_reset,
+        metadata=metadata,
+    )
+
+
+def _spread(value: Float64Array, shape: tuple[int, ...]) -> Float64Array:
+    """A parameter of a population whose program has other axes; one value for all takes no memory."""
+    if value.size == 1:
+        return constant(float(value.flat[0]), shape)
+    return np.broadcast_to(value, shape) if value.ndim == len(shape) else value.reshape(shape)
