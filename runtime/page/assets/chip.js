@@ -4,147 +4,416 @@ const CHIPS_DRAWN = 96;
 
 function chipMap(view) {
   const { placement } = view.build;
-  if (!placement) return empty("Not placed: this build was compiled with --chip none.", "resformer-compile MODEL --target sim --chip loihi2 -o BUILD");
+  if (!placement)
+    return empty(
+      "Not placed: this build was compiled with --chip none.",
+      "resformer-compile MODEL --target sim --chip loihi2 -o BUILD",
+    );
   const perChip = placement.chip_cores.length;
   const limit = placement.chip.constants.neurons_per_core.value;
   const owners = [];
   for (const layer of placement.layers) layer.filled.forEach((neurons) => owners.push({ layer, neurons }));
   const chips = Math.ceil(owners.length / perChip);
-  const slots = 1 + Math.max(...placement.chip_cores.map((core) => core[2])), across = Math.ceil(Math.sqrt(slots));
-  const columns = 1 + Math.max(...placement.chip_cores.map((core) => core[0])), rows = 1 + Math.max(...placement.chip_cores.map((core) => core[1]));
-  const size = chips === 1 ? 30 : chips <= 4 ? 17 : chips <= 24 ? 9 : 6, gap = size > 12 ? 5 : 2;
-  const tile = across * size + gap, width = columns * tile, height = rows * (Math.ceil(slots / across) * size + gap);
+  const slots = 1 + Math.max(...placement.chip_cores.map((core) => core[2])),
+    across = Math.ceil(Math.sqrt(slots));
+  const columns = 1 + Math.max(...placement.chip_cores.map((core) => core[0])),
+    rows = 1 + Math.max(...placement.chip_cores.map((core) => core[1]));
+  const size = chips === 1 ? 30 : chips <= 4 ? 17 : chips <= 24 ? 9 : 6,
+    gap = size > 12 ? 5 : 2;
+  const tile = across * size + gap,
+    width = columns * tile,
+    height = rows * (Math.ceil(slots / across) * size + gap);
   const drawn = Array.from({ length: Math.min(chips, CHIPS_DRAWN) }, (_, chip) => {
     const cores = placement.chip_cores.map(([column, row, slot], index) => {
       const owner = owners[chip * perChip + index];
-      const x = column * tile + (slot % across) * size, y = row * (Math.ceil(slots / across) * size + gap) + Math.floor(slot / across) * size, inner = size - (size > 12 ? 2 : 1);
-      if (!owner) return svg("rect", { x, y, width: inner, height: inner, fill: "none", stroke: "var(--line)", "data-tip": `core ${index} is free` });
-      const part = Math.min(owner.neurons / limit, 1), high = Math.max(inner * part, 1), colour = view.colour(owner.layer.name);
-      return svg("g", { class: "layer", "data-layer": owner.layer.name, "data-tip": `${owner.layer.name}\ncore ${index} of chip ${chip}: ${whole(owner.neurons)} neurons, ${percent(part, 2)} of what it holds\nbound by ${owner.layer.bound}, ${percent(owner.layer.utilization[owner.layer.bound], 2)} used` },
+      const x = column * tile + (slot % across) * size,
+        y = row * (Math.ceil(slots / across) * size + gap) + Math.floor(slot / across) * size,
+        inner = size - (size > 12 ? 2 : 1);
+      if (!owner)
+        return svg("rect", {
+          x,
+          y,
+          width: inner,
+          height: inner,
+          fill: "none",
+          stroke: "var(--line)",
+          "data-tip": `core ${index} is free`,
+        });
+      const part = Math.min(owner.neurons / limit, 1),
+        high = Math.max(inner * part, 1),
+        colour = view.colour(owner.layer.name);
+      return svg(
+        "g",
+        {
+          class: "layer",
+          "data-layer": owner.layer.name,
+          "data-tip": `${owner.layer.name}\ncore ${index} of chip ${chip}: ${whole(owner.neurons)} neurons, ${percent(part, 2)} of what it holds\nbound by ${owner.layer.bound}, ${percent(owner.layer.utilization[owner.layer.bound], 2)} used`,
+        },
         svg("rect", { x, y, width: inner, height: inner, fill: colour, "fill-opacity": 0.3 }),
-        svg("rect", { x, y: y + inner - high, width: inner, height: high, fill: colour }));
+        svg("rect", { x, y: y + inner - high, width: inner, height: high, fill: colour }),
+      );
     });
-    return html("div", { class: "chip" }, chips > 1 && html("div", { class: "soft", style: { "font-size": "11px" } }, `chip ${chip}`), svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `cores of chip ${chip}` }, cores));
+    return html(
+      "div",
+      { class: "chip" },
+      chips > 1 && html("div", { class: "soft", style: { "font-size": "11px" } }, `chip ${chip}`),
+      svg(
+        "svg",
+        { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `cores of chip ${chip}` },
+        cores,
+      ),
+    );
   });
-  const legend = html("div", { class: "legend" }, placement.layers.map((layer) => html("span", { "data-tip": `${layer.cores} cores, bound by ${layer.bound}`, class: "layer", "data-layer": layer.name }, dot(view.colour(layer.name)), html("span", { class: "mono" }, layer.name))));
-  const violations = placement.violations.length ? html("ul", { class: "bad" }, placement.violations.map((line) => html("li", {}, line))) : null;
+  const legend = html(
+    "div",
+    { class: "legend" },
+    placement.layers.map((layer) =>
+      html(
+        "span",
+        { "data-tip": `${layer.cores} cores, bound by ${layer.bound}`, class: "layer", "data-layer": layer.name },
+        dot(view.colour(layer.name)),
+        html("span", { class: "mono" }, layer.name),
+      ),
+    ),
+  );
+  const violations = placement.violations.length
+    ? html(
+        "ul",
+        { class: "bad" },
+        placement.violations.map((line) => html("li", {}, line)),
+      )
+    : null;
   return [
     violations,
-    html("div", { class: chips === 1 ? "beside" : null }, html("div", { class: "wide" }, html("div", { class: "chips" }, drawn)), chips === 1 && legend),
+    html(
+      "div",
+      { class: chips === 1 ? "beside" : null },
+      html("div", { class: "wide" }, html("div", { class: "chips" }, drawn)),
+      chips === 1 && legend,
+    ),
     chips > CHIPS_DRAWN && caption(`The first ${CHIPS_DRAWN} of ${chips} chips.`),
-    caption(`A square is a core, ${slots} to a tile of the mesh, filled to the part of the ${whole(limit)} neurons that it holds; outlines are free cores.`),
+    caption(
+      `A square is a core, ${slots} to a tile of the mesh, filled to the part of the ${whole(limit)} neurons that it holds; outlines are free cores.`,
+    ),
     chips > 1 && legend,
-    html("h3", {}, "What fills the cores ", html("small", {}, "the fullest core of each layer; what bounds the layer is outlined")),
-    utilisation(view)];
+    html(
+      "h3",
+      {},
+      "What fills the cores ",
+      html("small", {}, "the fullest core of each layer; what bounds the layer is outlined"),
+    ),
+    utilisation(view),
+  ];
 }
 
 function utilisation(view) {
   const { layers } = view.build.placement;
   const resources = Object.keys(layers[0].utilization);
-  const cell = Math.max(Math.min(Math.floor(990 / layers.length), 44), 8), left = 116, high = 20;
-  const width = left + layers.length * cell + 4, height = resources.length * high + 27;
-  return html("div", { class: "wide" }, svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "utilisation of each resource" },
-    resources.map((resource, row) => [
-      svg("text", { x: left - 8, y: row * high + 14, "text-anchor": "end", class: "soft" }, resource),
-      layers.map((layer, column) => {
-        const part = layer.utilization[resource], x = left + column * cell;
-        return svg("g", { class: "layer", "data-layer": layer.name, "data-tip": `${layer.name}\n${resource}: ${whole(layer.usage[resource])}, ${percent(part, 2)} of the limit${layer.bound === resource ? "\nbounds this layer" : ""}` },
-          svg("rect", { x: x + 1, y: row * high + 1, width: cell - 2, height: high - 2, fill: part > 1 ? "var(--bad)" : "var(--accent)", "fill-opacity": (0.05 + 0.75 * Math.min(part, 1)).toFixed(3), stroke: layer.bound === resource ? "var(--ink)" : "none", "stroke-width": 1.2 }),
-          cell > 30 && svg("text", { x: x + cell / 2, y: row * high + 14, "text-anchor": "middle", "font-size": 9.5, style: { fill: part > 0.62 ? "var(--paper)" : "var(--ink)" } }, Math.round(100 * part)));
-      }),
-    ]),
-    keys(view, layers, left, cell, resources.length * high + 3)));
+  const cell = Math.max(Math.min(Math.floor(990 / layers.length), 44), 8),
+    left = 116,
+    high = 20;
+  const width = left + layers.length * cell + 4,
+    height = resources.length * high + 27;
+  return html(
+    "div",
+    { class: "wide" },
+    svg(
+      "svg",
+      { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "utilisation of each resource" },
+      resources.map((resource, row) => [
+        svg("text", { x: left - 8, y: row * high + 14, "text-anchor": "end", class: "soft" }, resource),
+        layers.map((layer, column) => {
+          const part = layer.utilization[resource],
+            x = left + column * cell;
+          return svg(
+            "g",
+            {
+              class: "layer",
+              "data-layer": layer.name,
+              "data-tip": `${layer.name}\n${resource}: ${whole(layer.usage[resource])}, ${percent(part, 2)} of the limit${layer.bound === resource ? "\nbounds this layer" : ""}`,
+            },
+            svg("rect", {
+              x: x + 1,
+              y: row * high + 1,
+              width: cell - 2,
+              height: high - 2,
+              fill: part > 1 ? "var(--bad)" : "var(--accent)",
+              "fill-opacity": (0.05 + 0.75 * Math.min(part, 1)).toFixed(3),
+              stroke: layer.bound === resource ? "var(--ink)" : "none",
+              "stroke-width": 1.2,
+            }),
+            cell > 30 &&
+              svg(
+                "text",
+                {
+                  x: x + cell / 2,
+                  y: row * high + 14,
+                  "text-anchor": "middle",
+                  "font-size": 9.5,
+                  style: { fill: part > 0.62 ? "var(--paper)" : "var(--ink)" },
+                },
+                Math.round(100 * part),
+              ),
+          );
+        }),
+      ]),
+      keys(view, layers, left, cell, resources.length * high + 3),
+    ),
+  );
 }
 
 // One bar of all layers side by side.
 function stacked(view, parts, total, text) {
-  const width = 1140, height = 44;
+  const width = 1140,
+    height = 44;
   let x = 0;
-  const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "fit long", role: "img", "aria-label": "shares of all layers" }, parts.map((part) => {
-    const wide = total > 0 ? (width * part.value) / total : 0, at = x;
-    x += wide;
-    const label = briefName(part.name);
-    return svg("g", { class: "layer", "data-layer": part.name, "data-tip": `${part.name}\n${text(part.value)}, ${percent(part.value / total)}` },
-      svg("rect", { x: at, y: 2, width: Math.max(wide - 1, 0.3), height: 24, fill: part.colour }),
-      wide > 6.4 * label.length + 8 && svg("text", { x: at + wide / 2, y: 39, "text-anchor": "middle", "font-size": 10, class: "soft" }, label));
-  }));
+  const drawn = svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, class: "fit long", role: "img", "aria-label": "shares of all layers" },
+    parts.map((part) => {
+      const wide = total > 0 ? (width * part.value) / total : 0,
+        at = x;
+      x += wide;
+      const label = briefName(part.name);
+      return svg(
+        "g",
+        {
+          class: "layer",
+          "data-layer": part.name,
+          "data-tip": `${part.name}\n${text(part.value)}, ${percent(part.value / total)}`,
+        },
+        svg("rect", { x: at, y: 2, width: Math.max(wide - 1, 0.3), height: 24, fill: part.colour }),
+        wide > 6.4 * label.length + 8 &&
+          svg("text", { x: at + wide / 2, y: 39, "text-anchor": "middle", "font-size": 10, class: "soft" }, label),
+      );
+    }),
+  );
   return html("div", { class: "wide" }, drawn);
 }
 
 function costSections(view) {
   const { cost, name } = view.build;
-  if (!cost) return empty("No energy and no time: they follow from what a run does.", `resformer-report ${name} --input X.npy -o report.html`);
+  if (!cost)
+    return empty(
+      "No energy and no time: they follow from what a run does.",
+      `resformer-report ${name} --input X.npy -o report.html`,
+    );
   const { paper, energy_mj: total } = cost;
   const layers = view.layers.filter((layer) => layer.charge);
   const parts = layers.map((layer) => ({ name: layer.name, value: layer.energy, colour: view.colour(layer.name) }));
   const all = [...parts, { name: "static power", value: total.static * 1e9, colour: "var(--strong)" }];
-  const assumed = Object.entries(cost.chip.constants).filter(([key, each]) => each.status === "assumed" && /_(pj|ns)$|_mw_per_chip$/.test(key)).map(([key]) => key);
-  const sops = view.layers.filter((layer) => layer.sops !== null).map((layer) => ({ name: layer.name, value: layer.sops, colour: view.colour(layer.name) }));
+  const assumed = Object.entries(cost.chip.constants)
+    .filter(([key, each]) => each.status === "assumed" && /_(pj|ns)$|_mw_per_chip$/.test(key))
+    .map(([key]) => key);
+  const sops = view.layers
+    .filter((layer) => layer.sops !== null)
+    .map((layer) => ({ name: layer.name, value: layer.sops, colour: view.colour(layer.name) }));
   return [
     figures([
       ["SOPs a sample", scaled(paper.sops, 4), "as the authors count them", "paper.sops", paper.sops],
-      ["the paper's energy", energy(paper.energy_mj * 1e9, 4), "0.9 pJ a SOP, without the stem", "paper.energy_mj", paper.energy_mj],
-      ["and with the stem", energy(paper.energy_with_stem_mj * 1e9, 4), `${scaled(paper.stem_macs)} MACs at 4.6 pJ`, "paper.energy_with_stem_mj", paper.energy_with_stem_mj],
-      [`on ${cost.chip.name}`, energy(total.total * 1e9, 4), `${energy(total.dynamic * 1e9)} dynamic, ${energy(total.static * 1e9)} static`, "energy_mj.total", total.total],
+      [
+        "the paper's energy",
+        energy(paper.energy_mj * 1e9, 4),
+        "0.9 pJ a SOP, without the stem",
+        "paper.energy_mj",
+        paper.energy_mj,
+      ],
+      [
+        "and with the stem",
+        energy(paper.energy_with_stem_mj * 1e9, 4),
+        `${scaled(paper.stem_macs)} MACs at 4.6 pJ`,
+        "paper.energy_with_stem_mj",
+        paper.energy_with_stem_mj,
+      ],
+      [
+        `on ${cost.chip.name}`,
+        energy(total.total * 1e9, 4),
+        `${energy(total.dynamic * 1e9)} dynamic, ${energy(total.static * 1e9)} static`,
+        "energy_mj.total",
+        total.total,
+      ],
       ["a step takes", duration(cost.step_ns), "slowest layer, longest way, barrier", "step_ns", cost.step_ns],
-      ["from frame to logits", duration(1e3 * cost.latency_us), `a sample every ${duration(1e3 * cost.interval_us)}`, "latency_us", cost.latency_us],
+      [
+        "from frame to logits",
+        duration(1e3 * cost.latency_us),
+        `a sample every ${duration(1e3 * cost.interval_us)}`,
+        "latency_us",
+        cost.latency_us,
+      ],
     ]),
-    assumed.length > 0 && html("p", { class: "caption warn" }, `Assumed, not published, for ${cost.chip.name}: ${assumed.join(", ")}. Section "Where the numbers come from" says what each rests on.`),
+    assumed.length > 0 &&
+      html(
+        "p",
+        { class: "caption warn" },
+        `Assumed, not published, for ${cost.chip.name}: ${assumed.join(", ")}. Section "Where the numbers come from" says what each rests on.`,
+      ),
     html("h3", {}, `Energy of a sample on ${cost.chip.name} `, html("small", {}, energy(total.total * 1e9))),
     stacked(view, all, sum(all.map((each) => each.value)), energy),
-    html("h3", {}, "Synaptic operations ", html("small", {}, `${scaled(paper.sops)} a sample, by the population that receives them`)),
+    html(
+      "h3",
+      {},
+      "Synaptic operations ",
+      html("small", {}, `${scaled(paper.sops)} a sample, by the population that receives them`),
+    ),
     stacked(view, sops, sum(sops.map((each) => each.value)), scaled),
-    html("h3", {}, "What the energy of each layer goes to ", html("small", {}, "synaptic operations, neuron updates, messages")),
+    html(
+      "h3",
+      {},
+      "What the energy of each layer goes to ",
+      html("small", {}, "synaptic operations, neuron updates, messages"),
+    ),
     energyByKind(view, layers),
-    html("h3", {}, "What a step of each layer takes ", html("small", {}, "the slowest one sets the pace of all")),
+    html(
+      "h3",
+      {},
+      "What a step of each layer takes ",
+      html("small", {}, "all work at once; the slowest sets the pace of all"),
+    ),
+    stacked(
+      view,
+      layers.map((layer) => ({ name: layer.name, value: layer.charge.step_ns, colour: view.colour(layer.name) })),
+      sum(layers.map((layer) => layer.charge.step_ns)),
+      duration,
+    ),
     stepTimes(view, layers),
-    html("h3", {}, "A sample on its way ", html("small", {}, `${view.build.report.timesteps} steps in each layer; the next sample follows at once`)),
-    wavefront(view)];
+    html(
+      "h3",
+      {},
+      "A sample on its way ",
+      html("small", {}, `${view.build.report.timesteps} steps in each layer; the next sample follows at once`),
+    ),
+    wavefront(view),
+  ];
 }
 
-const KINDS = [["synapses_pj", "operations", 1], ["neurons_pj", "updates", 0.6], ["messages_pj", "messages", 0.28]];
+const KINDS = [
+  ["synapses_pj", "operations", 1],
+  ["neurons_pj", "updates", 0.6],
+  ["messages_pj", "messages", 0.28],
+];
 
 function energyByKind(view, layers) {
   const high = Math.max(...layers.map((layer) => layer.energy)) * 1.06;
   const by = new Map(layers.map((layer) => [layer.name, layer]));
   return [
     along(view, [...by.keys()], {
-      label: "energy of each layer", high, height: 190, ticks: ticksUpTo(high), unit: energy,
-      tip: (name) => `${name}: ${energy(by.get(name).energy)}\n${KINDS.map(([key, word]) => `${word} ${energy(by.get(name).charge[key])}`).join("\n")}`,
+      label: "energy of each layer",
+      high,
+      height: 190,
+      ticks: ticksUpTo(high),
+      unit: energy,
+      tip: (name) =>
+        `${name}: ${energy(by.get(name).energy)}\n${KINDS.map(([key, word]) => `${word} ${energy(by.get(name).charge[key])}`).join("\n")}`,
       mark: (name, at) => {
         const wide = Math.min(at.step * 0.72, 34);
         let base = 0;
         return KINDS.map(([key, , opacity]) => {
-          const value = by.get(name).charge[key], rect = svg("rect", { x: at.x - wide / 2, width: wide, y: at.y(base + value), height: at.y(base) - at.y(base + value), fill: view.colour(name), "fill-opacity": opacity });
+          const value = by.get(name).charge[key],
+            rect = svg("rect", {
+              x: at.x - wide / 2,
+              width: wide,
+              y: at.y(base + value),
+              height: at.y(base) - at.y(base + value),
+              fill: view.colour(name),
+              "fill-opacity": opacity,
+            });
           base += value;
           return rect;
         });
       },
     }),
-    html("div", { class: "legend" }, KINDS.map(([, word, opacity]) => html("span", {}, html("span", { class: "dot", style: { background: "var(--soft)", opacity } }), word)))];
+    html(
+      "div",
+      { class: "legend" },
+      KINDS.map(([, word, opacity]) =>
+        html("span", {}, html("span", { class: "dot", style: { background: "var(--soft)", opacity } }), word),
+      ),
+    ),
+  ];
 }
 
 function stepTimes(view, layers) {
-  const { cost } = view.build, by = new Map(layers.map((layer) => [layer.name, layer.charge.step_ns]));
-  const slowest = Math.max(...by.values()), barrier = cost.chip.constants.step_ns.value, rest = cost.step_ns - slowest - barrier;
+  const { cost } = view.build,
+    by = new Map(layers.map((layer) => [layer.name, layer.charge.step_ns]));
+  const slowest = Math.max(...by.values()),
+    barrier = cost.chip.constants.step_ns.value,
+    rest = cost.step_ns - slowest - barrier;
   const slow = [...by.entries()].find(([, value]) => value === slowest)[0];
   return [
     along(view, [...by.keys()], {
-      label: "time of a step of each layer", high: slowest * 1.08, height: 160, ticks: ticksUpTo(slowest * 1.08, 3), unit: duration,
-      tip: (name) => `${name}\n${duration(by.get(name))} at its busiest step, on ${by.size && layers.find((layer) => layer.name === name).charge.cores} cores`,
-      mark: (name, at) => svg("rect", { x: at.x - Math.min(at.step * 0.36, 17), width: Math.min(at.step * 0.72, 34), y: at.y(by.get(name)), height: at.zero - at.y(by.get(name)), fill: view.colour(name), stroke: name === slow ? "var(--ink)" : "none" }),
+      label: "time of a step of each layer",
+      high: slowest * 1.08,
+      height: 160,
+      ticks: ticksUpTo(slowest * 1.08, 3),
+      unit: duration,
+      tip: (name) =>
+        `${name}\n${duration(by.get(name))} at its busiest step, on ${by.size && layers.find((layer) => layer.name === name).charge.cores} cores`,
+      mark: (name, at) =>
+        svg("rect", {
+          x: at.x - Math.min(at.step * 0.36, 17),
+          width: Math.min(at.step * 0.72, 34),
+          y: at.y(by.get(name)),
+          height: at.zero - at.y(by.get(name)),
+          fill: view.colour(name),
+          stroke: name === slow ? "var(--ink)" : "none",
+        }),
     }),
-    caption(`A step: ${duration(slowest)} of ${slow}, ${duration(rest)} for the longest way of a message, ${duration(barrier)} for the barrier; ${duration(cost.step_ns)} in all.`)];
+    caption(
+      `A step: ${duration(slowest)} of ${slow}, ${duration(rest)} for the longest way of a message, ${duration(barrier)} for the barrier; ${duration(cost.step_ns)} in all.`,
+    ),
+  ];
 }
 
 function wavefront(view) {
-  const { report } = view.build, nodes = report.nodes.filter((node) => !HIDDEN.has(node.op) && (view.layers.some((layer) => layer.name === node.name)));
-  const last = report.latency_steps + report.timesteps, width = 1140, left = 200, row = 11;
+  const { report } = view.build,
+    nodes = report.nodes.filter(
+      (node) => !HIDDEN.has(node.op) && view.layers.some((layer) => layer.name === node.name),
+    );
+  const last = report.latency_steps + report.timesteps,
+    width = 1140,
+    left = 200,
+    row = 11;
   const x = (step) => left + ((width - left - 10) * step) / last;
   const height = nodes.length * row + 24;
-  return html("div", { class: "wide" }, svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "fit long", role: "img", "aria-label": "when each layer works on one sample" },
-    ticksUpTo(last, 12).filter(Number.isInteger).map((step) => [svg("path", { class: "grid", d: `M${x(step)},0V${height - 18}` }), svg("text", { x: x(step), y: height - 5, "text-anchor": "middle", class: "faint" }, step)]),
-    nodes.map((node, index) => svg("g", { class: "layer", "data-layer": node.name, "data-tip": `${node.name}\nsteps ${node.offset} to ${node.offset + report.timesteps - 1}` },
-      svg("text", { x: left - 8, y: index * row + 9, "text-anchor": "end", "font-size": 9, class: "soft" }, clipped(node.name, 34)),
-      svg("rect", { x: x(node.offset), y: index * row + 1.5, width: x(node.offset + report.timesteps) - x(node.offset), height: row - 3, fill: view.colour(node.name) })))));
+  return html(
+    "div",
+    { class: "wide" },
+    svg(
+      "svg",
+      {
+        viewBox: `0 0 ${width} ${height}`,
+        class: "fit long",
+        role: "img",
+        "aria-label": "when each layer works on one sample",
+      },
+      ticksUpTo(last, 12)
+        .filter(Number.isInteger)
+        .map((step) => [
+          svg("path", { class: "grid", d: `M${x(step)},0V${height - 18}` }),
+          svg("text", { x: x(step), y: height - 5, "text-anchor": "middle", class: "faint" }, step),
+        ]),
+      nodes.map((node, index) =>
+        svg(
+          "g",
+          {
+            class: "layer",
+            "data-layer": node.name,
+            "data-tip": `${node.name}\nsteps ${node.offset} to ${node.offset + report.timesteps - 1}`,
+          },
+          svg(
+            "text",
+            { x: left - 8, y: index * row + 9, "text-anchor": "end", "font-size": 9, class: "soft" },
+            clipped(node.name, 34),
+          ),
+          svg("rect", {
+            x: x(node.offset),
+            y: index * row + 1.5,
+            width: x(node.offset + report.timesteps) - x(node.offset),
+            height: row - 3,
+            fill: view.colour(node.name),
+          }),
+        ),
+      ),
+    ),
+  );
 }

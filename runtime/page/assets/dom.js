@@ -7,7 +7,8 @@ function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "style" && typeof value === "object") for (const [key, each] of Object.entries(value)) element.style.setProperty(key, each);
+    else if (name === "style" && typeof value === "object")
+      for (const [key, each] of Object.entries(value)) element.style.setProperty(key, each);
     else element.setAttribute(name, value === true ? "" : value);
   }
   for (const child of children.flat(4)) {
@@ -30,7 +31,12 @@ function digits(value, count = 3) {
   return value.toFixed(Math.min(Math.max(count - 1 - size, 0), 12));
 }
 function scaled(value, count = 3) {
-  for (const [unit, letter] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+  for (const [unit, letter] of [
+    [1e12, "T"],
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ]) {
     if (Math.abs(value) >= unit) return `${digits(value / unit, count)} ${letter}`;
   }
   return digits(value, count);
@@ -39,13 +45,24 @@ function percent(share, count = 3) {
   if (share === 0 || share === 1) return `${100 * share} %`;
   return `${100 * share < 0.001 ? (100 * share).toExponential(1) : digits(100 * share, count)} %`;
 }
-const power = (exponent) => `2${[...String(exponent)].map((each) => (each === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[each])).join("")}`;
+const power = (exponent) =>
+  `2${[...String(exponent)].map((each) => (each === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[each])).join("")}`;
 function duration(nanoseconds) {
-  for (const [unit, name] of [[1e9, "s"], [1e6, "ms"], [1e3, "µs"]]) if (nanoseconds >= unit) return `${digits(nanoseconds / unit)} ${name}`;
+  for (const [unit, name] of [
+    [1e9, "s"],
+    [1e6, "ms"],
+    [1e3, "µs"],
+  ])
+    if (nanoseconds >= unit) return `${digits(nanoseconds / unit)} ${name}`;
   return `${digits(nanoseconds)} ns`;
 }
 function energy(picojoules, count = 3) {
-  for (const [unit, name] of [[1e9, "mJ"], [1e6, "µJ"], [1e3, "nJ"]]) if (picojoules >= unit) return `${digits(picojoules / unit, count)} ${name}`;
+  for (const [unit, name] of [
+    [1e9, "mJ"],
+    [1e6, "µJ"],
+    [1e3, "nJ"],
+  ])
+    if (picojoules >= unit) return `${digits(picojoules / unit, count)} ${name}`;
   return `${digits(picojoules, count)} pJ`;
 }
 const counted = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
@@ -61,7 +78,16 @@ const shortName = (name) => (inBlock(name) ? name.slice(groupOf(name).length + 1
 const briefName = (name) => name.replace(/^layers\./, "");
 
 // A hue a group, told apart by the colour-blind as well (after Okabe and Ito), darker to lighter inside the group.
-const HUES = [[250, 0.13], [62, 0.13], [165, 0.1], [350, 0.13], [215, 0.09], [35, 0.14], [300, 0.12], [110, 0.11]];
+const HUES = [
+  [250, 0.13],
+  [62, 0.13],
+  [165, 0.1],
+  [350, 0.13],
+  [215, 0.09],
+  [35, 0.14],
+  [300, 0.12],
+  [110, 0.11],
+];
 function colours(nodes) {
   const groups = new Map();
   for (const node of nodes) {
@@ -73,12 +99,16 @@ function colours(nodes) {
   const found = new Map();
   let hue = 0;
   for (const names of groups.values()) {
-    const [angle, chroma] = HUES[hue % HUES.length], round = Math.floor(hue / HUES.length) % 2;
+    const [angle, chroma] = HUES[hue % HUES.length],
+      round = Math.floor(hue / HUES.length) % 2;
     hue += 1;
     names.forEach((name, index) => {
       const place = names.length > 1 ? index / (names.length - 1) : 0.45 - 0.25 * round;
       const step = names.length > 1 ? (index % 2 ? 0.05 : -0.02) : 0;
-      found.set(name, `oklch(${(0.53 + 0.22 * place + step).toFixed(3)} ${chroma} ${(angle - 14 + 28 * place).toFixed(1)})`);
+      found.set(
+        name,
+        `oklch(${(0.53 + 0.22 * place + step).toFixed(3)} ${chroma} ${(angle - 14 + 28 * place).toFixed(1)})`,
+      );
     });
   }
   return found;
@@ -100,7 +130,8 @@ document.addEventListener("pointermove", (event) => {
 // a layer under the pointer is marked wherever it is shown
 document.addEventListener("pointerover", (event) => {
   const layer = event.target instanceof Element ? event.target.closest("[data-layer]")?.dataset.layer : undefined;
-  for (const each of document.querySelectorAll("tr[data-layer], .multiple[data-layer]")) each.classList.toggle("hot", layer !== undefined && each.dataset.layer === layer);
+  for (const each of document.querySelectorAll("tr[data-layer], .multiple[data-layer]"))
+    each.classList.toggle("hot", layer !== undefined && each.dataset.layer === layer);
 });
 
 const dot = (colour) => html("span", { class: "dot", style: { background: colour } });
@@ -113,33 +144,77 @@ function sortable(columns, rows, options = {}) {
   const body = html("tbody");
   const most = columns.map((column) => (column.bar ? Math.max(...rows.map((row) => column.value(row) ?? 0), 0) : 0));
   const heads = columns.map((column, index) =>
-    html("th", { class: column.numeric ? "n" : null, scope: "col", "data-tip": column.hint },
-      html("button", { type: "button", onclick: () => sort(index) }, column.title)));
-  let sorted = -1, descending = true;
+    html(
+      "th",
+      { class: column.numeric ? "n" : null, scope: "col", "data-tip": column.hint },
+      html("button", { type: "button", onclick: () => sort(index) }, column.title),
+    ),
+  );
+  let sorted = -1,
+    descending = true;
   function draw(shown) {
-    body.replaceChildren(...shown.map((row) => html("tr", options.row?.(row) ?? {}, columns.map((column, index) => {
-      const value = column.value(row);
-      const bar = most[index] > 0 && value ? `${(70 * value / most[index]).toFixed(1)}%` : null;
-      return html("td", { class: column.numeric ? "n" : null, style: bar && { "--bar": bar }, "data-value": value ?? "" },
-        value === null || value === undefined ? html("span", { class: "soft" }, "–") : column.text ? column.text(row) : String(value));
-    }))));
+    body.replaceChildren(
+      ...shown.map((row) =>
+        html(
+          "tr",
+          options.row?.(row) ?? {},
+          columns.map((column, index) => {
+            const value = column.value(row);
+            const bar = most[index] > 0 && value ? `${((70 * value) / most[index]).toFixed(1)}%` : null;
+            return html(
+              "td",
+              { class: column.numeric ? "n" : null, style: bar && { "--bar": bar }, "data-value": value ?? "" },
+              value === null || value === undefined
+                ? html("span", { class: "soft" }, "–")
+                : column.text
+                  ? column.text(row)
+                  : String(value),
+            );
+          }),
+        ),
+      ),
+    );
   }
   function sort(index) {
     descending = sorted === index ? !descending : Boolean(columns[index].numeric);
     sorted = index;
-    heads.forEach((head, each) => (each === index ? head.setAttribute("aria-sort", descending ? "descending" : "ascending") : head.removeAttribute("aria-sort")));
+    heads.forEach((head, each) =>
+      each === index
+        ? head.setAttribute("aria-sort", descending ? "descending" : "ascending")
+        : head.removeAttribute("aria-sort"),
+    );
     const key = columns[index].value;
-    draw([...rows].sort((left, right) => {
-      const [a, b] = [key(left), key(right)];
-      if (a === null || a === undefined) return 1;
-      if (b === null || b === undefined) return -1;
-      const order = typeof a === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
-      return descending ? -order : order;
-    }));
+    draw(
+      [...rows].sort((left, right) => {
+        const [a, b] = [key(left), key(right)];
+        if (a === null || a === undefined) return 1;
+        if (b === null || b === undefined) return -1;
+        const order = typeof a === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+        return descending ? -order : order;
+      }),
+    );
   }
   draw(rows);
-  const totals = columns.some((column) => column.total) &&
-    html("tfoot", {}, html("tr", {}, columns.map((column, index) =>
-      html("td", { class: column.numeric ? "n" : null }, index === 0 ? "all" : column.total ? column.total(rows) : ""))));
-  return html("div", { class: "wide" }, html("table", { class: options.class }, html("thead", {}, html("tr", {}, heads)), body, totals));
+  const totals =
+    columns.some((column) => column.total) &&
+    html(
+      "tfoot",
+      {},
+      html(
+        "tr",
+        {},
+        columns.map((column, index) =>
+          html(
+            "td",
+            { class: column.numeric ? "n" : null },
+            index === 0 ? "all" : column.total ? column.total(rows) : "",
+          ),
+        ),
+      ),
+    );
+  return html(
+    "div",
+    { class: "wide" },
+    html("table", { class: options.class }, html("thead", {}, html("tr", {}, heads)), body, totals),
+  );
 }
