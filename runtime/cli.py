@@ -71,6 +71,15 @@ def _run_parser() -> Parser:
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
         help="with --cost: another chip than the build was placed on, or other constants",
     )
+    parser.add_argument(
+        "--spread",
+        type=positive_int,
+        nargs="?",
+        const=0,
+        metavar="CHIPS",
+        help="with --cost: give the slowest layers the idle cores of so many chips (default: of those in use), and "
+        "tell what that layout costs",
+    )
     parser.add_argument("--json", type=Path, metavar="R.json", help="with --cost: file to write the cost to")
     parser.add_argument(
         "--report", type=Path, metavar="FILE.html", help="page to write that shows the build and this run"
@@ -161,8 +170,9 @@ def _check_usage(arguments: argparse.Namespace, output: Path | None) -> None:
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     if arguments.record_spikes and arguments.output is None:
         raise UsageError("--record-spikes: say with -o where to write the spikes")
-    if not arguments.cost and (arguments.chip is not None or arguments.json is not None):
-        raise UsageError(f"--{'chip' if arguments.chip is not None else 'json'}: goes with --cost")
+    needs_cost = [name for name in ("chip", "json", "spread") if getattr(arguments, name) is not None]
+    if needs_cost and not arguments.cost:
+        raise UsageError(f"--{needs_cost[0]}: goes with --cost")
     _check_usage(arguments, arguments.output if processes.leads else None)
     if processes.leads:
         for path in filter(None, (arguments.json, arguments.report)):
@@ -245,13 +255,25 @@ def _cost(terminal: Terminal, arguments: argparse.Namespace, program: Program, r
     from resformer.runtime.activity import measure
     from resformer.runtime.cost import estimate, layer_rows, sop_rows, to_json, total_rows
 
-    cost = estimate(program, measure(program, result.spikes), place(program, chip))
+    activity = measure(program, result.spikes)
+    cost = fewest = estimate(program, activity, place(program, chip))
+    if arguments.spread is not None:
+        from resformer.runtime.layout import spread
+
+        cost = spread(program, activity, fewest, arguments.spread or None)
     if arguments.json is not None:
         text = json.dumps(to_json(cost), indent=2, allow_nan=False) + "\n"
         write_atomically(arguments.json, "w", lambda file: file.write(text))
     terminal.table("Synaptic operations", *sop_rows(cost))
     terminal.table(f"On {chip.name}, a sample", *layer_rows(cost))
     terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
+    if arguments.spread is not None:
+        before, after = fewest.placement.cores, cost.placement.cores
+        terminal.line(
+            f"spread: {before:,} to {after:,} cores, "
+            f"a step of {fewest.step_ns * 1e-3:,.4g} to {cost.step_ns * 1e-3:,.4g} us, "
+            f"{fewest.energy_mj:.4g} to {cost.energy_mj:.4g} mJ a sample"
+        )
 
 
 def _verify(arguments: argparse.Namespace) -> int:

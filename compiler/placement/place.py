@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -145,19 +145,28 @@ class Placement:
         return facts
 
 
-def place(program: Program, chip: Chip) -> Placement:
-    """Tile a program's populations and lay them out on chips."""
-    return place_populations(map_program(program), chip)
+def place(program: Program, chip: Chip, at_least: Mapping[str, int] | None = None) -> Placement:
+    """Tile a program's populations and lay them out on chips.
+
+    Args:
+        program: Scheduled.
+        chip: Of which kind.
+        at_least: Populations that are to take so many cores, if they can be cut into as many.
+    """
+    return place_populations(map_program(program), chip, at_least)
 
 
-def place_populations(populations: tuple[Population, ...], chip: Chip) -> Placement:
-    """Tile populations, which are in topological order, and lay them out on chips in that order."""
+def place_populations(
+    populations: tuple[Population, ...], chip: Chip, at_least: Mapping[str, int] | None = None
+) -> Placement:
+    """Tile populations, which are in topological order, and lay them out on chips in that order; see :func:`place`."""
     shapes = {each.name: each.shape for each in populations}
     readers: dict[str, list[Reader]] = {name: [] for name in shapes}
     tilings: dict[str, Tiling] = {}
     # readers first: where a spike goes says how many words its address takes
     for population in reversed(populations):
-        tiling = best_tiling(population, shapes, readers[population.name], chip)
+        wanted = 1 if at_least is None else at_least.get(population.name, 1)
+        tiling = best_tiling(population, shapes, readers[population.name], chip, at_least=wanted)
         tilings[population.name] = tiling
         for edge in population.edges:
             if edge.source != population.name:

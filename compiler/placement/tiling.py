@@ -79,7 +79,9 @@ class Reader:
     tiling: Tiling
 
 
-def best_tiling(population: Population, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip) -> Tiling:
+def best_tiling(
+    population: Population, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip, *, at_least: int = 1
+) -> Tiling:
     """The tiling with the fewest cores, and of those the one with the least traffic.
 
     Where none fits, the one that exceeds its limits least; :meth:`Tiling.excess` tells.
@@ -89,6 +91,7 @@ def best_tiling(population: Population, shapes: dict[str, Shape3], readers: list
         shapes: Of all populations.
         readers: Who else reads this one.
         chip: Whose limits hold.
+        at_least: Take so many cores, if it can be cut into as many.
     """
     tiles = _candidates(population.shape, power_of_two=bool(chip.power_of_two_tiles))
     held = np.minimum(tiles, np.array(population.shape))
@@ -108,7 +111,7 @@ def best_tiling(population: Population, shapes: dict[str, Shape3], readers: list
         needed[name] = int(cores[share <= 1].min(initial=np.iinfo(np.int64).max))
     over = np.maximum(worst, 1)
     # lexsort's last key leads
-    chosen = int(np.lexsort((worst, deliveries, cores, over))[0])
+    chosen = int(np.lexsort((worst, deliveries, cores, cores < at_least, over))[0])
     return Tiling(
         population,
         tile=_triple(tiles[chosen]),

@@ -73,3 +73,21 @@ def test_wrong_constants_name_their_line(
     given = ["--input", str(tiny.images), "--cost", "--chip", str(tmp_path / "mine.yaml")]
     assert run_main([str(tiny.build), *given]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_spreading_tells_the_cost_of_the_faster_layout(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = cost(tiny, tmp_path)
+    given = ["--input", str(tiny.images), "--samples", "1", "--backend", "sim", "--cost", "--spread"]
+    capsys.readouterr()
+    assert run_main([str(tiny.build), *given, "--json", str(tmp_path / "s.json")]) == 0
+    after = read_json(tmp_path / "s.json")
+    assert after["step_ns"] < before["step_ns"]
+    assert before["cores"] < after["cores"] <= 120
+    assert after["paper"] == before["paper"]
+    assert f"spread: {before['cores']} to {after['cores']} cores" in capsys.readouterr().out
+    assert run_main([str(tiny.build), *given, "2000"]) == 1
+    assert "--spread: 2,000 chips" in capsys.readouterr().err
+    assert run_main([str(tiny.build), "--input", str(tiny.images), "--spread"]) == 2
+    assert "--spread: goes with --cost" in capsys.readouterr().err
