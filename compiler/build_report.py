@@ -23,6 +23,7 @@ from resformer.compiler.ir.program import (
     LIF,
     NEURONS,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Dense,
     Op,
@@ -205,6 +206,8 @@ def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
         case LIF():
             bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp)
             facts |= {"vth": op.vth, "du": op.du, "dv": op.dv, "bias": [int(bias.min()), int(bias.max())]}
+        case CubaLI():
+            facts |= {name: [int(values.min()), int(values.max())] for name, values in (("du", op.du), ("dv", op.dv))}
         case CubaLIF():
             facts |= {
                 name: [int(values.min()), int(values.max())]
@@ -280,10 +283,27 @@ def may_saturate(program: Program, node: Node[Op]) -> bool:
             push = (source.low << LOIHI.a_shift) + int(fixedpoint.scale_bias(op.bias_mant, op.bias_exp).min())
             keep = 1 - op.dv / LOIHI.decay_unity
             return sum(push * keep**step for step in range(program.timesteps)) < -LOIHI.v_max
+        case CubaLI():
+            return _may_gather(op, source, program.timesteps)
         case CubaLIF():
             return _cuba_may_saturate(op, source, program.timesteps)
         case _:
             raise AssertionError(f"{node.name}: a {type(op).__name__} never saturates")
+
+
+def _may_gather(op: CubaLI, source: Signal, timesteps: int) -> bool:
+    """Whether the current or the potential of neurons that do not fire may leave its range."""
+    bounds = [each for each in (source.low, source.high) if each is not None]
+    assert bounds
+    shapes = np.broadcast_shapes(op.du.shape, op.dv.shape, op.u_bias.shape)
+    for bound in bounds:
+        a, wide = np.full(shapes, bound, dtype=np.int64), [each.astype(np.int64) for each in (op.du, op.dv, op.u_bias)]
+        u = v = np.zeros(shapes, dtype=np.int64)
+        for _ in range(timesteps):
+            u, v, clipped = fixedpoint.cuba_li_step(u, v, a, du=wide[0], dv=wide[1], u_bias=wide[2])
+            if clipped:
+                return True
+    return False
 
 
 def _cuba_may_saturate(op: CubaLIF, source: Signal, timesteps: int) -> bool:

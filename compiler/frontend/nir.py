@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete
+from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete, discrete_integrator
 from resformer.compiler.ir.nir_file import open_nir, read_values
 from resformer.compiler.ir.primitives import PER_NEURON, Add, PortedGraph, RecurrentCubaLIF
 from resformer.compiler.ir.shapes import Shape, output_shape
@@ -547,6 +547,17 @@ def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
     return _add_neurons(draft, name, nir.IF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
 
 
+def _integrator(draft: _Draft, name: str, values: Values, source: str) -> str:
+    """Neurons that do not fire: what they make is their potential."""
+    kind, shape = getattr(nir, values["type"]), draft.shape(source)
+    given = {"w_in": np.ones(()), **values}
+    taus = {"I": (), "LI": ("tau",), "CubaLI": ("tau_syn", "tau_mem")}[values["type"]]
+    leaks = {"I": (), "LI": ("v_leak",), "CubaLI": ("v_leak", "w_in")}[values["type"]]
+    parameters = {key: _spread(name, key, _array(name, given, key), shape) for key in (*taus, "r", *leaks)}
+    _check_positive(name, parameters, *taus)
+    return draft.add(name, discrete_integrator(kind(**parameters), draft.dt, shape), source)
+
+
 def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
     """A neuron that forgets all in a step, which is what a threshold without memory is."""
     shape = draft.shape(source)
@@ -710,6 +721,9 @@ IMPORTERS: Mapping[str, Importer] = MappingProxyType(
         "LIF": _lif,
         "IF": _if,
         "CubaLIF": _cuba_lif,
+        "I": _integrator,
+        "LI": _integrator,
+        "CubaLI": _integrator,
         "Threshold": _threshold,
     }
 )
@@ -722,9 +736,6 @@ CONVOLUTIONS: Mapping[str, Callable[[str, Values], nir.Conv2d]] = MappingProxyTy
 
 REFUSED: Mapping[str, str] = MappingProxyType(
     {
-        "LI": "its potential is no spike, and a rounded leak would change it; leave it out and read what it integrates",
-        "I": "its potential is no spike; leave it out and sum what it integrates over time",
-        "CubaLI": "its potential is no spike, and a rounded leak would change it; leave it out",
         "Delay": "paths of different length are balanced, so a delay would vanish; leave it out",
     }
 )

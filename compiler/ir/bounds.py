@@ -14,6 +14,7 @@ from resformer.compiler.ir.program import (
     LIF,
     Add,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Dense,
     Input,
@@ -23,6 +24,7 @@ from resformer.compiler.ir.program import (
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.target import LOIHI
 
 EXACT_IN_FLOAT32 = 2**24
 """Below it, float32 holds every integer."""
@@ -77,6 +79,8 @@ def _sums(op: Op, inputs: Sequence[int], positions: Sequence[int]) -> int:
             return min((inputs[0] + largest(op.bias) + (1 << op.shift >> 1)) >> op.shift, op.limit)
         case LIF() | CubaLIF():
             return 1
+        case CubaLI():
+            return LOIHI.v_max
         case SpikeMatMul():
             terms = len(op.bias) // op.num_heads if op.transpose else math.prod(positions)
             return min((inputs[0] + largest(op.bias)) * terms, op.limit)

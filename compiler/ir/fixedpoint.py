@@ -120,8 +120,7 @@ def cuba_lif_step(
         a: Synaptic inputs.
         neurons: Their parameters.
     """
-    arriving = decay(u, neurons.du + 1) + (a << LOIHI.a_shift) + neurons.u_bias
-    u, lost = saturate(arriving, LOIHI.v_max)
+    u, lost = _gather(u, a, neurons.du, neurons.u_bias)
     free = decay(v, neurons.dv) + u + neurons.v_bias
     v = np.clip(free, -LOIHI.v_max, LOIHI.v_max)
     spikes = v > (neurons.vth << LOIHI.a_shift)
@@ -129,6 +128,45 @@ def cuba_lif_step(
     clipped = free != v if neurons.soft_reset else free < -LOIHI.v_max
     after = v - neurons.v_drop if neurons.soft_reset else np.zeros_like(v)
     return LifStep(u, np.where(spikes, after, v), v, spikes, lost + int(np.count_nonzero(clipped)))
+
+
+def _gather(
+    u: npt.NDArray[np.int64], a: npt.NDArray[np.int64], du: npt.NDArray[np.int64], bias: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], int]:
+    """What becomes of currents that saturate, and how many did."""
+    return saturate(decay(u, du + 1) + (a << LOIHI.a_shift) + bias, LOIHI.v_max)
+
+
+class LiStep(NamedTuple):
+    """What one step does to neurons that do not fire: their currents and potentials, and how many were clipped."""
+
+    u: npt.NDArray[np.int64]
+    v: npt.NDArray[np.int64]
+    clipped: int
+
+
+def cuba_li_step(
+    u: npt.NDArray[np.int64],
+    v: npt.NDArray[np.int64],
+    a: npt.NDArray[np.int64],
+    *,
+    du: npt.NDArray[np.int64],
+    dv: npt.NDArray[np.int64],
+    u_bias: npt.NDArray[np.int64],
+) -> LiStep:
+    """One step of neurons that integrate and do not fire: as :func:`cuba_lif_step` without spikes.
+
+    Args:
+        u: Currents, any shape.
+        v: Membrane potentials.
+        a: Synaptic inputs.
+        du: Decay of u, in 1/4096 minus one, broadcast against u, as what follows.
+        dv: Decay of v, in 1/4096.
+        u_bias: Added to u, in 1/64 of a.
+    """
+    u, lost = _gather(u, a, du, u_bias)
+    v, clipped = saturate(decay(v, dv) + u, LOIHI.v_max)
+    return LiStep(u, v, lost + clipped)
 
 
 def shift_right(x: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:

@@ -22,6 +22,7 @@ from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
     BatchNorm2d,
+    DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
     RecurrentCubaLIF,
@@ -190,7 +191,7 @@ def _arrive(
 
 @singledispatch
 def evaluate(op: nir.NIRNode, *inputs: torch.Tensor) -> torch.Tensor:
-    """One operation without memory on values (T, N, ...), shaped up to the order of its elements as the node says."""
+    """One operation that does not fire, on values (T, N, ...), in the order of the elements of the node's shape."""
     raise AssertionError(f"no definition for {type(op).__name__}")
 
 
@@ -257,6 +258,18 @@ def _(op: Add, *inputs: torch.Tensor) -> torch.Tensor:
     for each in inputs[1:]:
         total = total + each
     return total
+
+
+@evaluate.register
+def _(op: DiscreteCubaLI, x: torch.Tensor) -> torch.Tensor:
+    arrive = _arrive(op.syn_decay, _constant(op.gain, x), x)
+    keep, v_leak = 1 - _constant(op.mem_decay, x), _constant(op.v_leak, x)
+    v = torch.zeros_like(x[0])
+    potentials = torch.empty_like(x)
+    for step, now in enumerate(x):
+        v = v * keep + arrive(now)
+        potentials[step] = v + v_leak
+    return potentials
 
 
 @evaluate.register

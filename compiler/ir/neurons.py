@@ -8,7 +8,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir.primitives import DiscreteCubaLIF, collapse, constant
+from resformer.compiler.ir.primitives import DiscreteCubaLI, DiscreteCubaLIF, collapse, constant
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -36,26 +36,33 @@ class Decays:
     rest: Float64Array
 
 
-def decays(neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float) -> Decays:
+def decays(neurons: nir.LIF | nir.IF | nir.CubaLIF | nir.LI | nir.I | nir.CubaLI, dt: float) -> Decays:
     """One step of forward Euler; neurons without a memory of their current lose all of it."""
     r = collapse(neurons.r)
     match neurons:
-        case nir.IF():
+        case nir.IF() | nir.I():
             return Decays(np.ones(()), np.zeros(()), r * dt, np.zeros(()))
-        case nir.LIF():
+        case nir.LIF() | nir.LI():
             mem = dt_over_tau(neurons, dt)
             return Decays(np.ones(()), mem, r * mem, collapse(neurons.v_leak))
     mem, syn = dt / collapse(neurons.tau_mem), dt / collapse(neurons.tau_syn)
     return Decays(syn, mem, r * mem * (collapse(neurons.w_in) * syn), collapse(neurons.v_leak))
 
 
-def dt_over_tau(neurons: nir.LIF, dt: float) -> Float64Array:
+def dt_over_tau(neurons: nir.LIF | nir.LI, dt: float) -> Float64Array:
     """Share of its potential that a LIF loses in a step; its metadata may say it exactly."""
     if "dt_over_tau" in neurons.metadata:
         return np.asarray(float(neurons.metadata["dt_over_tau"]))
     if "tau_steps" in neurons.metadata:
         return np.asarray(1.0 / float(neurons.metadata["tau_steps"]))
     return dt / collapse(neurons.tau)
+
+
+def discrete_integrator(neurons: nir.LI | nir.I | nir.CubaLI, dt: float, shape: tuple[int, ...]) -> DiscreteCubaLI:
+    """Neurons that do not fire, of some shape, in steps; their potential begins where it leaks to."""
+    step = decays(neurons, dt)
+    fields = {"syn_decay": step.syn, "mem_decay": step.mem, "gain": step.gain, "v_leak": step.rest}
+    return DiscreteCubaLI(**{key: np.broadcast_to(value, shape) for key, value in fields.items()})
 
 
 def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shape: tuple[int, ...]) -> DiscreteCubaLIF:

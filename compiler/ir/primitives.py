@@ -140,6 +140,31 @@ class RecurrentCubaLIF(DiscreteCubaLIF):
         )
 
 
+PER_INTEGRATOR = ("syn_decay", "mem_decay", "gain", "v_leak")
+"""The parameters of :class:`DiscreteCubaLI`."""
+
+
+@dataclass(eq=False)
+class DiscreteCubaLI(nir.NIRNode):  # type: ignore[misc]
+    """Neurons in steps that do not fire: what NIR's I, LI and CubaLI become for a given dt.
+
+    Of the input x of a step, both states zero before the first, they make v + v_leak, their potential:
+
+        u <- u * (1 - syn_decay) + gain * x
+        v <- v * (1 - mem_decay) + u
+
+    Arrays have the population's shape.
+    """
+
+    syn_decay: Float64Array
+    mem_decay: Float64Array
+    gain: Float64Array
+    v_leak: Float64Array
+
+    def __post_init__(self) -> None:
+        self.input_type, self.output_type = _untyped()
+
+
 EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     BatchNorm2d,
     MaxPool2d,
@@ -147,6 +172,7 @@ EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     Add,
     DiscreteCubaLIF,
     RecurrentCubaLIF,
+    DiscreteCubaLI,
 )
 
 NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF)

@@ -238,6 +238,24 @@ class RecurrentCubaLIF(CubaLIF):
 
 
 @dataclass(frozen=True, eq=False)
+class CubaLI(Op):
+    """Neurons of ours that integrate and do not fire: they send their membrane potential; reset every T steps.
+
+    What they send is v itself, so the signal is finer than the input by its 6 bits. Arrays are as those of
+    :class:`CubaLIF`.
+
+    Attributes:
+        du: Decay of the current, in 1/4096 minus one: 4095 keeps nothing.
+        dv: Decay of the membrane potential, in 1/4096.
+        u_bias: Added to the current each step, in 1/64 of the input.
+    """
+
+    du: Int16Array
+    dv: Int16Array
+    u_bias: Int32Array
+
+
+@dataclass(frozen=True, eq=False)
 class SpikeMatMul(Op):
     """One of DSSA's two products, a spike-gated sum; sends what it received one step ago.
 
@@ -293,7 +311,7 @@ CUBA_ARRAYS = ("vth", "v_drop", "du", "dv", "u_bias", "v_bias")
 """The parameters of :class:`CubaLIF` that may vary from neuron to neuron."""
 NEURONS = (LIF, CubaLIF)
 """What fires: a ``SpikeTrain`` is recorded of each."""
-COUNTING = (*NEURONS, Relay, SpikeMatMul)
+COUNTING = (*NEURONS, CubaLI, Relay, SpikeMatMul)
 """What counts how many values it clips."""
 RECORDED = (*COUNTING, MaxPool2d)
 """What sends values that are recorded and compared."""

@@ -41,6 +41,7 @@ _OPS: dict[str, type[Op]] = {
         ops.LIF,
         ops.CubaLIF,
         ops.RecurrentCubaLIF,
+        ops.CubaLI,
         ops.SpikeMatMul,
         ops.Delay,
         ops.Flatten,

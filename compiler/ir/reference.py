@@ -24,6 +24,7 @@ from resformer.compiler.ir.program import (
     RECORDED,
     Add,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Delay,
     Dense,
@@ -190,6 +191,19 @@ def _(op: LIF | CubaLIF, a: IntArray) -> tuple[IntArray, int | None]:
         spikes[step] = state.spikes
         clipped += state.clipped
     return spikes, clipped
+
+
+@evaluate.register
+def _(op: CubaLI, a: IntArray) -> tuple[IntArray, int | None]:
+    du, dv, u_bias = (each.astype(np.int64) for each in (op.du, op.dv, op.u_bias))
+    u = v = np.zeros(a.shape[1:], dtype=np.int64)
+    potentials = np.empty_like(a)
+    clipped = 0
+    for step, now in enumerate(a):
+        u, v, lost = fixedpoint.cuba_li_step(u, v, now, du=du, dv=dv, u_bias=u_bias)
+        potentials[step] = v
+        clipped += lost
+    return potentials, clipped
 
 
 def fire(op: LIF | CubaLIF, a: IntArray) -> Iterator[fixedpoint.LifStep]:

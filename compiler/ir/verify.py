@@ -17,7 +17,14 @@ import numpy as np
 from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import RESETS
-from resformer.compiler.ir.primitives import NEURONS, BatchNorm2d, DiscreteCubaLIF, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import (
+    NEURONS,
+    BatchNorm2d,
+    DiscreteCubaLI,
+    DiscreteCubaLIF,
+    SpikeMatMul,
+    collapse,
+)
 from resformer.compiler.ir.program import Program, Signal, SignalKind, hop_steps
 from resformer.compiler.ir.shapes import check_shape
 from resformer.compiler.target import LOIHI
@@ -117,8 +124,9 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
             assert (op.running_var + op.eps > 0).all(), "running_var + eps is not positive"
         case nir.LIF() | nir.IF() | nir.CubaLIF():
             _verify_neurons(op, dt)
-        case DiscreteCubaLIF():  # recurrent ones too
-            _verify_fires_at(op)
+        case DiscreteCubaLIF() | DiscreteCubaLI():  # recurrent ones too
+            if isinstance(op, DiscreteCubaLIF):
+                _verify_fires_at(op)
             for name in ("syn_decay", "mem_decay"):
                 decay = collapse(getattr(op, name))
                 assert ((decay >= 0) & (decay <= 1)).all(), f"{name} is not within 0 and 1"
@@ -175,6 +183,9 @@ _DTYPES: dict[tuple[type[integer.Op], str], type[np.generic]] = {
     (integer.CubaLIF, "dv"): np.int16,
     (integer.CubaLIF, "u_bias"): np.int32,
     (integer.CubaLIF, "v_bias"): np.int32,
+    (integer.CubaLI, "du"): np.int16,
+    (integer.CubaLI, "dv"): np.int16,
+    (integer.CubaLI, "u_bias"): np.int32,
     (integer.RecurrentCubaLIF, "weight"): np.int8,
     (integer.RecurrentCubaLIF, "weight_exp"): np.int8,
     (integer.SpikeMatMul, "bias"): np.int32,
@@ -215,6 +226,10 @@ def _verify_formats(op: integer.Op) -> None:
             _in_range("dv", op.dv, 0, LOIHI.decay_unity)
             _in_range("u_bias", op.u_bias, -LOIHI.v_max, LOIHI.v_max)
             _in_range("v_bias", op.v_bias, -LOIHI.v_max, LOIHI.v_max)
+        case integer.CubaLI():
+            _in_range("du", op.du, 0, LOIHI.decay_unity - 1)
+            _in_range("dv", op.dv, 0, LOIHI.decay_unity)
+            _in_range("u_bias", op.u_bias, -LOIHI.v_max, LOIHI.v_max)
         case integer.Relay():
             _in_range("limit", op.limit, 0, LOIHI.graded_max)
             _in_range("shift", op.shift, 0, LOIHI.graded_max.bit_length())
@@ -240,6 +255,7 @@ def _verify_signals(op: integer.Op, inputs: Sequence[Signal]) -> None:
         integer.CubaLIF: SignalKind.SPIKE,
         integer.RecurrentCubaLIF: SignalKind.SPIKE,
         integer.Relay: SignalKind.GRADED,
+        integer.CubaLI: SignalKind.GRADED,
         integer.Conv2d: SignalKind.CURRENT,
         integer.Dense: SignalKind.CURRENT,
         integer.SumPool2d: SignalKind.CURRENT,
@@ -255,8 +271,11 @@ def _verify_signals(op: integer.Op, inputs: Sequence[Signal]) -> None:
             assert current.kind is not SignalKind.SPIKE, "neurons read a spike, which no synapse has weighted"
             if current.low is not None and current.high is not None:
                 _in_range("a neuron's input", (current.low, current.high), -LOIHI.a_max, LOIHI.a_max)
-        case integer.CubaLIF():
+        case integer.CubaLIF() | integer.CubaLI():
             (current,) = inputs
+            if isinstance(op, integer.CubaLI):
+                wanted = current.scale_exp + LOIHI.a_shift
+                assert signal.scale_exp == wanted, f"scale 2^{signal.scale_exp} is not its input's and 6 bits more"
             assert current.kind is not SignalKind.SPIKE, "neurons read a spike, which no synapse has weighted"
             if current.low is not None and current.high is not None:
                 bound = LOIHI.accumulator_max

@@ -14,6 +14,7 @@ from resformer.compiler.ir.program import (
     LIF,
     Add,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Dense,
     Flatten,
@@ -100,6 +101,8 @@ def _output_interval(node: Node[Op], inputs: list[_Interval], positions: int) ->
             if isinstance(op, RecurrentCubaLIF):
                 _check_sums(f"{node.name}: its recurrent sums", _largest_row(op.weight, op.weight_exp))
             return _interval(0, 1)
+        case CubaLI():
+            return _interval(-LOIHI.v_max, LOIHI.v_max)
         case Conv2d():
             weight = fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.int64)
             outputs, inputs_per_group = weight.shape[:2]
@@ -200,7 +203,7 @@ def _readers(program: Program, node: Node[Op]) -> list[Node[Op]]:
 
 def _lacks_relay(program: Program, node: Node[Op], kind: SignalKind, interval: _Interval, limit: int) -> bool:
     """Whether neurons of ours must stand between a node and its readers."""
-    if isinstance(node.op, (Input, Relay, Flatten, SpikeMatMul)):
+    if isinstance(node.op, (Input, Relay, Flatten, SpikeMatMul, CubaLI)):
         return False
     feeds_synapses = any(isinstance(reader.op, (Conv2d, Dense, SumPool2d)) for reader in _readers(program, node))
     return interval.magnitude > limit or (kind is SignalKind.CURRENT and feeds_synapses)

@@ -21,7 +21,15 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, discrete, reshaped
-from resformer.compiler.ir.primitives import PER_NEURON, Add, RecurrentCubaLIF, collapse, constant
+from resformer.compiler.ir.primitives import (
+    PER_INTEGRATOR,
+    PER_NEURON,
+    Add,
+    DiscreteCubaLI,
+    RecurrentCubaLIF,
+    collapse,
+    constant,
+)
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import UnsupportedError
 
@@ -100,6 +108,9 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
             case nir.LIF() | nir.IF() | nir.CubaLIF() | RecurrentCubaLIF():
                 merge = _merge_population if _is_stock(node, values[node.inputs[0]].shape) else _merge_discrete
                 merge(node, values[node.inputs[0]], graph, made)
+                values[node.name] = _sent(node.name, made[node.name].shape)
+            case DiscreteCubaLI():
+                _merge_integrator(node, values[node.inputs[0]], graph, made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
             case nir.Output():
                 _merge_output(node, values[node.inputs[0]], graph, made)
@@ -272,6 +283,31 @@ def _merge_discrete(
     nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
     current = _write_sum(node.name, value, nothing, graph, made)
     made[node.name] = Node(node.name, neurons, (current,), value.shape)
+
+
+def _merge_integrator(
+    node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
+) -> None:
+    """Write neurons that do not fire, their gain in the synapses in front of them.
+
+    Raises:
+        UnsupportedError: Something else than the output reads their potential.
+    """
+    reader = node
+    while not isinstance(reader.op, nir.Output):
+        readers = graph.consumers[reader.name]
+        strangers = [each for each in readers if not isinstance(each.op, nir.Flatten | nir.Output)]
+        if strangers or len(readers) > 1:
+            raise UnsupportedError(
+                f"{node.name}: {(strangers or readers)[0].name} reads its potential, which is no spike; only the "
+                "network's output can, so leave it out or put it last"
+            )
+        (reader,) = readers
+    shape = value.shape
+    last = _per_channel("", _of_channels(node, "gain", node.op.gain, shape), np.zeros(shape[0]), shape)
+    arrays: dict[str, Any] = {key: reshaped(getattr(node.op, key), shape) for key in PER_INTEGRATOR}
+    op = DiscreteCubaLI(**{**arrays, "gain": constant(1.0, shape)})
+    made[node.name] = Node(node.name, op, (_write_sum(node.name, value, last, graph, made),), shape)
 
 
 def _merge_population(

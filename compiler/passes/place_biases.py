@@ -15,6 +15,7 @@ from resformer.compiler.ir.program import (
     LIF,
     Add,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Dense,
     Flatten,
@@ -71,7 +72,7 @@ def place_biases(program: Program) -> Program:
             case LIF():
                 bias = pending[source]
                 edit.set_op(node.name, replace(op, bias_mant=bias.astype(np.int16), bias_exp=_unit_exponents(bias)))
-            case CubaLIF():
+            case CubaLIF() | CubaLI():
                 edit.set_op(node.name, replace(op, u_bias=_current_bias(node, op, pending[source])))
             case SpikeMatMul():
                 edit.set_op(node.name, replace(op, bias=pending[source].astype(np.int32)))
@@ -94,7 +95,7 @@ def place_biases(program: Program) -> Program:
     return edit.finish()
 
 
-def _current_bias(node: Node[Op], op: CubaLIF, bias: Int64Array) -> npt.NDArray[np.int32]:
+def _current_bias(node: Node[Op], op: CubaLIF | CubaLI, bias: Int64Array) -> npt.NDArray[np.int32]:
     """What neurons with a memory of their current add to it each step, given its bias per channel in its own units.
 
     Raises:

@@ -18,6 +18,7 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
+    DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
     RecurrentCubaLIF,
@@ -97,6 +98,8 @@ class _Lowering:
                 op = self._lif(node)
             case DiscreteCubaLIF():
                 op = self._cuba_lif(node)
+            case DiscreteCubaLI():
+                op = self._cuba_li(node)
             case nir.Linear() | nir.Affine():
                 op = self._dense(node)
             case Add():
@@ -139,7 +142,7 @@ class _Lowering:
         source = self.graph[name].op
         if isinstance(source, NEURONS):
             return SPIKE
-        graded = isinstance(source, nir.Input | MaxPool2d)
+        graded = isinstance(source, nir.Input | MaxPool2d | DiscreteCubaLI)
         return Signal(SignalKind.GRADED if graded else SignalKind.CURRENT, exp)
 
     def _current(self, name: str) -> Signal:
@@ -193,12 +196,7 @@ class _Lowering:
 
     def _cuba_lif(self, node: Node[nir.NIRNode]) -> Op:
         neurons, unit = node.op, 2.0 ** self.exps[node.inputs[0]]
-        syn, mem = (self._decay(node, field) for field in ("syn_decay", "mem_decay"))
-        if not syn.all():
-            raise UnsupportedError(
-                f"{node.name}: its current loses nothing; Loihi's keeps at most {LOIHI.decay_unity - 1} parts in "
-                f"{LOIHI.decay_unity} of it, so train with a finite tau_syn"
-            )
+        syn, mem = self._syn_decay(node), self._decay(node, "mem_decay")
         fine = unit * 2**LOIHI.a_shift
         op = CubaLIF(
             SPIKE,
@@ -224,6 +222,25 @@ class _Lowering:
             groups=neurons.groups,
         )
 
+    def _cuba_li(self, node: Node[nir.NIRNode]) -> Op:
+        assert (collapse(node.op.gain) == 1).all(), f"{node.name}: merge_synapses has not run"
+        return integer.CubaLI(
+            Signal(SignalKind.GRADED, self.exps[node.name]),
+            du=(self._syn_decay(node) - 1).astype(np.int16),
+            dv=self._decay(node, "mem_decay").astype(np.int16),
+            u_bias=np.zeros((1,) * len(node.shape), dtype=np.int32),
+        )
+
+    def _syn_decay(self, node: Node[nir.NIRNode]) -> npt.NDArray[np.int32]:
+        """A current's, of which some must be lost."""
+        decay = self._decay(node, "syn_decay")
+        if not decay.all():
+            raise UnsupportedError(
+                f"{node.name}: its current loses nothing; Loihi's keeps at most {LOIHI.decay_unity - 1} parts in "
+                f"{LOIHI.decay_unity} of it, so train with a finite tau_syn"
+            )
+        return decay
+
     def _decay(self, node: Node[nir.NIRNode], field: str) -> npt.NDArray[np.int32]:
         """A share that is lost in a step, in 1/4096.
 
@@ -246,7 +263,15 @@ class _Lowering:
             divisor = self._divisor(self.graph[source])
             (source,) = self.graph[source].inputs
         signal = Signal(SignalKind.CURRENT, self.exps[source])
-        return Output(signal, divisor=divisor, bias=np.zeros(node.shape[0])), (source,)
+        return Output(signal, divisor=divisor, bias=self._rest(source)), (source,)
+
+    def _rest(self, name: str) -> Float64Array:
+        """What a value is where its integer is zero: of neurons that do not fire, what their potential leaks to."""
+        node = self.graph[name]
+        while isinstance(node.op, nir.Flatten):
+            node = self.graph[node.inputs[0]]
+        size = math.prod(node.shape)
+        return node.op.v_leak.reshape(size).copy() if isinstance(node.op, DiscreteCubaLI) else np.zeros(size)
 
     def _divisor(self, node: Node[nir.NIRNode]) -> int:
         """The whole number that a scale of the logits divides by.

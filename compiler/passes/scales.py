@@ -22,6 +22,7 @@ from resformer.compiler.ir.messages import message_names
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
+    DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
     RecurrentCubaLIF,
@@ -183,6 +184,8 @@ class QuantizationPlan:
                     )
                     if sources[0] > limit:
                         raise _out_of_range(node.inputs[0], f"scale 2^{sources[0]}", f"up to 2^{limit}")
+                case DiscreteCubaLI():
+                    least = most = sources[0] + LOIHI.a_shift
                 case _:
                     least = most = sources[0]
             if not least <= exp <= most:
@@ -374,6 +377,8 @@ class _Choice:
                     exps[node.name] = self.input_exp
                 case nir.LIF() | nir.IF() | DiscreteCubaLIF():
                     exps[node.name] = 0
+                case DiscreteCubaLI():
+                    exps[node.name] = exps[node.inputs[0]] + LOIHI.a_shift
                 case nir.Linear() | nir.Affine():
                     exps[node.name] = exps[node.inputs[0]] + self._readout_exp(node)
                 case nir.Flatten():
@@ -413,7 +418,10 @@ class _Choice:
             exp = _floor_log2(LOIHI.accumulator_max / ROUNDED_SUM_GROWTH / worst)
             limits.append((exp, f"{node.name} may sum up to {worst:.4g}"))
         for reader in self.graph.consumers[node.name]:
-            if isinstance(reader.op, DiscreteCubaLIF):
+            if isinstance(reader.op, DiscreteCubaLI):
+                gathered = reach * _gathered(reader.op, self.graph.timesteps)
+                limits.append((_floor_log2(LOIHI.a_max / gathered), f"{reader.name} may reach {gathered:.4g}"))
+            elif isinstance(reader.op, DiscreteCubaLIF):
                 limits += self._cuba_limits(reader, reach)
             elif isinstance(reader.op, NEURONS):
                 threshold = uniform(reader, "v_threshold")
@@ -513,6 +521,17 @@ class _Choice:
                 largest = self.reach[node.name] * 2.0**exp * row * 2.0 ** self._readout_exp(reader)
                 shift = max(shift, -_floor_log2(LOIHI.dense_sum_max / max(largest, 1.0)))
         return shift
+
+
+def _gathered(op: DiscreteCubaLI, timesteps: int) -> float:
+    """The potential, or current if that is larger, that an input of one at each step of a sample leads to."""
+    u = v = np.zeros(())
+    largest = 1.0
+    for _ in range(timesteps):
+        u = u * (1 - collapse(op.syn_decay)) + 1
+        v = v * (1 - collapse(op.mem_decay)) + u
+        largest = max(largest, float(u.max()), float(v.max()))
+    return largest
 
 
 def fitting_exponents(name: str, largest: Float64Array, bits: int) -> tuple[int, ...]:

@@ -24,11 +24,11 @@ import numpy as np
 from resformer.compiler.chips.chip import WORD_BITS
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import (
-    CUBA_ARRAYS,
     LIF,
     NEURONS,
     Add,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Delay,
     Dense,
@@ -147,7 +147,7 @@ class _Mapper:
                 yield self._population(node)
 
     def _is_population(self, node: Node[Op]) -> bool:
-        neurons = isinstance(node.op, (Input, *NEURONS, Relay, MaxPool2d, SpikeMatMul))
+        neurons = isinstance(node.op, (Input, *NEURONS, CubaLI, Relay, MaxPool2d, SpikeMatMul))
         return neurons or node.name in self._carried or self._is_readout(node)
 
     def _is_readout(self, node: Node[Op]) -> bool:
@@ -315,9 +315,10 @@ def _convolution(source: str, name: str, op: Conv2d, delay: int) -> Edge:
 
 def _parameter_words(op: Op) -> int:
     """Words of memory that each neuron takes beside its state, for parameters that it does not share with all."""
-    if not isinstance(op, CubaLIF):
+    if not isinstance(op, CubaLIF | CubaLI):
         return 0
-    return -(-sum(PARAMETER_BITS[name] for name in CUBA_ARRAYS if getattr(op, name).size > 1) // WORD_BITS)
+    own = (bits for name, bits in PARAMETER_BITS.items() if np.size(getattr(op, name, 0)) > 1)
+    return -(-sum(own) // WORD_BITS)
 
 
 def _kind(ops: list[Op]) -> str:
@@ -325,6 +326,8 @@ def _kind(ops: list[Op]) -> str:
         Input: "input",
         LIF: "LIF",
         CubaLIF: "CubaLIF",
+        RecurrentCubaLIF: "recurrent CubaLIF",
+        CubaLI: "CubaLI",
         Relay: "relay",
         MaxPool2d: "max-pool",
         SpikeMatMul: "product",

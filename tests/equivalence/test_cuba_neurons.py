@@ -74,6 +74,51 @@ def test_neurons_in_onnx_runtime(**case) -> None:
     assert_same_trace(trace, expected)
 
 
+def integrators(seed, du, dv, bias, scale, timesteps, frames) -> tuple[Program, np.ndarray]:
+    """Neurons that do not fire, last; given one frame, they still change from step to step."""
+    net = ProgramBuilder((4, 3, 5), seed)
+    net.cuba_li("cuba", "input", du=du, dv=dv, bias=bias)
+    samples = net.samples(2, timesteps=timesteps if frames else None, largest=scale)
+    samples[..., 1] = -scale
+    return with_input_range(net.finish(timesteps=timesteps), samples), samples
+
+
+INTEGRATORS = {key: NEURONS[key] for key in ("seed", "du", "dv", "bias", "scale", "timesteps")} | {
+    "frames": st.booleans()
+}
+
+
+@settings(max_examples=20)
+@given(**INTEGRATORS)
+def test_integrators_in_sim(**case) -> None:
+    assert_sim_is_the_reference(*integrators(**case))
+
+
+@settings(max_examples=20)
+@given(**INTEGRATORS)
+def test_integrators_in_onnx_runtime(**case) -> None:
+    pytest.importorskip("onnxruntime")
+    from resformer.compiler.backends.onnx.backend import OnnxBackend
+
+    program, samples = integrators(**case)
+    expected = reference.run(program, samples, record=True)
+    trace = OnnxBackend().run(program, samples, record=True)
+    assert trace.saturated == expected.saturated
+    assert_same_trace(trace, expected)
+
+
+@pytest.mark.parametrize("scale", [40, LOIHI.accumulator_max])
+def test_integrators_in_lava(scale: int) -> None:
+    case = {"seed": 2, "du": 1000, "dv": 300, "bias": 3000, "timesteps": 4, "frames": True}
+    program, samples = integrators(**case, scale=scale)
+    expected = reference.run(program, samples, record=True)
+    assert bool(expected.saturated["cuba"]) == (scale > 40)
+    assert_same_trace(run_clocked(program, samples), expected)
+    trace = LavaBackend().run(program, samples, record=True)
+    assert trace.saturated == expected.saturated
+    assert_same_trace(trace, expected)
+
+
 def network(*, soft: bool) -> tuple[Program, np.ndarray]:
     """Neurons of each kind behind one another, beside a path that must wait, and between layers of different shapes."""
     net = ProgramBuilder((2, 4, 5), seed=3)
@@ -82,7 +127,7 @@ def network(*, soft: bool) -> tuple[Program, np.ndarray]:
     second = net.conv("second", first, 3, (3, 3), padding=(1, 1))
     again = net.cuba_lif("again", net.plus("add", second, net.conv("short", first, 3)), spread=(True, False, False))
     last = net.cuba_lif("last", net.dense("dense", net.flatten("flatten", again), 6), du=4095, soft_reset=not soft)
-    net.dense("readout", last, 4)
+    net.cuba_li("readout", net.dense("to_readout", last, 4))
     return net.finish(timesteps=5), net.samples(3, timesteps=5)
 
 

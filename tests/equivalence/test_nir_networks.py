@@ -22,7 +22,7 @@ from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.passes.merge_synapses import merge_synapses
 from resformer.compiler.pipeline import CompileOptions, compile_nir
 from resformer.compiler.samples import check_samples
-from resformer.runtime.encode import encode
+from resformer.runtime.encode import encode, real_logits
 from resformer.runtime.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, verify
 from support.nir_files import (
     FRAMEWORKS,
@@ -141,7 +141,26 @@ def recurrent_flat(normal: Normal) -> nir.NIRGraph:
     return graph((6,), nodes, edges)
 
 
+def integrators(kind: str, size: int) -> nir.NIRNode:
+    """Neurons that do not fire, with parameters of their own."""
+    spread = np.linspace(1, 2, size)
+    if kind == "I":
+        return nir.I(r=3e3 * spread)
+    if kind == "LI":
+        return nir.LI(tau=5e-4 * spread, r=2 * spread, v_leak=0.3 * spread)
+    taus = {"tau_syn": 3e-4 * spread, "tau_mem": 5e-4 * spread}
+    return nir.CubaLI(**taus, r=2 * spread, v_leak=-0.2 * spread, w_in=3.0)
+
+
+READOUTS = {
+    f"readout by {kind}": lambda normal, kind=kind: chain(
+        (7,), nir.Affine(normal(6, 7), normal(6)), lif((6,)), nir.Affine(normal(3, 6), normal(3)), integrators(kind, 3)
+    )
+    for kind in ("I", "LI", "CubaLI")
+}
+
 NETWORKS = {
+    **READOUTS,
     "recurrent": recurrent_flat,
     "recurrent, nested": lambda normal: recurrent(
         normal,
@@ -284,7 +303,10 @@ def test_backends_agree_on_every_kind_of_node(made: Path, backend: str) -> None:
     assert any(expected.spikes[name].dense().any() for name in program.lif_names)
 
 
-@pytest.mark.parametrize("name", ["current of channels", "soft resets", "recurrent, nested", "recurrent convolution"])
+VERIFIED = ("current of channels", "soft resets", "recurrent, nested", "recurrent convolution", "readout by CubaLI")
+
+
+@pytest.mark.parametrize("name", VERIFIED)
 def test_our_neurons_verify_in_lava(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     path = write(tmp_path / "network.nir", NETWORKS[name](lambda *shape: rng.normal(scale=0.5, size=shape)))
@@ -299,3 +321,18 @@ def test_our_neurons_verify_in_lava(name: str, tmp_path: Path) -> None:
     assert result.checks[FLOAT_GRAPH].mismatched == 0
     assert result.checks[BACKEND].mismatched == 0
     assert result.checks[ORIGINAL].extra["f1"] > 0.9
+
+
+@pytest.mark.parametrize("name", READOUTS)
+def test_potentials_of_the_readout_are_those_of_the_float_network(name: str, tmp_path: Path) -> None:
+    """Decays of 12 bits and weights of 8 change them; what they leak to, scales and gains do not."""
+    rng = np.random.default_rng(5)
+    path = write(tmp_path / "network.nir", NETWORKS[name](lambda *shape: rng.normal(scale=0.5, size=shape)))
+    imported = import_nir(path, dt=1e-4, timesteps=12, input_kind="frames")
+    program = compile_nir(path, CompileOptions(timesteps=12, dt=1e-4, input_kind="frames")).program
+    samples = (np.random.default_rng(1).random((4, 12, *program.input.shape)) < 0.5).astype(np.float64)
+    expected = float_interpreter.run(imported, samples).numpy()
+    found = real_logits(reference.run(program, encode(samples, program).values).logits, program)
+    spread = expected.std()
+    assert spread > 0.1
+    assert np.abs(found - expected).max() < 0.05 * spread

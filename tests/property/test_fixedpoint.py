@@ -126,6 +126,28 @@ def test_neurons_with_a_current_step_as_their_restatement(
 
 
 @given(
+    du=decays,
+    dv=st.integers(0, 4096),
+    u_bias=potentials,
+    inputs=st.lists(st.one_of(currents, potentials), min_size=1, max_size=20),
+)
+@example(du=0, dv=0, u_bias=0, inputs=[V_MAX, V_MAX, -V_MAX])
+def test_integrators_are_neurons_that_never_fire(du: int, dv: int, u_bias: int, inputs: list[int]) -> None:
+    u = v = np.zeros(1, dtype=np.int64)
+    clipped = restated_u = restated_v = restated_clipped = 0
+    for a in inputs:
+        arrays = {"du": np.array([du]), "dv": np.array([dv]), "u_bias": np.array([u_bias])}
+        step = fixedpoint.cuba_li_step(u, v, np.array([a]), **arrays)
+        u, v, clipped = step.u, step.v, clipped + step.clipped
+        whole_u = towards_zero(restated_u * (4095 - du), 4096) + 64 * a + u_bias
+        restated_u = max(-V_MAX, min(V_MAX, whole_u))
+        whole_v = towards_zero(restated_v * (4096 - dv), 4096) + restated_u
+        restated_v = max(-V_MAX, min(V_MAX, whole_v))
+        restated_clipped += (whole_u != restated_u) + (whole_v != restated_v)
+        assert (u.tolist(), v.tolist(), clipped) == ([restated_u], [restated_v], restated_clipped)
+
+
+@given(
     vth=st.one_of(st.integers(0, 2**17 - 1), st.integers(0, 100)),
     dv=decays,
     bias_mant=biases,

@@ -50,6 +50,7 @@ class _Clock:
         self.samples = samples
         self.sent: dict[str, list[IntArray]] = {node.name: [] for node in program}
         self.state = {name: (self.zeros(name),) * 3 for name in program.lif_names}
+        self.integrals: dict[str, tuple[IntArray, IntArray]] = {}
 
     def run(self, steps: int) -> dict[str, list[IntArray]]:
         """What every node sends at each step."""
@@ -64,6 +65,8 @@ class _Clock:
             return self.frame(step)
         if isinstance(op, ops.Delay):
             return self.received(node.inputs[0], step - op.steps)
+        if isinstance(op, ops.CubaLI):
+            return self.integrate(node, op, step)
         if isinstance(op, ops.NEURONS):
             return self.fire(node, op, step)
         at = step - 1 if isinstance(op, SYNAPSES) else step
@@ -82,6 +85,16 @@ class _Clock:
             return self.zeros(self.program.input.name)
         image = self.samples[sample]
         return np.asarray(image if self.samples.ndim == 4 else image[t], dtype=np.int64)
+
+    def integrate(self, node: ops.ProgramNode, op: ops.CubaLI, step: int) -> IntArray:
+        assert self.program.offsets is not None
+        u, v = self.integrals.get(node.name, (self.zeros(node.name),) * 2)
+        if (step - self.program.offsets[node.name]) % self.program.timesteps == 0:
+            u, v = self.zeros(node.name), self.zeros(node.name)
+        own = {name: getattr(op, name).astype(np.int64) for name in ("du", "dv", "u_bias")}
+        u, v, _ = fixedpoint.cuba_li_step(u, v, self.received(node.inputs[0], step), **own)
+        self.integrals[node.name] = u, v
+        return v
 
     def fire(self, node: ops.ProgramNode, op: ops.LIF | ops.CubaLIF, step: int) -> IntArray:
         assert self.program.offsets is not None

@@ -14,6 +14,7 @@ from resformer.compiler.ir.program import (
     SPIKE,
     Add,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Dense,
     Flatten,
@@ -135,6 +136,18 @@ class ProgramBuilder:
                 padding=(kernel[0] // 2, kernel[1] // 2),
                 groups=groups,
             )
+        return self.add(name, op, source)
+
+    def cuba_li(self, name: str, source: str, *, du: int = 1000, dv: int = 500, bias: int = 3000) -> str:
+        """Neurons that do not fire, whose parameters vary by channel."""
+        held = (self.shape(source)[0], *(1,) * (len(self.shape(source)) - 1))
+        spread = self.rng.integers(-1, 2, (2, *held))
+        op = CubaLI(
+            replace(GRADED, scale_exp=self.nodes[source].op.signal.scale_exp + LOIHI.a_shift),
+            du=np.clip(du + spread[0], 0, LOIHI.decay_unity - 1).astype(np.int16),
+            dv=np.clip(dv + spread[1], 0, LOIHI.decay_unity).astype(np.int16),
+            u_bias=self.rng.integers(-bias, bias + 1, held).astype(np.int32),
+        )
         return self.add(name, op, source)
 
     def relay(self, name: str, source: str, *, limit: int, shift: int = 0) -> str:

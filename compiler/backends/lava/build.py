@@ -25,7 +25,7 @@ from resformer.compiler.backends.lava.plan import (
 )
 from resformer.compiler.backends.lava.processes.blocks import BLOCK_MODELS, BLOCKS, Network
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
-from resformer.compiler.backends.lava.processes.cuba_lif import PyCubaLifModel
+from resformer.compiler.backends.lava.processes.cuba_lif import PyCubaLifModel, PyCubaLiModel
 from resformer.compiler.backends.lava.processes.delay import PyDelayModel
 from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
 from resformer.compiler.backends.lava.processes.flatten import PyFlattenModel
@@ -110,6 +110,7 @@ def run_config(*, stock_models: bool = False) -> Loihi2SimCfg:
 
 
 OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
+    PyCubaLiModel,
     PyCubaLifModel,
     PyDelayModel,
     PyFlattenModel,

@@ -16,6 +16,7 @@ from lava.utils.weightutils import SignMode
 
 from resformer.compiler.backends.lava.plan import Unit, Values, lava_shape
 from resformer.compiler.backends.lava.processes.conv import Geometry
+from resformer.compiler.backends.lava.processes.cuba_lif import CubaLI as CubaLIProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLIF as CubaLIFProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import Feedback
 from resformer.compiler.backends.lava.processes.delay import Delay as DelayProcess
@@ -28,6 +29,7 @@ from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.program import (
     LIF,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Delay,
     Dense,
@@ -180,6 +182,23 @@ def _(op: CubaLIF, node: ProgramNode, context: Context) -> _Lowered:
         shape=lava_shape(node.shape),
         neurons=op.parameters().transposed(),
         feedback=_feedback(op.synapses()) if isinstance(op, RecurrentCubaLIF) else None,
+        reset_interval=context.program.timesteps,
+        reset_offset=context.reset_offset(node),
+        tally=context.tally(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("a_in",), "s_out")
+
+
+@_lower.register
+def _(op: CubaLI, node: ProgramNode, context: Context) -> _Lowered:
+    du, dv, u_bias = (np.ascontiguousarray(each.T.astype(np.int64)) for each in (op.du, op.dv, op.u_bias))
+    make = partial(
+        CubaLIProcess,
+        shape=lava_shape(node.shape),
+        du=du,
+        dv=dv,
+        u_bias=u_bias,
         reset_interval=context.program.timesteps,
         reset_offset=context.reset_offset(node),
         tally=context.tally(node),

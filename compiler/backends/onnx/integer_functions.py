@@ -228,6 +228,52 @@ _LOST_ANY = """kept_v = Equal (free, charged)
             lost_v = Not (kept_v)"""
 
 
+def cuba_li(*, counted: bool) -> str:
+    """Neurons whose current has a memory and that do not fire: their potentials."""
+    counting = _counting(counted)
+    if counted:
+        counting["count"] = Template(_COUNT_BOTH).substitute(lost_v=_LOST_ANY)
+    return _CUBA_LI.substitute(counting, leak_u=_leak("u", "keep_u"), leak_v=_leak("v", "keep_v"))
+
+
+_CUBA_LI = Template(f"""
+CubaLI <timesteps> (current, keep_u, keep_v, u_bias) => (potentials$saturated)
+{{
+    steps = Constant <value_int: int = @timesteps> ()
+    one = Constant <value_ints = [1]> ()
+    batch = Constant <value_ints = [-1]> ()
+    steps_axis = Reshape (steps, one)
+    population = Shape <start = 1> (current)
+    by_step = Concat <axis = 0> (steps_axis, batch, population)
+    current_by_step = Reshape (current, by_step)
+    neurons = Shape <start = 1> (current_by_step)
+    shift = Constant <value = int32 {{{1 << LOIHI.a_shift}}}> ()
+    unity = Constant <value = int32 {{{LOIHI.decay_unity}}}> ()
+    high = Constant <value = int32 {{{LOIHI.v_max}}}> ()
+    low = Neg (high)
+    start = ConstantOfShape <value = int32[1] {{0}}> (neurons)
+    u_end, v_end, potentials_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
+        (int32[] u, int32[] v, int32[] now) => (int32[] u_next, int32[] charged, int32[] potential$clipped_type)
+        {{
+            $leak_u
+            arriving = Mul (now, shift)
+            biased = Add (arriving, u_bias)
+            gathered = Add (u_left, biased)
+            u_next = Clip (gathered, low, high)
+            $leak_v
+            free = Add (v_left, u_next)
+            charged = Clip (free, low, high)
+            potential = Identity (charged)
+            $count
+        }}> (start, start, current_by_step)
+    shape = Shape (current)
+    potentials = Reshape (potentials_by_step, shape)
+    $total
+}}
+""")
+"""As ``fixedpoint.cuba_li_step``."""
+
+
 class Feedback(NamedTuple):
     """How recurrent synapses pass over the spikes of a step ago."""
 

@@ -30,6 +30,7 @@ from resformer.compiler.ir.program import (
     RECORDED,
     Add,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Delay,
     Dense,
@@ -261,6 +262,19 @@ class _Writer(ModelWriter):
         inputs = [self._int32(node.inputs[0]), *constants]
         self._clipping(node, name, inputs, np.uint8, timesteps=self.graph.timesteps)
         self._narrow.add(node.name)
+
+    @write.register
+    def _(self, op: CubaLI, node: ProgramNode) -> None:
+        self.functions["CubaLI"] = functions.cuba_li(counted=self._counted)
+        self._check(node, (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + 2 * LOIHI.v_max)
+        values = {
+            "keep_u": LOIHI.decay_unity - 1 - op.du.astype(np.int32),
+            "keep_v": LOIHI.decay_unity - op.dv.astype(np.int32),
+            "u_bias": op.u_bias,
+        }
+        constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
+        inputs = [self._int32(node.inputs[0]), *constants]
+        self._clipping(node, "CubaLI", inputs, np.int32, timesteps=self.graph.timesteps)
 
     @write.register
     def _(self, op: SpikeMatMul, node: ProgramNode) -> None:

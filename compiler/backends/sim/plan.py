@@ -23,6 +23,7 @@ from resformer.compiler.ir.program import (
     NEURONS,
     Add,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Delay,
     Dense,
@@ -280,11 +281,14 @@ class _Planner:
                     y, gate = node.inputs
                     gate_layout = Layout.MAP if transpose else Layout.ATTENTION
                     self._single(node, (self._in(Layout.MAP, y), self._in(gate_layout, gate)))
+                case CubaLI():
+                    # even where all steps' inputs are alike, its potentials are not
+                    self._single(node, (self._in(Layout.MAP, node.inputs[0]),), static=False)
                 case _:
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),))
         return self._steps
 
-    def _single(self, node: Node[Op], inputs: tuple[str, ...]) -> None:
+    def _single(self, node: Node[Op], inputs: tuple[str, ...], *, static: bool = True) -> None:
         layout = Layout.MAP
         if isinstance(node.op, SpikeMatMul) and node.op.transpose:
             layout = Layout.ATTENTION
@@ -292,7 +296,7 @@ class _Planner:
         self.values[node.name] = Value(
             _three_axes(node.shape),
             layout,
-            all(self.values[name].static for name in inputs),
+            static and all(self.values[name].static for name in inputs),
             self._magnitudes[node.name],
             is_spikes=spikes,
         )

@@ -34,6 +34,7 @@ from resformer.compiler.ir.program import (
     CUBA_ARRAYS,
     LIF,
     Conv2d,
+    CubaLI,
     CubaLIF,
     Dense,
     Flatten,
@@ -83,6 +84,8 @@ class TorchKernels:
                 return self.dense(step, op)
             case OpStep(op=SpikeMatMul() as op):
                 return self.product(step, op, block)
+            case OpStep(op=CubaLI() as op):
+                return self.integrators(step, op, block)
             case OpStep(op=MaxPool2d() as op):
                 return functools.partial(self.max_pool, step, op)
             case OpStep(op=SumPool2d() as op):
@@ -241,6 +244,32 @@ class TorchKernels:
             return clipped
 
         return fire
+
+    def integrators(self, step: OpStep, op: CubaLI, block: Block) -> Work:
+        """Neurons that send their potential, in float64 likewise."""
+        value = self.plan.values[step.inputs[0]]
+        du, dv, u_bias = (
+            self._constant(neuron_share(each, value, block), torch.float64) for each in (op.du, op.dv, op.u_bias)
+        )
+        keep_u, keep_v = ((LOIHI.decay_unity - decay) / LOIHI.decay_unity for decay in (du + 1, dv))
+        unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max
+
+        def work(frame: Frame) -> None:
+            x = frame.read(step.inputs[0]).view
+            by_position = x.to(torch.float64).reshape(len(x), self.plan.samples, value.positions, -1)
+            made = frame.write(step.name, real_dtype(self.plan.values[step.name]))
+            u = v = torch.zeros_like(by_position[0])
+            clipped: Count = 0
+            for t in range(self.plan.timesteps):
+                arriving = torch.trunc(u * keep_u) + by_position[t if len(x) > 1 else 0] * unit + u_bias
+                u = arriving.clamp(-limit, limit)
+                free = torch.trunc(v * keep_v) + u
+                v = free.clamp(-limit, limit)
+                clipped = clipped + torch.count_nonzero(arriving != u) + torch.count_nonzero(free != v)
+                made.view[t] = v.reshape(x.shape[1:])
+            frame.clipped(step.name, clipped)
+
+        return work
 
     def _feedback(self, synapses: Conv2d, value: Value) -> Callable[[torch.Tensor], torch.Tensor]:
         """What neurons' spikes of one step, (N * positions, channels), add to their input of the next, in float64."""

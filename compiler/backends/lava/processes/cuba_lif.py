@@ -103,6 +103,72 @@ class PyCubaLifModel(PyLoihiProcessModel):  # type: ignore[misc]
             self.tally.add(self.time_step - 1, state.clipped)
 
 
+class CubaLI(AbstractProcess):  # type: ignore[misc]
+    """Neurons that integrate and send their potential, each sample's at rest when it begins.
+
+    Args:
+        shape: Of the population, in Lava's order.
+        du: Their parameters, 64 bits wide, in that order too.
+        dv: Likewise.
+        u_bias: Likewise.
+        reset_interval: As of :class:`CubaLIF`.
+        reset_offset: Likewise.
+        tally: Counts what was clipped.
+        name: The node's.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...],
+        du: npt.NDArray[np.int64],
+        dv: npt.NDArray[np.int64],
+        u_bias: npt.NDArray[np.int64],
+        reset_interval: int,
+        reset_offset: int,
+        tally: Tally | None,
+        name: str,
+    ) -> None:
+        super().__init__(
+            shape=shape,
+            neurons={"du": du, "dv": dv, "u_bias": u_bias},
+            reset_interval=reset_interval,
+            reset_offset=reset_offset,
+            tally=tally,
+            name=name,
+        )
+        self.a_in = InPort(shape=shape)
+        self.s_out = OutPort(shape=shape)
+
+
+@implements(proc=CubaLI, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyCubaLiModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """Steps as the reference does."""
+
+    a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.neurons: dict[str, npt.NDArray[np.int64]] = proc_params["neurons"]
+        self.reset_interval: int = proc_params["reset_interval"]
+        self.reset_offset: int = proc_params["reset_offset"]
+        self.tally: Tally | None = proc_params["tally"]
+        self.u = self.v = np.zeros(proc_params["shape"], dtype=np.int64)
+
+    def run_spk(self) -> None:
+        """One step."""
+        a = self.a_in.recv().astype(np.int64)
+        if self.time_step % self.reset_interval == self.reset_offset:
+            self.u = self.v = np.zeros_like(self.v)
+        self.u, self.v, clipped = fixedpoint.cuba_li_step(self.u, self.v, a, **self.neurons)
+        self.s_out.send(self.v)
+        if self.tally is not None:
+            self.tally.add(self.time_step - 1, clipped)
+
+
 def _product(feedback: Feedback | None, shape: tuple[int, ...]) -> Product | None:
     """The recurrent synapses as matrix products."""
     if feedback is None:

@@ -191,8 +191,18 @@ REFUSED = {
         lambda: recurrent(("s", "b", "s"), b=nir.Scale(ones)),
         "b: leads from s back to it, where a Scale has no lowering",
     ),
-    "LI": (lambda: chain((3,), nir.LI(tau=ones, r=ones, v_leak=ones)), "n0: no lowering for a LI: .*leave it out"),
-    "I": (lambda: chain((3,), nir.I(r=ones)), "n0: no lowering for a I"),
+    "a potential that synapses read": (
+        lambda: chain((3,), nir.LI(tau=ones, r=ones, v_leak=ones), nir.Linear(square), lif((3,))),
+        "n0: n1 reads its potential, which is no spike",
+    ),
+    "a potential that is added to another": (
+        lambda: graph(
+            (3,),
+            {"a": nir.I(ones), "b": nir.I(ones)},
+            [("input", "a"), ("input", "b"), ("a", "output"), ("b", "output")],
+        ),
+        "a: output.sum reads its potential",
+    ),
     "Delay": (lambda: chain((3,), nir.Delay(delay=ones)), "n0: no lowering for a Delay"),
     "a current that lowers the potential": (lambda: chain((3,), cuba_lif((3,), r=-1.0)), "n0: an input of one changes"),
     "a soft reset to elsewhere": (

@@ -108,7 +108,7 @@ def test_each_process_finds_its_model_by_itself() -> None:
     network, leaves = compiled(tiny_resformer()[0], record=True)
     sink = LogitSink(shape=(5,), record=None, clock=None, name="output")
     net = ProgramBuilder((2, 3, 3))
-    net.cuba_lif("cuba", net.conv("conv", "input", 2))
+    net.cuba_li("last", net.conv("second", net.cuba_lif("cuba", net.conv("conv", "input", 2)), 2))
     _, others = compiled(net.finish(), record=True)
     processes = {type(each): each for each in (*leaves, *others, *network.procs, network, sink)}
     processes[blocks.Block] = blocks.Block(name="block", plan=network.proc_params["plan"])
