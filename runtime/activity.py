@@ -3,7 +3,8 @@
 Synaptic operations (SOPs) are counted as the authors' ``SOPMonitor`` does (SpikingResformer, ``utils/utils.py``): for
 every convolution and linear layer but the stem's and the classifier, the sum of the layer's output on its spikes with
 all weights one and no bias, so that a synapse that falls into the padding is not counted; for DSSA's products, the sum
-with the operand that is no spike replaced by ones.
+with the operand that is no spike replaced by ones. What reads counts of spikes or their maxima, as residual sums and
+pools send them, does one operation for each value that is not zero: a graded spike is one event.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir import reference
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import (
     NEURONS,
+    Add,
     Conv2d,
     Delay,
     Dense,
     Flatten,
     Input,
+    MaxPool2d,
     Op,
     Output,
     Program,
     RecurrentCubaLIF,
+    Relay,
     SpikeMatMul,
+    SumPool2d,
 )
 from resformer.compiler.ir.trace import SpikeTrain
 
@@ -63,12 +69,12 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         program: What ran.
         spikes: Of every LIF population, (T, N, ...).
     """
-    maps = {name: _positions(train) for name, train in spikes.items()}
+    maps = {name: _positions(train.dense()) for name, train in spikes.items()}
     sops: dict[str, Int64Array] = {}
     for node in program:
-        source = spikes_read(program, node)
-        if source is not None and not _is_classifier(program, node):
-            sops[node.name] = _operations(node, maps[source])
+        events = _events_read(program, node, spikes, maps)
+        if events is not None:
+            sops[node.name] = _operations(node, events)
         if isinstance(node.op, RecurrentCubaLIF):
             synapses: Node[Op] = Node(node.name, node.op.synapses(), (node.name,), node.shape)
             # a step later, and what the last one fires does not come back
@@ -93,12 +99,31 @@ def taps(size: int, targets: int, kernel: int, stride: int, padding: int) -> Int
     return np.bincount(read[(read >= 0) & (read < size)], minlength=size).astype(np.int64)
 
 
-def spikes_read(program: Program, node: Node[Op]) -> str | None:
-    """The population whose spikes a layer of synapses reads; None where it reads values, or is no such layer."""
-    if not isinstance(node.op, Conv2d | Dense | SpikeMatMul):
+def _events_read(
+    program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain], maps: Mapping[str, Int64Array]
+) -> Int64Array | None:
+    """The events that a layer of synapses reads at each position, (T, rows, columns); None where it reads values."""
+    if not isinstance(node.op, Conv2d | Dense | SpikeMatMul) or _is_classifier(program, node):
         return None
     source = _source(program, node)
-    return source.name if isinstance(source.op, NEURONS) else None
+    if source.name in maps:
+        return maps[source.name]
+    message = _message(program, source, spikes)
+    return None if message is None else _positions(message != 0)
+
+
+def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array | None:
+    """What a node sends on of spikes alone, (T, N, ...); None if it sends anything else."""
+    if isinstance(node.op, NEURONS):
+        return spikes[node.name].dense().astype(np.int64)
+    if not isinstance(node.op, Add | Delay | Flatten | MaxPool2d | Relay | SumPool2d):
+        return None
+    inputs = [_message(program, program[name], spikes) for name in node.inputs]
+    known = [each for each in inputs if each is not None]
+    if len(known) < len(inputs):
+        return None
+    value, _ = reference.evaluate(node.op, *known)
+    return value.reshape(*value.shape[:2], *node.shape)
 
 
 def _source(program: Program, node: Node[Op]) -> Node[Op]:
@@ -113,9 +138,9 @@ def _is_classifier(program: Program, node: Node[Op]) -> bool:
     return isinstance(node.op, Dense) and any(isinstance(each.op, Output) for each in program.consumers[node.name])
 
 
-def _positions(train: SpikeTrain) -> Int64Array:
-    """Spikes at each position, (T, rows, columns)."""
-    counts: Int64Array = train.dense().sum(axis=(1, 2), dtype=np.int64)
+def _positions(events: npt.NDArray[np.bool_]) -> Int64Array:
+    """Events, (T, N, ...), at each position, (T, rows, columns)."""
+    counts: Int64Array = events.sum(axis=(1, 2), dtype=np.int64)
     return counts.reshape(len(counts), *(*counts.shape[1:], 1, 1)[:2])
 
 

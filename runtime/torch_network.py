@@ -75,13 +75,20 @@ class TorchNetwork:
         """
         node = copy.deepcopy(self.neurons[name])
         node.reset()
+        node.step_mode = "s"
         values = []
-        for current in torch.from_numpy(currents.reshape(len(currents), -1)[:, neuron]):
-            node.v_float_to_tensor(current)
-            node.neuronal_charge(current)
-            values.append(float(node.v) / node.v_threshold)
-            node.neuronal_reset(node.neuronal_fire())
+        for current in torch.from_numpy(currents.reshape(len(currents), -1)[:, neuron, None]):
+            # what a step adds is seen where no threshold is in reach; SpikingJelly 2.0 has no other way
+            charged = copy.deepcopy(node)
+            charged.v_threshold = OUT_OF_REACH
+            charged(current)
+            values.append(float(charged.v) / node.v_threshold)
+            node(current)
         return np.array(values)
+
+
+OUT_OF_REACH = 1e30
+"""A threshold that no potential meets."""
 
 
 class ModuleNetwork(TorchNetwork):

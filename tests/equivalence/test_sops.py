@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from torch import nn
 
+import resformer
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import VARIANTS, Architecture, SpikingResformer
+from resformer.runtime.activity import measure
+from resformer.runtime.encode import decode, encode
+from support.modules import SEWResNet, SpikingVGG, calibrated, integrate_and_fire
 from support.sop_monitor import count_sops
 
 TI = {each.name: getattr(VARIANTS["ti"], each.name) for each in dataclasses.fields(Architecture)} | {"image_size": 64}
@@ -52,3 +58,46 @@ def test_random_networks(
 
 def test_mnist() -> None:
     compare(MNIST / "spikingresformer_mnist.pt", np.load(MNIST / "test_images.npy")[:2] / 255)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: SEWResNet((4, 6), (2, 1), integrate_and_fire), (4, 2, 3, 12, 12)),
+        (lambda: SpikingVGG((4, "M", 6, "A", 8), integrate_and_fire), (2, 3, 16, 16)),
+    ],
+)
+def test_modules_whose_layers_read_counts(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    """By hooks on the module: each value that is not zero is one event."""
+    example = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    compiled = resformer.compile(calibrated(make(), example), example, "sim")
+    samples = (example if example.dim() == 4 else example.transpose(0, 1)).numpy()
+    found = measure(compiled.program, compiled.run(samples, record=True).spikes).sops
+
+    quantized = compiled.network().quantized
+    assert quantized is not None
+    expected: dict[str, float] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def count(module: Any, inputs: Any, _output: Any) -> None:
+            events = (inputs[0] != 0).double()
+            ones = torch.ones_like(module.weight)
+            if isinstance(module, nn.Linear):
+                total = torch.nn.functional.linear(events, ones)
+            else:
+                merged = events.flatten(0, -4)
+                total = torch.nn.functional.conv2d(merged, ones, None, module.stride, module.padding)
+            expected[name] = float(total.sum())
+
+        return count
+
+    for name, module in quantized.model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(hook(name))
+    quantized.run(
+        decode(encode(samples.astype(np.float64), compiled.program).values, compiled.program), lambda *_: None
+    )
+    layers = list(expected)[1:-1]
+    assert {name: float(found[name].sum()) for name in layers} == {name: expected[name] for name in layers}
+    assert found.keys() == set(layers)
+    assert all(expected[name] > 0 for name in layers)
