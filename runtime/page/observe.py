@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir import fixedpoint, reference
-from resformer.compiler.ir.program import LIF, Delay, Flatten, Op, Program, Relay, SpikeMatMul
+from resformer.compiler.ir import reference
+from resformer.compiler.ir.program import (
+    LIF,
+    NEURONS,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Program,
+    Relay,
+    SpikeMatMul,
+)
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI
@@ -173,7 +183,7 @@ def margins(program: Program, samples: Samples) -> dict[str, Any]:
 
     Returns:
         ``samples``: how many were run. ``bins``, ``low``, ``high``: of the histograms, in thresholds.
-        ``layers``: of each population of plain LIF neurons its ``counts``, how many were ``below`` and ``above`` the
+        ``layers``: of each population its ``counts``, how many were ``below`` and ``above`` the
         range, the ``total``, and how many would change sides if one unit of the input more or less came (``near``).
     """
     neurons = sum(math.prod(program[name].shape) for name in program.lif_names)
@@ -190,20 +200,17 @@ def margins(program: Program, samples: Samples) -> dict[str, Any]:
 
 
 class _Margins:
-    """Told what each node of a run computes; integrates each LIF's currents once more and counts its potentials."""
+    """Told what each node of a run computes; lets each population fire once more and counts its potentials."""
 
     def __init__(self, program: Program) -> None:
         self.layers: dict[str, dict[str, Any]] = {}
         self._program = program
-        self._read_by = {node.inputs[0]: 0 for node in program if isinstance(node.op, LIF)}
-        for node in program:
-            if isinstance(node.op, LIF):
-                self._read_by[node.inputs[0]] += 1
+        self._read_by = Counter(program[name].inputs[0] for name in program.lif_names)
         self._currents: dict[str, npt.NDArray[np.int64]] = {}
 
     def __call__(self, name: str, value: npt.NDArray[np.int64]) -> None:
-        op: Op = self._program[name].op
-        if isinstance(op, LIF):
+        op = self._program[name].op
+        if isinstance(op, NEURONS):
             source = self._program[name].inputs[0]
             self.layers[name] = _histogram(op, self._currents[source], value)
             self._read_by[source] -= 1
@@ -213,24 +220,19 @@ class _Margins:
             self._currents[name] = value
 
 
-def _histogram(op: LIF, currents: npt.NDArray[np.int64], spikes: npt.NDArray[np.int64]) -> dict[str, Any]:
+def _histogram(op: LIF | CubaLIF, currents: npt.NDArray[np.int64], spikes: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Count one population's potentials, over all steps, samples and neurons."""
-    bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp).reshape(-1, *(1,) * (currents.ndim - 3))
-    threshold = op.vth << LOIHI.a_shift
-    u = v = np.zeros(currents.shape[1:], dtype=np.int64)
+    # a threshold of nothing has no fractions; one unit is then what potentials are counted in
+    threshold = np.maximum(np.asarray(op.vth, dtype=np.int64) << LOIHI.a_shift, 1)
     counts = np.zeros(MARGIN_BINS, dtype=np.int64)
     below = above = near = 0
-    for step, current in enumerate(currents):
-        # a threshold out of reach shows the potential before the reset
-        state = fixedpoint.lif_step(u, v, current, bias=bias, vth=2 * LOIHI.vth_mantissa_max, du=op.du, dv=op.dv)
-        fired = spikes[step].astype(bool)
-        assert ((state.v > threshold) == fired).all(), "the potentials are not those that fired"
-        u, v = state.u, np.where(fired, 0, state.v)
-        scaled = state.v / threshold
+    for step, state in enumerate(reference.fire(op, currents)):
+        assert (state.spikes == spikes[step].astype(bool)).all(), "the potentials are not those that fired"
+        scaled = state.charged / threshold
         counts += np.histogram(scaled, bins=MARGIN_BINS, range=MARGIN_RANGE)[0]
         below += int(np.count_nonzero(scaled < MARGIN_RANGE[0]))
         above += int(np.count_nonzero(scaled > MARGIN_RANGE[1]))
-        near += int(np.count_nonzero(np.abs(state.v - threshold) <= 1 << LOIHI.a_shift))
+        near += int(np.count_nonzero(np.abs(state.charged - threshold) <= 1 << LOIHI.a_shift))
     return {"counts": counts.tolist(), "below": below, "above": above, "near": near, "total": int(currents.size)}
 
 

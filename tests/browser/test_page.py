@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from resformer.compiler.cli import main as compile_main
 from resformer.runtime.cli import verify_main
 from resformer.runtime.page.cli import main as report_main
 from support.builds import Tiny, read_json
+from support.nir_files import written
+from support.pages import read_page
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 OPEN_TIMEOUT_MS = 300_000
@@ -105,6 +108,12 @@ def test_its_numbers_are_those_of_the_files(mnist: Path, open_page: Callable[...
         assert cells[at] == cores[cells[1]]
     total = page.locator("table.layers tfoot td").nth(at).inner_text()
     assert total == f"{report['placement']['cores']:,}"
+    # every synaptic operation is in one row, and in no other
+    at = heading.index("SOPs") + 1
+    sops = page.locator(f"table.layers tbody td:nth-child({at})").evaluate_all(
+        "cells => cells.reduce((sum, cell) => sum + Number(cell.dataset.value), 0)"
+    )
+    assert sops == pytest.approx(read_page(mnist / "report.html")[0]["builds"][0]["cost"]["paper"]["sops"], rel=1e-12)
     verification = read_json(mnist / "r.json")
     for text, check in zip(
         page.locator(".checks .note:nth-of-type(3)").all_inner_texts(), verification["checks"].values(), strict=True
@@ -160,3 +169,19 @@ def test_hostile_names_are_shown_and_do_nothing(tiny: Tiny, tmp_path: Path, open
     assert page.evaluate("window.broken") is None
     assert page.locator("table.layers").get_by_text(HOSTILE, exact=True).count() == 1
     assert page.locator("img").count() == 0
+
+
+def test_recurrent_networks_open_too(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    network, build, page = written("snntorch_recurrent", tmp_path), tmp_path / "build", tmp_path / "r.html"
+    np.save(tmp_path / "x.npy", network.samples)
+    time = ["--dt", str(network.dt), "--timesteps", str(network.timesteps), "--input-kind", "frames"]
+    assert compile_main([str(network.path), "--target", "sim", "-o", str(build), "--quiet", *time]) == 0
+    assert report_main([str(build), "--input", str(tmp_path / "x.npy"), "-o", str(page)]) == 0
+    opened = open_page(page)
+    (shown,) = read_page(page)[0]["builds"]
+    at = opened.locator("table.layers thead th").all_inner_texts().index("SOPs") + 1
+    sops = opened.locator(f"table.layers tbody td:nth-child({at})").evaluate_all(
+        "cells => cells.reduce((sum, cell) => sum + Number(cell.dataset.value), 0)"
+    )
+    assert sops == pytest.approx(shown["cost"]["paper"]["sops"], rel=1e-12)
+    assert opened.locator("#margins .multiple").count() == len(shown["run"]["rates"])

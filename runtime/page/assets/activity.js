@@ -261,8 +261,7 @@ function margins(view) {
   if (!run) return needsRun(view, "Membrane potentials");
   const { layers, bins, low, high, samples } = run.margins,
     names = Object.keys(layers);
-  if (!names.length) return empty("The page counts potentials of plain LIF neurons; this network has none.");
-  const skipped = Object.keys(run.rates).filter((name) => !(name in layers));
+  if (!names.length) return empty("No neuron of this network fires.");
   const width = 180,
     height = 70,
     x = (value) => (width * (value - low)) / (high - low);
@@ -317,6 +316,5 @@ function margins(view) {
     caption(
       `Potentials before the reset, in thresholds, at every step of ${counted(samples, "sample")}, by the reference interpreter; heights are square roots of counts, and what fires stands in full colour. "On the edge": one unit of input more or less would decide.`,
     ),
-    skipped.length > 0 && caption(`Not counted, as their neurons are of another kind: ${skipped.join(", ")}.`),
   ];
 }

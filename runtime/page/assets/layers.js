@@ -38,14 +38,15 @@ function layersOf(view) {
     const node = view.nodes.get(name),
       place = placed.get(name),
       charge = costs.get(name);
-    const synapses = [...new Set(place?.synapses ?? node.inputs)]
+    // recurrent neurons have synapses of their own
+    const synapses = [...new Set([...(place?.synapses ?? node.inputs), name])]
       .map((each) => view.nodes.get(each))
-      .filter((each) => each && (each.weight_bits || each.op === "SpikeMatMul"));
+      .filter(Boolean);
     // copied into several populations, a layer's operations are counted once
     const own = synapses.filter((each) => cost && each.name in cost.sops && !counted.has(each.name));
     own.forEach((each) => counted.add(each.name));
     const errors = synapses.map((each) => each.sqnr_db).filter((each) => each !== null && each !== undefined);
-    const widths = synapses.map((each) => each.weight_bits).filter(Boolean);
+    const widths = synapses.map((each) => each.weight_bits ?? each.recurrent?.weight_bits).filter(Boolean);
     return {
       name,
       index,

@@ -13,6 +13,8 @@ const OP_WORDS = {
   Relay: "relay",
   LIF: "LIF",
   CubaLIF: "CUBA LIF",
+  RecurrentCubaLIF: "recurrent LIF",
+  CubaLI: "readout",
 };
 
 // Delays and reshapes become part of the edges that they lie on.
