@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKEND = "lava"
 RESULT_FORMAT_VERSION = 1
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def run_main(argv: Sequence[str] | None = None) -> int:
@@ -109,7 +110,7 @@ def _verify_parser() -> Parser:
         "--local-plot",
         type=_plot_path,
         metavar="P.png",
-        help="file to draw that in as well: .png, .svg or .pdf (needs matplotlib)",
+        help=f"file to draw that in as well, {_either(PLOT_SUFFIXES)} (needs matplotlib)",
     )
     parser.add_argument("--json", type=Path, metavar="R.json", help="file to write the results to")
     parser.add_argument(
@@ -123,9 +124,13 @@ def _verify_parser() -> Parser:
 
 def _plot_path(text: str) -> Path:
     path = Path(text)
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png, .svg or .pdf")
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {_either(PLOT_SUFFIXES)}")
     return path
+
+
+def _either(choices: Sequence[str]) -> str:
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
 def _add_common(parser: Parser) -> None:

@@ -13,7 +13,6 @@ from resformer.runtime.local import LocalError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 ORDINARY, WORST = "#4c72b0", "#c44e52"
 
 
@@ -36,7 +35,7 @@ def plot_local(errors: Sequence[LocalError], path: Path) -> None:
 
     Args:
         errors: In topological order.
-        path: Its ending says the format, one of ``PLOT_SUFFIXES``.
+        path: Its ending says the format, one that matplotlib knows.
 
     Raises:
         BackendMissingError: matplotlib is not installed.
