@@ -32,6 +32,7 @@ from resformer.compiler.ir.program import (
     Program,
     RecurrentCubaLIF,
     Relay,
+    SampleDelay,
     SpikeMatMul,
     SumPool2d,
 )
@@ -85,7 +86,7 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
 
 def stem_macs(program: Program) -> int:
     """Multiplications of the convolution that reads the input, padding included; one frame's, or all T frames'."""
-    stems = [node for node in program if isinstance(node.op, Conv2d) and isinstance(_source(program, node).op, Input)]
+    stems = [node for node in program if isinstance(node.op, Conv2d) and _reads_pixels(program, node)]
     frames = program.timesteps if program.metadata.get("input") == "frames" else 1
     return frames * sum(
         math.prod(node.shape) * math.prod(node.op.weight.shape[1:]) for node in stems if isinstance(node.op, Conv2d)
@@ -116,7 +117,7 @@ def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain])
     """What a node sends on of spikes alone, (T, N, ...); None if it sends anything else."""
     if isinstance(node.op, NEURONS):
         return spikes[node.name].dense().astype(np.int64)
-    if not isinstance(node.op, Add | Delay | Flatten | MaxPool2d | Relay | SumPool2d):
+    if not isinstance(node.op, Add | Delay | Flatten | MaxPool2d | Relay | SampleDelay | SumPool2d):
         return None
     inputs = [_message(program, program[name], spikes) for name in node.inputs]
     known = [each for each in inputs if each is not None]
@@ -132,6 +133,13 @@ def _source(program: Program, node: Node[Op]) -> Node[Op]:
     while isinstance(source.op, Delay | Flatten):
         source = program[source.inputs[0]]
     return source
+
+
+def _reads_pixels(program: Program, node: Node[Op]) -> bool:
+    source = _source(program, node)
+    while isinstance(source.op, SampleDelay):
+        source = _source(program, source)
+    return isinstance(source.op, Input)
 
 
 def _is_classifier(program: Program, node: Node[Op]) -> bool:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete, discrete_integrator
 from resformer.compiler.ir.nir_file import open_nir, read_values
-from resformer.compiler.ir.primitives import PER_NEURON, Add, PortedGraph, RecurrentCubaLIF
+from resformer.compiler.ir.primitives import PER_NEURON, Add, PortedGraph, RecurrentCubaLIF, SampleDelay
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 
@@ -409,8 +409,7 @@ def _import(draft: _Draft, name: str, content: _Content) -> None:
     kind = values["type"]
     importer = IMPORTERS.get(kind)
     if importer is None:
-        reason = REFUSED.get(kind, f"the compiler knows {', '.join(sorted(IMPORTERS))}")
-        raise UnsupportedError(f"{name}: no lowering for a {kind}: {reason}")
+        raise UnsupportedError(f"{name}: no lowering for a {kind}: the compiler knows {', '.join(sorted(IMPORTERS))}")
     if len(sources) > 1:
         shapes = {draft.shape(source) for source in sources}
         if len(shapes) > 1:
@@ -545,6 +544,14 @@ def _cuba_lif(draft: _Draft, name: str, values: Values, source: str) -> str:
 def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "r")
     return _add_neurons(draft, name, nir.IF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
+
+
+def _delay(draft: _Draft, name: str, values: Values, source: str) -> str:
+    """A delay by the nearest whole number of steps."""
+    delay = _spread(name, "delay", _array(name, values, "delay"), draft.shape(source))
+    if (delay < 0).any():
+        raise FileFormatError(f"{name}: delay is {delay.min():g} seconds; it must not be negative")
+    return draft.add(name, SampleDelay(np.rint(delay / draft.dt).astype(np.int64)), source)
 
 
 def _integrator(draft: _Draft, name: str, values: Values, source: str) -> str:
@@ -721,6 +728,7 @@ IMPORTERS: Mapping[str, Importer] = MappingProxyType(
         "LIF": _lif,
         "IF": _if,
         "CubaLIF": _cuba_lif,
+        "Delay": _delay,
         "I": _integrator,
         "LI": _integrator,
         "CubaLI": _integrator,
@@ -733,10 +741,3 @@ CONVOLUTIONS: Mapping[str, Callable[[str, Values], nir.Conv2d]] = MappingProxyTy
     {"Conv1d": _conv1d, "Conv2d": _conv2d, "Linear": _pointwise, "Affine": _pointwise}
 )
 """How each layer that may lead from a population back to it becomes a convolution."""
-
-REFUSED: Mapping[str, str] = MappingProxyType(
-    {
-        "Delay": "paths of different length are balanced, so a delay would vanish; leave it out",
-    }
-)
-"""Nodes of NIR that have no lowering: why, and the way out."""

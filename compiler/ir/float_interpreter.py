@@ -26,6 +26,7 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLIF,
     MaxPool2d,
     RecurrentCubaLIF,
+    SampleDelay,
     SpikeMatMul,
     collapse,
 )
@@ -270,6 +271,13 @@ def _(op: DiscreteCubaLI, x: torch.Tensor) -> torch.Tensor:
         v = v * keep + arrive(now)
         potentials[step] = v + v_leak
     return potentials
+
+
+@evaluate.register
+def _(op: SampleDelay, x: torch.Tensor) -> torch.Tensor:
+    since = torch.arange(len(x)).reshape(-1, *(1,) * op.steps.ndim) - torch.from_numpy(np.ascontiguousarray(op.steps))
+    sent = x.gather(0, since.clamp(min=0)[:, None].expand(x.shape).to(x.device))
+    return torch.where((since >= 0)[:, None].to(x.device), sent, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
 @evaluate.register

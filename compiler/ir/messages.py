@@ -5,7 +5,7 @@ from __future__ import annotations
 import nir
 
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d
+from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, SampleDelay
 
 
 def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
@@ -15,7 +15,7 @@ def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
     """
     found: set[str] = set()
     for node in graph:
-        passes_on = isinstance(node.op, Add | MaxPool2d | nir.AvgPool2d | nir.SumPool2d | nir.Flatten)
+        passes_on = isinstance(node.op, Add | MaxPool2d | nir.AvgPool2d | nir.SumPool2d | nir.Flatten | SampleDelay)
         if isinstance(node.op, (nir.Input, *NEURONS)) or (passes_on and found.issuperset(node.inputs)):
             found.add(node.name)
     return frozenset(found)

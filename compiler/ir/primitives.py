@@ -165,6 +165,19 @@ class DiscreteCubaLI(nir.NIRNode):  # type: ignore[misc]
         self.input_type, self.output_type = _untyped()
 
 
+@dataclass(eq=False)
+class SampleDelay(nir.NIRNode):  # type: ignore[misc]
+    """NIR's Delay in steps: what each neuron sends arrives as many steps later as ``steps``, of the population's shape.
+
+    Before that, zeros arrive; what would arrive after a sample's last step never does.
+    """
+
+    steps: IntArray
+
+    def __post_init__(self) -> None:
+        self.input_type, self.output_type = _untyped()
+
+
 EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     BatchNorm2d,
     MaxPool2d,
@@ -173,6 +186,7 @@ EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     DiscreteCubaLIF,
     RecurrentCubaLIF,
     DiscreteCubaLI,
+    SampleDelay,
 )
 
 NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF)

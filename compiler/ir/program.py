@@ -277,8 +277,21 @@ class SpikeMatMul(Op):
 
 
 @dataclass(frozen=True, eq=False)
+class SampleDelay(Op):
+    """Part of the network, unlike :class:`Delay`: what neurons send arrives some steps later within their sample.
+
+    Zeros arrive before, and what would arrive after the sample's last step never does.
+
+    Attributes:
+        steps: How many; an array as those of :class:`CubaLIF`.
+    """
+
+    steps: Int32Array
+
+
+@dataclass(frozen=True, eq=False)
 class Delay(Op):
-    """Sends what it received some steps ago; zeros before.
+    """Of the schedule: sends what it received some steps ago; zeros before.
 
     Attributes:
         steps: How many, at least one.

@@ -42,6 +42,7 @@ _OPS: dict[str, type[Op]] = {
         ops.CubaLIF,
         ops.RecurrentCubaLIF,
         ops.CubaLI,
+        ops.SampleDelay,
         ops.SpikeMatMul,
         ops.Delay,
         ops.Flatten,

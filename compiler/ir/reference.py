@@ -36,6 +36,7 @@ from resformer.compiler.ir.program import (
     Program,
     RecurrentCubaLIF,
     Relay,
+    SampleDelay,
     SpikeMatMul,
     SumPool2d,
 )
@@ -239,6 +240,16 @@ def _(op: SpikeMatMul, y: IntArray, spikes: IntArray) -> tuple[IntArray, int | N
         gates = spikes.reshape(steps, batch, op.num_heads, channels // op.num_heads, -1)
         return fixedpoint.saturate(_matmul(per_head.swapaxes(-1, -2), gates), op.limit)
     return fixedpoint.saturate(_matmul(per_head, spikes), op.limit)
+
+
+@evaluate.register
+def _(op: SampleDelay, x: IntArray) -> tuple[IntArray, int | None]:
+    delayed = np.zeros_like(x)
+    for steps in np.unique(op.steps).tolist():
+        if steps < len(x):
+            late = delayed[steps:]
+            np.copyto(late, x[: len(x) - steps], where=op.steps == steps)
+    return delayed, None
 
 
 @evaluate.register

@@ -62,6 +62,7 @@ def _(op: nir.Input, inputs: Sequence[Shape]) -> Shape:
 @output_shape.register(nir.CubaLIF)
 @output_shape.register(primitives.DiscreteCubaLIF)
 @output_shape.register(primitives.DiscreteCubaLI)
+@output_shape.register(primitives.SampleDelay)
 @output_shape.register(nir.Scale)
 @output_shape.register(program.Relay)
 @output_shape.register(program.LIF)
@@ -90,6 +91,7 @@ _PER_ELEMENT: dict[type[Any], tuple[str, ...]] = {
     primitives.DiscreteCubaLIF: primitives.PER_NEURON,
     primitives.RecurrentCubaLIF: primitives.PER_NEURON,
     primitives.DiscreteCubaLI: primitives.PER_INTEGRATOR,
+    primitives.SampleDelay: ("steps",),
     nir.Scale: ("scale",),
     program.Output: ("bias",),
 }
@@ -102,9 +104,11 @@ _PER_CHANNEL: dict[type[Any], tuple[str, ...]] = {
 
 @output_shape.register(program.CubaLI)
 @output_shape.register(program.CubaLIF)
-def _(op: program.CubaLI | program.CubaLIF, inputs: Sequence[Shape]) -> Shape:
+@output_shape.register(program.SampleDelay)
+def _(op: program.CubaLI | program.CubaLIF | program.SampleDelay, inputs: Sequence[Shape]) -> Shape:
     shape = _single(inputs)
-    for name in program.CUBA_ARRAYS if isinstance(op, program.CubaLIF) else ("du", "dv", "u_bias"):
+    arrays = {program.CubaLI: ("du", "dv", "u_bias"), program.SampleDelay: ("steps",)}
+    for name in arrays.get(type(op), program.CUBA_ARRAYS):
         held = getattr(op, name).shape
         fits = len(held) == len(shape) and all(given in (1, size) for given, size in zip(held, shape, strict=True))
         assert fits, f"{name} of shape {held} does not fit a population of shape {shape}"

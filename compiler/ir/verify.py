@@ -138,7 +138,7 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
             pass
 
 
-_SIZES = frozenset({"kernel_size", "stride", "padding", "dilation", "input_shape"})
+_SIZES = frozenset({"steps", "kernel_size", "stride", "padding", "dilation", "input_shape"})
 
 
 def _verify_fires_at(op: nir.NIRNode) -> str:
@@ -183,6 +183,7 @@ _DTYPES: dict[tuple[type[integer.Op], str], type[np.generic]] = {
     (integer.CubaLIF, "dv"): np.int16,
     (integer.CubaLIF, "u_bias"): np.int32,
     (integer.CubaLIF, "v_bias"): np.int32,
+    (integer.SampleDelay, "steps"): np.int32,
     (integer.CubaLI, "du"): np.int16,
     (integer.CubaLI, "dv"): np.int16,
     (integer.CubaLI, "u_bias"): np.int32,
@@ -235,6 +236,8 @@ def _verify_formats(op: integer.Op) -> None:
             _in_range("shift", op.shift, 0, LOIHI.graded_max.bit_length())
         case integer.SpikeMatMul():
             _in_range("limit", op.limit, 0, LOIHI.graded_max)
+        case integer.SampleDelay():
+            _in_range("steps", op.steps, 0, np.iinfo(np.int32).max)
         case integer.Delay():
             assert op.steps >= 1, f"delays by {op.steps} steps"
         case integer.Output():
@@ -261,6 +264,7 @@ def _verify_signals(op: integer.Op, inputs: Sequence[Signal]) -> None:
         integer.SumPool2d: SignalKind.CURRENT,
         integer.SpikeMatMul: SignalKind.CURRENT,
         integer.Delay: inputs[0].kind if inputs else None,
+        integer.SampleDelay: inputs[0].kind if inputs else None,
         integer.Flatten: inputs[0].kind if inputs else None,
     }.get(type(op), signal.kind)
     assert signal.kind is made, f"makes a {signal.kind.value}, where it should make a {made.value if made else None}"
@@ -290,6 +294,10 @@ def _verify_signals(op: integer.Op, inputs: Sequence[Signal]) -> None:
                 assert each.scale_exp == signal.scale_exp + shift, (
                     f"scale 2^{signal.scale_exp} reads 2^{each.scale_exp} shifted by {shift}"
                 )
+        case integer.SampleDelay():
+            (sent,) = inputs
+            assert sent.kind is not SignalKind.CURRENT, "delays a current, which nothing sends"
+            assert sent.scale_exp == signal.scale_exp, f"scale 2^{signal.scale_exp} reads 2^{sent.scale_exp}"
         case integer.Add() | integer.Delay() | integer.Flatten() | integer.MaxPool2d():
             for each in inputs:
                 assert each.scale_exp == signal.scale_exp, f"scale 2^{signal.scale_exp} reads 2^{each.scale_exp}"

@@ -25,6 +25,7 @@ from resformer.compiler.ir.program import (
     Program,
     RecurrentCubaLIF,
     Relay,
+    SampleDelay,
     Signal,
     SignalKind,
     SpikeMatMul,
@@ -140,7 +141,7 @@ def _output_interval(node: Node[Op], inputs: list[_Interval], positions: int) ->
         case Flatten():
             repeat = node.shape[0] // inputs[0].low.size
             return _Interval(np.repeat(inputs[0].low, repeat), np.repeat(inputs[0].high, repeat))
-        case MaxPool2d() | Output():
+        case MaxPool2d() | Output() | SampleDelay():
             return inputs[0]
         case _:
             raise AssertionError(f"{node.name}: no interval for {type(op).__name__}")

@@ -27,6 +27,7 @@ from resformer.compiler.ir.primitives import (
     Add,
     DiscreteCubaLI,
     RecurrentCubaLIF,
+    SampleDelay,
     collapse,
     constant,
 )
@@ -108,6 +109,9 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
             case nir.LIF() | nir.IF() | nir.CubaLIF() | RecurrentCubaLIF():
                 merge = _merge_population if _is_stock(node, values[node.inputs[0]].shape) else _merge_discrete
                 merge(node, values[node.inputs[0]], graph, made)
+                values[node.name] = _sent(node.name, made[node.name].shape)
+            case SampleDelay():
+                _merge_delay(node, values[node.inputs[0]], made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
             case DiscreteCubaLI():
                 _merge_integrator(node, values[node.inputs[0]], graph, made)
@@ -283,6 +287,22 @@ def _merge_discrete(
     nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
     current = _write_sum(node.name, value, nothing, graph, made)
     made[node.name] = Node(node.name, neurons, (current,), value.shape)
+
+
+def _merge_delay(node: Node[nir.NIRNode], value: _Value, made: dict[str, Node[nir.NIRNode]]) -> None:
+    """Write a delay of what neurons send.
+
+    Raises:
+        UnsupportedError: It delays what synapses make of that.
+    """
+    term = value.terms[0]
+    if len(value.terms) > 1 or not term.identity:
+        raise UnsupportedError(
+            f"{node.name}: delays what {term.name or term.source} makes, a current; on Loihi what neurons send can "
+            "wait, so put the delay behind neurons or the input"
+        )
+    steps = np.ascontiguousarray(node.op.steps).reshape(value.shape)
+    made[node.name] = Node(node.name, SampleDelay(steps), (term.source,), value.shape)
 
 
 def _merge_integrator(

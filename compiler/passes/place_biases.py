@@ -25,6 +25,7 @@ from resformer.compiler.ir.program import (
     Output,
     Program,
     Relay,
+    SampleDelay,
     SignalKind,
     SpikeMatMul,
     SumPool2d,
@@ -74,6 +75,8 @@ def place_biases(program: Program) -> Program:
                 edit.set_op(node.name, replace(op, bias_mant=bias.astype(np.int16), bias_exp=_unit_exponents(bias)))
             case CubaLIF() | CubaLI():
                 edit.set_op(node.name, replace(op, u_bias=_current_bias(node, op, pending[source])))
+            case SampleDelay():
+                assert not pending[source].any(), f"{node.name}: delays a current"
             case SpikeMatMul():
                 edit.set_op(node.name, replace(op, bias=pending[source].astype(np.int32)))
             case Relay() if op.shift:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import nir
 import numpy as np
@@ -22,6 +23,7 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLIF,
     MaxPool2d,
     RecurrentCubaLIF,
+    SampleDelay,
     SpikeMatMul,
     collapse,
 )
@@ -113,6 +115,8 @@ class _Lowering:
             case nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 assert not np.any(padding), f"{name}: a sum over windows has no padding"
                 op = integer.SumPool2d(self._current(name), _pair(kernel), _pair(stride))
+            case SampleDelay(steps=steps):
+                op = integer.SampleDelay(self._sent(inputs[0], self.exps[name]), steps=_rounded(steps, 1.0))
             case nir.Flatten():
                 op = integer.Flatten(self._sent(inputs[0], self.exps[name]))
                 if self.exps[name] < self.exps[inputs[0]]:
@@ -140,6 +144,8 @@ class _Lowering:
     def _sent(self, name: str, exp: int) -> Signal:
         """What a node sends, at a scale."""
         source = self.graph[name].op
+        if isinstance(source, SampleDelay):
+            return self._sent(self.graph[name].inputs[0], exp)
         if isinstance(source, NEURONS):
             return SPIKE
         graded = isinstance(source, nir.Input | MaxPool2d | DiscreteCubaLI)
@@ -297,7 +303,7 @@ def _round_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) ->
     return rounded.astype(np.int32)
 
 
-def _rounded(values: Float64Array, unit: float) -> npt.NDArray[np.int32]:
+def _rounded(values: npt.NDArray[Any], unit: float) -> npt.NDArray[np.int32]:
     """Parameters of neurons in integers, ties to even; axes along which all repeats have length one."""
     return np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import NEURONS, Add, DiscreteCubaLI, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import NEURONS, Add, DiscreteCubaLI, MaxPool2d, SampleDelay, SpikeMatMul, collapse
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ def _propagate(op: nir.NIRNode, shape: tuple[int, ...], inputs: list[tuple[_Mome
         case nir.Scale():
             gain = collapse(op.scale).reshape(-1)
             return _Moments(x.mean * gain, x.variance * gain**2)
-        case MaxPool2d() | nir.Output() | DiscreteCubaLI():
+        case MaxPool2d() | nir.Output() | DiscreteCubaLI() | SampleDelay():
             # how far an integrator goes in a sample, the choice of scales reckons
             return x
         case _:

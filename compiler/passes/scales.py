@@ -26,6 +26,7 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLIF,
     MaxPool2d,
     RecurrentCubaLIF,
+    SampleDelay,
     SpikeMatMul,
     collapse,
 )
@@ -484,7 +485,7 @@ class _Choice:
         match node.op:
             case nir.Input():
                 return self.input_high * 2.0**-self.input_exp
-            case Add() | MaxPool2d() | nir.SumPool2d() | nir.Flatten():
+            case Add() | MaxPool2d() | nir.SumPool2d() | nir.Flatten() | SampleDelay():
                 area = math.prod(node.op.kernel_size) if isinstance(node.op, nir.SumPool2d) else 1
                 return area * sum(self._message_reach(self.graph[name]) for name in node.inputs)
             case _:

@@ -4,7 +4,7 @@ Currents do not travel on a chip: synapses lie in the core of the neurons that s
 
 - synapses (``Conv2d``, ``Dense``, ``SumPool2d``) become connections into each population that reads them, copied where
   several do; ``Add`` and ``Flatten`` vanish;
-- a ``Delay`` becomes a synaptic delay of the connections that it lies on;
+- a ``Delay`` becomes a synaptic delay of the connections that it lies on, a ``SampleDelay`` one of its longest;
 - a product or a max-pool needs its operand as neurons: a carrier population sums the current and sends it as graded
   spikes. A sum that several read has one as well, so that residual streams are not summed afresh by each block;
 - an elementwise node (LIF, relay) that alone reads the product, max-pool or relay before it shares its neurons.
@@ -40,6 +40,7 @@ from resformer.compiler.ir.program import (
     Program,
     RecurrentCubaLIF,
     Relay,
+    SampleDelay,
     SignalKind,
     SpikeMatMul,
     SumPool2d,
@@ -181,7 +182,7 @@ class _Mapper:
                 return True
             case SpikeMatMul():
                 return reader.inputs[0] == node.name
-            case Delay() | Flatten():
+            case Delay() | Flatten() | SampleDelay():
                 return any(self._wants_values(reader, each) for each in self._program.consumers[reader.name])
             case _:
                 return False
@@ -262,8 +263,8 @@ class _Mapper:
             yield Edge(name, reader.name, Link.CONVOLUTION, groups=channels, delay=delay)
             return
         match node.op:
-            case Delay(steps=steps):
-                yield from self._incoming(node.inputs[0], reader, delay + steps)
+            case Delay() | SampleDelay():
+                yield from self._incoming(node.inputs[0], reader, delay + _waits(node.op))
             case Add() | Flatten():
                 for each in node.inputs:
                     yield from self._incoming(each, reader, delay)
@@ -291,8 +292,9 @@ class _Mapper:
         """The population that sends a node's values, and how long they wait."""
         node, delay = self._program[name], 0
         while not self._is_population(node):
-            assert isinstance(node.op, Delay | Flatten), f"{node.name}: a {type(node.op).__name__} sends nothing"
-            delay += node.op.steps if isinstance(node.op, Delay) else 0
+            passes = isinstance(node.op, Delay | SampleDelay | Flatten)
+            assert passes, f"{node.name}: a {type(node.op).__name__} sends nothing"
+            delay += _waits(node.op)
             node = self._program[node.inputs[0]]
         return node.name, delay
 
@@ -311,6 +313,13 @@ def _convolution(source: str, name: str, op: Conv2d, delay: int) -> Edge:
         groups=op.groups,
         delay=delay,
     )
+
+
+def _waits(op: Op) -> int:
+    """The steps that a delay makes a spike wait, at most."""
+    if isinstance(op, SampleDelay):
+        return int(op.steps.max())
+    return op.steps if isinstance(op, Delay) else 0
 
 
 def _parameter_words(op: Op) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.compare import first_difference
-from resformer.compiler.ir.program import SPIKE, Program
+from resformer.compiler.ir.program import SPIKE, Program, SampleDelay
 from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.compiler.target import LOIHI
 from support.clocked import run_clocked
@@ -117,6 +117,53 @@ def test_integrators_in_lava(scale: int) -> None:
     trace = LavaBackend().run(program, samples, record=True)
     assert trace.saturated == expected.saturated
     assert_same_trace(trace, expected)
+
+
+def delays(seed, most, of_spikes, frames, spread, timesteps) -> tuple[Program, np.ndarray]:
+    """Delays of pixels or spikes, none and more than a sample's steps among them, and what synapses make of them."""
+    net = ProgramBuilder((4, 3, 5), seed)
+    source = net.lif("lif", "input", vth=10) if of_spikes else "input"
+    held = tuple(size if varies else 1 for size, varies in zip((4, 3, 5), spread, strict=True))
+    signal = net.nodes[source].op.signal
+    wait = net.add("wait", SampleDelay(signal, net.rng.integers(0, most + 1, held).astype(np.int32)), source)
+    net.plus("add", net.conv("conv", wait, 3), net.conv("other", source, 3))
+    samples = net.samples(3, timesteps=timesteps if frames else None, largest=60)
+    return with_input_range(net.finish(timesteps=timesteps), samples), samples
+
+
+DELAYS = {
+    "seed": SEEDS,
+    "most": st.integers(0, 9),
+    "of_spikes": st.booleans(),
+    "frames": st.booleans(),
+    "spread": SPREADS,
+    "timesteps": st.integers(1, 6),
+}
+
+
+@settings(max_examples=20)
+@given(**DELAYS)
+def test_delays_in_sim(**case) -> None:
+    program, samples = delays(**case)
+    assert_same_trace(run_clocked(program, samples), assert_sim_is_the_reference(program, samples))
+
+
+@settings(max_examples=20)
+@given(**DELAYS)
+def test_delays_in_onnx_runtime(**case) -> None:
+    pytest.importorskip("onnxruntime")
+    from resformer.compiler.backends.onnx.backend import OnnxBackend
+
+    program, samples = delays(**case)
+    assert_same_trace(OnnxBackend().run(program, samples, record=True), reference.run(program, samples, record=True))
+
+
+@pytest.mark.parametrize("of_spikes", [True, False])
+def test_delays_in_lava(of_spikes: bool) -> None:
+    """Of three samples back to back, so that what one sends last would reach the next."""
+    case = {"seed": 4, "most": 4, "frames": True, "spread": (True, True, False), "timesteps": 4}
+    program, samples = delays(**case, of_spikes=of_spikes)
+    assert_same_trace(LavaBackend().run(program, samples, record=True), reference.run(program, samples, record=True))
 
 
 def network(*, soft: bool) -> tuple[Program, np.ndarray]:

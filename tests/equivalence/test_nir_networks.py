@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 
 from resformer.compiler.build import read_build, write_build
+from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.passes.merge_synapses import merge_synapses
 from resformer.compiler.pipeline import CompileOptions, compile_nir
+from resformer.compiler.placement.place import place
 from resformer.compiler.samples import check_samples
 from resformer.runtime.encode import encode, real_logits
 from resformer.runtime.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, verify
@@ -161,6 +163,17 @@ READOUTS = {
 
 NETWORKS = {
     **READOUTS,
+    "delays": lambda normal: chain(
+        (2, 4, 4),
+        nir.Delay(delay=np.broadcast_to([[[0.0]], [[2e-4]]], (2, 4, 4)).copy()),
+        conv2d(normal(3, 2, 3, 3), normal(3), padding=1),
+        lif((3, 4, 4)),
+        nir.Delay(delay=1e-4 * (np.arange(48) % 5).reshape(3, 4, 4)),
+        flatten((3, 4, 4)),
+        nir.Linear(normal(4, 48)),
+        cuba_lif((4,), v_threshold=0.5),
+        nir.Delay(delay=1e-4 * np.arange(4)),
+    ),
     "recurrent": recurrent_flat,
     "recurrent, nested": lambda normal: recurrent(
         normal,
@@ -303,7 +316,14 @@ def test_backends_agree_on_every_kind_of_node(made: Path, backend: str) -> None:
     assert any(expected.spikes[name].dense().any() for name in program.lif_names)
 
 
-VERIFIED = ("current of channels", "soft resets", "recurrent, nested", "recurrent convolution", "readout by CubaLI")
+VERIFIED = (
+    "current of channels",
+    "soft resets",
+    "recurrent, nested",
+    "recurrent convolution",
+    "readout by CubaLI",
+    "delays",
+)
 
 
 @pytest.mark.parametrize("name", VERIFIED)
@@ -320,7 +340,9 @@ def test_our_neurons_verify_in_lava(name: str, tmp_path: Path) -> None:
     assert result.equivalent
     assert result.checks[FLOAT_GRAPH].mismatched == 0
     assert result.checks[BACKEND].mismatched == 0
+    assert result.checks[BACKEND].extra["graded"]["mismatched"] == 0
     assert result.checks[ORIGINAL].extra["f1"] > 0.9
+    assert place(program, load_chip("loihi2")).violations == ()
 
 
 @pytest.mark.parametrize("name", READOUTS)

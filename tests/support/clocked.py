@@ -65,6 +65,8 @@ class _Clock:
             return self.frame(step)
         if isinstance(op, ops.Delay):
             return self.received(node.inputs[0], step - op.steps)
+        if isinstance(op, ops.SampleDelay):
+            return self.wait(node, op, step)
         if isinstance(op, ops.CubaLI):
             return self.integrate(node, op, step)
         if isinstance(op, ops.NEURONS):
@@ -85,6 +87,14 @@ class _Clock:
             return self.zeros(self.program.input.name)
         image = self.samples[sample]
         return np.asarray(image if self.samples.ndim == 4 else image[t], dtype=np.int64)
+
+    def wait(self, node: ops.ProgramNode, op: ops.SampleDelay, step: int) -> IntArray:
+        assert self.program.offsets is not None
+        begun = (step - self.program.offsets[node.name]) % self.program.timesteps
+        arrived = self.zeros(node.name)
+        for late in range(begun + 1):
+            np.copyto(arrived, self.received(node.inputs[0], step - late), where=op.steps == late)
+        return arrived
 
     def integrate(self, node: ops.ProgramNode, op: ops.CubaLI, step: int) -> IntArray:
         assert self.program.offsets is not None

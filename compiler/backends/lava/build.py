@@ -26,7 +26,7 @@ from resformer.compiler.backends.lava.plan import (
 from resformer.compiler.backends.lava.processes.blocks import BLOCK_MODELS, BLOCKS, Network
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
 from resformer.compiler.backends.lava.processes.cuba_lif import PyCubaLifModel, PyCubaLiModel
-from resformer.compiler.backends.lava.processes.delay import PyDelayModel
+from resformer.compiler.backends.lava.processes.delay import PyDelayModel, PySampleDelayModel
 from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
 from resformer.compiler.backends.lava.processes.flatten import PyFlattenModel
 from resformer.compiler.backends.lava.processes.frame_source import PyFrameSourceModel
@@ -118,6 +118,7 @@ OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
     PyLogitSinkModel,
     PyMaxPool2dModel,
     PyRelayModel,
+    PySampleDelayModel,
     PySpikeMatMulModel,
     PySpikeProbeModel,
     *BLOCK_MODELS,

@@ -20,6 +20,7 @@ from resformer.compiler.backends.lava.processes.cuba_lif import CubaLI as CubaLI
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLIF as CubaLIFProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import Feedback
 from resformer.compiler.backends.lava.processes.delay import Delay as DelayProcess
+from resformer.compiler.backends.lava.processes.delay import SampleDelay as SampleDelayProcess
 from resformer.compiler.backends.lava.processes.flatten import Flatten as FlattenProcess
 from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul as SpikeMatMulProcess
 from resformer.compiler.backends.lava.processes.max_pool import MaxPool2d as MaxPool2dProcess
@@ -40,6 +41,7 @@ from resformer.compiler.ir.program import (
     ProgramNode,
     RecurrentCubaLIF,
     Relay,
+    SampleDelay,
     SignalKind,
     SpikeMatMul,
     SumPool2d,
@@ -259,6 +261,19 @@ def _(op: Relay, node: ProgramNode, context: Context) -> _Lowered:
 @_lower.register
 def _(op: Delay, node: ProgramNode, context: Context) -> _Lowered:
     make = partial(DelayProcess, shape=context.in_shape(node), steps=op.steps, name=node.name)
+    return _Lowered(make, ("s_in",), "s_out")
+
+
+@_lower.register
+def _(op: SampleDelay, node: ProgramNode, context: Context) -> _Lowered:
+    make = partial(
+        SampleDelayProcess,
+        shape=lava_shape(node.shape),
+        steps=np.ascontiguousarray(op.steps.T),
+        reset_interval=context.program.timesteps,
+        reset_offset=context.reset_offset(node),
+        name=node.name,
+    )
     return _Lowered(make, ("s_in",), "s_out")
 
 

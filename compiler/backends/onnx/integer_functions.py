@@ -274,6 +274,29 @@ CubaLI <timesteps> (current, keep_u, keep_v, u_bias) => (potentials$saturated)
 """As ``fixedpoint.cuba_li_step``."""
 
 
+SAMPLE_DELAY = """
+SampleDelay <timesteps> (x, since, arrived) => (y)
+{
+    steps = Constant <value_int: int = @timesteps> ()
+    one = Constant <value_ints = [1]> ()
+    batch = Constant <value_ints = [-1]> ()
+    steps_axis = Reshape (steps, one)
+    population = Shape <start = 1> (x)
+    by_step = Concat <axis = 0> (steps_axis, batch, population)
+    x_by_step = Reshape (x, by_step)
+    whole = Shape (x_by_step)
+    index = Expand (since, whole)
+    sent = GatherElements <axis = 0> (x_by_step, index)
+    rest = Constant <value = int32 {0}> ()
+    nothing = CastLike (rest, x)
+    y_by_step = Where (arrived, sent, nothing)
+    shape = Shape (x)
+    y = Reshape (y_by_step, shape)
+}
+"""
+"""For each step and neuron, (T, 1, ...): at which step what arrives was sent, and whether anything arrived."""
+
+
 class Feedback(NamedTuple):
     """How recurrent synapses pass over the spikes of a step ago."""
 

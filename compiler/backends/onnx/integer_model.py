@@ -43,6 +43,7 @@ from resformer.compiler.ir.program import (
     ProgramNode,
     RecurrentCubaLIF,
     Relay,
+    SampleDelay,
     SpikeMatMul,
     SumPool2d,
 )
@@ -302,6 +303,24 @@ class _Writer(ModelWriter):
     @write.register
     def _(self, op: Delay, node: ProgramNode) -> None:  # noqa: ARG002
         self.values[node.name] = self.values[node.inputs[0]]
+
+    @write.register
+    def _(self, op: SampleDelay, node: ProgramNode) -> None:
+        self.functions["SampleDelay"] = functions.SAMPLE_DELAY
+        (source,) = self.inputs(node)
+        narrow = source in self._narrow
+        timesteps = self.graph.timesteps
+        steps = np.broadcast_to(op.steps, node.shape).astype(np.int64)
+        since = np.arange(timesteps).reshape(-1, 1, *(1,) * len(node.shape)) - steps
+        inputs = [
+            source,
+            self.constant(f"{node.name}.since", np.maximum(since, 0)),
+            self.constant(f"{node.name}.arrived", since >= 0),
+        ]
+        element = np.uint8 if narrow else np.int32
+        self.add_for(node, "SampleDelay", inputs, element, domain=DOMAIN, timesteps=timesteps)
+        if narrow:
+            self._narrow.add(node.name)
 
     @write.register
     def _(self, op: Flatten, node: ProgramNode) -> None:  # noqa: ARG002

@@ -34,6 +34,7 @@ from resformer.compiler.ir.program import (
     Program,
     RecurrentCubaLIF,
     Relay,
+    SampleDelay,
     SpikeMatMul,
 )
 
@@ -281,8 +282,8 @@ class _Planner:
                     y, gate = node.inputs
                     gate_layout = Layout.MAP if transpose else Layout.ATTENTION
                     self._single(node, (self._in(Layout.MAP, y), self._in(gate_layout, gate)))
-                case CubaLI():
-                    # even where all steps' inputs are alike, its potentials are not
+                case CubaLI() | SampleDelay():
+                    # even where all steps' inputs are alike, what these make is not
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),), static=False)
                 case _:
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),))
@@ -292,7 +293,7 @@ class _Planner:
         layout = Layout.MAP
         if isinstance(node.op, SpikeMatMul) and node.op.transpose:
             layout = Layout.ATTENTION
-        spikes = isinstance(node.op, Flatten) and self.values[inputs[0]].is_spikes
+        spikes = isinstance(node.op, (Flatten, SampleDelay)) and self.values[inputs[0]].is_spikes
         self.values[node.name] = Value(
             _three_axes(node.shape),
             layout,

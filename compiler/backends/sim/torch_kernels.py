@@ -40,6 +40,7 @@ from resformer.compiler.ir.program import (
     Flatten,
     MaxPool2d,
     RecurrentCubaLIF,
+    SampleDelay,
     SpikeMatMul,
     SumPool2d,
 )
@@ -86,6 +87,8 @@ class TorchKernels:
                 return self.product(step, op, block)
             case OpStep(op=CubaLI() as op):
                 return self.integrators(step, op, block)
+            case OpStep(op=SampleDelay() as op):
+                return self.sample_delay(step, op, block)
             case OpStep(op=MaxPool2d() as op):
                 return functools.partial(self.max_pool, step, op)
             case OpStep(op=SumPool2d() as op):
@@ -319,7 +322,26 @@ class TorchKernels:
         x.clamp_(-limit, limit)
         return clipped * (self.plan.timesteps // len(x))
 
-    # --- pools and shapes
+    # --- pools, shapes and time
+
+    def sample_delay(self, step: OpStep, op: SampleDelay, block: Block) -> Work:
+        """What arrives at each step, neuron by neuron."""
+        value = self.plan.values[step.inputs[0]]
+        # (positions or 1, width); what waits longer than a sample never arrives
+        steps = self._constant(np.minimum(neuron_share(op.steps, value, block), self.plan.timesteps), torch.int64)
+
+        def work(frame: Frame) -> None:
+            x = frame.read(step.inputs[0]).view
+            made = frame.write(step.name, real_dtype(self.plan.values[step.name]))
+            by_position = (self.plan.samples, value.positions, -1)
+            for t in range(self.plan.timesteps):
+                arrived = torch.zeros_like(x[0]).reshape(by_position)
+                for late in range(t + 1):
+                    sent = x[t - late if len(x) > 1 else 0].reshape(by_position)
+                    arrived = torch.where(steps == late, sent, arrived)
+                made.view[t] = arrived.reshape(x.shape[1:])
+
+        return work
 
     def max_pool(self, step: OpStep, op: MaxPool2d, frame: Frame) -> None:
         """Maxima over windows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from resformer.compiler.ir.program import SPIKE, SampleDelay
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.runtime.activity import measure, stem_macs, taps
 from support.program_builder import ProgramBuilder
@@ -47,3 +48,15 @@ def test_recurrent_operations_come_a_step_later_and_the_last_ones_not_at_all() -
     spikes[2] = True
     activity = measure(net.finish(timesteps=3), {"cuba": SpikeTrain.pack(spikes)})
     assert {name: steps.tolist() for name, steps in activity.sops.items()} == {"cuba": [0, 4 * 2, 9 * 2]}
+
+
+def test_spikes_that_wait_are_counted_where_they_arrive() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    first = net.lif("first", net.conv("stem", "input", 2))
+    wait = net.add("wait", SampleDelay(SPIKE, np.array([[[1]], [[2]]], np.int32)), first)
+    net.lif("second", net.conv("conv", wait, 3, (3, 3), padding=(1, 1)))
+    spikes = np.zeros((3, 1, 2, 4, 4), dtype=bool)
+    spikes[0, 0, 0, 0, 0] = spikes[0, 0, 1, 1, 1] = spikes[2, 0, :, 1, 1] = True
+    trains = {"first": SpikeTrain.pack(spikes), "second": SpikeTrain.pack(np.zeros((3, 1, 3, 4, 4), dtype=bool))}
+    activity = measure(net.finish(timesteps=3), trains)
+    assert activity.sops["conv"].tolist() == [0, 4 * 3, 9 * 3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
@@ -50,3 +51,53 @@ class PyDelayModel(PyLoihiProcessModel):  # type: ignore[misc]
         oldest = self.ring[(self.time_step - 1) % len(self.ring)]
         self.s_out.send(oldest)
         oldest[...] = self.s_in.recv()
+
+
+class SampleDelay(AbstractProcess):  # type: ignore[misc]
+    """Sends what each neuron sent some steps ago, if that was in the same sample, and zeros else.
+
+    Args:
+        shape: Of the values, in Lava's order.
+        steps: Broadcast against them.
+        reset_interval: T.
+        reset_offset: A sample begins at each step whose number is this, modulo T.
+        name: The node's.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...],
+        steps: npt.NDArray[np.int32],
+        reset_interval: int,
+        reset_offset: int,
+        name: str,
+    ) -> None:
+        super().__init__(shape=shape, steps=steps, reset_interval=reset_interval, reset_offset=reset_offset, name=name)
+        self.s_in = InPort(shape=shape)
+        self.s_out = OutPort(shape=shape)
+
+
+@implements(proc=SampleDelay, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PySampleDelayModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """Keeps what came since the sample began."""
+
+    s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.reset_interval: int = proc_params["reset_interval"]
+        self.reset_offset: int = proc_params["reset_offset"]
+        self.steps = np.broadcast_to(proc_params["steps"], proc_params["shape"])
+        self.sample = np.zeros((self.reset_interval, *proc_params["shape"]), dtype=np.int32)
+
+    def run_spk(self) -> None:
+        """One step."""
+        now = (self.time_step - self.reset_offset) % self.reset_interval
+        self.sample[now] = self.s_in.recv()
+        since = now - self.steps
+        sent = np.take_along_axis(self.sample, np.maximum(since, 0)[None], axis=0)[0]
+        self.s_out.send(np.where(since >= 0, sent, 0))

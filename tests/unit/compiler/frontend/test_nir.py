@@ -203,7 +203,10 @@ REFUSED = {
         ),
         "a: output.sum reads its potential",
     ),
-    "Delay": (lambda: chain((3,), nir.Delay(delay=ones)), "n0: no lowering for a Delay"),
+    "a delay of a current": (
+        lambda: chain((3,), nir.Linear(square), nir.Delay(delay=ones * 1e-4), lif((3,))),
+        "n1: delays what n0 makes, a current",
+    ),
     "a current that lowers the potential": (lambda: chain((3,), cuba_lif((3,), r=-1.0)), "n0: an input of one changes"),
     "a soft reset to elsewhere": (
         lambda: chain((3,), cuba_lif((3,), reset="soft", v_reset=0.5)),
@@ -262,6 +265,26 @@ def test_damaged_recurrent_layers_are_named(tmp_path: Path, weight: np.ndarray, 
     with pytest.raises(FileFormatError, match=words) as raised:
         load(path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("delay", "words"),
+    [
+        (np.full(3, -1e-4), "n0: delay is -0.0001 seconds"),
+        (np.full(3, np.nan), "n0: delay holds NaN"),
+        (np.zeros(4), r"n0: delay of shape \(4,\) does not fit"),
+    ],
+)
+def test_damaged_delays_are_named(tmp_path: Path, delay: np.ndarray, words: str) -> None:
+    path = write(tmp_path / "n.nir", chain((3,), nir.Delay(delay=ones), lif((3,))))
+    replace("n0/delay", delay)(path)
+    with pytest.raises(FileFormatError, match=words):
+        load(path)
+
+
+def test_delays_are_rounded_to_whole_steps(tmp_path: Path) -> None:
+    path = write(tmp_path / "n.nir", chain((4,), nir.Delay(delay=np.array([0.0, 1.4e-4, 1.6e-4, 9e-4])), lif((4,))))
+    assert import_nir(path, dt=1e-4, timesteps=3)["n0"].op.steps.tolist() == [0, 1, 2, 9]
 
 
 def test_values_that_meet_must_fit(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
-from resformer.compiler.ir.program import SPIKE, Delay
+from resformer.compiler.ir.program import SPIKE, Delay, SampleDelay
 from resformer.compiler.placement.mapping import Link, map_program
 from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.errors import CapacityError
@@ -238,3 +238,13 @@ def test_recurrent_synapses_and_own_parameters_take_memory() -> None:
     assert recurrent["synapse words"] - alike["synapse words"] == 8 * 9 * 2
     assert recurrent["axons in"] - alike["axons in"] == 2
     assert recurrent["axon map words"] - alike["axon map words"] == 2 * 16
+
+
+def test_a_delay_of_the_network_waits_like_one_of_the_schedule() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    first = net.lif("first", net.conv("stem", "input", 2))
+    wait = net.add("wait", SampleDelay(SPIKE, np.array([[[1]], [[7]]], np.int32)), first)
+    net.lif("second", net.conv("conv", wait, 3))
+    populations = {each.name: each for each in map_program(net.finish())}
+    assert set(populations) == {"input", "first", "second"} | {name for name in populations if name == "output"}
+    assert [(edge.source, edge.delay) for edge in populations["second"].edges] == [("first", 7)]

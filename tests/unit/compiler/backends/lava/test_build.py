@@ -33,7 +33,7 @@ from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul
 from resformer.compiler.backends.lava.processes.probe import SpikeProbe
 from resformer.compiler.backends.lava.processes.relay import Relay
 from resformer.compiler.backends.lava.record import Recorder
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import SPIKE, Program, SampleDelay
 from support.program_builder import ProgramBuilder, tiny_resformer
 
 
@@ -108,7 +108,9 @@ def test_each_process_finds_its_model_by_itself() -> None:
     network, leaves = compiled(tiny_resformer()[0], record=True)
     sink = LogitSink(shape=(5,), record=None, clock=None, name="output")
     net = ProgramBuilder((2, 3, 3))
-    net.cuba_li("last", net.conv("second", net.cuba_lif("cuba", net.conv("conv", "input", 2)), 2))
+    neurons = net.cuba_lif("cuba", net.conv("conv", "input", 2))
+    wait = net.add("wait", SampleDelay(SPIKE, np.ones((1, 1, 1), np.int32)), neurons)
+    net.cuba_li("last", net.conv("second", wait, 2))
     _, others = compiled(net.finish(), record=True)
     processes = {type(each): each for each in (*leaves, *others, *network.procs, network, sink)}
     processes[blocks.Block] = blocks.Block(name="block", plan=network.proc_params["plan"])
