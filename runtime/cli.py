@@ -319,7 +319,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             from resformer.runtime.page.content import SAMPLES, as_shown, run_and_show
             from resformer.runtime.page.write import write_page
 
-            seen, cost = run_and_show(given.first(SAMPLES), update=update)
+            seen, cost = run_and_show(given.first(SAMPLES), model=arguments.model, update=update)
             write_page((as_shown(given.build, verification=to_json(result), run=seen, cost=cost),), arguments.report)
     if arguments.local_plot is not None:
         plot_local(result.local, arguments.local_plot)

@@ -124,7 +124,7 @@ def require_input(arguments: argparse.Namespace, *others: str) -> None:
         UsageError: One was given.
     """
     for name in ("samples", "labels", "resize", "normalize", "mean", "std", *others):
-        if getattr(arguments, name) not in (None, False):
+        if getattr(arguments, name) not in (None, False, []):
             raise UsageError(f"--{name}: goes with --input")
 
 

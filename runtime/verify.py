@@ -287,17 +287,15 @@ def _network(build: Build, program: Program, model: Path | None) -> Network:
         return _nir_network(build, program, model)
     if build.from_module:
         if model is not None:
-            raise InputError(
-                f"{model}: the build was compiled from a module in memory; verify it there, with CompiledModule.verify"
-            )
+            open_original(build, program, model)
         return Network(program, {}, None, None)
     size = program.input.shape[-1]
     quantized = open_checkpoint(build.quantized_path, timesteps=program.timesteps, image_size=size)
     _same_populations(quantized, program, str(build.quantized_path))
     if model is None:
         return Network(program, {}, None, quantized)
-    original = open_checkpoint(model, timesteps=program.timesteps, image_size=size)
-    _same_populations(original, program, str(model))
+    original = open_original(build, program, model)
+    assert isinstance(original, TorchNetwork)
     assert isinstance(original.model, SpikingResformer)
     graphs = _build_graphs(import_model(original.model), FLOAT_PASSES, build, program)
     return Network(program, graphs, original, quantized, fine_tuned=original.fine_tuned)
@@ -307,13 +305,33 @@ def _nir_network(build: Build, program: Program, model: Path | None) -> Network:
     """The sides of a network from a NIR file."""
     if model is None:
         return Network(program, {}, None, None)
+    original = open_original(build, program, model)
+    assert isinstance(original, NirNetwork)
+    return Network(program, _build_graphs(original.graph, NIR_PASSES, build, program), original, None)
+
+
+def open_original(build: Build, program: Program, model: Path) -> TorchNetwork | NirNetwork:
+    """What a build was compiled from, in real numbers.
+
+    Args:
+        build: Of a checkpoint or a NIR file.
+        program: The build's.
+        model: The file.
+
+    Raises:
+        ResformerError: It cannot be read.
+        InputError: It is another network than the one that was compiled, or that was a module in memory.
+    """
+    if build.from_module:
+        raise InputError(
+            f"{model}: the build was compiled from a module in memory; verify it there, with CompiledModule.verify"
+        )
+    if not build.from_nir:
+        checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=program.input.shape[-1])
+        _same_populations(checkpoint, program, str(model))
+        return checkpoint
     known = build.network().metadata
-    graph = import_nir(
-        model,
-        dt=float(known["dt"]),
-        timesteps=program.timesteps,
-        reset=str(known["reset"]),
-    )
+    graph = import_nir(model, dt=float(known["dt"]), timesteps=program.timesteps, reset=str(known["reset"]))
     original = NirNetwork(graph)
     same = set(original.neurons) == set(program.lif_names) and (graph.input.shape, graph.output.shape) == (
         program.input.shape,
@@ -321,7 +339,7 @@ def _nir_network(build: Build, program: Program, model: Path | None) -> Network:
     )
     if not same:
         raise InputError(f"{model}: another network than the one that was compiled; give the file of the build")
-    return Network(program, _build_graphs(graph, NIR_PASSES, build, program), original, None)
+    return original
 
 
 def _same_populations(network: TorchNetwork, program: Program, source: str) -> None:

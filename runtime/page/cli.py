@@ -63,6 +63,14 @@ def _parser() -> Parser:
         help="what resformer-run --cost --json wrote, likewise (default: estimated of the run of --input)",
     )
     parser.add_argument(
+        "--model",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="with --input: what was compiled, likewise, to draw where spikes differ from its own",
+    )
+    parser.add_argument(
         "--chip",
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
         help="with --input: estimate the cost on another chip than the builds were placed on, or with other constants",
@@ -78,11 +86,11 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         OSError: The page cannot be written.
     """
     builds = len(arguments.builds)
-    for option, given in (("--verify", arguments.verify), ("--cost", arguments.cost)):
+    for option, given in (("--verify", arguments.verify), ("--cost", arguments.cost), ("--model", arguments.model)):
         if given and len(given) != builds:
             raise UsageError(f"{option}: {len(given)} files for {builds} builds; give one each, in their order")
     if arguments.input is None:
-        require_input(arguments, "chip")
+        require_input(arguments, "chip", "model")
     else:
         check_input_usage(arguments)
     check_writable(arguments.output)
@@ -114,16 +122,18 @@ def _shown(arguments: argparse.Namespace, index: int, update: Update) -> Shown:
     cost = read_result(arguments.cost[index], costs.FORMAT) if arguments.cost else None
     build, run = read_build(directory), None
     if arguments.input is not None:
-        run, estimated = _run(read_given(arguments, directory), arguments, update)
+        model = arguments.model[index] if arguments.model else None
+        run, estimated = _run(read_given(arguments, directory), arguments, model, update)
         cost = estimated if cost is None else cost
     return as_shown(build, verification=verification, cost=cost, run=run)
 
 
-def _run(given: Given, arguments: argparse.Namespace, update: Update) -> tuple[Json, Json]:
+def _run(given: Given, arguments: argparse.Namespace, model: Path | None, update: Update) -> tuple[Json, Json]:
     """Run the samples, and see what they do."""
     from resformer.compiler.chips.chip import load_chip
     from resformer.runtime.page.content import SAMPLES, run_and_show
 
     if arguments.samples is None:
         given = given.first(SAMPLES)
-    return run_and_show(given, chip=None if arguments.chip is None else load_chip(arguments.chip), update=update)
+    chip = None if arguments.chip is None else load_chip(arguments.chip)
+    return run_and_show(given, chip=chip, model=model, update=update)

@@ -23,6 +23,7 @@ from resformer.runtime.activity import measure
 from resformer.runtime.inputs import Given
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run import Inference, infer, require_room_for_spikes, samples_at_once
+from resformer.runtime.verify import open_original
 
 Json = Mapping[str, Any]
 
@@ -73,7 +74,9 @@ def as_shown(
     return Shown(build.directory.resolve().name, build.report, _placement(build), verification, cost, run)
 
 
-def run_shown(given: Given, result: Inference, backend: str, chip: Chip | None = None) -> tuple[Json, Json]:
+def run_shown(
+    given: Given, result: Inference, backend: str, chip: Chip | None = None, model: Path | None = None
+) -> tuple[Json, Json]:
     """What a recorded run shows, and what it costs.
 
     Args:
@@ -81,15 +84,22 @@ def run_shown(given: Given, result: Inference, backend: str, chip: Chip | None =
         result: With every spike.
         backend: Where.
         chip: What it costs on; None for the one that the build was placed on.
+        model: What was compiled, to see where spikes differ from its own.
+
+    Raises:
+        ResformerError: The model cannot be read, or is another network.
     """
     program = given.program
     activity = measure(program, result.spikes)
     placement = place(program, chip or given.build.chip() or load_chip(DEFAULT))
     cost = costs.to_json(costs.estimate(program, activity, placement))
-    return observe_run(program, given, result, activity, backend), cost
+    original = None if model is None else open_original(given.build, program, model)
+    return observe_run(program, given, result, activity, backend, original), cost
 
 
-def run_and_show(given: Given, *, chip: Chip | None = None, update: Update) -> tuple[Json, Json]:
+def run_and_show(
+    given: Given, *, chip: Chip | None = None, model: Path | None = None, update: Update
+) -> tuple[Json, Json]:
     """Run samples, and tell what the run shows and costs, as :func:`run_shown`.
 
     Raises:
@@ -106,7 +116,7 @@ def run_and_show(given: Given, *, chip: Chip | None = None, update: Update) -> t
         progress=lambda done, total: update(f"running in {BACKEND}", done, total),
     )
     update("counting potentials", 0, 0)
-    return run_shown(given, result, BACKEND, chip)
+    return run_shown(given, result, BACKEND, chip, model)
 
 
 def read_result(path: Path, kind: str) -> Json:

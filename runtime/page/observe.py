@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.samples import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.activity import Activity
-from resformer.runtime.encode import encode
+from resformer.runtime.encode import decode, encode
 from resformer.runtime.inputs import Given
 from resformer.runtime.run import Inference
 
@@ -49,7 +49,22 @@ MARGIN_RANGE = (0.0, 2.0)
 BoolArray = npt.NDArray[np.bool_]
 
 
-def observe_run(program: Program, given: Given, result: Inference, activity: Activity, backend: str) -> dict[str, Any]:
+class Original(Protocol):
+    """A network of real numbers that tells what its populations fire (``TorchNetwork``, ``NirNetwork``)."""
+
+    def run(self, samples: npt.NDArray[np.float64], observe: Callable[[str, Any, Any], None]) -> Any:
+        """Run samples."""
+        ...
+
+
+def observe_run(
+    program: Program,
+    given: Given,
+    result: Inference,
+    activity: Activity,
+    backend: str,
+    original: Original | None = None,
+) -> dict[str, Any]:
     """All that the page shows of a run, as JSON can hold it.
 
     Args:
@@ -58,6 +73,7 @@ def observe_run(program: Program, given: Given, result: Inference, activity: Act
         result: With every spike.
         activity: Counted from it.
         backend: Where.
+        original: What the program was compiled from, to see where spikes differ.
     """
     labels = None if given.labels is None else given.labels.tolist()
     shown = min(IMAGES, len(given.samples))
@@ -76,6 +92,7 @@ def observe_run(program: Program, given: Given, result: Inference, activity: Act
         "images": images(given.samples, shown),
         "attention": attention(program, result.spikes, shown),
         "margins": margins(program, given.samples),
+        "differences": None if original is None else differences(program, original, given.samples, result.spikes),
     }
 
 
@@ -135,29 +152,68 @@ def attention(program: Program, spikes: Mapping[str, SpikeTrain], count: int) ->
     A map (heads, patches, H * W) fires at a place of the image once for each patch that attends to it.
     """
     found = []
+    for layer in _attention_layers(program):
+        fired = spikes[layer["name"]].dense()[:, :count]
+        part = fired.mean(axis=(0, 3)).reshape(-1, layer["heads"], layer["rows"], layer["columns"])
+        top = float(part.max())
+        found.append(layer | {"highest": top, "maps": _base64(np.rint(255 * part / (top or 1.0)).astype(np.uint8))})
+    return found
+
+
+def _attention_layers(program: Program) -> Iterator[dict[str, Any]]:
+    """The populations that are attention maps, and the places of the image that they attend to."""
     for node in program:
         if not isinstance(node.op, SpikeMatMul) or not node.op.transpose:
             continue
         _, rows, columns = _source(program, node.inputs[-1]).shape
         for name in _fires_after(program, node.name):
             heads, patches, places = program[name].shape
-            if places != rows * columns:
-                continue
-            fired = spikes[name].dense()[:, :count]
-            part = fired.mean(axis=(0, 3)).reshape(-1, heads, rows, columns)
-            top = float(part.max())
-            found.append(
-                {
-                    "name": name,
-                    "heads": heads,
-                    "patches": patches,
-                    "rows": rows,
-                    "columns": columns,
-                    "highest": top,
-                    "maps": _base64(np.rint(255 * part / (top or 1.0)).astype(np.uint8)),
-                }
-            )
-    return found
+            if places == rows * columns:
+                yield {"name": name, "heads": heads, "patches": patches, "rows": rows, "columns": columns}
+
+
+def differences(
+    program: Program, original: Original, samples: Samples, spikes: Mapping[str, SpikeTrain]
+) -> dict[str, Any]:
+    """Where the program's spikes differ from the original's, from end to end, as E4 compares them.
+
+    Args:
+        program: What ran.
+        original: What it was compiled from.
+        samples: What both are given.
+        spikes: The program's.
+
+    Returns:
+        ``samples``: how many were compared. ``layers``: of each population how many spikes were ``compared`` and
+        ``mismatched``, the share at each of the ``steps``, and a ``map`` over places, its brightest ``highest``.
+    """
+    count = min(IMAGES, len(samples))
+    real = samples.real(0, count)
+    given = decode(encode(real, program).values, program) if getattr(original, "fine_tuned", False) else real
+    places = {layer["name"]: (layer["rows"], layer["columns"]) for layer in _attention_layers(program)}
+    layers: dict[str, Any] = {}
+
+    def compare(name: str, _currents: Any, fired: Any) -> None:
+        expected = fired.bool().numpy()
+        train = spikes[name].dense()[:, :count]
+        differ = expected.reshape(train.shape) != train
+        if name in places:
+            differ_at = differ.mean(axis=(0, 1, 2, 3)).reshape(places[name])
+        else:
+            differ_at = differ.reshape(*train.shape[:3], *(*train.shape[3:], 1, 1)[:2]).mean(axis=(0, 1, 2))
+        top = float(differ_at.max())
+        layers[name] = {
+            "compared": int(differ.size),
+            "mismatched": int(np.count_nonzero(differ)),
+            "steps": [float(each.mean()) for each in differ],
+            "rows": differ_at.shape[0],
+            "columns": differ_at.shape[1],
+            "highest": top,
+            "map": _base64(np.rint(255 * differ_at / (top or 1.0)).astype(np.uint8)),
+        }
+
+    original.run(given, compare)
+    return {"samples": count, "layers": {name: layers[name] for name in program.lif_names}}
 
 
 def _source(program: Program, name: str) -> Any:

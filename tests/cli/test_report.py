@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resformer.runtime.cli import run_main, verify_main
@@ -72,6 +74,25 @@ def test_the_other_commands_write_it_too(tiny: Tiny, tmp_path: Path) -> None:
     assert read_page(tmp_path / "again.html")[0]["builds"][0]["verification"] == read_json(result)
 
 
+def test_differences_are_those_that_verifying_counts(tiny: Tiny, tmp_path: Path) -> None:
+    page, again, result = tmp_path / "v.html", tmp_path / "r.html", tmp_path / "v.json"
+    given = [str(tiny.build), "--input", str(tiny.images), "--samples", "3", "--model", str(tiny.model)]
+    assert verify_main([*given, "--backend", "sim", "--json", str(result), "--report", str(page)]) == 0
+    assert main([*given, "-o", str(again)]) == 0
+    run = read_page(page)[0]["builds"][0]["run"]
+    assert run == read_page(again)[0]["builds"][0]["run"]
+    assert run["differences"]["samples"] == 3
+    for layer in read_json(result)["layers"]:
+        found = run["differences"]["layers"][layer["name"]]
+        assert {key: found[key] for key in ("compared", "mismatched")} == layer["checks"]["quantized_vs_original"]
+        share = found["mismatched"] / found["compared"]
+        assert sum(found["steps"]) / len(found["steps"]) == pytest.approx(share)
+        places = np.frombuffer(base64.b64decode(found["map"]), dtype=np.uint8)
+        assert places.size == found["rows"] * found["columns"]
+        assert places.mean() / 255 * found["highest"] == pytest.approx(share, abs=found["highest"] / 255)
+    assert any(each["mismatched"] for each in run["differences"]["layers"].values())
+
+
 def test_several_builds_are_compared(tiny: Tiny, tmp_path: Path) -> None:
     page, other = tmp_path / "compared.html", tiny.copied_build(tmp_path)
     given = ["--input", str(tiny.images), "--samples", "2"]
@@ -99,6 +120,7 @@ def test_hostile_names_stay_text(tiny: Tiny, tmp_path: Path) -> None:
     ("arguments", "status", "message"),
     [
         (["--samples", "2"], 2, "--samples: goes with --input"),
+        (["--model", "m.pt"], 2, "--model: goes with --input"),
         (["--chip", "loihi1"], 2, "--chip: goes with --input"),
         (["--verify", "a.json", "--verify", "b.json"], 2, "--verify: 2 files for 1 builds"),
         (["--verify", "{bad}"], 1, "no JSON"),

@@ -318,3 +318,60 @@ function margins(view) {
     ),
   ];
 }
+
+// Where the program's spikes are not those of what it was compiled from.
+function differences(view) {
+  const found = view.build.run?.differences;
+  if (!found)
+    return view.build.run
+      ? caption("With --model, resformer-report draws where spikes differ from the original's.")
+      : null;
+  const width = 118;
+  return [
+    html(
+      "h3",
+      {},
+      "Where spikes differ from the original's ",
+      html("small", {}, `${counted(found.samples, "sample")}, from end to end; below each map, its steps`),
+    ),
+    html(
+      "div",
+      { class: "multiples" },
+      Object.entries(found.layers).map(([name, layer]) => {
+        const share = layer.mismatched / layer.compared,
+          values = bytes(layer.map),
+          most = Math.max(...layer.steps, 1e-12);
+        const map = paint(
+          html("canvas", {
+            class: "map",
+            style: { "aspect-ratio": `${layer.columns} / ${layer.rows}` },
+            "aria-label": `where spikes of ${name} differ`,
+          }),
+          layer.columns,
+          layer.rows,
+          (x, y) => [214, 90, 10, values[y * layer.columns + x]],
+        );
+        const steps = svg(
+          "svg",
+          { viewBox: `0 0 ${width} 16`, class: "fit", style: { "max-width": "118px" }, "aria-hidden": "true" },
+          layer.steps.map((each, step) => {
+            const wide = width / layer.steps.length;
+            return svg("rect", {
+              x: step * wide + 0.5,
+              y: 15 - (14 * each) / most,
+              width: Math.max(wide - 1, 0.5),
+              height: (14 * each) / most + 0.5,
+              fill: view.colour(name),
+            });
+          }),
+        );
+        const figure = multiple(view, name, `${percent(share)} differ`, map, steps);
+        figure.dataset.tip = `${name}\n${whole(layer.mismatched)} of ${whole(layer.compared)} spikes differ\nat its worst place ${percent(layer.highest)}\n${layer.steps.map((each, step) => `step ${step}: ${percent(each)}`).join("\n")}`;
+        return figure;
+      }),
+    ),
+    caption(
+      "Maps are over the layer's places (of attention, over the places attended to), averaged over channels, steps and samples, each scaled to its own worst place.",
+    ),
+  ];
+}

@@ -171,6 +171,8 @@ function headline(view) {
   ]);
 }
 
+const sourceOf = (report) => report.source.file ?? report.source.module;
+
 function provenance(view) {
   const { report, placement, cost } = view.build,
     chip = cost?.chip ?? placement?.chip;
@@ -178,7 +180,7 @@ function provenance(view) {
     .filter(([, value]) => value !== null)
     .map(([key, value]) => [key.replaceAll("_", " "), String(value)]);
   const facts = [
-    ["compiled from", report.source.file],
+    ["compiled from", sourceOf(report)],
     ["its SHA-256", report.source.sha256],
     ["targets", report.targets.join(", ")],
     ...options,
@@ -306,7 +308,9 @@ function single(view, version) {
     { report, placement } = build;
   const net = report.architecture
     ? `SpikingResformer with ${report.architecture.neuron} neurons, planes ${report.architecture.planes.join("-")}, heads ${report.architecture.num_heads.join("-")}`
-    : "Feed-forward network from NIR";
+    : report.source.module
+      ? "Network from a module in memory"
+      : "Network from NIR";
   const sections = [
     section(
       "network",
@@ -330,7 +334,7 @@ function single(view, version) {
     ),
     section("attention", "Attention", null, attentionMaps(view)),
     section("margins", "Margins", null, margins(view)),
-    section("mismatches", "Equivalence", null, mismatches(view)),
+    section("mismatches", "Equivalence", null, mismatches(view), differences(view)),
     section("quantization", "Quantization", null, quantization(view)),
     section(
       "chip",
@@ -345,7 +349,7 @@ function single(view, version) {
   return frame(
     "compiled network",
     build.name,
-    `${net}. From ${report.source.file}, for ${report.targets.join(", ")}.`,
+    `${net}. From ${sourceOf(report)}, for ${report.targets.join(", ")}.`,
     [verdict(view), headline(view)],
     sections,
     version,
@@ -376,7 +380,7 @@ function several(views, version) {
             "tbody",
             {},
             [
-              ["compiled from", view.build.report.source.file],
+              ["compiled from", sourceOf(view.build.report)],
               ["its SHA-256", view.build.report.source.sha256],
               [
                 "options",
