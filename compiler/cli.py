@@ -112,7 +112,8 @@ def compile_parser() -> Parser:
         "--calibration",
         type=Path,
         metavar="X.npy",
-        help="images to measure the currents' ranges on (default: a bound estimated from the weights)",
+        help="images of the training set, 256 say, to measure ranges on and to round weights and biases for (default: "
+        "ranges are estimated from the weights, and each weight is rounded to its nearest)",
     )
     parser.add_argument(
         "--dump-after",
@@ -171,7 +172,7 @@ def compile_build(arguments: argparse.Namespace) -> int:
         check_replaceable(arguments.output)
         options = compile_options(arguments)
         dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
-        compilation = compile_network(arguments.model, options, dump)
+        compilation = compile_network(arguments.model, options, dump, update)
         if compilation.placement is not None:
             compilation.placement.require()
         update("writing", 0, 0)
@@ -190,7 +191,7 @@ def _check(arguments: argparse.Namespace) -> int:
         from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
 
         dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
-        placement = compile_network(arguments.model, compile_options(arguments), dump).placement
+        placement = compile_network(arguments.model, compile_options(arguments), dump, update).placement
     assert placement is not None
     for text in dump.texts:
         Terminal().line(text)
@@ -291,6 +292,7 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
             f"{totals['parameters']:,} parameters, {totals['neurons']:,} LIF neurons, {totals['synapses']:,} synapses",
         ),
         ("scales", f"currents in steps of 2^-{min(scales)} to 2^-{max(scales)}"),
+        ("weights", _calibration(report["options"]["calibration_samples"])),
         ("may saturate", f"{len(report['may_saturate'])} of {len(report['nodes'])} nodes"),
     ]
     placement = report["placement"]
@@ -317,6 +319,13 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
     terminal.table("Written", ("file", " size"), [(path, size_of(path)) for path in files])
     for warning in report["warnings"]:
         terminal.line(f"warning: {warning}")
+
+
+def _calibration(samples: int | None) -> str:
+    """What the weights were rounded by, and what that lacks."""
+    if samples is None:
+        return "rounded without data: ranges are estimated, biases uncorrected; --calibration X.npy loses less"
+    return f"rounded for what {samples:,} calibration samples make each layer read"
 
 
 def _network(architecture: Any) -> str:

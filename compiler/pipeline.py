@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -19,6 +19,7 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.balance_delays import balance_delays
 from resformer.compiler.passes.bound_ranges import bound_ranges
+from resformer.compiler.passes.calibrate import Calibrated, Progress, calibrate
 from resformer.compiler.passes.convolve_linear import convolve_linear
 from resformer.compiler.passes.fold_attention_scale import fold_attention_scale
 from resformer.compiler.passes.fold_average_pool import fold_average_pool
@@ -164,7 +165,7 @@ class Compilation:
     folded: Graph[nir.NIRNode]
     quantized: Program
     program: Program
-    ranges: dict[str, float]
+    ranges: Mapping[str, float]
     plan: QuantizationPlan
     placement: Placement | None = None
 
@@ -175,13 +176,15 @@ class Compilation:
         return self.folded if module is None else fold_batchnorm(module.traced.graph)
 
 
-def compile_network(path: Path, options: CompileOptions | None = None, observe: Observer | None = None) -> Compilation:
+def compile_network(
+    path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
+) -> Compilation:
     """Compile a NIR file if the name ends in ``.nir``, and a checkpoint otherwise."""
-    return (compile_nir if is_nir(path) else compile_checkpoint)(path, options, observe)
+    return (compile_nir if is_nir(path) else compile_checkpoint)(path, options, observe, progress)
 
 
 def compile_checkpoint(
-    path: Path, options: CompileOptions | None = None, observe: Observer | None = None
+    path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
 ) -> Compilation:
     """Compile a SpikingResformer checkpoint to a scheduled integer program.
 
@@ -189,31 +192,39 @@ def compile_checkpoint(
         path: A checkpoint (``resformer.models.checkpoint``).
         options: Choices; the defaults where None.
         observe: Told each pass's name and result.
+        progress: Told of each layer that is calibrated.
 
     Raises:
         ResformerError: The checkpoint, the network or a choice cannot be compiled; the message says what to do.
     """
     options = options or CompileOptions()
-    return _compile(lambda: _import_checkpoint(path, options), FLOAT_PASSES, options, observe)
+    return _compile(lambda: _import_checkpoint(path, options), FLOAT_PASSES, options, observe, progress)
 
 
-def compile_nir(path: Path, options: CompileOptions | None = None, observe: Observer | None = None) -> Compilation:
+def compile_nir(
+    path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
+) -> Compilation:
     """Compile a network in a NIR file to a scheduled integer program.
 
     Args:
         path: Written by any framework, of the nodes that ``resformer.compiler.frontend.nir`` imports.
         options: Choices; the defaults where None.
         observe: Told each pass's name and result.
+        progress: Told of each layer that is calibrated.
 
     Raises:
         ResformerError: The file, the network or a choice cannot be compiled; the message says what to do.
     """
     options = options or CompileOptions()
-    return _compile(lambda: _import_nir(path, options), NIR_PASSES, options, observe)
+    return _compile(lambda: _import_nir(path, options), NIR_PASSES, options, observe, progress)
 
 
 def compile_module(
-    module: nn.Module, example: torch.Tensor, options: CompileOptions | None = None, observe: Observer | None = None
+    module: nn.Module,
+    example: torch.Tensor,
+    options: CompileOptions | None = None,
+    observe: Observer | None = None,
+    progress: Progress | None = None,
 ) -> Compilation:
     """Compile a SpikingJelly module in memory to a scheduled integer program.
 
@@ -222,12 +233,13 @@ def compile_module(
         example: Samples as its ``forward`` takes them; their shape alone matters.
         options: Choices; the defaults where None.
         observe: Told each pass's name and result.
+        progress: Told of each layer that is calibrated.
 
     Raises:
         ResformerError: The module or a choice cannot be compiled; the message says what to do, and names the line.
     """
     options = options or CompileOptions()
-    return _compile(lambda: _import_module(module, example, options), MODULE_PASSES, options, observe)
+    return _compile(lambda: _import_module(module, example, options), MODULE_PASSES, options, observe, progress)
 
 
 def _compile(
@@ -235,6 +247,7 @@ def _compile(
     float_passes: tuple[FloatPass, ...],
     options: CompileOptions,
     observe: Observer | None,
+    progress: Progress | None,
 ) -> Compilation:
     """All but the import is the same for every network."""
     step = _Step(observe)
@@ -243,26 +256,30 @@ def _compile(
     for float_pass in float_passes:
         graph = step.run(float_pass, graph)
 
-    if source.plan is None:
-        ranges, plan = _choose_plan(graph, options)
+    if source.plan is not None:
+        ranges: Mapping[str, float] = {}
+        calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
     else:
-        ranges, plan = {}, _checked(source.plan, graph, source.path)
-    quantized = step.done("quantize", quantize(graph, plan))
+        ranges, calibrated = _calibrate(graph, options, progress)
+    quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded))
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = step.run(integer_pass, program)
     placement = None if options.chip is None else place(program, options.chip)
-    return Compilation(source, graph, quantized, program, ranges, plan, placement)
+    return Compilation(source, graph, quantized, program, ranges, calibrated.plan, placement)
 
 
-def _choose_plan(graph: Graph[nir.NIRNode], options: CompileOptions) -> tuple[dict[str, float], QuantizationPlan]:
-    """The magnitudes of currents, and the plan that suits them."""
-    measured = options.calibration is not None
+def _calibrate(
+    graph: Graph[nir.NIRNode], options: CompileOptions, progress: Progress | None
+) -> tuple[Mapping[str, float], Calibrated]:
+    """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
     if options.calibration is None:
         ranges = estimated_ranges(graph)
-    else:
-        ranges = measured_ranges(graph, check_samples(options.calibration, graph, "calibration").real())
-    return ranges, choose_plan(graph, ranges, options.quantization, measured=measured)
+        return ranges, Calibrated(choose_plan(graph, ranges, options.quantization, measured=False), {})
+    samples = check_samples(options.calibration, graph, "calibration").real()
+    ranges = measured_ranges(graph, samples)
+    plan = choose_plan(graph, ranges, options.quantization, measured=True)
+    return ranges, calibrate(graph, samples, plan, progress=progress)
 
 
 def _checked(plan: QuantizationPlan, graph: Graph[nir.NIRNode], path: Path | None) -> QuantizationPlan:

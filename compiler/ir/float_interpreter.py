@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, SOFT, dt_over_tau
 from resformer.compiler.ir.primitives import (
     NEURONS,
@@ -55,25 +55,41 @@ def run(
     Returns:
         The logits of each step, (T, N, classes).
     """
+    value: torch.Tensor | None = None
+    for node, _, value in trace(graph, samples, dtype=dtype):
+        if observe is not None:
+            observe(node.name, value)
+    assert value is not None
+    return value
+
+
+def trace(
+    graph: Graph[nir.NIRNode], samples: torch.Tensor | npt.NDArray[Any], *, dtype: torch.dtype = torch.float64
+) -> Iterator[tuple[Node[nir.NIRNode], tuple[torch.Tensor, ...], torch.Tensor]]:
+    """Run samples as :func:`run` does, node by node: each with its inputs and its output, none of them to be changed.
+
+    A value is forgotten once all who read it have come, so that memory holds what is still needed and no more.
+    """
     dt = float(graph.metadata["dt"])
     remaining = {name: len(readers) for name, readers in graph.consumers.items()}
     values: dict[str, torch.Tensor] = {}
     for node in graph:
-        if isinstance(node.op, nir.Input):
-            value = _frames(torch.as_tensor(samples).to(dtype), graph.timesteps)
-        elif isinstance(node.op, NEURONS):
-            value = fire(node.op, values[node.inputs[0]], dt)
-        else:
-            value = evaluate(node.op, *(values[name] for name in node.inputs))
-            value = value.reshape(*value.shape[:2], *node.shape)
+        inputs = tuple(values[name] for name in node.inputs)
+        with torch.no_grad():
+            if isinstance(node.op, nir.Input):
+                value = _frames(torch.as_tensor(samples).to(dtype), graph.timesteps)
+            elif isinstance(node.op, NEURONS):
+                value = fire(node.op, inputs[0], dt)
+            else:
+                value = evaluate(node.op, *inputs)
+                value = value.reshape(*value.shape[:2], *node.shape)
         values[node.name] = value
-        if observe is not None:
-            observe(node.name, value)
+        yield node, inputs, value
+        del inputs
         for source in dict.fromkeys(node.inputs):
             remaining[source] -= 1
             if not remaining[source]:
                 del values[source]
-    return values[graph.output.name]
 
 
 def _frames(samples: torch.Tensor, timesteps: int) -> torch.Tensor:

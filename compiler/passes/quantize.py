@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import nir
@@ -28,7 +30,7 @@ from resformer.compiler.ir.primitives import (
     collapse,
 )
 from resformer.compiler.ir.program import LIF, SPIKE, CubaLIF, Op, Output, Program, Signal, SignalKind
-from resformer.compiler.passes.scales import QuantizationPlan, uniform
+from resformer.compiler.passes.scales import LayerPlan, QuantizationPlan, uniform
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError, UnsupportedError
 
@@ -38,12 +40,32 @@ MIN_DECAY = 0.5 / LOIHI.decay_unity
 """Smallest share of a membrane potential lost in a step that does not round to none."""
 
 
-def quantize(graph: Graph[nir.NIRNode], plan: QuantizationPlan) -> Program:
+@dataclass(frozen=True, eq=False)
+class LayerIntegers:
+    """What the weights and biases of one layer were rounded to.
+
+    Attributes:
+        weight: Mantissas, (C_out, ...).
+        bias: (C_out,), whole numbers in units of the layer's current; zeros where it has none.
+    """
+
+    weight: npt.NDArray[np.int8]
+    bias: Float64Array
+
+    def real_weight(self, layer: LayerPlan, unit_exp: int) -> Float64Array:
+        """The real numbers that the mantissas stand for, with the layer's plan and ``weight_unit_exp``."""
+        return self.weight * _units(layer, unit_exp, self.weight.ndim)
+
+
+def quantize(
+    graph: Graph[nir.NIRNode], plan: QuantizationPlan, rounded: Mapping[str, LayerIntegers] | None = None
+) -> Program:
     """Lower a folded float graph to integers.
 
     Args:
         graph: After all float passes.
         plan: Of this network.
+        rounded: The integers of its layers, by a better rule than the nearest; of those not there, the nearest.
 
     Raises:
         UnsupportedError: A node has no exact integer form.
@@ -51,20 +73,26 @@ def quantize(graph: Graph[nir.NIRNode], plan: QuantizationPlan) -> Program:
         FileFormatError: The plan is another network's.
     """
     plan.check_fits(graph)
-    lowering = _Lowering(graph, plan)
+    lowering = _Lowering(graph, plan, rounded or {})
     nodes = [each for node in graph if not _is_readout_scale(graph, node) for each in lowering.lower(node)]
     return Program(tuple(nodes), graph.timesteps, graph.metadata)
 
 
-def round_weight(plan: QuantizationPlan, node: Node[nir.NIRNode]) -> npt.NDArray[np.int8]:
-    """The mantissas nearest to a layer's weights, (C_out, ...); ties go to the even, misfits are clipped."""
-    layer = plan.layers[node.name]
-    weight = node.op.weight * 2.0 ** plan.weight_unit_exp(node)
-    unit = 2.0 ** np.reshape(layer.weight_exp, (-1, *(1,) * (weight.ndim - 1)))
-    mantissa: npt.NDArray[np.int8] = np.clip(np.rint(weight / unit), -layer.mantissa_max, layer.mantissa_max).astype(
-        np.int8
+def round_layer(plan: QuantizationPlan, node: Node[nir.NIRNode]) -> LayerIntegers:
+    """The integers nearest to a layer's weights and biases; ties go to the even, and weights too large are clipped."""
+    layer, op = plan.layers[node.name], node.op
+    scaled = op.weight / _units(layer, plan.weight_unit_exp(node), op.weight.ndim)
+    bias = op.bias if hasattr(op, "bias") else np.zeros(len(op.weight))
+    return LayerIntegers(
+        np.clip(np.rint(scaled), -layer.mantissa_max, layer.mantissa_max).astype(np.int8),
+        np.rint(bias * 2.0 ** plan.scale_exps[node.name]),
     )
-    return mantissa
+
+
+def _units(layer: LayerPlan, unit_exp: int, ndim: int) -> Float64Array:
+    """The real number that a mantissa of one stands for, (C_out, 1, ...)."""
+    units: Float64Array = 2.0 ** (np.reshape(layer.weight_exp, (-1, *(1,) * (ndim - 1))) - unit_exp)
+    return units
 
 
 def _is_readout_scale(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> bool:
@@ -75,9 +103,10 @@ def _is_readout_scale(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> boo
 class _Lowering:
     """The lowering of each node of one graph."""
 
-    def __init__(self, graph: Graph[nir.NIRNode], plan: QuantizationPlan) -> None:
+    def __init__(self, graph: Graph[nir.NIRNode], plan: QuantizationPlan, rounded: Mapping[str, LayerIntegers]) -> None:
         self.graph = graph
         self.plan = plan
+        self.rounded = rounded
         self.exps = plan.scale_exps
 
     def lower(self, node: Node[nir.NIRNode]) -> list[Node[Op]]:
@@ -108,13 +137,13 @@ class _Lowering:
                 op = integer.Add(self._current(name))
             case MaxPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 signal = Signal(SignalKind.GRADED, self.exps[name])
-                op = integer.MaxPool2d(signal, _pair(kernel), _pair(stride), _pair(padding))
+                op = integer.MaxPool2d(signal, pair(kernel), pair(stride), pair(padding))
             case SpikeMatMul(num_heads=heads, transpose=transpose):
                 bias = np.zeros(self.graph[inputs[0]].shape[0], dtype=np.int32)
                 op = integer.SpikeMatMul(self._current(name), heads, transpose, bias, LOIHI.a_max)
             case nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 assert not np.any(padding), f"{name}: a sum over windows has no padding"
-                op = integer.SumPool2d(self._current(name), _pair(kernel), _pair(stride))
+                op = integer.SumPool2d(self._current(name), pair(kernel), pair(stride))
             case SampleDelay(steps=steps):
                 op = integer.SampleDelay(self._sent(inputs[0], self.exps[name]), steps=_rounded(steps, 1.0))
             case nir.Flatten():
@@ -155,27 +184,29 @@ class _Lowering:
         return Signal(SignalKind.CURRENT, self.exps[name])
 
     def _conv(self, node: Node[nir.NIRNode]) -> Op:
-        conv, exp = node.op, self.exps[node.name]
+        conv, integers = node.op, self._integers(node)
         return integer.Conv2d(
             self._current(node.name),
-            weight=round_weight(self.plan, node),
+            weight=integers.weight,
             weight_exp=np.array(self.plan.layers[node.name].weight_exp, dtype=np.int8),
-            bias=_round_bias(node.name, conv.bias * 2.0**exp),
-            stride=_pair(conv.stride),
-            padding=_pair(conv.padding),
-            dilation=_pair(conv.dilation),
+            bias=_checked_bias(node.name, integers.bias),
+            stride=pair(conv.stride),
+            padding=pair(conv.padding),
+            dilation=pair(conv.dilation),
             groups=int(conv.groups),
         )
 
     def _dense(self, node: Node[nir.NIRNode]) -> Op:
-        linear, exp = node.op, self.exps[node.name]
-        bias = linear.bias if isinstance(linear, nir.Affine) else np.zeros(len(linear.weight))
+        integers = self._integers(node)
         return integer.Dense(
             self._current(node.name),
-            weight=round_weight(self.plan, node),
+            weight=integers.weight,
             weight_exp=self.plan.layers[node.name].weight_exp[0],
-            bias=_round_bias(node.name, bias * 2.0**exp),
+            bias=_checked_bias(node.name, integers.bias),
         )
+
+    def _integers(self, node: Node[nir.NIRNode]) -> LayerIntegers:
+        return self.rounded[node.name] if node.name in self.rounded else round_layer(self.plan, node)
 
     def _lif(self, node: Node[nir.NIRNode]) -> Op:
         leaks = isinstance(node.op, nir.LIF)
@@ -218,11 +249,12 @@ class _Lowering:
 
     def _recurrent(self, node: Node[nir.NIRNode], op: CubaLIF, unit: float) -> Op:
         neurons = node.op
-        bias = _round_bias(node.name, neurons.bias * unit, LOIHI.a_max) << LOIHI.a_shift
+        integers = round_layer(self.plan, node)
+        bias = _checked_bias(node.name, np.rint(neurons.bias * unit), LOIHI.a_max) << LOIHI.a_shift
         return integer.RecurrentCubaLIF(
             **{field.name: getattr(op, field.name) for field in dataclasses.fields(op) if field.name != "u_bias"},
             u_bias=bias.reshape(-1, 1, 1) if bias.any() else op.u_bias,
-            weight=round_weight(self.plan, node),
+            weight=integers.weight,
             weight_exp=np.array(self.plan.layers[node.name].weight_exp, dtype=np.int8),
             padding=neurons.padding,
             groups=neurons.groups,
@@ -295,12 +327,16 @@ class _Lowering:
         return divisor
 
 
-def _round_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) -> npt.NDArray[np.int32]:
-    rounded = np.rint(bias)
-    largest = float(np.abs(rounded).max(initial=0.0))
+def _checked_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) -> npt.NDArray[np.int32]:
+    """Rounded biases as integers.
+
+    Raises:
+        RangeError: One leaves its format.
+    """
+    largest = float(np.abs(bias).max(initial=0.0))
     if largest > limit:
         raise RangeError(f"{name}: a bias becomes {largest:.0f}, the limit is {limit}; normalise the layer")
-    return rounded.astype(np.int32)
+    return bias.astype(np.int32)
 
 
 def _rounded(values: npt.NDArray[Any], unit: float) -> npt.NDArray[np.int32]:
@@ -308,7 +344,7 @@ def _rounded(values: npt.NDArray[Any], unit: float) -> npt.NDArray[np.int32]:
     return np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
 
 
-def _pair(value: npt.ArrayLike) -> tuple[int, int]:
+def pair(value: npt.ArrayLike) -> tuple[int, int]:
     """NIR's int, pair or array as (rows, columns)."""
     rows, columns = np.broadcast_to(np.asarray(value, dtype=np.int64), 2).tolist()
     return rows, columns

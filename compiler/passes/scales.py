@@ -47,6 +47,8 @@ SCALE_EXP_ENOUGH = 10
 FINE_CHANNELS = 0.9
 """Share of a layer's channels, those without weights aside, whose weights a scale should resolve to the last bit of
 their mantissas."""
+MOST_HALVINGS = 3
+"""How often the step that fits a channel's largest weight may be halved, clipping that weight."""
 READOUT_SCALE_EXP_MAX = 12
 """Finest scale of the classifier's weights: no spike depends on them."""
 PIXEL_SCALE_EXP_MAX = 6
@@ -57,6 +59,8 @@ COUNT_MAX = 255
 """Largest count of events that a frame's pixel can carry."""
 ROUNDED_SUM_GROWTH = 2
 """Factor by which rounding can raise the sum of weights' magnitudes: half a step becomes at most one."""
+CALIBRATED_PIXEL_BITS = 1
+"""By how many bits an image is finer where the weights that it meets are calibrated."""
 MEASURED_HEADROOM = 1.5
 """Factor by which a current may exceed what calibration saw before it saturates."""
 
@@ -68,11 +72,13 @@ class QuantizationConfig:
     Attributes:
         weight_bits: Width of a weight's mantissa, sign included: 2 to 8.
         per_channel: An exponent for each output channel, rather than one for each layer.
+        clip_weights: Let a channel's range of weights end below its largest, where that loses less.
         input_scale_exp: k of the input; None: what loses least, or 0 for event frames, which are counts.
     """
 
     weight_bits: int = LOIHI.weight_bits_max
     per_channel: bool = True
+    clip_weights: bool = True
     input_scale_exp: int | None = None
 
     def __post_init__(self) -> None:
@@ -297,14 +303,23 @@ def choose_plan(
         RangeError: No scale fits a domain's currents, weights and thresholds.
     """
     headroom = MEASURED_HEADROOM if measured else 1.0
-    return _Choice(graph, {name: headroom * each for name, each in ranges.items()}, config).plan()
+    reach = {name: headroom * each for name, each in ranges.items()}
+    return _Choice(graph, reach, config, finer_pixels=CALIBRATED_PIXEL_BITS if measured else 0).plan()
 
 
 class _Choice:
     """The choices for one graph."""
 
-    def __init__(self, graph: Graph[nir.NIRNode], reach: Mapping[str, float], config: QuantizationConfig) -> None:
+    def __init__(
+        self,
+        graph: Graph[nir.NIRNode],
+        reach: Mapping[str, float],
+        config: QuantizationConfig,
+        *,
+        finer_pixels: int,
+    ) -> None:
         self.graph = graph
+        self.finer_pixels = finer_pixels
         self.messages = message_names(graph)
         self.reach = reach
         self.config = config
@@ -313,6 +328,7 @@ class _Choice:
         default_exp = COUNT_SCALE_EXP if self.counts_events else PIXEL_SCALE_EXP_MAX
         self.input_exp = default_exp if config.input_scale_exp is None else config.input_scale_exp
         self.input_high = self._input_high()
+        self.kept = {node.name: self._kept_magnitudes(node) for node in graph if isinstance(node.op, WEIGHTED)}
         self.exps = self._choose_scales()
         if config.input_scale_exp is None and not self.counts_events:
             self.input_exp = self._balanced_input_exp()
@@ -325,24 +341,35 @@ class _Choice:
         return QuantizationPlan(self.input_high, self.exps, layers)
 
     def _layer(self, node: Node[nir.NIRNode]) -> LayerPlan:
-        weight = node.op.weight * 2.0 ** weight_unit_exp(self.exps, node)
-        largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-        if not (isinstance(node.op, CONVOLUTIONAL) and self.config.per_channel):
-            largest = np.full_like(largest, largest.max())
-        exponent = fitting_exponents(node.name, largest, self.config.weight_bits)
+        kept = self.kept[node.name] * 2.0 ** weight_unit_exp(self.exps, node)
+        exponent = fitting_exponents(node.name, kept, self.config.weight_bits)
         return LayerPlan(self.config.weight_bits, exponent if isinstance(node.op, CONVOLUTIONAL) else exponent[:1])
+
+    def _kept_magnitudes(self, node: Node[nir.NIRNode]) -> Float64Array:
+        """The magnitude that each channel's mantissas are to hold, (C_out,); the readout and a layer share one."""
+        weight = node.op.weight.reshape(len(node.op.weight), -1)
+        if isinstance(node.op, CONVOLUTIONAL) and self.config.per_channel:
+            return self._kept(weight)
+        return np.repeat(self._kept(weight.reshape(1, -1)), len(weight))
+
+    def _kept(self, rows: Float64Array) -> Float64Array:
+        if self.config.clip_weights:
+            return kept_magnitudes(rows, self.config.weight_bits)
+        largest: Float64Array = np.abs(rows).max(axis=1, initial=0.0)
+        return largest
 
     def _balanced_input_exp(self) -> int:
         """The k of an image at which rounding pixels costs as much as rounding the weights that they meet.
 
         A weight's step is 2^k over its current's scale, so finer pixels mean coarser weights: with steps p and q, the
-        variance of a current's error is (p^2 * sum of w^2 + q^2 * taps) / 12 for pixels of unit variance.
+        variance of a current's error is (p^2 * sum of w^2 + q^2 * taps) / 12 for pixels of unit variance. Calibration
+        halves what the weights cost, for neighbouring pixels are alike.
         """
         exps = [PIXEL_SCALE_EXP_MAX]
         for reader in self.graph.consumers[self.graph.input.name]:
             if isinstance(reader.op, nir.Conv2d):
                 power = max(float((reader.op.weight**2).mean()), SMALLEST_MAGNITUDE)
-                exps.append(round((self.exps[reader.name] + math.log2(power) / 2) / 2))
+                exps.append(round((self.exps[reader.name] + math.log2(power) / 2) / 2) + self.finer_pixels)
         return max(min(exps), 0)
 
     def _input_high(self) -> int:
@@ -411,7 +438,7 @@ class _Choice:
         ]
         if isinstance(node.op, nir.Conv2d):
             weight = np.abs(node.op.weight)
-            steepest = max(float(weight.max(initial=0.0)), SMALLEST_MAGNITUDE)
+            steepest = max(float(self.kept[node.name].max(initial=0.0)), SMALLEST_MAGNITUDE)
             exp = _floor_log2(self.mantissa_max * 2**LOIHI.weight_exp_max / steepest) + self._source_exp(node)
             limits.append((exp, f"{node.name} has a weight of {steepest:.4g}"))
             row = max(float(weight.reshape(len(weight), -1).sum(axis=1).max()), SMALLEST_MAGNITUDE)
@@ -495,8 +522,7 @@ class _Choice:
         """The k at which most channels' weights fill their mantissas with an exponent of zero; more gains nothing."""
         if not isinstance(node.op, CONVOLUTIONAL):
             return 0
-        weight = np.abs(node.op.weight)
-        largest = np.sort(weight.reshape(len(weight), -1).max(axis=1))[::-1]
+        largest = np.sort(self.kept[node.name])[::-1]
         largest = largest[largest > 0]
         if not len(largest):
             return 0
@@ -506,7 +532,7 @@ class _Choice:
 
     def _readout_exp(self, node: Node[nir.NIRNode]) -> int:
         """k of a readout's weights: no spike depends on it, so they fill their mantissas."""
-        steepest = max(float(np.abs(node.op.weight).max(initial=0.0)), SMALLEST_MAGNITUDE)
+        steepest = max(float(self.kept[node.name].max(initial=0.0)), SMALLEST_MAGNITUDE)
         return min(max(_floor_log2(self.mantissa_max / steepest), 0), READOUT_SCALE_EXP_MAX)
 
     def _readout_shift(self, node: Node[nir.NIRNode], exp: int) -> int:
@@ -533,6 +559,41 @@ def _gathered(op: DiscreteCubaLI, timesteps: int) -> float:
         v = v * (1 - collapse(op.mem_decay)) + u
         largest = max(largest, float(u.max()), float(v.max()))
     return largest
+
+
+def kept_magnitudes(weight: Float64Array, bits: int) -> Float64Array:
+    """The range of mantissas that loses least of each row: its largest magnitude, or less, which clips the largest.
+
+    Args:
+        weight: (C, taps).
+        bits: Width of a mantissa.
+
+    Returns:
+        (C,): where halving the step, or halving it again, lowers the sum of squared errors, that is what still fits.
+    """
+    span = mantissa_max(bits) + 0.5
+    kept: Float64Array = np.abs(weight).max(axis=1, initial=0.0)
+    rows = np.flatnonzero(kept)
+    fitting = 2.0 ** np.ceil(np.log2(kept[rows] / span))
+    # in units of the step that fits, which keeps squares of huge weights finite
+    weight, largest = weight[rows] / fitting[:, None], kept[rows] / fitting
+    least = _squared_error(weight, 1.0, bits)
+    for step in 0.5 ** np.arange(1, MOST_HALVINGS + 1):
+        # the largest weight alone may lose more than all lost before
+        open_ = np.flatnonzero((largest - span * step) ** 2 < least)
+        error = _squared_error(weight[open_], step, bits)
+        better = open_[error < least[open_]]
+        kept[rows[better]] = span * step * fitting[better]
+        least[open_] = np.minimum(least[open_], error)
+    return kept
+
+
+def _squared_error(weight: Float64Array, step: float, bits: int) -> Float64Array:
+    """What rounding each row to multiples of a step costs, clipping included."""
+    largest = mantissa_max(bits)
+    scaled = weight / step
+    error: Float64Array = ((np.clip(np.rint(scaled), -largest, largest) - scaled) ** 2).sum(axis=1) * step**2
+    return error
 
 
 def fitting_exponents(name: str, largest: Float64Array, bits: int) -> tuple[int, ...]:

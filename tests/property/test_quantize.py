@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import nir
 import numpy as np
@@ -25,6 +26,7 @@ configs = st.builds(
     QuantizationConfig,
     weight_bits=st.integers(2, 8),
     per_channel=st.booleans(),
+    clip_weights=st.booleans(),
     input_scale_exp=st.sampled_from([None, 0, 3, 7]),
 )
 
@@ -56,7 +58,7 @@ def test_every_number_is_the_nearest_that_its_format_holds(
             case Dense(weight=weight, weight_exp=one):
                 exp = scale_exp(program, node.name) - scale_exp(program, node.inputs[0])
                 exponent = np.full(len(weight), one, dtype=np.int8)
-                one_exponent = QuantizationConfig(config.weight_bits, per_channel=False)
+                one_exponent = replace(config, per_channel=False)
                 check_weights(folded[node.name].op.weight * 2.0**exp, weight, exponent, one_exponent)
             case LIF(vth=vth, dv=dv):
                 lif = folded[node.name].op
@@ -95,12 +97,15 @@ def check_weights(
     exponent: npt.NDArray[np.int8],
     config: QuantizationConfig,
 ) -> None:
-    """Within bits, nearest, and with the least exponents; ``wanted`` is in units of the finest step."""
+    """Within bits, nearest, and with the least exponents unless clipping loses less; in units of the finest step."""
     largest_mantissa = 2 ** (config.weight_bits - 1) - 1
     assert np.abs(mantissa).max() <= largest_mantissa
     assert 0 <= exponent.min() <= exponent.max() <= 7
     step = 2.0 ** exponent.reshape(-1, *(1,) * (wanted.ndim - 1))
-    assert (np.abs(wanted - mantissa * step) <= step / 2).all()
+    clipped = np.abs(mantissa) == largest_mantissa if config.clip_weights else False
+    assert (
+        (np.abs(wanted - mantissa * step) <= step / 2) | (clipped & (np.abs(wanted) > np.abs(mantissa) * step))
+    ).all()
     largest = np.abs(wanted).reshape(len(wanted), -1).max(axis=1)
     if not config.per_channel:
         assert len(set(exponent.tolist())) == 1
@@ -108,6 +113,7 @@ def check_weights(
     for each, largest_weight in zip(exponent.tolist(), largest.tolist(), strict=True):
         # with the next smaller exponent, the largest weight would be out of reach by more than rounding
         assert each == 0 or largest_weight > (largest_mantissa + 0.5) * 2.0 ** (each - 1)
+        assert config.clip_weights or largest_weight <= (largest_mantissa + 0.5) * 2.0**each
 
 
 @given(float_graphs(), configs)

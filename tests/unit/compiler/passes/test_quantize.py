@@ -176,7 +176,7 @@ def test_one_exponent_a_layer_is_that_of_its_largest_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "weights"), [(2, [1, 0, 0, 0, -1]), (3, [3, 2, 1, 0, -3]), (8, [100, 50, 25, 0, -100])]
+    ("bits", "weights"), [(2, [1, 1, 0, 0, -1]), (3, [3, 2, 1, 0, -3]), (8, [100, 50, 25, 0, -100])]
 )
 def test_widths_from_2_to_8_bits(bits: int, weights: list[int]) -> None:
     op = lower(two_layers(1.0, np.array([100, 50, 25, 0, -100]) / 1024), weight_bits=bits, per_channel=False)[
