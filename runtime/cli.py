@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from resformer.compiler.terminal import (
     run_command,
     size_of,
 )
-from resformer.runtime.files import write_atomically
+from resformer.runtime.files import write_atomically, write_json
 from resformer.runtime.inputs import Given, add_input_options, check_input_usage, read_given
 from resformer.runtime.processes import Processes, from_environment
 
@@ -267,8 +266,7 @@ def _cost(terminal: Terminal, arguments: argparse.Namespace, program: Program, r
 
         cost = spread(program, activity, fewest, arguments.spread or None)
     if arguments.json is not None:
-        text = json.dumps(to_json(cost), indent=2, allow_nan=False) + "\n"
-        write_atomically(arguments.json, "w", lambda file: file.write(text))
+        write_json(arguments.json, to_json(cost))
     terminal.table("Synaptic operations", *sop_rows(cost))
     terminal.table(f"On {chip.name}, a sample", *layer_rows(cost))
     terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
@@ -324,8 +322,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.local_plot is not None:
         plot_local(result.local, arguments.local_plot)
     if arguments.json is not None:
-        text = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
-        write_atomically(arguments.json, "w", lambda file: file.write(text))
+        write_json(arguments.json, to_json(result))
     terminal.table("Mismatched spikes by population", *layer_rows(result))
     terminal.table(f"{arguments.build}, {result.samples} samples, {result.timesteps} steps", *check_rows(result))
     if local:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from resformer.compiler.terminal import (
     run_command,
     size_of,
 )
-from resformer.runtime.files import write_atomically
+from resformer.runtime.files import write_json, write_text
 from resformer.runtime.inputs import add_input_options, check_input_usage, read_given, require_input
 
 NOT_SWEPT = ("help", "model", "target", "output", "check", "json", "dump_after", "quiet")
@@ -83,7 +82,8 @@ def _report(arguments: argparse.Namespace) -> None:
     with terminal.progress() as update:
         if arguments.input is not None:
             given = read_given(arguments, arguments.output)
-            seen, cost = run_and_show(given if arguments.samples else given.first(SAMPLES), update=update)
+            given = given if arguments.samples else given.first(SAMPLES)
+            seen, cost = run_and_show(given, model=arguments.model, update=update)
         write_page((as_shown(read_build(arguments.output), run=seen, cost=cost),), arguments.report)
     terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
 
@@ -107,11 +107,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
         sweep.require_any(points)
         for path in arguments.table:
             if path.suffix == ".csv":
-                text = sweep.to_csv(points)
+                write_text(path, sweep.to_csv(points))
             else:
-                text = json.dumps(sweep.to_json(points, arguments), indent=2, allow_nan=False) + "\n"
-            data = text.encode("utf-8")
-            write_atomically(path, "wb", lambda file, data=data: file.write(data))  # type: ignore[misc]
+                write_json(path, sweep.to_json(points, arguments))
     terminal.table(f"{arguments.model.name}, {len(points)} ways", *sweep.rows(points))
     failed = [point for point in points if point.error is not None]
     for point in failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Callable
@@ -29,3 +30,22 @@ def write_atomically(path: Path, mode: str, write: Callable[[IO[Any]], object]) 
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, likewise.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    data = text.encode("utf-8")
+    write_atomically(path, "wb", lambda file: file.write(data))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON for people to read as well, likewise.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,10 @@ def as_shown(
         FileFormatError: A file of the build is damaged.
         InputError: The verification or the cost is of another network.
     """
-    nodes = {node["name"]: node["op"] for node in build.report["nodes"]}
     if verification is not None:
-        _require_known("the verification", (layer["name"] for layer in verification["layers"]), nodes, build)
+        _require_known("the verification", (layer["name"] for layer in verification["layers"]), build)
     if cost is not None:
-        _require_known("the cost", cost["spikes"], nodes, build)
+        _require_known("the cost", cost["spikes"], build)
     return Shown(build.directory.resolve().name, build.report, _placement(build), verification, cost, run)
 
 
@@ -156,7 +156,8 @@ def page_data(shown: tuple[Shown, ...]) -> dict[str, Any]:
     }
 
 
-def _require_known(what: str, names: Any, nodes: Mapping[str, str], build: Build) -> None:
+def _require_known(what: str, names: Iterable[str], build: Build) -> None:
+    nodes = {node["name"] for node in build.report["nodes"]}
     unknown = [name for name in names if name not in nodes]
     if unknown:
         raise InputError(
@@ -175,7 +176,7 @@ def _placement(build: Build) -> Json | None:
         content: Json = json.loads(path.read_text(encoding="utf-8"))
         layers = [
             {name: value for name, value in layer.items() if name != "placed"}
-            | {"filled": [_size(core["neurons"]) for core in layer["placed"]]}
+            | {"filled": [math.prod(last - first for first, last in core["neurons"]) for core in layer["placed"]]}
             for layer in content["layers"]
         ]
     except (ValueError, KeyError, TypeError) as error:
@@ -187,10 +188,3 @@ def _placement(build: Build) -> Json | None:
         "layers": layers,
         "chip_cores": np.column_stack([positions, within % chip.cores_per_tile]).tolist(),
     }
-
-
-def _size(box: list[list[int]]) -> int:
-    size = 1
-    for first, last in box:
-        size *= last - first
-    return size

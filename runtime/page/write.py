@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from resformer.runtime.files import write_atomically
+from resformer.runtime.files import write_text
 from resformer.runtime.page.content import Shown, page_data
 
 TEMPLATE = "page.html"
@@ -24,8 +24,7 @@ def write_page(shown: tuple[Shown, ...], path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    text = page(page_data(shown))
-    write_atomically(path, "wb", lambda file: file.write(text.encode("utf-8")))
+    write_text(path, page(page_data(shown)))
 
 
 def page(data: Mapping[str, Any]) -> str:
