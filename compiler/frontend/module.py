@@ -31,7 +31,7 @@ import nir
 import numpy as np
 import spikingjelly
 import torch
-from spikingjelly.activation_based import base, functional, neuron
+from spikingjelly.activation_based import base, functional, layer, neuron
 from torch import fx, nn
 
 from resformer.compiler.frontend.spikingjelly import (
@@ -181,6 +181,17 @@ def _(current: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
     return torch.empty_like(current)
 
 
+@torch.library.custom_op("resformer::vote", mutates_args=())
+def _vote(spikes: torch.Tensor, name: str, size: int) -> torch.Tensor:  # noqa: ARG001
+    """Stands for a VotingLayer while a module is traced."""
+    raise AssertionError(f"{name}: is only traced")
+
+
+@_vote.register_fake
+def _(spikes: torch.Tensor, name: str, size: int) -> torch.Tensor:  # noqa: ARG001
+    return spikes.new_empty(*spikes.shape[:-1], spikes.shape[-1] // size)
+
+
 def _export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
     """Run a module's code on a tensor without values.
 
@@ -191,6 +202,9 @@ def _export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPr
     for name, node in module.named_modules():
         if isinstance(node, neuron.BaseNode):
             node.forward = lambda current, name=name: torch.ops.resformer.neurons(current, name)
+        if isinstance(node, layer.VotingLayer):
+            size = node.voting_size
+            node.forward = lambda spikes, name=name, size=size: torch.ops.resformer.vote(spikes, name, size)
     try:
         with _quiet(), torch.no_grad():
             return torch.export.export(module, (example,), strict=False)
@@ -432,6 +446,27 @@ def _convolution(
     return _Value(name, value.axes, tracing.draft.shape(name))
 
 
+def _padded_convolution(
+    tracing: _Tracing,
+    node: fx.Node,
+    x: object,
+    weight: object,
+    bias: object = None,
+    stride: object = 1,
+    padding: str = "valid",
+    dilation: object = 1,
+    groups: int = 1,
+) -> _Value:
+    """A convolution whose padding is "same" or "valid"."""
+    spans = [
+        gap * (size - 1) for gap, size in zip(pair(dilation), tracing.tensor(node, weight)[1].shape[2:], strict=True)
+    ]
+    if padding == "same" and any(span % 2 for span in spans):
+        raise tracing.refusal(node, "padding 'same' is one-sided here", "pad both sides alike, in numbers")
+    around = [span // 2 if padding == "same" else 0 for span in spans]
+    return _convolution(tracing, node, x, weight, bias, stride, around, dilation, groups)
+
+
 def _linear(tracing: _Tracing, node: fx.Node, x: object, weight: object, bias: object = None) -> _Value:
     value = tracing.value(node, x)
     if len(value.shape) != 1:
@@ -591,6 +626,17 @@ def _fire(tracing: _Tracing, node: fx.Node, x: object, name: str) -> _Value:
     return _Value(tracing.add(node, name, op, value.node), value.axes, value.shape)
 
 
+def _count_votes(tracing: _Tracing, node: fx.Node, x: object, name: str, size: int) -> _Value:
+    """Means of so many neighbours: their sums, and a division of the logits."""
+    value = tracing.value(node, x)
+    if len(value.shape) != 1 or value.shape[0] % size:
+        raise tracing.refusal(node, f"votes of {size} are counted over values of shape {value.shape}", "flatten them")
+    classes = value.shape[0] // size
+    votes = tracing.add(node, name, nir.Linear(np.kron(np.eye(classes), np.ones((1, size)))), value.node)
+    scale = tracing.add(node, f"{name}.scale", nir.Scale(np.full(classes, 1.0 / size)), votes)
+    return _Value(scale, value.axes, (classes,))
+
+
 def _reshaped(tracing: _Tracing, node: fx.Node, x: object, *_sizes: object, **_more: object) -> _Value:
     """View, flatten and the like: what became of the axes is seen from the sizes."""
     return _reshape(tracing, node, tracing.value(node, x))
@@ -679,7 +725,9 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.mean.dim": _mean,
         "aten.add.Tensor": _sum,
         "aten.add_.Tensor": _sum_in_place,
+        "aten.conv2d.padding": _padded_convolution,
         "resformer.neurons.default": _fire,
+        "resformer.vote.default": _count_votes,
         **dict.fromkeys(
             (
                 "aten.view.default",

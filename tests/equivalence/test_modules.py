@@ -13,13 +13,23 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import resformer
+from resformer.compiler.backends import checkpoint
 from resformer.compiler.passes.scales import QuantizationConfig
 from resformer.compiler.pipeline import MODULE_PASSES, CompileOptions
 from resformer.errors import InputError, UnsupportedError
 from resformer.runtime import cli
 from resformer.runtime.module import CompiledModule
 from resformer.runtime.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Verification
-from support.modules import MakeNeuron, MembraneBlock, SEWResNet, SpikingVGG, calibrated, integrate_and_fire, lif
+from support.modules import (
+    MakeNeuron,
+    MembraneBlock,
+    SEWResNet,
+    SpikingVGG,
+    calibrated,
+    coarse,
+    integrate_and_fire,
+    lif,
+)
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,7 @@ def test_lava_fires_the_modules_spikes(case: Case) -> None:
         (lambda: neuron.IFNode(v_reset=None), True),
         (lambda: neuron.LIFNode(v_reset=None, decay_input=False), True),
         (lambda: neuron.ParametricLIFNode(init_tau=3.0, v_reset=None), False),
+        (lambda: neuron.LIFNode(tau=2.0001, decay_input=False), False),
         (lambda: neuron.LIFNode(tau=3.0, v_threshold=0.6), False),
         (lambda: neuron.ParametricLIFNode(init_tau=1.7, decay_input=False), False),
         (lambda: neuron.IFNode(v_threshold=0.7), False),
@@ -129,6 +140,7 @@ def test_lava_fires_the_modules_spikes(case: Case) -> None:
         "soft IF",
         "soft LIF",
         "soft PLIF",
+        "tau near 2",
         "tau 3",
         "PLIF",
         "threshold that is not dyadic",
@@ -151,11 +163,49 @@ def test_neurons_without_leak_are_exact_for_any_time() -> None:
     assert_equal(compiled(case, integrate_and_fire).verify(case.samples, backend="sim"))
 
 
+@pytest.mark.parametrize("make", [integrate_and_fire, lif, lambda: neuron.LIFNode(v_reset=None)])
+def test_ties_fall_alike(make: MakeNeuron, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loihi fires above its threshold, SpikingJelly at it: the shift of the biases settles every tie."""
+    case = Case(lambda make: MembraneBlock(5, make), torch.round(4 * rand(4, 4, 3, 8, 8)).double() / 4)
+    network = resformer.compile(coarse(calibrated(case.make(make), case.example.float())), case.example)
+    assert_equal(network.verify(case.samples, backend="sim"))
+    # in halves, weights are kept exactly: without the shift, the quantized module is the module
+    monkeypatch.setattr(checkpoint, "TIE_SHIFT", 0.0)
+    unshifted = network.verify(case.samples, backend="sim").checks[QUANTIZED]
+    assert unshifted.mismatched > 20, "without the shift, ties must show"
+
+
 def test_vectors_and_a_module_that_has_no_bias() -> None:
     case = Case(linear, rand(4, 5, 12))
     result = compiled(case, lif).verify(case.samples, backend="sim")
     assert_equal(result, exact=False)
     assert result.checks[QUANTIZED].note == "not demanded: no bias on the way to 1 can hold the shift of ties"
+
+
+def voting(make: MakeNeuron) -> nn.Module:
+    """As SpikingJelly's own networks for event data end."""
+    module = nn.Sequential(
+        layer.Conv2d(3, 4, 3, padding="same", bias=False),
+        layer.BatchNorm2d(4),
+        make(),
+        layer.MaxPool2d(2),
+        layer.Flatten(),
+        layer.Dropout(0.5),
+        layer.Linear(36, 12),
+        make(),
+        layer.VotingLayer(3),
+    )
+    functional.set_step_mode(module, "m")
+    return module
+
+
+def test_votes_are_counted() -> None:
+    case = Case(voting, rand(4, 3, 3, 6, 6))
+    network = compiled(case, integrate_and_fire)
+    assert_equal(network.verify(case.samples, backend="sim"))
+    spikes = network.run(case.samples, backend="sim", record=True)
+    votes = spikes.spikes["7"].dense().reshape(4, 3, 4, 3).mean(-1).swapaxes(0, 1)
+    np.testing.assert_allclose(spikes.logits, votes, rtol=0, atol=1e-12)
 
 
 def test_frames_of_counts() -> None:

@@ -27,10 +27,10 @@ from resformer.compiler.ir.program import Conv2d, Dense, real_weight
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint, compile_nir
 from resformer.compiler.samples import check_samples
-from resformer.runtime.encode import decode, encode
+from resformer.runtime.encode import decode, encode, real_logits
 from resformer.runtime.module import CompiledModule
 from support.builds import Tiny
-from support.modules import MakeNeuron, MembraneBlock, SEWResNet, calibrated, integrate_and_fire, lif
+from support.modules import MakeNeuron, MembraneBlock, SEWResNet, calibrated, coarse, integrate_and_fire, lif
 from support.nir_files import FRAMEWORKS, written
 
 Array = npt.NDArray[np.float64]
@@ -166,6 +166,36 @@ def test_the_quantized_network_fires_the_programs_spikes(name: str, make: MakeNe
         quantized = quantized_graph(graph, compilation.folded, compilation.quantized)
         verify_graph(quantized)
         assert_fires_the_programs_spikes(quantized, network.program, example.transpose(0, 1).double().numpy())
+
+
+def test_the_quantized_network_gives_the_programs_logits() -> None:
+    """The classifier behind the last pool has a bias, which the program's, divided by the pool's area, has times it."""
+    example = rand(STEPS, SAMPLES, 3, 8, 8)
+    network = resformer.compile(calibrated(MembraneBlock(4, lif), example), example, "nir")
+    compilation, program = network.compilation, network.program
+    encoded = encode(example.transpose(0, 1).double().numpy(), program).values
+    expected = real_logits(reference.run(program, encoded).logits, program)
+    for graph in (compilation.network, compilation.folded):
+        quantized = quantized_graph(graph, compilation.folded, compilation.quantized)
+        found = float_interpreter.run(quantized, decode(encoded, program)).numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_quantized_network_needs_no_shift_of_ties() -> None:
+    """It fires above its thresholds: with weights in halves, at them would be something else."""
+    module, example = (
+        NETWORKS["residual"](integrate_and_fire),
+        torch.round(4 * rand(STEPS, SAMPLES, 3, 8, 8)).double() / 4,
+    )
+    functional.set_step_mode(module, "m")
+    network = resformer.compile(coarse(calibrated(module, example.float())), example, "nir")
+    compilation, samples = network.compilation, example.transpose(0, 1).numpy()
+    graph = quantized_graph(compilation.network, compilation.folded, compilation.quantized)
+    assert_fires_the_programs_spikes(graph, network.program, samples)
+    for node in graph:
+        node.op.metadata.update({"fires_at": ">="} if "fires_at" in node.op.metadata else {})
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        assert_fires_the_programs_spikes(graph, network.program, samples)
 
 
 def test_the_quantized_network_holds_its_integers(saved: tuple[CompiledModule, Array, Path]) -> None:

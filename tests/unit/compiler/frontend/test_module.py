@@ -201,6 +201,13 @@ class ComputesWeights(Net):
         return F.linear(spikes, self.fc.weight.view(5, 144))  # computes weights
 
 
+class AddsTwice(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spikes = self.spikes(x)
+        spikes = torch.add(spikes, self.other(spikes), alpha=2)  # adds twice
+        return self.fc(spikes.flatten(2))
+
+
 class Swaps(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.transpose(0, 1)  # swaps
@@ -223,11 +230,12 @@ class Counts(Net):
     ("kind", "marker", "words"),
     [
         (Branches, "branches", "branches on"),
-        (Merges, "merges", "sn: neurons read (T * N, ...)"),
+        (Merges, "merges", "sn: neurons read (T * N, ...), so that time runs on from sample to sample"),
         (Rectifies, "rectifies", "relu: no lowering for relu"),
         (FiresTwice, "fires twice", "sn: runs more than once"),
         (Multiplies, "multiplies", "no lowering for mul"),
         (ComputesWeights, "computes weights", "computes with a weight"),
+        (AddsTwice, "adds twice", "times 2"),
         (Swaps, "swaps", "no lowering for transpose"),
         (Mixes, "mixes", "merge T and N"),
         (Counts, "counts", "takes a number from"),
@@ -254,6 +262,39 @@ def test_what_has_no_lowering_is_refused_with_its_line(
 def test_neurons_without_a_lowering_are_refused(neurons: dict[str, object], words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         traced(Net(**neurons))
+
+
+class Calls(Net):
+    """Spikes through a function."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spikes = self.function(self.spikes(x).flatten(0, 1))
+        return spikes.flatten(1).view(4, -1, spikes[0].numel())
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: F.max_pool2d(x, 4, 4, ceil_mode=True), "has windows beyond the image"),
+        (lambda x: F.max_pool2d(x, 2, 1, dilation=2), "or dilated ones"),
+        (lambda x: F.avg_pool2d(x, 4, 4, ceil_mode=True), "divides by something other than its window's area"),
+        (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), "divides by something other"),
+        (lambda x: F.avg_pool2d(x, 2, divisor_override=3), "divides by something other"),
+        (lambda x: F.adaptive_avg_pool2d(x, 4), "averages .6, 6. to .4, 4. by windows of several sizes"),
+        (lambda x: F.batch_norm(x, None, None, training=True), "normalises by the batch"),
+        (lambda x: F.dropout(x, 0.5, training=True), "drops values at random"),
+        (lambda x: x.mean(1, keepdim=True), r"averages axes \[1\] of"),
+        (lambda x: x.repeat(1, 2, 1, 1), "repeats .T . N"),
+        (lambda x: F.conv2d(x, x[:4, :, :1, :1]), "no lowering for slice"),
+    ],
+)
+def test_functions_without_a_lowering_are_refused(function: Callable[[torch.Tensor], torch.Tensor], words: str) -> None:
+    with pytest.raises(UnsupportedError, match=words):
+        traced(Calls(function))
 
 
 def test_neurons_of_other_kinds_are_refused() -> None:

@@ -372,6 +372,22 @@ def test_convolutions_that_state_no_input_shape_are_read_by_nir(tmp_path: Path) 
     assert first_difference(graph, read_nir(tmp_path / "conv.nir")) is None
 
 
+@pytest.mark.parametrize("stated", [(4, 4), None])
+def test_grouped_convolutions_whose_channels_nir_reckons_wrongly(
+    tmp_path: Path, stated: tuple[int, int] | None
+) -> None:
+    build = GraphBuilder((2, 4, 4))
+    build.random_conv("conv", "input", 2, 3, groups=2)
+    build.nodes["conv"].op.input_shape = stated
+    build.nodes["conv"].op.__post_init__()
+    build.output(build.add("flatten", nir.Flatten({"input": np.array([2, 2, 2])}, start_dim=0), "conv"))
+    graph = build.finish()
+    assert not is_plain(graph)
+    write_nir(graph, tmp_path / "conv.nir")
+    assert isinstance(nir.read(tmp_path / "conv.nir"), PortedGraph)
+    assert first_difference(graph, read_nir(tmp_path / "conv.nir")) is None
+
+
 def test_nirs_other_files_are_not_ours(tmp_path: Path) -> None:
     nodes = {"input": nir.Input(np.array([2])), "fc": nir.Linear(np.eye(2)), "output": nir.Output(np.array([2]))}
     nir.write(tmp_path / "other.nir", nir.NIRGraph(nodes, [("input", "fc"), ("fc", "output")]))
