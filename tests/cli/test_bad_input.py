@@ -511,7 +511,7 @@ def test_interrupts_and_exhausted_memory_are_one_line(
 
 
 def test_bugs_are_not_hidden(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_options", lambda _arguments: 1 / 0)
+    monkeypatch.setattr(cli, "compile_options", lambda _arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         compile_main([str(tiny.model), "--target", "lava", "-o", str(tmp_path / "b")])
 

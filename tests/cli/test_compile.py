@@ -150,7 +150,10 @@ def test_the_quantized_checkpoint_loads_and_says_t_and_size(tiny: Tiny) -> None:
     assert all(tensor.dtype in (torch.float64, torch.int64) for tensor in loaded.state.values())
 
 
-@pytest.mark.parametrize("module", ["resformer.compiler.cli:main", "resformer.runtime.cli:run_main"])
+COMMANDS = ("compiler.cli:main", "runtime.compile:main", "runtime.cli:run_main", "runtime.cli:verify_main")
+
+
+@pytest.mark.parametrize("module", [f"resformer.{each}" for each in (*COMMANDS, "runtime.page.cli:main")])
 def test_help_imports_nothing_heavy(module: str) -> None:
     name, function = module.split(":")
     code = (
