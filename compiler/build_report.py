@@ -292,15 +292,14 @@ def may_saturate(program: Program, node: Node[Op]) -> bool:
 
 
 def _may_gather(op: CubaLI, source: Signal, timesteps: int) -> bool:
-    """Whether the current or the potential of neurons that do not fire may leave its range."""
-    bounds = [each for each in (source.low, source.high) if each is not None]
-    assert bounds
-    shapes = np.broadcast_shapes(op.du.shape, op.dv.shape, op.u_bias.shape)
-    for bound in bounds:
-        a, wide = np.full(shapes, bound, dtype=np.int64), [each.astype(np.int64) for each in (op.du, op.dv, op.u_bias)]
-        u = v = np.zeros(shapes, dtype=np.int64)
+    """Whether the current or the potential of neurons that do not fire may leave its range: all inputs add to both."""
+    assert source.low is not None
+    assert source.high is not None
+    du, dv, u_bias = (each.astype(np.int64) for each in (op.du, op.dv, op.u_bias))
+    for bound in (source.low, source.high):
+        u = v = np.zeros((), dtype=np.int64)
         for _ in range(timesteps):
-            u, v, clipped = fixedpoint.cuba_li_step(u, v, a, du=wide[0], dv=wide[1], u_bias=wide[2])
+            u, v, clipped = fixedpoint.cuba_li_step(u, v, np.asarray(bound), du=du, dv=dv, u_bias=u_bias)
             if clipped:
                 return True
     return False
@@ -326,6 +325,7 @@ def _cuba_may_saturate(op: CubaLIF, source: Signal, timesteps: int) -> bool:
         highest = max(int(u_high.max()), int(v_high.max()) if op.soft_reset else 0)
         if max(highest, -int(u_low.min()), -int(v_low.min())) > LOIHI.v_max:
             return True
-        # a reset may leave anything from nothing to the threshold; a soft one what is left above it too
-        v_low, v_high = np.minimum(v_low, 0), np.minimum(v_high, np.maximum(threshold, v_high - own.v_drop))
+        # a reset leaves nothing; a soft one anything from the threshold or the highest potential, less what it takes
+        v_low = np.minimum(v_low, np.minimum(threshold - own.v_drop, 0))
+        v_high = np.minimum(v_high, np.maximum(threshold, v_high - own.v_drop))
     return False

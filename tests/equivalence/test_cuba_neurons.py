@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler.backends.lava.backend import LavaBackend
+from resformer.compiler.build_report import may_saturate
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.program import SPIKE, Program, SampleDelay
@@ -164,6 +165,38 @@ def test_delays_in_lava(of_spikes: bool) -> None:
     case = {"seed": 4, "most": 4, "frames": True, "spread": (True, True, False), "timesteps": 4}
     program, samples = delays(**case, of_spikes=of_spikes)
     assert_same_trace(LavaBackend().run(program, samples, record=True), reference.run(program, samples, record=True))
+
+
+@settings(max_examples=100)
+@given(**NEURONS)
+def test_what_cannot_saturate_does_not(**case) -> None:
+    program, samples = neurons_alone(**case)
+    saturates = reference.run(program, samples).saturated["cuba"]
+    assert may_saturate(program, program["cuba"]) or not saturates
+
+
+@settings(max_examples=100)
+@given(**INTEGRATORS)
+def test_which_integrators_saturate_is_known(**case) -> None:
+    """Given the extremes at all steps, they do if and only if the bounds say that they may."""
+    program, samples = integrators(**case)
+    bounds = program.input.op.signal
+    extremes = np.stack([np.full_like(samples[0], bounds.low), np.full_like(samples[0], bounds.high)])
+    assert may_saturate(program, program["cuba"]) == bool(reference.run(program, extremes).saturated["cuba"])
+
+
+def test_neurons_that_leak_enough_cannot_saturate() -> None:
+    """An input of a at each step gathers to 2 a in u and 4 a in v, in 64ths."""
+    for largest, soft, expected in ((2**15 - 1, True, False), (2**15 + 1, True, True), (2**16, False, True)):
+        net = ProgramBuilder((1, 1, 1))
+        neurons = net.cuba_lif("cuba", "input", vth=2**17 - 1, du=0, dv=0, bias=0, soft_reset=soft)
+        half = {"du": np.full((1, 1, 1), 2047, np.int16), "dv": np.full((1, 1, 1), 2048, np.int16)}
+        fixed = {"vth": np.full((1, 1, 1), 2**17 - 1, np.int32), "v_drop": np.full((1, 1, 1), soft, np.int32)}
+        net.nodes[neurons] = replace(net.nodes[neurons], op=replace(net.nodes[neurons].op, **half, **fixed))
+        samples = np.full((1, 1, 1, 1), largest if soft else -largest, np.int32)
+        program = with_input_range(net.finish(timesteps=60), samples)
+        assert may_saturate(program, program["cuba"]) == expected
+        assert bool(reference.run(program, samples).saturated["cuba"]) == expected
 
 
 def network(*, soft: bool) -> tuple[Program, np.ndarray]:
