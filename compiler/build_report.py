@@ -71,6 +71,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "dt": options.dt,
             "input_kind": options.input_kind,
             "reset": options.reset,
+            "synapse_budget": options.synapse_budget,
             "calibration_samples": None if options.calibration is None else len(options.calibration),
         },
         "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
@@ -87,6 +88,9 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
                 math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul)
             ),
             "synapses": sum(node.get("synapses", 0) for node in nodes),
+            "weight_memory_bits": sum(
+                node.op.weight.size * _bits(node.op.weight) for node in program if isinstance(node.op, Conv2d | Dense)
+            ),
         },
         "placement": None if compilation.placement is None else _placement(compilation.placement),
         "warnings": list(source.warnings),

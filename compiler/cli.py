@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from resformer.compiler.placement.place import Placement
 
 WEIGHT_BITS = range(MIN_WEIGHT_BITS, LOIHI.weight_bits_max + 1)
+SYNAPSE_BUDGET = 0.75
 ALL = "all"
 NO_CHIP = "none"
 WORST_SHOWN = 3
@@ -100,6 +101,20 @@ def compile_parser() -> Parser:
         help="width of a weight, sign included (default: %(default)s)",
     )
     parser.add_argument(
+        "--precision",
+        choices=("fixed", "auto"),
+        default="fixed",
+        help="auto: each layer gets 4 bits up to --weight-bits, by what it loses on the --calibration images, within "
+        "--synapse-budget (default: %(default)s, the same for all)",
+    )
+    parser.add_argument(
+        "--synapse-budget",
+        type=_share,
+        metavar="SHARE",
+        help=f"with --precision auto: of the memory that {WEIGHT_BITS[-1]} bits everywhere take, what the weights may "
+        f"take (default: {SYNAPSE_BUDGET})",
+    )
+    parser.add_argument(
         "--per-layer-exponents", action="store_true", help="one weight exponent a layer, instead of one a channel"
     )
     parser.add_argument(
@@ -135,6 +150,16 @@ def _weight_bits(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: more than 0, at most 1")
+    return share
+
+
 def _check_usage(arguments: argparse.Namespace) -> None:
     """Find out before any work is done that the arguments contradict each other.
 
@@ -142,6 +167,10 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         UsageError: They do.
         OSError: The file for ``--json`` cannot be written.
     """
+    if arguments.precision == "auto" and arguments.calibration is None:
+        raise UsageError("--precision auto: measures what each layer loses, so it needs --calibration images")
+    if arguments.precision != "auto" and arguments.synapse_budget is not None:
+        raise UsageError("--synapse-budget: goes with --precision auto")
     if not arguments.check:
         given = {"--target": arguments.target, "-o/--output": arguments.output}
         missing = [name for name, value in given.items() if not value]
@@ -242,6 +271,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
             per_channel=not arguments.per_layer_exponents,
             input_scale_exp=arguments.input_scale_exp,
         ),
+        synapse_budget=(arguments.synapse_budget or SYNAPSE_BUDGET) if arguments.precision == "auto" else None,
         calibration=None if arguments.calibration is None else read_array(arguments.calibration),
         # the float graph alone has nothing to place
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
@@ -292,7 +322,6 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
             f"{totals['parameters']:,} parameters, {totals['neurons']:,} LIF neurons, {totals['synapses']:,} synapses",
         ),
         ("scales", f"currents in steps of 2^-{min(scales)} to 2^-{max(scales)}"),
-        ("weights", _calibration(report["options"]["calibration_samples"])),
         ("may saturate", f"{len(report['may_saturate'])} of {len(report['nodes'])} nodes"),
     ]
     placement = report["placement"]
@@ -301,10 +330,15 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
     if report["fine_tuned"]:
         bits = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node})
         rows.append(("weights", f"as fine-tuned, {_row(bits)} bits"))
+    else:
+        rows.append(("weights", _weights(report)))
     if net is not None:
         exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
         rows.append(("against SpikingJelly", exact))
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
+    if report["options"]["synapse_budget"] is not None:
+        weighted = [(node["name"], node["weight_bits"]) for node in report["nodes"] if "weight_bits" in node]
+        terminal.table("Widths by layer", ("layer", " bits"), weighted)
     layers = [node for node in report["nodes"] if node.get("sqnr_db") is not None]
     worst = sorted(layers, key=lambda node: node["sqnr_db"])[:WORST_SHOWN]
     if worst:
@@ -321,11 +355,14 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
         terminal.line(f"warning: {warning}")
 
 
-def _calibration(samples: int | None) -> str:
-    """What the weights were rounded by, and what that lacks."""
+def _weights(report: Any) -> str:
+    """How wide the weights are, what they were rounded by, and what that lacks."""
+    widths = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node}) or [0]
+    bits = f"{widths[-1]} bits" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} bits"
+    samples = report["options"]["calibration_samples"]
     if samples is None:
-        return "rounded without data: ranges are estimated, biases uncorrected; --calibration X.npy loses less"
-    return f"rounded for what {samples:,} calibration samples make each layer read"
+        return f"{bits}, rounded without data: ranges estimated, biases uncorrected; --calibration X.npy loses less"
+    return f"{bits}, rounded for what {samples:,} calibration samples make each layer read"
 
 
 def _network(architecture: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -19,7 +19,7 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.balance_delays import balance_delays
 from resformer.compiler.passes.bound_ranges import bound_ranges
-from resformer.compiler.passes.calibrate import Calibrated, Progress, calibrate
+from resformer.compiler.passes.calibrate import Calibrated, Progress, calibrate, moments
 from resformer.compiler.passes.convolve_linear import convolve_linear
 from resformer.compiler.passes.fold_attention_scale import fold_attention_scale
 from resformer.compiler.passes.fold_average_pool import fold_average_pool
@@ -27,6 +27,7 @@ from resformer.compiler.passes.fold_batchnorm import fold_batchnorm
 from resformer.compiler.passes.fold_input_gain import fold_input_gain
 from resformer.compiler.passes.merge_synapses import merge_synapses
 from resformer.compiler.passes.place_biases import place_biases
+from resformer.compiler.passes.precision import choose_widths, sensitivities
 from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.scales import QuantizationConfig, QuantizationPlan, choose_plan
@@ -92,6 +93,8 @@ class CompileOptions:
         timesteps: T; None for what the checkpoint says or its kind of network is trained with, or a NIR file says.
         image_size: Edge of the square input; likewise. A NIR file states its own.
         quantization: Widths and granularity.
+        synapse_budget: Of the memory that 8 bits everywhere take, the weights' share: each layer then gets a
+            width, up to that of ``quantization``, by what it is measured to lose on ``calibration``. None: one for all.
         calibration: Samples to measure ranges on, as ``check_samples`` takes them; None to estimate the ranges.
         chip: Where to place the program; None to leave that out.
         dt: Seconds a step of a network in a NIR file; None for what the file says.
@@ -102,6 +105,7 @@ class CompileOptions:
     timesteps: int | None = None
     image_size: int | None = None
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    synapse_budget: float | None = None
     calibration: npt.NDArray[Any] | None = None
     chip: Chip | None = None
     dt: float | None = None
@@ -273,12 +277,19 @@ def _calibrate(
     graph: Graph[nir.NIRNode], options: CompileOptions, progress: Progress | None
 ) -> tuple[Mapping[str, float], Calibrated]:
     """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
+    config = options.quantization
     if options.calibration is None:
+        if options.synapse_budget is not None:
+            raise InputError("synapse budget: widths by layer are measured on images; give --calibration")
         ranges = estimated_ranges(graph)
-        return ranges, Calibrated(choose_plan(graph, ranges, options.quantization, measured=False), {})
+        return ranges, Calibrated(choose_plan(graph, ranges, config, measured=False), {})
     samples = check_samples(options.calibration, graph, "calibration").real()
     ranges = measured_ranges(graph, samples)
-    plan = choose_plan(graph, ranges, options.quantization, measured=True)
+    plan = choose_plan(graph, ranges, config, measured=True)
+    if options.synapse_budget is not None:
+        measured = sensitivities(moments(graph, samples, plan), config.weight_bits, per_channel=config.per_channel)
+        widths = choose_widths(measured, config.weight_bits, options.synapse_budget)
+        plan = choose_plan(graph, ranges, replace(config, layer_bits=widths), measured=True)
     return ranges, calibrate(graph, samples, plan, progress=progress)
 
 

@@ -85,7 +85,7 @@ def calibrate(
         steps: Which to take; None for all.
         progress: Told of each layer.
     """
-    return _Calibration(graph, plan, steps or CalibrationSteps()).run(_affordable(graph, samples), progress)
+    return _Calibration(graph, plan, steps or CalibrationSteps()).run(samples, progress)
 
 
 def _affordable(graph: Graph[nir.NIRNode], samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -97,7 +97,7 @@ def _affordable(graph: Graph[nir.NIRNode], samples: npt.NDArray[Any]) -> npt.NDA
 
 
 @dataclass(frozen=True, eq=False)
-class _Statistics:
+class Moments:
     """What a layer reads, with a last tap of ones for its bias, and what it makes of it.
 
     Attributes:
@@ -126,24 +126,13 @@ class _Calibration:
     def run(self, samples: npt.NDArray[Any], progress: Progress | None) -> Calibrated:
         """Layer by layer, in topological order."""
         layers, rounded = dict(self.plan.layers), {}
-        repeats = samples.ndim == len(self.graph.input.shape) + 1  # the same frame in each step
-        for node, inputs, output in float_interpreter.trace(self.graph, samples, dtype=torch.float32):
-            if isinstance(node.op, CALIBRATED):
-                reads_pixels = node.inputs[0] == self.graph.input.name
-                source = self._encoded(inputs[0]) if reads_pixels else inputs[0]
-                frames = slice(1 if reads_pixels and repeats else None)
-                seen = _statistics(node.op, source[frames], output[frames])
-                layers[node.name], rounded[node.name] = self._round(node, seen)
-                if progress is not None:
-                    progress(f"calibrating {node.name}", len(rounded), len(layers))
+        for node, seen in moments(self.graph, samples, self.plan):
+            layers[node.name], rounded[node.name] = self._round(node, seen)
+            if progress is not None:
+                progress(f"calibrating {node.name}", len(rounded), len(layers))
         return Calibrated(replace(self.plan, layers=layers), rounded)
 
-    def _encoded(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Samples as the program's input rounds them."""
-        scale, high = 2.0 ** self.plan.scale_exps[self.graph.input.name], self.plan.input_high
-        return (pixels * scale).round().clamp(-high, high) / scale
-
-    def _round(self, node: Node[nir.NIRNode], seen: _Statistics) -> tuple[LayerPlan, LayerIntegers]:
+    def _round(self, node: Node[nir.NIRNode], seen: Moments) -> tuple[LayerPlan, LayerIntegers]:
         """Mantissas, exponents and biases of one layer."""
         plan, unit_exp = self.plan.layers[node.name], self.plan.weight_unit_exp(node)
         groups, outputs = seen.target.shape
@@ -173,7 +162,7 @@ class _Calibration:
         return replace(plan, weight_exp=tuple(chosen)), LayerIntegers(mantissa, multiples[:, :, -1].flatten().numpy())
 
     def _multiples(
-        self, wanted: torch.Tensor, steps: torch.Tensor, largest: torch.Tensor, seen: _Statistics
+        self, wanted: torch.Tensor, steps: torch.Tensor, largest: torch.Tensor, seen: Moments
     ) -> torch.Tensor:
         """The whole multiples of each candidate's steps, (tries, G, C, D + 1), the bias last."""
         tries, groups, outputs, taps = steps.shape
@@ -191,7 +180,30 @@ class _Calibration:
         return multiples
 
 
-def _statistics(op: nir.NIRNode, source: torch.Tensor, sent: torch.Tensor) -> _Statistics:
+@torch.no_grad()
+def moments(
+    graph: Graph[nir.NIRNode], samples: npt.NDArray[Any], plan: QuantizationPlan
+) -> Iterator[tuple[Node[nir.NIRNode], Moments]]:
+    """What each layer reads and sends as samples run through the float network, in topological order.
+
+    Args:
+        graph: A float graph after all float passes.
+        samples: (N, C, H, W) or (N, T, C, H, W); of more than memory should hold, some are left out.
+        plan: For the scale of the input, which is rounded before the layers that read it.
+    """
+    scale, high = 2.0 ** plan.scale_exps[graph.input.name], plan.input_high
+    repeats = samples.ndim == len(graph.input.shape) + 1  # the same frame in each step
+    for node, inputs, output in float_interpreter.trace(graph, _affordable(graph, samples), dtype=torch.float32):
+        if isinstance(node.op, CALIBRATED):
+            if node.inputs[0] == graph.input.name:
+                frames = slice(1 if repeats else None)
+                source = (inputs[0][frames] * scale).round().clamp(-high, high) / scale
+                yield node, _moments(node.op, source, output[frames])
+            else:
+                yield node, _moments(node.op, inputs[0], output)
+
+
+def _moments(op: nir.NIRNode, source: torch.Tensor, sent: torch.Tensor) -> Moments:
     """The moments of what a layer reads and sends, (T, N, ...) each, over a choice of positions."""
     outputs = sent.flatten(0, 1).flatten(2).transpose(1, 2) if sent.dim() == 5 else sent.flatten(0, 1)[:, None]
     positions = outputs.shape[0] * outputs.shape[1]
@@ -204,7 +216,7 @@ def _statistics(op: nir.NIRNode, source: torch.Tensor, sent: torch.Tensor) -> _S
         extended = torch.cat([taps, torch.ones_like(taps[:, :, :1])], dim=2)
         gram += extended.transpose(1, 2) @ extended
     mean = outputs[rows // outputs.shape[1], rows % outputs.shape[1]].double().mean(0)
-    return _Statistics(gram / len(rows), mean.reshape(groups, -1))
+    return Moments(gram / len(rows), mean.reshape(groups, -1))
 
 
 def _taps(op: nir.NIRNode, source: torch.Tensor, chosen: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nir
@@ -71,22 +71,29 @@ class QuantizationConfig:
 
     Attributes:
         weight_bits: Width of a weight's mantissa, sign included: 2 to 8.
+        layer_bits: Widths of layers that have another.
         per_channel: An exponent for each output channel, rather than one for each layer.
         clip_weights: Let a channel's range of weights end below its largest, where that loses less.
         input_scale_exp: k of the input; None: what loses least, or 0 for event frames, which are counts.
     """
 
     weight_bits: int = LOIHI.weight_bits_max
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
     per_channel: bool = True
     clip_weights: bool = True
     input_scale_exp: int | None = None
 
+    def bits(self, name: str) -> int:
+        """The width of one layer's weights."""
+        return self.layer_bits.get(name, self.weight_bits)
+
     def __post_init__(self) -> None:
-        if not MIN_WEIGHT_BITS <= self.weight_bits <= LOIHI.weight_bits_max:
-            raise RangeError(
-                f"weight bits: {self.weight_bits} is outside {MIN_WEIGHT_BITS} to {LOIHI.weight_bits_max}, "
-                "what a Loihi synapse stores; choose a width in that range"
-            )
+        for bits in (self.weight_bits, *self.layer_bits.values()):
+            if not MIN_WEIGHT_BITS <= bits <= LOIHI.weight_bits_max:
+                raise RangeError(
+                    f"weight bits: {bits} is outside {MIN_WEIGHT_BITS} to {LOIHI.weight_bits_max}, "
+                    "what a Loihi synapse stores; choose a width in that range"
+                )
         if self.input_scale_exp is not None and not 0 <= self.input_scale_exp <= SCALE_EXP_MAX:
             raise RangeError(
                 f"input scale: 2^{self.input_scale_exp} is outside 2^0 to 2^{SCALE_EXP_MAX}; choose an exponent in "
@@ -323,7 +330,6 @@ class _Choice:
         self.messages = message_names(graph)
         self.reach = reach
         self.config = config
-        self.mantissa_max = mantissa_max(config.weight_bits)
         self.counts_events = graph.metadata.get("input") == "frames"
         default_exp = COUNT_SCALE_EXP if self.counts_events else PIXEL_SCALE_EXP_MAX
         self.input_exp = default_exp if config.input_scale_exp is None else config.input_scale_exp
@@ -340,21 +346,25 @@ class _Choice:
         layers = {node.name: self._layer(node) for node in self.graph if isinstance(node.op, WEIGHTED)}
         return QuantizationPlan(self.input_high, self.exps, layers)
 
+    def _mantissa_max(self, node: Node[nir.NIRNode]) -> int:
+        return mantissa_max(self.config.bits(node.name))
+
     def _layer(self, node: Node[nir.NIRNode]) -> LayerPlan:
         kept = self.kept[node.name] * 2.0 ** weight_unit_exp(self.exps, node)
-        exponent = fitting_exponents(node.name, kept, self.config.weight_bits)
-        return LayerPlan(self.config.weight_bits, exponent if isinstance(node.op, CONVOLUTIONAL) else exponent[:1])
+        bits = self.config.bits(node.name)
+        exponent = fitting_exponents(node.name, kept, bits)
+        return LayerPlan(bits, exponent if isinstance(node.op, CONVOLUTIONAL) else exponent[:1])
 
     def _kept_magnitudes(self, node: Node[nir.NIRNode]) -> Float64Array:
         """The magnitude that each channel's mantissas are to hold, (C_out,); the readout and a layer share one."""
         weight = node.op.weight.reshape(len(node.op.weight), -1)
         if isinstance(node.op, CONVOLUTIONAL) and self.config.per_channel:
-            return self._kept(weight)
-        return np.repeat(self._kept(weight.reshape(1, -1)), len(weight))
+            return self._kept(weight, self.config.bits(node.name))
+        return np.repeat(self._kept(weight.reshape(1, -1), self.config.bits(node.name)), len(weight))
 
-    def _kept(self, rows: Float64Array) -> Float64Array:
+    def _kept(self, rows: Float64Array, bits: int) -> Float64Array:
         if self.config.clip_weights:
-            return kept_magnitudes(rows, self.config.weight_bits)
+            return kept_magnitudes(rows, bits)
         largest: Float64Array = np.abs(rows).max(axis=1, initial=0.0)
         return largest
 
@@ -439,7 +449,7 @@ class _Choice:
         if isinstance(node.op, nir.Conv2d):
             weight = np.abs(node.op.weight)
             steepest = max(float(self.kept[node.name].max(initial=0.0)), SMALLEST_MAGNITUDE)
-            exp = _floor_log2(self.mantissa_max * 2**LOIHI.weight_exp_max / steepest) + self._source_exp(node)
+            exp = _floor_log2(self._mantissa_max(node) * 2**LOIHI.weight_exp_max / steepest) + self._source_exp(node)
             limits.append((exp, f"{node.name} has a weight of {steepest:.4g}"))
             row = max(float(weight.reshape(len(weight), -1).sum(axis=1).max()), SMALLEST_MAGNITUDE)
             worst = row * self._source_reach(node)
@@ -470,7 +480,7 @@ class _Choice:
             limits = [
                 (LOIHI.accumulator_max / ROUNDED_SUM_GROWTH, row, f"{node.name} may feed back {row:.4g}"),
                 (
-                    self.mantissa_max * 2**LOIHI.weight_exp_max,
+                    self._mantissa_max(node) * 2**LOIHI.weight_exp_max,
                     steepest,
                     f"{node.name} has a recurrent weight of {steepest:.4g}",
                 ),
@@ -528,12 +538,12 @@ class _Choice:
             return 0
         finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), SMALLEST_MAGNITUDE)
         source_exp = self._source_exp(node) if isinstance(node.op, nir.Conv2d) else 0
-        return source_exp + math.ceil(math.log2(self.mantissa_max / finest))
+        return source_exp + math.ceil(math.log2(self._mantissa_max(node) / finest))
 
     def _readout_exp(self, node: Node[nir.NIRNode]) -> int:
         """k of a readout's weights: no spike depends on it, so they fill their mantissas."""
         steepest = max(float(self.kept[node.name].max(initial=0.0)), SMALLEST_MAGNITUDE)
-        return min(max(_floor_log2(self.mantissa_max / steepest), 0), READOUT_SCALE_EXP_MAX)
+        return min(max(_floor_log2(self._mantissa_max(node) / steepest), 0), READOUT_SCALE_EXP_MAX)
 
     def _readout_shift(self, node: Node[nir.NIRNode], exp: int) -> int:
         """By how many bits what a readout reads must be coarser than 2^exp, for its sums to stay in 32 bits.

@@ -123,6 +123,10 @@ def test_bad_checkpoints(
         (["--input-scale-exp", "99"], 1, "99"),
         (["--dump-after", "nothing"], 2, "there is no pass 'nothing'"),
         (["--calibration", "none.npy"], 1, "none.npy: no such file"),
+        (["--precision", "auto"], 2, "--calibration"),
+        (["--synapse-budget", "0.5"], 2, "--precision auto"),
+        (["--precision", "auto", "--synapse-budget", "0"], 2, "more than 0, at most 1"),
+        (["--precision", "auto", "--synapse-budget", "all"], 2, "more than 0, at most 1"),
         (["--unknown"], 2, "--unknown"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from resformer.compiler.cli import main
 from resformer.compiler.ir.program import Conv2d
 from resformer.compiler.pipeline import PASS_NAMES
 from resformer.models.checkpoint import load_checkpoint
+from resformer.runtime.cli import verify_main
 from support.builds import Tiny, program_of, read_json
 
 LAVA_FILES = {"network.nir", "program.safetensors", "placement.json", "quantized.pt", "report.json"}
@@ -131,6 +133,34 @@ def test_options_reach_the_program(tiny: Tiny, tmp_path: Path) -> None:
     assert all(len(np.unique(conv.weight_exp)) == 1 for conv in convs)
     default = [node.op for node in program_of(tiny.build) if isinstance(node.op, Conv2d)]
     assert any(len(np.unique(conv.weight_exp)) > 1 for conv in default), "this test cannot fail"
+
+
+def test_automatic_precision_keeps_to_its_budget_and_stays_exact(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = tmp_path / "b"
+    arguments = ("--calibration", str(tiny.images), "--precision", "auto", "--synapse-budget", "0.7")
+    assert compile_tiny(tiny, build, *arguments) == 0
+    shown = capsys.readouterr().out
+    assert "Widths by layer" in shown
+    assert re.search(r"weights +\d to 8 bits, rounded for what 6 calibration samples make each layer read", shown)
+    report, program = read_json(build / "report.json"), program_of(build)
+    sizes = {node.name: node.op.weight.size for node in program if isinstance(node.op, Conv2d)}
+    widths = {node["name"]: node["weight_bits"] for node in report["nodes"] if node["name"] in sizes}
+    assert sum(sizes[name] * bits for name, bits in widths.items()) <= 0.7 * 8 * sum(sizes.values())
+    verify = [str(build), "--model", str(tiny.model), "--input", str(tiny.images), "--backend", "sim"]
+    assert verify_main([*verify, "--json", str(tmp_path / "v.json")]) == 0
+    checks = read_json(tmp_path / "v.json")["checks"]
+    for name in ("backend_vs_program", "backend_vs_quantized_torch"):
+        assert checks[name]["compared"] > 0
+        assert checks[name]["mismatched"] == 0
+
+
+def test_rounding_without_data_says_what_it_lacks(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compile_tiny(tiny, tmp_path / "b") == 0
+    assert "rounded without data: ranges estimated, biases uncorrected; --calibration X.npy" in capsys.readouterr().out
 
 
 def test_calibration_sets_the_scales(tiny: Tiny, tmp_path: Path) -> None:
