@@ -8,10 +8,8 @@ compiler makes the same integers of it.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,6 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.scales import (
-    PIXEL_SCALE_EXP_MAX,
-    LayerPlan,
     QuantizationConfig,
     QuantizationPlan,
     choose_plan,
@@ -38,7 +34,7 @@ from resformer.compiler.passes.scales import (
 from resformer.compiler.pipeline import FLOAT_PASSES
 from resformer.compiler.samples import check_samples
 from resformer.compiler.target import LOIHI
-from resformer.errors import InputError, RangeError
+from resformer.errors import InputError
 from resformer.models.layers import DSSA, BatchNorm
 from resformer.models.spikingresformer import SpikingResformer
 
@@ -86,47 +82,12 @@ def prepare(
 def _choose_plan(
     graph: Graph[nir.NIRNode], bits: int, calibration: npt.NDArray[Any] | torch.Tensor | None
 ) -> QuantizationPlan:
-    """Scales and widths as the compiler chooses them, and the exponents of the least squared error.
-
-    The compiler's own exponents fit each channel's largest weight: with few bits, that rounds most others to zero.
-    """
-    config, measured = QuantizationConfig(weight_bits=bits), calibration is not None
+    """Scales, widths and exponents as the compiler chooses them."""
+    config = QuantizationConfig(weight_bits=bits)
     if calibration is None:
-        ranges = estimated_ranges(graph)
-    else:
-        ranges = measured_ranges(graph, check_samples(np.asarray(calibration), graph, "calibration").real())
-    plan = _with_fitting_input(graph, ranges, config, measured=measured)
-    layers = {name: _with_least_error(graph, plan, name) for name in plan.layers}
-    return replace(plan, layers=layers)
-
-
-def _with_fitting_input(
-    graph: Graph[nir.NIRNode], ranges: Mapping[str, float], config: QuantizationConfig, *, measured: bool
-) -> QuantizationPlan:
-    """The plan with the finest input with which there is one: few bits hold large weights at coarse scales only.
-
-    Raises:
-        RangeError: There is none, as the first attempt's error has it.
-    """
-    try:
-        return choose_plan(graph, ranges, config, measured=measured)
-    except RangeError:
-        for exp in range(PIXEL_SCALE_EXP_MAX - 1, -1, -1):
-            with contextlib.suppress(RangeError):
-                return choose_plan(graph, ranges, replace(config, input_scale_exp=exp), measured=measured)
-        raise
-
-
-def _with_least_error(graph: Graph[nir.NIRNode], plan: QuantizationPlan, name: str) -> LayerPlan:
-    """One layer's exponents, each the one at which its weights' squared rounding error is least."""
-    layer, node = plan.layers[name], graph[name]
-    weight = (node.op.weight * 2.0 ** plan.weight_unit_exp(node)).reshape(len(layer.weight_exp), -1)
-    exponents = range(LOIHI.weight_exp_max + 1)
-    errors = [
-        ((np.clip(np.rint(weight / 2**exp), -layer.mantissa_max, layer.mantissa_max) * 2**exp - weight) ** 2).sum(1)
-        for exp in exponents
-    ]
-    return replace(layer, weight_exp=tuple(int(exp) for exp in np.argmin(errors, axis=0)))
+        return choose_plan(graph, estimated_ranges(graph), config, measured=False)
+    samples = check_samples(np.asarray(calibration), graph, "calibration").real()
+    return choose_plan(graph, measured_ranges(graph, samples), config, measured=True)
 
 
 class QuantizedSpikingResformer(SpikingResformer):

@@ -7,6 +7,7 @@ rule; ``passes.quantize`` applies a plan.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -335,11 +336,27 @@ class _Choice:
         self.input_exp = default_exp if config.input_scale_exp is None else config.input_scale_exp
         self.input_high = self._input_high()
         self.kept = {node.name: self._kept_magnitudes(node) for node in graph if isinstance(node.op, WEIGHTED)}
-        self.exps = self._choose_scales()
         if config.input_scale_exp is None and not self.counts_events:
+            self.exps = self._finest_scales()
             self.input_exp = self._balanced_input_exp()
             self.input_high = self._input_high()
-            self.exps = self._choose_scales()
+        self.exps = self._choose_scales()
+
+    def _finest_scales(self) -> dict[str, int]:
+        """The scales for the finest pixels with which there are any: few bits hold large weights at coarse ones only.
+
+        Raises:
+            RangeError: There are none, as the finest pixels' error has it.
+        """
+        try:
+            return self._choose_scales()
+        except RangeError:
+            for exp in range(self.input_exp - 1, -1, -1):
+                self.input_exp = exp
+                self.input_high = self._input_high()
+                with contextlib.suppress(RangeError):
+                    return self._choose_scales()
+            raise
 
     def plan(self) -> QuantizationPlan:
         """The choices."""
@@ -375,7 +392,7 @@ class _Choice:
         variance of a current's error is (p^2 * sum of w^2 + q^2 * taps) / 12 for pixels of unit variance. Calibration
         halves what the weights cost, for neighbouring pixels are alike.
         """
-        exps = [PIXEL_SCALE_EXP_MAX]
+        exps = [self.input_exp]
         for reader in self.graph.consumers[self.graph.input.name]:
             if isinstance(reader.op, nir.Conv2d):
                 power = max(float((reader.op.weight**2).mean()), SMALLEST_MAGNITUDE)

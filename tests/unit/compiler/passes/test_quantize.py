@@ -339,10 +339,18 @@ def test_input_scales_that_no_program_needs_are_refused(exp: int) -> None:
 
 
 def test_currents_too_large_for_any_scale_are_refused_and_the_largest_named() -> None:
-    with pytest.raises(RangeError, match=r"conv: no scale fits its currents: conv reaches 1e\+04, which leaves 2\^3"):
-        lower(two_layers(1.0), {"conv": 1e4})
+    with pytest.raises(RangeError, match=r"conv: no scale fits its currents: conv reaches 1e\+06, which leaves 2\^-3"):
+        lower(two_layers(1.0), {"conv": 1e6})
     with pytest.raises(RangeError, match=r"conv2: no scale fits its currents: conv2 has a weight of 1e\+05"):
         lower(two_layers(1.0, 1e5))
+
+
+def test_pixels_are_as_fine_as_there_is_a_scale_for() -> None:
+    reach = {"conv": 5e3}  # which leaves 2^4
+    program = lower(two_layers(1.0), reach)
+    assert 0 < scale(program, "input") <= scale(program, "conv") == 4
+    with pytest.raises(RangeError, match="no scale fits its currents: conv reaches 5000, which leaves 2\\^4"):
+        lower(two_layers(1.0), reach, input_scale_exp=5)
 
 
 @pytest.mark.parametrize("weight", [1e6, 1e60, 1e300])
