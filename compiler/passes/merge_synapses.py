@@ -276,9 +276,18 @@ def _is_stock(node: Node[nir.NIRNode], shape: Shape) -> bool:
 def _merge_discrete(
     node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
 ) -> None:
-    """Write a population of our own neurons, and the synapses in front of it."""
+    """Write a population of our own neurons, and the synapses in front of it.
+
+    Raises:
+        UnsupportedError: It has no common form, or its recurrent synapses are for a population of another shape.
+    """
     neurons = node.op
     if isinstance(neurons, RecurrentCubaLIF):
+        if value.shape != (*node.shape, 1, 1)[:3]:
+            raise UnsupportedError(
+                f"{node.name}: its recurrent layer is for a vector of {node.shape[0]}, but it reads an image of shape "
+                f"{value.shape}, flattened; put a linear layer between"
+            )
         arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_NEURON}
         weight = _undilated(neurons.weight, neurons.dilation)
         neurons = replace(neurons, **arrays, weight=weight, dilation=(1, 1))

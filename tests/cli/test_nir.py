@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nir
 import numpy as np
 import pytest
 
 from resformer.compiler.cli import main
 from resformer.runtime.cli import run_main, verify_main
 from support.builds import read_json
-from support.nir_files import Written, chain, lif, write, written
+from support.nir_files import Written, chain, graph, lif, write, written
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,17 @@ def test_bad_files_give_one_line(network: Written, tmp_path: Path, capsys: pytes
     torn = tmp_path / "torn.nir"
     torn.write_bytes(network.path.read_bytes()[:5000])
     wide = write(tmp_path / "wide.nir", chain((3,), lif((3,), tau=float("nan"))))
-    for path, words in ((torn, "truncated"), (wide, "n0: tau holds NaN"), (tmp_path / "no.nir", "no such file")):
+    late = write(tmp_path / "late.nir", chain((3,), nir.Delay(delay=np.full(3, -1.0)), lif((3,))))
+    ring = {"a": nir.Linear(np.eye(3)), "b": nir.Linear(np.eye(3)), "s": lif((3,))}
+    edges = [("input", "a"), ("a", "b"), ("b", "a"), ("b", "s"), ("s", "output")]
+    cycle = write(tmp_path / "cycle.nir", graph((3,), ring, edges))
+    for path, words in (
+        (torn, "truncated"),
+        (wide, "n0: tau holds NaN"),
+        (tmp_path / "no.nir", "no such file"),
+        (late, "n0: delay is -1 seconds"),
+        (cycle, "a cycle without delay"),
+    ):
         arguments = [str(path), "--target", "lava", "--dt", "1e-4", "--timesteps", "4", "-o", str(tmp_path / "b")]
         assert main(arguments) == 1
         message = capsys.readouterr().err

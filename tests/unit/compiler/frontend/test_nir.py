@@ -187,6 +187,14 @@ REFUSED = {
         lambda: recurrent(("s", "b", "s"), ("b", "t", "output"), b=nir.Linear(square), t=lif((3,))),
         "b: leads from s back to it and is connected to t too",
     ),
+    "a recurrent layer of a flattened image": (
+        lambda: graph(
+            (1, 1, 3),
+            {"a": flatten((1, 1, 3)), "s": lif((3,)), "b": nir.Linear(square)},
+            [("input", "a"), ("a", "s"), ("s", "b"), ("b", "s"), ("s", "output")],
+        ),
+        r"s: its recurrent layer is for a vector of 3, but it reads an image of shape \(1, 1, 3\)",
+    ),
     "a recurrent scale": (
         lambda: recurrent(("s", "b", "s"), b=nir.Scale(ones)),
         "b: leads from s back to it, where a Scale has no lowering",
