@@ -54,9 +54,9 @@ TRACED_BATCH = 11
 """Samples that the code is traced with: a number that no other axis is likely to have."""
 SAMPLE_AXES = (1, 3)
 """Samples are vectors or images."""
-LIBRARIES = tuple(str(Path(inspect.getfile(each)).parent) for each in (torch, spikingjelly, contextlib))
-OWN_FOLDERS = (*LIBRARIES, str(Path(__file__).parent))
-"""Where code is not the user's."""
+TORCH, SPIKINGJELLY, PYTHON = (str(Path(inspect.getfile(each)).parent) for each in (torch, spikingjelly, contextlib))
+LIBRARIES = (TORCH, PYTHON, str(Path(__file__).parent))
+"""Where code is not the user's; nor is SpikingJelly's, but for the networks that come with it."""
 
 
 class Axes(Enum):
@@ -247,7 +247,8 @@ def _source(node: fx.Node) -> str:
 
 def _line(frames: Sequence[tuple[str, int | None, str | None]]) -> str:
     """The innermost of some places in the code that is not in a library."""
-    own = [frame for frame in frames if not frame[0].startswith(OWN_FOLDERS)] or frames[-1:]
+    known = [frame for frame in frames if not frame[0].startswith(LIBRARIES)] or list(frames)
+    own = [frame for frame in known if not frame[0].startswith(SPIKINGJELLY)] or known
     if not own:
         return "the module"
     file, line, code = own[-1]

@@ -114,9 +114,13 @@ def eighteen(make: MakeNeuron) -> nn.Module:
     ids=["SEW-ResNet-18", "VGG"],
 )
 def test_lava_fires_the_modules_spikes(case: Case) -> None:
-    result = compiled(case, integrate_and_fire).verify(case.samples)
+    network = compiled(case, integrate_and_fire)
+    result = network.verify(case.samples)
     assert result.backend == "lava"
     assert_equal(result)
+    trains = network.run(case.samples, backend="sim", record=True).spikes
+    rates = {name: train.count / train.size for name, train in trains.items()}
+    assert all(0.05 < rate < 0.3 for rate in rates.values()), rates
 
 
 @pytest.mark.parametrize(
@@ -159,7 +163,7 @@ def test_leaks_are_exact_while_six_bits_last(tau: float, steps: int, *, exact: b
 
 
 def test_neurons_without_leak_are_exact_for_any_time() -> None:
-    case = Case(lambda make: MembraneBlock(4, make), rand(12, 2, 3, 6, 6))
+    case = Case(lambda make: SEWResNet((4,), (1,), make), rand(20, 2, 3, 8, 8))
     assert_equal(compiled(case, integrate_and_fire).verify(case.samples, backend="sim"))
 
 

@@ -55,7 +55,7 @@ def test_files_hold_graphs_without_loss(graph: Graph[nir.NIRNode]) -> None:
         assert first_difference(graph, read_nir(again)) is None, "what NIR's own tools rewrite must stay the same"
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(graphs_of_nirs_nodes())
 def test_graphs_of_nirs_nodes_are_plain_files(graph: Graph[nir.NIRNode]) -> None:
     verify_graph(graph)

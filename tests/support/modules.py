@@ -132,22 +132,24 @@ def integrate_and_fire() -> neuron.BaseNode:
 
 
 def calibrated(module: nn.Module, example: torch.Tensor, *, seed: int = 0) -> nn.Module:
-    """The module in eval mode, with random weights, its neurons firing at 5 to 25 %.
+    """The module in eval mode, with random weights, its neurons firing at about 10 to 25 %.
 
     A normalisation's running statistics are those of the example, layer after layer, and its bias is what lets a
     normal current reach the threshold now and then.
     """
     torch.manual_seed(seed)
+    leaks = not any(isinstance(each, neuron.IFNode) for each in module.modules())
+    least, most = (0.3, 0.9) if leaks else (-0.5, 0.1)
     for name, parameter in module.named_parameters():
         if parameter.dim() > 1:
             nn.init.kaiming_normal_(parameter)
             parameter.data *= 3 if parameter.dim() == 2 else 1  # linear layers have no normalisation behind them
         elif name.endswith("bias"):
-            nn.init.uniform_(parameter, 0.0, 0.5)
+            nn.init.uniform_(parameter, min(least, 0.0), max(most, 0.0))
     for norm in (each for each in module.modules() if isinstance(each, nn.BatchNorm2d)):
         norm.momentum = 1.0
         nn.init.uniform_(norm.weight, 0.8, 1.2)
-        nn.init.uniform_(norm.bias, 0.3, 0.9)
+        nn.init.uniform_(norm.bias, least, most)
     module.train()
     with torch.no_grad():
         for _ in range(3):
