@@ -69,7 +69,7 @@ def _run_parser() -> Parser:
     parser.add_argument(
         "--chip",
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
-        help="with --cost: another chip than the build was placed on, or other constants",
+        help="with --cost or --report: another chip than the build was placed on, or other constants",
     )
     parser.add_argument(
         "--spread",
@@ -174,9 +174,12 @@ def _check_usage(arguments: argparse.Namespace, output: Path | None) -> None:
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     if arguments.record_spikes and arguments.output is None:
         raise UsageError("--record-spikes: say with -o where to write the spikes")
-    needs_cost = [name for name in ("chip", "json", "spread") if getattr(arguments, name) is not None]
+    needs_cost = [name for name in ("json", "spread") if getattr(arguments, name) is not None]
     if needs_cost and not arguments.cost:
         raise UsageError(f"--{needs_cost[0]}: goes with --cost")
+    costs = arguments.cost or arguments.report is not None
+    if arguments.chip is not None and not costs:
+        raise UsageError("--chip: goes with --cost or --report")
     _check_usage(arguments, arguments.output if processes.leads else None)
     if processes.leads:
         for path in filter(None, (arguments.json, arguments.report)):
@@ -196,8 +199,8 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         given = read_given(arguments, arguments.build)
         program, samples = given.program, given.samples
         bounds = processes.share(len(samples))
-        chip = _chip(arguments, given.build) if arguments.cost else None
-        record = arguments.record_spikes or arguments.cost or arguments.report is not None
+        chip = _chip(arguments, given.build) if costs else None
+        record = arguments.record_spikes or costs
         batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=record)
         require_room_for_batch(program, arguments.backend, min(batch_size, bounds[1] - bounds[0]))
         if record:
@@ -232,7 +235,8 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         spikes = result.spikes if arguments.record_spikes else {}
         write_atomically(arguments.output, "wb", lambda file: _save(result, spikes, given.names, file))
     _summarize(terminal, arguments, processes, given, result)
-    if chip is not None:
+    if arguments.cost:
+        assert chip is not None
         _cost(terminal, arguments, program, result, chip)
     if arguments.report is not None:
         from resformer.runtime.page.content import as_shown, run_shown

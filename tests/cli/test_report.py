@@ -93,6 +93,16 @@ def test_differences_are_those_that_verifying_counts(tiny: Tiny, tmp_path: Path)
     assert any(each["mismatched"] for each in run["differences"]["layers"].values())
 
 
+def test_another_chip_gives_other_costs(tiny: Tiny, tmp_path: Path) -> None:
+    given = [str(tiny.build), "--input", str(tiny.images), "--samples", "1"]
+    by_run, by_report = tmp_path / "run.html", tmp_path / "report.html"
+    assert run_main([*given, "--backend", "sim", "--chip", "loihi1", "--report", str(by_run)]) == 0
+    assert main([*given, "--chip", "loihi1", "-o", str(by_report)]) == 0
+    costs = [read_page(path)[0]["builds"][0]["cost"] for path in (by_run, by_report)]
+    assert costs[0] == costs[1]
+    assert costs[0]["chip"]["name"] == "loihi1"
+
+
 def test_several_builds_are_compared(tiny: Tiny, tmp_path: Path) -> None:
     page, other = tmp_path / "compared.html", tiny.copied_build(tmp_path)
     given = ["--input", str(tiny.images), "--samples", "2"]
