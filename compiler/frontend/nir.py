@@ -221,7 +221,11 @@ def _text(name: str | bytes) -> str:
 
 
 def _without_doors(content: _Content) -> _Content:
-    """The network without the Inputs and Outputs of its inner graphs: what reads one reads what leads into it."""
+    """The network without the Inputs and Outputs of its inner graphs: what reads one reads what leads into it.
+
+    Raises:
+        UnsupportedError: One leads into itself.
+    """
     readers = content.readers
     doors = [
         name
@@ -231,6 +235,10 @@ def _without_doors(content: _Content) -> _Content:
     sources = {name: list(each) for name, each in content.sources.items()}
     for door in doors:
         through = sources.pop(door)
+        if door in through:
+            raise UnsupportedError(
+                f"{door}: a cycle without delay runs through it ({door} -> {door}); cut the edge back"
+            )
         for name, each in sources.items():
             sources[name] = [found for source in each for found in (through if source == door else [source])]
     nodes = {name: values for name, values in content.nodes.items() if name in sources}
@@ -625,7 +633,8 @@ def _neuron_metadata(draft: _Draft, name: str, values: Values) -> dict[str, str]
     Raises:
         UnsupportedError: They say what has no lowering.
     """
-    stated = {**NEURON_METADATA, "reset": draft.reset, **values.get("metadata", {})}
+    metadata = {key: str(value) for key, value in values.get("metadata", {}).items()}
+    stated = {**NEURON_METADATA, "reset": draft.reset, **metadata}
     reset = RESET_NAMES.get(stated["reset"])
     if reset is None:
         raise UnsupportedError(

@@ -76,7 +76,8 @@ def edit(change: Callable[[h5py.File], object]) -> Callable[[Path], None]:
 
 def replace(name: str, value: object) -> Callable[[Path], None]:
     def change(file: h5py.File) -> None:
-        del file[f"node/nodes/{name}"]
+        if f"node/nodes/{name}" in file:
+            del file[f"node/nodes/{name}"]
         file[f"node/nodes/{name}"] = value
 
     return edit(change)
@@ -107,11 +108,17 @@ DAMAGES = {
         "n0: leads from n1 back to it and is connected to input too",
     ),
     "a layer reads itself": (reroute(*FLOW, ("n0", "n0")), UnsupportedError, "n0: a cycle without delay .*n0 -> n0"),
+    "the input reads itself": (reroute(*FLOW, ("input", "input")), UnsupportedError, "input: a cycle without delay"),
     "neurons read themselves": (reroute(*FLOW, ("n1", "n1")), UnsupportedError, "n1: reads its own spikes"),
     "shapes clash": (replace("n0/weight", np.ones((3, 5))), FileFormatError, "n0: weights for 5 features, but 4"),
     "a parameter does not fit": (replace("n1/tau", np.ones(7)), FileFormatError, r"n1: tau of shape \(7,\)"),
     "unknown type": (replace("n0/type", "Quux"), UnsupportedError, "n0: no lowering for a Quux"),
     "NaN": (replace("n1/tau", np.full(3, np.nan)), FileFormatError, "n1: tau holds NaN"),
+    "a reset that is no word": (
+        replace("n1/metadata/reset", np.ones(3)),
+        UnsupportedError,
+        "n1: its metadata say reset",
+    ),
     "negative tau": (replace("n1/tau", np.full(3, -1.0)), FileFormatError, "n1: tau is -1 seconds"),
     "text for numbers": (replace("n0/weight", "heavy"), FileFormatError, "n0: weight is .*not numbers"),
     "weight is missing": (
