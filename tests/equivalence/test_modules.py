@@ -163,7 +163,7 @@ def test_leaks_are_exact_while_six_bits_last(tau: float, steps: int, *, exact: b
 
 
 def test_neurons_without_leak_are_exact_for_any_time() -> None:
-    case = Case(lambda make: SEWResNet((4,), (1,), make), rand(20, 2, 3, 8, 8))
+    case = Case(lambda make: SEWResNet((4,), (1,), make), rand(10, 2, 3, 8, 8))
     assert_equal(compiled(case, integrate_and_fire).verify(case.samples, backend="sim"))
 
 
