@@ -600,17 +600,17 @@ def kept_magnitudes(weight: Float64Array, bits: int) -> Float64Array:
     """
     span = mantissa_max(bits) + 0.5
     kept: Float64Array = np.abs(weight).max(axis=1, initial=0.0)
-    rows = np.flatnonzero(kept)
-    fitting = 2.0 ** np.ceil(np.log2(kept[rows] / span))
+    fitting = 2.0 ** np.ceil(np.log2(np.maximum(kept, np.finfo(np.float64).tiny) / span))
+    # no weight that fits loses more than half a step: with half the step, clipping the largest must not cost more
+    rows = np.flatnonzero((kept / fitting - span / 2) ** 2 < weight.shape[1] / 4)
     # in units of the step that fits, which keeps squares of huge weights finite
-    weight, largest = weight[rows] / fitting[:, None], kept[rows] / fitting
+    weight, largest = weight[rows] / fitting[rows, None], kept[rows] / fitting[rows]
     least = _squared_error(weight, 1.0, bits)
     for step in 0.5 ** np.arange(1, MOST_HALVINGS + 1):
-        # the largest weight alone may lose more than all lost before
         open_ = np.flatnonzero((largest - span * step) ** 2 < least)
         error = _squared_error(weight[open_], step, bits)
         better = open_[error < least[open_]]
-        kept[rows[better]] = span * step * fitting[better]
+        kept[rows[better]] = span * step * fitting[rows[better]]
         least[open_] = np.minimum(least[open_], error)
     return kept
 
