@@ -370,7 +370,8 @@ def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> Quantizati
         plan = QuantizationPlan.from_text(checkpoint.quantization)
     except FileFormatError as error:
         raise FileFormatError(f"{checkpoint.path}: {error}") from error
-    if options.quantization != QuantizationConfig() or options.calibration is not None:
+    choices = options.calibration, options.synapse_budget
+    if options.quantization != QuantizationConfig() or any(each is not None for each in choices):
         raise InputError(
             f"{checkpoint.path}: was fine-tuned for the weights' widths and scales that it holds; leave out "
             "--calibration and all options that choose them"

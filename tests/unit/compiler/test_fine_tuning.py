@@ -230,6 +230,25 @@ def test_exponents_leave_the_least_error(make_model: MakeModel) -> None:
         assert (error < worse).any()
 
 
+def test_a_compilations_plan_is_trained_on_with_each_layers_own_width(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model()
+    save_checkpoint(model, tmp_path / "model.pt")
+    images = samples(model).numpy()
+    plan = compile_checkpoint(
+        tmp_path / "model.pt", CompileOptions(calibration=images, synapse_budget=0.7, image_size=16)
+    ).plan
+    assert len({layer.bits for layer in plan.layers.values()}) > 1
+    student = prepare(model, plan=plan)
+    train(student)
+    student.save(tmp_path / "trained.pt")
+    compilation = compile_checkpoint(tmp_path / "trained.pt")
+    assert compilation.plan == plan
+    for name, layer in plan.layers.items():
+        op = compilation.quantized[name].op
+        assert isinstance(op, Conv2d | Dense)
+        assert np.abs(op.weight).max() <= 2 ** (layer.bits - 1) - 1
+
+
 def test_networks_of_plif_train_their_decays_too(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model(neuron="PLIF", stem="conv3x3", timesteps=3)
     student = prepare(model, calibration=samples(model).numpy())
@@ -272,6 +291,7 @@ def test_samples_and_plans_that_do_not_fit(make_model: MakeModel) -> None:
     [
         ({"quantization": QuantizationConfig(weight_bits=4)}, "leave out --calibration"),
         ({"calibration": np.zeros((1, 2, 16, 16))}, "leave out --calibration"),
+        ({"synapse_budget": 0.7}, "leave out --calibration"),
         ({"image_size": 32}, "leave out --input-size"),
     ],
 )
