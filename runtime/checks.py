@@ -201,11 +201,11 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
             if name in batch.original:
                 comparison.add(name, batch.shaped(name, value.bool()) != batch.original[name], batch.indices)
 
-        error = _logit_errors(float_interpreter.run(graph, batch.samples, observe=compare).numpy(), logits)
+        error = logit_errors(float_interpreter.run(graph, batch.samples, observe=compare).numpy(), logits)
         batch.tally.float_logits_error[stage] = float(error.max())
 
 
-def _logit_errors(logits: Float64Array, expected: Float64Array) -> Float64Array:
+def logit_errors(logits: Float64Array, expected: Float64Array) -> Float64Array:
     """Differences of logits of each step, (T, N, classes); a module may give their mean over time, (1, N, classes)."""
     errors: Float64Array = np.abs(
         (logits if len(logits) == len(expected) else logits.mean(0, keepdims=True)) - expected
@@ -290,7 +290,7 @@ def _compare_quantized(
             comparison.add(name, values[:, positions], [batch.indices[position] for position in positions])
     tally.saturated_samples = [batch.indices[position] for position in saturated]
     whole = [position for position in exact if position not in readout_saturated]
-    error = _logit_errors(real_logits(trace.logits, program), expected_logits)[:, whole]
+    error = logit_errors(real_logits(trace.logits, program), expected_logits)[:, whole]
     tally.quantized_logits_error = float(error.max(initial=0.0))
 
 
