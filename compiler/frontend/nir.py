@@ -176,7 +176,8 @@ def _read(file: h5py.File) -> _Content:
     sources: dict[str, list[str]] = {name: [] for name in nodes}
     for source, target in dict.fromkeys(edges):
         sources[target].append(source)
-    return _Content(nodes, sources, values.get("metadata", {}))
+    metadata = values.get("metadata", {})
+    return _Content(nodes, sources, metadata if isinstance(metadata, dict) else {})
 
 
 def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple[str, str]]]:
@@ -190,6 +191,8 @@ def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple
         name = prefix + key
         if not isinstance(values, dict) or not isinstance(values.get("type"), str):
             raise FileFormatError(f"{name}: has no type; write the file again with nir.write")
+        if not isinstance(values.get("metadata", {}), dict):
+            raise FileFormatError(f"{name}: its metadata are no names with values; write the file again with nir.write")
         if values["type"] in GRAPHS:
             inside, between = _dissolve(f"{name}.", values)
             doors[name] = (_only(name, values, "Input"), _only(name, values, "Output"))

@@ -119,6 +119,7 @@ DAMAGES = {
         UnsupportedError,
         "n1: its metadata say reset",
     ),
+    "metadata that are one number": (replace("n1/metadata", 5), FileFormatError, "n1: its metadata are no names"),
     "negative tau": (replace("n1/tau", np.full(3, -1.0)), FileFormatError, "n1: tau is -1 seconds"),
     "text for numbers": (replace("n0/weight", "heavy"), FileFormatError, "n0: weight is .*not numbers"),
     "weight is missing": (
