@@ -44,6 +44,10 @@ SNNTORCH_DT = 1e-4
 """Seconds that snnTorch's exporter takes a step to be."""
 SNNTORCH_PRECISION = 1e-5
 """Relative; its constants are quotients in 32 bits."""
+INTEGRATORS = MappingProxyType(
+    {"I": ("r",), "LI": ("tau", "r", "v_leak"), "CubaLI": ("tau_syn", "tau_mem", "r", "v_leak", "w_in")}
+)
+"""The fields of neurons that do not fire."""
 LISTED = 5
 """Nodes that a message names before it stops."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
@@ -569,11 +573,9 @@ def _integrator(draft: _Draft, name: str, values: Values, source: str) -> str:
     """Neurons that do not fire: what they make is their potential."""
     kind, shape = getattr(nir, values["type"]), draft.shape(source)
     given = {"w_in": np.ones(()), **values}
-    taus = {"I": (), "LI": ("tau",), "CubaLI": ("tau_syn", "tau_mem")}[values["type"]]
-    leaks = {"I": (), "LI": ("v_leak",), "CubaLI": ("v_leak", "w_in")}[values["type"]]
-    parameters = {key: _spread(name, key, _array(name, given, key), shape) for key in (*taus, "r", *leaks)}
-    _check_positive(name, parameters, *taus)
-    return draft.add(name, discrete_integrator(kind(**parameters), draft.dt, shape), source)
+    parameters = {key: _spread(name, key, _array(name, given, key), shape) for key in INTEGRATORS[values["type"]]}
+    _check_positive(name, parameters, *(key for key in parameters if key.startswith("tau")))
+    return draft.add(name, discrete_integrator(name, kind(**parameters), draft.dt, shape), source)
 
 
 def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:

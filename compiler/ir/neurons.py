@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import nir
 import numpy as np
@@ -12,6 +13,12 @@ from resformer.compiler.ir.primitives import DiscreteCubaLI, DiscreteCubaLIF, co
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
+
+Continuous: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | nir.LI | nir.I | nir.CubaLI"
+"""NIR's neurons."""
+
+ONE_STEP_TOLERANCE = 1e-5
+"""Relative; a time constant of one step that a file holds in 32 bits may be shorter than dt by so much."""
 
 HARD, SOFT, LATE = "hard", "soft", "late"
 RESETS = (HARD, SOFT, LATE)
@@ -36,7 +43,7 @@ class Decays:
     rest: Float64Array
 
 
-def decays(neurons: nir.LIF | nir.IF | nir.CubaLIF | nir.LI | nir.I | nir.CubaLI, dt: float) -> Decays:
+def decays(neurons: Continuous, dt: float) -> Decays:
     """One step of forward Euler; neurons without a memory of their current lose all of it."""
     r = collapse(neurons.r)
     match neurons:
@@ -58,9 +65,30 @@ def dt_over_tau(neurons: nir.LIF | nir.LI, dt: float) -> Float64Array:
     return dt / collapse(neurons.tau)
 
 
-def discrete_integrator(neurons: nir.LI | nir.I | nir.CubaLI, dt: float, shape: tuple[int, ...]) -> DiscreteCubaLI:
-    """Neurons that do not fire, of some shape, in steps; their potential begins where it leaks to."""
+def _stable_decays(name: str, neurons: Continuous, dt: float) -> Decays:
+    """The decays of neurons that lose no more than they have.
+
+    Raises:
+        UnsupportedError: A step is longer than a time constant.
+    """
     step = decays(neurons, dt)
+    fastest = max(float(step.syn.max()), float(step.mem.max()))
+    if fastest > 1 + ONE_STEP_TOLERANCE:
+        raise UnsupportedError(
+            f"{name}: a time constant is {1 / fastest:.4g} steps; it must be one step or more, so choose a shorter --dt"
+        )
+    return replace(step, syn=np.minimum(step.syn, 1.0), mem=np.minimum(step.mem, 1.0))
+
+
+def discrete_integrator(
+    name: str, neurons: nir.LI | nir.I | nir.CubaLI, dt: float, shape: tuple[int, ...]
+) -> DiscreteCubaLI:
+    """Neurons that do not fire, of some shape, in steps; their potential begins where it leaks to.
+
+    Raises:
+        UnsupportedError: A step is longer than a time constant.
+    """
+    step = _stable_decays(name, neurons, dt)
     fields = {"syn_decay": step.syn, "mem_decay": step.mem, "gain": step.gain, "v_leak": step.rest}
     return DiscreteCubaLI(**{key: np.broadcast_to(value, shape) for key, value in fields.items()})
 
@@ -75,10 +103,11 @@ def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shap
         shape: That the population is to have: its own, or with other axes.
 
     Raises:
-        UnsupportedError: Their input lowers the potential or does not reach it, or they would fire at rest.
+        UnsupportedError: Their input lowers the potential or does not reach it, they would fire at rest, or a step is
+            longer than a time constant.
     """
     reset = neurons.metadata["reset"]
-    step = decays(neurons, dt)
+    step = _stable_decays(name, neurons, dt)
     if not (step.gain > 0).all():
         raise UnsupportedError(
             f"{name}: an input of one changes the potential by {step.gain.min():.4g} (r, w_in, dt and the time "

@@ -224,6 +224,14 @@ REFUSED = {
         "n1: delays what n0 makes, a current",
     ),
     "a current that lowers the potential": (lambda: chain((3,), cuba_lif((3,), r=-1.0)), "n0: an input of one changes"),
+    "a step longer than a time constant": (
+        lambda: chain((3,), cuba_lif((3,), tau_syn=0.5e-4)),
+        "n0: a time constant is 0.5 steps; it must be one step or more",
+    ),
+    "a step longer than an integrator's": (
+        lambda: chain((3,), nir.LI(tau=ones * 0.8e-4, r=ones, v_leak=ones)),
+        "n0: a time constant is 0.8 steps",
+    ),
     "a soft reset to elsewhere": (
         lambda: chain((3,), cuba_lif((3,), reset="soft", v_reset=0.5)),
         "n0: resets by subtraction, so its v_reset must be 0",
@@ -296,6 +304,13 @@ def test_damaged_delays_are_named(tmp_path: Path, delay: np.ndarray, words: str)
     replace("n0/delay", delay)(path)
     with pytest.raises(FileFormatError, match=words):
         load(path)
+
+
+def test_a_time_constant_of_one_step_in_32_bits_is_one_step(tmp_path: Path) -> None:
+    path = write(tmp_path / "n.nir", chain((3,), cuba_lif((3,), tau_syn=np.float32(1e-4), tau_mem=2e-4)))
+    neurons = merge_synapses(import_nir(path, dt=1e-4, timesteps=3))["n0"].op
+    assert float(np.float32(1e-4)) < 1e-4
+    assert neurons.syn_decay.max() == 1.0
 
 
 def test_delays_are_rounded_to_whole_steps(tmp_path: Path) -> None:
