@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.build import TARGETS
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
+from resformer.compiler.files import write_json
 from resformer.compiler.passes.scales import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
 from resformer.compiler.terminal import (
@@ -59,7 +59,7 @@ def compile_parser() -> Parser:
         metavar=f"{{{','.join(TARGETS)}}}",
         help="what to write, repeatable or separated by commas: lava or sim (all that running and verifying "
         "need, the same for both), onnx (that and two ONNX models, of the float network and of the program), nir (the "
-        "float graph alone)",
+        "float graph and the quantized one, alone)",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="BUILD", help="folder to write")
     parser.add_argument(
@@ -225,7 +225,7 @@ def _check(arguments: argparse.Namespace) -> int:
     for text in dump.texts:
         Terminal().line(text)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(placement.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(arguments.json, placement.to_json())
     _show_placement(terminal, placement)
     placement.require()
     return DONE

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
+from resformer.compiler.files import is_stream
 from resformer.errors import ResformerError
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: Its folder does not exist or cannot be written to, or the path is a folder.
     """
+    if is_stream(path):
+        return
     folder = path.resolve().parent
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))

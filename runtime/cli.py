@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.backends import BACKENDS, CPU
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
+from resformer.compiler.files import write_atomically, write_json
 from resformer.compiler.terminal import (
     DONE,
     FAILED,
@@ -22,7 +23,6 @@ from resformer.compiler.terminal import (
     run_command,
     size_of,
 )
-from resformer.runtime.files import write_atomically, write_json
 from resformer.runtime.inputs import Given, add_input_options, check_input_usage, read_given
 from resformer.runtime.processes import Processes, from_environment
 

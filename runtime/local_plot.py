@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resformer.compiler.files import write_atomically
 from resformer.errors import BackendMissingError
-from resformer.runtime.files import write_atomically
 from resformer.runtime.local import LocalError
 
 if TYPE_CHECKING:

@@ -11,12 +11,25 @@ from pathlib import Path
 from typing import IO, Any
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a path is a device or a pipe, such as ``/dev/stdout``, rather than a file that can be replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def write_atomically(path: Path, mode: str, write: Callable[[IO[Any]], object]) -> None:
-    """Write a file that appears complete or not at all.
+    """Write a file that appears complete or not at all; a device or a pipe is written to as it is.
 
     Raises:
         OSError: It cannot be written.
     """
+    if is_stream(path):
+        # renaming would put a file in the place of /dev/null
+        try:
+            with path.open(mode) as file:
+                write(file)
+        except OSError as error:
+            raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
+        return
     path = path.resolve()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
@@ -33,12 +46,12 @@ def write_atomically(path: Path, mode: str, write: Callable[[IO[Any]], object]) 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, likewise.
+    """Write a text in UTF-8, likewise; what of a file's name was no text stays readable.
 
     Raises:
         OSError: It cannot be written.
     """
-    data = text.encode("utf-8")
+    data = text.encode("utf-8", "backslashreplace")
     write_atomically(path, "wb", lambda file: file.write(data))
 
 
