@@ -84,6 +84,9 @@ def _names(float_passes: tuple[FloatPass, ...]) -> tuple[str, ...]:
 PASS_NAMES = _names(FLOAT_PASSES)
 NIR_PASS_NAMES = _names(NIR_PASSES)
 
+LONGEST_SAMPLE = 2**16
+"""Steps. What neurons may gather is bounded step by step, so a slip of the keyboard would take hours."""
+
 
 @dataclass(frozen=True)
 class CompileOptions:
@@ -256,6 +259,8 @@ def _compile(
     """All but the import is the same for every network."""
     step = _Step(observe)
     source, graph = import_network()
+    if graph.timesteps > LONGEST_SAMPLE:
+        raise InputError(f"timesteps: {graph.timesteps} a sample, the limit is {LONGEST_SAMPLE}; choose fewer")
     step.done("import", graph)
     for float_pass in float_passes:
         graph = step.run(float_pass, graph)

@@ -125,6 +125,9 @@ VARIANTS = MappingProxyType(
 )
 """The authors' variants by name, with the number of classes that they train each for."""
 
+LARGEST_IMAGE_SIZE = 4096
+"""Edge, in pixels; there is a parameter for each neuron, and far beyond this they do not fit into memory."""
+
 
 def stage_sizes(architecture: Architecture, image_size: int) -> tuple[int, ...]:
     """Return the edge of each stage's feature map, in pixels, for a square image of edge ``image_size``.
@@ -134,8 +137,10 @@ def stage_sizes(architecture: Architecture, image_size: int) -> tuple[int, ...]:
     for every size that they publish.
 
     Raises:
-        UnsupportedError: where a stage's size is not divisible by its patch size.
+        UnsupportedError: where a stage's size is not divisible by its patch size, or the image is too large.
     """
+    if image_size > LARGEST_IMAGE_SIZE:
+        raise UnsupportedError(f"image size {image_size}: the limit is {LARGEST_IMAGE_SIZE}; choose a smaller one")
     size = image_size
     if architecture.stem == "imagenet":
         size = math.ceil(math.ceil(size / 2) / 2)

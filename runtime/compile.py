@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resformer.compiler.cli import NO_CHIP, compile_build, compile_parser
+from resformer.compiler.files import write_json, write_text
 from resformer.compiler.terminal import (
     DONE,
     FAILED,
@@ -17,7 +18,6 @@ from resformer.compiler.terminal import (
     run_command,
     size_of,
 )
-from resformer.runtime.files import write_json, write_text
 from resformer.runtime.inputs import add_input_options, check_input_usage, read_given, require_input
 
 NOT_SWEPT = ("help", "model", "target", "output", "check", "json", "dump_after", "quiet")
@@ -94,6 +94,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name):
             raise UsageError(f"--{name.replace('_', '-')}: not with --sweep, which writes no build")
     axes = _axes(arguments.sweep)
+    precisions = {arguments.precision, *(text for text, _, _ in axes.get("precision", ()))}
+    if "auto" not in precisions and (arguments.synapse_budget is not None or "synapse-budget" in axes):
+        raise UsageError("--synapse-budget: goes with --precision auto")
     for path in arguments.table:
         if path.suffix not in TABLES:
             raise UsageError(f"--table: {path} ends in neither {' nor '.join(TABLES)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,11 @@ def check_input_usage(arguments: argparse.Namespace) -> None:
 
     Raises:
         UsageError: They do.
+        OSError: There is no such input.
     """
+    for path in filter(None, (arguments.input, arguments.labels)):
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     if arguments.resize and arguments.input.is_file():
         raise UsageError(f"--resize: {arguments.input} is no folder of images, and arrays are taken as they are")
     if arguments.normalize is not None:

@@ -330,9 +330,9 @@ class LocalComparison:
         carried = self._carried(source.name, self._errors)
         if name in self._streams:
             self._given[name], self._errors[name] = given, current - given
-        # to whole units, as the program's neurons take them
-        alone = arriving - np.rint(np.divide(carried, unit)).astype(np.int64)
-        fired = np.stack([step.spikes for step in reference.fire(neurons, np.clip(alone, -LOIHI.a_max, LOIHI.a_max))])
+        # to whole units, as the program's neurons take them; clipped first, since floats may be too large for integers
+        alone = np.clip(arriving - np.rint(np.divide(carried, unit)), -LOIHI.a_max, LOIHI.a_max).astype(np.int64)
+        fired = np.stack([step.spikes for step in reference.fire(neurons, alone)])
         made = given - self._carried(source.name, self._given)
         threshold, original_threshold = _positive(neurons.vth * unit), self._threshold(name)
         tally.add_errors((current - carried) / threshold - given / original_threshold, made / original_threshold)

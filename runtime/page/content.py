@@ -67,10 +67,15 @@ def as_shown(
         FileFormatError: A file of the build is damaged.
         InputError: The verification or the cost is of another network.
     """
-    if verification is not None:
-        _require_known("the verification", (layer["name"] for layer in verification["layers"]), build)
-    if cost is not None:
-        _require_known("the cost", cost["spikes"], build)
+    try:
+        if verification is not None:
+            _require_known("the verification", [layer["name"] for layer in verification["layers"]], build)
+        if cost is not None:
+            _require_known("the cost", cost["spikes"], build)
+    except (KeyError, TypeError) as error:
+        raise FileFormatError(
+            f"{build.directory}: the verification or the cost is damaged ({error}); write it again"
+        ) from error
     return Shown(build.directory.resolve().name, build.report, _placement(build), verification, cost, run)
 
 

@@ -114,6 +114,9 @@ def test_bad_checkpoints(
     ("arguments", "status", "says"),
     [
         (["--input-size", "18"], 1, "image size 18"),
+        (["--input-size", "100000"], 1, "image size 100000: the limit is 4096"),
+        (["--input-size", "99999999999999999999"], 1, "the limit is 4096"),
+        (["--timesteps", "99999999999"], 1, "timesteps: 99999999999 a sample, the limit is 65536"),
         (["--timesteps", "0"], 2, "--timesteps"),
         (["--timesteps", "-3"], 2, "--timesteps"),
         (["--timesteps", "four"], 2, "--timesteps"),

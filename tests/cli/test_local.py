@@ -227,6 +227,12 @@ def test_the_plot_is_written(tiny: Tiny, tmp_path: Path, ending: str, magic: byt
     assert plot.read_bytes().startswith(magic)
 
 
+def test_inputs_beyond_all_integers_are_clipped(tiny: Tiny, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.full_like(np.load(tiny.images), 1e30))
+    local = verify_local(tiny, tmp_path, "--input", str(tmp_path / "x.npy"))
+    assert all(np.isfinite(layer["current"]["worst_error"]) for layer in local)
+
+
 def test_without_local_nothing_is_measured_or_printed(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -137,6 +137,8 @@ def test_hostile_names_stay_text(tiny: Tiny, tmp_path: Path) -> None:
         (["--cost", "{wrong}"], 1, "not what resformer-run --cost --json writes"),
         (["--cost", "{old}"], 1, "format version 0, this resformer reads 1"),
         (["--cost", "{other}"], 1, "this build has no layer stranger"),
+        (["--cost", "{bare}"], 1, "the verification or the cost is damaged ('spikes'); write it again"),
+        (["--verify", "{hollow}"], 1, "the verification or the cost is damaged ('name'); write it again"),
         (["--input", "{absent}"], 1, "no such file"),
     ],
 )
@@ -148,6 +150,8 @@ def test_bad_input(
         "wrong": '{"format": "resformer-verification"}',
         "old": '{"format": "resformer-cost", "format_version": 0}',
         "other": '{"format": "resformer-cost", "format_version": 1, "spikes": {"stranger": []}}',
+        "bare": '{"format": "resformer-cost", "format_version": 1}',
+        "hollow": '{"format": "resformer-verification", "format_version": 1, "layers": [{}]}',
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.json").write_text(text)
