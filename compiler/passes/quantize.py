@@ -216,7 +216,8 @@ class _Lowering:
         decay = dt / uniform(node, "tau") if leaks else 0.0
         if not math.isclose(uniform(node, "r") * (decay if leaks else dt), 1.0, rel_tol=1e-12):
             raise AssertionError(f"{node.name}: fold_input_gain has not run, nor merge_synapses")
-        if leaks and not MIN_DECAY < decay <= 1:
+        # a tau of one step may have been held in 32 bits: what rounds to a decay of all is one
+        if leaks and not MIN_DECAY < decay <= 1 + MIN_DECAY:
             raise UnsupportedError(
                 f"{node.name}: tau is {1 / decay:.4g} steps; Loihi's decay of 12 bits holds 1 to below "
                 f"{1 / MIN_DECAY:.0f} steps, so train the network to such a tau, or choose another time step"

@@ -238,7 +238,8 @@ def test_logits_times_anything_but_a_fraction_are_refused(factor: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("tau_steps", "dv", "vth"), [(2.0, 2048, 2 * 2**13), (3.0, 1365, 3 * 2**13), (1.6, 2560, 13107), (1.0, 4095, 2**13)]
+    ("tau_steps", "dv", "vth"),
+    [(2.0, 2048, 2 * 2**13), (3.0, 1365, 3 * 2**13), (1.6, 2560, 13107), (1.0, 4095, 2**13), (1 - 1e-7, 4095, 2**13)],
 )
 def test_leak_and_threshold_are_rounded_once_each(tau_steps: float, dv: int, vth: int) -> None:
     op = lower(two_layers(0.1, tau_steps=tau_steps))["lif"].op
