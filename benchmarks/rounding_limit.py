@@ -5,9 +5,9 @@
 
 With inputs of second moments M and covariance C, and a bias as fine as need be, weights off by d make a layer's current
 off by d^T C d in the mean square. Rounding each weight to its nearest costs trace(M) / 12 of a squared step. Rounding
-all of a channel's weights together looks for a near point of a lattice of volume sqrt(det C): no lattice's cells have a
-smaller second moment than balls of their volume, which have at least det(C)^(1/n) n / (2 pi e). The root of the ratio is
-what no choice of mantissas can exceed, on average over weights; only finer steps, more bits, can.
+all of a channel's weights together looks for a near point of a lattice of volume sqrt(det C): no lattice's cells have
+a smaller second moment than balls of their volume, and those have at least det(C)^(1/n) n / (2 pi e). The root of the
+ratio is what no choice of mantissas can exceed, on average over weights; only finer steps, more bits, can.
 """
 
 import argparse
