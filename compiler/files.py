@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 
 def is_stream(path: Path) -> bool:
@@ -16,24 +17,26 @@ def is_stream(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def write_atomically(path: Path, mode: str, write: Callable[[IO[Any]], object]) -> None:
-    """Write a file that appears complete or not at all; a device or a pipe is written to as it is.
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file, of bytes, that appears complete or not at all; a device or a pipe is written to as it is.
 
     Raises:
         OSError: It cannot be written.
     """
     if is_stream(path):
-        # renaming would put a file in the place of /dev/null
+        # renaming would put a file in the place of /dev/null; and what is an archive wants to know where it is
+        content = io.BytesIO()
+        write(content)
         try:
-            with path.open(mode) as file:
-                write(file)
+            with path.open("wb") as file:
+                file.write(content.getbuffer())
         except OSError as error:
             raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
         return
     path = path.resolve()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        with partial.open(mode) as file:
+        with partial.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -52,7 +55,7 @@ def write_text(path: Path, text: str) -> None:
         OSError: It cannot be written.
     """
     data = text.encode("utf-8", "backslashreplace")
-    write_atomically(path, "wb", lambda file: file.write(data))
+    write_atomically(path, lambda file: file.write(data))
 
 
 def write_json(path: Path, content: object) -> None:

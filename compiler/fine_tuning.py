@@ -9,6 +9,7 @@ compiler makes the same integers of it.
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from resformer.compiler.backends.checkpoint import TIE_SHIFT, places, quantized_state, write_rows
+from resformer.compiler.files import write_atomically
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.passes.quantize import quantize
@@ -69,6 +71,8 @@ def prepare(
     Raises:
         ResformerError: The network or the samples cannot be quantized; the message says what to do.
     """
+    if not isinstance(model, SpikingResformer) or isinstance(model, QuantizedSpikingResformer):
+        raise InputError(f"model: is a {type(model).__name__}; give a SpikingResformer of float weights")
     graph = import_model(model)
     for float_pass in FLOAT_PASSES:
         graph = float_pass(graph)
@@ -196,7 +200,10 @@ class QuantizedSpikingResformer(SpikingResformer):
         """Write a checkpoint that the compiler makes the same integers of.
 
         It is an ordinary one, as ``export`` has it, with the plan beside; each tensor has the smallest type that holds
-        it exactly.
+        it exactly. The file appears whole or not at all.
+
+        Raises:
+            OSError: It cannot be written.
         """
         content = {
             "model": {name: _compact(tensor) for name, tensor in self.export().state_dict().items()},
@@ -204,7 +211,10 @@ class QuantizedSpikingResformer(SpikingResformer):
             "image_size": self.image_size,
             "quantization": self.plan.to_text(),
         }
-        torch.save(content, path)
+        # through memory: torch.save reports a full disk as an internal error
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
 
 
 class FakeQuantization(nn.Module):

@@ -233,7 +233,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         result = conclude(program, parts, time.perf_counter() - started)
     if arguments.output is not None:
         spikes = result.spikes if arguments.record_spikes else {}
-        write_atomically(arguments.output, "wb", lambda file: _save(result, spikes, given.names, file))
+        write_atomically(arguments.output, lambda file: _save(result, spikes, given.names, file))
     _summarize(terminal, arguments, processes, given, result)
     if arguments.cost:
         assert chip is not None

@@ -62,7 +62,7 @@ def plot_local(errors: Sequence[LocalError], path: Path) -> None:
     spikes.plot(drift, places, "o-", color="0.4", markersize=3, linewidth=1, label="in the whole quantized network")
     spikes.legend(fontsize="small")
     _describe(spikes, "spikes that differ, %")
-    write_atomically(path, "wb", lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=120))
+    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=120))
 
 
 def _describe(axes: Axes, label: str) -> None:

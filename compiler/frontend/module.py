@@ -89,14 +89,19 @@ def in_float64(module: nn.Module) -> nn.Module:
     """A copy of a module in float64 on the CPU, in eval mode, that remembers nothing; the module forgets too.
 
     Raises:
-        InputError: It cannot be copied.
+        InputError: It is no module, cannot be copied, or holds what is not finite.
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"module: is a {type(module).__name__}; give a torch.nn.Module")
     # potentials of a run with gradients cannot be copied
     functional.reset_net(module)
     try:
         twin: nn.Module = copy.deepcopy(module).cpu().double().eval()
     except RuntimeError as error:
         raise InputError(f"{type(module).__name__}: cannot be copied ({_first_line(error)})") from error
+    for name, tensor in twin.state_dict().items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{name}: holds NaN or infinite values; training diverged, so take earlier weights")
     for node in twin.modules():
         if isinstance(node, base.MemoryModule) and getattr(node, "backend", "torch") != "torch":
             node.backend = "torch"
@@ -120,8 +125,12 @@ def import_module(
     Raises:
         UnsupportedError: The module branches on values, mixes time and samples, or does what has no lowering; the
             message names the node and the line of code.
-        InputError: The example has no such axes.
+        InputError: The example is no tensor, is empty, or has no such axes.
     """
+    if not isinstance(example, torch.Tensor):
+        raise InputError(f"example_input: is a {type(example).__name__}; give a torch.Tensor")
+    if not example.numel():
+        raise InputError(f"example_input: its shape is {tuple(example.shape)}; give at least one step and one sample")
     if example.dim() - 1 in SAMPLE_AXES:
         axes, shape = Axes.STATIC, tuple(example.shape[1:])
     elif example.dim() - 2 in SAMPLE_AXES:

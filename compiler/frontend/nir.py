@@ -48,6 +48,8 @@ INTEGRATORS = MappingProxyType(
     {"I": ("r",), "LI": ("tau", "r", "v_leak"), "CubaLI": ("tau_syn", "tau_mem", "r", "v_leak", "w_in")}
 )
 """The fields of neurons that do not fire."""
+LARGEST_VALUE = 1e30
+"""Of a field, or of a step or its inverse: products of a few must stay within float64."""
 LISTED = 5
 """Nodes that a message names before it stops."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
@@ -81,8 +83,10 @@ def import_nir(
     content = open_nir(path, _read)
     dt = _fact(path, "dt", "--dt", dt, content.metadata)
     timesteps = _fact(path, "timesteps", "--timesteps", timesteps, content.metadata)
-    if not (math.isfinite(dt) and dt > 0):
-        raise InputError(f"{path}: dt is {dt:g} seconds; give a positive --dt")
+    if not 1 / LARGEST_VALUE <= dt <= LARGEST_VALUE:
+        raise InputError(
+            f"{path}: dt is {dt:g} seconds; give a positive --dt of {1 / LARGEST_VALUE:g} to {LARGEST_VALUE:g}"
+        )
     if timesteps < 1 or int(timesteps) != timesteps:
         raise InputError(f"{path}: timesteps is {timesteps:g}; give a whole --timesteps of at least 1")
     try:
@@ -665,7 +669,7 @@ def _array(name: str, values: Values, key: str, *, axes: int | None = None) -> F
     """A field as real numbers.
 
     Raises:
-        FileFormatError: It is absent, of the wrong kind, or not finite.
+        FileFormatError: It is absent, empty, of the wrong kind, not finite, or beyond all reason.
     """
     if key not in values:
         raise FileFormatError(f"{name}: has no {key}, which a {values.get('type')} needs; write the file again")
@@ -677,6 +681,12 @@ def _array(name: str, values: Values, key: str, *, axes: int | None = None) -> F
     wide = array.astype(np.float64)
     if not np.isfinite(wide).all():
         raise FileFormatError(f"{name}: {key} holds NaN or infinite values; repair the network and write it again")
+    if not wide.size:
+        raise FileFormatError(f"{name}: {key} has shape {array.shape}, which is empty; leave the node out")
+    if (largest := np.abs(wide).max()) > LARGEST_VALUE:
+        raise FileFormatError(
+            f"{name}: {key} reaches {largest:.4g}, the limit is {LARGEST_VALUE:g}; repair the network"
+        )
     return wide
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resformer.compiler.files import write_json, write_text
+from resformer.compiler.files import write_atomically, write_json, write_text
 from resformer.compiler.terminal import check_writable
 
 
@@ -37,6 +37,9 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path, named: Callable[[
         check_writable(named(pipe))
         write_text(named(pipe), "text")
         assert os.read(reader, 100) == b"text"
+        # archives are written to what can seek
+        write_atomically(named(pipe), lambda file: (file.seek(3), file.write(b"x")))
+        assert os.read(reader, 100) == b"\0\0\0x"
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)

@@ -275,6 +275,23 @@ def test_widths_that_no_synapse_has(make_model: MakeModel, bits: int) -> None:
         prepare(make_model(), bits=bits)
 
 
+def test_only_a_float_network_of_ours_is_prepared(make_model: MakeModel) -> None:
+    with pytest.raises(InputError, match="model: is a Linear; give a SpikingResformer of float weights"):
+        prepare(torch.nn.Linear(3, 2))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="model: is a QuantizedSpikingResformer"):
+        prepare(prepare(make_model()))
+
+
+def test_a_checkpoint_that_cannot_be_saved(make_model: MakeModel, tmp_path: Path) -> None:
+    student = prepare(make_model())
+    with pytest.raises(FileNotFoundError, match=r"absent/x\.pt"):
+        student.save(tmp_path / "absent" / "x.pt")
+    if (full := Path("/dev/full")).is_char_device():
+        with pytest.raises(OSError, match="/dev/full"):
+            student.save(full)
+        assert full.is_char_device()
+
+
 def test_samples_and_plans_that_do_not_fit(make_model: MakeModel) -> None:
     model = make_model()
     with pytest.raises(InputError, match="calibration: the shape is"):

@@ -341,6 +341,27 @@ def test_outputs_are_one_vector_a_sample(forward: Callable[..., torch.Tensor], w
         traced(Net(forward))
 
 
+@pytest.mark.parametrize("shape", [(0, 2, 3), (4, 0, 3), (4, 2, 0)])
+def test_an_empty_example_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"example_input: its shape is .*; give at least one step and one sample"):
+        import_module(nn.Identity(), torch.zeros(shape))
+
+
+def test_what_is_no_module_or_no_tensor_is_refused() -> None:
+    with pytest.raises(InputError, match=r"module: is a NoneType; give a torch\.nn\.Module"):
+        in_float64(None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"example_input: is a ndarray; give a torch\.Tensor"):
+        import_module(nn.Identity(), np.zeros((4, 2, 3)))  # type: ignore[arg-type]
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    module = nn.Sequential(nn.Linear(3, 2))
+    with torch.no_grad():
+        module[0].bias[1] = torch.nan
+    with pytest.raises(InputError, match=r"0\.bias: holds NaN or infinite values"):
+        in_float64(module)
+
+
 def test_the_example_needs_axes_that_can_be_told() -> None:
     with pytest.raises(InputError, match=r"its shape is \(2, 2, 2, 2, 2, 2\)"):
         traced(Net(), torch.zeros(2, 2, 2, 2, 2, 2))

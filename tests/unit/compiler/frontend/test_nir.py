@@ -296,6 +296,8 @@ def test_damaged_recurrent_layers_are_named(tmp_path: Path, weight: np.ndarray, 
     [
         (np.full(3, -1e-4), "n0: delay is -0.0001 seconds"),
         (np.full(3, np.nan), "n0: delay holds NaN"),
+        (np.full(3, 1e300), "n0: delay reaches 1e.300, the limit is 1e.30; repair"),
+        (np.zeros(0), "n0: delay has shape .0,., which is empty"),
         (np.zeros(4), r"n0: delay of shape \(4,\) does not fit"),
     ],
 )
@@ -339,6 +341,8 @@ def test_a_second_output_is_named(tmp_path: Path) -> None:
         ({"dt": 1e-4}, "does not say timesteps; give --timesteps"),
         ({"dt": 0.0, "timesteps": 3}, "positive --dt"),
         ({"dt": float("nan"), "timesteps": 3}, "positive --dt"),
+        ({"dt": 1e-320, "timesteps": 3}, "positive --dt of 1e-30 to 1e.30"),
+        ({"dt": 1e300, "timesteps": 3}, "positive --dt"),
         ({"dt": 1e-4, "timesteps": 0}, "at least 1"),
     ],
 )
