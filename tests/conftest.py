@@ -1,5 +1,6 @@
 """Networks and files that many tests need."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ settings.load_profile("resformer")
 
 # These networks are tiny: on a busy machine, threads wait for each other far longer than they work.
 torch.set_num_threads(1)
+
+# A shell's background job ignores Ctrl-C, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
