@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from resformer.compiler.backends import CPU, open_backend
+from resformer.compiler.backends import BACKENDS, CPU, open_backend
 from resformer.compiler.backends.checkpoint import inexact_module_terms, pool_area, quantized_module_state
 from resformer.compiler.build import TARGETS, write_build
 from resformer.compiler.frontend.module import Axes
@@ -44,12 +44,12 @@ class CompiledModule:
     Attributes:
         compilation: The float graph, the integer program and what they were made with.
         options: What the user chose.
-        target: Of ``resformer.compiler.build.TARGETS``; the backend that runs it unless another is named.
+        targets: Of ``resformer.compiler.build.TARGETS``; the first that is a backend runs it unless another is named.
     """
 
     compilation: Compilation
     options: CompileOptions
-    target: str
+    targets: tuple[str, ...]
 
     @property
     def program(self) -> Program:
@@ -74,7 +74,7 @@ class CompiledModule:
             ResformerError: The path is taken by something that is no build.
             OSError: A file cannot be written.
         """
-        return write_build(self.compilation, Path(path), (self.target,), self.options)
+        return write_build(self.compilation, Path(path), self.targets, self.options)
 
     def quantized_state(self) -> dict[str, torch.Tensor]:
         """The quantized network as a state dict of the module's class, in float64: load it after ``model.double()``."""
@@ -90,7 +90,7 @@ class CompiledModule:
 
         Args:
             samples: (N, C, H, W), one image for all steps, or (N, T, C, H, W), a frame for each; or (N, F).
-            backend: A key of ``BACKENDS``; the target if that is one, else "sim".
+            backend: A key of ``BACKENDS``; the first target that is one, else "sim".
             record: Keep every population's spikes.
 
         Raises:
@@ -159,7 +159,7 @@ class CompiledModule:
         return check_samples(array, self.program, "samples")
 
     def _backend(self, wanted: str | None) -> str:
-        return wanted or (self.target if self.target in ("lava", "sim", "onnx") else "sim")
+        return wanted or next((target for target in self.targets if target in BACKENDS), "sim")
 
 
 def compile_module(
@@ -179,17 +179,19 @@ def compile_module(
             and is else left alone.
         example_input: Samples as its ``forward`` takes them: (T, N, C, H, W) or (T, N, F), or (N, C, H, W) or (N, F) if
             it repeats them over time itself. The graph is compared with the module on them.
-        target: Of "lava", "sim", "onnx" and "nir".
+        target: Of "lava", "sim", "onnx" and "nir", one or several, separated by commas.
         output: A folder to write the build to, as ``CompiledModule.save`` does.
         options: Quantization, calibration samples, a chip; the defaults where None.
 
     Raises:
         ResformerError: The module or a choice cannot be compiled; the message names the node and the line of code.
     """
-    if target not in TARGETS:
-        raise InputError(f"target: {target!r} is none of {', '.join(TARGETS)}")
+    targets = tuple(dict.fromkeys(target.split(",")))
+    for each in targets:
+        if each not in TARGETS:
+            raise InputError(f"target: {each!r} is none of {', '.join(TARGETS)}")
     options = options or CompileOptions()
-    compiled = CompiledModule(compile_to_program(module, example_input, options), options, target)
+    compiled = CompiledModule(compile_to_program(module, example_input, options), options, targets)
     samples = _as_samples(example_input)
     # a single sample too, lest what it fires depend on the others
     for part in (samples, samples[:1]):

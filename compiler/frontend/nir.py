@@ -24,8 +24,17 @@ import numpy.typing as npt
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete, discrete_integrator
 from resformer.compiler.ir.nir_file import open_nir, read_values
-from resformer.compiler.ir.primitives import PER_NEURON, Add, PortedGraph, RecurrentCubaLIF, SampleDelay
+from resformer.compiler.ir.primitives import (
+    PER_NEURON,
+    PORTS,
+    Add,
+    PortedGraph,
+    RecurrentCubaLIF,
+    SampleDelay,
+    collapse,
+)
 from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.verify import TAU_TOLERANCE
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 
 InputKind: TypeAlias = Literal["static", "frames"]
@@ -52,6 +61,8 @@ LARGEST_VALUE = 1e30
 """Of a field, or of a step or its inverse: products of a few must stay within float64."""
 LISTED = 5
 """Nodes that a message names before it stops."""
+FIRES_AT = (">", ">=")
+"""What the metadata of a file's neurons may say under ``fires_at``: NIR's way and SpikingJelly's."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
 """How NIR defines its neurons: v = v_reset where v > v_threshold."""
 RESET_NAMES = MappingProxyType({HARD: HARD, "zero": HARD, SOFT: SOFT, "subtract": SOFT, LATE: LATE})
@@ -82,7 +93,9 @@ def import_nir(
     """
     content = open_nir(path, _read)
     dt = _fact(path, "dt", "--dt", dt, content.metadata)
-    timesteps = _fact(path, "timesteps", "--timesteps", timesteps, content.metadata)
+    ours = content.metadata.get(PORTS)
+    facts = {**ours, **content.metadata} if isinstance(ours, dict) else content.metadata
+    timesteps = _fact(path, "timesteps", "--timesteps", timesteps, facts)
     if not 1 / LARGEST_VALUE <= dt <= LARGEST_VALUE:
         raise InputError(
             f"{path}: dt is {dt:g} seconds; give a positive --dt of {1 / LARGEST_VALUE:g} to {LARGEST_VALUE:g}"
@@ -550,7 +563,8 @@ def _flatten(draft: _Draft, name: str, values: Values, source: str) -> str:
 def _lif(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "tau", "r", "v_leak")
     _check_positive(name, parameters, "tau")
-    return _add_neurons(draft, name, nir.LIF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
+    metadata = _neuron_metadata(draft, name, values) | _stated_decay(draft, values, parameters["tau"])
+    return _add_neurons(draft, name, nir.LIF(**parameters, metadata=metadata), source)
 
 
 def _cuba_lif(draft: _Draft, name: str, values: Values, source: str) -> str:
@@ -636,10 +650,22 @@ def _check_positive(name: str, parameters: Mapping[str, Float64Array], *fields: 
             raise FileFormatError(f"{name}: {field_name} is {least:g} seconds; it must be positive")
 
 
-def _neuron_metadata(draft: _Draft, name: str, values: Values) -> dict[str, str]:
+def _stated_decay(draft: _Draft, values: Values, tau: Float64Array) -> dict[str, float]:
+    """tau in steps and its inverse as our own files say them, to the last bit; not where --dt is another."""
+    exact = {"tau_steps": collapse(tau) / draft.dt, "dt_over_tau": draft.dt / collapse(tau)}
+    stated = values.get("metadata", {})
+    return {
+        key: float(stated[key])
+        for key, rounded in exact.items()
+        if isinstance(stated.get(key), (int, float)) and np.allclose(rounded, float(stated[key]), TAU_TOLERANCE, 0.0)
+    }
+
+
+def _neuron_metadata(draft: _Draft, name: str, values: Values) -> dict[str, str | float]:
     """How a population resets and where it fires: as its metadata say, or else the draft and NIR's definition.
 
     Raises:
+        FileFormatError: They say what no neuron does.
         UnsupportedError: They say what has no lowering.
     """
     metadata = {key: str(value) for key, value in values.get("metadata", {}).items()}
@@ -650,12 +676,14 @@ def _neuron_metadata(draft: _Draft, name: str, values: Values) -> dict[str, str]
             f"{name}: its metadata say reset {stated['reset']!r}; known are {', '.join(RESET_NAMES)}, so train with "
             "one of these"
         )
-    if stated["fires_at"] != NEURON_METADATA["fires_at"]:
-        raise UnsupportedError(
-            f"{name}: its metadata say that it fires at {stated['fires_at']!r}; NIR's and Loihi's neurons fire above "
-            "the threshold, so write the file without that, if ties do not matter"
+    if stated["fires_at"] not in FIRES_AT:
+        raise FileFormatError(
+            f"{name}: its metadata say that it fires at {stated['fires_at']!r}, not at one of {', '.join(FIRES_AT)}; "
+            "write the file again"
         )
-    return {**NEURON_METADATA, "reset": reset}
+    if stated["fires_at"] == ">=" and not (_array(name, values, "v_threshold") > 0).all():
+        raise UnsupportedError(f"{name}: fires at >= and its v_threshold is not positive, so it fires without an input")
+    return {"reset": reset, "fires_at": stated["fires_at"]}
 
 
 def _parameters(draft: _Draft, name: str, values: Values, source: str, *fields: str) -> dict[str, Float64Array]:

@@ -40,9 +40,9 @@ def verify_graph(graph: Graph[nir.NIRNode]) -> None:
     """Check a float graph.
 
     Neurons are our ``DiscreteCubaLIF``, or NIR's ``LIF``, ``IF`` or ``CubaLIF``, whose metadata say what NIR leaves
-    open: ``reset`` is one of ``ir.neurons.RESETS``. ``fires_at`` is ">=" or ">" among the metadata of all. A LIF that
-    fires at ">=" is SpikingJelly's, and its ``tau_steps`` is tau in steps, exactly; ``dt_over_tau``, if it is there, is
-    the factor to use instead of dividing by ``tau_steps``. The graph's metadata hold ``dt``, in seconds.
+    open: ``reset`` is one of ``ir.neurons.RESETS``. ``fires_at`` is ">=" or ">" among the metadata of all. A LIF's
+    ``tau_steps``, if it is there, is tau in steps, exactly, as SpikingJelly divides by it; ``dt_over_tau``, if it is
+    there, is the factor to use instead. The graph's metadata hold ``dt``, in seconds.
 
     Raises:
         AssertionError: An invariant is broken; the message begins with the node's name.
@@ -159,7 +159,6 @@ def _verify_neurons(op: nir.LIF | nir.IF | nir.CubaLIF, dt: float) -> None:
     if isinstance(op, nir.CubaLIF):
         return
     tau = collapse(op.tau)
-    assert "tau_steps" in metadata or fires_at == ">", "metadata: no tau_steps"
     if "tau_steps" in metadata:
         steps = float(metadata["tau_steps"])
         assert np.allclose(tau / dt, steps, rtol=TAU_TOLERANCE), f"tau_steps is {steps}, but tau / dt is not"

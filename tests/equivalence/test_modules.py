@@ -271,7 +271,7 @@ def test_bad_choices_are_refused(tmp_path: Path) -> None:
     module = MembraneBlock(4, lif)
     example = rand(4, 2, 3, 6, 6)
     with pytest.raises(InputError, match="target: 'loihi' is none of lava"):
-        resformer.compile(module, example, "loihi")
+        resformer.compile(module, example, "onnx,loihi")
     with pytest.raises(InputError, match="dt and image_size are for files"):
         resformer.compile(module, example, options=CompileOptions(dt=1e-3))
     with pytest.raises(InputError, match="samples: the shape is"):

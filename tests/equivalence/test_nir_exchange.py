@@ -23,6 +23,7 @@ from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.nir_file import is_plain, read_nir, write_nir
+from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Conv2d, Dense, real_weight
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint, compile_nir
@@ -211,6 +212,28 @@ def test_the_quantized_network_holds_its_integers(saved: tuple[CompiledModule, A
         np.testing.assert_array_equal(integers["weight"], node.op.weight)
         ratio = real_weight(compilation.quantized, node.name).reshape(read[node.name].op.weight.shape)
         assert set(np.unique(read[node.name].op.weight[ratio != 0] / ratio[ratio != 0])) <= {1.0, 4.0}
+
+
+def test_the_float_network_is_a_file_that_we_compile(saved: tuple[CompiledModule, Array, Path]) -> None:
+    """It says all that compiling needs, T and SpikingJelly's ``>=`` too."""
+    network, samples, build = saved
+    again = compile_nir(build / "network.nir")
+    assert again.program.timesteps == STEPS
+    imported, expected = import_nir(build / "network.nir"), {}
+    for node in imported:
+        if isinstance(node.op, NEURONS):
+            assert node.op.metadata["fires_at"] == ">="
+            assert node.op.metadata["tau_steps"] == network.compilation.network[node.name].op.metadata["tau_steps"]
+
+    def keep(name: str, value: torch.Tensor) -> None:
+        expected[name] = value
+
+    def compare(name: str, value: torch.Tensor) -> None:
+        if isinstance(imported[name].op, NEURONS):
+            np.testing.assert_array_equal(value.numpy(), expected[name].numpy())
+
+    float_interpreter.run(network.compilation.network, samples, observe=keep)
+    float_interpreter.run(imported, samples, observe=compare)
 
 
 def test_the_quantized_network_is_a_file_that_we_compile(saved: tuple[CompiledModule, Array, Path]) -> None:

@@ -119,6 +119,11 @@ DAMAGES = {
         UnsupportedError,
         "n1: its metadata say reset",
     ),
+    "a firing rule that is none": (
+        replace("n1/metadata/fires_at", "<"),
+        FileFormatError,
+        "n1: its metadata say that it fires at '<', not at one of >, >=",
+    ),
     "metadata that are one number": (replace("n1/metadata", 5), FileFormatError, "n1: its metadata are no names"),
     "negative tau": (replace("n1/tau", np.full(3, -1.0)), FileFormatError, "n1: tau is -1 seconds"),
     "text for numbers": (replace("n0/weight", "heavy"), FileFormatError, "n0: weight is .*not numbers"),
@@ -261,6 +266,10 @@ REFUSED = {
     "unknown reset": (
         lambda: chain((3,), nir.IF(r=ones, v_threshold=ones, metadata={"reset": "none"})),
         "n0: its metadata say reset 'none'; known are hard, ",
+    ),
+    "fires without an input": (
+        lambda: chain((3,), nir.IF(r=ones, v_threshold=0 * ones, metadata={"fires_at": ">="})),
+        "n0: fires at >= and its v_threshold is not positive",
     ),
     "batched images": (lambda: chain((2, 3, 4, 4), conv2d(np.ones((2, 3, 1, 1)))), "input: a sample has shape"),
 }

@@ -113,7 +113,6 @@ def test_second_input(graph: Graph[nir.NIRNode]) -> None:
             {"metadata": {"reset": "hard", "fires_at": "<", "tau_steps": 2.0}},
             "metadata: fires_at is '<', not '>=' or '>'",
         ),
-        ("layers.0.0.activation_in", {"metadata": {"reset": "hard", "fires_at": ">="}}, "metadata: no tau_steps"),
         (
             "layers.0.0.activation_in",
             {"metadata": {"reset": "hard", "fires_at": ">=", "tau_steps": 2.0, "dt_over_tau": 0.6}},
