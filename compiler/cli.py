@@ -18,6 +18,7 @@ from resformer.compiler.terminal import (
     Terminal,
     UsageError,
     check_writable,
+    counted,
     names,
     positive_int,
     run_command,
@@ -235,7 +236,7 @@ def _show_placement(terminal: Terminal, placement: Placement) -> None:
     """Print what each layer takes."""
     chip = placement.chip
     terminal.table(
-        f"{placement.cores:,} cores, {placement.chips:,} chips of {chip.name}",
+        f"{counted(placement.cores, 'core')}, {counted(placement.chips, 'chip')} of {chip.name}",
         ("layer", "neurons are", " neurons", " cores", "a core holds", "bound by", " used"),
         [
             (
@@ -326,7 +327,8 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
     ]
     placement = report["placement"]
     if placement is not None:
-        rows.append(("chip", f"{placement['cores']:,} cores, {placement['chips']:,} chips of {placement['chip']}"))
+        cores = counted(placement["cores"], "core")
+        rows.append(("chip", f"{cores}, {counted(placement['chips'], 'chip')} of {placement['chip']}"))
     if report["fine_tuned"]:
         bits = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node})
         rows.append(("weights", f"as fine-tuned, {_row(bits)} bits"))

@@ -215,3 +215,8 @@ def _console(stream: IO[str]) -> Console:
     from rich.console import Console
 
     return Console(file=stream)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 chip", "5,122 cores"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -388,7 +388,7 @@ def _check_values(state: StateDict) -> None:
             continue
         if not tensor.is_floating_point():
             raise FileFormatError(f"{name} holds {tensor.dtype}: expected floating point; save the unquantized network")
-        finite = torch.isfinite(tensor)
+        finite = tensor.abs() <= torch.finfo(torch.float32).max  # of 64 bits, too, in which larger ones would overflow
         if not finite.all():
             raise FileFormatError(
                 f"{name} holds {int((~finite).sum())} NaN or infinite values of {tensor.numel()}: training diverged; "

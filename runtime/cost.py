@@ -14,6 +14,7 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.placement.mapping import Edge, Link, Population
 from resformer.compiler.placement.place import Placed, Placement
 from resformer.compiler.placement.traffic import route
+from resformer.compiler.terminal import counted
 from resformer.runtime.activity import Activity, stem_macs, taps
 
 FORMAT = "resformer-cost"
@@ -295,7 +296,7 @@ def total_rows(cost: Cost) -> list[tuple[str, str]]:
             "and with the stem",
             f"{cost.paper.energy_with_stem_mj:.4g} mJ: {cost.paper.stem_macs:,} MACs at {MAC_PJ} pJ each",
         ),
-        ("chip", f"{placement.cores:,} cores, {placement.chips:,} chips of {chip.name}"),
+        ("chip", f"{counted(placement.cores, 'core')}, {counted(placement.chips, 'chip')} of {chip.name}"),
         ("energy there", f"{cost.energy_mj:.4g} mJ: {cost.dynamic_mj:.4g} dynamic, {cost.static_mj:.4g} static"),
         ("time there", f"{pace}, {latency} from frame to logits"),
     ]

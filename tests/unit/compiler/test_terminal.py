@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resformer.compiler.terminal import Parser, Terminal, UsageError, check_writable, run_command, size_of
+from resformer.compiler.terminal import Parser, Terminal, UsageError, check_writable, counted, run_command, size_of
 from resformer.errors import RangeError
 
 
@@ -86,3 +86,8 @@ def test_writable(tmp_path: Path) -> None:
 def test_sizes(tmp_path: Path, size: int, text: str) -> None:
     (tmp_path / "f").write_bytes(bytes(size))
     assert size_of(tmp_path / "f") == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 cores"), (1, "1 core"), (5122, "5,122 cores")])
+def test_counts(number: int, text: str) -> None:
+    assert counted(number, "core") == text

@@ -457,6 +457,13 @@ def test_values_that_are_not_finite(state: StateDict, path: Path, name: str, val
     assert f"{name} holds 1 NaN or infinite values of {state[name].numel()}" in refusal(path)
 
 
+def test_values_that_32_bits_do_not_hold(state: StateDict, path: Path) -> None:
+    state["prologue.0.weight"] = state["prologue.0.weight"].double()
+    state["prologue.0.weight"].view(-1)[0] = -1e300
+    torch.save(state, path)
+    assert "prologue.0.weight holds 1 NaN or infinite values" in refusal(path)
+
+
 def test_a_negative_variance(state: StateDict, path: Path) -> None:
     state["layers.0.0.norm.bn.running_var"][5] = -0.5
     torch.save(state, path)
