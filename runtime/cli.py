@@ -19,6 +19,7 @@ from resformer.compiler.terminal import (
     Terminal,
     UsageError,
     check_writable,
+    counted,
     positive_int,
     run_command,
     size_of,
@@ -328,7 +329,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_json(arguments.json, to_json(result))
     terminal.table("Mismatched spikes by population", *layer_rows(result))
-    terminal.table(f"{arguments.build}, {result.samples} samples, {result.timesteps} steps", *check_rows(result))
+    samples, steps = counted(result.samples, "sample"), counted(result.timesteps, "step")
+    terminal.table(f"{arguments.build}, {samples}, {steps}", *check_rows(result))
     if local:
         terminal.table("Each layer alone, fed the original's inputs, the worst first", *local_rows(result))
         terminal.line(blame(result))
