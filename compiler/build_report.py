@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 import resformer
 from resformer.compiler.ir import fixedpoint
@@ -22,6 +21,7 @@ from resformer.compiler.ir.program import (
     CUBA_ARRAYS,
     LIF,
     NEURONS,
+    Add,
     Conv2d,
     CubaLI,
     CubaLIF,
@@ -33,7 +33,11 @@ from resformer.compiler.ir.program import (
     Signal,
     SpikeMatMul,
     SumPool2d,
+    WeightArray,
+    is_stack,
+    layer_synapses,
     real_weight,
+    stacked_parts,
 )
 from resformer.compiler.samples import PIXEL_MAX
 from resformer.compiler.target import LOIHI
@@ -197,14 +201,12 @@ def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
         },
     }
     match op:
+        case Conv2d() | Dense() if node.name in (parts := stacked_parts(program)):
+            facts |= {"part_of": parts[node.name], "stored_bits": _bits(op.weight)}
         case Conv2d() | Dense():
-            exponents = np.atleast_1d(op.weight_exp)
-            facts |= {
-                "weight_bits": _bits(op.weight),
-                "weight_exp": [int(exponents.min()), int(exponents.max())],
-                "synapses": synapses(program, node),
-                "sqnr_db": _rounded(sqnr_db(compilation.folded, program, node.name)),
-            }
+            facts |= _layer(compilation, node.name)
+        case Add() if is_stack(program, node.name):
+            facts |= _layer(compilation, node.name)
         case SumPool2d():
             facts["synapses"] = math.prod(node.shape) * math.prod(op.kernel_size)
         case LIF():
@@ -234,7 +236,22 @@ def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
     return facts
 
 
-def _bits(weight: npt.NDArray[np.int8]) -> int:
+def _layer(compilation: Compilation, name: str) -> dict[str, Any]:
+    """What became of a layer's weights; of stacked synapses, both parts together."""
+    program = compilation.program
+    found = layer_synapses(program, name)
+    low = found[-1].op
+    assert isinstance(low, Conv2d | Dense)
+    exponents = np.atleast_1d(low.weight_exp)
+    return {
+        "weight_bits": compilation.plan.layers[name].bits if len(found) > 1 else _bits(low.weight),
+        "weight_exp": [int(exponents.min()), int(exponents.max())],
+        "synapses": sum(synapses(program, each) for each in found),
+        "sqnr_db": _rounded(sqnr_db(compilation.folded, program, name)),
+    }
+
+
+def _bits(weight: WeightArray) -> int:
     """The bits that a layer's mantissas need, sign included."""
     return 1 + int(np.abs(weight.astype(np.int64)).max(initial=0)).bit_length()
 

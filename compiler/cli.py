@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from resformer.compiler.pipeline import CompileOptions
     from resformer.compiler.placement.place import Placement
 
-WEIGHT_BITS = range(MIN_WEIGHT_BITS, LOIHI.weight_bits_max + 1)
+WEIGHT_BITS = range(MIN_WEIGHT_BITS, LOIHI.stacked_bits_max + 1)
+STORED_BITS = LOIHI.weight_bits_max
 SYNAPSE_BUDGET = 0.75
 ALL = "all"
 NO_CHIP = "none"
@@ -97,9 +98,17 @@ def compile_parser() -> Parser:
     parser.add_argument(
         "--weight-bits",
         type=_weight_bits,
-        default=WEIGHT_BITS[-1],
+        default=STORED_BITS,
         metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
-        help="width of a weight, sign included (default: %(default)s)",
+        help=f"width of a weight, sign included; above {STORED_BITS}, two in convolutions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layer-bits",
+        type=_layer_bits,
+        action="extend",
+        default=[],
+        metavar="NAME=BITS",
+        help="another width for a layer, repeatable or separated by commas; report.json has the names",
     )
     parser.add_argument(
         "--precision",
@@ -112,7 +121,7 @@ def compile_parser() -> Parser:
         "--synapse-budget",
         type=_share,
         metavar="SHARE",
-        help=f"with --precision auto: of the memory that {WEIGHT_BITS[-1]} bits everywhere take, what the weights may "
+        help=f"with --precision auto: of the memory that {STORED_BITS} bits everywhere take, what the weights may "
         f"take (default: {SYNAPSE_BUDGET})",
     )
     parser.add_argument(
@@ -146,9 +155,19 @@ def compile_parser() -> Parser:
 def _weight_bits(text: str) -> int:
     if text not in map(str, WEIGHT_BITS):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a width that a Loihi synapse stores: {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]} bits"
+            f"{text!r} is not a width that one or two Loihi synapses store: {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]} bits"
         )
     return int(text)
+
+
+def _layer_bits(text: str) -> list[tuple[str, int]]:
+    found = []
+    for each in text.split(","):
+        name, equals, bits = each.rpartition("=")
+        if not (name and equals):
+            raise argparse.ArgumentTypeError(f"{each!r} is not NAME=BITS, a layer's name and its weights' width")
+        found.append((name, _weight_bits(bits)))
+    return found
 
 
 def _share(text: str) -> float:
@@ -170,6 +189,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     """
     if arguments.precision == "auto" and arguments.calibration is None:
         raise UsageError("--precision auto: measures what each layer loses, so it needs --calibration images")
+    if arguments.precision == "auto" and arguments.layer_bits:
+        raise UsageError("--precision auto: chooses every layer's width; leave out --layer-bits, or it")
     if arguments.precision != "auto" and arguments.synapse_budget is not None:
         raise UsageError("--synapse-budget: goes with --precision auto")
     if not arguments.check:
@@ -269,6 +290,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         image_size=arguments.input_size,
         quantization=QuantizationConfig(
             weight_bits=arguments.weight_bits,
+            layer_bits=dict(arguments.layer_bits),
             per_channel=not arguments.per_layer_exponents,
             input_scale_exp=arguments.input_scale_exp,
         ),

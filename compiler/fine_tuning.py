@@ -60,7 +60,7 @@ def prepare(
 
     Args:
         model: Trained; left as it is.
-        bits: Width of a weight, sign included, 2 to 8.
+        bits: Width of a weight, sign included, 2 to 15, as ``--weight-bits``.
         calibration: Samples to measure currents on, as ``resformer-compile --calibration`` takes them; None to
             estimate the currents from the weights.
         plan: Scales, widths and exponents, such as a ``Compilation``'s, in place of ``bits`` and ``calibration``.

@@ -32,6 +32,7 @@ from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.scales import QuantizationConfig, QuantizationPlan, choose_plan
 from resformer.compiler.passes.split_attention_projection import split_attention_projection
+from resformer.compiler.passes.stack_synapses import stack_synapses
 from resformer.compiler.passes.sum_pools import sum_pools
 from resformer.compiler.passes.weigh_spikes import weigh_spikes
 from resformer.compiler.placement.place import Placement, place
@@ -71,7 +72,12 @@ MODULE_PASSES: tuple[FloatPass, ...] = (
     fold_average_pool,
 )
 """Of a module in memory."""
-INTEGER_PASSES: tuple[Callable[[Program], Program], ...] = (place_biases, bound_ranges, balance_delays)
+INTEGER_PASSES: tuple[Callable[[Program], Program], ...] = (
+    stack_synapses,
+    place_biases,
+    bound_ranges,
+    balance_delays,
+)
 
 NIR_SUFFIX = ".nir"
 

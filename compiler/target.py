@@ -39,6 +39,8 @@ class Target:
     """du for a current that keeps nothing of the last step: Loihi adds one to du."""
     weight_bits_max: int = 8
     """Largest width of a stored weight, sign included."""
+    stacked_bits_max: int = 15
+    """Largest width of a weight of two synapses: 127 * 2^7 + 127 is 2^14 - 1."""
     weight_exp_max: int = 7
     """Largest weight exponent."""
 

@@ -35,6 +35,9 @@ from resformer.compiler.ir.program import (
     SampleDelay,
     SpikeMatMul,
     SumPool2d,
+    layer_names,
+    layer_synapses,
+    stacked_parts,
 )
 from resformer.compiler.ir.trace import SpikeTrain
 
@@ -49,7 +52,8 @@ class Activity:
         samples: How many there were.
         timesteps: T.
         spikes: Of each LIF population, (T, rows, columns), summed over samples and channels.
-        sops: Of each layer, (T,); a recurrent one's under the name of its population.
+        sops: Of each layer, (T,); a recurrent one's under the name of its population. As the authors count them: one
+            for each weight, of which a chip does two where they are stacked.
     """
 
     samples: int
@@ -72,10 +76,12 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
     """
     maps = {name: _positions(train.dense()) for name, train in spikes.items()}
     sops: dict[str, Int64Array] = {}
+    parts = stacked_parts(program)
     for node in program:
-        events = _events_read(program, node, spikes, maps)
+        synapse = layer_synapses(program, node.name)[0]
+        events = None if node.name in parts else _events_read(program, synapse, spikes, maps)
         if events is not None:
-            sops[node.name] = _operations(node, events)
+            sops[node.name] = _operations(synapse, events)
         if isinstance(node.op, RecurrentCubaLIF):
             synapses: Node[Op] = Node(node.name, node.op.synapses(), (node.name,), node.shape)
             # a step later, and what the last one fires does not come back
@@ -86,7 +92,8 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
 
 def stem_macs(program: Program) -> int:
     """Multiplications of the convolution that reads the input, padding included; one frame's, or all T frames'."""
-    stems = [node for node in program if isinstance(node.op, Conv2d) and _reads_pixels(program, node)]
+    layers = [layer_synapses(program, name)[0] for name in layer_names(program)]
+    stems = [node for node in layers if isinstance(node.op, Conv2d) and _reads_pixels(program, node)]
     frames = program.timesteps if program.metadata.get("input") == "frames" else 1
     return frames * sum(
         math.prod(node.shape) * math.prod(node.op.weight.shape[1:]) for node in stems if isinstance(node.op, Conv2d)

@@ -20,11 +20,10 @@ from resformer.compiler.ir.program import (
     LIF,
     NEURONS,
     RECORDED,
-    Conv2d,
     CubaLIF,
-    Dense,
     Program,
     SpikeMatMul,
+    layer_names,
     real_weight,
 )
 from resformer.compiler.ir.trace import Trace
@@ -352,21 +351,19 @@ def differing_weights(
     Synapses of weight one, which the compiler put in, are no layer of the checkpoint.
     """
     counts = {}
-    for node in program:
-        if not isinstance(node.op, Conv2d | Dense):
-            continue
-        name, _, part = node.name.rpartition(".")
+    for layer in layer_names(program):
+        name, _, part = layer.rpartition(".")
         if part in ("y1", "y2"):
             weight = state[f"{name}.weight"].numpy()
-            (product,) = _readers_of_y(program, node.name)
+            (product,) = _readers_of_y(program, layer)
             weight = weight[half_rows(len(weight), product.num_heads, part)]
-        elif f"{node.name}.weight" in state:
-            weight = state[f"{node.name}.weight"].numpy()
+        elif f"{layer}.weight" in state:
+            weight = state[f"{layer}.weight"].numpy()
         else:
             continue
-        real = real_weight(program, node.name) * pool_areas.get(node.name, 1)
+        real = real_weight(program, layer) * pool_areas.get(layer, 1)
         differ = real != weight.reshape(real.shape)
-        counts[node.name] = (differ.size, int(np.count_nonzero(differ)))
+        counts[layer] = (differ.size, int(np.count_nonzero(differ)))
     return counts
 
 

@@ -33,6 +33,7 @@ from resformer.compiler.ir.program import (
     Program,
     Relay,
     SignalKind,
+    is_stack,
     real_weight,
 )
 from resformer.compiler.target import LOIHI
@@ -231,6 +232,8 @@ def _front(program: Program, name: str, heads: Mapping[str, str]) -> tuple[set[s
         return set(), set()
     if name in heads:
         return set(), {heads[name]}
+    if is_stack(program, name):
+        return {name}, _front(program, node.inputs[0], heads)[1]
     synapses: set[str] = {name} if isinstance(node.op, (Conv2d, Dense)) else set()
     streams: set[str] = set()
     # of a product, what its spikes gate

@@ -16,7 +16,7 @@ import resformer
 from resformer.compiler.backends import open_backend
 from resformer.compiler.build_report import sqnr_db
 from resformer.compiler.cli import compile_options
-from resformer.compiler.ir.program import Conv2d, Dense
+from resformer.compiler.ir.program import layer_names
 from resformer.compiler.pipeline import Compilation, compile_network
 from resformer.compiler.terminal import Update
 from resformer.errors import ResformerError
@@ -134,8 +134,7 @@ def _point(arguments: argparse.Namespace, choices: Mapping[str, str]) -> Point:
 
 
 def _worst_sqnr(compilation: Compilation) -> float | None:
-    layers = [node.name for node in compilation.program if isinstance(node.op, Conv2d | Dense)]
-    found = [sqnr_db(compilation.folded, compilation.program, name) for name in layers]
+    found = [sqnr_db(compilation.folded, compilation.program, name) for name in layer_names(compilation.program)]
     return min((each for each in found if each is not None), default=None)
 
 

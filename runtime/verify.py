@@ -25,7 +25,7 @@ from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import NEURONS
-from resformer.compiler.ir.program import Conv2d, Dense, Output, Program, Relay, SumPool2d, real_weight
+from resformer.compiler.ir.program import Dense, Output, Program, Relay, SumPool2d, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
 from resformer.compiler.samples import Samples
@@ -586,12 +586,12 @@ def logit_tolerance(program: Program) -> float:
     """How far a logit of ``quantized.pt`` may be from the program's.
 
     Every bias there is less by the shift of ties, and a residual stream adds up at most as many biases as there are
-    convolutions; a relay that shifts rounds by half its unit, which the pool behind it adds up and the output divides.
+    layers; a relay that shifts rounds by half its unit, which the pool behind it adds up and the output divides.
     The classifier weighs their sum. The factor of two covers float64's own rounding.
     """
     output = program.output.op
     assert isinstance(output, Output)
-    convolutions = sum(isinstance(node.op, Conv2d) for node in program)
+    layers = len(layer_names(program))
     rounding, area = 0.0, 1
     for node in reversed(program.nodes):
         match node.op:
@@ -606,7 +606,7 @@ def logit_tolerance(program: Program) -> float:
         for node in program
         if isinstance(node.op, Dense)
     ]
-    return 2 * (TIE_SHIFT * convolutions + rounding) * math.prod(rows)
+    return 2 * (TIE_SHIFT * layers + rounding) * math.prod(rows)
 
 
 def _accuracy(tally: Tally, labels: npt.NDArray[np.int64] | None) -> dict[str, float]:

@@ -32,7 +32,7 @@ def scale_bias(mantissa: IntArray, exponent: IntArray) -> npt.NDArray[np.int64]:
     return np.left_shift(mantissa.astype(np.int64), exponent.astype(np.int64))
 
 
-def scale_weight(weight: npt.NDArray[np.int8], exponent: IntArray | int) -> npt.NDArray[np.int32]:
+def scale_weight(weight: npt.NDArray[np.int8 | np.int16 | np.int32], exponent: IntArray | int) -> npt.NDArray[np.int32]:
     """weight * 2^exponent, the exponent given per output (first axis) or for all."""
     shift = np.asarray(exponent, dtype=np.int32)
     return np.left_shift(weight.astype(np.int32), shift.reshape(shift.shape + (1,) * (weight.ndim - shift.ndim)))

@@ -22,6 +22,7 @@ from resformer.compiler.target import LOIHI
 
 Int8Array: TypeAlias = npt.NDArray[np.int8]
 Int16Array: TypeAlias = npt.NDArray[np.int16]
+WeightArray: TypeAlias = npt.NDArray[np.int8 | np.int16]
 Int32Array: TypeAlias = npt.NDArray[np.int32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -83,7 +84,8 @@ class Conv2d(Op):
     """Synapses shared over space; sends what it received one step ago.
 
     Attributes:
-        weight: (C_out, C_in / groups, K_h, K_w); applied as a correlation, as in PyTorch.
+        weight: (C_out, C_in / groups, K_h, K_w); applied as a correlation, as in PyTorch. Mantissas of more than 8
+            bits are int16, until ``stack_synapses`` has run.
         weight_exp: (C_out,), an exponent per output channel.
         bias: (C_out,), in units of the output's integers; zero once ``place_biases`` has run.
         stride: (rows, columns), as all that follow.
@@ -92,7 +94,7 @@ class Conv2d(Op):
         groups: Blocks of channels that do not mix.
     """
 
-    weight: Int8Array
+    weight: WeightArray
     weight_exp: Int8Array
     bias: Int32Array
     stride: tuple[int, int]
@@ -320,6 +322,8 @@ class Output(Op):
 
 ProgramNode: TypeAlias = Node[Op]
 
+HIGH_PART, LOW_PART = ".hi", ".lo"
+"""What the names of the parts of stacked synapses end in."""
 CUBA_ARRAYS = ("vth", "v_drop", "du", "dv", "u_bias", "v_bias")
 """The parameters of :class:`CubaLIF` that may vary from neuron to neuron."""
 NEURONS = (LIF, CubaLIF)
@@ -367,12 +371,43 @@ class Program(Graph[Op]):
         return tuple(node.name for node in self.nodes if isinstance(node.op, NEURONS))
 
 
-def real_weight(program: Program, name: str) -> Float64Array:
-    """The real numbers that a synapse's integers stand for, in the shape of its weight."""
+def is_stack(program: Program, name: str) -> bool:
+    """Whether a node sums the two parts that ``stack_synapses`` made of it."""
     node = program[name]
-    assert isinstance(node.op, Conv2d | Dense)
-    exp = node.op.signal.scale_exp - program[node.inputs[0]].op.signal.scale_exp
-    return fixedpoint.scale_weight(node.op.weight, node.op.weight_exp).astype(np.float64) * 2.0**-exp
+    return isinstance(node.op, Add) and node.inputs == (f"{name}{HIGH_PART}", f"{name}{LOW_PART}")
+
+
+def stacked_parts(program: Program) -> dict[str, str]:
+    """Each part of stacked synapses, and the layer that it is of."""
+    return {part: node.name for node in program if is_stack(program, node.name) for part in node.inputs}
+
+
+def layer_names(program: Program) -> tuple[str, ...]:
+    """The layers with weights, in topological order: of stacked synapses the sum, and not its parts."""
+    parts = stacked_parts(program)
+    layers = {node.name for node in program if isinstance(node.op, Conv2d | Dense)} - parts.keys() | {*parts.values()}
+    return tuple(node.name for node in program if node.name in layers)
+
+
+def layer_synapses(program: Program, name: str) -> tuple[Node[Op], ...]:
+    """The node that holds a layer's weights; of stacked synapses both parts, the high one first."""
+    return tuple(program[part] for part in program[name].inputs) if is_stack(program, name) else (program[name],)
+
+
+def layer_weight(program: Program, name: str) -> Int32Array:
+    """A layer's weights as integers, in units of its current: of stacked synapses what the two come to."""
+    total: Int32Array = np.zeros((), dtype=np.int32)
+    for node in layer_synapses(program, name):
+        assert isinstance(node.op, Conv2d | Dense)
+        total = total + fixedpoint.scale_weight(node.op.weight, node.op.weight_exp)
+    return total
+
+
+def real_weight(program: Program, name: str) -> Float64Array:
+    """The real numbers that a layer's integers stand for, in the shape of its weight."""
+    source = program[layer_synapses(program, name)[0].inputs[0]]
+    exp = program[name].op.signal.scale_exp - source.op.signal.scale_exp
+    return layer_weight(program, name).astype(np.float64) * 2.0**-exp
 
 
 def _stays_whole(op: LIF | CubaLIF, decays: int) -> bool:

@@ -49,11 +49,12 @@ _OPS: dict[str, type[Op]] = {
         ops.Output,
     )
 }
-_ARRAY_TYPES: dict[str, type[np.generic]] = {
-    "Int8Array": np.int8,
-    "Int16Array": np.int16,
-    "Int32Array": np.int32,
-    "Float64Array": np.float64,
+_ARRAY_TYPES: dict[str, tuple[type[np.generic], ...]] = {
+    "WeightArray": (np.int8, np.int16),
+    "Int8Array": (np.int8,),
+    "Int16Array": (np.int16,),
+    "Int32Array": (np.int32,),
+    "Float64Array": (np.float64,),
 }
 
 
@@ -219,12 +220,14 @@ def _integers(values: list[Any], what: str) -> tuple[int, ...]:
     return tuple(_integer(value, what) for value in values)
 
 
-def _array(key: str, wanted: type[np.generic], unread: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+def _array(
+    key: str, wanted: tuple[type[np.generic], ...], unread: dict[str, np.ndarray[Any, Any]]
+) -> np.ndarray[Any, Any]:
     if key not in unread:
         raise ValueError(f"the tensor {key} is missing")
     array = unread.pop(key)
-    if array.dtype != wanted:
-        raise ValueError(f"the tensor {key} is {array.dtype}, not {np.dtype(wanted)}")
+    if array.dtype not in wanted:
+        raise ValueError(f"the tensor {key} is {array.dtype}, not {np.dtype(wanted[0])}")
     return array
 
 

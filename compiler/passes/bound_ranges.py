@@ -30,6 +30,8 @@ from resformer.compiler.ir.program import (
     SignalKind,
     SpikeMatMul,
     SumPool2d,
+    is_stack,
+    layer_weight,
 )
 from resformer.compiler.passes.place_biases import relay
 from resformer.compiler.target import LOIHI
@@ -183,8 +185,8 @@ def _required_limit(program: Program, node: Node[Op], kind: SignalKind) -> int |
         match reader.op:
             case LIF():
                 limits.append(LOIHI.a_max)
-            case Conv2d(weight=weight, weight_exp=exp):
-                limits.append(LOIHI.accumulator_max // _largest_row(weight, exp))
+            case Conv2d():
+                limits.append(LOIHI.accumulator_max // _largest_row(layer_weight(program, _layer(program, reader)), 0))
             case Dense(weight=weight, weight_exp=exp):
                 limits.append(LOIHI.dense_sum_max // _largest_row(weight, exp))
             case SumPool2d(kernel_size=kernel):
@@ -210,7 +212,13 @@ def _lacks_relay(program: Program, node: Node[Op], kind: SignalKind, interval: _
     return interval.magnitude > limit or (kind is SignalKind.CURRENT and feeds_synapses)
 
 
-def _largest_row(weight: npt.NDArray[np.int8], exp: npt.NDArray[np.int8] | int) -> int:
+def _layer(program: Program, synapses: Node[Op]) -> str:
+    """The layer that synapses are of: of a part of stacked ones the sum, which must not leave its accumulator."""
+    sums = [each.name for each in program.consumers[synapses.name] if is_stack(program, each.name)]
+    return sums[0] if sums else synapses.name
+
+
+def _largest_row(weight: npt.NDArray[np.int8 | np.int16 | np.int32], exp: npt.NDArray[np.int8] | int) -> int:
     """The largest sum of weights' magnitudes that meets in one output, at least one."""
     scaled = np.abs(fixedpoint.scale_weight(weight, exp).astype(np.int64))
     return max(int(scaled.reshape(len(scaled), -1).sum(axis=1).max()), 1)

@@ -158,7 +158,7 @@ class _Calibration:
         multiples = multiples.gather(0, index.expand(1, *multiples.shape[1:]))[0]
         exponents = candidates.gather(0, best[None])[0].flatten()
         chosen = exponents.tolist() if isinstance(node.op, nir.Conv2d) else list(plan.weight_exp)
-        mantissa = multiples[:, :, :-1].reshape(node.op.weight.shape).numpy().astype(np.int8)
+        mantissa = multiples[:, :, :-1].reshape(node.op.weight.shape).numpy().astype(plan.mantissa_dtype)
         return replace(plan, weight_exp=tuple(chosen)), LayerIntegers(mantissa, multiples[:, :, -1].flatten().numpy())
 
     def _multiples(

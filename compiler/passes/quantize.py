@@ -45,11 +45,11 @@ class LayerIntegers:
     """What the weights and biases of one layer were rounded to.
 
     Attributes:
-        weight: Mantissas, (C_out, ...).
+        weight: Mantissas, (C_out, ...); int16 where they have more than 8 bits.
         bias: (C_out,), whole numbers in units of the layer's current; zeros where it has none.
     """
 
-    weight: npt.NDArray[np.int8]
+    weight: integer.WeightArray
     bias: Float64Array
 
     def real_weight(self, layer: LayerPlan, unit_exp: int) -> Float64Array:
@@ -84,7 +84,7 @@ def round_layer(plan: QuantizationPlan, node: Node[nir.NIRNode]) -> LayerInteger
     scaled = op.weight / _units(layer, plan.weight_unit_exp(node), op.weight.ndim)
     bias = op.bias if hasattr(op, "bias") else np.zeros(len(op.weight))
     return LayerIntegers(
-        np.clip(np.rint(scaled), -layer.mantissa_max, layer.mantissa_max).astype(np.int8),
+        np.clip(np.rint(scaled), -layer.mantissa_max, layer.mantissa_max).astype(layer.mantissa_dtype),
         np.rint(bias * 2.0 ** plan.scale_exps[node.name]),
     )
 
@@ -200,7 +200,7 @@ class _Lowering:
         integers = self._integers(node)
         return integer.Dense(
             self._current(node.name),
-            weight=integers.weight,
+            weight=integers.weight.astype(np.int8),
             weight_exp=self.plan.layers[node.name].weight_exp[0],
             bias=_checked_bias(node.name, integers.bias),
         )
@@ -255,7 +255,7 @@ class _Lowering:
         return integer.RecurrentCubaLIF(
             **{field.name: getattr(op, field.name) for field in dataclasses.fields(op) if field.name != "u_bias"},
             u_bias=bias.reshape(-1, 1, 1) if bias.any() else op.u_bias,
-            weight=integers.weight,
+            weight=integers.weight.astype(np.int8),
             weight_exp=np.array(self.plan.layers[node.name].weight_exp, dtype=np.int8),
             padding=neurons.padding,
             groups=neurons.groups,

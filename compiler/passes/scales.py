@@ -32,7 +32,7 @@ from resformer.compiler.ir.primitives import (
     collapse,
 )
 from resformer.compiler.target import LOIHI
-from resformer.errors import FileFormatError, RangeError, UnsupportedError
+from resformer.errors import FileFormatError, InputError, RangeError, UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -71,7 +71,8 @@ class QuantizationConfig:
     """How to quantize.
 
     Attributes:
-        weight_bits: Width of a weight's mantissa, sign included: 2 to 8.
+        weight_bits: Width of a weight's mantissa, sign included: 2 to 15. More than 8 are two synapses each, which
+            convolutions alone can be; all else has 8 then.
         layer_bits: Widths of layers that have another.
         per_channel: An exponent for each output channel, rather than one for each layer.
         clip_weights: Let a channel's range of weights end below its largest, where that loses less.
@@ -90,10 +91,10 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         for bits in (self.weight_bits, *self.layer_bits.values()):
-            if not MIN_WEIGHT_BITS <= bits <= LOIHI.weight_bits_max:
+            if not MIN_WEIGHT_BITS <= bits <= LOIHI.stacked_bits_max:
                 raise RangeError(
-                    f"weight bits: {bits} is outside {MIN_WEIGHT_BITS} to {LOIHI.weight_bits_max}, "
-                    "what a Loihi synapse stores; choose a width in that range"
+                    f"weight bits: {bits} is outside {MIN_WEIGHT_BITS} to {LOIHI.stacked_bits_max}, "
+                    "what one or two Loihi synapses store; choose a width in that range"
                 )
         if self.input_scale_exp is not None and not 0 <= self.input_scale_exp <= SCALE_EXP_MAX:
             raise RangeError(
@@ -118,6 +119,11 @@ class LayerPlan:
     def mantissa_max(self) -> int:
         """The largest magnitude of a mantissa."""
         return mantissa_max(self.bits)
+
+    @property
+    def mantissa_dtype(self) -> np.dtype[np.int8 | np.int16]:
+        """What holds a mantissa."""
+        return np.dtype(np.int8) if self.bits <= LOIHI.weight_bits_max else np.dtype(np.int16)
 
 
 @dataclass(frozen=True)
@@ -162,17 +168,18 @@ class QuantizationPlan:
                     f"{name}: the quantization plan holds {len(layer.weight_exp)} exponents for {channels} channels; "
                     "prepare this network again"
                 )
-        self._check_layers()
+        self._check_layers(graph)
         self._check_scales(graph)
 
-    def _check_layers(self) -> None:
+    def _check_layers(self, graph: Graph[nir.NIRNode]) -> None:
         """Refuse widths and exponents that no synapse holds."""
         for name, layer in self.layers.items():
-            if not MIN_WEIGHT_BITS <= layer.bits <= LOIHI.weight_bits_max:
-                raise _out_of_range(name, f"{layer.bits} bits", f"{MIN_WEIGHT_BITS} to {LOIHI.weight_bits_max}")
+            widest = bits_max(graph[name])
+            if not MIN_WEIGHT_BITS <= layer.bits <= widest:
+                raise _out_of_range(name, f"{layer.bits} bits", f"{MIN_WEIGHT_BITS} to {widest}")
             for exp in layer.weight_exp:
-                if not 0 <= exp <= LOIHI.weight_exp_max:
-                    raise _out_of_range(name, f"weight exponent {exp}", f"0 to {LOIHI.weight_exp_max}")
+                if not 0 <= exp <= weight_exp_max(layer.bits):
+                    raise _out_of_range(name, f"weight exponent {exp}", f"0 to {weight_exp_max(layer.bits)}")
 
     def _check_scales(self, graph: Graph[nir.NIRNode]) -> None:
         """Refuse scales with which integers would not mean what they are taken for, or leave their formats."""
@@ -295,6 +302,16 @@ def mantissa_max(bits: int) -> int:
     return largest
 
 
+def weight_exp_max(bits: int) -> int:
+    """The largest exponent of a mantissa of so many bits: of two stacked synapses, the high one's is larger."""
+    return LOIHI.weight_exp_max - max(bits - LOIHI.weight_bits_max, 0)
+
+
+def bits_max(node: Node[nir.NIRNode]) -> int:
+    """The widest weights that a layer can have: only convolutions are stacked."""
+    return LOIHI.stacked_bits_max if isinstance(node.op, nir.Conv2d) else LOIHI.weight_bits_max
+
+
 def choose_plan(
     graph: Graph[nir.NIRNode], ranges: Mapping[str, float], config: QuantizationConfig, *, measured: bool
 ) -> QuantizationPlan:
@@ -308,11 +325,34 @@ def choose_plan(
 
     Raises:
         UnsupportedError: A node has no exact integer form.
-        RangeError: No scale fits a domain's currents, weights and thresholds.
+        RangeError: No scale fits a domain's currents, weights and thresholds, or a layer cannot have its width.
+        InputError: A width is for a layer that the network has not.
     """
+    _check_widths(graph, config.layer_bits)
     headroom = MEASURED_HEADROOM if measured else 1.0
     reach = {name: headroom * each for name, each in ranges.items()}
     return _Choice(graph, reach, config, finer_pixels=CALIBRATED_PIXEL_BITS if measured else 0).plan()
+
+
+def _check_widths(graph: Graph[nir.NIRNode], layer_bits: Mapping[str, int]) -> None:
+    """See that widths by layer name layers that can have them.
+
+    Raises:
+        InputError: There is no such layer.
+        RangeError: It cannot be so wide.
+    """
+    layers = {node.name: node for node in graph if isinstance(node.op, WEIGHTED)}
+    unknown = [name for name in layer_bits if name not in layers]
+    if unknown:
+        raise InputError(
+            f"layer bits: {', '.join(unknown)}: no layer with weights has that name; there are {', '.join(layers)}"
+        )
+    for name, bits in layer_bits.items():
+        if bits > bits_max(layers[name]):
+            raise RangeError(
+                f"{name}: {bits} bits, the limit is {bits_max(layers[name])}, for only convolutions are stored as two "
+                "synapses; choose fewer bits for it"
+            )
 
 
 class _Choice:
@@ -363,12 +403,20 @@ class _Choice:
         layers = {node.name: self._layer(node) for node in self.graph if isinstance(node.op, WEIGHTED)}
         return QuantizationPlan(self.input_high, self.exps, layers)
 
+    def _bits(self, node: Node[nir.NIRNode]) -> int:
+        return min(self.config.bits(node.name), bits_max(node))
+
     def _mantissa_max(self, node: Node[nir.NIRNode]) -> int:
-        return mantissa_max(self.config.bits(node.name))
+        return mantissa_max(self._bits(node))
+
+    def _largest_weight(self, node: Node[nir.NIRNode]) -> int:
+        """In units of the finest step."""
+        largest: int = self._mantissa_max(node) * 2 ** weight_exp_max(self._bits(node))
+        return largest
 
     def _layer(self, node: Node[nir.NIRNode]) -> LayerPlan:
         kept = self.kept[node.name] * 2.0 ** weight_unit_exp(self.exps, node)
-        bits = self.config.bits(node.name)
+        bits = self._bits(node)
         exponent = fitting_exponents(node.name, kept, bits)
         return LayerPlan(bits, exponent if isinstance(node.op, CONVOLUTIONAL) else exponent[:1])
 
@@ -376,8 +424,8 @@ class _Choice:
         """The magnitude that each channel's mantissas are to hold, (C_out,); the readout and a layer share one."""
         weight = node.op.weight.reshape(len(node.op.weight), -1)
         if isinstance(node.op, CONVOLUTIONAL) and self.config.per_channel:
-            return self._kept(weight, self.config.bits(node.name))
-        return np.repeat(self._kept(weight.reshape(1, -1), self.config.bits(node.name)), len(weight))
+            return self._kept(weight, self._bits(node))
+        return np.repeat(self._kept(weight.reshape(1, -1), self._bits(node)), len(weight))
 
     def _kept(self, rows: Float64Array, bits: int) -> Float64Array:
         if self.config.clip_weights:
@@ -466,7 +514,7 @@ class _Choice:
         if isinstance(node.op, nir.Conv2d):
             weight = np.abs(node.op.weight)
             steepest = max(float(self.kept[node.name].max(initial=0.0)), SMALLEST_MAGNITUDE)
-            exp = _floor_log2(self._mantissa_max(node) * 2**LOIHI.weight_exp_max / steepest) + self._source_exp(node)
+            exp = _floor_log2(self._largest_weight(node) / steepest) + self._source_exp(node)
             limits.append((exp, f"{node.name} has a weight of {steepest:.4g}"))
             row = max(float(weight.reshape(len(weight), -1).sum(axis=1).max()), SMALLEST_MAGNITUDE)
             worst = row * self._source_reach(node)
@@ -497,7 +545,7 @@ class _Choice:
             limits = [
                 (LOIHI.accumulator_max / ROUNDED_SUM_GROWTH, row, f"{node.name} may feed back {row:.4g}"),
                 (
-                    self._mantissa_max(node) * 2**LOIHI.weight_exp_max,
+                    self._largest_weight(node),
                     steepest,
                     f"{node.name} has a recurrent weight of {steepest:.4g}",
                 ),
@@ -630,9 +678,9 @@ def fitting_exponents(name: str, largest: Float64Array, bits: int) -> tuple[int,
         RangeError: A weight needs more than Loihi has.
     """
     exponent = np.maximum(np.ceil(np.log2(np.maximum(largest, 1.0) / (mantissa_max(bits) + 0.5))), 0)
-    if exponent.max(initial=0) > LOIHI.weight_exp_max:
+    if exponent.max(initial=0) > weight_exp_max(bits):
         raise RangeError(
-            f"{name}: a weight needs exponent {exponent.max():.0f}, Loihi's limit is {LOIHI.weight_exp_max}; "
+            f"{name}: a weight needs exponent {exponent.max():.0f}, Loihi's limit is {weight_exp_max(bits)}; "
             "normalise the layer or use more weight bits"
         )
     return tuple(int(each) for each in exponent)

@@ -44,6 +44,7 @@ from resformer.compiler.ir.program import (
     SignalKind,
     SpikeMatMul,
     SumPool2d,
+    is_stack,
 )
 
 Shape3 = tuple[int, int, int]
@@ -171,7 +172,7 @@ class _Mapper:
         if not isinstance(node.op, Conv2d | Dense | SumPool2d | Add):
             return False
         readers = self._program.consumers[node.name]
-        if isinstance(node.op, Add) and len(readers) > 1:
+        if isinstance(node.op, Add) and len(readers) > 1 and not is_stack(self._program, node.name):
             return True
         return any(self._wants_values(node, reader) for reader in readers)
 
@@ -345,7 +346,7 @@ def _kind(ops: list[Op]) -> str:
     return " + ".join(words.get(type(op), "carrier") for op in ops)
 
 
-def _bits(weight: np.ndarray[tuple[int, ...], np.dtype[np.int8]]) -> int:
+def _bits(weight: np.ndarray[tuple[int, ...], np.dtype[np.int8 | np.int16]]) -> int:
     """The bits that a layer's mantissas need, sign included."""
     return 1 + int(np.abs(weight.astype(np.int64)).max(initial=0)).bit_length()
 

@@ -266,3 +266,20 @@ def test_loihi1_is_refused_for_its_binary_spikes(tiny: Tiny, capsys: pytest.Capt
 def test_wrong_usage(tiny: Tiny, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert main([str(tiny.model), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_more_than_eight_bits_are_two_synapses(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = "layers.0.1.up.1"
+    assert compile_tiny(tiny, tmp_path / "b", "--layer-bits", f"{layer}=12,classifier=4") == 0
+    nodes = {node["name"]: node for node in read_json(tmp_path / "b" / "report.json")["nodes"]}
+    assert (nodes[layer]["op"], nodes[layer]["weight_bits"], nodes["classifier"]["weight_bits"]) == ("Add", 12, 4)
+    assert nodes[layer]["sqnr_db"] > 50
+    assert [nodes[f"{layer}.{part}"]["part_of"] for part in ("hi", "lo")] == [layer] * 2
+    assert "4 to 12 bits" in capsys.readouterr().out
+
+    report = tmp_path / "r.json"
+    arguments = ["--model", str(tiny.model), "--input", str(tiny.images), "--backend", "sim", "--local"]
+    assert verify_main([str(tmp_path / "b"), *arguments, "--json", str(report)]) == 0
+    found = read_json(report)
+    assert found["checks"]["backend_vs_quantized_torch"]["mismatched"] == 0
+    assert layer in [each["name"] for each in found["local"]], "under one name, and not those of its parts"

@@ -83,7 +83,7 @@ def test_flags_can_vary(tiny: Tiny, tmp_path: Path) -> None:
     [
         (["--sweep", "colour=1,2"], 2, "--sweep: there is no option 'colour' to vary; there are "),
         (["--sweep", "output=a,b"], 2, "there is no option 'output' to vary"),
-        (["--sweep", "weight-bits=8,9"], 2, "'9' is not a width that a Loihi synapse stores"),
+        (["--sweep", "weight-bits=8,99"], 2, "'99' is not a width that one or two Loihi synapses store"),
         (["--sweep", "timesteps=0"], 2, "'0' is not a whole number of at least 1"),
         (["--sweep", "timesteps"], 2, "timesteps: write different values, timesteps=V,V"),
         (["--sweep", "timesteps=2,,3"], 2, "write different values"),

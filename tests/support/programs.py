@@ -128,7 +128,7 @@ def decode(program: Program, encoded: npt.NDArray[np.int32]) -> npt.NDArray[np.f
 def lowered_graphs(draw: st.DrawFn, *, weight_bits: st.SearchStrategy[int] | None = None) -> Lowered:
     """Random networks at each level, their scales measured on data so that they rarely saturate."""
     graph = draw(float_graphs())
-    bits = draw(weight_bits or st.integers(2, 8))
+    bits = draw(weight_bits or st.integers(2, 12))
     # two bits hold large weights only at coarse scales, which must not be coarser than the input's
     config = {"weight_bits": bits, "per_channel": draw(st.booleans()), "input_scale_exp": 3 if bits < 4 else None}
     return lower(graph, samples_for(graph, 4, seed=1), **config)

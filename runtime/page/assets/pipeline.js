@@ -225,8 +225,8 @@ function drawNode(view, node, x, y, small) {
   const neurons = rate !== null;
   const words =
     node.op === "Conv2d"
-      ? node.weight_bits
-        ? `${node.weight_bits}-bit conv`
+      ? (node.weight_bits ?? node.stored_bits)
+        ? `${node.weight_bits ?? node.stored_bits}-bit conv`
         : "conv"
       : node.op === "Dense"
         ? `${node.weight_bits}-bit dense`

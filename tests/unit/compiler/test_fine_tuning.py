@@ -68,7 +68,7 @@ def spikes_of(model: SpikingResformer, images: torch.Tensor) -> tuple[np.ndarray
     return logits, spikes
 
 
-@pytest.fixture(params=[(8, "imagenet"), (4, "conv3x3"), (3, "imagenet"), (2, "conv3x3")], ids=str)
+@pytest.fixture(params=[(12, "conv3x3"), (8, "imagenet"), (4, "conv3x3"), (3, "imagenet"), (2, "conv3x3")], ids=str)
 def trained(request: pytest.FixtureRequest, make_model: MakeModel) -> QuantizedSpikingResformer:
     bits, stem = request.param
     model = make_model(seed=bits, stem=stem).float()
@@ -269,7 +269,7 @@ def test_networks_of_plif_train_their_decays_too(make_model: MakeModel, tmp_path
 # What is refused
 
 
-@pytest.mark.parametrize("bits", [1, 9])
+@pytest.mark.parametrize("bits", [1, 16])
 def test_widths_that_no_synapse_has(make_model: MakeModel, bits: int) -> None:
     with pytest.raises(RangeError, match=f"weight bits: {bits}"):
         prepare(make_model(), bits=bits)

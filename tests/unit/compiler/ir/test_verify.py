@@ -136,7 +136,7 @@ def bounded(kind: SignalKind, scale_exp: int, low: int, high: int) -> dict[str, 
 @pytest.mark.parametrize(
     ("name", "changes", "complaint"),
     [
-        ("prologue.0", {"weight": np.zeros((8, 2, 7, 7), np.int16)}, "weight is int16, not int8"),
+        ("prologue.0", {"weight": np.zeros((8, 2, 7, 7), np.int32)}, "weight is int32, not int8"),
         ("prologue.0", {"weight": np.full((8, 2, 7, 7), -128, np.int8)}, "weight spans [-128, -128]"),
         ("prologue.0", {"weight_exp": np.full(8, 8, np.int8)}, "weight_exp spans [8, 8], beyond [0, 7]"),
         ("prologue.0", {"weight_exp": np.zeros(1, np.int8)}, "weight_exp has shape (1,)"),
