@@ -30,7 +30,9 @@ def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     path = os.environ.get("RESFORMER_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed, and RESFORMER_BROWSER names none")
+        pytest.skip(
+            f"no browser: none of {', '.join(BROWSERS)} is installed (make browser), nor named by RESFORMER_BROWSER"
+        )
     # Chromium's sandbox refuses root, which is who runs in containers; it opens files of ours alone
     options = {"executable_path": path, "args": ["--no-sandbox"], "timeout": OPEN_TIMEOUT_MS}
     with playwright.sync_playwright() as running, running.chromium.launch(**options) as started:

@@ -290,9 +290,10 @@ def test_recording_spikes_needs_an_output(tiny: Tiny, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("command", [run_main, verify_main])
-def test_a_gpu_that_is_not_there(tiny: Tiny, capsys: Capture, command: Callable[..., int]) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
+def test_a_gpu_that_is_not_there(
+    tiny: Tiny, capsys: Capture, command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = ["--input", str(tiny.images), "--backend", "sim", "--device", "cuda:1"]
     assert command([str(tiny.build), *arguments]) == 1
     assert "device cuda:1: this machine's torch" in (line := error_line(capsys))

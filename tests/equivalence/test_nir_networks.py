@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from support.nir_files import (
     cuba_lif,
     flatten,
     graph,
+    import_framework,
     lif,
     pool,
     read_written,
@@ -85,10 +85,7 @@ def test_every_backend_gives_the_programs_spikes(network: Written, tmp_path: Pat
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_script_writes_what_is_committed(framework: str, tmp_path: Path) -> None:
-    try:
-        importlib.import_module(EXPORTERS[framework])
-    except ImportError as error:
-        pytest.skip(f"{framework} with its NIR export is not installed ({error})")
+    import_framework(framework, EXPORTERS[framework])
     subprocess.run([sys.executable, str(EXAMPLES / f"{framework}_network.py"), str(tmp_path)], check=True)
     fresh = read_written(tmp_path / "network.nir", tmp_path / "spikes.npz")
     np.testing.assert_array_equal(float_spikes(fresh), fresh.spikes)

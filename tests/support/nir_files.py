@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nir
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 DATA = Path(__file__).parents[1] / "data" / "nir"
 FRAMEWORKS = ("norse", "sinabs", "snntorch", "snntorch_recurrent", "spikingjelly")
@@ -55,6 +58,23 @@ def lif(shape: tuple[int, ...], *, reset: str = "", **values: Any) -> nir.LIF:
     given = {"tau": 2e-4, "r": 2.0, "v_leak": 0.0, "v_threshold": 1.0, "v_reset": 0.0, **values}
     arrays = {key: np.broadcast_to(np.float64(value), shape).copy() for key, value in given.items()}
     return nir.LIF(**arrays, metadata={"reset": reset} if reset else {})
+
+
+NOT_INSTALLED = {
+    "spikingjelly": "SpikingJelly 2 cannot stand beside the authors' 0.0.0.0.14",
+    "sinabs": "Sinabs brings samna, a vendor's binary",
+}
+"""Frameworks that ``make setup`` leaves out, and why."""
+
+
+def import_framework(framework: str, module: str) -> ModuleType:
+    """A framework's module; the test is skipped where it is one that ``make setup`` leaves out, and fails otherwise."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if framework not in NOT_INSTALLED:
+            raise
+        pytest.skip(f"{NOT_INSTALLED[framework]}; install it in another environment to run this ({error})")
 
 
 def cuba_lif(shape: tuple[int, ...], *, reset: str = "", **values: Any) -> nir.CubaLIF:

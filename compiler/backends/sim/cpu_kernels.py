@@ -270,6 +270,6 @@ def int8_is_exact() -> bool:
         made = torch.ops.onednn.qconv2d_pointwise(
             image, 1.0, 0, packed, scale, zero, None, *window, 1.0, 0, torch.float32, "none", [], ""
         )
-    except (AttributeError, NotImplementedError, RuntimeError):
+    except (AttributeError, NotImplementedError, RuntimeError):  # builds of PyTorch for other processors lack these
         return False
     return torch.equal(product.long(), wanted) and torch.equal(made[0, :, :, 0].T.long(), wanted)
