@@ -64,16 +64,22 @@ _COUNT_SATURATED = """
     saturated = Cast <to = 7> (clips)
 """
 
-_LIF = Template(f"""
-$name <timesteps, vth, $attributes> (current, bias) => (spikes$saturated)
-{{
-    steps = Constant <value_int: int = @timesteps> ()
+
+def _by_step(value: str) -> str:
+    """The statements that part a value's merged first axis (T * N, ...) into ``value_by_step``, (T, N, ...)."""
+    return f"""steps = Constant <value_int: int = @timesteps> ()
     one = Constant <value_ints = [1]> ()
     batch = Constant <value_ints = [-1]> ()
     steps_axis = Reshape (steps, one)
-    population = Shape <start = 1> (current)
+    population = Shape <start = 1> ({value})
     by_step = Concat <axis = 0> (steps_axis, batch, population)
-    current_by_step = Reshape (current, by_step)
+    {value}_by_step = Reshape ({value}, by_step)"""
+
+
+_LIF = Template(f"""
+$name <timesteps, vth, $attributes> (current, bias) => (spikes$saturated)
+{{
+    {_by_step("current")}
     neurons = Shape <start = 1> (current_by_step)
     wide_vth = Constant <value_int: int = @vth> ()
     vth = Cast <to = 6> (wide_vth)
@@ -172,13 +178,7 @@ def current_lif(*, counted: bool) -> str:
 _CUBA_LIF = Template(f"""
 $name <timesteps> (current, keep_u, keep_v, u_bias, v_bias, threshold$parameters) => (spikes$saturated)
 {{
-    steps = Constant <value_int: int = @timesteps> ()
-    one = Constant <value_ints = [1]> ()
-    batch = Constant <value_ints = [-1]> ()
-    steps_axis = Reshape (steps, one)
-    population = Shape <start = 1> (current)
-    by_step = Concat <axis = 0> (steps_axis, batch, population)
-    current_by_step = Reshape (current, by_step)
+    {_by_step("current")}
     neurons = Shape <start = 1> (current_by_step)
     shift = Constant <value = int32 {{{1 << LOIHI.a_shift}}}> ()
     unity = Constant <value = int32 {{{LOIHI.decay_unity}}}> ()
@@ -239,13 +239,7 @@ def cuba_li(*, counted: bool) -> str:
 _CUBA_LI = Template(f"""
 CubaLI <timesteps> (current, keep_u, keep_v, u_bias) => (potentials$saturated)
 {{
-    steps = Constant <value_int: int = @timesteps> ()
-    one = Constant <value_ints = [1]> ()
-    batch = Constant <value_ints = [-1]> ()
-    steps_axis = Reshape (steps, one)
-    population = Shape <start = 1> (current)
-    by_step = Concat <axis = 0> (steps_axis, batch, population)
-    current_by_step = Reshape (current, by_step)
+    {_by_step("current")}
     neurons = Shape <start = 1> (current_by_step)
     shift = Constant <value = int32 {{{1 << LOIHI.a_shift}}}> ()
     unity = Constant <value = int32 {{{LOIHI.decay_unity}}}> ()
@@ -274,25 +268,19 @@ CubaLI <timesteps> (current, keep_u, keep_v, u_bias) => (potentials$saturated)
 """As ``fixedpoint.cuba_li_step``."""
 
 
-SAMPLE_DELAY = """
+SAMPLE_DELAY = f"""
 SampleDelay <timesteps> (x, since, arrived) => (y)
-{
-    steps = Constant <value_int: int = @timesteps> ()
-    one = Constant <value_ints = [1]> ()
-    batch = Constant <value_ints = [-1]> ()
-    steps_axis = Reshape (steps, one)
-    population = Shape <start = 1> (x)
-    by_step = Concat <axis = 0> (steps_axis, batch, population)
-    x_by_step = Reshape (x, by_step)
+{{
+    {_by_step("x")}
     whole = Shape (x_by_step)
     index = Expand (since, whole)
     sent = GatherElements <axis = 0> (x_by_step, index)
-    rest = Constant <value = int32 {0}> ()
+    rest = Constant <value = int32 {{0}}> ()
     nothing = CastLike (rest, x)
     y_by_step = Where (arrived, sent, nothing)
     shape = Shape (x)
     y = Reshape (y_by_step, shape)
-}
+}}
 """
 """For each step and neuron, (T, 1, ...): at which step what arrives was sent, and whether anything arrived."""
 
