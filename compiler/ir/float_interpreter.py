@@ -29,6 +29,7 @@ from resformer.compiler.ir.primitives import (
     SampleDelay,
     SpikeMatMul,
     collapse,
+    pair,
 )
 
 Observer: TypeAlias = Callable[[str, torch.Tensor], None]
@@ -220,7 +221,7 @@ def _(op: nir.Output, x: torch.Tensor) -> torch.Tensor:
 @evaluate.register
 def _(op: nir.Conv2d, x: torch.Tensor) -> torch.Tensor:
     bias = _constant(op.bias, x) if np.any(op.bias) else None
-    stride, padding, dilation = _pair(op.stride), _pair(op.padding), _pair(op.dilation)
+    stride, padding, dilation = pair(op.stride), pair(op.padding), pair(op.dilation)
     return _split(F.conv2d(_merge(x), _constant(op.weight, x), bias, stride, padding, dilation, int(op.groups)), x)
 
 
@@ -232,19 +233,19 @@ def _(op: BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: MaxPool2d, x: torch.Tensor) -> torch.Tensor:
-    return _split(F.max_pool2d(_merge(x), _pair(op.kernel_size), _pair(op.stride), _pair(op.padding)), x)
+    return _split(F.max_pool2d(_merge(x), pair(op.kernel_size), pair(op.stride), pair(op.padding)), x)
 
 
 @evaluate.register
 def _(op: nir.AvgPool2d, x: torch.Tensor) -> torch.Tensor:
-    if _pair(op.kernel_size) == tuple(x.shape[3:]) and not np.any(op.padding):
+    if pair(op.kernel_size) == tuple(x.shape[3:]) and not np.any(op.padding):
         return x.mean((-2, -1), keepdim=True)  # as PyTorch's AdaptiveAvgPool2d(1) sums; avg_pool2d rounds otherwise
-    return _split(F.avg_pool2d(_merge(x), _pair(op.kernel_size), _pair(op.stride), _pair(op.padding)), x)
+    return _split(F.avg_pool2d(_merge(x), pair(op.kernel_size), pair(op.stride), pair(op.padding)), x)
 
 
 @evaluate.register
 def _(op: nir.SumPool2d, x: torch.Tensor) -> torch.Tensor:
-    windows = _pair(op.kernel_size), _pair(op.stride), _pair(op.padding)
+    windows = pair(op.kernel_size), pair(op.stride), pair(op.padding)
     return _split(F.avg_pool2d(_merge(x), *windows, divisor_override=1), x)
 
 
@@ -321,9 +322,3 @@ def _split(merged: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def _constant(array: npt.NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
     """A parameter as a tensor, its broadcast axes left at length one."""
     return torch.tensor(collapse(np.asarray(array)), dtype=like.dtype, device=like.device)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    """(rows, columns), however NIR holds them."""
-    rows, columns = value
-    return int(rows), int(columns)

@@ -124,7 +124,7 @@ class RecurrentCubaLIF(DiscreteCubaLIF):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.padding, self.dilation = _pair(self.padding), _pair(self.dilation)
+        self.padding, self.dilation = pair(self.padding), pair(self.dilation)
         self.groups = int(self.groups)
 
     def synapses(self) -> nir.Conv2d:
@@ -291,8 +291,9 @@ def collapse(array: npt.NDArray[np.float64]) -> Float64Array:
     return array[tuple(slice(None) if stride else slice(0, 1) for stride in array.strides)]
 
 
-def _pair(values: Any) -> tuple[int, int]:
-    rows, columns = (int(each) for each in values)
+def pair(value: npt.ArrayLike) -> tuple[int, int]:
+    """NIR's int, pair or array as (rows, columns)."""
+    rows, columns = np.broadcast_to(np.asarray(value, dtype=np.int64), 2).tolist()
     return rows, columns
 
 

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.passes.quantize import LayerIntegers, pair
+from resformer.compiler.ir.primitives import pair
+from resformer.compiler.passes.quantize import LayerIntegers
 from resformer.compiler.passes.rounding import round_together
 from resformer.compiler.passes.scales import LayerPlan, QuantizationPlan
 

@@ -30,6 +30,7 @@ from resformer.compiler.ir.primitives import (
     SampleDelay,
     collapse,
     constant,
+    pair,
 )
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import UnsupportedError
@@ -148,16 +149,16 @@ def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNo
             layer = _Synapse("", weight, bias, (1, 1), (0, 0), 1, (size[0], size[1]), node.name)
         case nir.Conv2d():
             _require_image(node, x, graph)
-            weight = _undilated(op.weight, _pair(op.dilation))
+            weight = _undilated(op.weight, pair(op.dilation))
             layer = _Synapse(
-                "", weight, op.bias, _pair(op.stride), _pair(op.padding), int(op.groups), (size[0], size[1]), node.name
+                "", weight, op.bias, pair(op.stride), pair(op.padding), int(op.groups), (size[0], size[1]), node.name
             )
         case nir.AvgPool2d() | nir.SumPool2d():
             _require_image(node, x, graph)
-            kernel = _pair(op.kernel_size)
+            kernel = pair(op.kernel_size)
             share = 1.0 / math.prod(kernel) if isinstance(op, nir.AvgPool2d) else 1.0
             weight = np.full((channels, 1, *kernel), share)
-            stride, padding = _pair(op.stride), _pair(op.padding)
+            stride, padding = pair(op.stride), pair(op.padding)
             layer = _Synapse("", weight, np.zeros(channels), stride, padding, channels, (size[0], size[1]), "")
         case nir.Scale():
             gain = _of_channels(node, "scale", op.scale, x.shape)
@@ -454,8 +455,3 @@ def _of_channels(node: Node[nir.NIRNode], key: str, array: Float64Array, shape: 
 def _same_in_channels(array: Float64Array, shape: Shape) -> bool:
     channels = np.asarray(array).reshape(shape[0], -1)
     return not (channels != channels[:, :1]).any()
-
-
-def _pair(value: npt.ArrayLike) -> Pair:
-    rows, columns = np.broadcast_to(np.asarray(value, dtype=np.int64), 2).tolist()
-    return rows, columns

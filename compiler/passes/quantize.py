@@ -28,6 +28,7 @@ from resformer.compiler.ir.primitives import (
     SampleDelay,
     SpikeMatMul,
     collapse,
+    pair,
 )
 from resformer.compiler.ir.program import LIF, SPIKE, CubaLIF, Op, Output, Program, Signal, SignalKind
 from resformer.compiler.passes.scales import LayerPlan, QuantizationPlan, uniform
@@ -343,9 +344,3 @@ def _checked_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) 
 def _rounded(values: npt.NDArray[Any], unit: float) -> npt.NDArray[np.int32]:
     """Parameters of neurons in integers, ties to even; axes along which all repeats have length one."""
     return np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
-
-
-def pair(value: npt.ArrayLike) -> tuple[int, int]:
-    """NIR's int, pair or array as (rows, columns)."""
-    rows, columns = np.broadcast_to(np.asarray(value, dtype=np.int64), 2).tolist()
-    return rows, columns
