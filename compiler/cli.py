@@ -98,9 +98,8 @@ def compile_parser() -> Parser:
     parser.add_argument(
         "--weight-bits",
         type=_weight_bits,
-        default=STORED_BITS,
         metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
-        help=f"width of a weight, sign included; above {STORED_BITS}, two in convolutions (default: %(default)s)",
+        help=f"width of a weight, sign included; above {STORED_BITS}, two in convolutions (default: {STORED_BITS})",
     )
     parser.add_argument(
         "--layer-bits",

@@ -49,7 +49,7 @@ SMALL_FLOATS = (torch.float16, torch.float32)
 def prepare(
     model: SpikingResformer,
     *,
-    bits: int = LOIHI.weight_bits_max,
+    bits: int | None = None,
     calibration: npt.NDArray[Any] | torch.Tensor | None = None,
     plan: QuantizationPlan | None = None,
 ) -> QuantizedSpikingResformer:
@@ -60,7 +60,7 @@ def prepare(
 
     Args:
         model: Trained; left as it is.
-        bits: Width of a weight, sign included, 2 to 15, as ``--weight-bits``.
+        bits: Width of a weight, sign included, 2 to 15, as ``--weight-bits``; 8 if None.
         calibration: Samples to measure currents on, as ``resformer-compile --calibration`` takes them; None to
             estimate the currents from the weights.
         plan: Scales, widths and exponents, such as a ``Compilation``'s, in place of ``bits`` and ``calibration``.
@@ -78,13 +78,13 @@ def prepare(
         graph = float_pass(graph)
     if plan is None:
         plan = _choose_plan(graph, bits, calibration)
-    elif bits != LOIHI.weight_bits_max or calibration is not None:
+    elif bits is not None or calibration is not None:
         raise InputError("a plan says all that bits and calibration would; give the plan alone")
     return QuantizedSpikingResformer(model, graph, plan)
 
 
 def _choose_plan(
-    graph: Graph[nir.NIRNode], bits: int, calibration: npt.NDArray[Any] | torch.Tensor | None
+    graph: Graph[nir.NIRNode], bits: int | None, calibration: npt.NDArray[Any] | torch.Tensor | None
 ) -> QuantizationPlan:
     """Scales, widths and exponents as the compiler chooses them."""
     config = QuantizationConfig(weight_bits=bits)

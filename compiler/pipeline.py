@@ -298,8 +298,8 @@ def _calibrate(
     ranges = measured_ranges(graph, samples)
     plan = choose_plan(graph, ranges, config, measured=True)
     if options.synapse_budget is not None:
-        measured = sensitivities(moments(graph, samples, plan), config.weight_bits, per_channel=config.per_channel)
-        widths = choose_widths(measured, config.weight_bits, options.synapse_budget)
+        measured = sensitivities(moments(graph, samples, plan), config.default_bits, per_channel=config.per_channel)
+        widths = choose_widths(measured, config.default_bits, options.synapse_budget)
         plan = choose_plan(graph, ranges, replace(config, layer_bits=widths), measured=True)
     return ranges, calibrate(graph, samples, plan, progress=progress)
 
@@ -385,7 +385,7 @@ def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> Quantizati
     if options.quantization != QuantizationConfig() or any(each is not None for each in choices):
         raise InputError(
             f"{checkpoint.path}: was fine-tuned for the weights' widths and scales that it holds; leave out "
-            "--calibration and all options that choose them"
+            "--weight-bits, --calibration and all else that chooses them"
         )
     if options.image_size not in (None, checkpoint.image_size):
         raise InputError(

@@ -72,14 +72,14 @@ class QuantizationConfig:
 
     Attributes:
         weight_bits: Width of a weight's mantissa, sign included: 2 to 15. More than 8 are two synapses each, which
-            convolutions alone can be; all else has 8 then.
+            convolutions alone can be; all else has 8 then. None: not chosen, ``default_bits``.
         layer_bits: Widths of layers that have another.
         per_channel: An exponent for each output channel, rather than one for each layer.
         clip_weights: Let a channel's range of weights end below its largest, where that loses less.
         input_scale_exp: k of the input; None: what loses least, or 0 for event frames, which are counts.
     """
 
-    weight_bits: int = LOIHI.weight_bits_max
+    weight_bits: int | None = None
     layer_bits: Mapping[str, int] = field(default_factory=dict)
     per_channel: bool = True
     clip_weights: bool = True
@@ -87,10 +87,20 @@ class QuantizationConfig:
 
     def bits(self, name: str) -> int:
         """The width of one layer's weights."""
-        return self.layer_bits.get(name, self.weight_bits)
+        return self.layer_bits.get(name, self.default_bits)
+
+    @property
+    def default_bits(self) -> int:
+        """The width of layers that have no other: as chosen, else what a Loihi synapse stores."""
+        return LOIHI.weight_bits_max if self.weight_bits is None else self.weight_bits
 
     def __post_init__(self) -> None:
-        for bits in (self.weight_bits, *self.layer_bits.values()):
+        for bits in (self.default_bits, *self.layer_bits.values()):
+            if type(bits) is not int:  # a bool or a numpy integer would only fail later, in a file
+                raise RangeError(
+                    f"weight bits: {bits!r} is a {type(bits).__name__}; choose an int from {MIN_WEIGHT_BITS} to "
+                    f"{LOIHI.stacked_bits_max}"
+                )
             if not MIN_WEIGHT_BITS <= bits <= LOIHI.stacked_bits_max:
                 raise RangeError(
                     f"weight bits: {bits} is outside {MIN_WEIGHT_BITS} to {LOIHI.stacked_bits_max}, "

@@ -14,6 +14,7 @@ from resformer.compiler.cli import main as compile_main
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime import verify
 from resformer.runtime.cli import verify_main
+from resformer.runtime.compile import main as sweep_main
 from support.builds import change_program, read_json
 
 E1, E2, E3, E4 = verify.CHECKS
@@ -77,8 +78,20 @@ def test_compiling_says_what_it_found(folder: Path, tmp_path: Path, capsys: pyte
     assert read_json(tmp_path / "build" / "report.json")["fine_tuned"] is True
 
 
-def test_its_width_cannot_be_chosen_anew(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("bits", ["3", "8"])
+def test_its_width_cannot_be_chosen_anew(
+    folder: Path, tmp_path: Path, bits: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [str(folder / "trained.pt"), "--target", "sim", "-o", str(tmp_path / "build")]
-    assert compile_main([*arguments, "--weight-bits", "8"]) == 0
-    assert compile_main([*arguments, "--weight-bits", "3"]) == 1
-    assert "was fine-tuned for the weights' widths" in capsys.readouterr().err
+    assert compile_main([*arguments, "--weight-bits", bits]) == 1
+    assert "was fine-tuned for the weights' widths and scales that it holds; leave out" in capsys.readouterr().err
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("widths", ["8", "4,8"])
+def test_its_width_cannot_vary(folder: Path, widths: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep_main([str(folder / "trained.pt"), "--sweep", f"weight-bits={widths}"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "was fine-tuned for the weights' widths and scales that it holds; leave out --weight-bits" in err
+    assert err.count("\n") == 1

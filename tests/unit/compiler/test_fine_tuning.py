@@ -269,9 +269,9 @@ def test_networks_of_plif_train_their_decays_too(make_model: MakeModel, tmp_path
 # What is refused
 
 
-@pytest.mark.parametrize("bits", [1, 16])
-def test_widths_that_no_synapse_has(make_model: MakeModel, bits: int) -> None:
-    with pytest.raises(RangeError, match=f"weight bits: {bits}"):
+@pytest.mark.parametrize("bits", [1, 16, 4.5, "4", True])
+def test_widths_that_no_synapse_has(make_model: MakeModel, bits: Any) -> None:
+    with pytest.raises(RangeError, match=rf"^weight bits: {bits!r} is .* 2 to 15"):
         prepare(make_model(), bits=bits)
 
 
@@ -298,7 +298,7 @@ def test_samples_and_plans_that_do_not_fit(make_model: MakeModel) -> None:
         prepare(model, calibration=torch.zeros(1, 3, 16, 16))
     plan = prepare(model).plan
     with pytest.raises(InputError, match="give the plan alone"):
-        prepare(model, plan=plan, bits=4)
+        prepare(model, plan=plan, bits=8)
     with pytest.raises(FileFormatError, match="made for another network"):
         prepare(make_model(ffn_convs=(1, 1)), plan=plan)
 
@@ -306,9 +306,10 @@ def test_samples_and_plans_that_do_not_fit(make_model: MakeModel) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"quantization": QuantizationConfig(weight_bits=4)}, "leave out --calibration"),
-        ({"calibration": np.zeros((1, 2, 16, 16))}, "leave out --calibration"),
-        ({"synapse_budget": 0.7}, "leave out --calibration"),
+        ({"quantization": QuantizationConfig(weight_bits=4)}, "leave out --weight-bits"),
+        ({"quantization": QuantizationConfig(weight_bits=8)}, "leave out --weight-bits"),
+        ({"calibration": np.zeros((1, 2, 16, 16))}, "leave out --weight-bits, --calibration"),
+        ({"synapse_budget": 0.7}, "leave out --weight-bits"),
         ({"image_size": 32}, "leave out --input-size"),
     ],
 )
