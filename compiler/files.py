@@ -20,6 +20,8 @@ def is_stream(path: Path) -> bool:
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file, of bytes, that appears complete or not at all; a device or a pipe is written to as it is.
 
+    Folders above it are made.
+
     Raises:
         OSError: It cannot be written.
     """
@@ -36,6 +38,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     path = path.resolve()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             write(file)
             file.flush()

@@ -188,15 +188,16 @@ def check_writable(path: Path) -> None:
     """Find out before any work is done that a file could not be written.
 
     Raises:
-        OSError: Its folder does not exist or cannot be written to, or the path is a folder.
+        OSError: Its folder cannot be made or written to, or the path is a folder.
     """
     if is_stream(path):
         return
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    # folders that are not there are made as the file is written
+    folder = next(each for each in path.resolve().parents if each.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 

@@ -65,6 +65,8 @@ def _compile(arguments: argparse.Namespace) -> int:
     if arguments.check:
         raise UsageError("--report: shows a build, and --check writes none")
     check_writable(arguments.report)
+    if arguments.output is not None and arguments.report.resolve() == arguments.output.resolve():
+        raise UsageError(f"--report: {arguments.report} is the build's folder; name a file, such as report.html in it")
     status = compile_build(arguments)
     if status == DONE:
         _report(arguments)

@@ -101,6 +101,7 @@ def test_flags_can_vary(tiny: Tiny, tmp_path: Path) -> None:
         (["--report", "r.html", "--target", "sim", "-o", "b", "--input", "absent.npy"], 1, "absent.npy: no such file"),
         (["--table", "t.csv", "--target", "sim", "-o", "b"], 2, "--table: goes with --sweep"),
         (["--input", "x.npy", "--target", "sim", "-o", "b"], 2, "--input: goes with --sweep or --report"),
+        (["--report", "b", "--target", "sim", "-o", "b"], 2, "--report: b is the build's folder; name a file"),
         (["--check", "--report", "r.html"], 2, "--report: shows a build, and --check writes none"),
     ],
 )
@@ -121,8 +122,9 @@ def test_bad_input(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_compiling_writes_the_page_too(tiny: Tiny, tmp_path: Path) -> None:
-    page, build = tmp_path / "r.html", tmp_path / "build"
+@pytest.mark.parametrize("folder", ["build", "pages/of/builds"])
+def test_compiling_writes_the_page_too(tiny: Tiny, tmp_path: Path, folder: str) -> None:
+    page, build = tmp_path / folder / "r.html", tmp_path / "build"
     given = ["--input", str(tiny.images), "--samples", "2"]
     assert sweep(tiny, "--target", "sim", "-o", str(build), "--report", str(page), *given) == 0
     (shown,) = read_page(page)[0]["builds"]

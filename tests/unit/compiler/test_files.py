@@ -21,6 +21,14 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_folders_above_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "new"
+    with pytest.raises(OSError, match=f"{path}/c"):
+        write_text(path / "c" / "file", "new")
+
+
 def test_what_of_a_name_is_no_text_stays_readable(tmp_path: Path) -> None:
     write_text(tmp_path / "file", f"caf\u00e9 {os.fsdecode(bytes([255]))}")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "caf\u00e9 \\udcff"

@@ -76,10 +76,20 @@ def test_progress_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str
 
 def test_writable(tmp_path: Path) -> None:
     check_writable(tmp_path / "new")
-    with pytest.raises(FileNotFoundError):
-        check_writable(tmp_path / "none" / "new")
+    check_writable(tmp_path / "none" / "none" / "new")
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(IsADirectoryError):
         check_writable(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=f"{tmp_path}/file'"):
+        check_writable(tmp_path / "file" / "none" / "new")
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # asked, rather than tried with such a folder: root, whom containers run as, may write to any
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    with pytest.raises(PermissionError, match=f"{tmp_path}'"):
+        check_writable(tmp_path / "none" / "new")
 
 
 @pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_345_678, "2.3 MB")])
