@@ -317,11 +317,11 @@ def _may_gather(op: CubaLI, source: Signal, timesteps: int) -> bool:
     """Whether the current or the potential of neurons that do not fire may leave its range: all inputs add to both."""
     assert source.low is not None
     assert source.high is not None
-    du, dv, u_bias = (each.astype(np.int64) for each in (op.du, op.dv, op.u_bias))
+    own = op.parameters()
     for bound in (source.low, source.high):
         u = v = np.zeros((), dtype=np.int64)
         for _ in range(timesteps):
-            u, v, clipped = fixedpoint.cuba_li_step(u, v, np.asarray(bound), du=du, dv=dv, u_bias=u_bias)
+            u, v, clipped = fixedpoint.cuba_li_step(u, v, np.asarray(bound), own)
             if clipped:
                 return True
     return False

@@ -101,13 +101,6 @@ class CubaParameters(NamedTuple):
     v_bias: npt.NDArray[np.int64]
     soft_reset: bool
 
-    def transposed(self) -> CubaParameters:
-        """The same for states whose axes are reversed."""
-        arrays: dict[str, Any] = self._asdict()
-        soft_reset = arrays.pop("soft_reset")
-        reversed_axes = {name: np.ascontiguousarray(each.T) for name, each in arrays.items()}
-        return CubaParameters(**reversed_axes, soft_reset=soft_reset)
-
 
 def cuba_lif_step(
     u: npt.NDArray[np.int64], v: npt.NDArray[np.int64], a: npt.NDArray[np.int64], neurons: CubaParameters
@@ -137,6 +130,14 @@ def _gather(
     return saturate(decay(u, du + 1) + (a << LOIHI.a_shift) + bias, LOIHI.v_max)
 
 
+class CubaLiParameters(NamedTuple):
+    """What :func:`cuba_li_step` needs of neurons, in 64 bits, broadcast against their state; as in ``CubaLI``."""
+
+    du: npt.NDArray[np.int64]
+    dv: npt.NDArray[np.int64]
+    u_bias: npt.NDArray[np.int64]
+
+
 class LiStep(NamedTuple):
     """What one step does to neurons that do not fire: their currents and potentials, and how many were clipped."""
 
@@ -146,13 +147,7 @@ class LiStep(NamedTuple):
 
 
 def cuba_li_step(
-    u: npt.NDArray[np.int64],
-    v: npt.NDArray[np.int64],
-    a: npt.NDArray[np.int64],
-    *,
-    du: npt.NDArray[np.int64],
-    dv: npt.NDArray[np.int64],
-    u_bias: npt.NDArray[np.int64],
+    u: npt.NDArray[np.int64], v: npt.NDArray[np.int64], a: npt.NDArray[np.int64], neurons: CubaLiParameters
 ) -> LiStep:
     """One step of neurons that integrate and do not fire: as :func:`cuba_lif_step` without spikes.
 
@@ -160,12 +155,10 @@ def cuba_li_step(
         u: Currents, any shape.
         v: Membrane potentials.
         a: Synaptic inputs.
-        du: Decay of u, in 1/4096 minus one, broadcast against u, as what follows.
-        dv: Decay of v, in 1/4096.
-        u_bias: Added to u, in 1/64 of a.
+        neurons: Their parameters.
     """
-    u, lost = _gather(u, a, du, u_bias)
-    v, clipped = saturate(decay(v, dv) + u, LOIHI.v_max)
+    u, lost = _gather(u, a, neurons.du, neurons.u_bias)
+    v, clipped = saturate(decay(v, neurons.dv) + u, LOIHI.v_max)
     return LiStep(u, v, lost + clipped)
 
 

@@ -256,6 +256,10 @@ class CubaLI(Op):
     dv: Int16Array
     u_bias: Int32Array
 
+    def parameters(self) -> fixedpoint.CubaLiParameters:
+        """What ``fixedpoint.cuba_li_step`` takes, to be broadcast against (..., *shape)."""
+        return fixedpoint.CubaLiParameters(*(each.astype(np.int64) for each in (self.du, self.dv, self.u_bias)))
+
 
 @dataclass(frozen=True, eq=False)
 class SpikeMatMul(Op):

@@ -196,12 +196,12 @@ def _(op: LIF | CubaLIF, a: IntArray) -> tuple[IntArray, int | None]:
 
 @evaluate.register
 def _(op: CubaLI, a: IntArray) -> tuple[IntArray, int | None]:
-    du, dv, u_bias = (each.astype(np.int64) for each in (op.du, op.dv, op.u_bias))
+    own = op.parameters()
     u = v = np.zeros(a.shape[1:], dtype=np.int64)
     potentials = np.empty_like(a)
     clipped = 0
     for step, now in enumerate(a):
-        u, v, lost = fixedpoint.cuba_li_step(u, v, now, du=du, dv=dv, u_bias=u_bias)
+        u, v, lost = fixedpoint.cuba_li_step(u, v, now, own)
         potentials[step] = v
         clipped += lost
     return potentials, clipped

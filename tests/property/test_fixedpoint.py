@@ -135,9 +135,9 @@ def test_neurons_with_a_current_step_as_their_restatement(
 def test_integrators_are_neurons_that_never_fire(du: int, dv: int, u_bias: int, inputs: list[int]) -> None:
     u = v = np.zeros(1, dtype=np.int64)
     clipped = restated_u = restated_v = restated_clipped = 0
+    parameters = fixedpoint.CubaLiParameters(*(np.array([each]) for each in (du, dv, u_bias)))
     for a in inputs:
-        arrays = {"du": np.array([du]), "dv": np.array([dv]), "u_bias": np.array([u_bias])}
-        step = fixedpoint.cuba_li_step(u, v, np.array([a]), **arrays)
+        step = fixedpoint.cuba_li_step(u, v, np.array([a]), parameters)
         u, v, clipped = step.u, step.v, clipped + step.clipped
         whole_u = towards_zero(restated_u * (4095 - du), 4096) + 64 * a + u_bias
         restated_u = max(-V_MAX, min(V_MAX, whole_u))

@@ -101,8 +101,7 @@ class _Clock:
         u, v = self.integrals.get(node.name, (self.zeros(node.name),) * 2)
         if (step - self.program.offsets[node.name]) % self.program.timesteps == 0:
             u, v = self.zeros(node.name), self.zeros(node.name)
-        own = {name: getattr(op, name).astype(np.int64) for name in ("du", "dv", "u_bias")}
-        u, v, _ = fixedpoint.cuba_li_step(u, v, self.received(node.inputs[0], step), **own)
+        u, v, _ = fixedpoint.cuba_li_step(u, v, self.received(node.inputs[0], step), op.parameters())
         self.integrals[node.name] = u, v
         return v
 

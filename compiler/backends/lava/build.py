@@ -37,6 +37,7 @@ from resformer.compiler.backends.lava.processes.max_pool import PyMaxPool2dModel
 from resformer.compiler.backends.lava.processes.probe import PORTS, PySpikeProbeModel, SpikeProbe
 from resformer.compiler.backends.lava.processes.relay import PyRelayModel
 from resformer.compiler.backends.lava.record import Recorder
+from resformer.compiler.backends.lava.shared import UNCOUNTED
 from resformer.compiler.ir.program import Add, Input, Output, Program
 
 CHANNEL_SIZE = 2
@@ -83,7 +84,7 @@ def build_network(program: Program, *, recorder: Recorder | None = None) -> Netw
     """
     assert program.offsets is not None, "balance_delays has not run"
     context = Context(
-        program, meeting_values(program), lambda node: None if recorder is None else recorder.tallies[node.name]
+        program, meeting_values(program), lambda node: UNCOUNTED if recorder is None else recorder.tallies[node.name]
     )
     units = [lower(node, context) for node in program if not isinstance(node.op, (Input, Output, Add))]
     shapes = {node.name: lava_shape(node.shape) for node in program}

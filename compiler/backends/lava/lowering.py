@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, singledispatch
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from lava.proc.dense.process import Dense as LavaDense
 from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
+from resformer.compiler.backends.lava.clock import SampleClock
 from resformer.compiler.backends.lava.plan import Unit, Values, lava_shape
 from resformer.compiler.backends.lava.processes.conv import Geometry
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLI as CubaLIProcess
@@ -27,6 +29,7 @@ from resformer.compiler.backends.lava.processes.max_pool import MaxPool2d as Max
 from resformer.compiler.backends.lava.processes.relay import Relay as RelayProcess
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.fixedpoint import CubaLiParameters, CubaParameters
 from resformer.compiler.ir.program import (
     LIF,
     Conv2d,
@@ -47,6 +50,8 @@ from resformer.compiler.ir.program import (
     SumPool2d,
 )
 
+Parameters = TypeVar("Parameters", CubaParameters, CubaLiParameters)
+
 GRADED_BITS = 24
 """Message bits of graded values; with none, Lava's synapses take every value but zero for a spike."""
 
@@ -63,7 +68,7 @@ class Context:
 
     program: Program
     meets: Mapping[str, Values]
-    tally: Callable[[ProgramNode], Tally | None]
+    tally: Callable[[ProgramNode], Tally]
 
     def in_shape(self, node: ProgramNode, index: int = 0) -> tuple[int, ...]:
         """The shape of an input, in Lava's order."""
@@ -74,10 +79,11 @@ class Context:
         source = self.program[node.inputs[0]]
         return 0 if source.op.signal.kind is SignalKind.SPIKE else GRADED_BITS
 
-    def reset_offset(self, node: ProgramNode) -> int:
-        """The remainder modulo T of the steps at which a population's samples begin; Lava's first step is step 1."""
+    def clock(self, node: ProgramNode) -> SampleClock:
+        """When a population's samples begin; Lava's first step is step 1."""
         assert self.program.offsets is not None
-        return (1 + self.program.offsets[node.name]) % self.program.timesteps
+        timesteps = self.program.timesteps
+        return SampleClock(timesteps, (1 + self.program.offsets[node.name]) % timesteps)
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def _(op: Dense, node: ProgramNode, context: Context) -> _Lowered:
 
 @_lower.register
 def _(op: LIF, node: ProgramNode, context: Context) -> _Lowered:
-    shape = lava_shape(node.shape)
+    shape, clock = lava_shape(node.shape), context.clock(node)
     make = partial(
         LIFReset,
         shape=shape,
@@ -170,8 +176,8 @@ def _(op: LIF, node: ProgramNode, context: Context) -> _Lowered:
         # Channels come last in Lava, so these broadcast.
         bias_mant=np.broadcast_to(op.bias_mant, shape),
         bias_exp=np.broadcast_to(op.bias_exp.astype(np.int16), shape),
-        reset_interval=context.program.timesteps,
-        reset_offset=context.reset_offset(node),
+        reset_interval=clock.interval,
+        reset_offset=clock.offset,
         name=node.name,
     )
     return _Lowered(make, ("a_in",), "s_out")
@@ -182,10 +188,9 @@ def _(op: CubaLIF, node: ProgramNode, context: Context) -> _Lowered:
     make = partial(
         CubaLIFProcess,
         shape=lava_shape(node.shape),
-        neurons=op.parameters().transposed(),
+        neurons=_reversed_axes(op.parameters()),
         feedback=_feedback(op.synapses()) if isinstance(op, RecurrentCubaLIF) else None,
-        reset_interval=context.program.timesteps,
-        reset_offset=context.reset_offset(node),
+        clock=context.clock(node),
         tally=context.tally(node),
         name=node.name,
     )
@@ -194,19 +199,22 @@ def _(op: CubaLIF, node: ProgramNode, context: Context) -> _Lowered:
 
 @_lower.register
 def _(op: CubaLI, node: ProgramNode, context: Context) -> _Lowered:
-    du, dv, u_bias = (np.ascontiguousarray(each.T.astype(np.int64)) for each in (op.du, op.dv, op.u_bias))
     make = partial(
         CubaLIProcess,
         shape=lava_shape(node.shape),
-        du=du,
-        dv=dv,
-        u_bias=u_bias,
-        reset_interval=context.program.timesteps,
-        reset_offset=context.reset_offset(node),
+        neurons=_reversed_axes(op.parameters()),
+        clock=context.clock(node),
         tally=context.tally(node),
         name=node.name,
     )
     return _Lowered(make, ("a_in",), "s_out")
+
+
+def _reversed_axes(neurons: Parameters) -> Parameters:
+    """The same neurons in Lava's order."""
+    arrays = {name: each for name, each in neurons._asdict().items() if isinstance(each, np.ndarray)}
+    reversed_axes: dict[str, Any] = {name: np.ascontiguousarray(each.T) for name, each in arrays.items()}
+    return neurons._replace(**reversed_axes)
 
 
 def _feedback(op: Conv2d) -> Feedback:
@@ -270,8 +278,7 @@ def _(op: SampleDelay, node: ProgramNode, context: Context) -> _Lowered:
         SampleDelayProcess,
         shape=lava_shape(node.shape),
         steps=np.ascontiguousarray(op.steps.T),
-        reset_interval=context.program.timesteps,
-        reset_offset=context.reset_offset(node),
+        clock=context.clock(node),
         name=node.name,
     )
     return _Lowered(make, ("s_in",), "s_out")

@@ -71,3 +71,7 @@ class Tally:
         """Add one step's count."""
         if 0 <= step - self.offset < self.steps:
             self.total[0] += clipped
+
+
+UNCOUNTED = Tally(np.zeros(1, dtype=np.int64), offset=0, steps=0)
+"""The tally of a node whose clipped values nobody asks for."""

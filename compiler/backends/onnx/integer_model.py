@@ -268,10 +268,11 @@ class _Writer(ModelWriter):
     def _(self, op: CubaLI, node: ProgramNode) -> None:
         self.functions["CubaLI"] = functions.cuba_li(counted=self._counted)
         self._check(node, (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + 2 * LOIHI.v_max)
+        own = op.parameters()
         values = {
-            "keep_u": LOIHI.decay_unity - 1 - op.du.astype(np.int32),
-            "keep_v": LOIHI.decay_unity - op.dv.astype(np.int32),
-            "u_bias": op.u_bias,
+            "keep_u": LOIHI.decay_unity - 1 - own.du,
+            "keep_v": LOIHI.decay_unity - own.dv,
+            "u_bias": own.u_bias,
         }
         constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
         inputs = [self._int32(node.inputs[0]), *constants]

@@ -16,6 +16,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thread
+from resformer.compiler.backends.lava.clock import SampleClock
 from resformer.compiler.backends.lava.processes.conv import Geometry, Product
 from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 from resformer.compiler.backends.lava.shared import Tally
@@ -40,8 +41,7 @@ class CubaLIF(AbstractProcess):  # type: ignore[misc]
         shape: Of the population, in Lava's order.
         neurons: Their parameters, in that order too.
         feedback: Synapses from the neurons onto themselves, if there are any.
-        reset_interval: T; as of Lava's ``LIFReset``.
-        reset_offset: The neurons are at rest before each step whose number is this, modulo T.
+        clock: When samples begin.
         tally: Counts what was clipped.
         name: The node's.
     """
@@ -52,55 +52,52 @@ class CubaLIF(AbstractProcess):  # type: ignore[misc]
         shape: tuple[int, ...],
         neurons: fixedpoint.CubaParameters,
         feedback: Feedback | None,
-        reset_interval: int,
-        reset_offset: int,
-        tally: Tally | None,
+        clock: SampleClock,
+        tally: Tally,
         name: str,
     ) -> None:
-        super().__init__(
-            shape=shape,
-            neurons=neurons,
-            feedback=feedback,
-            reset_interval=reset_interval,
-            reset_offset=reset_offset,
-            tally=tally,
-            name=name,
-        )
+        super().__init__(shape=shape, neurons=neurons, feedback=feedback, clock=clock, tally=tally, name=name)
         self.a_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
+
+
+class _NeuronModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """What both models hold: the state of neurons that rest when a sample begins, and the count of what they clip."""
+
+    a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.clock: SampleClock = proc_params["clock"]
+        self.tally: Tally = proc_params["tally"]
+        self.u = self.v = np.zeros(proc_params["shape"], dtype=np.int64)
 
 
 @implements(proc=CubaLIF, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class PyCubaLifModel(PyLoihiProcessModel):  # type: ignore[misc]
+class PyCubaLifModel(_NeuronModel):
     """Steps as the reference does. A spike is a byte on its way to a synapse."""
 
-    a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.bool_, precision=1)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.neurons: fixedpoint.CubaParameters = proc_params["neurons"]
-        self.reset_interval: int = proc_params["reset_interval"]
-        self.reset_offset: int = proc_params["reset_offset"]
-        self.tally: Tally | None = proc_params["tally"]
-        self.u = self.v = np.zeros(proc_params["shape"], dtype=np.int64)
         self.fired = np.zeros(self.v.shape, dtype=np.bool_)
         self.synapses = _product(proc_params["feedback"], self.v.shape)
 
     def run_spk(self) -> None:
         """One step."""
         a = self.a_in.recv().astype(np.int64)
-        if self.time_step % self.reset_interval == self.reset_offset:
+        if self.clock.begins(self.time_step):
             self.u = self.v = np.zeros_like(self.v)
         elif self.synapses is not None:
             a += self.synapses(self.fired)
         state = fixedpoint.cuba_lif_step(self.u, self.v, a, self.neurons)
         self.u, self.v, self.fired = state.u, state.v, state.spikes
         self.s_out.send(state.spikes)
-        if self.tally is not None:
-            self.tally.add(self.time_step - 1, state.clipped)
+        self.tally.add(self.time_step - 1, state.clipped)
 
 
 class CubaLI(AbstractProcess):  # type: ignore[misc]
@@ -108,11 +105,8 @@ class CubaLI(AbstractProcess):  # type: ignore[misc]
 
     Args:
         shape: Of the population, in Lava's order.
-        du: Their parameters, 64 bits wide, in that order too.
-        dv: Likewise.
-        u_bias: Likewise.
-        reset_interval: As of :class:`CubaLIF`.
-        reset_offset: Likewise.
+        neurons: Their parameters, in that order too.
+        clock: When samples begin.
         tally: Counts what was clipped.
         name: The node's.
     """
@@ -121,22 +115,12 @@ class CubaLI(AbstractProcess):  # type: ignore[misc]
         self,
         *,
         shape: tuple[int, ...],
-        du: npt.NDArray[np.int64],
-        dv: npt.NDArray[np.int64],
-        u_bias: npt.NDArray[np.int64],
-        reset_interval: int,
-        reset_offset: int,
-        tally: Tally | None,
+        neurons: fixedpoint.CubaLiParameters,
+        clock: SampleClock,
+        tally: Tally,
         name: str,
     ) -> None:
-        super().__init__(
-            shape=shape,
-            neurons={"du": du, "dv": dv, "u_bias": u_bias},
-            reset_interval=reset_interval,
-            reset_offset=reset_offset,
-            tally=tally,
-            name=name,
-        )
+        super().__init__(shape=shape, neurons=neurons, clock=clock, tally=tally, name=name)
         self.a_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
 
@@ -144,29 +128,23 @@ class CubaLI(AbstractProcess):  # type: ignore[misc]
 @implements(proc=CubaLI, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class PyCubaLiModel(PyLoihiProcessModel):  # type: ignore[misc]
+class PyCubaLiModel(_NeuronModel):
     """Steps as the reference does."""
 
-    a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.neurons: dict[str, npt.NDArray[np.int64]] = proc_params["neurons"]
-        self.reset_interval: int = proc_params["reset_interval"]
-        self.reset_offset: int = proc_params["reset_offset"]
-        self.tally: Tally | None = proc_params["tally"]
-        self.u = self.v = np.zeros(proc_params["shape"], dtype=np.int64)
+        self.neurons: fixedpoint.CubaLiParameters = proc_params["neurons"]
 
     def run_spk(self) -> None:
         """One step."""
         a = self.a_in.recv().astype(np.int64)
-        if self.time_step % self.reset_interval == self.reset_offset:
+        if self.clock.begins(self.time_step):
             self.u = self.v = np.zeros_like(self.v)
-        self.u, self.v, clipped = fixedpoint.cuba_li_step(self.u, self.v, a, **self.neurons)
+        self.u, self.v, clipped = fixedpoint.cuba_li_step(self.u, self.v, a, self.neurons)
         self.s_out.send(self.v)
-        if self.tally is not None:
-            self.tally.add(self.time_step - 1, clipped)
+        self.tally.add(self.time_step - 1, clipped)
 
 
 def _product(feedback: Feedback | None, shape: tuple[int, ...]) -> Product | None:

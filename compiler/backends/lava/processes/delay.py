@@ -15,6 +15,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from resformer.compiler.backends.lava.clock import SampleClock
 from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 
 
@@ -59,8 +60,7 @@ class SampleDelay(AbstractProcess):  # type: ignore[misc]
     Args:
         shape: Of the values, in Lava's order.
         steps: Broadcast against them.
-        reset_interval: T.
-        reset_offset: A sample begins at each step whose number is this, modulo T.
+        clock: When samples begin.
         name: The node's.
     """
 
@@ -69,11 +69,10 @@ class SampleDelay(AbstractProcess):  # type: ignore[misc]
         *,
         shape: tuple[int, ...],
         steps: npt.NDArray[np.int32],
-        reset_interval: int,
-        reset_offset: int,
+        clock: SampleClock,
         name: str,
     ) -> None:
-        super().__init__(shape=shape, steps=steps, reset_interval=reset_interval, reset_offset=reset_offset, name=name)
+        super().__init__(shape=shape, steps=steps, clock=clock, name=name)
         self.s_in = InPort(shape=shape)
         self.s_out = OutPort(shape=shape)
 
@@ -89,14 +88,13 @@ class PySampleDelayModel(PyLoihiProcessModel):  # type: ignore[misc]
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.reset_interval: int = proc_params["reset_interval"]
-        self.reset_offset: int = proc_params["reset_offset"]
+        self.clock: SampleClock = proc_params["clock"]
         self.steps = np.broadcast_to(proc_params["steps"], proc_params["shape"])
-        self.sample = np.zeros((self.reset_interval, *proc_params["shape"]), dtype=np.int32)
+        self.sample = np.zeros((self.clock.interval, *proc_params["shape"]), dtype=np.int32)
 
     def run_spk(self) -> None:
         """One step."""
-        now = (self.time_step - self.reset_offset) % self.reset_interval
+        now = self.clock.step(self.time_step)
         self.sample[now] = self.s_in.recv()
         since = now - self.steps
         sent = np.take_along_axis(self.sample, np.maximum(since, 0)[None], axis=0)[0]

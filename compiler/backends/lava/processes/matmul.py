@@ -46,7 +46,7 @@ class SpikeMatMul(AbstractProcess):  # type: ignore[misc]
         transpose: bool,
         bias: npt.NDArray[np.int32],
         limit: int,
-        tally: Tally | None,
+        tally: Tally,
         name: str,
     ) -> None:
         super().__init__(
@@ -80,15 +80,14 @@ class PySpikeMatMulModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.transpose: bool = proc_params["transpose"]
         self.bias = proc_params["bias"].astype(np.int64)
         self.limit: int = proc_params["limit"]
-        self.tally: Tally | None = proc_params["tally"]
+        self.tally: Tally = proc_params["tally"]
         self.result = np.zeros(proc_params["out_shape"], dtype=np.int64)
         self.clipped = 0
 
     def run_spk(self) -> None:
         """One step."""
         self.a_out.send(self.result)
-        if self.tally is not None:
-            self.tally.add(self.time_step - 1, self.clipped)
+        self.tally.add(self.time_step - 1, self.clipped)
         # Reversing the axes gives the program's own (C, h, w) and so on, without a copy.
         y = (self.y_in.recv() + self.bias).T
         spikes = self.s_in.recv().T

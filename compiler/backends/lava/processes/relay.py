@@ -39,7 +39,7 @@ class Relay(AbstractProcess):  # type: ignore[misc]
         bias: npt.NDArray[np.int32],
         shift: int,
         limit: int,
-        tally: Tally | None,
+        tally: Tally,
         name: str,
     ) -> None:
         super().__init__(shape=shape, bias=bias, shift=shift, limit=limit, tally=tally, name=name)
@@ -61,12 +61,11 @@ class PyRelayModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.bias = proc_params["bias"].astype(np.int64)
         self.shift: int = proc_params["shift"]
         self.limit: int = proc_params["limit"]
-        self.tally: Tally | None = proc_params["tally"]
+        self.tally: Tally = proc_params["tally"]
 
     def run_spk(self) -> None:
         """One step."""
         total = fixedpoint.shift_right(self.a_in.recv() + self.bias, self.shift)
         value, clipped = fixedpoint.saturate(total, self.limit)
         self.s_out.send(value)
-        if self.tally is not None:
-            self.tally.add(self.time_step - 1, clipped)
+        self.tally.add(self.time_step - 1, clipped)

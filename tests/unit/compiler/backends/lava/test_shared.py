@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from resformer.compiler.backends.lava.shared import Record, Tally, shared_array
+from resformer.compiler.backends.lava.shared import UNCOUNTED, Record, Tally, shared_array
 from resformer.errors import CapacityError
 
 
@@ -45,3 +45,9 @@ def test_a_tally_counts_the_same_steps() -> None:
     for step in range(20):
         tally.add(step, 10**step)
     assert tally.total[0] == 11111100000
+
+
+def test_what_nobody_asks_for_is_not_counted() -> None:
+    for step in range(-1, 3):
+        UNCOUNTED.add(step, 7)
+    assert UNCOUNTED.total[0] == 0
