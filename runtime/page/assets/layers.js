@@ -439,7 +439,7 @@ function mismatches(view) {
     left = 66;
   const width = left + layers.length * cell + 4,
     height = rows.length * 30 + 28;
-  const strength = (share) => (share === 0 ? 0 : Math.min(Math.max((Math.log10(share) + 5) / 4.3, 0.12), 1));
+  const strength = (share) => (share ? Math.min(Math.max((Math.log10(share) + 5) / 4.3, 0.12), 1) : 0);
   const grid = svg(
     "svg",
     {
@@ -473,7 +473,8 @@ function mismatches(view) {
             width: cell - 2,
             height: 26,
             rx: 2,
-            fill: share ? `rgba(var(--heat), ${strength(share).toFixed(2)})` : "transparent",
+            fill: "var(--heat)",
+            "fill-opacity": strength(share).toFixed(2),
             stroke: "var(--line)",
           }),
           share === 0 && svg("circle", { cx: x + cell / 2, cy: y + 13, r: 1.7, fill: "var(--good)" }),
