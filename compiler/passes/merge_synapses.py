@@ -36,7 +36,6 @@ from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,10 @@ class _Synapse:
     source: str
     weight: Float64Array
     bias: Float64Array
-    stride: Pair
-    padding: Pair
+    stride: tuple[int, int]
+    padding: tuple[int, int]
     groups: int
-    size: Pair
+    size: tuple[int, int]
     name: str
 
     @property
@@ -255,7 +254,7 @@ def _grouped(weight: Float64Array, groups: int) -> Float64Array:
     return np.concatenate([block[:, group * taken : (group + 1) * taken] for group, block in enumerate(blocks)])
 
 
-def _undilated(weight: Float64Array, dilation: Pair) -> Float64Array:
+def _undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
     """Weights with the zeros between dilated taps."""
     sizes = [gap * (size - 1) + 1 for gap, size in zip(dilation, weight.shape[2:], strict=True)]
     spread = np.zeros((*weight.shape[:2], *sizes))
