@@ -165,6 +165,19 @@ def read_build(directory: Path) -> Build:
     """Open a build folder.
 
     Raises:
+        FileFormatError: It is no folder, no build of ours, one of another format version, or its report is damaged.
+    """
+    build = _recognized(directory)
+    missing = build_report.missing_key(build.report)
+    if missing is not None:
+        raise FileFormatError(f"{directory / REPORT}: damaged ({missing!r} is missing); compile the model again")
+    return build
+
+
+def _recognized(directory: Path) -> Build:
+    """A build folder whose report may lack something: what may be replaced.
+
+    Raises:
         FileFormatError: It is no folder, no build of ours, or one of another format version.
     """
     if not directory.is_dir():
@@ -203,7 +216,7 @@ def check_replaceable(directory: Path) -> None:
         raise FileFormatError(f"{directory}: is a file; name a folder for the build")
     if any(directory.iterdir()):
         try:
-            read_build(directory)
+            _recognized(directory)
         except FileFormatError as error:
             raise FileFormatError(
                 f"{directory}: exists and is no build of this resformer, so it is left alone; "

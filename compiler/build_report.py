@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,26 @@ FORMAT_VERSION = 1
 
 DEPENDENCIES = ("numpy", "torch", "spikingjelly", "nir", "safetensors", "h5py", "onnx", "lava-nc")
 
+_KEYS = (
+    *("format", "format_version", "versions", "source", "targets", "options", "architecture", "fine_tuned"),
+    *("timesteps", "input", "latency_steps", "is_dyadic", "totals", "placement", "warnings", "may_saturate", "nodes"),
+)
+_KEYS_BELOW = {
+    "source": ("sha256",),
+    "options": (
+        *("timesteps", "input_size", "weight_bits", "layer_bits", "per_channel", "clip_weights", "input_scale_exp"),
+        *("dt", "input_kind", "reset", "synapse_budget", "calibration_samples"),
+    ),
+    "architecture": ("neuron", "planes", "num_heads", "stem"),
+    "input": ("shape", "kind", "encoding", "uint8_divisor", "scale_exp", "low", "high", "real_range"),
+    "totals": ("parameters", "neurons", "graded_neurons", "synapses", "weight_memory_bits"),
+    "placement": ("chip", "cores", "chips", "layers"),
+}
+_NODE_KEYS = ("name", "op", "shape", "inputs", "offset", "signal")
+_SIGNAL_KEYS = ("kind", "bits", "scale_exp", "low", "high")
+_LAYER_KEYS = ("weight_bits", "weight_exp", "synapses", "sqnr_db")
+"""What a report holds, so that its readers need not ask; all but the nodes' further facts."""
+
 
 def describe(compilation: Compilation, options: CompileOptions, targets: tuple[str, ...]) -> dict[str, Any]:
     """The report of a compilation, as JSON can hold it.
@@ -62,7 +82,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
     """
     program, source = compilation.program, compilation.source
     nodes = [_node(compilation, node) for node in program]
-    return {
+    report = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": versions(),
@@ -102,6 +122,38 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
         "nodes": nodes,
     }
+    assert missing_key(report) is None, missing_key(report)
+    return report
+
+
+def missing_key(report: Mapping[str, Any]) -> str | None:
+    """The first key that :func:`describe` writes and a report that was read lacks, with its place; None if none."""
+    for place, owner, keys in _owners(report):
+        if not isinstance(owner, Mapping):
+            return place
+        for key in keys:
+            if key not in owner:
+                return f"{place}.{key}" if place else key
+    return None
+
+
+def _owners(report: Mapping[str, Any]) -> Iterator[tuple[str, object, Sequence[str]]]:
+    """The objects of a report, each with its place and the keys it must have; what holds an object comes before it."""
+    yield "", report, _KEYS
+    for place, keys in _KEYS_BELOW.items():
+        if report[place] is not None or place not in ("architecture", "placement"):
+            yield place, report[place], keys
+    if "module" not in report["source"]:
+        yield "source", report["source"], ("file",)
+    nodes = report["nodes"]
+    for index, node in enumerate(nodes if isinstance(nodes, list) else [nodes]):
+        place = f"nodes[{index}]"
+        yield place, node, _NODE_KEYS
+        yield f"{place}.signal", node["signal"], _SIGNAL_KEYS
+        if "part_of" in node:
+            yield place, node, ("stored_bits",)
+        elif node["op"] in (Conv2d.__name__, Dense.__name__) or "weight_bits" in node:
+            yield place, node, _LAYER_KEYS
 
 
 def _source(source: Source) -> dict[str, Any]:

@@ -126,6 +126,18 @@ def test_hostile_names_stay_text(tiny: Tiny, tmp_path: Path) -> None:
     assert texts["title"] == "<b>&"
 
 
+def test_a_build_whose_report_lacks_something(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build = tiny.copied_build(tmp_path)
+    report = read_json(build / "report.json")
+    del report["nodes"][3]["signal"]["scale_exp"]
+    (build / "report.json").write_text(json.dumps(report))
+    assert main([str(build), "-o", str(tmp_path / "report.html")]) == 1
+    error = capsys.readouterr().err
+    assert f"{build}/report.json: damaged ('nodes[3].signal.scale_exp' is missing); compile the model again" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 from resformer.compiler import build
 from resformer.compiler.build import Build, check_replaceable, read_build, write_build
 from resformer.compiler.build_report import sha256
+from resformer.compiler.chips.chip import DEFAULT, load_chip
 from resformer.compiler.ir.compare import graphs_equal
 from resformer.compiler.pipeline import Compilation, CompileOptions, compile_checkpoint
+from resformer.compiler.placement.place import place
 from resformer.errors import FileFormatError
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
@@ -111,6 +115,51 @@ def test_a_build_behind_a_link_is_replaced_and_the_link_stays(compilation: Compi
     write_build(compilation, tmp_path / "link", ("lava",), OPTIONS)
     assert (tmp_path / "link").is_symlink()
     assert read_build(tmp_path / "b").report["targets"] == ["lava"]
+
+
+def places(report: Any) -> list[tuple[Any, ...]]:
+    """Where the keys are that every report has."""
+    found: list[tuple[Any, ...]] = [(key,) for key in report]
+    found += [(name, key) for name in ("source", "options", "input", "totals", "placement") for key in report[name]]
+    found += [("architecture", key) for key in ("neuron", "planes", "num_heads", "stem")]
+    for index, node in enumerate(report["nodes"]):
+        found += [("nodes", index, key) for key in node if all(key in each for each in report["nodes"])]
+        found += [("nodes", index, "signal", key) for key in node["signal"]]
+        if node["op"] in ("Conv2d", "Dense"):
+            found += [("nodes", index, key) for key in ("weight_bits", "weight_exp", "synapses", "sqnr_db")]
+    return found
+
+
+def in_words(where: tuple[Any, ...]) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in where)[1:]
+
+
+@pytest.mark.parametrize("damage", ["absent", "text"])
+def test_a_report_that_lacks_a_key_is_refused_and_replaced(
+    compilation: Compilation, tmp_path: Path, damage: str
+) -> None:
+    placed = replace(compilation, placement=place(compilation.program, load_chip(DEFAULT)))
+    directory = write(placed, tmp_path / "b").directory
+    path = directory / "report.json"
+    whole = path.read_text()
+    objects = ("source", "options", "architecture", "input", "totals", "placement", "nodes", "signal")
+    for where in places(json.loads(whole)):
+        report = owner = json.loads(whole)
+        for key in where[:-1]:
+            owner = owner[key]
+        if damage == "absent":
+            del owner[where[-1]]
+        elif where[-1] in objects:
+            owner[where[-1]] = "text"
+        else:
+            continue
+        path.write_text(json.dumps(report))
+        with pytest.raises(FileFormatError) as error:
+            read_build(directory)
+        if where[-1] in ("format", "format_version"):
+            continue
+        assert f"{path}: damaged ('{in_words(where)}" in str(error.value)
+        check_replaceable(directory)
 
 
 def test_only_builds_and_empty_folders_are_replaced(compilation: Compilation, tmp_path: Path) -> None:
