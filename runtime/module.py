@@ -14,7 +14,7 @@ from torch import nn
 from resformer.compiler.backends import BACKENDS, CPU, open_backend
 from resformer.compiler.backends.checkpoint import inexact_module_terms, pool_area, quantized_module_state
 from resformer.compiler.build import TARGETS, write_build
-from resformer.compiler.frontend.module import Axes
+from resformer.compiler.frontend.operations import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Conv2d, Dense, Program

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
-from resformer.compiler.frontend.module import Axes, Traced, import_module, in_float64
+from resformer.compiler.frontend.module import Traced, import_module, in_float64
+from resformer.compiler.frontend.operations import Axes
 from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d
 from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import InputError, UnsupportedError
