@@ -1,4 +1,7 @@
-"""Modules in memory in, float graphs out: ``export`` runs the user's own code, ``operations`` makes nodes of what it did."""
+"""Modules in memory in, float graphs out: the graph comes from running the user's own code.
+
+``export`` runs it, ``operations`` makes nodes of what it did.
+"""
 
 from __future__ import annotations
 
