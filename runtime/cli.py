@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from resformer.compiler.chips.chip import Chip
     from resformer.compiler.ir.program import Program
     from resformer.compiler.ir.trace import SpikeTrain
+    from resformer.compiler.placement.place import Placement
     from resformer.runtime.run import Inference
 
 DEFAULT_BACKEND = "lava"
@@ -201,6 +202,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         program, samples = given.program, given.samples
         bounds = processes.share(len(samples))
         chip = _chip(arguments, given.build) if costs else None
+        placement = _placement(arguments, program, chip) if arguments.cost and chip is not None else None
         record = arguments.record_spikes or costs
         batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=record)
         require_room_for_batch(program, arguments.backend, min(batch_size, bounds[1] - bounds[0]))
@@ -237,8 +239,8 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         write_atomically(arguments.output, lambda file: _save(result, spikes, given.names, file))
     _summarize(terminal, arguments, processes, given, result)
     if arguments.cost:
-        assert chip is not None
-        _cost(terminal, arguments, program, result, chip)
+        assert placement is not None
+        _cost(terminal, arguments, program, result, placement)
     if arguments.report is not None:
         from resformer.runtime.page.content import as_shown, run_shown
         from resformer.runtime.page.write import write_page
@@ -258,14 +260,30 @@ def _chip(arguments: argparse.Namespace, build: Build) -> Chip:
     return build.chip() or load_chip(DEFAULT)
 
 
-def _cost(terminal: Terminal, arguments: argparse.Namespace, program: Program, result: Inference, chip: Chip) -> None:
-    """Estimate what the run costs, print it and write it."""
+def _placement(arguments: argparse.Namespace, program: Program, chip: Chip) -> Placement:
+    """The layout with the fewest cores, from which another may be asked for.
+
+    Raises:
+        CapacityError: That one cannot be.
+    """
     from resformer.compiler.placement.place import place
+    from resformer.runtime.layout import chips_to_use
+
+    placement = place(program, chip)
+    if arguments.spread is not None:
+        chips_to_use(placement, arguments.spread or None)
+    return placement
+
+
+def _cost(
+    terminal: Terminal, arguments: argparse.Namespace, program: Program, result: Inference, placement: Placement
+) -> None:
+    """Estimate what the run costs, print it and write it."""
     from resformer.runtime.activity import measure
     from resformer.runtime.cost import estimate, layer_rows, sop_rows, to_json, total_rows
 
     activity = measure(program, result.spikes)
-    cost = fewest = estimate(program, activity, place(program, chip))
+    cost = fewest = estimate(program, activity, placement)
     if arguments.spread is not None:
         from resformer.runtime.layout import spread
 
@@ -273,7 +291,7 @@ def _cost(terminal: Terminal, arguments: argparse.Namespace, program: Program, r
     if arguments.json is not None:
         write_json(arguments.json, to_json(cost))
     terminal.table("Synaptic operations", *sop_rows(cost))
-    terminal.table(f"On {chip.name}, a sample", *layer_rows(cost))
+    terminal.table(f"On {placement.chip.name}, a sample", *layer_rows(cost))
     terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
     if arguments.spread is not None:
         before, after = fewest.placement.cores, cost.placement.cores

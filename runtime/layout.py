@@ -16,6 +16,26 @@ PRECISION = 0.01
 """It ends where the step's length is known as well as this."""
 
 
+def chips_to_use(fewest: Placement, wanted: int | None) -> int:
+    """On how many chips a layout may spread.
+
+    Args:
+        fewest: The layout with the fewest cores.
+        wanted: How many; None for those in use already.
+
+    Raises:
+        CapacityError: There are fewer chips than the network takes, or more than a system has.
+    """
+    chip = fewest.chip
+    chips = fewest.chips if wanted is None else wanted
+    if not fewest.chips <= chips <= max(chip.chips_per_system, fewest.chips):
+        raise CapacityError(
+            f"--spread: {chips:,} chips, the network takes {fewest.chips:,} at least, and {chip.name}'s largest system "
+            f"has {chip.chips_per_system:,}"
+        )
+    return chips
+
+
 def spread(program: Program, activity: Activity, cost: Cost, chips: int | None = None) -> Cost:
     """Give the slowest layers the idle cores of some chips, such that the slowest step is as short as it can be.
 
@@ -32,15 +52,10 @@ def spread(program: Program, activity: Activity, cost: Cost, chips: int | None =
         The cost of the new layout, or ``cost`` if none is faster.
 
     Raises:
-        CapacityError: There are fewer chips than the network takes, or more than a system has.
+        CapacityError: As ``chips_to_use``.
     """
     fewest, chip = cost.placement, cost.placement.chip
-    chips = fewest.chips if chips is None else chips
-    if not fewest.chips <= chips <= max(chip.chips_per_system, fewest.chips):
-        raise CapacityError(
-            f"--spread: {chips:,} chips, the network takes {fewest.chips:,} at least, and {chip.name}'s largest system "
-            f"has {chip.chips_per_system:,}"
-        )
+    chips = chips_to_use(fewest, chips)
     work = {layer.name: layer.step_ns * layer.cores for layer in cost.layers}
 
     def layout(step_ns: float) -> Placement | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from resformer.runtime import run
 from resformer.runtime.cli import run_main
 from support.builds import Tiny, read_json
 
@@ -87,7 +88,14 @@ def test_spreading_tells_the_cost_of_the_faster_layout(
     assert before["cores"] < after["cores"] <= 120
     assert after["paper"] == before["paper"]
     assert f"spread: {before['cores']} to {after['cores']} cores" in capsys.readouterr().out
-    assert run_main([str(tiny.build), *given, "2000"]) == 1
-    assert "--spread: 2,000 chips" in capsys.readouterr().err
     assert run_main([str(tiny.build), "--input", str(tiny.images), "--spread"]) == 2
     assert "--spread: goes with --cost" in capsys.readouterr().err
+
+
+def test_more_chips_than_there_are_is_said_before_the_run(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "infer_part", lambda *_arguments, **_options: pytest.fail("it ran"))
+    given = ["--input", str(tiny.images), "--backend", "sim", "--cost", "--spread", "2000"]
+    assert run_main([str(tiny.build), *given]) == 1
+    assert "--spread: 2,000 chips" in capsys.readouterr().err
