@@ -36,6 +36,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--sweep",
         nargs="+",
+        type=_axis,
         metavar="OPTION=V,V",
         help="compile once for each combination of values, such as --sweep weight-bits=4,8 timesteps=2,4, and print "
         "one table; writes no build; exit status 1 if a combination fails",
@@ -122,6 +123,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return FAILED if failed else DONE
 
 
+def _axis(text: str) -> str:
+    if "=" not in text:
+        # argparse takes all that follows for values
+        raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=V,V; if it is MODEL, name it before --sweep")
+    return text
+
+
 def _axes(texts: Sequence[str]) -> dict[str, list[tuple[str, str, object]]]:
     """What varies: for each option its values, each as (text, the argument's name, value).
 
@@ -137,14 +145,14 @@ def _axes(texts: Sequence[str]) -> dict[str, list[tuple[str, str, object]]]:
     }
     axes: dict[str, list[tuple[str, str, object]]] = {}
     for text in texts:
-        key, equals, values = text.partition("=")
+        key, _, values = text.partition("=")
         key = key.removeprefix("--")
         if key not in actions:
             raise UsageError(f"--sweep: there is no option {key!r} to vary; there are {', '.join(sorted(actions))}")
         if key in axes:
             raise UsageError(f"--sweep: {key} is there twice; name its values together, {key}=V,V")
         given = values.split(",")
-        if not equals or "" in given or len(set(given)) != len(given):
+        if "" in given or len(set(given)) != len(given):
             raise UsageError(f"--sweep: {text}: write different values, {key}=V,V")
         axes[key] = [(each, actions[key].dest, _value(parser, actions[key], key, each)) for each in given]
     return axes

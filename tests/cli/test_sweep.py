@@ -85,7 +85,8 @@ def test_flags_can_vary(tiny: Tiny, tmp_path: Path) -> None:
         (["--sweep", "output=a,b"], 2, "there is no option 'output' to vary"),
         (["--sweep", "weight-bits=8,99"], 2, "'99' is not a width that one or two Loihi synapses store"),
         (["--sweep", "timesteps=0"], 2, "'0' is not a whole number of at least 1"),
-        (["--sweep", "timesteps"], 2, "timesteps: write different values, timesteps=V,V"),
+        (["--sweep", "timesteps"], 2, "argument --sweep: 'timesteps' is not OPTION=V,V"),
+        (["--sweep", "timesteps="], 2, "timesteps=: write different values, timesteps=V,V"),
         (["--sweep", "timesteps=2,,3"], 2, "write different values"),
         (["--sweep", "timesteps=2,2"], 2, "write different values"),
         (["--sweep", "timesteps=2", "timesteps=3"], 2, "timesteps is there twice"),
@@ -120,6 +121,13 @@ def test_bad_input(
     assert message in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_behind_the_axes_is_told_to_come_first(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--sweep", "timesteps=2", str(tiny.model)]) == 2
+    error = capsys.readouterr().err
+    assert f"argument --sweep: '{tiny.model}' is not OPTION=V,V; if it is MODEL, name it before --sweep" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("folder", ["build", "pages/of/builds"])
