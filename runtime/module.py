@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,7 +167,7 @@ def compile_module(
     module: nn.Module,
     example_input: torch.Tensor,
     *,
-    target: str = "lava",
+    target: str | Sequence[str] = "lava",
     output: str | Path | None = None,
     options: CompileOptions | None = None,
 ) -> CompiledModule:
@@ -179,15 +180,15 @@ def compile_module(
             and is else left alone.
         example_input: Samples as its ``forward`` takes them: (T, N, C, H, W) or (T, N, F), or (N, C, H, W) or (N, F) if
             it repeats them over time itself. The graph is compared with the module on them.
-        target: Of "lava", "sim", "onnx" and "nir", one or several, separated by commas.
+        target: Of "lava", "sim", "onnx" and "nir", one or several: a sequence, or separated by commas.
         output: A folder to write the build to, as ``CompiledModule.save`` does.
         options: Quantization, calibration samples, a chip; the defaults where None.
 
     Raises:
         ResformerError: The module or a choice cannot be compiled; the message names the node and the line of code.
     """
-    targets = tuple(dict.fromkeys(target.split(",")))
-    for each in targets:
+    targets = tuple(dict.fromkeys(target.split(",") if isinstance(target, str) else target))
+    for each in targets or (target,):
         if each not in TARGETS:
             raise InputError(f"target: {each!r} is none of {', '.join(TARGETS)}")
     options = options or CompileOptions()

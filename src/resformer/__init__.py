@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ __version__ = "0.1.0"
 def compile(  # noqa: A001
     module: torch.nn.Module,
     example_input: torch.Tensor,
-    target: str = "lava",
+    target: str | Sequence[str] = "lava",
     *,
     output: str | Path | None = None,
     options: CompileOptions | None = None,

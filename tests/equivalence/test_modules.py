@@ -267,11 +267,21 @@ def test_what_operations_do_not_show_is_seen_on_the_example() -> None:
         resformer.compile(module, example)
 
 
+@pytest.mark.parametrize("target", ["sim,onnx", ("sim", "onnx"), ["sim", "onnx", "sim"]])
+def test_several_targets(target: str | list[str]) -> None:
+    module, example = MembraneBlock(4, lif), rand(4, 2, 3, 6, 6)
+    assert resformer.compile(calibrated(module, example), example, target).targets == ("sim", "onnx")
+
+
 def test_bad_choices_are_refused(tmp_path: Path) -> None:
     module = MembraneBlock(4, lif)
     example = rand(4, 2, 3, 6, 6)
     with pytest.raises(InputError, match="target: 'loihi' is none of lava"):
         resformer.compile(module, example, "onnx,loihi")
+    with pytest.raises(InputError, match="target: 'loihi' is none of lava"):
+        resformer.compile(module, example, ["onnx", "loihi"])
+    with pytest.raises(InputError, match=r"target: \(\) is none of lava"):
+        resformer.compile(module, example, ())
     with pytest.raises(InputError, match="dt and image_size are for files"):
         resformer.compile(module, example, options=CompileOptions(dt=1e-3))
     with pytest.raises(InputError, match="samples: the shape is"):
