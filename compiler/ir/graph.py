@@ -101,13 +101,10 @@ class GraphEditor(Generic[GraphT, OpT]):
         self._graph = graph
         self._nodes: dict[str, Node[OpT]] = {node.name: node for node in graph.nodes}
 
-    def set_op(
-        self, name: str, op: OpT, *, shape: tuple[int, ...] | None = None, inputs: tuple[str, ...] | None = None
-    ) -> None:
-        """Give a node another operation (and shape, and inputs)."""
+    def set_op(self, name: str, op: OpT, *, inputs: tuple[str, ...] | None = None) -> None:
+        """Give a node another operation (and inputs), which makes the same shape."""
         node = self._nodes[name]
-        shape, inputs = (node.shape if shape is None else shape), (node.inputs if inputs is None else inputs)
-        self._nodes[name] = replace(node, op=op, shape=shape, inputs=inputs)
+        self._nodes[name] = replace(node, op=op, inputs=node.inputs if inputs is None else inputs)
 
     def add(self, node: Node[OpT]) -> None:
         """Add a node under a new name."""

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.build_report import may_saturate
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.program import SPIKE, Program, SampleDelay
 from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.compiler.target import LOIHI
 from support.clocked import run_clocked
+from support.compare import first_difference
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder
 from support.sim_runs import assert_sim_is_the_reference

@@ -21,7 +21,6 @@ import resformer
 from resformer.compiler.backends.quantized_nir import INTEGERS, quantized_graph
 from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.ir import float_interpreter, reference
-from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.nir_file import is_plain, read_nir, write_nir
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Conv2d, Dense, real_weight
@@ -31,6 +30,7 @@ from resformer.compiler.samples import check_samples
 from resformer.runtime.encode import decode, encode, real_logits
 from resformer.runtime.module import CompiledModule
 from support.builds import Tiny
+from support.compare import first_difference
 from support.modules import MakeNeuron, MembraneBlock, SEWResNet, calibrated, coarse, integrate_and_fire, lif
 from support.nir_files import FRAMEWORKS, import_framework, written
 

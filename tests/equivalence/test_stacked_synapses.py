@@ -12,12 +12,12 @@ from resformer.compiler.backends.checkpoint import quantized_state
 from resformer.compiler.backends.sim.backend import SimBackend
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.program import layer_names, stacked_parts
 from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.activity import measure, stem_macs
 from resformer.runtime.checks import differing_weights
+from support.compare import first_difference
 from support.programs import Lowered, encode, lower
 from support.traces import assert_same_trace
 

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 
 from resformer.compiler.ir import float_interpreter
-from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import BatchNorm2d, SpikeMatMul
 from resformer.compiler.ir.verify import verify_graph
@@ -18,6 +17,7 @@ from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges
 from resformer.compiler.passes.scales import QuantizationConfig, choose_plan
 from resformer.compiler.pipeline import FLOAT_PASSES
+from support.compare import first_difference
 from support.graphs import float_graphs, samples_for
 
 FloatGraph = Graph[nir.NIRNode]

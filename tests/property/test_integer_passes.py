@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler.ir import fixedpoint, reference
-from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.program import LIF, Conv2d, Dense, Program, Relay
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.bound_ranges import bound_ranges
 from resformer.compiler.passes.place_biases import place_biases
 from resformer.compiler.pipeline import INTEGER_PASSES
+from support.compare import first_difference
 from support.graphs import float_graphs, samples_for
 from support.programs import Lowered, encode, lower, lowered_graphs
 

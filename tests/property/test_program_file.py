@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.compiler.pipeline import INTEGER_PASSES
 from resformer.errors import FileFormatError
+from support.compare import first_difference
 from support.graphs import GraphBuilder
 from support.program_files import put_together, take_apart
 from support.programs import Lowered, lower, lowered_graphs

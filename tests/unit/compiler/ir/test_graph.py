@@ -69,12 +69,12 @@ def test_a_thousand_nodes_in_a_row_need_no_recursion() -> None:
 def test_edits_make_another_graph() -> None:
     diamond = graph(**DIAMOND)
     edit = diamond.edit()
-    edit.set_op("b", "other", shape=(2,))
+    edit.set_op("b", "other")
     edit.insert_after("a", Node("between", "new", ("a",), (1,)), readers=("c",))
     edited = edit.finish()
     assert reads(diamond) == {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c"), "e": ("d", "d")}
     assert diamond["b"].op == "op of b"
-    assert (edited["b"].op, edited["b"].shape) == ("other", (2,))
+    assert (edited["b"].op, edited["b"].shape) == ("other", diamond["b"].shape)
     assert reads(edited)["c"] == ("between",)
     assert reads(edited)["b"] == reads(edited)["between"] == ("a",)
     assert [node.name for node in edited].index("between") < [node.name for node in edited].index("c")

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from resformer.compiler.frontend.spikingresformer import import_model
-from resformer.compiler.ir.compare import first_difference
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.nir_file import is_plain, read_nir, write_nir
 from resformer.compiler.ir.primitives import PORTS, Add, PortedGraph, SpikeMatMul, constant
 from resformer.compiler.pipeline import FLOAT_PASSES
 from resformer.errors import FileFormatError
 from resformer.models.spikingresformer import SpikingResformer
+from support.compare import first_difference
 from support.graphs import GraphBuilder
 
 

@@ -42,11 +42,6 @@ def first_difference(left: Graph[Any], right: Graph[Any]) -> str | None:
     return None
 
 
-def graphs_equal(left: Graph[Any], right: Graph[Any]) -> bool:
-    """Whether :func:`first_difference` finds none."""
-    return first_difference(left, right) is None
-
-
 def _equal(left: Any, right: Any) -> bool:
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         return (
