@@ -469,7 +469,8 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_cli, "read_given", lambda _arguments, _directory: pytest.fail("work was begun"))
-    for output in (tmp_path / "none" / "o", tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file" / "none" / "o", tmp_path):
         for command, option in ((run_main, "-o"), (verify_main, "--json")):
             assert command([str(tiny.build), "--input", str(tiny.images), option, str(output)]) == 1
             assert str(tmp_path) in error_line(capsys)
