@@ -17,7 +17,14 @@ import numpy.typing as npt
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import POOL_AREA, DiscreteCubaLIF, RecurrentCubaLIF, collapse, constant
+from resformer.compiler.ir.primitives import (
+    POOL_AREA,
+    DiscreteCubaLIF,
+    RecurrentCubaLIF,
+    collapse,
+    constant,
+    with_weight,
+)
 from resformer.compiler.ir.program import LIF, Conv2d, CubaLIF, Dense, Output, Program, real_weight
 from resformer.compiler.target import LOIHI
 
@@ -64,21 +71,13 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
 
 def _layer(layer: nir.NIRNode, weight: Float64Array, bias: Float64Array, integers: dict[str, Any]) -> nir.NIRNode:
     """A layer with dyadic weights and bias."""
-    weight, metadata = weight.reshape(layer.weight.shape), {**layer.metadata, INTEGERS: integers}
+    weight = weight.reshape(layer.weight.shape)
     if isinstance(layer, nir.Linear):
-        return nir.Linear(weight, metadata=metadata)
-    if isinstance(layer, nir.Affine):
-        return nir.Affine(weight, bias, metadata=metadata)
-    return nir.Conv2d(
-        input_shape=layer.input_shape,
-        weight=weight,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        bias=bias,
-        metadata=metadata,
-    )
+        made = nir.Linear(weight, metadata=dict(layer.metadata))
+    else:
+        made = with_weight(layer, weight=weight, bias=bias)
+    made.metadata[INTEGERS] = integers
+    return made
 
 
 def _neurons(node: Node[nir.NIRNode], op: LIF | CubaLIF, unit: float, dt: float) -> nir.NIRNode:

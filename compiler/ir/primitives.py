@@ -291,6 +291,24 @@ def collapse(array: npt.NDArray[np.float64]) -> Float64Array:
     return array[tuple(slice(None) if stride else slice(0, 1) for stride in array.strides)]
 
 
+def with_weight(
+    layer: nir.Conv2d | nir.Linear | nir.Affine, *, weight: Float64Array, bias: Float64Array
+) -> nir.Conv2d | nir.Affine:
+    """The same layer with other weights and a bias."""
+    if not isinstance(layer, nir.Conv2d):
+        return nir.Affine(weight, bias, metadata=dict(layer.metadata))
+    return nir.Conv2d(
+        input_shape=layer.input_shape,
+        weight=weight,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+        bias=bias,
+        metadata=dict(layer.metadata),
+    )
+
+
 def pair(value: npt.ArrayLike) -> tuple[int, int]:
     """NIR's int, pair or array as (rows, columns)."""
     rows, columns = np.broadcast_to(np.asarray(value, dtype=np.int64), 2).tolist()

@@ -6,8 +6,7 @@ import nir
 import numpy as np
 
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import SpikeMatMul
-from resformer.compiler.passes.fold_batchnorm import with_weight
+from resformer.compiler.ir.primitives import SpikeMatMul, with_weight
 from resformer.errors import UnsupportedError
 
 

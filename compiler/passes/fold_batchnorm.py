@@ -6,7 +6,7 @@ import nir
 import numpy as np
 
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import BatchNorm2d
+from resformer.compiler.ir.primitives import BatchNorm2d, with_weight
 from resformer.errors import UnsupportedError
 
 
@@ -39,21 +39,3 @@ def fold_batchnorm(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         )
         edit.bypass(node.name)
     return edit.finish()
-
-
-def with_weight(
-    layer: nir.Conv2d | nir.Linear | nir.Affine, *, weight: np.ndarray, bias: np.ndarray
-) -> nir.Conv2d | nir.Affine:
-    """The same layer with other weights."""
-    if not isinstance(layer, nir.Conv2d):
-        return nir.Affine(weight, bias, metadata=dict(layer.metadata))
-    return nir.Conv2d(
-        input_shape=layer.input_shape,
-        weight=weight,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        bias=bias,
-        metadata=dict(layer.metadata),
-    )

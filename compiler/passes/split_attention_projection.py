@@ -5,8 +5,7 @@ from __future__ import annotations
 import nir
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import SpikeMatMul, half_rows
-from resformer.compiler.passes.fold_batchnorm import with_weight
+from resformer.compiler.ir.primitives import SpikeMatMul, half_rows, with_weight
 from resformer.errors import UnsupportedError
 
 

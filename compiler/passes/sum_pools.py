@@ -9,8 +9,7 @@ import numpy as np
 
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import message_names, names_before_neurons
-from resformer.compiler.ir.primitives import NEURONS, POOL_AREA, Add
-from resformer.compiler.passes.fold_batchnorm import with_weight
+from resformer.compiler.ir.primitives import NEURONS, POOL_AREA, Add, with_weight
 from resformer.errors import UnsupportedError
 
 

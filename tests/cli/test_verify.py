@@ -13,8 +13,8 @@ import pytest
 from resformer.compiler.backends import open_backend
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.nir_file import read_nir, write_nir
+from resformer.compiler.ir.primitives import with_weight
 from resformer.compiler.ir.trace import SpikeTrain, Trace
-from resformer.compiler.passes.fold_batchnorm import with_weight
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime import verify
 from resformer.runtime.cli import verify_main
