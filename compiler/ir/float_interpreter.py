@@ -72,7 +72,7 @@ def trace(
     A value is forgotten once all who read it have come, so that memory holds what is still needed and no more.
     """
     dt = float(graph.metadata["dt"])
-    remaining = {name: len(readers) for name, readers in graph.consumers.items()}
+    last_reads = graph.last_reads
     values: dict[str, torch.Tensor] = {}
     for node in graph:
         inputs = tuple(values[name] for name in node.inputs)
@@ -87,10 +87,8 @@ def trace(
         values[node.name] = value
         yield node, inputs, value
         del inputs
-        for source in dict.fromkeys(node.inputs):
-            remaining[source] -= 1
-            if not remaining[source]:
-                del values[source]
+        for source in last_reads[node.name]:
+            del values[source]
 
 
 def _frames(samples: torch.Tensor, timesteps: int) -> torch.Tensor:

@@ -80,6 +80,15 @@ class Graph(Generic[OpT]):
         return cached
 
     @property
+    def last_reads(self) -> Mapping[str, tuple[str, ...]]:
+        """For each node, the nodes that no other reads after it: their values may be forgotten then."""
+        last = {source: node.name for node in self.nodes for source in node.inputs}
+        return {
+            node.name: tuple(source for source in dict.fromkeys(node.inputs) if last[source] == node.name)
+            for node in self.nodes
+        }
+
+    @property
     def input(self) -> Node[OpT]:
         """The node through which samples enter."""
         return self.nodes[0]

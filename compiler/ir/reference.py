@@ -77,7 +77,7 @@ def run(
     overrides = {} if overrides is None else overrides
     unknown = sorted(overrides.keys() - program.by_name.keys())
     assert not unknown, f"cannot override {unknown[0]}: no node has this name"
-    remaining = {name: len(readers) for name, readers in program.consumers.items()}
+    last_reads = program.last_reads
     values: dict[str, IntArray] = {}
     spikes: dict[str, SpikeTrain] = {}
     graded: dict[str, npt.NDArray[np.int32]] = {}
@@ -100,10 +100,8 @@ def run(
         values[node.name] = overrides.get(node.name, value)
         sent = values[node.name].shape
         assert sent == value.shape, f"{node.name}: overridden by values of shape {sent}, not {value.shape}"
-        for source in dict.fromkeys(node.inputs):
-            remaining[source] -= 1
-            if not remaining[source]:
-                del values[source]
+        for source in last_reads[node.name]:
+            del values[source]
     return Trace(logits=values[program.output.name], spikes=spikes, graded=graded, saturated=saturated)
 
 

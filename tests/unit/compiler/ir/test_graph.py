@@ -36,6 +36,7 @@ def test_nodes_are_found_by_name_and_by_what_they_read() -> None:
         "d": ["e"],  # once, though it reads d twice
         "e": [],
     }
+    assert diamond.last_reads == {"a": (), "b": (), "c": ("a",), "d": ("b", "c"), "e": ("d",)}
 
 
 @given(st.permutations(list("abcdef")), st.data())
