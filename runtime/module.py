@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from resformer.compiler.backends import BACKENDS, CPU, open_backend
+from resformer.compiler.backends import BACKENDS
 from resformer.compiler.backends.checkpoint import inexact_module_terms, pool_area, quantized_module_state
 from resformer.compiler.build import TARGETS, write_build
 from resformer.compiler.frontend.operations import Axes
@@ -24,7 +24,7 @@ from resformer.compiler.pipeline import compile_module as compile_to_program
 from resformer.compiler.samples import Samples, check_labels, check_samples
 from resformer.errors import InputError, UnsupportedError
 from resformer.runtime.checks import Network, logit_errors
-from resformer.runtime.run import Inference, infer, samples_at_once
+from resformer.runtime.run import Inference, infer
 from resformer.runtime.torch_network import ModuleNetwork
 from resformer.runtime.verify import Verification, float_graphs, verify_network
 
@@ -99,13 +99,7 @@ class CompiledModule:
         """
         backend = self._backend(backend)
         checked = self._samples(samples)
-        return infer(
-            self.program,
-            checked,
-            open_backend(backend, stock_models=False, device=CPU),
-            batch_size=min(samples_at_once(self.program, backend, record=record), len(checked)),
-            record=record,
-        )
+        return infer(self.program, checked, backend, record=record)
 
     def verify(
         self,

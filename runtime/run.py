@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends import BACKENDS, Runner
+from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import Conv2d, MaxPool2d, Op, Program, Relay, SpikeMatMul
@@ -78,10 +78,10 @@ class Part:
 def infer(
     program: Program,
     samples: Samples,
-    runner: Runner,
+    backend: str,
     *,
-    batch_size: int,
-    record: bool = False,
+    record: bool,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Inference:
     """Run samples through a program.
@@ -89,14 +89,16 @@ def infer(
     Args:
         program: Scheduled.
         samples: Checked against it.
-        runner: From ``open_backend``.
-        batch_size: How many samples are in memory together.
+        backend: A key of ``BACKENDS``.
         record: Keep every LIF's spikes.
+        batch_size: How many samples are in memory together; None: as many as ``samples_at_once`` says.
         progress: Told how far the run is.
 
     Raises:
         ResformerError: The backend cannot run it, or its run ended too early.
     """
+    runner = open_backend(backend)
+    batch_size = batch_size or samples_at_once(program, backend, record=record)
     started = time.perf_counter()
     part = infer_part(
         program, samples, runner, bounds=(0, len(samples)), batch_size=batch_size, record=record, progress=progress

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import resformer
-from resformer.compiler.backends import open_backend
 from resformer.compiler.build_report import sqnr_db
 from resformer.compiler.cli import compile_options
 from resformer.compiler.ir.program import layer_names
@@ -23,7 +22,7 @@ from resformer.errors import ResformerError
 from resformer.runtime.activity import measure
 from resformer.runtime.cost import estimate
 from resformer.runtime.inputs import read_samples
-from resformer.runtime.run import infer, samples_at_once
+from resformer.runtime.run import infer
 
 FORMAT = "resformer-sweep"
 FORMAT_VERSION = 1
@@ -142,13 +141,7 @@ def _measured(arguments: argparse.Namespace, compilation: Compilation) -> dict[s
     """What a run of the samples tells."""
     program, placement = compilation.program, compilation.placement
     samples, _, labels = read_samples(arguments, program)
-    result = infer(
-        program,
-        samples,
-        open_backend(BACKEND),
-        batch_size=samples_at_once(program, BACKEND, record=True),
-        record=True,
-    )
+    result = infer(program, samples, BACKEND, record=True)
     facts: dict[str, Any] = {"saturated": sum(result.saturated.values())}
     if labels is not None:
         facts["accuracy"] = float(np.mean(result.predictions == labels))

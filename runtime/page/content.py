@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 import resformer
-from resformer.compiler.backends import open_backend
 from resformer.compiler.build import PLACEMENT, Build
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.placement.place import place, tile_positions
@@ -23,7 +22,7 @@ from resformer.runtime import report as verifications
 from resformer.runtime.activity import measure
 from resformer.runtime.inputs import Given
 from resformer.runtime.page.observe import observe_run
-from resformer.runtime.run import Inference, infer, require_room_for_spikes, samples_at_once
+from resformer.runtime.run import Inference, infer, require_room_for_spikes
 from resformer.runtime.verify import open_original
 
 Json = Mapping[str, Any]
@@ -115,8 +114,7 @@ def run_and_show(
     result = infer(
         program,
         samples,
-        open_backend(BACKEND),
-        batch_size=samples_at_once(program, BACKEND, record=True),
+        BACKEND,
         record=True,
         progress=lambda done, total: update(f"running in {BACKEND}", done, total),
     )

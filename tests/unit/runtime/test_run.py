@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resformer.compiler.backends import open_backend
 from resformer.compiler.samples import check_samples
 from resformer.runtime import run
 from resformer.runtime.run import batch_size, batches, infer, samples_at_once
@@ -44,9 +43,9 @@ def test_results_do_not_depend_on_the_batch(tiny: Tiny) -> None:
         infer(
             program,
             samples,
-            open_backend("reference"),
-            batch_size=size,
+            "reference",
             record=True,
+            batch_size=size,
             progress=lambda done, total: reports.append(done / total),
         )
         for size in (6, 1)
