@@ -28,25 +28,17 @@ def spiking_neuron(kind: NeuronKind) -> nn.Module:
     ``spikingjelly.activation_based.functional.reset_net`` must be called before each batch.
     """
     # No backend is named: SpikingJelly 0.0.0.0.14 defaults to plain torch, and 2.0.0 has no such argument.
-    if kind == "LIF":
-        return neuron.LIFNode(  # type: ignore[no-any-return]
-            tau=2.0,
-            decay_input=True,
-            v_threshold=1.0,
-            v_reset=0.0,
-            surrogate_function=surrogate.ATan(),
-            detach_reset=True,
-            step_mode="m",
-        )
-    return neuron.ParametricLIFNode(  # type: ignore[no-any-return]
-        init_tau=2.0,
-        decay_input=True,
-        v_threshold=1.0,
-        v_reset=0.0,
-        surrogate_function=surrogate.ATan(),
-        detach_reset=True,
-        step_mode="m",
-    )
+    common = {
+        "decay_input": True,
+        "v_threshold": 1.0,
+        "v_reset": 0.0,
+        "surrogate_function": surrogate.ATan(),
+        "detach_reset": True,
+        "step_mode": "m",
+    }
+    made: nn.Module
+    made = neuron.LIFNode(tau=2.0, **common) if kind == "LIF" else neuron.ParametricLIFNode(init_tau=2.0, **common)
+    return made
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Module:
