@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
@@ -23,6 +24,18 @@ from resformer.runtime.inputs import add_input_options, check_input_usage, read_
 if TYPE_CHECKING:
     from resformer.runtime.inputs import Given
     from resformer.runtime.page.content import Json, Shown
+
+ONE_A_BUILD = MappingProxyType(
+    {
+        "verify": ("R.json", "what resformer-verify --json wrote; of several builds one each, in their order"),
+        "cost": (
+            "C.json",
+            "what resformer-run --cost --json wrote, likewise (default: estimated of the run of --input)",
+        ),
+        "model": ("MODEL", "with --input: what was compiled, likewise, to draw where spikes differ from its own"),
+    }
+)
+"""Options that name a file of each build: what stands for the file, and what it is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,30 +59,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="report.html", help="file to write")
     add_input_options(parser, required=False)
-    parser.add_argument(
-        "--verify",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="R.json",
-        help="what resformer-verify --json wrote; of several builds one each, in their order",
-    )
-    parser.add_argument(
-        "--cost",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="C.json",
-        help="what resformer-run --cost --json wrote, likewise (default: estimated of the run of --input)",
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="MODEL",
-        help="with --input: what was compiled, likewise, to draw where spikes differ from its own",
-    )
+    for name, (metavar, meaning) in ONE_A_BUILD.items():
+        parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar=metavar, help=meaning)
     parser.add_argument(
         "--chip",
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
@@ -86,9 +77,10 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         OSError: The page cannot be written.
     """
     builds = len(arguments.builds)
-    for option, given in (("--verify", arguments.verify), ("--cost", arguments.cost), ("--model", arguments.model)):
+    for name in ONE_A_BUILD:
+        given = getattr(arguments, name)
         if given and len(given) != builds:
-            raise UsageError(f"{option}: {len(given)} files for {builds} builds; give one each, in their order")
+            raise UsageError(f"--{name}: {len(given)} files for {builds} builds; give one each, in their order")
     if arguments.input is None:
         require_input(arguments, "chip", "model")
     else:
