@@ -11,10 +11,11 @@ import nir
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
-from resformer.compiler.frontend.nir import InputKind, import_nir, unstated_resets
+from resformer.compiler.frontend.nir import import_nir, unstated_resets
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
+from resformer.compiler.ir.primitives import InputKind
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.balance_delays import balance_delays

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +29,7 @@ from resformer.compiler.ir.program import Dense, Output, Program, Relay, SumPool
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
 from resformer.compiler.samples import Samples
+from resformer.compiler.terminal import Update
 from resformer.errors import InputError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
@@ -51,9 +52,6 @@ THE_REFERENCE = "reference"
 
 A_FILE = "file"
 """How the name of a float graph begins that was read from a build."""
-
-Update: TypeAlias = Callable[[str, float, float], None]
-"""Called with (what is being done, samples done, samples in all)."""
 
 Counts: TypeAlias = Mapping[str, tuple[int, int]]
 """By layer: how many elements were compared, and how many of them differ."""

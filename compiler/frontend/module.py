@@ -19,6 +19,7 @@ from resformer.compiler.frontend.export import TRACED_BATCH, export, first_line
 from resformer.compiler.frontend.operations import Axes, Tracing, same_steps
 from resformer.compiler.frontend.spikingjelly import DT, Draft
 from resformer.compiler.ir.graph import Graph, topological_order
+from resformer.compiler.ir.primitives import InputKind
 from resformer.errors import InputError, UnsupportedError
 
 SAMPLE_AXES = (1, 3)
@@ -66,7 +67,7 @@ def in_float64(module: nn.Module) -> nn.Module:
 
 
 def import_module(
-    module: nn.Module, example: torch.Tensor, *, timesteps: int | None = None, input_kind: str = "static"
+    module: nn.Module, example: torch.Tensor, *, timesteps: int | None = None, input_kind: InputKind = "static"
 ) -> Traced:
     """The float graph of a SpikingJelly module.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import nir
 import numpy as np
@@ -35,6 +35,7 @@ from resformer.compiler.ir.primitives import (
     PER_NEURON,
     PORTS,
     Add,
+    InputKind,
     RecurrentCubaLIF,
     SampleDelay,
     collapse,
@@ -43,7 +44,6 @@ from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.compiler.ir.verify import TAU_TOLERANCE
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 
-InputKind: TypeAlias = Literal["static", "frames"]
 Float64Array = npt.NDArray[np.float64]
 AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
 """Axes of what a layer reads, where there are not three."""

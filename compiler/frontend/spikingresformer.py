@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import nir
 import numpy as np
@@ -29,14 +29,12 @@ from resformer.compiler.frontend.spikingjelly import (
     pair,
 )
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import Add, MaxPool2d, SpikeMatMul
+from resformer.compiler.ir.primitives import Add, InputKind, MaxPool2d, SpikeMatMul
 from resformer.compiler.ir.shapes import Shape
 from resformer.errors import UnsupportedError
 from resformer.models.checkpoint import check_rates
 from resformer.models.layers import DSSA, GWFFN, BatchNorm, Downsample
 from resformer.models.spikingresformer import SpikingResformer
-
-InputKind: TypeAlias = Literal["static", "frames"]
 
 
 def import_model(model: SpikingResformer, *, input_kind: InputKind | None = None) -> Graph[nir.NIRNode]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import nir
 import nir.ir
@@ -21,6 +21,9 @@ Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 Types = dict[str, Any]
+
+InputKind: TypeAlias = Literal["static", "frames"]
+"""What a graph's metadata say under ``input``: samples are real numbers, or counts of events."""
 
 
 @dataclass(eq=False)

@@ -59,6 +59,9 @@ INTEGER_LOGITS = "logits_int"
 WIDTHS = (8, 16, 24)
 """Bits of the integers that synapses and products take, in bytes; 24 are all that a graded spike has."""
 
+COARSER = "choose coarser scales with --weight-bits or --input-scale-exp, or run the simulator instead"
+"""What to do where integers are too large for ONNX's."""
+
 
 def export_integer(program: Program, *, debug: bool = False, counts: bool = False) -> onnx.ModelProto:
     """A program as an ONNX model.
@@ -424,7 +427,7 @@ class _Writer(ModelWriter):
                 return bits
         raise RangeError(
             f"{node.name}: reads integers up to {reach}, ONNX's byte-wise products take {(1 << (WIDTHS[-1] - 1)) - 1}; "
-            "choose coarser scales with --weight-bits or --input-scale-exp, or run the simulator instead"
+            f"{COARSER}"
         )
 
     def _check(self, node: ProgramNode, reach: int) -> None:
@@ -434,10 +437,7 @@ class _Writer(ModelWriter):
             RangeError: They do not.
         """
         if reach > INT32_MAX:
-            raise RangeError(
-                f"{node.name}: sums may reach {reach}, ONNX's integers here hold {INT32_MAX}; "
-                "choose coarser scales with --weight-bits or --input-scale-exp, or run the simulator instead"
-            )
+            raise RangeError(f"{node.name}: sums may reach {reach}, ONNX's integers here hold {INT32_MAX}; {COARSER}")
 
     def _check_current(self, op: LIF, node: ProgramNode) -> None:
         """No current wraps: then potentials, which are clipped each step, fit with room to spare.
