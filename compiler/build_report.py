@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 import resformer
+from resformer.compiler.chips.chip import DEFAULT, load_chip
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.program import (
@@ -33,12 +35,12 @@ from resformer.compiler.ir.program import (
     Signal,
     SpikeMatMul,
     SumPool2d,
-    WeightArray,
     is_stack,
     layer_synapses,
     real_weight,
     stacked_parts,
 )
+from resformer.compiler.ir.storage import mantissa_bits, stored_bits, stored_share
 from resformer.compiler.samples import PIXEL_MAX
 from resformer.compiler.target import LOIHI
 
@@ -81,7 +83,8 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         OSError: The checkpoint can no longer be read.
     """
     program, source = compilation.program, compilation.source
-    nodes = [_node(compilation, node) for node in program]
+    index_bits = (options.chip or load_chip(DEFAULT)).synapse_index_bits
+    nodes = [_node(compilation, node, index_bits) for node in program]
     report = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -92,7 +95,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "timesteps": options.timesteps,
             "input_size": options.image_size,
             **dataclasses.asdict(options.quantization),
-            "weight_bits": options.quantization.default_bits,
+            "weight_bits": options.resolved.default_bits,
             "dt": options.dt,
             "input_kind": options.input_kind,
             "reset": options.reset,
@@ -114,7 +117,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             ),
             "synapses": sum(node.get("synapses", 0) for node in nodes),
             "weight_memory_bits": sum(
-                node.op.weight.size * _bits(node.op.weight) for node in program if isinstance(node.op, Conv2d | Dense)
+                stored_bits(node.op.weight, index_bits) for node in program if isinstance(node.op, Conv2d | Dense)
             ),
         },
         "placement": None if compilation.placement is None else _placement(compilation.placement),
@@ -235,7 +238,7 @@ def _input(program: Program) -> dict[str, Any]:
     }
 
 
-def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
+def _node(compilation: Compilation, node: Node[Op], index_bits: int) -> dict[str, Any]:
     """What became of one node."""
     program, op, signal = compilation.program, node.op, node.op.signal
     assert program.offsets is not None
@@ -255,11 +258,11 @@ def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
     }
     match op:
         case Conv2d() | Dense() if node.name in (parts := stacked_parts(program)):
-            facts |= {"part_of": parts[node.name], "stored_bits": _bits(op.weight)}
+            facts |= {"part_of": parts[node.name], "stored_bits": mantissa_bits(op.weight)}
         case Conv2d() | Dense():
-            facts |= _layer(compilation, node.name)
+            facts |= _layer(compilation, node.name, index_bits)
         case Add() if is_stack(program, node.name):
-            facts |= _layer(compilation, node.name)
+            facts |= _layer(compilation, node.name, index_bits)
         case SumPool2d():
             facts["synapses"] = math.prod(node.shape) * math.prod(op.kernel_size)
         case LIF():
@@ -275,11 +278,11 @@ def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
             facts["reset"] = "soft" if op.soft_reset else "hard"
             if isinstance(op, RecurrentCubaLIF):
                 facts["recurrent"] = {
-                    "weight_bits": _bits(op.weight),
+                    "weight_bits": mantissa_bits(op.weight),
                     "weight_exp": [int(op.weight_exp.min()), int(op.weight_exp.max())],
                     "kernel": list(op.weight.shape[2:]),
                 }
-                facts["synapses"] = convolution_synapses(op.synapses(), node.shape, node.shape)
+                facts["synapses"] = convolution_synapses(op.synapses(), node.shape, node.shape, index_bits)
         case Relay() | SpikeMatMul():
             facts |= {"limit": op.limit, "bias": [int(op.bias.min()), int(op.bias.max())]}
         case _:
@@ -289,7 +292,7 @@ def _node(compilation: Compilation, node: Node[Op]) -> dict[str, Any]:
     return facts
 
 
-def _layer(compilation: Compilation, name: str) -> dict[str, Any]:
+def _layer(compilation: Compilation, name: str, index_bits: int) -> dict[str, Any]:
     """What became of a layer's weights; of stacked synapses, both parts together."""
     program = compilation.program
     found = layer_synapses(program, name)
@@ -297,16 +300,11 @@ def _layer(compilation: Compilation, name: str) -> dict[str, Any]:
     assert isinstance(low, Conv2d | Dense)
     exponents = np.atleast_1d(low.weight_exp)
     return {
-        "weight_bits": compilation.plan.layers[name].bits if len(found) > 1 else _bits(low.weight),
+        "weight_bits": compilation.plan.layers[name].bits if len(found) > 1 else mantissa_bits(low.weight),
         "weight_exp": [int(exponents.min()), int(exponents.max())],
-        "synapses": sum(synapses(program, each) for each in found),
+        "synapses": sum(synapses(program, each, index_bits) for each in found),
         "sqnr_db": _rounded(sqnr_db(compilation.folded, program, name)),
     }
-
-
-def _bits(weight: WeightArray) -> int:
-    """The bits that a layer's mantissas need, sign included."""
-    return 1 + int(np.abs(weight.astype(np.int64)).max(initial=0)).bit_length()
 
 
 def _rounded(decibels: float | None) -> float | None:
@@ -321,23 +319,31 @@ def sqnr_db(folded: Graph[Any], program: Program, name: str) -> float | None:
     return 10 * math.log10(power / error) if error and power else None
 
 
-def synapses(program: Program, node: Node[Op]) -> int:
-    """How many pairs of neurons a layer connects; what falls into the padding connects nothing."""
+def synapses(program: Program, node: Node[Op], index_bits: int) -> int:
+    """How many pairs of neurons a layer connects; what falls into the padding connects nothing.
+
+    Nor do weights of zero where a chip, whose indices have so many bits, does not store them.
+    """
     op = node.op
     if isinstance(op, Dense):
         return op.weight.size
     assert isinstance(op, Conv2d)
-    return convolution_synapses(op, program[node.inputs[0]].shape, node.shape)
+    return convolution_synapses(op, program[node.inputs[0]].shape, node.shape, index_bits)
 
 
-def convolution_synapses(op: Conv2d, source: tuple[int, ...], target: tuple[int, ...]) -> int:
-    """How many pairs of neurons a convolution connects."""
-    taps = math.prod(op.weight.shape[:2])
-    for axis in range(2):
-        start = np.arange(target[1 + axis])[:, None] * op.stride[axis] - op.padding[axis]
-        read = start + np.arange(op.weight.shape[2 + axis]) * op.dilation[axis]
-        taps *= int(np.count_nonzero((read >= 0) & (read < source[1 + axis])))
-    return taps
+def convolution_synapses(op: Conv2d, source: tuple[int, ...], target: tuple[int, ...], index_bits: int) -> int:
+    """How many pairs of neurons a convolution connects, as :func:`synapses` counts them."""
+    stored = op.weight != 0 if stored_share(op.weight, index_bits) < 1 else np.ones_like(op.weight, dtype=np.bool_)
+    rows, columns = (_taps_inside(op, axis, source[1 + axis], target[1 + axis]) for axis in range(2))
+    return int(np.einsum("oirc,r,c->", stored, rows, columns, dtype=np.int64))
+
+
+def _taps_inside(op: Conv2d, axis: int, source: int, target: int) -> npt.NDArray[np.int64]:
+    """For each tap along an axis, how many rows (or columns) of targets read through it what is no padding."""
+    start = np.arange(target)[:, None] * op.stride[axis] - op.padding[axis]
+    read = start + np.arange(op.weight.shape[2 + axis]) * op.dilation[axis]
+    inside: npt.NDArray[np.int64] = np.count_nonzero((read >= 0) & (read < source), axis=0)
+    return inside
 
 
 def may_saturate(program: Program, node: Node[Op]) -> bool:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WEIGHT_BITS = range(MIN_WEIGHT_BITS, LOIHI.stacked_bits_max + 1)
 STORED_BITS = LOIHI.weight_bits_max
 SYNAPSE_BUDGET = 0.75
+SHARE_MAX = 2
+"""Two synapses a weight."""
 ALL = "all"
 NO_CHIP = "none"
 WORST_SHOWN = 3
@@ -99,7 +101,8 @@ def compile_parser() -> Parser:
         "--weight-bits",
         type=_weight_bits,
         metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
-        help=f"width of a weight, sign included; above {STORED_BITS}, two in convolutions (default: {STORED_BITS})",
+        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions, for 9 of "
+        f"few weights alone (default: {STORED_BITS})",
     )
     parser.add_argument(
         "--layer-bits",
@@ -113,15 +116,15 @@ def compile_parser() -> Parser:
         "--precision",
         choices=("fixed", "auto"),
         default="fixed",
-        help="auto: each layer gets 4 bits up to --weight-bits, by what it loses on the --calibration images, within "
-        "--synapse-budget (default: %(default)s, the same for all)",
+        help="auto: each layer gets 4 bits up to --weight-bits (here 9 by default), by what it loses on the "
+        "--calibration images, within --synapse-budget (default: %(default)s, the same for all)",
     )
     parser.add_argument(
         "--synapse-budget",
         type=_share,
         metavar="SHARE",
         help=f"with --precision auto: of the memory that {STORED_BITS} bits everywhere take, what the weights may "
-        f"take (default: {SYNAPSE_BUDGET})",
+        f"take, up to {SHARE_MAX} (default: {SYNAPSE_BUDGET})",
     )
     parser.add_argument(
         "--per-layer-exponents", action="store_true", help="one weight exponent a layer, instead of one a channel"
@@ -174,8 +177,8 @@ def _share(text: str) -> float:
         share = float(text)
     except ValueError:
         share = 0.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share: more than 0, at most 1")
+    if not 0 < share <= SHARE_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of what 8 bits take: more than 0, at most {SHARE_MAX}")
     return share
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import nir
 import numpy.typing as npt
 
-from resformer.compiler.chips.chip import Chip
+from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.frontend.nir import import_nir, unstated_resets
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
@@ -28,7 +28,7 @@ from resformer.compiler.passes.fold_batchnorm import fold_batchnorm
 from resformer.compiler.passes.fold_input_gain import fold_input_gain
 from resformer.compiler.passes.merge_synapses import merge_synapses
 from resformer.compiler.passes.place_biases import place_biases
-from resformer.compiler.passes.precision import choose_widths, sensitivities
+from resformer.compiler.passes.precision import WIDEST, choose_widths, sensitivities
 from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.passes.scales import QuantizationConfig, QuantizationPlan, choose_plan
@@ -121,6 +121,14 @@ class CompileOptions:
     dt: float | None = None
     input_kind: InputKind = "static"
     reset: str | None = None
+
+    @property
+    def resolved(self) -> QuantizationConfig:
+        """``quantization``; with a budget and no width chosen, the width that a budget may go up to."""
+        chosen = self.quantization
+        if self.synapse_budget is None or chosen.weight_bits is not None:
+            return chosen
+        return replace(chosen, weight_bits=WIDEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +297,7 @@ def _calibrate(
     graph: Graph[nir.NIRNode], options: CompileOptions, progress: Progress | None
 ) -> tuple[Mapping[str, float], Calibrated]:
     """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
-    config = options.quantization
+    config = options.resolved
     if options.calibration is None:
         if options.synapse_budget is not None:
             raise InputError("synapse budget: widths by layer are measured on images; give --calibration")
@@ -299,7 +307,14 @@ def _calibrate(
     ranges = measured_ranges(graph, samples)
     plan = choose_plan(graph, ranges, config, measured=True)
     if options.synapse_budget is not None:
-        measured = sensitivities(moments(graph, samples, plan), config.default_bits, per_channel=config.per_channel)
+        index_bits = (options.chip or load_chip(DEFAULT)).synapse_index_bits
+        measured = sensitivities(
+            moments(graph, samples, plan),
+            plan,
+            config.default_bits,
+            per_channel=config.per_channel,
+            index_bits=index_bits,
+        )
         widths = choose_widths(measured, config.default_bits, options.synapse_budget)
         plan = choose_plan(graph, ranges, replace(config, layer_bits=widths), measured=True)
     return ranges, calibrate(graph, samples, plan, progress=progress)

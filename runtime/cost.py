@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import resformer
+from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir.program import Program
 from resformer.compiler.placement.mapping import Edge, Link, Population
 from resformer.compiler.placement.place import Placed, Placement
@@ -157,7 +158,7 @@ def _layer(activity: Activity, placement: Placement, placed: Placed) -> tuple[La
             sent = sent[:-1]  # what the last step of a sample fires does not come back
         way = route(placement, edge, placed)
         arrived = float(sent.sum()) * way.fan_out
-        operations[len(operations) - len(sent) :] += _operations(edge, population, sent)
+        operations[len(operations) - len(sent) :] += _operations(edge, population, sent, chip)
         messages += arrived
         hops += arrived * (way.hops_east_west + way.hops_north_south)
         energy += arrived * (
@@ -200,8 +201,10 @@ def _sent(activity: Activity, population: Population) -> npt.NDArray[np.float64]
     return np.full((activity.timesteps, rows, columns), float(channels))
 
 
-def _operations(edge: Edge, population: Population, sent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Synaptic operations that messages cause, (T,)."""
+def _operations(
+    edge: Edge, population: Population, sent: npt.NDArray[np.float64], chip: Chip
+) -> npt.NDArray[np.float64]:
+    """Synaptic operations that messages cause, (T,); weights that are not stored cause none, all being taken alike."""
     channels, rows, _ = population.shape
     total: npt.NDArray[np.float64] = sent.sum(axis=(1, 2))
     match edge.link:
@@ -211,7 +214,7 @@ def _operations(edge: Edge, population: Population, sent: npt.NDArray[np.float64
                 for axis, size in enumerate(sent.shape[1:])
             ]
             found: npt.NDArray[np.float64] = np.einsum("trc,r,c->t", sent, *counts) * (channels // edge.groups)
-            return found
+            return found * edge.synapses(chip.synapse_index_bits)
         case Link.DENSE:
             return total * population.neurons
         case Link.GATES:

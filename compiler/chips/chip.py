@@ -58,7 +58,8 @@ class Chip:
         delay_steps_max: Longest delay of a synapse.
         payload_bits: Width of a graded spike's payload; 0 where spikes are binary.
         synapse_row_header_bits: What a row of synapses takes beside its weights.
-        dense_index_bits: What a synapse of a dense layer takes beside its weight.
+        synapse_index_bits: What a synapse takes beside its weight where each names its target: of a dense layer, and of
+            a convolution of which only the weights that are not zero are stored.
         axon_in_per_edge: Entries that a shared (convolution's) connection takes in a core.
         axon_map_per_position: Words a position of a tile takes for each connection that leaves it.
         axon_map_per_destination: Words that each further core takes which reads the position.
@@ -96,7 +97,7 @@ class Chip:
     delay_steps_max: int
     payload_bits: int
     synapse_row_header_bits: int
-    dense_index_bits: int
+    synapse_index_bits: int
     axon_in_per_edge: int
     axon_map_per_position: int
     axon_map_per_destination: int
@@ -142,7 +143,7 @@ class Chip:
 
 _FIELDS = {each.name: str(each.type) for each in dataclasses.fields(Chip) if each.name not in ("name", "sources")}
 _MAY_BE_ZERO = frozenset(
-    {"payload_bits", "delay_steps_max", "synapse_row_header_bits", "dense_index_bits", "axon_in_per_edge"}
+    {"payload_bits", "delay_steps_max", "synapse_row_header_bits", "synapse_index_bits", "axon_in_per_edge"}
     | {"axon_map_per_position", "axon_map_per_destination", "power_of_two_tiles"}
 )
 

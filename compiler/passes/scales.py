@@ -39,6 +39,8 @@ Float64Array = npt.NDArray[np.float64]
 PLAN_VERSION = 1
 """Of a plan in a checkpoint."""
 MIN_WEIGHT_BITS = 2
+OUTLIER_BITS = LOIHI.weight_bits_max + 1
+"""A bit more than a synapse holds: a second one for the few weights that are too large for the first."""
 SCALE_EXP_MAX = 13
 """Finest scale: 2^13 still leaves currents of 16 thresholds, twice what was seen on trained residual streams."""
 SMALLEST_MAGNITUDE = 2.0**-SCALE_EXP_MAX
@@ -71,8 +73,8 @@ class QuantizationConfig:
     """How to quantize.
 
     Attributes:
-        weight_bits: Width of a weight's mantissa, sign included: 2 to 15. More than 8 are two synapses each, which
-            convolutions alone can be; all else has 8 then. None: not chosen, ``default_bits``.
+        weight_bits: Width of a weight's mantissa, sign included: 2 to 15. More than 8 are two synapses (of 9, for few
+            weights alone), which convolutions alone can be; all else has 8 then. None: not chosen, ``default_bits``.
         layer_bits: Widths of layers that have another.
         per_channel: An exponent for each output channel, rather than one for each layer.
         clip_weights: Let a channel's range of weights end below its largest, where that loses less.
@@ -308,13 +310,15 @@ def weight_unit_exp(scale_exps: Mapping[str, int], node: Node[Any]) -> int:
 
 def mantissa_max(bits: int) -> int:
     """The largest magnitude of a mantissa of so many bits, sign included."""
+    if bits == OUTLIER_BITS:
+        return 2 * mantissa_max(LOIHI.weight_bits_max)
     largest: int = 2 ** (bits - 1) - 1
     return largest
 
 
 def weight_exp_max(bits: int) -> int:
-    """The largest exponent of a mantissa of so many bits: of two stacked synapses, the high one's is larger."""
-    return LOIHI.weight_exp_max - max(bits - LOIHI.weight_bits_max, 0)
+    """The largest exponent of a mantissa of so many bits: of two synapses, but outliers', the high one's is larger."""
+    return LOIHI.weight_exp_max - (bits - LOIHI.weight_bits_max if bits > OUTLIER_BITS else 0)
 
 
 def bits_max(node: Node[nir.NIRNode]) -> int:
@@ -613,7 +617,10 @@ class _Choice:
             return 0
         finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), SMALLEST_MAGNITUDE)
         source_exp = self._source_exp(node) if isinstance(node.op, nir.Conv2d) else 0
-        return source_exp + math.ceil(math.log2(self._mantissa_max(node) / finest))
+        bits = self._bits(node)
+        # a ninth bit is for channels with exponents to spare: a finer k would cost relays, as all currents were larger
+        bits = LOIHI.weight_bits_max if bits == OUTLIER_BITS else bits
+        return source_exp + math.ceil(math.log2(mantissa_max(bits) / finest))
 
     def _readout_exp(self, node: Node[nir.NIRNode]) -> int:
         """k of a readout's weights: no spike depends on it, so they fill their mantissas."""
@@ -681,13 +688,19 @@ def _squared_error(weight: Float64Array, step: float, bits: int) -> Float64Array
     return error
 
 
+def least_exponents(largest: Float64Array, bits: int) -> Float64Array:
+    """The least exponents that let weights of these magnitudes, in units of the finest step, fit their mantissas."""
+    exponents: Float64Array = np.ceil(np.log2(np.maximum(largest, 1.0) / (mantissa_max(bits) + 0.5)))
+    return np.maximum(exponents, 0)
+
+
 def fitting_exponents(name: str, largest: Float64Array, bits: int) -> tuple[int, ...]:
-    """The least exponents that let weights of these magnitudes, in units of the finest step, fit their mantissas.
+    """Those exponents, if Loihi has them.
 
     Raises:
-        RangeError: A weight needs more than Loihi has.
+        RangeError: A weight needs a larger one.
     """
-    exponent = np.maximum(np.ceil(np.log2(np.maximum(largest, 1.0) / (mantissa_max(bits) + 0.5))), 0)
+    exponent = least_exponents(largest, bits)
     if exponent.max(initial=0) > weight_exp_max(bits):
         raise RangeError(
             f"{name}: a weight needs exponent {exponent.max():.0f}, Loihi's limit is {weight_exp_max(bits)}; "

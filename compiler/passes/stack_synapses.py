@@ -8,6 +8,8 @@ import numpy as np
 
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Add, Conv2d, Int8Array, Op, Program, WeightArray
+from resformer.compiler.ir.storage import mantissa_bits
+from resformer.compiler.passes.scales import mantissa_max
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
 
@@ -27,10 +29,10 @@ def stack_synapses(program: Program) -> Program:
         conv = node.op
         if not isinstance(conv, Conv2d) or conv.weight.dtype == np.int8:
             continue
-        high, low, shift = split_mantissas(conv.weight)
-        if not shift:
-            edit.set_op(node.name, replace(conv, weight=high))
+        if mantissa_bits(conv.weight) <= LOIHI.weight_bits_max:
+            edit.set_op(node.name, replace(conv, weight=conv.weight.astype(np.int8)))
             continue
+        high, low, shift = split_mantissas(conv.weight)
         parts = (
             (HIGH_PART, replace(conv, weight=high, weight_exp=(conv.weight_exp + shift).astype(np.int8))),
             (LOW_PART, replace(conv, weight=low, bias=np.zeros_like(conv.bias))),
@@ -51,9 +53,15 @@ def stack_synapses(program: Program) -> Program:
 def split_mantissas(weight: WeightArray) -> tuple[Int8Array, Int8Array, int]:
     """Parts of mantissas m with m = hi * 2^s + lo, both of m's sign, and s, the least with which all hi fit.
 
-    Like signs let range analysis prove of the parts' sum just what it proves of the whole.
+    Where s is zero, lo is as large as it can be, so that hi is zero but for the few m that a synapse cannot hold. Like
+    signs let range analysis prove of the parts' sum just what it proves of the whole.
     """
     magnitude, sign = np.abs(weight.astype(np.int32)), np.sign(weight)
-    shift = max(int(magnitude.max(initial=0)).bit_length() - (LOIHI.weight_bits_max - 1), 0)
-    high, low = magnitude >> shift, magnitude & ((1 << shift) - 1)
+    largest, most = mantissa_max(LOIHI.weight_bits_max), int(magnitude.max(initial=0))
+    if most <= 2 * largest:
+        shift, low = 0, np.minimum(magnitude, largest)
+    else:
+        shift = most.bit_length() - (LOIHI.weight_bits_max - 1)
+        low = magnitude & ((1 << shift) - 1)
+    high = (magnitude - low) >> shift
     return (sign * high).astype(np.int8), (sign * low).astype(np.int8), shift

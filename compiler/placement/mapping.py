@@ -15,8 +15,8 @@ Currents do not travel on a chip: synapses lie in the core of the neurons that s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -44,8 +44,11 @@ from resformer.compiler.ir.program import (
     SignalKind,
     SpikeMatMul,
     SumPool2d,
+    WeightArray,
     is_stack,
+    layer_synapses,
 )
+from resformer.compiler.ir.storage import mantissa_bits, stored_share
 
 Shape3 = tuple[int, int, int]
 
@@ -74,7 +77,7 @@ class Edge:
         source: The population that sends.
         name: The program's node whose synapses these are; that of the reader for one-to-one connections and products.
         link: How they are stored.
-        weight_bits: Width of a weight.
+        weight_bits: Width of a weight, where it is no convolution's.
         kernel: (rows, columns) that a target reads.
         stride: Between targets, likewise.
         padding: Around the source.
@@ -82,6 +85,7 @@ class Edge:
         delay: Steps that a spike waits.
         reads: For products, how many values each target selects among: a head's channels, or the map's rows.
         transpose: For products, which of the two.
+        weights: Of a convolution, its mantissas; of stacked synapses those of both parts, which an axon reaches alike.
     """
 
     source: str
@@ -95,6 +99,11 @@ class Edge:
     delay: int = 0
     reads: int = 0
     transpose: bool = False
+    weights: tuple[WeightArray, ...] = field(default=(), compare=False, repr=False)
+
+    def synapses(self, index_bits: int) -> float:
+        """How many a message meets for each target of its kernel, on average: weights that are not stored are none."""
+        return sum(stored_share(weight, index_bits) for weight in self.weights) if self.weights else 1.0
 
 
 @dataclass(frozen=True)
@@ -254,7 +263,7 @@ class _Mapper:
                 for name in node.inputs:
                     yield from self._incoming(name, node, 0)
                 if isinstance(op, RecurrentCubaLIF):
-                    yield _convolution(node.name, node.name, op.synapses(), 0)
+                    yield _convolution(node.name, node.name, (op.synapses(),), 0)
 
     def _incoming(self, name: str, reader: Node[Op], delay: int) -> Iterator[Edge]:
         """The connections that a current, read by a neuron, consists of."""
@@ -266,6 +275,8 @@ class _Mapper:
         match node.op:
             case Delay() | SampleDelay():
                 yield from self._incoming(node.inputs[0], reader, delay + _waits(node.op))
+            case Add() if is_stack(self._program, name):
+                yield self._synapses(node, delay)
             case Add() | Flatten():
                 for each in node.inputs:
                     yield from self._incoming(each, reader, delay)
@@ -273,13 +284,15 @@ class _Mapper:
                 yield self._synapses(node, delay)
 
     def _synapses(self, node: Node[Op], delay: int) -> Edge:
-        source, waits = self._sender(node.inputs[0])
+        parts = layer_synapses(self._program, node.name)
+        source, waits = self._sender(parts[0].inputs[0])
         delay += waits
-        match node.op:
-            case Conv2d() as op:
-                return _convolution(source, node.name, op, delay)
+        match parts[0].op:
+            case Conv2d():
+                convolutions = [part.op for part in parts if isinstance(part.op, Conv2d)]
+                return _convolution(source, node.name, convolutions, delay)
             case Dense() as dense:
-                return Edge(source, node.name, Link.DENSE, weight_bits=_bits(dense.weight), delay=delay)
+                return Edge(source, node.name, Link.DENSE, weight_bits=mantissa_bits(dense.weight), delay=delay)
             case SumPool2d() as pool:
                 channels = node.shape[0]
                 kernel, stride = pool.kernel_size, pool.stride
@@ -300,19 +313,21 @@ class _Mapper:
         return node.name, delay
 
 
-def _convolution(source: str, name: str, op: Conv2d, delay: int) -> Edge:
+def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) -> Edge:
+    """The connection of a convolution, or of the two that stacked synapses are."""
+    op = parts[0]
     assert op.dilation == (1, 1), f"{name}: the frontend makes no dilated convolutions"
     rows, columns = op.weight.shape[2:]
     return Edge(
         source,
         name,
         Link.CONVOLUTION,
-        weight_bits=_bits(op.weight),
         kernel=(rows, columns),
         stride=op.stride,
         padding=op.padding,
         groups=op.groups,
         delay=delay,
+        weights=tuple(part.weight for part in parts),
     )
 
 
@@ -344,11 +359,6 @@ def _kind(ops: list[Op]) -> str:
         Output: "readout",
     }
     return " + ".join(words.get(type(op), "carrier") for op in ops)
-
-
-def _bits(weight: np.ndarray[tuple[int, ...], np.dtype[np.int8 | np.int16]]) -> int:
-    """The bits that a layer's mantissas need, sign included."""
-    return 1 + int(np.abs(weight.astype(np.int64)).max(initial=0)).bit_length()
 
 
 def _shape3(shape: tuple[int, ...]) -> Shape3:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import WORD_BITS, Chip
+from resformer.compiler.ir.program import WeightArray
+from resformer.compiler.ir.storage import mantissa_bits, stored_share
 from resformer.compiler.placement.mapping import Edge, Link, Population, Shape3
 
 Int64Array = npt.NDArray[np.int64]
@@ -201,7 +203,7 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
     channels: Int64Array = held[:, 0]
     match edge.link:
         case Link.DENSE:
-            bits = channels * (edge.weight_bits + chip.dense_index_bits) + chip.synapse_row_header_bits
+            bits = channels * (edge.weight_bits + chip.synapse_index_bits) + chip.synapse_row_header_bits
             return math.prod(source) * _words(bits)
         case Link.VALUES:
             # a word a value
@@ -212,7 +214,27 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
             in_row = np.minimum(channels, max(population.shape[0] // edge.groups, 1))
             groups, _ = _groups_read(edge, population, channels)
             rows = groups * (source[0] // edge.groups) * math.prod(edge.kernel)
-            return rows * _words(in_row * edge.weight_bits + chip.synapse_row_header_bits)
+            if not edge.weights:
+                return rows * _words(in_row * edge.weight_bits + chip.synapse_row_header_bits)
+            words = np.zeros_like(channels)
+            for weight in edge.weights:
+                if stored_share(weight, chip.synapse_index_bits) < 1:
+                    words = words + groups * _sparse_words(weight, edge.groups, in_row, chip)
+                else:
+                    words = words + rows * _words(in_row * mantissa_bits(weight) + chip.synapse_row_header_bits)
+            return words
+
+
+def _sparse_words(weight: WeightArray, groups: int, in_row: Int64Array, chip: Chip) -> Int64Array:
+    """Words of one group's rows in the core that holds most of them; a row without weights is not stored."""
+    nonzero = (weight != 0).reshape(groups, len(weight) // groups, -1)
+    words = np.zeros_like(in_row)
+    for held in np.unique(in_row):
+        # (groups, cores, rows)
+        targets = np.add.reduceat(nonzero, np.arange(0, nonzero.shape[1], held), axis=1, dtype=np.int64)
+        bits = targets * (mantissa_bits(weight) + chip.synapse_index_bits) + chip.synapse_row_header_bits
+        words[in_row == held] = np.where(targets > 0, _words(bits), 0).sum(axis=2).max()
+    return words
 
 
 def _axons_in(edge: Edge, held: Int64Array, source: Shape3, chip: Chip) -> Int64Array:

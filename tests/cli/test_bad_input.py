@@ -138,8 +138,8 @@ def test_bad_checkpoints(
         (["--calibration", "none.npy"], 1, "none.npy: no such file"),
         (["--precision", "auto"], 2, "--calibration"),
         (["--synapse-budget", "0.5"], 2, "--precision auto"),
-        (["--precision", "auto", "--synapse-budget", "0"], 2, "more than 0, at most 1"),
-        (["--precision", "auto", "--synapse-budget", "all"], 2, "more than 0, at most 1"),
+        (["--precision", "auto", "--synapse-budget", "0"], 2, "more than 0, at most 2"),
+        (["--precision", "auto", "--synapse-budget", "2.1"], 2, "more than 0, at most 2"),
         (["--unknown"], 2, "--unknown"),
     ],
 )

@@ -156,6 +156,17 @@ def test_automatic_precision_keeps_to_its_budget_and_stays_exact(
         assert checks[name]["mismatched"] == 0
 
 
+def test_a_budget_above_one_buys_second_synapses(tiny: Tiny, tmp_path: Path) -> None:
+    calibration = ("--calibration", str(tiny.images))
+    assert compile_tiny(tiny, tmp_path / "8", *calibration) == 0
+    assert compile_tiny(tiny, tmp_path / "9", *calibration, "--precision", "auto", "--synapse-budget", "1.3") == 0
+    eight, nine = (read_json(tmp_path / name / "report.json") for name in ("8", "9"))
+    assert (eight["options"]["weight_bits"], nine["options"]["weight_bits"]) == (8, 9)
+    assert max(node.get("weight_bits", 0) for node in nine["nodes"]) == 9
+    for total in ("synapses", "weight_memory_bits"):
+        assert 1 < nine["totals"][total] / eight["totals"][total] < 1.3, "few weights need a second synapse"
+
+
 def test_rounding_without_data_says_what_it_lacks(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,7 +82,7 @@ def assert_equivalent(
 
 
 @pytest.mark.parametrize("timesteps", [1, 4, 7])
-@pytest.mark.parametrize("bits", [12, 8, 4, 3, 2])
+@pytest.mark.parametrize("bits", [12, 9, 8, 4, 3, 2])
 @pytest.mark.parametrize("stem", ["imagenet", "conv3x3"])
 def test_the_quantized_network_fires_the_program_s_spikes(
     make_model: MakeModel, bits: int, timesteps: int, stem: str

@@ -24,13 +24,13 @@ from support.traces import assert_same_trace
 Samples = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 
-@pytest.fixture(scope="module")
-def stacked(make_model: Callable[..., SpikingResformer]) -> tuple[Lowered, Samples]:
-    """A network of 12 bits, and samples."""
+@pytest.fixture(scope="module", params=[9, 12])
+def stacked(make_model: Callable[..., SpikingResformer], request: pytest.FixtureRequest) -> tuple[Lowered, Samples]:
+    """A network of weights of 9 bits, which few second synapses make, or of 12, and samples."""
     model = make_model(seed=12)
     shape = (3, model.architecture.in_channels, model.image_size, model.image_size)
     images = np.random.default_rng(7).random(shape)
-    lowered = lower(import_model(model), images, weight_bits=12, input_scale_exp=4)
+    lowered = lower(import_model(model), images, weight_bits=request.param, input_scale_exp=4)
     assert len(stacked_parts(lowered.program)) >= 10
     return lowered, encode(lowered.program, images)
 

@@ -26,6 +26,8 @@ from resformer.compiler.ir.program import (
 )
 from resformer.compiler.target import LOIHI
 
+INDEX_BITS = 12
+
 
 def current(low: int, high: int, scale_exp: int = 4) -> Signal:
     return Signal(SignalKind.CURRENT, scale_exp, low, high)
@@ -53,13 +55,20 @@ def test_synapses_into_the_padding_do_not_count(stride: int, padding: int, dilat
     ones, taps = torch.ones(1, 4, 9, 9), torch.ones(*op.weight.shape)
     touched = torch.conv2d(ones, taps, None, stride, padding, dilation, groups)
     made = program(op, (4, 9, 9), tuple(touched.shape[1:]))
-    assert synapses(made, made["layer"]) == int(touched.sum())
+    assert synapses(made, made["layer"], INDEX_BITS) == int(touched.sum())
+    # a tenth of the weights is stored by itself, each with an index
+    few = replace(op, weight=np.where(np.random.default_rng(1).random(op.weight.shape) < 0.1, op.weight, np.int8(0)))
+    touched = torch.conv2d(
+        ones, torch.from_numpy((few.weight != 0) * 1.0).float(), None, stride, padding, dilation, groups
+    )
+    made = program(few, (4, 9, 9), tuple(touched.shape[1:]))
+    assert synapses(made, made["layer"], INDEX_BITS) == int(touched.sum())
 
 
 def test_dense_synapses_are_all_pairs() -> None:
     dense = Dense(current(-9, 9), np.ones((5, 7), np.int8), 0, np.zeros(5, np.int32))
     made = program(dense, (7,), (5,))
-    assert synapses(made, made["layer"]) == 35
+    assert synapses(made, made["layer"], INDEX_BITS) == 35
 
 
 def test_real_weights_and_their_errors() -> None:

@@ -18,7 +18,9 @@ RNG = np.random.default_rng(2)
 
 def layer(name: str, weights: int, loss: float) -> Sensitivity:
     """A layer whose loss a bit less multiplies by four, as rounding noise does."""
-    return Sensitivity(name, weights, {bits: loss * 4.0 ** (8 - bits) for bits in range(4, 9)})
+    widths = range(4, 10)
+    memory = {bits: weights * bits for bits in widths} | {9: round(8.4 * weights)}
+    return Sensitivity(name, weights, {bits: loss * 4.0 ** (8 - bits) for bits in widths}, memory)
 
 
 def memory(widths: dict[str, int], layers: list[Sensitivity]) -> int:
@@ -41,6 +43,13 @@ def test_bits_go_where_they_save_most() -> None:
     assert choose_widths(layers, 8, 0.9) == {"large": 7, "small": 8}
 
 
+def test_the_ninth_bit_is_bought_first_for_it_costs_least() -> None:
+    layers = [layer("a", 100, 1e-4), layer("b", 100, 1e-4)]
+    assert choose_widths(layers, 9, 1.05) == {"a": 9, "b": 9}
+    assert choose_widths(layers, 9, 1.03) == {"a": 8, "b": 9}
+    assert choose_widths(layers, 9, 1.0) == {"a": 8, "b": 8}
+
+
 def test_no_layer_is_wider_than_the_widest() -> None:
     assert choose_widths([layer("a", 10, 1e-4), layer("b", 10, 1e-4)], 6, 1.0) == {"a": 6, "b": 6}
 
@@ -59,7 +68,7 @@ def test_a_layer_loses_four_times_as_much_for_each_bit_less() -> None:
     plan = choose_plan(graph, estimated_ranges(graph), QuantizationConfig(), measured=False)
     samples = RNG.normal(size=(16, 3, 8, 8))
     for per_channel in (True, False):
-        found = sensitivities(moments(graph, samples, plan), 8, per_channel=per_channel)
+        found = sensitivities(moments(graph, samples, plan), plan, 8, per_channel=per_channel, index_bits=12)
         assert [(each.name, each.weights) for each in found] == [("conv", 432), ("conv2", 576)]
         for each in found:
             assert list(each.losses) == [4, 5, 6, 7, 8]

@@ -18,7 +18,7 @@ from resformer.compiler.passes.bound_ranges import bound_ranges
 from resformer.compiler.passes.place_biases import place_biases
 from resformer.compiler.passes.quantize import quantize
 from resformer.compiler.passes.ranges import estimated_ranges
-from resformer.compiler.passes.scales import LayerPlan, QuantizationConfig, choose_plan
+from resformer.compiler.passes.scales import LayerPlan, QuantizationConfig, choose_plan, mantissa_max
 from resformer.compiler.passes.stack_synapses import split_mantissas, stack_synapses
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, RangeError, UnsupportedError
@@ -49,14 +49,26 @@ def random_weight(largest: int) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("bits", range(2, LOIHI.stacked_bits_max + 1))
 def test_every_mantissa_is_the_sum_of_its_parts(bits: int) -> None:
-    largest = 2 ** (bits - 1) - 1
+    largest = mantissa_max(bits)
     mantissas = np.arange(-largest, largest + 1).astype(np.int16)
     high, low, shift = split_mantissas(mantissas)
-    assert shift == max(bits - LOIHI.weight_bits_max, 0)
+    assert shift == (bits - LOIHI.weight_bits_max if bits > 9 else 0)
     assert high.dtype == low.dtype == np.int8
     assert max(np.abs(high.astype(int)).max(), np.abs(low.astype(int)).max()) <= 127
     np.testing.assert_array_equal(high.astype(int) * 2**shift + low, mantissas)
     assert (high.astype(int) * low >= 0).all(), "of one sign"
+
+
+def test_nine_bits_are_second_synapses_for_what_one_cannot_hold() -> None:
+    weight = random_weight(127)
+    weight[0, 0, 0, :2] = 128, -254
+    stacked = stack_synapses(wide(weight))
+    high, low = (stacked[name].op for name in stacked["conv"].inputs)
+    assert isinstance(high, Conv2d)
+    assert isinstance(low, Conv2d)
+    assert (high.weight_exp == low.weight_exp).all()
+    assert np.argwhere(high.weight).tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
+    assert high.weight[0, 0, 0, :2].tolist() == [1, -127]
 
 
 @given(arrays.arrays(np.int16, (2, 1, 3, 3), elements=st.integers(-LARGEST, LARGEST)))

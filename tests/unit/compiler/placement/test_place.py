@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
-from resformer.compiler.ir.program import SPIKE, Delay, SampleDelay
+from resformer.compiler.ir.program import SPIKE, Conv2d, Delay, SampleDelay
 from resformer.compiler.placement.mapping import Link, map_program
 from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.errors import CapacityError
@@ -87,6 +87,43 @@ def test_grouped_convolutions_store_their_own_groups_only() -> None:
     net.lif("lif", net.conv("conv", "input", 8, (3, 3), padding=(1, 1), groups=4))
     # 4 groups x 2 inputs x 9 taps, rows of 2 weights in one word
     assert layer(place(net.finish(), LOIHI2), "lif").tiling.usage["synapse words"] == 72
+
+
+def stack(few: int) -> ProgramBuilder:
+    """Stacked synapses from 8 channels to 16, their high part's first few weights of each row (a tap) not zero."""
+    net = ProgramBuilder((8, 1, 1))
+    for name in ("conv.hi", "conv.lo"):
+        net.conv(name, "input", 16, (3, 3), padding=(1, 1))
+        op = net.nodes[name].op
+        assert isinstance(op, Conv2d)
+        weight = np.full_like(op.weight, 100)
+        if name == "conv.hi":
+            weight[few:] = 0
+            weight[:, 4:] = 0
+        net.nodes[name] = replace(net.nodes[name], op=replace(op, weight=weight))
+    net.lif("lif", net.plus("conv", "conv.hi", "conv.lo"))
+    return net
+
+
+def edge_words(few: int) -> int:
+    return layer(place(stack(few).finish(), LOIHI2), "lif").tiling.usage["synapse words"]
+
+
+def test_of_a_second_synapse_only_what_is_not_zero_is_stored() -> None:
+    population = next(each for each in map_program(stack(2).finish()) if each.name == "lif")
+    (edge,) = population.edges
+    assert (edge.name, edge.source) == ("conv", "input"), "an axon reaches both parts"
+    assert edge.synapses(LOIHI2.synapse_index_bits) == 1 + 2 / 16 / 2
+    # low: 8 x 9 rows of 16 weights of 8 bits and 10 bits, three words; high: 4 x 9 rows of two of 20 bits, one word
+    assert edge_words(2) == 72 * 3 + 36
+    # four of 20 bits and 10 are two words
+    assert edge_words(4) == 72 * 3 + 36 * 2
+    # in a core of 2 channels: low: two weights and 10 bits; high: two of 20 bits in the first core, none in the others
+    tiling = layer(place(stack(2).finish(), small(neurons_per_core=2)), "lif").tiling
+    assert tiling.tile == (2, 1, 1)
+    assert tiling.usage["synapse words"] == 72 + 36
+    # where most are not zero, all are stored
+    assert edge_words(16) == 72 * 3 * 2
 
 
 def test_dense_layers_store_an_index_beside_each_weight() -> None:
