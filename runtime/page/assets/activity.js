@@ -273,14 +273,8 @@ function margins(view) {
         const { counts, near, total, below, above } = layers[name],
           most = Math.sqrt(Math.max(...counts, 1));
         const step = (high - low) / bins;
-        const figure = svg(
-          "svg",
-          {
-            viewBox: `0 0 ${width} ${height + 14}`,
-            class: "fit",
-            role: "img",
-            "aria-label": `membrane potentials of ${name}`,
-          },
+        const figure = drawing(
+          { label: `membrane potentials of ${name}`, width, height: height + 14, class: "fit" },
           counts.map((count, bin) => {
             const value = low + step * bin,
               tall = (height * Math.sqrt(count)) / most;

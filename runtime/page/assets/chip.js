@@ -57,11 +57,7 @@ function chipMap(view) {
       "div",
       { class: "chip" },
       chips > 1 && html("div", { class: "soft", style: { "font-size": "11px" } }, `chip ${chip}`),
-      svg(
-        "svg",
-        { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `cores of chip ${chip}` },
-        cores,
-      ),
+      drawing({ label: `cores of chip ${chip}`, width, height }, cores),
     );
   });
   const legend = html(
@@ -117,9 +113,8 @@ function utilisation(view) {
   return html(
     "div",
     { class: "wide" },
-    svg(
-      "svg",
-      { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "utilisation of each resource" },
+    drawing(
+      { label: "utilisation of each resource", width, height },
       resources.map((resource, row) => [
         svg("text", { x: left - 8, y: row * high + 14, "text-anchor": "end", class: "soft" }, resource),
         layers.map((layer, column) => {
@@ -167,9 +162,8 @@ function stacked(view, parts, total, text) {
   const width = 1140,
     height = 44;
   let x = 0;
-  const drawn = svg(
-    "svg",
-    { viewBox: `0 0 ${width} ${height}`, class: "fit long", role: "img", "aria-label": "shares of all layers" },
+  const drawn = drawing(
+    { label: "shares of all layers", width, height, class: "fit long" },
     parts.map((part) => {
       const wide = total > 0 ? (width * part.value) / total : 0,
         at = x;
@@ -378,14 +372,8 @@ function wavefront(view) {
   return html(
     "div",
     { class: "wide" },
-    svg(
-      "svg",
-      {
-        viewBox: `0 0 ${width} ${height}`,
-        class: "fit long",
-        role: "img",
-        "aria-label": "when each layer works on one sample",
-      },
+    drawing(
+      { label: "when each layer works on one sample", width, height, class: "fit long" },
       ticksUpTo(last, 12)
         .filter(Number.isInteger)
         .map((step) => [

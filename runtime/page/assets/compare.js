@@ -181,9 +181,8 @@ function compareBars(builds) {
         "div",
         { class: "multiple" },
         html("div", { style: { "font-size": "12px", "font-weight": 600 } }, row.title),
-        svg(
-          "svg",
-          { viewBox: `0 0 ${width} ${line * builds.length + 2}`, class: "fit", role: "img", "aria-label": row.title },
+        drawing(
+          { label: row.title, width, height: line * builds.length + 2, class: "fit" },
           values.map((value, index) => {
             const long = value === null || high <= 0 ? 0 : Math.max((width - 74) * (value / high), 0.5);
             return svg(

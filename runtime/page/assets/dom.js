@@ -18,6 +18,18 @@ function fill(element, attributes, children) {
 }
 const html = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+// What a drawing shows, in words, and its size in units; given a class, it is as large as the class says.
+const drawing = ({ label, width, height, class: fit }, ...children) =>
+  svg(
+    "svg",
+    {
+      ...(fit ? { class: fit } : { width, height }),
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      "aria-label": label,
+    },
+    ...children,
+  );
 
 const sum = (values) => values.reduce((total, each) => total + each, 0);
 const mean = (values) => (values.length ? sum(values) / values.length : 0);

@@ -239,9 +239,8 @@ function along(view, names, options) {
   const x = (index) => left + step * (index + 0.5);
   const y = (value) => top + (height - top - bottom) * (1 - (value - low) / (high - low || 1));
   const edge = (index) => left + step * index;
-  const drawn = svg(
-    "svg",
-    { viewBox: `0 0 ${width} ${height}`, class: "fit long", role: "img", "aria-label": options.label },
+  const drawn = drawing(
+    { label: options.label, width, height, class: "fit long" },
     ticks.map((tick) => [
       svg("path", { class: "grid", d: `M${left},${y(tick).toFixed(1)}H${width - right}` }),
       svg("text", { class: "faint", x: left - 6, y: y(tick) + 3.5, "text-anchor": "end" }, unit(tick)),
@@ -440,15 +439,8 @@ function mismatches(view) {
   const width = left + layers.length * cell + 4,
     height = rows.length * 30 + 28;
   const strength = (share) => (share ? Math.min(Math.max((Math.log10(share) + 5) / 4.3, 0.12), 1) : 0);
-  const grid = svg(
-    "svg",
-    {
-      width,
-      height,
-      viewBox: `0 0 ${width} ${height}`,
-      role: "img",
-      "aria-label": "mismatching spikes of each layer in each check",
-    },
+  const grid = drawing(
+    { label: "mismatching spikes of each layer in each check", width, height },
     rows.map((row, index) => [
       svg(
         "text",

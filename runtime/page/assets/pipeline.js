@@ -181,18 +181,7 @@ function drawStrip(view, strip, byName) {
     html(
       "div",
       { class: "wide" },
-      svg(
-        "svg",
-        {
-          width,
-          height,
-          viewBox: `0 0 ${width} ${height}`,
-          role: "img",
-          "aria-label": `pipeline of ${strip.names.join(", ")}`,
-        },
-        drawn,
-        boxes,
-      ),
+      drawing({ label: `pipeline of ${strip.names.join(", ")}`, width, height }, drawn, boxes),
     ),
   );
 }
