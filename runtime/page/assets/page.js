@@ -181,7 +181,7 @@ function provenance(view) {
     .map(([key, value]) => [key.replaceAll("_", " "), String(value)]);
   const facts = [
     ["compiled from", sourceOf(report)],
-    ["its SHA-256", report.source.sha256],
+    ["its SHA-256", report.source.sha256, "mono"],
     ["targets", report.targets.join(", ")],
     ...options,
     [
@@ -208,17 +208,7 @@ function provenance(view) {
       ...each,
     }));
   return [
-    html(
-      "table",
-      { class: "plain" },
-      html(
-        "tbody",
-        {},
-        facts.map(([name, value]) =>
-          html("tr", {}, html("td", {}, name), html("td", { class: name === "its SHA-256" ? "mono" : null }, value)),
-        ),
-      ),
-    ),
+    factTable(facts),
     constants && [
       html(
         "h3",
@@ -246,6 +236,18 @@ function provenance(view) {
     ],
   ];
 }
+
+// Names and values, each value in a class of its own if it has one.
+const factTable = (facts) =>
+  html(
+    "table",
+    { class: "plain" },
+    html(
+      "tbody",
+      {},
+      facts.map(([name, value, look = null]) => html("tr", {}, html("td", {}, name), html("td", { class: look }, value))),
+    ),
+  );
 
 const themes = html(
   "button",
@@ -373,25 +375,17 @@ function several(views, version) {
       null,
       views.map((view) => [
         html("h3", {}, view.build.name),
-        html(
-          "table",
-          { class: "plain" },
-          html(
-            "tbody",
-            {},
-            [
-              ["compiled from", sourceOf(view.build.report)],
-              ["its SHA-256", view.build.report.source.sha256],
-              [
-                "options",
-                Object.entries(view.build.report.options)
-                  .filter(([, value]) => value !== null)
-                  .map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`)
-                  .join(", "),
-              ],
-            ].map(([name, value]) => html("tr", {}, html("td", {}, name), html("td", {}, value))),
-          ),
-        ),
+        factTable([
+          ["compiled from", sourceOf(view.build.report)],
+          ["its SHA-256", view.build.report.source.sha256],
+          [
+            "options",
+            Object.entries(view.build.report.options)
+              .filter(([, value]) => value !== null)
+              .map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`)
+              .join(", "),
+          ],
+        ]),
       ]),
     ),
   ];
