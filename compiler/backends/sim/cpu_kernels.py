@@ -58,41 +58,35 @@ class CpuKernels(TorchKernels):
 
     def _spike_conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
         (source,) = step.inputs
-        value = self.plan.values[source]
         rows, groups = output_share(op, block)
-        width = len(op.weight[rows])
         scale = torch.from_numpy(np.exp2(op.weight_exp[rows].astype(np.float32)))
-        zero = torch.zeros(width, dtype=torch.int32)
+        zero = torch.zeros(len(scale), dtype=torch.int32)
         bias = torch.from_numpy(op.bias[rows].astype(np.float32)) if op.bias[rows].any() else None
         window = [*op.stride], [*op.padding], [*op.dilation], groups
-        shape = [self.plan.timesteps * self.plan.samples, op.weight.shape[1] * groups, *value.size]
+        shape = [self.plan.timesteps * self.plan.samples, op.weight.shape[1] * groups, *self.plan.values[source].size]
         weight = torch.ops.onednn.qconv_prepack(torch.from_numpy(op.weight[rows].copy()), scale, 1.0, 0, *window, shape)
 
         def work(frame: Frame) -> None:
-            x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
-            image = x.reshape(-1, *value.size, x.shape[2]).permute(0, 3, 1, 2)
+            image = self._image(frame, source, whole=op.groups == 1)
             made = torch.ops.onednn.qconv2d_pointwise(
                 image, 1.0, 0, weight, scale, zero, bias, *window, 1.0, 0, torch.float32, "none", [], ""
             )
-            frame.put(step.name, made.permute(0, 2, 3, 1).reshape(len(x), -1, width))
+            self._put_image(frame, step, made)
 
         return work
 
     def _float_conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
         """oneDNN's direct convolution: unlike Winograd's, its float32 sums are of products alone."""
         (source,) = step.inputs
-        value = self.plan.values[source]
         rows, groups = output_share(op, block)
-        width = len(op.weight[rows])
         weight = torch.from_numpy(np.float32(fixedpoint.scale_weight(op.weight, op.weight_exp)[rows]))
         bias = torch.from_numpy(op.bias[rows].astype(np.float32))
 
         def work(frame: Frame) -> None:
-            x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
-            image = x.reshape(-1, *value.size, x.shape[2]).permute(0, 3, 1, 2).to(torch.float32)
+            image = self._image(frame, source, whole=op.groups == 1).to(torch.float32)
             image = image.contiguous(memory_format=torch.channels_last)
             made = torch.mkldnn_convolution(image, weight, bias, op.padding, op.stride, op.dilation, groups)
-            frame.put(step.name, made.permute(0, 2, 3, 1).reshape(len(x), -1, width))
+            self._put_image(frame, step, made)
 
         return work
 
