@@ -30,6 +30,10 @@ Update: TypeAlias = Callable[[str, float, float], None]
 """Called with (what is being done, done, total); a total of 0 where it is not known."""
 
 
+def unheard(_what: str, _done: float, _total: float) -> None:
+    """An update where nobody asks for one."""
+
+
 class UsageError(Exception):
     """Arguments that contradict each other: one line, and the exit status of wrong usage."""
 
@@ -170,7 +174,7 @@ class Terminal:
         """A progress bar on the terminal's error stream, gone at the end; none elsewhere."""
         console = _console(sys.stderr)
         if self.quiet or not console.is_terminal:
-            yield lambda _what, _done, _total: None
+            yield unheard
             return
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

@@ -29,7 +29,7 @@ from resformer.compiler.ir.program import Dense, Output, Program, Relay, SumPool
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
 from resformer.compiler.samples import Samples
-from resformer.compiler.terminal import Update
+from resformer.compiler.terminal import Update, unheard
 from resformer.errors import InputError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
@@ -144,7 +144,7 @@ def verify(
     device: str = CPU,
     batch_size: int | None = None,
     local: bool = False,
-    update: Update | None = None,
+    update: Update = unheard,
 ) -> Verification:
     """Compare the checkpoint, the float graphs, the program, the backend and the quantized checkpoint on samples.
 
@@ -164,7 +164,6 @@ def verify(
     Raises:
         ResformerError: A file is damaged, the checkpoint is another network, or the backend failed.
     """
-    update = update or (lambda _what, _done, _total: None)
     update("reading", 0, 0)
     network = _network(build, program, model)
     if local:
@@ -210,7 +209,7 @@ def verify_network(
     stock_models: bool = False,
     device: str = CPU,
     batch_size: int | None = None,
-    update: Update | None = None,
+    update: Update = unheard,
 ) -> Verification:
     """Compare the sides of a network on samples, as ``verify`` does those of a build.
 
@@ -229,7 +228,6 @@ def verify_network(
     Raises:
         ResformerError: The backend failed.
     """
-    update = update or (lambda _what, _done, _total: None)
     program = network.program
     runner = None
     if backend != THE_REFERENCE:
