@@ -100,7 +100,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "input_kind": options.input_kind,
             "reset": options.reset,
             "synapse_budget": options.synapse_budget,
-            "calibration_samples": None if options.calibration is None else len(options.calibration),
+            "calibration_samples": compilation.calibration_samples,
         },
         "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
         # then its own plan says what the options of quantization would

@@ -11,6 +11,7 @@ from resformer.compiler.build import TARGETS
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
 from resformer.compiler.files import write_json
 from resformer.compiler.passes.scales import MIN_WEIGHT_BITS
+from resformer.compiler.sample_options import add_preprocessing_options, preprocessing
 from resformer.compiler.target import LOIHI
 from resformer.compiler.terminal import (
     DONE,
@@ -138,10 +139,12 @@ def compile_parser() -> Parser:
     parser.add_argument(
         "--calibration",
         type=Path,
-        metavar="X.npy",
-        help="images of the training set, 256 say, to measure ranges on and to round weights and biases for (default: "
-        "ranges are estimated from the weights, and each weight is rounded to its nearest)",
+        metavar="X",
+        help="images of the training set to measure ranges on and to round weights and biases for: a folder, of which "
+        "at most 256 are taken, or an array, .npy or .npz (default: ranges are estimated from the weights, and each "
+        "weight is rounded to its nearest)",
     )
+    add_preprocessing_options(parser.add_argument_group("what is done to the samples of --calibration and --input"))
     parser.add_argument(
         "--dump-after",
         type=lambda text: text.split(","),
@@ -285,8 +288,9 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
     from resformer.compiler.chips.chip import load_chip
     from resformer.compiler.passes.scales import QuantizationConfig
     from resformer.compiler.pipeline import CompileOptions
-    from resformer.compiler.samples import read_array
+    from resformer.compiler.sample_files import SampleFiles
 
+    calibration = arguments.calibration
     return CompileOptions(
         timesteps=arguments.timesteps,
         image_size=arguments.input_size,
@@ -297,7 +301,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
             input_scale_exp=arguments.input_scale_exp,
         ),
         synapse_budget=(arguments.synapse_budget or SYNAPSE_BUDGET) if arguments.precision == "auto" else None,
-        calibration=None if arguments.calibration is None else read_array(arguments.calibration),
+        calibration=None if calibration is None else SampleFiles(calibration, preprocessing(arguments)),
         # the float graph alone has nothing to place
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
         dt=arguments.dt,

@@ -61,8 +61,8 @@ def prepare(
     Args:
         model: Trained; left as it is.
         bits: Width of a weight, sign included, 2 to 15, as ``--weight-bits``; 8 if None.
-        calibration: Samples to measure currents on, as ``resformer-compile --calibration`` takes them; None to
-            estimate the currents from the weights.
+        calibration: Samples to measure currents on, (N, C, H, W) or (N, T, C, H, W), real numbers or pixels of 8 bits;
+            None to estimate the currents from the weights.
         plan: Scales, widths and exponents, such as a ``Compilation``'s, in place of ``bits`` and ``calibration``.
 
     Returns:

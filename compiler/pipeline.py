@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import nir
+import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
@@ -37,6 +38,7 @@ from resformer.compiler.passes.stack_synapses import stack_synapses
 from resformer.compiler.passes.sum_pools import sum_pools
 from resformer.compiler.passes.weigh_spikes import weigh_spikes
 from resformer.compiler.placement.place import Placement, place
+from resformer.compiler.sample_files import SampleFiles
 from resformer.compiler.samples import check_samples
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint
@@ -105,7 +107,8 @@ class CompileOptions:
         quantization: Widths and granularity.
         synapse_budget: Of the memory that 8 bits everywhere take, the weights' share: each layer then gets a
             width, up to that of ``quantization``, by what it is measured to lose on ``calibration``. None: one for all.
-        calibration: Samples to measure ranges on, as ``check_samples`` takes them; None to estimate the ranges.
+        calibration: Samples to measure ranges on, as ``check_samples`` takes them or in files; None to estimate the
+            ranges.
         chip: Where to place the program; None to leave that out.
         dt: Seconds a step of a network in a NIR file; None for what the file says.
         input_kind: Whether such a network's samples are real numbers ("static") or counts of events ("frames").
@@ -116,7 +119,7 @@ class CompileOptions:
     image_size: int | None = None
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     synapse_budget: float | None = None
-    calibration: npt.NDArray[Any] | None = None
+    calibration: npt.NDArray[Any] | SampleFiles | None = None
     chip: Chip | None = None
     dt: float | None = None
     input_kind: InputKind = "static"
@@ -181,6 +184,7 @@ class Compilation:
         ranges: The magnitudes that scales were chosen from, by node; empty where the checkpoint brought a plan.
         plan: The scales, widths and exponents.
         placement: The program on neurocores, which it may exceed (``Placement.require``); None if no chip was named.
+        calibration_samples: How many samples ranges were measured on; None if they were estimated.
     """
 
     source: Source
@@ -190,6 +194,7 @@ class Compilation:
     ranges: Mapping[str, float]
     plan: QuantizationPlan
     placement: Placement | None = None
+    calibration_samples: int | None = None
 
     @property
     def network(self) -> Graph[nir.NIRNode]:
@@ -280,30 +285,45 @@ def _compile(
     for float_pass in float_passes:
         graph = step.run(float_pass, graph)
 
+    samples = None
     if source.plan is not None:
         ranges: Mapping[str, float] = {}
         calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
     else:
-        ranges, calibrated = _calibrate(graph, options, progress)
+        samples = _calibration_samples(graph, options.calibration)
+        ranges, calibrated = _calibrate(graph, samples, options, progress)
     quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded))
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = step.run(integer_pass, program)
     placement = None if options.chip is None else place(program, options.chip)
-    return Compilation(source, graph, quantized, program, ranges, calibrated.plan, placement)
+    count = None if samples is None else len(samples)
+    return Compilation(source, graph, quantized, program, ranges, calibrated.plan, placement, count)
+
+
+def _calibration_samples(
+    graph: Graph[nir.NIRNode], given: npt.NDArray[Any] | SampleFiles | None
+) -> npt.NDArray[np.float64] | None:
+    """The samples to calibrate on, read and checked."""
+    if given is None:
+        return None
+    found = given.open(graph) if isinstance(given, SampleFiles) else check_samples(given, graph, "calibration")
+    return found.real()
 
 
 def _calibrate(
-    graph: Graph[nir.NIRNode], options: CompileOptions, progress: Progress | None
+    graph: Graph[nir.NIRNode],
+    samples: npt.NDArray[np.float64] | None,
+    options: CompileOptions,
+    progress: Progress | None,
 ) -> tuple[Mapping[str, float], Calibrated]:
     """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
     config = options.resolved
-    if options.calibration is None:
+    if samples is None:
         if options.synapse_budget is not None:
             raise InputError("synapse budget: widths by layer are measured on images; give --calibration")
         ranges = estimated_ranges(graph)
         return ranges, Calibrated(choose_plan(graph, ranges, config, measured=False), {})
-    samples = check_samples(options.calibration, graph, "calibration").real()
     ranges = measured_ranges(graph, samples)
     plan = choose_plan(graph, ranges, config, measured=True)
     if options.synapse_budget is not None:

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from resformer.compiler.backends import BACKENDS, CPU
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
 from resformer.compiler.files import write_atomically, write_json
+from resformer.compiler.sample_options import add_preprocessing_options
 from resformer.compiler.terminal import (
     DONE,
     FAILED,
@@ -137,6 +138,7 @@ def _either(choices: Sequence[str]) -> str:
 def _add_common(parser: Parser) -> None:
     parser.add_argument("build", type=Path, metavar="BUILD", help="folder that resformer-compile wrote")
     add_input_options(parser)
+    add_preprocessing_options(parser)
     parser.add_argument("--backend", choices=tuple(BACKENDS), default=DEFAULT_BACKEND, help="(default: %(default)s)")
     parser.add_argument(
         "--device", type=_device, default=CPU, metavar="{cpu,cuda,cuda:N}", help="where sim runs (default: %(default)s)"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resformer.compiler.cli import NO_CHIP, compile_build, compile_parser
 from resformer.compiler.files import write_json, write_text
+from resformer.compiler.sample_options import PREPROCESSING, check_preprocessing_usage
 from resformer.compiler.terminal import (
     DONE,
     FAILED,
@@ -20,7 +21,7 @@ from resformer.compiler.terminal import (
 )
 from resformer.runtime.inputs import add_input_options, check_input_usage, read_given, require_input
 
-NOT_SWEPT = ("help", "model", "target", "output", "check", "json", "dump_after", "quiet")
+NOT_SWEPT = ("help", "model", "target", "output", "check", "json", "dump_after", "quiet", *PREPROCESSING)
 """Arguments of compiling that are no choice about the network."""
 FLAG_VALUES = {"no": False, "yes": True}
 TABLES = (".json", ".csv")
@@ -53,10 +54,14 @@ def _parser() -> Parser:
 def _compile(arguments: argparse.Namespace) -> int:
     if arguments.input is None:
         require_input(arguments)
+        if arguments.calibration is None:
+            require_input(arguments, *PREPROCESSING, needed="--calibration or --input")
+        else:
+            check_preprocessing_usage(arguments, arguments.calibration)
     elif arguments.sweep is None and arguments.report is None:
         raise UsageError("--input: goes with --sweep or --report")
     else:
-        check_input_usage(arguments)
+        check_input_usage(arguments, *filter(None, (arguments.calibration,)))
     if arguments.sweep is not None:
         return _sweep(arguments)
     if arguments.table:

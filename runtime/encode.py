@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.program import Output, Program
-from resformer.compiler.samples import Samples
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -24,28 +23,6 @@ class Encoded:
 
     values: npt.NDArray[np.int32]
     clipped: int
-
-
-@dataclass(frozen=True, eq=False)
-class Normalized:
-    """Samples less a mean, divided by a deviation: (x - mean) / std in float64, channel by channel.
-
-    Attributes:
-        samples: Not normalized yet.
-        mean, std: (C, 1, 1), or (1, 1, 1) for all channels.
-    """
-
-    samples: Samples
-    mean: Float64Array
-    std: Float64Array
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def real(self, start: int = 0, stop: int | None = None) -> Float64Array:
-        """The values of some samples."""
-        values: Float64Array = (self.samples.real(start, stop) - self.mean) / self.std
-        return values
 
 
 def encode(samples: Float64Array, program: Program) -> Encoded:

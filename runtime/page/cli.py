@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
+from resformer.compiler.sample_options import PREPROCESSING, add_preprocessing_options
 from resformer.compiler.terminal import (
     DONE,
     Parser,
@@ -59,6 +60,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="report.html", help="file to write")
     add_input_options(parser, required=False)
+    add_preprocessing_options(parser)
     for name, (metavar, meaning) in ONE_A_BUILD.items():
         parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar=metavar, help=meaning)
     parser.add_argument(
@@ -82,7 +84,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         if given and len(given) != builds:
             raise UsageError(f"--{name}: {len(given)} files for {builds} builds; give one each, in their order")
     if arguments.input is None:
-        require_input(arguments, "chip", "model")
+        require_input(arguments, *PREPROCESSING, "chip", "model")
     else:
         check_input_usage(arguments)
     check_writable(arguments.output)

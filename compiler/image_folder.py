@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples import PIXEL_MAX
 from resformer.errors import BackendMissingError, FileFormatError, InputError
 
@@ -62,6 +62,11 @@ class ImageFolder:
     def first(self, count: int) -> ImageFolder:
         """The first so many images."""
         return replace(self, names=self.names[:count])
+
+    def spread(self, count: int) -> ImageFolder:
+        """So many images, evenly chosen, or all if there are fewer."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
+        return replace(self, names=tuple(self.names[index] for index in chosen))
 
     def labels(self, classes: int) -> npt.NDArray[np.int64] | None:
         """The class of each image, (N,): its folder's index among the sorted ones; None unless there is one a class."""
@@ -111,7 +116,7 @@ class ImageFolder:
             )
 
 
-def open_image_folder(directory: Path, program: Program, *, resize: bool) -> ImageFolder:
+def open_image_folder(directory: Path, network: Graph[Any], *, resize: bool) -> ImageFolder:
     """Find a folder's images, in it and in folders below it.
 
     Raises:
@@ -124,11 +129,12 @@ def open_image_folder(directory: Path, program: Program, *, resize: bool) -> Ima
         raise BackendMissingError(
             f"{directory}: reading image files needs Pillow; pip install 'resformer[images]'"
         ) from None
-    channels, height, width = program.input.shape
-    if channels not in MODES or program.metadata.get("input") == "frames":
+    channels, height, width = network.input.shape
+    frames = network.metadata.get("input") == "frames"
+    if channels not in MODES or frames:
         raise InputError(
             f"{directory}: image files have 1 or 3 channels and one frame, the network takes {channels} channels"
-            f"{' of event frames' if program.metadata.get('input') == 'frames' else ''}; give an .npy file"
+            f"{' of event frames' if frames else ''}; give an .npy file"
         )
     found = []
     for folder, folders, files in os.walk(directory, followlinks=True):

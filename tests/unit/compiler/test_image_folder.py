@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resformer.compiler import image_folder
+from resformer.compiler.image_folder import ImageFolder, open_image_folder, resize_and_crop
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import Input, Output, Program, Signal, SignalKind
 from resformer.errors import BackendMissingError, FileFormatError, InputError
-from resformer.runtime import image_folder
-from resformer.runtime.image_folder import ImageFolder, open_image_folder, resize_and_crop
 
 
 def network(channels: int = 3, size: int = 8, kind: str = "static") -> Program:
