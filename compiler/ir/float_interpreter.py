@@ -146,7 +146,7 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
 
 def _feedback(neurons: RecurrentCubaLIF, current: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """What a population's spikes of one step, (N, ...), add to its input of the next."""
-    weight, bias = _constant(neurons.weight, current), _constant(neurons.bias, current)
+    weight, bias = _whole(neurons.weight, current), _whole(neurons.bias, current)
     _, batch, *shape = current.shape
     image = (batch, *(*shape, 1, 1)[:3])
 
@@ -218,14 +218,14 @@ def _(op: nir.Output, x: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: nir.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    bias = _constant(op.bias, x) if np.any(op.bias) else None
+    bias = _whole(op.bias, x) if np.any(op.bias) else None
     stride, padding, dilation = pair(op.stride), pair(op.padding), pair(op.dilation)
-    return _split(F.conv2d(_merge(x), _constant(op.weight, x), bias, stride, padding, dilation, int(op.groups)), x)
+    return _split(F.conv2d(_merge(x), _whole(op.weight, x), bias, stride, padding, dilation, int(op.groups)), x)
 
 
 @evaluate.register
 def _(op: BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-    mean, var, weight, bias = (_constant(each, x) for each in (op.running_mean, op.running_var, op.weight, op.bias))
+    mean, var, weight, bias = (_whole(each, x) for each in (op.running_mean, op.running_var, op.weight, op.bias))
     return _split(F.batch_norm(_merge(x), mean, var, weight, bias, eps=float(op.eps)), x)
 
 
@@ -249,12 +249,12 @@ def _(op: nir.SumPool2d, x: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: nir.Linear, x: torch.Tensor) -> torch.Tensor:
-    return F.linear(x, _constant(op.weight, x))
+    return F.linear(x, _whole(op.weight, x))
 
 
 @evaluate.register
 def _(op: nir.Affine, x: torch.Tensor) -> torch.Tensor:
-    return F.linear(x, _constant(op.weight, x), _constant(op.bias, x))
+    return F.linear(x, _whole(op.weight, x), _whole(op.bias, x))
 
 
 @evaluate.register
@@ -320,3 +320,8 @@ def _split(merged: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def _constant(array: npt.NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
     """A parameter as a tensor, its broadcast axes left at length one."""
     return torch.tensor(collapse(np.asarray(array)), dtype=like.dtype, device=like.device)
+
+
+def _whole(array: npt.NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
+    """A parameter as a tensor of its own shape, which files may hold as one value that repeats."""
+    return torch.tensor(np.asarray(array), dtype=like.dtype, device=like.device)

@@ -342,6 +342,22 @@ def test_our_neurons_verify_in_lava(name: str, tmp_path: Path) -> None:
     assert place(program, load_chip("loihi2")).violations == ()
 
 
+def test_synapses_of_one_value_verify(tmp_path: Path) -> None:
+    """A build's file holds such parameters as one number."""
+    rng = np.random.default_rng(5)
+    layers = nir.Affine(np.full((5, 6), 0.3), np.full(5, 0.2)), lif((5,)), nir.Affine(np.full((3, 5), 0.4), np.zeros(3))
+    content = chain((6,), *layers, lif((3,)))
+    path = write(tmp_path / "network.nir", content)
+    options = CompileOptions(timesteps=12, dt=1e-4)
+    write_build(compile_nir(path, options), tmp_path / "b", ["sim"], options)
+    build = read_build(tmp_path / "b")
+    program = build.program()
+    samples = check_samples((rng.random((3, 12, 6)) < 0.5).astype(np.float64), program, "x")
+    result = verify(build, samples, program, backend="sim", model=path)
+    assert result.equivalent
+    assert result.checks[FLOAT_GRAPH].mismatched == 0
+
+
 @pytest.mark.parametrize("name", READOUTS)
 def test_potentials_of_the_readout_are_those_of_the_float_network(name: str, tmp_path: Path) -> None:
     """Decays of 12 bits and weights of 8 change them; what they leak to, scales and gains do not."""

@@ -1,5 +1,7 @@
 """Each operation against a plain restatement of it."""
 
+from collections.abc import Callable
+
 import nir
 import numpy as np
 import pytest
@@ -40,6 +42,20 @@ def test_batch_norm() -> None:
     wide = [each[:, None, None] for each in (mean, var, weight, bias)]
     wanted = (x.numpy() - wide[0]) / np.sqrt(wide[1] + 1e-5) * wide[2] + wide[3]
     np.testing.assert_allclose(result, wanted, rtol=0, atol=1e-14)
+
+
+def test_parameters_that_repeat_have_their_shape_whole() -> None:
+    """As files hold them: one value, and strides of zero."""
+    x, flat = values(2, 3, 4, 5, 5), values(2, 3, 4)
+
+    def same(make: Callable[[Callable[[float, tuple[int, ...]], np.ndarray]], nir.NIRNode], x: torch.Tensor) -> None:
+        wanted = float_interpreter.evaluate(make(lambda value, shape: np.full(shape, value)), x)
+        assert torch.equal(float_interpreter.evaluate(make(constant), x), wanted)
+
+    same(lambda fill: nir.Conv2d((5, 5), fill(0.5, (6, 2, 3, 3)), 1, (1, 1), 1, 2, fill(0.25, (6,))), x)
+    same(lambda fill: BatchNorm2d(fill(2.0, (4,)), fill(0.5, (4,)), fill(0.25, (4,)), fill(1.5, (4,)), 1e-5), x)
+    same(lambda fill: nir.Linear(fill(0.5, (3, 4))), flat)
+    same(lambda fill: nir.Affine(fill(0.5, (3, 4)), fill(0.25, (3,))), flat)
 
 
 def test_pools() -> None:
