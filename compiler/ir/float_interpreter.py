@@ -144,6 +144,11 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
             v = torch.where(fired, reset(v), v)
 
 
+def step_ago(spikes: torch.Tensor) -> torch.Tensor:
+    """What recurrent synapses read at each step, (T, N, ...): what their neurons fired one step ago."""
+    return torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
+
+
 def _feedback(neurons: RecurrentCubaLIF, current: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """What a population's spikes of one step, (N, ...), add to its input of the next."""
     weight, bias = _whole(neurons.weight, current), _whole(neurons.bias, current)

@@ -1,8 +1,9 @@
 """Post-training quantization that looks at data: exponents, mantissas and biases by the error of each layer's output.
 
 Calibration samples run through the float network. Each layer with weights is rounded for what it reads there, so as to
-lose least of the current that it sends; then its bias makes up for the error's mean. No layer is made to mend what
-another did: ``resformer-verify --local`` measures each by the same rule. docs/numerics.md has the formulas.
+lose least of the current that it sends; then its bias makes up for the error's mean. What a population's synapses onto
+itself read are the spikes that it fired a step ago. No layer is made to mend what another did: ``resformer-verify
+--local`` measures each by the same rule. docs/numerics.md has the formulas.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ import torch.nn.functional as F
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import pair
+from resformer.compiler.ir.primitives import RecurrentCubaLIF, pair
 from resformer.compiler.passes.quantize import LayerIntegers
 from resformer.compiler.passes.rounding import round_together
-from resformer.compiler.passes.scales import LayerPlan, QuantizationPlan
+from resformer.compiler.passes.scales import CONVOLUTIONAL, WEIGHTED, LayerPlan, QuantizationPlan
 
 Progress: TypeAlias = Callable[[str, float, float], None]
 """Told the layer that was rounded, how many are, and of how many."""
 
-CALIBRATED: tuple[type[nir.NIRNode], ...] = (nir.Conv2d, nir.Linear, nir.Affine)
-"""What is rounded for its input; recurrent weights, which read what they themselves cause, go to their nearest."""
 VALUES = 2**26
 """Values of one node that are held at once, in single precision: 256 MiB; of more samples, some are left out."""
 ROWS = 2**15
@@ -138,12 +137,12 @@ class _Calibration:
         plan, unit_exp = self.plan.layers[node.name], self.plan.weight_unit_exp(node)
         groups, outputs = seen.target.shape
         weight = torch.from_numpy(node.op.weight.astype(np.float64)).reshape(groups, outputs, -1)
-        bias_step = 2.0 ** -self.plan.scale_exps[node.name]
+        bias_step = 2.0 ** -self.plan.current_exp(node)
         has_bias = hasattr(node.op, "bias")
         bias = torch.from_numpy(np.asarray(node.op.bias if has_bias else np.zeros(len(node.op.weight))))
         wanted = torch.cat([weight, bias.reshape(groups, outputs, 1)], dim=2)
         exponents = torch.tensor(plan.weight_exp).expand(groups * outputs).reshape(groups, outputs)
-        searched = self.steps.search and isinstance(node.op, nir.Conv2d) and plan.bits <= SEARCHED_BITS
+        searched = self.steps.search and isinstance(node.op, CONVOLUTIONAL) and plan.bits <= SEARCHED_BITS
         tries = HALVINGS + 1 if searched else 1
         candidates = torch.stack([(exponents - each).clamp_min(0) for each in range(tries)])  # (tries, G, C)
         step = (2.0 ** (candidates.double() - unit_exp))[..., None]
@@ -158,7 +157,7 @@ class _Calibration:
         index = best[None, :, :, None]
         multiples = multiples.gather(0, index.expand(1, *multiples.shape[1:]))[0]
         exponents = candidates.gather(0, best[None])[0].flatten()
-        chosen = exponents.tolist() if isinstance(node.op, nir.Conv2d) else list(plan.weight_exp)
+        chosen = exponents.tolist() if isinstance(node.op, CONVOLUTIONAL) else list(plan.weight_exp)
         mantissa = multiples[:, :, :-1].reshape(node.op.weight.shape).numpy().astype(plan.mantissa_dtype)
         return replace(plan, weight_exp=tuple(chosen)), LayerIntegers(mantissa, multiples[:, :, -1].flatten().numpy())
 
@@ -195,7 +194,10 @@ def moments(
     scale, high = 2.0 ** plan.scale_exps[graph.input.name], plan.input_high
     repeats = samples.ndim == len(graph.input.shape) + 1  # the same frame in each step
     for node, inputs, output in float_interpreter.trace(graph, _affordable(graph, samples), dtype=torch.float32):
-        if isinstance(node.op, CALIBRATED):
+        if isinstance(node.op, RecurrentCubaLIF):
+            synapses, source = node.op.synapses(), float_interpreter.step_ago(output)
+            yield node, _moments(synapses, source, float_interpreter.evaluate(synapses, source))
+        elif isinstance(node.op, WEIGHTED):
             if node.inputs[0] == graph.input.name:
                 frames = slice(1 if repeats else None)
                 source = (inputs[0][frames] * scale).round().clamp(-high, high) / scale

@@ -86,7 +86,7 @@ def round_layer(plan: QuantizationPlan, node: Node[nir.NIRNode]) -> LayerInteger
     bias = op.bias if hasattr(op, "bias") else np.zeros(len(op.weight))
     return LayerIntegers(
         np.clip(np.rint(scaled), -layer.mantissa_max, layer.mantissa_max).astype(layer.mantissa_dtype),
-        np.rint(bias * 2.0 ** plan.scale_exps[node.name]),
+        np.rint(bias * 2.0 ** plan.current_exp(node)),
     )
 
 
@@ -247,12 +247,11 @@ class _Lowering:
             v_bias=_rounded(neurons.v_bias, fine),
             soft_reset=neurons.soft_reset,
         )
-        return self._recurrent(node, op, unit) if isinstance(neurons, RecurrentCubaLIF) else op
+        return self._recurrent(node, op) if isinstance(neurons, RecurrentCubaLIF) else op
 
-    def _recurrent(self, node: Node[nir.NIRNode], op: CubaLIF, unit: float) -> Op:
-        neurons = node.op
-        integers = round_layer(self.plan, node)
-        bias = _checked_bias(node.name, np.rint(neurons.bias * unit), LOIHI.a_max) << LOIHI.a_shift
+    def _recurrent(self, node: Node[nir.NIRNode], op: CubaLIF) -> Op:
+        neurons, integers = node.op, self._integers(node)
+        bias = _checked_bias(node.name, integers.bias, LOIHI.a_max) << LOIHI.a_shift
         return integer.RecurrentCubaLIF(
             **{field.name: getattr(op, field.name) for field in dataclasses.fields(op) if field.name != "u_bias"},
             u_bias=bias.reshape(-1, 1, 1) if bias.any() else op.u_bias,

@@ -152,8 +152,12 @@ class QuantizationPlan:
     scale_exps: Mapping[str, int]
     layers: Mapping[str, LayerPlan]
 
+    def current_exp(self, node: Node[Any]) -> int:
+        """k of the current that a layer's weights and biases add to."""
+        return current_exp(self.scale_exps, node)
+
     def weight_unit_exp(self, node: Node[Any]) -> int:
-        """u, where a weight w of a layer counts as w * 2^u of its finest units: its output's k less its input's."""
+        """u, where a weight w of a layer counts as w * 2^u of its finest units: its current's k less its input's."""
         return weight_unit_exp(self.scale_exps, node)
 
     def check_fits(self, graph: Graph[nir.NIRNode]) -> None:
@@ -301,11 +305,15 @@ def _whole(value: object) -> int:
     return value
 
 
+def current_exp(scale_exps: Mapping[str, int], node: Node[Any]) -> int:
+    """The exponent of ``QuantizationPlan.current_exp``; recurrent synapses add to their neurons' input."""
+    return scale_exps[node.inputs[0] if isinstance(node.op, RecurrentCubaLIF) else node.name]
+
+
 def weight_unit_exp(scale_exps: Mapping[str, int], node: Node[Any]) -> int:
-    """The exponent of ``QuantizationPlan.weight_unit_exp``; recurrent weights of spikes add to the neurons' input."""
-    if isinstance(node.op, RecurrentCubaLIF):
-        return scale_exps[node.inputs[0]]
-    return scale_exps[node.name] - scale_exps[node.inputs[0]]
+    """The exponent of ``QuantizationPlan.weight_unit_exp``; recurrent synapses read the spikes of their neurons."""
+    read = node.name if isinstance(node.op, RecurrentCubaLIF) else node.inputs[0]
+    return current_exp(scale_exps, node) - scale_exps[read]
 
 
 def mantissa_max(bits: int) -> int:
