@@ -30,7 +30,7 @@ class Network:
     Attributes:
         name: The variant's.
         checkpoint: Where its tensors are.
-        images: (8, 3, 224, 224), float32, normalised.
+        images: (8 or more, 3, 224, 224), float32, normalised.
         program: It, compiled.
     """
 
@@ -58,13 +58,13 @@ def network(variant: str, folder: Path) -> Network:
     return Network(variant, checkpoint, np.load(images), compile_checkpoint(checkpoint).program)
 
 
-def checkpoint_files(variant: str, folder: Path) -> tuple[Path, Path]:
-    """A variant's checkpoint and images, made if the folder lacks them."""
+def checkpoint_files(variant: str, folder: Path, count: int = IMAGES) -> tuple[Path, Path]:
+    """A variant's checkpoint and so many images or more, made if the folder lacks them."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, images = folder / f"{variant}.pt", folder / f"{variant}_images.npy"
-    if not checkpoint.exists() or not images.exists():
+    if not checkpoint.exists() or not images.exists() or len(np.load(images, mmap_mode="r")) < count:
         print(f"making {checkpoint}", file=sys.stderr)
-        command = [sys.executable, str(MAKE_CHECKPOINT), variant, "-o", str(checkpoint), "--images", str(IMAGES)]
+        command = [sys.executable, str(MAKE_CHECKPOINT), variant, "-o", str(checkpoint), "--images", str(count)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return checkpoint, images
 

