@@ -95,7 +95,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "timesteps": options.timesteps,
             "input_size": options.image_size,
             **dataclasses.asdict(options.quantization),
-            "weight_bits": options.resolved.default_bits,
+            "weight_bits": None if source.plan is not None else options.resolved.default_bits,
             "dt": options.dt,
             "input_kind": options.input_kind,
             "reset": options.reset,
@@ -103,7 +103,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "calibration_samples": compilation.calibration_samples,
         },
         "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
-        # then its own plan says what the options of quantization would
+        # then its own plan says what the options of quantization would, and there is no width that all start from
         "fine_tuned": source.plan is not None,
         "timesteps": program.timesteps,
         "input": _input(program),
@@ -296,11 +296,12 @@ def _layer(compilation: Compilation, name: str, index_bits: int) -> dict[str, An
     """What became of a layer's weights; of stacked synapses, both parts together."""
     program = compilation.program
     found = layer_synapses(program, name)
-    low = found[-1].op
-    assert isinstance(low, Conv2d | Dense)
+    ops = [each.op for each in found if isinstance(each.op, Conv2d | Dense)]
+    low = ops[-1]
+    mantissas = sum(fixedpoint.scale_weight(op.weight, op.weight_exp - low.weight_exp) for op in ops)
     exponents = np.atleast_1d(low.weight_exp)
     return {
-        "weight_bits": compilation.plan.layers[name].bits if len(found) > 1 else mantissa_bits(low.weight),
+        "weight_bits": mantissa_bits(np.asarray(mantissas)),
         "weight_exp": [int(exponents.min()), int(exponents.max())],
         "synapses": sum(synapses(program, each, index_bits) for each in found),
         "sqnr_db": _rounded(sqnr_db(compilation.folded, program, name)),

@@ -357,11 +357,7 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
     if placement is not None:
         cores = counted(placement["cores"], "core")
         rows.append(("chip", f"{cores}, {counted(placement['chips'], 'chip')} of {placement['chip']}"))
-    if report["fine_tuned"]:
-        bits = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node})
-        rows.append(("weights", f"as fine-tuned, {_row(bits)} bits"))
-    else:
-        rows.append(("weights", _weights(report)))
+    rows.append(("weights", _weights(report)))
     if net is not None:
         exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
         rows.append(("against SpikingJelly", exact))
@@ -389,6 +385,8 @@ def _weights(report: Any) -> str:
     """How wide the weights are, what they were rounded by, and what that lacks."""
     widths = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node}) or [0]
     bits = f"{widths[-1]} bits" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} bits"
+    if report["fine_tuned"]:
+        return f"as fine-tuned, {bits}"
     samples = report["options"]["calibration_samples"]
     if samples is None:
         return f"{bits}, rounded without data: ranges estimated, biases uncorrected; --calibration X.npy loses less"

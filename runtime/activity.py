@@ -100,10 +100,10 @@ def stem_macs(program: Program) -> int:
     )
 
 
-def taps(size: int, targets: int, kernel: int, stride: int, padding: int) -> Int64Array:
+def taps(size: int, targets: int, kernel: int, stride: int, padding: int, dilation: int) -> Int64Array:
     """For each row (or column) of a source, how many rows of targets read it."""
     first = np.arange(targets) * stride - padding
-    read = (first[:, None] + np.arange(kernel)).reshape(-1)
+    read = (first[:, None] + dilation * np.arange(kernel)).reshape(-1)
     return np.bincount(read[(read >= 0) & (read < size)], minlength=size).astype(np.int64)
 
 
@@ -165,8 +165,16 @@ def _operations(node: Node[Op], spikes: Int64Array) -> Int64Array:
     match op:
         case Conv2d():
             rows, columns = (
-                taps(size, node.shape[1 + axis], op.weight.shape[2 + axis], op.stride[axis], op.padding[axis])
-                for axis, size in enumerate(spikes.shape[1:])
+                taps(size, targets, *along)
+                for size, targets, *along in zip(
+                    spikes.shape[1:],
+                    node.shape[1:],
+                    op.weight.shape[2:],
+                    op.stride,
+                    op.padding,
+                    op.dilation,
+                    strict=True,
+                )
             )
             weights: Int64Array = np.einsum("trc,r,c->t", spikes, rows, columns)
             return weights * (node.shape[0] // op.groups)

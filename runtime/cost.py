@@ -210,8 +210,16 @@ def _operations(
     match edge.link:
         case Link.CONVOLUTION:
             counts = [
-                taps(size, population.shape[1 + axis], edge.kernel[axis], edge.stride[axis], edge.padding[axis])
-                for axis, size in enumerate(sent.shape[1:])
+                taps(size, targets, *along)
+                for size, targets, *along in zip(
+                    sent.shape[1:],
+                    population.shape[1:],
+                    edge.kernel,
+                    edge.stride,
+                    edge.padding,
+                    edge.dilation,
+                    strict=True,
+                )
             ]
             found: npt.NDArray[np.float64] = np.einsum("trc,r,c->t", sent, *counts) * (channels // edge.groups)
             return found * edge.synapses(chip.synapse_index_bits)

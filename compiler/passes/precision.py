@@ -66,7 +66,15 @@ def sensitivities(
         widest: The most bits.
         per_channel: Whether each output channel has an exponent of its own.
         index_bits: What a synapse takes beside its weight where it is stored by itself.
+
+    Raises:
+        RangeError: The most bits are fewer than the least that may be chosen.
     """
+    if widest < NARROWEST:
+        raise RangeError(
+            f"weight bits: {widest} at most leave automatic precision nothing to choose, {NARROWEST} being the least; "
+            f"set --weight-bits to {NARROWEST} or more, or leave out --precision auto"
+        )
     return [
         _measure(node, seen, 2.0 ** -plan.weight_unit_exp(node), range(NARROWEST, widest + 1), per_channel, index_bits)
         for node, seen in layers

@@ -81,6 +81,7 @@ class Edge:
         kernel: (rows, columns) that a target reads.
         stride: Between targets, likewise.
         padding: Around the source.
+        dilation: Between the rows, and the columns, that a target reads.
         groups: Blocks of channels that do not mix; the source's channels where each target reads one.
         delay: Steps that a spike waits.
         reads: For products, how many values each target selects among: a head's channels, or the map's rows.
@@ -95,11 +96,18 @@ class Edge:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     delay: int = 0
     reads: int = 0
     transpose: bool = False
     weights: tuple[WeightArray, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The rows and columns from the first that a target reads to the last, those that it leaves out included."""
+        rows, columns = (gap * (size - 1) + 1 for gap, size in zip(self.dilation, self.kernel, strict=True))
+        return rows, columns
 
     def synapses(self, index_bits: int) -> float:
         """How many a message meets for each target of its kernel, on average: weights that are not stored are none."""
@@ -296,9 +304,7 @@ class _Mapper:
             case SumPool2d() as pool:
                 channels = node.shape[0]
                 kernel, stride = pool.kernel_size, pool.stride
-                return Edge(
-                    source, node.name, Link.CONVOLUTION, 2, kernel, stride, (0, 0), groups=channels, delay=delay
-                )
+                return Edge(source, node.name, Link.CONVOLUTION, 2, kernel, stride, groups=channels, delay=delay)
             case _:
                 raise AssertionError(f"{node.name}: a {type(node.op).__name__} has no synapses")
 
@@ -316,7 +322,6 @@ class _Mapper:
 def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) -> Edge:
     """The connection of a convolution, or of the two that stacked synapses are."""
     op = parts[0]
-    assert op.dilation == (1, 1), f"{name}: the frontend makes no dilated convolutions"
     rows, columns = op.weight.shape[2:]
     return Edge(
         source,
@@ -325,6 +330,7 @@ def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) ->
         kernel=(rows, columns),
         stride=op.stride,
         padding=op.padding,
+        dilation=op.dilation,
         groups=op.groups,
         delay=delay,
         weights=tuple(part.weight for part in parts),

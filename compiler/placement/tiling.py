@@ -286,15 +286,18 @@ def _groups_read(edge: Edge, population: Population, channels: Int64Array) -> tu
 
 
 def _read(edge: Edge, axis: int, tile: Int64Array, count: Int64Array, shape: Shape3, source: Shape3) -> Int64Array:
-    """Rows (axis 0) or columns of the source that all tiles along an axis read, together."""
+    """Rows (axis 0) or columns of the source that all tiles along an axis read, together.
+
+    What lies between is taken to be read too, where strides and dilations leave it out.
+    """
     total = np.zeros_like(tile)
     size, extent = shape[1 + axis], source[1 + axis]
-    kernel, stride, padding = edge.kernel[axis], edge.stride[axis], edge.padding[axis]
+    window, stride, padding = edge.window[axis], edge.stride[axis], edge.padding[axis]
     for index, (width, tiles) in enumerate(zip(tile, count, strict=True)):
         first = np.arange(tiles) * width
         last = np.minimum(first + width, size) - 1
         low = np.clip(first * stride - padding, 0, extent)
-        high = np.clip(last * stride - padding + kernel, 0, extent)
+        high = np.clip(last * stride - padding + window, 0, extent)
         total[index] = np.maximum(high - low, 0).sum()
     return total
 

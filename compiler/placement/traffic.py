@@ -65,7 +65,7 @@ def _shared(edge: Edge, sender: Placed, reader: Placed) -> npt.NDArray[np.float6
         else:
             stride, padding = edge.stride[axis - 1], edge.padding[axis - 1]
             low = first * stride - padding
-            high = (last - 1) * stride - padding + edge.kernel[axis - 1]
+            high = (last - 1) * stride - padding + edge.window[axis - 1]
         starts = np.arange(sender.tiling.counts[axis]) * sender.tiling.tile[axis]
         ends = np.minimum(starts + sender.tiling.tile[axis], source[axis])
         axes.append(np.maximum(np.minimum(ends[:, None], high) - np.maximum(starts[:, None], low), 0))

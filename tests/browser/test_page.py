@@ -160,6 +160,31 @@ def test_comparison_opens(tiny: Tiny, tmp_path: Path, open_page: Callable[..., A
     assert "No measured number differs" in page.locator("#bars").inner_text()
 
 
+def test_widths_are_those_of_the_weights(tiny: Tiny, tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    layer, build, path = "layers.0.1.up.1", tmp_path / "mixed", tmp_path / "r.html"
+    arguments = [str(tiny.model), "--target", "sim", "-o", str(build), "--quiet", *tiny.arguments]
+    assert compile_main([*arguments, "--layer-bits", f"{layer}=12,classifier=4"]) == 0
+    assert report_main([str(build), "-o", str(path)]) == 0
+    page = open_page(path)
+    assert page.locator("[data-key='weight bits']").inner_text() == "4 to 12 bits"
+    assert f"{layer}=12, classifier=4" in page.locator("#sources").inner_text()
+    tips = [
+        page.locator(f"#network g.layer[data-layer='{layer}{part}']").get_attribute("data-tip") for part in ("", ".hi")
+    ]
+    assert "weights of 12 bits, exponent" in tips[0]
+    assert f"of the weights of {layer}" in tips[1]
+    assert report_main([str(tiny.build), str(build), "-o", str(path)]) == 0
+    page = open_page(path)
+    assert page.locator("table.compare tbody tr").nth(0).locator("td").all_inner_texts()[1:] == [
+        "weight bits",
+        "8",
+        "4 to 12",
+    ]
+    text = page.locator("#sources").inner_text()
+    assert f"{layer}=12" in text
+    assert "[object" not in text
+
+
 def test_hostile_names_are_shown_and_do_nothing(tiny: Tiny, tmp_path: Path, open_page: Callable[..., Any]) -> None:
     build = tiny.copied_build(tmp_path)
     for name in ("report.json", "placement.json"):

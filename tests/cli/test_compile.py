@@ -14,7 +14,7 @@ import torch
 
 import resformer
 from resformer.compiler.cli import main
-from resformer.compiler.ir.program import Conv2d
+from resformer.compiler.ir.program import Conv2d, layer_weight
 from resformer.compiler.pipeline import PASS_NAMES
 from resformer.models.checkpoint import load_checkpoint
 from resformer.runtime.cli import verify_main
@@ -165,6 +165,28 @@ def test_a_budget_above_one_buys_second_synapses(tiny: Tiny, tmp_path: Path) -> 
     assert max(node.get("weight_bits", 0) for node in nine["nodes"]) == 9
     for total in ("synapses", "weight_memory_bits"):
         assert 1 < nine["totals"][total] / eight["totals"][total] < 1.3, "few weights need a second synapse"
+
+
+def test_stacked_layers_have_the_width_of_their_mantissas(tiny: Tiny, tmp_path: Path) -> None:
+    """However many bits were asked for: these weights have no more at the scale of their currents."""
+    assert compile_tiny(tiny, tmp_path / "b", "--weight-bits", "15", "--input-scale-exp", "2") == 0
+    report, program = read_json(tmp_path / "b" / "report.json"), program_of(tmp_path / "b")
+    widths = {
+        node["name"]: node["weight_bits"] for node in report["nodes"] if node["op"] == "Add" and "synapses" in node
+    }
+    for name, bits in widths.items():
+        weight = layer_weight(program, name) >> program[f"{name}.lo"].op.weight_exp.reshape(-1, 1, 1, 1)
+        assert 2 ** (bits - 2) <= np.abs(weight).max() < 2 ** (bits - 1)
+    assert 9 <= min(widths.values()) < 15
+
+
+def test_automatic_precision_has_four_bits_at_least(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = ("--calibration", str(tiny.images), "--precision", "auto", "--weight-bits")
+    assert compile_tiny(tiny, tmp_path / "3", *auto, "3") == 1
+    assert "set --weight-bits to 4 or more, or leave out --precision auto" in capsys.readouterr().err
+    assert compile_tiny(tiny, tmp_path / "4", *auto, "4") == 0
 
 
 def test_rounding_without_data_says_what_it_lacks(

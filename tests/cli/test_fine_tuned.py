@@ -75,7 +75,8 @@ def test_compiling_says_what_it_found(folder: Path, tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out
     assert "as fine-tuned, 4 bits" in out
     assert "rounding changed" not in out
-    assert read_json(tmp_path / "build" / "report.json")["fine_tuned"] is True
+    report = read_json(tmp_path / "build" / "report.json")
+    assert (report["fine_tuned"], report["options"]["weight_bits"]) == (True, None)
 
 
 @pytest.mark.parametrize("bits", ["3", "8"])

@@ -8,7 +8,7 @@ const verdictOf = (verification) => (verification ? (verification.equivalent ? "
 
 // {title, value(build), text(value), better: -1 lower, 1 higher, 0 neither}
 const COMPARED = [
-  { group: "choices", title: "weight bits", value: (build) => build.report.options.weight_bits, better: 0 },
+  { group: "choices", title: "weight bits", value: (build) => widths(build.report), better: 0 },
   { group: "choices", title: "steps a sample, T", value: (build) => build.report.timesteps, better: 0 },
   { group: "choices", title: "input", value: (build) => times(build.report.input.shape), better: 0 },
   { group: "choices", title: "chip", value: (build) => build.placement?.chip.name ?? null, better: 0 },

@@ -23,6 +23,22 @@ function viewOf(build) {
   return view;
 }
 
+// The width of a node's weights, if it has any; recurrent neurons' are those of their own synapses.
+const widthOf = (node) => node.weight_bits ?? node.recurrent?.weight_bits;
+
+// What weights share, in words: "exponent 0", or "exponents 0 to 2".
+const exponentsOf = ({ weight_exp: [least, most] }) =>
+  least === most ? `exponent ${least}` : `exponents ${least} to ${most}`;
+
+// Of all weights, whatever width was asked for: "8", or "4 to 9"; null of a network without any.
+function widths(report) {
+  const found = report.nodes.map(widthOf).filter(Boolean);
+  if (!found.length) return null;
+  const least = Math.min(...found),
+    most = Math.max(...found);
+  return least === most ? String(most) : `${least} to ${most}`;
+}
+
 // Where the network was placed or cost, its populations; else its program's neurons.
 function layersOf(view) {
   const { report, placement, cost } = view.build;
@@ -46,7 +62,7 @@ function layersOf(view) {
     const own = synapses.filter((each) => cost && each.name in cost.sops && !counted.has(each.name));
     own.forEach((each) => counted.add(each.name));
     const errors = synapses.map((each) => each.sqnr_db).filter((each) => each !== null && each !== undefined);
-    const widths = synapses.map((each) => each.weight_bits ?? each.recurrent?.weight_bits).filter(Boolean);
+    const bits = synapses.map(widthOf).filter(Boolean);
     return {
       name,
       index,
@@ -55,7 +71,7 @@ function layersOf(view) {
       charge,
       neurons: place?.neurons ?? view.size(name),
       kind: place?.kind ?? OP_WORDS[node.op] ?? node.op,
-      bits: widths.length ? Math.max(...widths) : null,
+      bits: bits.length ? Math.max(...bits) : null,
       sqnr: errors.length ? Math.min(...errors) : null,
       firing: view.rate(place?.nodes.find((each) => view.rates.has(each)) ?? name),
       sops: own.length ? sum(own.map((each) => sum(cost.sops[each.name]))) : null,
@@ -298,7 +314,7 @@ function quantization(view) {
       ticks,
       unit: (tick) => `${tick} dB`,
       tip: (name) =>
-        `${name}\n${by.get(name).sqnr_db} dB, ${by.get(name).weight_bits} bits, exponents ${by.get(name).weight_exp.join(" to ")}`,
+        `${name}\n${by.get(name).sqnr_db} dB, ${by.get(name).weight_bits} bits, ${exponentsOf(by.get(name))}`,
       mark: (name, at) => [
         svg("path", {
           d: `M${at.x},${at.zero}V${at.y(by.get(name).sqnr_db)}`,

@@ -103,7 +103,8 @@ function verdict(view) {
 
 function headline(view) {
   const { report, placement, run, verification, cost } = view.build,
-    { totals } = report;
+    { totals } = report,
+    bits = widths(report);
   const accuracy = run?.accuracy ?? verification?.accuracy.quantized;
   const exponents = report.nodes
     .filter((node) => node.signal.kind !== "spike" && node.op !== "Input")
@@ -118,10 +119,14 @@ function headline(view) {
     ],
     [
       "weights",
-      [report.options.weight_bits, html("small", {}, " bits")],
-      report.options.per_channel ? "an exponent a channel" : "an exponent a layer",
-      "options.weight_bits",
-      report.options.weight_bits,
+      bits ? [bits, html("small", {}, " bits")] : "–",
+      report.fine_tuned
+        ? "as fine-tuned"
+        : report.options.per_channel
+          ? "an exponent a channel"
+          : "an exponent a layer",
+      "weight bits",
+      bits,
     ],
     ["input", times(report.input.shape), `steps of ${power(-report.input.scale_exp)}, ${report.input.kind}`],
     [
@@ -173,17 +178,28 @@ function headline(view) {
 
 const sourceOf = (report) => report.source.file ?? report.source.module;
 
+// What was chosen, in words: [name, value] of each.
+const optionsOf = (report) =>
+  Object.entries(report.options)
+    .map(([name, value]) => [name.replaceAll("_", " "), optionText(value)])
+    .filter(([, text]) => text);
+
+// Widths by layer are an object, of layers that may be none.
+function optionText(value) {
+  if (value === null || typeof value !== "object") return value === null ? "" : String(value);
+  return Object.entries(value)
+    .map(([name, each]) => `${name}=${each}`)
+    .join(", ");
+}
+
 function provenance(view) {
   const { report, placement, cost } = view.build,
     chip = cost?.chip ?? placement?.chip;
-  const options = Object.entries(report.options)
-    .filter(([, value]) => value !== null)
-    .map(([key, value]) => [key.replaceAll("_", " "), String(value)]);
   const facts = [
     ["compiled from", sourceOf(report)],
     ["its SHA-256", report.source.sha256, "mono"],
     ["targets", report.targets.join(", ")],
-    ...options,
+    ...optionsOf(report),
     [
       "versions",
       Object.entries(report.versions)
@@ -380,9 +396,8 @@ function several(views, version) {
           ["its SHA-256", view.build.report.source.sha256],
           [
             "options",
-            Object.entries(view.build.report.options)
-              .filter(([, value]) => value !== null)
-              .map(([key, value]) => `${key.replaceAll("_", " ")} ${value}`)
+            optionsOf(view.build.report)
+              .map(([name, text]) => `${name} ${text}`)
               .join(", "),
           ],
         ]),

@@ -196,8 +196,9 @@ function drawNode(view, node, x, y, small) {
   ];
   if (node.weight_bits)
     facts.push(
-      `weights of ${node.weight_bits} bits, exponents ${node.weight_exp.join(" to ")}, ${whole(node.synapses)} synapses`,
+      `weights of ${node.weight_bits} bits, ${exponentsOf(node)}, ${whole(node.synapses)} synapses`,
     );
+  if (node.part_of) facts.push(`stores ${node.stored_bits} bits of the weights of ${node.part_of}`);
   if (node.sqnr_db !== undefined && node.sqnr_db !== null) facts.push(`rounding: ${node.sqnr_db} dB`);
   if (rate !== null) facts.push(`fires ${percent(rate)} of the time`);
   const attributes = { class: "layer", "data-layer": node.name, "data-tip": facts.join("\n") };

@@ -14,13 +14,15 @@ from support.program_builder import ProgramBuilder
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((4, 4, 3, 1, 1), [2, 3, 3, 2]),
-        ((4, 2, 2, 2, 0), [1, 1, 1, 1]),
-        ((5, 2, 3, 2, 0), [1, 1, 2, 1, 1]),
-        ((4, 2, 1, 2, 0), [1, 0, 1, 0]),
+        ((4, 4, 3, 1, 1, 1), [2, 3, 3, 2]),
+        ((4, 2, 2, 2, 0, 1), [1, 1, 1, 1]),
+        ((5, 2, 3, 2, 0, 1), [1, 1, 2, 1, 1]),
+        ((4, 2, 1, 2, 0, 1), [1, 0, 1, 0]),
+        ((5, 1, 3, 1, 0, 2), [1, 0, 1, 0, 1]),
+        ((4, 4, 3, 1, 2, 2), [2, 2, 2, 2]),
     ],
 )
-def test_taps(arguments: tuple[int, int, int, int, int], expected: list[int]) -> None:
+def test_taps(arguments: tuple[int, int, int, int, int, int], expected: list[int]) -> None:
     assert taps(*arguments).tolist() == expected
 
 
@@ -38,6 +40,17 @@ def test_a_corner_spike_reaches_fewer_targets() -> None:
     assert {name: steps.tolist() for name, steps in activity.sops.items()} == {"conv": [4 * 3, (9 + 6) * 3]}
     assert activity.sops_per_sample == 57
     assert stem_macs(program) == 2 * 4 * 4 * 9
+
+
+def test_a_dilated_convolution_skips_the_neighbours() -> None:
+    net = ProgramBuilder((1, 5, 5))
+    first = net.lif("first", net.conv("stem", "input", 1))
+    net.lif("second", net.conv("conv", first, 2, (3, 2), padding=(0, 1), dilation=(2, 3)))
+    spikes = np.zeros((1, 1, 1, 5, 5), dtype=bool)
+    spikes[0, 0, 0, 2, 2] = spikes[0, 0, 0, 1, 2] = True
+    trains = {"first": SpikeTrain.pack(spikes), "second": SpikeTrain.pack(np.zeros((1, 1, 2, 1, 4), dtype=bool))}
+    # the only row of targets reads rows 0, 2 and 4; its columns -1 and 2, 0 and 3, 1 and 4, 2 and 5
+    assert measure(net.finish(timesteps=1), trains).sops["conv"].tolist() == [2 * 2]
 
 
 def test_recurrent_operations_come_a_step_later_and_the_last_ones_not_at_all() -> None:

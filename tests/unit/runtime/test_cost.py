@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from resformer.compiler.chips.chip import Chip, load_chip
 from resformer.compiler.ir import reference
+from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.placement.place import place, tile_positions
 from resformer.compiler.placement.traffic import route
 from resformer.runtime.activity import Activity, measure
@@ -99,6 +101,23 @@ def test_operations_of_spikes_are_the_sops(run) -> None:
             sops = sum(activity.sops[name].sum() for name in read) / activity.samples
             assert layers[population.name].operations == pytest.approx(sops, rel=1e-12), population.name
     assert layers["layers.0.0.activation_attn"].operations > 0
+
+
+def test_a_dilated_convolutions_operations_and_routes() -> None:
+    net = ProgramBuilder((1, 32, 32))
+    first = net.lif("first", net.conv("stem", "input", 2))
+    net.lif("second", net.conv("conv", first, 3, (3, 3), padding=(8, 8), dilation=(8, 8)))
+    program = net.finish(timesteps=2)
+    spikes = np.random.default_rng(0).random((2, 1, 2, 32, 32)) < 0.3
+    silent = SpikeTrain.pack(np.zeros((2, 1, 3, 32, 32), dtype=bool))
+    activity = measure(program, {"first": SpikeTrain.pack(spikes), "second": silent})
+    cost = estimate(program, activity, place(program, replace(LOIHI2, neurons_per_core=64)))
+    layers = {layer.name: layer for layer in cost.layers}
+    weights, maps = torch.ones(3, 2, 3, 3), torch.from_numpy(spikes[:, 0]).float()
+    expected = torch.conv2d(maps, weights, padding=8, dilation=8).sum()
+    assert layers["second"].operations == activity.sops["conv"].sum() == int(expected)
+    # each of its places is read by cores up to eight places away
+    assert layers["second"].messages > 4 * spikes.sum()
 
 
 def test_cores_share_a_layers_work(run) -> None:

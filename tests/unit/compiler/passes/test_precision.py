@@ -8,7 +8,7 @@ import pytest
 from resformer.compiler.passes.calibrate import moments
 from resformer.compiler.passes.precision import Sensitivity, choose_widths, sensitivities
 from resformer.compiler.passes.ranges import estimated_ranges
-from resformer.compiler.passes.scales import QuantizationConfig, choose_plan
+from resformer.compiler.passes.scales import QuantizationConfig, QuantizationPlan, choose_plan
 from resformer.errors import RangeError
 from support.graphs import GraphBuilder
 from support.programs import fold
@@ -52,6 +52,12 @@ def test_the_ninth_bit_is_bought_first_for_it_costs_least() -> None:
 
 def test_no_layer_is_wider_than_the_widest() -> None:
     assert choose_widths([layer("a", 10, 1e-4), layer("b", 10, 1e-4)], 6, 1.0) == {"a": 6, "b": 6}
+
+
+def test_fewer_bits_than_the_narrowest_are_refused() -> None:
+    plan = QuantizationPlan(1, {}, {})
+    with pytest.raises(RangeError, match=r"weight bits: 3 at most .* --weight-bits to 4 or more"):
+        sensitivities([], plan, 3, per_channel=True, index_bits=12)
 
 
 def test_a_budget_below_the_narrowest_is_refused() -> None:
