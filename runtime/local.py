@@ -1,7 +1,8 @@
 """Local error: what each layer alone does to its spikes when it is fed what the original network feeds it.
 
 A layer is a population and the synapses in front of it. Its inputs are the original's: the spikes that its synapses
-read, and of a residual stream the current as it stood at the population before. So the error of a layer is its own,
+read, those that a recurrent population itself fired a step ago among them, and of a residual stream the current as it
+stood at the population before. So the error of a layer is its own,
 whereas from end to end a flipped spike spreads to all that follow. The last layers have no population: they make the
 logits.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import nir
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import RecurrentCubaLIF, collapse
+from resformer.compiler.ir.primitives import collapse
 from resformer.compiler.ir.program import (
     LIF,
     NEURONS,
@@ -31,6 +32,7 @@ from resformer.compiler.ir.program import (
     Input,
     Output,
     Program,
+    RecurrentCubaLIF,
     Relay,
     SignalKind,
     is_stack,
@@ -48,7 +50,8 @@ class Layer:
     """A population, or a part of the readout, and the synapses in front of it.
 
     Attributes:
-        synapses: Their names, in topological order; empty of neurons that read the input itself.
+        synapses: Their names, in topological order; empty of neurons that read the input itself. Synapses of a
+            population onto itself have its name.
         population: The population's name; None of what makes the logits.
         streams: The populations before it on the same residual stream, whose current is part of its own.
     """
@@ -193,7 +196,11 @@ def find_layers(program: Program) -> tuple[Layer, ...]:
         synapses, streams = (tuple(sorted(names, key=order.__getitem__)) for names in front)
         return Layer(synapses, population, streams)
 
-    layers = [layer(_source(program, program[name].inputs[0]), name) for name in program.lif_names]
+    layers = []
+    for name in program.lif_names:
+        found = layer(_source(program, program[name].inputs[0]), name)
+        recurrent = isinstance(program[name].op, RecurrentCubaLIF)
+        layers.append(replace(found, synapses=(*found.synapses, name)) if recurrent else found)
     readout = layer(program.output.inputs[0], None)
     classifier = _classifier_of_currents(program)
     if classifier is not None:
@@ -324,11 +331,12 @@ class LocalComparison:
         neurons, source = node.op, self._program[node.inputs[0]]
         assert isinstance(neurons, NEURONS)
         unit = 2.0**-source.op.signal.scale_exp
-        float_op = self._graph[name].op
-        if isinstance(float_op, RecurrentCubaLIF):
-            # the program's neurons add this bias with that of all other synapses
-            given = given + float_op.bias.reshape(-1, *(1,) * (given.ndim - 3))
         arriving = self._values[source.name]
+        if isinstance(neurons, RecurrentCubaLIF):  # whose current no stream hands on: NIR's populations share none
+            read = float_interpreter.step_ago(torch.from_numpy(original))
+            given = given + float_interpreter.evaluate(self._graph[name].op.synapses(), read.double()).numpy()
+            arriving = arriving + reference.evaluate(neurons.synapses(), read.numpy().astype(np.int64))[0]
+            neurons = neurons.without_synapses()
         current = (arriving + _input_bias(neurons, given.ndim - 2)) * unit
         carried = self._carried(source.name, self._errors)
         if name in self._streams:

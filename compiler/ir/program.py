@@ -9,7 +9,7 @@ signal with ``scale_exp`` k is the real number a / 2^k. Weights are ``weight * 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import TypeAlias
 
@@ -237,6 +237,10 @@ class RecurrentCubaLIF(CubaLIF):
             dilation=(1, 1),
             groups=self.groups,
         )
+
+    def without_synapses(self) -> CubaLIF:
+        """The neurons as they are when nothing comes back to them."""
+        return CubaLIF(**{field.name: getattr(self, field.name) for field in fields(CubaLIF)})
 
 
 @dataclass(frozen=True, eq=False)

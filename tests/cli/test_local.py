@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.cli import main as compile_main
-from resformer.compiler.ir.program import Conv2d, Dense
+from resformer.compiler.ir.program import Conv2d, Dense, RecurrentCubaLIF
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli import verify_main
 from support.builds import Tiny, change_program, program_of, read_json, write_tiny
@@ -201,16 +201,20 @@ def test_networks_from_nir_files(tmp_path: Path, make: Callable[[Path], Written]
     source = Tiny(network.path, build, tmp_path / "x.npy", tmp_path / "none", ())
     sound = verify_local(source, tmp_path, samples=1)
     program = program_of(build)
-    names = [node.name for node in program if isinstance(node.op, Conv2d | Dense)]
-    assert [layer["name"] for layer in sound] == names
+    names = [layer["name"] for layer in sound]
+    weighted = [node.name for node in program if isinstance(node.op, Conv2d | Dense | RecurrentCubaLIF)]
+    assert [part for name in names for part in name.split(" + ")] == weighted
     assert [layer["population"] for layer in sound if layer["population"] is not None] == list(program.lif_names)
     assert max(layer["current"]["rms_error"] for layer in sound) < rms
-    for name in names:
-        damaged = source.copied_build(tmp_path / name)
-        change_program(damaged, name, weight=halve)
+    for part in weighted:
+        (name,) = (each for each in names if part in each.split(" + "))
+        damaged = source.copied_build(tmp_path / part)
+        change_program(damaged, part, weight=halve)
         # E1 and E2 say nothing of weights, and there is no quantized checkpoint to be unlike
         local = verify_local(source, tmp_path, "--backend", "sim", samples=1, build=damaged)
         assert [layer["name"] for layer in local if layer["rank"] == 1] == [name]
+        (before,), (after,) = ([each for each in found if each["name"] == name] for found in (sound, local))
+        assert after["current"]["relative_error"] > 0.1 + before["current"]["relative_error"]
         others = {layer["name"]: layer for layer in sound if layer["name"] != name}
         assert all(
             layer == {**others[layer["name"]], "rank": layer["rank"], "spikes": layer["spikes"]}

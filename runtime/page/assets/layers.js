@@ -347,11 +347,9 @@ function quantization(view) {
 function currentErrors(view) {
   const local = view.build.verification?.local;
   if (!local) return null;
-  const order = new Map(view.build.report.nodes.map((node, index) => [node.name, index]));
-  const layers = [...local].sort((left, right) => (order.get(left.name) ?? 0) - (order.get(right.name) ?? 0));
-  const by = new Map(layers.map((layer) => [layer.name, layer])),
-    high = (Math.max(...layers.map((layer) => layer.current.relative_error)) || 0.001) * 1.08;
-  const worst = [...layers]
+  const by = new Map(local.map((layer) => [layer.name, layer])),
+    high = (Math.max(...local.map((layer) => layer.current.relative_error)) || 0.001) * 1.08;
+  const worst = [...local]
     .sort((left, right) => left.rank - right.rank)
     .slice(0, 3)
     .map((layer) => `${layer.name} ${percent(layer.current.relative_error)}`);
