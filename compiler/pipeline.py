@@ -337,7 +337,7 @@ def _calibrate(
         )
         widths = choose_widths(measured, config.default_bits, options.synapse_budget)
         plan = choose_plan(graph, ranges, replace(config, layer_bits=widths), measured=True)
-    return ranges, calibrate(graph, samples, plan, progress=progress)
+    return ranges, calibrate(graph, samples, plan, progress=progress, per_channel=config.per_channel)
 
 
 def _checked(plan: QuantizationPlan, graph: Graph[nir.NIRNode], path: Path | None) -> QuantizationPlan:

@@ -46,7 +46,7 @@ class CalibrationSteps:
     """Which of the steps to take; all, but for measuring one alone.
 
     Attributes:
-        search: Try smaller exponents than the plan's, channel by channel.
+        search: Try smaller exponents than the plan's.
         correct_bias: Add to each bias what its channel's current lacks in the mean.
         second_order: Round a channel's weights together rather than each to its nearest.
     """
@@ -75,6 +75,8 @@ def calibrate(
     plan: QuantizationPlan,
     steps: CalibrationSteps | None = None,
     progress: Progress | None = None,
+    *,
+    per_channel: bool = True,
 ) -> Calibrated:
     """Round every layer for what it reads.
 
@@ -84,8 +86,9 @@ def calibrate(
         plan: Scales, widths, and the largest exponents to try.
         steps: Which to take; None for all.
         progress: Told of each layer.
+        per_channel: Choose an exponent for each output channel, rather than one for each layer.
     """
-    return _Calibration(graph, plan, steps or CalibrationSteps()).run(samples, progress)
+    return _Calibration(graph, plan, steps or CalibrationSteps(), per_channel=per_channel).run(samples, progress)
 
 
 def _affordable(graph: Graph[nir.NIRNode], samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -117,10 +120,13 @@ class Moments:
 class _Calibration:
     """The rounding of one network's layers, as the samples pass."""
 
-    def __init__(self, graph: Graph[nir.NIRNode], plan: QuantizationPlan, steps: CalibrationSteps) -> None:
+    def __init__(
+        self, graph: Graph[nir.NIRNode], plan: QuantizationPlan, steps: CalibrationSteps, *, per_channel: bool
+    ) -> None:
         self.graph = graph
         self.plan = plan
         self.steps = steps
+        self.per_channel = per_channel
 
     @torch.no_grad()
     def run(self, samples: npt.NDArray[Any], progress: Progress | None) -> Calibrated:
@@ -153,7 +159,10 @@ class _Calibration:
         error = multiples * steps - wanted
         if not self.steps.second_order and not self.steps.correct_bias:
             error[..., -1] = 0.0
-        best = ((error @ seen.gram) * error).sum(3).argmin(0)
+        loss = ((error @ seen.gram) * error).sum(3)  # (tries, G, C)
+        if not self.per_channel:
+            loss = loss.sum((1, 2), keepdim=True).expand_as(loss)
+        best = loss.argmin(0)
         index = best[None, :, :, None]
         multiples = multiples.gather(0, index.expand(1, *multiples.shape[1:]))[0]
         exponents = candidates.gather(0, best[None])[0].flatten()

@@ -131,6 +131,9 @@ def test_options_reach_the_program(tiny: Tiny, tmp_path: Path) -> None:
     convs = [node.op for node in program if isinstance(node.op, Conv2d)]
     assert max(np.abs(conv.weight).max() for conv in convs) == 3
     assert all(len(np.unique(conv.weight_exp)) == 1 for conv in convs)
+    assert compile_tiny(tiny, tmp_path / "c", *arguments, "--calibration", str(tiny.images)) == 0
+    calibrated = [node.op for node in program_of(tmp_path / "c") if isinstance(node.op, Conv2d)]
+    assert all(len(np.unique(conv.weight_exp)) == 1 for conv in calibrated)
     default = [node.op for node in program_of(tiny.build) if isinstance(node.op, Conv2d)]
     assert any(len(np.unique(conv.weight_exp)) > 1 for conv in default), "this test cannot fail"
 

@@ -129,6 +129,20 @@ def test_recurrent_synapses_of_the_program_are_what_was_rounded() -> None:
     assert np.array_equal(neurons.u_bias.flatten(), 64 * rounded.bias)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_layer_of_one_exponent_keeps_one(bits: int) -> None:
+    graph = network()
+    config = QuantizationConfig(bits, per_channel=False)
+    plan = choose_plan(graph, measured_ranges(graph, SAMPLES), config, measured=True)
+    calibrated = calibrate(graph, SAMPLES, plan, per_channel=False)
+    for name, layer in calibrated.plan.layers.items():
+        assert len(set(layer.weight_exp)) == 1, name
+        if name != "classifier":
+            assert error(graph, calibrated, name) < error(graph, Calibrated(plan, {}), name)
+    free = calibrate(graph, SAMPLES, plan).plan.layers
+    assert any(len(set(layer.weight_exp)) > 1 for layer in free.values()), "this test cannot fail"
+
+
 @pytest.mark.parametrize("steps", [CalibrationSteps(), CalibrationSteps(correct_bias=False, second_order=False)])
 def test_mean_currents_are_right_to_half_a_unit_of_the_bias_if_it_is_corrected(steps: CalibrationSteps) -> None:
     graph = network()
