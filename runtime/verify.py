@@ -19,18 +19,19 @@ import numpy.typing as npt
 
 from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.backends.checkpoint import TIE_SHIFT
-from resformer.compiler.build import Build
+from resformer.compiler.build import PROGRAM, Build
 from resformer.compiler.build_report import sha256
 from resformer.compiler.frontend.nir import import_nir
 from resformer.compiler.frontend.spikingresformer import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Dense, Output, Program, Relay, SumPool2d, layer_names, real_weight
+from resformer.compiler.ir.reference import BoundsError
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
 from resformer.compiler.samples import Samples
 from resformer.compiler.terminal import Update, unheard
-from resformer.errors import InputError
+from resformer.errors import FileFormatError, InputError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.checks import Network, Tally, check_batch, differing_weights, recorded_names
 from resformer.runtime.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
@@ -170,18 +171,24 @@ def verify(
         assert model is not None, "local errors are against the original"
         last = (NIR_PASSES if build.from_nir else FLOAT_PASSES)[-1]
         network = replace(network, folded=network.graphs[last.__name__])
-    return verify_network(
-        network,
-        samples,
-        backend=backend,
-        not_run=_absent(build),
-        is_source=None if model is None else _sha256(model) == build.report["source"]["sha256"],
-        labels=labels,
-        stock_models=stock_models,
-        device=device,
-        batch_size=batch_size,
-        update=update,
-    )
+    try:
+        return verify_network(
+            network,
+            samples,
+            backend=backend,
+            not_run=_absent(build),
+            is_source=None if model is None else _sha256(model) == build.report["source"]["sha256"],
+            labels=labels,
+            stock_models=stock_models,
+            device=device,
+            batch_size=batch_size,
+            update=update,
+        )
+    except BoundsError as error:
+        raise FileFormatError(
+            f"{build.directory / PROGRAM}: {error}, so what it holds was changed since it was written; compile the "
+            "model again"
+        ) from error
 
 
 def _absent(build: Build) -> dict[str, str]:

@@ -53,6 +53,10 @@ Observer = Callable[[str, IntArray], None]
 """Called with a node's name and its output, (T, N, ...), which it must not change."""
 
 
+class BoundsError(AssertionError):
+    """An integer left the range that a program promises: our mistake, unless the program's file was changed since."""
+
+
 def run(
     program: Program,
     samples: npt.NDArray[np.integer],
@@ -72,7 +76,8 @@ def run(
         observe: Told what each node computes.
 
     Raises:
-        AssertionError: An integer left the range that the program's analysis promised, or an override fits no node.
+        BoundsError: An integer left the range that the program's analysis promised.
+        AssertionError: An override fits no node.
     """
     overrides = {} if overrides is None else overrides
     unknown = sorted(overrides.keys() - program.by_name.keys())
@@ -117,9 +122,8 @@ def _frames(samples: npt.NDArray[np.integer], timesteps: int) -> IntArray:
 def _check_bounds(name: str, op: Op, value: IntArray) -> None:
     if op.signal.low is not None and op.signal.high is not None and value.size:
         low, high = int(value.min()), int(value.max())
-        assert op.signal.low <= low <= high <= op.signal.high, (
-            f"{name}: [{low}, {high}] leaves the proven [{op.signal.low}, {op.signal.high}]"
-        )
+        if not op.signal.low <= low <= high <= op.signal.high:
+            raise BoundsError(f"{name}: [{low}, {high}] leaves the proven [{op.signal.low}, {op.signal.high}]")
 
 
 @singledispatch

@@ -137,6 +137,18 @@ def test_one_weight_changed_by_one_is_found(
     assert name in out
 
 
+def test_weights_beyond_the_programs_bounds_are_named(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build, name = tiny.copied_build(tmp_path), "layers.0.1.up.1"
+    change_program(build, name, weight=lambda weight: np.full_like(weight, 127), weight_exp=lambda exp: exp * 0 + 7)
+    assert verify_main([str(build), "--input", str(tiny.images), "--backend", "sim"]) == 1
+    err = capsys.readouterr().err
+    assert f"program.safetensors: {name}: " in err
+    assert "leaves the proven" in err
+    assert "compile the model again" in err
+
+
 def test_one_bias_changed_by_one_is_found_in_the_currents(tiny: Tiny, tmp_path: Path) -> None:
     build, name = tiny.copied_build(tmp_path), "layers.0.0.activation_in"
     change_program(build, name, bias_mant=add_one((2,)))

@@ -101,7 +101,7 @@ def test_a_value_outside_its_proven_bounds_is_our_mistake(low: int, high: int) -
     program = chain()
     edit = program.edit()
     edit.set_op("conv", replace(program["conv"].op, signal=Signal(SignalKind.CURRENT, 0, low, high)))
-    with pytest.raises(AssertionError, match=r"conv: \[6, 6\] leaves the proven"):
+    with pytest.raises(reference.BoundsError, match=r"conv: \[6, 6\] leaves the proven"):
         reference.run(edit.finish(), images(2))
 
 
