@@ -319,6 +319,8 @@ def _calibrate(
 ) -> tuple[Mapping[str, float], Calibrated]:
     """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
     config = options.resolved
+    if options.synapse_budget is not None and config.layer_bits:
+        raise InputError("synapse budget: chooses every layer's width; leave out the widths by layer, or the budget")
     if samples is None:
         if options.synapse_budget is not None:
             raise InputError("synapse budget: widths by layer are measured on images; give --calibration")

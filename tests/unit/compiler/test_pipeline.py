@@ -65,6 +65,18 @@ def test_calibration_of_another_shape_is_refused(checkpoint: Path) -> None:
         compile_checkpoint(checkpoint, CompileOptions(timesteps=2, image_size=8, calibration=np.zeros((3, 2, 9, 9))))
 
 
+def test_widths_by_layer_and_a_budget_that_chooses_them_exclude_each_other(checkpoint: Path) -> None:
+    options = CompileOptions(
+        timesteps=2,
+        image_size=8,
+        quantization=QuantizationConfig(layer_bits={"classifier": 4}),
+        synapse_budget=0.7,
+        calibration=np.zeros((3, 2, 8, 8)),
+    )
+    with pytest.raises(InputError, match="synapse budget: chooses every layer's width"):
+        compile_checkpoint(checkpoint, options)
+
+
 def test_what_a_pass_breaks_is_found_at_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def break_it(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         edit = graph.edit()
