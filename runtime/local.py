@@ -335,7 +335,7 @@ class LocalComparison:
         if isinstance(neurons, RecurrentCubaLIF):  # whose current no stream hands on: NIR's populations share none
             read = float_interpreter.step_ago(torch.from_numpy(original))
             given = given + float_interpreter.evaluate(self._graph[name].op.synapses(), read.double()).numpy()
-            arriving = arriving + reference.evaluate(neurons.synapses(), read.numpy().astype(np.int64))[0]
+            arriving = arriving + reference.fed_back(neurons, original.astype(np.int64))
             neurons = neurons.without_synapses()
         current = (arriving + _input_bias(neurons, given.ndim - 2)) * unit
         carried = self._carried(source.name, self._errors)

@@ -91,7 +91,12 @@ def run(
         if isinstance(node.op, Input):
             value, clipped = _frames(samples, program.timesteps), None
         else:
-            value, clipped = evaluate(node.op, *(values[name] for name in node.inputs))
+            inputs = (values[name] for name in node.inputs)
+            if node.name in overrides and isinstance(node.op, RecurrentCubaLIF):  # it is a reader of its own
+                arriving = next(inputs) + fed_back(node.op, overrides[node.name])
+                value, clipped = evaluate(node.op.without_synapses(), arriving)
+            else:
+                value, clipped = evaluate(node.op, *inputs)
             value = value.reshape(*value.shape[:2], *node.shape)
         _check_bounds(node.name, node.op, value)
         if clipped is not None:
@@ -207,6 +212,12 @@ def _(op: CubaLI, a: IntArray) -> tuple[IntArray, int | None]:
         potentials[step] = v
         clipped += lost
     return potentials, clipped
+
+
+def fed_back(op: RecurrentCubaLIF, spikes: IntArray) -> IntArray:
+    """What recurrent synapses add to each step's input if their neurons fire ``spikes``, both (T, N, ...)."""
+    read = np.concatenate([np.zeros_like(spikes[:1]), spikes[:-1]])
+    return evaluate(op.synapses(), read)[0]
 
 
 def fire(op: LIF | CubaLIF, a: IntArray) -> Iterator[fixedpoint.LifStep]:

@@ -13,6 +13,8 @@ from resformer.compiler.ir import program as ops
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Program, Signal, SignalKind
 from resformer.compiler.ir.reference import evaluate
+from support.networks import with_input_range
+from support.program_builder import ProgramBuilder
 from support.programs import CURRENT, ProgramByHand
 
 ONE = np.ones((1, 1, 1, 1))
@@ -76,6 +78,26 @@ def test_overrides_reach_readers_while_the_record_keeps_what_was_computed() -> N
     assert trace.spikes["lif"].count == 3
     assert trace.spikes["lif2"].count == 0
     assert not trace.logits.any()
+
+
+def test_overrides_come_back_to_recurrent_neurons_a_step_late() -> None:
+    """What they compute is then what neurons without memory or synapses make of an input that holds the feedback."""
+    net = ProgramBuilder((2, 3, 3), seed=4)
+    name = net.cuba_lif("cuba", "input", vth=60, kernel=(3, 3))
+    forgetful = {"du": np.int16(4095), "dv": np.int16(4096), "u_bias": np.int32(0), "v_bias": np.int32(0)}
+    arrays = {key: np.full((1, 1, 1), value) for key, value in forgetful.items()}
+    net.nodes[name] = replace(net.nodes[name], op=replace(net.nodes[name].op, **arrays))
+    samples = net.samples(2, timesteps=4, largest=100)
+    program = with_input_range(net.finish(timesteps=4), samples)
+    op = program["cuba"].op
+    assert isinstance(op, ops.RecurrentCubaLIF)
+    sent = net.rng.integers(0, 2, (4, 2, 2, 3, 3))
+    arriving = samples.swapaxes(0, 1).astype(np.int64)
+    for step in range(1, 4):
+        arriving[step] += evaluate(op.synapses(), sent[step - 1 : step])[0][0]
+    trace = reference.run(program, samples, record=True, overrides={"cuba": sent})
+    assert np.array_equal(trace.spikes["cuba"].dense(), arriving > op.vth)
+    assert (trace.spikes["cuba"].dense() != sent).any()
 
 
 def test_overriding_a_node_that_does_not_exist_is_refused() -> None:
