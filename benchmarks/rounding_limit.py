@@ -22,6 +22,8 @@ from networks import ROOT, checkpoint_files, print_machine, print_table
 from resformer.compiler.passes.calibrate import Moments, moments
 from resformer.compiler.pipeline import compile_checkpoint
 
+CROPS = 16
+"""That moments are taken of: those that calibrate in ``benchmarks/local_error.py``."""
 SMALLEST = 1e-9
 """Variance of a direction in which an input hardly moves; less is rounding of the moments themselves."""
 
@@ -43,9 +45,9 @@ def main() -> None:
     args = parser.parse_args()
 
     print_machine()
-    checkpoint, images = checkpoint_files(args.variant, args.folder)
+    checkpoint, images = checkpoint_files(args.variant, args.folder, CROPS)
     compilation = compile_checkpoint(checkpoint)
-    samples = np.load(images).astype(np.float64)
+    samples = np.load(images)[:CROPS].astype(np.float64)
     limits: dict[str, tuple[int, float]] = {}
     for node, seen in moments(compilation.folded, samples, compilation.plan):
         taps = seen.gram.shape[1] - 1
