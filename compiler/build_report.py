@@ -95,7 +95,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "timesteps": options.timesteps,
             "input_size": options.image_size,
             **dataclasses.asdict(options.quantization),
-            "weight_bits": None if source.plan is not None else options.resolved.default_bits,
+            "weight_bits": None if source.plan is not None else options.resolved_quantization.default_bits,
             "dt": options.dt,
             "input_kind": options.input_kind,
             "reset": options.reset,

@@ -126,7 +126,7 @@ class CompileOptions:
     reset: str | None = None
 
     @property
-    def resolved(self) -> QuantizationConfig:
+    def resolved_quantization(self) -> QuantizationConfig:
         """``quantization``; with a budget and no width chosen, the width that a budget may go up to."""
         chosen = self.quantization
         if self.synapse_budget is None or chosen.weight_bits is not None:
@@ -318,7 +318,7 @@ def _calibrate(
     progress: Progress | None,
 ) -> tuple[Mapping[str, float], Calibrated]:
     """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
-    config = options.resolved
+    config = options.resolved_quantization
     if options.synapse_budget is not None and config.layer_bits:
         raise InputError("synapse budget: chooses every layer's width; leave out the widths by layer, or the budget")
     if samples is None:
