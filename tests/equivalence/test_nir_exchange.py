@@ -319,8 +319,9 @@ def test_other_frameworks_fire_the_same_spikes(
     _, samples, build = saved
     graph = read_nir(build / file)
     if framework == "norse" and any(isinstance(node.op, nir.AvgPool2d) for node in graph):
+        # other spikes or, as it orders layers differently from run to run, an error of shapes
         reason = "Norse 1.1 leaves average pools out as it reads, so what it runs is another network"
-        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True, reason=reason))
+        request.applymarker(pytest.mark.xfail(raises=(AssertionError, RuntimeError), strict=True, reason=reason))
     expected = float_interpreter.run(graph, samples).numpy()
     assert 0 < expected.mean() < 1
     run = {"snntorch": run_snntorch, "spikingjelly": run_spikingjelly, "norse": run_norse}[framework]
