@@ -19,7 +19,7 @@ from pathlib import Path
 from networks import ROOT, checkpoint_files, print_machine, print_table
 
 MEBI = 2**20
-COMMAND = "from resformer.compiler.cli import main; raise SystemExit(main())"
+COMMAND = "from resformer.runtime.cli.compile_options import main; raise SystemExit(main())"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from resformer.compiler.backends.lava.processes.lif import PyFastLifResetModel
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import compile_checkpoint
-from resformer.runtime.encode import encode
+from resformer.runtime.run.encode import encode
 
 MNIST = ROOT / "examples" / "mnist"
 STREAM = 100

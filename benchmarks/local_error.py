@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from networks import ROOT, checkpoint_files, print_machine, print_table
 
-from resformer.compiler.cli import main as compile_main
-from resformer.runtime.cli import verify_main
+from resformer.runtime.cli.compile_options import main as compile_main
+from resformer.runtime.cli.run_and_verify import verify_main
 
 CALIBRATION_CROPS, MEASURED_CROPS = 16, 2
 

@@ -16,7 +16,7 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.pipeline import compile_checkpoint
 from resformer.models.checkpoint import build_model, load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.encode import encode
+from resformer.runtime.run.encode import encode
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKE_CHECKPOINT = ROOT / "examples" / "imagenet" / "make_checkpoint.py"

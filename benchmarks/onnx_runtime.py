@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from networks import ROOT, Network, interleaved, network, print_machine, print_table
 
-from resformer.compiler.backends.onnx.backend import OnnxBackend
-from resformer.compiler.backends.onnx.integer_model import export_integer
+from resformer.compiler.backends.onnx import OnnxBackend
 from resformer.compiler.backends.sim import SimBackend
+from resformer.compiler.export.onnx.integer_model import export_integer
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.trace import Trace
 

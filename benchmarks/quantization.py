@@ -22,13 +22,13 @@ from resformer.compiler.backends.sim.backend import SimBackend
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program
-from resformer.compiler.passes.calibrate import Calibrated, CalibrationSteps, calibrate
-from resformer.compiler.passes.quantize import quantize
-from resformer.compiler.passes.ranges import measured_ranges
-from resformer.compiler.passes.scales import QuantizationConfig, choose_plan
 from resformer.compiler.pipeline import INTEGER_PASSES, compile_checkpoint
-from resformer.compiler.samples import PIXEL_MAX
-from resformer.runtime.encode import encode, real_logits
+from resformer.compiler.quantize.calibrate import Calibrated, CalibrationSteps, calibrate
+from resformer.compiler.quantize.lower import quantize
+from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
+from resformer.compiler.quantize.ranges import measured_ranges
+from resformer.compiler.samples.arrays import PIXEL_MAX
+from resformer.runtime.run.encode import encode, real_logits
 
 MNIST = ROOT / "examples" / "mnist"
 CALIBRATION_IMAGES = 256

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from networks import ROOT, checkpoint_files, print_machine, print_table
 
-from resformer.compiler.passes.calibrate import Moments, moments
 from resformer.compiler.pipeline import compile_checkpoint
+from resformer.compiler.quantize.calibrate import Moments, moments
 
 CROPS = 16
 """That moments are taken of: those that calibrate in ``benchmarks/local_error.py``."""

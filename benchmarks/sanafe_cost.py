@@ -25,10 +25,10 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.pipeline import CompileOptions, compile_nir
 from resformer.compiler.placement.place import place
-from resformer.runtime.activity import measure
-from resformer.runtime.cost import estimate
-from resformer.runtime.encode import encode
-from resformer.runtime.sanafe_chip import compare, simulate
+from resformer.runtime.cost.activity import measure
+from resformer.runtime.cost.cost import estimate
+from resformer.runtime.cost.sanafe import compare, simulate
+from resformer.runtime.run.encode import encode
 
 SIZE = 20
 TIMESTEPS = 4

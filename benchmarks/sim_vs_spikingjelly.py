@@ -20,13 +20,13 @@ import torch
 from networks import ROOT, Network, interleaved, network, print_machine, print_table
 from spikingjelly.activation_based import functional
 
-from resformer.compiler.backends.checkpoint import quantized_state
 from resformer.compiler.backends.sim import SimBackend
+from resformer.compiler.export.checkpoint import quantized_state
 from resformer.compiler.pipeline import compile_checkpoint
 from resformer.models.checkpoint import build_model, load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.encode import decode, real_logits
-from resformer.runtime.torch_network import TorchNetwork
+from resformer.runtime.run.encode import decode, real_logits
+from resformer.runtime.verify.torch_network import TorchNetwork
 
 CONTESTANTS = ("eager", "compiled", "frozen")
 RECOMPILATIONS = 64

@@ -22,19 +22,19 @@ from spikingjelly.activation_based import neuron
 from torch import nn
 from torch.nn.utils import parametrize
 
-from resformer.compiler.backends.checkpoint import TIE_SHIFT, places, quantized_state, write_rows
-from resformer.compiler.files import write_atomically
-from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.atomic import write_atomically
+from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_state, write_rows
+from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.passes.quantize import quantize
-from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
-from resformer.compiler.passes.scales import (
+from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.quantize.lower import quantize
+from resformer.compiler.quantize.plan import (
     QuantizationConfig,
     QuantizationPlan,
     choose_plan,
 )
-from resformer.compiler.pipeline import FLOAT_PASSES
-from resformer.compiler.samples import check_samples
+from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
+from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError
 from resformer.models.layers import DSSA, BatchNorm

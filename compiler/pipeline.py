@@ -12,34 +12,34 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
-from resformer.compiler.frontend.nir import import_nir, unstated_resets
-from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.frontend.checkpoint import import_model
+from resformer.compiler.frontend.nir.importer import import_nir, unstated_resets
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.primitives import InputKind
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_graph, verify_program
-from resformer.compiler.passes.balance_delays import balance_delays
-from resformer.compiler.passes.bound_ranges import bound_ranges
-from resformer.compiler.passes.calibrate import Calibrated, Progress, calibrate, moments
-from resformer.compiler.passes.convolve_linear import convolve_linear
-from resformer.compiler.passes.fold_attention_scale import fold_attention_scale
-from resformer.compiler.passes.fold_average_pool import fold_average_pool
-from resformer.compiler.passes.fold_batchnorm import fold_batchnorm
-from resformer.compiler.passes.fold_input_gain import fold_input_gain
-from resformer.compiler.passes.merge_synapses import merge_synapses
-from resformer.compiler.passes.place_biases import place_biases
-from resformer.compiler.passes.precision import WIDEST, choose_widths, sensitivities
-from resformer.compiler.passes.quantize import quantize
-from resformer.compiler.passes.ranges import estimated_ranges, measured_ranges
-from resformer.compiler.passes.scales import QuantizationConfig, QuantizationPlan, choose_plan
-from resformer.compiler.passes.split_attention_projection import split_attention_projection
-from resformer.compiler.passes.stack_synapses import stack_synapses
-from resformer.compiler.passes.sum_pools import sum_pools
-from resformer.compiler.passes.weigh_spikes import weigh_spikes
+from resformer.compiler.passes.float.convolve_linear import convolve_linear
+from resformer.compiler.passes.float.fold_attention_scale import fold_attention_scale
+from resformer.compiler.passes.float.fold_average_pool import fold_average_pool
+from resformer.compiler.passes.float.fold_batchnorm import fold_batchnorm
+from resformer.compiler.passes.float.fold_input_gain import fold_input_gain
+from resformer.compiler.passes.float.merge_synapses import merge_synapses
+from resformer.compiler.passes.float.split_attention_projection import split_attention_projection
+from resformer.compiler.passes.float.sum_pools import sum_pools
+from resformer.compiler.passes.float.weigh_spikes import weigh_spikes
+from resformer.compiler.passes.integer.balance_delays import balance_delays
+from resformer.compiler.passes.integer.bound_ranges import bound_ranges
+from resformer.compiler.passes.integer.place_biases import place_biases
+from resformer.compiler.passes.integer.stack_synapses import stack_synapses
 from resformer.compiler.placement.place import Placement, place
-from resformer.compiler.sample_files import SampleFiles
-from resformer.compiler.samples import check_samples
+from resformer.compiler.quantize.calibrate import Calibrated, Progress, calibrate, moments
+from resformer.compiler.quantize.lower import quantize
+from resformer.compiler.quantize.plan import QuantizationConfig, QuantizationPlan, choose_plan
+from resformer.compiler.quantize.precision import WIDEST, choose_widths, sensitivities
+from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
+from resformer.compiler.samples.arrays import check_samples
+from resformer.compiler.samples.files import SampleFiles
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint
 from resformer.models.spikingresformer import Architecture
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from resformer.compiler.frontend.module import Traced
+    from resformer.compiler.frontend.module.importer import Traced
 
 Observer: TypeAlias = Callable[[str, "Graph[Any]"], None]
 """Told each pass's name and result, the import's included."""
@@ -234,7 +234,7 @@ def compile_nir(
     """Compile a network in a NIR file to a scheduled integer program.
 
     Args:
-        path: Written by any framework, of the nodes that ``resformer.compiler.frontend.nir`` imports.
+        path: Written by any framework, of the nodes that ``resformer.compiler.frontend.nir.importer`` imports.
         options: Choices; the defaults where None.
         observe: Told each pass's name and result.
         progress: Told of each layer that is calibrated.
@@ -256,7 +256,8 @@ def compile_module(
     """Compile a SpikingJelly module in memory to a scheduled integer program.
 
     Args:
-        module: As ``resformer.compiler.frontend.module`` takes it. It forgets its potentials and is else left alone.
+        module: As ``resformer.compiler.frontend.module.importer`` takes it. It forgets its potentials and is else left
+            alone.
         example: Samples as its ``forward`` takes them; their shape alone matters.
         options: Choices; the defaults where None.
         observe: Told each pass's name and result.
@@ -442,7 +443,7 @@ def _import_module(
         InputError: An option is for files.
     """
     # torch.export takes a while to load
-    from resformer.compiler.frontend.module import import_module, in_float64
+    from resformer.compiler.frontend.module.importer import import_module, in_float64
 
     if options.dt is not None or options.image_size is not None:
         raise InputError(

@@ -46,7 +46,7 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
             "resformer.compiler.backends.lava.backend", "LavaBackend", streams=True, has_stock_models=True
         ),
         "sim": BackendEntry("resformer.compiler.backends.sim.backend", "SimBackend", streams=True, has_devices=True),
-        "onnx": BackendEntry("resformer.compiler.backends.onnx.backend", "OnnxBackend", streams=True),
+        "onnx": BackendEntry("resformer.compiler.backends.onnx", "OnnxBackend", streams=True),
         "reference": BackendEntry("resformer.compiler.backends.reference", "ReferenceBackend"),
     }
 )

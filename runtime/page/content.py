@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 import resformer
-from resformer.compiler.build import PLACEMENT, Build
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
+from resformer.compiler.files.build import PLACEMENT, Build
 from resformer.compiler.placement.place import place, tile_positions
-from resformer.compiler.terminal import Update
 from resformer.errors import FileFormatError, InputError
-from resformer.runtime import cost as costs
-from resformer.runtime import report as verifications
-from resformer.runtime.activity import measure
-from resformer.runtime.inputs import Given
+from resformer.runtime.cli.inputs import Given
+from resformer.runtime.cli.terminal import Update
+from resformer.runtime.cost import cost as costs
+from resformer.runtime.cost.activity import measure
 from resformer.runtime.page.observe import observe_run
-from resformer.runtime.run import Inference, infer, require_room_for_spikes
-from resformer.runtime.verify import open_original
+from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
+from resformer.runtime.verify import report as verifications
+from resformer.runtime.verify.verify import open_original
 
 Json = Mapping[str, Any]
 

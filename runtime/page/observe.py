@@ -23,12 +23,12 @@ from resformer.compiler.ir.program import (
     SpikeMatMul,
 )
 from resformer.compiler.ir.trace import SpikeTrain
-from resformer.compiler.samples import Samples
+from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
-from resformer.runtime.activity import Activity
-from resformer.runtime.encode import decode, encode
-from resformer.runtime.inputs import Given
-from resformer.runtime.run import Inference
+from resformer.runtime.cli.inputs import Given
+from resformer.runtime.cost.activity import Activity
+from resformer.runtime.run.encode import decode, encode
+from resformer.runtime.run.infer import Inference
 
 IMAGES = 4
 """Samples that are shown as images, under their attention maps."""

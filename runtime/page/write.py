@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from resformer.compiler.files import write_text
+from resformer.compiler.atomic import write_text
 from resformer.runtime.page.content import Shown, page_data
 
 TEMPLATE = "page.html"

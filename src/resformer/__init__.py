@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from resformer.compiler.pipeline import CompileOptions
-    from resformer.runtime.module import CompiledModule
+    from resformer.runtime.compiled import CompiledModule
 
 __version__ = "0.1.0"
 
@@ -27,9 +27,9 @@ def compile(  # noqa: A001
     output: str | Path | None = None,
     options: CompileOptions | None = None,
 ) -> CompiledModule:
-    """Compile a SpikingJelly module in memory (``resformer.runtime.module.compile_module``)."""
+    """Compile a SpikingJelly module in memory (``resformer.runtime.compiled.compile_module``)."""
     # PyTorch takes seconds to load
-    from resformer.runtime.module import compile_module
+    from resformer.runtime.compiled import compile_module
 
     return compile_module(module, example_input, target=target, output=output, options=options)
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resformer.compiler.cli import main as compile_main
-from resformer.runtime.cli import verify_main
-from resformer.runtime.page.cli import main as report_main
+from resformer.runtime.cli.compile_options import main as compile_main
+from resformer.runtime.cli.report import main as report_main
+from resformer.runtime.cli.run_and_verify import verify_main
 from support.builds import Tiny, read_json
 from support.nir_files import written
 from support.pages import read_page

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 import torch
 
-from resformer.compiler import build, cli
-from resformer.compiler.cli import main as compile_main
-from resformer.runtime import cli as runtime_cli
-from resformer.runtime import run
-from resformer.runtime.cli import run_main, verify_main
+from resformer.compiler.files import build
+from resformer.runtime.cli import compile_options as cli
+from resformer.runtime.cli import run_and_verify as runtime_cli
+from resformer.runtime.cli.compile_options import main as compile_main
+from resformer.runtime.cli.run_and_verify import run_main, verify_main
+from resformer.runtime.run import infer as run
 from support.builds import Tiny, program_of
 
 Capture = pytest.CaptureFixture[str]
@@ -304,7 +305,7 @@ def test_a_gpu_that_is_not_there(
     ("backend", "where", "error"),
     [
         ("reference", "resformer.compiler.backends.reference.ReferenceBackend.run", MemoryError()),
-        ("reference", "resformer.runtime.run.encode", MemoryError()),
+        ("reference", "resformer.runtime.run.infer.encode", MemoryError()),
         ("sim", "resformer.compiler.backends.sim.engine.Engine.run", RuntimeError("can't allocate memory")),
         ("sim", "resformer.compiler.backends.sim.engine.Engine.run", torch.OutOfMemoryError("CUDA out of memory")),
     ],
@@ -446,7 +447,7 @@ LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-from resformer.compiler.cli import main
+from resformer.runtime.cli.compile_options import main
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -500,7 +501,7 @@ class Missing:
         if name.split(".")[0] == "lava":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from resformer.runtime.cli import run_main, verify_main
+from resformer.runtime.cli.run_and_verify import run_main, verify_main
 sys.exit({"run": run_main, "verify": verify_main}[sys.argv[1]](sys.argv[2:]))
 """
 
@@ -550,7 +551,8 @@ def test_ctrl_c_ends_a_run(tiny: Tiny, tmp_path: Path) -> None:
     many = tmp_path / "many.npy"
     np.save(many, np.tile(np.load(tiny.images), (3000, 1, 1, 1)))
     output = tmp_path / "o.npz"
-    code = "import sys; from resformer.runtime.cli import run_main; print('go', flush=True); sys.exit(run_main())"
+    imports = "import sys; from resformer.runtime.cli.run_and_verify import run_main"
+    code = f"{imports}; print('go', flush=True); sys.exit(run_main())"
     arguments = [str(tiny.build), "--input", str(many), "--backend", "reference", "-o", str(output)]
     with started([sys.executable, "-c", code, *arguments]) as process:
         assert process.stdout is not None

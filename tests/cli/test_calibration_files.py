@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from resformer.compiler import sample_files
 from resformer.compiler.ir.program import Program
-from resformer.compiler.sample_options import IMAGENET_MEAN, IMAGENET_STD
-from resformer.runtime.compile import main
+from resformer.compiler.samples import files as sample_files
+from resformer.runtime.cli.compile import main
+from resformer.runtime.cli.sample_options import IMAGENET_MEAN, IMAGENET_STD
 from support.builds import program_of, read_json
 from support.compare import first_difference
 

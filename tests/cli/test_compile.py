@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import resformer
-from resformer.compiler.cli import main
 from resformer.compiler.ir.program import Conv2d, layer_weight
 from resformer.compiler.pipeline import PASS_NAMES
 from resformer.models.checkpoint import load_checkpoint
-from resformer.runtime.cli import verify_main
+from resformer.runtime.cli.compile_options import main
+from resformer.runtime.cli.run_and_verify import verify_main
 from support.builds import Tiny, program_of, read_json
 
 LAVA_FILES = {"network.nir", "program.safetensors", "placement.json", "quantized.pt", "report.json"}
@@ -216,10 +216,16 @@ def test_the_quantized_checkpoint_loads_and_says_t_and_size(tiny: Tiny) -> None:
     assert all(tensor.dtype in (torch.float64, torch.int64) for tensor in loaded.state.values())
 
 
-COMMANDS = ("compiler.cli:main", "runtime.compile:main", "runtime.cli:run_main", "runtime.cli:verify_main")
+COMMANDS = (
+    "compile_options:main",
+    "compile:main",
+    "run_and_verify:run_main",
+    "run_and_verify:verify_main",
+    "report:main",
+)
 
 
-@pytest.mark.parametrize("module", [f"resformer.{each}" for each in (*COMMANDS, "runtime.page.cli:main")])
+@pytest.mark.parametrize("module", [f"resformer.runtime.cli.{each}" for each in COMMANDS])
 def test_help_imports_nothing_heavy(module: str) -> None:
     name, function = module.split(":")
     code = (

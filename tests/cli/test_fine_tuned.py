@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import resformer.quantize
-from resformer.compiler.cli import main as compile_main
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime import verify
-from resformer.runtime.cli import verify_main
-from resformer.runtime.compile import main as sweep_main
+from resformer.runtime.cli.compile import main as sweep_main
+from resformer.runtime.cli.compile_options import main as compile_main
+from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.verify import verify
 from support.builds import change_program, read_json
 
 E1, E2, E3, E4 = verify.CHECKS

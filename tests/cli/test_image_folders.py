@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resformer.compiler import image_folder
-from resformer.compiler.sample_options import IMAGENET_MEAN, IMAGENET_STD
-from resformer.runtime.cli import run_main, verify_main
+from resformer.compiler.samples import images as image_folder
+from resformer.runtime.cli.run_and_verify import run_main, verify_main
+from resformer.runtime.cli.sample_options import IMAGENET_MEAN, IMAGENET_STD
 from support.builds import Tiny, write_tiny
 
 Capture = pytest.CaptureFixture[str]

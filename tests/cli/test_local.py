@@ -11,10 +11,10 @@ import nir
 import numpy as np
 import pytest
 
-from resformer.compiler.cli import main as compile_main
 from resformer.compiler.ir.program import Conv2d, Dense, RecurrentCubaLIF
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.cli import verify_main
+from resformer.runtime.cli.compile_options import main as compile_main
+from resformer.runtime.cli.run_and_verify import verify_main
 from support.builds import Tiny, change_program, program_of, read_json, write_tiny
 from support.nir_files import Written, chain, cuba_lif, lif, write, written
 

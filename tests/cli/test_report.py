@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resformer.runtime.cli import run_main, verify_main
-from resformer.runtime.page.cli import main
+from resformer.runtime.cli.report import main
+from resformer.runtime.cli.run_and_verify import run_main, verify_main
 from support.builds import Tiny, read_json
 from support.pages import read_page
 

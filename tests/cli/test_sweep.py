@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from resformer.compiler.cli import main as compile_main
-from resformer.runtime.cli import run_main
-from resformer.runtime.compile import main
+from resformer.runtime.cli.compile import main
+from resformer.runtime.cli.compile_options import main as compile_main
+from resformer.runtime.cli.run_and_verify import run_main
 from support.builds import Tiny, read_json
 from support.pages import read_page
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from resformer.compiler.backends import open_backend
+from resformer.compiler.files.nir import read_nir, write_nir
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.nir_file import read_nir, write_nir
 from resformer.compiler.ir.primitives import with_weight
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime import verify
-from resformer.runtime.cli import verify_main
-from resformer.runtime.encode import encode
+from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.run.encode import encode
+from resformer.runtime.verify import verify
 from support.builds import SAMPLES, Tiny, add_one, change_program, program_of, read_json, write_tiny
 
 E1, E2, E3, E4 = verify.CHECKS

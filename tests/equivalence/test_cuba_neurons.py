@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler.backends.lava.backend import LavaBackend
-from resformer.compiler.build_report import may_saturate
+from resformer.compiler.files.program import read_program, write_program
+from resformer.compiler.files.report import may_saturate
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import SPIKE, Program, SampleDelay
-from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.compiler.target import LOIHI
 from support.clocked import run_clocked
 from support.compare import first_difference
@@ -66,7 +66,7 @@ def test_neurons_in_sim(**case) -> None:
 @given(**NEURONS)
 def test_neurons_in_onnx_runtime(**case) -> None:
     pytest.importorskip("onnxruntime")
-    from resformer.compiler.backends.onnx.backend import OnnxBackend
+    from resformer.compiler.backends.onnx import OnnxBackend
 
     program, samples = neurons_alone(**case)
     expected = reference.run(program, samples, record=True)
@@ -99,7 +99,7 @@ def test_integrators_in_sim(**case) -> None:
 @given(**INTEGRATORS)
 def test_integrators_in_onnx_runtime(**case) -> None:
     pytest.importorskip("onnxruntime")
-    from resformer.compiler.backends.onnx.backend import OnnxBackend
+    from resformer.compiler.backends.onnx import OnnxBackend
 
     program, samples = integrators(**case)
     expected = reference.run(program, samples, record=True)
@@ -153,7 +153,7 @@ def test_delays_in_sim(**case) -> None:
 @given(**DELAYS)
 def test_delays_in_onnx_runtime(**case) -> None:
     pytest.importorskip("onnxruntime")
-    from resformer.compiler.backends.onnx.backend import OnnxBackend
+    from resformer.compiler.backends.onnx import OnnxBackend
 
     program, samples = delays(**case)
     assert_same_trace(OnnxBackend().run(program, samples, record=True), reference.run(program, samples, record=True))

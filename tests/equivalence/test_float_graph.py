@@ -10,7 +10,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional, neuron
 
-from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.pipeline import FLOAT_PASSES

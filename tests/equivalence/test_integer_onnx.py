@@ -24,7 +24,7 @@ from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
 from resformer.compiler.target import LOIHI
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.encode import encode, real_logits
+from resformer.runtime.run.encode import encode, real_logits
 from support.networks import compiled, images, with_input_range
 from support.program_builder import CURRENT, GRADED, ProgramBuilder, tiny_resformer
 from support.programs import Lowered, lowered_graphs
@@ -33,8 +33,8 @@ from support.traces import assert_same_trace
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from resformer.compiler.backends.onnx.backend import OnnxBackend  # noqa: E402
-from resformer.compiler.backends.onnx.integer_model import export_integer  # noqa: E402
+from resformer.compiler.backends.onnx import OnnxBackend  # noqa: E402
+from resformer.compiler.export.onnx.integer_model import export_integer  # noqa: E402
 
 SEEDS = st.integers(0, 2**16)
 SIZES = st.integers(1, 5)

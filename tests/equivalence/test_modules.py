@@ -13,13 +13,13 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import resformer
-from resformer.compiler.backends import checkpoint
-from resformer.compiler.passes.scales import QuantizationConfig
+from resformer.compiler.export import checkpoint
 from resformer.compiler.pipeline import MODULE_PASSES, CompileOptions
+from resformer.compiler.quantize.plan import QuantizationConfig
 from resformer.errors import InputError, UnsupportedError
-from resformer.runtime import cli
-from resformer.runtime.module import CompiledModule
-from resformer.runtime.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Verification
+from resformer.runtime.cli import run_and_verify as cli
+from resformer.runtime.compiled import CompiledModule
+from resformer.runtime.verify.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Verification
 from support.modules import (
     MakeNeuron,
     MembraneBlock,

@@ -18,17 +18,17 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import resformer
-from resformer.compiler.backends.quantized_nir import INTEGERS, quantized_graph
-from resformer.compiler.frontend.nir import import_nir
+from resformer.compiler.export.nir import INTEGERS, quantized_graph
+from resformer.compiler.files.nir import is_plain, read_nir, write_nir
+from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir import float_interpreter, reference
-from resformer.compiler.ir.nir_file import is_plain, read_nir, write_nir
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Conv2d, Dense, real_weight
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint, compile_nir
-from resformer.compiler.samples import check_samples
-from resformer.runtime.encode import decode, encode, real_logits
-from resformer.runtime.module import CompiledModule
+from resformer.compiler.samples.arrays import check_samples
+from resformer.runtime.compiled import CompiledModule
+from resformer.runtime.run.encode import decode, encode, real_logits
 from support.builds import Tiny
 from support.compare import first_difference
 from support.modules import MakeNeuron, MembraneBlock, SEWResNet, calibrated, coarse, integrate_and_fire, lif

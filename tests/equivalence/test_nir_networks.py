@@ -13,20 +13,20 @@ import nir
 import numpy as np
 import pytest
 
-from resformer.compiler.build import read_build, write_build
 from resformer.compiler.chips.chip import load_chip
-from resformer.compiler.frontend.nir import import_nir
+from resformer.compiler.files.build import read_build, write_build
+from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.primitives import NEURONS, RecurrentCubaLIF
 from resformer.compiler.ir.verify import verify_graph
-from resformer.compiler.passes.merge_synapses import merge_synapses
-from resformer.compiler.passes.quantize import round_layer
-from resformer.compiler.passes.scales import QuantizationConfig
+from resformer.compiler.passes.float.merge_synapses import merge_synapses
 from resformer.compiler.pipeline import CompileOptions, compile_nir
 from resformer.compiler.placement.place import place
-from resformer.compiler.samples import check_samples
-from resformer.runtime.encode import encode, real_logits
-from resformer.runtime.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, verify
+from resformer.compiler.quantize.lower import round_layer
+from resformer.compiler.quantize.plan import QuantizationConfig
+from resformer.compiler.samples.arrays import check_samples
+from resformer.runtime.run.encode import encode, real_logits
+from resformer.runtime.verify.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, verify
 from support.nir_files import (
     FRAMEWORKS,
     Written,

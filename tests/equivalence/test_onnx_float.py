@@ -10,7 +10,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
-from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.pipeline import FLOAT_PASSES
@@ -20,7 +20,7 @@ from resformer.models.spikingresformer import SpikingResformer
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from resformer.compiler.backends.onnx.float_model import export_float  # noqa: E402
+from resformer.compiler.export.onnx.float_model import export_float  # noqa: E402
 
 # Sums of a few hundred float32 terms of magnitude 1 to 10, in another order than PyTorch's.
 LOGITS_TOLERANCE = 1e-4

@@ -12,9 +12,9 @@ import torch
 from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
-from resformer.compiler.backends import checkpoint
-from resformer.compiler.backends.checkpoint import quantized_state
-from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.export import checkpoint
+from resformer.compiler.export.checkpoint import quantized_state
+from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace

@@ -16,8 +16,8 @@ from torch import nn
 import resformer
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import VARIANTS, Architecture, SpikingResformer
-from resformer.runtime.activity import measure
-from resformer.runtime.encode import decode, encode
+from resformer.runtime.cost.activity import measure
+from resformer.runtime.run.encode import decode, encode
 from support.modules import SEWResNet, SpikingVGG, calibrated, integrate_and_fire
 from support.sop_monitor import count_sops
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resformer.compiler.backends.checkpoint import quantized_state
 from resformer.compiler.backends.sim.backend import SimBackend
-from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.export.checkpoint import quantized_state
+from resformer.compiler.files.program import read_program, write_program
+from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import layer_names, stacked_parts
-from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.activity import measure, stem_macs
-from resformer.runtime.checks import differing_weights
+from resformer.runtime.cost.activity import measure, stem_macs
+from resformer.runtime.verify.checks import differing_weights
 from support.compare import first_difference
 from support.programs import Lowered, encode, lower
 from support.traces import assert_same_trace
@@ -51,7 +51,7 @@ def test_backends_run_stacks_as_the_reference_does(stacked: tuple[Lowered, Sampl
         trace = SimBackend().run(lowered.program, samples, record=True)
     elif backend == "onnx":
         pytest.importorskip("onnxruntime")
-        from resformer.compiler.backends.onnx.backend import OnnxBackend
+        from resformer.compiler.backends.onnx import OnnxBackend
 
         trace = OnnxBackend().run(lowered.program, samples, record=True)
     else:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from resformer.compiler.backends import open_backend
-from resformer.compiler.cli import main as compile_main
 from resformer.compiler.ir.program import Conv2d, Dense
 from resformer.models.checkpoint import load_checkpoint
-from resformer.runtime.cli import verify_main
-from resformer.runtime.encode import encode, predict, real_logits
+from resformer.runtime.cli.compile_options import main as compile_main
+from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.run.encode import encode, predict, real_logits
 from support.builds import program_of, read_json
 
 FOLDER = Path(__file__).parents[2] / "examples" / "mnist"

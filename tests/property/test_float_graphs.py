@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resformer.compiler.files.nir import read_nir, write_nir
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.nir_file import read_nir, write_nir
 from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.ir.verify import verify_graph

@@ -15,8 +15,8 @@ from resformer.compiler.ir import fixedpoint, reference
 from resformer.compiler.ir.program import LIF, Conv2d, Dense, Program, Relay
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.ir.verify import verify_program
-from resformer.compiler.passes.bound_ranges import bound_ranges
-from resformer.compiler.passes.place_biases import place_biases
+from resformer.compiler.passes.integer.bound_ranges import bound_ranges
+from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.pipeline import INTEGER_PASSES
 from support.compare import first_difference
 from support.graphs import float_graphs, samples_for

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from resformer.compiler.files.program import read_program, write_program
 from resformer.compiler.ir.program import Program
-from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.compiler.pipeline import INTEGER_PASSES
 from resformer.errors import FileFormatError
 from support.compare import first_difference

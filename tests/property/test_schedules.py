@@ -14,7 +14,7 @@ from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Program, Signal, SignalKind, hop_steps
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.ir.verify import verify_program
-from resformer.compiler.passes.balance_delays import balance_delays
+from resformer.compiler.passes.integer.balance_delays import balance_delays
 from support.clocked import run_clocked
 from support.graphs import samples_for
 from support.programs import Lowered, ProgramByHand, encode, lowered_graphs

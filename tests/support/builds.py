@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from resformer.compiler.build import Build, read_build
-from resformer.compiler.cli import main
+from resformer.compiler.files.build import Build, read_build
+from resformer.compiler.files.program import read_program, write_program
 from resformer.compiler.ir.program import Program
-from resformer.compiler.ir.program_file import read_program, write_program
 from resformer.models.spikingresformer import SpikingResformer
+from resformer.runtime.cli.compile_options import main
 
 SAMPLES = 6
 

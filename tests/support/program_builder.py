@@ -32,7 +32,7 @@ from resformer.compiler.ir.program import (
 )
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.compiler.ir.verify import verify_program
-from resformer.compiler.passes.balance_delays import balance_delays
+from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.target import LOIHI
 
 GRADED = Signal(SignalKind.GRADED, scale_exp=0)

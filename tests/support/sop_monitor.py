@@ -15,14 +15,14 @@ from spikingjelly.activation_based import functional
 from torch import nn
 
 from resformer.compiler.backends import open_backend
-from resformer.compiler.backends.checkpoint import quantized_state
+from resformer.compiler.export.checkpoint import quantized_state
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.pipeline import compile_checkpoint
 from resformer.models.layers import SpikeMatMul
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.activity import measure
-from resformer.runtime.encode import decode, encode
-from resformer.runtime.torch_network import TorchNetwork
+from resformer.runtime.cost.activity import measure
+from resformer.runtime.run.encode import decode, encode
+from resformer.runtime.verify.torch_network import TorchNetwork
 
 Counts = dict[str, list[int]]
 """Of each layer, by step."""
@@ -33,7 +33,7 @@ class SopComparison:
     """Both counts, summed over the samples.
 
     Attributes:
-        ours: From the program's spikes, by ``resformer.runtime.activity``.
+        ours: From the program's spikes, by ``resformer.runtime.cost.activity``.
         monitor: By hooks on SpikingJelly.
         same_spikes: How many spikes' chances were compared between the two networks; 0 where rounded decays forbid it.
     """

@@ -18,16 +18,16 @@ from numpy.testing import assert_array_equal
 from spikingjelly.activation_based import functional, neuron
 
 import resformer.quantize
-from resformer.compiler.backends.checkpoint import TIE_SHIFT, places, quantized_state
+from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_state
 from resformer.compiler.fine_tuning import FakeQuantization, QuantizedSpikingResformer, prepare
 from resformer.compiler.ir import fixedpoint, reference
 from resformer.compiler.ir.program import LIF, Conv2d, Dense
-from resformer.compiler.passes.scales import QuantizationConfig
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
+from resformer.compiler.quantize.plan import QuantizationConfig
 from resformer.errors import FileFormatError, InputError, RangeError, ResformerError
 from resformer.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.encode import encode, real_logits
+from resformer.runtime.run.encode import encode, real_logits
 
 MakeModel = Callable[..., SpikingResformer]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from resformer.compiler.ir import program as ops
 from resformer.compiler.ir.program import LIF, SPIKE, Program, Signal, SignalKind, hop_steps
-from resformer.compiler.passes.balance_delays import balance_delays
+from resformer.compiler.passes.integer.balance_delays import balance_delays
 from support.programs import CURRENT, ProgramByHand
 
 

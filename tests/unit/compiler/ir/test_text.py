@@ -7,7 +7,7 @@ import nir
 import numpy as np
 import pytest
 
-from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import constant
 from resformer.compiler.ir.program import LIF, SPIKE, Conv2d, Input, Output, Program, Signal, SignalKind

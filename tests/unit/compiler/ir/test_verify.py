@@ -9,18 +9,18 @@ import nir
 import numpy as np
 import pytest
 
-from resformer.compiler.frontend.spikingresformer import import_model
+from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.program import Program, Signal, SignalKind
 from resformer.compiler.ir.verify import verify_graph, verify_program
-from resformer.compiler.passes.balance_delays import balance_delays
-from resformer.compiler.passes.bound_ranges import bound_ranges
-from resformer.compiler.passes.place_biases import place_biases
-from resformer.compiler.passes.quantize import quantize
-from resformer.compiler.passes.ranges import estimated_ranges
-from resformer.compiler.passes.scales import QuantizationConfig, choose_plan
+from resformer.compiler.passes.integer.balance_delays import balance_delays
+from resformer.compiler.passes.integer.bound_ranges import bound_ranges
+from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.quantize.lower import quantize
+from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
+from resformer.compiler.quantize.ranges import estimated_ranges
 from resformer.models.spikingresformer import SpikingResformer
 
 

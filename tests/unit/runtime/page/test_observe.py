@@ -10,10 +10,10 @@ import pytest
 from resformer.compiler.ir import fixedpoint, reference
 from resformer.compiler.ir.program import LIF
 from resformer.compiler.ir.trace import SpikeTrain
-from resformer.compiler.samples import check_samples
+from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.target import LOIHI
-from resformer.runtime.encode import encode
 from resformer.runtime.page import observe
+from resformer.runtime.run.encode import encode
 from support.builds import Tiny, program_of
 from support.program_builder import tiny_resformer
 

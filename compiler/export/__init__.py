@@ -1,0 +1,1 @@
+"""What other tools read: quantized checkpoints, NIR and ONNX."""

@@ -1,0 +1,126 @@
+"""Modules in memory in, float graphs out: the graph comes from running the user's own code.
+
+``export`` runs it, ``operations`` makes nodes of what it did.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from spikingjelly.activation_based import base, functional, neuron
+from torch import nn
+
+from resformer.compiler.frontend.module.neurons import DT, Draft
+from resformer.compiler.frontend.module.operations import Axes, Tracing, same_steps
+from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, first_line
+from resformer.compiler.ir.graph import Graph, topological_order
+from resformer.compiler.ir.primitives import InputKind
+from resformer.errors import InputError, UnsupportedError
+
+SAMPLE_AXES = (1, 3)
+"""Samples are vectors or images."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A module as a float graph.
+
+    Attributes:
+        graph: Of float64 weights.
+        axes: Of the samples that the module takes: ``STATIC`` if it repeats them itself, else ``TIMED``.
+        mean_over_time: Whether what it returns is its logits' mean over time rather than those of each step.
+    """
+
+    graph: Graph[nir.NIRNode]
+    axes: Axes
+    mean_over_time: bool
+
+
+def in_float64(module: nn.Module) -> nn.Module:
+    """A copy of a module in float64 on the CPU, in eval mode, that remembers nothing; the module forgets too.
+
+    Raises:
+        InputError: It is no module, cannot be copied, or holds what is not finite.
+    """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"module: is a {type(module).__name__}; give a torch.nn.Module")
+    # potentials of a run with gradients cannot be copied
+    functional.reset_net(module)
+    try:
+        twin: nn.Module = copy.deepcopy(module).cpu().double().eval()
+    except RuntimeError as error:
+        raise InputError(f"{type(module).__name__}: cannot be copied ({first_line(error)})") from error
+    for name, tensor in twin.state_dict().items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{name}: holds NaN or infinite values; training diverged, so take earlier weights")
+    for node in twin.modules():
+        if isinstance(node, base.MemoryModule) and getattr(node, "backend", "torch") != "torch":
+            node.backend = "torch"
+        if isinstance(node, neuron.BaseNode) and node.store_v_seq:
+            node.store_v_seq = False
+    return twin
+
+
+def import_module(
+    module: nn.Module, example: torch.Tensor, *, timesteps: int | None = None, input_kind: InputKind = "static"
+) -> Traced:
+    """The float graph of a SpikingJelly module.
+
+    Args:
+        module: Of SpikingJelly's layers and neurons in step mode "m", as ``in_float64`` returns it.
+        example: Samples as its ``forward`` takes them: (T, N, C, H, W) or (T, N, F), or (N, C, H, W) or (N, F) if it
+            repeats them T times itself. Only the shape matters.
+        timesteps: T, if known; else the example's or that of the repetition.
+        input_kind: Whether samples are real numbers ("static") or counts of events ("frames").
+
+    Raises:
+        UnsupportedError: The module branches on values, mixes time and samples, or does what has no lowering; the
+            message names the node and the line of code.
+        InputError: The example is no tensor, is empty, or has no such axes.
+    """
+    if not isinstance(example, torch.Tensor):
+        raise InputError(f"example_input: is a {type(example).__name__}; give a torch.Tensor")
+    if not example.numel():
+        raise InputError(f"example_input: its shape is {tuple(example.shape)}; give at least one step and one sample")
+    if example.dim() - 1 in SAMPLE_AXES:
+        axes, shape = Axes.STATIC, tuple(example.shape[1:])
+    elif example.dim() - 2 in SAMPLE_AXES:
+        axes, shape, timesteps = Axes.TIMED, tuple(example.shape[2:]), same_steps(timesteps, example.shape[0])
+    else:
+        raise InputError(
+            f"example_input: its shape is {tuple(example.shape)}; a module takes (T, N, C, H, W) or (T, N, F), or "
+            "(N, C, H, W) or (N, F) if it repeats samples over time itself"
+        )
+    lead = (TRACED_BATCH,) if axes is Axes.STATIC else (example.shape[0], TRACED_BATCH)
+    exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
+    tracing = Tracing(module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps)
+    result = tracing.run(axes, shape)
+    draft = tracing.draft
+    if len(draft.shape(result.node)) != 1:
+        raise UnsupportedError(
+            f"{result.node}: the module returns values of shape {draft.shape(result.node)} for each sample; it must "
+            "return a vector, so flatten them"
+        )
+    draft.add("output", nir.Output({"output": np.array(draft.shape(result.node))}), result.node)
+    needed = _needed(draft)
+    if not any(isinstance(each.op, nir.LIF | nir.IF) for each in needed.values()):
+        raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
+    assert tracing.timesteps is not None
+    graph = Graph(topological_order(needed), tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
+    return Traced(graph, axes, result.axes is Axes.REDUCED)
+
+
+def _needed(draft: Draft) -> dict[str, Any]:
+    """The nodes that the output depends on, in the order of the draft."""
+    wanted, stack = {draft.input}, ["output"]
+    while stack:
+        name = stack.pop()
+        if name not in wanted:
+            wanted.add(name)
+            stack.extend(draft.nodes[name].inputs)
+    return {name: node for name, node in draft.nodes.items() if name in wanted}

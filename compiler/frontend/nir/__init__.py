@@ -1,0 +1,1 @@
+"""NIR files as float graphs."""

@@ -1,0 +1,266 @@
+"""What a NIR file holds: its nodes, which reads which, and in what order, before any is given a meaning.
+
+Graphs inside graphs are dissolved, and the layers that lead from a population back to it are set apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import h5py
+import nir
+import numpy as np
+
+from resformer.compiler.files.nir import read_values
+from resformer.compiler.ir.primitives import PortedGraph
+from resformer.errors import FileFormatError, UnsupportedError
+
+Values: TypeAlias = Mapping[str, Any]
+"""A node as its file holds it: its fields by name, ``type`` among them."""
+
+DOORS = ("Input", "Output")
+"""Where a graph inside a graph is entered and left."""
+GRAPHS = (nir.NIRGraph.__name__, PortedGraph.__name__)
+NEURON_TYPES = ("LIF", "IF", "CubaLIF", "Threshold")
+"""What fires."""
+LISTED = 5
+"""Nodes that a message names before it stops."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file's network, graphs inside graphs dissolved.
+
+    Attributes:
+        nodes: As the file holds them, by name.
+        sources: For each node, the names of those that it reads, in the order of the edges.
+        metadata: Of the whole graph.
+        recurrent: For each population with synapses onto itself, the layer that they are.
+    """
+
+    nodes: dict[str, Values]
+    sources: dict[str, list[str]]
+    metadata: Values
+    recurrent: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def readers(self) -> dict[str, list[str]]:
+        """For each node, the names of those that read it."""
+        readers: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for name, sources in self.sources.items():
+            for source in sources:
+                readers[source].append(name)
+        return readers
+
+
+def read_content(file: h5py.File) -> Content:
+    """Read a network.
+
+    Raises:
+        FileFormatError: It holds none, or one that is inconsistent.
+    """
+    root = file.get("node")
+    values = read_values(root) if isinstance(root, h5py.Group) else {}
+    if values.get("type") not in GRAPHS:
+        raise FileFormatError("no NIR graph; write the network with nir.write")
+    nodes, edges = _dissolve("", values)
+    for source, target in edges:
+        for end in (source, target):
+            if end not in nodes:
+                raise FileFormatError(f"{end}: an edge from {source} to {target} ends there, but there is no such node")
+    sources: dict[str, list[str]] = {name: [] for name in nodes}
+    for source, target in dict.fromkeys(edges):
+        sources[target].append(source)
+    metadata = values.get("metadata", {})
+    return Content(nodes, sources, metadata if isinstance(metadata, dict) else {})
+
+
+def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple[str, str]]]:
+    """A graph's nodes and edges, those of the graphs in it included; what enters and leaves these goes through."""
+    if "nodes" not in graph or "edges" not in graph:
+        raise FileFormatError(f"{prefix.removesuffix('.') or 'the graph'}: has no nodes or no edges; write it again")
+    nodes: dict[str, Values] = {}
+    inner_edges: list[tuple[str, str]] = []
+    doors: dict[str, tuple[str, str]] = {}
+    for key, values in graph["nodes"].items():
+        name = prefix + key
+        if not isinstance(values, dict) or not isinstance(values.get("type"), str):
+            raise FileFormatError(f"{name}: has no type; write the file again with nir.write")
+        if not isinstance(values.get("metadata", {}), dict):
+            raise FileFormatError(f"{name}: its metadata are no names with values; write the file again with nir.write")
+        if values["type"] in GRAPHS:
+            inside, between = _dissolve(f"{name}.", values)
+            doors[name] = (_only(name, values, "Input"), _only(name, values, "Output"))
+            nodes |= inside
+            inner_edges += between
+        else:
+            nodes[name] = values
+    edges = [
+        (doors.get(prefix + source, ("", prefix + source))[1], doors.get(prefix + target, (prefix + target, ""))[0])
+        for source, target in (map(_text, edge) for edge in np.asarray(graph["edges"]).reshape(-1, 2).tolist())
+    ]
+    return nodes, edges + inner_edges
+
+
+def _only(name: str, graph: Values, kind: str) -> str:
+    """The one node of a kind in a graph inside the network.
+
+    Raises:
+        UnsupportedError: There are several, or none.
+    """
+    found = [key for key, values in graph["nodes"].items() if values["type"] == kind]
+    if len(found) != 1:
+        raise UnsupportedError(f"{name}: has {len(found)} {kind} nodes; a graph must have one, so split or join them")
+    return f"{name}.{found[0]}"
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def without_doors(content: Content) -> Content:
+    """The network without the Inputs and Outputs of its inner graphs: what reads one reads what leads into it.
+
+    Raises:
+        UnsupportedError: One leads into itself.
+    """
+    readers = content.readers
+    doors = [
+        name
+        for name, values in content.nodes.items()
+        if values["type"] in DOORS and content.sources[name] and readers[name]
+    ]
+    sources = {name: list(each) for name, each in content.sources.items()}
+    for door in doors:
+        through = sources.pop(door)
+        if door in through:
+            raise UnsupportedError(
+                f"{door}: a cycle without delay runs through it ({door} -> {door}); cut the edge back"
+            )
+        for name, each in sources.items():
+            sources[name] = [found for source in each for found in (through if source == door else [source])]
+    nodes = {name: values for name, values in content.nodes.items() if name in sources}
+    return replace(content, nodes=nodes, sources=sources)
+
+
+def without_recurrence(content: Content) -> Content:
+    """The network less the layers that lead from a population back to it; cycles of any other kind are left.
+
+    Raises:
+        UnsupportedError: Several layers do, or one that also belongs to another path.
+    """
+    readers = content.readers
+    recurrent: dict[str, str] = {}
+    for name, values in content.nodes.items():
+        if values["type"] not in NEURON_TYPES:
+            continue
+        layers = _between(name, readers, content) & _between(name, content.sources, content)
+        if not layers:
+            continue
+        first, *others = sorted(layers)
+        if others:
+            raise UnsupportedError(
+                f"{name}: several layers lead from it back to it ({', '.join(sorted(layers)[:LISTED])}); "
+                "multiply or add them into one"
+            )
+        strangers = [each for each in (*content.sources[first], *readers[first]) if each != name]
+        if strangers:
+            raise UnsupportedError(
+                f"{first}: leads from {name} back to it and is connected to {strangers[0]} too; give each path a layer "
+                "of its own"
+            )
+        recurrent[name] = first
+    cut = set(recurrent.values())
+    return replace(
+        content,
+        sources={
+            name: [source for source in sources if source not in cut]
+            for name, sources in content.sources.items()
+            if name not in cut
+        },
+        recurrent=recurrent,
+    )
+
+
+def _between(name: str, ways: Mapping[str, list[str]], content: Content) -> set[str]:
+    """The layers, no neurons, that are met on all ways from a population until the next one."""
+    found: set[str] = set()
+    ahead = list(ways[name])
+    while ahead:
+        each = ahead.pop()
+        if each not in found and content.nodes[each]["type"] not in NEURON_TYPES:
+            found.add(each)
+            ahead += ways[each]
+    return found
+
+
+def in_order(content: Content) -> list[str]:
+    """The nodes from the input to the output, each after what it reads; recurrent layers left out.
+
+    Raises:
+        FileFormatError: A node stands apart.
+        UnsupportedError: A cycle, or several inputs or outputs.
+    """
+    outer = {name: values for name, values in content.nodes.items() if _is_outer(name, content)}
+    entry, exit_ = (_only_outer(outer, kind) for kind in ("Input", "Output"))
+    remaining = {name: set(sources) for name, sources in content.sources.items()}
+    ordered: list[str] = []
+    free = [name for name, sources in remaining.items() if not sources]
+    for name in free:
+        if name != entry:
+            raise FileFormatError(f"{name}: no edge comes in; connect it or leave it out")
+    readers = content.readers
+    for name in remaining:
+        if not readers[name] and name != exit_:
+            raise FileFormatError(f"{name}: no edge leaves it; connect it or leave it out")
+    while free:
+        name = free.pop(0)
+        ordered.append(name)
+        for reader in readers[name]:
+            remaining[reader].discard(name)
+            if not remaining[reader]:
+                free.append(reader)
+    if len(ordered) < len(content.sources):
+        ring = _cycle(content, set(content.sources) - set(ordered))
+        shown = " -> ".join([*ring[:LISTED], *(["..."] if len(ring) > LISTED else []), ring[0]])
+        populations = [name for name in ring if content.nodes[name]["type"] in NEURON_TYPES]
+        if len(ring) == 1 and populations:
+            raise UnsupportedError(f"{ring[0]}: reads its own spikes as they are; put a layer with weights between")
+        if populations:
+            raise UnsupportedError(
+                f"{ring[0]}: a cycle runs through {len(populations)} populations ({shown}); a layer may lead from one "
+                "population back to it, so make them one population or cut the edge back"
+            )
+        raise UnsupportedError(
+            f"{ring[0]}: a cycle without delay runs through it ({shown}); put neurons into it, whose spikes come a "
+            "step late, or cut the edge back"
+        )
+    ordered.remove(exit_)
+    return [*ordered, exit_]
+
+
+def _is_outer(name: str, content: Content) -> bool:
+    """Whether an Input or Output is the network's own: nothing leads into it, or out of it."""
+    kind = content.nodes[name]["type"]
+    read = any(name in sources for sources in content.sources.values())
+    return (kind == "Input" and not content.sources[name]) or (kind == "Output" and not read)
+
+
+def _only_outer(outer: Mapping[str, Values], kind: str) -> str:
+    found = [name for name, values in outer.items() if values["type"] == kind]
+    if len(found) != 1:
+        raise UnsupportedError(
+            f"{found[1] if found else 'the graph'}: the network has {len(found)} {kind} nodes; it must have one"
+        )
+    return found[0]
+
+
+def _cycle(content: Content, among: set[str]) -> list[str]:
+    """The names along one cycle, in the order of the edges."""
+    # whatever could not be ordered reads something that could not: going back along it must come round
+    path = [min(among)]
+    while path[-1] not in path[:-1]:
+        path.append(min(source for source in content.sources[path[-1]] if source in among))
+    return path[path.index(path[-1]) + 1 :][::-1]

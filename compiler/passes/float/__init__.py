@@ -1,0 +1,1 @@
+"""Passes over networks of real numbers, one a file."""

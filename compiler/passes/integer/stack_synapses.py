@@ -1,0 +1,67 @@
+"""Store weights of more bits than a synapse holds as two synapses each, whose currents a neuron sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Add, Conv2d, Int8Array, Op, Program, WeightArray
+from resformer.compiler.ir.storage import mantissa_bits
+from resformer.compiler.quantize.plan import mantissa_max
+from resformer.compiler.target import LOIHI
+from resformer.errors import UnsupportedError
+
+
+def stack_synapses(program: Program) -> Program:
+    """Make of each convolution whose mantissas are wide an ``Add`` of two that read the same.
+
+    The sum keeps the convolution's name, for it is the current that all else refers to; the parts are named
+    ``X.hi``, which takes the bias, and ``X.lo``. A neuron sums what reaches it, so the ``Add`` costs nothing. A layer
+    whose mantissas all fit one synapse after all stays one.
+
+    Raises:
+        UnsupportedError: The network has a node of such a name already.
+    """
+    edit = program.edit()
+    for node in program:
+        conv = node.op
+        if not isinstance(conv, Conv2d) or conv.weight.dtype == np.int8:
+            continue
+        if mantissa_bits(conv.weight) <= LOIHI.weight_bits_max:
+            edit.set_op(node.name, replace(conv, weight=conv.weight.astype(np.int8)))
+            continue
+        high, low, shift = split_mantissas(conv.weight)
+        parts = (
+            (HIGH_PART, replace(conv, weight=high, weight_exp=(conv.weight_exp + shift).astype(np.int8))),
+            (LOW_PART, replace(conv, weight=low, bias=np.zeros_like(conv.bias))),
+        )
+        for suffix, op in parts:
+            name = f"{node.name}{suffix}"
+            if name in program:
+                raise UnsupportedError(
+                    f"{name}: is the name of a part of {node.name}, whose weights have more than "
+                    f"{LOIHI.weight_bits_max} bits; rename the layer, or give {node.name} fewer bits"
+                )
+            part: Node[Op] = Node(name, op, node.inputs, node.shape)
+            edit.add(part)
+        edit.set_op(node.name, Add(conv.signal), inputs=tuple(f"{node.name}{suffix}" for suffix, _ in parts))
+    return edit.finish()
+
+
+def split_mantissas(weight: WeightArray) -> tuple[Int8Array, Int8Array, int]:
+    """Parts of mantissas m with m = hi * 2^s + lo, both of m's sign, and s, the least with which all hi fit.
+
+    Where s is zero, lo is as large as it can be, so that hi is zero but for the few m that a synapse cannot hold. Like
+    signs let range analysis prove of the parts' sum just what it proves of the whole.
+    """
+    magnitude, sign = np.abs(weight.astype(np.int32)), np.sign(weight)
+    largest, most = mantissa_max(LOIHI.weight_bits_max), int(magnitude.max(initial=0))
+    if most <= 2 * largest:
+        shift, low = 0, np.minimum(magnitude, largest)
+    else:
+        shift = most.bit_length() - (LOIHI.weight_bits_max - 1)
+        low = magnitude & ((1 << shift) - 1)
+    high = (magnitude - low) >> shift
+    return (sign * high).astype(np.int8), (sign * low).astype(np.int8), shift

@@ -1,0 +1,1 @@
+"""From real numbers to integers: the plan, what chooses it, and the lowering."""

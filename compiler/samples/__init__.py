@@ -1,0 +1,1 @@
+"""Samples for calibration and inference: arrays, files and folders of images."""

@@ -1,0 +1,180 @@
+"""``resformer-compile``: compiling, and what then needs a run: ``--report`` and ``--sweep``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from resformer.compiler.atomic import write_json, write_text
+from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
+from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_given, require_input
+from resformer.runtime.cli.sample_options import PREPROCESSING, check_preprocessing_usage
+from resformer.runtime.cli.terminal import (
+    DONE,
+    FAILED,
+    Parser,
+    Terminal,
+    UsageError,
+    check_writable,
+    run_command,
+    size_of,
+)
+
+NOT_SWEPT = ("help", "model", "target", "output", "check", "json", "dump_after", "quiet", *PREPROCESSING)
+"""Arguments of compiling that are no choice about the network."""
+FLAG_VALUES = {"no": False, "yes": True}
+TABLES = (".json", ".csv")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile; returns the exit status."""
+    return run_command(_parser(), argv, _compile)
+
+
+def _parser() -> Parser:
+    parser = compile_parser()
+    parser.add_argument(
+        "--sweep",
+        nargs="+",
+        type=_axis,
+        metavar="OPTION=V,V",
+        help="compile once for each combination of values, such as --sweep weight-bits=4,8 timesteps=2,4, and print "
+        "one table; writes no build; exit status 1 if a combination fails",
+    )
+    parser.add_argument(
+        "--table", type=Path, action="append", default=[], metavar="FILE", help="with --sweep: .json or .csv to write"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="page to write that shows the build")
+    group = parser.add_argument_group("for --sweep and --report: what to run in sim (default: nothing)")
+    add_input_options(group, required=False)
+    return parser
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    if arguments.input is None:
+        require_input(arguments)
+        if arguments.calibration is None:
+            require_input(arguments, *PREPROCESSING, needed="--calibration or --input")
+        else:
+            check_preprocessing_usage(arguments, arguments.calibration)
+    elif arguments.sweep is None and arguments.report is None:
+        raise UsageError("--input: goes with --sweep or --report")
+    else:
+        check_input_usage(arguments, *filter(None, (arguments.calibration,)))
+    if arguments.sweep is not None:
+        return _sweep(arguments)
+    if arguments.table:
+        raise UsageError("--table: goes with --sweep")
+    if arguments.report is None:
+        return compile_build(arguments)
+    if arguments.check:
+        raise UsageError("--report: shows a build, and --check writes none")
+    check_writable(arguments.report)
+    if arguments.output is not None and arguments.report.resolve() == arguments.output.resolve():
+        raise UsageError(f"--report: {arguments.report} is the build's folder; name a file, such as report.html in it")
+    status = compile_build(arguments)
+    if status == DONE:
+        _report(arguments)
+    return status
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    """Write the page of the build that was just written."""
+    from resformer.compiler.files.build import read_build
+    from resformer.runtime.page.content import SAMPLES, as_shown, run_and_show
+    from resformer.runtime.page.write import write_page
+
+    terminal = Terminal(quiet=arguments.quiet)
+    seen = cost = None
+    with terminal.progress() as update:
+        if arguments.input is not None:
+            given = read_given(arguments, arguments.output)
+            given = given if arguments.samples else given.first(SAMPLES)
+            seen, cost = run_and_show(given, model=arguments.model, update=update)
+        write_page((as_shown(read_build(arguments.output), run=seen, cost=cost),), arguments.report)
+    terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    """Compile, place and run every combination; print and write the table."""
+    for name in ("target", "output", "check", "json", "dump_after", "report"):
+        if getattr(arguments, name):
+            raise UsageError(f"--{name.replace('_', '-')}: not with --sweep, which writes no build")
+    axes = _axes(arguments.sweep)
+    precisions = {arguments.precision, *(text for text, _, _ in axes.get("precision", ()))}
+    if "auto" not in precisions and (arguments.synapse_budget is not None or "synapse-budget" in axes):
+        raise UsageError("--synapse-budget: goes with --precision auto")
+    for path in arguments.table:
+        if path.suffix not in TABLES:
+            raise UsageError(f"--table: {path} ends in neither {' nor '.join(TABLES)}")
+        check_writable(path)
+    terminal = Terminal(quiet=arguments.quiet)
+    with terminal.progress() as update:
+        update("starting", 0, 0)
+        from resformer.runtime.cli import sweep
+
+        points = sweep.run(arguments, axes, update)
+        sweep.require_any(points)
+        for path in arguments.table:
+            if path.suffix == ".csv":
+                write_text(path, sweep.to_csv(points))
+            else:
+                write_json(path, sweep.to_json(points, arguments))
+    terminal.table(f"{arguments.model.name}, {len(points)} ways", *sweep.rows(points))
+    failed = [point for point in points if point.error is not None]
+    for point in failed:
+        terminal.line(f"{point.title}: {point.error}", style="red")
+    return FAILED if failed else DONE
+
+
+def _axis(text: str) -> str:
+    if "=" not in text:
+        # argparse takes all that follows for values
+        raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=V,V; if it is MODEL, name it before --sweep")
+    return text
+
+
+def _axes(texts: Sequence[str]) -> dict[str, list[tuple[str, str, object]]]:
+    """What varies: for each option its values, each as (text, the argument's name, value).
+
+    Raises:
+        UsageError: No such option, or no such value.
+    """
+    parser = compile_parser()
+    actions = {
+        text.removeprefix("--"): action
+        for action in parser._actions
+        for text in action.option_strings
+        if text.startswith("--") and action.dest not in NOT_SWEPT
+    }
+    axes: dict[str, list[tuple[str, str, object]]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        key = key.removeprefix("--")
+        if key not in actions:
+            raise UsageError(f"--sweep: there is no option {key!r} to vary; there are {', '.join(sorted(actions))}")
+        if key in axes:
+            raise UsageError(f"--sweep: {key} is there twice; name its values together, {key}=V,V")
+        given = values.split(",")
+        if "" in given or len(set(given)) != len(given):
+            raise UsageError(f"--sweep: {text}: write different values, {key}=V,V")
+        axes[key] = [(each, actions[key].dest, _value(parser, actions[key], key, each)) for each in given]
+    return axes
+
+
+def _value(parser: Parser, action: argparse.Action, key: str, text: str) -> object:
+    """The value of an option, as its parser takes it."""
+    if action.nargs == 0:
+        if text not in FLAG_VALUES:
+            raise UsageError(f"--sweep: {key}={text}: is {' or '.join(FLAG_VALUES)}")
+        return FLAG_VALUES[text]
+    try:
+        found: object = getattr(parser.parse_args(["MODEL", f"--{key}={text}"]), action.dest)
+    except UsageError as error:
+        raise UsageError(f"--sweep: {error}") from error
+    if key == "chip" and found != NO_CHIP:
+        from resformer.compiler.chips.chip import load_chip
+
+        load_chip(str(found))
+    return found

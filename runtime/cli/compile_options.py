@@ -1,0 +1,409 @@
+"""What ``resformer-compile`` does: a checkpoint or a NIR file to a build folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resformer.compiler.atomic import write_json
+from resformer.compiler.chips.chip import DEFAULT, PACKAGED
+from resformer.compiler.files.build import TARGETS
+from resformer.compiler.quantize.plan import MIN_WEIGHT_BITS
+from resformer.compiler.target import LOIHI
+from resformer.runtime.cli.sample_options import add_preprocessing_options, preprocessing
+from resformer.runtime.cli.terminal import (
+    DONE,
+    Parser,
+    Terminal,
+    UsageError,
+    check_writable,
+    counted,
+    names,
+    positive_int,
+    run_command,
+    size_of,
+)
+
+if TYPE_CHECKING:
+    from resformer.compiler.ir.graph import Graph
+    from resformer.compiler.pipeline import CompileOptions
+    from resformer.compiler.placement.place import Placement
+
+WEIGHT_BITS = range(MIN_WEIGHT_BITS, LOIHI.stacked_bits_max + 1)
+STORED_BITS = LOIHI.weight_bits_max
+SYNAPSE_BUDGET = 0.75
+SHARE_MAX = 2
+"""Two synapses a weight."""
+ALL = "all"
+NO_CHIP = "none"
+WORST_SHOWN = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile; returns the exit status."""
+    return run_command(compile_parser(), argv, compile_build)
+
+
+def compile_parser() -> Parser:
+    """Of the arguments that compiling takes; ``runtime.cli.compile`` adds those that run what was compiled."""
+    parser = Parser(
+        prog="resformer-compile",
+        description="Compile a trained SpikingResformer, or a NIR network, for Loihi-style hardware.",
+        epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="checkpoint: .pt, .pth or .safetensors; or a .nir file"
+    )
+    parser.add_argument(
+        "--target",
+        type=names(TARGETS),
+        action="extend",
+        default=[],
+        metavar=f"{{{','.join(TARGETS)}}}",
+        help="what to write, repeatable or separated by commas: lava or sim (all that running and verifying "
+        "need, the same for both), onnx (that and two ONNX models, of the float network and of the program), nir (the "
+        "float graph and the quantized one, alone)",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="BUILD", help="folder to write")
+    parser.add_argument(
+        "--chip",
+        default=DEFAULT,
+        metavar=f"{{{','.join(PACKAGED)},FILE.yaml,{NO_CHIP}}}",
+        help="chip to place the network on, or none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether the network fits the chip, and what bounds each layer"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: file to write the placement to")
+    parser.add_argument(
+        "--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained, or as the file says)"
+    )
+    parser.add_argument(
+        "--dt", type=float, metavar="SECONDS", help=".nir: the length of a step (default: as the file's metadata say)"
+    )
+    parser.add_argument(
+        "--input-kind",
+        choices=("static", "frames"),
+        default="static",
+        help=".nir: whether samples are real numbers or counts of events (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--reset",
+        choices=("hard", "soft", "late"),
+        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, or by subtraction a "
+        "step late (default: hard, as NIR defines it)",
+    )
+    parser.add_argument(
+        "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
+    )
+    parser.add_argument(
+        "--weight-bits",
+        type=_weight_bits,
+        metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
+        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions, for 9 of "
+        f"few weights alone (default: {STORED_BITS})",
+    )
+    parser.add_argument(
+        "--layer-bits",
+        type=_layer_bits,
+        action="extend",
+        default=[],
+        metavar="NAME=BITS",
+        help="another width for a layer, repeatable or separated by commas; report.json has the names",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fixed", "auto"),
+        default="fixed",
+        help="auto: each layer gets 4 bits up to --weight-bits (here 9 by default), by what it loses on the "
+        "--calibration images, within --synapse-budget (default: %(default)s, the same for all)",
+    )
+    parser.add_argument(
+        "--synapse-budget",
+        type=_share,
+        metavar="SHARE",
+        help=f"with --precision auto: of the memory that {STORED_BITS} bits everywhere take, what the weights may "
+        f"take, up to {SHARE_MAX} (default: {SYNAPSE_BUDGET})",
+    )
+    parser.add_argument(
+        "--per-layer-exponents", action="store_true", help="one weight exponent a layer, instead of one a channel"
+    )
+    parser.add_argument(
+        "--input-scale-exp",
+        type=int,
+        metavar="K",
+        help="inputs are rounded to multiples of 2^-K (default: what loses least for images, 0 for event frames)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="X",
+        help="images of the training set to measure ranges on and to round weights and biases for: a folder, of which "
+        "at most 256 are taken, or an array, .npy or .npz (default: ranges are estimated from the weights, and each "
+        "weight is rounded to its nearest)",
+    )
+    add_preprocessing_options(parser.add_argument_group("what is done to the samples of --calibration and --input"))
+    parser.add_argument(
+        "--dump-after",
+        type=lambda text: text.split(","),
+        action="extend",
+        default=[],
+        metavar="PASS",
+        help="print the network after a pass, repeatable or separated by commas: import, a pass, or all",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors and dumps")
+    return parser
+
+
+def _weight_bits(text: str) -> int:
+    if text not in map(str, WEIGHT_BITS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a width that one or two Loihi synapses store: {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]} bits"
+        )
+    return int(text)
+
+
+def _layer_bits(text: str) -> list[tuple[str, int]]:
+    found = []
+    for each in text.split(","):
+        name, equals, bits = each.rpartition("=")
+        if not (name and equals):
+            raise argparse.ArgumentTypeError(f"{each!r} is not NAME=BITS, a layer's name and its weights' width")
+        found.append((name, _weight_bits(bits)))
+    return found
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= SHARE_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of what 8 bits take: more than 0, at most {SHARE_MAX}")
+    return share
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Find out before any work is done that the arguments contradict each other.
+
+    Raises:
+        UsageError: They do.
+        OSError: The file for ``--json`` cannot be written.
+    """
+    if arguments.precision == "auto" and arguments.calibration is None:
+        raise UsageError("--precision auto: measures what each layer loses, so it needs --calibration images")
+    if arguments.precision == "auto" and arguments.layer_bits:
+        raise UsageError("--precision auto: chooses every layer's width; leave out --layer-bits, or it")
+    if arguments.precision != "auto" and arguments.synapse_budget is not None:
+        raise UsageError("--synapse-budget: goes with --precision auto")
+    if not arguments.check:
+        given = {"--target": arguments.target, "-o/--output": arguments.output}
+        missing = [name for name, value in given.items() if not value]
+        if missing:
+            raise UsageError(f"the following arguments are required: {', '.join(missing)}")
+        if arguments.json is not None:
+            raise UsageError("--json: goes with --check; a build has its placement.json")
+        return
+    if arguments.target or arguments.output is not None:
+        raise UsageError("--check: writes no build; leave out --target and -o, or --check")
+    if arguments.chip == NO_CHIP:
+        raise UsageError(f"--check: needs a chip, not {NO_CHIP}")
+    if arguments.json is not None:
+        check_writable(arguments.json)
+
+
+def compile_build(arguments: argparse.Namespace) -> int:
+    """Compile, and write a build or check the placement; returns the exit status."""
+    _check_usage(arguments)
+    if arguments.check:
+        return _check(arguments)
+    terminal = Terminal(quiet=arguments.quiet)
+    with terminal.progress() as update:
+        update("starting", 0, 0)
+        from resformer.compiler.files.build import check_replaceable, read_build, write_build
+        from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
+
+        check_replaceable(arguments.output)
+        options = compile_options(arguments)
+        dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
+        compilation = compile_network(arguments.model, options, dump, update)
+        if compilation.placement is not None:
+            compilation.placement.require()
+        update("writing", 0, 0)
+        files = write_build(compilation, arguments.output, list(dict.fromkeys(arguments.target)), options)
+    for text in dump.texts:
+        Terminal().line(text)
+    _summarize(terminal, arguments.model, read_build(arguments.output).report, files)
+    return DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Place the network and say whether it fits."""
+    terminal = Terminal(quiet=arguments.quiet)
+    with terminal.progress() as update:
+        update("starting", 0, 0)
+        from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
+
+        dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
+        placement = compile_network(arguments.model, compile_options(arguments), dump, update).placement
+    assert placement is not None
+    for text in dump.texts:
+        Terminal().line(text)
+    if arguments.json is not None:
+        write_json(arguments.json, placement.to_json())
+    _show_placement(terminal, placement)
+    placement.require()
+    return DONE
+
+
+def _show_placement(terminal: Terminal, placement: Placement) -> None:
+    """Print what each layer takes."""
+    chip = placement.chip
+    terminal.table(
+        f"{counted(placement.cores, 'core')}, {counted(placement.chips, 'chip')} of {chip.name}",
+        ("layer", "neurons are", " neurons", " cores", "a core holds", "bound by", " used"),
+        [
+            (
+                layer.population.name,
+                layer.population.kind,
+                f"{layer.population.neurons:,}",
+                layer.cores,
+                _shape(layer.tiling.tile),
+                (bound := layer.tiling.bound(chip)),
+                f"{layer.tiling.utilization(chip)[bound]:.0%}",
+            )
+            for layer in placement.layers
+        ],
+    )
+
+
+def compile_options(arguments: argparse.Namespace) -> CompileOptions:
+    """What the arguments choose.
+
+    Raises:
+        ResformerError: A file that they name cannot be read.
+    """
+    from resformer.compiler.chips.chip import load_chip
+    from resformer.compiler.pipeline import CompileOptions
+    from resformer.compiler.quantize.plan import QuantizationConfig
+    from resformer.compiler.samples.files import SampleFiles
+
+    calibration = arguments.calibration
+    return CompileOptions(
+        timesteps=arguments.timesteps,
+        image_size=arguments.input_size,
+        quantization=QuantizationConfig(
+            weight_bits=arguments.weight_bits,
+            layer_bits=dict(arguments.layer_bits),
+            per_channel=not arguments.per_layer_exponents,
+            input_scale_exp=arguments.input_scale_exp,
+        ),
+        synapse_budget=(arguments.synapse_budget or SYNAPSE_BUDGET) if arguments.precision == "auto" else None,
+        calibration=None if calibration is None else SampleFiles(calibration, preprocessing(arguments)),
+        # the float graph alone has nothing to place
+        chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
+        dt=arguments.dt,
+        input_kind=arguments.input_kind,
+        reset=arguments.reset,
+    )
+
+
+class _Dump:
+    """Told each pass's result; shows progress and keeps the texts that were asked for.
+
+    Raises:
+        UsageError: A pass of that name does not exist.
+    """
+
+    def __init__(self, wanted: Sequence[str], passes: Sequence[str], update: Any) -> None:
+        for name in wanted:
+            if name not in (*passes, ALL):
+                raise UsageError(f"--dump-after: there is no pass {name!r}; there are {', '.join(passes)} and {ALL}")
+        self.texts: list[str] = []
+        self._wanted = tuple(passes if ALL in wanted else wanted)
+        self._update = update
+        self._steps = len(passes)
+        self._done = 0
+
+    def __call__(self, name: str, graph: Graph[Any]) -> None:
+        self._done += 1
+        self._update(name, self._done, self._steps)
+        if name in self._wanted:
+            from resformer.compiler.ir.text import format_graph
+
+            self.texts.append(f"# after {name}\n{format_graph(graph)}")
+
+
+def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Path]) -> None:
+    """Print what became of the network, and what was written."""
+    net, totals, entry = report["architecture"], report["totals"], report["input"]
+    low, high = entry["real_range"]
+    signals = [node["signal"] for node in report["nodes"] if node["op"] in ("Conv2d", "SpikeMatMul", "Dense")]
+    scales = [signal["scale_exp"] for signal in signals if signal["kind"] != "spike"] or [0]
+    rows = [
+        ("network", _network(net)),
+        ("input", f"{_shape(entry['shape'])}, steps of 2^-{entry['scale_exp']} from {low:g} to {high:g}"),
+        ("time", f"{report['timesteps']} steps a sample, {report['latency_steps']} steps of latency"),
+        (
+            "size",
+            f"{totals['parameters']:,} parameters, {totals['neurons']:,} LIF neurons, {totals['synapses']:,} synapses",
+        ),
+        ("scales", f"currents in steps of 2^-{min(scales)} to 2^-{max(scales)}"),
+        ("may saturate", f"{len(report['may_saturate'])} of {len(report['nodes'])} nodes"),
+    ]
+    placement = report["placement"]
+    if placement is not None:
+        cores = counted(placement["cores"], "core")
+        rows.append(("chip", f"{cores}, {counted(placement['chips'], 'chip')} of {placement['chip']}"))
+    rows.append(("weights", _weights(report)))
+    if net is not None:
+        exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
+        rows.append(("against SpikingJelly", exact))
+    terminal.table(f"{model.name} compiled", ("what", "value"), rows)
+    if report["options"]["synapse_budget"] is not None:
+        weighted = [(node["name"], node["weight_bits"]) for node in report["nodes"] if "weight_bits" in node]
+        terminal.table("Widths by layer", ("layer", " bits"), weighted)
+    layers = [node for node in report["nodes"] if node.get("sqnr_db") is not None]
+    worst = sorted(layers, key=lambda node: node["sqnr_db"])[:WORST_SHOWN]
+    if worst:
+        terminal.table(
+            "Layers that rounding changed most",
+            ("layer", " bits", " exponents", " weights' SQNR, dB"),
+            [
+                (node["name"], node["weight_bits"], "..".join(map(str, node["weight_exp"])), f"{node['sqnr_db']:.1f}")
+                for node in worst
+            ],
+        )
+    terminal.table("Written", ("file", " size"), [(path, size_of(path)) for path in files])
+    for warning in report["warnings"]:
+        terminal.line(f"warning: {warning}")
+
+
+def _weights(report: Any) -> str:
+    """How wide the weights are, what they were rounded by, and what that lacks."""
+    widths = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node}) or [0]
+    bits = f"{widths[-1]} bits" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} bits"
+    if report["fine_tuned"]:
+        return f"as fine-tuned, {bits}"
+    samples = report["options"]["calibration_samples"]
+    if samples is None:
+        return f"{bits}, rounded without data: ranges estimated, biases uncorrected; --calibration X.npy loses less"
+    return f"{bits}, rounded for what {samples:,} calibration samples make each layer read"
+
+
+def _network(architecture: Any) -> str:
+    """What a checkpoint's tensors, or a NIR file, hold, in a line."""
+    if architecture is None:
+        return "from NIR"
+    planes, heads = (_row(architecture[each]) for each in ("planes", "num_heads"))
+    return f"{architecture['neuron']}, planes {planes}, heads {heads}, {architecture['stem']} stem"
+
+
+def _row(values: Sequence[int]) -> str:
+    return "-".join(map(str, values))
+
+
+def _shape(values: Sequence[int]) -> str:
+    return " x ".join(map(str, values))

@@ -1,0 +1,133 @@
+"""``resformer-report``: a page that shows a build, or compares several."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from resformer.compiler.chips.chip import PACKAGED
+from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_given, require_input
+from resformer.runtime.cli.sample_options import PREPROCESSING, add_preprocessing_options
+from resformer.runtime.cli.terminal import (
+    DONE,
+    Parser,
+    Terminal,
+    Update,
+    UsageError,
+    check_writable,
+    run_command,
+    size_of,
+)
+
+if TYPE_CHECKING:
+    from resformer.runtime.cli.inputs import Given
+    from resformer.runtime.page.content import Json, Shown
+
+ONE_A_BUILD = MappingProxyType(
+    {
+        "verify": ("R.json", "what resformer-verify --json wrote; of several builds one each, in their order"),
+        "cost": (
+            "C.json",
+            "what resformer-run --cost --json wrote, likewise (default: estimated of the run of --input)",
+        ),
+        "model": ("MODEL", "with --input: what was compiled, likewise, to draw where spikes differ from its own"),
+    }
+)
+"""Options that name a file of each build: what stands for the file, and what it is."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page; returns the exit status."""
+    return run_command(_parser(), argv, _report)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="resformer-report",
+        description="Show a build, or compare several, on one page that needs no network.",
+        epilog="Without --input the page shows what the builds alone tell, and says what is missing. Exit status: 0 "
+        "done, 1 failed, 2 wrong usage.",
+    )
+    parser.add_argument(
+        "builds",
+        type=Path,
+        nargs="+",
+        metavar="BUILD",
+        help="folders that resformer-compile wrote; several: a comparison",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="report.html", help="file to write")
+    add_input_options(parser, required=False)
+    add_preprocessing_options(parser)
+    for name, (metavar, meaning) in ONE_A_BUILD.items():
+        parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar=metavar, help=meaning)
+    parser.add_argument(
+        "--chip",
+        metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
+        help="with --input: estimate the cost on another chip than the builds were placed on, or with other constants",
+    )
+    return parser
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Find out before any work is done that the arguments contradict each other.
+
+    Raises:
+        UsageError: They do.
+        OSError: The page cannot be written.
+    """
+    builds = len(arguments.builds)
+    for name in ONE_A_BUILD:
+        given = getattr(arguments, name)
+        if given and len(given) != builds:
+            raise UsageError(f"--{name}: {len(given)} files for {builds} builds; give one each, in their order")
+    if arguments.input is None:
+        require_input(arguments, *PREPROCESSING, "chip", "model")
+    else:
+        check_input_usage(arguments)
+    check_writable(arguments.output)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    _check_usage(arguments)
+    terminal = Terminal()
+    with terminal.progress() as update:
+        update("reading", 0, 0)
+        from resformer.runtime.page.write import write_page
+
+        shown = tuple(_shown(arguments, index, update) for index in range(len(arguments.builds)))
+        update("writing", 0, 0)
+        write_page(shown, arguments.output)
+    terminal.line(f"{arguments.output} ({size_of(arguments.output)})")
+    return DONE
+
+
+def _shown(arguments: argparse.Namespace, index: int, update: Update) -> Shown:
+    """One build, run if there is an input."""
+    from resformer.compiler.files.build import read_build
+    from resformer.runtime.cost import cost as costs
+    from resformer.runtime.page.content import as_shown, read_result
+    from resformer.runtime.verify import report as verifications
+
+    directory = arguments.builds[index]
+    verification = read_result(arguments.verify[index], verifications.FORMAT) if arguments.verify else None
+    cost = read_result(arguments.cost[index], costs.FORMAT) if arguments.cost else None
+    build, run = read_build(directory), None
+    if arguments.input is not None:
+        model = arguments.model[index] if arguments.model else None
+        run, estimated = _run(read_given(arguments, directory), arguments, model, update)
+        cost = estimated if cost is None else cost
+    return as_shown(build, verification=verification, cost=cost, run=run)
+
+
+def _run(given: Given, arguments: argparse.Namespace, model: Path | None, update: Update) -> tuple[Json, Json]:
+    """Run the samples, and see what they do."""
+    from resformer.compiler.chips.chip import load_chip
+    from resformer.runtime.page.content import SAMPLES, run_and_show
+
+    if arguments.samples is None:
+        given = given.first(SAMPLES)
+    chip = None if arguments.chip is None else load_chip(arguments.chip)
+    return run_and_show(given, chip=chip, model=model, update=update)

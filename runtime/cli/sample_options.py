@@ -1,0 +1,85 @@
+"""Options of the commands that say how samples are read."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resformer.runtime.cli.terminal import UsageError
+
+if TYPE_CHECKING:
+    from resformer.compiler.samples.files import Preprocessing
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's training images in RGB, as torchvision has them."""
+PREPROCESSING = ("resize", "normalize", "mean", "std")
+"""The options, under their names in the parsed arguments."""
+
+
+def add_preprocessing_options(parser: argparse._ActionsContainer) -> None:
+    """Options that say what is done to samples before a network is given them."""
+    parser.add_argument(
+        "--resize",
+        action="store_true",
+        help="of a folder: bring the shorter side to 256/224 of the network's input, and keep the middle",
+    )
+    parser.add_argument(
+        "--mean", type=_numbers, metavar="M,M,M", help="subtracted from the samples, one number, or one a channel"
+    )
+    parser.add_argument(
+        "--std", type=_numbers, metavar="S,S,S", help="what the samples are divided by after that, likewise"
+    )
+    parser.add_argument("--normalize", choices=("imagenet",), help="subtract and divide by ImageNet's own")
+
+
+def check_preprocessing_usage(arguments: argparse.Namespace, *paths: Path) -> None:
+    """Find out before any work is done that the options contradict each other or the samples.
+
+    Args:
+        arguments: Parsed.
+        paths: Of the samples.
+
+    Raises:
+        UsageError: They do.
+        OSError: There are no such samples.
+    """
+    for path in paths:
+        require_file(path)
+    if arguments.resize and all(path.is_file() for path in paths):
+        raise UsageError(f"--resize: {paths[0]} is no folder of images, and arrays are taken as they are")
+    if arguments.normalize is not None and (arguments.mean is not None or arguments.std is not None):
+        raise UsageError("--normalize: has a mean and a deviation of its own; leave out --mean and --std")
+    if arguments.std is not None and min(arguments.std) <= 0:
+        raise UsageError(f"--std: {min(arguments.std):g} is not above 0")
+
+
+def require_file(path: Path) -> None:
+    """Find out before any work is done that a file or a folder is not there.
+
+    Raises:
+        OSError: It is not.
+    """
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+
+
+def preprocessing(arguments: argparse.Namespace) -> Preprocessing:
+    """What the options choose."""
+    from resformer.compiler.samples.files import Preprocessing
+
+    if arguments.normalize is not None:
+        return Preprocessing(arguments.resize, IMAGENET_MEAN, IMAGENET_STD)
+    return Preprocessing(arguments.resize, arguments.mean, arguments.std)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several separated by commas")
+    return numbers

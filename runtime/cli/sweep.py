@@ -1,0 +1,198 @@
+"""What if: a network compiled, placed and run with every combination of some options."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import resformer
+from resformer.compiler.files.report import sqnr_db
+from resformer.compiler.ir.program import layer_names
+from resformer.compiler.pipeline import Compilation, compile_network
+from resformer.errors import ResformerError
+from resformer.runtime.cli.compile_options import compile_options
+from resformer.runtime.cli.inputs import read_samples
+from resformer.runtime.cli.terminal import Update
+from resformer.runtime.cost.activity import measure
+from resformer.runtime.cost.cost import estimate
+from resformer.runtime.run.infer import infer
+
+FORMAT = "resformer-sweep"
+FORMAT_VERSION = 1
+BACKEND = "sim"
+
+Axes: TypeAlias = Mapping[str, Sequence[tuple[str, str, object]]]
+"""Of each option its values: (as the user wrote it, the argument's name, the value)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination; what was not asked for, or failed, is None.
+
+    Attributes:
+        choices: Of each option that varies, the value.
+        error: Why it failed.
+        fits: Whether it fits the chip.
+        cores: Neurocores.
+        chips: Chips.
+        sqnr_db: Of the layer whose weights rounding changed most.
+        accuracy: Of the samples.
+        sops: Of a sample.
+        paper_mj: The paper's energy of a sample, without the stem.
+        energy_mj: The chip's.
+        latency_us: From frame to logits.
+        interval_us: Between samples.
+        saturated: How many values were clipped, in all samples.
+    """
+
+    choices: Mapping[str, str]
+    error: str | None = None
+    fits: bool | None = None
+    cores: int | None = None
+    chips: int | None = None
+    sqnr_db: float | None = None
+    accuracy: float | None = None
+    sops: float | None = None
+    paper_mj: float | None = None
+    energy_mj: float | None = None
+    latency_us: float | None = None
+    interval_us: float | None = None
+    saturated: int | None = None
+
+    @property
+    def title(self) -> str:
+        """Its choices, in words."""
+        return ", ".join(f"{key} {value}" for key, value in self.choices.items())
+
+
+MEASURED = tuple(each.name for each in fields(Point) if each.name not in ("choices", "error"))
+_TEXTS = {
+    "fits": ("fits", lambda value: "yes" if value else "NO"),
+    "cores": (" cores", "{:,}".format),
+    "chips": (" chips", "{:,}".format),
+    "sqnr_db": (" worst SQNR, dB", "{:.1f}".format),
+    "accuracy": (" accuracy", "{:.2%}".format),
+    "sops": (" SOPs", "{:,.1f}".format),
+    "paper_mj": (" paper, mJ", "{:.4g}".format),
+    "energy_mj": (" chip, mJ", "{:.4g}".format),
+    "latency_us": (" latency, us", "{:,.4g}".format),
+    "interval_us": (" every, us", "{:,.4g}".format),
+    "saturated": (" saturated", "{:,}".format),
+}
+
+
+def run(arguments: argparse.Namespace, axes: Axes, update: Update) -> tuple[Point, ...]:
+    """Compile, place and run every combination; those that fail say why.
+
+    Args:
+        arguments: Of ``resformer-compile``.
+        axes: What varies; the last varies fastest.
+        update: Told how far it is.
+    """
+    combinations = list(itertools.product(*axes.values()))
+    points = []
+    for index, values in enumerate(combinations):
+        choices = {key: text for key, (text, _, _) in zip(axes, values, strict=True)}
+        update(Point(choices).title, index, len(combinations))
+        chosen = argparse.Namespace(**{**vars(arguments), **{name: value for _, name, value in values}})
+        try:
+            points.append(_point(chosen, choices))
+        except (ResformerError, MemoryError) as error:
+            reason = "; ".join(error.findings) if isinstance(error, ResformerError) else "out of memory"
+            points.append(Point(choices, error=" ".join(reason.split())))
+    return tuple(points)
+
+
+def require_any(points: Sequence[Point]) -> None:
+    """See to it that something succeeded.
+
+    Raises:
+        ResformerError: All failed, for one reason: the network's or the samples', and no combination's.
+    """
+    reasons = {point.error for point in points}
+    if len(reasons) == 1 and None not in reasons:
+        raise ResformerError(str(reasons.pop()))
+
+
+def _point(arguments: argparse.Namespace, choices: Mapping[str, str]) -> Point:
+    compilation = compile_network(arguments.model, compile_options(arguments))
+    placement = compilation.placement
+    facts: dict[str, Any] = {"sqnr_db": _worst_sqnr(compilation)}
+    if placement is not None:
+        facts |= {"fits": not placement.violations, "cores": placement.cores, "chips": placement.chips}
+    if arguments.input is not None:
+        facts |= _measured(arguments, compilation)
+    return Point(choices, **facts)
+
+
+def _worst_sqnr(compilation: Compilation) -> float | None:
+    found = [sqnr_db(compilation.folded, compilation.program, name) for name in layer_names(compilation.program)]
+    return min((each for each in found if each is not None), default=None)
+
+
+def _measured(arguments: argparse.Namespace, compilation: Compilation) -> dict[str, Any]:
+    """What a run of the samples tells."""
+    program, placement = compilation.program, compilation.placement
+    samples, _, labels = read_samples(arguments, program)
+    result = infer(program, samples, BACKEND, record=True)
+    facts: dict[str, Any] = {"saturated": sum(result.saturated.values())}
+    if labels is not None:
+        facts["accuracy"] = float(np.mean(result.predictions == labels))
+    activity = measure(program, result.spikes)
+    facts["sops"] = activity.sops_per_sample
+    if placement is not None:
+        cost = estimate(program, activity, placement)
+        facts |= {
+            "paper_mj": cost.paper.energy_mj,
+            "energy_mj": cost.energy_mj,
+            "latency_us": cost.latency_us,
+            "interval_us": cost.interval_us,
+        }
+    return facts
+
+
+def rows(points: Sequence[Point]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Headings and rows of what was measured of any."""
+    shown = [name for name in MEASURED if any(getattr(point, name) is not None for point in points)]
+    headings = (*points[0].choices, *(_TEXTS[name][0] for name in shown))
+    table: list[Sequence[str]] = []
+    for point in points:
+        values = [(name, getattr(point, name)) for name in shown]
+        cells = ["-" if value is None else _TEXTS[name][1](value) for name, value in values]
+        if point.error is not None and cells:
+            cells[0] = "failed"
+        table.append((*point.choices.values(), *cells))
+    return headings, table
+
+
+def to_json(points: Sequence[Point], arguments: argparse.Namespace) -> dict[str, Any]:
+    """All points, as JSON can hold them."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": resformer.__version__,
+        "model": arguments.model.name,
+        "input": None if arguments.input is None else arguments.input.name,
+        "points": [
+            {"choices": dict(point.choices), "error": point.error} | {name: getattr(point, name) for name in MEASURED}
+            for point in points
+        ],
+    }
+
+
+def to_csv(points: Sequence[Point]) -> str:
+    """All points, a line each, under headings."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*points[0].choices, "error", *MEASURED])
+    for point in points:
+        values = (getattr(point, name) for name in ("error", *MEASURED))
+        writer.writerow([*point.choices.values(), *("" if value is None else value for value in values)])
+    return text.getvalue()

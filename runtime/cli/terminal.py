@@ -1,0 +1,227 @@
+"""What the commands share: one-line errors, exit statuses, tables that are plain when piped, progress bars.
+
+Nothing heavy is imported before arguments are parsed, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+
+from resformer.compiler.atomic import is_stream
+from resformer.errors import ResformerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE = 0
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+Update: TypeAlias = Callable[[str, float, float], None]
+"""Called with (what is being done, done, total); a total of 0 where it is not known."""
+
+
+def unheard(_what: str, _done: float, _total: float) -> None:
+    """An update where nobody asks for one."""
+
+
+class UsageError(Exception):
+    """Arguments that contradict each other: one line, and the exit status of wrong usage."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(message)
+
+
+def run_command(
+    parser: Parser,
+    argv: Sequence[str] | None,
+    command: Callable[[argparse.Namespace], int],
+    may_complain: Callable[[], bool] = lambda: True,
+) -> int:
+    """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status.
+
+    Args:
+        parser: Of the command's arguments.
+        argv: What to parse; the process's own arguments if None.
+        command: Returns the exit status.
+        may_complain: Asked, when something has gone wrong, whether it is for this process to say so.
+    """
+    try:
+        arguments = parser.parse_args(argv)
+        status = command(arguments)
+        sys.stdout.flush()
+    except SystemExit as exit_:  # after --help
+        return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
+    except BrokenPipeError:
+        # whoever read our output has had enough; keep Python from trying again at exit
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (KeyboardInterrupt, UsageError, ResformerError, OSError, MemoryError) as error:
+        messages, status = _explain(parser, error)
+        if may_complain():
+            for message in messages:
+                sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
+    return status
+
+
+def _explain(parser: Parser, error: BaseException) -> tuple[tuple[str, ...], int]:
+    """What to say of an error, a line each, and the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return ("interrupted",), INTERRUPTED
+    if isinstance(error, UsageError):
+        return (f"{error} (see {parser.prog} --help)",), WRONG_USAGE
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return (f"{where}{error.strerror or error}",), FAILED
+    if isinstance(error, MemoryError):
+        return ("out of memory; give fewer samples or a smaller --batch-size",), FAILED
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    findings = error.findings if isinstance(error, ResformerError) else (str(error),)
+    return tuple(f"{finding}{notes}" for finding in findings), FAILED
+
+
+def positive_int(text: str) -> int:
+    """An argument that must be a whole number of at least one."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def names(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """An argument type: names from a list, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in choices:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(choices)}")
+        return chosen
+
+    return parse
+
+
+class Terminal:
+    """Prints: coloured tables on a terminal, plain lines elsewhere.
+
+    Args:
+        quiet: Print errors only.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def line(self, text: str = "", *, style: str | None = None) -> None:
+        """Print one line."""
+        if not self.quiet:
+            console = _console(sys.stdout)
+            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Print a table; headings that begin with a space are those of numbers, set to the right."""
+        if self.quiet:
+            return
+        cells = [[str(cell) for cell in row] for row in rows]
+        console = _console(sys.stdout)
+        if console.is_terminal:
+            from rich.table import Table
+            from rich.text import Text
+
+            table = Table(title=title, title_justify="left", title_style="bold")
+            for index, heading in enumerate(headings):
+                right = heading.startswith(" ")
+                justify: Literal["left", "right"] = "right" if right else "left"
+                table.add_column(heading.strip(), justify=justify, overflow="fold", no_wrap=right or index == 0)
+            for row in cells:
+                table.add_row(*(Text(cell) for cell in row))
+            console.print(table)
+            return
+        widths = [max(len(cell) for cell in column) for column in zip(map(str.strip, headings), *cells, strict=True)]
+        lines = [title]
+        for row in ([heading.strip() for heading in headings], *cells):
+            aligned = (
+                cell.rjust(width) if heading.startswith(" ") else cell.ljust(width)
+                for cell, width, heading in zip(row, widths, headings, strict=True)
+            )
+            lines.append(("  " + "  ".join(aligned)).rstrip())
+        for line in lines:
+            self.line(line)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Update]:
+        """A progress bar on the terminal's error stream, gone at the end; none elsewhere."""
+        console = _console(sys.stderr)
+        if self.quiet or not console.is_terminal:
+            yield unheard
+            return
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("", total=None)
+
+            def update(what: str, done: float, total: float) -> None:
+                bar.update(task, description=what, completed=done, total=total or None)
+
+            yield update
+
+
+def check_writable(path: Path) -> None:
+    """Find out before any work is done that a file could not be written.
+
+    Raises:
+        OSError: Its folder cannot be made or written to, or the path is a folder.
+    """
+    if is_stream(path):
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    # folders that are not there are made as the file is written
+    folder = next(each for each in path.resolve().parents if each.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def size_of(path: Path) -> str:
+    """A file's size for people."""
+    size = float(path.stat().st_size)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _console(stream: IO[str]) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 chip", "5,122 cores"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,344 @@
+"""A cross-check of our costs: SANA-FE simulates a network on the same cores of Loihi 1, with our constants or its own.
+
+SANA-FE (University of Texas at Austin; GPL-3.0) is imported only here and only when asked. It simulates each neuron and
+message by itself, where we count by sums; its own constants for Loihi 1 were fitted to measurements.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.chips.chip import Chip
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import LIF, Conv2d, Dense, Flatten, Op, Program
+from resformer.compiler.ir.trace import SpikeTrain
+from resformer.compiler.placement.place import Placement, tile_positions
+from resformer.compiler.target import LOIHI
+from resformer.errors import BackendMissingError, UnsupportedError
+from resformer.runtime.cost.cost import Cost
+
+INPUTS = "loihi_inputs"
+"""Units of SANA-FE's own description that play spikes back and cost nothing; ours has them under the same name."""
+SYNAPSES = ("loihi_conv_synapse", "loihi_dense_synapse")
+"""Likewise, its units for the synapses of convolutions and of dense layers."""
+_SOMA_EVENTS = ("access_neuron", "update_neuron", "spike_out")
+
+
+@dataclass(frozen=True)
+class SanafeRun:
+    """What SANA-FE simulated: one sample, from its first spikes until the last layer has seen all of them.
+
+    Attributes:
+        steps: How many were run.
+        spikes: Of each population.
+        neurons: That were simulated, those that play spikes back left out.
+        operations: Synapses that messages met.
+        messages: That arrived at cores.
+        hops: Tiles that they crossed.
+        energy_pj: By what it went to: ``synapse``, ``soma``, ``network`` and ``total``.
+        seconds: The chip's time.
+    """
+
+    steps: int
+    spikes: Mapping[str, int]
+    neurons: int
+    operations: int
+    messages: int
+    hops: int
+    energy_pj: Mapping[str, float]
+    seconds: float
+
+
+def simulate(
+    program: Program, spikes: Mapping[str, SpikeTrain], sample: int, placement: Placement, *, own_constants: bool
+) -> SanafeRun:
+    """Play the first population's spikes of one sample into the others.
+
+    Args:
+        program: LIF populations in a row or a tree, connected by convolutions and dense layers alone, without biases.
+        spikes: Of a run, by population.
+        sample: Which.
+        placement: Its cores are taken, and so are its chip's constants unless SANA-FE's own are.
+        own_constants: Take SANA-FE's own constants for Loihi 1.
+
+    Raises:
+        UnsupportedError: The program holds something else, or takes more than one chip.
+        BackendMissingError: SANA-FE is not installed.
+    """
+    try:
+        import sanafe
+    except ImportError as error:
+        raise BackendMissingError("SANA-FE is not installed; it is GPL-3.0: pip install sanafe") from error
+    populations = _populations(program)
+    if placement.chips > 1:
+        raise UnsupportedError(f"SANA-FE's Loihi is one chip, this network takes {placement.chips}; take a smaller one")
+    if own_constants:
+        architecture = sanafe.load_loihi()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "chip.yaml"
+            path.write_text(architecture_yaml(placement.chip), encoding="utf-8")
+            architecture = sanafe.load_arch(path)
+    depth = len(populations)
+    steps = program.timesteps + depth
+    network, groups = sanafe.Network(), {}
+    for name, source in populations.items():
+        op = program[name].op
+        assert isinstance(op, LIF)
+        attributes = {} if source is None else _neuron_attributes(op)
+        dense = isinstance(program[program[name].inputs[0]].op, Dense)
+        groups[name] = network.create_neuron_group(
+            name,
+            int(np.prod(program[name].shape)),
+            attributes,
+            default_synapse_hw_name=SYNAPSES[dense],
+            log_spikes=True,
+        )
+    for name, source in populations.items():
+        if source is None:
+            played = spikes[name].dense()[:, sample].reshape(program.timesteps, -1)
+            for index, neuron in enumerate(groups[name]):
+                unit = f"{INPUTS}[{index % placement.chip.neurons_per_core}]"
+                neuron.set_attributes(soma_hw_name=unit, model_attributes={"spikes": played[:, index].tolist()})
+        else:
+            _connect(groups[source], groups[name], program, name)
+        _map(groups[name], placement, name, architecture)
+    chip = sanafe.SpikingChip(architecture)
+    chip.load(network)
+    result = chip.sim(steps, spike_trace=True, perf_trace=True, message_trace=True, processing_threads=1)
+    return _result(result, populations, program, steps)
+
+
+def architecture_yaml(chip: Chip) -> str:
+    """A chip of one mesh in SANA-FE's description language, with the constants of ours.
+
+    An idle neuron costs what SANA-FE calls access, one that fires as much more as ours does; a message is charged where
+    it arrives.
+    """
+    import yaml
+
+    rows = -(-chip.cores_per_chip // chip.cores_per_tile // chip.mesh_columns)
+    hops = {
+        f"{what}_{direction}_hop": value
+        for directions, energy, latency in (
+            (("east", "west"), chip.hop_east_west_pj * 1e-12, chip.hop_east_west_ns * 1e-9),
+            (("north", "south"), chip.hop_north_south_pj * 1e-12, chip.hop_north_south_ns * 1e-9),
+        )
+        for direction in directions
+        for what, value in (("energy", energy), ("latency", latency))
+    }
+
+    def unit(name: str, **attributes: object) -> dict[str, object]:
+        return {"name": name, "attributes": attributes}
+
+    active, idle = chip.neuron_update_active_pj * 1e-12, chip.neuron_update_inactive_pj * 1e-12
+    active_s, idle_s = chip.neuron_update_active_ns * 1e-9, chip.neuron_update_inactive_ns * 1e-9
+    free = {f"{kind}_{what}": 0.0 for kind in ("energy", "latency") for what in _SOMA_EVENTS}
+    core = {
+        "name": f"core[0..{chip.cores_per_tile - 1}]",
+        "attributes": {
+            "buffer_position": "soma",
+            "buffer_inside_unit": False,
+            "max_neurons_supported": chip.neurons_per_core,
+        },
+        "axon_in": [unit("in", energy_message_in=chip.spike_in_tile_pj * 1e-12, latency_message_in=0.0)],
+        "soma": [
+            unit(
+                "lif",
+                model="leaky_integrate_fire",
+                **free
+                | {
+                    "energy_access_neuron": idle,
+                    "latency_access_neuron": idle_s,
+                    "energy_spike_out": active - idle,
+                    "latency_spike_out": active_s - idle_s,
+                },
+            ),
+            unit(f"{INPUTS}[0..{chip.neurons_per_core - 1}]", model="input", **free),
+        ],
+        "dendrite": [unit("dendrite", model="accumulator", energy_update=0.0, latency_update=0.0)],
+        "synapse": [
+            unit(
+                name,
+                model="current_based",
+                energy_process_spike=chip.synaptic_op_pj * 1e-12,
+                latency_process_spike=chip.synaptic_op_ns * 1e-9,
+            )
+            for name in SYNAPSES
+        ],
+        "axon_out": [unit("out", energy_message_out=0.0, latency_message_out=0.0)],
+    }
+    tiles = chip.mesh_columns * rows
+    text: str = yaml.safe_dump(
+        {
+            "architecture": {
+                "name": chip.name,
+                "attributes": {
+                    "topology": "mesh",
+                    "width": chip.mesh_columns,
+                    "height": rows,
+                    "link_buffer_size": 16,
+                    "sync_model": "fixed",
+                    "latency_sync": chip.step_ns * 1e-9,
+                },
+                "tile": [{"name": f"tile[0..{tiles - 1}]", "attributes": hops, "core": [core]}],
+            }
+        },
+        sort_keys=False,
+    )
+    return text
+
+
+def _populations(program: Program) -> dict[str, str | None]:
+    """Each population and the one that it reads; the first, whose spikes are played back, reads none."""
+    found: dict[str, str | None] = {}
+    for name in program.lif_names:
+        source = _reads(program, name)
+        if source is None and found:
+            raise UnsupportedError(
+                f"{name}: reads values, and only the first population may; SANA-FE's Loihi sends spikes"
+            )
+        op = program[name].op
+        if source is not None and not (isinstance(op, LIF) and op.du == LOIHI.du_no_memory and not op.bias_mant.any()):
+            raise UnsupportedError(f"{name}: only LIF neurons without biases or currents' memory are compared")
+        found[name] = source
+    return found
+
+
+def _reads(program: Program, name: str) -> str | None:
+    synapse = program[program[name].inputs[0]]
+    if not isinstance(synapse.op, Conv2d | Dense):
+        raise UnsupportedError(
+            f"{name}: reads {synapse.name}, a {type(synapse.op).__name__}; only synapses are compared"
+        )
+    source = program[synapse.inputs[0]]
+    while isinstance(source.op, Flatten):
+        source = program[source.inputs[0]]
+    return source.name if isinstance(source.op, LIF) else None
+
+
+def _neuron_attributes(op: LIF) -> dict[str, Any]:
+    """In the units of the program's potentials; SANA-FE computes in floating point, exact until fractions run out."""
+    return {
+        "threshold": float(op.vth << LOIHI.a_shift),
+        "leak_decay": 1 - op.dv / LOIHI.decay_unity,
+        "reset_mode": "hard",
+        "reset": 0.0,
+    }
+
+
+def _connect(source: Any, target: Any, program: Program, name: str) -> None:
+    """All synapses into a population, those of weight zero too."""
+    node = program[program[name].inputs[0]]
+    pairs, weights = _synapses(node, program[node.inputs[0]].shape)
+    source.connect_neurons_sparse(target, {"weight": (weights << LOIHI.a_shift).tolist()}, pairs.tolist())
+
+
+def _synapses(node: Node[Op], source: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pairs (from, to) of flat indices, and their weights."""
+    op = node.op
+    if isinstance(op, Dense):
+        outputs, inputs = op.weight.shape
+        pairs = np.array(list(itertools.product(range(outputs), range(inputs))))[:, ::-1]
+        return pairs, fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.int64).reshape(-1)
+    assert isinstance(op, Conv2d)
+    weight = fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.int64)
+    outputs, per_group, *kernel = op.weight.shape
+    target = (outputs, *node.shape[1:])
+    found, weights = [], []
+    for k, row, column in np.ndindex(*target):
+        for c, i, j in np.ndindex(per_group, *kernel):
+            channel = k // (outputs // op.groups) * per_group + c
+            y = row * op.stride[0] - op.padding[0] + i * op.dilation[0]
+            x = column * op.stride[1] - op.padding[1] + j * op.dilation[1]
+            if 0 <= y < source[1] and 0 <= x < source[2]:
+                start = np.ravel_multi_index((channel, y, x), source)
+                found.append((start, np.ravel_multi_index((k, row, column), target)))
+                weights.append(weight[k, c, i, j])
+    return np.array(found), np.array(weights)
+
+
+def _map(group: Any, placement: Placement, name: str, architecture: Any) -> None:
+    """Put a population's neurons on the cores that our placement gave them."""
+    placed, chip = placement.by_name[name], placement.chip
+    shape = placed.population.shape
+    rows = -(-chip.cores_per_chip // chip.cores_per_tile // chip.mesh_columns)
+    cores, neurons = architecture.cores(), list(group)
+    for core, box in placed.boxes():
+        column, row = tile_positions(chip, np.array(core))
+        # SANA-FE numbers tiles down the columns
+        where = cores[(int(column) * rows + int(row)) * chip.cores_per_tile + core % chip.cores_per_tile]
+        for index in itertools.product(*(range(*edges) for edges in box)):
+            neurons[int(np.ravel_multi_index(index, shape))].map_to_core(where)
+
+
+def _result(result: Any, populations: Mapping[str, str | None], program: Program, steps: int) -> SanafeRun:
+    spikes = dict.fromkeys(populations, 0)
+    for fired in result["spike_trace"]:
+        for neuron in fired:
+            spikes[neuron.group_name] += 1
+    energy = {kind: result["energy"][kind] * 1e12 for kind in ("synapse", "soma", "network", "total")}
+    return SanafeRun(
+        steps=steps,
+        spikes=spikes,
+        neurons=sum(int(np.prod(program[name].shape)) for name, source in populations.items() if source is not None),
+        operations=result["spikes"],
+        messages=result["packets_sent"],
+        hops=sum(result["perf_trace"]["hops"]),
+        energy_pj=energy,
+        seconds=result["sim_time"],
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure on both sides.
+
+    Attributes:
+        name: What it is.
+        ours: From ``resformer.runtime.cost.cost``.
+        theirs: SANA-FE's.
+        is_energy: Whether it rests on constants, in pJ; else it is a count.
+    """
+
+    name: str
+    ours: float
+    theirs: float
+    is_energy: bool = False
+
+
+def compare(cost: Cost, spikes: Mapping[str, SpikeTrain], run: SanafeRun) -> tuple[Line, ...]:
+    """All that both sides tell of one sample.
+
+    SANA-FE runs further steps, in which the last layers finish and the others idle; what idle neurons take there is
+    added to ours.
+
+    Args:
+        cost: Of this sample alone, on the placement that was simulated.
+        spikes: Likewise.
+        run: What SANA-FE made of it.
+    """
+    first = next(iter(run.spikes))
+    layers = [layer for layer in cost.layers if layer.name in run.spikes and layer.name != first]
+    further = run.neurons * (run.steps - cost.activity.timesteps)
+    idle = further * cost.placement.chip.neuron_update_inactive_pj
+    pj = run.energy_pj
+    return (
+        *(Line(f"spikes of {name}", spikes[name].count, found) for name, found in run.spikes.items()),
+        Line("operations", sum(layer.operations for layer in layers), run.operations),
+        Line("messages", sum(layer.messages for layer in layers), run.messages),
+        Line("hops", sum(layer.hops for layer in layers), run.hops),
+        Line("synapses, pJ", sum(layer.synapses_pj for layer in layers), pj["synapse"], is_energy=True),
+        Line("neurons, pJ", sum(layer.neurons_pj for layer in layers) + idle, pj["soma"], is_energy=True),
+        Line("messages, pJ", sum(layer.messages_pj for layer in layers), pj["network"], is_energy=True),
+        Line("all, pJ", sum(layer.energy_pj for layer in layers) + idle, pj["total"], is_energy=True),
+    )

@@ -1,0 +1,1 @@
+"""Inference: what runs, how it is fed and what is left of it."""

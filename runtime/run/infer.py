@@ -1,0 +1,246 @@
+"""Inference: samples through a program on any backend, batch by batch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.backends import BACKENDS, Runner, open_backend
+from resformer.compiler.backends.base import does_not_fit
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.program import Conv2d, MaxPool2d, Op, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.trace import SpikeTrain, Trace
+from resformer.compiler.samples.arrays import Samples
+from resformer.errors import CapacityError
+from resformer.runtime.run.encode import encode, predict, real_logits
+from resformer.runtime.run.memory import machine_memory
+from resformer.runtime.run.trace import join
+
+Progress: TypeAlias = Callable[[float, float], None]
+"""Called with (samples done, samples in all)."""
+
+BATCH_BYTES = 2**29
+"""What the interpreters' largest operation may take for one batch."""
+BATCH_MAX = 16
+"""Beyond this many samples a batch is no faster."""
+STREAM_BYTES = 2**30
+"""What a streaming backend's samples and its record of them may take at once."""
+ENCODING_BYTES = 3 * np.dtype(np.float64).itemsize + np.dtype(np.int32).itemsize
+"""What encoding takes for each value: as it is, rounded, clipped, and as an integer."""
+RECORD_BYTES = 2**32
+"""What the spikes of all samples may take, which are kept until the run ends."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What inference yields.
+
+    Attributes:
+        logits_int: (N, T, classes), the program's integers.
+        logits: Likewise, the real numbers that they stand for.
+        predictions: (N,), the class with the largest mean logit.
+        spikes: Each LIF population's, (T, N, ...), if they were recorded.
+        saturated: How often a value was clipped, by node.
+        uncounted: The populations whose clipped potentials the backend does not count.
+        clipped: How many values of the input its range could not hold.
+        seconds: Wall-clock time.
+    """
+
+    logits_int: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float64]
+    predictions: npt.NDArray[np.int64]
+    spikes: Mapping[str, SpikeTrain]
+    saturated: Mapping[str, int]
+    uncounted: tuple[str, ...]
+    clipped: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What some samples, one after another, gave.
+
+    Attributes:
+        trace: Without graded values.
+        clipped: How many values of the input its range could not hold.
+    """
+
+    trace: Trace
+    clipped: int
+
+
+def infer(
+    program: Program,
+    samples: Samples,
+    backend: str,
+    *,
+    record: bool,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Inference:
+    """Run samples through a program.
+
+    Args:
+        program: Scheduled.
+        samples: Checked against it.
+        backend: A key of ``BACKENDS``.
+        record: Keep every LIF's spikes.
+        batch_size: How many samples are in memory together; None: as many as ``samples_at_once`` says.
+        progress: Told how far the run is.
+
+    Raises:
+        ResformerError: The backend cannot run it, or its run ended too early.
+    """
+    runner = open_backend(backend)
+    batch_size = batch_size or samples_at_once(program, backend, record=record)
+    started = time.perf_counter()
+    part = infer_part(
+        program, samples, runner, bounds=(0, len(samples)), batch_size=batch_size, record=record, progress=progress
+    )
+    return conclude(program, [part], time.perf_counter() - started)
+
+
+def infer_part(
+    program: Program,
+    samples: Samples,
+    runner: Runner,
+    *,
+    bounds: tuple[int, int],
+    batch_size: int,
+    record: bool = False,
+    progress: Progress | None = None,
+) -> Part:
+    """Run some of the samples, as ``infer`` runs all.
+
+    Args:
+        program: Scheduled.
+        samples: All of them.
+        runner: From ``open_backend``.
+        bounds: The first and the past-the-last of those to run.
+        batch_size: How many samples are in memory together.
+        record: Keep every LIF's spikes.
+        progress: Told how far the run of these samples is.
+
+    Raises:
+        CapacityError: A batch does not fit in memory.
+    """
+    first, count = bounds[0], bounds[1] - bounds[0]
+    traces, clipped = [], 0
+    for start, stop in batches(count, batch_size):
+        try:
+            encoded = encode(samples.real(first + start, first + stop), program)
+            trace = runner(program, encoded.values, record=record, progress=_within(progress, start, stop, count))
+        except MemoryError as error:
+            raise does_not_fit(stop - start) from error
+        clipped += encoded.clipped
+        traces.append(replace(trace, graded={}))
+    return Part(join(traces), clipped)
+
+
+def conclude(program: Program, parts: Sequence[Part], seconds: float) -> Inference:
+    """What all parts of the samples gave, in their order."""
+    trace = join([part.trace for part in parts])
+    logits = real_logits(trace.logits, program)
+    return Inference(
+        logits_int=trace.logits.swapaxes(0, 1),
+        logits=logits.swapaxes(0, 1),
+        predictions=predict(logits),
+        spikes=trace.spikes,
+        saturated={name: count for name, count in trace.saturated.items() if count},
+        uncounted=tuple(name for name in program.lif_names if name not in trace.saturated),
+        clipped=sum(part.clipped for part in parts),
+        seconds=seconds,
+    )
+
+
+def require_room_for_spikes(program: Program, samples: int) -> None:
+    """See to it that the spikes of all samples, which are kept until the end, are not too many.
+
+    Raises:
+        CapacityError: They are.
+    """
+    size = program.timesteps * sum(math.prod(program[name].shape) for name in program.lif_names) // 8 + 1
+    if samples * size > RECORD_BYTES:
+        raise CapacityError(
+            f"--record-spikes: the spikes of {samples} samples take {samples * size / 1e9:.1f} GB, the limit is "
+            f"{RECORD_BYTES / 1e9:.1f} GB; record no more than --samples {max(RECORD_BYTES // size, 1)}"
+        )
+
+
+def require_room_for_batch(program: Program, backend: str, samples: int) -> None:
+    """See to it that a batch is not larger than any the machine could hold.
+
+    Linux promises memory that it does not have, and later ends the process without a word.
+
+    Args:
+        program: What runs.
+        backend: A key of ``BACKENDS``.
+        samples: How many the batch has.
+
+    Raises:
+        CapacityError: Its samples alone, or what an interpreter computes of them, exceed the machine's memory.
+    """
+    frames = program.timesteps if program.metadata.get("input") == "frames" else 1
+    size = ENCODING_BYTES * frames * math.prod(program.input.shape)
+    if not BACKENDS[backend].streams:
+        size += max(_operation_bytes(program, node) for node in program)
+    memory = machine_memory()
+    if memory is not None and samples * size > memory:
+        if samples == 1:
+            raise does_not_fit(1, f"this machine's {memory / 1e9:.1f} GB")
+        raise CapacityError(
+            f"--batch-size: {samples} samples at once take {samples * size / 1e9:.1f} GB or more, this machine has "
+            f"{memory / 1e9:.1f} GB; give a smaller one, such as {max(memory // size // 2, 1)}"
+        )
+
+
+def batches(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """The first and the past-the-last index of each batch."""
+    for start in range(0, count, size):
+        yield start, min(start + size, count)
+
+
+def batch_size(program: Program) -> int:
+    """How many samples the interpreters can run together in bounded memory."""
+    return max(1, min(BATCH_MAX, BATCH_BYTES // max(_operation_bytes(program, node) for node in program)))
+
+
+def samples_at_once(program: Program, backend: str, *, record: bool) -> int:
+    """How many samples a backend is given together.
+
+    Args:
+        program: What it runs.
+        backend: A key of ``BACKENDS``.
+        record: Whether it keeps every spike and graded value.
+    """
+    if not BACKENDS[backend].streams:
+        return batch_size(program)
+    steps = program.timesteps
+    size = ENCODING_BYTES * steps * math.prod(program.input.shape)
+    if record:
+        graded = sum(math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul | MaxPool2d))
+        spikes = sum(math.prod(program[name].shape) for name in program.lif_names)
+        size += steps * (4 * graded + spikes // 8)
+    return max(1, STREAM_BYTES // size)
+
+
+def _operation_bytes(program: Program, node: Node[Op]) -> int:
+    """What the reference interpreter takes for one sample of one operation."""
+    elements = math.prod(node.shape) + sum(math.prod(program[name].shape) for name in node.inputs)
+    if isinstance(node.op, Conv2d):
+        # each output position's taps, for one group of channels at a time
+        elements += 2 * math.prod(node.shape[1:]) * math.prod(node.op.weight.shape[1:])
+    return program.timesteps * elements * np.dtype(np.int64).itemsize
+
+
+def _within(progress: Progress | None, start: int, stop: int, count: int) -> Callable[[int, int], None] | None:
+    """A backend's progress through one batch as progress through all samples."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(start + (stop - start) * done / max(total, 1), count)

@@ -1,0 +1,1 @@
+"""Whether what runs is still the network that was trained."""

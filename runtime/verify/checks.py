@@ -1,0 +1,375 @@
+"""The four equivalences (E1 to E4) on one batch of samples: everything is counted, nothing judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.ir import fixedpoint, float_interpreter, reference
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import half_rows
+from resformer.compiler.ir.program import (
+    LIF,
+    NEURONS,
+    RECORDED,
+    CubaLIF,
+    Program,
+    SpikeMatMul,
+    layer_names,
+    real_weight,
+)
+from resformer.compiler.ir.trace import Trace
+from resformer.compiler.samples.arrays import Samples
+from resformer.compiler.target import LOIHI
+from resformer.runtime.run.encode import decode, encode, predict, real_logits
+from resformer.runtime.run.trace import Comparison
+from resformer.runtime.verify.local import Layer, LayerTally, LocalComparison
+from resformer.runtime.verify.nir_network import NirNetwork
+from resformer.runtime.verify.torch_network import TorchNetwork
+
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+UNIT = 1 << LOIHI.a_shift
+"""Biases count in 1/64 of a current's unit."""
+CURRENT_TOLERANCE = UNIT // 4
+"""How far a current in SpikingJelly may be from the program's, in 1/64 of its unit. Both are whole units but for the
+shift of ties, which a product of attention adds up at most some thousand times: 2^12 * 2^-30 * 2^13 = 1/32 unit."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """The sides that are compared.
+
+    Attributes:
+        program: The scheduled integers.
+        graphs: The float graph after the import, after each float pass, and as the build's file holds it; empty
+            without the original.
+        original: The checkpoint or module in SpikingJelly, or the NIR file as it was imported; None if not given.
+        quantized: The quantized checkpoint in SpikingJelly; None where the source is a NIR file.
+        fine_tuned: Whether the original was fine-tuned for this program's integers, its input's included, so that it is
+            given what the program is.
+        folded: The one of ``graphs`` after all float passes, if each layer's own error is to be measured; else None.
+        inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
+        pool_areas: Of each layer of the program that reads a sum in place of a mean, how many values it is of.
+    """
+
+    program: Program
+    graphs: Mapping[str, Graph[nir.NIRNode]]
+    original: TorchNetwork | NirNetwork | None
+    quantized: TorchNetwork | None
+    fine_tuned: bool = False
+    folded: Graph[nir.NIRNode] | None = None
+    inexact: str = ""
+    pool_areas: Mapping[str, int] = field(default_factory=dict)
+
+    def copy(self) -> Network:
+        """One for another thread: only the networks in SpikingJelly keep a state."""
+        original = None if self.original is None else self.original.copy()
+        quantized = None if self.quantized is None else self.quantized.copy()
+        return replace(self, original=original, quantized=quantized)
+
+
+class Tally:
+    """What comparing some samples counted.
+
+    Attributes:
+        float_graph: E1, by graph: the checkpoint's spikes against the graph's.
+        float_logits_error: E1, by graph: the largest difference of a logit.
+        backend: E2: spikes, graded values and logits of the reference interpreter against the backend's.
+        quantized: E3: spikes of ``quantized.pt`` against the backend's, in samples in which nothing saturated.
+        saturated: E3: the same in the other samples.
+        currents: E3: what each neuron was given, in samples in which nothing saturated.
+        quantized_logits_error: E3: the largest difference of a logit, where nothing saturated, the readout included.
+        original: E4: the checkpoint's spikes against the backend's.
+        local: E4: the same, each layer of the program fed the checkpoint's spikes.
+        layers: E4: each layer's own error, if the network says to measure it.
+        both, only_original, only_quantized: E4: spikes that fired on both sides, or on one alone.
+        predictions_original, predictions_quantized: By sample.
+        saturation: How often a value was clipped, by node.
+        saturated_samples: Those in which a value was clipped that spikes depend on.
+        clipped: How many values of the input its range could not hold.
+    """
+
+    def __init__(self, network: Network) -> None:
+        program = network.program
+        lifs = program.lif_names
+        self.float_graph = {stage: Comparison(lifs) for stage in network.graphs}
+        self.float_logits_error = dict.fromkeys(network.graphs, 0.0)
+        self.backend = Comparison(recorded_names(program))
+        self.quantized, self.saturated, self.currents = Comparison(lifs), Comparison(lifs), Comparison(lifs)
+        self.quantized_logits_error = 0.0
+        self.original, self.local = Comparison(lifs), Comparison(lifs)
+        self.layers: dict[Layer, LayerTally] = {}
+        self.both = self.only_original = self.only_quantized = 0
+        self.predictions_original: list[int] = []
+        self.predictions_quantized: list[int] = []
+        self.saturation: Counter[str] = Counter()
+        self.saturated_samples: list[int] = []
+        self.clipped = 0
+
+    def merge(self, other: Tally) -> None:
+        """Add what the samples that follow these counted."""
+        for stage, comparison in self.float_graph.items():
+            comparison.merge(other.float_graph[stage])
+            self.float_logits_error[stage] = max(self.float_logits_error[stage], other.float_logits_error[stage])
+        for name in ("backend", "quantized", "saturated", "currents", "original", "local"):
+            getattr(self, name).merge(getattr(other, name))
+        self.quantized_logits_error = max(self.quantized_logits_error, other.quantized_logits_error)
+        for name in ("both", "only_original", "only_quantized", "clipped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("predictions_original", "predictions_quantized", "saturated_samples"):
+            getattr(self, name).extend(getattr(other, name))
+        self.saturation.update(other.saturation)
+        for layer, tally in other.layers.items():
+            self.layers.setdefault(layer, LayerTally()).merge(tally)
+
+
+@dataclass
+class _Batch:
+    """One batch and what is known about it so far; ``samples`` are what the original is given."""
+
+    network: Network
+    samples: Float64Array
+    encoded: npt.NDArray[np.int32]
+    indices: range
+    tally: Tally
+    original: dict[str, BoolArray] = field(default_factory=dict)
+
+    def shaped(self, layer: str, values: torch.Tensor) -> Any:
+        """A population's values as the program shapes them, (T, N, ...)."""
+        return values.reshape(*values.shape[:2], *self.network.program[layer].shape).numpy()
+
+
+def check_batch(network: Network, samples: Samples, start: int, stop: int, backend: Trace | None) -> Tally:
+    """Compare all sides on some samples.
+
+    Args:
+        network: Used by no other thread.
+        samples: All of them.
+        start: The first to compare.
+        stop: One past the last.
+        backend: What the backend recorded for these samples; None if the reference interpreter is the backend.
+    """
+    program, tally = network.program, Tally(network)
+    real = samples.real(start, stop)
+    encoded = encode(real, program)
+    tally.clipped = encoded.clipped
+    given = decode(encoded.values, program) if network.fine_tuned else real
+    batch = _Batch(network, given, encoded.values, range(start, stop), tally)
+    if network.original is not None:
+        _compare_float_graphs(batch, network.original)
+    quantized = None if network.quantized is None else _run_quantized(batch, network.quantized)
+    differ: dict[str, BoolArray] = {}
+    observe = None if quantized is None else _current_observer(batch, quantized[2], differ)
+    trace = reference.run(program, batch.encoded, record=True, observe=observe)
+    tally.saturation.update({name: count for name, count in trace.saturated.items() if count})
+    if backend is not None:
+        _compare_backend(batch, trace, backend)
+    trace = trace if backend is None else backend
+    spikes = {name: trace.spikes[name].dense() for name in program.lif_names}
+    if quantized is not None:
+        _compare_quantized(batch, spikes, trace, quantized[0], quantized[1], differ)
+    tally.predictions_quantized = predict(real_logits(trace.logits, program)).tolist()
+    if network.original is not None:
+        _compare_original(batch, spikes)
+    return tally
+
+
+def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) -> None:
+    """E1, keeping the checkpoint's spikes for E4."""
+
+    def keep(name: str, _currents: torch.Tensor, spikes: torch.Tensor) -> None:
+        batch.original[name] = batch.shaped(name, spikes.bool())
+
+    logits = original.run(batch.samples, keep)
+    batch.tally.predictions_original = predict(logits).tolist()
+    for stage, graph in batch.network.graphs.items():
+        comparison = batch.tally.float_graph[stage]
+
+        def compare(name: str, value: torch.Tensor, comparison: Comparison = comparison) -> None:
+            if name in batch.original:
+                comparison.add(name, batch.shaped(name, value.bool()) != batch.original[name], batch.indices)
+
+        error = logit_errors(float_interpreter.run(graph, batch.samples, observe=compare).numpy(), logits)
+        batch.tally.float_logits_error[stage] = float(error.max())
+
+
+def logit_errors(logits: Float64Array, expected: Float64Array) -> Float64Array:
+    """Differences of logits of each step, (T, N, classes); a module may give their mean over time, (1, N, classes)."""
+    errors: Float64Array = np.abs(
+        (logits if len(logits) == len(expected) else logits.mean(0, keepdims=True)) - expected
+    )
+    return errors
+
+
+def _run_quantized(
+    batch: _Batch, quantized: TorchNetwork
+) -> tuple[dict[str, BoolArray], Float64Array, dict[str, npt.NDArray[np.int32]]]:
+    """The quantized network in SpikingJelly, fed what the program is: spikes, logits, and currents in 1/64 units."""
+    program = batch.network.program
+    spikes: dict[str, BoolArray] = {}
+    currents: dict[str, npt.NDArray[np.int32]] = {}
+
+    def keep(name: str, current: torch.Tensor, fired: torch.Tensor) -> None:
+        spikes[name] = batch.shaped(name, fired.bool())
+        unit = 2.0 ** program[program[name].inputs[0]].op.signal.scale_exp * UNIT
+        largest = np.iinfo(np.int32).max
+        currents[name] = np.rint(np.clip(batch.shaped(name, current) * unit, -largest, largest)).astype(np.int32)
+
+    logits = quantized.run(decode(batch.encoded, program), keep)
+    return spikes, logits, currents
+
+
+def _current_observer(
+    batch: _Batch, expected: Mapping[str, npt.NDArray[np.int32]], differ: dict[str, BoolArray]
+) -> reference.Observer:
+    """Notes where a neuron of the program is given another current than in SpikingJelly."""
+    program = batch.network.program
+    readers = {
+        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, NEURONS)]
+        for node in program
+    }
+
+    def observe(name: str, value: IntArray) -> None:
+        for reader in readers[name]:
+            if isinstance(reader.op, LIF):
+                bias = fixedpoint.scale_bias(reader.op.bias_mant, reader.op.bias_exp)
+                bias = bias.reshape(-1, *(1,) * (value.ndim - 3))
+            else:
+                assert isinstance(reader.op, CubaLIF)
+                bias = reader.op.u_bias.astype(np.int64)
+            given = value * UNIT + bias
+            differ[reader.name] = np.abs(given - expected[reader.name]) >= CURRENT_TOLERANCE
+
+    return observe
+
+
+def _compare_backend(batch: _Batch, expected: Trace, backend: Trace) -> None:
+    """E2."""
+    program, comparison = batch.network.program, batch.tally.backend
+    for name in recorded_names(program):
+        if name in expected.spikes:
+            differ = expected.spikes[name].dense() != backend.spikes[name].dense()
+        elif name in expected.graded:
+            differ = expected.graded[name] != backend.graded[name]
+        else:
+            differ = expected.logits != backend.logits
+        comparison.add(name, differ, batch.indices)
+
+
+def _compare_quantized(
+    batch: _Batch,
+    spikes: Mapping[str, BoolArray],
+    trace: Trace,
+    expected: Mapping[str, BoolArray],
+    expected_logits: Float64Array,
+    currents_differ: Mapping[str, BoolArray],
+) -> None:
+    """E3: where nothing saturated, and elsewhere."""
+    program, tally = batch.network.program, batch.tally
+    saturated, readout_saturated = _saturated(batch)
+    exact = [position for position in range(len(batch.indices)) if position not in saturated]
+    for name in program.lif_names:
+        differ = spikes[name] != expected[name]
+        for comparison, values, positions in (
+            (tally.quantized, differ, exact),
+            (tally.saturated, differ, saturated),
+            (tally.currents, currents_differ[name], exact),
+        ):
+            comparison.add(name, values[:, positions], [batch.indices[position] for position in positions])
+    tally.saturated_samples = [batch.indices[position] for position in saturated]
+    whole = [position for position in exact if position not in readout_saturated]
+    error = logit_errors(real_logits(trace.logits, program), expected_logits)[:, whole]
+    tally.quantized_logits_error = float(error.max(initial=0.0))
+
+
+def _saturated(batch: _Batch) -> tuple[list[int], list[int]]:
+    """The samples of a batch in which a value was clipped that spikes depend on, and those in which any was."""
+    if not batch.tally.saturation:
+        return [], []
+    program = batch.network.program
+    relevant = before_spikes(program)
+    spiking, any_node = [], []
+    for position in range(len(batch.indices)):
+        counts = reference.run(program, batch.encoded[position : position + 1]).saturated
+        if any(counts.values()):
+            any_node.append(position)
+        if any(counts.get(name) for name in relevant):
+            spiking.append(position)
+    return spiking, any_node
+
+
+def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
+    """E4: from end to end, and each layer alone, fed the checkpoint's spikes."""
+    program, tally = batch.network.program, batch.tally
+    overrides = {name: spikes.astype(np.int64) for name, spikes in batch.original.items()}
+    alone = None if batch.network.folded is None else LocalComparison(program, batch.network.folded)
+    observe = None if alone is None else alone.keep
+    local = reference.run(program, batch.encoded, record=True, overrides=overrides, observe=observe)
+    if alone is not None:
+        alone.compare(batch.samples, batch.original, spikes, local.logits)
+        tally.layers = alone.tallies
+    for name in program.lif_names:
+        original, quantized = batch.original[name], spikes[name]
+        tally.original.add(name, original != quantized, batch.indices)
+        tally.local.add(name, original != local.spikes[name].dense(), batch.indices)
+        both = int(np.count_nonzero(original & quantized))
+        tally.both += both
+        tally.only_original += int(np.count_nonzero(original)) - both
+        tally.only_quantized += int(np.count_nonzero(quantized)) - both
+
+
+def recorded_names(program: Program) -> tuple[str, ...]:
+    """The nodes whose values E2 compares: all that neurons send, and the logits."""
+    return (*(node.name for node in program if isinstance(node.op, RECORDED)), program.output.name)
+
+
+def before_spikes(program: Program) -> set[str]:
+    """The nodes on whose values the spikes of some population depend, the populations included."""
+    found: set[str] = set()
+    for node in reversed(program.nodes):
+        if isinstance(node.op, NEURONS) or any(reader.name in found for reader in program.consumers[node.name]):
+            found.add(node.name)
+    return found
+
+
+def differing_weights(
+    program: Program, state: Mapping[str, torch.Tensor], pool_areas: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, tuple[int, int]]:
+    """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly.
+
+    Synapses of weight one, which the compiler put in, are no layer of the checkpoint.
+    """
+    counts = {}
+    for layer in layer_names(program):
+        name, _, part = layer.rpartition(".")
+        if part in ("y1", "y2"):
+            weight = state[f"{name}.weight"].numpy()
+            (product,) = _readers_of_y(program, layer)
+            weight = weight[half_rows(len(weight), product.num_heads, part)]
+        elif f"{layer}.weight" in state:
+            weight = state[f"{layer}.weight"].numpy()
+        else:
+            continue
+        real = real_weight(program, layer) * pool_areas.get(layer, 1)
+        differ = real != weight.reshape(real.shape)
+        counts[layer] = (differ.size, int(np.count_nonzero(differ)))
+    return counts
+
+
+def _readers_of_y(program: Program, name: str) -> Sequence[SpikeMatMul]:
+    """The products that read a convolution's output, seen through delays and relays."""
+    found: list[SpikeMatMul] = []
+    for reader in program.consumers[name]:
+        found += [reader.op] if isinstance(reader.op, SpikeMatMul) else _readers_of_y(program, reader.name)
+    return found

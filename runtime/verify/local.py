@@ -1,0 +1,394 @@
+"""Local error: what each layer alone does to its spikes when it is fed what the original network feeds it.
+
+A layer is a population and the synapses in front of it. Its inputs are the original's: the spikes that its synapses
+read, those that a recurrent population itself fired a step ago among them, and of a residual stream the current as it
+stood at the population before. So the error of a layer is its own,
+whereas from end to end a flipped spike spreads to all that follow. The last layers have no population: they make the
+logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import nir
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.ir import fixedpoint, float_interpreter, reference
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import collapse
+from resformer.compiler.ir.program import (
+    LIF,
+    NEURONS,
+    Add,
+    Conv2d,
+    CubaLIF,
+    Delay,
+    Dense,
+    Input,
+    Output,
+    Program,
+    RecurrentCubaLIF,
+    Relay,
+    SignalKind,
+    is_stack,
+    real_weight,
+)
+from resformer.compiler.target import LOIHI
+from resformer.runtime.run.encode import real_logits
+
+Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A population, or a part of the readout, and the synapses in front of it.
+
+    Attributes:
+        synapses: Their names, in topological order; empty of neurons that read the input itself. Synapses of a
+            population onto itself have its name.
+        population: The population's name; None of what makes the logits.
+        streams: The populations before it on the same residual stream, whose current is part of its own.
+    """
+
+    synapses: tuple[str, ...]
+    population: str | None
+    streams: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The synapses' names: where an error comes from."""
+        return " + ".join(self.synapses) or str(self.population)
+
+
+@dataclass
+class LayerTally:
+    """What was counted of one layer; everything adds up over samples but ``worst``.
+
+    Attributes:
+        values: How many currents, or logits, there were.
+        squared_error: Sum of the squares of how far these are from the original's, in thresholds (of logits, as is).
+        worst: The largest distance.
+        squared_current: Sum of the squares of what the layer's synapses make in the original, likewise.
+        compared: How many spikes were compared.
+        mismatched: Those that differ where the layer is fed the original's inputs.
+        fired, fired_original: Spikes there, and in the original.
+        drifted: Spikes of the whole quantized network that differ from the original's.
+        fired_quantized, both: Spikes that it fired, and those that the original fired as well.
+    """
+
+    values: int = 0
+    squared_error: float = 0.0
+    worst: float = 0.0
+    squared_current: float = 0.0
+    compared: int = 0
+    mismatched: int = 0
+    fired: int = 0
+    fired_original: int = 0
+    drifted: int = 0
+    fired_quantized: int = 0
+    both: int = 0
+
+    def add_errors(self, error: Float64Array, current: Float64Array) -> None:
+        """Count errors of what the layer makes, and what it makes in the original, in the same unit."""
+        self.values += error.size
+        self.squared_error += float((error**2).sum())
+        self.worst = max(self.worst, float(np.abs(error).max(initial=0.0)))
+        self.squared_current += float((current**2).sum())
+
+    def add_spikes(self, fired: BoolArray, original: BoolArray, quantized: BoolArray) -> None:
+        """Count spikes: of the layer alone, of the original, and of the whole quantized network."""
+        self.compared += original.size
+        self.mismatched += int(np.count_nonzero(fired != original))
+        self.fired += int(np.count_nonzero(fired))
+        self.fired_original += int(np.count_nonzero(original))
+        self.drifted += int(np.count_nonzero(quantized != original))
+        self.fired_quantized += int(np.count_nonzero(quantized))
+        self.both += int(np.count_nonzero(quantized & original))
+
+    def merge(self, other: LayerTally) -> None:
+        """Add what other samples counted."""
+        for each in fields(self):
+            mine, others = getattr(self, each.name), getattr(other, each.name)
+            setattr(self, each.name, max(mine, others) if each.name == "worst" else mine + others)
+
+
+@dataclass(frozen=True)
+class LocalError:
+    """What was found of one layer.
+
+    Attributes:
+        layer: Which.
+        rank: 1 is the worst: the layer of the largest ``relative``.
+        relative: Root mean square of the error of what its synapses make, over that of what they make in the original.
+        rms: Root mean square of the current's error, in thresholds; of logits, as is.
+        worst: Its largest magnitude, likewise.
+        tally: The counts that these come from.
+    """
+
+    layer: Layer
+    rank: int
+    relative: float
+    rms: float
+    worst: float
+    tally: LayerTally
+
+    @property
+    def mismatch(self) -> float:
+        """Share of its spikes that differ, fed the original's inputs."""
+        return self.tally.mismatched / self.tally.compared
+
+    @property
+    def rate_original(self) -> float:
+        """Firing rate in the original."""
+        return self.tally.fired_original / self.tally.compared
+
+    @property
+    def rate_shift(self) -> float:
+        """By how much its firing rate is above the original's, fed the original's inputs."""
+        return (self.tally.fired - self.tally.fired_original) / self.tally.compared
+
+    @property
+    def drift(self) -> float:
+        """Share of its spikes that differ in the whole quantized network."""
+        return self.tally.drifted / self.tally.compared
+
+    @property
+    def f1(self) -> float:
+        """F1 of its spikes in the whole quantized network; 1 where neither fires."""
+        either = self.tally.fired_quantized + self.tally.fired_original
+        return 2 * self.tally.both / either if either else 1.0
+
+
+def rank(tallies: Mapping[Layer, LayerTally]) -> tuple[LocalError, ...]:
+    """The local errors of all layers, in topological order."""
+    relative = {layer: _ratio(tally.squared_error, tally.squared_current) for layer, tally in tallies.items()}
+    order = sorted(tallies, key=relative.__getitem__, reverse=True)
+    return tuple(
+        LocalError(
+            layer,
+            rank=1 + order.index(layer),
+            relative=relative[layer],
+            rms=math.sqrt(tally.squared_error / tally.values),
+            worst=tally.worst,
+            tally=tally,
+        )
+        for layer, tally in tallies.items()
+    )
+
+
+def _ratio(error: float, current: float) -> float:
+    """Root of a ratio of two sums of squares: an error where there was no current at all is as large as itself."""
+    return math.sqrt(error / current) if current else math.sqrt(error)
+
+
+def find_layers(program: Program) -> tuple[Layer, ...]:
+    """The layers of a program, in topological order; a classifier of currents is one, and what makes them another."""
+    heads, order = _heads(program), {node.name: position for position, node in enumerate(program)}
+
+    def layer(source: str, population: str | None) -> Layer:
+        front = _front(program, source, {name: head for name, head in heads.items() if name != source})
+        synapses, streams = (tuple(sorted(names, key=order.__getitem__)) for names in front)
+        return Layer(synapses, population, streams)
+
+    layers = []
+    for name in program.lif_names:
+        found = layer(_source(program, program[name].inputs[0]), name)
+        recurrent = isinstance(program[name].op, RecurrentCubaLIF)
+        layers.append(replace(found, synapses=(*found.synapses, name)) if recurrent else found)
+    readout = layer(program.output.inputs[0], None)
+    classifier = _classifier_of_currents(program)
+    if classifier is not None:
+        before = tuple(name for name in readout.synapses if name != classifier)
+        return (*layers, Layer(before, None, readout.streams), Layer((classifier,), None, ()))
+    return (*layers, readout) if readout.synapses else tuple(layers)
+
+
+def _classifier_of_currents(program: Program) -> str | None:
+    """The linear layer in front of the output that reads what synapses make, rather than spikes; None if none does."""
+    last = program[program.output.inputs[0]]
+    if not isinstance(last.op, Dense) or program[last.inputs[0]].op.signal.kind is SignalKind.SPIKE:
+        return None
+    return last.name
+
+
+def _heads(program: Program) -> dict[str, str]:
+    """Of each node whose current neurons read, the first population that does."""
+    heads: dict[str, str] = {}
+    for name in program.lif_names:
+        heads.setdefault(_source(program, program[name].inputs[0]), name)
+    return heads
+
+
+def _source(program: Program, name: str) -> str:
+    """The node that makes a current, seen through what hands it on."""
+    while isinstance(program[name].op, (Delay, Relay)):
+        (name,) = program[name].inputs
+    return name
+
+
+def _front(program: Program, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
+    """The synapses in front of a node, and the populations whose current its own contains."""
+    node = program[name]
+    if isinstance(node.op, (*NEURONS, Input)):
+        return set(), set()
+    if name in heads:
+        return set(), {heads[name]}
+    if is_stack(program, name):
+        return {name}, _front(program, node.inputs[0], heads)[1]
+    synapses: set[str] = {name} if isinstance(node.op, (Conv2d, Dense)) else set()
+    streams: set[str] = set()
+    # of a product, what its spikes gate
+    for source in node.inputs if isinstance(node.op, Add) else node.inputs[:1]:
+        found = _front(program, source, heads)
+        synapses |= found[0]
+        streams |= found[1]
+    return synapses, streams
+
+
+class LocalComparison:
+    """One batch of samples, layer by layer: ``keep`` observes the program, then ``compare`` runs the original.
+
+    Args:
+        program: Scheduled.
+        graph: The original after all float passes.
+
+    Attributes:
+        tallies: What ``compare`` counted, in topological order.
+    """
+
+    def __init__(self, program: Program, graph: Graph[nir.NIRNode]) -> None:
+        layers = find_layers(program)
+        self._program = program
+        self._graph = graph
+        self._heads = _heads(program)
+        self.tallies = {layer: LayerTally() for layer in layers}
+        self._populations = {layer.population: layer for layer in layers if layer.population is not None}
+        self._readout = [layer for layer in layers if layer.population is None]
+        self._kept_synapses = {name: layer for layer in self._readout[:-1] for name in layer.synapses}
+        self._features = self._graph[self._readout[-1].synapses[0]].inputs[0] if self._kept_synapses else None
+        self._streams = {stream for layer in layers for stream in layer.streams}
+        self._values: dict[str, npt.NDArray[np.int32]] = {}
+        """What the program's populations are given, and its last synapses make, (T, N, ...), by node."""
+        self._given: dict[str, Float64Array] = {}
+        """Of populations whose current others contain: the original's, (T, N, ...)."""
+        self._errors: dict[str, Float64Array] = {}
+        """How far the program's is from it."""
+        self._classified: Float64Array | None = None
+
+    def keep(self, name: str, value: npt.NDArray[np.int64]) -> None:
+        """Take note of a node's value in the program, whose populations are overridden by the original's spikes."""
+        readers = self._program.consumers[name]
+        if name in self._kept_synapses or any(isinstance(reader.op, NEURONS) for reader in readers):
+            self._values[name] = value.astype(np.int32)
+
+    def compare(
+        self,
+        samples: Float64Array,
+        original: Mapping[str, BoolArray],
+        quantized: Mapping[str, BoolArray],
+        logits: npt.NDArray[np.int64],
+    ) -> None:
+        """Run the original, and compare each layer as soon as its values are there.
+
+        Args:
+            samples: (N, C, H, W) or (N, T, C, H, W), as the original is given them.
+            original: The spikes of each population of the original network, (T, N, ...).
+            quantized: Those of the whole quantized network.
+            logits: (T, N, classes), of the run that was observed.
+        """
+
+        def observe(name: str, value: torch.Tensor) -> None:
+            given = value.numpy()
+            if name in self._kept_synapses:
+                self._compare_synapses(name, given)
+            if name == self._features:
+                self._classified = self._classify(given)
+            for reader in self._graph.consumers[name]:
+                if reader.name in self._populations:
+                    self._compare_population(reader.name, given, original[reader.name], quantized[reader.name])
+
+        expected = float_interpreter.run(self._graph, samples, observe=observe).numpy()
+        if self._readout:
+            made = real_logits(logits, self._program) if self._classified is None else self._classified
+            self.tallies[self._readout[-1]].add_errors(made - expected, expected)
+
+    def _compare_population(self, name: str, given: Float64Array, original: BoolArray, quantized: BoolArray) -> None:
+        """Compare one population's current and spikes.
+
+        Args:
+            name: Its name.
+            given: Its current in the original, (T, N, ...), real.
+            original: Its spikes there.
+            quantized: Its spikes in the whole quantized network.
+        """
+        node, tally = self._program[name], self.tallies[self._populations[name]]
+        neurons, source = node.op, self._program[node.inputs[0]]
+        assert isinstance(neurons, NEURONS)
+        unit = 2.0**-source.op.signal.scale_exp
+        arriving = self._values[source.name]
+        if isinstance(neurons, RecurrentCubaLIF):  # whose current no stream hands on: NIR's populations share none
+            read = float_interpreter.step_ago(torch.from_numpy(original))
+            given = given + float_interpreter.evaluate(self._graph[name].op.synapses(), read.double()).numpy()
+            arriving = arriving + reference.fed_back(neurons, original.astype(np.int64))
+            neurons = neurons.without_synapses()
+        current = (arriving + _input_bias(neurons, given.ndim - 2)) * unit
+        carried = self._carried(source.name, self._errors)
+        if name in self._streams:
+            self._given[name], self._errors[name] = given, current - given
+        # to whole units, as the program's neurons take them; clipped first, since floats may be too large for integers
+        alone = np.clip(arriving - np.rint(np.divide(carried, unit)), -LOIHI.a_max, LOIHI.a_max).astype(np.int64)
+        fired = np.stack([step.spikes for step in reference.fire(neurons, alone)])
+        made = given - self._carried(source.name, self._given)
+        threshold, original_threshold = _positive(neurons.vth * unit), self._threshold(name)
+        tally.add_errors((current - carried) / threshold - given / original_threshold, made / original_threshold)
+        tally.add_spikes(fired, original, quantized)
+
+    def _carried(self, name: str, values: Mapping[str, Float64Array]) -> Float64Array | float:
+        """What a sum owes to the populations before it on its stream, of whose currents these are values."""
+        node = self._program[name]
+        if isinstance(node.op, (Delay, Relay)):
+            return self._carried(node.inputs[0], values)
+        total: Float64Array | float = 0.0
+        for source in node.inputs if isinstance(node.op, Add) else ():
+            made_by = _source(self._program, source)
+            total = total + (values[self._heads[made_by]] if made_by in self._heads else self._carried(source, values))
+        return total
+
+    def _compare_synapses(self, name: str, given: Float64Array) -> None:
+        """Compare what synapses in front of the readout make, biases aside: those are part of the logits'."""
+        layer, node = self._kept_synapses[name], self._program[name]
+        made = given - self._graph[name].op.bias.reshape(-1, *(1,) * (given.ndim - 3))
+        error = self._values[name] * 2.0**-node.op.signal.scale_exp - made
+        # in thresholds of the populations on its stream
+        unit = max((float(self._threshold(stream).max()) for stream in layer.streams), default=1.0)
+        self.tallies[layer].add_errors(error / unit, made / unit)
+
+    def _threshold(self, population: str) -> Float64Array:
+        """The original's, to be broadcast against the population."""
+        return _positive(collapse(self._graph[population].op.v_threshold))
+
+    def _classify(self, features: Float64Array) -> Float64Array:
+        """The logits, (T, N, classes), that the program's classifier makes of what the original's reads."""
+        output = self._program.output.op
+        assert isinstance(output, Output)
+        logits: Float64Array = features @ real_weight(self._program, self._readout[-1].synapses[0]).T / output.divisor
+        return logits
+
+
+def _input_bias(neurons: LIF | CubaLIF, axes: int) -> Float64Array:
+    """What neurons themselves add to their current, in its units, to be broadcast against a population of such axes."""
+    if isinstance(neurons, CubaLIF):
+        return neurons.u_bias / (1 << LOIHI.a_shift)
+    bias = fixedpoint.scale_bias(neurons.bias_mant, neurons.bias_exp) / (1 << LOIHI.a_shift)
+    return bias.reshape(-1, *(1,) * (axes - 1))
+
+
+def _positive(threshold: npt.ArrayLike) -> Float64Array:
+    """Thresholds to count in; one where there is none."""
+    return np.where(np.asarray(threshold) > 0, threshold, 1.0)

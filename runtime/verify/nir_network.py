@@ -1,0 +1,68 @@
+"""A network from a NIR file, run by the float interpreter as the file has it, whose populations can be listened to."""
+
+from __future__ import annotations
+
+import nir
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.ir import float_interpreter
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import NEURONS
+from resformer.runtime.verify.torch_network import Observer
+
+Float64Array = npt.NDArray[np.float64]
+
+
+class NirNetwork:
+    """A network in float64, and its populations.
+
+    Args:
+        graph: As imported.
+    """
+
+    source = "file"
+    """What messages call where it came from."""
+
+    def __init__(self, graph: Graph[nir.NIRNode]) -> None:
+        self.graph = graph
+        self.neurons = {node.name: node for node in graph if isinstance(node.op, NEURONS)}
+
+    def copy(self) -> NirNetwork:
+        """One for another thread: the interpreter keeps no state."""
+        return self
+
+    def run(self, samples: Float64Array, observe: Observer) -> Float64Array:
+        """The logits, (T, N, classes), of samples (N, C, H, W) or (N, T, C, H, W)."""
+        read = {node.inputs[0] for node in self.neurons.values()}
+        currents: dict[str, torch.Tensor] = {}
+
+        def note(name: str, value: torch.Tensor) -> None:
+            if name in read:
+                currents[name] = value
+            if name in self.neurons:
+                observe(name, currents[self.neurons[name].inputs[0]], value)
+
+        logits: Float64Array = float_interpreter.run(self.graph, samples, observe=note).numpy()
+        return logits
+
+    def potentials(self, name: str, neuron: int, currents: Float64Array) -> Float64Array:
+        """The membrane potential of one neuron before it fires or not, at each step, (T,), in units of its threshold.
+
+        Args:
+            name: Its population.
+            neuron: Its index in the flattened population.
+            currents: What the population is given by one sample, (T, ...).
+        """
+        return potentials(self.graph, name, neuron, torch.from_numpy(currents))
+
+
+def potentials(graph: Graph[nir.NIRNode], name: str, neuron: int, currents: torch.Tensor) -> Float64Array:
+    """The membrane potential of one of a float graph's neurons at each step, (T,), in units of its threshold."""
+    node, dt = graph[name], float(graph.metadata["dt"])
+    given = currents.reshape(len(currents), 1, *node.shape)
+    charged = torch.stack([v.reshape(-1)[neuron] for v, _ in float_interpreter.charge(node.op, given, dt)])
+    threshold = float(np.asarray(node.op.v_threshold).reshape(-1)[neuron])
+    values: Float64Array = charged.numpy() / (threshold or 1.0)
+    return values

@@ -1,0 +1,222 @@
+"""A verification as JSON and as tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import resformer
+from resformer.runtime.verify.diverge import Divergence
+from resformer.runtime.verify.local import LocalError
+from resformer.runtime.verify.verify import CHECKS, ORIGINAL, Check, Verification
+
+FORMAT = "resformer-verification"
+FORMAT_VERSION = 1
+
+STANDS_OUT = 4.0
+"""How many times the median layer's error another's must be to be no ordinary rounding."""
+NO_ERROR = 1e-6
+"""What is off by less is exact, but for the shift of ties."""
+
+TITLES = {
+    "float_graph_vs_torch": "E1 float graph = {source}",
+    "backend_vs_program": "E2 backend = program",
+    "backend_vs_quantized_torch": "E3 backend = quantized.pt",
+    "quantized_vs_original": "E4 quantized ~ {source}",
+}
+"""Of the checks; what was compiled has its place in them."""
+
+
+def to_json(result: Verification) -> dict[str, Any]:
+    """All of a verification, as JSON can hold it; a check that was not run is null, and ``not_run`` says why."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": resformer.__version__,
+        "backend": result.backend,
+        "samples": result.samples,
+        "timesteps": result.timesteps,
+        "equivalent": result.equivalent,
+        "checks": {name: _check(result.checks[name]) if name in result.checks else None for name in CHECKS},
+        "not_run": dict(result.not_run),
+        "layers": [_layer(result, name) for name in result.layers],
+        "saturation": dict(result.saturation),
+        "input_values_clipped": result.clipped,
+        "model_is_source": result.model_is_source,
+        "accuracy": dict(result.accuracy),
+        "local": [_local(error) for error in result.local] or None,
+    }
+
+
+def _check(check: Check) -> dict[str, Any]:
+    return {
+        "compared": check.compared,
+        "mismatched": check.mismatched,
+        "demanded": check.demanded,
+        "passed": check.passed,
+        "note": check.note,
+        "first_divergence": None if check.divergence is None else _divergence(check.divergence),
+        **check.extra,
+    }
+
+
+def _divergence(divergence: Divergence) -> dict[str, Any]:
+    return {
+        "layer": divergence.layer,
+        "step": divergence.step,
+        "sample": divergence.sample,
+        "neuron": list(divergence.neuron),
+        "sides": [
+            {"name": side.name, "v_in_thresholds": side.potential, "v_integer": side.integer}
+            for side in divergence.sides
+        ],
+    }
+
+
+def _layer(result: Verification, name: str) -> dict[str, Any]:
+    """One population: in sum over the checks that can prove something, and check by check."""
+    exact = [check.layers[name] for key, check in result.checks.items() if key != ORIGINAL]
+    facts: dict[str, Any] = {
+        "name": name,
+        "compared": sum(compared for compared, _ in exact),
+        "mismatched": sum(mismatched for _, mismatched in exact),
+        "checks": {
+            key: dict(zip(("compared", "mismatched"), check.layers[name], strict=True))
+            for key, check in result.checks.items()
+        },
+    }
+    if ORIGINAL in result.checks:
+        facts["local"] = result.checks[ORIGINAL].extra["local_layers"][name]
+    return facts
+
+
+def _local(error: LocalError) -> dict[str, Any]:
+    """One layer's own error."""
+    spikes = None
+    if error.layer.population is not None:
+        spikes = {
+            "compared": error.tally.compared,
+            "mismatched": error.tally.mismatched,
+            "mismatched_share": error.mismatch,
+            "rate_original": error.rate_original,
+            "rate_shift": error.rate_shift,
+            "end_to_end": {"mismatched": error.tally.drifted, "mismatched_share": error.drift, "f1": error.f1},
+        }
+    return {
+        "name": error.layer.name,
+        "population": error.layer.population,
+        "rank": error.rank,
+        "current": {
+            "compared": error.tally.values,
+            "relative_error": error.relative,
+            "rms_error": error.rms,
+            "worst_error": error.worst,
+        },
+        "spikes": spikes,
+    }
+
+
+def local_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
+    """Headings and rows of a table of each layer's own error, the worst first."""
+    headings = (
+        "layer",
+        "population",
+        " error",
+        " RMS, thresholds",
+        " worst",
+        " spikes differ",
+        " rate",
+        " shift",
+        " end to end",
+        " F1",
+    )
+    rows = []
+    for error in sorted(result.local, key=lambda each: each.rank):
+        row = [error.layer.name, error.layer.population or "(logits)"]
+        row += [f"{error.relative:.3%}", f"{error.rms:.4f}", f"{error.worst:.3f}"]
+        if error.layer.population is None:
+            rows.append([*row, *[""] * 5])
+            continue
+        row += [f"{error.mismatch:.3%}", f"{error.rate_original:.2%}", f"{error.rate_shift:+.3%}"]
+        rows.append([*row, f"{error.drift:.3%}", f"{error.f1:.4f}"])
+    return headings, rows
+
+
+def blame(result: Verification) -> str:
+    """Which layer to look at first, in a sentence."""
+    worst = min(result.local, key=lambda each: each.rank)
+    if worst.relative < NO_ERROR:
+        return f"blame: no layer: fed the original's inputs, no current is off by more than {worst.relative:.1e} of it"
+    median = statistics.median(each.relative for each in result.local)
+    spikes = f", {worst.mismatch:.3%} of the spikes of {worst.layer.population} differ" if worst.tally.compared else ""
+    apart = "" if worst.relative > STANDS_OUT * median else "; no layer stands out, so blame the width of all"
+    return (
+        f"blame: {worst.layer.name}: fed the original's inputs, its own current is off by {worst.relative:.2%} "
+        f"(median layer {median:.2%}){spikes}{apart}"
+    )
+
+
+def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
+    """Headings and rows of a table of all populations: mismatched spikes by check, those of E4 as shares."""
+    headings = ["population", " spikes", *(f" {TITLES[name][:2]}" for name in result.checks)]
+    if ORIGINAL in result.checks:
+        headings.append(" E4 local")
+    rows = []
+    for layer, chances in result.layers.items():
+        row = [layer, f"{chances:,}"]
+        row += [f"{check.layers[layer][1]:,}" for key, check in result.checks.items() if key != ORIGINAL]
+        if ORIGINAL in result.checks:
+            check = result.checks[ORIGINAL]
+            local = check.extra["local_layers"][layer]
+            row += [_share(*check.layers[layer]), _share(local["compared"], local["mismatched"])]
+        rows.append(row)
+    return headings, rows
+
+
+def check_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
+    """Headings and rows of a table of the four checks."""
+    rows = []
+    for name in CHECKS:
+        title = TITLES[name].format(source=result.source)
+        if name in result.checks:
+            check = result.checks[name]
+            rows.append([title, _verdict(check), f"{check.compared:,}", f"{check.mismatched:,}", check.note])
+        else:
+            rows.append([title, "not run", "", "", result.not_run[name]])
+    return ("check", "result", " spikes compared", " mismatched", "of what"), rows
+
+
+def facts(result: Verification) -> list[str]:
+    """What else a reader should know, a line each."""
+    lines = []
+    if ORIGINAL in result.checks:
+        extra = result.checks[ORIGINAL].extra
+        lines.append(f"quantization: top-1 agreement {extra['top1_agreement']:.2%}, F1 of spikes {extra['f1']:.4f}")
+    if result.accuracy:
+        of = {"original": f"{result.source} in PyTorch", "quantized": f"quantized network ({result.backend})"}
+        accuracies = ", ".join(f"{of[name]} {value:.2%}" for name, value in result.accuracy.items())
+        lines.append(f"accuracy on {result.samples} samples: {accuracies}")
+    if result.clipped:
+        lines.append(f"input: {result.clipped:,} values were clipped to the range that the program takes")
+    if result.saturation:
+        nodes = ", ".join(f"{name} {count:,}" for name, count in result.saturation.items())
+        lines.append(f"saturation: {nodes}")
+    if result.model_is_source is False:
+        lines.append(f"warning: the {result.source} is not, bit for bit, the file that was compiled")
+    lines += [
+        f"{TITLES[name][:2]} first differs at {check.divergence}"
+        for name, check in result.checks.items()
+        if check.divergence is not None and check.demanded and not check.passed
+    ]
+    return lines
+
+
+def _verdict(check: Check) -> str:
+    if not check.demanded:
+        return "measured"
+    return "equal" if check.passed else "NOT EQUAL"
+
+
+def _share(compared: int, mismatched: int) -> str:
+    return f"{mismatched / compared:.3%}"

@@ -1,0 +1,110 @@
+"""Samples as users give them (what is refused, tests/cli/test_bad_input.py shows)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.samples.arrays import check_samples, read_array
+from resformer.errors import FileFormatError, InputError
+
+
+def network(*shape: int, kind: str = "static") -> Graph[Any]:
+    return Graph((Node("input", None, (), shape),), timesteps=3, metadata={"input": kind})
+
+
+def test_pixels_are_divided_by_255() -> None:
+    images = np.array([0, 51, 255, 1], dtype=np.uint8).reshape(1, 1, 2, 2)
+    np.testing.assert_array_equal(
+        check_samples(images, network(1, 2, 2), "x").real().ravel(), np.array([0, 51, 255, 1]) / 255
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_are_taken_as_they_are(dtype: Any) -> None:
+    images = np.array([0, -2.5, 300, 0.125], dtype=dtype).reshape(1, 1, 2, 2)
+    found = check_samples(images, network(1, 2, 2), "x").real()
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, images.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_counts_of_events_are_taken_as_they_are(dtype: Any) -> None:
+    frames = np.arange(12, dtype=dtype).reshape(1, 3, 1, 2, 2)
+    np.testing.assert_array_equal(
+        check_samples(frames, network(1, 2, 2, kind="frames"), "x").real(), frames.astype(np.float64)
+    )
+
+
+def test_shapes() -> None:
+    for shape in ((5, 1, 4, 4), (5, 3, 1, 4, 4)):
+        assert check_samples(np.zeros(shape), network(1, 4, 4), "x").real().shape == shape
+    assert check_samples(np.zeros((5, 4, 4)), network(1, 4, 4), "x").real().shape == (5, 1, 4, 4)
+    with pytest.raises(InputError):
+        check_samples(np.zeros((5, 4, 4)), network(2, 4, 4), "x")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ((5, 4), (5, 4, 1, 1)),
+        ((5, 3, 4), (5, 3, 4, 1, 1)),
+        ((5, 4, 1, 1), (5, 4, 1, 1)),
+        ((5, 2, 7), (5, 2, 1, 7)),
+        ((5, 3, 2, 7), (5, 3, 2, 1, 7)),
+        ((5, 2, 1, 7), (5, 2, 1, 7)),
+    ],
+)
+def test_axes_of_length_one_may_be_left_out(given: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    shape = (4, 1, 1) if 4 in given else (2, 1, 7)
+    assert check_samples(np.zeros(given), network(*shape), "x").real().shape == wanted
+
+
+def test_parts_are_parts_of_the_whole() -> None:
+    images = np.random.default_rng(0).random((7, 1, 2, 2))
+    samples = check_samples(images, network(1, 2, 2), "x")
+    assert len(samples) == 7
+    np.testing.assert_array_equal(samples.real(2, 5), images[2:5])
+
+
+def test_values_that_are_not_finite_are_found_far_behind() -> None:
+    images = np.zeros((1000, 1, 1, 1))
+    images[777] = np.nan
+    with pytest.raises(InputError, match="sample 777"):
+        check_samples(images, network(1, 1, 1), "x")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+        np.asfortranarray(np.random.default_rng(0).random((5, 4, 3))),
+        np.arange(5, dtype=">i4"),
+        np.zeros((0, 3), np.float32),
+        np.array(7),
+    ],
+)
+def test_archives_are_mapped(tmp_path: Path, save: Callable[..., None], array: Any) -> None:
+    save(tmp_path / "x.npz", other=np.ones(100), images=array, more=np.zeros(3))
+    found = read_array(tmp_path / "x.npz")
+    np.testing.assert_array_equal(found, array)
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    if array.size:
+        assert isinstance(found, np.memmap), "the whole array is in memory"
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_array_in_an_archive_is_noticed(tmp_path: Path, save: Callable[..., None]) -> None:
+    path = tmp_path / "x.npz"
+    save(path, images=np.random.default_rng(0).random(10_000))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match="truncated or damaged"):
+        read_array(path)

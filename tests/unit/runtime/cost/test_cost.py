@@ -1,0 +1,200 @@
+"""Energy and time from activity, placement and constants."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from resformer.compiler.chips.chip import Chip, load_chip
+from resformer.compiler.ir import reference
+from resformer.compiler.ir.trace import SpikeTrain
+from resformer.compiler.placement.place import place, tile_positions
+from resformer.compiler.placement.traffic import route
+from resformer.runtime.cost.activity import Activity, measure
+from resformer.runtime.cost.cost import Cost, estimate, to_json
+from support.program_builder import ProgramBuilder, tiny_resformer
+
+LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")
+
+
+@pytest.fixture(scope="module")
+def run():
+    program, net = tiny_resformer()
+    return program, measure(program, reference.run(program, net.samples(3), record=True).spikes)
+
+
+def cost_on(run, chip: Chip) -> Cost:
+    program, activity = run
+    return estimate(program, activity, place(program, chip))
+
+
+def test_the_papers_energy_has_two_bases(run) -> None:
+    _, activity = run
+    paper = cost_on(run, LOIHI2).paper
+    assert paper.sops == activity.sops_per_sample > 0
+    assert paper.energy_mj == pytest.approx(0.9e-9 * paper.sops, rel=1e-12)
+    assert paper.stem_macs == 4 * 16 * 16 * 27
+    assert paper.energy_with_stem_mj == pytest.approx(paper.energy_mj + 4.6e-9 * paper.stem_macs, rel=1e-12)
+
+
+def test_one_layers_cost_by_hand() -> None:
+    net = ProgramBuilder((2, 4, 4))
+    first = net.lif("first", net.conv("stem", "input", 3, (3, 3), padding=(1, 1)))
+    net.lif("second", net.conv("conv", first, 5, (3, 3), padding=(1, 1)))
+    program = net.finish(timesteps=2)
+    spikes = {"first": np.zeros((2, 4, 4), dtype=np.int64), "second": np.zeros((2, 4, 4), dtype=np.int64)}
+    spikes["first"][1, 0, 0] = spikes["first"][1, 2, 2] = 2
+    spikes["second"][1, 3, 3] = 4
+    activity = Activity(2, 2, spikes, {})
+    layers = {layer.name: layer for layer in estimate(program, activity, place(program, LOIHI1)).layers}
+    second = layers["second"]
+    # a sample: one spike in a corner that reaches 4 places, one in the middle that reaches 9, of 5 channels
+    assert second.operations == (4 + 9) * 5
+    assert (second.cores, second.updates, second.active, second.messages) == (1, 160, 2, 2)
+    assert second.synapses_pj == pytest.approx(65 * 23.6)
+    assert second.neurons_pj == pytest.approx(2 * 81 + 158 * 52)
+    assert second.messages_pj == pytest.approx(2 * 1.7)  # in the same tile
+    assert second.step_ns == pytest.approx(65 * 3.5 + 2 * 8.4 + 78 * 5.3)
+    # pixels are graded: every one is sent at both steps
+    assert layers["first"].messages == 2 * 2 * 16
+    assert layers["first"].operations == 2 * 2 * 3 * (4 * 4 + 8 * 6 + 4 * 9)
+
+
+CONSTANTS_PJ = (
+    "synaptic_op_pj",
+    "neuron_update_active_pj",
+    "neuron_update_inactive_pj",
+    "spike_in_tile_pj",
+    "hop_east_west_pj",
+    "hop_north_south_pj",
+)
+
+
+def test_dynamic_energy_is_the_sum_of_what_each_constant_pays_for(run) -> None:
+    # small cores, so that messages travel
+    chip = replace(LOIHI2, neurons_per_core=60)
+    before = cost_on(run, chip)
+    changes = []
+    for constant in CONSTANTS_PJ:
+        after = cost_on(run, replace(chip, **{constant: 2 * getattr(chip, constant)}))
+        changes.append(after.energy_mj - before.energy_mj)
+        assert changes[-1] > 0, constant
+        assert after.step_ns == before.step_ns
+    # twice each constant, one after another, is all of it once more
+    assert sum(changes) == pytest.approx(before.dynamic_mj, rel=1e-9)
+    assert changes[0] == pytest.approx(sum(layer.synapses_pj for layer in before.layers) * 1e-9)
+    assert changes[3] == pytest.approx(sum(layer.messages for layer in before.layers) * chip.spike_in_tile_pj * 1e-9)
+
+
+def test_operations_of_spikes_are_the_sops(run) -> None:
+    _, activity = run
+    cost = cost_on(run, LOIHI2)
+    layers = {layer.name: layer for layer in cost.layers}
+    for placed in cost.placement.layers:
+        population = placed.population
+        read = {edge.name for edge in population.edges}
+        if read <= activity.sops.keys():
+            sops = sum(activity.sops[name].sum() for name in read) / activity.samples
+            assert layers[population.name].operations == pytest.approx(sops, rel=1e-12), population.name
+    assert layers["layers.0.0.activation_attn"].operations > 0
+
+
+def test_a_dilated_convolutions_operations_and_routes() -> None:
+    net = ProgramBuilder((1, 32, 32))
+    first = net.lif("first", net.conv("stem", "input", 2))
+    net.lif("second", net.conv("conv", first, 3, (3, 3), padding=(8, 8), dilation=(8, 8)))
+    program = net.finish(timesteps=2)
+    spikes = np.random.default_rng(0).random((2, 1, 2, 32, 32)) < 0.3
+    silent = SpikeTrain.pack(np.zeros((2, 1, 3, 32, 32), dtype=bool))
+    activity = measure(program, {"first": SpikeTrain.pack(spikes), "second": silent})
+    cost = estimate(program, activity, place(program, replace(LOIHI2, neurons_per_core=64)))
+    layers = {layer.name: layer for layer in cost.layers}
+    weights, maps = torch.ones(3, 2, 3, 3), torch.from_numpy(spikes[:, 0]).float()
+    expected = torch.conv2d(maps, weights, padding=8, dilation=8).sum()
+    assert layers["second"].operations == activity.sops["conv"].sum() == int(expected)
+    # each of its places is read by cores up to eight places away
+    assert layers["second"].messages > 4 * spikes.sum()
+
+
+def test_cores_share_a_layers_work(run) -> None:
+    one = {layer.name: layer for layer in cost_on(run, LOIHI2).layers}
+    many = {layer.name: layer for layer in cost_on(run, replace(LOIHI2, neurons_per_core=60)).layers}
+    assert any(many[name].cores > one[name].cores for name in one)
+    for name, layer in one.items():
+        assert many[name].step_ns * many[name].cores == pytest.approx(layer.step_ns * layer.cores)
+
+
+def test_idle_chips_take_power(run) -> None:
+    before = cost_on(run, LOIHI2)
+    after = cost_on(run, replace(LOIHI2, static_mw_per_chip=3 * LOIHI2.static_mw_per_chip))
+    assert after.energy_mj - before.energy_mj == pytest.approx(2 * before.static_mj)
+    # one chip, 104 mW
+    assert before.static_mj == pytest.approx(104 * before.interval_us * 1e-6)
+
+
+def test_a_faster_chip_is_faster(run) -> None:
+    before = cost_on(run, LOIHI2)
+    after = cost_on(run, replace(LOIHI2, step_ns=LOIHI2.step_ns + 1000))
+    assert after.step_ns == pytest.approx(before.step_ns + 1000)
+    program, _ = run
+    assert after.interval_us == pytest.approx(after.step_ns * program.timesteps * 1e-3)
+    # a message a population: stem, max-pool and relay before the first block's input, and so on
+    assert after.placement.depth > program.latency
+    assert after.latency_us == pytest.approx(after.step_ns * (program.timesteps + after.placement.depth) * 1e-3)
+    slower = cost_on(run, replace(LOIHI2, synaptic_op_ns=2 * LOIHI2.synaptic_op_ns))
+    assert slower.step_ns > before.step_ns
+
+
+def test_routes_of_neighbours_are_shorter_than_of_strangers() -> None:
+    net = ProgramBuilder((1, 64, 64))
+    first = net.lif("first", net.conv("stem", "input", 4, (3, 3), padding=(1, 1)))
+    net.lif("second", net.conv("conv", first, 4, (3, 3), padding=(1, 1)))
+    placement = place(net.finish(), replace(LOIHI2, neurons_per_core=64))
+    second = placement.by_name["second"]
+    (edge,) = second.population.edges
+    near = route(placement, edge, second)
+    # 8 x 2 x 4 boxes or their like: a place is read by its own box and by a part of those beside it
+    assert 1 < near.fan_out < 3
+    assert near.longest_ns > 0
+    assert near.hops_east_west + near.hops_north_south > 0
+
+
+def test_routes_of_one_to_one_connections_are_from_box_to_like_box() -> None:
+    net = ProgramBuilder((1, 64, 64))
+    first = net.lif("first", net.conv("stem", "input", 1))
+    net.lif("second", net.conv("conv", first, 1))
+    placement = place(net.finish(), replace(LOIHI2, neurons_per_core=64))
+    sender, reader = placement.by_name["first"], placement.by_name["second"]
+    assert sender.tiling.tile == reader.tiling.tile
+    way = route(placement, reader.population.edges[0], reader)
+    cores = np.arange(sender.cores)
+    distance = tile_positions(placement.chip, sender.first_core + cores) - tile_positions(
+        placement.chip, reader.first_core + cores
+    )
+    assert way.fan_out == 1
+    assert (way.hops_east_west, way.hops_north_south) == pytest.approx(tuple(np.abs(distance).mean(axis=0)))
+
+
+def test_json_holds_every_constants_source(run) -> None:
+    content = json.loads(json.dumps(to_json(cost_on(run, LOIHI2)), allow_nan=False))
+    assert content["chip"]["constants"]["synaptic_op_pj"]["status"] == "assumed"
+    assert content["energy_mj"]["total"] == pytest.approx(sum(content["energy_mj"][k] for k in ("dynamic", "static")))
+    assert sum(map(sum, content["sops"].values())) == pytest.approx(content["paper"]["sops"])
+    program, _ = run
+    assert content["spikes"].keys() == set(program.lif_names)
+
+
+def test_recurrent_messages_are_paid_for() -> None:
+    net = ProgramBuilder((1, 4, 4))
+    net.cuba_lif("cuba", net.conv("stem", "input", 2), kernel=(3, 3))
+    program = net.finish(timesteps=2)
+    spikes = {"cuba": np.zeros((2, 4, 4), dtype=np.int64)}
+    spikes["cuba"][0, 0, 0] = spikes["cuba"][1, 1, 1] = 1
+    (_, cuba) = estimate(program, Activity(1, 2, spikes, {}), place(program, LOIHI2)).layers
+    # pixels at both steps, to one place and two channels each; a corner's spike reaches 4 places, the last none
+    assert cuba.operations == 2 * 16 * 2 + 4 * 2
+    assert cuba.messages == 2 * 16 + 1

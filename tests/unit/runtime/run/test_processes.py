@@ -1,0 +1,59 @@
+"""Which process does what; that several give the result of one, tests/cli/test_torchrun.py shows."""
+
+from __future__ import annotations
+
+import pytest
+from torch import distributed
+
+from resformer.errors import InputError
+from resformer.runtime.run.processes import Processes, from_environment
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+def test_torchruns_variables_are_read() -> None:
+    assert from_environment(TORCHRUN) == Processes(rank=3, count=4, local_rank=1)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
+        assert from_environment({key: value for key, value in TORCHRUN.items() if key != name}) == Processes()
+    assert from_environment(TORCHRUN | {"RANK": "first"}) == Processes()
+
+
+@pytest.mark.parametrize(("samples", "count"), [(7, 3), (3, 3), (100, 7), (5, 1)])
+def test_shares_are_contiguous_and_even(samples: int, count: int) -> None:
+    shares = [Processes(rank, count).share(samples) for rank in range(count)]
+    assert [index for start, stop in shares for index in range(start, stop)] == list(range(samples))
+    sizes = [stop - start for start, stop in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_no_process_may_be_idle() -> None:
+    with pytest.raises(InputError, match="2 samples for 3 processes; start at most 2"):
+        Processes(0, 3).share(2)
+
+
+def test_each_process_has_a_gpu_of_its_own() -> None:
+    assert Processes(5, 8, 1).device("cuda") == "cuda:1"
+    assert Processes(5, 8, 1).device("cuda:3") == "cuda:3"
+    assert Processes(5, 8, 1).device("cpu") == "cpu"
+    assert Processes().device("cuda") == "cuda"
+
+
+def test_one_process_gathers_alone_and_speaks() -> None:
+    assert Processes().gather("mine") == ["mine"]
+    assert Processes().claim_failure()
+
+
+def test_the_first_to_fail_speaks_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    assert Processes(1, 3).claim_failure()
+    assert not Processes(0, 3).claim_failure()
+    assert not Processes(2, 3).claim_failure()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert Processes(2, 3).claim_failure()
+
+
+def test_where_nobody_can_be_asked_each_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert Processes(1, 3).claim_failure()
