@@ -135,6 +135,16 @@ def test_dense_layers_store_an_index_beside_each_weight() -> None:
     assert (usage["synapse words"], usage["axons in"]) == (120, 40)
 
 
+@pytest.mark.parametrize(("header", "words"), [(0, 2), (8, 2), (9, 3), (10, 3), (72, 3), (73, 4)])
+def test_each_row_of_a_dense_layer_has_its_header(header: int, words: int) -> None:
+    """Six weights of 8 and 12 bits: 120 bits, with 8 more two words of 64."""
+    net = ProgramBuilder((2, 2, 2))
+    spikes = net.lif("lif", net.conv("conv", "input", 5))
+    net.lif("second", net.dense("dense", net.flatten("flatten", spikes), 6))
+    chip = small(synapse_row_header_bits=header)
+    assert layer(place(net.finish(), chip), "second").tiling.usage["synapse words"] == 5 * 2 * 2 * words
+
+
 def test_a_spikes_destinations_take_axon_map_words() -> None:
     net = ProgramBuilder((1, 8, 8))
     first = net.lif("first", net.conv("stem", "input", 2))

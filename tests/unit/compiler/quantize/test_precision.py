@@ -80,3 +80,13 @@ def test_a_layer_loses_four_times_as_much_for_each_bit_less() -> None:
             assert list(each.losses) == [4, 5, 6, 7, 8]
             assert 4**3.5 < each.losses[4] / each.losses[8] < 4**4.5
             assert 1e-6 < each.losses[8] < 1e-3
+
+
+def test_a_bit_less_is_priced_by_what_it_adds_to_the_loss() -> None:
+    """Not by the loss that remains: of a layer that has lost much already, a bit may cost next to nothing."""
+    memory = {bits: 100 * bits for bits in range(4, 9)}
+    lossy = Sensitivity("lossy", 100, {8: 1.0, 7: 1.1, 6: 1.2, 5: 1.3, 4: 1.4}, memory)
+    precise = Sensitivity("precise", 100, {8: 0.1, 7: 0.5, 6: 0.9, 5: 1.3, 4: 1.7}, memory)
+    # 0.1 a bit for one, 0.4 for the other; 15 of 16 bits, then 12
+    assert choose_widths([lossy, precise], 8, 15 / 16) == {"lossy": 7, "precise": 8}
+    assert choose_widths([lossy, precise], 8, 12 / 16) == {"lossy": 4, "precise": 8}

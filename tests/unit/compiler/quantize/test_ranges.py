@@ -105,3 +105,15 @@ def test_products_deviate_with_all_their_terms_together() -> None:
     one_term = ESTIMATED_RATE * 3.0 * (1 + ESTIMATED_DEVIATIONS)
     assert estimates["dssa.matmul1"] == pytest.approx(per_head * one_term)
     assert estimates["dssa.matmul2"] == pytest.approx(patches * one_term)
+
+
+def test_a_sum_over_a_window_may_deviate_with_all_its_terms_together() -> None:
+    """Six pixels, which are alike as neighbours are: six times the mean and six times the deviation."""
+    build = GraphBuilder((1, 2, 3))
+    conv = build.conv("conv", "input", np.full((1, 1, 1, 1), 2.0), np.ones(1))
+    size = np.array([2, 3])
+    build.output(build.add("pool", nir.SumPool2d(size, size, np.zeros(2, dtype=np.int64)), conv))
+    estimates = estimated_ranges(build.finish())
+    # a mean of 1 and a deviation of 2, and six deviations
+    assert estimates["conv"] == pytest.approx(1 + 6 * 2)
+    assert estimates["pool"] == pytest.approx(6 * (1 + 6 * 2))

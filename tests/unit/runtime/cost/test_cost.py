@@ -11,8 +11,9 @@ import torch
 
 from resformer.compiler.chips.chip import Chip, load_chip
 from resformer.compiler.ir import reference
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
-from resformer.compiler.placement.place import place, tile_positions
+from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.compiler.placement.traffic import route
 from resformer.runtime.cost.activity import Activity, measure
 from resformer.runtime.cost.cost import Cost, estimate, to_json
@@ -198,3 +199,121 @@ def test_recurrent_messages_are_paid_for() -> None:
     # pixels at both steps, to one place and two channels each; a corner's spike reaches 4 places, the last none
     assert cuba.operations == 2 * 16 * 2 + 4 * 2
     assert cuba.messages == 2 * 16 + 1
+
+
+def chain(populations: int) -> Program:
+    """LIF populations of eight neurons, one reading the other; with the input, one core more than that."""
+    net = ProgramBuilder((1, 2, 4))
+    value = "input"
+    for index in range(populations):
+        value = net.lif(f"lif{index}", net.conv(f"conv{index}", value, 1))
+    return net.finish(timesteps=2)
+
+
+def silent(program: Program) -> Activity:
+    """A run in which nothing fired."""
+    return Activity(1, program.timesteps, {name: np.zeros((2, 2, 4), dtype=np.int64) for name in program.lif_names}, {})
+
+
+def test_each_chip_takes_its_own_static_power() -> None:
+    program = chain(4)
+    costs = [
+        estimate(program, silent(program), place(program, replace(LOIHI2, cores_per_chip=cores)))
+        for cores in (120, 5, 2, 1)
+    ]
+    for cost, chips in zip(costs, (1, 1, 3, 5), strict=True):
+        # 104 mW a chip; 1 mW for 1 us are 1e-6 mJ
+        assert cost.static_mj == pytest.approx(chips * 104 * cost.interval_us * 1e-6, rel=1e-12)
+
+
+NS = {"hop_east_west_ns": 1000.0, "hop_north_south_ns": 70.0, "step_ns": 5.0}
+NO_WORK = dict.fromkeys(("synaptic_op_ns", "neuron_update_active_ns", "neuron_update_inactive_ns"), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "farthest_ns"),
+    [
+        (8, 2 * 1000),  # in a row: input, lif0, lif1, lif2
+        (1, 2 * 70),  # in a column
+        (2, 1000 + 70),  # back and forth: lif0 in the first row's east, lif2 in the second row's west
+    ],
+)
+def test_a_step_waits_for_the_message_that_travels_longest(columns: int, farthest_ns: float) -> None:
+    """All messages go to the next tile but those of lif0 to lif2, which skip one."""
+    net = ProgramBuilder((1, 2, 4))
+    near = net.lif("lif0", net.conv("conv0", "input", 1))
+    middle = net.lif("lif1", net.conv("conv1", near, 1))
+    net.lif("lif2", net.plus("sum", net.conv("long", near, 1), net.conv("conv2", middle, 1)))
+    program = net.finish(timesteps=2)
+    chip = replace(LOIHI2, cores_per_tile=1, mesh_columns=columns, **NS, **NO_WORK)
+    placement = place(program, chip)
+    assert [(each.population.name, each.first_core) for each in placement.layers] == [
+        ("input", 0),
+        ("lif0", 1),
+        ("lif1", 2),
+        ("lif2", 3),
+    ]
+    assert estimate(program, silent(program), placement).step_ns == pytest.approx(farthest_ns + 5)
+
+
+def split_in_two(*, kernel: int) -> Placement:
+    """A layer of two cores that reads another of two, each holding one row, in a line of tiles from west to east."""
+    net = ProgramBuilder((1, 2, 1))
+    first = net.lif("first", net.conv("stem", "input", 1))
+    net.lif("second", net.conv("conv", first, 1, (kernel, 1), padding=(kernel // 2, 0)))
+    chip = replace(LOIHI2, cores_per_tile=1, mesh_columns=8, **NS)
+    placement = place(net.finish(timesteps=2), chip, at_least={"first": 2, "second": 2})
+    assert [placement.by_name[name].tiling.tile for name in ("first", "second")] == [(1, 1, 1)] * 2
+    return placement
+
+
+@pytest.mark.parametrize(("kernel", "longest"), [(1, 2), (3, 3)])
+def test_the_longest_way_is_the_farthest_of_the_cores_that_talk(kernel: int, longest: int) -> None:
+    """Cores 1 and 2 send to 3 and 4: of one column's kernel each to its like, of three to both."""
+    placement = split_in_two(kernel=kernel)
+    second = placement.by_name["second"]
+    way = route(placement, second.population.edges[0], second)
+    assert way.longest_ns == longest * 1000
+    # the mean of 2, 3, 1 and 2 is that of 2 and 2
+    assert (way.hops_east_west, way.hops_north_south) == (2, 0)
+
+
+def test_tiles_lie_in_columns_from_west_to_east_and_rows_from_north_to_south() -> None:
+    """Back and forth, on a chip of three columns and two rows, whose like stands to the east."""
+    chip = replace(LOIHI2, cores_per_tile=2, cores_per_chip=12, mesh_columns=3, chip_columns=2)
+    places = tile_positions(chip, np.array([0, 1, 2, 4, 6, 8, 10, 12, 14, 18, 24, 36]))
+    assert [tuple(each) for each in places.tolist()] == [
+        (0, 0),
+        (0, 0),  # two cores a tile
+        (1, 0),
+        (2, 0),
+        (2, 1),  # the second row begins in the east
+        (1, 1),
+        (0, 1),
+        (3, 0),  # the second chip
+        (4, 0),
+        (5, 1),
+        (3, 2),  # the third chip, below the second
+        (0, 2),
+    ]
+
+
+@pytest.mark.parametrize(("columns", "hop_pj"), [(8, 100.0), (1, 9.0)])
+def test_hops_along_rows_and_along_columns_cost_their_own_energy(columns: int, hop_pj: float) -> None:
+    program = chain(1)
+    chip = replace(
+        LOIHI2,
+        cores_per_tile=1,
+        mesh_columns=columns,
+        hop_east_west_pj=100.0,
+        hop_north_south_pj=9.0,
+        spike_in_tile_pj=1.0,
+    )
+    placement = place(program, chip)
+    (edge,) = placement.by_name["lif0"].population.edges
+    way = route(placement, edge, placement.by_name["lif0"])
+    assert (way.hops_east_west, way.hops_north_south) == ((1, 0) if columns == 8 else (0, 1))
+    (lif,) = (each for each in estimate(program, silent(program), placement).layers if each.name == "lif0")
+    # eight pixels at each of two steps
+    assert lif.messages == 16
+    assert lif.messages_pj == pytest.approx(16 * (1 + hop_pj))

@@ -9,6 +9,7 @@ from resformer.compiler.samples.arrays import check_samples
 from resformer.runtime.run import infer as run
 from resformer.runtime.run.infer import batch_size, batches, infer, samples_at_once
 from support.builds import Tiny, program_of
+from support.program_builder import ProgramBuilder
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (6, 3), (2, 100)])
@@ -33,6 +34,26 @@ def test_streams_are_cut_where_their_record_fills_memory(tiny: Tiny, monkeypatch
     monkeypatch.setattr(run, "STREAM_BYTES", 3 * 4 * 2 * 16 * 16 * run.ENCODING_BYTES)
     assert samples_at_once(program, "lava", record=False) == 3
     assert samples_at_once(program, "lava", record=True) == 2
+
+
+def test_a_record_takes_four_bytes_a_graded_value_and_a_bit_a_spike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relays, max-pools and products send graded values; currents between them are not kept."""
+    net = ProgramBuilder((1, 8, 8))
+    value = net.max_pool("pool", net.conv("stem", "input", 4), (2, 2), (2, 2), (0, 0))
+    value = net.relay("relay", net.plus("sum", net.attention("dssa", value, heads=2, patch=2), value), limit=1000)
+    net.lif("lif", value)
+    program = net.finish(timesteps=3)
+    pool = relay = mixed = 4 * 4 * 4
+    scores = 2 * 4 * 16  # two heads, four patches, sixteen positions
+    spikes = 3 * 64 + scores  # activation_in, activation_out and lif; activation_attn
+    pixels = 3 * 64 * (3 * 8 + 4)
+    record = 3 * (4 * (pool + relay + scores + mixed) + spikes // 8)
+    for size, expected in ((2 * (pixels + record), 2), (2 * (pixels + record) - 1, 1)):
+        monkeypatch.setattr(run, "STREAM_BYTES", size)
+        assert samples_at_once(program, "lava", record=True) == expected
+    for size, expected in ((5 * pixels, 5), (5 * pixels - 1, 4)):
+        monkeypatch.setattr(run, "STREAM_BYTES", size)
+        assert samples_at_once(program, "lava", record=False) == expected
 
 
 def test_results_do_not_depend_on_the_batch(tiny: Tiny) -> None:

@@ -90,6 +90,16 @@ def test_sums_pools_and_reshaping_add_up() -> None:
     assert bounds(program, "flatten") == (0, 27)
 
 
+def test_a_sum_pool_adds_a_value_for_each_place_of_its_window() -> None:
+    """Two rows and five columns: ten values from -30 to 70."""
+    build = ProgramByHand((1, 2, 5), low=-3, high=7)
+    relay = Relay(Signal(GRADED, 0), np.zeros(1, dtype=np.int32), 1000)
+    conv = build.add("relay", relay, build.conv("conv", "input", 10 * ONE))
+    pool = build.add("pool", ops.SumPool2d(Signal(CURRENT, 0), (2, 5), (2, 5)), conv)
+    program = bound_ranges(head(build, pool))
+    assert bounds(program, "pool") == (-300, 700)
+
+
 @pytest.mark.parametrize(("transpose", "expected"), [(True, (-11 + 0, 9 + 11)), (False, (4 * -11, 4 * 11))])
 def test_products_sum_channels_or_positions(transpose: bool, expected: tuple[int, int]) -> None:
     """With its bias, y is from -11 to 9 in channel 0 and from 9 to 11 in channel 1, where no spike means zero."""
