@@ -1,6 +1,6 @@
 """From real numbers to integers: the one pass that changes the level.
 
-A plan (``passes.scales``) says what the integers stand for; here weights, biases and thresholds are rounded to them, so
+A plan (``quantize.plan``) says what the integers stand for; here weights, biases and thresholds are rounded to them, so
 all sums are exact and the quantized network is still a network of the same kind with dyadic weights.
 """
 
