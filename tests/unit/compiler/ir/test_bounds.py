@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from resformer.compiler.ir import program as ops
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.bounds import Magnitude, largest, magnitudes
+from resformer.compiler.ir.bounds import Magnitude, magnitudes
 from resformer.compiler.ir.program import Program, Signal
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder
@@ -143,12 +143,6 @@ def test_what_analysis_proved_bounds_the_output_but_not_its_partial_sums() -> No
     edit = program.edit()
     edit.set_op("conv", replace(program["conv"].op, signal=Signal(CURRENT, 0, -10, 10)))
     assert magnitudes(edit.finish())["conv"] == Magnitude(value=10, sums=20)
-
-
-def test_the_least_of_a_type_has_its_full_magnitude() -> None:
-    assert largest(np.array([-128, 127], dtype=np.int8)) == 128
-    assert largest(np.array([-(2**31)], dtype=np.int32)) == 2**31
-    assert largest(np.array([], dtype=np.int32)) == 0
 
 
 KINDS = ("lif", "cuba", "recurrent", "residual", "relay", "max", "attention")
