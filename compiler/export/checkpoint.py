@@ -25,6 +25,7 @@ from resformer.compiler.ir.primitives import (
     BatchNorm2d,
     DiscreteCubaLIF,
     MaxPool2d,
+    as_neurons,
     collapse,
     half_rows,
 )
@@ -145,6 +146,7 @@ def quantized_module_state(
                 bias, norm = _real_bias(program, node.name), _norm_behind(imported, node.name)
                 put(f"{node.name}.bias", bias if norm is None else np.zeros_like(bias))
                 if norm is not None:
+                    assert isinstance(norm.op, BatchNorm2d)
                     put(f"{norm.name}.weight", np.ones_like(bias))
                     put(f"{norm.name}.bias", bias)
                     put(f"{norm.name}.running_mean", -bias if f"{norm.name}.bias" not in state else np.zeros_like(bias))
@@ -175,7 +177,7 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     for node in program:
         if not isinstance(node.op, NEURONS):
             continue
-        neurons, scale = folded[node.name].op, 2.0 ** program[node.inputs[0]].op.signal.scale_exp
+        neurons, scale = as_neurons(folded[node.name].op), 2.0 ** program[node.inputs[0]].op.signal.scale_exp
         if (collapse(neurons.v_threshold) * scale != node.op.vth).any():
             return f"the threshold of {node.name} is rounded"
         if isinstance(neurons, DiscreteCubaLIF):

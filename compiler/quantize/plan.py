@@ -29,6 +29,8 @@ from resformer.compiler.ir.primitives import (
     RecurrentCubaLIF,
     SampleDelay,
     SpikeMatMul,
+    as_neurons,
+    as_weighted,
     collapse,
 )
 from resformer.compiler.target import LOIHI
@@ -166,7 +168,7 @@ class QuantizationPlan:
         Raises:
             FileFormatError: It names other nodes, or other channels.
         """
-        weighted = {node.name: node.op.weight for node in graph if isinstance(node.op, WEIGHTED)}
+        weighted = {node.name: as_weighted(node.op).weight for node in graph if isinstance(node.op, WEIGHTED)}
         for what, planned, present in (
             ("node", self.scale_exps.keys(), graph.by_name.keys()),
             ("layer with weights", self.layers.keys(), weighted.keys()),
@@ -218,7 +220,7 @@ class QuantizationPlan:
                 case _ if isinstance(node.op, NEURONS):
                     least = most = 0
                     limit = _floor_log2(
-                        LOIHI.vth_mantissa_max / max(float(np.max(collapse(node.op.v_threshold))), 1e-9)
+                        LOIHI.vth_mantissa_max / max(float(np.max(collapse(as_neurons(node.op).v_threshold))), 1e-9)
                     )
                     if sources[0] > limit:
                         raise _out_of_range(node.inputs[0], f"scale 2^{sources[0]}", f"up to 2^{limit}")
@@ -444,7 +446,8 @@ class _Choice:
 
     def _kept_magnitudes(self, node: Node[nir.NIRNode]) -> Float64Array:
         """The magnitude that each channel's mantissas are to hold, (C_out,); the readout and a layer share one."""
-        weight = node.op.weight.reshape(len(node.op.weight), -1)
+        weight = as_weighted(node.op).weight
+        weight = weight.reshape(len(weight), -1)
         if isinstance(node.op, CONVOLUTIONAL) and self.config.per_channel:
             return self._kept(weight, self._bits(node))
         return np.repeat(self._kept(weight.reshape(1, -1), self._bits(node)), len(weight))
@@ -558,6 +561,7 @@ class _Choice:
     def _cuba_limits(self, node: Node[nir.NIRNode], reach: float) -> list[tuple[int, str]]:
         """What neurons bound whose current has a memory: it adds up over a sample's steps, and must not saturate."""
         neurons, potential_max = node.op, LOIHI.v_max / 2**LOIHI.a_shift
+        assert isinstance(neurons, DiscreteCubaLIF)
         slowest = 1 - float(collapse(neurons.syn_decay).min())
         limits = []
         if isinstance(neurons, RecurrentCubaLIF):

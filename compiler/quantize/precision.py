@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.primitives import as_weighted
 from resformer.compiler.ir.program import WeightArray
 from resformer.compiler.ir.storage import stored_bits
 from resformer.compiler.passes.integer.stack_synapses import split_mantissas
@@ -86,7 +87,7 @@ def _measure(
     node: Node[nir.NIRNode], seen: Moments, finest: float, widths: Iterable[int], per_channel: bool, index_bits: int
 ) -> Sensitivity:
     """Measure one, whose steps are ``finest`` times powers of two."""
-    weight = node.op.weight
+    weight = as_weighted(node.op).weight
     rows = weight.reshape(len(weight), -1) if per_channel else weight.reshape(1, -1)
     losses, memory = {}, {}
     for bits in widths:

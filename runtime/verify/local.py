@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.ir import fixedpoint, float_interpreter, reference
+from resformer.compiler.ir import fixedpoint, float_interpreter, primitives, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import collapse
+from resformer.compiler.ir.primitives import as_neurons, as_weighted, bias_of, collapse
 from resformer.compiler.ir.program import (
     LIF,
     NEURONS,
@@ -334,7 +334,9 @@ class LocalComparison:
         arriving = self._values[source.name]
         if isinstance(neurons, RecurrentCubaLIF):  # whose current no stream hands on: NIR's populations share none
             read = float_interpreter.step_ago(torch.from_numpy(original))
-            given = given + float_interpreter.evaluate(self._graph[name].op.synapses(), read.double()).numpy()
+            original_neurons = self._graph[name].op
+            assert isinstance(original_neurons, primitives.RecurrentCubaLIF)
+            given = given + float_interpreter.evaluate(original_neurons.synapses(), read.double()).numpy()
             arriving = arriving + reference.fed_back(neurons, original.astype(np.int64))
             neurons = neurons.without_synapses()
         current = (arriving + _input_bias(neurons, given.ndim - 2)) * unit
@@ -363,7 +365,7 @@ class LocalComparison:
     def _compare_synapses(self, name: str, given: Float64Array) -> None:
         """Compare what synapses in front of the readout make, biases aside: those are part of the logits'."""
         layer, node = self._kept_synapses[name], self._program[name]
-        made = given - self._graph[name].op.bias.reshape(-1, *(1,) * (given.ndim - 3))
+        made = given - bias_of(as_weighted(self._graph[name].op)).reshape(-1, *(1,) * (given.ndim - 3))
         error = self._values[name] * 2.0**-node.op.signal.scale_exp - made
         # in thresholds of the populations on its stream
         unit = max((float(self._threshold(stream).max()) for stream in layer.streams), default=1.0)
@@ -371,7 +373,7 @@ class LocalComparison:
 
     def _threshold(self, population: str) -> Float64Array:
         """The original's, to be broadcast against the population."""
-        return _positive(collapse(self._graph[population].op.v_threshold))
+        return _positive(collapse(as_neurons(self._graph[population].op).v_threshold))
 
     def _classify(self, features: Float64Array) -> Float64Array:
         """The logits, (T, N, classes), that the program's classifier makes of what the original's reads."""
