@@ -18,7 +18,8 @@ from resformer.compiler.files.build import TARGETS, write_build
 from resformer.compiler.frontend.module.operations import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import Conv2d, Dense, Program
+from resformer.compiler.ir.ops import Conv2d, Dense
+from resformer.compiler.ir.program import Program
 from resformer.compiler.pipeline import MODULE_PASSES, Compilation, CompileOptions, ModuleSource
 from resformer.compiler.pipeline import compile_module as compile_to_program
 from resformer.compiler.samples.arrays import Samples, check_labels, check_samples

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir import program as integer
+from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import LIF, Conv2d, CubaLIF, Dense, Output
 from resformer.compiler.ir.primitives import (
     POOL_AREA,
     DiscreteCubaLIF,
@@ -27,7 +28,7 @@ from resformer.compiler.ir.primitives import (
     constant,
     with_weight,
 )
-from resformer.compiler.ir.program import LIF, Conv2d, CubaLIF, Dense, Output, Program, real_weight
+from resformer.compiler.ir.program import Program, real_weight
 from resformer.compiler.target import LOIHI
 
 Float64Array = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resformer.compiler.ir.program import WeightArray
+from resformer.compiler.ir.arrays import WeightArray
 
 
 def mantissa_bits(weight: WeightArray) -> int:

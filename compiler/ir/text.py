@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import Op
 from resformer.compiler.ir.primitives import collapse
-from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal, SignalKind
 
 HASH_DIGITS = 8
 HASHED_MANTISSA_BITS = 20

@@ -16,8 +16,10 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir import program as integer
+from resformer.compiler.ir import ops as integer
+from resformer.compiler.ir.arrays import WeightArray
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import LIF, CubaLIF, Op, Output
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
@@ -32,7 +34,8 @@ from resformer.compiler.ir.primitives import (
     collapse,
     pair,
 )
-from resformer.compiler.ir.program import LIF, SPIKE, CubaLIF, Op, Output, Program, Signal, SignalKind
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.quantize.plan import LayerPlan, QuantizationPlan, uniform
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError, UnsupportedError
@@ -52,7 +55,7 @@ class LayerIntegers:
         bias: (C_out,), whole numbers in units of the layer's current; zeros where it has none.
     """
 
-    weight: integer.WeightArray
+    weight: WeightArray
     bias: Float64Array
 
     def real_weight(self, layer: LayerPlan, unit_exp: int) -> Float64Array:

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resformer.compiler.ir.arrays import WeightArray
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.primitives import as_weighted
-from resformer.compiler.ir.program import WeightArray
 from resformer.compiler.ir.storage import stored_bits
 from resformer.compiler.passes.integer.stack_synapses import split_mantissas
 from resformer.compiler.quantize.calibrate import Moments

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Flatten, Op, Program
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Flatten, Op
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.placement.place import Placement, tile_positions
 from resformer.compiler.target import LOIHI

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import Conv2d, MaxPool2d, Op, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.ops import Conv2d, MaxPool2d, Op, Relay, SpikeMatMul
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.errors import CapacityError

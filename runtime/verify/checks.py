@@ -15,17 +15,9 @@ import torch
 
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.ops import LIF, CubaLIF, SpikeMatMul, Spiking
 from resformer.compiler.ir.primitives import half_rows
-from resformer.compiler.ir.program import (
-    LIF,
-    NEURONS,
-    RECORDED,
-    CubaLIF,
-    Program,
-    SpikeMatMul,
-    layer_names,
-    real_weight,
-)
+from resformer.compiler.ir.program import Program, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
@@ -236,7 +228,7 @@ def _current_observer(
     """Notes where a neuron of the program is given another current than in SpikingJelly."""
     program = batch.network.program
     readers = {
-        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, NEURONS)]
+        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, Spiking)]
         for node in program
     }
 
@@ -331,14 +323,14 @@ def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
 
 def recorded_names(program: Program) -> tuple[str, ...]:
     """The nodes whose values E2 compares: all that neurons send, and the logits."""
-    return (*(node.name for node in program if isinstance(node.op, RECORDED)), program.output.name)
+    return (*(node.name for node in program if node.op.recorded), program.output.name)
 
 
 def before_spikes(program: Program) -> set[str]:
     """The nodes on whose values the spikes of some population depend, the populations included."""
     found: set[str] = set()
     for node in reversed(program.nodes):
-        if isinstance(node.op, NEURONS) or any(reader.name in found for reader in program.consumers[node.name]):
+        if isinstance(node.op, Spiking) or any(reader.name in found for reader in program.consumers[node.name]):
             found.add(node.name)
     return found
 

@@ -18,26 +18,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.ir import fixedpoint, float_interpreter, primitives, reference
+from resformer.compiler.ir import float_interpreter, primitives
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import as_neurons, as_weighted, bias_of, collapse
-from resformer.compiler.ir.program import (
-    LIF,
-    NEURONS,
+from resformer.compiler.ir.ops import (
     Add,
     Conv2d,
-    CubaLIF,
     Delay,
     Dense,
     Input,
     Output,
-    Program,
     RecurrentCubaLIF,
     Relay,
-    SignalKind,
-    is_stack,
-    real_weight,
+    Spiking,
 )
+from resformer.compiler.ir.primitives import as_neurons, as_weighted, bias_of, collapse
+from resformer.compiler.ir.program import Program, is_stack, real_weight
+from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.target import LOIHI
 from resformer.runtime.run.encode import real_logits
 
@@ -235,7 +231,7 @@ def _source(program: Program, name: str) -> str:
 def _front(program: Program, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
     """The synapses in front of a node, and the populations whose current its own contains."""
     node = program[name]
-    if isinstance(node.op, (*NEURONS, Input)):
+    if isinstance(node.op, (Spiking, Input)):
         return set(), set()
     if name in heads:
         return set(), {heads[name]}
@@ -284,7 +280,7 @@ class LocalComparison:
     def keep(self, name: str, value: npt.NDArray[np.int64]) -> None:
         """Take note of a node's value in the program, whose populations are overridden by the original's spikes."""
         readers = self._program.consumers[name]
-        if name in self._kept_synapses or any(isinstance(reader.op, NEURONS) for reader in readers):
+        if name in self._kept_synapses or any(isinstance(reader.op, Spiking) for reader in readers):
             self._values[name] = value.astype(np.int32)
 
     def compare(
@@ -329,7 +325,7 @@ class LocalComparison:
         """
         node, tally = self._program[name], self.tallies[self._populations[name]]
         neurons, source = node.op, self._program[node.inputs[0]]
-        assert isinstance(neurons, NEURONS)
+        assert isinstance(neurons, Spiking)
         unit = 2.0**-source.op.signal.scale_exp
         arriving = self._values[source.name]
         if isinstance(neurons, RecurrentCubaLIF):  # whose current no stream hands on: NIR's populations share none
@@ -337,17 +333,17 @@ class LocalComparison:
             original_neurons = self._graph[name].op
             assert isinstance(original_neurons, primitives.RecurrentCubaLIF)
             given = given + float_interpreter.evaluate(original_neurons.synapses(), read.double()).numpy()
-            arriving = arriving + reference.fed_back(neurons, original.astype(np.int64))
+            arriving = arriving + neurons.fed_back(original.astype(np.int64))
             neurons = neurons.without_synapses()
-        current = (arriving + _input_bias(neurons, given.ndim - 2)) * unit
+        current = (arriving + neurons.input_bias(given.ndim - 2) / (1 << LOIHI.a_shift)) * unit
         carried = self._carried(source.name, self._errors)
         if name in self._streams:
             self._given[name], self._errors[name] = given, current - given
         # to whole units, as the program's neurons take them; clipped first, since floats may be too large for integers
         alone = np.clip(arriving - np.rint(np.divide(carried, unit)), -LOIHI.a_max, LOIHI.a_max).astype(np.int64)
-        fired = np.stack([step.spikes for step in reference.fire(neurons, alone)])
+        fired = np.stack([step.spikes for step in neurons.steps(alone)])
         made = given - self._carried(source.name, self._given)
-        threshold, original_threshold = _positive(neurons.vth * unit), self._threshold(name)
+        threshold, original_threshold = _positive(neurons.thresholds * unit), self._threshold(name)
         tally.add_errors((current - carried) / threshold - given / original_threshold, made / original_threshold)
         tally.add_spikes(fired, original, quantized)
 
@@ -381,14 +377,6 @@ class LocalComparison:
         assert isinstance(output, Output)
         logits: Float64Array = features @ real_weight(self._program, self._readout[-1].synapses[0]).T / output.divisor
         return logits
-
-
-def _input_bias(neurons: LIF | CubaLIF, axes: int) -> Float64Array:
-    """What neurons themselves add to their current, in its units, to be broadcast against a population of such axes."""
-    if isinstance(neurons, CubaLIF):
-        return neurons.u_bias / (1 << LOIHI.a_shift)
-    bias = fixedpoint.scale_bias(neurons.bias_mant, neurons.bias_exp) / (1 << LOIHI.a_shift)
-    return bias.reshape(-1, *(1,) * (axes - 1))
 
 
 def _positive(threshold: npt.ArrayLike) -> Float64Array:

@@ -24,8 +24,9 @@ from resformer.compiler.files.report import sha256
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.ops import Dense, Output, Relay, SumPool2d
 from resformer.compiler.ir.primitives import NEURONS
-from resformer.compiler.ir.program import Dense, Output, Program, Relay, SumPool2d, layer_names, real_weight
+from resformer.compiler.ir.program import Program, layer_names, real_weight
 from resformer.compiler.ir.reference import BoundsError
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import resformer
-from resformer.compiler.ir.program import Conv2d, layer_weight
+from resformer.compiler.ir.ops import Conv2d
+from resformer.compiler.ir.program import layer_weight
 from resformer.compiler.pipeline import PASS_NAMES
 from resformer.models.checkpoint import load_checkpoint
 from resformer.runtime.cli.compile_options import main

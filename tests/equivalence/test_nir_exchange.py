@@ -22,8 +22,9 @@ from resformer.compiler.export.nir import INTEGERS, quantized_graph
 from resformer.compiler.files.nir import is_plain, read_nir, write_nir
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir import float_interpreter, reference
+from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.compiler.ir.primitives import NEURONS
-from resformer.compiler.ir.program import Conv2d, Dense, real_weight
+from resformer.compiler.ir.program import real_weight
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint, compile_nir
 from resformer.compiler.samples.arrays import check_samples

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from resformer.compiler.ir import program as ops
+from resformer.compiler.ir import ops
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
-from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.ops import Op
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.shapes import output_shape
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.pipeline import FLOAT_PASSES, INTEGER_PASSES
 from resformer.compiler.quantize.lower import quantize
@@ -64,7 +67,7 @@ class ProgramByHand:
 
     def lif(self, name: str, source: str, vth: int, *, bias: int = 0, exp: int = 0, dv: int = 2048) -> str:
         mantissa, exponent = np.array([bias], dtype=np.int16), np.array([exp], dtype=np.int8)
-        return self.add(name, ops.LIF(ops.SPIKE, vth, 4095, dv, mantissa, exponent), source)
+        return self.add(name, ops.LIF(SPIKE, vth, 4095, dv, mantissa, exponent), source)
 
     def dense(self, name: str, source: str, weight: Any, bias: Any = 0, *, exp: int = 0) -> str:
         weight = np.asarray(weight, dtype=np.int8)

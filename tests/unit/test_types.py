@@ -27,7 +27,8 @@ from resformer.compiler.files.program import write_program
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import as_layer
-from resformer.compiler.ir.program import Op, Program
+from resformer.compiler.ir.ops import Op
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.float.fold_batchnorm import fold_batchnorm
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges

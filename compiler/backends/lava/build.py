@@ -38,7 +38,8 @@ from resformer.compiler.backends.lava.processes.probe import PORTS, PySpikeProbe
 from resformer.compiler.backends.lava.processes.relay import PyRelayModel
 from resformer.compiler.backends.lava.record import Recorder
 from resformer.compiler.backends.lava.shared import UNCOUNTED
-from resformer.compiler.ir.program import Add, Input, Output, Program
+from resformer.compiler.ir.ops import Add, Input, Output
+from resformer.compiler.ir.program import Program
 
 CHANNEL_SIZE = 2
 """Messages that a channel holds. All processes pass each step together, so two are enough; Lava's default of 64 takes

@@ -30,7 +30,7 @@ from resformer.compiler.backends.lava.processes.relay import Relay as RelayProce
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.fixedpoint import CubaLiParameters, CubaParameters
-from resformer.compiler.ir.program import (
+from resformer.compiler.ir.ops import (
     LIF,
     Conv2d,
     CubaLI,
@@ -40,15 +40,14 @@ from resformer.compiler.ir.program import (
     Flatten,
     MaxPool2d,
     Op,
-    Program,
-    ProgramNode,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
-    SignalKind,
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.program import Program, ProgramNode
+from resformer.compiler.ir.signal import SignalKind
 
 Parameters = TypeVar("Parameters", CubaParameters, CubaLiParameters)
 

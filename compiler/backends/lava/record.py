@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from resformer.compiler.backends.lava.shared import Record, Tally, shared_array
-from resformer.compiler.ir.program import COUNTING, LIF, NEURONS, RECORDED, Program, ProgramNode
+from resformer.compiler.ir.ops import LIF, Spiking
+from resformer.compiler.ir.program import Program, ProgramNode
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 
@@ -34,16 +35,16 @@ class Recorder:
         output = program.output
         self.logits = Record(shared_array((*self._steps, *output.shape), np.int64), program.latency)
         self.values: Mapping[str, Record] = {
-            node.name: self._record(node) for node in program if values and isinstance(node.op, RECORDED)
+            node.name: self._record(node) for node in program if values and node.op.recorded
         }
         self.tallies: Mapping[str, Tally] = {
             node.name: Tally(shared_array((1,), np.int64), self._offsets[node.name], math.prod(self._steps))
             for node in program
-            if isinstance(node.op, COUNTING) and not isinstance(node.op, LIF)
+            if node.op.clips and not isinstance(node.op, LIF)
         }
 
     def _record(self, node: ProgramNode) -> Record:
-        if isinstance(node.op, NEURONS):
+        if isinstance(node.op, Spiking):
             room = shared_array((*self._steps, -(-math.prod(node.shape) // 8)), np.uint8)
         else:
             room = shared_array((*self._steps, *node.shape), np.int32)

@@ -30,8 +30,8 @@ from resformer.compiler.frontend.module.neurons import (
     pair,
 )
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, user_line
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.primitives import HELD_BIAS, Add, MaxPool2d
-from resformer.compiler.ir.shapes import Shape
 from resformer.errors import InputError, UnsupportedError
 
 

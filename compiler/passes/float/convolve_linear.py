@@ -10,10 +10,10 @@ from typing import Any
 import nir
 import numpy as np
 
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import names_before_neurons
 from resformer.compiler.ir.primitives import NEURONS
-from resformer.compiler.ir.shapes import Shape
 from resformer.errors import UnsupportedError
 
 

@@ -19,6 +19,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, discrete, reshaped
 from resformer.compiler.ir.primitives import (
@@ -33,7 +34,7 @@ from resformer.compiler.ir.primitives import (
     constant,
     pair,
 )
-from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.shapes import output_shape
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]

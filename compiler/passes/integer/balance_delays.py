@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import Delay, Op, Program, hop_steps
+from resformer.compiler.ir.ops import Delay, Op
+from resformer.compiler.ir.program import Program
 
 
 def balance_delays(program: Program) -> Program:
@@ -29,5 +30,5 @@ def balance_delays(program: Program) -> Program:
             )
             edit.insert_after(source, delay, readers=(node.name,))
             offsets[name] = meet
-        offsets[node.name] = meet + hop_steps(node.op)
+        offsets[node.name] = meet + node.op.hop
     return replace(edit.finish(), offsets=offsets)

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from resformer.compiler.ir.arrays import Int8Array, WeightArray
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Add, Conv2d, Int8Array, Op, Program, WeightArray
+from resformer.compiler.ir.ops import Add, Conv2d, Op
+from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Program
 from resformer.compiler.ir.storage import mantissa_bits
 from resformer.compiler.quantize.plan import mantissa_max
 from resformer.compiler.target import LOIHI

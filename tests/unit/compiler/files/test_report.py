@@ -10,20 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from resformer.compiler.files.report import may_saturate, sqnr_db, synapses
+from resformer.compiler.files.report import sqnr_db
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.program import (
-    LIF,
-    SPIKE,
-    Conv2d,
-    Dense,
-    Input,
-    Program,
-    Relay,
-    Signal,
-    SignalKind,
-    real_weight,
-)
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, Relay
+from resformer.compiler.ir.program import Program, connections, may_clip, real_weight
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.target import LOIHI
 
 INDEX_BITS = 12
@@ -55,20 +46,20 @@ def test_synapses_into_the_padding_do_not_count(stride: int, padding: int, dilat
     ones, taps = torch.ones(1, 4, 9, 9), torch.ones(*op.weight.shape)
     touched = torch.conv2d(ones, taps, None, stride, padding, dilation, groups)
     made = program(op, (4, 9, 9), tuple(touched.shape[1:]))
-    assert synapses(made, made["layer"], INDEX_BITS) == int(touched.sum())
+    assert connections(made, "layer", INDEX_BITS) == int(touched.sum())
     # a tenth of the weights is stored by itself, each with an index
     few = replace(op, weight=np.where(np.random.default_rng(1).random(op.weight.shape) < 0.1, op.weight, np.int8(0)))
     touched = torch.conv2d(
         ones, torch.from_numpy((few.weight != 0) * 1.0).float(), None, stride, padding, dilation, groups
     )
     made = program(few, (4, 9, 9), tuple(touched.shape[1:]))
-    assert synapses(made, made["layer"], INDEX_BITS) == int(touched.sum())
+    assert connections(made, "layer", INDEX_BITS) == int(touched.sum())
 
 
 def test_dense_synapses_are_all_pairs() -> None:
     dense = Dense(current(-9, 9), np.ones((5, 7), np.int8), 0, np.zeros(5, np.int32))
     made = program(dense, (7,), (5,))
-    assert synapses(made, made["layer"], INDEX_BITS) == 35
+    assert connections(made, "layer", INDEX_BITS) == 35
 
 
 def test_real_weights_and_their_errors() -> None:
@@ -91,7 +82,7 @@ def lif_after(low: int, *, dv: int, bias: int = 0, timesteps: int = 4) -> bool:
     source = Node("input", Input(Signal(SignalKind.GRADED, 4, low, 0)), (), (1, 1, 1))
     lif = LIF(SPIKE, 16, LOIHI.du_no_memory, dv, np.array([bias], np.int16), np.array([6], np.int8))
     node = Node("lif", lif, ("input",), (1, 1, 1))
-    return may_saturate(Program((source, node), timesteps=timesteps), node)
+    return may_clip(Program((source, node), timesteps=timesteps), "lif")
 
 
 def test_potentials_saturate_where_their_worst_sum_leaves_24_bits() -> None:
@@ -110,4 +101,4 @@ def test_relays_saturate_where_bounds_leave_their_limit(low: int, high: int) -> 
     op = Relay(current(-100, 100), np.array([5, -10], np.int32), limit=100)
     for limit, shift, expected in ((100, 0, False), (99, 0, True), (25, 2, False), (24, 2, True)):
         node = Node("relay", replace(op, limit=limit, shift=shift), ("input",), (2, 1, 1))
-        assert may_saturate(Program((source, node), timesteps=4), node) is expected
+        assert may_clip(Program((source, node), timesteps=4), "relay") is expected

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import SPIKE, Add, Conv2d, Flatten, Program, layer_names, layer_weight, real_weight
+from resformer.compiler.ir.ops import Add, Conv2d, Flatten
+from resformer.compiler.ir.program import Program, layer_names, layer_weight, real_weight
+from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
