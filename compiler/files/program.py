@@ -16,7 +16,7 @@ from resformer.compiler.ir.bounds import check_declared
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import OPERATIONS, Delay, Op
 from resformer.compiler.ir.ops.formats import Array, Flag, RowsAndColumns, Whole, formats_of
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
 from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.ir.verify import verify_program
 from resformer.errors import FileFormatError, RangeError
@@ -143,7 +143,12 @@ def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Program:
         if strangers:
             raise ValueError(f"the schedule names {min(strangers)}, which is no node")
     timesteps = _integer(_entry(header, "timesteps", int), "timesteps")
-    program = Program(nodes, timesteps, _entry(header, "metadata", dict), offsets)
+    metadata = _entry(header, "metadata", dict)
+    program: Program
+    if offsets is None:
+        program = Unscheduled(nodes, timesteps, metadata)
+    else:
+        program = Scheduled(nodes, timesteps, metadata, offsets)
     verify_program(program)
     _check_sizes(program)
     check_declared(program)

@@ -8,12 +8,12 @@ rounding, shifting and clipping are those of ``resformer.compiler.ir.fixedpoint`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
-from resformer.compiler.ir.arrays import Float64Array, Int32Array
+from resformer.compiler.ir.arrays import Float64Array, Int32Array, InvariantError
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ops import Add, Conv2d, Dense, Op, Shapes, Spiking
 
@@ -25,7 +25,7 @@ HIGH_PART, LOW_PART = ".hi", ".lo"
 
 @dataclass(frozen=True)
 class Program(Graph[Op]):
-    """A network of integers, with the schedule that lets samples stream through it.
+    """A network of integers, in either state: what cares in which takes :class:`Unscheduled` or :class:`Scheduled`.
 
     Attributes:
         offsets: For each node, the step at which the first sample's first output appears (0 for the input), or None
@@ -33,16 +33,6 @@ class Program(Graph[Op]):
     """
 
     offsets: dict[str, int] | None = None
-
-    @property
-    def latency(self) -> int:
-        """Steps between a sample's first frame and its first logits.
-
-        Raises:
-            AssertionError: The program has no schedule yet.
-        """
-        assert self.offsets is not None, "balance_delays has not run"
-        return self.offsets[self.output.name]
 
     @property
     def is_dyadic(self) -> bool:
@@ -58,6 +48,40 @@ class Program(Graph[Op]):
     def lif_names(self) -> tuple[str, ...]:
         """The names of all populations that fire, in topological order."""
         return tuple(node.name for node in self.nodes if node.op.fires)
+
+
+@dataclass(frozen=True)
+class Unscheduled(Program):
+    """A program as ``quantize`` makes it and integer passes change it: nothing says yet at which step a node sends."""
+
+    offsets: None = None
+
+
+@dataclass(frozen=True)
+class Scheduled(Program):
+    """A program through which samples stream, T steps each, back to back: what backends run and builds hold."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def latency(self) -> int:
+        """Steps between a sample's first frame and its first logits.
+
+        Raises:
+            InvariantError: The program has no schedule.
+        """
+        return require_schedule(self)[self.output.name]
+
+
+def require_schedule(program: Program) -> dict[str, int]:
+    """The step at which each node's first output appears.
+
+    Raises:
+        InvariantError: The program has none: a caller that no type checker saw.
+    """
+    if program.offsets is None:
+        raise InvariantError("balance_delays has not run")
+    return program.offsets
 
 
 def shapes_around(program: Program, node: Node[Op]) -> Shapes:

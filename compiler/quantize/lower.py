@@ -34,7 +34,7 @@ from resformer.compiler.ir.primitives import (
     collapse,
     pair,
 )
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Unscheduled
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.quantize.plan import LayerPlan, QuantizationPlan, uniform
 from resformer.compiler.target import LOIHI
@@ -65,7 +65,7 @@ class LayerIntegers:
 
 def quantize(
     graph: Graph[nir.NIRNode], plan: QuantizationPlan, rounded: Mapping[str, LayerIntegers] | None = None
-) -> Program:
+) -> Unscheduled:
     """Lower a folded float graph to integers.
 
     Args:
@@ -81,7 +81,7 @@ def quantize(
     plan.check_fits(graph)
     lowering = _Lowering(graph, plan, rounded or {})
     nodes = [each for node in graph if not _is_readout_scale(graph, node) for each in lowering.lower(node)]
-    return Program(tuple(nodes), graph.timesteps, graph.metadata)
+    return Unscheduled(tuple(nodes), graph.timesteps, graph.metadata)
 
 
 def round_layer(plan: QuantizationPlan, node: Node[nir.NIRNode]) -> LayerIntegers:

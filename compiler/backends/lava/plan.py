@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from resformer.compiler.ir.ops import Add, Conv2d, Delay, Dense, Op, Relay, SpikeMatMul, Spiking
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Scheduled
 from resformer.errors import UnsupportedError
 
 Values: TypeAlias = tuple[str, ...]
@@ -74,7 +74,7 @@ def lava_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[::-1]
 
 
-def meeting_values(program: Program) -> dict[str, Values]:
+def meeting_values(program: Scheduled) -> dict[str, Values]:
     """For each node, the nodes whose values stand for its own: those that an ``Add`` sums, or the node itself.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 
 from resformer.compiler.backends.lava.shared import Record, Tally, shared_array
 from resformer.compiler.ir.ops import LIF, Spiking
-from resformer.compiler.ir.program import Program, ProgramNode
+from resformer.compiler.ir.program import ProgramNode, Scheduled, require_schedule
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 
@@ -27,10 +27,9 @@ class Recorder:
         tallies: The counts of what each node clipped. Stock Lava's neurons do not count their own.
     """
 
-    def __init__(self, program: Program, samples: int, *, values: bool) -> None:
-        assert program.offsets is not None, "balance_delays has not run"
+    def __init__(self, program: Scheduled, samples: int, *, values: bool) -> None:
         self._program = program
-        self._offsets = program.offsets
+        self._offsets = require_schedule(program)
         self._steps = (program.timesteps, samples)
         output = program.output
         self.logits = Record(shared_array((*self._steps, *output.shape), np.int64), program.latency)

@@ -11,14 +11,14 @@ from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.interval import Interval
 from resformer.compiler.ir.ops import Conv2d, Flatten, Op, Relay
 from resformer.compiler.ir.ops.neurons import sums_too_large
-from resformer.compiler.ir.program import Program, is_stack, layer_weight
+from resformer.compiler.ir.program import Program, Unscheduled, is_stack, layer_weight
 from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.passes.integer.place_biases import relay
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 
 
-def bound_ranges(program: Program) -> Program:
+def bound_ranges(program: Unscheduled) -> Unscheduled:
     """Write the proven bounds into every signal, and insert a saturating relay wherever a bound is too large.
 
     A relay goes in front of each neuron whose input is not proved within ``a_max``, and between a current and the

@@ -9,13 +9,13 @@ import numpy as np
 from resformer.compiler.ir.arrays import Int32Array, Int64Array
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import Carried, Op, Relay
-from resformer.compiler.ir.program import Program, shapes_around
+from resformer.compiler.ir.program import Program, Unscheduled, shapes_around
 from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 
 
-def place_biases(program: Program) -> Program:
+def place_biases(program: Unscheduled) -> Unscheduled:
     """Give each bias to the nodes that its current ends at.
 
     A bias is constant over space and time, so it passes through sums and max-pools, and all that a LIF's input holds

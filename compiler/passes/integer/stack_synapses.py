@@ -9,14 +9,14 @@ import numpy as np
 from resformer.compiler.ir.arrays import Int8Array, WeightArray
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import Add, Conv2d, Op
-from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Program
+from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Unscheduled
 from resformer.compiler.ir.storage import mantissa_bits
 from resformer.compiler.quantize.plan import mantissa_max
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
 
 
-def stack_synapses(program: Program) -> Program:
+def stack_synapses(program: Unscheduled) -> Unscheduled:
     """Make of each convolution whose mantissas are wide an ``Add`` of two that read the same.
 
     The sum keeps the convolution's name, for it is the current that all else refers to; the parts are named
