@@ -12,16 +12,9 @@ import torch
 
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import WeightArray
-from resformer.compiler.ir.storage import stored_bits
-from resformer.compiler.passes.integer.stack_synapses import split_mantissas
+from resformer.compiler.ir.storage import OUTLIER_BITS, mantissa_max, split_mantissas, stored_bits
 from resformer.compiler.quantize.calibrate import Moments
-from resformer.compiler.quantize.plan import (
-    OUTLIER_BITS,
-    QuantizationPlan,
-    kept_magnitudes,
-    least_exponents,
-    mantissa_max,
-)
+from resformer.compiler.quantize.plan import QuantizationPlan, kept_magnitudes, least_exponents
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 

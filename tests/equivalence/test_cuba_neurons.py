@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.files.program import read_program, write_program
-from resformer.compiler.files.report import may_saturate
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import SPIKE, Program, SampleDelay
+from resformer.compiler.save.report import may_saturate
 from resformer.compiler.target import LOIHI
 from support.clocked import run_clocked
 from support.compare import first_difference
