@@ -14,7 +14,7 @@ from torch import nn
 
 from resformer.compiler.backends import BACKENDS
 from resformer.compiler.export.checkpoint import inexact_module_terms, pool_area, quantized_module_state
-from resformer.compiler.files.build import TARGETS, write_build
+from resformer.compiler.files.report import TARGETS
 from resformer.compiler.frontend.module.operations import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
@@ -23,6 +23,7 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.pipeline import MODULE_PASSES, Compilation, CompileOptions, ModuleSource
 from resformer.compiler.pipeline import compile_module as compile_to_program
 from resformer.compiler.samples.arrays import Samples, check_labels, check_samples
+from resformer.compiler.save.build import write_build
 from resformer.errors import InputError, UnsupportedError
 from resformer.runtime.run.infer import Inference, infer
 from resformer.runtime.verify.checks import Network, logit_errors
@@ -46,7 +47,7 @@ class CompiledModule:
     Attributes:
         compilation: The float graph, the integer program and what they were made with.
         options: What the user chose.
-        targets: Of ``resformer.compiler.files.build.TARGETS``; the first that is a backend runs it unless another is
+        targets: Of ``resformer.compiler.files.report.TARGETS``; the first that is a backend runs it unless another is
             named.
     """
 

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir.program import Scheduled
+from resformer.compiler.ir.program import Program, Scheduled
 from resformer.compiler.ir.trace import Trace
 from resformer.errors import CapacityError
 
@@ -49,7 +49,7 @@ def does_not_fit(samples: int, memory: str = "memory") -> CapacityError:
     return CapacityError(f"{samples} {do_not} fit in {memory}; {remedy}")
 
 
-def check_samples(program: Scheduled, samples: npt.NDArray[np.integer]) -> None:
+def check_samples(program: Program, samples: npt.NDArray[np.integer]) -> None:
     """Assert of encoded samples what the program rests on, as the reference interpreter does.
 
     Raises:

@@ -33,9 +33,8 @@ def format_graph(graph: Graph[Any]) -> str:
     A program's nodes also tell their signal (kind, scale, bounds, bits) and, once scheduled, their step.
     """
     facts = "".join(f" {key}={_scalar(value)}" for key, value in sorted(graph.metadata.items()))
-    lines = [
-        f"{'program' if isinstance(graph, Program) else type(graph).__name__.lower()} timesteps={graph.timesteps}{facts}"
-    ]
+    level = "program" if isinstance(graph, Program) else "graph"
+    lines = [f"{level} timesteps={graph.timesteps}{facts}"]
     lines += [_format_node(node, _step(graph, node.name)) for node in graph]
     return "\n".join(lines) + "\n"
 

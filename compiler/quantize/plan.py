@@ -33,6 +33,7 @@ from resformer.compiler.ir.primitives import (
     as_weighted,
     collapse,
 )
+from resformer.compiler.ir.storage import OUTLIER_BITS, mantissa_max
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, RangeError, UnsupportedError
 
@@ -41,8 +42,6 @@ Float64Array = npt.NDArray[np.float64]
 PLAN_VERSION = 1
 """Of a plan in a checkpoint."""
 MIN_WEIGHT_BITS = 2
-OUTLIER_BITS = LOIHI.weight_bits_max + 1
-"""A bit more than a synapse holds: a second one for the few weights that are too large for the first."""
 SCALE_EXP_MAX = 13
 """Finest scale: 2^13 still leaves currents of 16 thresholds, twice what was seen on trained residual streams."""
 SMALLEST_MAGNITUDE = 2.0**-SCALE_EXP_MAX
@@ -316,14 +315,6 @@ def weight_unit_exp(scale_exps: Mapping[str, int], node: Node[Any]) -> int:
     """The exponent of ``QuantizationPlan.weight_unit_exp``; recurrent synapses read the spikes of their neurons."""
     read = node.name if isinstance(node.op, RecurrentCubaLIF) else node.inputs[0]
     return current_exp(scale_exps, node) - scale_exps[read]
-
-
-def mantissa_max(bits: int) -> int:
-    """The largest magnitude of a mantissa of so many bits, sign included."""
-    if bits == OUTLIER_BITS:
-        return 2 * mantissa_max(LOIHI.weight_bits_max)
-    largest: int = 2 ** (bits - 1) - 1
-    return largest
 
 
 def weight_exp_max(bits: int) -> int:

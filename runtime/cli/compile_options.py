@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
-from resformer.compiler.files.build import TARGETS
+from resformer.compiler.files.report import TARGETS
 from resformer.compiler.quantize.plan import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
 from resformer.runtime.cli.sample_options import add_preprocessing_options, preprocessing
@@ -222,8 +222,9 @@ def compile_build(arguments: argparse.Namespace) -> int:
     terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("starting", 0, 0)
-        from resformer.compiler.files.build import check_replaceable, read_build, write_build
+        from resformer.compiler.files.build import check_replaceable, read_build
         from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
+        from resformer.compiler.save.build import write_build
 
         check_replaceable(arguments.output)
         options = compile_options(arguments)

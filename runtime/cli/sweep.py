@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import resformer
-from resformer.compiler.files.report import sqnr_db
 from resformer.compiler.ir.program import layer_names
 from resformer.compiler.pipeline import Compilation, compile_network
+from resformer.compiler.save.report import sqnr_db
 from resformer.errors import ResformerError
 from resformer.runtime.cli.compile_options import compile_options
 from resformer.runtime.cli.inputs import read_samples

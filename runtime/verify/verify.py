@@ -20,7 +20,7 @@ import numpy.typing as npt
 from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.export.checkpoint import TIE_SHIFT
 from resformer.compiler.files.build import PROGRAM, Build
-from resformer.compiler.files.report import sha256
+from resformer.compiler.files.digest import sha256
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir.graph import Graph

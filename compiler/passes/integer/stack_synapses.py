@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from resformer.compiler.ir.arrays import Int8Array, WeightArray
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import Add, Conv2d, Op
 from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Unscheduled
-from resformer.compiler.ir.storage import mantissa_bits
-from resformer.compiler.quantize.plan import mantissa_max
+from resformer.compiler.ir.storage import mantissa_bits, split_mantissas
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
 
@@ -50,20 +48,3 @@ def stack_synapses(program: Unscheduled) -> Unscheduled:
             edit.add(part)
         edit.set_op(node.name, Add(conv.signal), inputs=tuple(f"{node.name}{suffix}" for suffix, _ in parts))
     return edit.finish()
-
-
-def split_mantissas(weight: WeightArray) -> tuple[Int8Array, Int8Array, int]:
-    """Parts of mantissas m with m = hi * 2^s + lo, both of m's sign, and s, the least with which all hi fit.
-
-    Where s is zero, lo is as large as it can be, so that hi is zero but for the few m that a synapse cannot hold. Like
-    signs let range analysis prove of the parts' sum just what it proves of the whole.
-    """
-    magnitude, sign = np.abs(weight.astype(np.int32)), np.sign(weight)
-    largest, most = mantissa_max(LOIHI.weight_bits_max), int(magnitude.max(initial=0))
-    if most <= 2 * largest:
-        shift, low = 0, np.minimum(magnitude, largest)
-    else:
-        shift = most.bit_length() - (LOIHI.weight_bits_max - 1)
-        low = magnitude & ((1 << shift) - 1)
-    high = (magnitude - low) >> shift
-    return (sign * high).astype(np.int8), (sign * low).astype(np.int8), shift
