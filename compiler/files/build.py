@@ -10,6 +10,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ REPORT = "report.json"
 PLACEMENT = "placement.json"
 FLOAT_ONNX = "network.onnx"
 INTEGER_ONNX = "program.onnx"
+FILES = (NETWORK, QUANTIZED_NIR, PROGRAM, PLACEMENT, QUANTIZED, FLOAT_ONNX, INTEGER_ONNX, REPORT)
+"""All that a build may hold."""
 
 TARGETS = ("lava", "sim", "onnx", "nir")
 """``lava``, ``sim``: all that running and verifying need, the same for both. ``onnx``: that and the ONNX models.
@@ -172,6 +175,25 @@ def read_build(directory: Path) -> Build:
     if missing is not None:
         raise FileFormatError(f"{directory / REPORT}: damaged ({missing!r} is missing); compile the model again")
     return build
+
+
+def copy_build(build: Build, directory: Path) -> tuple[Path, ...]:
+    """Copy a build's files to another folder, which appears complete or not at all and may replace an older build.
+
+    Returns:
+        The files, as they are in that folder.
+
+    Raises:
+        FileFormatError: The path is taken by something that is no build.
+        OSError: A file cannot be read or written.
+    """
+    check_replaceable(directory)
+    names = [name for name in FILES if (build.directory / name).is_file()]
+    if not (directory.exists() and directory.samefile(build.directory)):
+        with _replacing(directory) as folder:
+            for name in names:
+                _write(partial(shutil.copyfile, build.directory / name), folder / name, directory / name)
+    return tuple(directory / name for name in names)
 
 
 def _recognized(directory: Path) -> Build:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.summary import Summary, counted
 from resformer.compiler.target import LOIHI
 
 Int8Array: TypeAlias = npt.NDArray[np.int8]
@@ -342,7 +343,7 @@ RECORDED = (*COUNTING, MaxPool2d)
 """What sends values that are recorded and compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Program(Graph[Op]):
     """A network of integers, with the schedule that lets samples stream through it.
 
@@ -352,6 +353,12 @@ class Program(Graph[Op]):
     """
 
     offsets: dict[str, int] | None = None
+
+    def summary(self) -> Summary:
+        """What every graph says, its populations and its schedule."""
+        title, rows = super().summary()
+        latency = "not scheduled" if self.offsets is None else f"{counted(self.latency, 'step')} of latency"
+        return title, [*rows, ("populations", str(len(self.lif_names))), ("schedule", latency)]
 
     @property
     def latency(self) -> int:

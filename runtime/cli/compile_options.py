@@ -19,7 +19,6 @@ from resformer.runtime.cli.terminal import (
     Terminal,
     UsageError,
     check_writable,
-    counted,
     names,
     positive_int,
     run_command,

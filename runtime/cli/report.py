@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
+from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_given, require_input
 from resformer.runtime.cli.sample_options import PREPROCESSING, add_preprocessing_options
 from resformer.runtime.cli.terminal import (
     DONE,
     Parser,
     Terminal,
-    Update,
     UsageError,
     check_writable,
     run_command,
@@ -104,7 +104,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _shown(arguments: argparse.Namespace, index: int, update: Update) -> Shown:
+def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown:
     """One build, run if there is an input."""
     from resformer.compiler.files.build import read_build
     from resformer.runtime.cost import cost as costs
@@ -122,7 +122,7 @@ def _shown(arguments: argparse.Namespace, index: int, update: Update) -> Shown:
     return as_shown(build, verification=verification, cost=cost, run=run)
 
 
-def _run(given: Given, arguments: argparse.Namespace, model: Path | None, update: Update) -> tuple[Json, Json]:
+def _run(given: Given, arguments: argparse.Namespace, model: Path | None, update: Progress) -> tuple[Json, Json]:
     """Run the samples, and see what they do."""
     from resformer.compiler.chips.chip import load_chip
     from resformer.runtime.page.content import SAMPLES, run_and_show

@@ -16,10 +16,10 @@ import resformer
 from resformer.compiler.files.report import sqnr_db
 from resformer.compiler.ir.program import layer_names
 from resformer.compiler.pipeline import Compilation, compile_network
+from resformer.compiler.progress import Progress
 from resformer.errors import ResformerError
 from resformer.runtime.cli.compile_options import compile_options
 from resformer.runtime.cli.inputs import read_samples
-from resformer.runtime.cli.terminal import Update
 from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import estimate
 from resformer.runtime.run.infer import infer
@@ -88,7 +88,7 @@ _TEXTS = {
 }
 
 
-def run(arguments: argparse.Namespace, axes: Axes, update: Update) -> tuple[Point, ...]:
+def run(arguments: argparse.Namespace, axes: Axes, update: Progress) -> tuple[Point, ...]:
     """Compile, place and run every combination; those that fail say why.
 
     Args:

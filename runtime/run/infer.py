@@ -15,6 +15,7 @@ from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.program import Conv2d, MaxPool2d, Op, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.errors import CapacityError
@@ -33,12 +34,14 @@ STREAM_BYTES = 2**30
 """What a streaming backend's samples and its record of them may take at once."""
 ENCODING_BYTES = 3 * np.dtype(np.float64).itemsize + np.dtype(np.int32).itemsize
 """What encoding takes for each value: as it is, rounded, clipped, and as an integer."""
+PREDICTIONS_SHOWN = 10
+"""In a summary."""
 RECORD_BYTES = 2**32
 """What the spikes of all samples may take, which are kept until the run ends."""
 
 
-@dataclass(frozen=True, eq=False)
-class Inference:
+@dataclass(frozen=True, eq=False, repr=False)
+class Inference(Summarized):
     """What inference yields.
 
     Attributes:
@@ -60,6 +63,19 @@ class Inference:
     uncounted: tuple[str, ...]
     clipped: int
     seconds: float
+
+    def summary(self) -> Summary:
+        """What ran, how fast, and what it recorded and clipped."""
+        samples, steps, classes = self.logits.shape
+        fired = f"of {counted(len(self.spikes), 'population')}" if self.spikes else "not recorded"
+        shown = ", ".join(map(str, self.predictions[:PREDICTIONS_SHOWN])) + (", ..." * (samples > PREDICTIONS_SHOWN))
+        return f"Inference of {counted(samples, 'sample')}", [
+            ("logits", f"({samples}, {steps}, {classes}): samples, steps, classes"),
+            ("predictions", shown),
+            ("spikes", fired),
+            ("values clipped", f"{self.clipped:,} of the input, {sum(self.saturated.values()):,} inside"),
+            ("time", f"{self.seconds:.3g} s"),
+        ]
 
 
 @dataclass(frozen=True, eq=False)

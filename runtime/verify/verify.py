@@ -17,6 +17,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler import pipeline
 from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.export.checkpoint import TIE_SHIFT
 from resformer.compiler.files.build import PROGRAM, Build
@@ -27,12 +28,13 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Dense, Output, Program, Relay, SumPool2d, layer_names, real_weight
 from resformer.compiler.ir.reference import BoundsError
+from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.ir.trace import Trace
-from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
+from resformer.compiler.pipeline import FloatPass
+from resformer.compiler.progress import Progress, no_progress
 from resformer.compiler.samples.arrays import Samples
 from resformer.errors import FileFormatError, InputError
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.cli.terminal import Update, unheard
 from resformer.runtime.run.encode import encode
 from resformer.runtime.run.infer import batch_size, batches, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import Comparison, require_complete, split
@@ -94,8 +96,8 @@ class Check:
         return sum(mismatched for _, mismatched in self.layers.values())
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Summarized):
     """All results.
 
     Attributes:
@@ -126,6 +128,20 @@ class Verification:
     local: Sequence[LocalError] = ()
     source: str = SOURCES[CHECKPOINT]
 
+    def summary(self) -> Summary:
+        """The verdict and each check; ``resformer.runtime.verify.report`` has every layer."""
+        verdict = "EQUIVALENT" if self.equivalent else "NOT EQUIVALENT"
+        ran = {
+            name: f"{check.mismatched:,} of {check.compared:,} spikes differ ({check.note})"
+            for name, check in self.checks.items()
+        }
+        not_run = {name: f"not run: {why}" for name, why in self.not_run.items()}
+        return f"{verdict}: {counted(self.samples, 'sample')} in {self.backend}", [
+            *((name, (ran | not_run)[name]) for name in CHECKS if name in ran or name in not_run),
+            *((f"accuracy, {name}", f"{value:.2%}") for name, value in self.accuracy.items()),
+            *([("input values clipped", f"{self.clipped:,}")] if self.clipped else []),
+        ]
+
     @property
     def equivalent(self) -> bool:
         """Whether every demanded check passed, and there was one."""
@@ -145,7 +161,7 @@ def verify(
     device: str = CPU,
     batch_size: int | None = None,
     local: bool = False,
-    update: Update = unheard,
+    update: Progress = no_progress,
 ) -> Verification:
     """Compare the checkpoint, the float graphs, the program, the backend and the quantized checkpoint on samples.
 
@@ -169,7 +185,7 @@ def verify(
     network = _network(build, program, model)
     if local:
         assert model is not None, "local errors are against the original"
-        last = (NIR_PASSES if build.from_nir else FLOAT_PASSES)[-1]
+        last = (pipeline.NIR.float_passes if build.from_nir else pipeline.CHECKPOINT.float_passes)[-1]
         network = replace(network, folded=network.graphs[last.__name__])
     try:
         return verify_network(
@@ -194,9 +210,7 @@ def verify(
 def _absent(build: Build) -> dict[str, str]:
     """Why each side that may be absent is."""
     if build.from_module:
-        return dict.fromkeys(
-            (FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: CompiledModule.verify"
-        )
+        return dict.fromkeys((FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: Compiled.verify")
     return {
         **dict.fromkeys(
             (FLOAT_GRAPH, ORIGINAL), f"needs the {SOURCES[NIR if build.from_nir else CHECKPOINT]}: give --model"
@@ -216,7 +230,7 @@ def verify_network(
     stock_models: bool = False,
     device: str = CPU,
     batch_size: int | None = None,
-    update: Update = unheard,
+    update: Progress = no_progress,
 ) -> Verification:
     """Compare the sides of a network on samples, as ``verify`` does those of a build.
 
@@ -300,7 +314,7 @@ def _network(build: Build, program: Program, model: Path | None) -> Network:
     original = open_original(build, program, model)
     assert isinstance(original, TorchNetwork)
     assert isinstance(original.model, SpikingResformer)
-    graphs = _build_graphs(import_model(original.model), FLOAT_PASSES, build, program)
+    graphs = _build_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes, build, program)
     return Network(program, graphs, original, quantized, fine_tuned=original.fine_tuned)
 
 
@@ -310,7 +324,7 @@ def _nir_network(build: Build, program: Program, model: Path | None) -> Network:
         return Network(program, {}, None, None)
     original = open_original(build, program, model)
     assert isinstance(original, NirNetwork)
-    return Network(program, _build_graphs(original.graph, NIR_PASSES, build, program), original, None)
+    return Network(program, _build_graphs(original.graph, pipeline.NIR.float_passes, build, program), original, None)
 
 
 def open_original(build: Build, program: Program, model: Path) -> TorchNetwork | NirNetwork:
@@ -327,7 +341,7 @@ def open_original(build: Build, program: Program, model: Path) -> TorchNetwork |
     """
     if build.from_module:
         raise InputError(
-            f"{model}: the build was compiled from a module in memory; verify it there, with CompiledModule.verify"
+            f"{model}: the build was compiled from a module in memory; verify it there, with Compiled.verify"
         )
     if not build.from_nir:
         checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=program.input.shape[-1])
@@ -374,7 +388,7 @@ def float_graphs(graph: Graph[nir.NIRNode], passes: Sequence[FloatPass]) -> dict
 
 
 def _compare(
-    network: Network, samples: Samples, runner: Runner | None, backend: str, at_once: int, update: Update
+    network: Network, samples: Samples, runner: Runner | None, backend: str, at_once: int, update: Progress
 ) -> Tally:
     """All samples through all sides, in bounded memory."""
     program, total = network.program, Tally(network)

@@ -74,7 +74,7 @@ def test_modules_whose_layers_read_counts(make: Callable[[], nn.Module], shape: 
     samples = (example if example.dim() == 4 else example.transpose(0, 1)).numpy()
     found = measure(compiled.program, compiled.run(samples, record=True).spikes).sops
 
-    quantized = compiled.network().quantized
+    quantized = module_sides(compiled.compilation, compiled.quantized_state()).quantized
     assert quantized is not None
     expected: dict[str, float] = {}
 

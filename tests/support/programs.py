@@ -15,7 +15,7 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.compiler.ir.text import format_graph
-from resformer.compiler.pipeline import FLOAT_PASSES, INTEGER_PASSES
+from resformer.compiler.pipeline import CHECKPOINT, INTEGER_PASSES
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
@@ -96,7 +96,7 @@ class Lowered:
 
 def fold(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """The graph after all float passes."""
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     return graph
 
