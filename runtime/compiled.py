@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from resformer.compiler.backends import BACKENDS, CPU
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
@@ -109,14 +108,15 @@ class Compiled(Summarized):
             program = self.program
         except ResformerError as error:
             return "Compiled network", [*rows, ("program", str(error))]
-        neurons = sum(int(np.prod(program[name].shape)) for name in program.lif_names)
+        populations = program.lif_names
+        neurons = sum(math.prod(program[name].shape) for name in populations)
         return "Compiled network", [
             *rows,
             ("input", f"{sizes(program.input.shape)}, {counted(program.timesteps, 'step')} a sample"),
             ("output", f"{program.output.shape[0]} classes, {counted(program.latency, 'step')} of latency"),
             (
                 "program",
-                f"{counted(len(program), 'node')}, {neurons:,} neurons in {len(program.lif_names)} populations",
+                f"{counted(len(program), 'node')}, {neurons:,} neurons in {len(populations)} populations",
             ),
         ]
 

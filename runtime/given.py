@@ -78,8 +78,8 @@ class _First:
 
 
 Images: TypeAlias = "npt.ArrayLike | torch.Tensor | str | Path | Given"
-"""Samples: an array or a tensor (N, C, H, W), one image for all steps, (N, T, C, H, W), a frame for each step, or (N, F);
-a path to such an array (.npy, .npz) or to a folder of images; or what :func:`read_given` returned."""
+"""Samples: an array or a tensor (N, C, H, W), one image for all steps, (N, T, C, H, W), a frame for each step, or
+(N, F); a path to such an array (.npy, .npz) or to a folder of images; or what :func:`read_given` returned."""
 Labels: TypeAlias = "npt.ArrayLike | str | Path | None"
 """True classes (N,): whole numbers, or a path to them (.npy, .npz)."""
 

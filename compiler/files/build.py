@@ -70,6 +70,11 @@ class Build:
         return "module" in self.report["source"]
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """What it holds."""
+        return tuple(self.directory / name for name in FILES if (self.directory / name).is_file())
+
+    @property
     def quantized_path(self) -> Path:
         """The quantized network as a checkpoint."""
         return self._existing(QUANTIZED)
@@ -188,12 +193,11 @@ def copy_build(build: Build, directory: Path) -> tuple[Path, ...]:
         OSError: A file cannot be read or written.
     """
     check_replaceable(directory)
-    names = [name for name in FILES if (build.directory / name).is_file()]
     if not (directory.exists() and directory.samefile(build.directory)):
         with _replacing(directory) as folder:
-            for name in names:
-                _write(partial(shutil.copyfile, build.directory / name), folder / name, directory / name)
-    return tuple(directory / name for name in names)
+            for path in build.files:
+                _write(partial(shutil.copyfile, path), folder / path.name, directory / path.name)
+    return tuple(directory / path.name for path in build.files)
 
 
 def _recognized(directory: Path) -> Build:

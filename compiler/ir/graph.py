@@ -108,7 +108,7 @@ class Graph(Summarized, Generic[OpT]):
             *((name, sizes(getattr(self, name).shape)) for name in ("input", "output") if self.nodes),
             ("time", f"{counted(self.timesteps, 'step')} a sample"),
             ("operations", ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())),
-            *((name, str(value)) for name, value in self.metadata.items()),
+            ("metadata", ", ".join(f"{name} {value}" for name, value in self.metadata.items())),
         ]
 
     def edit(self: GraphT) -> GraphEditor[GraphT, OpT]:

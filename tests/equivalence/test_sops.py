@@ -18,6 +18,7 @@ from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import VARIANTS, Architecture, SpikingResformer
 from resformer.runtime.cost.activity import measure
 from resformer.runtime.run.encode import decode, encode
+from resformer.runtime.verify.module_sides import module_sides
 from support.modules import SEWResNet, SpikingVGG, calibrated, integrate_and_fire
 from support.sop_monitor import count_sops
 
