@@ -27,7 +27,7 @@ from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_st
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import as_layer, bias_of
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import (
     QuantizationConfig,
@@ -75,7 +75,7 @@ def prepare(
     if not isinstance(model, SpikingResformer) or isinstance(model, QuantizedSpikingResformer):
         raise InputError(f"model: is a {type(model).__name__}; give a SpikingResformer of float weights")
     graph = import_model(model)
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     if plan is None:
         plan = _choose_plan(graph, bits, calibration)

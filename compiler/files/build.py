@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,7 +17,7 @@ from resformer.compiler.files.json_schema import check, read_json, shown
 from resformer.compiler.files.placement import PlacementFile
 from resformer.compiler.files.program import read_program
 from resformer.compiler.files.report import FORMAT, FORMAT_VERSION, Report, check_report
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Scheduled
 from resformer.errors import FileFormatError
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ REPORT = "report.json"
 PLACEMENT = "placement.json"
 FLOAT_ONNX = "network.onnx"
 INTEGER_ONNX = "program.onnx"
+FILES = (NETWORK, QUANTIZED_NIR, PROGRAM, PLACEMENT, QUANTIZED, FLOAT_ONNX, INTEGER_ONNX, REPORT)
+"""All that a build may hold."""
 
 QUANTIZED_FORMAT = "resformer-quantized"
 FLOAT_ONNX_FORMAT = "resformer-onnx"
@@ -60,6 +64,11 @@ class Build:
         return "module" in self.report["source"]
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """What it holds."""
+        return tuple(self.directory / name for name in FILES if (self.directory / name).is_file())
+
+    @property
     def quantized_path(self) -> Path:
         """The quantized network as a checkpoint."""
         return self._existing(QUANTIZED)
@@ -69,13 +78,17 @@ class Build:
         """The folded float graph as a NIR file."""
         return self._existing(NETWORK)
 
-    def program(self) -> Program:
+    def program(self) -> Scheduled:
         """Read the scheduled integer program.
 
         Raises:
             FileFormatError: The build has none, or it is damaged.
         """
-        return read_program(self._existing(PROGRAM))
+        path = self._existing(PROGRAM)
+        program = read_program(path)
+        if not isinstance(program, Scheduled):
+            raise FileFormatError(f"{path}: has no schedule, so it is no build's program; compile the model again")
+        return program
 
     def chip(self) -> Chip | None:
         """The chip that the program was placed on; None if it was not placed.
@@ -143,6 +156,24 @@ def read_build(directory: Path) -> Build:
 
 def _damaged(path: Path, error: Exception) -> FileFormatError:
     return FileFormatError(f"{path}: damaged ({error}); compile the model again")
+
+
+def copy_build(build: Build, directory: Path) -> tuple[Path, ...]:
+    """Copy a build's files to another folder, which appears complete or not at all and may replace an older build.
+
+    Returns:
+        The files, as they are in that folder.
+
+    Raises:
+        FileFormatError: The path is taken by something that is no build.
+        OSError: A file cannot be read or written.
+    """
+    check_replaceable(directory)
+    if not (directory.exists() and directory.samefile(build.directory)):
+        with replacing(directory) as folder:
+            for path in build.files:
+                write_synced(partial(shutil.copyfile, path), folder / path.name, directory / path.name)
+    return tuple(directory / path.name for path in build.files)
 
 
 def _recognized(directory: Path) -> object:
@@ -216,3 +247,13 @@ def replacing(directory: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def write_synced(write: Callable[[Path], None], path: Path, shown: Path) -> None:
+    """Write one file, and see it onto the disk; errors name the file that was asked for, not the temporary one."""
+    try:
+        write(path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno or 0, error.strerror or str(error), str(shown)) from error

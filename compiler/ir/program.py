@@ -16,6 +16,7 @@ import numpy as np
 from resformer.compiler.ir.arrays import Float64Array, Int32Array, InvariantError
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ops import Add, Conv2d, Dense, Op, Shapes, Spiking
+from resformer.compiler.ir.summary import Summary, counted
 
 ProgramNode: TypeAlias = Node[Op]
 
@@ -23,7 +24,7 @@ HIGH_PART, LOW_PART = ".hi", ".lo"
 """What the names of the parts of stacked synapses end in."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Program(Graph[Op]):
     """A network of integers, in either state: what cares in which takes :class:`Unscheduled` or :class:`Scheduled`.
 
@@ -33,6 +34,14 @@ class Program(Graph[Op]):
     """
 
     offsets: dict[str, int] | None = None
+
+    def summary(self) -> Summary:
+        """What every graph says, its populations and its schedule."""
+        title, rows = super().summary()
+        latency = (
+            "not scheduled" if self.offsets is None else f"{counted(self.offsets[self.output.name], 'step')} of latency"
+        )
+        return title, [*rows, ("populations", str(len(self.lif_names))), ("schedule", latency)]
 
     @property
     def is_dyadic(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 
 from resformer.compiler.ir.arrays import WeightArray
 from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.primitives import as_weighted
 from resformer.compiler.ir.storage import OUTLIER_BITS, mantissa_max, split_mantissas, stored_bits
 from resformer.compiler.quantize.calibrate import Moments
 from resformer.compiler.quantize.plan import QuantizationPlan, kept_magnitudes, least_exponents
@@ -79,7 +80,7 @@ def _measure(
     node: Node[nir.NIRNode], seen: Moments, finest: float, widths: Iterable[int], per_channel: bool, index_bits: int
 ) -> Sensitivity:
     """Measure one, whose steps are ``finest`` times powers of two."""
-    weight = node.op.weight
+    weight = as_weighted(node.op).weight
     rows = weight.reshape(len(weight), -1) if per_channel else weight.reshape(1, -1)
     losses, memory = {}, {}
     for bits in widths:

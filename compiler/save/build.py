@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from resformer.compiler.files.build import (
     REPORT,
     check_replaceable,
     replacing,
+    write_synced,
 )
 from resformer.compiler.files.program import write_program
 from resformer.compiler.files.report import FORMAT_VERSION
@@ -73,18 +73,8 @@ def write_build(
     writers[REPORT] = lambda path: _write_text(path, json.dumps(report, indent=2, allow_nan=False) + "\n")
     with replacing(directory) as folder:
         for name, write in writers.items():
-            _write(write, folder / name, directory / name)
+            write_synced(write, folder / name, directory / name)
     return tuple(directory / name for name in writers)
-
-
-def _write(write: Callable[[Path], None], path: Path, shown: Path) -> None:
-    """Write one file, and see it onto the disk; errors name the file that was asked for, not the temporary one."""
-    try:
-        write(path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno or 0, error.strerror or str(error), str(shown)) from error
 
 
 def _write_network(compilation: Compilation, path: Path) -> None:

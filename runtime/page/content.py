@@ -15,11 +15,11 @@ from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.files.build import Build
 from resformer.compiler.files.json_schema import read_json, shown
 from resformer.compiler.placement.place import place, tile_positions
+from resformer.compiler.progress import Progress
 from resformer.errors import FileFormatError, InputError
-from resformer.runtime.cli.inputs import Given
-from resformer.runtime.cli.terminal import Update
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.activity import measure
+from resformer.runtime.given import GivenBuild
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
 from resformer.runtime.verify import report as verifications
@@ -79,7 +79,7 @@ def as_shown(
 
 
 def run_shown(
-    given: Given, result: Inference, backend: str, chip: Chip | None = None, model: Path | None = None
+    given: GivenBuild, result: Inference, backend: str, chip: Chip | None = None, model: Path | None = None
 ) -> tuple[Json, Json]:
     """What a recorded run shows, and what it costs.
 
@@ -102,7 +102,7 @@ def run_shown(
 
 
 def run_and_show(
-    given: Given, *, chip: Chip | None = None, model: Path | None = None, update: Update
+    given: GivenBuild, *, chip: Chip | None = None, model: Path | None = None, update: Progress
 ) -> tuple[Json, Json]:
     """Run samples, and tell what the run shows and costs, as :func:`run_shown`.
 

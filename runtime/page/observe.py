@@ -17,8 +17,8 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
-from resformer.runtime.cli.inputs import Given
 from resformer.runtime.cost.activity import Activity
+from resformer.runtime.given import Given
 from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.run.infer import Inference
 

@@ -32,7 +32,7 @@ from resformer.compiler.ir.ops import (
     Spiking,
 )
 from resformer.compiler.ir.primitives import as_neurons, as_weighted, bias_of, collapse
-from resformer.compiler.ir.program import Program, is_stack, real_weight
+from resformer.compiler.ir.program import Scheduled, is_stack, real_weight
 from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.target import LOIHI
 from resformer.runtime.run.encode import real_logits
@@ -183,7 +183,7 @@ def _ratio(error: float, current: float) -> float:
     return math.sqrt(error / current) if current else math.sqrt(error)
 
 
-def find_layers(program: Program) -> tuple[Layer, ...]:
+def find_layers(program: Scheduled) -> tuple[Layer, ...]:
     """The layers of a program, in topological order; a classifier of currents is one, and what makes them another."""
     heads, order = _heads(program), {node.name: position for position, node in enumerate(program)}
 
@@ -205,7 +205,7 @@ def find_layers(program: Program) -> tuple[Layer, ...]:
     return (*layers, readout) if readout.synapses else tuple(layers)
 
 
-def _classifier_of_currents(program: Program) -> str | None:
+def _classifier_of_currents(program: Scheduled) -> str | None:
     """The linear layer in front of the output that reads what synapses make, rather than spikes; None if none does."""
     last = program[program.output.inputs[0]]
     if not isinstance(last.op, Dense) or program[last.inputs[0]].op.signal.kind is SignalKind.SPIKE:
@@ -213,7 +213,7 @@ def _classifier_of_currents(program: Program) -> str | None:
     return last.name
 
 
-def _heads(program: Program) -> dict[str, str]:
+def _heads(program: Scheduled) -> dict[str, str]:
     """Of each node whose current neurons read, the first population that does."""
     heads: dict[str, str] = {}
     for name in program.lif_names:
@@ -221,14 +221,14 @@ def _heads(program: Program) -> dict[str, str]:
     return heads
 
 
-def _source(program: Program, name: str) -> str:
+def _source(program: Scheduled, name: str) -> str:
     """The node that makes a current, seen through what hands it on."""
     while isinstance(program[name].op, (Delay, Relay)):
         (name,) = program[name].inputs
     return name
 
 
-def _front(program: Program, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
+def _front(program: Scheduled, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
     """The synapses in front of a node, and the populations whose current its own contains."""
     node = program[name]
     if isinstance(node.op, (Spiking, Input)):
@@ -258,7 +258,7 @@ class LocalComparison:
         tallies: What ``compare`` counted, in topological order.
     """
 
-    def __init__(self, program: Program, graph: Graph[nir.NIRNode]) -> None:
+    def __init__(self, program: Scheduled, graph: Graph[nir.NIRNode]) -> None:
         layers = find_layers(program)
         self._program = program
         self._graph = graph

@@ -16,6 +16,7 @@ from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Relay
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.ir.verify import verify_program
+from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.pipeline import INTEGER_PASSES
@@ -39,7 +40,7 @@ def test_placing_and_bounding_keep_every_spike_and_logit(lowered: Lowered) -> No
     program = lowered.quantized
     expected = reference.run(program, encoded, record=True)
     expected_logits = real_logits(program, expected)
-    for integer_pass in INTEGER_PASSES:
+    for integer_pass in (*INTEGER_PASSES, balance_delays):
         before = copy.deepcopy(program)
         transformed = integer_pass(program)
         assert first_difference(program, before) is None, f"{integer_pass.__name__} changed its input"

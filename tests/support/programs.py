@@ -18,7 +18,8 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.text import format_graph
-from resformer.compiler.pipeline import FLOAT_PASSES, INTEGER_PASSES
+from resformer.compiler.passes.integer.balance_delays import balance_delays
+from resformer.compiler.pipeline import CHECKPOINT, INTEGER_PASSES
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
@@ -99,7 +100,7 @@ class Lowered:
 
 def fold(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """The graph after all float passes."""
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     return graph
 
@@ -113,7 +114,7 @@ def lower(graph: Graph[nir.NIRNode], calibration: npt.NDArray[np.float64] | None
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = integer_pass(program)
-    return Lowered(folded, quantized, program)
+    return Lowered(folded, quantized, balance_delays(program))
 
 
 def encode(program: Program, samples: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:

@@ -17,7 +17,7 @@ from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges
@@ -31,7 +31,7 @@ def graph(make_model: Callable[..., SpikingResformer]) -> Graph[nir.NIRNode]:
 
 @pytest.fixture(scope="module")
 def quantized(graph: Graph[nir.NIRNode]) -> Program:
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     return quantize(graph, choose_plan(graph, estimated_ranges(graph), QuantizationConfig(), measured=False))
 
