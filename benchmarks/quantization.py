@@ -22,6 +22,7 @@ from resformer.compiler.backends.sim.backend import SimBackend
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program
+from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.pipeline import INTEGER_PASSES, compile_checkpoint
 from resformer.compiler.quantize.calibrate import Calibrated, CalibrationSteps, calibrate
 from resformer.compiler.quantize.lower import quantize
@@ -79,7 +80,7 @@ def lower(graph: Graph[nir.NIRNode], variant: Variant, bits: int, images: Pixels
     program = quantize(graph, calibrated.plan, calibrated.rounded)
     for integer_pass in INTEGER_PASSES:
         program = integer_pass(program)
-    return program
+    return balance_delays(program)
 
 
 def mean_logits(program: Program, images: Pixels) -> Pixels:

@@ -23,7 +23,7 @@ from resformer.compiler.backends.sim.engine import Engine
 from resformer.compiler.backends.sim.frame import Frame, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, Step, build_plan
 from resformer.compiler.backends.sim.recorder import Recorder
-from resformer.compiler.ir.program import Conv2d, SpikeMatMul
+from resformer.compiler.ir.ops import Conv2d, SpikeMatMul
 
 PEAK_SHAPES = ((4096, 1024, 1024), (2048, 2048, 512), (784, 768, 768))
 PEAK_ROUNDS = 10

@@ -26,7 +26,8 @@ from resformer.compiler.atomic import write_atomically
 from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_state, write_rows
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.ir.primitives import as_layer, bias_of
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import (
     QuantizationConfig,
@@ -74,7 +75,7 @@ def prepare(
     if not isinstance(model, SpikingResformer) or isinstance(model, QuantizedSpikingResformer):
         raise InputError(f"model: is a {type(model).__name__}; give a SpikingResformer of float weights")
     graph = import_model(model)
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     if plan is None:
         plan = _choose_plan(graph, bits, calibration)
@@ -128,13 +129,14 @@ class QuantizedSpikingResformer(SpikingResformer):
         limits: dict[str, Float64Array] = {}
         for name, place in places(graph).items():
             node, layer = graph[name], self.plan.layers[name]
+            op = as_layer(node.op)
             exps = np.array(layer.weight_exp, dtype=np.float64) - self.plan.weight_unit_exp(node)
-            shape = (len(node.op.weight), *(1,) * (node.op.weight.ndim - 1))
-            write_rows(values, place.weight, place, node.op.weight)
+            shape = (len(op.weight), *(1,) * (op.weight.ndim - 1))
+            write_rows(values, place.weight, place, op.weight)
             write_rows(units, place.weight, place, np.broadcast_to(2.0 ** exps.reshape(-1, *shape[1:]), shape))
             write_rows(limits, place.weight, place, np.full(shape, float(layer.mantissa_max)))
             if place.bias is not None:
-                write_rows(values, place.bias, place, node.op.bias)
+                write_rows(values, place.bias, place, bias_of(op))
                 write_rows(units, place.bias, place, np.full(shape[0], 2.0 ** -self.plan.scale_exps[name]))
                 write_rows(limits, place.bias, place, np.full(shape[0], float(LOIHI.graded_max)))
         for module in self.modules():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import nir
 import numpy as np
@@ -17,7 +17,7 @@ from resformer.compiler.frontend.nir.importer import import_nir, unstated_resets
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.primitives import InputKind
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.float.convolve_linear import convolve_linear
 from resformer.compiler.passes.float.fold_attention_scale import fold_attention_scale
@@ -33,7 +33,8 @@ from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.passes.integer.stack_synapses import stack_synapses
 from resformer.compiler.placement.place import Placement, place
-from resformer.compiler.quantize.calibrate import Calibrated, Progress, calibrate, moments
+from resformer.compiler.progress import Progress
+from resformer.compiler.quantize.calibrate import Calibrated, calibrate, moments
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationConfig, QuantizationPlan, choose_plan
 from resformer.compiler.quantize.precision import WIDEST, choose_widths, sensitivities
@@ -53,45 +54,16 @@ if TYPE_CHECKING:
 Observer: TypeAlias = Callable[[str, "Graph[Any]"], None]
 """Told each pass's name and result, the import's included."""
 GraphT = TypeVar("GraphT", bound="Graph[Any]")
+MadeT = TypeVar("MadeT", bound="Graph[Any]")
+InputT = TypeVar("InputT")
 
 FloatPass: TypeAlias = Callable[[Graph[nir.NIRNode]], Graph[nir.NIRNode]]
 
-FLOAT_PASSES: tuple[FloatPass, ...] = (
-    fold_batchnorm,
-    split_attention_projection,
-    fold_attention_scale,
-    fold_input_gain,
-    fold_average_pool,
-)
-"""Of a SpikingResformer."""
-NIR_PASSES: tuple[FloatPass, ...] = (merge_synapses,)
-"""Of a network that came as a NIR file."""
-MODULE_PASSES: tuple[FloatPass, ...] = (
-    convolve_linear,
-    fold_batchnorm,
-    fold_input_gain,
-    sum_pools,
-    weigh_spikes,
-    fold_average_pool,
-)
-"""Of a module in memory."""
-INTEGER_PASSES: tuple[Callable[[Program], Program], ...] = (
-    stack_synapses,
-    place_biases,
-    bound_ranges,
-    balance_delays,
-)
+INTEGER_PASSES: tuple[Callable[[Unscheduled], Unscheduled], ...] = (stack_synapses, place_biases, bound_ranges)
+"""What is done to the integers of every network; then ``balance_delays`` schedules them."""
 
 NIR_SUFFIX = ".nir"
-
-
-def _names(float_passes: tuple[FloatPass, ...]) -> tuple[str, ...]:
-    integer_passes = (each.__name__ for each in INTEGER_PASSES)
-    return ("import", *(each.__name__ for each in float_passes), "quantize", *integer_passes)
-
-
-PASS_NAMES = _names(FLOAT_PASSES)
-NIR_PASS_NAMES = _names(NIR_PASSES)
+"""How the name of a file ends that is read as a NIR file; all others are read as checkpoints."""
 
 LONGEST_SAMPLE = 2**16
 """Steps. What neurons may gather is bounded step by step, so a slip of the keyboard would take hours."""
@@ -135,6 +107,20 @@ class CompileOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class ModuleInput:
+    """A module in memory that is to be compiled.
+
+    Attributes:
+        module: As ``resformer.compiler.frontend.module.importer`` takes it. It forgets its potentials and is otherwise
+            left alone.
+        example: Samples as its ``forward`` takes them; their shape alone matters.
+    """
+
+    module: nn.Module
+    example: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class ModuleSource:
     """A module in memory that was compiled.
 
@@ -172,6 +158,10 @@ class Source:
     warnings: tuple[str, ...] = ()
 
 
+Imported: TypeAlias = tuple[Source, Graph[nir.NIRNode]]
+"""What was compiled, and its float graph before all passes."""
+
+
 @dataclass(frozen=True)
 class Compilation:
     """All that compiling yields.
@@ -189,8 +179,8 @@ class Compilation:
 
     source: Source
     folded: Graph[nir.NIRNode]
-    quantized: Program
-    program: Program
+    quantized: Unscheduled
+    program: Scheduled
     ranges: Mapping[str, float]
     plan: QuantizationPlan
     placement: Placement | None = None
@@ -203,87 +193,206 @@ class Compilation:
         return self.folded if module is None else fold_batchnorm(module.traced.graph)
 
 
+def _import_nir(path: Path, options: CompileOptions) -> Imported:
+    """Read a NIR file into a float graph.
+
+    Raises:
+        InputError: An option is for checkpoints.
+    """
+    if options.image_size is not None:
+        raise InputError(f"{path}: --input-size is for checkpoints; a NIR file states the shape of its input")
+    graph = import_nir(
+        path,
+        dt=options.dt,
+        timesteps=options.timesteps,
+        input_kind=options.input_kind,
+        reset=HARD if options.reset is None else options.reset,
+    )
+    weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
+    warnings = () if options.reset is not None else _reset_warnings(path)
+    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings), graph
+
+
+def _reset_warnings(path: Path) -> tuple[str, ...]:
+    names = unstated_resets(path)
+    if not names:
+        return ()
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    warning = (
+        f"{names[0]}{others}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
+        "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late"
+    )
+    return (warning,)
+
+
+def _import_checkpoint(path: Path, options: CompileOptions) -> Imported:
+    """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
+    if options.dt is not None or options.input_kind != "static" or options.reset is not None:
+        raise InputError(
+            f"{path}: --dt, --input-kind and --reset are for NIR files; name one that ends in {NIR_SUFFIX}"
+        )
+    checkpoint = load_checkpoint(path)
+    check_rates(checkpoint.state)
+    model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)
+    parameters = sum(each.numel() for each in model.parameters())
+    graph, plan = import_model(model), _brought_plan(checkpoint, options)
+    return Source(path, model.architecture, model.image_size, parameters, plan=plan), graph
+
+
+def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> QuantizationPlan | None:
+    """The plan by which a checkpoint was fine-tuned, if it was.
+
+    Raises:
+        FileFormatError: It is damaged.
+        InputError: An option asks for another.
+    """
+    if checkpoint.quantization is None:
+        return None
+    try:
+        plan = QuantizationPlan.from_text(checkpoint.quantization)
+    except FileFormatError as error:
+        raise FileFormatError(f"{checkpoint.path}: {error}") from error
+    choices = options.calibration, options.synapse_budget
+    if options.quantization != QuantizationConfig() or any(each is not None for each in choices):
+        raise InputError(
+            f"{checkpoint.path}: was fine-tuned for the weights' widths and scales that it holds; leave out "
+            "--weight-bits, --calibration and all else that chooses them"
+        )
+    if options.image_size not in (None, checkpoint.image_size):
+        raise InputError(
+            f"{checkpoint.path}: was fine-tuned for images of {checkpoint.image_size}x{checkpoint.image_size}; leave "
+            "out --input-size"
+        )
+    return plan
+
+
+def _import_module(given: ModuleInput, options: CompileOptions) -> Imported:
+    """Run a module's code into a float graph.
+
+    Raises:
+        InputError: An option is for files.
+    """
+    # torch.export takes a while to load
+    from resformer.compiler.frontend.module.importer import import_module, in_float64
+
+    if options.dt is not None or options.image_size is not None:
+        raise InputError(
+            "dt and image_size are for files; a module's example says the size, and its steps have no unit"
+        )
+    module = given.module
+    twin = in_float64(module)
+    traced = import_module(twin, given.example, timesteps=options.timesteps, input_kind=options.input_kind)
+    kind = type(module)
+    parameters = sum(each.numel() for each in module.parameters())
+    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced)
+    return Source(None, None, traced.graph.input.shape[-1], parameters, named), traced.graph
+
+
+@dataclass(frozen=True)
+class Route(Generic[InputT]):
+    """What is particular to networks of one kind; all that follows is the same for every network.
+
+    Attributes:
+        name: What they are, in words.
+        importer: Makes a float graph of one.
+        float_passes: What is done to that graph before it is quantized, in this order.
+    """
+
+    name: str
+    importer: Callable[[InputT, CompileOptions], Imported]
+    float_passes: tuple[FloatPass, ...]
+
+    @property
+    def pass_names(self) -> tuple[str, ...]:
+        """The steps of compiling, as an observer is told them."""
+        floats, integers = ([each.__name__ for each in passes] for passes in (self.float_passes, INTEGER_PASSES))
+        return ("import", *floats, "quantize", *integers, balance_delays.__name__)
+
+
+CHECKPOINT: Route[Path] = Route(
+    "checkpoint",
+    _import_checkpoint,
+    (
+        fold_batchnorm,
+        split_attention_projection,
+        fold_attention_scale,
+        fold_input_gain,
+        fold_average_pool,
+    ),
+)
+"""A SpikingResformer's checkpoint (``resformer.models.checkpoint``)."""
+NIR: Route[Path] = Route("NIR file", _import_nir, (merge_synapses,))
+"""A NIR file of any framework, of the nodes that ``resformer.compiler.frontend.nir.importer`` imports."""
+MODULE: Route[ModuleInput] = Route(
+    "module",
+    _import_module,
+    (
+        convolve_linear,
+        fold_batchnorm,
+        fold_input_gain,
+        sum_pools,
+        weigh_spikes,
+        fold_average_pool,
+    ),
+)
+"""A SpikingJelly module in memory."""
+
+
+def route_of(source: Path | ModuleInput) -> Route[Any]:
+    """The route of a network: that of a file is told by the end of its name."""
+    if isinstance(source, ModuleInput):
+        return MODULE
+    return NIR if source.suffix == NIR_SUFFIX else CHECKPOINT
+
+
 def compile_network(
-    path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
+    source: Path | ModuleInput,
+    options: CompileOptions | None = None,
+    observe: Observer | None = None,
+    progress: Progress | None = None,
 ) -> Compilation:
-    """Compile a NIR file if the name ends in ``.nir``, and a checkpoint otherwise."""
-    return (compile_nir if is_nir(path) else compile_checkpoint)(path, options, observe, progress)
+    """Compile a network to a scheduled integer program, by the route of its kind.
+
+    Args:
+        source: A checkpoint, a NIR file, or a module in memory.
+        options: Choices; the defaults where None.
+        observe: Told each pass's name and result.
+        progress: Told of each layer that is calibrated.
+
+    Raises:
+        ResformerError: The network or a choice cannot be compiled; the message says what to do.
+    """
+    return _compile(route_of(source), source, options or CompileOptions(), observe, progress)
 
 
 def compile_checkpoint(
     path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
 ) -> Compilation:
-    """Compile a SpikingResformer checkpoint to a scheduled integer program.
-
-    Args:
-        path: A checkpoint (``resformer.models.checkpoint``).
-        options: Choices; the defaults where None.
-        observe: Told each pass's name and result.
-        progress: Told of each layer that is calibrated.
-
-    Raises:
-        ResformerError: The checkpoint, the network or a choice cannot be compiled; the message says what to do.
-    """
-    options = options or CompileOptions()
-    return _compile(lambda: _import_checkpoint(path, options), FLOAT_PASSES, options, observe, progress)
+    """Compile a checkpoint, whatever its name; see :func:`compile_network`."""
+    return _compile(CHECKPOINT, path, options or CompileOptions(), observe, progress)
 
 
 def compile_nir(
     path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
 ) -> Compilation:
-    """Compile a network in a NIR file to a scheduled integer program.
-
-    Args:
-        path: Written by any framework, of the nodes that ``resformer.compiler.frontend.nir.importer`` imports.
-        options: Choices; the defaults where None.
-        observe: Told each pass's name and result.
-        progress: Told of each layer that is calibrated.
-
-    Raises:
-        ResformerError: The file, the network or a choice cannot be compiled; the message says what to do.
-    """
-    options = options or CompileOptions()
-    return _compile(lambda: _import_nir(path, options), NIR_PASSES, options, observe, progress)
-
-
-def compile_module(
-    module: nn.Module,
-    example: torch.Tensor,
-    options: CompileOptions | None = None,
-    observe: Observer | None = None,
-    progress: Progress | None = None,
-) -> Compilation:
-    """Compile a SpikingJelly module in memory to a scheduled integer program.
-
-    Args:
-        module: As ``resformer.compiler.frontend.module.importer`` takes it. It forgets its potentials and is else left
-            alone.
-        example: Samples as its ``forward`` takes them; their shape alone matters.
-        options: Choices; the defaults where None.
-        observe: Told each pass's name and result.
-        progress: Told of each layer that is calibrated.
-
-    Raises:
-        ResformerError: The module or a choice cannot be compiled; the message says what to do, and names the line.
-    """
-    options = options or CompileOptions()
-    return _compile(lambda: _import_module(module, example, options), MODULE_PASSES, options, observe, progress)
+    """Compile a NIR file, whatever its name; see :func:`compile_network`."""
+    return _compile(NIR, path, options or CompileOptions(), observe, progress)
 
 
 def _compile(
-    import_network: Callable[[], tuple[Source, Graph[nir.NIRNode]]],
-    float_passes: tuple[FloatPass, ...],
+    route: Route[InputT],
+    given: InputT,
     options: CompileOptions,
     observe: Observer | None,
     progress: Progress | None,
 ) -> Compilation:
-    """All but the import is the same for every network."""
+    """The compiler, from top to bottom."""
     step = _Step(observe)
-    source, graph = import_network()
+    source, graph = route.importer(given, options)
     if graph.timesteps > LONGEST_SAMPLE:
         raise InputError(f"timesteps: {graph.timesteps} a sample, the limit is {LONGEST_SAMPLE}; choose fewer")
     step.done("import", graph)
-    for float_pass in float_passes:
+    for float_pass in route.float_passes:
         graph = step.run(float_pass, graph)
 
     samples = None
@@ -294,9 +403,10 @@ def _compile(
         samples = _calibration_samples(graph, options.calibration)
         ranges, calibrated = _calibrate(graph, samples, options, progress)
     quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded))
-    program = quantized
+    integers = quantized
     for integer_pass in INTEGER_PASSES:
-        program = step.run(integer_pass, program)
+        integers = step.run(integer_pass, integers)
+    program = step.run(balance_delays, integers)
     placement = None if options.chip is None else place(program, options.chip)
     count = None if samples is None else len(samples)
     return Compilation(source, graph, quantized, program, ranges, calibrated.plan, placement, count)
@@ -356,114 +466,13 @@ def _checked(plan: QuantizationPlan, graph: Graph[nir.NIRNode], path: Path | Non
     return plan
 
 
-def is_nir(path: Path) -> bool:
-    """Whether a network is to be read as a NIR file."""
-    return path.suffix == NIR_SUFFIX
-
-
-def _import_nir(path: Path, options: CompileOptions) -> tuple[Source, Graph[nir.NIRNode]]:
-    """Read a NIR file into a float graph.
-
-    Raises:
-        InputError: An option is for checkpoints.
-    """
-    if options.image_size is not None:
-        raise InputError(f"{path}: --input-size is for checkpoints; a NIR file states the shape of its input")
-    graph = import_nir(
-        path,
-        dt=options.dt,
-        timesteps=options.timesteps,
-        input_kind=options.input_kind,
-        reset=HARD if options.reset is None else options.reset,
-    )
-    weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
-    warnings = () if options.reset is not None else _reset_warnings(path)
-    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings), graph
-
-
-def _reset_warnings(path: Path) -> tuple[str, ...]:
-    names = unstated_resets(path)
-    if not names:
-        return ()
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    warning = (
-        f"{names[0]}{others}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
-        "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late"
-    )
-    return (warning,)
-
-
-def _import_checkpoint(path: Path, options: CompileOptions) -> tuple[Source, Graph[nir.NIRNode]]:
-    """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
-    if options.dt is not None or options.input_kind != "static" or options.reset is not None:
-        raise InputError(
-            f"{path}: --dt, --input-kind and --reset are for NIR files; name one that ends in {NIR_SUFFIX}"
-        )
-    checkpoint = load_checkpoint(path)
-    check_rates(checkpoint.state)
-    model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)
-    parameters = sum(each.numel() for each in model.parameters())
-    graph, plan = import_model(model), _brought_plan(checkpoint, options)
-    return Source(path, model.architecture, model.image_size, parameters, plan=plan), graph
-
-
-def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> QuantizationPlan | None:
-    """The plan by which a checkpoint was fine-tuned, if it was.
-
-    Raises:
-        FileFormatError: It is damaged.
-        InputError: An option asks for another.
-    """
-    if checkpoint.quantization is None:
-        return None
-    try:
-        plan = QuantizationPlan.from_text(checkpoint.quantization)
-    except FileFormatError as error:
-        raise FileFormatError(f"{checkpoint.path}: {error}") from error
-    choices = options.calibration, options.synapse_budget
-    if options.quantization != QuantizationConfig() or any(each is not None for each in choices):
-        raise InputError(
-            f"{checkpoint.path}: was fine-tuned for the weights' widths and scales that it holds; leave out "
-            "--weight-bits, --calibration and all else that chooses them"
-        )
-    if options.image_size not in (None, checkpoint.image_size):
-        raise InputError(
-            f"{checkpoint.path}: was fine-tuned for images of {checkpoint.image_size}x{checkpoint.image_size}; leave "
-            "out --input-size"
-        )
-    return plan
-
-
-def _import_module(
-    module: nn.Module, example: torch.Tensor, options: CompileOptions
-) -> tuple[Source, Graph[nir.NIRNode]]:
-    """Run a module's code into a float graph.
-
-    Raises:
-        InputError: An option is for files.
-    """
-    # torch.export takes a while to load
-    from resformer.compiler.frontend.module.importer import import_module, in_float64
-
-    if options.dt is not None or options.image_size is not None:
-        raise InputError(
-            "dt and image_size are for files; a module's example says the size, and its steps have no unit"
-        )
-    twin = in_float64(module)
-    traced = import_module(twin, example, timesteps=options.timesteps, input_kind=options.input_kind)
-    kind = type(module)
-    parameters = sum(each.numel() for each in module.parameters())
-    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced)
-    return Source(None, None, traced.graph.input.shape[-1], parameters, named), traced.graph
-
-
 class _Step:
     """Runs passes; verifies and shows what each returns."""
 
     def __init__(self, observe: Observer | None) -> None:
         self._observe = observe
 
-    def run(self, transform: Callable[[GraphT], GraphT], graph: GraphT) -> GraphT:
+    def run(self, transform: Callable[[GraphT], MadeT], graph: GraphT) -> MadeT:
         """Apply one pass; an error that it raises names it."""
         try:
             return self.done(transform.__name__, transform(graph))

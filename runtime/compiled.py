@@ -1,233 +1,456 @@
-"""Modules in memory: compiled, run and verified without a file between."""
+"""The front door: any source compiled, or a build opened, and then the same methods for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
-
-from resformer.compiler.backends import BACKENDS
-from resformer.compiler.export.checkpoint import inexact_module_terms, pool_area, quantized_module_state
-from resformer.compiler.files.build import TARGETS, write_build
-from resformer.compiler.frontend.module.operations import Axes
-from resformer.compiler.ir import float_interpreter
+from resformer.compiler.backends import BACKENDS, CPU
+from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
+from resformer.compiler.files.build import check_replaceable, read_build
+from resformer.compiler.files.report import TARGETS
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import Conv2d, Dense, Program
-from resformer.compiler.pipeline import MODULE_PASSES, Compilation, CompileOptions, ModuleSource
-from resformer.compiler.pipeline import compile_module as compile_to_program
-from resformer.compiler.samples.arrays import Samples, check_labels, check_samples
-from resformer.errors import InputError, UnsupportedError
-from resformer.runtime.run.infer import Inference, infer
-from resformer.runtime.verify.checks import Network, logit_errors
-from resformer.runtime.verify.torch_network import ModuleNetwork
-from resformer.runtime.verify.verify import Verification, float_graphs, verify_network
+from resformer.compiler.ir.program import Scheduled
+from resformer.compiler.ir.summary import Summarized, Summary, counted, sizes
+from resformer.compiler.pipeline import Compilation, CompileOptions, ModuleInput, Observer, compile_network
+from resformer.compiler.placement.place import Placement
+from resformer.compiler.placement.place import place as place_program
+from resformer.compiler.progress import Progress, no_progress
+from resformer.errors import InputError, ResformerError, UnsupportedError
+from resformer.runtime.cost import cost as costs
+from resformer.runtime.cost.activity import measure
+from resformer.runtime.cost.cost import Cost
+from resformer.runtime.given import Given, GivenBuild, Images, Labels, read_given
+from resformer.runtime.origin import InFolder, InMemory, Origin
+from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
+from resformer.runtime.page.write import write_page
+from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
+from resformer.runtime.verify import report as verifications
+from resformer.runtime.verify.module_sides import require_same_spikes
+from resformer.runtime.verify.verify import Verification
 
 if TYPE_CHECKING:
     import nir
+    import torch
+    from torch import nn
+
+COST_BACKEND = "sim"
+"""Where costs are counted unless another is named: every backend fires the same spikes, and this one is fast."""
 
 
-Float64Array = npt.NDArray[np.float64]
-
-LOGIT_TOLERANCE = 1e-9
-"""Sums in another order differ in their last bits."""
-
-
-@dataclass(frozen=True, eq=False)
-class CompiledModule:
-    """A module, compiled.
+@dataclass(frozen=True, eq=False, repr=False)
+class Compiled(Summarized):
+    """A compiled network; ``resformer.compile`` and ``resformer.load`` make them.
 
     Attributes:
-        compilation: The float graph, the integer program and what they were made with.
-        options: What the user chose.
-        targets: Of ``resformer.compiler.files.build.TARGETS``; the first that is a backend runs it unless another is
-            named.
+        origin: A compilation in memory, or a build folder.
     """
 
-    compilation: Compilation
-    options: CompileOptions
-    targets: tuple[str, ...]
+    origin: Origin
 
-    @property
-    def program(self) -> Program:
-        """The scheduled integer program."""
-        return self.compilation.program
-
-    @property
-    def graph(self) -> Graph[nir.NIRNode]:
-        """The float graph after all float passes."""
-        return self.compilation.folded
-
-    @property
-    def source(self) -> ModuleSource:
-        """The module, in float64."""
-        assert self.compilation.source.module is not None
-        return self.compilation.source.module
-
-    def save(self, path: str | Path) -> tuple[Path, ...]:
-        """Write a build folder, as resformer-compile does, and return its files.
+    @cached_property
+    def program(self) -> Scheduled:
+        """The scheduled integer program: what every backend runs.
 
         Raises:
-            ResformerError: The path is taken by something that is no build.
-            OSError: A file cannot be written.
+            FileFormatError: The build folder holds none (``target="nir"``), or it is damaged.
         """
-        return write_build(self.compilation, Path(path), self.targets, self.options)
+        return self.origin.program()
 
-    def quantized_state(self) -> dict[str, torch.Tensor]:
-        """The quantized network as a state dict of the module's class, in float64: load it after ``model.double()``."""
-        source, compilation = self.source, self.compilation
-        return quantized_module_state(
-            compilation.quantized, compilation.folded, source.traced.graph, source.module.state_dict()
-        )
+    @cached_property
+    def graph(self) -> Graph[nir.NIRNode]:
+        """The float graph after all float passes.
+
+        Raises:
+            FileFormatError: That of the build folder is absent or damaged.
+        """
+        return self.origin.graph()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What it was compiled for; the first that is a backend runs it unless another is named."""
+        return self.origin.targets
+
+    @property
+    def compilation(self) -> Compilation:
+        """All that compiling yielded, such as the integers before they were scheduled.
+
+        Raises:
+            UnsupportedError: The network was loaded from a build folder, which does not keep it.
+        """
+        return self._in_memory.compilation
+
+    @property
+    def options(self) -> CompileOptions:
+        """What the user chose.
+
+        Raises:
+            UnsupportedError: The network was loaded from a build folder, whose report.json says it.
+        """
+        return self._in_memory.options
+
+    @property
+    def _in_memory(self) -> InMemory:
+        if not isinstance(self.origin, InMemory):
+            raise UnsupportedError(
+                f"{self.origin.title}: keeps only what compiling ended with; compile its source again with "
+                "resformer.compile"
+            )
+        return self.origin
+
+    def summary(self) -> Summary:
+        """What it was compiled from, and what it takes, gives and holds."""
+        rows = [("from", self.origin.title), ("targets", ", ".join(self.targets))]
+        try:
+            program = self.program
+        except ResformerError as error:
+            return "Compiled network", [*rows, ("program", str(error))]
+        populations = program.lif_names
+        neurons = sum(math.prod(program[name].shape) for name in populations)
+        return "Compiled network", [
+            *rows,
+            ("input", f"{sizes(program.input.shape)}, {counted(program.timesteps, 'step')} a sample"),
+            ("output", f"{program.output.shape[0]} classes, {counted(program.latency, 'step')} of latency"),
+            (
+                "program",
+                f"{counted(len(program), 'node')}, {neurons:,} neurons in {len(populations)} populations",
+            ),
+        ]
 
     def run(
-        self, samples: npt.ArrayLike | torch.Tensor, *, backend: str | None = None, record: bool = False
+        self,
+        images: Images,
+        *,
+        backend: str | None = None,
+        record: bool = False,
+        samples: int | None = None,
+        batch_size: int | None = None,
+        progress: Progress = no_progress,
     ) -> Inference:
         """Inference by a backend.
 
         Args:
-            samples: (N, C, H, W), one image for all steps, or (N, T, C, H, W), a frame for each; or (N, F).
-            backend: A key of ``BACKENDS``; the first target that is one, else "sim".
+            images: (N, C, H, W), one image for all steps, or (N, T, C, H, W), a frame for each; or (N, F). An array, a
+                tensor, a path to an array (.npy, .npz), or a path to a folder of images. Pixels of 8 bits are divided
+                by 255.
+            backend: A key of ``BACKENDS``; None: the first target that is one, else "sim".
             record: Keep every population's spikes.
+            samples: Take the first N only.
+            batch_size: How many samples are in memory together; None: what fits.
+            progress: Told how far it is.
+
+        Returns:
+            Logits (N, T, classes), predictions (N,), and spikes (T, N, ...) by population if they were recorded.
 
         Raises:
             ResformerError: The samples do not fit, or the backend failed.
         """
         backend = self._backend(backend)
-        checked = self._samples(samples)
-        return infer(self.program, checked, backend, record=record)
+        given = self.read(images, samples=samples)
+        if record:
+            require_room_for_spikes(self.program, len(given.samples))
+        return infer(
+            self.program,
+            given.samples,
+            backend,
+            record=record,
+            batch_size=batch_size,
+            progress=lambda done, total: progress(f"running in {backend}", done, total),
+        )
 
     def verify(
         self,
-        samples: npt.ArrayLike | torch.Tensor,
+        images: Images,
         *,
         backend: str | None = None,
-        labels: npt.ArrayLike | None = None,
+        labels: Labels = None,
+        samples: int | None = None,
+        model: str | Path | None = None,
+        local: bool = False,
+        stock_models: bool = False,
+        device: str = CPU,
+        batch_size: int | None = None,
+        progress: Progress = no_progress,
     ) -> Verification:
         """The four equivalences, every spike of every population.
 
         Args:
-            samples: As ``run`` takes them.
-            backend: Likewise.
-            labels: (N,), for accuracies.
+            images: As ``run`` takes them.
+            backend: As ``run`` takes it.
+            labels: (N,), the true classes, or a path to them, for accuracies.
+            samples: Take the first N only.
+            model: The checkpoint or NIR file that was compiled, where it is not the one known; a loaded build needs it
+                for E1 and E4.
+            local: Measure each layer's own error, fed the original's inputs.
+            stock_models: With "lava": use only Lava's own process models.
+            device: With "sim": "cpu", "cuda" or "cuda:N".
+            batch_size: How many samples the backend is given together; None: what fits.
+            progress: Told how far it is.
 
         Raises:
+            ResformerError: The samples do not fit, a file is another network, or the backend failed.
+        """
+        given = self.read(images, samples=samples, labels=labels)
+        return self.origin.verify(
+            given.samples,
+            self.program,
+            model=None if model is None else Path(model),
+            local=local,
+            how={
+                "backend": self._backend(backend),
+                "labels": given.labels,
+                "stock_models": stock_models,
+                "device": device,
+                "batch_size": batch_size,
+                "update": progress,
+            },
+        )
+
+    def place(self, chip: str | Path | Chip | None = None) -> Placement:
+        """The program on neurocores, which it may exceed: ``Placement.require()`` raises if so.
+
+        Args:
+            chip: A packaged chip's name, a YAML file, or a ``Chip``; None: the one it was compiled for, else
+                loihi2.
+
+        Raises:
+            ResformerError: There is no such chip.
+        """
+        if chip is None and isinstance(self.origin, InMemory) and self.origin.compilation.placement is not None:
+            return self.origin.compilation.placement
+        return place_program(self.program, self._chip(chip) or load_chip(DEFAULT))
+
+    def cost(
+        self,
+        images: Images | Inference,
+        chip: str | Path | Chip | None = None,
+        *,
+        backend: str | None = None,
+        samples: int | None = None,
+        progress: Progress = no_progress,
+    ) -> Cost:
+        """Synaptic operations, and an estimate of energy (mJ) and time (us) of a sample on a chip.
+
+        Args:
+            images: As ``run`` takes them, or what ``run(…, record=True)`` returned.
+            chip: As ``place`` takes it.
+            backend: Where to run images; None: sim, since all backends fire the same spikes.
+            samples: Take the first N images only.
+            progress: Told how far it is.
+
+        Raises:
+            InputError: The run recorded no spikes.
             ResformerError: The samples do not fit, or the backend failed.
         """
-        checked, classes = self._samples(samples), self.program.output.shape[0]
-        known = None if labels is None else check_labels(np.asarray(labels), len(checked), classes, "labels")
-        return verify_network(self.network(), checked, backend=self._backend(backend), is_source=True, labels=known)
+        if isinstance(images, Inference):
+            if samples is not None or backend is not None:
+                raise InputError("cost: the inference has run; leave out samples and backend, or give its images")
+            if not images.spikes and self.program.lif_names:
+                raise InputError("cost: the inference recorded no spikes; give run(images, record=True), or the images")
+            result = images
+        else:
+            result = self.run(images, backend=backend or COST_BACKEND, record=True, samples=samples, progress=progress)
+        return costs.estimate(self.program, measure(self.program, result.spikes), self.place(chip))
 
-    def network(self) -> Network:
-        """The sides that verifying compares."""
-        compilation, imported = self.compilation, self.source.traced.graph
-        original = self._original()
-        quantized = original.copy()
-        quantized.model.load_state_dict(self.quantized_state())
-        layers = [node.name for node in compilation.quantized if isinstance(node.op, Conv2d | Dense)]
-        return Network(
-            self.program,
-            float_graphs(imported, MODULE_PASSES),
-            original,
-            quantized,
-            inexact=inexact_module_terms(compilation.quantized, compilation.folded, imported),
-            pool_areas={name: pool_area(compilation.folded, name) for name in layers},
+    def save(self, path: str | Path) -> tuple[Path, ...]:
+        """Write a build folder as resformer-compile does, or copy the one it was loaded from; returns its files.
+
+        It appears complete or not at all, and replaces an older build in its place.
+
+        Raises:
+            ResformerError: The path is taken by something that is no build.
+            OSError: A file cannot be written.
+        """
+        return self.origin.save(Path(path))
+
+    def report(
+        self,
+        path: str | Path,
+        images: Images | None = None,
+        *,
+        samples: int | None = None,
+        labels: Labels = None,
+        verification: Verification | None = None,
+        cost: Cost | None = None,
+        chip: str | Path | Chip | None = None,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Write the page that shows the network, and a run of samples in sim if they are given.
+
+        Args:
+            path: The HTML file to write.
+            images: As ``run`` takes them.
+            samples: Take the first N only; None: 16 at most.
+            labels: (N,), the true classes, or a path to them.
+            verification: What ``verify`` returned, to be shown as well.
+            cost: What ``cost`` returned; None: estimated of the run.
+            chip: As ``place`` takes it, for that estimate.
+            progress: Told how far it is.
+
+        Raises:
+            ResformerError: The samples do not fit, or a result is of another network.
+            OSError: It cannot be written.
+        """
+        given = None
+        if images is not None:
+            given = self.read(images, samples=samples, labels=labels)
+            given = given if samples is not None else given.first(SAMPLES)
+        shown = self.shown(
+            given,
+            verification=None if verification is None else verifications.to_json(verification),
+            cost=None if cost is None else costs.to_json(cost),
+            chip=chip,
+            progress=progress,
         )
+        write_page((shown,), Path(path))
 
-    def _original(self) -> ModuleNetwork:
-        traced = self.source.traced
-        return ModuleNetwork(
-            self.source.module,
-            self.program.lif_names,
-            timesteps=self.program.timesteps,
-            repeats=traced.axes is Axes.STATIC,
-            mean_over_time=traced.mean_over_time,
-            vectors="input.flatten" in traced.graph,
-        )
+    def shown(
+        self,
+        given: Given | None = None,
+        *,
+        verification: Json | None = None,
+        cost: Json | None = None,
+        chip: str | Path | Chip | None = None,
+        progress: Progress = no_progress,
+    ) -> Shown:
+        """What a page shows of it, for ``resformer.runtime.page.write.write_page``.
 
-    def _samples(self, samples: npt.ArrayLike | torch.Tensor) -> Samples:
-        array = samples.detach().cpu().numpy() if isinstance(samples, torch.Tensor) else np.asarray(samples)
-        return check_samples(array, self.program, "samples")
+        Args:
+            given: Samples to run in sim; None: nothing runs.
+            verification: As JSON.
+            cost: As JSON; None: estimated of the run.
+            chip: As ``place`` takes it, for that estimate.
+            progress: Told how far it is.
+
+        Raises:
+            ResformerError: The backend failed, or a result is of another network.
+        """
+        run = estimated = None
+        with self.origin.build() as build:
+            if given is not None:
+                samples = GivenBuild(given.samples, given.names, given.labels, build, self.program)
+                run, estimated = run_and_show(samples, chip=self._chip(chip), model=self.origin.model, update=progress)
+            return as_shown(build, verification=verification, cost=estimated if cost is None else cost, run=run)
+
+    def read(self, images: Images, *, samples: int | None = None, labels: Labels = None) -> Given:
+        """Samples as ``run`` takes them, read and checked once for several uses: ``run`` and all others take them too.
+
+        Args:
+            images: As ``run`` takes them.
+            samples: Take the first N only.
+            labels: (N,), the true classes, or a path to them.
+
+        Raises:
+            ResformerError: They do not fit.
+        """
+        return read_given(images, self.program, samples=samples, labels=labels)
+
+    def quantized_state(self) -> Mapping[str, torch.Tensor]:
+        """The quantized network as a state dict of the original's class, in float64: load it after ``model.double()``.
+
+        Raises:
+            UnsupportedError: The network came from a NIR file.
+        """
+        return self.origin.quantized_state()
 
     def _backend(self, wanted: str | None) -> str:
         return wanted or next((target for target in self.targets if target in BACKENDS), "sim")
 
+    def _chip(self, wanted: str | Path | Chip | None) -> Chip | None:
+        if wanted is None:
+            return self.origin.chip()
+        return wanted if isinstance(wanted, Chip) else load_chip(str(wanted))
 
-def compile_module(
-    module: nn.Module,
-    example_input: torch.Tensor,
-    *,
+
+def compile(  # noqa: A001
+    source: str | Path | nn.Module,
+    example_input: torch.Tensor | None = None,
     target: str | Sequence[str] = "lava",
+    *,
     output: str | Path | None = None,
     options: CompileOptions | None = None,
-) -> CompiledModule:
-    """Compile a SpikingJelly module in memory, and prove that the graph made of it fires its spikes.
+    observe: Observer | None = None,
+    progress: Progress = no_progress,
+) -> Compiled:
+    """Compile a checkpoint, a NIR file or a SpikingJelly module to a scheduled integer program.
 
-    docs/modules.md says what the module may hold.
+    A module's graph is proved to fire the module's spikes on the example. docs/modules.md says what a module may hold.
 
     Args:
-        module: In any mode and type: what it computes in eval mode and float64 is compiled. It forgets its potentials
-            and is else left alone.
-        example_input: Samples as its ``forward`` takes them: (T, N, C, H, W) or (T, N, F), or (N, C, H, W) or (N, F) if
-            it repeats them over time itself. The graph is compared with the module on them.
+        source: A path to a SpikingResformer's checkpoint, or to a NIR file if it ends in ``.nir``; or a module in
+            memory, in any mode and type: what it computes in eval mode and float64 is compiled. A module forgets its
+            potentials and is otherwise left alone.
+        example_input: Of a module: samples as its ``forward`` takes them, (T, N, C, H, W) or (T, N, F), or (N, C, H, W)
+            or (N, F) if it repeats them over time itself.
         target: Of "lava", "sim", "onnx" and "nir", one or several: a sequence, or separated by commas.
-        output: A folder to write the build to, as ``CompiledModule.save`` does.
+        output: A folder to write the build to, as ``Compiled.save`` does; a network that exceeds the chosen chip is
+            then refused.
         options: Quantization, calibration samples, a chip; the defaults where None.
+        observe: Told each pass's name and result.
+        progress: Told how far it is.
 
     Raises:
-        ResformerError: The module or a choice cannot be compiled; the message names the node and the line of code.
+        ResformerError: The network or a choice cannot be compiled; the message names the node, or the line of code.
+        OSError: The build cannot be written.
     """
     targets = tuple(dict.fromkeys(target.split(",") if isinstance(target, str) else target))
     for each in targets or (target,):
         if each not in TARGETS:
             raise InputError(f"target: {each!r} is none of {', '.join(TARGETS)}")
     options = options or CompileOptions()
-    compiled = CompiledModule(compile_to_program(module, example_input, options), options, targets)
-    samples = _as_samples(example_input)
-    # a single sample too, lest what it fires depend on the others
-    for part in (samples, samples[:1]):
-        _require_same_spikes(compiled._original(), compiled.source.traced.graph, part)
     if output is not None:
+        check_replaceable(Path(output))
+    compilation = compile_network(_as_input(source, example_input), options, observe, progress)
+    if example_input is not None:
+        require_same_spikes(compilation, example_input)
+    compiled = Compiled(InMemory(compilation, options, targets))
+    if output is not None:
+        if compilation.placement is not None:
+            compilation.placement.require()
+        progress("writing", 0, 0)
         compiled.save(output)
     return compiled
 
 
-def _as_samples(example: torch.Tensor) -> Float64Array:
-    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel."""
-    example = example.detach().cpu().double()
-    timed = example.dim() in (3, 5)
-    example = example.transpose(0, 1) if timed else example
-    samples: Float64Array = (example if example.dim() > 3 else example[..., None, None]).numpy()
-    return samples
+def load(build: str | Path, model: str | Path | None = None) -> Compiled:
+    """Open a build folder that ``resformer-compile`` or ``Compiled.save`` wrote.
 
-
-def _require_same_spikes(original: ModuleNetwork, graph: Graph[nir.NIRNode], samples: Float64Array) -> None:
-    """See that a module and the graph made of it fire the same spikes and give the same logits, in float64.
+    Args:
+        build: The folder.
+        model: The checkpoint or NIR file that was compiled: verifying needs it for E1 and E4.
 
     Raises:
-        UnsupportedError: They do not: the module does what does not show in its operations.
+        FileFormatError: It is no build, one of another format version, or damaged.
+        InputError: There is no such model.
     """
-    expected: dict[str, torch.Tensor] = {}
-    logits = original.run(samples, lambda name, _current, spikes: expected.update({name: spikes.clone()}))
+    if model is not None and not Path(model).exists():
+        raise InputError(f"{model}: no such file; name the checkpoint or NIR file that was compiled, or leave it out")
+    return Compiled(InFolder(read_build(Path(build)), None if model is None else Path(model)))
 
-    def compare(name: str, value: torch.Tensor) -> None:
-        if name in expected:
-            differ = int(torch.count_nonzero(value.reshape(expected[name].shape) != expected[name]))
-            if differ:
-                raise UnsupportedError(
-                    f"{name}: {differ} of {value.numel()} spikes are not the module's on the example; it keeps a "
-                    "state, draws random numbers, or treats samples unlike, and its operations do not show that: leave "
-                    "it out"
-                )
 
-    error = logit_errors(float_interpreter.run(graph, samples, observe=compare).numpy(), logits).max()
-    if error > LOGIT_TOLERANCE * max(np.abs(logits).max(), 1.0):
-        raise UnsupportedError(
-            f"{graph.output.name}: a logit differs from the module's by {error:.3g} on the example, though no spike "
-            "does; leave out what comes after the classifier"
+def _as_input(source: Any, example_input: torch.Tensor | None) -> Path | ModuleInput:
+    """What the pipeline compiles.
+
+    Raises:
+        InputError: It is neither a path nor a module, or the example does not go with it.
+    """
+    if isinstance(source, str | Path):
+        if example_input is not None:
+            raise InputError(f"{source}: a file says what it takes; leave out example_input, or give a module")
+        return Path(source)
+    from torch import nn
+
+    if not isinstance(source, nn.Module):
+        raise InputError(
+            f"source: a {type(source).__name__} is neither a path nor a torch module; name a checkpoint or a .nir file"
         )
+    if example_input is None:
+        raise InputError(
+            f"example_input: a module ({type(source).__name__}) is compiled by running it; give samples as its forward "
+            "takes them"
+        )
+    return ModuleInput(source, example_input)

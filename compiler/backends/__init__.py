@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.backends.base import Progress
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.trace import Trace
 from resformer.errors import UnsupportedError
 
@@ -57,7 +57,7 @@ class Runner(Protocol):
 
     def __call__(
         self,
-        program: Program,
+        program: Scheduled,
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Program, Scheduled
 from resformer.compiler.ir.trace import Trace
 from resformer.errors import CapacityError
 
@@ -21,7 +21,7 @@ class Backend(Protocol):
 
     def run(
         self,
-        program: Program,
+        program: Scheduled,
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from resformer.compiler.backends.base import Progress, check_samples
 from resformer.compiler.export.onnx import require
 from resformer.compiler.export.onnx.integer_model import INTEGER_LOGITS, count_name, export_integer
-from resformer.compiler.ir.program import COUNTING, NEURONS, RECORDED, Program
+from resformer.compiler.ir.ops import Spiking
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 BATCH_BYTES = 2**29
@@ -95,17 +96,17 @@ class _Recorder:
     """
 
     def __init__(self, program: Program, samples: int, *, record: bool) -> None:
-        clipping = [node.name for node in program if isinstance(node.op, COUNTING)]
+        clipping = [node.name for node in program if node.op.clips]
         self._saturated = {count_name(name): 0 for name in clipping}
         self._counted = dict(zip(clipping, self._saturated, strict=True))
         steps = program.timesteps
         self._logits = np.empty((samples, steps, *program.output.shape), dtype=np.int64)
         self._values: Mapping[str, npt.NDArray[Any]] = {
             node.name: np.empty(
-                (steps, samples, *node.shape), dtype=np.uint8 if isinstance(node.op, NEURONS) else np.int32
+                (steps, samples, *node.shape), dtype=np.uint8 if isinstance(node.op, Spiking) else np.int32
             )
             for node in program
-            if record and isinstance(node.op, RECORDED)
+            if record and node.op.recorded
         }
         self.outputs = [INTEGER_LOGITS, *self._saturated, *self._values]
 

@@ -131,14 +131,18 @@ class Chip:
         """The chip that :meth:`to_json` told of.
 
         Raises:
-            KeyError, TypeError: It is something else.
+            FileFormatError: It is something else.
         """
-        constants = content["constants"]
-        return cls(
-            name=content["name"],
-            sources={name: Source(each["status"], each["source"]) for name, each in constants.items()},
-            **{name: each["value"] for name, each in constants.items()},
-        )
+        known = isinstance(content, Mapping) and isinstance(content.get("constants"), Mapping)
+        if not known or not isinstance(content.get("name"), str):
+            raise FileFormatError("chip: is no object with a name and constants")
+        given = content["constants"]
+        differ = sorted(map(str, given.keys() ^ _FIELDS.keys()))
+        if differ:
+            raise FileFormatError(f"chip.constants: {differ[0]!r} is {'unknown' if differ[0] in given else 'missing'}")
+        read = {key: _constant(key, each, "chip.constants", content["name"]) for key, each in given.items()}
+        sources = {key: source for key, (_, source) in read.items()}
+        return cls(name=content["name"], sources=sources, **{key: value for key, (value, _) in read.items()})
 
 
 _FIELDS = {each.name: str(each.type) for each in dataclasses.fields(Chip) if each.name not in ("name", "sources")}

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import LIF, Conv2d, CubaLIF, Dense, Output, SpikeMatMul, Spiking
 from resformer.compiler.ir.primitives import (
     HELD_BIAS,
     POOL_AREA,
@@ -25,20 +26,11 @@ from resformer.compiler.ir.primitives import (
     BatchNorm2d,
     DiscreteCubaLIF,
     MaxPool2d,
+    as_neurons,
     collapse,
     half_rows,
 )
-from resformer.compiler.ir.program import (
-    LIF,
-    NEURONS,
-    Conv2d,
-    CubaLIF,
-    Dense,
-    Output,
-    Program,
-    SpikeMatMul,
-    real_weight,
-)
+from resformer.compiler.ir.program import Program, real_weight
 from resformer.compiler.target import LOIHI
 
 Float64Array = npt.NDArray[np.float64]
@@ -145,6 +137,7 @@ def quantized_module_state(
                 bias, norm = _real_bias(program, node.name), _norm_behind(imported, node.name)
                 put(f"{node.name}.bias", bias if norm is None else np.zeros_like(bias))
                 if norm is not None:
+                    assert isinstance(norm.op, BatchNorm2d)
                     put(f"{norm.name}.weight", np.ones_like(bias))
                     put(f"{norm.name}.bias", bias)
                     put(f"{norm.name}.running_mean", -bias if f"{norm.name}.bias" not in state else np.zeros_like(bias))
@@ -173,16 +166,16 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     and something on the way to each population must hold a bias for the shift of ties.
     """
     for node in program:
-        if not isinstance(node.op, NEURONS):
+        if not isinstance(node.op, Spiking):
             continue
-        neurons, scale = folded[node.name].op, 2.0 ** program[node.inputs[0]].op.signal.scale_exp
-        if (collapse(neurons.v_threshold) * scale != node.op.vth).any():
+        neurons, scale = as_neurons(folded[node.name].op), 2.0 ** program[node.inputs[0]].op.signal.scale_exp
+        if (collapse(neurons.v_threshold) * scale != node.op.thresholds).any():
             return f"the threshold of {node.name} is rounded"
         if isinstance(neurons, DiscreteCubaLIF):
             decay = collapse(neurons.mem_decay)
         else:
             decay = np.asarray(1 / neurons.metadata["tau_steps"] if isinstance(neurons, nir.LIF) else 0.0)
-        if (decay * LOIHI.decay_unity != node.op.dv).any():
+        if (decay * LOIHI.decay_unity != node.op.decays).any():
             return f"the decay of {node.name} is rounded"
         if not _holds_bias(imported, imported[node.name].inputs[0]):
             return f"no bias on the way to {node.name} can hold the shift of ties"

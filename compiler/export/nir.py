@@ -15,17 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir import program as integer
+from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import LIF, Conv2d, CubaLIF, Dense, Output
 from resformer.compiler.ir.primitives import (
     POOL_AREA,
     DiscreteCubaLIF,
+    Layer,
     RecurrentCubaLIF,
+    as_layer,
     collapse,
     constant,
     with_weight,
 )
-from resformer.compiler.ir.program import LIF, Conv2d, CubaLIF, Dense, Output, Program, real_weight
+from resformer.compiler.ir.program import Program, real_weight
 from resformer.compiler.target import LOIHI
 
 Float64Array = npt.NDArray[np.float64]
@@ -59,7 +62,7 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
                 "scale_exp": op.signal.scale_exp,
                 "input_scale_exp": quantized[quantized[node.name].inputs[0]].op.signal.scale_exp,
             }
-            edit.set_op(node.name, _layer(node.op, real_weight(quantized, node.name) * area, bias, integers))
+            edit.set_op(node.name, _layer(as_layer(node.op), real_weight(quantized, node.name) * area, bias, integers))
         elif isinstance(op, LIF | CubaLIF):
             unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp
             edit.set_op(node.name, _neurons(node, op, unit, float(graph.metadata["dt"])))
@@ -69,9 +72,10 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
     return replace(edit.finish(), metadata={**graph.metadata, **facts})
 
 
-def _layer(layer: nir.NIRNode, weight: Float64Array, bias: Float64Array, integers: dict[str, Any]) -> nir.NIRNode:
+def _layer(layer: Layer, weight: Float64Array, bias: Float64Array, integers: dict[str, Any]) -> Layer:
     """A layer with dyadic weights and bias."""
     weight = weight.reshape(layer.weight.shape)
+    made: Layer
     if isinstance(layer, nir.Linear):
         made = nir.Linear(weight, metadata=dict(layer.metadata))
     else:

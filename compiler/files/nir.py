@@ -25,9 +25,9 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import EXTENSIONS, PORTS, Add, PortedGraph, collapse
-from resformer.compiler.ir.shapes import Shape
 from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import FileFormatError
 
@@ -42,24 +42,22 @@ GRAPHS = (nir.NIRGraph.__name__, PortedGraph.__name__)
 UNITS = "dt and tau in seconds; potentials, currents and weights in the network's own units; forward Euler"
 """What NIR leaves open of a whole file; its neurons' metadata say how they reset and whether they fire at a tie."""
 
-NODE_TYPES: dict[str, type[nir.NIRNode]] = {
-    each.__name__: each
-    for each in (
-        nir.Input,
-        nir.Output,
-        nir.Conv2d,
-        nir.Linear,
-        nir.Affine,
-        nir.Scale,
-        nir.LIF,
-        nir.IF,
-        nir.CubaLIF,
-        nir.AvgPool2d,
-        nir.SumPool2d,
-        nir.Flatten,
-        *EXTENSIONS,
-    )
-}
+_HELD: tuple[type[nir.NIRNode], ...] = (
+    nir.Input,
+    nir.Output,
+    nir.Conv2d,
+    nir.Linear,
+    nir.Affine,
+    nir.Scale,
+    nir.LIF,
+    nir.IF,
+    nir.CubaLIF,
+    nir.AvgPool2d,
+    nir.SumPool2d,
+    nir.Flatten,
+    *EXTENSIONS,
+)
+NODE_TYPES: Mapping[str, type[nir.NIRNode]] = {each.__name__: each for each in _HELD}
 """What a file may hold."""
 
 COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
@@ -261,7 +259,7 @@ def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
     except (OSError, RuntimeError, ValueError) as error:
         raise FileFormatError(f"{name}: damaged ({_first_line(error)}); compile the network again") from error
     kind = values.get("type")
-    if kind not in NODE_TYPES:
+    if not isinstance(kind, str) or kind not in NODE_TYPES:
         raise FileFormatError(f"{name}: unknown node type {kind!r}; known are {', '.join(sorted(NODE_TYPES))}")
     facts = values.get("metadata", {}).pop(PORTS, None)
     if facts is None:

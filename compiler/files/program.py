@@ -11,10 +11,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from resformer.compiler.ir import program as ops
+from resformer.compiler.ir.arrays import require
+from resformer.compiler.ir.bounds import check_declared
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
-from resformer.errors import FileFormatError
+from resformer.compiler.ir.ops import OPERATIONS, Delay, Op
+from resformer.compiler.ir.ops.formats import Array, Flag, RowsAndColumns, Whole, formats_of
+from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
+from resformer.compiler.ir.signal import Signal, SignalKind
+from resformer.compiler.ir.verify import verify_program
+from resformer.errors import FileFormatError, RangeError
 
 FORMAT = "resformer-program"
 FORMAT_VERSION = 1
@@ -27,35 +32,6 @@ SCALE_EXP_LIMIT = 64
 """Likewise of the exponents of scales."""
 BRIEF = 200
 """Characters that an error may quote from a file."""
-
-_OPS: dict[str, type[Op]] = {
-    each.__name__: each
-    for each in (
-        ops.Input,
-        ops.Conv2d,
-        ops.Dense,
-        ops.SumPool2d,
-        ops.MaxPool2d,
-        ops.Add,
-        ops.Relay,
-        ops.LIF,
-        ops.CubaLIF,
-        ops.RecurrentCubaLIF,
-        ops.CubaLI,
-        ops.SampleDelay,
-        ops.SpikeMatMul,
-        ops.Delay,
-        ops.Flatten,
-        ops.Output,
-    )
-}
-_ARRAY_TYPES: dict[str, tuple[type[np.generic], ...]] = {
-    "WeightArray": (np.int8, np.int16),
-    "Int8Array": (np.int8,),
-    "Int16Array": (np.int16,),
-    "Int32Array": (np.int32,),
-    "Float64Array": (np.float64,),
-}
 
 
 def write_program(program: Program, path: Path) -> None:
@@ -141,13 +117,20 @@ def read_program(path: Path) -> Program:
         raise FileFormatError(f"{path}: damaged: {_brief(error)}; compile the model again") from error
 
 
-_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RangeError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 """What reading and checking a damaged file may raise; only a bug of ours raises anything else."""
 
 
 def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Program:
-    from resformer.compiler.ir.verify import verify_program
-
     unread = dict(tensors)
     nodes = tuple(_node(entry, unread) for entry in _entry(header, "nodes", list))
     if unread:
@@ -160,33 +143,38 @@ def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Program:
         if strangers:
             raise ValueError(f"the schedule names {min(strangers)}, which is no node")
     timesteps = _integer(_entry(header, "timesteps", int), "timesteps")
-    program = Program(nodes, timesteps, _entry(header, "metadata", dict), offsets)
+    metadata = _entry(header, "metadata", dict)
+    program: Program
+    if offsets is None:
+        program = Unscheduled(nodes, timesteps, metadata)
+    else:
+        program = Scheduled(nodes, timesteps, metadata, offsets)
     verify_program(program)
     _check_sizes(program)
+    check_declared(program)
     return program
 
 
 def _node(entry: Any, unread: dict[str, np.ndarray[Any, Any]]) -> Node[Op]:
     """One node; the tensors that it takes are taken from ``unread``."""
     name, kind = _entry(entry, "name", str), _entry(entry, "op", str)
-    if kind not in _OPS:
+    if kind not in OPERATIONS:
         raise ValueError(f"{name} is a {kind}, which is no operation")
     values: dict[str, Any] = {"signal": _signal(_entry(entry, "signal", list))}
     scalars = _entry(entry, "values", dict)
-    for field in dataclasses.fields(_OPS[kind]):
-        where, annotation = f"{name}/{field.name}", str(field.type)
-        if annotation in _ARRAY_TYPES:
-            values[field.name] = _array(where, _ARRAY_TYPES[annotation], unread)
-        elif annotation == "tuple[int, int]":
-            values[field.name] = _integers(_entry(scalars, field.name, list), where)
-        elif annotation == "int":
-            values[field.name] = _integer(_entry(scalars, field.name, int), where)
-        elif annotation == "bool":
-            values[field.name] = _entry(scalars, field.name, bool)
-        else:
-            assert field.name == "signal", f"{where}: files hold no {annotation}"
+    for field, form in formats_of(OPERATIONS[kind]).items():
+        where = f"{name}/{field}"
+        match form:
+            case Array():
+                values[field] = _array(where, form, unread)
+            case RowsAndColumns():
+                values[field] = _integers(_entry(scalars, field, list), where)
+            case Whole():
+                values[field] = _integer(_entry(scalars, field, int), where)
+            case Flag():
+                values[field] = _entry(scalars, field, bool)
     inputs, shape = _entry(entry, "inputs", list), _entry(entry, "shape", list)
-    return Node(name, _OPS[kind](**values), tuple(inputs), _integers(shape, f"the shape of {name}"))
+    return Node(name, OPERATIONS[kind](**values), tuple(inputs), _integers(shape, f"the shape of {name}"))
 
 
 def _signal(entry: list[Any]) -> Signal:
@@ -220,14 +208,12 @@ def _integers(values: list[Any], what: str) -> tuple[int, ...]:
     return tuple(_integer(value, what) for value in values)
 
 
-def _array(
-    key: str, wanted: tuple[type[np.generic], ...], unread: dict[str, np.ndarray[Any, Any]]
-) -> np.ndarray[Any, Any]:
+def _array(key: str, form: Array, unread: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     if key not in unread:
         raise ValueError(f"the tensor {key} is missing")
     array = unread.pop(key)
-    if array.dtype not in wanted:
-        raise ValueError(f"the tensor {key} is {array.dtype}, not {np.dtype(wanted[0])}")
+    if array.dtype.type not in form.dtypes:
+        raise ValueError(f"the tensor {key} is {array.dtype}, not {np.dtype(next(iter(form.dtypes)))}")
     return array
 
 
@@ -235,21 +221,14 @@ def _check_sizes(program: Program) -> None:
     """Refuse what would make a run take memory out of all proportion to the file and the samples."""
     for node in program:
         elements = program.timesteps * math.prod(node.shape)
-        assert elements <= INTEGER_LIMIT, f"{node.name} has {elements} values over all steps"
-        match node.op:
-            case ops.Conv2d(weight=weight, padding=padding, dilation=dilation):
-                spans = [(size - 1) * step + 1 for size, step in zip(weight.shape[2:], dilation, strict=True)]
-            case ops.RecurrentCubaLIF(weight=weight, padding=padding):
-                spans = list(weight.shape[2:])
-            case ops.MaxPool2d(kernel_size=kernel, padding=padding):
-                spans = list(kernel)
-            case ops.Delay(steps=steps):
-                assert steps <= len(program), f"{node.name} waits {steps} steps in a program of {len(program)} nodes"
-                continue
-            case _:
-                continue
-        fits = all(pad < span for pad, span in zip(padding, spans, strict=True))
-        assert fits, f"{node.name} pads by {padding} for windows of {tuple(spans)}"
+        require(elements <= INTEGER_LIMIT, f"{node.name} has {elements} values over all steps")
+        if isinstance(node.op, Delay):
+            steps = node.op.steps
+            fits = steps <= len(program)
+            require(fits, f"{node.name} waits {steps} steps in a program of {len(program)} nodes")
+        for window in node.op.windows():
+            fits = all(pad < span for pad, span in zip(window.padding, window.span, strict=True))
+            require(fits, f"{node.name} pads by {window.padding} for windows of {window.span}")
 
 
 def _shown(value: Any) -> str:

@@ -28,9 +28,9 @@ from resformer.compiler.frontend.module.neurons import (
     neurons,
     pair,
 )
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import Add, InputKind, MaxPool2d, SpikeMatMul
-from resformer.compiler.ir.shapes import Shape
 from resformer.errors import UnsupportedError
 from resformer.models.checkpoint import check_rates
 from resformer.models.layers import DSSA, GWFFN, BatchNorm, Downsample

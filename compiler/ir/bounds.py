@@ -1,88 +1,60 @@
-"""How large each integer of a program can get: what number types are chosen by."""
+"""How large each integer of a program can get: what number types are chosen by, and what its file may promise."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-
-from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.program import (
-    LIF,
-    Add,
-    Conv2d,
-    CubaLI,
-    CubaLIF,
-    Dense,
-    Input,
-    Op,
-    Program,
-    Relay,
-    SpikeMatMul,
-    SumPool2d,
-)
-from resformer.compiler.target import LOIHI
-
-EXACT_IN_FLOAT32 = 2**24
-"""Below it, float32 holds every integer."""
-EXACT_IN_FLOAT64 = 2**53
-INT32_MAX = 2**31 - 1
-
-
-class Magnitude(NamedTuple):
-    """Bounds on one node's output.
-
-    Attributes:
-        value: What range analysis proved of the output itself, or ``sums`` where it has not run.
-        sums: A bound on every partial sum too, in whatever order a kernel adds: each term is bounded by itself.
-    """
-
-    value: int
-    sums: int
+from resformer.compiler.ir.arrays import require
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.interval import Interval, Magnitude
+from resformer.compiler.ir.ops import Op
+from resformer.compiler.ir.program import Program, shapes_around
+from resformer.errors import RangeError
 
 
 def magnitudes(program: Program) -> dict[str, Magnitude]:
     """Bounds for each node."""
     bounds: dict[str, Magnitude] = {}
     for node in program:
-        positions = program[node.inputs[0]].shape[1:] if node.inputs else ()
-        sums = _sums(node.op, [bounds[name].value for name in node.inputs], positions)
-        low, high = node.op.signal.low, node.op.signal.high
-        proven = sums if low is None or high is None else max(abs(low), abs(high))
+        sums = node.op.sums([bounds[name].value for name in node.inputs], shapes_around(program, node))
+        declared = node.op.signal.bounds
+        proven = sums if declared is None else max(map(abs, declared))
         bounds[node.name] = Magnitude(min(proven, sums), sums)
     return bounds
 
 
-def largest(values: npt.NDArray[np.integer]) -> int:
-    """The largest magnitude among integers, which may be the least of their type."""
-    return int(np.abs(values.astype(np.int64)).max(initial=0))
+def interval_of(program: Program, node: Node[Op], inputs: list[Interval]) -> Interval:
+    """What a node's output lies between, given what its inputs do; errors name it.
+
+    Raises:
+        InvariantError: It has no rule.
+        RangeError: Something leaves a format, where no relay can help.
+    """
+    try:
+        return node.op.interval(inputs, shapes_around(program, node))
+    except AssertionError as error:
+        raise type(error)(f"{node.name}: {error}") from error
+    except RangeError as error:
+        raise RangeError(f"{node.name}: {error}") from error
 
 
-def _sums(op: Op, inputs: Sequence[int], positions: Sequence[int]) -> int:
-    """A bound on what an operation sums, from bounds on its inputs, the first of which has so many positions."""
-    match op:
-        case Input():
-            low, high = op.signal.low, op.signal.high
-            return INT32_MAX + 1 if low is None or high is None else max(abs(low), abs(high))
-        case Conv2d() | Dense():
-            weight = np.abs(fixedpoint.scale_weight(op.weight, op.weight_exp).astype(np.int64))
-            # in Python's integers, which do not overflow
-            return int(weight.reshape(len(weight), -1).sum(axis=1).max()) * inputs[0] + largest(op.bias)
-        case SumPool2d():
-            return inputs[0] * math.prod(op.kernel_size)
-        case Add():
-            return sum(inputs)
-        case Relay():
-            return min((inputs[0] + largest(op.bias) + (1 << op.shift >> 1)) >> op.shift, op.limit)
-        case LIF() | CubaLIF():
-            return 1
-        case CubaLI():
-            return LOIHI.v_max
-        case SpikeMatMul():
-            terms = len(op.bias) // op.num_heads if op.transpose else math.prod(positions)
-            return min((inputs[0] + largest(op.bias)) * terms, op.limit)
-        case _:
-            return inputs[0]
+def check_declared(program: Program) -> None:
+    """See that no bound which a program declares is narrower than what its weights allow.
+
+    Number types are chosen by these bounds, so a program that promises too much would run to wrong sums.
+
+    Raises:
+        InvariantError: One is; the message begins with the node's name.
+        RangeError: Something leaves a format.
+    """
+    if any(node.op.signal.bounds is None for node in program):
+        return  # range analysis has not run
+    intervals: dict[str, Interval] = {}
+    for node in program:
+        found = interval_of(program, node, [intervals[name] for name in node.inputs])
+        low, high = int(found.low.min()), int(found.high.max())
+        declared = node.op.signal.bounds
+        assert declared is not None
+        require(
+            declared[0] <= low and high <= declared[1],
+            f"{node.name}: declares [{declared[0]}, {declared[1]}], but its weights allow [{low}, {high}]",
+        )
+        intervals[node.name] = found

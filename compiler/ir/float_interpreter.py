@@ -25,6 +25,7 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
+    Neurons,
     RecurrentCubaLIF,
     SampleDelay,
     SpikeMatMul,
@@ -34,7 +35,6 @@ from resformer.compiler.ir.primitives import (
 
 Observer: TypeAlias = Callable[[str, torch.Tensor], None]
 """Called with a node's name and its output, (T, N, ...), which it must not change."""
-Neurons: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | DiscreteCubaLIF"
 
 
 @torch.no_grad()

@@ -6,9 +6,12 @@ integers. Values are immutable; passes edit a :class:`GraphEditor` and return a 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
+
+from resformer.compiler.ir.summary import Summarized, Summary, counted, sizes
 
 OpT = TypeVar("OpT")
 GraphT = TypeVar("GraphT", bound="Graph[Any]")
@@ -31,8 +34,8 @@ class Node(Generic[OpT]):
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Graph(Generic[OpT]):
+@dataclass(frozen=True, repr=False)
+class Graph(Summarized, Generic[OpT]):
     """A directed acyclic graph of operations with one input and one output.
 
     Attributes:
@@ -97,6 +100,16 @@ class Graph(Generic[OpT]):
     def output(self) -> Node[OpT]:
         """The node through which logits leave."""
         return self.nodes[-1]
+
+    def summary(self) -> Summary:
+        """Its shapes, its time, and how many operations of each kind it has."""
+        kinds = Counter(type(node.op).__name__ for node in self.nodes)
+        return f"{type(self).__name__} of {counted(len(self), 'node')}", [
+            *((name, sizes(getattr(self, name).shape)) for name in ("input", "output") if self.nodes),
+            ("time", f"{counted(self.timesteps, 'step')} a sample"),
+            ("operations", ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())),
+            ("metadata", ", ".join(f"{name} {value}" for name, value in self.metadata.items())),
+        ]
 
     def edit(self: GraphT) -> GraphEditor[GraphT, OpT]:
         """A mutable copy to make the next graph from."""

@@ -89,8 +89,12 @@ def discrete_integrator(
         UnsupportedError: A step is longer than a time constant.
     """
     step = _stable_decays(name, neurons, dt)
-    fields = {"syn_decay": step.syn, "mem_decay": step.mem, "gain": step.gain, "v_leak": step.rest}
-    return DiscreteCubaLI(**{key: np.broadcast_to(value, shape) for key, value in fields.items()})
+    return DiscreteCubaLI(
+        syn_decay=np.broadcast_to(step.syn, shape),
+        mem_decay=np.broadcast_to(step.mem, shape),
+        gain=np.broadcast_to(step.gain, shape),
+        v_leak=np.broadcast_to(step.rest, shape),
+    )
 
 
 def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shape: tuple[int, ...]) -> DiscreteCubaLIF:

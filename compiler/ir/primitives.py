@@ -20,14 +20,15 @@ import numpy.typing as npt
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-Types = dict[str, Any]
+Types: TypeAlias = "dict[str, IntArray | None]"
+"""NIR's shapes of inputs or outputs, by port; None where neighbours decide them."""
 
 InputKind: TypeAlias = Literal["static", "frames"]
 """What a graph's metadata say under ``input``: samples are real numbers, or counts of events."""
 
 
 @dataclass(eq=False)
-class BatchNorm2d(nir.NIRNode):  # type: ignore[misc]
+class BatchNorm2d(nir.NIRNode):
     """Batch normalisation at inference: (x - running_mean) / sqrt(running_var + eps) * weight + bias, per channel."""
 
     weight: Float64Array
@@ -41,7 +42,7 @@ class BatchNorm2d(nir.NIRNode):  # type: ignore[misc]
 
 
 @dataclass(eq=False)
-class MaxPool2d(nir.NIRNode):  # type: ignore[misc]
+class MaxPool2d(nir.NIRNode):
     """Maxima over windows; padding never wins."""
 
     kernel_size: IntArray
@@ -53,7 +54,7 @@ class MaxPool2d(nir.NIRNode):  # type: ignore[misc]
 
 
 @dataclass(eq=False)
-class SpikeMatMul(nir.NIRNode):  # type: ignore[misc]
+class SpikeMatMul(nir.NIRNode):
     """One of the two products of Dual Spike Self-Attention (arXiv 2403.14302, equations 8 to 11).
 
     Inputs, in this order: y, real, of shape (channels, h, w), and spikes. y's channels are split into heads first and
@@ -74,7 +75,7 @@ class SpikeMatMul(nir.NIRNode):  # type: ignore[misc]
 
 
 @dataclass(eq=False)
-class Add(nir.NIRNode):  # type: ignore[misc]
+class Add(nir.NIRNode):
     """A named junction: the sum of its inputs, left to right, as NIR sums the edges that meet at any node."""
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ class Add(nir.NIRNode):  # type: ignore[misc]
 
 
 @dataclass(eq=False)
-class DiscreteCubaLIF(nir.NIRNode):  # type: ignore[misc]
+class DiscreteCubaLIF(nir.NIRNode):
     """Neurons in steps: what NIR's IF, LIF and CubaLIF become for a given dt, however they reset (``ir.neurons``).
 
     Of the input x of a step, both states zero before the first:
@@ -148,7 +149,7 @@ PER_INTEGRATOR = ("syn_decay", "mem_decay", "gain", "v_leak")
 
 
 @dataclass(eq=False)
-class DiscreteCubaLI(nir.NIRNode):  # type: ignore[misc]
+class DiscreteCubaLI(nir.NIRNode):
     """Neurons in steps that do not fire: what NIR's I, LI and CubaLI become for a given dt.
 
     Of the input x of a step, both states zero before the first, they make v + v_leak, their potential:
@@ -169,7 +170,7 @@ class DiscreteCubaLI(nir.NIRNode):  # type: ignore[misc]
 
 
 @dataclass(eq=False)
-class SampleDelay(nir.NIRNode):  # type: ignore[misc]
+class SampleDelay(nir.NIRNode):
     """NIR's Delay in steps: what each neuron sends arrives as many steps later as ``steps``, of the population's shape.
 
     Before that, zeros arrive; what would arrive after a sample's last step never does.
@@ -192,8 +193,14 @@ EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     SampleDelay,
 )
 
-NEURONS: tuple[type[nir.NIRNode], ...] = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF)
+NEURONS = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF)
 """What fires at the float level."""
+
+Neurons: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | DiscreteCubaLIF"
+"""The type of what fires; :class:`RecurrentCubaLIF` is a :class:`DiscreteCubaLIF`."""
+
+Layer: TypeAlias = "nir.Conv2d | nir.Linear | nir.Affine"
+"""The type of what only weighs what it reads."""
 
 POOL_AREA = "pool_area"
 """In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean."""
@@ -205,7 +212,7 @@ PORTS = "resformer"
 """The key of a node's metadata in NIR files under which its ordered inputs and its output's shape stand."""
 
 
-class PortedGraph(nir.NIRGraph):  # type: ignore[misc]
+class PortedGraph(nir.NIRGraph):
     """A ``nir.NIRGraph`` whose nodes may take several inputs, each of a shape of its own, as SpikeMatMul does.
 
     NIR allows a node one input, and reckons a grouped convolution's channels wrongly. So types are not inferred here
@@ -272,7 +279,8 @@ class PortedGraph(nir.NIRGraph):  # type: ignore[misc]
 
 def register() -> None:
     """Let ``nir.read`` and ``nir.dict2NIRNode`` build our nodes; calling it again changes nothing."""
-    for extension in (*EXTENSIONS, PortedGraph):
+    extensions: tuple[type[nir.NIRNode], ...] = (*EXTENSIONS, PortedGraph)
+    for extension in extensions:
         if extension.__name__ not in nir.ir.__all_ir:
             nir.ir.__all_ir.append(extension.__name__)
             setattr(nir.ir, extension.__name__, extension)
@@ -294,9 +302,29 @@ def collapse(array: npt.NDArray[np.float64]) -> Float64Array:
     return array[tuple(slice(None) if stride else slice(0, 1) for stride in array.strides)]
 
 
-def with_weight(
-    layer: nir.Conv2d | nir.Linear | nir.Affine, *, weight: Float64Array, bias: Float64Array
-) -> nir.Conv2d | nir.Affine:
+def as_neurons(op: nir.NIRNode) -> Neurons:
+    """The operation of a node that is known to fire."""
+    assert isinstance(op, NEURONS), f"{type(op).__name__} does not fire"
+    return op
+
+
+def as_layer(op: nir.NIRNode) -> Layer:
+    """The operation of a node that is known to be a layer with weights, and no neurons."""
+    assert isinstance(op, nir.Conv2d | nir.Linear | nir.Affine), f"{type(op).__name__} is no layer"
+    return op
+
+
+def as_weighted(op: nir.NIRNode) -> Layer | RecurrentCubaLIF:
+    """The operation of a node that is known to have weights; neurons may have some of their own."""
+    return op if isinstance(op, RecurrentCubaLIF) else as_layer(op)
+
+
+def bias_of(op: Layer | RecurrentCubaLIF) -> Float64Array:
+    """The bias of each output, (C_out,); zeros where there is none."""
+    return np.zeros(len(op.weight)) if isinstance(op, nir.Linear) else op.bias
+
+
+def with_weight(layer: Layer, *, weight: Float64Array, bias: Float64Array) -> nir.Conv2d | nir.Affine:
     """The same layer with other weights and a bias."""
     if not isinstance(layer, nir.Conv2d):
         return nir.Affine(weight, bias, metadata=dict(layer.metadata))
@@ -319,7 +347,9 @@ def pair(value: npt.ArrayLike) -> tuple[int, int]:
 
 
 def _shape(node: nir.NIRNode) -> tuple[int, ...]:
-    return tuple(int(size) for size in node.output_type["output"])
+    shape = node.output_type["output"]
+    assert shape is not None, "infer_types has not run"
+    return tuple(int(size) for size in shape)
 
 
 def _text(name: str | bytes) -> str:

@@ -1,10 +1,17 @@
-"""What weights take in a core's memory: rows of all of them or, where that is less, of those that are not zero."""
+"""How weights are stored: mantissas, the two synapses of a wide one, and the memory that they take.
+
+A layer takes rows of all its weights or, where that is less, of those that are not zero.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from resformer.compiler.ir.program import WeightArray
+from resformer.compiler.ir.arrays import Int8Array, WeightArray
+from resformer.compiler.target import LOIHI
+
+OUTLIER_BITS = LOIHI.weight_bits_max + 1
+"""A bit more than a synapse holds: a second one for the few weights that are too large for the first."""
 
 
 def mantissa_bits(weight: WeightArray) -> int:
@@ -27,3 +34,28 @@ def stored_bits(weight: WeightArray, index_bits: int) -> int:
     """The bits that a convolution's weights take, with their indices if they have any; headers of rows left out."""
     bits, share = mantissa_bits(weight), stored_share(weight, index_bits)
     return weight.size * bits if share == 1 else int(np.count_nonzero(weight)) * (bits + index_bits)
+
+
+def mantissa_max(bits: int) -> int:
+    """The largest magnitude of a mantissa of so many bits, sign included."""
+    if bits == OUTLIER_BITS:
+        return 2 * mantissa_max(LOIHI.weight_bits_max)
+    largest: int = 2 ** (bits - 1) - 1
+    return largest
+
+
+def split_mantissas(weight: WeightArray) -> tuple[Int8Array, Int8Array, int]:
+    """Parts of mantissas m with m = hi * 2^s + lo, both of m's sign, and s, the least with which all hi fit.
+
+    Where s is zero, lo is as large as it can be, so that hi is zero but for the few m that a synapse cannot hold. Like
+    signs let range analysis prove of the parts' sum just what it proves of the whole.
+    """
+    magnitude, sign = np.abs(weight.astype(np.int32)), np.sign(weight)
+    largest, most = mantissa_max(LOIHI.weight_bits_max), int(magnitude.max(initial=0))
+    if most <= 2 * largest:
+        shift, low = 0, np.minimum(magnitude, largest)
+    else:
+        shift = most.bit_length() - (LOIHI.weight_bits_max - 1)
+        low = magnitude & ((1 << shift) - 1)
+    high = (magnitude - low) >> shift
+    return (sign * high).astype(np.int8), (sign * low).astype(np.int8), shift

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import Op
 from resformer.compiler.ir.primitives import collapse
-from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal, SignalKind
 
 HASH_DIGITS = 8
 HASHED_MANTISSA_BITS = 20
@@ -31,7 +33,8 @@ def format_graph(graph: Graph[Any]) -> str:
     A program's nodes also tell their signal (kind, scale, bounds, bits) and, once scheduled, their step.
     """
     facts = "".join(f" {key}={_scalar(value)}" for key, value in sorted(graph.metadata.items()))
-    lines = [f"{type(graph).__name__.lower()} timesteps={graph.timesteps}{facts}"]
+    level = "program" if isinstance(graph, Program) else "graph"
+    lines = [f"{level} timesteps={graph.timesteps}{facts}"]
     lines += [_format_node(node, _step(graph, node.name)) for node in graph]
     return "\n".join(lines) + "\n"
 

@@ -22,10 +22,10 @@ from enum import Enum
 import numpy as np
 
 from resformer.compiler.chips.chip import WORD_BITS
+from resformer.compiler.ir.arrays import WeightArray
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import (
+from resformer.compiler.ir.ops import (
     LIF,
-    NEURONS,
     Add,
     Conv2d,
     CubaLI,
@@ -37,17 +37,15 @@ from resformer.compiler.ir.program import (
     MaxPool2d,
     Op,
     Output,
-    Program,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
-    SignalKind,
     SpikeMatMul,
+    Spiking,
     SumPool2d,
-    WeightArray,
-    is_stack,
-    layer_synapses,
 )
+from resformer.compiler.ir.program import Program, is_stack, layer_synapses
+from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.ir.storage import mantissa_bits, stored_share
 
 Shape3 = tuple[int, int, int]
@@ -166,7 +164,7 @@ class _Mapper:
                 yield self._population(node)
 
     def _is_population(self, node: Node[Op]) -> bool:
-        neurons = isinstance(node.op, (Input, *NEURONS, CubaLI, Relay, MaxPool2d, SpikeMatMul))
+        neurons = isinstance(node.op, (Input, Spiking, CubaLI, Relay, MaxPool2d, SpikeMatMul))
         return neurons or node.name in self._carried or self._is_readout(node)
 
     def _is_readout(self, node: Node[Op]) -> bool:
@@ -178,7 +176,7 @@ class _Mapper:
         if not isinstance(node.op, SpikeMatMul | MaxPool2d | Relay):
             return None
         readers = self._program.consumers[node.name]
-        if len(readers) == 1 and isinstance(readers[0].op, (*NEURONS, Relay)):
+        if len(readers) == 1 and isinstance(readers[0].op, (Spiking, Relay)):
             return readers[0].name
         return None
 
@@ -208,7 +206,7 @@ class _Mapper:
     def _population(self, last: Node[Op]) -> Population:
         """The population whose values a node sends."""
         nodes, first = [last], last
-        while isinstance(first.op, (*NEURONS, Relay)):
+        while isinstance(first.op, (Spiking, Relay)):
             before = self._program[first.inputs[0]]
             if self._joined[before.name] != first.name:
                 break

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.placement.mapping import Population, map_program
 from resformer.compiler.placement.tiling import Reader, Tiling, best_tiling
 from resformer.errors import CapacityError
@@ -58,8 +59,8 @@ class Placed:
             yield self.first_core + offset, [[i * tile, min((i + 1) * tile, size)] for i, tile, size in sizes]
 
 
-@dataclass(frozen=True)
-class Placement:
+@dataclass(frozen=True, repr=False)
+class Placement(Summarized):
     """A network on chips.
 
     Attributes:
@@ -91,6 +92,15 @@ class Placement:
             before = [edge.source for edge in population.edges if edge.source != population.name]
             depth[population.name] = max((depth[source] + 1 for source in before), default=0)
         return depth[self.layers[-1].population.name]
+
+    def summary(self) -> Summary:
+        """What it takes, and whether it fits."""
+        largest = max(self.layers, key=lambda layer: layer.cores)
+        return f"Placement on {self.chip.name}", [
+            ("takes", f"{counted(self.cores, 'core')}, {counted(self.chips, 'chip')}"),
+            ("layers", f"{len(self.layers)}; {largest.population.name} takes most cores: {largest.cores:,}"),
+            ("fits", "yes" if not self.violations else f"NO: {'; '.join(self.violations)}"),
+        ]
 
     @cached_property
     def by_name(self) -> dict[str, Placed]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import WORD_BITS, Chip
-from resformer.compiler.ir.program import WeightArray
+from resformer.compiler.ir.arrays import WeightArray
 from resformer.compiler.ir.storage import mantissa_bits, stored_share
 from resformer.compiler.placement.mapping import Edge, Link, Population, Shape3
 

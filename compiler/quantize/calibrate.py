@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import RecurrentCubaLIF, pair
+from resformer.compiler.ir.primitives import Layer, RecurrentCubaLIF, as_layer, as_weighted, bias_of, pair
 from resformer.compiler.quantize.lower import LayerIntegers
 from resformer.compiler.quantize.plan import CONVOLUTIONAL, WEIGHTED, LayerPlan, QuantizationPlan
 from resformer.compiler.quantize.rounding import round_together
@@ -142,10 +142,10 @@ class _Calibration:
         """Mantissas, exponents and biases of one layer."""
         plan, unit_exp = self.plan.layers[node.name], self.plan.weight_unit_exp(node)
         groups, outputs = seen.target.shape
-        weight = torch.from_numpy(node.op.weight.astype(np.float64)).reshape(groups, outputs, -1)
+        layer = as_weighted(node.op)
+        weight = torch.from_numpy(layer.weight.astype(np.float64)).reshape(groups, outputs, -1)
         bias_step = 2.0 ** -self.plan.current_exp(node)
-        has_bias = hasattr(node.op, "bias")
-        bias = torch.from_numpy(np.asarray(node.op.bias if has_bias else np.zeros(len(node.op.weight))))
+        bias = torch.from_numpy(np.asarray(bias_of(layer)))
         wanted = torch.cat([weight, bias.reshape(groups, outputs, 1)], dim=2)
         exponents = torch.tensor(plan.weight_exp).expand(groups * outputs).reshape(groups, outputs)
         searched = self.steps.search and isinstance(node.op, CONVOLUTIONAL) and plan.bits <= SEARCHED_BITS
@@ -153,7 +153,7 @@ class _Calibration:
         candidates = torch.stack([(exponents - each).clamp_min(0) for each in range(tries)])  # (tries, G, C)
         step = (2.0 ** (candidates.double() - unit_exp))[..., None]
         largest = torch.full((wanted.shape[2],), float(plan.mantissa_max), dtype=torch.float64)
-        largest[-1] = math.inf if has_bias else 0.0
+        largest[-1] = 0.0 if isinstance(layer, nir.Linear) else math.inf
         steps = torch.cat([step.expand(tries, groups, outputs, weight.shape[2]), torch.full_like(step, bias_step)], 3)
         multiples = self._multiples(wanted, steps, largest, seen)
         error = multiples * steps - wanted
@@ -167,7 +167,7 @@ class _Calibration:
         multiples = multiples.gather(0, index.expand(1, *multiples.shape[1:]))[0]
         exponents = candidates.gather(0, best[None])[0].flatten()
         chosen = exponents.tolist() if isinstance(node.op, CONVOLUTIONAL) else list(plan.weight_exp)
-        mantissa = multiples[:, :, :-1].reshape(node.op.weight.shape).numpy().astype(plan.mantissa_dtype)
+        mantissa = multiples[:, :, :-1].reshape(layer.weight.shape).numpy().astype(plan.mantissa_dtype)
         return replace(plan, weight_exp=tuple(chosen)), LayerIntegers(mantissa, multiples[:, :, -1].flatten().numpy())
 
     def _multiples(
@@ -207,15 +207,16 @@ def moments(
             synapses, source = node.op.synapses(), float_interpreter.step_ago(output)
             yield node, _moments(synapses, source, float_interpreter.evaluate(synapses, source))
         elif isinstance(node.op, WEIGHTED):
+            layer = as_layer(node.op)
             if node.inputs[0] == graph.input.name:
                 frames = slice(1 if repeats else None)
                 source = (inputs[0][frames] * scale).round().clamp(-high, high) / scale
-                yield node, _moments(node.op, source, output[frames])
+                yield node, _moments(layer, source, output[frames])
             else:
-                yield node, _moments(node.op, inputs[0], output)
+                yield node, _moments(layer, inputs[0], output)
 
 
-def _moments(op: nir.NIRNode, source: torch.Tensor, sent: torch.Tensor) -> Moments:
+def _moments(op: Layer, source: torch.Tensor, sent: torch.Tensor) -> Moments:
     """The moments of what a layer reads and sends, (T, N, ...) each, over a choice of positions."""
     outputs = sent.flatten(0, 1).flatten(2).transpose(1, 2) if sent.dim() == 5 else sent.flatten(0, 1)[:, None]
     positions = outputs.shape[0] * outputs.shape[1]
@@ -231,7 +232,7 @@ def _moments(op: nir.NIRNode, source: torch.Tensor, sent: torch.Tensor) -> Momen
     return Moments(gram / len(rows), mean.reshape(groups, -1))
 
 
-def _taps(op: nir.NIRNode, source: torch.Tensor, chosen: torch.Tensor) -> Iterator[torch.Tensor]:
+def _taps(op: Layer, source: torch.Tensor, chosen: torch.Tensor) -> Iterator[torch.Tensor]:
     """What a layer reads at the chosen positions of its output, in parts of (G, positions, taps)."""
     merged = source.flatten(0, 1)
     if not isinstance(op, nir.Conv2d):

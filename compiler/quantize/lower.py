@@ -16,8 +16,10 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir import program as integer
+from resformer.compiler.ir import ops as integer
+from resformer.compiler.ir.arrays import WeightArray
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import LIF, CubaLIF, Op, Output
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
@@ -27,10 +29,13 @@ from resformer.compiler.ir.primitives import (
     RecurrentCubaLIF,
     SampleDelay,
     SpikeMatMul,
+    as_weighted,
+    bias_of,
     collapse,
     pair,
 )
-from resformer.compiler.ir.program import LIF, SPIKE, CubaLIF, Op, Output, Program, Signal, SignalKind
+from resformer.compiler.ir.program import Unscheduled
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.quantize.plan import LayerPlan, QuantizationPlan, uniform
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError, UnsupportedError
@@ -50,7 +55,7 @@ class LayerIntegers:
         bias: (C_out,), whole numbers in units of the layer's current; zeros where it has none.
     """
 
-    weight: integer.WeightArray
+    weight: WeightArray
     bias: Float64Array
 
     def real_weight(self, layer: LayerPlan, unit_exp: int) -> Float64Array:
@@ -60,7 +65,7 @@ class LayerIntegers:
 
 def quantize(
     graph: Graph[nir.NIRNode], plan: QuantizationPlan, rounded: Mapping[str, LayerIntegers] | None = None
-) -> Program:
+) -> Unscheduled:
     """Lower a folded float graph to integers.
 
     Args:
@@ -76,17 +81,16 @@ def quantize(
     plan.check_fits(graph)
     lowering = _Lowering(graph, plan, rounded or {})
     nodes = [each for node in graph if not _is_readout_scale(graph, node) for each in lowering.lower(node)]
-    return Program(tuple(nodes), graph.timesteps, graph.metadata)
+    return Unscheduled(tuple(nodes), graph.timesteps, graph.metadata)
 
 
 def round_layer(plan: QuantizationPlan, node: Node[nir.NIRNode]) -> LayerIntegers:
     """The integers nearest to a layer's weights and biases; ties go to the even, and weights too large are clipped."""
-    layer, op = plan.layers[node.name], node.op
+    layer, op = plan.layers[node.name], as_weighted(node.op)
     scaled = op.weight / _units(layer, plan.weight_unit_exp(node), op.weight.ndim)
-    bias = op.bias if hasattr(op, "bias") else np.zeros(len(op.weight))
     return LayerIntegers(
         np.clip(np.rint(scaled), -layer.mantissa_max, layer.mantissa_max).astype(layer.mantissa_dtype),
-        np.rint(bias * 2.0 ** plan.current_exp(node)),
+        np.rint(bias_of(op) * 2.0 ** plan.current_exp(node)),
     )
 
 
@@ -125,13 +129,13 @@ class _Lowering:
                 )
                 op: Op = integer.Input(signal)
             case nir.Conv2d():
-                op = self._conv(node)
+                op = self._conv(node, node.op)
             case nir.LIF() | nir.IF():
                 op = self._lif(node)
             case DiscreteCubaLIF():
-                op = self._cuba_lif(node)
+                op = self._cuba_lif(node, node.op)
             case DiscreteCubaLI():
-                op = self._cuba_li(node)
+                op = self._cuba_li(node, node.op)
             case nir.Linear() | nir.Affine():
                 op = self._dense(node)
             case Add():
@@ -184,8 +188,8 @@ class _Lowering:
     def _current(self, name: str) -> Signal:
         return Signal(SignalKind.CURRENT, self.exps[name])
 
-    def _conv(self, node: Node[nir.NIRNode]) -> Op:
-        conv, integers = node.op, self._integers(node)
+    def _conv(self, node: Node[nir.NIRNode], conv: nir.Conv2d) -> Op:
+        integers = self._integers(node)
         return integer.Conv2d(
             self._current(node.name),
             weight=integers.weight,
@@ -233,8 +237,8 @@ class _Lowering:
             bias_exp=zero.astype(np.int8),
         )
 
-    def _cuba_lif(self, node: Node[nir.NIRNode]) -> Op:
-        neurons, unit = node.op, 2.0 ** self.exps[node.inputs[0]]
+    def _cuba_lif(self, node: Node[nir.NIRNode], neurons: DiscreteCubaLIF) -> Op:
+        unit = 2.0 ** self.exps[node.inputs[0]]
         syn, mem = self._syn_decay(node), self._decay(node, "mem_decay")
         fine = unit * 2**LOIHI.a_shift
         op = CubaLIF(
@@ -247,10 +251,10 @@ class _Lowering:
             v_bias=_rounded(neurons.v_bias, fine),
             soft_reset=neurons.soft_reset,
         )
-        return self._recurrent(node, op) if isinstance(neurons, RecurrentCubaLIF) else op
+        return self._recurrent(node, neurons, op) if isinstance(neurons, RecurrentCubaLIF) else op
 
-    def _recurrent(self, node: Node[nir.NIRNode], op: CubaLIF) -> Op:
-        neurons, integers = node.op, self._integers(node)
+    def _recurrent(self, node: Node[nir.NIRNode], neurons: RecurrentCubaLIF, op: CubaLIF) -> Op:
+        integers = self._integers(node)
         bias = _checked_bias(node.name, integers.bias, LOIHI.a_max) << LOIHI.a_shift
         return integer.RecurrentCubaLIF(
             **{field.name: getattr(op, field.name) for field in dataclasses.fields(op) if field.name != "u_bias"},
@@ -261,8 +265,8 @@ class _Lowering:
             groups=neurons.groups,
         )
 
-    def _cuba_li(self, node: Node[nir.NIRNode]) -> Op:
-        assert (collapse(node.op.gain) == 1).all(), f"{node.name}: merge_synapses has not run"
+    def _cuba_li(self, node: Node[nir.NIRNode], neurons: DiscreteCubaLI) -> Op:
+        assert (collapse(neurons.gain) == 1).all(), f"{node.name}: merge_synapses has not run"
         return integer.CubaLI(
             Signal(SignalKind.GRADED, self.exps[node.name]),
             du=(self._syn_decay(node) - 1).astype(np.int16),
@@ -318,6 +322,7 @@ class _Lowering:
         Raises:
             UnsupportedError: It divides by none.
         """
+        assert isinstance(node.op, nir.Scale)
         scale = collapse(node.op.scale)
         divisor = round(1 / abs(scale.flat[0])) if scale.flat[0] else 1
         if (scale != 1.0 / max(divisor, 1)).any():

@@ -29,8 +29,11 @@ from resformer.compiler.ir.primitives import (
     RecurrentCubaLIF,
     SampleDelay,
     SpikeMatMul,
+    as_neurons,
+    as_weighted,
     collapse,
 )
+from resformer.compiler.ir.storage import OUTLIER_BITS, mantissa_max
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, RangeError, UnsupportedError
 
@@ -39,8 +42,6 @@ Float64Array = npt.NDArray[np.float64]
 PLAN_VERSION = 1
 """Of a plan in a checkpoint."""
 MIN_WEIGHT_BITS = 2
-OUTLIER_BITS = LOIHI.weight_bits_max + 1
-"""A bit more than a synapse holds: a second one for the few weights that are too large for the first."""
 SCALE_EXP_MAX = 13
 """Finest scale: 2^13 still leaves currents of 16 thresholds, twice what was seen on trained residual streams."""
 SMALLEST_MAGNITUDE = 2.0**-SCALE_EXP_MAX
@@ -166,7 +167,7 @@ class QuantizationPlan:
         Raises:
             FileFormatError: It names other nodes, or other channels.
         """
-        weighted = {node.name: node.op.weight for node in graph if isinstance(node.op, WEIGHTED)}
+        weighted = {node.name: as_weighted(node.op).weight for node in graph if isinstance(node.op, WEIGHTED)}
         for what, planned, present in (
             ("node", self.scale_exps.keys(), graph.by_name.keys()),
             ("layer with weights", self.layers.keys(), weighted.keys()),
@@ -218,7 +219,7 @@ class QuantizationPlan:
                 case _ if isinstance(node.op, NEURONS):
                     least = most = 0
                     limit = _floor_log2(
-                        LOIHI.vth_mantissa_max / max(float(np.max(collapse(node.op.v_threshold))), 1e-9)
+                        LOIHI.vth_mantissa_max / max(float(np.max(collapse(as_neurons(node.op).v_threshold))), 1e-9)
                     )
                     if sources[0] > limit:
                         raise _out_of_range(node.inputs[0], f"scale 2^{sources[0]}", f"up to 2^{limit}")
@@ -314,14 +315,6 @@ def weight_unit_exp(scale_exps: Mapping[str, int], node: Node[Any]) -> int:
     """The exponent of ``QuantizationPlan.weight_unit_exp``; recurrent synapses read the spikes of their neurons."""
     read = node.name if isinstance(node.op, RecurrentCubaLIF) else node.inputs[0]
     return current_exp(scale_exps, node) - scale_exps[read]
-
-
-def mantissa_max(bits: int) -> int:
-    """The largest magnitude of a mantissa of so many bits, sign included."""
-    if bits == OUTLIER_BITS:
-        return 2 * mantissa_max(LOIHI.weight_bits_max)
-    largest: int = 2 ** (bits - 1) - 1
-    return largest
 
 
 def weight_exp_max(bits: int) -> int:
@@ -444,7 +437,8 @@ class _Choice:
 
     def _kept_magnitudes(self, node: Node[nir.NIRNode]) -> Float64Array:
         """The magnitude that each channel's mantissas are to hold, (C_out,); the readout and a layer share one."""
-        weight = node.op.weight.reshape(len(node.op.weight), -1)
+        weight = as_weighted(node.op).weight
+        weight = weight.reshape(len(weight), -1)
         if isinstance(node.op, CONVOLUTIONAL) and self.config.per_channel:
             return self._kept(weight, self._bits(node))
         return np.repeat(self._kept(weight.reshape(1, -1), self._bits(node)), len(weight))
@@ -558,6 +552,7 @@ class _Choice:
     def _cuba_limits(self, node: Node[nir.NIRNode], reach: float) -> list[tuple[int, str]]:
         """What neurons bound whose current has a memory: it adds up over a sample's steps, and must not saturate."""
         neurons, potential_max = node.op, LOIHI.v_max / 2**LOIHI.a_shift
+        assert isinstance(neurons, DiscreteCubaLIF)
         slowest = 1 - float(collapse(neurons.syn_decay).min())
         limits = []
         if isinstance(neurons, RecurrentCubaLIF):

@@ -10,18 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resformer.compiler.ir.arrays import WeightArray
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import WeightArray
-from resformer.compiler.ir.storage import stored_bits
-from resformer.compiler.passes.integer.stack_synapses import split_mantissas
+from resformer.compiler.ir.primitives import as_weighted
+from resformer.compiler.ir.storage import OUTLIER_BITS, mantissa_max, split_mantissas, stored_bits
 from resformer.compiler.quantize.calibrate import Moments
-from resformer.compiler.quantize.plan import (
-    OUTLIER_BITS,
-    QuantizationPlan,
-    kept_magnitudes,
-    least_exponents,
-    mantissa_max,
-)
+from resformer.compiler.quantize.plan import QuantizationPlan, kept_magnitudes, least_exponents
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 
@@ -86,7 +80,7 @@ def _measure(
     node: Node[nir.NIRNode], seen: Moments, finest: float, widths: Iterable[int], per_channel: bool, index_bits: int
 ) -> Sensitivity:
     """Measure one, whose steps are ``finest`` times powers of two."""
-    weight = node.op.weight
+    weight = as_weighted(node.op).weight
     rows = weight.reshape(len(weight), -1) if per_channel else weight.reshape(1, -1)
     losses, memory = {}, {}
     for bits in widths:

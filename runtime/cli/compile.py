@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resformer.compiler.atomic import write_json, write_text
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
-from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_given, require_input
+from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_samples, require_input
 from resformer.runtime.cli.sample_options import PREPROCESSING, check_preprocessing_usage
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -21,7 +21,7 @@ from resformer.runtime.cli.terminal import (
     size_of,
 )
 
-NOT_SWEPT = ("help", "model", "target", "output", "check", "json", "dump_after", "quiet", *PREPROCESSING)
+NOT_SWEPT = ("help", "version", "model", "target", "output", "check", "json", "dump_after", "quiet", *PREPROCESSING)
 """Arguments of compiling that are no choice about the network."""
 FLAG_VALUES = {"no": False, "yes": True}
 TABLES = (".json", ".csv")
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = compile_parser()
-    parser.add_argument(
+    more = parser.add_argument_group("what to show of it")
+    more.add_argument(
         "--sweep",
         nargs="+",
         type=_axis,
@@ -42,10 +43,10 @@ def _parser() -> Parser:
         help="compile once for each combination of values, such as --sweep weight-bits=4,8 timesteps=2,4, and print "
         "one table; writes no build; exit status 1 if a combination fails",
     )
-    parser.add_argument(
+    more.add_argument(
         "--table", type=Path, action="append", default=[], metavar="FILE", help="with --sweep: .json or .csv to write"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="page to write that shows the build")
+    more.add_argument("--report", type=Path, metavar="FILE.html", help="page to write that shows the build")
     group = parser.add_argument_group("for --sweep and --report: what to run in sim (default: nothing)")
     add_input_options(group, required=False)
     return parser
@@ -81,18 +82,18 @@ def _compile(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> None:
     """Write the page of the build that was just written."""
-    from resformer.compiler.files.build import read_build
-    from resformer.runtime.page.content import SAMPLES, as_shown, run_and_show
+    from resformer.runtime.compiled import load
+    from resformer.runtime.page.content import SAMPLES
     from resformer.runtime.page.write import write_page
 
     terminal = Terminal(quiet=arguments.quiet)
-    seen = cost = None
+    given = None
     with terminal.progress() as update:
+        compiled = load(arguments.output, arguments.model)
         if arguments.input is not None:
-            given = read_given(arguments, arguments.output)
+            given = read_samples(arguments, compiled.program)
             given = given if arguments.samples else given.first(SAMPLES)
-            seen, cost = run_and_show(given, model=arguments.model, update=update)
-        write_page((as_shown(read_build(arguments.output), run=seen, cost=cost),), arguments.report)
+        write_page((compiled.shown(given, progress=update),), arguments.report)
     terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
 
 

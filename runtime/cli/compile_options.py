@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
-from resformer.compiler.files.build import TARGETS
+from resformer.compiler.files.report import TARGETS
+from resformer.compiler.ir.summary import counted, sizes
+from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.plan import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
 from resformer.runtime.cli.sample_options import add_preprocessing_options, preprocessing
@@ -19,7 +21,6 @@ from resformer.runtime.cli.terminal import (
     Terminal,
     UsageError,
     check_writable,
-    counted,
     names,
     positive_int,
     run_command,
@@ -56,7 +57,17 @@ def compile_parser() -> Parser:
     parser.add_argument(
         "model", type=Path, metavar="MODEL", help="checkpoint: .pt, .pth or .safetensors; or a .nir file"
     )
-    parser.add_argument(
+    _add_output_options(parser.add_argument_group("what to write"))
+    _add_chip_options(parser.add_argument_group("where to place it"))
+    _add_network_options(parser.add_argument_group("how to read the network"))
+    _add_width_options(parser.add_argument_group("how to quantize"))
+    _add_calibration_options(parser.add_argument_group("what to quantize for"))
+    add_preprocessing_options(parser.add_argument_group("what is done to the samples of --calibration and --input"))
+    return parser
+
+
+def _add_output_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
         "--target",
         type=names(TARGETS),
         action="extend",
@@ -66,86 +77,8 @@ def compile_parser() -> Parser:
         "need, the same for both), onnx (that and two ONNX models, of the float network and of the program), nir (the "
         "float graph and the quantized one, alone)",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="BUILD", help="folder to write")
-    parser.add_argument(
-        "--chip",
-        default=DEFAULT,
-        metavar=f"{{{','.join(PACKAGED)},FILE.yaml,{NO_CHIP}}}",
-        help="chip to place the network on, or none (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="only say whether the network fits the chip, and what bounds each layer"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="with --check: file to write the placement to")
-    parser.add_argument(
-        "--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained, or as the file says)"
-    )
-    parser.add_argument(
-        "--dt", type=float, metavar="SECONDS", help=".nir: the length of a step (default: as the file's metadata say)"
-    )
-    parser.add_argument(
-        "--input-kind",
-        choices=("static", "frames"),
-        default="static",
-        help=".nir: whether samples are real numbers or counts of events (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--reset",
-        choices=("hard", "soft", "late"),
-        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, or by subtraction a "
-        "step late (default: hard, as NIR defines it)",
-    )
-    parser.add_argument(
-        "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
-    )
-    parser.add_argument(
-        "--weight-bits",
-        type=_weight_bits,
-        metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
-        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions, for 9 of "
-        f"few weights alone (default: {STORED_BITS})",
-    )
-    parser.add_argument(
-        "--layer-bits",
-        type=_layer_bits,
-        action="extend",
-        default=[],
-        metavar="NAME=BITS",
-        help="another width for a layer, repeatable or separated by commas; report.json has the names",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fixed", "auto"),
-        default="fixed",
-        help="auto: each layer gets 4 bits up to --weight-bits (here 9 by default), by what it loses on the "
-        "--calibration images, within --synapse-budget (default: %(default)s, the same for all)",
-    )
-    parser.add_argument(
-        "--synapse-budget",
-        type=_share,
-        metavar="SHARE",
-        help=f"with --precision auto: of the memory that {STORED_BITS} bits everywhere take, what the weights may "
-        f"take, up to {SHARE_MAX} (default: {SYNAPSE_BUDGET})",
-    )
-    parser.add_argument(
-        "--per-layer-exponents", action="store_true", help="one weight exponent a layer, instead of one a channel"
-    )
-    parser.add_argument(
-        "--input-scale-exp",
-        type=int,
-        metavar="K",
-        help="inputs are rounded to multiples of 2^-K (default: what loses least for images, 0 for event frames)",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="X",
-        help="images of the training set to measure ranges on and to round weights and biases for: a folder, of which "
-        "at most 256 are taken, or an array, .npy or .npz (default: ranges are estimated from the weights, and each "
-        "weight is rounded to its nearest)",
-    )
-    add_preprocessing_options(parser.add_argument_group("what is done to the samples of --calibration and --input"))
-    parser.add_argument(
+    group.add_argument("-o", "--output", type=Path, metavar="BUILD", help="folder to write")
+    group.add_argument(
         "--dump-after",
         type=lambda text: text.split(","),
         action="extend",
@@ -153,8 +86,96 @@ def compile_parser() -> Parser:
         metavar="PASS",
         help="print the network after a pass, repeatable or separated by commas: import, a pass, or all",
     )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors and dumps")
-    return parser
+    group.add_argument("--quiet", action="store_true", help="print nothing but errors and dumps")
+
+
+def _add_chip_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--chip",
+        default=DEFAULT,
+        metavar=f"{{{','.join(PACKAGED)},FILE.yaml,{NO_CHIP}}}",
+        help="chip to place the network on, or none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--check", action="store_true", help="only say whether the network fits the chip, and what bounds each layer"
+    )
+    group.add_argument("--json", type=Path, metavar="FILE", help="with --check: file to write the placement to")
+
+
+def _add_network_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained, or as the file says)"
+    )
+    group.add_argument(
+        "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
+    )
+    group.add_argument(
+        "--dt", type=float, metavar="SECONDS", help=".nir: the length of a step (default: as the file's metadata say)"
+    )
+    group.add_argument(
+        "--input-kind",
+        choices=("static", "frames"),
+        default="static",
+        help=".nir: whether samples are real numbers or counts of events (default: %(default)s)",
+    )
+    group.add_argument(
+        "--reset",
+        choices=("hard", "soft", "late"),
+        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, or by subtraction a "
+        "step late (default: hard, as NIR defines it)",
+    )
+
+
+def _add_width_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--weight-bits",
+        type=_weight_bits,
+        metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
+        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions, for 9 of "
+        f"few weights alone (default: {STORED_BITS})",
+    )
+    group.add_argument(
+        "--layer-bits",
+        type=_layer_bits,
+        action="extend",
+        default=[],
+        metavar="NAME=BITS",
+        help="another width for a layer, repeatable or separated by commas; report.json has the names",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("fixed", "auto"),
+        default="fixed",
+        help="auto: each layer gets 4 bits up to --weight-bits (here 9 by default), by what it loses on the "
+        "--calibration images, within --synapse-budget (default: %(default)s, the same for all)",
+    )
+    group.add_argument(
+        "--synapse-budget",
+        type=_share,
+        metavar="SHARE",
+        help=f"with --precision auto: of the memory that {STORED_BITS} bits everywhere take, what the weights may "
+        f"take, up to {SHARE_MAX} (default: {SYNAPSE_BUDGET})",
+    )
+    group.add_argument(
+        "--per-layer-exponents", action="store_true", help="one weight exponent a layer, instead of one a channel"
+    )
+    group.add_argument(
+        "--input-scale-exp",
+        type=int,
+        metavar="K",
+        help="inputs are rounded to multiples of 2^-K (default: what loses least for images, 0 for event frames)",
+    )
+
+
+def _add_calibration_options(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="X",
+        help="images of the training set to measure ranges on and to round weights and biases for: a folder, of which "
+        "at most 256 are taken, or an array, .npy or .npz (default: ranges are estimated from the weights, and each "
+        "weight is rounded to its nearest)",
+    )
 
 
 def _weight_bits(text: str) -> int:
@@ -222,20 +243,23 @@ def compile_build(arguments: argparse.Namespace) -> int:
     terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("starting", 0, 0)
-        from resformer.compiler.files.build import check_replaceable, read_build, write_build
-        from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
+        from resformer.compiler.files.build import read_build
+        from resformer.compiler.pipeline import route_of
+        from resformer.runtime.compiled import compile  # noqa: A004
 
-        check_replaceable(arguments.output)
-        options = compile_options(arguments)
-        dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
-        compilation = compile_network(arguments.model, options, dump, update)
-        if compilation.placement is not None:
-            compilation.placement.require()
-        update("writing", 0, 0)
-        files = write_build(compilation, arguments.output, list(dict.fromkeys(arguments.target)), options)
+        dump = _Dump(arguments.dump_after, route_of(arguments.model).pass_names, update)
+        compile(
+            arguments.model,
+            target=arguments.target,
+            output=arguments.output,
+            options=compile_options(arguments),
+            observe=dump,
+            progress=update,
+        )
+        build = read_build(arguments.output)
     for text in dump.texts:
         Terminal().line(text)
-    _summarize(terminal, arguments.model, read_build(arguments.output).report, files)
+    _summarize(terminal, arguments.model, build.report, build.files)
     return DONE
 
 
@@ -244,11 +268,12 @@ def _check(arguments: argparse.Namespace) -> int:
     terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("starting", 0, 0)
-        from resformer.compiler.pipeline import NIR_PASS_NAMES, PASS_NAMES, compile_network, is_nir
+        from resformer.compiler.pipeline import route_of
+        from resformer.runtime.compiled import compile  # noqa: A004
 
-        dump = _Dump(arguments.dump_after, NIR_PASS_NAMES if is_nir(arguments.model) else PASS_NAMES, update)
-        placement = compile_network(arguments.model, compile_options(arguments), dump, update).placement
-    assert placement is not None
+        dump = _Dump(arguments.dump_after, route_of(arguments.model).pass_names, update)
+        compiled = compile(arguments.model, options=compile_options(arguments), observe=dump, progress=update)
+        placement = compiled.place()
     for text in dump.texts:
         Terminal().line(text)
     if arguments.json is not None:
@@ -270,7 +295,7 @@ def _show_placement(terminal: Terminal, placement: Placement) -> None:
                 layer.population.kind,
                 f"{layer.population.neurons:,}",
                 layer.cores,
-                _shape(layer.tiling.tile),
+                sizes(layer.tiling.tile),
                 (bound := layer.tiling.bound(chip)),
                 f"{layer.tiling.utilization(chip)[bound]:.0%}",
             )
@@ -317,7 +342,7 @@ class _Dump:
         UsageError: A pass of that name does not exist.
     """
 
-    def __init__(self, wanted: Sequence[str], passes: Sequence[str], update: Any) -> None:
+    def __init__(self, wanted: Sequence[str], passes: Sequence[str], update: Progress) -> None:
         for name in wanted:
             if name not in (*passes, ALL):
                 raise UsageError(f"--dump-after: there is no pass {name!r}; there are {', '.join(passes)} and {ALL}")
@@ -344,7 +369,7 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
     scales = [signal["scale_exp"] for signal in signals if signal["kind"] != "spike"] or [0]
     rows = [
         ("network", _network(net)),
-        ("input", f"{_shape(entry['shape'])}, steps of 2^-{entry['scale_exp']} from {low:g} to {high:g}"),
+        ("input", f"{sizes(entry['shape'])}, steps of 2^-{entry['scale_exp']} from {low:g} to {high:g}"),
         ("time", f"{report['timesteps']} steps a sample, {report['latency_steps']} steps of latency"),
         (
             "size",
@@ -403,7 +428,3 @@ def _network(architecture: Any) -> str:
 
 def _row(values: Sequence[int]) -> str:
     return "-".join(map(str, values))
-
-
-def _shape(values: Sequence[int]) -> str:
-    return " x ".join(map(str, values))

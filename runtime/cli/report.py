@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
-from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_given, require_input
+from resformer.compiler.progress import Progress
+from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_samples, require_input
 from resformer.runtime.cli.sample_options import PREPROCESSING, add_preprocessing_options
 from resformer.runtime.cli.terminal import (
     DONE,
     Parser,
     Terminal,
-    Update,
     UsageError,
     check_writable,
     run_command,
@@ -23,8 +23,7 @@ from resformer.runtime.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from resformer.runtime.cli.inputs import Given
-    from resformer.runtime.page.content import Json, Shown
+    from resformer.runtime.page.content import Shown
 
 ONE_A_BUILD = MappingProxyType(
     {
@@ -104,30 +103,18 @@ def _report(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _shown(arguments: argparse.Namespace, index: int, update: Update) -> Shown:
+def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown:
     """One build, run if there is an input."""
-    from resformer.compiler.files.build import read_build
+    from resformer.runtime.compiled import load
     from resformer.runtime.cost import cost as costs
-    from resformer.runtime.page.content import as_shown, read_result
+    from resformer.runtime.page.content import SAMPLES, read_result
     from resformer.runtime.verify import report as verifications
 
-    directory = arguments.builds[index]
     verification = read_result(arguments.verify[index], verifications.FORMAT) if arguments.verify else None
     cost = read_result(arguments.cost[index], costs.FORMAT) if arguments.cost else None
-    build, run = read_build(directory), None
+    compiled = load(arguments.builds[index], arguments.model[index] if arguments.model else None)
+    given = None
     if arguments.input is not None:
-        model = arguments.model[index] if arguments.model else None
-        run, estimated = _run(read_given(arguments, directory), arguments, model, update)
-        cost = estimated if cost is None else cost
-    return as_shown(build, verification=verification, cost=cost, run=run)
-
-
-def _run(given: Given, arguments: argparse.Namespace, model: Path | None, update: Update) -> tuple[Json, Json]:
-    """Run the samples, and see what they do."""
-    from resformer.compiler.chips.chip import load_chip
-    from resformer.runtime.page.content import SAMPLES, run_and_show
-
-    if arguments.samples is None:
-        given = given.first(SAMPLES)
-    chip = None if arguments.chip is None else load_chip(arguments.chip)
-    return run_and_show(given, chip=chip, model=model, update=update)
+        given = read_samples(arguments, compiled.program)
+        given = given.first(SAMPLES) if arguments.samples is None else given
+    return compiled.shown(given, verification=verification, cost=cost, chip=arguments.chip, progress=update)

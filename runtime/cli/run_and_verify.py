@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 from resformer.compiler.atomic import write_atomically, write_json
 from resformer.compiler.backends import BACKENDS, CPU
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
-from resformer.runtime.cli.inputs import Given, add_input_options, check_input_usage, read_given
+from resformer.compiler.ir.summary import counted
+from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_given
 from resformer.runtime.cli.sample_options import add_preprocessing_options
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -21,7 +22,6 @@ from resformer.runtime.cli.terminal import (
     Terminal,
     UsageError,
     check_writable,
-    counted,
     positive_int,
     run_command,
     size_of,
@@ -31,9 +31,10 @@ from resformer.runtime.run.processes import Processes, from_environment
 if TYPE_CHECKING:
     from resformer.compiler.chips.chip import Chip
     from resformer.compiler.files.build import Build
-    from resformer.compiler.ir.program import Program
+    from resformer.compiler.ir.program import Scheduled
     from resformer.compiler.ir.trace import SpikeTrain
     from resformer.compiler.placement.place import Placement
+    from resformer.runtime.given import GivenBuild
     from resformer.runtime.run.infer import Inference
 
 DEFAULT_BACKEND = "lava"
@@ -262,7 +263,7 @@ def _chip(arguments: argparse.Namespace, build: Build) -> Chip:
     return build.chip() or load_chip(DEFAULT)
 
 
-def _placement(arguments: argparse.Namespace, program: Program, chip: Chip) -> Placement:
+def _placement(arguments: argparse.Namespace, program: Scheduled, chip: Chip) -> Placement:
     """The layout with the fewest cores, from which another may be asked for.
 
     Raises:
@@ -278,7 +279,7 @@ def _placement(arguments: argparse.Namespace, program: Program, chip: Chip) -> P
 
 
 def _cost(
-    terminal: Terminal, arguments: argparse.Namespace, program: Program, result: Inference, placement: Placement
+    terminal: Terminal, arguments: argparse.Namespace, program: Scheduled, result: Inference, placement: Placement
 ) -> None:
     """Estimate what the run costs, print it and write it."""
     from resformer.runtime.cost.activity import measure
@@ -380,7 +381,7 @@ def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[s
 
 
 def _summarize(
-    terminal: Terminal, arguments: argparse.Namespace, processes: Processes, given: Given, result: Inference
+    terminal: Terminal, arguments: argparse.Namespace, processes: Processes, given: GivenBuild, result: Inference
 ) -> None:
     """Print what inference found."""
     import numpy as np

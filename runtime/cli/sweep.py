@@ -13,16 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import resformer
-from resformer.compiler.files.report import sqnr_db
 from resformer.compiler.ir.program import layer_names
-from resformer.compiler.pipeline import Compilation, compile_network
+from resformer.compiler.progress import Progress
+from resformer.compiler.save.report import sqnr_db
 from resformer.errors import ResformerError
 from resformer.runtime.cli.compile_options import compile_options
 from resformer.runtime.cli.inputs import read_samples
-from resformer.runtime.cli.terminal import Update
-from resformer.runtime.cost.activity import measure
-from resformer.runtime.cost.cost import estimate
-from resformer.runtime.run.infer import infer
+from resformer.runtime.compiled import Compiled, compile  # noqa: A004
 
 FORMAT = "resformer-sweep"
 FORMAT_VERSION = 1
@@ -88,7 +85,7 @@ _TEXTS = {
 }
 
 
-def run(arguments: argparse.Namespace, axes: Axes, update: Update) -> tuple[Point, ...]:
+def run(arguments: argparse.Namespace, axes: Axes, update: Progress) -> tuple[Point, ...]:
     """Compile, place and run every combination; those that fail say why.
 
     Args:
@@ -122,33 +119,31 @@ def require_any(points: Sequence[Point]) -> None:
 
 
 def _point(arguments: argparse.Namespace, choices: Mapping[str, str]) -> Point:
-    compilation = compile_network(arguments.model, compile_options(arguments))
-    placement = compilation.placement
-    facts: dict[str, Any] = {"sqnr_db": _worst_sqnr(compilation)}
-    if placement is not None:
+    compiled = compile(arguments.model, options=compile_options(arguments))
+    facts: dict[str, Any] = {"sqnr_db": _worst_sqnr(compiled)}
+    if compiled.options.chip is not None:
+        placement = compiled.place()
         facts |= {"fits": not placement.violations, "cores": placement.cores, "chips": placement.chips}
     if arguments.input is not None:
-        facts |= _measured(arguments, compilation)
+        facts |= _measured(arguments, compiled)
     return Point(choices, **facts)
 
 
-def _worst_sqnr(compilation: Compilation) -> float | None:
-    found = [sqnr_db(compilation.folded, compilation.program, name) for name in layer_names(compilation.program)]
+def _worst_sqnr(compiled: Compiled) -> float | None:
+    found = [sqnr_db(compiled.graph, compiled.program, name) for name in layer_names(compiled.program)]
     return min((each for each in found if each is not None), default=None)
 
 
-def _measured(arguments: argparse.Namespace, compilation: Compilation) -> dict[str, Any]:
+def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, Any]:
     """What a run of the samples tells."""
-    program, placement = compilation.program, compilation.placement
-    samples, _, labels = read_samples(arguments, program)
-    result = infer(program, samples, BACKEND, record=True)
+    given = read_samples(arguments, compiled.program)
+    result = compiled.run(given, backend=BACKEND, record=True)
     facts: dict[str, Any] = {"saturated": sum(result.saturated.values())}
-    if labels is not None:
-        facts["accuracy"] = float(np.mean(result.predictions == labels))
-    activity = measure(program, result.spikes)
-    facts["sops"] = activity.sops_per_sample
-    if placement is not None:
-        cost = estimate(program, activity, placement)
+    if given.labels is not None:
+        facts["accuracy"] = float(np.mean(result.predictions == given.labels))
+    cost = compiled.cost(result)
+    facts["sops"] = cost.paper.sops
+    if compiled.options.chip is not None:
         facts |= {
             "paper_mj": cost.paper.energy_mj,
             "energy_mj": cost.energy_mj,

@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 
+import resformer
 from resformer.compiler.atomic import is_stream
+from resformer.compiler.progress import Progress, no_progress
 from resformer.errors import ResformerError
 
 if TYPE_CHECKING:
@@ -26,20 +28,23 @@ WRONG_USAGE = 2
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
-Update: TypeAlias = Callable[[str, float, float], None]
-"""Called with (what is being done, done, total); a total of 0 where it is not known."""
-
-
-def unheard(_what: str, _done: float, _total: float) -> None:
-    """An update where nobody asks for one."""
-
 
 class UsageError(Exception):
     """Arguments that contradict each other: one line, and the exit status of wrong usage."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and that tells the version.
+
+    Args:
+        prog: The command.
+        description: What it does, in a sentence.
+        epilog: What else its help says.
+    """
+
+    def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
+        super().__init__(prog=prog, description=description, epilog=epilog)
+        self.add_argument("--version", action="version", version=f"%(prog)s {resformer.__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong.
@@ -170,16 +175,17 @@ class Terminal:
             self.line(line)
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[Update]:
+    def progress(self) -> Iterator[Progress]:
         """A progress bar on the terminal's error stream, gone at the end; none elsewhere."""
         console = _console(sys.stderr)
         if self.quiet or not console.is_terminal:
-            yield unheard
+            yield no_progress
             return
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as ProgressBar
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
+        with ProgressBar(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=None)
 
             def update(what: str, done: float, total: float) -> None:
@@ -220,8 +226,3 @@ def _console(stream: IO[str]) -> Console:
     from rich.console import Console
 
     return Console(file=stream)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things: "1 chip", "5,122 cores"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

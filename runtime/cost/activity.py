@@ -16,29 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir import reference
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import (
-    NEURONS,
-    Add,
+from resformer.compiler.ir.ops import (
     Conv2d,
-    Delay,
     Dense,
-    Flatten,
     Input,
-    MaxPool2d,
     Op,
     Output,
-    Program,
     RecurrentCubaLIF,
-    Relay,
     SampleDelay,
     SpikeMatMul,
-    SumPool2d,
-    layer_names,
-    layer_synapses,
-    stacked_parts,
+    Spiking,
 )
+from resformer.compiler.ir.program import Program, layer_names, layer_synapses, stacked_parts
 from resformer.compiler.ir.trace import SpikeTrain
 
 Int64Array = npt.NDArray[np.int64]
@@ -111,7 +101,7 @@ def _events_read(
     program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain], maps: Mapping[str, Int64Array]
 ) -> Int64Array | None:
     """The events that a layer of synapses reads at each position, (T, rows, columns); None where it reads values."""
-    if not isinstance(node.op, Conv2d | Dense | SpikeMatMul) or _is_classifier(program, node):
+    if not node.op.counts_operations or _is_classifier(program, node):
         return None
     source = _source(program, node)
     if source.name in maps:
@@ -122,22 +112,22 @@ def _events_read(
 
 def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array | None:
     """What a node sends on of spikes alone, (T, N, ...); None if it sends anything else."""
-    if isinstance(node.op, NEURONS):
+    if isinstance(node.op, Spiking):
         return spikes[node.name].dense().astype(np.int64)
-    if not isinstance(node.op, Add | Delay | Flatten | MaxPool2d | Relay | SampleDelay | SumPool2d):
+    if not node.op.events_pass:
         return None
     inputs = [_message(program, program[name], spikes) for name in node.inputs]
     known = [each for each in inputs if each is not None]
     if len(known) < len(inputs):
         return None
-    value, _ = reference.evaluate(node.op, *known)
+    value, _ = node.op.evaluate(*known)
     return value.reshape(*value.shape[:2], *node.shape)
 
 
 def _source(program: Program, node: Node[Op]) -> Node[Op]:
     # a product's spikes are its second operand
     source = program[node.inputs[-1]]
-    while isinstance(source.op, Delay | Flatten):
+    while source.op.is_view:
         source = program[source.inputs[0]]
     return source
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import resformer
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.placement.mapping import Edge, Link, Population
 from resformer.compiler.placement.place import Placed, Placement
 from resformer.compiler.placement.traffic import route
-from resformer.runtime.cli.terminal import counted
 from resformer.runtime.cost.activity import Activity, stem_macs, taps
 
 FORMAT = "resformer-cost"
@@ -83,8 +83,8 @@ class LayerCost:
         return self.synapses_pj + self.neurons_pj + self.messages_pj
 
 
-@dataclass(frozen=True)
-class Cost:
+@dataclass(frozen=True, repr=False)
+class Cost(Summarized):
     """One sample, on average over those that ran.
 
     Attributes:
@@ -106,6 +106,10 @@ class Cost:
     latency_us: float
     interval_us: float
     static_mj: float
+
+    def summary(self) -> Summary:
+        """The sums, as ``total_rows`` has them."""
+        return f"Cost of a sample, on average over {self.activity.samples:,}", total_rows(self)
 
     @property
     def dynamic_mj(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.placement.place import Placement, place
 from resformer.errors import CapacityError
 from resformer.runtime.cost.activity import Activity
@@ -36,7 +36,7 @@ def chips_to_use(fewest: Placement, wanted: int | None) -> int:
     return chips
 
 
-def spread(program: Program, activity: Activity, cost: Cost, chips: int | None = None) -> Cost:
+def spread(program: Scheduled, activity: Activity, cost: Cost, chips: int | None = None) -> Cost:
     """Give the slowest layers the idle cores of some chips, such that the slowest step is as short as it can be.
 
     A layer's work is divided by its cores (``docs/placement.md``), so for each length of a step it is known how many

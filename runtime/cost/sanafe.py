@@ -19,7 +19,8 @@ import numpy.typing as npt
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Flatten, Op, Program
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Flatten, Op
+from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.placement.place import Placement, tile_positions
 from resformer.compiler.target import LOIHI
@@ -59,7 +60,7 @@ class SanafeRun:
 
 
 def simulate(
-    program: Program, spikes: Mapping[str, SpikeTrain], sample: int, placement: Placement, *, own_constants: bool
+    program: Scheduled, spikes: Mapping[str, SpikeTrain], sample: int, placement: Placement, *, own_constants: bool
 ) -> SanafeRun:
     """Play the first population's spikes of one sample into the others.
 
@@ -198,7 +199,7 @@ def architecture_yaml(chip: Chip) -> str:
     return text
 
 
-def _populations(program: Program) -> dict[str, str | None]:
+def _populations(program: Scheduled) -> dict[str, str | None]:
     """Each population and the one that it reads; the first, whose spikes are played back, reads none."""
     found: dict[str, str | None] = {}
     for name in program.lif_names:
@@ -214,7 +215,7 @@ def _populations(program: Program) -> dict[str, str | None]:
     return found
 
 
-def _reads(program: Program, name: str) -> str | None:
+def _reads(program: Scheduled, name: str) -> str | None:
     synapse = program[program[name].inputs[0]]
     if not isinstance(synapse.op, Conv2d | Dense):
         raise UnsupportedError(
@@ -236,7 +237,7 @@ def _neuron_attributes(op: LIF) -> dict[str, Any]:
     }
 
 
-def _connect(source: Any, target: Any, program: Program, name: str) -> None:
+def _connect(source: Any, target: Any, program: Scheduled, name: str) -> None:
     """All synapses into a population, those of weight zero too."""
     node = program[program[name].inputs[0]]
     pairs, weights = _synapses(node, program[node.inputs[0]].shape)
@@ -281,7 +282,7 @@ def _map(group: Any, placement: Placement, name: str, architecture: Any) -> None
             neurons[int(np.ravel_multi_index(index, shape))].map_to_core(where)
 
 
-def _result(result: Any, populations: Mapping[str, str | None], program: Program, steps: int) -> SanafeRun:
+def _result(result: Any, populations: Mapping[str, str | None], program: Scheduled, steps: int) -> SanafeRun:
     spikes = dict.fromkeys(populations, 0)
     for fired in result["spike_trace"]:
         for neuron in fired:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ import numpy as np
 
 import resformer
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
-from resformer.compiler.files.build import PLACEMENT, Build
+from resformer.compiler.files.build import Build
+from resformer.compiler.files.json_schema import read_json, shown
 from resformer.compiler.placement.place import place, tile_positions
+from resformer.compiler.progress import Progress
 from resformer.errors import FileFormatError, InputError
-from resformer.runtime.cli.inputs import Given
-from resformer.runtime.cli.terminal import Update
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.activity import measure
+from resformer.runtime.given import GivenBuild
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
 from resformer.runtime.verify import report as verifications
@@ -79,7 +79,7 @@ def as_shown(
 
 
 def run_shown(
-    given: Given, result: Inference, backend: str, chip: Chip | None = None, model: Path | None = None
+    given: GivenBuild, result: Inference, backend: str, chip: Chip | None = None, model: Path | None = None
 ) -> tuple[Json, Json]:
     """What a recorded run shows, and what it costs.
 
@@ -102,7 +102,7 @@ def run_shown(
 
 
 def run_and_show(
-    given: Given, *, chip: Chip | None = None, model: Path | None = None, update: Update
+    given: GivenBuild, *, chip: Chip | None = None, model: Path | None = None, update: Progress
 ) -> tuple[Json, Json]:
     """Run samples, and tell what the run shows and costs, as :func:`run_shown`.
 
@@ -136,14 +136,14 @@ def read_result(path: Path, kind: str) -> Json:
     versions = {verifications.FORMAT: verifications.FORMAT_VERSION, costs.FORMAT: costs.FORMAT_VERSION}
     writers = {verifications.FORMAT: "resformer-verify --json", costs.FORMAT: "resformer-run --cost --json"}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise FileFormatError(f"{path}: no JSON ({error}); name a file that {writers[kind]} wrote") from error
     if not isinstance(content, dict) or content.get("format") != kind:
         raise FileFormatError(f"{path}: not what {writers[kind]} writes; name such a file")
     if content.get("format_version") != versions[kind]:
         raise FileFormatError(
-            f"{path}: format version {content.get('format_version')}, this resformer reads {versions[kind]}; "
+            f"{path}: format version {shown(content.get('format_version'))}, this resformer reads {versions[kind]}; "
             f"write it again with {writers[kind]}"
         )
     return content
@@ -171,19 +171,14 @@ def _require_known(what: str, names: Iterable[str], build: Build) -> None:
 
 def _placement(build: Build) -> Json | None:
     """The placement with each core's neurons counted, and where a chip's cores lie."""
-    path = build.directory / PLACEMENT
-    chip = build.chip()
-    if chip is None:
+    content, chip = build.placement(), build.chip()
+    if content is None or chip is None:
         return None
-    try:
-        content: Json = json.loads(path.read_text(encoding="utf-8"))
-        layers = [
-            {name: value for name, value in layer.items() if name != "placed"}
-            | {"filled": [math.prod(last - first for first, last in core["neurons"]) for core in layer["placed"]]}
-            for layer in content["layers"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path}: damaged ({error}); compile the model again") from error
+    layers = [
+        {name: value for name, value in layer.items() if name != "placed"}
+        | {"filled": [math.prod(last - first for first, last in core["neurons"]) for core in layer["placed"]]}
+        for layer in content["layers"]
+    ]
     within = np.arange(chip.cores_per_chip)
     positions = tile_positions(chip, within)
     return {

@@ -12,21 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import (
-    LIF,
-    NEURONS,
-    CubaLIF,
-    Delay,
-    Flatten,
-    Program,
-    Relay,
-    SpikeMatMul,
-)
+from resformer.compiler.ir.ops import Delay, Flatten, Relay, SpikeMatMul, Spiking
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
-from resformer.runtime.cli.inputs import Given
 from resformer.runtime.cost.activity import Activity
+from resformer.runtime.given import Given
 from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.run.infer import Inference
 
@@ -266,7 +258,7 @@ class _Margins:
 
     def __call__(self, name: str, value: npt.NDArray[np.int64]) -> None:
         op = self._program[name].op
-        if isinstance(op, NEURONS):
+        if isinstance(op, Spiking):
             source = self._program[name].inputs[0]
             self.layers[name] = _histogram(op, self._currents[source], value)
             self._read_by[source] -= 1
@@ -276,13 +268,13 @@ class _Margins:
             self._currents[name] = value
 
 
-def _histogram(op: LIF | CubaLIF, currents: npt.NDArray[np.int64], spikes: npt.NDArray[np.int64]) -> dict[str, Any]:
+def _histogram(op: Spiking, currents: npt.NDArray[np.int64], spikes: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Count one population's potentials, over all steps, samples and neurons."""
     # a threshold of nothing has no fractions; one unit is then what potentials are counted in
-    threshold = np.maximum(np.asarray(op.vth, dtype=np.int64) << LOIHI.a_shift, 1)
+    threshold = np.maximum(op.thresholds << LOIHI.a_shift, 1)
     counts = np.zeros(MARGIN_BINS, dtype=np.int64)
     below = above = near = 0
-    for step, state in enumerate(reference.fire(op, currents)):
+    for step, state in enumerate(op.steps(currents)):
         assert (state.spikes == spikes[step].astype(bool)).all(), "the potentials are not those that fired"
         scaled = state.charged / threshold
         counts += np.histogram(scaled, bins=MARGIN_BINS, range=MARGIN_RANGE)[0]

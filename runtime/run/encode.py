@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir.program import Output, Program
+from resformer.compiler.ir.ops import Output
+from resformer.compiler.ir.program import Program
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import Conv2d, MaxPool2d, Op, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.ops import Conv2d, MaxPool2d, Op, Relay, SpikeMatMul
+from resformer.compiler.ir.program import Scheduled
+from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.errors import CapacityError
@@ -33,12 +35,14 @@ STREAM_BYTES = 2**30
 """What a streaming backend's samples and its record of them may take at once."""
 ENCODING_BYTES = 3 * np.dtype(np.float64).itemsize + np.dtype(np.int32).itemsize
 """What encoding takes for each value: as it is, rounded, clipped, and as an integer."""
+PREDICTIONS_SHOWN = 10
+"""In a summary."""
 RECORD_BYTES = 2**32
 """What the spikes of all samples may take, which are kept until the run ends."""
 
 
-@dataclass(frozen=True, eq=False)
-class Inference:
+@dataclass(frozen=True, eq=False, repr=False)
+class Inference(Summarized):
     """What inference yields.
 
     Attributes:
@@ -61,6 +65,19 @@ class Inference:
     clipped: int
     seconds: float
 
+    def summary(self) -> Summary:
+        """What ran, how fast, and what it recorded and clipped."""
+        samples, steps, classes = self.logits.shape
+        fired = f"of {counted(len(self.spikes), 'population')}" if self.spikes else "not recorded"
+        shown = ", ".join(map(str, self.predictions[:PREDICTIONS_SHOWN])) + (", ..." * (samples > PREDICTIONS_SHOWN))
+        return f"Inference of {counted(samples, 'sample')}", [
+            ("logits", f"({samples}, {steps}, {classes}): samples, steps, classes"),
+            ("predictions", shown),
+            ("spikes", fired),
+            ("values clipped", f"{self.clipped:,} of the input, {sum(self.saturated.values()):,} inside"),
+            ("time", f"{self.seconds:.3g} s"),
+        ]
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -76,7 +93,7 @@ class Part:
 
 
 def infer(
-    program: Program,
+    program: Scheduled,
     samples: Samples,
     backend: str,
     *,
@@ -107,7 +124,7 @@ def infer(
 
 
 def infer_part(
-    program: Program,
+    program: Scheduled,
     samples: Samples,
     runner: Runner,
     *,
@@ -143,7 +160,7 @@ def infer_part(
     return Part(join(traces), clipped)
 
 
-def conclude(program: Program, parts: Sequence[Part], seconds: float) -> Inference:
+def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Inference:
     """What all parts of the samples gave, in their order."""
     trace = join([part.trace for part in parts])
     logits = real_logits(trace.logits, program)
@@ -159,7 +176,7 @@ def conclude(program: Program, parts: Sequence[Part], seconds: float) -> Inferen
     )
 
 
-def require_room_for_spikes(program: Program, samples: int) -> None:
+def require_room_for_spikes(program: Scheduled, samples: int) -> None:
     """See to it that the spikes of all samples, which are kept until the end, are not too many.
 
     Raises:
@@ -173,7 +190,7 @@ def require_room_for_spikes(program: Program, samples: int) -> None:
         )
 
 
-def require_room_for_batch(program: Program, backend: str, samples: int) -> None:
+def require_room_for_batch(program: Scheduled, backend: str, samples: int) -> None:
     """See to it that a batch is not larger than any the machine could hold.
 
     Linux promises memory that it does not have, and later ends the process without a word.
@@ -206,12 +223,12 @@ def batches(count: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, count)
 
 
-def batch_size(program: Program) -> int:
+def batch_size(program: Scheduled) -> int:
     """How many samples the interpreters can run together in bounded memory."""
     return max(1, min(BATCH_MAX, BATCH_BYTES // max(_operation_bytes(program, node) for node in program)))
 
 
-def samples_at_once(program: Program, backend: str, *, record: bool) -> int:
+def samples_at_once(program: Scheduled, backend: str, *, record: bool) -> int:
     """How many samples a backend is given together.
 
     Args:
@@ -230,7 +247,7 @@ def samples_at_once(program: Program, backend: str, *, record: bool) -> int:
     return max(1, STREAM_BYTES // size)
 
 
-def _operation_bytes(program: Program, node: Node[Op]) -> int:
+def _operation_bytes(program: Scheduled, node: Node[Op]) -> int:
     """What the reference interpreter takes for one sample of one operation."""
     elements = math.prod(node.shape) + sum(math.prod(program[name].shape) for name in node.inputs)
     if isinstance(node.op, Conv2d):

@@ -15,17 +15,9 @@ import torch
 
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.ops import LIF, CubaLIF, SpikeMatMul, Spiking
 from resformer.compiler.ir.primitives import half_rows
-from resformer.compiler.ir.program import (
-    LIF,
-    NEURONS,
-    RECORDED,
-    CubaLIF,
-    Program,
-    SpikeMatMul,
-    layer_names,
-    real_weight,
-)
+from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
@@ -63,7 +55,7 @@ class Network:
         pool_areas: Of each layer of the program that reads a sum in place of a mean, how many values it is of.
     """
 
-    program: Program
+    program: Scheduled
     graphs: Mapping[str, Graph[nir.NIRNode]]
     original: TorchNetwork | NirNetwork | None
     quantized: TorchNetwork | None
@@ -236,7 +228,7 @@ def _current_observer(
     """Notes where a neuron of the program is given another current than in SpikingJelly."""
     program = batch.network.program
     readers = {
-        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, NEURONS)]
+        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, Spiking)]
         for node in program
     }
 
@@ -329,22 +321,22 @@ def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
         tally.only_quantized += int(np.count_nonzero(quantized)) - both
 
 
-def recorded_names(program: Program) -> tuple[str, ...]:
+def recorded_names(program: Scheduled) -> tuple[str, ...]:
     """The nodes whose values E2 compares: all that neurons send, and the logits."""
-    return (*(node.name for node in program if isinstance(node.op, RECORDED)), program.output.name)
+    return (*(node.name for node in program if node.op.recorded), program.output.name)
 
 
-def before_spikes(program: Program) -> set[str]:
+def before_spikes(program: Scheduled) -> set[str]:
     """The nodes on whose values the spikes of some population depend, the populations included."""
     found: set[str] = set()
     for node in reversed(program.nodes):
-        if isinstance(node.op, NEURONS) or any(reader.name in found for reader in program.consumers[node.name]):
+        if isinstance(node.op, Spiking) or any(reader.name in found for reader in program.consumers[node.name]):
             found.add(node.name)
     return found
 
 
 def differing_weights(
-    program: Program, state: Mapping[str, torch.Tensor], pool_areas: Mapping[str, int] = MappingProxyType({})
+    program: Scheduled, state: Mapping[str, torch.Tensor], pool_areas: Mapping[str, int] = MappingProxyType({})
 ) -> dict[str, tuple[int, int]]:
     """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly.
 
@@ -367,7 +359,7 @@ def differing_weights(
     return counts
 
 
-def _readers_of_y(program: Program, name: str) -> Sequence[SpikeMatMul]:
+def _readers_of_y(program: Scheduled, name: str) -> Sequence[SpikeMatMul]:
     """The products that read a convolution's output, seen through delays and relays."""
     found: list[SpikeMatMul] = []
     for reader in program.consumers[name]:

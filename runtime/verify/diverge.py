@@ -12,7 +12,8 @@ import torch
 
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import NEURONS, Program
+from resformer.compiler.ir.ops import Spiking
+from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.run.encode import decode, encode
@@ -75,7 +76,7 @@ def float_divergence(
     original: TorchNetwork | NirNetwork,
     stage: str,
     graph: Graph[nir.NIRNode],
-    program: Program,
+    program: Scheduled,
     samples: Samples,
 ) -> Divergence:
     """Where a float graph leaves the checkpoint, or the network as its file has it (E1)."""
@@ -95,17 +96,17 @@ def float_divergence(
     )
 
 
-def backend_divergence(place: Place, layer: str, program: Program, backend: str, samples: Samples) -> Divergence:
+def backend_divergence(place: Place, layer: str, program: Scheduled, backend: str, samples: Samples) -> Divergence:
     """Where a backend leaves the reference interpreter (E2); all that reached this neuron was still the same."""
     side = Side("program", None)
-    if isinstance(program[layer].op, NEURONS):
+    if isinstance(program[layer].op, Spiking):
         sample = encode(samples.real(place.sample, place.sample + 1), program).values
         side = _program_side(place, layer, program, sample)
     return _at(place, layer, side, Side(backend, None))
 
 
 def quantized_divergence(
-    place: Place, layer: str, program: Program, quantized: TorchNetwork, samples: Samples
+    place: Place, layer: str, program: Scheduled, quantized: TorchNetwork, samples: Samples
 ) -> Divergence:
     """Where the program leaves ``quantized.pt`` (E3)."""
     sample = encode(samples.real(place.sample, place.sample + 1), program).values
@@ -135,14 +136,14 @@ def _currents(network: TorchNetwork | NirNetwork, layer: str, sample: Float64Arr
     return caught[0]
 
 
-def _program_side(place: Place, layer: str, program: Program, sample: npt.NDArray[np.int32]) -> Side:
+def _program_side(place: Place, layer: str, program: Scheduled, sample: npt.NDArray[np.int32]) -> Side:
     """The membrane potential of one of the program's neurons."""
     neurons = program[layer].op
-    assert isinstance(neurons, NEURONS)
+    assert isinstance(neurons, Spiking)
     caught: dict[str, npt.NDArray[np.int64]] = {}
     reference.run(program, sample, observe=caught.__setitem__)
-    steps = reference.fire(neurons, caught[program[layer].inputs[0]])
+    steps = neurons.steps(caught[program[layer].inputs[0]])
     state = next(itertools.islice(steps, place.step, None))
     potential = int(state.charged[(0, *place.neuron)])
-    threshold = int(np.broadcast_to(neurons.vth, program[layer].shape)[place.neuron])
+    threshold = int(np.broadcast_to(neurons.thresholds, program[layer].shape)[place.neuron])
     return Side("program", potential / (threshold << LOIHI.a_shift), potential)

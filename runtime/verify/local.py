@@ -18,26 +18,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.ir import fixedpoint, float_interpreter, reference
+from resformer.compiler.ir import float_interpreter, primitives
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import collapse
-from resformer.compiler.ir.program import (
-    LIF,
-    NEURONS,
+from resformer.compiler.ir.ops import (
     Add,
     Conv2d,
-    CubaLIF,
     Delay,
     Dense,
     Input,
     Output,
-    Program,
     RecurrentCubaLIF,
     Relay,
-    SignalKind,
-    is_stack,
-    real_weight,
+    Spiking,
 )
+from resformer.compiler.ir.primitives import as_neurons, as_weighted, bias_of, collapse
+from resformer.compiler.ir.program import Scheduled, is_stack, real_weight
+from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.target import LOIHI
 from resformer.runtime.run.encode import real_logits
 
@@ -187,7 +183,7 @@ def _ratio(error: float, current: float) -> float:
     return math.sqrt(error / current) if current else math.sqrt(error)
 
 
-def find_layers(program: Program) -> tuple[Layer, ...]:
+def find_layers(program: Scheduled) -> tuple[Layer, ...]:
     """The layers of a program, in topological order; a classifier of currents is one, and what makes them another."""
     heads, order = _heads(program), {node.name: position for position, node in enumerate(program)}
 
@@ -209,7 +205,7 @@ def find_layers(program: Program) -> tuple[Layer, ...]:
     return (*layers, readout) if readout.synapses else tuple(layers)
 
 
-def _classifier_of_currents(program: Program) -> str | None:
+def _classifier_of_currents(program: Scheduled) -> str | None:
     """The linear layer in front of the output that reads what synapses make, rather than spikes; None if none does."""
     last = program[program.output.inputs[0]]
     if not isinstance(last.op, Dense) or program[last.inputs[0]].op.signal.kind is SignalKind.SPIKE:
@@ -217,7 +213,7 @@ def _classifier_of_currents(program: Program) -> str | None:
     return last.name
 
 
-def _heads(program: Program) -> dict[str, str]:
+def _heads(program: Scheduled) -> dict[str, str]:
     """Of each node whose current neurons read, the first population that does."""
     heads: dict[str, str] = {}
     for name in program.lif_names:
@@ -225,17 +221,17 @@ def _heads(program: Program) -> dict[str, str]:
     return heads
 
 
-def _source(program: Program, name: str) -> str:
+def _source(program: Scheduled, name: str) -> str:
     """The node that makes a current, seen through what hands it on."""
     while isinstance(program[name].op, (Delay, Relay)):
         (name,) = program[name].inputs
     return name
 
 
-def _front(program: Program, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
+def _front(program: Scheduled, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
     """The synapses in front of a node, and the populations whose current its own contains."""
     node = program[name]
-    if isinstance(node.op, (*NEURONS, Input)):
+    if isinstance(node.op, (Spiking, Input)):
         return set(), set()
     if name in heads:
         return set(), {heads[name]}
@@ -262,7 +258,7 @@ class LocalComparison:
         tallies: What ``compare`` counted, in topological order.
     """
 
-    def __init__(self, program: Program, graph: Graph[nir.NIRNode]) -> None:
+    def __init__(self, program: Scheduled, graph: Graph[nir.NIRNode]) -> None:
         layers = find_layers(program)
         self._program = program
         self._graph = graph
@@ -284,7 +280,7 @@ class LocalComparison:
     def keep(self, name: str, value: npt.NDArray[np.int64]) -> None:
         """Take note of a node's value in the program, whose populations are overridden by the original's spikes."""
         readers = self._program.consumers[name]
-        if name in self._kept_synapses or any(isinstance(reader.op, NEURONS) for reader in readers):
+        if name in self._kept_synapses or any(isinstance(reader.op, Spiking) for reader in readers):
             self._values[name] = value.astype(np.int32)
 
     def compare(
@@ -329,23 +325,25 @@ class LocalComparison:
         """
         node, tally = self._program[name], self.tallies[self._populations[name]]
         neurons, source = node.op, self._program[node.inputs[0]]
-        assert isinstance(neurons, NEURONS)
+        assert isinstance(neurons, Spiking)
         unit = 2.0**-source.op.signal.scale_exp
         arriving = self._values[source.name]
         if isinstance(neurons, RecurrentCubaLIF):  # whose current no stream hands on: NIR's populations share none
             read = float_interpreter.step_ago(torch.from_numpy(original))
-            given = given + float_interpreter.evaluate(self._graph[name].op.synapses(), read.double()).numpy()
-            arriving = arriving + reference.fed_back(neurons, original.astype(np.int64))
+            original_neurons = self._graph[name].op
+            assert isinstance(original_neurons, primitives.RecurrentCubaLIF)
+            given = given + float_interpreter.evaluate(original_neurons.synapses(), read.double()).numpy()
+            arriving = arriving + neurons.fed_back(original.astype(np.int64))
             neurons = neurons.without_synapses()
-        current = (arriving + _input_bias(neurons, given.ndim - 2)) * unit
+        current = (arriving + neurons.input_bias(given.ndim - 2) / (1 << LOIHI.a_shift)) * unit
         carried = self._carried(source.name, self._errors)
         if name in self._streams:
             self._given[name], self._errors[name] = given, current - given
         # to whole units, as the program's neurons take them; clipped first, since floats may be too large for integers
         alone = np.clip(arriving - np.rint(np.divide(carried, unit)), -LOIHI.a_max, LOIHI.a_max).astype(np.int64)
-        fired = np.stack([step.spikes for step in reference.fire(neurons, alone)])
+        fired = np.stack([step.spikes for step in neurons.steps(alone)])
         made = given - self._carried(source.name, self._given)
-        threshold, original_threshold = _positive(neurons.vth * unit), self._threshold(name)
+        threshold, original_threshold = _positive(neurons.thresholds * unit), self._threshold(name)
         tally.add_errors((current - carried) / threshold - given / original_threshold, made / original_threshold)
         tally.add_spikes(fired, original, quantized)
 
@@ -363,7 +361,7 @@ class LocalComparison:
     def _compare_synapses(self, name: str, given: Float64Array) -> None:
         """Compare what synapses in front of the readout make, biases aside: those are part of the logits'."""
         layer, node = self._kept_synapses[name], self._program[name]
-        made = given - self._graph[name].op.bias.reshape(-1, *(1,) * (given.ndim - 3))
+        made = given - bias_of(as_weighted(self._graph[name].op)).reshape(-1, *(1,) * (given.ndim - 3))
         error = self._values[name] * 2.0**-node.op.signal.scale_exp - made
         # in thresholds of the populations on its stream
         unit = max((float(self._threshold(stream).max()) for stream in layer.streams), default=1.0)
@@ -371,7 +369,7 @@ class LocalComparison:
 
     def _threshold(self, population: str) -> Float64Array:
         """The original's, to be broadcast against the population."""
-        return _positive(collapse(self._graph[population].op.v_threshold))
+        return _positive(collapse(as_neurons(self._graph[population].op).v_threshold))
 
     def _classify(self, features: Float64Array) -> Float64Array:
         """The logits, (T, N, classes), that the program's classifier makes of what the original's reads."""
@@ -379,14 +377,6 @@ class LocalComparison:
         assert isinstance(output, Output)
         logits: Float64Array = features @ real_weight(self._program, self._readout[-1].synapses[0]).T / output.divisor
         return logits
-
-
-def _input_bias(neurons: LIF | CubaLIF, axes: int) -> Float64Array:
-    """What neurons themselves add to their current, in its units, to be broadcast against a population of such axes."""
-    if isinstance(neurons, CubaLIF):
-        return neurons.u_bias / (1 << LOIHI.a_shift)
-    bias = fixedpoint.scale_bias(neurons.bias_mant, neurons.bias_exp) / (1 << LOIHI.a_shift)
-    return bias.reshape(-1, *(1,) * (axes - 1))
 
 
 def _positive(threshold: npt.ArrayLike) -> Float64Array:

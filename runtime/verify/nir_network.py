@@ -9,7 +9,7 @@ import torch
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import NEURONS
+from resformer.compiler.ir.primitives import NEURONS, as_neurons
 from resformer.runtime.verify.torch_network import Observer
 
 Float64Array = npt.NDArray[np.float64]
@@ -62,7 +62,8 @@ def potentials(graph: Graph[nir.NIRNode], name: str, neuron: int, currents: torc
     """The membrane potential of one of a float graph's neurons at each step, (T,), in units of its threshold."""
     node, dt = graph[name], float(graph.metadata["dt"])
     given = currents.reshape(len(currents), 1, *node.shape)
-    charged = torch.stack([v.reshape(-1)[neuron] for v, _ in float_interpreter.charge(node.op, given, dt)])
-    threshold = float(np.asarray(node.op.v_threshold).reshape(-1)[neuron])
+    neurons = as_neurons(node.op)
+    charged = torch.stack([v.reshape(-1)[neuron] for v, _ in float_interpreter.charge(neurons, given, dt)])
+    threshold = float(np.asarray(neurons.v_threshold).reshape(-1)[neuron])
     values: Float64Array = charged.numpy() / (threshold or 1.0)
     return values

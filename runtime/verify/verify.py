@@ -17,22 +17,25 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler import pipeline
 from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.export.checkpoint import TIE_SHIFT
 from resformer.compiler.files.build import PROGRAM, Build
-from resformer.compiler.files.report import sha256
+from resformer.compiler.files.digest import sha256
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.ops import Dense, Output, Relay, SumPool2d
 from resformer.compiler.ir.primitives import NEURONS
-from resformer.compiler.ir.program import Dense, Output, Program, Relay, SumPool2d, layer_names, real_weight
+from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.ir.reference import BoundsError
+from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.ir.trace import Trace
-from resformer.compiler.pipeline import FLOAT_PASSES, NIR_PASSES, FloatPass
+from resformer.compiler.pipeline import FloatPass
+from resformer.compiler.progress import Progress, no_progress
 from resformer.compiler.samples.arrays import Samples
 from resformer.errors import FileFormatError, InputError
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.cli.terminal import Update, unheard
 from resformer.runtime.run.encode import encode
 from resformer.runtime.run.infer import batch_size, batches, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import Comparison, require_complete, split
@@ -94,8 +97,8 @@ class Check:
         return sum(mismatched for _, mismatched in self.layers.values())
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Summarized):
     """All results.
 
     Attributes:
@@ -126,6 +129,20 @@ class Verification:
     local: Sequence[LocalError] = ()
     source: str = SOURCES[CHECKPOINT]
 
+    def summary(self) -> Summary:
+        """The verdict and each check; ``resformer.runtime.verify.report`` has every layer."""
+        verdict = "EQUIVALENT" if self.equivalent else "NOT EQUIVALENT"
+        ran = {
+            name: f"{check.mismatched:,} of {check.compared:,} spikes differ ({check.note})"
+            for name, check in self.checks.items()
+        }
+        not_run = {name: f"not run: {why}" for name, why in self.not_run.items()}
+        return f"{verdict}: {counted(self.samples, 'sample')} in {self.backend}", [
+            *((name, (ran | not_run)[name]) for name in CHECKS if name in ran or name in not_run),
+            *((f"accuracy, {name}", f"{value:.2%}") for name, value in self.accuracy.items()),
+            *([("input values clipped", f"{self.clipped:,}")] if self.clipped else []),
+        ]
+
     @property
     def equivalent(self) -> bool:
         """Whether every demanded check passed, and there was one."""
@@ -136,7 +153,7 @@ class Verification:
 def verify(
     build: Build,
     samples: Samples,
-    program: Program,
+    program: Scheduled,
     *,
     backend: str,
     model: Path | None = None,
@@ -145,7 +162,7 @@ def verify(
     device: str = CPU,
     batch_size: int | None = None,
     local: bool = False,
-    update: Update = unheard,
+    update: Progress = no_progress,
 ) -> Verification:
     """Compare the checkpoint, the float graphs, the program, the backend and the quantized checkpoint on samples.
 
@@ -169,7 +186,7 @@ def verify(
     network = _network(build, program, model)
     if local:
         assert model is not None, "local errors are against the original"
-        last = (NIR_PASSES if build.from_nir else FLOAT_PASSES)[-1]
+        last = (pipeline.NIR.float_passes if build.from_nir else pipeline.CHECKPOINT.float_passes)[-1]
         network = replace(network, folded=network.graphs[last.__name__])
     try:
         return verify_network(
@@ -194,9 +211,7 @@ def verify(
 def _absent(build: Build) -> dict[str, str]:
     """Why each side that may be absent is."""
     if build.from_module:
-        return dict.fromkeys(
-            (FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: CompiledModule.verify"
-        )
+        return dict.fromkeys((FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: Compiled.verify")
     return {
         **dict.fromkeys(
             (FLOAT_GRAPH, ORIGINAL), f"needs the {SOURCES[NIR if build.from_nir else CHECKPOINT]}: give --model"
@@ -216,7 +231,7 @@ def verify_network(
     stock_models: bool = False,
     device: str = CPU,
     batch_size: int | None = None,
-    update: Update = unheard,
+    update: Progress = no_progress,
 ) -> Verification:
     """Compare the sides of a network on samples, as ``verify`` does those of a build.
 
@@ -280,7 +295,7 @@ def _sha256(model: Path) -> str | None:
         return None
 
 
-def _network(build: Build, program: Program, model: Path | None) -> Network:
+def _network(build: Build, program: Scheduled, model: Path | None) -> Network:
     """Load all sides.
 
     Raises:
@@ -300,20 +315,20 @@ def _network(build: Build, program: Program, model: Path | None) -> Network:
     original = open_original(build, program, model)
     assert isinstance(original, TorchNetwork)
     assert isinstance(original.model, SpikingResformer)
-    graphs = _build_graphs(import_model(original.model), FLOAT_PASSES, build, program)
+    graphs = _build_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes, build, program)
     return Network(program, graphs, original, quantized, fine_tuned=original.fine_tuned)
 
 
-def _nir_network(build: Build, program: Program, model: Path | None) -> Network:
+def _nir_network(build: Build, program: Scheduled, model: Path | None) -> Network:
     """The sides of a network from a NIR file."""
     if model is None:
         return Network(program, {}, None, None)
     original = open_original(build, program, model)
     assert isinstance(original, NirNetwork)
-    return Network(program, _build_graphs(original.graph, NIR_PASSES, build, program), original, None)
+    return Network(program, _build_graphs(original.graph, pipeline.NIR.float_passes, build, program), original, None)
 
 
-def open_original(build: Build, program: Program, model: Path) -> TorchNetwork | NirNetwork:
+def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork | NirNetwork:
     """What a build was compiled from, in real numbers.
 
     Args:
@@ -327,7 +342,7 @@ def open_original(build: Build, program: Program, model: Path) -> TorchNetwork |
     """
     if build.from_module:
         raise InputError(
-            f"{model}: the build was compiled from a module in memory; verify it there, with CompiledModule.verify"
+            f"{model}: the build was compiled from a module in memory; verify it there, with Compiled.verify"
         )
     if not build.from_nir:
         checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=program.input.shape[-1])
@@ -345,7 +360,7 @@ def open_original(build: Build, program: Program, model: Path) -> TorchNetwork |
     return original
 
 
-def _same_populations(network: TorchNetwork, program: Program, source: str) -> None:
+def _same_populations(network: TorchNetwork, program: Scheduled, source: str) -> None:
     assert isinstance(network.model, SpikingResformer)
     classes = network.model.architecture.num_classes, network.model.architecture.in_channels
     wanted = program.output.shape[0], program.input.shape[0]
@@ -354,7 +369,7 @@ def _same_populations(network: TorchNetwork, program: Program, source: str) -> N
 
 
 def _build_graphs(
-    graph: Graph[nir.NIRNode], passes: Sequence[FloatPass], build: Build, program: Program
+    graph: Graph[nir.NIRNode], passes: Sequence[FloatPass], build: Build, program: Scheduled
 ) -> dict[str, Graph[nir.NIRNode]]:
     """The float graph as imported, after each float pass, and as the build's file holds it."""
     graphs = float_graphs(graph, passes) | {f"{A_FILE} {build.network_path.name}": build.network()}
@@ -374,7 +389,7 @@ def float_graphs(graph: Graph[nir.NIRNode], passes: Sequence[FloatPass]) -> dict
 
 
 def _compare(
-    network: Network, samples: Samples, runner: Runner | None, backend: str, at_once: int, update: Update
+    network: Network, samples: Samples, runner: Runner | None, backend: str, at_once: int, update: Progress
 ) -> Tally:
     """All samples through all sides, in bounded memory."""
     program, total = network.program, Tally(network)
@@ -483,7 +498,7 @@ def _stages(network: Network) -> str:
     return f"{passes}, and the build's file" if files else passes
 
 
-def _backend(program: Program, tally: Tally, backend: str, samples: Samples, expected: Mapping[str, int]) -> Check:
+def _backend(program: Scheduled, tally: Tally, backend: str, samples: Samples, expected: Mapping[str, int]) -> Check:
     """E2."""
     comparison, steps = tally.backend, program.timesteps * len(samples)
     names = recorded_names(program)
@@ -585,7 +600,7 @@ def _original(network: Network, tally: Tally, expected: Mapping[str, int]) -> Ch
     )
 
 
-def logit_tolerance(program: Program) -> float:
+def logit_tolerance(program: Scheduled) -> float:
     """How far a logit of ``quantized.pt`` may be from the program's.
 
     Every bias there is less by the shift of ties, and a residual stream adds up at most as many biases as there are

@@ -1,41 +1,71 @@
-"""resformer: a neuromorphic deployment compiler for SpikingResformer."""
+"""resformer: a neuromorphic deployment compiler for spiking neural networks.
+
+compiled = resformer.compile("model.pt", output="build")  # or a .nir file, or a module and an example
+compiled = resformer.load("build", model="model.pt")
+print(compiled.verify("images.npy", samples=4).equivalent)
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from resformer.compiler.ir import primitives as primitives  # registers our nodes with NIR
+from resformer import errors
+from resformer.compiler.ir import primitives as _primitives  # noqa: F401  (registers our nodes with NIR)
+from resformer.errors import (
+    BackendFailedError,
+    BackendMissingError,
+    CapacityError,
+    FileFormatError,
+    InputError,
+    RangeError,
+    ResformerError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
-    import torch
-
+    from resformer import quantize
     from resformer.compiler.pipeline import CompileOptions
-    from resformer.runtime.compiled import CompiledModule
+    from resformer.runtime.compiled import Compiled, compile, load  # noqa: A004
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "BackendFailedError",
+    "BackendMissingError",
+    "CapacityError",
+    "CompileOptions",
+    "Compiled",
+    "FileFormatError",
+    "InputError",
+    "RangeError",
+    "ResformerError",
+    "UnsupportedError",
+    "__version__",
+    "compile",
+    "errors",
+    "load",
+    "quantize",
+]
 
-def compile(  # noqa: A001
-    module: torch.nn.Module,
-    example_input: torch.Tensor,
-    target: str | Sequence[str] = "lava",
-    *,
-    output: str | Path | None = None,
-    options: CompileOptions | None = None,
-) -> CompiledModule:
-    """Compile a SpikingJelly module in memory (``resformer.runtime.compiled.compile_module``)."""
-    # PyTorch takes seconds to load
-    from resformer.runtime.compiled import compile_module
-
-    return compile_module(module, example_input, target=target, output=output, options=options)
+_LATE = {
+    "CompileOptions": "resformer.compiler.pipeline",
+    "Compiled": "resformer.runtime.compiled",
+    "compile": "resformer.runtime.compiled",
+    "load": "resformer.runtime.compiled",
+}
+"""Where names live that are imported when they are first used: PyTorch takes seconds to load."""
 
 
-def __getattr__(name: str) -> ModuleType:
-    """``resformer.quantize``, which brings SpikingJelly in, where it is first used."""
+def __getattr__(name: str) -> Any:
+    """What is imported when it is first used."""
     if name == "quantize":
         return importlib.import_module("resformer.quantize")
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from resformer.compiler.files import build
+from resformer.compiler.save import build
 from resformer.runtime.cli import compile_options as cli
 from resformer.runtime.cli import run_and_verify as runtime_cli
 from resformer.runtime.cli.compile_options import main as compile_main

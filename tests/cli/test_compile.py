@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import resformer
-from resformer.compiler.ir.program import Conv2d, layer_weight
-from resformer.compiler.pipeline import PASS_NAMES
+from resformer.compiler.ir.ops import Conv2d
+from resformer.compiler.ir.program import layer_weight
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.models.checkpoint import load_checkpoint
 from resformer.runtime.cli.compile_options import main
 from resformer.runtime.cli.run_and_verify import verify_main
@@ -119,7 +120,9 @@ def test_dumps(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert out.count("# after") == 1
     assert compile_tiny(tiny, tmp_path / "b", "--quiet", "--dump-after", "all") == 0
     out = capsys.readouterr().out
-    assert [line.removeprefix("# after ") for line in out.splitlines() if line.startswith("#")] == list(PASS_NAMES)
+    assert [line.removeprefix("# after ") for line in out.splitlines() if line.startswith("#")] == list(
+        CHECKPOINT.pass_names
+    )
 
 
 def test_options_reach_the_program(tiny: Tiny, tmp_path: Path) -> None:

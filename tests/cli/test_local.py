@@ -11,7 +11,7 @@ import nir
 import numpy as np
 import pytest
 
-from resformer.compiler.ir.program import Conv2d, Dense, RecurrentCubaLIF
+from resformer.compiler.ir.ops import Conv2d, Dense, RecurrentCubaLIF
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli.compile_options import main as compile_main
 from resformer.runtime.cli.run_and_verify import verify_main

@@ -138,6 +138,18 @@ def test_a_build_whose_report_lacks_something(tiny: Tiny, tmp_path: Path, capsys
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_build_whose_placement_is_damaged(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build = tiny.copied_build(tmp_path)
+    placement = read_json(build / "placement.json")
+    placement["layers"][1] = None
+    (build / "placement.json").write_text(json.dumps(placement))
+    assert main([str(build), "-o", str(tmp_path / "report.html")]) == 1
+    error = capsys.readouterr().err
+    assert f"{build}/placement.json: damaged ('layers[1]' is null, not an object); compile the model again" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -146,6 +158,8 @@ def test_a_build_whose_report_lacks_something(tiny: Tiny, tmp_path: Path, capsys
         (["--chip", "loihi1"], 2, "--chip: goes with --input"),
         (["--verify", "a.json", "--verify", "b.json"], 2, "--verify: 2 files for 1 builds"),
         (["--verify", "{bad}"], 1, "no JSON"),
+        (["--verify", "{nan}"], 1, "no JSON (NaN is no number in JSON)"),
+        (["--verify", "{deep}"], 1, "no JSON (nested too deeply)"),
         (["--cost", "{wrong}"], 1, "not what resformer-run --cost --json writes"),
         (["--cost", "{old}"], 1, "format version 0, this resformer reads 1"),
         (["--cost", "{other}"], 1, "this build has no layer stranger"),
@@ -159,6 +173,8 @@ def test_bad_input(
 ) -> None:
     texts = {
         "bad": "{",
+        "nan": '{"format": "resformer-verification", "format_version": 1, "layers": [], "x": NaN}',
+        "deep": "[" * 100_000,
         "wrong": '{"format": "resformer-verification"}',
         "old": '{"format": "resformer-cost", "format_version": 0}',
         "other": '{"format": "resformer-cost", "format_version": 1, "spikes": {"stranger": []}}',

@@ -13,7 +13,7 @@ from spikingjelly.activation_based import functional, neuron
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.models.checkpoint import build_model, load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
 
@@ -97,7 +97,7 @@ def test_float_passes_keep_every_spike(make_model: Callable[..., SpikingResforme
     samples = torch.rand(3, 2, model.image_size, model.image_size, dtype=torch.float64)
     logits, spikes = run_torch(model, samples)
     graph = import_model(model)
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
         graph_logits, graph_spikes = run_graph(graph, samples)
         assert mismatches(spikes, graph_spikes) == {}, float_pass.__name__
@@ -156,6 +156,6 @@ def test_mnist(mnist_checkpoint: Path, mnist_images: np.ndarray) -> None:
     assert_all_populations_live(spikes)
     assert mismatches(spikes, graph_spikes) == {}
     assert torch.equal(logits, graph_logits)
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     assert mismatches(spikes, run_graph(graph, samples)[1]) == {}

@@ -11,15 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import (
-    LIF,
-    SPIKE,
-    Delay,
-    MaxPool2d,
-    Output,
-    Program,
-    SpikeMatMul,
-)
+from resformer.compiler.ir.ops import LIF, Delay, MaxPool2d, Output, SpikeMatMul
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
 from resformer.compiler.target import LOIHI

@@ -17,7 +17,7 @@ from numpy.testing import assert_array_equal
 from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.backends.lava.build import CHANNEL_SIZE, build_network, run_config
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import Delay
+from resformer.compiler.ir.ops import Delay
 from support.lava_user.half_of import HalfOf
 from support.program_builder import ProgramBuilder, tiny_resformer
 from support.traces import assert_same_trace

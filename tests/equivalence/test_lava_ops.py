@@ -7,7 +7,9 @@ import pytest
 
 from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import LIF, SPIKE, Program, Relay
+from resformer.compiler.ir.ops import LIF, Relay
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.target import LOIHI
 from support.program_builder import CURRENT, GRADED, ProgramBuilder
 from support.traces import assert_same_trace

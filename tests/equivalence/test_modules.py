@@ -14,11 +14,11 @@ from torch import nn
 
 import resformer
 from resformer.compiler.export import checkpoint
-from resformer.compiler.pipeline import MODULE_PASSES, CompileOptions
+from resformer.compiler.pipeline import MODULE, CompileOptions
 from resformer.compiler.quantize.plan import QuantizationConfig
 from resformer.errors import InputError, UnsupportedError
 from resformer.runtime.cli import run_and_verify as cli
-from resformer.runtime.compiled import CompiledModule
+from resformer.runtime.compiled import Compiled
 from resformer.runtime.verify.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Verification
 from support.modules import (
     MakeNeuron,
@@ -71,7 +71,7 @@ CASES = {
 NEURONS: dict[str, MakeNeuron] = {"LIF": lif, "IF": integrate_and_fire}
 
 
-def compiled(case: Case, make: MakeNeuron, options: CompileOptions | None = None) -> CompiledModule:
+def compiled(case: Case, make: MakeNeuron, options: CompileOptions | None = None) -> Compiled:
     return resformer.compile(calibrated(case.make(make), case.example), case.example, options=options)
 
 
@@ -81,7 +81,7 @@ def assert_equal(result: Verification, *, exact: bool = True) -> None:
     assert set(result.checks) == {FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL}
     assert result.checks[QUANTIZED].demanded == exact
     spikes = sum(result.layers.values())
-    stages = len(MODULE_PASSES) + 1
+    stages = len(MODULE.float_passes) + 1
     counts = {name: result.checks[name].compared for name in (FLOAT_GRAPH, BACKEND, QUANTIZED)}
     assert counts == {FLOAT_GRAPH: stages * spikes, BACKEND: spikes, QUANTIZED: spikes}
     assert all(check.mismatched == 0 for name, check in result.checks.items() if check.demanded)

@@ -22,12 +22,13 @@ from resformer.compiler.export.nir import INTEGERS, quantized_graph
 from resformer.compiler.files.nir import is_plain, read_nir, write_nir
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir import float_interpreter, reference
+from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.compiler.ir.primitives import NEURONS
-from resformer.compiler.ir.program import Conv2d, Dense, real_weight
+from resformer.compiler.ir.program import real_weight
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint, compile_nir
 from resformer.compiler.samples.arrays import check_samples
-from resformer.runtime.compiled import CompiledModule
+from resformer.runtime.compiled import Compiled
 from resformer.runtime.run.encode import decode, encode, real_logits
 from support.builds import Tiny
 from support.compare import first_difference
@@ -76,7 +77,7 @@ def rand(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(4))
 
 
-def compiled(name: str, make: MakeNeuron = lif) -> tuple[CompiledModule, torch.Tensor]:
+def compiled(name: str, make: MakeNeuron = lif) -> tuple[Compiled, torch.Tensor]:
     """A network, and samples as its forward takes them."""
     module, example = NETWORKS[name](make), rand(STEPS, SAMPLES, 3, 8, 8)
     functional.set_step_mode(module, "m")
@@ -84,7 +85,7 @@ def compiled(name: str, make: MakeNeuron = lif) -> tuple[CompiledModule, torch.T
 
 
 @pytest.fixture(params=NETWORKS)
-def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[CompiledModule, Array, Path]:
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Compiled, Array, Path]:
     """A network of LIFs as a build for NIR, and samples (N, T, C, H, W)."""
     network, example = compiled(request.param)
     network.save(tmp_path / "b")
@@ -97,7 +98,7 @@ def read_without_us(path: Path) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_a_network_of_nirs_nodes_is_plain_nir(saved: tuple[CompiledModule, Array, Path]) -> None:
+def test_a_network_of_nirs_nodes_is_plain_nir(saved: tuple[Compiled, Array, Path]) -> None:
     network, _, build = saved
     assert {path.name for path in build.iterdir()} == {"network.nir", "quantized.nir", "report.json"}
     for name in ("network.nir", "quantized.nir"):
@@ -199,7 +200,7 @@ def test_the_quantized_network_needs_no_shift_of_ties() -> None:
         assert_fires_the_programs_spikes(graph, network.program, samples)
 
 
-def test_the_quantized_network_holds_its_integers(saved: tuple[CompiledModule, Array, Path]) -> None:
+def test_the_quantized_network_holds_its_integers(saved: tuple[Compiled, Array, Path]) -> None:
     network, _, build = saved
     compilation = network.compilation
     expected = quantized_graph(compilation.network, compilation.folded, compilation.quantized)
@@ -214,7 +215,7 @@ def test_the_quantized_network_holds_its_integers(saved: tuple[CompiledModule, A
         assert set(np.unique(read[node.name].op.weight[ratio != 0] / ratio[ratio != 0])) <= {1.0, 4.0}
 
 
-def test_the_float_network_is_a_file_that_we_compile(saved: tuple[CompiledModule, Array, Path]) -> None:
+def test_the_float_network_is_a_file_that_we_compile(saved: tuple[Compiled, Array, Path]) -> None:
     """It says all that compiling needs, T and SpikingJelly's ``>=`` too."""
     network, samples, build = saved
     again = compile_nir(build / "network.nir")
@@ -236,7 +237,7 @@ def test_the_float_network_is_a_file_that_we_compile(saved: tuple[CompiledModule
     float_interpreter.run(imported, samples, observe=compare)
 
 
-def test_the_quantized_network_is_a_file_that_we_compile(saved: tuple[CompiledModule, Array, Path]) -> None:
+def test_the_quantized_network_is_a_file_that_we_compile(saved: tuple[Compiled, Array, Path]) -> None:
     """As anyone's file, by NIR's words alone."""
     network, samples, build = saved
     imported = import_nir(build / "quantized.nir", timesteps=STEPS)
@@ -304,7 +305,7 @@ def run_norse(path: Path, sample: Array) -> Array:
 @pytest.mark.parametrize("file", ["network.nir", "quantized.nir"])
 @pytest.mark.parametrize("framework", ["snntorch", "spikingjelly", "norse"])
 def test_other_frameworks_fire_the_same_spikes(
-    saved: tuple[CompiledModule, Array, Path],
+    saved: tuple[Compiled, Array, Path],
     framework: str,
     file: str,
     capsys: pytest.CaptureFixture[str],

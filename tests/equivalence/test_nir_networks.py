@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import load_chip
-from resformer.compiler.files.build import read_build, write_build
+from resformer.compiler.files.build import read_build
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.primitives import NEURONS, RecurrentCubaLIF
@@ -25,6 +25,7 @@ from resformer.compiler.placement.place import place
 from resformer.compiler.quantize.lower import round_layer
 from resformer.compiler.quantize.plan import QuantizationConfig
 from resformer.compiler.samples.arrays import check_samples
+from resformer.compiler.save.build import write_build
 from resformer.runtime.run.encode import encode, real_logits
 from resformer.runtime.verify.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, verify
 from support.nir_files import (

@@ -13,7 +13,7 @@ from spikingjelly.activation_based import functional
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.models.checkpoint import build_model, load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
 
@@ -37,7 +37,7 @@ def run_onnx(graph: Graph[nir.NIRNode], samples: np.ndarray) -> dict[str, np.nda
 
 
 def folded(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     return graph
 

@@ -10,7 +10,9 @@ from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import LIF, SPIKE, Delay, MaxPool2d, Program, Relay
+from resformer.compiler.ir.ops import LIF, Delay, MaxPool2d, Relay
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.target import LOIHI
 from support.networks import with_input_range
 from support.program_builder import GRADED, ProgramBuilder

@@ -18,6 +18,7 @@ from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import VARIANTS, Architecture, SpikingResformer
 from resformer.runtime.cost.activity import measure
 from resformer.runtime.run.encode import decode, encode
+from resformer.runtime.verify.module_sides import module_sides
 from support.modules import SEWResNet, SpikingVGG, calibrated, integrate_and_fire
 from support.sop_monitor import count_sops
 
@@ -74,7 +75,7 @@ def test_modules_whose_layers_read_counts(make: Callable[[], nn.Module], shape: 
     samples = (example if example.dim() == 4 else example.transpose(0, 1)).numpy()
     found = measure(compiled.program, compiled.run(samples, record=True).spikes).sops
 
-    quantized = compiled.network().quantized
+    quantized = module_sides(compiled.compilation, compiled.quantized_state()).quantized
     assert quantized is not None
     expected: dict[str, float] = {}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.backends import open_backend
-from resformer.compiler.ir.program import Conv2d, Dense
+from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.models.checkpoint import load_checkpoint
 from resformer.runtime.cli.compile_options import main as compile_main
 from resformer.runtime.cli.run_and_verify import verify_main

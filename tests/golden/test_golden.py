@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from resformer.compiler.ir.text import format_graph
-from resformer.compiler.pipeline import PASS_NAMES, CompileOptions, compile_checkpoint
+from resformer.compiler.pipeline import CHECKPOINT, CompileOptions, compile_checkpoint
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import Architecture, SpikingResformer
 
@@ -75,7 +75,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def test_networks_print_as_they_did(network: tuple[Path, dict[str, str]], pytestconfig: pytest.Config) -> None:
     folder, printed = network
-    assert [name.split("-", 1)[1] for name in printed] == [f"{each}.txt" for each in PASS_NAMES]
+    assert [name.split("-", 1)[1] for name in printed] == [f"{each}.txt" for each in CHECKPOINT.pass_names]
     if pytestconfig.getoption("update_golden"):
         folder.mkdir(exist_ok=True)
         for old in folder.iterdir():

@@ -17,7 +17,7 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.ir.verify import verify_graph
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import CHECKPOINT
 from support.compare import first_difference
 from support.graphs import float_graphs, graphs_of_nirs_nodes, samples_for
 
@@ -25,7 +25,7 @@ from support.graphs import float_graphs, graphs_of_nirs_nodes, samples_for
 @st.composite
 def graphs_after_some_passes(draw: st.DrawFn) -> Graph[nir.NIRNode]:
     graph = draw(float_graphs())
-    for float_pass in FLOAT_PASSES[: draw(st.integers(0, len(FLOAT_PASSES)))]:
+    for float_pass in CHECKPOINT.float_passes[: draw(st.integers(0, len(CHECKPOINT.float_passes)))]:
         graph = float_pass(graph)
     return graph
 

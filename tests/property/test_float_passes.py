@@ -13,7 +13,7 @@ from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import BatchNorm2d, SpikeMatMul
 from resformer.compiler.ir.verify import verify_graph
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges
@@ -49,7 +49,7 @@ def assert_computes_the_same(graph: FloatGraph, expected: tuple[torch.Tensor, di
 @given(float_graphs())
 def test_each_pass_preserves_every_spike_and_leaves_its_input_untouched(graph: FloatGraph) -> None:
     expected = run(graph)
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         before = copy.deepcopy(graph)
         transformed = float_pass(graph)
         assert first_difference(graph, before) is None, f"{float_pass.__name__} changed its input"
@@ -72,9 +72,9 @@ def assert_nothing_is_left_to_fold(graph: FloatGraph) -> None:
 @settings(max_examples=10)
 @given(float_graphs())
 def test_passes_change_nothing_the_second_time(graph: FloatGraph) -> None:
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         again = float_pass(graph)
         if float_pass.__name__ == "fold_input_gain":  # divides by a gain of one
             assert [node.inputs for node in again] == [node.inputs for node in graph]
@@ -85,7 +85,7 @@ def test_passes_change_nothing_the_second_time(graph: FloatGraph) -> None:
 @settings(max_examples=10)
 @given(float_graphs())
 def test_quantizing_leaves_its_input_untouched(graph: FloatGraph) -> None:
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     before = copy.deepcopy(graph)
     quantize(graph, choose_plan(graph, estimated_ranges(graph), QuantizationConfig(), measured=False))

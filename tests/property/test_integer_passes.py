@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler.ir import fixedpoint, reference
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Program, Relay
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Relay
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.ir.verify import verify_program
+from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.pipeline import INTEGER_PASSES
@@ -38,7 +40,7 @@ def test_placing_and_bounding_keep_every_spike_and_logit(lowered: Lowered) -> No
     program = lowered.quantized
     expected = reference.run(program, encoded, record=True)
     expected_logits = real_logits(program, expected)
-    for integer_pass in INTEGER_PASSES:
+    for integer_pass in (*INTEGER_PASSES, balance_delays):
         before = copy.deepcopy(program)
         transformed = integer_pass(program)
         assert first_difference(program, before) is None, f"{integer_pass.__name__} changed its input"
@@ -96,7 +98,7 @@ def test_bounds_of_kernels_are_met_by_their_worst_spikes(lowered: Lowered) -> No
             for sign, found in ((1, highs), (-1, lows)):
                 spikes = np.zeros((1, 1, per_group * op.groups, *kernel.shape[1:]), dtype=np.int64)
                 spikes[0, 0, group * per_group : (group + 1) * per_group] = sign * kernel > 0
-                value, _ = reference.evaluate(replace(op, padding=(0, 0)), spikes)
+                value, _ = replace(op, padding=(0, 0)).evaluate(spikes)
                 found.append(int(value[0, 0, channel, 0, 0]))
         assert (op.signal.low, op.signal.high) == (min(lows), max(highs)), node.name
         checked += 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from resformer.compiler.files.program import read_program, write_program
 from resformer.compiler.ir.program import Program
+from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.pipeline import INTEGER_PASSES
 from resformer.errors import FileFormatError
 from support.compare import first_difference
@@ -30,7 +31,7 @@ def test_programs_are_read_as_they_were_written(tmp_path: Path, lowered: Lowered
     program = lowered.quantized
     write_program(program, tmp_path / "program")
     assert first_difference(read_program(tmp_path / "program"), program) is None
-    for integer_pass in INTEGER_PASSES:
+    for integer_pass in (*INTEGER_PASSES, balance_delays):
         program = integer_pass(program)
         write_program(program, tmp_path / "program")
         assert first_difference(read_program(tmp_path / "program"), program) is None

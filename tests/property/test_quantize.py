@@ -11,7 +11,8 @@ import numpy.typing as npt
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Program
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import SCALE_EXP_MAX, QuantizationConfig, choose_plan

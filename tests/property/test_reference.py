@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resformer.compiler.ir import program as ops
-from resformer.compiler.ir.program import Signal, SignalKind
-from resformer.compiler.ir.reference import evaluate
+from resformer.compiler.ir import ops
 from resformer.compiler.ir.shapes import output_shape
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 
 CURRENT = Signal(SignalKind.CURRENT, 0)
 GRADED = Signal(SignalKind.GRADED, 0)
@@ -69,7 +68,7 @@ def conv_cases(draw: st.DrawFn) -> tuple[ops.Conv2d, IntArray]:
 @given(conv_cases())
 def test_convolutions_are_torchs_in_float64(case: tuple[ops.Conv2d, IntArray]) -> None:
     op, x = case
-    value = plain(evaluate(op, x), op, x)
+    value = plain(op.evaluate(x), op, x)
     weight = op.weight.astype(np.float64) * 2.0 ** op.weight_exp[:, None, None, None]
     bias = torch.from_numpy(op.bias).double()
     expected = F.conv2d(as_torch(x), torch.from_numpy(weight), bias, op.stride, op.padding, op.dilation, op.groups)
@@ -88,7 +87,7 @@ def test_a_convolution_by_hand() -> None:
         dilation=(1, 1),
         groups=1,
     )
-    value, _ = evaluate(op, np.array([10, 20, 30]).reshape(1, 1, 1, 1, 3))
+    value, _ = op.evaluate(np.array([10, 20, 30]).reshape(1, 1, 1, 1, 3))
     assert value.reshape(-1).tolist() == [7 + 2 * (2 * 10 + 3 * 20), 7 + 2 * (1 * 20 + 2 * 30)]
 
 
@@ -98,7 +97,7 @@ def test_dense_layers_are_sums_of_products(seed: int, outputs: int, inputs: int,
     weight, bias = integers(rng, -127, 127, outputs, inputs), integers(rng, -5000, 5000, outputs)
     op = ops.Dense(CURRENT, weight.astype(np.int8), exponent, bias.astype(np.int32))
     x = integers(rng, -(2**20), 2**20, 2, 2, inputs)
-    value = plain(evaluate(op, x), op, x)
+    value = plain(op.evaluate(x), op, x)
     for step, sample in np.ndindex(2, 2):
         for out in range(outputs):
             terms = [int(w) * 2**exponent * int(a) for w, a in zip(weight[out], x[step, sample], strict=True)]
@@ -111,7 +110,7 @@ def test_sum_pools_are_torchs(
 ) -> None:
     x = integers(np.random.default_rng(seed), -(2**20), 2**20, 2, 1, 2, kernel[0] + extra[0], kernel[1] + extra[1])
     op = ops.SumPool2d(CURRENT, kernel, stride)
-    value = plain(evaluate(op, x), op, x)
+    value = plain(op.evaluate(x), op, x)
     expected = F.avg_pool2d(as_torch(x), kernel, stride, divisor_override=1)
     np.testing.assert_array_equal(value.reshape(expected.shape), expected.numpy())
 
@@ -125,7 +124,7 @@ def test_max_pools_are_torchs(
     padding = (kernel[0] // 2, kernel[1] // 2) if pads else (0, 0)
     x = integers(np.random.default_rng(seed), low, high, 2, 2, 2, kernel[0] + extra[0], kernel[1] + extra[1])
     op = ops.MaxPool2d(GRADED, kernel, stride, padding)
-    value = plain(evaluate(op, x), op, x)
+    value = plain(op.evaluate(x), op, x)
     expected = F.max_pool2d(as_torch(x), kernel, stride, padding)
     np.testing.assert_array_equal(value.reshape(expected.shape), expected.numpy())
 
@@ -135,14 +134,14 @@ def test_adds_sum_all_inputs(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     inputs = [integers(rng, -1000, 1000, 2, 2, 3, 2, 2) for _ in range(count)]
     op = ops.Add(CURRENT)
-    np.testing.assert_array_equal(plain(evaluate(op, *inputs), op, *inputs), np.sum(inputs, axis=0))
+    np.testing.assert_array_equal(plain(op.evaluate(*inputs), op, *inputs), np.sum(inputs, axis=0))
 
 
 @given(seeds, st.integers(0, 150), st.integers(0, 5))
 def test_relays_add_their_bias_then_shift_clip_and_count(seed: int, limit: int, shift: int) -> None:
     rng = np.random.default_rng(seed)
     x, bias = integers(rng, -100, 100, 2, 2, 3, 2, 2), integers(rng, -100, 100, 3)
-    value, clipped = evaluate(ops.Relay(GRADED, bias.astype(np.int32), limit, shift), x)
+    value, clipped = ops.Relay(GRADED, bias.astype(np.int32), limit, shift).evaluate(x)
     count = 0
     for index in np.ndindex(x.shape):
         free = math.floor(Fraction(int(x[index]) + int(bias[index[2]]), 2**shift) + Fraction(1, 2))
@@ -161,7 +160,7 @@ def test_products_are_loops_over_heads_and_spikes(
     y, bias = integers(rng, -500, 500, 2, 2, channels, rows, 2), integers(rng, -500, 500, channels)
     op = ops.SpikeMatMul(CURRENT, heads, transpose, bias.astype(np.int32), limit)
     gates = integers(rng, 0, 1, 2, 2, *((channels, 2, 3) if transpose else (heads, patches, positions)))
-    value, clipped = evaluate(op, y, gates)
+    value, clipped = op.evaluate(y, gates)
     made = output_shape(op, [y.shape[2:], gates.shape[2:]])
     value = value.reshape(2, 2, *made)
     count = 0
@@ -189,9 +188,9 @@ def test_populations_are_loops_over_neurons(seed: int, steps: int, dv: int, one_
     """Every neuron starts at zero, whatever the others and the other samples do."""
     rng = np.random.default_rng(seed)
     mantissa, exponent = integers(rng, -200, 400, 1 if one_bias else 3), integers(rng, 0, 7, 1 if one_bias else 3)
-    op = ops.LIF(ops.SPIKE, 300, 4095, dv, mantissa.astype(np.int16), exponent.astype(np.int8))
+    op = ops.LIF(SPIKE, 300, 4095, dv, mantissa.astype(np.int16), exponent.astype(np.int8))
     a = integers(rng, -300, 600, steps, 2, 3, 1, 2)
-    spikes, clipped = evaluate(op, a)
+    spikes, clipped = op.evaluate(a)
     assert clipped == 0
     for sample, channel, column in np.ndindex(2, 3, 2):
         v, which = 0, 0 if one_bias else channel
@@ -207,8 +206,8 @@ def test_populations_are_loops_over_neurons(seed: int, steps: int, dv: int, one_
 def test_reshaping_and_waiting_change_no_value(seed: int) -> None:
     x = integers(np.random.default_rng(seed), -9, 9, 2, 2, 3, 2, 2)
     flat = ops.Flatten(CURRENT)
-    np.testing.assert_array_equal(plain(evaluate(flat, x), flat, x), x.reshape(2, 2, 12))
+    np.testing.assert_array_equal(plain(flat.evaluate(x), flat, x), x.reshape(2, 2, 12))
     delay: Any = ops.Delay(CURRENT, steps=3)
-    np.testing.assert_array_equal(plain(evaluate(delay, x), delay, x), x)
+    np.testing.assert_array_equal(plain(delay.evaluate(x), delay, x), x)
     output = ops.Output(CURRENT, divisor=7, bias=np.ones((3, 2, 2)))
-    np.testing.assert_array_equal(plain(evaluate(output, x), output, x), x)
+    np.testing.assert_array_equal(plain(output.evaluate(x), output, x), x)

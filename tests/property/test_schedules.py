@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resformer.compiler.ir import program as ops
-from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import Program, Signal, SignalKind, hop_steps
+from resformer.compiler.ir import ops, reference
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.integer.balance_delays import balance_delays
@@ -49,7 +49,7 @@ def longest_path(program: Program) -> int:
     """How many synapses lie between the input and the output at most."""
     longest: dict[str, int] = {}
     for node in program:
-        hops = 0 if isinstance(node.op, ops.Delay) else hop_steps(node.op)
+        hops = 0 if isinstance(node.op, ops.Delay) else node.op.hop
         longest[node.name] = hops + max((longest[source] for source in node.inputs), default=0)
     return longest[program.output.name]
 
@@ -134,7 +134,7 @@ def test_neurons_are_reset_where_their_own_sample_begins() -> None:
     """Reset one step early or late, potentials would leak from sample to sample."""
     build = ProgramByHand((1, 1, 1))
     value = build.lif("lif", build.conv("conv", "input", np.ones((1, 1, 1, 1))), 10, bias=63, exp=0)
-    build.output(build.dense("classifier", build.add("flatten", ops.Flatten(ops.SPIKE), value), [[1]]))
+    build.output(build.dense("classifier", build.add("flatten", ops.Flatten(SPIKE), value), [[1]]))
     program = balance_delays(build.finish(timesteps=3))
     samples = np.array([7, 4, 6, 8, 6], dtype=np.int32).reshape(-1, 1, 1, 1)
     expected = reference.run(program, samples, record=True)

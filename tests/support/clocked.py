@@ -10,10 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir import program as ops
+from resformer.compiler.ir import fixedpoint, ops
 from resformer.compiler.ir.program import Program
-from resformer.compiler.ir.reference import evaluate
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 IntArray = npt.NDArray[np.int64]
@@ -35,9 +33,7 @@ def run_clocked(program: Program, samples: npt.NDArray[np.integer]) -> Trace:
         logits=records[program.output.name],
         spikes={name: SpikeTrain.pack(records[name]) for name in program.lif_names},
         graded={
-            node.name: records[node.name].astype(np.int32)
-            for node in program
-            if isinstance(node.op, ops.RECORDED) and not isinstance(node.op, ops.NEURONS)
+            node.name: records[node.name].astype(np.int32) for node in program if node.op.recorded and not node.op.fires
         },
     )
 
@@ -69,10 +65,10 @@ class _Clock:
             return self.wait(node, op, step)
         if isinstance(op, ops.CubaLI):
             return self.integrate(node, op, step)
-        if isinstance(op, ops.NEURONS):
+        if op.fires:
             return self.fire(node, op, step)
         at = step - 1 if isinstance(op, SYNAPSES) else step
-        value, _ = evaluate(op, *(self.received(name, at)[None, None] for name in node.inputs))
+        value, _ = op.evaluate(*(self.received(name, at)[None, None] for name in node.inputs))
         return value
 
     def zeros(self, name: str) -> IntArray:
@@ -113,7 +109,7 @@ class _Clock:
         a = self.received(node.inputs[0], step)
         if isinstance(op, ops.CubaLIF):
             if isinstance(op, ops.RecurrentCubaLIF):
-                a = a + evaluate(op.synapses(), fired[None, None])[0].reshape(a.shape)
+                a = a + op.synapses().evaluate(fired[None, None])[0].reshape(a.shape)
             state = fixedpoint.cuba_lif_step(u, v, a, op.parameters())
         else:
             bias = fixedpoint.scale_bias(op.bias_mant, op.bias_exp).reshape(-1, *(1,) * (len(node.shape) - 1))

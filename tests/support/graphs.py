@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul, constant
-from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.shapes import output_shape
 
 DT = 1e-4
 

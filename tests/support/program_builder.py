@@ -8,10 +8,10 @@ from dataclasses import fields, replace
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import (
+from resformer.compiler.ir.ops import (
     LIF,
-    SPIKE,
     Add,
     Conv2d,
     CubaLI,
@@ -22,15 +22,14 @@ from resformer.compiler.ir.program import (
     MaxPool2d,
     Op,
     Output,
-    Program,
     RecurrentCubaLIF,
     Relay,
-    Signal,
-    SignalKind,
     SpikeMatMul,
     SumPool2d,
 )
-from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.shapes import output_shape
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.target import LOIHI

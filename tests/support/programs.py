@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from resformer.compiler.ir import program as ops
+from resformer.compiler.ir import ops
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
-from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.ops import Op
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.shapes import output_shape
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.text import format_graph
-from resformer.compiler.pipeline import FLOAT_PASSES, INTEGER_PASSES
+from resformer.compiler.passes.integer.balance_delays import balance_delays
+from resformer.compiler.pipeline import CHECKPOINT, INTEGER_PASSES
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
@@ -64,7 +68,7 @@ class ProgramByHand:
 
     def lif(self, name: str, source: str, vth: int, *, bias: int = 0, exp: int = 0, dv: int = 2048) -> str:
         mantissa, exponent = np.array([bias], dtype=np.int16), np.array([exp], dtype=np.int8)
-        return self.add(name, ops.LIF(ops.SPIKE, vth, 4095, dv, mantissa, exponent), source)
+        return self.add(name, ops.LIF(SPIKE, vth, 4095, dv, mantissa, exponent), source)
 
     def dense(self, name: str, source: str, weight: Any, bias: Any = 0, *, exp: int = 0) -> str:
         weight = np.asarray(weight, dtype=np.int8)
@@ -96,7 +100,7 @@ class Lowered:
 
 def fold(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """The graph after all float passes."""
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     return graph
 
@@ -110,7 +114,7 @@ def lower(graph: Graph[nir.NIRNode], calibration: npt.NDArray[np.float64] | None
     program = quantized
     for integer_pass in INTEGER_PASSES:
         program = integer_pass(program)
-    return Lowered(folded, quantized, program)
+    return Lowered(folded, quantized, balance_delays(program))
 
 
 def encode(program: Program, samples: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:

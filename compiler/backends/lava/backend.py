@@ -14,7 +14,7 @@ from resformer.compiler.backends.lava.processes.logit_sink import LogitSink
 from resformer.compiler.backends.lava.record import Recorder
 from resformer.compiler.backends.lava.session import forgotten_processes, run_steps
 from resformer.compiler.backends.lava.shared import shared_array
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.trace import Trace
 
 
@@ -23,7 +23,7 @@ class LavaBackend:
 
     def run(
         self,
-        program: Program,
+        program: Scheduled,
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,

@@ -38,14 +38,15 @@ from resformer.compiler.backends.lava.processes.probe import PORTS, PySpikeProbe
 from resformer.compiler.backends.lava.processes.relay import PyRelayModel
 from resformer.compiler.backends.lava.record import Recorder
 from resformer.compiler.backends.lava.shared import UNCOUNTED
-from resformer.compiler.ir.program import Add, Input, Output, Program
+from resformer.compiler.ir.ops import Add, Input, Output
+from resformer.compiler.ir.program import Scheduled, require_schedule
 
 CHANNEL_SIZE = 2
 """Messages that a channel holds. All processes pass each step together, so two are enough; Lava's default of 64 takes
 that much more memory."""
 
 
-def build_network(program: Program, *, recorder: Recorder | None = None) -> Network:
+def build_network(program: Scheduled, *, recorder: Recorder | None = None) -> Network:
     """A program as a Lava process that connects to any other.
 
     The network holds a block for each block of the model (``DSSA``, ``GWFFN``, ...), and these the processes of their
@@ -82,7 +83,7 @@ def build_network(program: Program, *, recorder: Recorder | None = None) -> Netw
         UnsupportedError: An add sums a value with itself.
         AssertionError: A pass has not run.
     """
-    assert program.offsets is not None, "balance_delays has not run"
+    require_schedule(program)
     context = Context(
         program, meeting_values(program), lambda node: UNCOUNTED if recorder is None else recorder.tallies[node.name]
     )

@@ -30,7 +30,7 @@ from resformer.compiler.backends.lava.processes.relay import Relay as RelayProce
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.fixedpoint import CubaLiParameters, CubaParameters
-from resformer.compiler.ir.program import (
+from resformer.compiler.ir.ops import (
     LIF,
     Conv2d,
     CubaLI,
@@ -40,15 +40,14 @@ from resformer.compiler.ir.program import (
     Flatten,
     MaxPool2d,
     Op,
-    Program,
-    ProgramNode,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
-    SignalKind,
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.program import ProgramNode, Scheduled, require_schedule
+from resformer.compiler.ir.signal import SignalKind
 
 Parameters = TypeVar("Parameters", CubaParameters, CubaLiParameters)
 
@@ -66,7 +65,7 @@ class Context:
         tally: Counts what a node clips.
     """
 
-    program: Program
+    program: Scheduled
     meets: Mapping[str, Values]
     tally: Callable[[ProgramNode], Tally]
 
@@ -81,9 +80,8 @@ class Context:
 
     def clock(self, node: ProgramNode) -> SampleClock:
         """When a population's samples begin; Lava's first step is step 1."""
-        assert self.program.offsets is not None
         timesteps = self.program.timesteps
-        return SampleClock(timesteps, (1 + self.program.offsets[node.name]) % timesteps)
+        return SampleClock(timesteps, (1 + require_schedule(self.program)[node.name]) % timesteps)
 
 
 @dataclass(frozen=True)

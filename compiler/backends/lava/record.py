@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from resformer.compiler.backends.lava.shared import Record, Tally, shared_array
-from resformer.compiler.ir.program import COUNTING, LIF, NEURONS, RECORDED, Program, ProgramNode
+from resformer.compiler.ir.ops import LIF, Spiking
+from resformer.compiler.ir.program import ProgramNode, Scheduled, require_schedule
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 
@@ -26,24 +27,23 @@ class Recorder:
         tallies: The counts of what each node clipped. Stock Lava's neurons do not count their own.
     """
 
-    def __init__(self, program: Program, samples: int, *, values: bool) -> None:
-        assert program.offsets is not None, "balance_delays has not run"
+    def __init__(self, program: Scheduled, samples: int, *, values: bool) -> None:
         self._program = program
-        self._offsets = program.offsets
+        self._offsets = require_schedule(program)
         self._steps = (program.timesteps, samples)
         output = program.output
         self.logits = Record(shared_array((*self._steps, *output.shape), np.int64), program.latency)
         self.values: Mapping[str, Record] = {
-            node.name: self._record(node) for node in program if values and isinstance(node.op, RECORDED)
+            node.name: self._record(node) for node in program if values and node.op.recorded
         }
         self.tallies: Mapping[str, Tally] = {
             node.name: Tally(shared_array((1,), np.int64), self._offsets[node.name], math.prod(self._steps))
             for node in program
-            if isinstance(node.op, COUNTING) and not isinstance(node.op, LIF)
+            if node.op.clips and not isinstance(node.op, LIF)
         }
 
     def _record(self, node: ProgramNode) -> Record:
-        if isinstance(node.op, NEURONS):
+        if isinstance(node.op, Spiking):
             room = shared_array((*self._steps, -(-math.prod(node.shape) // 8)), np.uint8)
         else:
             room = shared_array((*self._steps, *node.shape), np.int32)

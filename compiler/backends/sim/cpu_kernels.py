@@ -26,8 +26,8 @@ from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, Step, Value
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels, channel_share, halves_exactly, output_share
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, INT32_MAX, largest
-from resformer.compiler.ir.program import LIF, Conv2d
+from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, INT32_MAX, largest
+from resformer.compiler.ir.ops import LIF, Conv2d
 from resformer.compiler.target import LOIHI
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

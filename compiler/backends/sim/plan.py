@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
-from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, Magnitude, magnitudes
+from resformer.compiler.ir.bounds import magnitudes
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import (
-    COUNTING,
+from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, Magnitude
+from resformer.compiler.ir.ops import (
     LIF,
-    NEURONS,
     Add,
     Conv2d,
     CubaLI,
@@ -31,12 +30,13 @@ from resformer.compiler.ir.program import (
     Input,
     Op,
     Output,
-    Program,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
     SpikeMatMul,
+    Spiking,
 )
+from resformer.compiler.ir.program import Program
 
 BLOCK_BYTES = 1 << 22
 """What the largest current of a block should take at most: with its neighbours, a core's share of a cache of 32 MiB."""
@@ -245,7 +245,7 @@ def build_plan(
         blocks = 1 if workers is None else _choose_blocks(group, planner.values, program.timesteps, samples, workers)
         dead = tuple(name for name, last in read_last.items() if last == index and name != output)
         segments.append(Segment(tuple(group), blocks, exports, tuple(name for name in dead if name not in written)))
-    counted = tuple(node.name for node in program if isinstance(node.op, COUNTING))
+    counted = tuple(node.name for node in program if node.op.clips)
     return Plan(tuple(segments), planner.values, program.timesteps, samples, output, program.input.name, counted)
 
 
@@ -328,7 +328,7 @@ class _Planner:
         static = all(self.values[name].static for name in inputs)
 
         relay = (node.name, node.op) if isinstance(node.op, Relay) else None
-        lif = node if isinstance(node.op, NEURONS) else self._lif_to_fuse(node, static)
+        lif = node if isinstance(node.op, Spiking) else self._lif_to_fuse(node, static)
         stream = None
         if lif is not node:
             graded = self._keep_graded and relay is not None
@@ -337,7 +337,7 @@ class _Planner:
                 self.values[stream] = Value(_three_axes(node.shape), layout, static, self._magnitudes[node.name])
         if lif is not None:
             self.values[lif.name] = Value(_three_axes(lif.shape), layout, False, Magnitude(1, 1), is_spikes=True)
-        fused = (lif.name, lif.op) if lif is not None and isinstance(lif.op, NEURONS) else None
+        fused = (lif.name, lif.op) if lif is not None and isinstance(lif.op, LIF | CubaLIF) else None
         self._fused |= {first.name, node.name} | ({lif.name} if lif else set())
         reach = self._magnitudes[lif.inputs[0] if lif else node.name].value
         self._steps.append(NeuronStep(inputs, relay, stream, fused, reach))
@@ -346,7 +346,7 @@ class _Planner:
         """The neurons to run in the same pass; none where one step's input serves all, but the neurons need T."""
         if static:
             return None
-        return next((reader for reader in self._readers(node) if isinstance(reader.op, NEURONS)), None)
+        return next((reader for reader in self._readers(node) if isinstance(reader.op, Spiking)), None)
 
     def _readers(self, node: Node[Op]) -> list[Node[Op]]:
         """Who reads a node, seen through delays."""

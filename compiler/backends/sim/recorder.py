@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from resformer.compiler.backends.sim.plan import Plan
-from resformer.compiler.ir.program import COUNTING, NEURONS, RECORDED, Program
+from resformer.compiler.ir.ops import Spiking
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 
@@ -28,19 +29,19 @@ class Recorder:
         steps = program.timesteps
         self._shapes = {node.name: (steps, samples, *node.shape) for node in program}
         self._logits = np.zeros(self._shapes[program.output.name], dtype=np.int64)
-        counted = [node.name for node in program if isinstance(node.op, COUNTING)]
+        counted = [node.name for node in program if node.op.clips]
         self._saturated = dict.fromkeys(counted, 0)
         self._lock = threading.Lock()
         kept = [node for node in program if values]
         self._spikes = {
             node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=np.uint8)
             for node in kept
-            if isinstance(node.op, NEURONS)
+            if isinstance(node.op, Spiking)
         }
         self._graded = {
             node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=np.int32)
             for node in kept
-            if isinstance(node.op, RECORDED) and node.name not in self._spikes
+            if node.op.recorded and node.name not in self._spikes
         }
 
     def put(self, plan: Plan, name: str, data: torch.Tensor, first_sample: int, first_channel: int) -> None:

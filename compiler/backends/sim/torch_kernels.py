@@ -29,9 +29,8 @@ from resformer.compiler.backends.sim.plan import (
     Value,
 )
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
-from resformer.compiler.ir.program import (
-    CUBA_ARRAYS,
+from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
+from resformer.compiler.ir.ops import (
     LIF,
     Conv2d,
     CubaLI,
@@ -44,6 +43,7 @@ from resformer.compiler.ir.program import (
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.neurons import PER_NEURON
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
 
@@ -218,7 +218,7 @@ class TorchKernels:
         """Neurons whose current has a memory, in float64: nothing that they compute takes more than 43 bits."""
         own = {
             name: self._constant(neuron_share(getattr(neurons, name), value, block), torch.float64)
-            for name in CUBA_ARRAYS
+            for name in PER_NEURON
         }
         keep_u, keep_v = ((LOIHI.decay_unity - decay) / LOIHI.decay_unity for decay in (own["du"] + 1, own["dv"]))
         unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max

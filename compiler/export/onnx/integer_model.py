@@ -24,10 +24,10 @@ from resformer.compiler.export.onnx import integer_functions as functions
 from resformer.compiler.export.onnx import require
 from resformer.compiler.export.onnx.model_writer import DOMAIN, ModelWriter
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.bounds import INT32_MAX, largest, magnitudes
-from resformer.compiler.ir.program import (
+from resformer.compiler.ir.bounds import magnitudes
+from resformer.compiler.ir.interval import INT32_MAX, largest
+from resformer.compiler.ir.ops import (
     LIF,
-    RECORDED,
     Add,
     Conv2d,
     CubaLI,
@@ -39,14 +39,13 @@ from resformer.compiler.ir.program import (
     MaxPool2d,
     Op,
     Output,
-    Program,
-    ProgramNode,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.program import Program, ProgramNode
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 
@@ -89,7 +88,7 @@ def export_integer(program: Program, *, debug: bool = False, counts: bool = Fals
     writer.output(INTEGER_LOGITS)
     writer.output(LOGITS)
     for node in program:
-        if debug and isinstance(node.op, RECORDED):
+        if debug and node.op.recorded:
             writer.output(node.name)
     for name in writer.counts.values():
         writer.output(name)

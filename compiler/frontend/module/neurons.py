@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from spikingjelly.activation_based import neuron
 
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.neurons import HARD, SOFT
 from resformer.compiler.ir.primitives import BatchNorm2d, constant
-from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.shapes import output_shape
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]

@@ -30,8 +30,8 @@ from resformer.compiler.frontend.module.neurons import (
     pair,
 )
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, user_line
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.primitives import HELD_BIAS, Add, MaxPool2d
-from resformer.compiler.ir.shapes import Shape
 from resformer.errors import InputError, UnsupportedError
 
 
@@ -317,10 +317,10 @@ def _max_pool(
     value = tracing.value(node, x, Axes.STATIC, Axes.MERGED)
     if ceil_mode or pair(dilation) != (1, 1):
         raise tracing.refusal(node, "has windows beyond the image, or dilated ones", "use plain windows")
-    sizes = (np.array(pair(each)) for each in (kernel, stride or kernel, padding))
-    name = tracing.draft.add(
-        tracing.name(node), MaxPool2d(**dict(zip(("kernel_size", "stride", "padding"), sizes, strict=True))), value.node
+    pool = MaxPool2d(
+        kernel_size=np.array(pair(kernel)), stride=np.array(pair(stride or kernel)), padding=np.array(pair(padding))
     )
+    name = tracing.draft.add(tracing.name(node), pool, value.node)
     return Value(name, value.axes, tracing.draft.shape(name))
 
 
@@ -428,7 +428,7 @@ def _count_votes(tracing: Tracing, node: fx.Node, x: object, name: str, size: in
     if len(value.shape) != 1 or value.shape[0] % size:
         raise tracing.refusal(node, f"votes of {size} are counted over values of shape {value.shape}", "flatten them")
     classes = value.shape[0] // size
-    votes = tracing.add(node, name, nir.Linear(np.kron(np.eye(classes), np.ones((1, size)))), value.node)
+    votes = tracing.add(node, name, nir.Linear(np.repeat(np.eye(classes), size, axis=1)), value.node)
     scale = tracing.add(node, f"{name}.scale", nir.Scale(np.full(classes, 1.0 / size)), votes)
     return Value(scale, value.axes, (classes,))
 

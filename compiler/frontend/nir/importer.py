@@ -29,6 +29,7 @@ from resformer.compiler.frontend.nir.content import (
     without_doors,
     without_recurrence,
 )
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete, discrete_integrator
 from resformer.compiler.ir.primitives import (
@@ -40,7 +41,7 @@ from resformer.compiler.ir.primitives import (
     SampleDelay,
     collapse,
 )
-from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.verify import TAU_TOLERANCE
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import replace
+from typing import Any
 
 import nir
 import numpy as np
 
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import names_before_neurons
 from resformer.compiler.ir.primitives import NEURONS
-from resformer.compiler.ir.shapes import Shape
 from resformer.errors import UnsupportedError
 
 
@@ -67,8 +68,10 @@ def _as_image(node: Node[nir.NIRNode], inputs: tuple[str, ...], shapes: list[Sha
         )
     if isinstance(op, NEURONS):
         fields = {each.name: getattr(op, each.name) for each in dataclasses.fields(op)}
-        arrays = {name: value.reshape(shapes[0]) for name, value in fields.items() if isinstance(value, np.ndarray)}
-        op = type(op)(**arrays, metadata=dict(op.metadata))
+        arrays: dict[str, Any] = {
+            name: value.reshape(shapes[0]) for name, value in fields.items() if isinstance(value, np.ndarray)
+        }
+        op = replace(op, **arrays, metadata=dict(op.metadata))
     return Node(node.name, op, inputs, shapes[0])
 
 

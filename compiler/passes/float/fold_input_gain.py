@@ -27,19 +27,18 @@ def fold_input_gain(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         if neurons.metadata["reset"] != HARD:
             edit.set_op(node.name, discrete(node.name, neurons, dt, node.shape))
             continue
-        leaks = isinstance(neurons, nir.LIF)
-        rate = dt / collapse(neurons.tau) if leaks else dt
+        rate = dt / collapse(neurons.tau) if isinstance(neurons, nir.LIF) else np.asarray(dt)
         v_reset = collapse(neurons.v_reset)
         gain = collapse(neurons.r) * rate
         values = {
-            "r": 1 / rate if not leaks else collapse(neurons.tau) / dt,
+            "r": collapse(neurons.tau) / dt if isinstance(neurons, nir.LIF) else 1 / rate,
             "v_threshold": (collapse(neurons.v_threshold) - v_reset) / gain,
             "v_reset": 0 * v_reset,
         }
-        if leaks:
+        if isinstance(neurons, nir.LIF):
             values["v_leak"] = (collapse(neurons.v_leak) - v_reset) / gain
         fields = {name: np.broadcast_to(value, node.shape) for name, value in values.items()}
-        if leaks:
+        if isinstance(neurons, nir.LIF):
             fields["tau"] = neurons.tau
         edit.set_op(node.name, type(neurons)(**fields, metadata=dict(neurons.metadata)))
     return edit.finish()

@@ -19,6 +19,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, discrete, reshaped
 from resformer.compiler.ir.primitives import (
@@ -26,13 +27,14 @@ from resformer.compiler.ir.primitives import (
     PER_NEURON,
     Add,
     DiscreteCubaLI,
+    IntArray,
     RecurrentCubaLIF,
     SampleDelay,
     collapse,
     constant,
     pair,
 )
-from resformer.compiler.ir.shapes import Shape, output_shape
+from resformer.compiler.ir.shapes import output_shape
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -110,11 +112,11 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
                 merge = _merge_population if _is_stock(node, values[node.inputs[0]].shape) else _merge_discrete
                 merge(node, values[node.inputs[0]], graph, made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
-            case SampleDelay():
-                _merge_delay(node, values[node.inputs[0]], made)
+            case SampleDelay(steps=steps):
+                _merge_delay(node, steps, values[node.inputs[0]], made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
             case DiscreteCubaLI():
-                _merge_integrator(node, values[node.inputs[0]], graph, made)
+                _merge_integrator(node, node.op, values[node.inputs[0]], graph, made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
             case nir.Output():
                 _merge_output(node, values[node.inputs[0]], graph, made)
@@ -292,13 +294,14 @@ def _merge_discrete(
         weight = _undilated(neurons.weight, neurons.dilation)
         neurons = replace(neurons, **arrays, weight=weight, dilation=(1, 1))
     else:
+        assert isinstance(neurons, nir.LIF | nir.IF | nir.CubaLIF)
         neurons = discrete(node.name, neurons, float(graph.metadata["dt"]), value.shape)
     nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
     current = _write_sum(node.name, value, nothing, graph, made)
     made[node.name] = Node(node.name, neurons, (current,), value.shape)
 
 
-def _merge_delay(node: Node[nir.NIRNode], value: _Value, made: dict[str, Node[nir.NIRNode]]) -> None:
+def _merge_delay(node: Node[nir.NIRNode], steps: IntArray, value: _Value, made: dict[str, Node[nir.NIRNode]]) -> None:
     """Write a delay of what neurons send.
 
     Raises:
@@ -310,12 +313,16 @@ def _merge_delay(node: Node[nir.NIRNode], value: _Value, made: dict[str, Node[ni
             f"{node.name}: delays what {term.name or term.source} makes, a current; on Loihi what neurons send can "
             "wait, so put the delay behind neurons or the input"
         )
-    steps = np.ascontiguousarray(node.op.steps).reshape(value.shape)
-    made[node.name] = Node(node.name, SampleDelay(steps), (term.source,), value.shape)
+    delay = SampleDelay(np.ascontiguousarray(steps).reshape(value.shape))
+    made[node.name] = Node(node.name, delay, (term.source,), value.shape)
 
 
 def _merge_integrator(
-    node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
+    node: Node[nir.NIRNode],
+    neurons: DiscreteCubaLI,
+    value: _Value,
+    graph: Graph[nir.NIRNode],
+    made: dict[str, Node[nir.NIRNode]],
 ) -> None:
     """Write neurons that do not fire, their gain in the synapses in front of them.
 
@@ -333,8 +340,8 @@ def _merge_integrator(
             )
         (reader,) = readers
     shape = value.shape
-    last = _per_channel("", _of_channels(node, "gain", node.op.gain, shape), np.zeros(shape[0]), shape)
-    arrays: dict[str, Any] = {key: reshaped(getattr(node.op, key), shape) for key in PER_INTEGRATOR}
+    last = _per_channel("", _of_channels(node, "gain", neurons.gain, shape), np.zeros(shape[0]), shape)
+    arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), shape) for key in PER_INTEGRATOR}
     op = DiscreteCubaLI(**{**arrays, "gain": constant(1.0, shape)})
     made[node.name] = Node(node.name, op, (_write_sum(node.name, value, last, graph, made),), shape)
 

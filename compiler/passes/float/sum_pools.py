@@ -7,9 +7,9 @@ import math
 import nir
 import numpy as np
 
-from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.messages import message_names, names_before_neurons
-from resformer.compiler.ir.primitives import NEURONS, POOL_AREA, Add, with_weight
+from resformer.compiler.ir.primitives import NEURONS, POOL_AREA, Add, pair, with_weight
 from resformer.errors import UnsupportedError
 
 
@@ -35,12 +35,12 @@ def sum_pools(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
                 "convolution reads"
             )
         readers = graph.consumers[node.name]
-        weighted = [isinstance(reader.op, nir.Conv2d) for reader in readers]
+        convolutions = {reader.name: reader.op for reader in readers if isinstance(reader.op, nir.Conv2d)}
         area = math.prod(int(size) for size in pool.kernel_size)
         if all(isinstance(reader.op, (Add, *NEURONS)) for reader in readers):
-            edit.set_op(node.name, _channel_means(node, area))
+            edit.set_op(node.name, _channel_means(pool, node.shape[0], area))
             continue
-        if not all(weighted) or np.any(pool.padding):
+        if len(convolutions) < len(readers) or np.any(pool.padding):
             names = ", ".join(f"{reader.name} ({type(reader.op).__name__})" for reader in readers)
             padding = tuple(int(each) for each in pool.padding)
             raise UnsupportedError(
@@ -48,21 +48,20 @@ def sum_pools(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
                 f"weights alone, or by neurons and sums alone; it pads by {padding} and is read by {names}"
             )
         edit.set_op(node.name, nir.SumPool2d(kernel_size=pool.kernel_size, stride=pool.stride, padding=pool.padding))
-        for reader in readers:
-            conv = with_weight(reader.op, weight=reader.op.weight / area, bias=reader.op.bias)
-            conv.metadata[POOL_AREA] = area
-            edit.set_op(reader.name, conv)
+        for name, conv in convolutions.items():
+            made = with_weight(conv, weight=conv.weight / area, bias=conv.bias)
+            made.metadata[POOL_AREA] = area
+            edit.set_op(name, made)
     return edit.finish()
 
 
-def _channel_means(node: Node[nir.NIRNode], area: int) -> nir.Conv2d:
+def _channel_means(pool: nir.AvgPool2d, channels: int, area: int) -> nir.Conv2d:
     """An average pool as a convolution."""
-    pool, channels = node.op, node.shape[0]
     return nir.Conv2d(
         input_shape=None,
-        weight=np.full((channels, 1, *(int(size) for size in pool.kernel_size)), 1.0 / area),
-        stride=tuple(int(size) for size in pool.stride),
-        padding=tuple(int(size) for size in pool.padding),
+        weight=np.full((channels, 1, *pair(pool.kernel_size)), 1.0 / area),
+        stride=pair(pool.stride),
+        padding=pair(pool.padding),
         dilation=(1, 1),
         groups=channels,
         bias=np.zeros(channels),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import Delay, Op, Program, hop_steps
+from resformer.compiler.ir.ops import Delay, Op
+from resformer.compiler.ir.program import Scheduled, Unscheduled
 
 
-def balance_delays(program: Program) -> Program:
+def balance_delays(program: Unscheduled) -> Scheduled:
     """Schedule a program so that samples stream through it, T steps each, back to back.
 
     Every synapse sends what it received one step ago. Where inputs of a node would meet at different steps of their
@@ -29,5 +28,6 @@ def balance_delays(program: Program) -> Program:
             )
             edit.insert_after(source, delay, readers=(node.name,))
             offsets[name] = meet
-        offsets[node.name] = meet + hop_steps(node.op)
-    return replace(edit.finish(), offsets=offsets)
+        offsets[node.name] = meet + node.op.hop
+    balanced = edit.finish()
+    return Scheduled(balanced.nodes, balanced.timesteps, balanced.metadata, offsets)

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Add, Conv2d, Int8Array, Op, Program, WeightArray
-from resformer.compiler.ir.storage import mantissa_bits
-from resformer.compiler.quantize.plan import mantissa_max
+from resformer.compiler.ir.ops import Add, Conv2d, Op
+from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Unscheduled
+from resformer.compiler.ir.storage import mantissa_bits, split_mantissas
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
 
 
-def stack_synapses(program: Program) -> Program:
+def stack_synapses(program: Unscheduled) -> Unscheduled:
     """Make of each convolution whose mantissas are wide an ``Add`` of two that read the same.
 
     The sum keeps the convolution's name, for it is the current that all else refers to; the parts are named
@@ -48,20 +48,3 @@ def stack_synapses(program: Program) -> Program:
             edit.add(part)
         edit.set_op(node.name, Add(conv.signal), inputs=tuple(f"{node.name}{suffix}" for suffix, _ in parts))
     return edit.finish()
-
-
-def split_mantissas(weight: WeightArray) -> tuple[Int8Array, Int8Array, int]:
-    """Parts of mantissas m with m = hi * 2^s + lo, both of m's sign, and s, the least with which all hi fit.
-
-    Where s is zero, lo is as large as it can be, so that hi is zero but for the few m that a synapse cannot hold. Like
-    signs let range analysis prove of the parts' sum just what it proves of the whole.
-    """
-    magnitude, sign = np.abs(weight.astype(np.int32)), np.sign(weight)
-    largest, most = mantissa_max(LOIHI.weight_bits_max), int(magnitude.max(initial=0))
-    if most <= 2 * largest:
-        shift, low = 0, np.minimum(magnitude, largest)
-    else:
-        shift = most.bit_length() - (LOIHI.weight_bits_max - 1)
-        low = magnitude & ((1 << shift) - 1)
-    high = (magnitude - low) >> shift
-    return (sign * high).astype(np.int8), (sign * low).astype(np.int8), shift

@@ -21,7 +21,7 @@ import resformer.quantize
 from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_state
 from resformer.compiler.fine_tuning import FakeQuantization, QuantizedSpikingResformer, prepare
 from resformer.compiler.ir import fixedpoint, reference
-from resformer.compiler.ir.program import LIF, Conv2d, Dense
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
 from resformer.compiler.quantize.plan import QuantizationConfig
 from resformer.errors import FileFormatError, InputError, RangeError, ResformerError

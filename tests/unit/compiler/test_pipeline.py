@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from resformer.compiler import pipeline
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program
-from resformer.compiler.pipeline import PASS_NAMES, CompileOptions, compile_checkpoint
+from resformer.compiler.pipeline import CHECKPOINT, CompileOptions, compile_checkpoint
 from resformer.compiler.quantize.plan import QuantizationConfig
 from resformer.errors import InputError, RangeError, UnsupportedError
 from resformer.models.checkpoint import save_checkpoint
@@ -32,8 +33,8 @@ def checkpoint(make_model: Callable[..., SpikingResformer], tmp_path_factory: py
 def test_passes_run_in_order_floats_first(checkpoint: Path) -> None:
     seen: list[tuple[str, type]] = []
     result = compile_checkpoint(checkpoint, SMALL, lambda name, graph: seen.append((name, type(graph))))
-    assert tuple(name for name, _ in seen) == PASS_NAMES
-    level = PASS_NAMES.index("quantize")
+    assert tuple(name for name, _ in seen) == CHECKPOINT.pass_names
+    level = CHECKPOINT.pass_names.index("quantize")
     assert {kind for _, kind in seen[:level]} == {Graph}
     assert {kind for _, kind in seen[level:]} == {Program}
     assert result.quantized.offsets is None
@@ -83,7 +84,7 @@ def test_what_a_pass_breaks_is_found_at_once(checkpoint: Path, monkeypatch: pyte
         edit.set_op("classifier", nir.Linear(np.ones((5, 99))))
         return edit.finish()
 
-    monkeypatch.setattr(pipeline, "FLOAT_PASSES", (break_it, *pipeline.FLOAT_PASSES))
+    monkeypatch.setattr(pipeline, "CHECKPOINT", replace(CHECKPOINT, float_passes=(break_it, *CHECKPOINT.float_passes)))
     seen: list[str] = []
     with pytest.raises(AssertionError, match="classifier: weights for 99 features"):
         compile_checkpoint(checkpoint, SMALL, lambda name, _: seen.append(name))
@@ -95,7 +96,7 @@ def test_an_error_says_which_pass_it_came_from(checkpoint: Path, monkeypatch: py
     def refuse(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         raise UnsupportedError("layers.0.0: no")
 
-    monkeypatch.setattr(pipeline, "FLOAT_PASSES", (refuse,))
+    monkeypatch.setattr(pipeline, "CHECKPOINT", replace(CHECKPOINT, float_passes=(refuse,)))
     with pytest.raises(UnsupportedError) as caught:
         compile_checkpoint(checkpoint, SMALL)
     assert str(caught.value) == "layers.0.0: no"

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.program import Input, Output, Program, Relay, Signal, SignalKind
+from resformer.compiler.ir.ops import Input, Output, Relay
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal, SignalKind
 from support.compare import first_difference
 
 GRADED = Signal(SignalKind.GRADED, 4)

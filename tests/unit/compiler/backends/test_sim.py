@@ -20,8 +20,10 @@ from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.frame import Arena
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, build_plan
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.bounds import EXACT_IN_FLOAT32, magnitudes
-from resformer.compiler.ir.program import LIF, Conv2d, Program, Relay, SpikeMatMul
+from resformer.compiler.ir.bounds import magnitudes
+from resformer.compiler.ir.interval import EXACT_IN_FLOAT32
+from resformer.compiler.ir.ops import LIF, Conv2d, Relay, SpikeMatMul
+from resformer.compiler.ir.program import Program
 from resformer.errors import BackendMissingError, CapacityError
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder, tiny_resformer

@@ -15,7 +15,7 @@ from resformer.compiler.files.nir import is_plain, read_nir, write_nir
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import PORTS, Add, PortedGraph, SpikeMatMul, constant
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.errors import FileFormatError
 from resformer.models.spikingresformer import SpikingResformer
 from support.compare import first_difference
@@ -36,7 +36,7 @@ def path(graph: Graph[nir.NIRNode], tmp_path: Path) -> Path:
 
 def test_round_trip(graph: Graph[nir.NIRNode], tmp_path: Path) -> None:
     path = tmp_path / "network.nir"
-    for float_pass in (None, *FLOAT_PASSES):
+    for float_pass in (None, *CHECKPOINT.float_passes):
         graph = graph if float_pass is None else float_pass(graph)
         write_nir(graph, path)
         assert first_difference(graph, read_nir(path)) is None

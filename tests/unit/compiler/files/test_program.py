@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from resformer.compiler.files.program import FORMAT_VERSION, read_program, write_program
-from resformer.compiler.ir import program as ops
-from resformer.compiler.ir.program import Program, Relay, Signal
+from resformer.compiler.ir import ops
+from resformer.compiler.ir.ops import Relay
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.errors import FileFormatError

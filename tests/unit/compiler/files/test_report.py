@@ -1,113 +1,180 @@
-"""What ``report.json`` says about nodes."""
+"""The schema of ``report.json``: every damage is one line that names the place."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import nir
-import numpy as np
 import pytest
-import torch
 
-from resformer.compiler.files.report import may_saturate, sqnr_db, synapses
-from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.program import (
-    LIF,
-    SPIKE,
-    Conv2d,
-    Dense,
-    Input,
-    Program,
-    Relay,
-    Signal,
-    SignalKind,
-    real_weight,
-)
-from resformer.compiler.target import LOIHI
+from resformer.compiler.files.build import check_replaceable, read_build
+from resformer.compiler.files.report import FORMAT, TARGETS, check_report
+from resformer.errors import FileFormatError
 
-INDEX_BITS = 12
+SIGNAL = {"kind": "current", "bits": 9, "scale_exp": 4, "low": -200, "high": 200}
+REPORT: dict[str, Any] = {
+    "format": FORMAT,
+    "format_version": 1,
+    "versions": {"resformer": "0.1.0", "onnx": None},
+    "source": {"file": "model.pt", "sha256": "00"},
+    "targets": list(TARGETS),
+    "options": {
+        "timesteps": 4,
+        "input_size": None,
+        "weight_bits": 8,
+        "layer_bits": {"stem": 4},
+        "per_channel": True,
+        "clip_weights": True,
+        "input_scale_exp": None,
+        "dt": None,
+        "input_kind": "static",
+        "reset": None,
+        "synapse_budget": None,
+        "calibration_samples": None,
+    },
+    "architecture": None,
+    "fine_tuned": False,
+    "timesteps": 4,
+    "input": {
+        "shape": [1, 8, 8],
+        "kind": "static",
+        "encoding": "rint",
+        "uint8_divisor": 255,
+        "scale_exp": 6,
+        "low": -64,
+        "high": 64,
+        "real_range": [-1.0, 1.0],
+    },
+    "latency_steps": 3,
+    "is_dyadic": True,
+    "totals": {"parameters": 1, "neurons": 1, "graded_neurons": 0, "synapses": 9, "weight_memory_bits": 72},
+    "placement": {
+        "chip": "loihi2",
+        "cores": 1,
+        "chips": 1,
+        "layers": [{"name": "a", "cores": 1, "tile": [1], "bound": "x"}],
+    },
+    "warnings": [],
+    "may_saturate": [],
+    "nodes": [
+        {
+            "name": "stem",
+            "op": "Conv2d",
+            "shape": [1, 8, 8],
+            "inputs": ["input"],
+            "offset": 1,
+            "signal": SIGNAL,
+            "weight_bits": 8,
+            "weight_exp": [0, 1],
+            "synapses": 9,
+            "sqnr_db": None,
+        },
+        {
+            "name": "lif",
+            "op": "LIF",
+            "shape": [1, 8, 8],
+            "inputs": ["stem"],
+            "offset": 2,
+            "signal": SIGNAL,
+            "vth": 100,
+            "bias": [0, 1],
+            "may_saturate": False,
+        },
+    ],
+}
 
 
-def current(low: int, high: int, scale_exp: int = 4) -> Signal:
-    return Signal(SignalKind.CURRENT, scale_exp, low, high)
+def changed(where: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    report = copy.deepcopy(REPORT)
+    owner: Any = report
+    for key in where[:-1]:
+        owner = owner[key]
+    owner[where[-1]] = value
+    return report
 
 
-def conv(
-    shape: tuple[int, int, int, int], *, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
-) -> Conv2d:
-    weight = np.random.default_rng(0).integers(-127, 128, shape).astype(np.int8)
-    exp = (np.arange(shape[0]) % 3).astype(np.int8)
-    pairs = [(each, each) for each in (stride, padding, dilation)]
-    return Conv2d(current(-9, 9), weight, exp, np.zeros(shape[0], np.int32), *pairs, groups)
-
-
-def program(op: Conv2d | Dense, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Program:
-    entry = Node("input", Input(Signal(SignalKind.GRADED, 2, -8, 8)), (), in_shape)
-    return Program((entry, Node("layer", op, ("input",), out_shape)), timesteps=4)
+def test_a_report_is_one() -> None:
+    assert check_report(REPORT) is REPORT
 
 
 @pytest.mark.parametrize(
-    ("stride", "padding", "dilation", "groups"), [(1, 0, 1, 1), (2, 1, 1, 2), (1, 2, 2, 1), (3, 3, 1, 4), (2, 3, 1, 1)]
+    ("where", "value", "says"),
+    [
+        (("timesteps",), "4", "'timesteps' is '4', not a whole number"),
+        (("timesteps",), 0, "'timesteps' is 0, outside 1 to"),
+        (("timesteps",), True, "'timesteps' is true, not a whole number"),
+        (("timesteps",), 2**64, "'timesteps' is an integer of 65 bits, outside"),
+        (("latency_steps",), -1, "'latency_steps' is -1, outside 0 to"),
+        (("is_dyadic",), 1, "'is_dyadic' is 1, not true or false"),
+        (("format_version",), True, "'format_version' is true, not a whole number"),
+        (("totals", "synapses"), 1.0, "'totals.synapses' is 1.0, not a whole number"),
+        (("architecture",), [], "'architecture' is a list, not an object or null"),
+        (("source",), {"file": "a", "module": "b", "sha256": "00"}, "'source.module' is unknown"),
+        (("source",), {"sha256": "00"}, "'source.file' is missing"),
+        (("source",), {"module": "b"}, "'source.sha256' is missing"),
+        (("targets", 1), "gpu", "'targets[1]' is 'gpu', none of lava, sim, onnx, nir"),
+        (("options", "layer_bits", "stem"), 65, "'options.layer_bits.stem' is 65, outside 0 to 64"),
+        (("options", "layer_bits", "two\nlines"), "", "'options.layer_bits.two\\nlines' is '', not a whole number"),
+        (("options", "dt"), float("nan"), "'options.dt' is nan, outside 0 to"),
+        (("options", "dt"), float("inf"), "'options.dt' is inf, outside 0 to"),
+        (("input", "real_range"), [1.0], "'input.real_range' has 1 items, not 2"),
+        (("placement", "layers", 0, "tile", 0), None, "'placement.layers[0].tile[0]' is null, not a whole number"),
+        (("nodes",), {}, "'nodes' is an object, not a list"),
+        (("nodes", 1), "lif", "'nodes[1]' is 'lif', not an object"),
+        (("nodes", 1, "signal"), SIGNAL | {"bits": -1}, "'nodes[1].signal.bits' is -1, outside 0 to 64"),
+        (("nodes", 1, "signal"), SIGNAL | {"kind": "x" * 99}, "none of spike, graded, current"),
+        (("nodes", 1, "vth"), None, "'nodes[1].vth' is null, not a whole number or a list"),
+        (("nodes", 1, "mood"), "good", "'nodes[1].mood' is unknown"),
+        (("nodes", 1, "op"), "Dense", "'nodes[1].weight_bits' is missing"),
+        (("nodes", 1, "part_of"), "stem", "'nodes[1].stored_bits' is missing"),
+        (("mood",), "good", "'mood' is unknown"),
+    ],
 )
-def test_synapses_into_the_padding_do_not_count(stride: int, padding: int, dilation: int, groups: int) -> None:
-    op = conv((8, 4 // groups, 3, 3), stride=stride, padding=padding, dilation=dilation, groups=groups)
-    ones, taps = torch.ones(1, 4, 9, 9), torch.ones(*op.weight.shape)
-    touched = torch.conv2d(ones, taps, None, stride, padding, dilation, groups)
-    made = program(op, (4, 9, 9), tuple(touched.shape[1:]))
-    assert synapses(made, made["layer"], INDEX_BITS) == int(touched.sum())
-    # a tenth of the weights is stored by itself, each with an index
-    few = replace(op, weight=np.where(np.random.default_rng(1).random(op.weight.shape) < 0.1, op.weight, np.int8(0)))
-    touched = torch.conv2d(
-        ones, torch.from_numpy((few.weight != 0) * 1.0).float(), None, stride, padding, dilation, groups
-    )
-    made = program(few, (4, 9, 9), tuple(touched.shape[1:]))
-    assert synapses(made, made["layer"], INDEX_BITS) == int(touched.sum())
+def test_damages_are_named_with_their_place(where: tuple[Any, ...], value: Any, says: str) -> None:
+    with pytest.raises(FileFormatError) as error:
+        check_report(changed(where, value))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 150
 
 
-def test_dense_synapses_are_all_pairs() -> None:
-    dense = Dense(current(-9, 9), np.ones((5, 7), np.int8), 0, np.zeros(5, np.int32))
-    made = program(dense, (7,), (5,))
-    assert synapses(made, made["layer"], INDEX_BITS) == 35
+DIGITS = "9" * 5000
 
 
-def test_real_weights_and_their_errors() -> None:
-    op = conv((3, 2, 1, 1))
-    made = program(op, (2, 4, 4), (3, 4, 4))
-    expected = op.weight * 2.0 ** op.weight_exp[:, None, None, None] / 2**2  # from scale 2^2 to 2^4
-    np.testing.assert_array_equal(real_weight(made, "layer"), expected)
-
-    def folded(weight: np.ndarray) -> Graph[nir.NIRNode]:
-        layer = nir.Conv2d(None, weight, 1, 0, 1, 1, np.zeros(3))
-        return Graph((Node("layer", layer, (), (3, 4, 4)),), timesteps=4)
-
-    assert sqnr_db(folded(expected), made, "layer") is None, "nothing was rounded"
-    tenth = sqnr_db(folded(expected / 1.1), made, "layer")
-    assert tenth is not None
-    assert math.isclose(tenth, 20.0, abs_tol=1e-9)
-
-
-def lif_after(low: int, *, dv: int, bias: int = 0, timesteps: int = 4) -> bool:
-    source = Node("input", Input(Signal(SignalKind.GRADED, 4, low, 0)), (), (1, 1, 1))
-    lif = LIF(SPIKE, 16, LOIHI.du_no_memory, dv, np.array([bias], np.int16), np.array([6], np.int8))
-    node = Node("lif", lif, ("input",), (1, 1, 1))
-    return may_saturate(Program((source, node), timesteps=timesteps), node)
-
-
-def test_potentials_saturate_where_their_worst_sum_leaves_24_bits() -> None:
-    # halving, v sums to 64 * a * (2 - 2^(1 - T)), T = 4: 120 a
-    largest = LOIHI.v_max // 120
-    assert not lif_after(-largest, dv=2048)
-    assert lif_after(-largest - 1, dv=2048)
-    assert lif_after(-largest + 10, dv=2048, bias=-20)
-    assert not lif_after(-largest - 1, dv=2048, timesteps=1)
-    assert lif_after(-largest, dv=1024)
-
-
-@pytest.mark.parametrize(("low", "high"), [(-90, 0), (0, 95)])
-def test_relays_saturate_where_bounds_leave_their_limit(low: int, high: int) -> None:
-    source = Node("input", Input(Signal(SignalKind.GRADED, 4, low, high)), (), (2, 1, 1))
-    op = Relay(current(-100, 100), np.array([5, -10], np.int32), limit=100)
-    for limit, shift, expected in ((100, 0, False), (99, 0, True), (25, 2, False), (24, 2, True)):
-        node = Node("relay", replace(op, limit=limit, shift=shift), ("input",), (2, 1, 1))
-        assert may_saturate(Program((source, node), timesteps=4), node) is expected
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"format": ' * 100_000, "nested too deeply"),
+        (json.dumps(changed(("options", "dt"), float("nan"))), "NaN is no number in JSON"),
+        (json.dumps(changed(("options", "dt"), float("-inf"))), "-Infinity is no number in JSON"),
+        (json.dumps(REPORT).replace('"dt": null', '"dt": 1e999'), "'options.dt' is inf, outside"),
+        (json.dumps(REPORT).replace('"dt": null', f'"dt": {DIGITS}'), "Exceeds the limit"),
+        (
+            json.dumps(REPORT).replace('"timesteps": 4', f'"timesteps": {DIGITS[:4000]}'),
+            "'options.timesteps' is an integer",
+        ),
+        ('{"format": "resformer-placement", "format_version": 1, "layers": [null]}', "not the report of a build"),
+        ('{"format": "resformer-verification", "format_version": 1, "x": NaN}', "NaN is no number in JSON"),
+        (
+            json.dumps(REPORT).replace('"format_version": 1', f'"format_version": {DIGITS[:4000]}'),
+            "integer of 13288 bits",
+        ),
+    ],
+)
+@pytest.mark.parametrize("call", [read_build, check_replaceable])
+def test_files_that_broke_readers_are_refused_in_a_line(
+    tmp_path: Path, content: str, says: str, call: Callable[[Path], object]
+) -> None:
+    (tmp_path / "report.json").write_text(content)
+    if call is check_replaceable and "'" in says:
+        call(tmp_path)  # a build of ours, if a damaged one
+        return
+    with pytest.raises(FileFormatError) as error:
+        call(tmp_path)
+    assert (says if call is read_build else "so it is left alone") in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400

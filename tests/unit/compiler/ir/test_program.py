@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resformer.compiler.ir import program as ops
-from resformer.compiler.ir.program import LIF, SPIKE, Program, Signal, SignalKind, hop_steps
+from resformer.compiler.ir import ops
+from resformer.compiler.ir.ops import LIF
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from support.programs import CURRENT, ProgramByHand
 
@@ -68,12 +70,12 @@ def test_latency_needs_a_schedule() -> None:
 def test_synapses_and_delays_take_steps_and_nothing_else_does() -> None:
     signal = Signal(CURRENT, 0)
     bias = np.zeros(1, dtype=np.int32)
-    assert hop_steps(ops.Delay(signal, 5)) == 5
-    assert hop_steps(ops.SpikeMatMul(signal, 1, True, bias, 9)) == 1
-    assert hop_steps(ops.SumPool2d(signal, (1, 1), (1, 1))) == 1
+    assert ops.Delay(signal, 5).hop == 5
+    assert ops.SpikeMatMul(signal, 1, True, bias, 9).hop == 1
+    assert ops.SumPool2d(signal, (1, 1), (1, 1)).hop == 1
     program = one_layer()
-    assert {node.name: hop_steps(node.op) for node in program} == {
+    assert {node.name: node.op.hop for node in program} == {
         "input": 0, "conv": 1, "lif": 0, "flatten": 0, "classifier": 1, "output": 0,
     }  # fmt: skip
     for op in (ops.Relay(signal, bias, 9), ops.Add(signal), ops.MaxPool2d(signal, (1, 1), (1, 1), (0, 0))):
-        assert hop_steps(op) == 0
+        assert op.hop == 0

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from resformer.compiler.ir import program as ops
-from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import Program, Signal, SignalKind
-from resformer.compiler.ir.reference import evaluate
+from resformer.compiler.ir import ops, reference
+from resformer.compiler.ir.ops import arithmetic
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal, SignalKind
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder
 from support.programs import CURRENT, ProgramByHand
@@ -94,7 +94,7 @@ def test_overrides_come_back_to_recurrent_neurons_a_step_late() -> None:
     sent = net.rng.integers(0, 2, (4, 2, 2, 3, 3))
     arriving = samples.swapaxes(0, 1).astype(np.int64)
     for step in range(1, 4):
-        arriving[step] += evaluate(op.synapses(), sent[step - 1 : step])[0][0]
+        arriving[step] += op.synapses().evaluate(sent[step - 1 : step])[0][0]
     trace = reference.run(program, samples, record=True, overrides={"cuba": sent})
     assert np.array_equal(trace.spikes["cuba"].dense(), arriving > op.vth)
     assert (trace.spikes["cuba"].dense() != sent).any()
@@ -160,10 +160,10 @@ def test_sums_that_float64_might_round_are_refused() -> None:
     build.conv("conv", "input", 127 * ONE, exp=7)
     op = build.nodes["conv"].op
     largest = (2**53 - 1) // (127 * 2**7)
-    value, _ = evaluate(op, np.full((1, 1, 1, 1, 1), largest))
+    value, _ = op.evaluate(np.full((1, 1, 1, 1, 1), largest))
     assert value.item() == largest * 127 * 2**7
     with pytest.raises(AssertionError, match="float64"):
-        evaluate(op, np.full((1, 1, 1, 1, 1), largest + 1))
+        op.evaluate(np.full((1, 1, 1, 1, 1), largest + 1))
 
 
 def wide_convolution(rng: np.random.Generator) -> tuple[ops.Conv2d, npt.NDArray[np.int64]]:
@@ -184,9 +184,9 @@ def wide_convolution(rng: np.random.Generator) -> tuple[ops.Conv2d, npt.NDArray[
 @pytest.mark.parametrize("frames", [0.5, 1, 5, 12])
 def test_frames_taken_together_change_nothing(frames: float, monkeypatch: pytest.MonkeyPatch) -> None:
     op, x = wide_convolution(np.random.default_rng(0))
-    one_by_one = np.concatenate([evaluate(op, x[:, index : index + 1])[0] for index in range(3)], axis=1)
-    monkeypatch.setattr(reference, "TAPS_AT_ONCE", int(frames * 8 * 49 * 28 * 28))
-    np.testing.assert_array_equal(evaluate(op, x)[0], one_by_one)
+    one_by_one = np.concatenate([op.evaluate(x[:, index : index + 1])[0] for index in range(3)], axis=1)
+    monkeypatch.setattr(arithmetic, "TAPS_AT_ONCE", int(frames * 8 * 49 * 28 * 28))
+    np.testing.assert_array_equal(op.evaluate(x)[0], one_by_one)
 
 
 def test_a_convolution_takes_memory_for_few_frames_taps() -> None:
@@ -194,13 +194,13 @@ def test_a_convolution_takes_memory_for_few_frames_taps() -> None:
     x = np.tile(x, (1, 8, 1, 1, 1))
     all_taps = 8 * 49 * x[:, :, 0].size * 8
     tracemalloc.start()
-    evaluate(op, x)
+    op.evaluate(x)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # the taps come twice, as integers and as float64; the input is padded
-    assert peak < 2 * x.nbytes + 3 * 8 * reference.TAPS_AT_ONCE < all_taps / 3
+    assert peak < 2 * x.nbytes + 3 * 8 * arithmetic.TAPS_AT_ONCE < all_taps / 3
 
 
 def test_an_operation_without_a_definition_is_our_mistake() -> None:
     with pytest.raises(AssertionError, match="no definition for Op"):
-        evaluate(ops.Op(Signal(CURRENT, 0)))
+        ops.Op(Signal(CURRENT, 0)).evaluate()

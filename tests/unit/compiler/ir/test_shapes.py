@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resformer.compiler.ir import program
+from resformer.compiler.ir import ops as program
 from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul
-from resformer.compiler.ir.program import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.shapes import check_shape, output_shape
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 
 CURRENT = Signal(SignalKind.CURRENT, 0)
 

@@ -9,8 +9,10 @@ import pytest
 
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import LIF, Conv2d, Input, Output
 from resformer.compiler.ir.primitives import constant
-from resformer.compiler.ir.program import LIF, SPIKE, Conv2d, Input, Output, Program, Signal, SignalKind
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.text import content_hash, format_graph
 from resformer.models.spikingresformer import SpikingResformer
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from resformer.compiler.frontend.checkpoint import import_model
-from resformer.compiler.ir import program as integer
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.program import Program, Signal, SignalKind
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
-from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.pipeline import CHECKPOINT
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges
@@ -31,7 +31,7 @@ def graph(make_model: Callable[..., SpikingResformer]) -> Graph[nir.NIRNode]:
 
 @pytest.fixture(scope="module")
 def quantized(graph: Graph[nir.NIRNode]) -> Program:
-    for float_pass in FLOAT_PASSES:
+    for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
     return quantize(graph, choose_plan(graph, estimated_ranges(graph), QuantizationConfig(), measured=False))
 
@@ -141,7 +141,7 @@ def bounded(kind: SignalKind, scale_exp: int, low: int, high: int) -> dict[str, 
         ("prologue.0", {"weight_exp": np.full(8, 8, np.int8)}, "weight_exp spans [8, 8], beyond [0, 7]"),
         ("prologue.0", {"weight_exp": np.zeros(1, np.int8)}, "weight_exp has shape (1,)"),
         ("prologue.0", {"bias": np.zeros(8, np.int64)}, "bias is int64, not int32"),
-        ("prologue.0", {"signal": integer.SPIKE}, "makes a spike, where it should make a current"),
+        ("prologue.0", {"signal": SPIKE}, "makes a spike, where it should make a current"),
         ("classifier", {"weight_exp": -1}, "weight_exp spans [-1, -1]"),
         ("layers.0.1.up.0", {"vth": 2**17}, "vth spans [131072, 131072], beyond [0, 131071]"),
         ("layers.0.1.up.0", {"dv": 4097}, "dv spans [4097, 4097]"),

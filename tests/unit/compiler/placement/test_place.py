@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
-from resformer.compiler.ir.program import SPIKE, Conv2d, Delay, SampleDelay
+from resformer.compiler.ir.ops import Conv2d, Delay, SampleDelay
+from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.placement.mapping import Link, map_program
 from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.errors import CapacityError

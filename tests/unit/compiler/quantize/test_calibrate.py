@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from resformer.compiler.ir import float_interpreter
-from resformer.compiler.ir import program as integer
+from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import RecurrentCubaLIF
 from resformer.compiler.ir.text import format_graph

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, Output, Relay
 from resformer.compiler.ir.primitives import Add, constant
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Input, Output, Program, Relay
+from resformer.compiler.ir.program import Program
 from resformer.compiler.passes.float.fold_input_gain import fold_input_gain
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import MEASURED_HEADROOM, QuantizationConfig, choose_plan

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import Conv2d
+from resformer.compiler.ir.ops import Conv2d
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import LayerPlan, QuantizationConfig, QuantizationPlan, choose_plan

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import Input, Output, Program, Signal, SignalKind
+from resformer.compiler.ir.ops import Input, Output
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.samples import images as image_folder
 from resformer.compiler.samples.images import ImageFolder, open_image_folder, resize_and_crop
 from resformer.errors import BackendMissingError, FileFormatError, InputError

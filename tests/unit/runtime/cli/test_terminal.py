@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from resformer.compiler.ir.summary import counted
 from resformer.errors import RangeError
-from resformer.runtime.cli.terminal import Parser, Terminal, UsageError, check_writable, counted, run_command, size_of
+from resformer.runtime.cli.terminal import Parser, Terminal, UsageError, check_writable, run_command, size_of
 
 
 def run(error: BaseException | None) -> int:

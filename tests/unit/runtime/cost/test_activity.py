@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resformer.compiler.ir.program import SPIKE, SampleDelay
+from resformer.compiler.ir.ops import SampleDelay
+from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.runtime.cost.activity import measure, stem_macs, taps
 from support.program_builder import ProgramBuilder

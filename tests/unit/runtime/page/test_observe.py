@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.ir import fixedpoint, reference
-from resformer.compiler.ir.program import LIF
+from resformer.compiler.ir.ops import LIF
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.target import LOIHI

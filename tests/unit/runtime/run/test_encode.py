@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.program import Input, Output, Program, Signal, SignalKind
+from resformer.compiler.ir.ops import Input, Output
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.runtime.run.encode import decode, encode, predict, real_logits
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Relay, real_weight
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Relay
+from resformer.compiler.ir.program import real_weight
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.verify.checks import before_spikes, differing_weights, recorded_names

@@ -33,7 +33,9 @@ from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul
 from resformer.compiler.backends.lava.processes.probe import SpikeProbe
 from resformer.compiler.backends.lava.processes.relay import Relay
 from resformer.compiler.backends.lava.record import Recorder
-from resformer.compiler.ir.program import SPIKE, Program, SampleDelay
+from resformer.compiler.ir.ops import SampleDelay
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE
 from support.program_builder import ProgramBuilder, tiny_resformer
 
 

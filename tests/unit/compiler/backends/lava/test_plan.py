@@ -3,7 +3,8 @@
 import pytest
 
 from resformer.compiler.backends.lava.plan import BlockKind, Unit, block_kind, divide, enclose, meeting_values
-from resformer.compiler.ir.program import Add, Program
+from resformer.compiler.ir.ops import Add
+from resformer.compiler.ir.program import Program
 from resformer.errors import UnsupportedError
 from support.program_builder import ProgramBuilder, tiny_resformer
 

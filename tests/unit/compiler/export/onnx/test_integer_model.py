@@ -11,19 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resformer.compiler.ir.program import (
-    LIF,
-    SPIKE,
-    Add,
-    Conv2d,
-    Delay,
-    Flatten,
-    Input,
-    MaxPool2d,
-    Program,
-    Relay,
-    SpikeMatMul,
-)
+from resformer.compiler.ir.ops import LIF, Add, Conv2d, Delay, Flatten, Input, MaxPool2d, Relay, SpikeMatMul
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.target import LOIHI
 from resformer.errors import BackendMissingError, RangeError
 from resformer.models.spikingresformer import SpikingResformer

@@ -23,7 +23,7 @@ from resformer.compiler.passes.float.fold_average_pool import fold_average_pool
 from resformer.compiler.passes.float.fold_input_gain import fold_input_gain
 from resformer.compiler.passes.float.sum_pools import sum_pools
 from resformer.compiler.passes.float.weigh_spikes import weigh_spikes
-from resformer.compiler.pipeline import MODULE_PASSES, FloatPass
+from resformer.compiler.pipeline import MODULE, FloatPass
 from resformer.errors import UnsupportedError
 from support.modules import MembraneBlock, SEWResNet, SpikingVGG, lif
 
@@ -35,7 +35,7 @@ def imported(module: nn.Module, shape: tuple[int, ...] = (4, 2, 3, 8, 8)) -> Gra
 
 def before(graph: Graph[nir.NIRNode], last: FloatPass) -> Graph[nir.NIRNode]:
     """The graph that one of the passes is given."""
-    for float_pass in MODULE_PASSES[: MODULE_PASSES.index(last)]:
+    for float_pass in MODULE.float_passes[: MODULE.float_passes.index(last)]:
         graph = float_pass(graph)
     return graph
 
@@ -52,7 +52,7 @@ def test_passes_are_pure_and_keep_all_populations(make: Callable[[], nn.Module])
     module = make()
     graph = imported(module, (2, 3, 8, 8) if isinstance(module, SpikingVGG) else (4, 2, 3, 8, 8))
     names = {node.name for node in graph if isinstance(node.op, nir.LIF)}
-    for float_pass in MODULE_PASSES:
+    for float_pass in MODULE.float_passes:
         given = copy.deepcopy(graph)
         result = float_pass(graph)
         verify_graph(result)

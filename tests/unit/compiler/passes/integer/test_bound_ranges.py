@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resformer.compiler.ir import program as ops
-from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import Op, Program, Relay, Signal, SignalKind, SpikeMatMul
+from resformer.compiler.ir import ops, reference
+from resformer.compiler.ir.ops import Op, Relay, SpikeMatMul
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.errors import RangeError
 from support.networks import with_input_range
@@ -43,7 +44,7 @@ def test_weights_take_each_bound_by_their_sign() -> None:
     # channel 0: from -3 - 20 to 10 + 6; channel 1: from -24 - 30 to 80 + 100
     assert bounds(program, "conv") == (-54, 180)
     assert bounds(program, "classifier") == bounds(program, "output") == (-1, 7)
-    assert program["lif"].op.signal == ops.SPIKE
+    assert program["lif"].op.signal == SPIKE
 
 
 def test_padding_counts_as_an_input_of_zero() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resformer.compiler.ir import program as ops
-from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import LIF, Conv2d, Dense, Program, Relay, Signal, SignalKind, SpikeMatMul
+from resformer.compiler.ir import ops, reference
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Relay, SpikeMatMul
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.errors import RangeError

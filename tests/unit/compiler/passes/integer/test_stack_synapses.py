@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.program import SPIKE, Add, Conv2d, Flatten, Program, layer_names, layer_weight, real_weight
+from resformer.compiler.ir.ops import Add, Conv2d, Flatten
+from resformer.compiler.ir.program import Program, layer_names, layer_weight, real_weight
+from resformer.compiler.ir.signal import SPIKE
+from resformer.compiler.ir.storage import mantissa_max, split_mantissas
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
-from resformer.compiler.passes.integer.stack_synapses import split_mantissas, stack_synapses
+from resformer.compiler.passes.integer.stack_synapses import stack_synapses
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import LayerPlan, QuantizationConfig, choose_plan, mantissa_max
+from resformer.compiler.quantize.plan import LayerPlan, QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, RangeError, UnsupportedError

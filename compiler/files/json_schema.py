@@ -1,0 +1,203 @@
+"""JSON files of ours: read strictly, and checked against a schema that is also their type.
+
+A schema is a ``TypedDict``. Its fields are ``int``, ``float``, ``str``, ``bool``, ``Literal`` of texts, ``list[…]``,
+``dict[str, …]``, other typed dicts, and unions of these with each other and None. ``Annotated`` adds a :class:`Within`
+or a :class:`Length`. Fields of a base with ``total=False`` may be absent; no object may have fields of other names.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+from resformer.errors import FileFormatError
+
+LARGEST = 2**63 - 1
+"""The largest magnitude of a number that states no narrower range."""
+SHOWN = 60
+"""The most characters of a value that an error shows."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """The range of a number, both ends included."""
+
+    least: float
+    most: float = LARGEST
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many items a list has."""
+
+    items: int
+
+
+Count = Annotated[int, Within(0)]
+"""A whole number from 0."""
+Positive = Annotated[int, Within(1)]
+"""A whole number from 1."""
+Bounds = Annotated[list[int], Length(2)]
+"""The smallest and the largest of some integers."""
+
+
+def read_json(path: Path) -> object:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: It is no JSON, no UTF-8 or nested too deeply, or holds NaN or an infinity; the message is one line.
+        OSError: It cannot be read.
+    """
+    try:
+        content: object = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return content
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def check(value: object, schema: Any, place: str = "") -> None:
+    """See that a value is what a schema says.
+
+    Args:
+        value: As ``json`` reads it, or as it will write it.
+        schema: A typed dict, or another type that a field of one may have.
+        place: Where the value is, in errors.
+
+    Raises:
+        FileFormatError: It is not; the message names the first missing key, unknown key, wrong type or value out of its
+            range, with its place.
+    """
+    origin = get_origin(schema)
+    if origin is Annotated:
+        base, *limits = get_args(schema)
+        stated = [limit for limit in limits if isinstance(limit, Within)]
+        _check_plain(value, base, place, stated[0] if stated else None)
+        for limit in limits:
+            if isinstance(limit, Length) and isinstance(value, Collection) and len(value) != limit.items:
+                raise _wrong(place, f"has {len(value)} items, not {limit.items}")
+    elif origin in (Union, types.UnionType):
+        check(value, _member(value, schema, place), place)
+    else:
+        _check_plain(value, schema, place, None)
+
+
+def _check_plain(value: object, schema: Any, place: str, within: Within | None) -> None:
+    """Check what is neither a union nor annotated."""
+    if not _has_form(value, schema):
+        raise _wrong(place, f"is {shown(value)}, not {_form(schema)}")
+    if is_typeddict(schema):
+        assert isinstance(value, Mapping)
+        _check_object(value, schema, place)
+    elif get_origin(schema) is list:
+        assert isinstance(value, list | tuple)
+        (item,) = get_args(schema)
+        for index, each in enumerate(value):
+            check(each, item, f"{place}[{index}]")
+    elif get_origin(schema) is dict:
+        assert isinstance(value, Mapping)
+        for key, each in value.items():
+            check(each, get_args(schema)[1], _below(place, key))
+    elif get_origin(schema) is Literal:
+        if value not in get_args(schema):
+            raise _wrong(place, f"is {shown(value)}, none of {', '.join(get_args(schema))}")
+    elif isinstance(value, int | float):
+        limits = within or Within(-LARGEST)
+        if not limits.least <= value <= limits.most:  # as NaN, too, is not
+            raise _wrong(place, f"is {shown(value)}, outside {limits.least} to {limits.most}")
+
+
+def _check_object(value: Mapping[Any, object], schema: Any, place: str) -> None:
+    fields = _fields(schema)
+    for key in fields:
+        if key in schema.__required_keys__ and key not in value:
+            raise _wrong(_below(place, key), "is missing")
+    for key in value:
+        if key not in fields:
+            raise _wrong(_below(place, key), "is unknown")
+    for key, kind in fields.items():
+        if key in value:
+            check(value[key], kind, _below(place, key))
+
+
+def _member(value: object, union: Any, place: str) -> Any:
+    """The member of a union that a value is to be checked against; of typed dicts the one whose keys it has most of.
+
+    Raises:
+        FileFormatError: It has the form of none.
+    """
+    members = [each for each in get_args(union) if _has_form(value, each)]
+    if not members:
+        raise _wrong(place, f"is {shown(value)}, not {' or '.join(_form(each) for each in get_args(union))}")
+    if isinstance(value, Mapping) and len(members) > 1:
+        return max(members, key=lambda each: sum(key in value for key in _fields(each)))
+    return members[0]
+
+
+@functools.cache
+def _fields(schema: Any) -> dict[str, Any]:
+    """The fields of a typed dict and their types, whose names Python resolves anew at each call."""
+    return get_type_hints(schema, include_extras=True)
+
+
+def _has_form(value: object, schema: Any) -> bool:
+    """Whether a value is of the kind of JSON that a schema asks for, whatever is in it."""
+    form = _form(schema)
+    if isinstance(value, bool):
+        return form == "true or false"
+    kinds: dict[str, Any] = {
+        "an object": Mapping,
+        "a list": list | tuple,
+        "a text": str,
+        "a whole number": int,
+        "a number": int | float,
+        "null": types.NoneType,
+        "true or false": bool,
+    }
+    return isinstance(value, kinds[form])
+
+
+def _form(schema: Any) -> str:
+    """What a schema asks for, in words."""
+    if get_origin(schema) is Annotated:
+        return _form(get_args(schema)[0])
+    if is_typeddict(schema) or get_origin(schema) is dict:
+        return "an object"
+    if get_origin(schema) is list:
+        return "a list"
+    if get_origin(schema) is Literal:
+        return "a text"
+    names = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", types.NoneType: "null"}
+    return names[schema]
+
+
+def _below(place: str, key: object) -> str:
+    # a key is whatever a file holds: no line ends, and no endless texts
+    name = repr(str(key)[:SHOWN])[1:-1]
+    return f"{place}.{name}" if place else name
+
+
+def shown(value: object) -> str:
+    """A value in an error: one line, and no long one."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _wrong(place: str, what: str) -> FileFormatError:
+    return FileFormatError(f"'{place}' {what}" if place else what)

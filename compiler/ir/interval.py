@@ -1,0 +1,86 @@
+"""How large integers can get: intervals per channel, and bounds on what is summed on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.ir.arrays import Int64Array
+
+EXACT_IN_FLOAT32 = 2**24
+"""Below it, float32 holds every integer."""
+EXACT_IN_FLOAT64 = 2**53
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What a node's output lies between, per channel or (1,) for all; zero, which padding is, always included.
+
+    Attributes:
+        low: (C,) or (1,).
+        high: Likewise.
+    """
+
+    low: Int64Array
+    high: Int64Array
+
+    @classmethod
+    def between(cls, low: int, high: int) -> Interval:
+        """One interval for all channels."""
+        return cls(np.array([min(low, 0)], dtype=np.int64), np.array([max(high, 0)], dtype=np.int64))
+
+    @property
+    def magnitude(self) -> int:
+        """The largest magnitude in any channel."""
+        return int(max(-self.low.min(), self.high.max()))
+
+    def clip(self, limit: int) -> Interval:
+        """After saturation at a limit."""
+        return Interval(np.clip(self.low, -limit, limit), np.clip(self.high, -limit, limit))
+
+    def times(self, factor: int) -> Interval:
+        """After a product with a number that is not negative."""
+        return Interval(self.low * factor, self.high * factor)
+
+    def plus(self, bias: npt.NDArray[np.integer[Any]]) -> Interval:
+        """After a bias per channel was added."""
+        return Interval(np.minimum(self.low + bias, 0), np.maximum(self.high + bias, 0))
+
+    def weighted(self, weight: Int64Array, groups: int = 1) -> Interval:
+        """Bounds on sums of weight * x for any x in here, zero (padding) included.
+
+        Args:
+            weight: (C_out, C / groups, ...).
+            groups: Blocks of channels that do not mix.
+        """
+        outputs, per_group = weight.shape[:2]
+        group = np.arange(outputs) // (outputs // groups)
+        channels = group[:, None] * per_group + np.arange(per_group)
+        shape = (outputs, per_group, *(1,) * (weight.ndim - 2))
+        low, high = (
+            np.broadcast_to(each, groups * per_group)[channels].reshape(shape) for each in (self.low, self.high)
+        )
+        positive, negative = np.maximum(weight, 0), np.minimum(weight, 0)
+        axes = tuple(range(1, weight.ndim))
+        return Interval((positive * low + negative * high).sum(axes), (positive * high + negative * low).sum(axes))
+
+
+class Magnitude(NamedTuple):
+    """Bounds on one node's output.
+
+    Attributes:
+        value: What range analysis proved of the output itself, or ``sums`` where it has not run.
+        sums: A bound on every partial sum too, in whatever order a kernel adds: each term is bounded by itself.
+    """
+
+    value: int
+    sums: int
+
+
+def largest(values: npt.NDArray[np.integer[Any]]) -> int:
+    """The largest magnitude among integers, which may be the least of their type."""
+    return int(np.abs(values.astype(np.int64)).max(initial=0))

@@ -1,0 +1,65 @@
+"""The integer operations, each with all that the compiler must know of it; ``base`` says what that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from resformer.compiler.ir.ops.attention import SpikeMatMul
+from resformer.compiler.ir.ops.base import Carried, Op, Outcome
+from resformer.compiler.ir.ops.delays import Delay, SampleDelay
+from resformer.compiler.ir.ops.formats import Shapes
+from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
+from resformer.compiler.ir.ops.sums import Add, Flatten, Input, MaxPool2d, Output, Relay
+from resformer.compiler.ir.ops.synapses import Conv2d, Dense, SumPool2d, Synapses
+
+OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
+    {
+        each.__name__: each
+        for each in (
+            Input,
+            Conv2d,
+            Dense,
+            SumPool2d,
+            MaxPool2d,
+            Add,
+            Relay,
+            LIF,
+            CubaLIF,
+            RecurrentCubaLIF,
+            CubaLI,
+            SampleDelay,
+            SpikeMatMul,
+            Delay,
+            Flatten,
+            Output,
+        )
+    }
+)
+"""All of them, under the names that programs' files give them."""
+
+__all__ = [
+    "LIF",
+    "OPERATIONS",
+    "Add",
+    "Carried",
+    "Conv2d",
+    "CubaLI",
+    "CubaLIF",
+    "Delay",
+    "Dense",
+    "Flatten",
+    "Input",
+    "MaxPool2d",
+    "Op",
+    "Outcome",
+    "Output",
+    "RecurrentCubaLIF",
+    "Relay",
+    "SampleDelay",
+    "Shapes",
+    "SpikeMatMul",
+    "Spiking",
+    "SumPool2d",
+    "Synapses",
+]

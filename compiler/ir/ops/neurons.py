@@ -1,0 +1,508 @@
+"""Neurons: those that fire, with Loihi's arithmetic, and those that integrate and do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.arrays import Int8Array, Int16Array, Int32Array, Int64Array, InvariantError, Shape, require
+from resformer.compiler.ir.interval import Interval
+from resformer.compiler.ir.ops.arithmetic import per_channel
+from resformer.compiler.ir.ops.base import Carried, Op, Outcome, one_input, weighted_input
+from resformer.compiler.ir.ops.formats import (
+    Flag,
+    RowsAndColumns,
+    Shapes,
+    Whole,
+    integers,
+    per_channel_or_one,
+    per_neuron,
+)
+from resformer.compiler.ir.ops.sums import known_bounds
+from resformer.compiler.ir.ops.synapses import COUNT_MAX, EXPONENTS, SYNAPTIC_WEIGHTS, Conv2d, largest_row
+from resformer.compiler.ir.signal import Signal, SignalKind
+from resformer.compiler.ir.storage import mantissa_bits
+from resformer.compiler.ir.window import Pair, Window
+from resformer.compiler.target import LOIHI
+from resformer.errors import RangeError
+
+CURRENT_DECAYS = integers(np.int16, per_neuron, 0, LOIHI.decay_unity - 1)
+POTENTIAL_DECAYS = integers(np.int16, per_neuron, 0, LOIHI.decay_unity)
+STATES = integers(np.int32, per_neuron, -LOIHI.v_max, LOIHI.v_max)
+
+
+@dataclass(frozen=True, eq=False)
+class Spiking(Op):
+    """Base of the neurons that fire."""
+
+    makes: ClassVar[SignalKind | None] = SignalKind.SPIKE
+    fires: ClassVar[bool] = True
+    clips: ClassVar[bool] = True
+    recorded: ClassVar[bool] = True
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """See ``Op``."""
+        return one_input(inputs)
+
+    def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:  # noqa: ARG002
+        """See ``Op``."""
+        return Interval.between(0, 1)
+
+    def sums(self, inputs: Sequence[int], shapes: Shapes) -> int:  # noqa: ARG002
+        """See ``Op``."""
+        return 1
+
+    @property
+    def thresholds(self) -> Int64Array:
+        """Threshold mantissas, to be broadcast against the population: a neuron fires where v > threshold * 64.
+
+        Raises:
+            InvariantError: This kind of neurons states none; so it is with all that follows.
+        """
+        raise InvariantError(f"no thresholds for {type(self).__name__}")
+
+    @property
+    def decays(self) -> Int64Array:
+        """Decays of the membrane potential, in 1/4096, likewise."""
+        raise InvariantError(f"no decays for {type(self).__name__}")
+
+    def input_bias(self, axes: int) -> Int64Array:
+        """What neurons add to their input each step, in 1/64 of it, for a population of ``axes`` axes."""
+        raise InvariantError(f"no bias on {axes} axes for {type(self).__name__}")
+
+    def steps(self, a: Int64Array) -> Iterator[fixedpoint.LifStep]:
+        """The steps of neurons that begin at rest and are given ``a``, (T, N, ...)."""
+        raise InvariantError(f"no definition for {type(self).__name__} on {a.shape}")
+
+    def evaluate(self, *inputs: Int64Array) -> Outcome:
+        """See ``Op``."""
+        (a,) = inputs
+        spikes = np.empty(a.shape, dtype=np.int64)
+        clipped = 0
+        for step, state in enumerate(self.steps(a)):
+            spikes[step] = state.spikes
+            clipped += state.clipped
+        return Outcome(spikes, clipped)
+
+    def stays_whole(self, decays: int) -> bool:
+        """Whether ``decays`` decays leave potentials of whole inputs and these biases untruncated."""
+        raise InvariantError(f"no rule for {decays} decays of {type(self).__name__}")
+
+
+@dataclass(frozen=True, eq=False)
+class LIF(Spiking):
+    """Leaky integrate-and-fire neurons with a hard reset to zero, as Lava's ``LIFReset``; reset every T steps.
+
+    Attributes:
+        vth: Threshold mantissa; a neuron fires where v > vth * 64.
+        du: Decay of the current, in 1/4096 minus one.
+        dv: Decay of the membrane potential, in 1/4096.
+        bias_mant: (C,), or (1,) for all, mantissa of the bias.
+        bias_exp: Likewise, its exponent.
+    """
+
+    vth: Annotated[int, Whole(0, LOIHI.vth_mantissa_max)]
+    du: Annotated[int, Whole(0, LOIHI.decay_unity - 1)]
+    dv: Annotated[int, Whole(0, LOIHI.decay_unity)]
+    bias_mant: Annotated[
+        Int16Array, integers(np.int16, per_channel_or_one, -LOIHI.bias_mantissa_max, LOIHI.bias_mantissa_max)
+    ]
+    bias_exp: Annotated[Int8Array, integers(np.int8, per_channel_or_one, 0, LOIHI.bias_exp_max)]
+
+    @property
+    def bias(self) -> Int64Array:
+        """(C,) or (1,), in units of 1/64 of the synaptic input."""
+        return fixedpoint.scale_bias(self.bias_mant, self.bias_exp)
+
+    @property
+    def thresholds(self) -> Int64Array:
+        """See ``Spiking``."""
+        return np.asarray(self.vth, dtype=np.int64)
+
+    @property
+    def decays(self) -> Int64Array:
+        """See ``Spiking``."""
+        return np.asarray(self.dv, dtype=np.int64)
+
+    def input_bias(self, axes: int) -> Int64Array:
+        """See ``Spiking``."""
+        return per_channel(self.bias, axes)
+
+    def check_fields(self) -> None:
+        """See ``Op``."""
+        super().check_fields()
+        require(self.bias_mant.shape == self.bias_exp.shape, "bias_mant and bias_exp differ in shape")
+
+    def check_signals(self, inputs: Sequence[Signal]) -> None:
+        """See ``Op``."""
+        (current,) = inputs
+        weighted_input(current, LOIHI.a_max)
+
+    def input_limit(self) -> int | None:
+        """See ``Op``."""
+        return LOIHI.a_max
+
+    def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
+        """See ``Op``; clipped from above a neuron fires either way, so only the most negative potential matters."""
+        low, _ = known_bounds(inputs[0])
+        push = (low << LOIHI.a_shift) + int(self.bias.min())
+        keep = 1 - self.dv / LOIHI.decay_unity
+        return sum(push * keep**step for step in range(timesteps)) < -LOIHI.v_max
+
+    def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
+        """See ``Op``; the exponent makes a mantissa count units of the synaptic input: each is 64 of the bias."""
+        bias = inputs[0]
+        exponent = np.full(bias.shape, LOIHI.a_shift, dtype=np.int8)
+        return Carried(replace(self, bias_mant=bias.astype(np.int16), bias_exp=exponent), np.zeros_like(bias))
+
+    def takes_bias(self, bias: Int64Array) -> bool:
+        """See ``Op``."""
+        return int(np.abs(bias).max(initial=0)) <= LOIHI.bias_mantissa_max
+
+    def steps(self, a: Int64Array) -> Iterator[fixedpoint.LifStep]:
+        """See ``Spiking``."""
+        bias = self.input_bias(a.ndim - 2)
+        step = partial(fixedpoint.lif_step, bias=bias, vth=self.vth, du=self.du, dv=self.dv)
+        u = v = np.zeros(a.shape[1:], dtype=np.int64)
+        for now in a:
+            state = step(u, v, now)
+            u, v = state.u, state.v
+            yield state
+
+    def stays_whole(self, decays: int) -> bool:
+        """See ``Spiking``."""
+        return _stays_whole(self.du, self.dv, [self.bias], decays)
+
+    def facts(self) -> dict[str, Any]:
+        """See ``Op``."""
+        bias = self.bias
+        return {"vth": self.vth, "du": self.du, "dv": self.dv, "bias": [int(bias.min()), int(bias.max())]}
+
+
+@dataclass(frozen=True, eq=False)
+class CubaLIF(Spiking):
+    """Leaky integrate-and-fire neurons of ours, for what Lava's ``LIFReset`` is not; reset every T steps.
+
+    Their current has a memory, they may reset by subtraction, and every parameter may vary from neuron to neuron: each
+    array has as many axes as the population, and along each its size or one, which is for all. The current and the
+    potential saturate at the target's ``v_max``, and each clip is counted.
+
+    Attributes:
+        vth: Threshold mantissas; a neuron fires where v > vth * 64.
+        v_drop: What a spike takes from v, in 1/64 of the input, if ``soft_reset``; else zero.
+        du: Decay of the current, in 1/4096 minus one: 4095 keeps nothing, as in :class:`LIF`.
+        dv: Decay of the membrane potential, in 1/4096.
+        u_bias: Added to the current each step, in 1/64 of the input: the biases of the synapses before it.
+        v_bias: Added to the membrane potential each step, likewise: what it leaks to.
+        soft_reset: A spike takes ``v_drop`` from v; else it sets v to zero.
+    """
+
+    vth: Annotated[Int32Array, integers(np.int32, per_neuron, 0, LOIHI.vth_mantissa_max)]
+    v_drop: Annotated[Int32Array, integers(np.int32, per_neuron, 0, LOIHI.v_max)]
+    du: Annotated[Int16Array, CURRENT_DECAYS]
+    dv: Annotated[Int16Array, POTENTIAL_DECAYS]
+    u_bias: Annotated[Int32Array, STATES]
+    v_bias: Annotated[Int32Array, STATES]
+    soft_reset: Annotated[bool, Flag()]
+
+    def parameters(self) -> fixedpoint.CubaParameters:
+        """What ``fixedpoint.cuba_lif_step`` takes, to be broadcast against (..., *shape)."""
+        own = {name: getattr(self, name).astype(np.int64) for name in PER_NEURON}
+        return fixedpoint.CubaParameters(**own, soft_reset=self.soft_reset)
+
+    @property
+    def thresholds(self) -> Int64Array:
+        """See ``Spiking``."""
+        return self.vth.astype(np.int64)
+
+    @property
+    def decays(self) -> Int64Array:
+        """See ``Spiking``."""
+        return self.dv.astype(np.int64)
+
+    def input_bias(self, axes: int) -> Int64Array:  # noqa: ARG002 # it has the population's axes
+        """See ``Spiking``."""
+        return self.u_bias.astype(np.int64)
+
+    def check_fields(self) -> None:
+        """See ``Op``."""
+        super().check_fields()
+        require(self.soft_reset or not self.v_drop.any(), "v_drop is not zero, but the reset is hard")
+
+    def check_signals(self, inputs: Sequence[Signal]) -> None:
+        """See ``Op``."""
+        (current,) = inputs
+        weighted_input(current, LOIHI.accumulator_max)
+
+    def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
+        """See ``Op``; the most and the least input in every step, rounding toward zero apart, which helps."""
+        own, threshold = self.parameters(), self.vth.astype(np.int64) << LOIHI.a_shift
+        low, high = self._given(*known_bounds(inputs[0]))
+        u_low = u_high = v_low = v_high = np.zeros(self.vth.ndim * (1,), dtype=np.int64)
+        for _ in range(timesteps):
+            u_low, u_high = (
+                fixedpoint.decay(u, own.du + 1) + (a << LOIHI.a_shift) + own.u_bias
+                for u, a in ((u_low, low), (u_high, high))
+            )
+            v_low, v_high = (
+                fixedpoint.decay(v, own.dv) + u + own.v_bias for v, u in ((v_low, u_low), (v_high, u_high))
+            )
+            highest = max(int(u_high.max()), int(v_high.max()) if self.soft_reset else 0)
+            if max(highest, -int(u_low.min()), -int(v_low.min())) > LOIHI.v_max:
+                return True
+            # a reset leaves nothing; a soft one anything from the threshold or the highest potential, less its drop
+            v_low = np.minimum(v_low, np.minimum(threshold - own.v_drop, 0))
+            v_high = np.minimum(v_high, np.maximum(threshold, v_high - own.v_drop))
+        return False
+
+    def _given(self, low: int, high: int) -> tuple[int, int]:
+        """Bounds on all that a neuron is given, from those on its input."""
+        return low, high
+
+    def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
+        """See ``Op``."""
+        return Carried(replace(self, u_bias=_gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
+
+    def steps(self, a: Int64Array) -> Iterator[fixedpoint.LifStep]:
+        """See ``Spiking``."""
+        own = self.parameters()
+        u = v = np.zeros(a.shape[1:], dtype=np.int64)
+        fired = np.zeros(a.shape[1:], dtype=np.bool_)
+        for now in a:
+            state = fixedpoint.cuba_lif_step(u, v, self._arriving(now, fired), own)
+            u, v, fired = state.u, state.v, state.spikes
+            yield state
+
+    def _arriving(self, now: Int64Array, fired: np.ndarray[Any, np.dtype[np.bool_]]) -> Int64Array:  # noqa: ARG002
+        """The input of a step, (N, ...), given what they fired one step ago."""
+        return now
+
+    def stays_whole(self, decays: int) -> bool:
+        """See ``Spiking``."""
+        return _stays_whole(self.du, self.dv, [self.u_bias, self.v_bias, self.v_drop], decays)
+
+    def facts(self) -> dict[str, Any]:
+        """See ``Op``."""
+        return _spans(self, PER_NEURON) | {"reset": "soft" if self.soft_reset else "hard"}
+
+
+PER_NEURON = ("vth", "v_drop", "du", "dv", "u_bias", "v_bias")
+"""The parameters of :class:`CubaLIF` that may vary from neuron to neuron."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecurrentCubaLIF(CubaLIF):
+    """The same neurons, (C, H, W), with synapses onto themselves: what they fired one step ago adds to their input.
+
+    Before a sample's first step nothing fired. The synapses are a convolution of stride one that keeps the shape; of
+    (F, 1, 1), a kernel of one connects all with all.
+
+    Attributes:
+        weight: (C, C / groups, K_h, K_w).
+        weight_exp: (C,), an exponent per output channel.
+        padding: Zeros around the spikes, (rows, columns).
+        groups: Blocks of channels that do not mix.
+    """
+
+    weight: Annotated[Int8Array, SYNAPTIC_WEIGHTS]
+    weight_exp: Annotated[Int8Array, EXPONENTS]
+    padding: Annotated[Pair, RowsAndColumns()]
+    groups: Annotated[int, Whole(1, COUNT_MAX)]
+
+    def synapses(self) -> Conv2d:
+        """The recurrent synapses as an operation of their own."""
+        return Conv2d(
+            Signal(SignalKind.CURRENT, scale_exp=0),
+            weight=self.weight,
+            weight_exp=self.weight_exp,
+            bias=np.zeros(len(self.weight), dtype=np.int32),
+            stride=(1, 1),
+            padding=self.padding,
+            dilation=(1, 1),
+            groups=self.groups,
+        )
+
+    def without_synapses(self) -> CubaLIF:
+        """The neurons as they are when nothing comes back to them."""
+        return CubaLIF(**{field.name: getattr(self, field.name) for field in fields(CubaLIF)})
+
+    def windows(self) -> tuple[Window, ...]:
+        """See ``Op``."""
+        return (self.synapses().window,)
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """See ``Op``."""
+        shape = one_input(inputs)
+        made = self.synapses().output_shape([shape])
+        require(made == shape, f"its recurrent synapses make shape {made} of spikes of shape {shape}")
+        return shape
+
+    def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:
+        """See ``Op``."""
+        reach = largest_row(self.synapses().whole_weight)
+        if reach > LOIHI.accumulator_max:
+            raise RangeError(sums_too_large("its recurrent sums", reach, LOIHI.accumulator_max))
+        return super().interval(inputs, shapes)
+
+    def _given(self, low: int, high: int) -> tuple[int, int]:
+        weight = self.synapses().whole_weight.reshape(len(self.weight), -1)
+        least = int(np.minimum(weight, 0).sum(axis=1).min())
+        return low + least, high + int(np.maximum(weight, 0).sum(axis=1).max())
+
+    def fed_back(self, spikes: Int64Array) -> Int64Array:
+        """What its synapses add to each step's input if its neurons fire ``spikes``, both (T, N, ...)."""
+        read = np.concatenate([np.zeros_like(spikes[:1]), spikes[:-1]])
+        return self.synapses().evaluate(read).value
+
+    def evaluate_beside(self, sent: Int64Array, *inputs: Int64Array) -> Outcome:
+        """See ``Op``; it reads itself."""
+        (a,) = inputs
+        return self.without_synapses().evaluate(a + self.fed_back(sent))
+
+    def _arriving(self, now: Int64Array, fired: np.ndarray[Any, np.dtype[np.bool_]]) -> Int64Array:
+        arriving: Int64Array = now + self.synapses().evaluate(fired[None].astype(np.int64)).value[0]
+        return arriving
+
+    def connections(self, shapes: Shapes, index_bits: int) -> int | None:
+        """See ``Op``."""
+        return self.synapses().connections(Shapes((shapes.output,), shapes.output), index_bits)
+
+    def facts(self) -> dict[str, Any]:
+        """See ``Op``."""
+        recurrent = {
+            "weight_bits": mantissa_bits(self.weight),
+            "weight_exp": [int(self.weight_exp.min()), int(self.weight_exp.max())],
+            "kernel": list(self.weight.shape[2:]),
+        }
+        return super().facts() | {"recurrent": recurrent}
+
+
+@dataclass(frozen=True, eq=False)
+class CubaLI(Op):
+    """Neurons of ours that integrate and do not fire: they send their membrane potential; reset every T steps.
+
+    What they send is v itself, so the signal is finer than the input by its 6 bits. Arrays are as those of
+    :class:`CubaLIF`.
+
+    Attributes:
+        du: Decay of the current, in 1/4096 minus one: 4095 keeps nothing.
+        dv: Decay of the membrane potential, in 1/4096.
+        u_bias: Added to the current each step, in 1/64 of the input.
+    """
+
+    du: Annotated[Int16Array, CURRENT_DECAYS]
+    dv: Annotated[Int16Array, POTENTIAL_DECAYS]
+    u_bias: Annotated[Int32Array, STATES]
+
+    makes: ClassVar[SignalKind | None] = SignalKind.GRADED
+    clips: ClassVar[bool] = True
+    recorded: ClassVar[bool] = True
+    holds_bounds: ClassVar[bool] = True
+
+    def parameters(self) -> fixedpoint.CubaLiParameters:
+        """What ``fixedpoint.cuba_li_step`` takes, to be broadcast against (..., *shape)."""
+        return fixedpoint.CubaLiParameters(*(each.astype(np.int64) for each in (self.du, self.dv, self.u_bias)))
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """See ``Op``."""
+        return one_input(inputs)
+
+    def check_signals(self, inputs: Sequence[Signal]) -> None:
+        """See ``Op``."""
+        (current,) = inputs
+        scale = self.signal.scale_exp
+        require(scale == current.scale_exp + LOIHI.a_shift, f"scale 2^{scale} is not its input's and 6 bits more")
+        weighted_input(current, LOIHI.accumulator_max)
+
+    def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:  # noqa: ARG002
+        """See ``Op``."""
+        return Interval.between(-LOIHI.v_max, LOIHI.v_max)
+
+    def sums(self, inputs: Sequence[int], shapes: Shapes) -> int:  # noqa: ARG002
+        """See ``Op``."""
+        return LOIHI.v_max
+
+    def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
+        """See ``Op``; all inputs add to current and potential alike."""
+        own = self.parameters()
+        for bound in known_bounds(inputs[0]):
+            u = v = np.zeros((), dtype=np.int64)
+            for _ in range(timesteps):
+                u, v, clipped = fixedpoint.cuba_li_step(u, v, np.asarray(bound), own)
+                if clipped:
+                    return True
+        return False
+
+    def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
+        """See ``Op``."""
+        return Carried(replace(self, u_bias=_gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
+
+    def evaluate(self, *inputs: Int64Array) -> Outcome:
+        """See ``Op``."""
+        (a,) = inputs
+        own = self.parameters()
+        u = v = np.zeros(a.shape[1:], dtype=np.int64)
+        potentials = np.empty_like(a)
+        clipped = 0
+        for step, now in enumerate(a):
+            u, v, lost = fixedpoint.cuba_li_step(u, v, now, own)
+            potentials[step] = v
+            clipped += lost
+        return Outcome(potentials, clipped)
+
+    def facts(self) -> dict[str, Any]:
+        """See ``Op``."""
+        return _spans(self, ("du", "dv"))
+
+
+def sums_too_large(what: str, reach: int, limit: int) -> str:
+    """What to say of sums that may leave the accumulator they are made in."""
+    return (
+        f"{what} may reach {reach}, the limit of its accumulator is {limit}; lower --input-scale-exp or normalise the "
+        "layer"
+    )
+
+
+def _gathered(u_bias: Int32Array, bias: Int64Array, shapes: Shapes) -> Int32Array:
+    """What neurons with a memory of their current add to it each step, given its bias per channel in its own units.
+
+    Raises:
+        RangeError: It exceeds what the current can hold.
+    """
+    if not bias.any():
+        return u_bias
+    total: Int64Array = u_bias + (bias << LOIHI.a_shift).reshape(-1, *(1,) * (len(shapes.output) - 1))
+    largest = int(np.abs(total).max())
+    if largest > LOIHI.v_max:
+        raise RangeError(
+            f"the bias of its current becomes {largest >> LOIHI.a_shift}, the limit is "
+            f"{LOIHI.v_max >> LOIHI.a_shift}; normalise the layer before it"
+        )
+    return total.astype(np.int32)
+
+
+def _stays_whole(
+    du: Int16Array | int, dv: Int16Array | int, added: Sequence[Int64Array | Int32Array], decays: int
+) -> bool:
+    """Whether ``decays`` decays, by a power of two or none, leave potentials of whole inputs and biases untruncated.
+
+    The current must have no memory, whose own decay would be truncated too.
+    """
+    taken = 0
+    for each in np.unique(dv).tolist():
+        if each & (each - 1):
+            return False
+        taken = max(taken, decays * ((LOIHI.decay_unity // each).bit_length() - 1) if each else 0)
+    forgets = bool((np.asarray(du) == LOIHI.du_no_memory).all())
+    return forgets and taken <= LOIHI.a_shift and not any((each % 2**taken).any() for each in added)
+
+
+def _spans(op: Op, names: Sequence[str]) -> dict[str, Any]:
+    """The least and the largest of each parameter."""
+    values = {name: getattr(op, name) for name in names}
+    return {name: [int(each.min()), int(each.max())] for name, each in values.items()}

@@ -1,0 +1,78 @@
+"""Windows over rows and columns: the one arithmetic of kernels, strides, paddings and dilations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from resformer.compiler.ir.arrays import Int64Array, require
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What each target of a convolution or a pool reads; all pairs are (rows, columns).
+
+    Attributes:
+        kernel: How many rows and columns a target reads.
+        stride: Between the first that neighbouring targets read.
+        padding: Zeros around the source, or what never wins a maximum.
+        dilation: Between those that one target reads.
+    """
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    @property
+    def span(self) -> Pair:
+        """From the first that a target reads to the last, those that it leaves out included."""
+        rows, columns = (gap * (size - 1) + 1 for gap, size in zip(self.dilation, self.kernel, strict=True))
+        return rows, columns
+
+    @property
+    def area(self) -> int:
+        """How many positions a target reads."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def is_patch(self) -> bool:
+        """Whether each position is read once, by one target: kernel and stride alike, no padding, no dilation."""
+        return self.kernel == self.stride and self.padding == (0, 0) and self.dilation == (1, 1)
+
+    def targets(self, source: tuple[int, ...]) -> Pair:
+        """How many windows fit along the rows and columns of a source.
+
+        Raises:
+            InvariantError: The numbers make no window, or none fits.
+        """
+        counts = []
+        for axis in range(2):
+            least = min(self.kernel[axis], self.stride[axis], self.dilation[axis])
+            require(least >= 1, "kernel, stride and dilation must be at least 1")
+            require(self.padding[axis] >= 0, f"padding {self.padding[axis]} is negative")
+            span = self.dilation[axis] * (self.kernel[axis] - 1) + 1
+            free = source[axis] + 2 * self.padding[axis] - span
+            require(free >= 0, f"a window of {span} does not fit {source[axis]} padded by {self.padding[axis]}")
+            counts.append(free // self.stride[axis] + 1)
+        return counts[0], counts[1]
+
+    def reads(self, axis: int, targets: int) -> Int64Array:
+        """The row (axis 0) or column that each target reads through each tap, (targets, kernel); some are padding."""
+        first = np.arange(targets, dtype=np.int64) * self.stride[axis] - self.padding[axis]
+        read: Int64Array = first[:, None] + self.dilation[axis] * np.arange(self.kernel[axis], dtype=np.int64)
+        return read
+
+    def readers(self, axis: int, source: int, targets: int) -> Int64Array:
+        """For each row (or column) of a source, how many rows of targets read it, (source,)."""
+        read = self.reads(axis, targets).reshape(-1)
+        return np.bincount(read[(read >= 0) & (read < source)], minlength=source).astype(np.int64)
+
+    def inside(self, axis: int, source: int, targets: int) -> Int64Array:
+        """For each tap along an axis, how many rows of targets read through it what is no padding, (kernel,)."""
+        read = self.reads(axis, targets)
+        inside: Int64Array = np.count_nonzero((read >= 0) & (read < source), axis=0).astype(np.int64)
+        return inside

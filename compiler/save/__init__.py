@@ -1,0 +1,1 @@
+"""Build folders and reports, written from a compilation."""

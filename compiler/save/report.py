@@ -1,0 +1,218 @@
+"""What ``report.json`` says of a compilation: from what, with which choices, and what became of each node."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import platform
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import resformer
+from resformer.compiler.chips.chip import DEFAULT, load_chip
+from resformer.compiler.files.digest import sha256, state_sha256
+from resformer.compiler.files.report import FORMAT, FORMAT_VERSION, Report, check_report
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import (
+    Conv2d,
+    Dense,
+    Op,
+    Relay,
+    SpikeMatMul,
+    Spiking,
+)
+from resformer.compiler.ir.program import (
+    Program,
+    connections,
+    is_stack,
+    layer_synapses,
+    may_clip,
+    real_weight,
+    stacked_parts,
+)
+from resformer.compiler.ir.storage import mantissa_bits, stored_bits
+from resformer.compiler.samples.arrays import PIXEL_MAX
+from resformer.errors import FileFormatError
+
+if TYPE_CHECKING:
+    from resformer.compiler.pipeline import Compilation, CompileOptions, Source
+    from resformer.compiler.placement.place import Placement
+
+DEPENDENCIES = ("numpy", "torch", "spikingjelly", "nir", "safetensors", "h5py", "onnx", "lava-nc")
+
+
+def describe(compilation: Compilation, options: CompileOptions, targets: tuple[str, ...]) -> Report:
+    """The report of a compilation, as JSON can hold it.
+
+    Raises:
+        OSError: The checkpoint can no longer be read.
+    """
+    program, source = compilation.program, compilation.source
+    index_bits = (options.chip or load_chip(DEFAULT)).synapse_index_bits
+    nodes = [_node(compilation, node, index_bits) for node in program]
+    report = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": versions(),
+        "source": _source(source),
+        "targets": list(targets),
+        "options": {
+            "timesteps": options.timesteps,
+            "input_size": options.image_size,
+            **dataclasses.asdict(options.quantization),
+            "weight_bits": None if source.plan is not None else options.resolved_quantization.default_bits,
+            "dt": options.dt,
+            "input_kind": options.input_kind,
+            "reset": options.reset,
+            "synapse_budget": options.synapse_budget,
+            "calibration_samples": compilation.calibration_samples,
+        },
+        "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
+        # then its own plan says what the options of quantization would, and there is no width that all start from
+        "fine_tuned": source.plan is not None,
+        "timesteps": program.timesteps,
+        "input": _input(program),
+        "latency_steps": program.latency,
+        "is_dyadic": program.is_dyadic,
+        "totals": {
+            "parameters": source.parameters,
+            "neurons": sum(math.prod(node.shape) for node in program if isinstance(node.op, Spiking)),
+            "graded_neurons": sum(
+                math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul)
+            ),
+            "synapses": sum(node.get("synapses", 0) for node in nodes),
+            "weight_memory_bits": sum(
+                stored_bits(node.op.weight, index_bits) for node in program if isinstance(node.op, Conv2d | Dense)
+            ),
+        },
+        "placement": None if compilation.placement is None else _placement(compilation.placement),
+        "warnings": list(source.warnings),
+        "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
+        "nodes": nodes,
+    }
+    try:
+        return check_report(report)
+    except FileFormatError as error:
+        raise AssertionError(f"report: {error}") from error
+
+
+def _source(source: Source) -> dict[str, Any]:
+    """What was compiled, and a hash that tells whether something else is the same."""
+    if source.module is not None:
+        return {"module": source.module.name, "sha256": state_sha256(source.module.module.state_dict())}
+    assert source.path is not None
+    return {"file": source.path.name, "sha256": sha256(source.path)}
+
+
+def _placement(placement: Placement) -> dict[str, Any]:
+    """What the chip is asked for; ``placement.json`` says which core holds what."""
+    return {
+        "chip": placement.chip.name,
+        "cores": placement.cores,
+        "chips": placement.chips,
+        "layers": [
+            {
+                "name": layer.population.name,
+                "cores": layer.cores,
+                "tile": list(layer.tiling.tile),
+                "bound": layer.tiling.bound(placement.chip),
+            }
+            for layer in placement.layers
+        ],
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of resformer, Python and the packages that matter; None for those not installed."""
+    own = {"resformer": resformer.__version__, "python": platform.python_version()}
+    return own | {name: _version(name) for name in DEPENDENCIES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _input(program: Program) -> dict[str, Any]:
+    """The input's shape, and how real numbers become its integers."""
+    signal = program.input.op.signal
+    assert signal.low is not None
+    assert signal.high is not None
+    step = 2.0**-signal.scale_exp
+    return {
+        "shape": list(program.input.shape),
+        "kind": program.metadata.get("input", "static"),
+        "encoding": "rint(x * 2^scale_exp), clipped to low..high",
+        "uint8_divisor": 1 if program.metadata.get("input") == "frames" else PIXEL_MAX,
+        "scale_exp": signal.scale_exp,
+        "low": signal.low,
+        "high": signal.high,
+        "real_range": [signal.low * step, signal.high * step],
+    }
+
+
+def _node(compilation: Compilation, node: Node[Op], index_bits: int) -> dict[str, Any]:
+    """What became of one node."""
+    program, op, signal = compilation.program, node.op, node.op.signal
+    assert program.offsets is not None
+    facts: dict[str, Any] = {
+        "name": node.name,
+        "op": type(op).__name__,
+        "shape": list(node.shape),
+        "inputs": list(node.inputs),
+        "offset": program.offsets[node.name],
+        "signal": {
+            "kind": signal.kind.value,
+            "bits": signal.bits,
+            "scale_exp": signal.scale_exp,
+            "low": signal.low,
+            "high": signal.high,
+        },
+    }
+    parts = stacked_parts(program)
+    if node.name in parts:
+        assert isinstance(op, Conv2d)
+        facts |= {"part_of": parts[node.name], "stored_bits": mantissa_bits(op.weight)}
+    elif isinstance(op, Conv2d | Dense) or is_stack(program, node.name):
+        facts |= _layer(compilation, node.name, index_bits)
+    else:
+        facts |= op.facts()
+        pairs = connections(program, node.name, index_bits)
+        if pairs is not None:
+            facts["synapses"] = pairs
+    if op.clips:
+        facts["may_saturate"] = may_clip(program, node.name)
+    return facts
+
+
+def _layer(compilation: Compilation, name: str, index_bits: int) -> dict[str, Any]:
+    """What became of a layer's weights; of stacked synapses, both parts together."""
+    program = compilation.program
+    found = layer_synapses(program, name)
+    ops = [each.op for each in found if isinstance(each.op, Conv2d | Dense)]
+    low = ops[-1]
+    mantissas = sum(fixedpoint.scale_weight(op.weight, op.weight_exp - low.weight_exp) for op in ops)
+    exponents = np.atleast_1d(low.weight_exp)
+    return {
+        "weight_bits": mantissa_bits(np.asarray(mantissas)),
+        "weight_exp": [int(exponents.min()), int(exponents.max())],
+        "synapses": sum(connections(program, each.name, index_bits) or 0 for each in found),
+        "sqnr_db": _rounded(sqnr_db(compilation.folded, program, name)),
+    }
+
+
+def _rounded(decibels: float | None) -> float | None:
+    return None if decibels is None else round(decibels, 2)
+
+
+def sqnr_db(folded: Graph[Any], program: Program, name: str) -> float | None:
+    """The ratio of a layer's weights to their rounding errors, in decibels; None where nothing was rounded."""
+    weight = folded[name].op.weight
+    error = float(((real_weight(program, name) - weight) ** 2).sum())
+    power = float((weight**2).sum())
+    return 10 * math.log10(power / error) if error and power else None

@@ -1,0 +1,114 @@
+"""The sides of a module in memory: the module, the graph made of it, and the quantized module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.export.checkpoint import inexact_module_terms, pool_area
+from resformer.compiler.frontend.module.operations import Axes
+from resformer.compiler.ir import float_interpreter
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.ops import Conv2d, Dense
+from resformer.compiler.pipeline import MODULE, Compilation
+from resformer.errors import UnsupportedError
+from resformer.runtime.verify.checks import Network, logit_errors
+from resformer.runtime.verify.torch_network import ModuleNetwork
+from resformer.runtime.verify.verify import float_graphs
+
+if TYPE_CHECKING:
+    import nir
+
+Float64Array = npt.NDArray[np.float64]
+
+LOGIT_TOLERANCE = 1e-9
+"""Sums in another order differ in their last bits."""
+
+
+def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.Tensor]) -> Network:
+    """The sides that verifying a module in memory compares.
+
+    Args:
+        compilation: Of a module.
+        quantized_state: The quantized module's.
+    """
+    assert compilation.source.module is not None, "only a module has these sides"
+    imported = compilation.source.module.traced.graph
+    original = _original(compilation)
+    quantized = original.copy()
+    quantized.model.load_state_dict(quantized_state)
+    layers = [node.name for node in compilation.quantized if isinstance(node.op, Conv2d | Dense)]
+    return Network(
+        compilation.program,
+        float_graphs(imported, MODULE.float_passes),
+        original,
+        quantized,
+        inexact=inexact_module_terms(compilation.quantized, compilation.folded, imported),
+        pool_areas={name: pool_area(compilation.folded, name) for name in layers},
+    )
+
+
+def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None:
+    """See that a module and the graph made of it fire the same spikes and give the same logits, in float64.
+
+    Args:
+        compilation: Of a module.
+        example: As its ``forward`` takes samples; its first sample is also compared alone.
+
+    Raises:
+        UnsupportedError: They do not: the module does what does not show in its operations.
+    """
+    assert compilation.source.module is not None, "only a module is traced"
+    samples = _as_samples(example)
+    # a single sample too, lest what it fires depend on the others
+    for part in (samples, samples[:1]):
+        _compare(_original(compilation), compilation.source.module.traced.graph, part)
+
+
+def _original(compilation: Compilation) -> ModuleNetwork:
+    source, program = compilation.source.module, compilation.program
+    assert source is not None
+    return ModuleNetwork(
+        source.module,
+        program.lif_names,
+        timesteps=program.timesteps,
+        repeats=source.traced.axes is Axes.STATIC,
+        mean_over_time=source.traced.mean_over_time,
+        vectors="input.flatten" in source.traced.graph,
+    )
+
+
+def _as_samples(example: torch.Tensor) -> Float64Array:
+    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel."""
+    example = example.detach().cpu().double()
+    timed = example.dim() in (3, 5)
+    example = example.transpose(0, 1) if timed else example
+    samples: Float64Array = (example if example.dim() > 3 else example[..., None, None]).numpy()
+    return samples
+
+
+def _compare(original: ModuleNetwork, graph: Graph[nir.NIRNode], samples: Float64Array) -> None:
+    """Compare a module with the graph made of it on samples, as :func:`require_same_spikes` says."""
+    expected: dict[str, torch.Tensor] = {}
+    logits = original.run(samples, lambda name, _current, spikes: expected.update({name: spikes.clone()}))
+
+    def see(name: str, value: torch.Tensor) -> None:
+        if name in expected:
+            differ = int(torch.count_nonzero(value.reshape(expected[name].shape) != expected[name]))
+            if differ:
+                raise UnsupportedError(
+                    f"{name}: {differ} of {value.numel()} spikes are not the module's on the example; it keeps a "
+                    "state, draws random numbers, or treats samples unlike, and its operations do not show that: leave "
+                    "it out"
+                )
+
+    error = logit_errors(float_interpreter.run(graph, samples, observe=see).numpy(), logits).max()
+    if error > LOGIT_TOLERANCE * max(np.abs(logits).max(), 1.0):
+        raise UnsupportedError(
+            f"{graph.output.name}: a logit differs from the module's by {error:.3g} on the example, though no spike "
+            "does; leave out what comes after the classifier"
+        )

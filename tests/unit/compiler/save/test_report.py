@@ -1,0 +1,104 @@
+"""What ``report.json`` says about nodes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import nir
+import numpy as np
+import pytest
+import torch
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, Relay
+from resformer.compiler.ir.program import Program, connections, may_clip, real_weight
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
+from resformer.compiler.save.report import sqnr_db
+from resformer.compiler.target import LOIHI
+
+INDEX_BITS = 12
+
+
+def current(low: int, high: int, scale_exp: int = 4) -> Signal:
+    return Signal(SignalKind.CURRENT, scale_exp, low, high)
+
+
+def conv(
+    shape: tuple[int, int, int, int], *, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> Conv2d:
+    weight = np.random.default_rng(0).integers(-127, 128, shape).astype(np.int8)
+    exp = (np.arange(shape[0]) % 3).astype(np.int8)
+    pairs = [(each, each) for each in (stride, padding, dilation)]
+    return Conv2d(current(-9, 9), weight, exp, np.zeros(shape[0], np.int32), *pairs, groups)
+
+
+def program(op: Conv2d | Dense, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Program:
+    entry = Node("input", Input(Signal(SignalKind.GRADED, 2, -8, 8)), (), in_shape)
+    return Program((entry, Node("layer", op, ("input",), out_shape)), timesteps=4)
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation", "groups"), [(1, 0, 1, 1), (2, 1, 1, 2), (1, 2, 2, 1), (3, 3, 1, 4), (2, 3, 1, 1)]
+)
+def test_synapses_into_the_padding_do_not_count(stride: int, padding: int, dilation: int, groups: int) -> None:
+    op = conv((8, 4 // groups, 3, 3), stride=stride, padding=padding, dilation=dilation, groups=groups)
+    ones, taps = torch.ones(1, 4, 9, 9), torch.ones(*op.weight.shape)
+    touched = torch.conv2d(ones, taps, None, stride, padding, dilation, groups)
+    made = program(op, (4, 9, 9), tuple(touched.shape[1:]))
+    assert connections(made, "layer", INDEX_BITS) == int(touched.sum())
+    # a tenth of the weights is stored by itself, each with an index
+    few = replace(op, weight=np.where(np.random.default_rng(1).random(op.weight.shape) < 0.1, op.weight, np.int8(0)))
+    touched = torch.conv2d(
+        ones, torch.from_numpy((few.weight != 0) * 1.0).float(), None, stride, padding, dilation, groups
+    )
+    made = program(few, (4, 9, 9), tuple(touched.shape[1:]))
+    assert connections(made, "layer", INDEX_BITS) == int(touched.sum())
+
+
+def test_dense_synapses_are_all_pairs() -> None:
+    dense = Dense(current(-9, 9), np.ones((5, 7), np.int8), 0, np.zeros(5, np.int32))
+    made = program(dense, (7,), (5,))
+    assert connections(made, "layer", INDEX_BITS) == 35
+
+
+def test_real_weights_and_their_errors() -> None:
+    op = conv((3, 2, 1, 1))
+    made = program(op, (2, 4, 4), (3, 4, 4))
+    expected = op.weight * 2.0 ** op.weight_exp[:, None, None, None] / 2**2  # from scale 2^2 to 2^4
+    np.testing.assert_array_equal(real_weight(made, "layer"), expected)
+
+    def folded(weight: np.ndarray) -> Graph[nir.NIRNode]:
+        layer = nir.Conv2d(None, weight, 1, 0, 1, 1, np.zeros(3))
+        return Graph((Node("layer", layer, (), (3, 4, 4)),), timesteps=4)
+
+    assert sqnr_db(folded(expected), made, "layer") is None, "nothing was rounded"
+    tenth = sqnr_db(folded(expected / 1.1), made, "layer")
+    assert tenth is not None
+    assert math.isclose(tenth, 20.0, abs_tol=1e-9)
+
+
+def lif_after(low: int, *, dv: int, bias: int = 0, timesteps: int = 4) -> bool:
+    source = Node("input", Input(Signal(SignalKind.GRADED, 4, low, 0)), (), (1, 1, 1))
+    lif = LIF(SPIKE, 16, LOIHI.du_no_memory, dv, np.array([bias], np.int16), np.array([6], np.int8))
+    node = Node("lif", lif, ("input",), (1, 1, 1))
+    return may_clip(Program((source, node), timesteps=timesteps), "lif")
+
+
+def test_potentials_saturate_where_their_worst_sum_leaves_24_bits() -> None:
+    # halving, v sums to 64 * a * (2 - 2^(1 - T)), T = 4: 120 a
+    largest = LOIHI.v_max // 120
+    assert not lif_after(-largest, dv=2048)
+    assert lif_after(-largest - 1, dv=2048)
+    assert lif_after(-largest + 10, dv=2048, bias=-20)
+    assert not lif_after(-largest - 1, dv=2048, timesteps=1)
+    assert lif_after(-largest, dv=1024)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-90, 0), (0, 95)])
+def test_relays_saturate_where_bounds_leave_their_limit(low: int, high: int) -> None:
+    source = Node("input", Input(Signal(SignalKind.GRADED, 4, low, high)), (), (2, 1, 1))
+    op = Relay(current(-100, 100), np.array([5, -10], np.int32), limit=100)
+    for limit, shift, expected in ((100, 0, False), (99, 0, True), (25, 2, False), (24, 2, True)):
+        node = Node("relay", replace(op, limit=limit, shift=shift), ("input",), (2, 1, 1))
+        assert may_clip(Program((source, node), timesteps=4), "relay") is expected
