@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resformer.compiler.ir import program as ops
-from resformer.compiler.ir import reference
-from resformer.compiler.ir.bounds import Magnitude, magnitudes
-from resformer.compiler.ir.program import Program, Signal
+from resformer.compiler.ir import ops, reference
+from resformer.compiler.ir.bounds import magnitudes
+from resformer.compiler.ir.interval import Magnitude
+from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import Signal
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder
 from support.programs import CURRENT, GRADED, Lowered, ProgramByHand, lowered_graphs
@@ -186,9 +187,9 @@ def terms(op: ops.Op, sources: list[IntArray]) -> IntArray | None:
     sizes = [np.abs(each) for each in sources]
     match op:
         case ops.Conv2d() | ops.Dense():
-            return reference.evaluate(replace(op, weight=np.abs(op.weight), bias=np.abs(op.bias)), *sizes)[0]
+            return replace(op, weight=np.abs(op.weight), bias=np.abs(op.bias)).evaluate(*sizes).value
         case ops.SumPool2d() | ops.Add():
-            return reference.evaluate(op, *sizes)[0]
+            return op.evaluate(*sizes).value
         case _:
             return None
 
