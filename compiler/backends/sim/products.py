@@ -15,6 +15,8 @@ check follows every product of a run.
 from __future__ import annotations
 
 import functools
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -36,6 +38,7 @@ TRIAL_EXPONENTS = 3
 """A trial's weights have exponents below this."""
 TRIAL_BIAS = 1000
 """How large the biases of a trial may be."""
+SIGNED = (np.int8, np.int16, np.int32, np.int64)
 PATTERNS = 3
 """Kinds of input that a trial has, an image each: all largest, largest and least in turn, random."""
 WEIGHT_PATTERNS = 8
@@ -49,6 +52,7 @@ Trial: TypeAlias = "tuple[Product, tuple[torch.Tensor, ...]]"
 
 VERDICTS: dict[tuple[object, ...], str] = {}
 """What was found of kernels in this process: nothing to object to, or what is wrong with it."""
+_TRYING = threading.Lock()
 RIGHT, WRONG, ABSENT = "", "sums wrongly", "does not run"
 
 
@@ -159,7 +163,9 @@ def _verdict(product: ProductT, kernel: Kernel[ProductT]) -> str:
     """What there is against a kernel; it is tried if that is not known yet."""
     key = (kernel.name, torch.get_num_threads(), *product.key)
     if key not in VERDICTS:
-        VERDICTS[key] = _try(product, kernel)
+        with _TRYING:  # threads that meet one shape at once try it once
+            if key not in VERDICTS:
+                VERDICTS[key] = _try(product, kernel)
     return VERDICTS[key]
 
 
@@ -219,13 +225,14 @@ class Synapses:
     @property
     def channels(self) -> int:
         """How many are read."""
-        return self.weight.shape[1] * self.groups
+        channels: int = self.weight.shape[1] * self.groups
+        return channels
 
     @property
     def depth(self) -> int:
         """How many products a sum has."""
-        _, channels, rows, columns = self.weight.shape
-        return channels * rows * columns
+        products: int = self.weight[0].size
+        return products
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -415,7 +422,7 @@ class Int8Product:
         """Draw spikes and digits."""
         rng = np.random.default_rng(self.left[0][1])
         high = min(127, (limit - 1) // self.left[0][1])
-        for turn in range(PATTERNS):
+        for turn in range(-(-PATTERNS // min(self.left[0][0], self.right[0][1]))):
             left = torch.empty_strided(*self.left, dtype=torch.int8).copy_(
                 _draw_images(rng, self.left[0], 0, 1, turn).to(torch.int8)
             )
@@ -461,10 +468,15 @@ def _draw_weights(
     """
     outputs, depth = len(like), like[0].size
     kind = (np.arange(outputs) + turn) % WEIGHT_PATTERNS
+    info = np.iinfo(like.dtype)
+    if int(budgets.min()) >= -info.min * depth:
+        whole = rng.integers(info.min, info.max, (outputs, depth), like.dtype, endpoint=True)
+        whole[kind % 4 == 0], whole[kind % 4 == 1] = info.max, info.min
+        return whole.reshape(like.shape)
     spread = kind >= WEIGHT_PATTERNS // 2
-    most = np.minimum(np.where(spread, np.maximum(budgets // depth, 1), budgets), np.iinfo(like.dtype).max)
+    most = np.minimum(np.where(spread, np.maximum(budgets // depth, 1), budgets), info.max)
     # the least number of a type has a magnitude of its own
-    least = np.where((most == np.iinfo(like.dtype).max) & (budgets > most), -most - 1, -most)
+    least = np.where((most == info.max) & (budgets > most), -most - 1, -most)
     rows = rng.integers(least[:, None], most[:, None] + 1, (outputs, depth))
     rows = np.where((kind % 4 == 0)[:, None], most[:, None], np.where((kind % 4 == 1)[:, None], least[:, None], rows))
     kept = np.minimum(budgets // np.maximum(-least, 1), depth)
@@ -475,16 +487,11 @@ def _draw_weights(
 
 def _draw_images(rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int, turn: int) -> torch.Tensor:
     """Draw integers (images, ...): of each three images one of the largest, one of largest and least, one at random."""
-    size = int(np.prod(shape[1:]))
-    drawn = np.empty((shape[0], size), np.uint8 if (low, high) == (0, 1) else np.int64)
-    for index, image in enumerate(drawn):
-        match (index + turn) % PATTERNS:
-            case 0:
-                image[:] = high
-            case 1:
-                image[::2], image[1::2] = high, low
-            case _ if drawn.dtype == np.uint8:
-                image[:] = np.unpackbits(np.frombuffer(rng.bytes(-(-size // 8)), np.uint8), count=size)
-            case _:
-                image[:] = rng.integers(low, high + 1, size)
+    dtype = np.uint8 if (low, high) == (0, 1) else next(each for each in SIGNED if high <= np.iinfo(each).max)
+    drawn = np.empty((shape[0], math.prod(shape[1:])), dtype)
+    drawn[-turn % PATTERNS :: PATTERNS] = high
+    mixed = drawn[(1 - turn) % PATTERNS :: PATTERNS]
+    mixed[:, ::2], mixed[:, 1::2] = high, low
+    random = drawn[(2 - turn) % PATTERNS :: PATTERNS]
+    random[:] = rng.integers(low, high, random.shape, drawn.dtype, endpoint=True)
     return torch.from_numpy(drawn.reshape(shape))
