@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ class BackendEntry:
         has_stock_models: Whether ``run`` takes ``stock_models``: the library's own process models only.
         has_devices: Whether the backend is made with a device, and ``run`` takes ``batch_size``: as many samples at a
             time as the device holds.
+        has_self_check: Whether ``run`` takes ``self_check``: every product of a run is checked.
     """
 
     module: str
@@ -38,6 +38,7 @@ class BackendEntry:
     streams: bool = False
     has_stock_models: bool = False
     has_devices: bool = False
+    has_self_check: bool = False
 
 
 BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
@@ -45,7 +46,13 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
         "lava": BackendEntry(
             "resformer.compiler.backends.lava.backend", "LavaBackend", streams=True, has_stock_models=True
         ),
-        "sim": BackendEntry("resformer.compiler.backends.sim.backend", "SimBackend", streams=True, has_devices=True),
+        "sim": BackendEntry(
+            "resformer.compiler.backends.sim.backend",
+            "SimBackend",
+            streams=True,
+            has_devices=True,
+            has_self_check=True,
+        ),
         "onnx": BackendEntry("resformer.compiler.backends.onnx", "OnnxBackend", streams=True),
         "reference": BackendEntry("resformer.compiler.backends.reference", "ReferenceBackend"),
     }
@@ -67,7 +74,45 @@ class Runner(Protocol):
         ...
 
 
-def open_backend(name: str, *, stock_models: bool = False, device: str = CPU, batch_size: int | None = None) -> Runner:
+@dataclass(frozen=True)
+class OpenBackend:
+    """A backend with its options: a :class:`Runner`.
+
+    Attributes:
+        backend: What runs.
+        options: Keywords that each run gets.
+    """
+
+    backend: Any
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        program: Scheduled,
+        samples: npt.NDArray[np.int32],
+        *,
+        record: bool = False,
+        progress: Progress | None = None,
+    ) -> Trace:
+        """Run samples through a scheduled program, as ``Backend.run`` does."""
+        said: dict[str, object] = {"record": record} if progress is None else {"record": record, "progress": progress}
+        trace: Trace = self.backend.run(program, samples, **said, **self.options)
+        return trace
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the runs so far found of this machine, a sentence each: kernels that it computes wrongly."""
+        return tuple(getattr(self.backend, "notes", ()))
+
+
+def open_backend(
+    name: str,
+    *,
+    stock_models: bool = False,
+    device: str = CPU,
+    batch_size: int | None = None,
+    self_check: bool = False,
+) -> OpenBackend:
     """Import a backend and return what runs programs on it.
 
     Args:
@@ -75,9 +120,10 @@ def open_backend(name: str, *, stock_models: bool = False, device: str = CPU, ba
         stock_models: Run the library's own process models only, rather than our faster ones with the same results.
         device: Where to run: "cpu", "cuda" or "cuda:N".
         batch_size: How many samples a device may hold at once; None: as many as are fast.
+        self_check: Check every product of every run; slower.
 
     Raises:
-        UnsupportedError: There is no such backend, or it has no such models or devices.
+        UnsupportedError: There is no such backend, or it has no such models, devices or checks.
         BackendMissingError: A package or a device that it needs is not there.
     """
     if name not in BACKENDS:
@@ -87,12 +133,14 @@ def open_backend(name: str, *, stock_models: bool = False, device: str = CPU, ba
         raise UnsupportedError(f"backend {name!r} has no stock models; leave --stock-models out")
     if device != CPU and not entry.has_devices:
         raise UnsupportedError(f"backend {name!r} runs on the CPU alone; leave --device out, or choose --backend sim")
+    if self_check and not entry.has_self_check:
+        raise UnsupportedError(f"backend {name!r} cannot check itself; leave --self-check out, or choose --backend sim")
     backend_class = getattr(importlib.import_module(entry.module), entry.class_name)
-    run: Runner
+    options: dict[str, object] = {}
     if entry.has_devices:
-        run = functools.partial(backend_class(device).run, batch_size=batch_size)
-    elif stock_models:
-        run = functools.partial(backend_class().run, stock_models=True)
-    else:
-        run = backend_class().run
-    return run
+        options["batch_size"] = batch_size
+    if stock_models:
+        options["stock_models"] = True
+    if self_check:
+        options["self_check"] = True
+    return OpenBackend(backend_class(device) if entry.has_devices else backend_class(), options)

@@ -14,7 +14,9 @@ import torch
 from resformer.compiler.backends.base import Progress, check_samples, does_not_fit
 from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
 from resformer.compiler.backends.sim.engine import Engine, Workers
+from resformer.compiler.backends.sim.frame import is_out_of_memory
 from resformer.compiler.backends.sim.plan import build_plan
+from resformer.compiler.backends.sim.products import Products
 from resformer.compiler.backends.sim.recorder import Recorder
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels
 from resformer.compiler.ir.program import Program
@@ -49,8 +51,14 @@ class SimBackend:
                 f"device {device}: this machine has {torch.cuda.device_count()} GPUs, numbered from 0; give another"
             )
         self._threads: Workers | None = None
-        self._engines: dict[tuple[int, bool, bool, int | None], Engine] = {}
+        self._engines: dict[tuple[int, bool, bool, int | None, bool], Engine] = {}
+        self._products = {each: Products(self_check=each) for each in (False, True)}
         self._program: Program | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which of this machine's kernels the last program could not use, and what replaced them, a sentence each."""
+        return tuple(dict.fromkeys(note for each in self._products.values() for note in each.notes))
 
     def run(
         self,
@@ -60,6 +68,7 @@ class SimBackend:
         record: bool = False,
         progress: Progress | None = None,
         batch_size: int | None = None,
+        self_check: bool = False,
     ) -> Trace:
         """Run samples through a program, as ``resformer.compiler.backends.base.Backend`` says.
 
@@ -72,26 +81,31 @@ class SimBackend:
             record: Keep every LIF's spikes and every graded value; they take memory for all samples.
             progress: Told how many samples are done.
             batch_size: How many samples may be in memory at once, for each thread on a CPU; None: as many as are fast.
+            self_check: Check every product of the run in int64, beside the trial of its kernel when it was bound.
+                A run of SpikingResformer-Ti takes about six times as long.
 
         Raises:
             CapacityError: They do not fit the device's memory.
+            BackendFailedError: A product was summed wrongly, or this machine has no kernel that sums it rightly.
             AssertionError: A sample leaves the range that the program promises of its input.
         """
         check_samples(program, samples)
         if program is not self._program:
             self._program, self._engines = program, {}
+            for each in self._products.values():
+                each.notes.clear()
         recorder = Recorder(program, len(samples), values=record)
         try:
             with _exact_float32():
                 if self._device.type == "cpu":
-                    finished = self._run_on_cpu(program, samples, recorder, batch_size)
+                    finished = self._run_on_cpu(program, samples, recorder, batch_size, self_check)
                 else:
-                    finished = self._run_in_batches(program, samples, recorder, batch_size or DEVICE_BATCH)
+                    finished = self._run_in_batches(program, samples, recorder, batch_size or DEVICE_BATCH, self_check)
                 for done in finished:
                     if progress is not None:
                         progress(done, len(samples))
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             at_once = batch_size or (len(samples) if self._device.type == "cpu" else DEVICE_BATCH)
             recorded = ", with all values recorded" if record else ""
@@ -99,14 +113,19 @@ class SimBackend:
         return recorder.trace()
 
     def _run_on_cpu(
-        self, program: Program, samples: npt.NDArray[np.integer], recorder: Recorder, batch_size: int | None
+        self,
+        program: Program,
+        samples: npt.NDArray[np.integer],
+        recorder: Recorder,
+        batch_size: int | None,
+        self_check: bool,
     ) -> Iterator[int]:
         """Tiles side by side, one on each thread; all threads share each of the last few. Yields samples done."""
         workers = self._workers()
         tile = _tile_samples(program, len(samples), workers.count, batch_size)
         side_by_side = len(samples) // (tile * workers.count) * workers.count
         if side_by_side:
-            engine = self._engine(program, samples, tile, recorder, workers=1)
+            engine = self._engine(program, samples, tile, recorder, self_check, sharing=1)
 
             def run_tile(start: int) -> int:
                 engine.run(samples[start : start + tile], recorder, start)
@@ -115,17 +134,22 @@ class SimBackend:
             yield from workers.map(run_tile, range(0, side_by_side * tile, tile))
         for start in range(side_by_side * tile, len(samples), tile):
             count = min(tile, len(samples) - start)
-            engine = self._engine(program, samples, count, recorder, workers=workers.count)
+            engine = self._engine(program, samples, count, recorder, self_check, sharing=workers.count)
             engine.run(samples[start : start + count], recorder, start, workers)
             yield start + count
 
     def _run_in_batches(
-        self, program: Program, samples: npt.NDArray[np.integer], recorder: Recorder, batch_size: int
+        self,
+        program: Program,
+        samples: npt.NDArray[np.integer],
+        recorder: Recorder,
+        batch_size: int,
+        self_check: bool,
     ) -> Iterator[int]:
         """One batch after another. Yields samples done."""
         for start in range(0, len(samples), batch_size):
             count = min(batch_size, len(samples) - start)
-            engine = self._engine(program, samples, count, recorder, workers=None)
+            engine = self._engine(program, samples, count, recorder, self_check, sharing=None)
             engine.run(samples[start : start + count], recorder, start)
             yield start + count
 
@@ -135,24 +159,36 @@ class SimBackend:
         samples: npt.NDArray[np.integer],
         count: int,
         recorder: Recorder,
-        workers: int | None,
+        self_check: bool,
+        *,
+        sharing: int | None,
     ) -> Engine:
-        """The engine for tiles of so many samples."""
+        """The engine for tiles of so many samples, which some threads share; None: a device."""
         static = samples.ndim == 4
-        key = (count, static, recorder.keeps_values, workers)
-        if key not in self._engines:
-            on_cpu = self._device.type == "cpu"
+        key = (count, static, recorder.keeps_values, sharing, self_check)
+        if key in self._engines:
+            return self._engines[key]
+        on_cpu = self._device.type == "cpu"
+        products = self._products[self_check]
+
+        def bind(sharing: int | None) -> Engine:
             plan = build_plan(
                 program,
                 samples=count,
                 static_input=static,
                 keep_graded=recorder.keeps_values,
-                workers=workers,
+                workers=sharing,
                 can_attend=can_attend if on_cpu else None,
             )
-            kernels = CpuKernels(plan) if on_cpu else TorchKernels(plan, self._device, int8=True)
-            self._engines[key] = Engine(plan, kernels)
-        return self._engines[key]
+            kernels = (
+                CpuKernels(plan, products) if on_cpu else TorchKernels(plan, self._device, int8=True, products=products)
+            )
+            return Engine(plan, kernels)
+
+        # on a thread like those that run it: kernels are tried as they will run
+        (engine,) = self._workers().map(bind, [sharing]) if on_cpu else [bind(sharing)]
+        self._engines[key] = engine
+        return engine
 
     def _workers(self) -> Workers:
         """As many threads as torch would use."""
@@ -167,10 +203,6 @@ def _tile_samples(program: Program, samples: int, workers: int, batch_size: int 
     fast = max(TILE_BYTES // largest, 1)
     shared = -(-samples // workers)
     return max(min(fast, shared, batch_size or samples), 1)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -6,7 +6,8 @@
   are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
 - Sums, relays and neurons: ``loops``.
 
-Each of these is used where the bounds prove it exact; elsewhere ``torch_kernels`` computes.
+Each of these is used where the bounds prove it exact and a trial shows that it is (``products``); elsewhere
+``torch_kernels`` computes.
 """
 
 from __future__ import annotations
@@ -23,15 +24,24 @@ import numpy.typing as npt
 import torch
 
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
-from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, Step, Value
-from resformer.compiler.backends.sim.torch_kernels import TorchKernels, channel_share, halves_exactly, output_share
+from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, Plan, Step, Value
+from resformer.compiler.backends.sim.products import Compute, Int8Product, Kernel, Products, Synapses
+from resformer.compiler.backends.sim.torch_kernels import (
+    INT8_MATRIX,
+    INT64,
+    TorchKernels,
+    channel_share,
+    halves_exactly,
+)
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, INT32_MAX, largest
-from resformer.compiler.ir.ops import LIF, Conv2d
+from resformer.compiler.ir.ops import LIF
 from resformer.compiler.target import LOIHI
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
+PATCH_MAX = 3
+"""Up to this edge oneDNN convolves patches faster than a matrix product does, and rightly on all machines tried."""
 ATTENTION_ROWS = 448
 """Positions whose attention is computed at a time, for all steps: their sums stay in a core's L2."""
 
@@ -39,56 +49,28 @@ ATTENTION_ROWS = 448
 class CpuKernels(TorchKernels):
     """Binds steps to the fastest exact kernel of this machine."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan, torch.device("cpu"), int8=int8_is_exact())
+    def __init__(self, plan: Plan, products: Products | None = None) -> None:
+        super().__init__(plan, torch.device("cpu"), int8=int8_is_exact(), products=products)
+        if int8_verdict() is False:
+            self.products.note(
+                "this machine's int8 instructions do not sum in 32 bits; all products are of floats, and slower"
+            )
 
     def bind(self, step: Step, block: Block) -> Work:
         """What runs one step for one block of channels."""
         return self.attention(step, block) if isinstance(step, AttentionStep) else super().bind(step, block)
 
-    def conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
-        """A convolution of spikes in int8, of graded values in float32."""
-        (source,) = step.inputs
-        made = self.plan.values[step.name]
-        if self.plan.values[source].is_spikes and not made.is_wide and self.int8:
-            return self._spike_conv(step, op, block)
-        if not made.sums_are_wide and HAS_ONEDNN:
-            return self._float_conv(step, op, block)
-        return super().conv(step, op, block)
-
-    def _spike_conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
-        (source,) = step.inputs
-        rows, groups = output_share(op, block)
-        scale = torch.from_numpy(np.exp2(op.weight_exp[rows].astype(np.float32)))
-        zero = torch.zeros(len(scale), dtype=torch.int32)
-        bias = torch.from_numpy(op.bias[rows].astype(np.float32)) if op.bias[rows].any() else None
-        window = [*op.stride], [*op.padding], [*op.dilation], groups
-        shape = [self.plan.timesteps * self.plan.samples, op.weight.shape[1] * groups, *self.plan.values[source].size]
-        weight = torch.ops.onednn.qconv_prepack(torch.from_numpy(op.weight[rows].copy()), scale, 1.0, 0, *window, shape)
-
-        def work(frame: Frame) -> None:
-            image = self._image(frame, source, whole=op.groups == 1)
-            made = torch.ops.onednn.qconv2d_pointwise(
-                image, 1.0, 0, weight, scale, zero, bias, *window, 1.0, 0, torch.float32, "none", [], ""
-            )
-            self._put_image(frame, step, made)
-
-        return work
-
-    def _float_conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
-        """oneDNN's direct convolution: unlike Winograd's, its float32 sums are of products alone."""
-        (source,) = step.inputs
-        rows, groups = output_share(op, block)
-        weight = torch.from_numpy(np.float32(fixedpoint.scale_weight(op.weight, op.weight_exp)[rows]))
-        bias = torch.from_numpy(op.bias[rows].astype(np.float32))
-
-        def work(frame: Frame) -> None:
-            image = self._image(frame, source, whole=op.groups == 1).to(torch.float32)
-            image = image.contiguous(memory_format=torch.channels_last)
-            made = torch.mkldnn_convolution(image, weight, bias, op.padding, op.stride, op.dilation, groups)
-            self._put_image(frame, step, made)
-
-        return work
+    def _synapse_kernels(self, synapses: Synapses) -> list[Kernel[Synapses]]:
+        """oneDNN's convolutions before matrix products, but for patches larger than its kernels are made for."""
+        matrices = super()._synapse_kernels(synapses)
+        if synapses.sum_dtype is not torch.float32 or not HAS_ONEDNN:
+            return matrices
+        in_int8 = self.int8 and synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8
+        convs = [INT8_CONV, FLOAT_CONV] if in_int8 else [FLOAT_CONV]
+        if INT8_MATRIX in matrices:
+            matrices.remove(INT8_MATRIX)
+            convs.insert(0 if synapses.is_patches and max(synapses.kernel) > PATCH_MAX else 1, INT8_MATRIX)
+        return convs + matrices
 
     def neurons(self, step: NeuronStep, block: Block) -> Work:
         """A sum, a relay and neurons, in one compiled loop."""
@@ -157,6 +139,15 @@ class CpuKernels(TorchKernels):
         constants1, constants2 = ((np.int32(op.limit), *_constants(lif)) for op, lif in ((op1, attn), (op2, out)))
         steps = plan.timesteps
         rows = max(size for size in range(1, ATTENTION_ROWS + 1) if positions % size == 0)
+        known: dict[tuple[object, ...], Compute] = {}
+
+        def bound(name: str, left: torch.Tensor, right: torch.Tensor) -> Compute:
+            """A kernel for matrices like these, whose width depends on the tile's largest y and is not known before."""
+            product = Int8Product.of(name, left, right)
+            key = (name, *product.key)
+            if key not in known:
+                known[key] = self.products.bind(product, INT8_PRODUCTS)
+            return known[key]
 
         def work(frame: Frame) -> None:
             y1, x, y2 = frame.read(y1_name), frame.read(x_name), frame.read(y2_name)
@@ -173,6 +164,8 @@ class CpuKernels(TorchKernels):
             gates = gates[..., x.first // width : x.first // width + heads, :].permute(1, 4, 2, 0, 3, 5)
             products1 = [split1.transpose(1, 2).unbind(), sums1.unbind()]
             products2 = [attention.unbind(), split2.unbind(), sums2.unbind()]
+            multiply1 = bound(product1, gates[0, 0, 0, 0], split1[0].T)
+            multiply2 = bound(product2, attention[0], split2[0])
             clips = np.zeros(4, np.int64)
             for sample, head in np.ndindex(plan.samples, heads):
                 channel = head * width
@@ -186,10 +179,10 @@ class CpuKernels(TorchKernels):
                     )  # fmt: skip
                 for part, gate in enumerate(gates[sample, head].unbind()):
                     for per_step in zip(gate.unbind(), *products1, strict=True):
-                        torch._int_mm(*per_step[:2], out=per_step[2])
+                        multiply1(*per_step)
                     first_clips = loops.product_neurons(sums1.numpy(), digits1, *constants1, attention.numpy(), 0, 0)
                     for per_step in zip(*products2, strict=True):
-                        torch._int_mm(*per_step[:2], out=per_step[2])
+                        multiply2(*per_step)
                     row0 = sample * positions + part * rows
                     clips += first_clips + loops.product_neurons(
                         sums2.numpy(), digits2, *constants2, spikes, row0, spikes_first + channel
@@ -241,14 +234,85 @@ def compiled_loops() -> ModuleType | None:
     return importlib.import_module("resformer.compiler.backends.sim.loops")
 
 
-@functools.cache
-def int8_is_exact() -> bool:
-    """Whether this machine's int8 kernels sum in 32 bits: the largest values are tried on them, once.
+def int8_convolution(synapses: Synapses) -> Compute:
+    """oneDNN's convolution of bytes with 8-bit mantissas, scaled by each output's power of two."""
+    scale = torch.from_numpy(np.exp2(synapses.weight_exp.astype(np.float32)))
+    zero = torch.zeros(len(scale), dtype=torch.int32)
+    bias = torch.from_numpy(synapses.bias.astype(np.float32)) if synapses.bias.any() else None
+    window = [*synapses.stride], [*synapses.padding], [*synapses.dilation], synapses.groups
+    shape = [synapses.images, synapses.channels, *synapses.size]
+    mantissas = torch.from_numpy(synapses.weight.copy())
+    weight = torch.ops.onednn.qconv_prepack(mantissas, scale, 1.0, 0, *window, shape)
 
-    Instructions older than VNNI add pairs of products in 16 bits, where they saturate.
+    def compute(image: torch.Tensor) -> torch.Tensor:
+        made = torch.ops.onednn.qconv2d_pointwise(
+            _channels_last(image), 1.0, 0, weight, scale, zero, bias, *window, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return _by_position(made)
+
+    return compute
+
+
+def float_convolution(synapses: Synapses) -> Compute:
+    """oneDNN's direct convolution: unlike Winograd's, its float32 sums are of products alone."""
+    weight = torch.from_numpy(np.float32(fixedpoint.scale_weight(synapses.weight, synapses.weight_exp)))
+    bias = torch.from_numpy(synapses.bias.astype(np.float32))
+    window = synapses.padding, synapses.stride, synapses.dilation, synapses.groups
+
+    def compute(image: torch.Tensor) -> torch.Tensor:
+        made = torch.mkldnn_convolution(_channels_last(image.to(torch.float32)), weight, bias, *window)
+        return _by_position(made)
+
+    return compute
+
+
+def _channels_last(image: torch.Tensor) -> torch.Tensor:
+    """(images, H, W, channels), maybe a part of one, as the library's (images, channels, H, W)."""
+    return image.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _by_position(made: torch.Tensor) -> torch.Tensor:
+    """(images, outputs, R, S) as a row for each position."""
+    return made.permute(0, 2, 3, 1).reshape(-1, made.shape[1])
+
+
+def int8_products(_: Int8Product) -> Compute:
+    """torch's product of int8 matrices."""
+
+    def compute(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = torch._int_mm(left, right, out=out)
+        return made
+
+    return compute
+
+
+def wider_products(_: Int8Product, dtype: torch.dtype) -> Compute:
+    """The same in another type."""
+
+    def compute(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return out.copy_(torch.matmul(left.to(dtype), right.to(dtype)))
+
+    return compute
+
+
+INT8_CONV: Kernel[Synapses] = Kernel("int8 convolution", EXACT_IN_FLOAT32, int8_convolution)
+FLOAT_CONV: Kernel[Synapses] = Kernel("convolution in float32", EXACT_IN_FLOAT32, float_convolution)
+INT8_PRODUCTS: tuple[Kernel[Int8Product], ...] = (
+    Kernel("matrix product in int8", INT32_MAX, int8_products),
+    Kernel("matrix product in float64", INT32_MAX, functools.partial(wider_products, dtype=torch.float64)),
+    Kernel(INT64, INT32_MAX, functools.partial(wider_products, dtype=torch.int64)),
+)
+
+
+@functools.cache
+def int8_verdict() -> bool | None:
+    """Whether this machine's int8 kernels sum in 32 bits, or None where it has none.
+
+    The largest values are tried on them, once. Instructions older than VNNI add pairs of products in 16 bits, where
+    they saturate.
     """
     if "onednn" not in torch.backends.quantized.supported_engines:
-        return False
+        return None
     depth, width = 256, 32
     spikes = torch.ones(width, depth, dtype=torch.int8)
     extremes = torch.tensor([127, -127, -128, 1]).repeat(width // 4)
@@ -265,5 +329,10 @@ def int8_is_exact() -> bool:
             image, 1.0, 0, packed, scale, zero, None, *window, 1.0, 0, torch.float32, "none", [], ""
         )
     except (AttributeError, NotImplementedError, RuntimeError):  # builds of PyTorch for other processors lack these
-        return False
+        return None
     return torch.equal(product.long(), wanted) and torch.equal(made[0, :, :, 0].T.long(), wanted)
+
+
+def int8_is_exact() -> bool:
+    """Whether this machine has int8 kernels that sum in 32 bits; whether they do in a layer's shape is tried there."""
+    return int8_verdict() is True

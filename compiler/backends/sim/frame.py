@@ -64,6 +64,11 @@ class Arena:
         self._free.setdefault((tensor.numel(), tensor.dtype), []).append(tensor)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python found no memory."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 class Frame:
     """The values of one tile of samples, as one block of one segment sees them.
 

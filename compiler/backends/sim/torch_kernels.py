@@ -2,7 +2,8 @@
 
 Integers travel as float32 where none of a node's sums reaches 2^24, else as float64. A convolution is a matrix product
 over gathered taps, in int8 where they are spikes; never a library's convolution, which may choose an algorithm
-(Winograd, FFT) that rounds. Nothing waits for the device: counts stay there until the tile is done.
+(Winograd, FFT) that rounds. Each matrix product is tried before it is used (``products``). Nothing waits for the
+device: counts stay there until the tile is done.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ from resformer.compiler.backends.sim.plan import (
     Step,
     Value,
 )
+from resformer.compiler.backends.sim.products import Compute, HeadProducts, Kernel, Products, Synapses
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
 from resformer.compiler.ir.ops import (
@@ -62,13 +65,15 @@ class TorchKernels:
     Args:
         plan: What the steps belong to.
         device: Where weights and values are.
-        int8: Whether its int8 matrix products are exact.
+        int8: Whether to try its int8 matrix products.
+        products: What tries kernels and keeps notes; None: one of its own.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, *, int8: bool) -> None:
+    def __init__(self, plan: Plan, device: torch.device, *, int8: bool, products: Products | None = None) -> None:
         self.plan = plan
         self.device = device
         self.int8 = int8
+        self.products = Products() if products is None else products
 
     def bind(self, step: Step, block: Block) -> Work:
         """What runs one step for one block of channels."""
@@ -101,49 +106,93 @@ class TorchKernels:
     # --- synapses
 
     def conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
-        """A convolution, as one matrix product for each group."""
+        """A convolution, by whichever kernel is exact."""
         (source,) = step.inputs
-        value, made = self.plan.values[source], self.plan.values[step.name]
-        rows, groups = output_share(op, block)
-        outputs, depth = len(op.bias[rows]) // groups, op.weight[0].size
-        in_int8 = self.int8 and value.is_spikes and depth % INT8_MULTIPLE == outputs % INT8_MULTIPLE == 0
-        dtype, out_dtype = torch.int8 if in_int8 else sum_dtype(made), real_dtype(made)
-        whole = op.weight if in_int8 else fixedpoint.scale_weight(op.weight, op.weight_exp)
-        # (outputs, inputs, K_h, K_w) to one row an output, in the order of gathered taps
-        weight = torch.from_numpy(whole[rows]).permute(0, 2, 3, 1).reshape(-1, depth).to(self.device, dtype)
-        matrices = [each.T for each in weight.chunk(groups)]
-        scale = self._constant(np.left_shift(1, op.weight_exp[rows].astype(np.int64)), out_dtype)
-        bias = self._constant(op.bias[rows], out_dtype) if op.bias[rows].any() else None
+        value = self.plan.values[source]
+        synapses = self._synapses(step, op, block)
+        compute = self.products.bind(synapses, self._synapse_kernels(synapses))
 
         def work(frame: Frame) -> None:
             x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
-            steps, _, channels = x.shape
-            image = x.reshape(-1, *value.size, channels)
-            parts = []
-            for part, matrix in zip(image.chunk(groups, dim=3), matrices, strict=True):
-                taps = gather(part, op).to(dtype)
-                parts.append(int8_product(taps, matrix) if in_int8 else torch.matmul(taps, matrix))
-            result = torch.cat(parts, dim=1).to(out_dtype)
-            if in_int8:
-                result *= scale
-            if bias is not None:
-                result += bias
-            frame.put(step.name, result.view(steps, -1, result.shape[1]))
+            made = compute(x.reshape(-1, *value.size, x.shape[2]))
+            frame.put(step.name, made.view(len(x), -1, made.shape[1]))
 
         return work
 
     def dense(self, step: OpStep, op: Dense) -> Work:
         """All-to-all synapses."""
-        made = self.plan.values[step.name]
-        dtype, out_dtype = sum_dtype(made), real_dtype(made)
-        weight = torch.from_numpy(fixedpoint.scale_weight(op.weight, op.weight_exp)).to(self.device, dtype)
-        bias = self._constant(op.bias, dtype)
+        (source,) = step.inputs
+        value = self.plan.values[source]
+        weight_exp = np.full(len(op.weight), op.weight_exp, np.int8)
+        synapses = self._synapses_of(
+            step.name, source, op.weight[:, :, None, None], weight_exp, op.bias, images=self._images(value)
+        )
+        compute = self.products.bind(synapses, self._float_matrix_kernels(synapses))
 
         def work(frame: Frame) -> None:
-            sums = torch.matmul(frame.read_all(step.inputs[0]).to(dtype), weight.T).add_(bias)
-            frame.put(step.name, sums.to(out_dtype))
+            x = frame.read_all(source)
+            made = compute(x.reshape(-1, 1, 1, x.shape[2]))
+            frame.put(step.name, made.view(len(x), -1, made.shape[1]))
 
         return work
+
+    def _synapses(self, step: OpStep, op: Conv2d, block: Block) -> Synapses:
+        """A block's share of a convolution."""
+        (source,) = step.inputs
+        value = self.plan.values[source]
+        rows, groups = output_share(op, block)
+        weights = op.weight[rows], op.weight_exp[rows], op.bias[rows]
+        synapses = self._synapses_of(step.name, source, *weights, images=self._images(value), size=value.size)
+        return replace(synapses, stride=op.stride, padding=op.padding, dilation=op.dilation, groups=groups)
+
+    def _synapses_of(
+        self,
+        name: str,
+        source: str,
+        weight: npt.NDArray[np.signedinteger[Any]],
+        weight_exp: npt.NDArray[np.int8],
+        bias: npt.NDArray[np.int32],
+        *,
+        images: int,
+        size: tuple[int, int] = (1, 1),
+    ) -> Synapses:
+        """Synapses without strides, from a value to another."""
+        value, made = self.plan.values[source], self.plan.values[name]
+        return Synapses(
+            name=name,
+            weight=weight,
+            weight_exp=weight_exp,
+            bias=bias,
+            stride=(1, 1),
+            padding=(0, 0),
+            dilation=(1, 1),
+            groups=1,
+            images=images,
+            size=size,
+            dtype=real_dtype(value),
+            reach=value.magnitude.value,
+            sum_dtype=sum_dtype(made),
+            out_dtype=real_dtype(made),
+            device=self.device,
+        )
+
+    def _images(self, value: Value) -> int:
+        """How many images a value has: steps times samples."""
+        return self.plan.samples * (1 if value.static else self.plan.timesteps)
+
+    def _synapse_kernels(self, synapses: Synapses) -> list[Kernel[Synapses]]:
+        """What may compute a convolution, the fastest first."""
+        whole_units = synapses.depth % INT8_MULTIPLE == len(synapses.weight) // synapses.groups % INT8_MULTIPLE == 0
+        in_int8 = self.int8 and synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8 and whole_units
+        return [INT8_MATRIX] * in_int8 + self._float_matrix_kernels(synapses)
+
+    def _float_matrix_kernels(self, synapses: Synapses) -> list[Kernel[Synapses]]:
+        """Matrix products of gathered taps, where they hold all sums."""
+        return [kernel for kernel in MATRIX if kernel.limit >= exact_below(synapses.sum_dtype) and self._has(kernel)]
+
+    def _has(self, kernel: Kernel[Any]) -> bool:
+        """Whether the device has a kernel at all: CUDA multiplies no matrices of int64."""
+        return kernel.name != INT64 or self.device.type == "cpu"
 
     def product(self, step: OpStep, op: SpikeMatMul, block: Block) -> Work:
         """One of DSSA's products, by a matrix product for each head."""
@@ -153,21 +202,25 @@ class TorchKernels:
         first, width = block.of(y_value.channels)
         # the result is clipped, but its sums are not
         terms = width // heads if op.transpose else y_value.positions
-        reach = (y_value.magnitude.value + largest(op.bias)) * terms
+        bound = y_value.magnitude.value + largest(op.bias)
+        reach = bound * terms
         dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
         assert reach < EXACT_IN_FLOAT64, f"{step.name}: sums may reach {reach}, beyond what float64 holds exactly"
         offset = self._constant(op.bias[first : first + width], dtype)
         out_dtype = real_dtype(self.plan.values[step.name])
+        samples = self.plan.samples
+        y_shape, gate_shape = (
+            (1 if value.static else self.plan.timesteps, samples, value.positions, heads, each)
+            for value, each in ((y_value, width // heads), (gate_value, terms))
+        )
+        products = HeadProducts(step.name, gate_shape, y_shape, op.transpose, bound, dtype, self.device)
+        kernels = [each for each in HEAD_PRODUCTS if each.limit >= exact_below(dtype) and self._has(each)]
+        compute = self.products.bind(products, kernels)
 
         def work(frame: Frame) -> None:
-            samples = self.plan.samples
-            y = frame.read(y_name).view.to(dtype) + offset
-            # (T, N, positions, heads, per head) to (T, N, heads, positions, per head)
-            y = y.reshape(len(y), samples, y_value.positions, heads, -1).transpose(2, 3)
-            gate = frame.read(gate_name).view.to(dtype)
-            gate = gate.reshape(len(gate), samples, gate_value.positions, heads, -1).transpose(2, 3)
-            result = torch.matmul(gate, y.transpose(-1, -2) if op.transpose else y)
-            result = result.transpose(2, 3).reshape(len(result), samples * gate_value.positions, -1)
+            y = (frame.read(y_name).view.to(dtype) + offset).reshape(y_shape)
+            made = compute(frame.read(gate_name).view.reshape(gate_shape), y)
+            result = made.to(dtype).reshape(len(made), samples * gate_value.positions, -1)
             frame.clipped(step.name, self._saturate(result, op.limit))
             frame.put(step.name, result.to(out_dtype))
 
@@ -209,22 +262,24 @@ class TorchKernels:
         assert step.lif is not None
         name, neurons = step.lif
         return (
-            self._cuba_lif(neurons, value, block)
+            self._cuba_lif(name, neurons, value, block)
             if isinstance(neurons, CubaLIF)
             else self._lif(name, neurons, step.reach, value, block)
         )
 
-    def _cuba_lif(self, neurons: CubaLIF, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], Count]:
+    def _cuba_lif(
+        self, name: str, neurons: CubaLIF, value: Value, block: Block
+    ) -> Callable[[torch.Tensor, Slab], Count]:
         """Neurons whose current has a memory, in float64: nothing that they compute takes more than 43 bits."""
         own = {
-            name: self._constant(neuron_share(getattr(neurons, name), value, block), torch.float64)
-            for name in PER_NEURON
+            each: self._constant(neuron_share(getattr(neurons, each), value, block), torch.float64)
+            for each in PER_NEURON
         }
         keep_u, keep_v = ((LOIHI.decay_unity - decay) / LOIHI.decay_unity for decay in (own["du"] + 1, own["dv"]))
         unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max
         threshold, u_bias, v_bias = own["vth"] * unit, own["u_bias"], own["v_bias"]
         after_spike = own["v_drop"] if neurons.soft_reset else None
-        feed_back = self._feedback(neurons.synapses(), value) if isinstance(neurons, RecurrentCubaLIF) else None
+        feed_back = self._feedback(name, neurons.synapses(), value) if isinstance(neurons, RecurrentCubaLIF) else None
 
         def fire(x: torch.Tensor, spikes: Slab) -> Count:
             # (rows, C) as (N, positions, C), against which the parameters broadcast
@@ -274,18 +329,30 @@ class TorchKernels:
 
         return work
 
-    def _feedback(self, synapses: Conv2d, value: Value) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _feedback(self, name: str, synapses: Conv2d, value: Value) -> Callable[[torch.Tensor], torch.Tensor]:
         """What neurons' spikes of one step, (N * positions, channels), add to their input of the next, in float64."""
         assert value.layout is Layout.MAP, "recurrent neurons are (C, H, W)"
-        depth = synapses.weight[0].size
-        whole = fixedpoint.scale_weight(synapses.weight, synapses.weight_exp)
-        weight = torch.from_numpy(whole).permute(0, 2, 3, 1).reshape(-1, depth).to(self.device, torch.float64)
-        matrices = [each.T for each in weight.chunk(synapses.groups)]
+        product = Synapses(
+            name=name,
+            weight=synapses.weight,
+            weight_exp=synapses.weight_exp,
+            bias=synapses.bias,
+            stride=synapses.stride,
+            padding=synapses.padding,
+            dilation=synapses.dilation,
+            groups=synapses.groups,
+            images=self.plan.samples,
+            size=value.size,
+            dtype=torch.uint8,
+            reach=1,
+            sum_dtype=torch.float64,
+            out_dtype=torch.float64,
+            device=self.device,
+        )
+        compute = self.products.bind(product, self._float_matrix_kernels(product))
 
         def feed_back(spikes: torch.Tensor) -> torch.Tensor:
-            image = spikes.reshape(-1, *value.size, spikes.shape[-1])
-            parts = zip(image.chunk(synapses.groups, dim=3), matrices, strict=True)
-            return torch.cat([gather(part, synapses).to(torch.float64) @ matrix for part, matrix in parts], dim=1)
+            return compute(spikes.reshape(-1, *value.size, spikes.shape[-1]))
 
         return feed_back
 
@@ -448,6 +515,72 @@ def output_share(op: Conv2d, block: Block) -> tuple[slice, int]:
     return slice(first, first + width), max(op.groups // block.count, 1)
 
 
+def exact_below(dtype: torch.dtype) -> int:
+    """Below it, a type of floats holds every integer."""
+    return EXACT_IN_FLOAT32 if dtype is torch.float32 else EXACT_IN_FLOAT64
+
+
+def matrix_product(synapses: Synapses, dtype: torch.dtype) -> Compute:
+    """A convolution as a matrix product of gathered taps for each group; patches are gathered by a reshape."""
+    whole = synapses.weight
+    if dtype is not torch.int8:
+        whole = fixedpoint.scale_weight(synapses.weight, synapses.weight_exp)
+    # (outputs, inputs, K_h, K_w) to one row an output, in the order of gathered taps
+    by_row = torch.from_numpy(np.ascontiguousarray(whole)).permute(0, 2, 3, 1).reshape(-1, synapses.depth)
+    matrices = [each.T for each in by_row.to(synapses.device, dtype).chunk(synapses.groups)]
+
+    def constant(values: npt.NDArray[np.signedinteger[Any]]) -> torch.Tensor:
+        return torch.from_numpy(values.astype(np.float64)).to(synapses.device, synapses.sum_dtype)
+
+    scale = constant(np.left_shift(1, synapses.weight_exp.astype(np.int64))) if dtype is torch.int8 else None
+    bias = constant(synapses.bias) if synapses.bias.any() else None
+    multiply = int8_product if dtype is torch.int8 else torch.matmul
+
+    def compute(image: torch.Tensor) -> torch.Tensor:
+        parts = [
+            multiply(gather(part, synapses).to(dtype), matrix)
+            for part, matrix in zip(image.chunk(synapses.groups, dim=3), matrices, strict=True)
+        ]
+        result = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(synapses.sum_dtype)
+        if scale is not None:
+            result *= scale
+        if bias is not None:
+            result += bias
+        return result.to(synapses.out_dtype)
+
+    return compute
+
+
+def head_products(products: HeadProducts, dtype: torch.dtype) -> Compute:
+    """A matrix product for each head."""
+
+    def compute(gates: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        # (steps, samples, heads, positions, per head)
+        left, right = (each.to(dtype).transpose(2, 3) for each in (gates, y))
+        result: torch.Tensor = torch.matmul(left, right.transpose(-1, -2) if products.transpose else right)
+        return result.transpose(2, 3)
+
+    return compute
+
+
+INT64 = "int64 matrix product"
+"""Exact by construction: torch's plain loops, for CPUs alone."""
+INT8_MATRIX: Kernel[Synapses] = Kernel(
+    "matrix product in int8", EXACT_IN_FLOAT32, functools.partial(matrix_product, dtype=torch.int8)
+)
+FLOATS = (
+    ("matrix product in float32", EXACT_IN_FLOAT32, torch.float32),
+    ("matrix product in float64", EXACT_IN_FLOAT64, torch.float64),
+    (INT64, EXACT_IN_FLOAT64, torch.int64),
+)
+MATRIX: tuple[Kernel[Synapses], ...] = tuple(
+    Kernel(name, limit, functools.partial(matrix_product, dtype=dtype)) for name, limit, dtype in FLOATS
+)
+HEAD_PRODUCTS: tuple[Kernel[HeadProducts], ...] = tuple(
+    Kernel(name, limit, functools.partial(head_products, dtype=dtype)) for name, limit, dtype in FLOATS
+)
+
+
 def int8_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """The product of two int8 matrices, in int32."""
     short = INT8_ROWS_MIN - len(left)
@@ -455,10 +588,10 @@ def int8_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return product[: len(left)]
 
 
-def gather(image: torch.Tensor, op: Conv2d) -> torch.Tensor:
+def gather(image: torch.Tensor, op: Conv2d | Synapses) -> torch.Tensor:
     """The taps of each position as a row, (M * R * S, K_h * K_w * C), from an image (M, H, W, C)."""
     (rows, columns), kernel = op.padding, op.weight.shape[2:]
-    padded = F.pad(image, (0, 0, columns, columns, rows, rows))
+    padded = F.pad(image, (0, 0, columns, columns, rows, rows)) if rows or columns else image
     count, height, width, channels = padded.shape
     made = [
         (size - dilation * (taps - 1) - 1) // stride + 1
@@ -476,4 +609,5 @@ def gather(image: torch.Tensor, op: Conv2d) -> torch.Tensor:
             per_channel,
         ),
     )
-    return windows.reshape(count * made[0] * made[1], -1)
+    # contiguous: then a product is of matrices like those that were tried, whatever the image was a part of
+    return windows.reshape(count * made[0] * made[1], -1).contiguous()

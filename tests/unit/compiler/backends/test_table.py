@@ -19,6 +19,8 @@ def test_unknown_backends_models_and_devices_are_refused() -> None:
         open_backend("reference", stock_models=True)
     with pytest.raises(UnsupportedError, match="CPU alone"):
         open_backend("lava", device="cuda")
+    with pytest.raises(UnsupportedError, match="'reference' cannot check itself"):
+        open_backend("reference", self_check=True)
 
 
 def test_stock_models_reach_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +38,14 @@ def test_devices_and_batches_reach_the_backend(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(SimBackend, "run", lambda _self, _program, _samples, **options: seen.append(options))
     open_backend("sim", device="cuda:1", batch_size=7)(None, np.zeros(0, np.int32), record=True)  # type: ignore[arg-type]
     assert seen == ["cuda:1", {"record": True, "batch_size": 7}]
+    open_backend("sim", self_check=True)(None, np.zeros(0, np.int32), record=True)  # type: ignore[arg-type]
+    assert seen[2:] == ["cpu", {"record": True, "batch_size": None, "self_check": True}]
+
+
+def test_notes_reach_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimBackend, "notes", ("conv: sums wrongly",))
+    assert open_backend("sim").notes == ("conv: sums wrongly",)
+    assert open_backend("reference").notes == ()
 
 
 def test_the_reference_runs_and_reports_progress(tiny: Tiny) -> None:
