@@ -60,8 +60,8 @@ class Architecture:
         num_classes: number of logits.
         stem: ``imagenet`` is 7x7 of stride 2, BN, 3x3 max-pool of stride 2; ``conv3x3`` is 3x3 of stride 1, BN.
         neuron: which neuron every population is.
-        stem_stride: stride of the stem's convolution, where it is another than that.
-        stem_pool: whether the max-pool follows, where that is otherwise.
+        stem_stride: stride of the stem's convolution, where it is another than that; None where it is that.
+        stem_pool: whether the max-pool follows, where that is otherwise; None where it is so. ``stem_layout`` has both.
 
     Raises:
         UnsupportedError: where the fields contradict each other.
@@ -111,6 +111,12 @@ class Architecture:
                 f"stem_stride is {stem.stride}: must be 1 to {stem.edge}, the edge of the stem's kernel, or pixels are "
                 "left out"
             )
+        # so that one network has one description, whoever gave the numbers
+        published = PUBLISHED_STEMS[self.stem]
+        if stem.stride == published.stride:
+            object.__setattr__(self, "stem_stride", None)
+        if stem.pool == published.pool:
+            object.__setattr__(self, "stem_pool", None)
         for stage in range(len(self.planes)):
             self._check_stage(stage)
 

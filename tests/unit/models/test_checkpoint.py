@@ -403,6 +403,11 @@ def test_a_clash_of_shapes_is_described(
     assert f"{name} {message}" in refusal(path)
 
 
+def test_a_gap_in_the_convolutions_of_a_feed_forward_is_named(state: StateDict, path: Path) -> None:
+    torch.save({name.replace("layers.1.1.conv.1.", "layers.1.1.conv.9999."): x for name, x in state.items()}, path)
+    assert "missing tensor layers.1.1.conv.1.1.weight" in refusal(path)
+
+
 def test_foreign_tensors(state: StateDict, path: Path) -> None:
     torch.save(state | {"layers.0.0.Wproj.bias": torch.zeros(8), "total": torch.zeros(1)}, path)
     message = refusal(path)

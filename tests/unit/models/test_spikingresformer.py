@@ -154,6 +154,12 @@ def test_architectures_that_contradict_themselves_are_refused(change: dict[str, 
 # -- sizes that are odd where they are halved ------------------------------------------------------------------------
 
 
+def test_a_stem_that_is_the_published_one_is_described_in_one_way() -> None:
+    assert dataclasses.replace(SMALL, stem_stride=1, stem_pool=False) == SMALL
+    assert dataclasses.replace(SMALL, stem_stride=2) != SMALL
+    assert dataclasses.replace(SMALL, stem_stride=2, stem_pool=True).stem_layout == (3, 2, True)
+
+
 def authors_counts(architecture: Architecture, image_size: int) -> list[int]:
     """The authors' constructor restated: the size that it is told, halved by //, over the patch size."""
     size = image_size // 4 if architecture.stem == "imagenet" else image_size

@@ -1,5 +1,6 @@
 """Weights as people keep them: under which key, under which names, and what is said of the choice."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,23 @@ def test_of_several_the_first_of_the_order_is_read_and_the_others_are_told(state
     assert load_checkpoint(path).notes == (
         "weights: read from 'state_dict'; the file also holds net, model_ema, mine (choose by the weights key)",
     )
+
+
+def test_weights_come_before_their_averages_and_the_usual_keys_in_this_order(state: StateDict, path: Path) -> None:
+    order = [
+        "model",
+        "state_dict",
+        "model_state_dict",
+        "net",
+        "network",
+        "module",
+        "state_dict_ema",
+        "model_ema",
+        "ema",
+    ]
+    for first, second in itertools.pairwise(order):
+        torch.save({second: other(state), first: state}, path)
+        assert load_checkpoint(path).weights_key == first
 
 
 def test_another_key_can_be_chosen(state: StateDict, path: Path) -> None:
