@@ -1,43 +1,43 @@
 """Checkpoint files: read one safely, learn the architecture from its tensors, build the network, write one.
 
-Every error here is one line that names the file, the tensor, what is wrong with it and what to do.
+The parts: ``limits`` (what a file may cost), ``gate`` and ``reading`` (its content, no code run), ``weights`` (which
+tensors are the network's), ``infer`` (the architecture), and here what is made of them. Every error is one line that
+names the file, the tensor, what is wrong with it and what to do.
 """
 
-import pickle
-import re
-import warnings
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from resformer.errors import FileFormatError, ResformerError, UnsupportedError
+from resformer.models.infer import check_shapes, infer_architecture
 from resformer.models.layers import NeuronKind
-from resformer.models.spikingresformer import (
-    Architecture,
-    BlockKind,
-    SpikingResformer,
-    StemKind,
-    smallest_image_size,
-)
+from resformer.models.limits import quote
+from resformer.models.reading import read
+from resformer.models.spikingresformer import Architecture, Rounding, SpikingResformer
+from resformer.models.weights import StateDict, check_values, find_weights, note_half_precision
+
+__all__ = [
+    "Checkpoint",
+    "build_model",
+    "check_rates",
+    "default_image_size",
+    "default_timesteps",
+    "infer_architecture",
+    "load_checkpoint",
+    "save_checkpoint",
+    "settings",
+]
 
 SourceFormat = Literal["authors", "state dict", "safetensors"]
 
-StateDict = Mapping[str, torch.Tensor]
-
-RESAVE = "load it with the code that made it, and save torch.save(model.state_dict(), 'weights.pt')"
-
-ModuleKind = Literal["DSSA", "GWFFN", "Downsample"]
-
-MARKERS: Mapping[ModuleKind, str] = MappingProxyType(
-    {"DSSA": "W.weight", "GWFFN": "up.1.weight", "Downsample": "conv.weight"}
-)
-"""The one tensor by which each module of a stage is told from the others."""
+SETTINGS = "resformer"
+"""The key of what ``settings`` returns, beside the weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,15 @@ class Checkpoint:
     Attributes:
         path: the file that they came from.
         state: every parameter and buffer by name, in the file's own types, on the CPU.
-        architecture: what the tensors' shapes tell.
+        architecture: what the tensors' shapes tell, and of what they do not tell what the file says, or the authors'.
         source_format: how the file was laid out.
         timesteps: T, which no tensor tells: what the file says, or ``default_timesteps``.
         image_size: edge of the square input, in pixels, likewise.
         quantization: the plan by which the network was fine-tuned, as text that the compiler reads; None of others.
+        feature_rounding: how DSSA's patches are counted (``patch_counts``), where the file says it.
+        weights_key: under which key of the file the weights were, such as ``model``.
+        notes: what was chosen, ignored or is to be known of the file, a sentence each.
+        stated: which arguments of ``build_model`` the file itself states.
     """
 
     path: Path
@@ -61,14 +65,28 @@ class Checkpoint:
     timesteps: int
     image_size: int
     quantization: str | None = None
+    feature_rounding: Rounding | None = None
+    weights_key: str = "model"
+    notes: tuple[str, ...] = ()
+    stated: frozenset[str] = frozenset()
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What ``build_model`` assumes where it is told nothing, a sentence each."""
+        return _assumptions(self.architecture, self.timesteps, self.image_size, self.stated)
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, weights_key: str | None = None) -> Checkpoint:
     """Read a checkpoint without running any code from it.
 
-    The file may be the authors' (``{"model": state_dict, "optimizer": …}``), a state dict alone, either of them saved
-    from ``DistributedDataParallel`` (names begin with ``module.``), or safetensors. What is stored decides, not the
-    file's name.
+    The file may be the authors' (``{"model": state_dict, "optimizer": …}``), a state dict alone or under another of the
+    usual keys (``resformer.models.weights.KEYS``), or safetensors. Names may bear what ``DistributedDataParallel``,
+    averaged models and ``torch.compile`` add. What is stored decides, not the file's name. Where several networks are
+    there, ``Checkpoint.notes`` says which was read.
+
+    Args:
+        path: the file.
+        weights_key: the key of the weights to read, such as ``model_ema`` or ``ema.module``, instead of the first.
 
     Raises:
         FileFormatError: where the file cannot be read, is no SpikingResformer's, lacks a tensor, or holds one of the
@@ -77,38 +95,78 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        content, source_format = _read(path)
-        notes: Mapping[object, object] = {}
-        if source_format == "state dict" and isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-            notes, content, source_format = content, content["model"], "authors"
-        state = _state_dict(content)
-        architecture = infer_architecture(state)
-        _check_shapes(state, architecture)
-        _check_values(state)
-        timesteps = _note(notes, "timesteps", default_timesteps(architecture))
-        image_size = _note(notes, "image_size", default_image_size(architecture))
-        quantization = notes.get("quantization")
-        if quantization is not None and not isinstance(quantization, str):
-            raise FileFormatError(
-                f"'quantization' is a {type(quantization).__name__}: must be the text that fine-tuning wrote; "
-                "save it again without that entry"
-            )
+        return _load(path, weights_key)
     except ResformerError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{quote_path(path)}: {error}") from error
+    except Exception as error:  # of PyTorch, on tensors that no check above foresaw
+        what = quote(str(error).partition("\n")[0])
+        raise FileFormatError(
+            f"{quote_path(path)}: damaged, or no PyTorch checkpoint ({type(error).__name__}: {what}); copy it again"
+        ) from error
+
+
+def quote_path(path: Path) -> str:
+    """A path without control characters, uncut: a user must recognise it."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(path))
+
+
+def _load(path: Path, weights_key: str | None) -> Checkpoint:
+    content, stored = read(path)
+    weights = find_weights(content, weights_key)
+    state = weights.state
+    # beside the weights, never among them
+    notes: Mapping[object, object] = {}
+    if isinstance(content, Mapping) and weights.key in content:
+        notes = content
+    architecture = infer_architecture(state)
+    check_shapes(state, architecture)
+    check_values(state)
+    untold = _untold(notes.get(SETTINGS), architecture)
+    rounding = untold.pop("feature_rounding", None)
+    stated = {name for name in ("timesteps", "image_size") if name in notes} | untold.keys()
+    architecture = dataclasses.replace(architecture, **untold)
+    quantization = notes.get("quantization")
+    if quantization is not None and not isinstance(quantization, str):
+        raise FileFormatError(
+            f"'quantization' is a {type(quantization).__name__}: must be the text that fine-tuning wrote; "
+            "save it again without that entry"
+        )
+    source_format: SourceFormat = "authors" if weights.key == "model" else "state dict"
     return Checkpoint(
         path=path,
         state=MappingProxyType(state),
         architecture=architecture,
-        source_format=source_format,
-        timesteps=timesteps,
-        image_size=image_size,
+        source_format="safetensors" if stored == "safetensors" else source_format,
+        timesteps=_note(notes, "timesteps", default_timesteps(architecture)),
+        image_size=_note(notes, "image_size", default_image_size(architecture)),
         quantization=quantization,
+        feature_rounding=rounding,
+        weights_key=weights.key,
+        # a fine-tuned network's values are those of few bits, which 16 hold exactly
+        notes=weights.notes + (note_half_precision(state) if quantization is None else ()),
+        stated=frozenset(stated | ({"feature_rounding"} if rounding else set())),
     )
 
 
+def settings(model: SpikingResformer) -> dict[str, object]:
+    """Return what no tensor tells of a network, as plain data; ``load_checkpoint`` reads it under ``SETTINGS``."""
+    stem = model.architecture.stem_layout
+    known: dict[str, object] = {
+        "neuron": model.architecture.neuron,
+        "stem_stride": stem.stride,
+        "stem_pool": stem.pool,
+    }
+    return known if model.feature_rounding is None else known | {"feature_rounding": model.feature_rounding}
+
+
 def save_checkpoint(model: SpikingResformer, path: str | Path) -> None:
-    """Write the model as the authors do, ``{"model": state_dict}``, with T and the size beside."""
-    content = {"model": model.state_dict(), "timesteps": model.timesteps, "image_size": model.image_size}
+    """Write the model as the authors do, ``{"model": state_dict}``, with T, the size and ``settings`` beside."""
+    content = {
+        "model": model.state_dict(),
+        "timesteps": model.timesteps,
+        "image_size": model.image_size,
+        SETTINGS: settings(model),
+    }
     torch.save(content, path)
 
 
@@ -117,26 +175,105 @@ def build_model(
     *,
     timesteps: int | None = None,
     image_size: int | None = None,
+    neuron: NeuronKind | None = None,
+    stem_stride: int | None = None,
+    stem_pool: bool | None = None,
+    feature_rounding: Rounding | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> SpikingResformer:
-    """Return the checkpoint's network in eval mode, on the CPU.
+    """Return the checkpoint's network in eval mode, on the CPU; its ``assumptions`` are what nobody said.
 
     Args:
         checkpoint: what ``load_checkpoint`` returned.
         timesteps: T; the checkpoint's if not given.
         image_size: edge of the square input, in pixels; the checkpoint's if not given.
+        neuron: which neuron every population is; what the file says if not given, else PLIF where it has their
+            parameters and LIF with tau 2 where it has none.
+        stem_stride: stride of the stem's convolution; what the file says if not given, else 2 of 7x7 and 1 of 3x3.
+        stem_pool: whether a max-pool follows; what the file says if not given, else after 7x7 only.
+        feature_rounding: how DSSA's patches are counted where sizes are odd (``patch_counts``); what the file says if
+            not given. Where neither does, sizes at which it matters are refused.
         dtype: the type of every floating-point tensor. Spikes are compared in float64.
 
     Raises:
-        UnsupportedError: where the image size does not give every stage whole patches.
+        UnsupportedError: where the image size does not give every stage whole patches, or the neuron is not one that
+            the tensors allow.
     """
+    given: dict[str, Any] = {
+        name: value
+        for name, value in (("neuron", neuron), ("stem_stride", stem_stride), ("stem_pool", stem_pool))
+        if value is not None
+    }
+    _check_neuron(neuron, checkpoint)
+    architecture = dataclasses.replace(checkpoint.architecture, **given)
+    sizes = {"timesteps": timesteps, "image_size": image_size}
+    stated = checkpoint.stated | given.keys() | {name for name, value in sizes.items() if value is not None}
+    timesteps = checkpoint.timesteps if timesteps is None else timesteps
+    image_size = checkpoint.image_size if image_size is None else image_size
     model = SpikingResformer(
-        checkpoint.architecture,
-        timesteps=checkpoint.timesteps if timesteps is None else timesteps,
-        image_size=checkpoint.image_size if image_size is None else image_size,
+        architecture,
+        timesteps=timesteps,
+        image_size=image_size,
+        feature_rounding=checkpoint.feature_rounding if feature_rounding is None else feature_rounding,
+        assumptions=_assumptions(architecture, timesteps, image_size, stated),
     ).to(dtype)
     model.load_state_dict(dict(checkpoint.state), strict=True)
     return model.eval()
+
+
+def _check_neuron(neuron: NeuronKind | None, checkpoint: Checkpoint) -> None:
+    """Refuse a neuron that the tensors contradict."""
+    name = next((name for name in checkpoint.state if name.endswith(".w")), None)
+    if neuron in ("IF", "LIF") and name is not None:
+        raise UnsupportedError(
+            f"neuron {neuron}: the checkpoint holds {name}, the parameter of a PLIF; leave out the neuron"
+        )
+    if neuron == "PLIF" and name is None:
+        raise UnsupportedError("neuron PLIF: the checkpoint holds no PLIF's parameter w; its neurons are LIF or IF")
+
+
+def _assumptions(
+    architecture: Architecture, timesteps: int, image_size: int, stated: frozenset[str] | set[str]
+) -> tuple[str, ...]:
+    """A sentence for each choice that nobody stated."""
+    stem = architecture.stem_layout
+    kernel = f"{stem.edge}x{stem.edge}"
+    sentences = {
+        "neuron": "neurons: LIF with tau 2" if architecture.neuron == "LIF" else None,
+        "stem_stride": f"stem: {kernel} convolution of stride {stem.stride}",
+        "stem_pool": f"stem: {'a 3x3 max-pool of stride 2' if stem.pool else 'no max-pool'} after the convolution",
+        "timesteps": f"timesteps: {timesteps}, as the authors train such a network",
+        "image_size": f"image size: {image_size}, as the authors train such a network",
+    }
+    return tuple(
+        f"{sentence} (no tensor says so)" for name, sentence in sentences.items() if sentence and name not in stated
+    )
+
+
+def _untold(value: object, architecture: Architecture) -> dict[str, Any]:
+    """What ``settings`` wrote, checked; nothing where a file has none."""
+    if value is None:
+        return {}
+    checks = {
+        "neuron": lambda each: isinstance(each, str) and each in get_args(NeuronKind),
+        "stem_stride": lambda each: type(each) is int and each >= 1,
+        "stem_pool": lambda each: type(each) is bool,
+        "feature_rounding": lambda each: isinstance(each, str) and each in get_args(Rounding),
+    }
+    if not isinstance(value, Mapping):
+        raise FileFormatError(f"{SETTINGS!r} is {quote(value)}: must be a mapping; save it again without that entry")
+    for name, each in value.items():
+        if not isinstance(name, str) or name not in checks or not checks[name](each):
+            raise FileFormatError(
+                f"{SETTINGS!r} has the entry {quote(name)} of value {quote(each)}: no setting of a network; "
+                "save it again without that entry"
+            )
+    if (value.get("neuron", architecture.neuron) == "PLIF") != (architecture.neuron == "PLIF"):
+        raise FileFormatError(
+            f"{SETTINGS!r} says {value['neuron']} neurons, but its tensors are those of {architecture.neuron} neurons; "
+            "save it again without that entry"
+        )
+    return dict(value)
 
 
 def default_timesteps(architecture: Architecture) -> int:
@@ -174,240 +311,10 @@ def check_rates(state: StateDict) -> None:
                 )
 
 
-def infer_architecture(state: StateDict) -> Architecture:
-    """Return the architecture that the shapes of a SpikingResformer's tensors imply.
-
-    Raises:
-        FileFormatError: where a tensor that tells it is missing or has an impossible shape.
-        UnsupportedError: where the blocks of one stage differ, or stand in another order than a SpikingResformer's.
-    """
-    if "prologue.0.weight" not in state:
-        foreign = [name for name in state if not name.startswith(("prologue.", "layers.", "classifier."))]
-        raise FileFormatError(
-            f"no tensor prologue.0.weight, so this is not a SpikingResformer: expected names like prologue.0.weight, "
-            f"layers.0.0.W.weight and classifier.weight, but {len(foreign)} of {len(state)} names are foreign"
-            + (f", such as {_some(foreign)}" if foreign else "")
-        )
-    first_planes, in_channels, stem_edge, _ = _shape(state, "prologue.0.weight", axes=4)
-    stems: dict[int, StemKind] = {7: "imagenet", 3: "conv3x3"}
-    if stem_edge not in stems:
-        raise UnsupportedError(
-            f"prologue.0.weight is a {stem_edge}x{stem_edge} convolution: a SpikingResformer's stem is 7x7 or 3x3"
-        )
-    num_classes, _ = _shape(state, "classifier.weight", axes=2)
-
-    planes: list[int] = []
-    blocks: list[tuple[BlockKind, ...]] = []
-    fields: dict[str, list[int]] = {
-        name: [] for name in ("num_heads", "patch_sizes", "ffn_ratios", "ffn_convs", "group_sizes")
-    }
-    for stage, modules in enumerate(_stages(state)):
-        if stage > 0:
-            planes.append(_shape(state, f"layers.{stage}.0.conv.weight", axes=4)[0])
-        else:
-            planes.append(first_planes)
-        blocks.append(tuple(kind for kind in modules.values() if kind != "Downsample"))
-        found: dict[str, int] = {}
-        for name, kind in modules.items():
-            for field, value in _measure(state, name, kind).items():
-                if found.setdefault(field, value) != value:
-                    raise UnsupportedError(
-                        f"{name}: {field} is {value}, but {found[field]} in an earlier block of stage {stage}; "
-                        "all blocks of a stage must be alike"
-                    )
-        for field, values in fields.items():
-            values.append(found.get(field, 1))
-    neuron: NeuronKind = "PLIF" if any(name.endswith(".w") for name in state) else "LIF"
-    return Architecture(
-        planes=tuple(planes),
-        blocks=tuple(blocks),
-        num_heads=tuple(fields["num_heads"]),
-        patch_sizes=tuple(fields["patch_sizes"]),
-        ffn_ratios=tuple(fields["ffn_ratios"]),
-        ffn_convs=tuple(fields["ffn_convs"]),
-        group_sizes=tuple(fields["group_sizes"]),
-        in_channels=in_channels,
-        num_classes=num_classes,
-        stem=stems[stem_edge],
-        neuron=neuron,
-    )
-
-
-def _read(path: Path) -> tuple[object, SourceFormat]:
-    """Return a file's content, unpickled without running code, and its outer format."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise FileFormatError("no such file") from None
-    except IsADirectoryError:
-        raise FileFormatError("is a directory; name the checkpoint file inside it") from None
-    except OSError as error:
-        raise FileFormatError(f"cannot be read: {error.strerror}") from error
-    # safetensors begins with the length of a JSON object, in 8 bytes, and then that object.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        try:
-            return load_file(path, device="cpu"), "safetensors"
-        except (SafetensorError, OSError) as error:
-            raise FileFormatError(f"damaged safetensors file ({_brief(error)}); copy or save it again") from error
-    if not head.startswith((b"PK", b"\x80")):
-        raise FileFormatError(
-            f"not a checkpoint: it begins with {head!r}, where a PyTorch file begins with b'PK' or b'\\x80'; "
-            "was it downloaded completely, and is it the right file?"
-        )
-    try:
-        # An open file, as newer versions of torch.load look at the ending of a path.
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # what PyTorch warns of here, the errors below say
-            return torch.load(file, weights_only=True, map_location="cpu"), "state dict"
-    except pickle.UnpicklingError as error:
-        called = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"loading it would execute code ({called[1]})" if called else "it is damaged, or would execute code"
-        raise FileFormatError(f"refused: {what}, which tensors do not need; if you trust it, {RESAVE}") from error
-    except Exception as error:  # a damaged pickle can raise anything: KeyError, EOFError, struct.error …
-        raise FileFormatError(
-            f"truncated or damaged, or no PyTorch checkpoint ({_brief(error)}); copy it again, or {RESAVE}"
-        ) from error
-
-
 def _note(notes: Mapping[object, object], name: str, default: int) -> int:
     """Return a positive integer that a file may hold beside its state dict."""
     value = notes.get(name, default)
-    if not isinstance(value, int) or value < 1:
-        raise FileFormatError(f"{name!r} is {value!r}: must be a positive integer; save it again without that entry")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        shown = repr(quote(value)) if isinstance(value, str) else quote(value)
+        raise FileFormatError(f"{name!r} is {shown}: must be a positive integer; save it again without that entry")
     return value
-
-
-def _state_dict(content: object) -> dict[str, torch.Tensor]:
-    """Return the tensors of a state dict by the names that they have without ``DistributedDataParallel``."""
-    if not isinstance(content, Mapping):
-        raise FileFormatError(f"holds no state dict but a value of type {type(content).__name__}; {RESAVE}")
-    state: dict[str, torch.Tensor] = {}
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise FileFormatError(
-                f"expected a state dict, alone or as 'model', but {name!r} is no tensor ({type(value).__name__}); "
-                f"{RESAVE}"
-            )
-        state[name] = value
-    if not state:
-        raise FileFormatError(f"the state dict is empty; {RESAVE}")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    # PyTorch itself fills in this counter, which old files lack and inference does not read.
-    for name in [name for name in state if name.endswith(".running_var")]:
-        state.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
-    return state
-
-
-def _stages(state: StateDict) -> list[dict[str, ModuleKind]]:
-    """Return the modules of each stage in order: their names, such as ``layers.1.0``, to their kinds."""
-    parts: dict[int, dict[int, set[str]]] = {}
-    for name in state:
-        if match := re.fullmatch(r"layers\.(\d{1,4})\.(\d{1,4})\.(.+)", name):
-            parts.setdefault(int(match[1]), {}).setdefault(int(match[2]), set()).add(match[3])
-    stages: list[dict[str, ModuleKind]] = []
-    for stage in range(1 + max(parts, default=0)):
-        modules: dict[str, ModuleKind] = {}
-        for index in range(1 + max(parts.get(stage, {}), default=0)):
-            name = f"layers.{stage}.{index}"
-            tensors = parts.get(stage, {}).get(index, set())
-            kinds = [kind for kind, marker in MARKERS.items() if marker in tensors]
-            if not kinds:
-                markers = " or ".join(f"{name}.{marker} ({kind})" for kind, marker in MARKERS.items())
-                raise FileFormatError(f"missing tensor: expected {markers}; save the whole model.state_dict()")
-            if (kinds[0] == "Downsample") != (stage > 0 and index == 0):
-                raise UnsupportedError(
-                    f"{name} is a {kinds[0]}: each stage but the first begins with a Downsample, and has no other"
-                )
-            modules[name] = kinds[0]
-        stages.append(modules)
-    return stages
-
-
-def _measure(state: StateDict, name: str, kind: ModuleKind) -> dict[str, int]:
-    """Return the fields of ``Architecture`` that one module's tensors tell."""
-    if kind == "DSSA":
-        return {
-            "num_heads": _shape(state, f"{name}.firing_rate_x", axes=5)[2],
-            "patch_sizes": _shape(state, f"{name}.W.weight", axes=4)[2],
-        }
-    if kind == "GWFFN":
-        inner, outer, *_ = _shape(state, f"{name}.up.1.weight", axes=4)
-        if inner % outer:
-            raise UnsupportedError(f"{name}.up.1.weight: {inner} inner channels are no multiple of {outer}")
-        convs = [int(m[1]) for m in (re.match(re.escape(name) + r"\.conv\.(\d{1,4})\.", key) for key in state) if m]
-        return {
-            "ffn_ratios": inner // outer,
-            "ffn_convs": 1 + max(convs, default=0),
-            "group_sizes": _shape(state, f"{name}.conv.0.1.weight", axes=4)[1],
-        }
-    return {}
-
-
-def _shape(state: StateDict, name: str, *, axes: int) -> tuple[int, ...]:
-    """Return the shape of a tensor that must be there with so many axes, none of them empty."""
-    if name not in state:
-        raise FileFormatError(f"missing tensor {name}; save the whole model.state_dict()")
-    shape = tuple(state[name].shape)
-    if len(shape) != axes or 0 in shape:
-        raise FileFormatError(f"{name} has shape {shape}, where {axes} axes of at least 1 are expected")
-    return shape
-
-
-def _check_shapes(state: StateDict, architecture: Architecture) -> None:
-    """Compare names and shapes with those of the network that the architecture describes."""
-    with torch.device("meta"):
-        model = SpikingResformer(architecture, timesteps=1, image_size=smallest_image_size(architecture))
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    missing = [name for name in expected if name not in state]
-    if missing:
-        raise FileFormatError(
-            f"{len(missing)} of {len(expected)} tensors are missing, such as {_some(missing)}; "
-            "save the whole model.state_dict()"
-        )
-    foreign = [name for name in state if name not in expected]
-    if foreign:
-        raise FileFormatError(
-            f"{len(foreign)} of {len(state)} tensors are no SpikingResformer's, such as {_some(foreign)}; "
-            "remove them, or save the state dict of an unchanged SpikingResformer"
-        )
-    for name, shape in expected.items():
-        if tuple(state[name].shape) != shape:
-            raise FileFormatError(
-                f"{name} has shape {tuple(state[name].shape)}, but the other tensors call for {shape}; "
-                "save the whole state dict of one model"
-            )
-
-
-def _check_values(state: StateDict) -> None:
-    """Refuse tensors of integers, values that are not finite, and variances that are negative."""
-    for name, tensor in state.items():
-        if name.endswith(".num_batches_tracked"):
-            continue
-        if not tensor.is_floating_point():
-            raise FileFormatError(f"{name} holds {tensor.dtype}: expected floating point; save the unquantized network")
-        finite = tensor.abs() <= torch.finfo(torch.float32).max  # of 64 bits, too, in which larger ones would overflow
-        if not finite.all():
-            raise FileFormatError(
-                f"{name} holds {int((~finite).sum())} NaN or infinite values of {tensor.numel()}: training diverged; "
-                "use an earlier checkpoint"
-            )
-        if name.endswith(".running_var") and (tensor < 0).any():
-            channel = int(tensor.argmin())
-            raise FileFormatError(
-                f"{name}: channel {channel} has the variance {tensor[channel].item():g}, which cannot be negative; "
-                "use an undamaged checkpoint"
-            )
-
-
-def _some(names: list[str]) -> str:
-    """Return the first few names, and dots for the rest."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _brief(error: Exception) -> str:
-    """Return an error's kind and the beginning of its text: PyTorch's errors go on for many lines."""
-    text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text[:80]}{'…' if len(text) > 80 else ''}".removesuffix(": ")

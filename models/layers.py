@@ -14,7 +14,7 @@ import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 
-NeuronKind = Literal["LIF", "PLIF"]
+NeuronKind = Literal["IF", "LIF", "PLIF"]
 
 RATE_MOMENTUM = 0.999
 """How much of a running firing rate survives one training step (authors' ``DSSA.momentum``)."""
@@ -24,12 +24,11 @@ def spiking_neuron(kind: NeuronKind) -> nn.Module:
     """Return the neuron after which the whole network is named: hard reset to 0, threshold 1, decayed input.
 
     Each step computes ``v += (x - v) / tau`` and fires where ``v >= 1``. An ``LIF`` has tau = 2. A ``PLIF`` learns one
-    scalar ``w`` a layer, with ``tau = 1 / sigmoid(w)``, which starts at 2. Both keep ``v`` between calls:
-    ``spikingjelly.activation_based.functional.reset_net`` must be called before each batch.
+    scalar ``w`` a layer, with ``tau = 1 / sigmoid(w)``, which starts at 2. An ``IF`` computes ``v += x``. All keep
+    ``v`` between calls: ``spikingjelly.activation_based.functional.reset_net`` must be called before each batch.
     """
     # No backend is named: SpikingJelly 0.0.0.0.14 defaults to plain torch, and 2.0.0 has no such argument.
     common = {
-        "decay_input": True,
         "v_threshold": 1.0,
         "v_reset": 0.0,
         "surrogate_function": surrogate.ATan(),
@@ -37,7 +36,12 @@ def spiking_neuron(kind: NeuronKind) -> nn.Module:
         "step_mode": "m",
     }
     made: nn.Module
-    made = neuron.LIFNode(tau=2.0, **common) if kind == "LIF" else neuron.ParametricLIFNode(init_tau=2.0, **common)
+    if kind == "IF":
+        made = neuron.IFNode(**common)
+    elif kind == "LIF":
+        made = neuron.LIFNode(tau=2.0, decay_input=True, **common)
+    else:
+        made = neuron.ParametricLIFNode(init_tau=2.0, decay_input=True, **common)
     return made
 
 

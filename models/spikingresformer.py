@@ -4,26 +4,49 @@ Source: arXiv 2403.14302, table 1, and the authors' ``models/spikingresformer.py
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from spikingjelly.activation_based import layer
 from torch import nn
 
 from resformer.errors import InputError, UnsupportedError
-from resformer.models.layers import DSSA, GWFFN, BatchNorm, Downsample, NeuronKind, conv3x3
+from resformer.models.layers import DSSA, GWFFN, BatchNorm, Downsample, NeuronKind
 
 BlockKind = Literal["DSSA", "GWFFN"]
 StemKind = Literal["imagenet", "conv3x3"]
+Rounding = Literal["floor", "ceil"]
+
+
+class Stem(NamedTuple):
+    """What lies before the first stage: a convolution, its batch normalisation, and perhaps a 3x3 max-pool of stride 2.
+
+    Attributes:
+        edge: of the convolution's kernel, in pixels.
+        stride: of the convolution.
+        pool: whether there is a max-pool.
+    """
+
+    edge: int
+    stride: int
+    pool: bool
+
+
+PUBLISHED_STEMS: Mapping[StemKind, Stem] = MappingProxyType(
+    {"imagenet": Stem(edge=7, stride=2, pool=True), "conv3x3": Stem(edge=3, stride=1, pool=False)}
+)
+"""The stems that the authors use, by the kernel from which each is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Everything about a SpikingResformer that the shapes of its tensors tell, and nothing else.
+    """Everything about a SpikingResformer that the shapes of its tensors tell, and what it computes between them.
 
-    The number of steps and the image size are not in it: no tensor depends on them.
+    No tensor tells the stem's stride and pool, nor an IF from an LIF; the authors' are the defaults. The number of
+    steps and the image size are not in it: no tensor depends on them.
 
     Attributes:
         planes: channels of each stage.
@@ -37,6 +60,8 @@ class Architecture:
         num_classes: number of logits.
         stem: ``imagenet`` is 7x7 of stride 2, BN, 3x3 max-pool of stride 2; ``conv3x3`` is 3x3 of stride 1, BN.
         neuron: which neuron every population is.
+        stem_stride: stride of the stem's convolution, where it is another than that; None where it is that.
+        stem_pool: whether the max-pool follows, where that is otherwise; None where it is so. ``stem_layout`` has both.
 
     Raises:
         UnsupportedError: where the fields contradict each other.
@@ -53,6 +78,18 @@ class Architecture:
     num_classes: int = 1000
     stem: StemKind = "imagenet"
     neuron: NeuronKind = "LIF"
+    stem_stride: int | None = None
+    stem_pool: bool | None = None
+
+    @property
+    def stem_layout(self) -> Stem:
+        """The stem in numbers."""
+        published = PUBLISHED_STEMS[self.stem]
+        return Stem(
+            published.edge,
+            published.stride if self.stem_stride is None else self.stem_stride,
+            published.pool if self.stem_pool is None else self.stem_pool,
+        )
 
     def __post_init__(self) -> None:
         per_stage = ("planes", "blocks", "num_heads", "patch_sizes", "ffn_ratios", "ffn_convs", "group_sizes")
@@ -68,6 +105,18 @@ class Architecture:
             raise UnsupportedError(
                 f"in_channels {self.in_channels} and num_classes {self.num_classes}: each must be at least 1"
             )
+        stem = self.stem_layout
+        if not 1 <= stem.stride <= stem.edge:
+            raise UnsupportedError(
+                f"stem_stride is {stem.stride}: must be 1 to {stem.edge}, the edge of the stem's kernel, or pixels are "
+                "left out"
+            )
+        # so that one network has one description, whoever gave the numbers
+        published = PUBLISHED_STEMS[self.stem]
+        if stem.stride == published.stride:
+            object.__setattr__(self, "stem_stride", None)
+        if stem.pool == published.pool:
+            object.__setattr__(self, "stem_pool", None)
         for stage in range(len(self.planes)):
             self._check_stage(stage)
 
@@ -132,35 +181,134 @@ LARGEST_IMAGE_SIZE = 4096
 def stage_sizes(architecture: Architecture, image_size: int) -> tuple[int, ...]:
     """Return the edge of each stage's feature map, in pixels, for a square image of edge ``image_size``.
 
-    A convolution or pool of stride 2 here gives ceil(n / 2), and that is what is computed. The authors' code uses
-    floor(n / 2) for the number of patches, L: the two agree wherever the size is even at every such step, which holds
-    for every size that they publish.
+    A convolution or pool of stride 2 here gives ceil(n / 2), and that is what is computed, whatever ``patch_counts``
+    rounds.
 
     Raises:
         UnsupportedError: where a stage's size is not divisible by its patch size, or the image is too large.
     """
+    return _filled_sizes(architecture, image_size, None)
+
+
+def _filled_sizes(architecture: Architecture, image_size: int, rounding: Rounding | None) -> tuple[int, ...]:
+    """``stage_sizes``; the sizes that its error recommends are those that work with a rounding, or with both."""
     if image_size > LARGEST_IMAGE_SIZE:
         raise UnsupportedError(f"image size {image_size}: the limit is {LARGEST_IMAGE_SIZE}; choose a smaller one")
-    size = image_size
-    if architecture.stem == "imagenet":
-        size = math.ceil(math.ceil(size / 2) / 2)
-    sizes: list[int] = []
-    for stage, patch_size in enumerate(architecture.patch_sizes):
-        if stage > 0:
-            size = math.ceil(size / 2)
+    sizes = _sizes(architecture, image_size, "ceil")
+    for stage, (size, patch_size) in enumerate(zip(sizes, architecture.patch_sizes, strict=True)):
         if size < 1 or size % patch_size:
             raise UnsupportedError(
                 f"image size {image_size}: stage {stage} is {size}x{size}, which patches of {patch_size}x{patch_size} "
-                f"do not fill; use a multiple of {smallest_image_size(architecture)}"
+                f"do not fill; {_advice(architecture, image_size, rounding)}"
             )
-        sizes.append(size)
-    return tuple(sizes)
+    return sizes
+
+
+def patch_counts(architecture: Architecture, image_size: int, rounding: Rounding | None) -> tuple[int, ...]:
+    """Return L, the number of patches by which DSSA scales its attention, of each stage.
+
+    The authors' class is told the image size and halves it by ``n // 2``, while its convolutions make ceil(n / 2)
+    pixels: where a size is odd at such a step, its L is smaller than the number of patches that there are. A network
+    trained so needs that L at inference.
+
+    Args:
+        architecture: the network's.
+        image_size: edge of the square input, in pixels.
+        rounding: ``floor`` for the authors' L, ``ceil`` for the number of patches that there are; None where both
+            must agree.
+
+    Raises:
+        UnsupportedError: where patches do not fill a stage, L would be 0, or no rounding is given and it matters.
+    """
+    _filled_sizes(architecture, image_size, rounding)
+    floor, ceil = (_counts(architecture, image_size, each) for each in ("floor", "ceil"))
+    for stage in _attentive(architecture):
+        if rounding is None and floor[stage] != ceil[stage]:
+            raise UnsupportedError(
+                f"image size {image_size}: stage {stage} has {ceil[stage]} patches, but the authors' class, which "
+                f"rounds sizes down, scales its attention as if there were {floor[stage]}, and no tensor tells which "
+                "the network was trained with; say feature rounding floor (as they do) or ceil, or choose a size where "
+                f"both agree: {_advice(architecture, image_size, None)}"
+            )
+        if rounding == "floor" and floor[stage] < 1:
+            raise UnsupportedError(
+                f"image size {image_size}: stage {stage} has no patch where sizes are rounded down; "
+                f"{_advice(architecture, image_size, rounding)}"
+            )
+    return floor if rounding == "floor" else ceil
+
+
+def nearest_image_sizes(architecture: Architecture, image_size: int, rounding: Rounding | None) -> tuple[int, ...]:
+    """Return the image edges, in pixels, next to ``image_size`` at which the network can be built: up to two.
+
+    Args:
+        architecture: the network's.
+        image_size: the edge asked for; the results are the next below, and the next of at least that.
+        rounding: as ``patch_counts`` takes it.
+    """
+    start = min(max(image_size, 1), LARGEST_IMAGE_SIZE)
+    below = (size for size in range(start - 1, 0, -1) if _works(architecture, size, rounding))
+    above = (size for size in range(start, LARGEST_IMAGE_SIZE + 1) if _works(architecture, size, rounding))
+    return tuple(size for size in (next(below, None), next(above, None)) if size is not None)
 
 
 def smallest_image_size(architecture: Architecture) -> int:
-    """Return an image edge, in pixels, of which every multiple gives each stage whole patches."""
-    stem_stride = 4 if architecture.stem == "imagenet" else 1
+    """Return an image edge, in pixels, of which every multiple gives each stage whole patches, by either rounding."""
+    stem = architecture.stem_layout
+    stem_stride = stem.stride * (2 if stem.pool else 1)
     return (stem_stride << (len(architecture.planes) - 1)) * math.lcm(*architecture.patch_sizes)
+
+
+def _sizes(architecture: Architecture, image_size: int, rounding: Rounding) -> tuple[int, ...]:
+    """The edge of each stage's feature map, divisions rounded so."""
+    stem = architecture.stem_layout
+
+    def divided(size: int, stride: int) -> int:
+        return size // stride if rounding == "floor" else -(-size // stride)
+
+    size = divided(image_size, stem.stride)
+    if stem.pool:
+        size = divided(size, 2)
+    sizes = [size]
+    for _ in architecture.planes[1:]:
+        sizes.append(divided(sizes[-1], 2))
+    return tuple(sizes)
+
+
+def _counts(architecture: Architecture, image_size: int, rounding: Rounding) -> tuple[int, ...]:
+    """The number of whole patches of each stage."""
+    sizes = _sizes(architecture, image_size, rounding)
+    return tuple((size // patch) ** 2 for size, patch in zip(sizes, architecture.patch_sizes, strict=True))
+
+
+def _attentive(architecture: Architecture) -> list[int]:
+    """The stages that have a DSSA; L is of no concern to the others."""
+    return [stage for stage, blocks in enumerate(architecture.blocks) if "DSSA" in blocks]
+
+
+def _works(architecture: Architecture, image_size: int, rounding: Rounding | None) -> bool:
+    """Whether ``patch_counts`` returns."""
+    sizes = _sizes(architecture, image_size, "ceil")
+    if any(size < 1 or size % patch for size, patch in zip(sizes, architecture.patch_sizes, strict=True)):
+        return False
+    floor, ceil = (_counts(architecture, image_size, each) for each in ("floor", "ceil"))
+    stages = _attentive(architecture)
+    if rounding is None:
+        return all(floor[stage] == ceil[stage] for stage in stages)
+    return rounding == "ceil" or all(floor[stage] >= 1 for stage in stages)
+
+
+def _advice(architecture: Architecture, image_size: int, rounding: Rounding | None) -> str:
+    """What to do instead of an image size, at the end of a message."""
+    nearest = nearest_image_sizes(architecture, image_size, rounding)
+    if not nearest:
+        return f"no size up to {LARGEST_IMAGE_SIZE} fits this network"
+    smallest = smallest_image_size(architecture)
+    multiples = f", as does every multiple of {smallest} up to {LARGEST_IMAGE_SIZE}"
+    return (
+        f"{' and '.join(map(str, nearest))} work{'s' if len(nearest) == 1 else ''}"
+        f"{multiples if smallest <= LARGEST_IMAGE_SIZE else ''}"
+    )
 
 
 class SpikingResformer(nn.Module):
@@ -174,22 +322,42 @@ class SpikingResformer(nn.Module):
         architecture: what the tensors' shapes tell.
         timesteps: T, how often an image is presented; event data bring their own T.
         image_size: edge of the square input, in pixels.
+        feature_rounding: how DSSA's number of patches is counted, see ``patch_counts``.
+        assumptions: what was chosen though nobody said it, a sentence each; kept for who prints it.
 
     Raises:
-        UnsupportedError: where a stage's size is not divisible by its patch size.
+        UnsupportedError: where a stage's size is not divisible by its patch size, or it must be known how sizes were
+            rounded.
     """
 
-    def __init__(self, architecture: Architecture, *, timesteps: int, image_size: int) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        timesteps: int,
+        image_size: int,
+        feature_rounding: Rounding | None = "ceil",
+        assumptions: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
+        if feature_rounding not in (None, *get_args(Rounding)):
+            raise UnsupportedError(
+                f"feature_rounding is {feature_rounding!r}: must be one of {', '.join(get_args(Rounding))}"
+            )
         if timesteps < 1:
             raise UnsupportedError(f"timesteps is {timesteps}: must be at least 1")
         self.architecture = architecture
         self.timesteps = timesteps
         self.image_size = image_size
+        self.feature_rounding = feature_rounding
+        self.assumptions = assumptions
 
         self.prologue = self._stem()
         self.layers = nn.Sequential(
-            *(self._stage(stage, size) for stage, size in enumerate(stage_sizes(architecture, image_size)))
+            *(
+                self._stage(stage, patches)
+                for stage, patches in enumerate(patch_counts(architecture, image_size, feature_rounding))
+            )
         )
         self.avgpool = layer.AdaptiveAvgPool2d((1, 1), step_mode="m")
         self.classifier = layer.Linear(architecture.planes[-1], architecture.num_classes, bias=False, step_mode="m")
@@ -199,16 +367,21 @@ class SpikingResformer(nn.Module):
 
     def _stem(self) -> nn.Sequential:
         in_channels, planes = self.architecture.in_channels, self.architecture.planes[0]
-        if self.architecture.stem == "conv3x3":
-            return nn.Sequential(conv3x3(in_channels, planes), BatchNorm(planes))
-        return nn.Sequential(
-            layer.Conv2d(in_channels, planes, kernel_size=7, stride=2, padding=3, bias=False, step_mode="m"),
-            BatchNorm(planes),
-            layer.MaxPool2d(kernel_size=3, stride=2, padding=1, step_mode="m"),
+        stem = self.architecture.stem_layout
+        conv = layer.Conv2d(
+            in_channels,
+            planes,
+            kernel_size=stem.edge,
+            stride=stem.stride,
+            padding=stem.edge // 2,
+            bias=False,
+            step_mode="m",
         )
+        pool = (layer.MaxPool2d(kernel_size=3, stride=2, padding=1, step_mode="m"),) if stem.pool else ()
+        return nn.Sequential(conv, BatchNorm(planes), *pool)
 
-    def _stage(self, stage: int, size: int) -> nn.Sequential:
-        """Return one stage, whose feature maps are size x size pixels."""
+    def _stage(self, stage: int, patches: int) -> nn.Sequential:
+        """Return one stage, whose attention counts so many patches."""
         net = self.architecture
         planes, patch_size = net.planes[stage], net.patch_sizes[stage]
         modules: list[nn.Module] = []
@@ -220,7 +393,7 @@ class SpikingResformer(nn.Module):
                     DSSA(
                         planes,
                         num_heads=net.num_heads[stage],
-                        num_patches=(size // patch_size) ** 2,
+                        num_patches=patches,
                         patch_size=patch_size,
                         neuron_kind=net.neuron,
                     )

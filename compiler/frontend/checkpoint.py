@@ -177,10 +177,11 @@ def _linear(draft: Draft, name: str, module: layer.Linear, source: str) -> str:
 
 
 def _neurons(draft: Draft, name: str, node: neuron.BaseNode, source: str) -> str:
-    """SpikingJelly's neurons with hard reset to 0 and decayed input."""
-    if node.v_reset != 0 or not node.decay_input:
+    """SpikingJelly's neurons with hard reset to 0 and, unless they do not leak at all, decayed input."""
+    decay_input = type(node) is neuron.IFNode or node.decay_input
+    if node.v_reset != 0 or not decay_input:
         raise UnsupportedError(
-            f"{name}: v_reset={node.v_reset}, decay_input={node.decay_input}; "
+            f"{name}: v_reset={node.v_reset}, decay_input={decay_input}; "
             "neurons must reset to 0 and decay their input, as SpikingResformer's do"
         )
     return draft.add(name, neurons(name, node, draft.shape(source)), source)
@@ -199,6 +200,7 @@ IMPORTERS: Mapping[type[nn.Module], Importer] = MappingProxyType(
         layer.MaxPool2d: _max_pool,
         layer.AdaptiveAvgPool2d: _average_pool,
         layer.Linear: _linear,
+        neuron.IFNode: _neurons,
         neuron.LIFNode: _neurons,
         neuron.ParametricLIFNode: _neurons,
     }

@@ -23,6 +23,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "PLIF, small stem": {"stem": "conv3x3", "neuron": "PLIF", "timesteps": 6},
     "PLIF, ImageNet stem": {"stem": "imagenet", "neuron": "PLIF"},
     "one step": {"timesteps": 1},
+    "IF, small stem": {"stem": "conv3x3", "neuron": "IF"},
+    "IF, ImageNet stem": {"stem": "imagenet", "neuron": "IF", "timesteps": 6},
+    "LIF, small stem of stride 2 with a pool": {
+        "stem_stride": 2,
+        "stem_pool": True,
+        "stem": "conv3x3",
+        "image_size": 32,
+    },
+    "LIF, large stem of stride 1 without a pool": {"stem_stride": 1, "stem_pool": False, "image_size": 8},
     "patches of 4": {"patch_sizes": (4, 2), "image_size": 32},
 }
 
@@ -50,7 +59,7 @@ def run_graph(
     spikes: dict[str, torch.Tensor] = {}
 
     def observe(name: str, value: torch.Tensor) -> None:
-        if isinstance(graph[name].op, nir.LIF):
+        if isinstance(graph[name].op, nir.LIF | nir.IF):
             spikes[name] = value
 
     return float_interpreter.run(graph, samples, observe=observe, dtype=dtype), spikes

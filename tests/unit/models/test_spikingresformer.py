@@ -14,6 +14,8 @@ from resformer.models.spikingresformer import (
     VARIANTS,
     Architecture,
     SpikingResformer,
+    nearest_image_sizes,
+    patch_counts,
     smallest_image_size,
     stage_sizes,
 )
@@ -138,10 +140,138 @@ def test_no_steps_are_refused() -> None:
         ({"blocks": (("DSSA",), ("MLP",))}, "stage 1: block 'MLP' is unknown"),
         ({"blocks": (("DSSA",), ())}, "stage 1 has no blocks"),
         ({"stem": "vgg"}, "stem is 'vgg': must be one of imagenet, conv3x3"),
-        ({"neuron": "IF"}, "neuron is 'IF': must be one of LIF, PLIF"),
+        ({"neuron": "QIF"}, "neuron is 'QIF': must be one of IF, LIF, PLIF"),
+        ({"stem_stride": 4}, "stem_stride is 4: must be 1 to 3"),
+        ({"stem_stride": 0}, "stem_stride is 0: must be 1 to 3"),
         ({"num_classes": 0}, "num_classes 0"),
     ],
 )
 def test_architectures_that_contradict_themselves_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedError, match=re.escape(message)):
         dataclasses.replace(SMALL, **change)
+
+
+# -- sizes that are odd where they are halved ------------------------------------------------------------------------
+
+
+def test_a_stem_that_is_the_published_one_is_described_in_one_way() -> None:
+    assert dataclasses.replace(SMALL, stem_stride=1, stem_pool=False) == SMALL
+    assert dataclasses.replace(SMALL, stem_stride=2) != SMALL
+    assert dataclasses.replace(SMALL, stem_stride=2, stem_pool=True).stem_layout == (3, 2, True)
+
+
+def authors_counts(architecture: Architecture, image_size: int) -> list[int]:
+    """The authors' constructor restated: the size that it is told, halved by //, over the patch size."""
+    size = image_size // 4 if architecture.stem == "imagenet" else image_size
+    counts = []
+    for stage, patch_size in enumerate(architecture.patch_sizes):
+        if stage:
+            size //= 2
+        counts.append((size // patch_size) ** 2)
+    return counts
+
+
+@pytest.mark.parametrize("variant", ["ti", "cifar"])
+def test_patches_counted_by_floor_are_the_authors(variant: str) -> None:
+    architecture, tried = VARIANTS[variant], 0
+    for size in range(32, 300):
+        try:
+            counts = patch_counts(architecture, size, "floor")
+        except UnsupportedError:
+            continue
+        assert list(counts) == authors_counts(architecture, size)
+        tried += counts != patch_counts(architecture, size, "ceil")
+    assert tried > 10 if variant == "ti" else tried == 0  # all of cifar's patches call for sizes that agree
+
+
+def test_attention_is_scaled_by_the_count() -> None:
+    architecture = dataclasses.replace(SMALL, patch_sizes=(1, 1))
+    for rounding, counts in (("floor", [49, 9]), ("ceil", [49, 16])):
+        model = SpikingResformer(architecture, timesteps=1, image_size=7, feature_rounding=rounding)  # type: ignore[arg-type]
+        assert [module.num_patches for module in model.modules() if isinstance(module, DSSA)] == counts
+
+
+def test_a_size_at_which_it_matters_is_refused_unless_it_is_said() -> None:
+    architecture = dataclasses.replace(SMALL, patch_sizes=(1, 1))
+    with pytest.raises(UnsupportedError, match=r"image size 7: stage 1 has 16 patches.* were 9.*: 6 and 8 work"):
+        SpikingResformer(architecture, timesteps=1, image_size=7, feature_rounding=None)
+    only_first = dataclasses.replace(architecture, blocks=(("DSSA",), ("GWFFN",)))
+    SpikingResformer(only_first, timesteps=1, image_size=7, feature_rounding=None)  # no attention, no L
+
+
+def test_a_stage_without_a_patch_by_floor_is_refused() -> None:
+    architecture = dataclasses.replace(SMALL, patch_sizes=(1, 1))
+    with pytest.raises(UnsupportedError, match="image size 1: stage 1 has no patch where sizes are rounded down"):
+        SpikingResformer(architecture, timesteps=1, image_size=1, feature_rounding="floor")
+
+
+def test_an_unknown_rounding_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="feature_rounding is 'round': must be one of floor, ceil"):
+        SpikingResformer(SMALL, timesteps=1, image_size=8, feature_rounding="round")  # type: ignore[arg-type]
+
+
+ADVISED: dict[str, Architecture] = {
+    "small": SMALL,
+    "patches of 1": dataclasses.replace(SMALL, patch_sizes=(1, 1)),
+    "large stem": dataclasses.replace(SMALL, stem="imagenet"),
+    "stride 3": dataclasses.replace(SMALL, stem_stride=3, patch_sizes=(1, 3)),
+    "stride 2 and a pool": dataclasses.replace(SMALL, stem_stride=2, stem_pool=True),
+    "large stem, no pool": dataclasses.replace(SMALL, stem="imagenet", stem_stride=1, stem_pool=False),
+    "patches of 3 and 2": dataclasses.replace(SMALL, patch_sizes=(3, 2)),
+    "attention in the second stage only": dataclasses.replace(SMALL, blocks=(("GWFFN",), ("DSSA",))),
+}
+
+
+@pytest.mark.parametrize("rounding", [None, "floor", "ceil"])
+@pytest.mark.parametrize("name", ADVISED)
+def test_every_size_that_an_error_recommends_is_built_and_runs(name: str, rounding: Any) -> None:
+    recommended: set[int] = set()
+    for size in range(-1, 40):
+        if works(ADVISED[name], size, rounding):
+            continue
+        with pytest.raises(UnsupportedError) as caught:
+            SpikingResformer(ADVISED[name], timesteps=1, image_size=size, feature_rounding=rounding)
+        advice = re.search(r"(\d+)(?: and (\d+))? works?, as does every multiple of (\d+)", str(caught.value))
+        assert advice, caught.value
+        recommended |= {int(each) for each in advice.groups() if each}
+        recommended.add(2 * int(advice[3]))
+        below, above = int(advice[1]), int(advice[2] or advice[1])
+        assert not any(works(ADVISED[name], each, rounding) for each in range(below + 1, above))
+    assert recommended
+    for size in sorted(recommended):
+        model = trained(SpikingResformer(ADVISED[name], timesteps=1, image_size=size, feature_rounding=rounding))
+        assert model(torch.rand(1, 3, size, size, dtype=torch.float64)).isfinite().all()
+
+
+def works(architecture: Architecture, size: int, rounding: Any) -> bool:
+    try:
+        with torch.device("meta"):
+            SpikingResformer(architecture, timesteps=1, image_size=size, feature_rounding=rounding)
+    except UnsupportedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("size", [5000, 10**12])
+def test_a_size_above_the_limit_is_refused_at_once(size: int) -> None:
+    with pytest.raises(UnsupportedError, match="the limit is 4096"):
+        SpikingResformer(SMALL, timesteps=1, image_size=size)
+
+
+def test_no_size_is_recommended_where_none_fits() -> None:
+    architecture = dataclasses.replace(SMALL, patch_sizes=(5000, 1))
+    with pytest.raises(UnsupportedError, match="no size up to 4096 fits this network"):
+        SpikingResformer(architecture, timesteps=1, image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("variant", "rounding", "size", "nearest"),
+    [
+        ("ti", None, 200, (192, 208)),
+        ("ti", None, 224, (208, 224)),
+        ("cifar", None, 33, (32, 36)),
+        ("ti", None, 0, (16,)),
+    ],
+)
+def test_nearest_sizes(variant: str, rounding: Any, size: int, nearest: tuple[int, ...]) -> None:
+    assert nearest_image_sizes(VARIANTS[variant], size, rounding) == nearest

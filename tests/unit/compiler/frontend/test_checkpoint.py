@@ -186,7 +186,7 @@ def dead_plif() -> nn.Module:
 @pytest.mark.parametrize(
     ("path", "module", "complaint"),
     [
-        ("layers.0.1.up.0", neuron.IFNode(step_mode="m"), "layers.0.1.up.0: no importer for a IFNode"),
+        ("layers.0.1.up.0", neuron.QIFNode(step_mode="m"), "layers.0.1.up.0: no importer for a QIFNode"),
         ("layers.0.1.up.0", soft_reset(), "layers.0.1.up.0: v_reset=None"),
         ("layers.0.1.up.0", without_decay(), "layers.0.1.up.0: v_reset=0.0, decay_input=False"),
         ("layers.0.1.up.0", dead_plif(), "layers.0.1.up.0: w is -10000"),

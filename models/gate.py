@@ -1,0 +1,429 @@
+"""A look at a pickled checkpoint that runs and imports nothing: what it would call, and whether its tensors fit.
+
+PyTorch's own restricted reader refuses code, but believes the sizes that a file declares. So each pickle is first
+walked here, by a stack machine that knows as many operations as PyTorch's reader, and on which a call only notes what
+it would make. A file that passes calls nothing but what ``CALLS`` lists, and its tensors lie inside their storages.
+"""
+
+import io
+import pickletools
+import re
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from resformer.errors import FileFormatError
+from resformer.models.limits import MOST_AXES, MOST_OPERATIONS, MOST_TUPLE_ITEMS, quote
+
+RESAVE = "load it with the code that made it, and save torch.save(model.state_dict(), 'weights.pt')"
+
+TENSORS: Mapping[str, str] = MappingProxyType(
+    {
+        "torch._utils._rebuild_tensor": "dense",
+        "torch._utils._rebuild_tensor_v2": "dense",
+        "torch._utils._rebuild_tensor_v3": "dense",
+        "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
+        "torch._utils._rebuild_qtensor": "a quantized tensor",
+        "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without data (of the device 'meta')",
+        "torch._utils._rebuild_nested_tensor": "a nested tensor",
+        "torch._utils._rebuild_wrapper_subclass": "a tensor of a type of its own",
+        "torch._utils._rebuild_device_tensor_from_numpy": "a tensor of a foreign device",
+        "torch._utils._rebuild_device_tensor_from_cpu_tensor": "a tensor of a foreign device",
+        "torch._tensor._rebuild_from_type_v2": "a tensor with attributes of its own",
+    }
+)
+"""What makes a tensor, to the kind that it makes."""
+
+PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+MAPPINGS = ("collections.OrderedDict", "collections.Counter", "collections.defaultdict")
+PLAIN = ("torch.Size", "torch.device", "torch.serialization._get_layout", "builtins.set", "builtins.complex")
+TEXT = "_codecs.encode"
+NAMES = re.compile(r"torch\.(\w+Storage|storage\.(Untyped|Typed)Storage|[a-z]+\d*\w*)")
+"""Types of storages, types of elements, kinds of quantization: named, not called."""
+
+ENCODINGS = ("latin1", "latin-1", "ascii", "utf-8", "utf8")
+"""Of bytes in a pickle; others of Python's take time that grows with the square of their length."""
+
+
+class Inert:
+    """What stands in for an object that weights do not need: made of anything, it keeps nothing and does nothing."""
+
+    def __init__(self, *args: object) -> None:
+        del args
+
+    def __new__(cls, *args: object) -> "Inert":
+        """Make one, whatever it is made of."""
+        del args
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forget the state."""
+
+
+def _named(made: Any, name: str) -> Any:
+    """Give a stand-in the name by which pickles call what it stands in for."""
+    made.__module__, _, made.__qualname__ = name.rpartition(".")
+    made.__name__ = made.__qualname__
+    return made
+
+
+class _Dtype(Inert):
+    """The type of a NumPy scalar, such as ``f8``."""
+
+    def __init__(self, *args: object) -> None:
+        self.text = args[0] if args and isinstance(args[0], str) else ""
+
+
+def _scalar(name: str) -> Callable[..., object]:
+    """Return a stand-in for the function that makes NumPy's scalars: it makes plain numbers."""
+    import numpy as np
+
+    def scalar(dtype: object, data: object = b"") -> object:
+        if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
+            return Inert()
+        if not re.fullmatch(r"[biuf][1248]", dtype.text) or dtype.text == "f1" or len(data) != int(dtype.text[1]):
+            return Inert()
+        return np.frombuffer(data, f"<{dtype.text}")[0].item()
+
+    return _named(scalar, name)  # type: ignore[no-any-return]
+
+
+def _dict(name: str) -> Callable[..., object]:
+    def make(*args: object) -> dict[object, object]:
+        del args
+        return {}
+
+    return _named(make, name)  # type: ignore[no-any-return]
+
+
+def _array(name: str) -> Callable[..., object]:
+    def make(*args: object) -> object:
+        del args
+        return STAND_INS["numpy.ndarray"]()
+
+    return _named(make, name)  # type: ignore[no-any-return]
+
+
+STAND_INS: Mapping[str, Callable[..., object]] = MappingProxyType(
+    {
+        **{
+            name: _named(type("Inert", (Inert,), {}), name)
+            for name in (
+                "argparse.Namespace",
+                "types.SimpleNamespace",
+                "torch.torch_version.TorchVersion",
+                "numpy.ndarray",
+                *(f"datetime.{each}" for each in ("datetime", "date", "time", "timedelta", "timezone")),
+                *(
+                    f"{module}.{pure}{system}Path"
+                    for module in ("pathlib", "pathlib._local")
+                    for pure, system in (("", "Posix"), ("", "Windows"), ("Pure", "Posix"), ("Pure", "Windows"))
+                ),
+                "pathlib.Path",
+                *(f"builtins.{each}" for each in ("list", "dict", "int", "float", "str", "bool")),
+            )
+        },
+        "numpy.dtype": _named(type("Dtype", (_Dtype,), {}), "numpy.dtype"),
+        **{f"numpy.{core}.multiarray.scalar": _scalar(f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")},
+        **{
+            f"numpy.{core}.multiarray._reconstruct": _array(f"numpy.{core}.multiarray._reconstruct")
+            for core in ("core", "_core")
+        },
+        "collections.defaultdict": _dict("collections.defaultdict"),
+    }
+)
+"""What people keep beside weights, by name, to what is made instead of it. No code of a file's choosing runs."""
+
+CALLS = frozenset((*TENSORS, *PARAMETERS, *MAPPINGS, *PLAIN, TEXT, *STAND_INS))
+"""All that a file may call."""
+
+
+@dataclass(frozen=True)
+class _Global:
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Storage:
+    """Bytes that a file holds. ``elements`` is their number over the size of one, where a type is given."""
+
+    key: str
+    elements: int
+    itemsize: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Tensor:
+    """What is wrong with a tensor, or nothing."""
+
+    fault: str | None
+
+
+class _Tuple(tuple[object, ...]):
+    """A tuple that knows how many items it has, those of the tuples inside counted."""
+
+    items: int
+
+
+def look(stream: io.BytesIO) -> Mapping[str, int]:
+    """Walk one pickle, to its end.
+
+    Returns:
+        The storages that it refers to: the number of bytes of each by its key.
+
+    Raises:
+        FileFormatError: it calls what weights do not need, is damaged, or holds a tensor that is not dense or lies
+            outside its storage; the message names the tensor.
+    """
+    machine = _Machine()
+    try:
+        root = machine.run(stream)
+    except FileFormatError:
+        raise
+    except Exception as error:  # a damaged pickle pops from empty stacks, adds to numbers …
+        raise FileFormatError(
+            f"truncated or damaged, or no PyTorch checkpoint ({type(error).__name__}); copy it again, or {RESAVE}"
+        ) from error
+    for path, tensor in _tensors(root):
+        if tensor.fault:
+            raise FileFormatError(f"{quote(path)} {tensor.fault}; {RESAVE}")
+    return machine.storages
+
+
+def _tensors(root: object) -> Iterator[tuple[str, _Tensor]]:
+    """Each tensor once, with the keys that lead to it."""
+    todo, seen = [("", root)], {id(root)}
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, _Tensor):
+            yield path or "the file's value", value
+            continue
+        pairs: Iterator[tuple[object, object]]
+        if isinstance(value, dict):
+            pairs = iter(value.items())
+        elif isinstance(value, list | tuple):
+            pairs = iter(enumerate(value))
+        else:
+            continue
+        for key, item in pairs:
+            if id(item) not in seen:
+                seen.add(id(item))
+                name = key if isinstance(key, str) else quote(key)
+                # the outermost keys are of no interest where a path is too long to print
+                todo.append((f"{path}.{name}"[-200:].removeprefix("."), item))
+
+
+class _Machine:
+    """The stack of one pickle; operations are those of protocol 2, which ``torch.save`` writes."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, int] = {}
+
+    def run(self, stream: io.BytesIO) -> object:
+        for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+            if count >= MOST_OPERATIONS:
+                raise FileFormatError(f"more than {MOST_OPERATIONS} pickle operations, the limit; {RESAVE}")
+            if operation.name == "STOP":
+                return self.stack.pop()
+            step = STEPS.get(operation.name)
+            if step is None:
+                raise FileFormatError(
+                    f"refused: it is damaged, or would execute code (pickle operation {operation.name}), which tensors "
+                    f"do not need; if you trust it, {RESAVE}"
+                )
+            step(self, argument)
+        raise AssertionError("genops ends with STOP or raises")
+
+    def marked(self) -> list[Any]:
+        items = self.stack
+        self.stack = self.marks.pop()
+        return items
+
+    def mark(self) -> None:
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def push_tuple(self, items: Sequence[object]) -> None:
+        made = _Tuple(items)
+        made.items = 1 + sum(item.items if isinstance(item, _Tuple) else 1 for item in items)
+        if made.items > MOST_TUPLE_ITEMS:
+            raise FileFormatError(f"a tuple of more than {MOST_TUPLE_ITEMS} items, the limit; {RESAVE}")
+        self.push(made)
+
+    def push_tuple_of(self, count: int) -> None:
+        items = [self.stack.pop() for _ in range(count)]
+        self.push_tuple(items[::-1])
+
+    def set_items(self, items: Sequence[Any]) -> None:
+        target = self.stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[key] = value
+
+    def set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_items((key, value))
+
+    def append(self) -> None:
+        item = self.stack.pop()
+        self.stack[-1].append(item)
+
+    def build(self) -> None:
+        """Give an object its state, which nothing here reads."""
+        self.stack.pop()
+        if not isinstance(self.stack[-1], dict | Inert):
+            raise FileFormatError(f"refused: it gives an object a state of its own, as weights do not; {RESAVE}")
+
+    def find(self, argument: str) -> None:
+        module, _, attribute = argument.partition(" ")
+        module, attribute = NAME_MAPPING.get((module, attribute), (IMPORT_MAPPING.get(module, module), attribute))
+        name = f"{module}.{attribute}"
+        if name not in CALLS and not NAMES.fullmatch(name):
+            shown = name.removeprefix("builtins.")
+            raise FileFormatError(
+                f"refused: loading it would execute code ({quote(shown)}), which tensors do not need; if you trust it, "
+                f"{RESAVE}"
+            )
+        self.push(_Global(name))
+
+    def call(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, _Global) or function.name not in CALLS:
+            what = function.name if isinstance(function, _Global) else "a value"
+            raise FileFormatError(f"refused: it calls {quote(what)}, which tensors do not need; {RESAVE}")
+        name = function.name
+        if name in TENSORS:
+            self.push(_Tensor(_fault(TENSORS[name], arguments)))
+        elif name in PARAMETERS:
+            if not isinstance(arguments[0], _Tensor):
+                raise FileFormatError(f"a parameter without a tensor; {RESAVE}")
+            self.push(arguments[0])
+        elif name in MAPPINGS:
+            given = arguments[0] if arguments and name == MAPPINGS[0] else ()
+            self.push(OrderedDict(given))
+        elif name == TEXT:
+            if not isinstance(arguments[0], str) or arguments[1] not in ENCODINGS:
+                raise FileFormatError(f"bytes of the encoding {quote(arguments[1])}; {RESAVE}")
+            self.push(Inert())
+        else:
+            self.push(Inert())
+
+    def refer(self) -> None:
+        """A storage is ``('storage', type, key, device, elements)``; before PyTorch 0.4, it may lie in another."""
+        _, kind, key, _, elements, *part = self.stack.pop()
+        if any(each is not None for each in part):
+            raise FileFormatError(f"storage {quote(key)} is a part of another, as in PyTorch before 0.4; {RESAVE}")
+        if not isinstance(key, str) or not isinstance(elements, int) or elements < 0:
+            raise FileFormatError(f"storage {quote(key)} of {quote(elements)} elements; {RESAVE}")
+        itemsize = _itemsize(kind.name)
+        if self.storages.setdefault(key, elements * itemsize) != elements * itemsize:
+            raise FileFormatError(f"storage {quote(key)} has two sizes; {RESAVE}")
+        self.push(_Storage(key, elements, itemsize))
+
+
+def _itemsize(kind: str) -> int:
+    """Bytes of an element of a storage type, such as ``torch.FloatStorage``."""
+    if kind == "torch.storage.UntypedStorage":
+        return 1
+    storage = getattr(torch, kind.removeprefix("torch."), None)
+    dtype = getattr(storage, "dtype", None)
+    if not isinstance(dtype, torch.dtype):
+        raise FileFormatError(f"a storage of the type {quote(kind)}; {RESAVE}")
+    return dtype.itemsize
+
+
+def _fault(kind: str, arguments: Sequence[Any]) -> str | None:
+    """What is wrong with a tensor, if anything: a predicate that follows its name."""
+    if kind != "dense":
+        return f"is {kind}, where weights are dense"
+    storage, offset, size, stride, *rest = arguments
+    if not isinstance(storage, _Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
+        return "is a tensor of another layout than PyTorch writes"
+    if not all(type(each) is int and each >= 0 for each in (offset, *size, *stride)) or len(size) != len(stride):
+        return "is a tensor with impossible sizes or strides"
+    if len(size) > MOST_AXES:
+        return f"is a tensor of {len(size)} axes, the limit is {MOST_AXES}"
+    available = storage.elements
+    if storage.itemsize == 1 and len(rest) > 2 and isinstance(rest[2], _Global):  # untyped, with the type beside
+        dtype = getattr(torch, rest[2].name.removeprefix("torch."), None)
+        if not isinstance(dtype, torch.dtype):
+            return f"is a tensor of the type {quote(rest[2].name)}"
+        available //= dtype.itemsize
+    if 0 in size:
+        return None
+    last = offset + sum((edge - 1) * step for edge, step in zip(size, stride, strict=True))
+    if last >= available:
+        return f"has shape {quote(str(tuple(size)))}, but its storage ends after {available} elements"
+    return overlap(size, stride)
+
+
+def overlap(size: Sequence[int], stride: Sequence[int]) -> str | None:
+    """Say where elements of a tensor share memory, so that it is larger than what holds it; None where they do not.
+
+    Args:
+        size: edges, each at least 1.
+        stride: elements from one to the next along each of them.
+    """
+    reach = 1
+    for step, edge in sorted(zip(stride, size, strict=True)):
+        if edge > 1:
+            if step < reach:
+                return f"has shape {quote(str(tuple(size)))}, whose elements share memory (strides {tuple(stride)})"
+            reach += step * (edge - 1)
+    return None
+
+
+Step = Callable[[_Machine, Any], None]
+
+
+def _get(machine: _Machine, index: Any) -> None:
+    machine.push(machine.memo[index])
+
+
+def _put(machine: _Machine, index: Any) -> None:
+    machine.memo[index] = machine.stack[-1]
+
+
+STEPS: Mapping[str, Step] = MappingProxyType(
+    {
+        "PROTO": lambda _machine, _version: None,
+        "MARK": lambda machine, _: machine.mark(),
+        "NONE": lambda machine, _: machine.push(None),
+        "NEWTRUE": lambda machine, _: machine.push(True),
+        "NEWFALSE": lambda machine, _: machine.push(False),
+        **dict.fromkeys(
+            ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"), _Machine.push
+        ),
+        "EMPTY_TUPLE": lambda machine, _: machine.push_tuple(()),
+        "TUPLE": lambda machine, _: machine.push_tuple(machine.marked()),
+        "TUPLE1": lambda machine, _: machine.push_tuple_of(1),
+        "TUPLE2": lambda machine, _: machine.push_tuple_of(2),
+        "TUPLE3": lambda machine, _: machine.push_tuple_of(3),
+        "EMPTY_LIST": lambda machine, _: machine.push([]),
+        "EMPTY_DICT": lambda machine, _: machine.push({}),
+        "APPEND": lambda machine, _: machine.append(),
+        "APPENDS": lambda machine, _: (lambda items: machine.stack[-1].extend(items))(machine.marked()),
+        "SETITEM": lambda machine, _: machine.set_item(),
+        "SETITEMS": lambda machine, _: machine.set_items(machine.marked()),
+        "GLOBAL": lambda machine, name: machine.find(name),
+        "REDUCE": lambda machine, _: machine.call(),
+        "NEWOBJ": lambda machine, _: machine.call(),
+        "BUILD": lambda machine, _: machine.build(),
+        "BINPERSID": lambda machine, _: machine.refer(),
+        "BINGET": _get,
+        "LONG_BINGET": _get,
+        "BINPUT": _put,
+        "LONG_BINPUT": _put,
+    }
+)
+"""What each pickle operation does here; PyTorch's reader knows no others."""

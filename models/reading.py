@@ -1,0 +1,150 @@
+"""A checkpoint file's content, read without running any code of it and without believing the sizes that it declares."""
+
+import contextlib
+import io
+import pickle
+import re
+import stat
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import torch
+from safetensors.torch import load_file
+
+from resformer.errors import FileFormatError
+from resformer.models.gate import RESAVE, STAND_INS, look
+from resformer.models.limits import LARGEST_PICKLE, LARGEST_SAFETENSORS_HEADER, MOST_MEMBERS, quote
+
+FileFormat = Literal["PyTorch", "safetensors"]
+
+OLD_PICKLES = 5
+"""What a file of PyTorch before 1.6 begins with: a magic number, a version, the machine, the content, the storages."""
+
+
+def read(path: Path) -> tuple[object, FileFormat]:
+    """Return a file's content and how it is stored; what is stored decides, not the file's name.
+
+    Tensors are on the CPU and inside their storages. Of what stands beside them, numbers, text and containers are
+    kept; NumPy's scalars are plain numbers, and other objects are empty stand-ins.
+
+    Raises:
+        FileFormatError: the file cannot be read, would execute code, declares more than it holds, or is damaged.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise FileFormatError("is a directory; name the checkpoint file inside it")
+        if not stat.S_ISREG(status.st_mode):
+            raise FileFormatError("is no regular file but a pipe, socket or device; copy it to a file first")
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise FileFormatError("no such file") from None
+    except OSError as error:
+        raise FileFormatError(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL byte
+        raise FileFormatError(f"no path of a file ({brief(error)})") from error
+    # safetensors begins with the length of a JSON object, in 8 bytes, and then that object.
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header < status.st_size:
+        if header > LARGEST_SAFETENSORS_HEADER:
+            raise FileFormatError(
+                f"its header has {header} bytes, the limit is {LARGEST_SAFETENSORS_HEADER}; save only the weights"
+            )
+        try:
+            return load_file(path, device="cpu"), "safetensors"
+        except Exception as error:  # of its header's JSON, its types, its sizes
+            raise FileFormatError(f"damaged safetensors file ({brief(error)}); copy or save it again") from error
+    if not head.startswith((b"PK", b"\x80")):
+        raise FileFormatError(
+            f"not a checkpoint: it begins with {head!r}, where a PyTorch file begins with b'PK' or b'\\x80'; "
+            "was it downloaded completely, and is it the right file?"
+        )
+    return _read_pickled(path, zipped=head.startswith(b"PK\x03\x04"), size=status.st_size), "PyTorch"
+
+
+def _read_pickled(path: Path, *, zipped: bool, size: int) -> object:
+    try:
+        # An open file, as newer versions of torch.load look at the ending of a path.
+        with warnings.catch_warnings(), path.open("rb") as file, _stand_ins():
+            warnings.simplefilter("ignore")  # what PyTorch warns of here, the errors below say
+            _check_archive(file, size) if zipped else _check_old_file(file, size)
+            file.seek(0)
+            return torch.load(file, weights_only=True, map_location="cpu")
+    except FileFormatError:
+        raise
+    except pickle.UnpicklingError as error:
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"loading it would execute code ({quote(called[1])})" if called else "it is damaged"
+        raise FileFormatError(f"refused: {what}, which tensors do not need; if you trust it, {RESAVE}") from error
+    except Exception as error:  # a damaged archive or pickle can raise anything: KeyError, EOFError, struct.error …
+        raise FileFormatError(
+            f"truncated or damaged, or no PyTorch checkpoint ({brief(error)}); copy it again, or {RESAVE}"
+        ) from error
+
+
+def _stand_ins() -> contextlib.AbstractContextManager[object]:
+    """Let PyTorch's reader make stand-ins of what people keep beside weights; before 2.5 it has no such means."""
+    safe_globals = getattr(torch.serialization, "safe_globals", None)
+    return contextlib.nullcontext() if safe_globals is None else safe_globals(list(STAND_INS.values()))
+
+
+def _check_archive(file: BinaryIO, size: int) -> None:
+    """Refuse a zip archive whose members are larger than the file, or whose pickle does not pass ``look``."""
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+    members = {info.filename: info for info in infos}
+    if len(infos) > MOST_MEMBERS or len(members) < len(infos):
+        raise FileFormatError(f"{len(infos)} members, some twice or more than {MOST_MEMBERS}; {RESAVE}")
+    root = infos[0].filename.partition("/")[0] if infos else ""
+    if f"{root}/constants.pkl" in members:
+        raise FileFormatError(f"is TorchScript, a program, where a checkpoint is expected; {RESAVE}")
+    if f"{root}/data.pkl" not in members:
+        raise FileFormatError(f"no PyTorch checkpoint, but an archive of other files; {RESAVE}")
+    for info in infos:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise FileFormatError(
+                f"member {quote(info.filename)} is compressed or encrypted, as PyTorch stores none; unpack it, "
+                f"and {RESAVE}"
+            )
+    declared = sum(info.file_size for info in infos)
+    if declared > size:
+        raise FileFormatError(f"damaged: its members declare {declared} bytes, but it has {size}; copy it again")
+    storages = look(io.BytesIO(_member(file, members[f"{root}/data.pkl"])))
+    for key, expected in storages.items():
+        member = members.get(f"{root}/data/{key}")
+        if member is None or member.file_size != expected:
+            found = "is missing" if member is None else f"has {member.file_size} bytes"
+            raise FileFormatError(f"storage {quote(key)} {found}, where {expected} are declared; copy it again")
+
+
+def _member(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
+    """Return a stored member; Python's own reader wants a checksum, which PyTorch can be told to leave out."""
+    if info.file_size > LARGEST_PICKLE:
+        raise FileFormatError(
+            f"its pickled part has {info.file_size} bytes, the limit is {LARGEST_PICKLE}; save only the weights"
+        )
+    file.seek(info.header_offset)
+    *_, name, extra = struct.unpack("<4s5H3L2H", file.read(30))
+    file.seek(name + extra, io.SEEK_CUR)
+    return file.read(info.file_size)
+
+
+def _check_old_file(file: BinaryIO, size: int) -> None:
+    """Refuse a file without an archive whose pickles do not pass ``look``, or declare more than it holds."""
+    stream = io.BytesIO(file.read(LARGEST_PICKLE))
+    declared = 0
+    for _ in range(OLD_PICKLES):
+        declared += sum(look(stream).values())
+    if declared > size:
+        raise FileFormatError(
+            f"truncated or damaged: its tensors declare {declared} bytes, but it has {size}; copy it again"
+        )
+
+
+def brief(error: Exception) -> str:
+    """Return an error's kind and the beginning of its text: PyTorch's errors go on for many lines."""
+    return f"{type(error).__name__}: {quote(str(error).partition(chr(10))[0])}".removesuffix(": ")
