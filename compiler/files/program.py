@@ -112,9 +112,16 @@ def read_program(path: Path) -> Program:
             "compile the model again"
         )
     try:
-        return _program(json.loads(_entry(metadata, "program", str)), tensors)
+        program = _program(json.loads(_entry(metadata, "program", str)), tensors)
     except _DAMAGE as error:
         raise FileFormatError(f"{path}: damaged: {_brief(error)}; compile the model again") from error
+    try:
+        check_declared(program)
+    except (AssertionError, RangeError) as error:
+        raise FileFormatError(
+            f"{path}: {_brief(error)}, so what it holds was changed since it was written; compile the model again"
+        ) from error
+    return program
 
 
 _DAMAGE = (
@@ -151,7 +158,6 @@ def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Program:
         program = Scheduled(nodes, timesteps, metadata, offsets)
     verify_program(program)
     _check_sizes(program)
-    check_declared(program)
     return program
 
 

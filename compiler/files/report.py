@@ -66,6 +66,8 @@ class Architecture(TypedDict):
     num_classes: Positive
     stem: str
     neuron: str
+    stem_stride: Positive | None
+    stem_pool: bool | None
 
 
 class Input(TypedDict):

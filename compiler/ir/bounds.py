@@ -55,6 +55,9 @@ def check_declared(program: Program) -> None:
         assert declared is not None
         require(
             declared[0] <= low and high <= declared[1],
-            f"{node.name}: declares [{declared[0]}, {declared[1]}], but its weights allow [{low}, {high}]",
+            f"{node.name}: what its weights allow, [{low}, {high}], leaves the proven [{declared[0]}, {declared[1]}]",
         )
+        limit = node.op.accumulator
+        fits = limit is None or found.magnitude <= limit
+        require(fits, f"{node.name}: its sums may reach {found.magnitude}, the limit of its accumulator is {limit}")
         intervals[node.name] = found

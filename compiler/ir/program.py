@@ -37,10 +37,11 @@ class Program(Graph[Op]):
 
     def summary(self) -> Summary:
         """What every graph says, its populations and its schedule."""
-        title, rows = super().summary()
+        _, rows = super().summary()
         latency = (
             "not scheduled" if self.offsets is None else f"{counted(self.offsets[self.output.name], 'step')} of latency"
         )
+        title = f"Program of {counted(len(self), 'node')}"
         return title, [*rows, ("populations", str(len(self.lif_names))), ("schedule", latency)]
 
     @property
@@ -59,14 +60,14 @@ class Program(Graph[Op]):
         return tuple(node.name for node in self.nodes if node.op.fires)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Unscheduled(Program):
     """A program as ``quantize`` makes it and integer passes change it: nothing says yet at which step a node sends."""
 
     offsets: None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scheduled(Program):
     """A program through which samples stream, T steps each, back to back: what backends run and builds hold."""
 

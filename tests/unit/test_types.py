@@ -22,22 +22,27 @@ from pathlib import Path
 import nir
 import numpy as np
 
+from resformer.compiler.backends import Runner
 from resformer.compiler.files.nir import write_nir
 from resformer.compiler.files.program import write_program
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import as_layer
 from resformer.compiler.ir.ops import Op
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Scheduled, Unscheduled
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.float.fold_batchnorm import fold_batchnorm
+from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationPlan
 
 float_graph: Graph[nir.NIRNode]
-program: Program
+program: Unscheduled
+scheduled: Scheduled
+run: Runner
+encoded = np.zeros((1, 1, 4, 4), dtype=np.int32)
 plan: QuantizationPlan
 float_node: Node[nir.NIRNode]
 integer_node: Node[Op]
@@ -54,6 +59,14 @@ CASES: list[tuple[str, str | None]] = [
     # an integer pass
     ("place_biases(float_graph)", "arg-type"),
     ("place_biases(bound_ranges(program))", None),
+    # a schedule, which is made once, and which backends need
+    ("balance_delays(bound_ranges(program))", None),
+    ("balance_delays(balance_delays(program))", "arg-type"),
+    ("place_biases(scheduled)", "arg-type"),
+    ("run(program, encoded)", "arg-type"),
+    ("run(balance_delays(program), encoded)", None),
+    ("program.latency", "attr-defined"),
+    ("scheduled.latency", None),
     # quantizing, which leads from the one to the other, once
     ("quantize(program, plan)", "arg-type"),
     ("quantize(quantize(float_graph, plan), plan)", "arg-type"),

@@ -13,7 +13,7 @@ import pytest
 
 from resformer.compiler import pipeline
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Scheduled, Unscheduled
 from resformer.compiler.pipeline import CHECKPOINT, CompileOptions, compile_checkpoint
 from resformer.compiler.quantize.plan import QuantizationConfig
 from resformer.errors import InputError, RangeError, UnsupportedError
@@ -36,7 +36,8 @@ def test_passes_run_in_order_floats_first(checkpoint: Path) -> None:
     assert tuple(name for name, _ in seen) == CHECKPOINT.pass_names
     level = CHECKPOINT.pass_names.index("quantize")
     assert {kind for _, kind in seen[:level]} == {Graph}
-    assert {kind for _, kind in seen[level:]} == {Program}
+    assert {kind for _, kind in seen[level:-1]} == {Unscheduled}
+    assert seen[-1][1] is Scheduled
     assert result.quantized.offsets is None
     assert result.program.offsets is not None
     assert result.program.timesteps == result.folded.timesteps == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from resformer.compiler.ir import ops
 from resformer.compiler.ir.ops import LIF
-from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.program import Program, require_schedule
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from support.programs import CURRENT, ProgramByHand
@@ -62,7 +62,7 @@ def test_biases_that_halving_would_truncate_are_not_dyadic() -> None:
 def test_latency_needs_a_schedule() -> None:
     program = one_layer()
     with pytest.raises(AssertionError, match="balance_delays has not run"):
-        _ = program.latency
+        require_schedule(program)
     assert balance_delays(program).latency == 2
     assert program.lif_names == ("lif",)
 

@@ -77,14 +77,14 @@ def test_a_failure_at_any_file_leaves_nothing_or_the_older_build(
 ) -> None:
     older = write(compilation, tmp_path / "older").directory
     content = {path.name: path.read_bytes() for path in older.iterdir()}
-    original = build._write
+    original = build.write_synced
 
     def fail(writer: Callable[[Path], None], path: Path, shown: Path) -> None:
         original(writer, path, shown)
         if path.name == name:
             raise error
 
-    monkeypatch.setattr(build, "_write", fail)
+    monkeypatch.setattr(build, "write_synced", fail)
     for directory in (older, tmp_path / "new"):
         with pytest.raises(type(error)):
             write_build(compilation, directory, ("lava",), OPTIONS)
