@@ -27,12 +27,9 @@ from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_st
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.pipeline import FLOAT_PASSES
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import (
-    QuantizationConfig,
-    QuantizationPlan,
-    choose_plan,
-)
+from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.target import LOIHI

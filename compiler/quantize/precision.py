@@ -15,13 +15,8 @@ from resformer.compiler.ir.program import WeightArray
 from resformer.compiler.ir.storage import stored_bits
 from resformer.compiler.passes.integer.stack_synapses import split_mantissas
 from resformer.compiler.quantize.calibrate import Moments
-from resformer.compiler.quantize.plan import (
-    OUTLIER_BITS,
-    QuantizationPlan,
-    kept_magnitudes,
-    least_exponents,
-    mantissa_max,
-)
+from resformer.compiler.quantize.clip import kept_magnitudes, least_exponents
+from resformer.compiler.quantize.plan import OUTLIER_BITS, QuantizationPlan, mantissa_max
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 
@@ -61,7 +56,7 @@ def sensitivities(
     """Measure every convolution at all widths that may be chosen.
 
     Args:
-        layers: From ``passes.calibrate.moments``.
+        layers: From ``quantize.calibrate.moments``.
         plan: That of the widest everywhere, whose scales say which steps are the finest.
         widest: The most bits.
         per_channel: Whether each output channel has an exponent of its own.

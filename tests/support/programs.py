@@ -16,8 +16,8 @@ from resformer.compiler.ir.program import Op, Program, Signal, SignalKind
 from resformer.compiler.ir.shapes import Shape, output_shape
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.pipeline import FLOAT_PASSES, INTEGER_PASSES
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from support.graphs import float_graphs, samples_for
 

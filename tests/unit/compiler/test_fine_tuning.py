@@ -23,7 +23,7 @@ from resformer.compiler.fine_tuning import FakeQuantization, QuantizedSpikingRes
 from resformer.compiler.ir import fixedpoint, reference
 from resformer.compiler.ir.program import LIF, Conv2d, Dense
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
-from resformer.compiler.quantize.plan import QuantizationConfig
+from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.errors import FileFormatError, InputError, RangeError, ResformerError
 from resformer.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer

@@ -14,7 +14,7 @@ from resformer.compiler import pipeline
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program
 from resformer.compiler.pipeline import PASS_NAMES, CompileOptions, compile_checkpoint
-from resformer.compiler.quantize.plan import QuantizationConfig
+from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.errors import InputError, RangeError, UnsupportedError
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer

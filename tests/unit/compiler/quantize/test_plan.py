@@ -12,8 +12,9 @@ import pytest
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Conv2d
 from resformer.compiler.ir.text import format_graph
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import LayerPlan, QuantizationConfig, QuantizationPlan, choose_plan
+from resformer.compiler.quantize.plan import LayerPlan, QuantizationPlan
 from resformer.compiler.quantize.ranges import estimated_ranges
 from resformer.errors import FileFormatError
 from support.graphs import GraphBuilder
@@ -75,18 +76,3 @@ def test_a_plan_of_another_network_is_refused() -> None:
 def test_a_damaged_plan_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(FileFormatError, match="quantization plan: damaged"):
         QuantizationPlan.from_json(content)
-
-
-def test_a_layer_that_reads_sums_of_spikes_has_room_for_them() -> None:
-    """Sixteen spikes meet where one would: the scale leaves four bits."""
-    exps = []
-    for size in (1, 4):
-        build = GraphBuilder((1, 4, 4))
-        value = build.lif("lif", build.conv("stem", "input", np.ones((256, 1, 1, 1))))
-        window = np.full(2, size)
-        value = build.add("sum", nir.SumPool2d(window, window, np.zeros(2, dtype=np.int64)), value)
-        build.head(build.lif("out", build.conv("conv", value, np.full((1, 256, 1, 1), 8.0))))
-        graph = fold(build.finish())
-        ranges = dict.fromkeys(graph.by_name, 1.0)
-        exps.append(choose_plan(graph, ranges, QuantizationConfig(), measured=False).scale_exps["conv"])
-    assert exps[0] - exps[1] == 4
