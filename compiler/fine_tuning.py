@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from resformer.compiler.atomic import write_atomically
-from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_state, write_rows
+from resformer.compiler.export.checkpoint import TIE_SHIFT, quantized_state, tensor_rows, write_rows
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.pipeline import FLOAT_PASSES
@@ -123,7 +123,7 @@ class QuantizedSpikingResformer(SpikingResformer):
         values: dict[str, Float64Array] = {}
         units: dict[str, Float64Array] = {}
         limits: dict[str, Float64Array] = {}
-        for name, place in places(graph).items():
+        for name, place in tensor_rows(graph).items():
             node, layer = graph[name], self.plan.layers[name]
             exps = np.array(layer.weight_exp, dtype=np.float64) - self.plan.weight_unit_exp(node)
             shape = (len(node.op.weight), *(1,) * (node.op.weight.ndim - 1))

@@ -24,9 +24,9 @@ from resformer.compiler.pipeline import compile_module as compile_to_program
 from resformer.compiler.samples.arrays import Samples, check_labels, check_samples
 from resformer.errors import InputError, UnsupportedError
 from resformer.runtime.run.infer import Inference, infer
-from resformer.runtime.verify.checks import Network, logit_errors
+from resformer.runtime.verify.checks import Sides, logit_errors
 from resformer.runtime.verify.torch_network import ModuleNetwork
-from resformer.runtime.verify.verify import Verification, float_graphs, verify_network
+from resformer.runtime.verify.verify import Verification, float_graphs, verify_sides
 
 if TYPE_CHECKING:
     import nir
@@ -121,16 +121,16 @@ class CompiledModule:
         """
         checked, classes = self._samples(samples), self.program.output.shape[0]
         known = None if labels is None else check_labels(np.asarray(labels), len(checked), classes, "labels")
-        return verify_network(self.network(), checked, backend=self._backend(backend), is_source=True, labels=known)
+        return verify_sides(self.network(), checked, backend=self._backend(backend), is_source=True, labels=known)
 
-    def network(self) -> Network:
+    def network(self) -> Sides:
         """The sides that verifying compares."""
         compilation, imported = self.compilation, self.source.traced.graph
         original = self._original()
         quantized = original.copy()
         quantized.model.load_state_dict(self.quantized_state())
         layers = [node.name for node in compilation.quantized if isinstance(node.op, Conv2d | Dense)]
-        return Network(
+        return Sides(
             self.program,
             float_graphs(imported, MODULE_PASSES),
             original,

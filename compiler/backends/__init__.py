@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.base import StepProgress
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
 from resformer.errors import UnsupportedError
@@ -61,7 +61,7 @@ class Runner(Protocol):
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> Trace:
         """Run samples through a scheduled program, as ``Backend.run`` does."""
         ...

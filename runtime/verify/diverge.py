@@ -16,7 +16,7 @@ from resformer.compiler.ir.program import NEURONS, Program
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.run.encode import decode, encode
-from resformer.runtime.run.trace import Place
+from resformer.runtime.run.trace import ElementPosition
 from resformer.runtime.verify.nir_network import NirNetwork, potentials
 from resformer.runtime.verify.torch_network import TorchNetwork
 
@@ -70,7 +70,7 @@ class Divergence:
 
 
 def float_divergence(
-    place: Place,
+    place: ElementPosition,
     layer: str,
     original: TorchNetwork | NirNetwork,
     stage: str,
@@ -95,7 +95,9 @@ def float_divergence(
     )
 
 
-def backend_divergence(place: Place, layer: str, program: Program, backend: str, samples: Samples) -> Divergence:
+def backend_divergence(
+    place: ElementPosition, layer: str, program: Program, backend: str, samples: Samples
+) -> Divergence:
     """Where a backend leaves the reference interpreter (E2); all that reached this neuron was still the same."""
     side = Side("program", None)
     if isinstance(program[layer].op, NEURONS):
@@ -105,7 +107,7 @@ def backend_divergence(place: Place, layer: str, program: Program, backend: str,
 
 
 def quantized_divergence(
-    place: Place, layer: str, program: Program, quantized: TorchNetwork, samples: Samples
+    place: ElementPosition, layer: str, program: Program, quantized: TorchNetwork, samples: Samples
 ) -> Divergence:
     """Where the program leaves ``quantized.pt`` (E3)."""
     sample = encode(samples.real(place.sample, place.sample + 1), program).values
@@ -119,7 +121,7 @@ def quantized_divergence(
     )
 
 
-def _at(place: Place, layer: str, left: Side, right: Side) -> Divergence:
+def _at(place: ElementPosition, layer: str, left: Side, right: Side) -> Divergence:
     return Divergence(layer, place.step, place.sample, place.neuron, (left, right))
 
 
@@ -135,7 +137,7 @@ def _currents(network: TorchNetwork | NirNetwork, layer: str, sample: Float64Arr
     return caught[0]
 
 
-def _program_side(place: Place, layer: str, program: Program, sample: npt.NDArray[np.int32]) -> Side:
+def _program_side(place: ElementPosition, layer: str, program: Program, sample: npt.NDArray[np.int32]) -> Side:
     """The membrane potential of one of the program's neurons."""
     neurons = program[layer].op
     assert isinstance(neurons, NEURONS)

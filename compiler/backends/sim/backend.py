@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.base import Progress, check_samples, does_not_fit
+from resformer.compiler.backends.base import StepProgress, check_samples, does_not_fit
 from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
 from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.plan import build_plan
@@ -58,7 +58,7 @@ class SimBackend:
         samples: npt.NDArray[np.integer],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         batch_size: int | None = None,
     ) -> Trace:
         """Run samples through a program, as ``resformer.compiler.backends.base.Backend`` says.
