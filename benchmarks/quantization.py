@@ -25,8 +25,8 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.pipeline import INTEGER_PASSES, compile_checkpoint
 from resformer.compiler.quantize.calibrate import Calibrated, CalibrationSteps, calibrate
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import measured_ranges
 from resformer.compiler.samples.arrays import PIXEL_MAX
 from resformer.runtime.run.encode import encode, real_logits

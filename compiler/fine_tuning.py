@@ -23,17 +23,14 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from resformer.compiler.atomic import write_atomically
-from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_state, write_rows
+from resformer.compiler.export.checkpoint import TIE_SHIFT, quantized_state, tensor_rows, write_rows
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import as_layer, bias_of
 from resformer.compiler.pipeline import CHECKPOINT
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import (
-    QuantizationConfig,
-    QuantizationPlan,
-    choose_plan,
-)
+from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.target import LOIHI
@@ -127,7 +124,7 @@ class QuantizedSpikingResformer(SpikingResformer):
         values: dict[str, Float64Array] = {}
         units: dict[str, Float64Array] = {}
         limits: dict[str, Float64Array] = {}
-        for name, place in places(graph).items():
+        for name, place in tensor_rows(graph).items():
             node, layer = graph[name], self.plan.layers[name]
             op = as_layer(node.op)
             exps = np.array(layer.weight_exp, dtype=np.float64) - self.plan.weight_unit_exp(node)

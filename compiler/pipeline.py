@@ -35,8 +35,9 @@ from resformer.compiler.passes.integer.stack_synapses import stack_synapses
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.calibrate import Calibrated, calibrate, moments
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import QuantizationConfig, QuantizationPlan, choose_plan
+from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.precision import WIDEST, choose_widths, sensitivities
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.samples.arrays import check_samples

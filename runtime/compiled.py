@@ -16,7 +16,13 @@ from resformer.compiler.files.report import TARGETS
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.summary import Summarized, Summary, counted, sizes
-from resformer.compiler.pipeline import Compilation, CompileOptions, ModuleInput, Observer, compile_network
+from resformer.compiler.pipeline import (
+    Compilation,
+    CompileOptions,
+    ModuleInput,
+    Observer,
+    compile_network,
+)
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress

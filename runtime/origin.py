@@ -24,7 +24,7 @@ from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.save.build import write_build
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.module_sides import module_sides
-from resformer.runtime.verify.verify import Verification, verify, verify_network
+from resformer.runtime.verify.verify import Verification, verify, verify_sides
 
 if TYPE_CHECKING:
     import nir
@@ -179,7 +179,7 @@ class InMemory:
                 f"{self.title}: a module in memory has no file to compare with, and its layers are not compared alone; "
                 "leave out model and local"
             )
-        return verify_network(module_sides(self.compilation, self.quantized_state()), samples, is_source=True, **how)
+        return verify_sides(module_sides(self.compilation, self.quantized_state()), samples, is_source=True, **how)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.base import StepProgress
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.trace import Trace
 from resformer.errors import UnsupportedError
@@ -68,7 +68,7 @@ class Runner(Protocol):
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> Trace:
         """Run samples through a scheduled program, as ``Backend.run`` does."""
         ...
@@ -92,7 +92,7 @@ class OpenBackend:
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> Trace:
         """Run samples through a scheduled program, as ``Backend.run`` does."""
         said: dict[str, object] = {"record": record} if progress is None else {"record": record, "progress": progress}

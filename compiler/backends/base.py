@@ -12,8 +12,8 @@ from resformer.compiler.ir.program import Program, Scheduled
 from resformer.compiler.ir.trace import Trace
 from resformer.errors import CapacityError
 
-Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (done, total) as a run goes on, in units of the backend's own steps."""
+StepProgress: TypeAlias = Callable[[int, int], None]
+"""Called with (steps done, steps in all) as a run goes on; what a step is, each backend says itself."""
 
 
 class Backend(Protocol):
@@ -25,7 +25,7 @@ class Backend(Protocol):
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> Trace:
         """Run samples through a scheduled program.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends.base import Progress, check_samples
+from resformer.compiler.backends.base import StepProgress, check_samples
 from resformer.compiler.export.onnx import require
 from resformer.compiler.export.onnx.integer_model import INTEGER_LOGITS, count_name, export_integer
 from resformer.compiler.ir.ops import Spiking
@@ -42,7 +42,7 @@ class OnnxBackend:
         samples: npt.NDArray[np.integer],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         batch_size: int | None = None,
     ) -> Trace:
         """Run samples through a program, as ``resformer.compiler.backends.base.Backend`` says.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.base import StepProgress
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
@@ -20,7 +20,7 @@ class ReferenceBackend:
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
     ) -> Trace:
         """Run samples, all of them at once (``Backend.run``)."""
         trace = reference.run(program, samples, record=record)

@@ -45,7 +45,7 @@ _NORMS = {"W": "norm", "Wproj": "norm_proj", "conv": "norm"}
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorRows:
     """Where in the authors' state dict a synapse's numbers stand.
 
     Attributes:
@@ -59,8 +59,8 @@ class Place:
     rows: slice | npt.NDArray[np.int64]
 
 
-def places(network: Graph[Any]) -> dict[str, Place]:
-    """The place of each synapse of a SpikingResformer after all float passes, at either level."""
+def tensor_rows(network: Graph[Any]) -> dict[str, TensorRows]:
+    """Where each synapse of a SpikingResformer stands after all float passes, at either level."""
     found = {}
     for node in network:
         match node.op:
@@ -68,11 +68,11 @@ def places(network: Graph[Any]) -> dict[str, Place]:
                 name, part = node.name.rsplit(".", 1)
                 (product,) = network.consumers[node.name]
                 rows = half_rows(2 * len(node.op.weight), product.op.num_heads, part)
-                found[node.name] = Place(f"{name}.weight", f"{_norm_name(name)}.bn.bias", rows)
+                found[node.name] = TensorRows(f"{name}.weight", f"{_norm_name(name)}.bn.bias", rows)
             case Conv2d() | nir.Conv2d():
-                found[node.name] = Place(f"{node.name}.weight", f"{_norm_name(node.name)}.bn.bias", slice(None))
+                found[node.name] = TensorRows(f"{node.name}.weight", f"{_norm_name(node.name)}.bn.bias", slice(None))
             case Dense() | nir.Linear():
-                found[node.name] = Place(f"{node.name}.weight", None, slice(None))
+                found[node.name] = TensorRows(f"{node.name}.weight", None, slice(None))
             case _:
                 pass
     return found
@@ -85,11 +85,11 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
         program: As ``quantize`` returns it: each synapse still holds its own bias.
     """
     state: dict[str, Float64Array] = {}
-    for name, place in places(program).items():
-        write_rows(state, place.weight, place, real_weight(program, name))
-        if place.bias is not None:
-            write_rows(state, place.bias, place, _real_bias(program, name))
-            state |= _identity_norm(place.bias.removesuffix(".bias"), len(state[place.bias]))
+    for name, where in tensor_rows(program).items():
+        write_rows(state, where.weight, where, real_weight(program, name))
+        if where.bias is not None:
+            write_rows(state, where.bias, where, _real_bias(program, name))
+            state |= _identity_norm(where.bias.removesuffix(".bias"), len(state[where.bias]))
     halving = LOIHI.decay_unity // 2
     learned_decay = any(node.op.dv != halving for node in program if isinstance(node.op, LIF))
     for node in program:
@@ -206,12 +206,12 @@ def _real_bias(program: Program, name: str) -> Float64Array:
     return op.bias.astype(np.float64) * 2.0**-op.signal.scale_exp - TIE_SHIFT
 
 
-def write_rows(state: dict[str, Float64Array], name: str, place: Place, values: Float64Array) -> None:
+def write_rows(state: dict[str, Float64Array], name: str, where: TensorRows, values: Float64Array) -> None:
     """Write a synapse's rows of a tensor, made on first use: those of y1 or y2 are half of it."""
-    if isinstance(place.rows, slice):
+    if isinstance(where.rows, slice):
         state[name] = values
         return
-    state.setdefault(name, np.zeros((2 * len(values), *values.shape[1:])))[place.rows] = values
+    state.setdefault(name, np.zeros((2 * len(values), *values.shape[1:])))[where.rows] = values
 
 
 def _norm_name(conv: str) -> str:

@@ -9,9 +9,9 @@ itself read are the spikes that it fired a step ago. No layer is made to mend wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import nir
 import numpy as np
@@ -22,12 +22,10 @@ import torch.nn.functional as F
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import Layer, RecurrentCubaLIF, as_layer, as_weighted, bias_of, pair
+from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.lower import LayerIntegers
 from resformer.compiler.quantize.plan import CONVOLUTIONAL, WEIGHTED, LayerPlan, QuantizationPlan
 from resformer.compiler.quantize.rounding import round_together
-
-Progress: TypeAlias = Callable[[str, float, float], None]
-"""Told the layer that was rounded, how many are, and of how many."""
 
 VALUES = 2**26
 """Values of one node that are held at once, in single precision: 256 MiB; of more samples, some are left out."""

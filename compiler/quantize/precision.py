@@ -15,7 +15,8 @@ from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.primitives import as_weighted
 from resformer.compiler.ir.storage import OUTLIER_BITS, mantissa_max, split_mantissas, stored_bits
 from resformer.compiler.quantize.calibrate import Moments
-from resformer.compiler.quantize.plan import QuantizationPlan, kept_magnitudes, least_exponents
+from resformer.compiler.quantize.clip import kept_magnitudes, least_exponents
+from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 
@@ -55,7 +56,7 @@ def sensitivities(
     """Measure every convolution at all widths that may be chosen.
 
     Args:
-        layers: From ``passes.calibrate.moments``.
+        layers: From ``quantize.calibrate.moments``.
         plan: That of the widest everywhere, whose scales say which steps are the finest.
         widest: The most bits.
         per_channel: Whether each output channel has an exponent of its own.

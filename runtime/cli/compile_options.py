@@ -312,7 +312,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
     """
     from resformer.compiler.chips.chip import load_chip
     from resformer.compiler.pipeline import CompileOptions
-    from resformer.compiler.quantize.plan import QuantizationConfig
+    from resformer.compiler.quantize.choose import QuantizationConfig
     from resformer.compiler.samples.files import SampleFiles
 
     calibration = arguments.calibration

@@ -24,7 +24,7 @@ from resformer.runtime.run.encode import encode, predict, real_logits
 from resformer.runtime.run.memory import machine_memory
 from resformer.runtime.run.trace import join
 
-Progress: TypeAlias = Callable[[float, float], None]
+SampleProgress: TypeAlias = Callable[[float, float], None]
 """Called with (samples done, samples in all)."""
 
 BATCH_BYTES = 2**29
@@ -99,7 +99,7 @@ def infer(
     *,
     record: bool,
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: SampleProgress | None = None,
 ) -> Inference:
     """Run samples through a program.
 
@@ -131,7 +131,7 @@ def infer_part(
     bounds: tuple[int, int],
     batch_size: int,
     record: bool = False,
-    progress: Progress | None = None,
+    progress: SampleProgress | None = None,
 ) -> Part:
     """Run some of the samples, as ``infer`` runs all.
 
@@ -256,7 +256,7 @@ def _operation_bytes(program: Scheduled, node: Node[Op]) -> int:
     return program.timesteps * elements * np.dtype(np.int64).itemsize
 
 
-def _within(progress: Progress | None, start: int, stop: int, count: int) -> Callable[[int, int], None] | None:
+def _within(progress: SampleProgress | None, start: int, stop: int, count: int) -> Callable[[int, int], None] | None:
     """A backend's progress through one batch as progress through all samples."""
     if progress is None:
         return None

@@ -50,7 +50,7 @@ def split(trace: Trace, ranges: Sequence[tuple[int, int]]) -> list[Trace]:
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class ElementPosition:
     """Where two runs differ; the first in this order is the cause of all that follow.
 
     Attributes:
@@ -77,7 +77,7 @@ class Comparison:
         self.layers = tuple(layers)
         self.compared = dict.fromkeys(self.layers, 0)
         self.mismatched = dict.fromkeys(self.layers, 0)
-        self.first: Place | None = None
+        self.first: ElementPosition | None = None
 
     def add(self, layer: str, differ: BoolArray, samples: Sequence[int]) -> None:
         """Count one layer's differences in one batch.
@@ -93,7 +93,7 @@ class Comparison:
         self.mismatched[layer] += count
         if count:
             step, sample, *neuron = (int(index) for index in np.unravel_index(int(differ.argmax()), differ.shape))
-            self._note(Place(self.layers.index(layer), step, samples[sample], tuple(neuron)))
+            self._note(ElementPosition(self.layers.index(layer), step, samples[sample], tuple(neuron)))
 
     def merge(self, other: Comparison) -> None:
         """Add what another batch counted."""
@@ -114,7 +114,7 @@ class Comparison:
         """How many of them differ."""
         return sum(self.mismatched.values())
 
-    def _note(self, place: Place) -> None:
+    def _note(self, place: ElementPosition) -> None:
         self.first = place if self.first is None else min(self.first, place)
 
 

@@ -39,7 +39,7 @@ shift of ties, which a product of attention adds up at most some thousand times:
 
 
 @dataclass(frozen=True)
-class Network:
+class Sides:
     """The sides that are compared.
 
     Attributes:
@@ -64,7 +64,7 @@ class Network:
     inexact: str = ""
     pool_areas: Mapping[str, int] = field(default_factory=dict)
 
-    def copy(self) -> Network:
+    def copy(self) -> Sides:
         """One for another thread: only the networks in SpikingJelly keep a state."""
         original = None if self.original is None else self.original.copy()
         quantized = None if self.quantized is None else self.quantized.copy()
@@ -84,7 +84,7 @@ class Tally:
         quantized_logits_error: E3: the largest difference of a logit, where nothing saturated, the readout included.
         original: E4: the checkpoint's spikes against the backend's.
         local: E4: the same, each layer of the program fed the checkpoint's spikes.
-        layers: E4: each layer's own error, if the network says to measure it.
+        layers: E4: each layer's own error, if the sides say to measure it.
         both, only_original, only_quantized: E4: spikes that fired on both sides, or on one alone.
         predictions_original, predictions_quantized: By sample.
         saturation: How often a value was clipped, by node.
@@ -92,11 +92,11 @@ class Tally:
         clipped: How many values of the input its range could not hold.
     """
 
-    def __init__(self, network: Network) -> None:
-        program = network.program
+    def __init__(self, sides: Sides) -> None:
+        program = sides.program
         lifs = program.lif_names
-        self.float_graph = {stage: Comparison(lifs) for stage in network.graphs}
-        self.float_logits_error = dict.fromkeys(network.graphs, 0.0)
+        self.float_graph = {stage: Comparison(lifs) for stage in sides.graphs}
+        self.float_logits_error = dict.fromkeys(sides.graphs, 0.0)
         self.backend = Comparison(recorded_names(program))
         self.quantized, self.saturated, self.currents = Comparison(lifs), Comparison(lifs), Comparison(lifs)
         self.quantized_logits_error = 0.0
@@ -130,7 +130,7 @@ class Tally:
 class _Batch:
     """One batch and what is known about it so far; ``samples`` are what the original is given."""
 
-    network: Network
+    sides: Sides
     samples: Float64Array
     encoded: npt.NDArray[np.int32]
     indices: range
@@ -139,28 +139,28 @@ class _Batch:
 
     def shaped(self, layer: str, values: torch.Tensor) -> Any:
         """A population's values as the program shapes them, (T, N, ...)."""
-        return values.reshape(*values.shape[:2], *self.network.program[layer].shape).numpy()
+        return values.reshape(*values.shape[:2], *self.sides.program[layer].shape).numpy()
 
 
-def check_batch(network: Network, samples: Samples, start: int, stop: int, backend: Trace | None) -> Tally:
+def check_batch(sides: Sides, samples: Samples, start: int, stop: int, backend: Trace | None) -> Tally:
     """Compare all sides on some samples.
 
     Args:
-        network: Used by no other thread.
+        sides: Used by no other thread.
         samples: All of them.
         start: The first to compare.
         stop: One past the last.
         backend: What the backend recorded for these samples; None if the reference interpreter is the backend.
     """
-    program, tally = network.program, Tally(network)
+    program, tally = sides.program, Tally(sides)
     real = samples.real(start, stop)
     encoded = encode(real, program)
     tally.clipped = encoded.clipped
-    given = decode(encoded.values, program) if network.fine_tuned else real
-    batch = _Batch(network, given, encoded.values, range(start, stop), tally)
-    if network.original is not None:
-        _compare_float_graphs(batch, network.original)
-    quantized = None if network.quantized is None else _run_quantized(batch, network.quantized)
+    given = decode(encoded.values, program) if sides.fine_tuned else real
+    batch = _Batch(sides, given, encoded.values, range(start, stop), tally)
+    if sides.original is not None:
+        _compare_float_graphs(batch, sides.original)
+    quantized = None if sides.quantized is None else _run_quantized(batch, sides.quantized)
     differ: dict[str, BoolArray] = {}
     observe = None if quantized is None else _current_observer(batch, quantized[2], differ)
     trace = reference.run(program, batch.encoded, record=True, observe=observe)
@@ -172,7 +172,7 @@ def check_batch(network: Network, samples: Samples, start: int, stop: int, backe
     if quantized is not None:
         _compare_quantized(batch, spikes, trace, quantized[0], quantized[1], differ)
     tally.predictions_quantized = predict(real_logits(trace.logits, program)).tolist()
-    if network.original is not None:
+    if sides.original is not None:
         _compare_original(batch, spikes)
     return tally
 
@@ -185,7 +185,7 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
 
     logits = original.run(batch.samples, keep)
     batch.tally.predictions_original = predict(logits).tolist()
-    for stage, graph in batch.network.graphs.items():
+    for stage, graph in batch.sides.graphs.items():
         comparison = batch.tally.float_graph[stage]
 
         def compare(name: str, value: torch.Tensor, comparison: Comparison = comparison) -> None:
@@ -208,7 +208,7 @@ def _run_quantized(
     batch: _Batch, quantized: TorchNetwork
 ) -> tuple[dict[str, BoolArray], Float64Array, dict[str, npt.NDArray[np.int32]]]:
     """The quantized network in SpikingJelly, fed what the program is: spikes, logits, and currents in 1/64 units."""
-    program = batch.network.program
+    program = batch.sides.program
     spikes: dict[str, BoolArray] = {}
     currents: dict[str, npt.NDArray[np.int32]] = {}
 
@@ -226,7 +226,7 @@ def _current_observer(
     batch: _Batch, expected: Mapping[str, npt.NDArray[np.int32]], differ: dict[str, BoolArray]
 ) -> reference.Observer:
     """Notes where a neuron of the program is given another current than in SpikingJelly."""
-    program = batch.network.program
+    program = batch.sides.program
     readers = {
         node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, Spiking)]
         for node in program
@@ -248,7 +248,7 @@ def _current_observer(
 
 def _compare_backend(batch: _Batch, expected: Trace, backend: Trace) -> None:
     """E2."""
-    program, comparison = batch.network.program, batch.tally.backend
+    program, comparison = batch.sides.program, batch.tally.backend
     for name in recorded_names(program):
         if name in expected.spikes:
             differ = expected.spikes[name].dense() != backend.spikes[name].dense()
@@ -268,7 +268,7 @@ def _compare_quantized(
     currents_differ: Mapping[str, BoolArray],
 ) -> None:
     """E3: where nothing saturated, and elsewhere."""
-    program, tally = batch.network.program, batch.tally
+    program, tally = batch.sides.program, batch.tally
     saturated, readout_saturated = _saturated(batch)
     exact = [position for position in range(len(batch.indices)) if position not in saturated]
     for name in program.lif_names:
@@ -289,7 +289,7 @@ def _saturated(batch: _Batch) -> tuple[list[int], list[int]]:
     """The samples of a batch in which a value was clipped that spikes depend on, and those in which any was."""
     if not batch.tally.saturation:
         return [], []
-    program = batch.network.program
+    program = batch.sides.program
     relevant = before_spikes(program)
     spiking, any_node = [], []
     for position in range(len(batch.indices)):
@@ -303,9 +303,9 @@ def _saturated(batch: _Batch) -> tuple[list[int], list[int]]:
 
 def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
     """E4: from end to end, and each layer alone, fed the checkpoint's spikes."""
-    program, tally = batch.network.program, batch.tally
+    program, tally = batch.sides.program, batch.tally
     overrides = {name: spikes.astype(np.int64) for name, spikes in batch.original.items()}
-    alone = None if batch.network.folded is None else LocalComparison(program, batch.network.folded)
+    alone = None if batch.sides.folded is None else LocalComparison(program, batch.sides.folded)
     observe = None if alone is None else alone.keep
     local = reference.run(program, batch.encoded, record=True, overrides=overrides, observe=observe)
     if alone is not None:

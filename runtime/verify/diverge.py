@@ -17,7 +17,7 @@ from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.run.encode import decode, encode
-from resformer.runtime.run.trace import Place
+from resformer.runtime.run.trace import ElementPosition
 from resformer.runtime.verify.nir_network import NirNetwork, potentials
 from resformer.runtime.verify.torch_network import TorchNetwork
 
@@ -71,7 +71,7 @@ class Divergence:
 
 
 def float_divergence(
-    place: Place,
+    place: ElementPosition,
     layer: str,
     original: TorchNetwork | NirNetwork,
     stage: str,
@@ -96,7 +96,9 @@ def float_divergence(
     )
 
 
-def backend_divergence(place: Place, layer: str, program: Scheduled, backend: str, samples: Samples) -> Divergence:
+def backend_divergence(
+    place: ElementPosition, layer: str, program: Scheduled, backend: str, samples: Samples
+) -> Divergence:
     """Where a backend leaves the reference interpreter (E2); all that reached this neuron was still the same."""
     side = Side("program", None)
     if isinstance(program[layer].op, Spiking):
@@ -106,7 +108,7 @@ def backend_divergence(place: Place, layer: str, program: Scheduled, backend: st
 
 
 def quantized_divergence(
-    place: Place, layer: str, program: Scheduled, quantized: TorchNetwork, samples: Samples
+    place: ElementPosition, layer: str, program: Scheduled, quantized: TorchNetwork, samples: Samples
 ) -> Divergence:
     """Where the program leaves ``quantized.pt`` (E3)."""
     sample = encode(samples.real(place.sample, place.sample + 1), program).values
@@ -120,7 +122,7 @@ def quantized_divergence(
     )
 
 
-def _at(place: Place, layer: str, left: Side, right: Side) -> Divergence:
+def _at(place: ElementPosition, layer: str, left: Side, right: Side) -> Divergence:
     return Divergence(layer, place.step, place.sample, place.neuron, (left, right))
 
 
@@ -136,7 +138,7 @@ def _currents(network: TorchNetwork | NirNetwork, layer: str, sample: Float64Arr
     return caught[0]
 
 
-def _program_side(place: Place, layer: str, program: Scheduled, sample: npt.NDArray[np.int32]) -> Side:
+def _program_side(place: ElementPosition, layer: str, program: Scheduled, sample: npt.NDArray[np.int32]) -> Side:
     """The membrane potential of one of the program's neurons."""
     neurons = program[layer].op
     assert isinstance(neurons, Spiking)

@@ -16,7 +16,7 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.compiler.pipeline import MODULE, Compilation
 from resformer.errors import UnsupportedError
-from resformer.runtime.verify.checks import Network, logit_errors
+from resformer.runtime.verify.checks import Sides, logit_errors
 from resformer.runtime.verify.torch_network import ModuleNetwork
 from resformer.runtime.verify.verify import float_graphs
 
@@ -29,7 +29,7 @@ LOGIT_TOLERANCE = 1e-9
 """Sums in another order differ in their last bits."""
 
 
-def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.Tensor]) -> Network:
+def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.Tensor]) -> Sides:
     """The sides that verifying a module in memory compares.
 
     Args:
@@ -42,7 +42,7 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
     quantized = original.copy()
     quantized.model.load_state_dict(quantized_state)
     layers = [node.name for node in compilation.quantized if isinstance(node.op, Conv2d | Dense)]
-    return Network(
+    return Sides(
         compilation.program,
         float_graphs(imported, MODULE.float_passes),
         original,

@@ -10,7 +10,7 @@ import torch
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import NEURONS, as_neurons
-from resformer.runtime.verify.torch_network import Observer
+from resformer.runtime.verify.torch_network import PopulationObserver
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -33,7 +33,7 @@ class NirNetwork:
         """One for another thread: the interpreter keeps no state."""
         return self
 
-    def run(self, samples: Float64Array, observe: Observer) -> Float64Array:
+    def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
         """The logits, (T, N, classes), of samples (N, C, H, W) or (N, T, C, H, W)."""
         read = {node.inputs[0] for node in self.neurons.values()}
         currents: dict[str, torch.Tensor] = {}

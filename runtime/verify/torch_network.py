@@ -18,7 +18,7 @@ from resformer.models.checkpoint import build_model, load_checkpoint
 
 Float64Array = npt.NDArray[np.float64]
 
-Observer: TypeAlias = Callable[[str, torch.Tensor, torch.Tensor], None]
+PopulationObserver: TypeAlias = Callable[[str, torch.Tensor, torch.Tensor], None]
 """Called with a population's name, its input currents and its spikes, both (T, N, ...), which it must not change."""
 
 
@@ -50,7 +50,7 @@ class TorchNetwork:
         return logits
 
     @torch.no_grad()
-    def run(self, samples: Float64Array, observe: Observer) -> Float64Array:
+    def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
         """What ``forward`` returns of samples, each population's spikes told."""
         hooks = [
             module.register_forward_hook(lambda _module, inputs, spikes, name=name: observe(name, inputs[0], spikes))

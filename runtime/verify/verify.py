@@ -39,7 +39,7 @@ from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.run.encode import encode
 from resformer.runtime.run.infer import batch_size, batches, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import Comparison, require_complete, split
-from resformer.runtime.verify.checks import Network, Tally, check_batch, differing_weights, recorded_names
+from resformer.runtime.verify.checks import Sides, Tally, check_batch, differing_weights, recorded_names
 from resformer.runtime.verify.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
 from resformer.runtime.verify.local import LocalError, rank
 from resformer.runtime.verify.nir_network import NirNetwork
@@ -183,14 +183,14 @@ def verify(
         ResformerError: A file is damaged, the checkpoint is another network, or the backend failed.
     """
     update("reading", 0, 0)
-    network = _network(build, program, model)
+    sides = _sides(build, program, model)
     if local:
         assert model is not None, "local errors are against the original"
         last = (pipeline.NIR.float_passes if build.from_nir else pipeline.CHECKPOINT.float_passes)[-1]
-        network = replace(network, folded=network.graphs[last.__name__])
+        sides = replace(sides, folded=sides.graphs[last.__name__])
     try:
-        return verify_network(
-            network,
+        return verify_sides(
+            sides,
             samples,
             backend=backend,
             not_run=_absent(build),
@@ -220,8 +220,8 @@ def _absent(build: Build) -> dict[str, str]:
     }
 
 
-def verify_network(
-    network: Network,
+def verify_sides(
+    sides: Sides,
     samples: Samples,
     *,
     backend: str,
@@ -236,7 +236,7 @@ def verify_network(
     """Compare the sides of a network on samples, as ``verify`` does those of a build.
 
     Args:
-        network: Its sides.
+        sides: Of one network.
         samples: Checked against its program.
         backend: A key of ``BACKENDS``.
         not_run: Why a check is not run, if its side is absent.
@@ -250,27 +250,27 @@ def verify_network(
     Raises:
         ResformerError: The backend failed.
     """
-    program = network.program
+    program = sides.program
     runner = None
     if backend != THE_REFERENCE:
         runner = open_backend(backend, stock_models=stock_models, device=device, batch_size=batch_size)
     at_once = len(samples) if runner is None else batch_size or samples_at_once(program, backend, record=True)
     require_room_for_batch(program, backend, 1 if runner is None else min(at_once, len(samples)))
-    tally = _compare(network, samples, runner, backend, at_once, update)
+    tally = _compare(sides, samples, runner, backend, at_once, update)
     update("concluding", 0, 0)
     expected = {name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.lif_names}
     checks: dict[str, Check] = {}
     absent = dict(not_run)
-    if network.original is not None:
-        checks[FLOAT_GRAPH] = _float_graph(network, network.original, tally, samples, expected)
+    if sides.original is not None:
+        checks[FLOAT_GRAPH] = _float_graph(sides, sides.original, tally, samples, expected)
     if runner is None:
         absent[BACKEND] = "the reference interpreter is the program's definition: give another --backend"
     else:
         checks[BACKEND] = _backend(program, tally, backend, samples, expected)
-    if network.quantized is not None:
-        checks[QUANTIZED] = _quantized(network, network.quantized, tally, samples, expected)
-    if network.original is not None:
-        checks[ORIGINAL] = _original(network, tally, expected)
+    if sides.quantized is not None:
+        checks[QUANTIZED] = _quantized(sides, sides.quantized, tally, samples, expected)
+    if sides.original is not None:
+        checks[ORIGINAL] = _original(sides, tally, expected)
     return Verification(
         backend=backend,
         samples=len(samples),
@@ -295,37 +295,37 @@ def _sha256(model: Path) -> str | None:
         return None
 
 
-def _network(build: Build, program: Scheduled, model: Path | None) -> Network:
+def _sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
     """Load all sides.
 
     Raises:
         InputError: The checkpoint is another network than the one that was compiled.
     """
     if build.from_nir:
-        return _nir_network(build, program, model)
+        return _nir_sides(build, program, model)
     if build.from_module:
         if model is not None:
             open_original(build, program, model)
-        return Network(program, {}, None, None)
+        return Sides(program, {}, None, None)
     size = program.input.shape[-1]
     quantized = open_checkpoint(build.quantized_path, timesteps=program.timesteps, image_size=size)
     _same_populations(quantized, program, str(build.quantized_path))
     if model is None:
-        return Network(program, {}, None, quantized)
+        return Sides(program, {}, None, quantized)
     original = open_original(build, program, model)
     assert isinstance(original, TorchNetwork)
     assert isinstance(original.model, SpikingResformer)
     graphs = _build_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes, build, program)
-    return Network(program, graphs, original, quantized, fine_tuned=original.fine_tuned)
+    return Sides(program, graphs, original, quantized, fine_tuned=original.fine_tuned)
 
 
-def _nir_network(build: Build, program: Scheduled, model: Path | None) -> Network:
+def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
     """The sides of a network from a NIR file."""
     if model is None:
-        return Network(program, {}, None, None)
+        return Sides(program, {}, None, None)
     original = open_original(build, program, model)
     assert isinstance(original, NirNetwork)
-    return Network(program, _build_graphs(original.graph, pipeline.NIR.float_passes, build, program), original, None)
+    return Sides(program, _build_graphs(original.graph, pipeline.NIR.float_passes, build, program), original, None)
 
 
 def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork | NirNetwork:
@@ -389,10 +389,10 @@ def float_graphs(graph: Graph[nir.NIRNode], passes: Sequence[FloatPass]) -> dict
 
 
 def _compare(
-    network: Network, samples: Samples, runner: Runner | None, backend: str, at_once: int, update: Progress
+    sides: Sides, samples: Samples, runner: Runner | None, backend: str, at_once: int, update: Progress
 ) -> Tally:
     """All samples through all sides, in bounded memory."""
-    program, total = network.program, Tally(network)
+    program, total = sides.program, Tally(sides)
     for start, stop in batches(len(samples), at_once):
         trace = None
         if runner is not None:
@@ -409,21 +409,21 @@ def _compare(
             assert set(recorded_names(program)) <= {*trace.spikes, *trace.graded, program.output.name}, (
                 f"{backend} did not record all that is compared"
             )
-        for tally in _in_parallel(network, samples, start, stop, trace):
+        for tally in _in_parallel(sides, samples, start, stop, trace):
             total.merge(tally)
             update("comparing", len(total.predictions_quantized), len(samples))
     return total
 
 
-def _in_parallel(network: Network, samples: Samples, first: int, last: int, trace: Trace | None) -> Iterator[Tally]:
+def _in_parallel(sides: Sides, samples: Samples, first: int, last: int, trace: Trace | None) -> Iterator[Tally]:
     """The tallies of all batches in order, each batch on one thread of few, each thread with a network of its own."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # small batches rather than several threads in one: what is not parallel in a batch then runs beside another's
-    size = min(batch_size(network.program), math.ceil((last - first) / cores))
+    size = min(batch_size(sides.program), math.ceil((last - first) / cores))
     ranges = list(batches(last - first, size))
     traces = [None] * len(ranges) if trace is None else split(trace, ranges)
     workers = min(cores, len(ranges))
-    idle = deque([network, *(network.copy() for _ in range(workers - 1))])
+    idle = deque([sides, *(sides.copy() for _ in range(workers - 1))])
 
     def check(bounds: tuple[int, int], part: Trace | None) -> Tally:
         mine = idle.pop()
@@ -456,27 +456,27 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _float_graph(
-    network: Network,
+    sides: Sides,
     original: TorchNetwork | NirNetwork,
     tally: Tally,
     samples: Samples,
     expected: Mapping[str, int],
 ) -> Check:
     """E1, over all graphs."""
-    assert tally.float_graph.keys() == network.graphs.keys()
+    assert tally.float_graph.keys() == sides.graphs.keys()
     divergence = None
     for stage, comparison in tally.float_graph.items():
         require_complete(f"{FLOAT_GRAPH}, {stage}", comparison.compared, expected)
         if comparison.first is not None and divergence is None:
             layer = comparison.layers[comparison.first.layer]
             divergence = float_divergence(
-                comparison.first, layer, original, stage, network.graphs[stage], network.program, samples
+                comparison.first, layer, original, stage, sides.graphs[stage], sides.program, samples
             )
     return Check(
         layers=_sum([_counts(comparison) for comparison in tally.float_graph.values()]),
         demanded=True,
         passed=not any(comparison.wrong for comparison in tally.float_graph.values()),
-        note=_stages(network),
+        note=_stages(sides),
         divergence=divergence,
         extra={
             "graphs": {
@@ -491,10 +491,10 @@ def _float_graph(
     )
 
 
-def _stages(network: Network) -> str:
+def _stages(sides: Sides) -> str:
     """Which float graphs were compared, in words."""
-    files = sum(stage.startswith(A_FILE) for stage in network.graphs)
-    passes = f"the import, after each of {len(network.graphs) - 1 - files} passes"
+    files = sum(stage.startswith(A_FILE) for stage in sides.graphs)
+    passes = f"the import, after each of {len(sides.graphs) - 1 - files} passes"
     return f"{passes}, and the build's file" if files else passes
 
 
@@ -526,24 +526,24 @@ def _backend(program: Scheduled, tally: Tally, backend: str, samples: Samples, e
 
 
 def _quantized(
-    network: Network, quantized: TorchNetwork, tally: Tally, samples: Samples, expected: Mapping[str, int]
+    sides: Sides, quantized: TorchNetwork, tally: Tally, samples: Samples, expected: Mapping[str, int]
 ) -> Check:
     """E3: demanded where the arithmetic is exact and nothing saturated."""
-    program, saturated = network.program, tally.saturated_samples
+    program, saturated = sides.program, tally.saturated_samples
     exact, whole = _counts(tally.quantized), _sum([_counts(tally.quantized), _counts(tally.saturated)])
     require_complete(QUANTIZED, {name: compared for name, (compared, _) in whole.items()}, expected)
     require_complete(QUANTIZED, tally.currents.compared, tally.quantized.compared) if tally.quantized.total else None
-    weights = differing_weights(program, quantized.model.state_dict(), network.pool_areas)
+    weights = differing_weights(program, quantized.model.state_dict(), sides.pool_areas)
     wrong_weights = sum(wrong for _, wrong in weights.values())
     tolerance = logit_tolerance(program)
     logits_agree = tally.quantized_logits_error <= tolerance
-    exact_here = program.is_dyadic and not network.inexact and tally.quantized.total > 0
+    exact_here = program.is_dyadic and not sides.inexact and tally.quantized.total > 0
     if wrong_weights:
         note = f"weights differ in {', '.join(name for name, (_, wrong) in weights.items() if wrong)}"
     elif not program.is_dyadic:
         note = "not demanded: a decay is rounded to 12 bits, or T is above 7"
-    elif network.inexact:
-        note = f"not demanded: {network.inexact}"
+    elif sides.inexact:
+        note = f"not demanded: {sides.inexact}"
     elif not tally.quantized.total:
         note = "not demanded: a value saturated in every sample; give calibration images to resformer-compile"
     elif saturated:
@@ -575,14 +575,14 @@ def _quantized(
     )
 
 
-def _original(network: Network, tally: Tally, expected: Mapping[str, int]) -> Check:
+def _original(sides: Sides, tally: Tally, expected: Mapping[str, int]) -> Check:
     """E4: measured; demanded only of a checkpoint that was fine-tuned for these integers, as far as E3 is."""
     require_complete(ORIGINAL, tally.original.compared, expected)
     require_complete(ORIGINAL, tally.local.compared, expected)
     original, quantized = tally.predictions_original, tally.predictions_quantized
     spikes = 2 * tally.both + tally.only_original + tally.only_quantized
-    demanded = network.fine_tuned and network.program.is_dyadic and not tally.saturated_samples
-    note = "given samples rounded as the program's are, as it was fine-tuned" if network.fine_tuned else "measured"
+    demanded = sides.fine_tuned and sides.program.is_dyadic and not tally.saturated_samples
+    note = "given samples rounded as the program's are, as it was fine-tuned" if sides.fine_tuned else "measured"
     return Check(
         layers=_counts(tally.original),
         demanded=demanded,

@@ -15,7 +15,7 @@ from torch import nn
 import resformer
 from resformer.compiler.export import checkpoint
 from resformer.compiler.pipeline import MODULE, CompileOptions
-from resformer.compiler.quantize.plan import QuantizationConfig
+from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.errors import InputError, UnsupportedError
 from resformer.runtime.cli import run_and_verify as cli
 from resformer.runtime.compiled import Compiled

@@ -22,8 +22,8 @@ from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.passes.float.merge_synapses import merge_synapses
 from resformer.compiler.pipeline import CompileOptions, compile_nir
 from resformer.compiler.placement.place import place
+from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.compiler.quantize.lower import round_layer
-from resformer.compiler.quantize.plan import QuantizationConfig
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.save.build import write_build
 from resformer.runtime.run.encode import encode, real_logits

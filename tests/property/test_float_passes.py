@@ -14,8 +14,8 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import BatchNorm2d, SpikeMatMul
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.pipeline import CHECKPOINT
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges
 from support.compare import first_difference
 from support.graphs import float_graphs, samples_for

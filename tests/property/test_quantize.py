@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from resformer.compiler.ir.ops import LIF, Conv2d, Dense
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.verify import verify_program
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import SCALE_EXP_MAX, QuantizationConfig, choose_plan
+from resformer.compiler.quantize.plan import SCALE_EXP_MAX
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from resformer.errors import RangeError
 from support.graphs import float_graphs, samples_for

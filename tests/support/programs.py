@@ -20,8 +20,8 @@ from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.pipeline import CHECKPOINT, INTEGER_PASSES
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from support.graphs import float_graphs, samples_for
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.base import StepProgress
 from resformer.compiler.backends.lava.build import build_network, run_config
+from resformer.compiler.backends.lava.layout import lava_shape
 from resformer.compiler.backends.lava.logs import unchanged_logging
-from resformer.compiler.backends.lava.plan import lava_shape
 from resformer.compiler.backends.lava.processes.frame_source import FrameSource
 from resformer.compiler.backends.lava.processes.logit_sink import LogitSink
 from resformer.compiler.backends.lava.record import Recorder
@@ -27,7 +27,7 @@ class LavaBackend:
         samples: npt.NDArray[np.int32],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         stock_models: bool = False,
     ) -> Trace:
         """Run samples through a scheduled program, as ``resformer.compiler.backends.base.Backend`` says.

@@ -11,10 +11,8 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 from lava.proc.dense.models import PyDenseModelBitAcc
 from lava.proc.lif.models import PyLifResetModelBitAcc
 
-from resformer.compiler.backends.lava.logs import unchanged_logging
-from resformer.compiler.backends.lava.lowering import Context, lower
-from resformer.compiler.backends.lava.plan import (
-    Plan,
+from resformer.compiler.backends.lava.layout import (
+    BlockLayout,
     Unit,
     Values,
     block_kind,
@@ -23,6 +21,8 @@ from resformer.compiler.backends.lava.plan import (
     lava_shape,
     meeting_values,
 )
+from resformer.compiler.backends.lava.logs import unchanged_logging
+from resformer.compiler.backends.lava.lowering import Context, lower
 from resformer.compiler.backends.lava.processes.blocks import BLOCK_MODELS, BLOCKS, Network
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
 from resformer.compiler.backends.lava.processes.cuba_lif import PyCubaLifModel, PyCubaLiModel
@@ -90,14 +90,14 @@ def build_network(program: Scheduled, *, recorder: Recorder | None = None) -> Ne
     units = [lower(node, context) for node in program if not isinstance(node.op, (Input, Output, Add))]
     shapes = {node.name: lava_shape(node.shape) for node in program}
     logits = context.meets[program.output.inputs[0]]
-    plan = Plan(
+    layout = BlockLayout(
         units=tuple(_blocks(units, shapes, logits, recorder)),
         in_ports={"in_port": (program.input.name,)},
         out_ports={"out_port": logits},
         shapes={"in_port": shapes[program.input.name], "out_port": shapes[program.output.name]},
     )
     with unchanged_logging():
-        return Network(name="network", plan=plan)
+        return Network(name="network", layout=layout)
 
 
 def run_config(*, stock_models: bool = False) -> Loihi2SimCfg:
@@ -155,13 +155,13 @@ def _blocks(
             continue
         names = {unit.name for unit in members}
         wanted = {value for unit in units if unit.name not in names for meet in unit.inputs.values() for value in meet}
-        plan = enclose((*members, *probes), wanted.union(logits), shapes)
+        layout = enclose((*members, *probes), wanted.union(logits), shapes)
         yield Unit(
             name=name,
             ops=tuple(op for unit in members for op in unit.ops),
-            inputs=plan.in_ports,
-            outputs={value: port for port, (value,) in plan.out_ports.items()},
-            make=partial(BLOCKS[block_kind(members)], name=name, plan=plan),
+            inputs=layout.in_ports,
+            outputs={value: port for port, (value,) in layout.out_ports.items()},
+            make=partial(BLOCKS[block_kind(members)], name=name, layout=layout),
         )
 
 

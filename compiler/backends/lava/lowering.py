@@ -16,7 +16,7 @@ from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
 from resformer.compiler.backends.lava.clock import SampleClock
-from resformer.compiler.backends.lava.plan import Unit, Values, lava_shape
+from resformer.compiler.backends.lava.layout import Unit, Values, lava_shape
 from resformer.compiler.backends.lava.processes.conv import Geometry
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLI as CubaLIProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLIF as CubaLIFProcess

@@ -16,7 +16,7 @@ from lava.magma.core.run_configs import RunConfig
 from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 from lava.magma.runtime.runtime import Runtime, target_fn
 
-from resformer.compiler.backends.base import Progress
+from resformer.compiler.backends.base import StepProgress
 from resformer.compiler.backends.lava.actors import Actors
 from resformer.compiler.backends.lava.blas import one_thread_in_children
 from resformer.compiler.backends.lava.build import CHANNEL_SIZE
@@ -34,7 +34,7 @@ def run_steps(
     steps: int,
     config: RunConfig,
     clock: npt.NDArray[np.int64],
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> None:
     """Compile all that connects to a process, run it for some steps, and end it.
 
@@ -104,7 +104,7 @@ class _SessionRuntime(Runtime):  # type: ignore[misc]
                 "free memory, or raise the limits on processes and open files (ulimit -u, ulimit -n)"
             ) from error
 
-    def follow(self, steps: int, clock: npt.NDArray[np.int64], progress: Progress | None) -> None:
+    def follow(self, steps: int, clock: npt.NDArray[np.int64], progress: StepProgress | None) -> None:
         """Wait for the last step."""
         (service,) = self.service_to_runtime
         told = -1

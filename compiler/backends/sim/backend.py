@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.base import Progress, check_samples, does_not_fit
+from resformer.compiler.backends.base import StepProgress, check_samples, does_not_fit
 from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
 from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.frame import is_out_of_memory
@@ -66,7 +66,7 @@ class SimBackend:
         samples: npt.NDArray[np.integer],
         *,
         record: bool = False,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         batch_size: int | None = None,
         self_check: bool = False,
     ) -> Trace:

@@ -18,12 +18,12 @@ from numpy.testing import assert_array_equal
 from spikingjelly.activation_based import functional, neuron
 
 import resformer.quantize
-from resformer.compiler.export.checkpoint import TIE_SHIFT, places, quantized_state
+from resformer.compiler.export.checkpoint import TIE_SHIFT, quantized_state, tensor_rows
 from resformer.compiler.fine_tuning import FakeQuantization, QuantizedSpikingResformer, prepare
 from resformer.compiler.ir import fixedpoint, reference
 from resformer.compiler.ir.ops import LIF, Conv2d, Dense
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
-from resformer.compiler.quantize.plan import QuantizationConfig
+from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.errors import FileFormatError, InputError, RangeError, ResformerError
 from resformer.models.checkpoint import build_model, load_checkpoint, save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
@@ -83,7 +83,7 @@ def test_the_compiler_makes_the_trained_modules_integers(trained: QuantizedSpiki
     program, plan = compilation.quantized, trained.plan
     assert compilation.plan == plan
     exact = copy.deepcopy(trained).double()
-    found = places(program)
+    found = tensor_rows(program)
     assert set(found) == set(plan.layers)
     for name, place in found.items():
         node, layer = program[name], plan.layers[name]

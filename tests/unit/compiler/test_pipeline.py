@@ -15,7 +15,7 @@ from resformer.compiler import pipeline
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Scheduled, Unscheduled
 from resformer.compiler.pipeline import CHECKPOINT, CompileOptions, compile_checkpoint
-from resformer.compiler.quantize.plan import QuantizationConfig
+from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.errors import InputError, RangeError, UnsupportedError
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer

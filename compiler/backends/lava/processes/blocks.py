@@ -9,8 +9,8 @@ from lava.magma.core.model.sub.model import AbstractSubProcessModel
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess, Collection
 
+from resformer.compiler.backends.lava.layout import BlockKind, BlockLayout, outer_values
 from resformer.compiler.backends.lava.logs import unchanged_logging
-from resformer.compiler.backends.lava.plan import BlockKind, Plan, outer_values
 
 
 class Block(AbstractProcess):  # type: ignore[misc]
@@ -18,15 +18,16 @@ class Block(AbstractProcess):  # type: ignore[misc]
 
     Args:
         name: The path that the nodes' names begin with.
-        plan: What it holds. Its ports become attributes: ``in_port`` where there is one, else ``in_port_0`` and so on.
+        layout: What it holds. Its ports become attributes: ``in_port`` where there is one, else ``in_port_0`` and so
+            on.
     """
 
-    def __init__(self, *, name: str, plan: Plan) -> None:
-        super().__init__(name=name, plan=plan)
-        for port in plan.in_ports:
-            setattr(self, port, InPort(shape=plan.shapes[port]))
-        for port in plan.out_ports:
-            setattr(self, port, OutPort(shape=plan.shapes[port]))
+    def __init__(self, *, name: str, layout: BlockLayout) -> None:
+        super().__init__(name=name, layout=layout)
+        for port in layout.in_ports:
+            setattr(self, port, InPort(shape=layout.shapes[port]))
+        for port in layout.out_ports:
+            setattr(self, port, OutPort(shape=layout.shapes[port]))
 
 
 class Network(Block):
@@ -64,20 +65,20 @@ BLOCKS: dict[BlockKind, type[Block]] = {
 
 
 class _SubProcesses(AbstractSubProcessModel):  # type: ignore[misc]
-    """Makes a block's processes and connects them as its plan says; Lava finds them as attributes."""
+    """Makes a block's processes and connects them as its layout says; Lava finds them as attributes."""
 
     def __init__(self, proc: Block) -> None:
-        plan: Plan = proc.proc_params["plan"]
+        layout: BlockLayout = proc.proc_params["layout"]
         senders: dict[str, OutPort] = {}
         made: list[AbstractProcess] = []
         with unchanged_logging():
-            for unit in plan.units:
+            for unit in layout.units:
                 process = unit.make()
                 made.append(process)
                 setattr(self, self._attribute(unit.name.removeprefix(f"{proc.name}.")), process)
                 senders.update({value: getattr(process, port) for value, port in unit.outputs.items()})
-        ours = {values: getattr(proc, port) for port, values in plan.in_ports.items()}
-        for unit, process in zip(plan.units, made, strict=True):
+        ours = {values: getattr(proc, port) for port, values in layout.in_ports.items()}
+        for unit, process in zip(layout.units, made, strict=True):
             for port, values in unit.inputs.items():
                 for value in values:
                     if value in senders:
@@ -85,7 +86,7 @@ class _SubProcesses(AbstractSubProcessModel):  # type: ignore[misc]
                 outer = outer_values(values, senders)
                 if outer:
                     ours[outer].connect(getattr(process, port))
-        for port, values in plan.out_ports.items():
+        for port, values in layout.out_ports.items():
             for value in values:
                 senders[value].connect(getattr(proc, port))
 

@@ -18,8 +18,9 @@ from resformer.compiler.ir.primitives import RecurrentCubaLIF
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.quantize import calibrate as calibration
 from resformer.compiler.quantize.calibrate import Calibrated, CalibrationSteps, calibrate
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize, round_layer
-from resformer.compiler.quantize.plan import QuantizationConfig, QuantizationPlan, choose_plan
+from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.ranges import measured_ranges
 from support.graphs import GraphBuilder
 from support.programs import fold

@@ -12,8 +12,9 @@ import pytest
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import Conv2d
 from resformer.compiler.ir.text import format_graph
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import LayerPlan, QuantizationConfig, QuantizationPlan, choose_plan
+from resformer.compiler.quantize.plan import LayerPlan, QuantizationPlan
 from resformer.compiler.quantize.ranges import estimated_ranges
 from resformer.errors import FileFormatError
 from support.graphs import GraphBuilder
@@ -75,71 +76,3 @@ def test_a_plan_of_another_network_is_refused() -> None:
 def test_a_damaged_plan_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(FileFormatError, match="quantization plan: damaged"):
         QuantizationPlan.from_json(content)
-
-
-def test_a_layer_that_reads_sums_of_spikes_has_room_for_them() -> None:
-    """Sixteen spikes meet where one would: the scale leaves four bits."""
-    exps = []
-    for size in (1, 4):
-        build = GraphBuilder((1, 4, 4))
-        value = build.lif("lif", build.conv("stem", "input", np.ones((256, 1, 1, 1))))
-        window = np.full(2, size)
-        value = build.add("sum", nir.SumPool2d(window, window, np.zeros(2, dtype=np.int64)), value)
-        build.head(build.lif("out", build.conv("conv", value, np.full((1, 256, 1, 1), 8.0))))
-        graph = fold(build.finish())
-        ranges = dict.fromkeys(graph.by_name, 1.0)
-        exps.append(choose_plan(graph, ranges, QuantizationConfig(), measured=False).scale_exps["conv"])
-    assert exps[0] - exps[1] == 4
-
-
-def choose(graph: Graph[nir.NIRNode], *, measured: bool = False) -> QuantizationPlan:
-    """The plan where no current exceeds one."""
-    return choose_plan(graph, dict.fromkeys(graph.by_name, 1.0), QuantizationConfig(), measured=measured)
-
-
-def test_calibration_makes_pixels_one_bit_finer() -> None:
-    """Weights of 2^-7 at the finest scale, 2^13: pixels of 2^-3 cost as much, of 2^-4 where weights are calibrated."""
-    build = GraphBuilder((1, 2, 2))
-    build.head(build.lif("lif", build.conv("conv", "input", np.full((1, 1, 1, 1), 2.0**-7))))
-    graph = fold(build.finish())
-    exps = [choose(graph, measured=measured).scale_exps["input"] for measured in (False, True)]
-    assert exps == [(13 - 7) // 2, (13 - 7) // 2 + 1]
-
-
-@pytest.mark.parametrize("silent", [0, 50])
-@pytest.mark.parametrize(("large", "exp"), [(89, 12), (90, 11)])
-def test_a_scale_resolves_the_weights_of_nine_channels_in_ten(large: int, exp: int, silent: int) -> None:
-    """Of a hundred that have weights, the ninetieth largest fills its mantissa; the last ten may be coarser."""
-    build = GraphBuilder((1, 2, 2))
-    spikes = build.lif("lif", build.conv("stem", "input", np.ones((1, 1, 1, 1))))
-    # 127 finest steps at 2^11, 2^12 and 2^13
-    weight = np.repeat([127 / 2**11, 127 / 2**12, 127 / 2**13, 0.0], [large, 1, 99 - large, silent])
-    build.head(build.lif("out", build.conv("conv", spikes, weight.reshape(-1, 1, 1, 1))))
-    assert choose(fold(build.finish())).scale_exps["conv"] == exp
-
-
-@pytest.mark.parametrize(
-    ("taps", "weight", "halvings"),
-    [
-        (100, 0.1, 3),  # multiples of 1/8 hold 0.1 well: 100 errors of 1/40, where larger steps lose 1/10 each
-        (400, 0.05, 0),  # only multiples of 1/16 would hold 0.05, and that is one halving too many
-    ],
-)
-def test_a_step_is_halved_three_times_at_most(taps: int, weight: float, halvings: int) -> None:
-    """With two bits, a weight is -1, 0 or 1 step: the largest asks for a step of 1, and all others are small."""
-    build = GraphBuilder((1, 1, 1))
-    spikes = build.lif("lif", build.conv("stem", "input", np.ones((taps + 1, 1, 1, 1))))
-    rows = np.array([[0.8] + [weight] * taps])
-    errors = []
-    for step in (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16):
-        stored = [min(round(each / step), 1) * step for each in rows[0]]
-        errors.append(sum((each - kept) ** 2 for each, kept in zip(rows[0], stored, strict=True)))
-    assert errors.index(min(errors[:4])) == halvings
-    assert (min(errors) < min(errors[:4])) == (halvings == 0), "a fourth halving would gain where three do not"
-    build.head(build.lif("out", build.conv("conv", spikes, rows.reshape(1, -1, 1, 1))))
-    graph = fold(build.finish())
-    plan = choose_plan(
-        graph, dict.fromkeys(graph.by_name, 1.0), QuantizationConfig(2, input_scale_exp=0), measured=False
-    )
-    (exponent,) = plan.layers["conv"].weight_exp
-    assert exponent - plan.scale_exps["conv"] == -halvings

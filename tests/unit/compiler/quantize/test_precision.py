@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from resformer.compiler.quantize.calibrate import moments
-from resformer.compiler.quantize.plan import QuantizationConfig, QuantizationPlan, choose_plan
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
+from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.precision import Sensitivity, choose_widths, sensitivities
 from resformer.compiler.quantize.ranges import estimated_ranges
 from resformer.errors import RangeError

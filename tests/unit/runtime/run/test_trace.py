@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.ir.trace import SpikeTrain, Trace
-from resformer.runtime.run.trace import Comparison, Place, join, require_complete, split
+from resformer.runtime.run.trace import Comparison, ElementPosition, join, require_complete, split
 
 GENERATOR = np.random.default_rng(0)
 
@@ -45,13 +45,15 @@ def test_comparisons_count_by_layer_and_find_the_first_place() -> None:
     assert comparison.first is None
     differ[1, 0, 2, 4] = differ[3, 1, 0, 0] = True
     comparison.add("late", differ, [12, 13])
-    assert comparison.first == Place(layer=1, step=1, sample=12, neuron=(2, 4))
+    assert comparison.first == ElementPosition(layer=1, step=1, sample=12, neuron=(2, 4))
     other = Comparison(["early", "late"])
     late_in_time = np.zeros((4, 1, 6), dtype=bool)
     late_in_time[3, 0, 5] = True
     other.add("early", late_in_time, [14])
     comparison.merge(other)
-    assert comparison.first == Place(layer=0, step=3, sample=14, neuron=(5,)), "the cause is in the earlier layer"
+    assert comparison.first == ElementPosition(layer=0, step=3, sample=14, neuron=(5,)), (
+        "the cause is in the earlier layer"
+    )
     assert comparison.compared == {"early": 24, "late": 240}
     assert comparison.mismatched == {"early": 1, "late": 2}
     assert (comparison.total, comparison.wrong) == (264, 3)

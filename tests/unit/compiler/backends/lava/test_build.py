@@ -115,7 +115,7 @@ def test_each_process_finds_its_model_by_itself() -> None:
     net.cuba_li("last", net.conv("second", wait, 2))
     _, others = compiled(net.finish(), record=True)
     processes = {type(each): each for each in (*leaves, *others, *network.procs, network, sink)}
-    processes[blocks.Block] = blocks.Block(name="block", plan=network.proc_params["plan"])
+    processes[blocks.Block] = blocks.Block(name="block", layout=network.proc_params["layout"])
     models = {model.implements_process: model for model in (*OUR_MODELS, *STOCK_MODELS)}
     assert processes.keys() == models.keys()
     config = Loihi2SimCfg(select_tag="fixed_pt")

@@ -20,8 +20,9 @@ from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.passes.integer.stack_synapses import stack_synapses
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import LayerPlan, QuantizationConfig, choose_plan
+from resformer.compiler.quantize.plan import LayerPlan
 from resformer.compiler.quantize.ranges import estimated_ranges
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, RangeError, UnsupportedError

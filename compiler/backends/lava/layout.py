@@ -42,7 +42,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockLayout:
     """The inside of a block.
 
     Attributes:
@@ -133,7 +133,7 @@ def block_kind(units: Iterable[Unit]) -> BlockKind:
     return BlockKind.OTHER
 
 
-def enclose(units: tuple[Unit, ...], wanted: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+def enclose(units: tuple[Unit, ...], wanted: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> BlockLayout:
     """A block around units.
 
     Args:
@@ -149,7 +149,7 @@ def enclose(units: tuple[Unit, ...], wanted: Collection[str], shapes: Mapping[st
     in_ports = dict(zip(_port_names("in", len(crossing)), crossing, strict=True))
     out_ports = {port: (value,) for port, value in zip(_port_names("out", len(leaving)), leaving, strict=True)}
     ports = {**in_ports, **out_ports}
-    return Plan(units, in_ports, out_ports, {port: shapes[values[0]] for port, values in ports.items()})
+    return BlockLayout(units, in_ports, out_ports, {port: shapes[values[0]] for port, values in ports.items()})
 
 
 def outer_values(values: Values, inside: Collection[str]) -> Values:

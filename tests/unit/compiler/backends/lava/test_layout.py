@@ -2,7 +2,7 @@
 
 import pytest
 
-from resformer.compiler.backends.lava.plan import BlockKind, Unit, block_kind, divide, enclose, meeting_values
+from resformer.compiler.backends.lava.layout import BlockKind, Unit, block_kind, divide, enclose, meeting_values
 from resformer.compiler.ir.ops import Add
 from resformer.compiler.ir.program import Program
 from resformer.errors import UnsupportedError
@@ -63,10 +63,10 @@ def test_a_block_has_a_port_for_each_meeting_of_outer_values() -> None:
         Unit("b", (), {"in": ("x", "a", "y"), "gate": ("x",)}, {"b": "out"}, str),
         Unit("c", (), {"in": ("x", "y", "b")}, {"c": "out"}, str),
     )
-    plan = enclose(units, {"b", "c"}, {name: (ord(name),) for name in "abcxy"})
-    assert plan.in_ports == {"in_port_0": ("x",), "in_port_1": ("x", "y")}
-    assert plan.out_ports == {"out_port_0": ("b",), "out_port_1": ("c",)}
-    assert plan.shapes == {
+    layout = enclose(units, {"b", "c"}, {name: (ord(name),) for name in "abcxy"})
+    assert layout.in_ports == {"in_port_0": ("x",), "in_port_1": ("x", "y")}
+    assert layout.out_ports == {"out_port_0": ("b",), "out_port_1": ("c",)}
+    assert layout.shapes == {
         "in_port_0": (ord("x"),),
         "in_port_1": (ord("x"),),
         "out_port_0": (ord("b"),),
@@ -75,5 +75,5 @@ def test_a_block_has_a_port_for_each_meeting_of_outer_values() -> None:
 
 
 def test_a_single_port_has_no_number() -> None:
-    plan = enclose((Unit("a", (), {"in": ("x",)}, {"a": "out"}, str),), {"a"}, {"a": (1,), "x": (2,)})
-    assert (plan.in_ports, plan.out_ports) == ({"in_port": ("x",)}, {"out_port": ("a",)})
+    layout = enclose((Unit("a", (), {"in": ("x",)}, {"a": "out"}, str),), {"a"}, {"a": (1,), "x": (2,)})
+    assert (layout.in_ports, layout.out_ports) == ({"in_port": ("x",)}, {"out_port": ("a",)})
