@@ -27,7 +27,8 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import EXTENSIONS, PORTS, Add, PortedGraph, collapse
+from resformer.compiler.ir.ported import PORTS, PortedGraph
+from resformer.compiler.ir.primitives import EXTENSIONS, Add, collapse
 from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import FileFormatError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import resformer
+from resformer._version import __version__
 from resformer.compiler.chips.chip import DEFAULT, load_chip
 from resformer.compiler.files.digest import sha256, state_sha256
 from resformer.compiler.files.report import FORMAT, FORMAT_VERSION, Report, check_report
@@ -127,7 +127,7 @@ def _placement(placement: Placement) -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """The versions of resformer, Python and the packages that matter; None for those not installed."""
-    own = {"resformer": resformer.__version__, "python": platform.python_version()}
+    own = {"resformer": __version__, "python": platform.python_version()}
     return own | {name: _version(name) for name in DEPENDENCIES}
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-import resformer
+from resformer._version import __version__
 from resformer.compiler.ir.program import layer_names
 from resformer.compiler.progress import Progress
 from resformer.compiler.save.report import sqnr_db
@@ -172,7 +172,7 @@ def to_json(points: Sequence[Point], arguments: argparse.Namespace) -> dict[str,
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "version": resformer.__version__,
+        "version": __version__,
         "model": arguments.model.name,
         "input": None if arguments.input is None else arguments.input.name,
         "points": [

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 
-import resformer
+from resformer._version import __version__
 from resformer.compiler.atomic import is_stream
 from resformer.compiler.progress import Progress, no_progress
 from resformer.errors import ResformerError
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
         super().__init__(prog=prog, description=description, epilog=epilog)
-        self.add_argument("--version", action="version", version=f"%(prog)s {resformer.__version__}")
+        self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong.

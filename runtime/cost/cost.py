@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import resformer
+from resformer._version import __version__
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import Summarized, Summary, counted
@@ -242,7 +242,7 @@ def to_json(cost: Cost) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "version": resformer.__version__,
+        "version": __version__,
         "samples": activity.samples,
         "timesteps": activity.timesteps,
         "paper": {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-import resformer
+from resformer._version import __version__
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.files.build import Build
 from resformer.compiler.files.json_schema import read_json, shown
@@ -154,7 +154,7 @@ def page_data(shown: tuple[Shown, ...]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "version": resformer.__version__,
+        "version": __version__,
         "builds": [vars(each) for each in shown],
     }
 

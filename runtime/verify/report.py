@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import resformer
+from resformer._version import __version__
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.local import LocalError
 from resformer.runtime.verify.verify import CHECKS, ORIGINAL, Check, Verification
@@ -33,7 +33,7 @@ def to_json(result: Verification) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "version": resformer.__version__,
+        "version": __version__,
         "backend": result.backend,
         "samples": result.samples,
         "timesteps": result.timesteps,

@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from resformer import errors
-from resformer.compiler.ir import primitives as _primitives  # noqa: F401  (registers our nodes with NIR)
+from resformer._version import __version__
+from resformer.compiler.ir import ported as _ported  # noqa: F401  (registers our nodes with NIR)
 from resformer.errors import (
     BackendFailedError,
     BackendMissingError,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from resformer import quantize
     from resformer.compiler.pipeline import CompileOptions
     from resformer.runtime.compiled import Compiled, compile, load  # noqa: A004
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendFailedError",

@@ -14,7 +14,7 @@ import nir
 import numpy as np
 
 from resformer.compiler.files.nir import read_values
-from resformer.compiler.ir.primitives import PortedGraph
+from resformer.compiler.ir.ported import PortedGraph
 from resformer.errors import FileFormatError, UnsupportedError
 
 Values: TypeAlias = Mapping[str, Any]

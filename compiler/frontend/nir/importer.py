@@ -32,9 +32,9 @@ from resformer.compiler.frontend.nir.content import (
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete, discrete_integrator
+from resformer.compiler.ir.ported import PORTS
 from resformer.compiler.ir.primitives import (
     PER_NEURON,
-    PORTS,
     Add,
     InputKind,
     RecurrentCubaLIF,

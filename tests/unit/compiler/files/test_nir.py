@@ -14,7 +14,8 @@ import pytest
 from resformer.compiler.files.nir import is_plain, read_nir, write_nir
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import PORTS, Add, PortedGraph, SpikeMatMul, constant
+from resformer.compiler.ir.ported import PORTS, PortedGraph
+from resformer.compiler.ir.primitives import Add, SpikeMatMul, constant
 from resformer.compiler.pipeline import CHECKPOINT
 from resformer.errors import FileFormatError
 from resformer.models.spikingresformer import SpikingResformer
