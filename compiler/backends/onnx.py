@@ -13,7 +13,6 @@ import numpy.typing as npt
 from resformer.compiler.backends.base import StepProgress, check_samples
 from resformer.compiler.export.onnx import require
 from resformer.compiler.export.onnx.integer_model import INTEGER_LOGITS, count_name, export_integer
-from resformer.compiler.ir.ops import Spiking
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
@@ -102,9 +101,7 @@ class _Recorder:
         steps = program.timesteps
         self._logits = np.empty((samples, steps, *program.output.shape), dtype=np.int64)
         self._values: Mapping[str, npt.NDArray[Any]] = {
-            node.name: np.empty(
-                (steps, samples, *node.shape), dtype=np.uint8 if isinstance(node.op, Spiking) else np.int32
-            )
+            node.name: np.empty((steps, samples, *node.shape), dtype=np.uint8 if node.op.fires else np.int32)
             for node in program
             if record and node.op.recorded
         }

@@ -22,7 +22,6 @@ from resformer.compiler.ir.ops import (
     Op,
     Relay,
     SpikeMatMul,
-    Spiking,
 )
 from resformer.compiler.ir.program import (
     Program,
@@ -79,7 +78,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "is_dyadic": program.is_dyadic,
         "totals": {
             "parameters": source.parameters,
-            "neurons": sum(math.prod(node.shape) for node in program if isinstance(node.op, Spiking)),
+            "neurons": sum(math.prod(node.shape) for node in program if node.op.fires),
             "graded_neurons": sum(
                 math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul)
             ),

@@ -26,7 +26,6 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     SampleDelay,
     SpikeMatMul,
-    Spiking,
 )
 from resformer.compiler.ir.program import Program, layer_names, layer_synapses, stacked_parts
 from resformer.compiler.ir.trace import SpikeTrain
@@ -112,7 +111,7 @@ def _events_read(
 
 def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array | None:
     """What a node sends on of spikes alone, (T, N, ...); None if it sends anything else."""
-    if isinstance(node.op, Spiking):
+    if node.op.fires:
         return spikes[node.name].dense().astype(np.int64)
     if not node.op.events_pass:
         return None

@@ -330,7 +330,7 @@ def before_spikes(program: Scheduled) -> set[str]:
     """The nodes on whose values the spikes of some population depend, the populations included."""
     found: set[str] = set()
     for node in reversed(program.nodes):
-        if isinstance(node.op, Spiking) or any(reader.name in found for reader in program.consumers[node.name]):
+        if node.op.fires or any(reader.name in found for reader in program.consumers[node.name]):
             found.add(node.name)
     return found
 

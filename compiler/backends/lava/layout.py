@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
-from resformer.compiler.ir.ops import Add, Conv2d, Delay, Dense, Op, Relay, SpikeMatMul, Spiking
+from resformer.compiler.ir.ops import Add, Conv2d, Delay, Dense, Op, Relay, SpikeMatMul
 from resformer.compiler.ir.program import Scheduled
 from resformer.errors import UnsupportedError
 
@@ -118,7 +118,7 @@ _LAYER = re.compile(r"layers\.\d+\.\d+(?=\.)")
 def block_kind(units: Iterable[Unit]) -> BlockKind:
     """What the operations inside make of a block."""
     ops = [op for unit in units for op in unit.ops if not isinstance(op, (Add, Delay, Relay))]
-    neurons = sum(isinstance(op, Spiking) for op in ops)
+    neurons = sum(op.fires for op in ops)
     synapses = sum(isinstance(op, Conv2d) for op in ops)
     if {op.transpose for op in ops if isinstance(op, SpikeMatMul)} == {True, False}:
         return BlockKind.DSSA

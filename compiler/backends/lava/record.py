@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from resformer.compiler.backends.lava.shared import Record, Tally, shared_array
-from resformer.compiler.ir.ops import LIF, Spiking
+from resformer.compiler.ir.ops import LIF
 from resformer.compiler.ir.program import ProgramNode, Scheduled, require_schedule
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
@@ -43,7 +43,7 @@ class Recorder:
         }
 
     def _record(self, node: ProgramNode) -> Record:
-        if isinstance(node.op, Spiking):
+        if node.op.fires:
             room = shared_array((*self._steps, -(-math.prod(node.shape) // 8)), np.uint8)
         else:
             room = shared_array((*self._steps, *node.shape), np.int32)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from resformer.compiler.backends.sim.plan import Plan
-from resformer.compiler.ir.ops import Spiking
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
@@ -36,7 +35,7 @@ class Recorder:
         self._spikes = {
             node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=np.uint8)
             for node in kept
-            if isinstance(node.op, Spiking)
+            if node.op.fires
         }
         self._graded = {
             node.name: np.zeros((steps, samples, math.prod(node.shape)), dtype=np.int32)
