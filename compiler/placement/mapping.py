@@ -40,6 +40,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAnd,
     SpikeMatMul,
     Spiking,
     SumPool2d,
@@ -164,7 +165,7 @@ class _Mapper:
                 yield self._population(node)
 
     def _is_population(self, node: Node[Op]) -> bool:
-        neurons = isinstance(node.op, (Input, Spiking, CubaLI, Relay, MaxPool2d, SpikeMatMul))
+        neurons = isinstance(node.op, (Input, Spiking, SpikeAnd, CubaLI, Relay, MaxPool2d, SpikeMatMul))
         return neurons or node.name in self._carried or self._is_readout(node)
 
     def _is_readout(self, node: Node[Op]) -> bool:
@@ -359,6 +360,7 @@ def _kind(ops: list[Op]) -> str:
         CubaLI: "CubaLI",
         Relay: "relay",
         MaxPool2d: "max-pool",
+        SpikeAnd: "gate",
         SpikeMatMul: "product",
         Output: "readout",
     }

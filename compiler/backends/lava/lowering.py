@@ -24,6 +24,7 @@ from resformer.compiler.backends.lava.processes.cuba_lif import Feedback
 from resformer.compiler.backends.lava.processes.delay import Delay as DelayProcess
 from resformer.compiler.backends.lava.processes.delay import SampleDelay as SampleDelayProcess
 from resformer.compiler.backends.lava.processes.flatten import Flatten as FlattenProcess
+from resformer.compiler.backends.lava.processes.gate import SpikeAnd as SpikeAndProcess
 from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul as SpikeMatMulProcess
 from resformer.compiler.backends.lava.processes.max_pool import MaxPool2d as MaxPool2dProcess
 from resformer.compiler.backends.lava.processes.relay import Relay as RelayProcess
@@ -43,11 +44,13 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAnd,
     SpikeMatMul,
     SumPool2d,
 )
 from resformer.compiler.ir.program import ProgramNode, Scheduled, require_schedule
 from resformer.compiler.ir.signal import SignalKind
+from resformer.errors import UnsupportedError
 
 Parameters = TypeVar("Parameters", CubaParameters, CubaLiParameters)
 
@@ -96,7 +99,9 @@ class _Lowered:
 def lower(node: ProgramNode, context: Context) -> Unit:
     """The unit for a node that is a process: any but the input, the output and adds."""
     lowered = _lower(node.op, node, context)
-    inputs = {port: context.meets[source] for port, source in zip(lowered.in_ports, node.inputs, strict=True)}
+    inputs: dict[str, Values] = {}
+    for port, source in zip(lowered.in_ports, node.inputs, strict=True):
+        inputs[port] = inputs.get(port, ()) + context.meets[source]
     return Unit(node.name, (node.op,), inputs, {node.name: lowered.out_port}, lowered.make)
 
 
@@ -280,6 +285,15 @@ def _(op: SampleDelay, node: ProgramNode, context: Context) -> _Lowered:
         name=node.name,
     )
     return _Lowered(make, ("s_in",), "s_out")
+
+
+@_lower.register
+def _(_op: SpikeAnd, node: ProgramNode, _context: Context) -> _Lowered:
+    if len(set(node.inputs)) < len(node.inputs):
+        raise UnsupportedError(f"{node.name}: reads a population twice, and Lava connects two ports only once")
+    make = partial(SpikeAndProcess, shape=lava_shape(node.shape), inputs=len(node.inputs), name=node.name)
+    # one port, which sums what meets there
+    return _Lowered(make, ("a_in",) * len(node.inputs), "s_out")
 
 
 @_lower.register

@@ -33,6 +33,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAnd,
     SpikeMatMul,
     Spiking,
 )
@@ -282,6 +283,8 @@ class _Planner:
                     y, gate = node.inputs
                     gate_layout = Layout.MAP if transpose else Layout.ATTENTION
                     self._single(node, (self._in(Layout.MAP, y), self._in(gate_layout, gate)))
+                case SpikeAnd():
+                    self._single(node, tuple(self._in(Layout.MAP, name) for name in node.inputs))
                 case CubaLI() | SampleDelay():
                     # even where all steps' inputs are alike, what these make is not
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),), static=False)
@@ -293,13 +296,13 @@ class _Planner:
         layout = Layout.MAP
         if isinstance(node.op, SpikeMatMul) and node.op.transpose:
             layout = Layout.ATTENTION
-        spikes = isinstance(node.op, (Flatten, SampleDelay)) and self.values[inputs[0]].is_spikes
+        passes = isinstance(node.op, Flatten | SampleDelay) and self.values[inputs[0]].is_spikes
         self.values[node.name] = Value(
             _three_axes(node.shape),
             layout,
             static and all(self.values[name].static for name in inputs),
             self._magnitudes[node.name],
-            is_spikes=spikes,
+            is_spikes=passes or isinstance(node.op, SpikeAnd),
         )
         self._steps.append(OpStep(node.name, node.op, inputs))
 

@@ -43,6 +43,7 @@ from resformer.compiler.ir.ops import (
     MaxPool2d,
     RecurrentCubaLIF,
     SampleDelay,
+    SpikeAnd,
     SpikeMatMul,
     SumPool2d,
 )
@@ -98,6 +99,8 @@ class TorchKernels:
                 return functools.partial(self.max_pool, step, op)
             case OpStep(op=SumPool2d() as op):
                 return functools.partial(self.sum_pool, step, op)
+            case OpStep(op=SpikeAnd()):
+                return functools.partial(self.spike_and, step)
             case OpStep(op=Flatten()):
                 return functools.partial(self.flatten, step)
             case OpStep(name=name, op=op):
@@ -423,6 +426,13 @@ class TorchKernels:
         image = self._image(frame, step.inputs[0]).to(sum_dtype(made))
         windows = image.unfold(2, op.kernel_size[0], op.stride[0]).unfold(3, op.kernel_size[1], op.stride[1])
         self._put_image(frame, step, windows.sum(dim=(-2, -1)).to(real_dtype(made)))
+
+    def spike_and(self, step: OpStep, frame: Frame) -> None:
+        """Where all fire."""
+        made, *others = (frame.read(name).view for name in step.inputs)
+        for each in others:
+            made = made & each
+        frame.put(step.name, made)
 
     def flatten(self, step: OpStep, frame: Frame) -> None:
         """(C, H, W) to (C * H * W,), in that order."""

@@ -42,6 +42,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAnd,
     SpikeMatMul,
     SumPool2d,
 )
@@ -302,6 +303,12 @@ class _Writer(ModelWriter):
             output_shape=[0, *node.shape],
             limit=op.limit,
         )
+
+    @write.register
+    def _(self, op: SpikeAnd, node: ProgramNode) -> None:  # noqa: ARG002
+        self.add("Min", f"{node.name}.least", [self._int32(source) for source in node.inputs])
+        self.add_for(node, "Cast", [f"{node.name}.least"], np.uint8, to=_element(np.uint8))
+        self._narrow.add(node.name)
 
     @write.register
     def _(self, op: Delay, node: ProgramNode) -> None:  # noqa: ARG002

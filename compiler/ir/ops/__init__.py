@@ -9,6 +9,7 @@ from resformer.compiler.ir.ops.attention import SpikeMatMul
 from resformer.compiler.ir.ops.base import Carried, Op, Outcome
 from resformer.compiler.ir.ops.delays import Delay, SampleDelay
 from resformer.compiler.ir.ops.formats import Shapes
+from resformer.compiler.ir.ops.gates import SpikeAnd
 from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
 from resformer.compiler.ir.ops.sums import Add, Flatten, Input, MaxPool2d, Output, Relay
 from resformer.compiler.ir.ops.synapses import Conv2d, Dense, SumPool2d, Synapses
@@ -29,6 +30,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             RecurrentCubaLIF,
             CubaLI,
             SampleDelay,
+            SpikeAnd,
             SpikeMatMul,
             Delay,
             Flatten,
@@ -58,6 +60,7 @@ __all__ = [
     "Relay",
     "SampleDelay",
     "Shapes",
+    "SpikeAnd",
     "SpikeMatMul",
     "Spiking",
     "SumPool2d",
