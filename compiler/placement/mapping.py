@@ -47,8 +47,12 @@ from resformer.compiler.ir.ops import (
 from resformer.compiler.ir.program import Program, is_stack, layer_synapses
 from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.ir.storage import mantissa_bits, stored_share
+from resformer.compiler.ir.window import Window
 
 Shape3 = tuple[int, int, int]
+
+POINT = Window((1, 1))
+"""Of a target that reads the one position that it stands at."""
 
 PARAMETER_BITS = {"vth": 17, "v_drop": 24, "du": 12, "dv": 12, "u_bias": 24, "v_bias": 24}
 """Widths of neurons' parameters where each has its own."""
@@ -76,10 +80,7 @@ class Edge:
         name: The program's node whose synapses these are; that of the reader for one-to-one connections and products.
         link: How they are stored.
         weight_bits: Width of a weight, where it is no convolution's.
-        kernel: (rows, columns) that a target reads.
-        stride: Between targets, likewise.
-        padding: Around the source.
-        dilation: Between the rows, and the columns, that a target reads.
+        window: What a target reads of the source's rows and columns.
         groups: Blocks of channels that do not mix; the source's channels where each target reads one.
         delay: Steps that a spike waits.
         reads: For products, how many values each target selects among: a head's channels, or the map's rows.
@@ -91,21 +92,12 @@ class Edge:
     name: str
     link: Link
     weight_bits: int = 1
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    window: Window = POINT
     groups: int = 1
     delay: int = 0
     reads: int = 0
     transpose: bool = False
     weights: tuple[WeightArray, ...] = field(default=(), compare=False, repr=False)
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """The rows and columns from the first that a target reads to the last, those that it leaves out included."""
-        rows, columns = (gap * (size - 1) + 1 for gap, size in zip(self.dilation, self.kernel, strict=True))
-        return rows, columns
 
     def synapses(self, index_bits: int) -> float:
         """How many a message meets for each target of its kernel, on average: weights that are not stored are none."""
@@ -253,16 +245,7 @@ class _Mapper:
             case MaxPool2d():
                 source, delay = self._sender(node.inputs[0])
                 channels = node.shape[0]
-                yield Edge(
-                    source,
-                    node.name,
-                    Link.CONVOLUTION,
-                    kernel=op.kernel_size,
-                    stride=op.stride,
-                    padding=op.padding,
-                    groups=channels,
-                    delay=delay,
-                )
+                yield Edge(source, node.name, Link.CONVOLUTION, window=op.window, groups=channels, delay=delay)
             case Conv2d() | Dense() | SumPool2d():
                 yield self._synapses(node, 0)
             case _:
@@ -301,8 +284,7 @@ class _Mapper:
                 return Edge(source, node.name, Link.DENSE, weight_bits=mantissa_bits(dense.weight), delay=delay)
             case SumPool2d() as pool:
                 channels = node.shape[0]
-                kernel, stride = pool.kernel_size, pool.stride
-                return Edge(source, node.name, Link.CONVOLUTION, 2, kernel, stride, groups=channels, delay=delay)
+                return Edge(source, node.name, Link.CONVOLUTION, 2, pool.window, groups=channels, delay=delay)
             case _:
                 raise AssertionError(f"{node.name}: a {type(node.op).__name__} has no synapses")
 
@@ -320,15 +302,11 @@ class _Mapper:
 def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) -> Edge:
     """The connection of a convolution, or of the two that stacked synapses are."""
     op = parts[0]
-    rows, columns = op.weight.shape[2:]
     return Edge(
         source,
         name,
         Link.CONVOLUTION,
-        kernel=(rows, columns),
-        stride=op.stride,
-        padding=op.padding,
-        dilation=op.dilation,
+        window=op.window,
         groups=op.groups,
         delay=delay,
         weights=tuple(part.weight for part in parts),
