@@ -22,7 +22,7 @@ from enum import Enum
 import numpy as np
 
 from resformer.compiler.chips.chip import WORD_BITS
-from resformer.compiler.ir.arrays import WeightArray
+from resformer.compiler.ir.arrays import InvariantError, WeightArray, require
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import (
     LIF,
@@ -48,6 +48,7 @@ from resformer.compiler.ir.program import Program, is_stack, layer_synapses
 from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.ir.storage import mantissa_bits, stored_share
 from resformer.compiler.ir.window import Window
+from resformer.errors import UnsupportedError
 
 Shape3 = tuple[int, int, int]
 
@@ -140,7 +141,11 @@ class Population:
 
 
 def map_program(program: Program) -> tuple[Population, ...]:
-    """The populations of a program, in its order."""
+    """The populations of a program, in its order.
+
+    Raises:
+        UnsupportedError: An operation has no form as neurons or connections; the message names its node.
+    """
     return tuple(_Mapper(program).populations())
 
 
@@ -156,12 +161,18 @@ class _Mapper:
                 yield self._population(node)
 
     def _is_population(self, node: Node[Op]) -> bool:
-        neurons = isinstance(node.op, (Input, Spiking, CubaLI, Relay, MaxPool2d, SpikeMatMul))
-        return neurons or node.name in self._carried or self._is_readout(node)
-
-    def _is_readout(self, node: Node[Op]) -> bool:
-        """Whether a current leaves the network here: neurons must hold it for the host."""
-        return isinstance(node.op, Output) and not self._is_population(self._program[node.inputs[0]])
+        match node.op:
+            case Input() | Spiking() | CubaLI() | Relay() | MaxPool2d() | SpikeMatMul():
+                return True
+            case Conv2d() | Dense() | SumPool2d() | Add():
+                return node.name in self._carried
+            case Output():
+                # a current that leaves the network here must be held by neurons, for the host
+                return not self._is_population(self._program[node.inputs[0]])
+            case Delay() | SampleDelay() | Flatten():
+                return False
+            case _:
+                raise _unknown(node)
 
     def _joins(self, node: Node[Op]) -> str | None:
         """The node whose neurons also compute this one's successor: its only reader, elementwise."""
@@ -176,7 +187,7 @@ class _Mapper:
         return self._joined[node.name] is not None
 
     def _needs_carrier(self, node: Node[Op]) -> bool:
-        if not isinstance(node.op, Conv2d | Dense | SumPool2d | Add):
+        if not (node.op.is_synapse or isinstance(node.op, Add)):
             return False
         readers = self._program.consumers[node.name]
         if isinstance(node.op, Add) and len(readers) > 1 and not is_stack(self._program, node.name):
@@ -192,8 +203,10 @@ class _Mapper:
                 return reader.inputs[0] == node.name
             case Delay() | Flatten() | SampleDelay():
                 return any(self._wants_values(reader, each) for each in self._program.consumers[reader.name])
-            case _:
+            case Add() | Spiking() | CubaLI() | Relay() | Output():
                 return False
+            case _:
+                raise _unknown(reader)
 
     def _population(self, last: Node[Op]) -> Population:
         """The population whose values a node sends."""
@@ -215,7 +228,7 @@ class _Mapper:
         return Population(
             name=last.name,
             nodes=tuple(node.name for node in nodes),
-            kind=_kind([node.op for node in nodes]),
+            kind=_kind(nodes),
             shape=_shape3(last.shape),
             edges=edges,
             graded=graded,
@@ -248,11 +261,13 @@ class _Mapper:
                 yield Edge(source, node.name, Link.CONVOLUTION, window=op.window, groups=channels, delay=delay)
             case Conv2d() | Dense() | SumPool2d():
                 yield self._synapses(node, 0)
-            case _:
+            case Add() | Spiking() | CubaLI() | Relay() | Output():
                 for name in node.inputs:
                     yield from self._incoming(name, node, 0)
                 if isinstance(op, RecurrentCubaLIF):
                     yield _convolution(node.name, node.name, (op.synapses(),), 0)
+            case _:
+                raise _unknown(node)
 
     def _incoming(self, name: str, reader: Node[Op], delay: int) -> Iterator[Edge]:
         """The connections that a current, read by a neuron, consists of."""
@@ -269,8 +284,10 @@ class _Mapper:
             case Add() | Flatten():
                 for each in node.inputs:
                     yield from self._incoming(each, reader, delay)
-            case _:
+            case Conv2d() | Dense() | SumPool2d():
                 yield self._synapses(node, delay)
+            case _:
+                raise _unknown(node)
 
     def _synapses(self, node: Node[Op], delay: int) -> Edge:
         parts = layer_synapses(self._program, node.name)
@@ -286,17 +303,25 @@ class _Mapper:
                 channels = node.shape[0]
                 return Edge(source, node.name, Link.CONVOLUTION, 2, pool.window, groups=channels, delay=delay)
             case _:
-                raise AssertionError(f"{node.name}: a {type(node.op).__name__} has no synapses")
+                raise InvariantError(f"{node.name}: a {type(node.op).__name__} has no synapses")
 
     def _sender(self, name: str) -> tuple[str, int]:
         """The population that sends a node's values, and how long they wait."""
         node, delay = self._program[name], 0
         while not self._is_population(node):
             passes = isinstance(node.op, Delay | SampleDelay | Flatten)
-            assert passes, f"{node.name}: a {type(node.op).__name__} sends nothing"
+            require(passes, f"{node.name}: a {type(node.op).__name__} sends nothing")
             delay += _waits(node.op)
             node = self._program[node.inputs[0]]
         return node.name, delay
+
+
+def _unknown(node: Node[Op]) -> UnsupportedError:
+    """The refusal of an operation that has no form here."""
+    kind = type(node.op).__name__
+    return UnsupportedError(
+        f"{node.name}: placement has no neurons or connections for a {kind}; place a network without it"
+    )
 
 
 def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) -> Edge:
@@ -314,10 +339,10 @@ def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) ->
 
 
 def _waits(op: Op) -> int:
-    """The steps that a delay makes a spike wait, at most."""
+    """The steps that a delay or a view makes a spike wait, at most."""
     if isinstance(op, SampleDelay):
         return int(op.steps.max())
-    return op.steps if isinstance(op, Delay) else 0
+    return op.hop
 
 
 def _parameter_words(op: Op) -> int:
@@ -328,8 +353,8 @@ def _parameter_words(op: Op) -> int:
     return -(-sum(own) // WORD_BITS)
 
 
-def _kind(ops: list[Op]) -> str:
-    words = {
+def _kind(nodes: Sequence[Node[Op]]) -> str:
+    words: dict[type[Op], str] = {
         Input: "input",
         LIF: "LIF",
         CubaLIF: "CubaLIF",
@@ -339,8 +364,12 @@ def _kind(ops: list[Op]) -> str:
         MaxPool2d: "max-pool",
         SpikeMatMul: "product",
         Output: "readout",
+        **dict.fromkeys((Conv2d, Dense, SumPool2d, Add), "carrier"),
     }
-    return " + ".join(words.get(type(op), "carrier") for op in ops)
+    for node in nodes:
+        if type(node.op) not in words:
+            raise _unknown(node)
+    return " + ".join(words[type(node.op)] for node in nodes)
 
 
 def _shape3(shape: tuple[int, ...]) -> Shape3:

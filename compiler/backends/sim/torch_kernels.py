@@ -101,7 +101,7 @@ class TorchKernels:
             case OpStep(op=Flatten()):
                 return functools.partial(self.flatten, step)
             case OpStep(name=name, op=op):
-                raise UnsupportedError(f"{name}: sim has no {type(op).__name__}; use --backend reference")
+                raise UnsupportedError(f"{name}: sim has no kernel for a {type(op).__name__}; use --backend reference")
 
     # --- synapses
 
