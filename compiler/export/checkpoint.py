@@ -17,10 +17,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resformer.compiler.ir import ops, primitives
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import LIF, Conv2d, CubaLIF, Dense, Output, SpikeMatMul, Spiking
+from resformer.compiler.ir.ops import (
+    LIF,
+    Conv2d,
+    CubaLI,
+    CubaLIF,
+    Delay,
+    Dense,
+    Flatten,
+    Input,
+    Output,
+    Relay,
+    SampleDelay,
+    SpikeMatMul,
+    Spiking,
+    SumPool2d,
+)
 from resformer.compiler.ir.primitives import (
     HELD_BIAS,
+    NEURONS,
     POOL_AREA,
     Add,
     BatchNorm2d,
@@ -32,6 +49,7 @@ from resformer.compiler.ir.primitives import (
 )
 from resformer.compiler.ir.program import Program, real_weight
 from resformer.compiler.target import LOIHI
+from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -42,6 +60,34 @@ BN_EPS = 1e-5
 
 _NORMS = {"W": "norm", "Wproj": "norm_proj", "conv": "norm"}
 """The batch normalisation behind a convolution that has a name; one with an index is followed by the next index."""
+
+WITHOUT_WEIGHTS = (
+    Input,
+    Output,
+    ops.Add,
+    ops.MaxPool2d,
+    Relay,
+    Spiking,
+    CubaLI,
+    SpikeMatMul,
+    SumPool2d,
+    Flatten,
+    Delay,
+    SampleDelay,
+)
+"""Integer operations that hold no weights of a checkpoint's; some have a decay or a rate."""
+FLOAT_WITHOUT_WEIGHTS = (
+    nir.Input,
+    nir.Output,
+    *NEURONS,
+    nir.AvgPool2d,
+    nir.SumPool2d,
+    nir.Flatten,
+    Add,
+    MaxPool2d,
+    primitives.SpikeMatMul,
+)
+"""The same of a SpikingResformer's float operations, once all passes have run."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +106,11 @@ class TensorRows:
 
 
 def tensor_rows(network: Graph[Any]) -> dict[str, TensorRows]:
-    """Where each synapse of a SpikingResformer stands after all float passes, at either level."""
+    """Where each synapse of a SpikingResformer stands after all float passes, at either level.
+
+    Raises:
+        UnsupportedError: The network has an operation that no SpikingResformer has.
+    """
     found = {}
     for node in network:
         match node.op:
@@ -73,8 +123,8 @@ def tensor_rows(network: Graph[Any]) -> dict[str, TensorRows]:
                 found[node.name] = TensorRows(f"{node.name}.weight", f"{_norm_name(node.name)}.bn.bias", slice(None))
             case Dense() | nir.Linear():
                 found[node.name] = TensorRows(f"{node.name}.weight", None, slice(None))
-            case _:
-                pass
+            case op if not isinstance(op, (*WITHOUT_WEIGHTS, *FLOAT_WITHOUT_WEIGHTS)):
+                raise _unknown(node)
     return found
 
 
@@ -103,8 +153,8 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
             case LIF(dv=dv) if learned_decay:
                 decay = dv / LOIHI.decay_unity
                 state[f"{node.name}.w"] = np.array(math.log(decay / (1 - decay)))
-            case _:
-                pass
+            case op if not isinstance(op, (Conv2d, Dense, *WITHOUT_WEIGHTS)):
+                raise _unknown(node)
     return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
 
 
@@ -149,8 +199,8 @@ def quantized_module_state(
             case LIF(dv=dv) | CubaLIF(dv=dv) if f"{node.name}.w" in state:
                 decay = float(np.unique(dv).item()) / LOIHI.decay_unity
                 put(f"{node.name}.w", math.log(decay / (1 - decay)))
-            case _:
-                pass
+            case op if not isinstance(op, (Conv2d, *WITHOUT_WEIGHTS)):
+                raise _unknown(node)
     return quantized
 
 
@@ -212,6 +262,13 @@ def write_rows(state: dict[str, Float64Array], name: str, where: TensorRows, val
         state[name] = values
         return
     state.setdefault(name, np.zeros((2 * len(values), *values.shape[1:])))[where.rows] = values
+
+
+def _unknown(node: Node[Any]) -> UnsupportedError:
+    """The refusal of an operation of which nobody said what a checkpoint holds of it."""
+    return UnsupportedError(
+        f"{node.name}: a {type(node.op).__name__} has no place in a quantized checkpoint; leave it out of the network"
+    )
 
 
 def _norm_name(conv: str) -> str:

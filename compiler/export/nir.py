@@ -17,7 +17,23 @@ import numpy.typing as npt
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import LIF, Conv2d, CubaLIF, Dense, Output
+from resformer.compiler.ir.ops import (
+    LIF,
+    Add,
+    Conv2d,
+    CubaLI,
+    CubaLIF,
+    Delay,
+    Dense,
+    Flatten,
+    Input,
+    MaxPool2d,
+    Output,
+    Relay,
+    SampleDelay,
+    SpikeMatMul,
+    SumPool2d,
+)
 from resformer.compiler.ir.primitives import (
     POOL_AREA,
     DiscreteCubaLIF,
@@ -30,11 +46,14 @@ from resformer.compiler.ir.primitives import (
 )
 from resformer.compiler.ir.program import Program, real_weight
 from resformer.compiler.target import LOIHI
+from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
 
 INTEGERS = "integers"
 """The key of a node's metadata under which its integers stand, named as in the program."""
+UNCHANGED = (Input, Output, Add, Relay, SumPool2d, MaxPool2d, Flatten, SpikeMatMul, CubaLI, Delay, SampleDelay)
+"""Integer operations whose float nodes stand as they are."""
 FIRES_ABOVE = {"fires_at": ">"}
 
 
@@ -45,6 +64,9 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
         graph: ``folded``, or the graph that its means have not yet become sums in; its layers have the same names.
         folded: What the program was made of.
         quantized: As ``quantize`` returns it: each synapse still holds its own bias.
+
+    Raises:
+        UnsupportedError: An operation has no form in NIR; the message names its node.
     """
     output, signal, edit = quantized.output.op, quantized.input.op.signal, graph.edit()
     assert isinstance(output, Output)
@@ -66,6 +88,10 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
         elif isinstance(op, LIF | CubaLIF):
             unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp
             edit.set_op(node.name, _neurons(node, op, unit, float(graph.metadata["dt"])))
+        elif op is not None and not isinstance(op, UNCHANGED):
+            raise UnsupportedError(
+                f"{node.name}: a quantized {type(op).__name__} has no form in NIR; compile without --target nir"
+            )
     assert signal.low is not None
     assert signal.high is not None
     facts = {"input_scale_exp": signal.scale_exp, "input_low": signal.low, "input_high": signal.high}

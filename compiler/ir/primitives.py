@@ -13,6 +13,8 @@ import nir.ir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.window import Window
+
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -263,6 +265,14 @@ def pair(value: npt.ArrayLike) -> tuple[int, int]:
     """NIR's int, pair or array as (rows, columns)."""
     rows, columns = np.broadcast_to(np.asarray(value, dtype=np.int64), 2).tolist()
     return rows, columns
+
+
+def window_of(op: nir.Conv2d | nir.AvgPool2d | nir.SumPool2d | MaxPool2d) -> Window:
+    """What each target of a convolution, or of a pool, reads."""
+    if isinstance(op, nir.Conv2d):
+        rows, columns = op.weight.shape[2:]
+        return Window((rows, columns), pair(op.stride), pair(op.padding), pair(op.dilation))
+    return Window(pair(op.kernel_size), pair(op.stride), pair(op.padding))
 
 
 def _untyped() -> tuple[Types, Types]:

@@ -11,7 +11,6 @@ from functools import singledispatch
 
 import nir
 import numpy as np
-import numpy.typing as npt
 
 from resformer.compiler.ir import primitives
 from resformer.compiler.ir.arrays import InvariantError, Shape, require
@@ -19,7 +18,6 @@ from resformer.compiler.ir.ops import Op, Shapes
 from resformer.compiler.ir.ops.attention import check_product_shape, product_shape
 from resformer.compiler.ir.ops.base import one_input
 from resformer.compiler.ir.ops.sums import added_shape
-from resformer.compiler.ir.window import Window
 
 PER_ELEMENT: dict[type[nir.NIRNode], tuple[str, ...]] = {
     nir.LIF: ("tau", "r", "v_leak", "v_threshold", "v_reset"),
@@ -113,7 +111,7 @@ def _(op: nir.Conv2d, inputs: Sequence[Shape]) -> Shape:
     require(outputs % groups == 0, f"{outputs} output channels do not split into {groups} groups")
     require(op.bias.shape == (outputs,), f"bias of shape {op.bias.shape} does not fit {outputs} channels")
     require(len(kernel) == 2, f"a kernel of {len(kernel)} axes, not 2")
-    return outputs, *_window(kernel, op.stride, op.padding, op.dilation).targets(tuple(size))
+    return outputs, *primitives.window_of(op).targets(tuple(size))
 
 
 @output_shape.register(nir.Linear)
@@ -132,7 +130,7 @@ def _(op: nir.Linear | nir.Affine, inputs: Sequence[Shape]) -> Shape:
 @output_shape.register(primitives.MaxPool2d)
 def _(op: nir.AvgPool2d | nir.SumPool2d | primitives.MaxPool2d, inputs: Sequence[Shape]) -> Shape:
     channels, *size = one_input(inputs, axes=3)
-    return channels, *_window(op.kernel_size, op.stride, op.padding, (1, 1)).targets(tuple(size))
+    return channels, *primitives.window_of(op).targets(tuple(size))
 
 
 @output_shape.register
@@ -151,8 +149,3 @@ def _(_op: primitives.Add, inputs: Sequence[Shape]) -> Shape:
 def _(op: primitives.SpikeMatMul, inputs: Sequence[Shape]) -> Shape:
     shares = op.num_heads if op.part == "all" else 2 * op.num_heads
     return product_shape(inputs, op.num_heads, shares, transpose=op.transpose)
-
-
-def _window(kernel: npt.ArrayLike, stride: npt.ArrayLike, padding: npt.ArrayLike, dilation: npt.ArrayLike) -> Window:
-    """A window of NIR's ints, pairs or arrays."""
-    return Window(*map(primitives.pair, (kernel, stride, padding, dilation)))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from resformer.compiler.ir.arrays import Int64Array, require
 
 Pair = tuple[int, int]
+
+Index = TypeVar("Index", int, Int64Array)
+"""Of a row or column, or of several."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Window:
         """Whether each position is read once, by one target: kernel and stride alike, no padding, no dilation."""
         return self.kernel == self.stride and self.padding == (0, 0) and self.dilation == (1, 1)
 
+    @property
+    def same_padding(self) -> Pair | None:
+        """The padding by which as many windows fit as there are positions, at stride 1; None: it is not alike on all
+        sides."""
+        beyond = self.span[0] - 1, self.span[1] - 1
+        return None if any(each % 2 for each in beyond) else (beyond[0] // 2, beyond[1] // 2)
+
     def targets(self, source: tuple[int, ...]) -> Pair:
         """How many windows fit along the rows and columns of a source.
 
@@ -54,7 +65,7 @@ class Window:
             least = min(self.kernel[axis], self.stride[axis], self.dilation[axis])
             require(least >= 1, "kernel, stride and dilation must be at least 1")
             require(self.padding[axis] >= 0, f"padding {self.padding[axis]} is negative")
-            span = self.dilation[axis] * (self.kernel[axis] - 1) + 1
+            span = self.span[axis]
             free = source[axis] + 2 * self.padding[axis] - span
             require(free >= 0, f"a window of {span} does not fit {source[axis]} padded by {self.padding[axis]}")
             counts.append(free // self.stride[axis] + 1)
@@ -65,6 +76,15 @@ class Window:
         first = np.arange(targets, dtype=np.int64) * self.stride[axis] - self.padding[axis]
         read: Int64Array = first[:, None] + self.dilation[axis] * np.arange(self.kernel[axis], dtype=np.int64)
         return read
+
+    def reach(self, axis: int, first: Index, last: Index) -> tuple[Index, Index]:
+        """From the first row (axis 0) or column that any of the targets ``first`` to ``last`` reads to past the last.
+
+        Either may be padding. Between them are those that strides and dilations leave out.
+        """
+        low = first * self.stride[axis] - self.padding[axis]
+        high = last * self.stride[axis] - self.padding[axis] + self.span[axis]
+        return low, high
 
     def readers(self, axis: int, source: int, targets: int) -> Int64Array:
         """For each row (or column) of a source, how many rows of targets read it, (source,)."""

@@ -22,7 +22,7 @@ from enum import Enum
 import numpy as np
 
 from resformer.compiler.chips.chip import WORD_BITS
-from resformer.compiler.ir.arrays import WeightArray
+from resformer.compiler.ir.arrays import InvariantError, WeightArray, require
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import (
     LIF,
@@ -48,8 +48,13 @@ from resformer.compiler.ir.ops import (
 from resformer.compiler.ir.program import Program, is_stack, layer_synapses
 from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.ir.storage import mantissa_bits, stored_share
+from resformer.compiler.ir.window import Window
+from resformer.errors import UnsupportedError
 
 Shape3 = tuple[int, int, int]
+
+POINT = Window((1, 1))
+"""Of a target that reads the one position that it stands at."""
 
 PARAMETER_BITS = {"vth": 17, "v_drop": 24, "du": 12, "dv": 12, "u_bias": 24, "v_bias": 24}
 """Widths of neurons' parameters where each has its own."""
@@ -77,10 +82,7 @@ class Edge:
         name: The program's node whose synapses these are; that of the reader for one-to-one connections and products.
         link: How they are stored.
         weight_bits: Width of a weight, where it is no convolution's.
-        kernel: (rows, columns) that a target reads.
-        stride: Between targets, likewise.
-        padding: Around the source.
-        dilation: Between the rows, and the columns, that a target reads.
+        window: What a target reads of the source's rows and columns.
         groups: Blocks of channels that do not mix; the source's channels where each target reads one.
         delay: Steps that a spike waits.
         reads: For products, how many values each target selects among: a head's channels, or the map's rows.
@@ -92,21 +94,12 @@ class Edge:
     name: str
     link: Link
     weight_bits: int = 1
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    window: Window = POINT
     groups: int = 1
     delay: int = 0
     reads: int = 0
     transpose: bool = False
     weights: tuple[WeightArray, ...] = field(default=(), compare=False, repr=False)
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """The rows and columns from the first that a target reads to the last, those that it leaves out included."""
-        rows, columns = (gap * (size - 1) + 1 for gap, size in zip(self.dilation, self.kernel, strict=True))
-        return rows, columns
 
     def synapses(self, index_bits: int) -> float:
         """How many a message meets for each target of its kernel, on average: weights that are not stored are none."""
@@ -149,7 +142,11 @@ class Population:
 
 
 def map_program(program: Program) -> tuple[Population, ...]:
-    """The populations of a program, in its order."""
+    """The populations of a program, in its order.
+
+    Raises:
+        UnsupportedError: An operation has no form as neurons or connections; the message names its node.
+    """
     return tuple(_Mapper(program).populations())
 
 
@@ -165,12 +162,18 @@ class _Mapper:
                 yield self._population(node)
 
     def _is_population(self, node: Node[Op]) -> bool:
-        neurons = isinstance(node.op, (Input, Spiking, SpikeAnd, CubaLI, Relay, MaxPool2d, SpikeMatMul))
-        return neurons or node.name in self._carried or self._is_readout(node)
-
-    def _is_readout(self, node: Node[Op]) -> bool:
-        """Whether a current leaves the network here: neurons must hold it for the host."""
-        return isinstance(node.op, Output) and not self._is_population(self._program[node.inputs[0]])
+        match node.op:
+            case Input() | Spiking() | SpikeAnd() | CubaLI() | Relay() | MaxPool2d() | SpikeMatMul():
+                return True
+            case Conv2d() | Dense() | SumPool2d() | Add():
+                return node.name in self._carried
+            case Output():
+                # a current that leaves the network here must be held by neurons, for the host
+                return not self._is_population(self._program[node.inputs[0]])
+            case Delay() | SampleDelay() | Flatten():
+                return False
+            case _:
+                raise _unknown(node)
 
     def _joins(self, node: Node[Op]) -> str | None:
         """The node whose neurons also compute this one's successor: its only reader, elementwise."""
@@ -185,7 +188,7 @@ class _Mapper:
         return self._joined[node.name] is not None
 
     def _needs_carrier(self, node: Node[Op]) -> bool:
-        if not isinstance(node.op, Conv2d | Dense | SumPool2d | Add):
+        if not (node.op.is_synapse or isinstance(node.op, Add)):
             return False
         readers = self._program.consumers[node.name]
         if isinstance(node.op, Add) and len(readers) > 1 and not is_stack(self._program, node.name):
@@ -201,8 +204,10 @@ class _Mapper:
                 return reader.inputs[0] == node.name
             case Delay() | Flatten() | SampleDelay():
                 return any(self._wants_values(reader, each) for each in self._program.consumers[reader.name])
-            case _:
+            case Add() | Spiking() | SpikeAnd() | CubaLI() | Relay() | Output():
                 return False
+            case _:
+                raise _unknown(reader)
 
     def _population(self, last: Node[Op]) -> Population:
         """The population whose values a node sends."""
@@ -224,7 +229,7 @@ class _Mapper:
         return Population(
             name=last.name,
             nodes=tuple(node.name for node in nodes),
-            kind=_kind([node.op for node in nodes]),
+            kind=_kind(nodes),
             shape=_shape3(last.shape),
             edges=edges,
             graded=graded,
@@ -254,23 +259,16 @@ class _Mapper:
             case MaxPool2d():
                 source, delay = self._sender(node.inputs[0])
                 channels = node.shape[0]
-                yield Edge(
-                    source,
-                    node.name,
-                    Link.CONVOLUTION,
-                    kernel=op.kernel_size,
-                    stride=op.stride,
-                    padding=op.padding,
-                    groups=channels,
-                    delay=delay,
-                )
+                yield Edge(source, node.name, Link.CONVOLUTION, window=op.window, groups=channels, delay=delay)
             case Conv2d() | Dense() | SumPool2d():
                 yield self._synapses(node, 0)
-            case _:
+            case Add() | Spiking() | SpikeAnd() | CubaLI() | Relay() | Output():
                 for name in node.inputs:
                     yield from self._incoming(name, node, 0)
                 if isinstance(op, RecurrentCubaLIF):
                     yield _convolution(node.name, node.name, (op.synapses(),), 0)
+            case _:
+                raise _unknown(node)
 
     def _incoming(self, name: str, reader: Node[Op], delay: int) -> Iterator[Edge]:
         """The connections that a current, read by a neuron, consists of."""
@@ -287,8 +285,10 @@ class _Mapper:
             case Add() | Flatten():
                 for each in node.inputs:
                     yield from self._incoming(each, reader, delay)
-            case _:
+            case Conv2d() | Dense() | SumPool2d():
                 yield self._synapses(node, delay)
+            case _:
+                raise _unknown(node)
 
     def _synapses(self, node: Node[Op], delay: int) -> Edge:
         parts = layer_synapses(self._program, node.name)
@@ -302,34 +302,37 @@ class _Mapper:
                 return Edge(source, node.name, Link.DENSE, weight_bits=mantissa_bits(dense.weight), delay=delay)
             case SumPool2d() as pool:
                 channels = node.shape[0]
-                kernel, stride = pool.kernel_size, pool.stride
-                return Edge(source, node.name, Link.CONVOLUTION, 2, kernel, stride, groups=channels, delay=delay)
+                return Edge(source, node.name, Link.CONVOLUTION, 2, pool.window, groups=channels, delay=delay)
             case _:
-                raise AssertionError(f"{node.name}: a {type(node.op).__name__} has no synapses")
+                raise InvariantError(f"{node.name}: a {type(node.op).__name__} has no synapses")
 
     def _sender(self, name: str) -> tuple[str, int]:
         """The population that sends a node's values, and how long they wait."""
         node, delay = self._program[name], 0
         while not self._is_population(node):
             passes = isinstance(node.op, Delay | SampleDelay | Flatten)
-            assert passes, f"{node.name}: a {type(node.op).__name__} sends nothing"
+            require(passes, f"{node.name}: a {type(node.op).__name__} sends nothing")
             delay += _waits(node.op)
             node = self._program[node.inputs[0]]
         return node.name, delay
 
 
+def _unknown(node: Node[Op]) -> UnsupportedError:
+    """The refusal of an operation that has no form here."""
+    kind = type(node.op).__name__
+    return UnsupportedError(
+        f"{node.name}: placement has no neurons or connections for a {kind}; place a network without it"
+    )
+
+
 def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) -> Edge:
     """The connection of a convolution, or of the two that stacked synapses are."""
     op = parts[0]
-    rows, columns = op.weight.shape[2:]
     return Edge(
         source,
         name,
         Link.CONVOLUTION,
-        kernel=(rows, columns),
-        stride=op.stride,
-        padding=op.padding,
-        dilation=op.dilation,
+        window=op.window,
         groups=op.groups,
         delay=delay,
         weights=tuple(part.weight for part in parts),
@@ -337,10 +340,10 @@ def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) ->
 
 
 def _waits(op: Op) -> int:
-    """The steps that a delay makes a spike wait, at most."""
+    """The steps that a delay or a view makes a spike wait, at most."""
     if isinstance(op, SampleDelay):
         return int(op.steps.max())
-    return op.steps if isinstance(op, Delay) else 0
+    return op.hop
 
 
 def _parameter_words(op: Op) -> int:
@@ -351,8 +354,8 @@ def _parameter_words(op: Op) -> int:
     return -(-sum(own) // WORD_BITS)
 
 
-def _kind(ops: list[Op]) -> str:
-    words = {
+def _kind(nodes: Sequence[Node[Op]]) -> str:
+    words: dict[type[Op], str] = {
         Input: "input",
         LIF: "LIF",
         CubaLIF: "CubaLIF",
@@ -363,8 +366,12 @@ def _kind(ops: list[Op]) -> str:
         SpikeAnd: "gate",
         SpikeMatMul: "product",
         Output: "readout",
+        **dict.fromkeys((Conv2d, Dense, SumPool2d, Add), "carrier"),
     }
-    return " + ".join(words.get(type(op), "carrier") for op in ops)
+    for node in nodes:
+        if type(node.op) not in words:
+            raise _unknown(node)
+    return " + ".join(words[type(node.op)] for node in nodes)
 
 
 def _shape3(shape: tuple[int, ...]) -> Shape3:

@@ -213,7 +213,7 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
         case Link.CONVOLUTION:
             in_row = np.minimum(channels, max(population.shape[0] // edge.groups, 1))
             groups, _ = _groups_read(edge, population, channels)
-            rows = groups * (source[0] // edge.groups) * math.prod(edge.kernel)
+            rows = groups * (source[0] // edge.groups) * edge.window.area
             if not edge.weights:
                 return rows * _words(in_row * edge.weight_bits + chip.synapse_row_header_bits)
             words = np.zeros_like(channels)
@@ -292,12 +292,10 @@ def _read(edge: Edge, axis: int, tile: Int64Array, count: Int64Array, shape: Sha
     """
     total = np.zeros_like(tile)
     size, extent = shape[1 + axis], source[1 + axis]
-    window, stride, padding = edge.window[axis], edge.stride[axis], edge.padding[axis]
     for index, (width, tiles) in enumerate(zip(tile, count, strict=True)):
         first = np.arange(tiles) * width
         last = np.minimum(first + width, size) - 1
-        low = np.clip(first * stride - padding, 0, extent)
-        high = np.clip(last * stride - padding + window, 0, extent)
+        low, high = (np.clip(each, 0, extent) for each in edge.window.reach(axis, first, last))
         total[index] = np.maximum(high - low, 0).sum()
     return total
 

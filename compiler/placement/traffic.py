@@ -63,9 +63,7 @@ def _shared(edge: Edge, sender: Placed, reader: Placed) -> npt.NDArray[np.float6
         if axis == 0:
             low, high = first // per_group * source_per_group, -(-last // per_group) * source_per_group
         else:
-            stride, padding = edge.stride[axis - 1], edge.padding[axis - 1]
-            low = first * stride - padding
-            high = (last - 1) * stride - padding + edge.window[axis - 1]
+            low, high = edge.window.reach(axis - 1, first, last - 1)
         starts = np.arange(sender.tiling.counts[axis]) * sender.tiling.tile[axis]
         ends = np.minimum(starts + sender.tiling.tile[axis], source[axis])
         axes.append(np.maximum(np.minimum(ends[:, None], high) - np.maximum(starts[:, None], low), 0))

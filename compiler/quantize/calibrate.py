@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import Layer, RecurrentCubaLIF, as_layer, as_weighted, bias_of, pair
+from resformer.compiler.ir.primitives import Layer, RecurrentCubaLIF, as_layer, as_weighted, bias_of, window_of
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.lower import LayerIntegers
 from resformer.compiler.quantize.plan import CONVOLUTIONAL, WEIGHTED, LayerPlan, QuantizationPlan
@@ -236,19 +236,18 @@ def _taps(op: Layer, source: torch.Tensor, chosen: torch.Tensor) -> Iterator[tor
     if not isinstance(op, nir.Conv2d):
         yield merged[chosen][None]
         return
-    (kernel_rows, kernel_columns), groups = op.weight.shape[2:], int(op.groups)
-    stride, dilation, (pad_rows, pad_columns) = pair(op.stride), pair(op.dilation), pair(op.padding)
+    window, groups = window_of(op), int(op.groups)
+    pad_rows, pad_columns = window.padding
     padded = F.pad(merged, (pad_columns, pad_columns, pad_rows, pad_rows))
+    targets = window.targets(tuple(merged.shape[2:]))
+    # of the padded image: (rows, K_h) and (columns, K_w)
     rows, columns = (
-        (size - spread * (kernel - 1) - 1) // each + 1
-        for size, spread, kernel, each in zip(padded.shape[2:], dilation, op.weight.shape[2:], stride, strict=True)
+        torch.from_numpy(window.reads(axis, count) + window.padding[axis]) for axis, count in enumerate(targets)
     )
-    for part in torch.split(chosen, max(TAPS // (merged.shape[1] * kernel_rows * kernel_columns), 1)):
-        frame, position = part // (rows * columns), part % (rows * columns)
-        top, left = position // columns * stride[0], position % columns * stride[1]
+    for part in torch.split(chosen, max(TAPS // (merged.shape[1] * window.area), 1)):
+        frame, position = part // math.prod(targets), part % math.prod(targets)
+        read_rows, read_columns = rows[position // targets[1]], columns[position % targets[1]]
         taps = [
-            padded[frame, :, top + row * dilation[0], left + column * dilation[1]]
-            for row in range(kernel_rows)
-            for column in range(kernel_columns)
+            padded[frame, :, read_rows[:, row], read_columns[:, column]] for row, column in np.ndindex(window.kernel)
         ]
         yield torch.stack(taps, dim=2).reshape(len(part), groups, -1).transpose(0, 1)

@@ -25,9 +25,9 @@ from resformer.compiler.ir.ops import (
     Output,
     RecurrentCubaLIF,
     SampleDelay,
-    SpikeMatMul,
+    Shapes,
 )
-from resformer.compiler.ir.program import Program, layer_names, layer_synapses, stacked_parts
+from resformer.compiler.ir.program import Program, layer_names, layer_synapses, shapes_around, stacked_parts
 from resformer.compiler.ir.trace import SpikeTrain
 
 Int64Array = npt.NDArray[np.int64]
@@ -70,11 +70,11 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         synapse = layer_synapses(program, node.name)[0]
         events = None if node.name in parts else _events_read(program, synapse, spikes, maps)
         if events is not None:
-            sops[node.name] = _operations(synapse, events)
+            sops[node.name] = synapse.op.operations(events, shapes_around(program, synapse))
         if isinstance(node.op, RecurrentCubaLIF):
-            synapses: Node[Op] = Node(node.name, node.op.synapses(), (node.name,), node.shape)
             # a step later, and what the last one fires does not come back
-            sops[node.name] = np.append(np.int64(0), _operations(synapses, maps[node.name][:-1]))
+            returning = node.op.synapses().operations(maps[node.name][:-1], Shapes((node.shape,), node.shape))
+            sops[node.name] = np.append(np.int64(0), returning)
     first = next(iter(spikes.values()))
     return Activity(first.shape[1], program.timesteps, maps, sops)
 
@@ -87,13 +87,6 @@ def stem_macs(program: Program) -> int:
     return frames * sum(
         math.prod(node.shape) * math.prod(node.op.weight.shape[1:]) for node in stems if isinstance(node.op, Conv2d)
     )
-
-
-def taps(size: int, targets: int, kernel: int, stride: int, padding: int, dilation: int) -> Int64Array:
-    """For each row (or column) of a source, how many rows of targets read it."""
-    first = np.arange(targets) * stride - padding
-    read = (first[:, None] + dilation * np.arange(kernel)).reshape(-1)
-    return np.bincount(read[(read >= 0) & (read < size)], minlength=size).astype(np.int64)
 
 
 def _events_read(
@@ -146,32 +139,3 @@ def _positions(events: npt.NDArray[np.bool_]) -> Int64Array:
     """Events, (T, N, ...), at each position, (T, rows, columns)."""
     counts: Int64Array = events.sum(axis=(1, 2), dtype=np.int64)
     return counts.reshape(len(counts), *(*counts.shape[1:], 1, 1)[:2])
-
-
-def _operations(node: Node[Op], spikes: Int64Array) -> Int64Array:
-    op = node.op
-    total: Int64Array = spikes.sum(axis=(1, 2))
-    match op:
-        case Conv2d():
-            rows, columns = (
-                taps(size, targets, *along)
-                for size, targets, *along in zip(
-                    spikes.shape[1:],
-                    node.shape[1:],
-                    op.weight.shape[2:],
-                    op.stride,
-                    op.padding,
-                    op.dilation,
-                    strict=True,
-                )
-            )
-            weights: Int64Array = np.einsum("trc,r,c->t", spikes, rows, columns)
-            return weights * (node.shape[0] // op.groups)
-        case Dense():
-            return total * node.shape[0]
-        case SpikeMatMul(transpose=True):
-            return total * node.shape[1]
-        case SpikeMatMul():
-            return total * (node.shape[0] // op.num_heads)
-        case _:
-            raise AssertionError(f"{node.name}: a {type(op).__name__} counts no operations")

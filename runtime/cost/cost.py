@@ -16,7 +16,7 @@ from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.placement.mapping import Edge, Link, Population
 from resformer.compiler.placement.place import Placed, Placement
 from resformer.compiler.placement.traffic import route
-from resformer.runtime.cost.activity import Activity, stem_macs, taps
+from resformer.runtime.cost.activity import Activity, stem_macs
 
 FORMAT = "resformer-cost"
 FORMAT_VERSION = 1
@@ -213,18 +213,7 @@ def _operations(
     total: npt.NDArray[np.float64] = sent.sum(axis=(1, 2))
     match edge.link:
         case Link.CONVOLUTION:
-            counts = [
-                taps(size, targets, *along)
-                for size, targets, *along in zip(
-                    sent.shape[1:],
-                    population.shape[1:],
-                    edge.kernel,
-                    edge.stride,
-                    edge.padding,
-                    edge.dilation,
-                    strict=True,
-                )
-            ]
+            counts = [edge.window.readers(axis, sent.shape[1 + axis], population.shape[1 + axis]) for axis in range(2)]
             found: npt.NDArray[np.float64] = np.einsum("trc,r,c->t", sent, *counts) * (channels // edge.groups)
             return found * edge.synapses(chip.synapse_index_bits)
         case Link.DENSE:

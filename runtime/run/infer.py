@@ -252,7 +252,7 @@ def _operation_bytes(program: Scheduled, node: Node[Op]) -> int:
     elements = math.prod(node.shape) + sum(math.prod(program[name].shape) for name in node.inputs)
     if isinstance(node.op, Conv2d):
         # each output position's taps, for one group of channels at a time
-        elements += 2 * math.prod(node.shape[1:]) * math.prod(node.op.weight.shape[1:])
+        elements += 2 * math.prod(node.shape[1:]) * node.op.weight.shape[1] * node.op.window.area
     return program.timesteps * elements * np.dtype(np.int64).itemsize
 
 

@@ -69,7 +69,7 @@ class CpuKernels(TorchKernels):
         convs = [INT8_CONV, FLOAT_CONV] if in_int8 else [FLOAT_CONV]
         if INT8_MATRIX in matrices:
             matrices.remove(INT8_MATRIX)
-            convs.insert(0 if synapses.is_patches and max(synapses.kernel) > PATCH_MAX else 1, INT8_MATRIX)
+            convs.insert(0 if synapses.window.is_patch and max(synapses.kernel) > PATCH_MAX else 1, INT8_MATRIX)
         return convs + matrices
 
     def neurons(self, step: NeuronStep, block: Block) -> Work:

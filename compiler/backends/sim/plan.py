@@ -28,6 +28,7 @@ from resformer.compiler.ir.ops import (
     Dense,
     Flatten,
     Input,
+    MaxPool2d,
     Op,
     Output,
     RecurrentCubaLIF,
@@ -36,8 +37,10 @@ from resformer.compiler.ir.ops import (
     SpikeAnd,
     SpikeMatMul,
     Spiking,
+    SumPool2d,
 )
 from resformer.compiler.ir.program import Program
+from resformer.errors import UnsupportedError
 
 BLOCK_BYTES = 1 << 22
 """What the largest current of a block should take at most: with its neighbours, a core's share of a cache of 32 MiB."""
@@ -231,6 +234,9 @@ def build_plan(
         keep_graded: Whether every graded value must exist, to be recorded.
         workers: How many threads share a sample; None: a device that takes all channels at once.
         can_attend: Whether the kernels compute a fused attention step exactly; None: they have none.
+
+    Raises:
+        UnsupportedError: An operation has no kernel; the message names its node.
     """
     planner = _Planner(program, static_input=static_input, keep_graded=keep_graded)
     steps = planner.steps()
@@ -288,8 +294,10 @@ class _Planner:
                 case CubaLI() | SampleDelay():
                     # even where all steps' inputs are alike, what these make is not
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),), static=False)
-                case _:
+                case Conv2d() | Dense() | SumPool2d() | MaxPool2d() | Flatten():
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),))
+                case _:
+                    raise _unknown(node)
         return self._steps
 
     def _single(self, node: Node[Op], inputs: tuple[str, ...], *, static: bool = True) -> None:
@@ -340,7 +348,11 @@ class _Planner:
                 self.values[stream] = Value(_three_axes(node.shape), layout, static, self._magnitudes[node.name])
         if lif is not None:
             self.values[lif.name] = Value(_three_axes(lif.shape), layout, False, Magnitude(1, 1), is_spikes=True)
-        fused = (lif.name, lif.op) if lif is not None and isinstance(lif.op, LIF | CubaLIF) else None
+        fused = None
+        if lif is not None:
+            if not isinstance(lif.op, LIF | CubaLIF):
+                raise _unknown(lif)
+            fused = (lif.name, lif.op)
         self._fused |= {first.name, node.name} | ({lif.name} if lif else set())
         reach = self._magnitudes[lif.inputs[0] if lif else node.name].value
         self._steps.append(NeuronStep(inputs, relay, stream, fused, reach))
@@ -357,6 +369,11 @@ class _Planner:
         for reader in self._program.consumers[node.name]:
             found += self._readers(reader) if isinstance(reader.op, Delay) else [reader]
         return found
+
+
+def _unknown(node: Node[Op]) -> UnsupportedError:
+    """The refusal of an operation that has no step here."""
+    return UnsupportedError(f"{node.name}: sim has no kernel for a {type(node.op).__name__}; use --backend reference")
 
 
 def _three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 
 from resformer.compiler.backends.sim.frame import is_out_of_memory
 from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.window import Window
 from resformer.errors import BackendFailedError
 
 R_BITS = 19
@@ -240,9 +241,9 @@ class Synapses:
         return self.weight.shape[2], self.weight.shape[3]
 
     @property
-    def is_patches(self) -> bool:
-        """Whether its windows neither overlap nor leave gaps, so that it is a matrix product of a reshaped image."""
-        return self.kernel == self.stride and self.padding == (0, 0) and self.dilation == (1, 1)
+    def window(self) -> Window:
+        """What each output reads; a patch makes it a matrix product of a reshaped image."""
+        return Window(self.kernel, self.stride, self.padding, self.dilation)
 
     @property
     def shown(self) -> str:
@@ -283,12 +284,7 @@ class Synapses:
         r, taps, bias = self._combined
         rows, columns = self.padding
         (over, across), (down, along) = self.stride, self.dilation
-        made = [
-            (size + 2 * pad - step * (taps - 1) - 1) // stride + 1
-            for size, pad, step, taps, stride in zip(
-                self.size, self.padding, self.dilation, self.kernel, self.stride, strict=True
-            )
-        ]
+        made = self.window.targets(self.size)
         by_image = result.reshape(self.images, made[0] * made[1], len(r))
         at_once = max(CHECK_ELEMENTS // max(image[0].numel(), by_image[0].numel()), 1)
         for part, sums in zip(torch.split(image, at_once), torch.split(by_image, at_once), strict=True):

@@ -104,7 +104,7 @@ class TorchKernels:
             case OpStep(op=Flatten()):
                 return functools.partial(self.flatten, step)
             case OpStep(name=name, op=op):
-                raise UnsupportedError(f"{name}: sim has no {type(op).__name__}; use --backend reference")
+                raise UnsupportedError(f"{name}: sim has no kernel for a {type(op).__name__}; use --backend reference")
 
     # --- synapses
 
@@ -600,16 +600,13 @@ def int8_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def gather(image: torch.Tensor, op: Conv2d | Synapses) -> torch.Tensor:
     """The taps of each position as a row, (M * R * S, K_h * K_w * C), from an image (M, H, W, C)."""
-    (rows, columns), kernel = op.padding, op.weight.shape[2:]
+    window, (rows, columns) = op.window, op.padding
+    made = window.targets(tuple(image.shape[1:3]))
     padded = F.pad(image, (0, 0, columns, columns, rows, rows)) if rows or columns else image
-    count, height, width, channels = padded.shape
-    made = [
-        (size - dilation * (taps - 1) - 1) // stride + 1
-        for size, taps, stride, dilation in zip((height, width), kernel, op.stride, op.dilation, strict=True)
-    ]
+    count, _, _, channels = padded.shape
     per_sample, per_row, per_column, per_channel = padded.stride()
     windows = padded.as_strided(
-        (count, *made, *kernel, channels),
+        (count, *made, *window.kernel, channels),
         (
             per_sample,
             per_row * op.stride[0],

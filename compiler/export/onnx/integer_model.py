@@ -47,6 +47,7 @@ from resformer.compiler.ir.ops import (
     SumPool2d,
 )
 from resformer.compiler.ir.program import Program, ProgramNode
+from resformer.compiler.ir.window import Window
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 
@@ -185,11 +186,11 @@ class _Writer(ModelWriter):
 
     @write.register
     def _(self, op: SumPool2d, node: ProgramNode) -> None:
-        self._pool(node, "SumPool2d", functions.SUM_POOL, op.kernel_size, op.stride, (0, 0))
+        self._pool(node, "SumPool2d", functions.SUM_POOL, op.window)
 
     @write.register
     def _(self, op: MaxPool2d, node: ProgramNode) -> None:
-        self._pool(node, "MaxPool2d", functions.MAX_POOL, op.kernel_size, op.stride, op.padding)
+        self._pool(node, "MaxPool2d", functions.MAX_POOL, op.window)
 
     @write.register
     def _(self, op: Add, node: ProgramNode) -> None:  # noqa: ARG002
@@ -365,25 +366,16 @@ class _Writer(ModelWriter):
             value = made
         self.made(node, np.int32)
 
-    def _pool(
-        self,
-        node: ProgramNode,
-        name: str,
-        function: str,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-    ) -> None:
+    def _pool(self, node: ProgramNode, name: str, function: str, window: Window) -> None:
         """Append what combines windows. Where one reaches beyond the edge, the index of the edge stands in for its
         padding: it is in the same window, and counts for a maximum once or twice alike."""
         self._check(node, self._bounds[node.name].sums)
         self.functions[name] = function
         indices = []
         for axis, label in enumerate(("rows", "columns")):
-            starts = np.arange(node.shape[1 + axis]) * stride[axis] - padding[axis]
-            windows = starts[:, None] + np.arange(kernel[axis])
-            inside = np.clip(windows, 0, self._program[node.inputs[0]].shape[1 + axis] - 1)
-            indices.append(self.constant(f"{node.name}.{label}", inside.astype(np.int64)))
+            read = window.reads(axis, node.shape[1 + axis])
+            inside = np.clip(read, 0, self._program[node.inputs[0]].shape[1 + axis] - 1)
+            indices.append(self.constant(f"{node.name}.{label}", inside))
         self.add_for(node, name, [self._int32(node.inputs[0]), *indices], np.int32, domain=DOMAIN)
 
     def _clipping(

@@ -32,6 +32,7 @@ from resformer.compiler.frontend.module.neurons import (
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, user_line
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.primitives import HELD_BIAS, Add, MaxPool2d
+from resformer.compiler.ir.window import Window
 from resformer.errors import InputError, UnsupportedError
 
 
@@ -254,12 +255,11 @@ def _padded_convolution(
     groups: int = 1,
 ) -> Value:
     """A convolution whose padding is "same" or "valid"."""
-    spans = [
-        gap * (size - 1) for gap, size in zip(pair(dilation), tracing.tensor(node, weight)[1].shape[2:], strict=True)
-    ]
-    if padding == "same" and any(span % 2 for span in spans):
+    rows, columns = tracing.tensor(node, weight)[1].shape[2:]
+    window = Window((rows, columns), dilation=pair(dilation))
+    around = window.same_padding if padding == "same" else window.padding
+    if around is None:
         raise tracing.refusal(node, "padding 'same' is one-sided here", "pad both sides alike, in numbers")
-    around = [span // 2 if padding == "same" else 0 for span in spans]
     return _convolution(tracing, node, x, weight, bias, stride, around, dilation, groups)
 
 

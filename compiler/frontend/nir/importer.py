@@ -43,6 +43,7 @@ from resformer.compiler.ir.primitives import (
 )
 from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.verify import TAU_TOLERANCE
+from resformer.compiler.ir.window import Window
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -283,12 +284,13 @@ def _convolution(name: str, values: Values, weight: Float64Array) -> nir.Conv2d:
     stride, dilation = (_pair(f"{name}: {each}", values.get(each, 1)) for each in ("stride", "dilation"))
     padding = values.get("padding", 0)
     if isinstance(padding, str):
-        spans = [gap * (size - 1) for gap, size in zip(dilation, weight.shape[2:], strict=True)]
-        if padding == "same" and (stride != (1, 1) or any(span % 2 for span in spans)):
+        rows, columns = weight.shape[2:]
+        around = Window((rows, columns), dilation=dilation).same_padding
+        if padding == "same" and (stride != (1, 1) or around is None):
             raise UnsupportedError(f"{name}: padding 'same' is one-sided here; pad both sides alike, in numbers")
         if padding not in ("same", "valid"):
             raise FileFormatError(f"{name}: padding is {padding!r}; it must be numbers, 'same' or 'valid'")
-        padding = [span // 2 if padding == "same" else 0 for span in spans]
+        padding = around if padding == "same" else 0
     return nir.Conv2d(
         input_shape=None,
         weight=weight,

@@ -33,8 +33,10 @@ from resformer.compiler.ir.primitives import (
     collapse,
     constant,
     pair,
+    window_of,
 )
 from resformer.compiler.ir.shapes import output_shape
+from resformer.compiler.ir.window import Window
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -69,6 +71,11 @@ class _Synapse:
         """Whether it passes on what comes in."""
         plain = self.weight.shape[1:] == (1, 1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
         return plain and self.groups == len(self.weight) and bool((self.weight == 1).all() and not self.bias.any())
+
+    @property
+    def window(self) -> Window:
+        rows, columns = self.weight.shape[2:]
+        return Window((rows, columns), self.stride, self.padding)
 
     @property
     def shape(self) -> Shape:
@@ -150,17 +157,16 @@ def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNo
             layer = _Synapse("", weight, bias, (1, 1), (0, 0), 1, (size[0], size[1]), node.name)
         case nir.Conv2d():
             _require_image(node, x, graph)
-            weight = _undilated(op.weight, pair(op.dilation))
+            window, weight = window_of(op), _undilated(op.weight, pair(op.dilation))
             layer = _Synapse(
-                "", weight, op.bias, pair(op.stride), pair(op.padding), int(op.groups), (size[0], size[1]), node.name
+                "", weight, op.bias, window.stride, window.padding, int(op.groups), (size[0], size[1]), node.name
             )
         case nir.AvgPool2d() | nir.SumPool2d():
             _require_image(node, x, graph)
-            kernel = pair(op.kernel_size)
-            share = 1.0 / math.prod(kernel) if isinstance(op, nir.AvgPool2d) else 1.0
-            weight = np.full((channels, 1, *kernel), share)
-            stride, padding = pair(op.stride), pair(op.padding)
-            layer = _Synapse("", weight, np.zeros(channels), stride, padding, channels, (size[0], size[1]), "")
+            window, nothing = window_of(op), np.zeros(channels)
+            share = 1.0 / window.area if isinstance(op, nir.AvgPool2d) else 1.0
+            weight = np.full((channels, 1, *window.kernel), share)
+            layer = _Synapse("", weight, nothing, window.stride, window.padding, channels, (size[0], size[1]), "")
         case nir.Scale():
             gain = _of_channels(node, "scale", op.scale, x.shape)
             layer = _per_channel("", gain, np.zeros(channels), x.shape)
@@ -208,7 +214,8 @@ def _after(name: str, first: _Synapse, second: _Synapse) -> _Synapse:
         )
     a, b = _dense(first), _dense(second)
     (stride_h, stride_w), (kernel_h, kernel_w) = first.stride, a.shape[2:]
-    rows, columns = ((b.shape[2 + axis] - 1) * first.stride[axis] + a.shape[2 + axis] for axis in range(2))
+    reached = (first.window.reach(axis, 0, b.shape[2 + axis] - 1) for axis in range(2))
+    rows, columns = (high - low for low, high in reached)
     weight = np.zeros((len(b), a.shape[1], rows, columns))
     for row, column in np.ndindex(*b.shape[2:]):
         top, left = row * stride_h, column * stride_w
@@ -234,10 +241,10 @@ def _sees_nothing_beyond(first: _Synapse, padding: int, axis: int) -> bool:
     """Whether windows of the first one step beyond its output, where the second sees zeros, hold zeros alone."""
     if not padding:
         return True
-    kernel, stride, own = first.weight.shape[2 + axis], first.stride[axis], first.padding[axis]
-    before = -stride - own + kernel - 1
-    behind = first.shape[1 + axis] * stride - own
-    return before < 0 and behind >= first.size[axis]
+    targets = first.shape[1 + axis]
+    _, before = first.window.reach(axis, -1, -1)
+    behind, _ = first.window.reach(axis, targets, targets)
+    return before <= 0 and behind >= first.size[axis]
 
 
 def _dense(synapse: _Synapse) -> Float64Array:
@@ -258,8 +265,8 @@ def _grouped(weight: Float64Array, groups: int) -> Float64Array:
 
 def _undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
     """Weights with the zeros between dilated taps."""
-    sizes = [gap * (size - 1) + 1 for gap, size in zip(dilation, weight.shape[2:], strict=True)]
-    spread = np.zeros((*weight.shape[:2], *sizes))
+    rows, columns = weight.shape[2:]
+    spread = np.zeros((*weight.shape[:2], *Window((rows, columns), dilation=dilation).span))
     spread[:, :, :: dilation[0], :: dilation[1]] = weight
     return spread
 

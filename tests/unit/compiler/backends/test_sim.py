@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,10 @@ from resformer.compiler.backends.sim.frame import Arena
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, build_plan
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.bounds import magnitudes
-from resformer.compiler.ir.interval import EXACT_IN_FLOAT32
-from resformer.compiler.ir.ops import LIF, Conv2d, Relay, SpikeMatMul
+from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, Interval
+from resformer.compiler.ir.ops import LIF, Conv2d, Op, Relay, Shapes, SpikeMatMul
 from resformer.compiler.ir.program import Program
-from resformer.errors import BackendMissingError, CapacityError
+from resformer.errors import BackendMissingError, CapacityError, UnsupportedError
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder, tiny_resformer
 from support.sim_runs import assert_same_as, threads
@@ -50,6 +51,24 @@ def steps_of(plan: Plan) -> list:
 
 
 # --- the plan
+
+
+class Strange(Op):
+    """An operation that sim has never heard of."""
+
+    def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:
+        return inputs[0]
+
+
+@pytest.mark.parametrize("name", ["conv", "relay", "pool", "flatten", "last"])
+def test_an_operation_that_sim_does_not_know_is_refused(name: str) -> None:
+    net = ProgramBuilder((2, 4, 4))
+    net.relay("relay", net.conv("conv", "input", 4), limit=50)
+    net.dense("last", net.flatten("flatten", net.max_pool("pool", "relay", (2, 2), (2, 2), (0, 0))), 3)
+    program = net.finish()
+    nodes = tuple(replace(node, op=Strange(node.op.signal)) if node.name == name else node for node in program)
+    with pytest.raises(UnsupportedError, match=f"^{name}: sim has no kernel for a Strange; use --backend reference"):
+        plan_of(Program(nodes, program.timesteps))
 
 
 @needs_fast_kernels

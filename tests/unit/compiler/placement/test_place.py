@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
-from resformer.compiler.ir.ops import Conv2d, Delay, SampleDelay
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.ops import OPERATIONS, Conv2d, Delay, Flatten, Op, SampleDelay
+from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.signal import SPIKE
-from resformer.compiler.placement.mapping import Link, map_program
+from resformer.compiler.placement.mapping import Link, _kind, map_program
 from resformer.compiler.placement.place import Placement, place, tile_positions
-from resformer.errors import CapacityError
+from resformer.errors import CapacityError, UnsupportedError
 from support.program_builder import ProgramBuilder, tiny_resformer
 
 LOIHI2 = load_chip("loihi2")
@@ -296,3 +298,29 @@ def test_a_delay_of_the_network_waits_like_one_of_the_schedule() -> None:
     populations = {each.name: each for each in map_program(net.finish())}
     assert set(populations) == {"input", "first", "second"} | {name for name in populations if name == "output"}
     assert [(edge.source, edge.delay) for edge in populations["second"].edges] == [("first", 7)]
+
+
+class Strange(Op):
+    """An operation that placement has never heard of."""
+
+
+def test_an_operation_that_placement_does_not_know_is_refused() -> None:
+    """Whatever reads it, and wherever it stands."""
+    net = ProgramBuilder((2, 4, 4))
+    first = net.lif("first", net.conv("conv", "input", 4))
+    net.lif("second", net.relay("relay", net.plus("sum", net.conv("last", first, 4), first), limit=50))
+    program = net.finish()
+    for name in ("conv", "first", "last", "sum", "relay", "second"):
+        nodes = (replace(node, op=Strange(node.op.signal)) if node.name == name else node for node in program)
+        with pytest.raises(UnsupportedError, match=rf"^{name}: .*for a Strange; place a network without it"):
+            map_program(Program(tuple(nodes), program.timesteps))
+
+
+@pytest.mark.parametrize("kind", OPERATIONS.values())
+def test_each_operation_has_a_name_in_reports_or_no_neurons(kind: type[Op]) -> None:
+    node = Node("node", object.__new__(kind), (), (1,))
+    if kind in (Delay, SampleDelay, Flatten):
+        with pytest.raises(UnsupportedError, match=f"^node: .* for a {kind.__name__}; place"):
+            _kind([node])
+    else:
+        assert _kind([node])

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from resformer.compiler.ir.ops import SampleDelay
 from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.ir.trace import SpikeTrain
-from resformer.runtime.cost.activity import measure, stem_macs, taps
+from resformer.runtime.cost.activity import measure, stem_macs
 from support.program_builder import ProgramBuilder
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ((4, 4, 3, 1, 1, 1), [2, 3, 3, 2]),
-        ((4, 2, 2, 2, 0, 1), [1, 1, 1, 1]),
-        ((5, 2, 3, 2, 0, 1), [1, 1, 2, 1, 1]),
-        ((4, 2, 1, 2, 0, 1), [1, 0, 1, 0]),
-        ((5, 1, 3, 1, 0, 2), [1, 0, 1, 0, 1]),
-        ((4, 4, 3, 1, 2, 2), [2, 2, 2, 2]),
-    ],
-)
-def test_taps(arguments: tuple[int, int, int, int, int, int], expected: list[int]) -> None:
-    assert taps(*arguments).tolist() == expected
 
 
 def test_a_corner_spike_reaches_fewer_targets() -> None:
