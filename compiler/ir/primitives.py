@@ -17,6 +17,8 @@ import nir.ir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import InvariantError
+
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -304,13 +306,15 @@ def collapse(array: npt.NDArray[np.float64]) -> Float64Array:
 
 def as_neurons(op: nir.NIRNode) -> Neurons:
     """The operation of a node that is known to fire."""
-    assert isinstance(op, NEURONS), f"{type(op).__name__} does not fire"
+    if not isinstance(op, NEURONS):
+        raise InvariantError(f"{type(op).__name__} does not fire")
     return op
 
 
 def as_layer(op: nir.NIRNode) -> Layer:
     """The operation of a node that is known to be a layer with weights, and no neurons."""
-    assert isinstance(op, nir.Conv2d | nir.Linear | nir.Affine), f"{type(op).__name__} is no layer"
+    if not isinstance(op, nir.Conv2d | nir.Linear | nir.Affine):
+        raise InvariantError(f"{type(op).__name__} is no layer")
     return op
 
 
@@ -348,7 +352,8 @@ def pair(value: npt.ArrayLike) -> tuple[int, int]:
 
 def _shape(node: nir.NIRNode) -> tuple[int, ...]:
     shape = node.output_type["output"]
-    assert shape is not None, "infer_types has not run"
+    if shape is None:
+        raise InvariantError("infer_types has not run")
     return tuple(int(size) for size in shape)
 
 
