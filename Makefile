@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
-.PHONY: setup demo test lint docs browser clean
+.PHONY: setup demo test bad-input lint docs browser clean
 
 setup: $(READY)
 
@@ -42,8 +42,13 @@ browser:
 docs: $(READY)
 	$(BIN)/mkdocs build --quiet
 
-test: lint docs
+test: lint docs bad-input
 	$(BIN)/pytest
+
+# What comes from outside is refused without asserts as well, which python -O removes.
+bad-input: $(READY)
+	PYTHONOPTIMIZE=1 $(BIN)/pytest -q --disable-warnings -p no:cacheprovider tests/cli/test_bad_input.py tests/hostile \
+	  tests/unit/compiler/files tests/unit/compiler/ir
 
 clean:
 	rm -rf $(VENV) build dist site

@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.program import Program, Scheduled
 from resformer.compiler.ir.trace import Trace
 from resformer.errors import CapacityError
@@ -50,15 +51,16 @@ def does_not_fit(samples: int, memory: str = "memory") -> CapacityError:
 
 
 def check_samples(program: Program, samples: npt.NDArray[np.integer]) -> None:
-    """Assert of encoded samples what the program rests on, as the reference interpreter does.
+    """See of encoded samples what the program rests on, as the reference interpreter does.
 
     Raises:
-        AssertionError: They have another shape than the input, or leave the range that it promises.
+        InvariantError: They have another shape than the input, or leave the range that it promises.
     """
     shape, steps, signal = program.input.shape, program.timesteps, program.input.op.signal
-    assert samples.shape[1:] in (shape, (steps, *shape)), f"samples of shape {samples.shape[1:]} for {shape}"
+    require(samples.shape[1:] in (shape, (steps, *shape)), f"samples of shape {samples.shape[1:]} for {shape}")
     if signal.low is not None and signal.high is not None and samples.size:
         low, high = int(samples.min()), int(samples.max())
-        assert signal.low <= low <= high <= signal.high, (
-            f"{program.input.name}: [{low}, {high}] leaves the promised [{signal.low}, {signal.high}]"
+        require(
+            signal.low <= low <= high <= signal.high,
+            f"{program.input.name}: [{low}, {high}] leaves the promised [{signal.low}, {signal.high}]",
         )

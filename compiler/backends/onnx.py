@@ -57,7 +57,7 @@ class OnnxBackend:
 
         Raises:
             RangeError: A sum may exceed 32 bits.
-            AssertionError: A sample leaves the range that the program promises of its input.
+            InvariantError: A sample leaves the range that the program promises of its input.
         """
         check_samples(program, samples)
         session = self._session(program, record=record, frames=samples.ndim > 1 + len(program.input.shape))

@@ -25,7 +25,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir.arrays import Shape
+from resformer.compiler.ir.arrays import Shape, require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ported import PORTS, PortedGraph
 from resformer.compiler.ir.primitives import EXTENSIONS, Add, collapse
@@ -69,7 +69,7 @@ def write_nir(graph: Graph[nir.NIRNode], path: str | Path) -> None:
     """Write a float graph; equal graphs make equal files.
 
     Raises:
-        AssertionError: A node's name or metadata cannot be held by HDF5.
+        InvariantError: A node's name or metadata cannot be held by HDF5.
         OSError: The file cannot be written.
     """
     # through memory: on a full disk, HDF5 cannot even close its file
@@ -161,7 +161,7 @@ def _node_fields(node: Node[nir.NIRNode], position: int, input_shape: Shape) -> 
 def _write(group: h5py.Group, name: str, value: Any, *, where: str) -> None:
     """Add a value to a group under a name."""
     holdable = "/" not in name and name not in ("", ".")
-    assert holdable, f"{where}: HDF5 cannot hold the name {name!r}"
+    require(holdable, f"{where}: HDF5 cannot hold the name {name!r}")
     if isinstance(value, dict):
         inner = group.create_group(name)
         for key, each in sorted(value.items()):
@@ -175,7 +175,9 @@ def _write(group: h5py.Group, name: str, value: Any, *, where: str) -> None:
             group.create_dataset(name, data=value, **(COMPRESSION if distinct.size < value.size else {}))
     else:
         integers = isinstance(value, tuple) and all(isinstance(each, int) for each in value)
-        assert integers or isinstance(value, (str, int, float)), f"{where}: a file cannot hold a {type(value).__name__}"
+        require(
+            integers or isinstance(value, (str, int, float)), f"{where}: a file cannot hold a {type(value).__name__}"
+        )
         group[name] = value
 
 

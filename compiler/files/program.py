@@ -81,7 +81,7 @@ def _in_order(content: bytes) -> bytes:
     size = int.from_bytes(content[:HEADER_SIZE_BYTES], "little")
     header = json.loads(content[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + size])
     ordered = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    assert len(ordered) <= size, "the sorted header is longer"
+    require(len(ordered) <= size, "the sorted header is longer")
     return content[:HEADER_SIZE_BYTES] + ordered.ljust(size) + content[HEADER_SIZE_BYTES + size :]
 
 

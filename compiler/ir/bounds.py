@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resformer.compiler.ir.arrays import require
+from resformer.compiler.ir.arrays import InvariantError, require
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.interval import Interval, Magnitude
 from resformer.compiler.ir.ops import Op
@@ -37,7 +37,7 @@ def interval_of(program: Program, node: Node[Op], inputs: list[Interval]) -> Int
 
 
 def check_declared(program: Program) -> None:
-    """See that no bound which a program declares is narrower than what its weights allow.
+    """See that no bound which a program declares is narrower than what its weights allow, and that no state wraps.
 
     Number types are chosen by these bounds, so a program that promises too much would run to wrong sums.
 
@@ -49,7 +49,8 @@ def check_declared(program: Program) -> None:
         return  # range analysis has not run
     intervals: dict[str, Interval] = {}
     for node in program:
-        found = interval_of(program, node, [intervals[name] for name in node.inputs])
+        inputs = [intervals[name] for name in node.inputs]
+        found = interval_of(program, node, inputs)
         low, high = int(found.low.min()), int(found.high.max())
         declared = node.op.signal.bounds
         assert declared is not None
@@ -60,4 +61,8 @@ def check_declared(program: Program) -> None:
         limit = node.op.accumulator
         fits = limit is None or found.magnitude <= limit
         require(fits, f"{node.name}: its sums may reach {found.magnitude}, the limit of its accumulator is {limit}")
+        try:
+            node.op.check_states(inputs, program.timesteps)
+        except InvariantError as error:
+            raise InvariantError(f"{node.name}: {error}") from error
         intervals[node.name] = found

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.target import LOIHI
 
 IntArray = npt.NDArray[np.signedinteger[Any]]
@@ -78,10 +79,10 @@ def lif_step(
         dv: Decay of v, in 1/4096.
 
     Raises:
-        AssertionError: A current would wrap; range analysis promises that none does.
+        InvariantError: A current would wrap; range analysis promises that none does.
     """
     u = decay(u, du + 1) + (a << LOIHI.a_shift)
-    assert int(np.abs(u).max(initial=0)) <= LOIHI.a_max << LOIHI.a_shift, "a current would wrap"
+    require(int(np.abs(u).max(initial=0)) <= LOIHI.a_max << LOIHI.a_shift, "a current would wrap")
     free = decay(v, dv) + u + bias
     v = np.clip(free, -LOIHI.v_max, LOIHI.v_max)
     spikes = v > (vth << LOIHI.a_shift)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, SOFT, dt_over_tau
 from resformer.compiler.ir.primitives import (
@@ -95,7 +96,7 @@ def _frames(samples: torch.Tensor, timesteps: int) -> torch.Tensor:
     """Samples as (T, N, C, H, W)."""
     if samples.dim() == 4:
         return samples.expand(timesteps, *samples.shape)
-    assert samples.shape[1] == timesteps, f"{samples.shape[1]} frames for {timesteps} steps"
+    require(samples.shape[1] == timesteps, f"{samples.shape[1]} frames for {timesteps} steps")
     return samples.transpose(0, 1)
 
 

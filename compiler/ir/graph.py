@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.summary import Summarized, Summary, counted, sizes
 
 OpT = TypeVar("OpT")
@@ -130,7 +131,7 @@ class GraphEditor(Generic[GraphT, OpT]):
 
     def add(self, node: Node[OpT]) -> None:
         """Add a node under a new name."""
-        assert node.name not in self._nodes, f"{node.name} is already there"
+        require(node.name not in self._nodes, f"{node.name} is already there")
         self._nodes[node.name] = node
 
     def redirect(self, source: str, to: str, *, readers: tuple[str, ...] | None = None) -> None:
@@ -142,14 +143,14 @@ class GraphEditor(Generic[GraphT, OpT]):
 
     def insert_after(self, source: str, node: Node[OpT], *, readers: tuple[str, ...] | None = None) -> None:
         """Add a node that reads ``source`` and put it between that and its readers (all, or those named)."""
-        assert node.inputs == (source,), f"{node.name} must read {source} alone"
+        require(node.inputs == (source,), f"{node.name} must read {source} alone")
         self.redirect(source, node.name, readers=readers)
         self.add(node)
 
     def remove(self, name: str) -> None:
         """Remove a node that nothing reads any more."""
         readers = [node.name for node in self._nodes.values() if name in node.inputs]
-        assert not readers, f"{name} is still read by {readers}"
+        require(not readers, f"{name} is still read by {readers}")
         del self._nodes[name]
 
     def bypass(self, name: str) -> None:
@@ -167,7 +168,7 @@ def topological_order(nodes: Mapping[str, Node[OpT]]) -> tuple[Node[OpT], ...]:
     """Sort nodes so that each comes after what it reads, depth first, in the order of the mapping otherwise.
 
     Raises:
-        AssertionError: A cycle, or an input that does not exist.
+        InvariantError: A cycle, or an input that does not exist.
     """
     ordered: dict[str, Node[OpT]] = {}
     open_names: set[str] = set()
@@ -179,8 +180,8 @@ def topological_order(nodes: Mapping[str, Node[OpT]]) -> tuple[Node[OpT], ...]:
                 open_names.discard(name)
                 ordered[name] = nodes[name]
             elif name not in ordered:
-                assert name not in open_names, f"a cycle runs through {name}"
-                assert name in nodes, f"{name} is read but does not exist"
+                require(name not in open_names, f"a cycle runs through {name}")
+                require(name in nodes, f"{name} is read but does not exist")
                 open_names.add(name)
                 stack.append((name, True))
                 stack.extend((source, False) for source in reversed(nodes[name].inputs) if source not in ordered)

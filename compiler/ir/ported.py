@@ -94,7 +94,8 @@ def register() -> None:
 
 def _shape(node: nir.NIRNode) -> tuple[int, ...]:
     shape = node.output_type["output"]
-    assert shape is not None, "infer_types has not run"
+    if shape is None:
+        raise InvariantError("infer_types has not run")
     return tuple(int(size) for size in shape)
 
 

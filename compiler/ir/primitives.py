@@ -13,6 +13,7 @@ import nir.ir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import InvariantError
 from resformer.compiler.ir.window import Window
 
 Float64Array = npt.NDArray[np.float64]
@@ -225,13 +226,15 @@ def collapse(array: npt.NDArray[np.float64]) -> Float64Array:
 
 def as_neurons(op: nir.NIRNode) -> Neurons:
     """The operation of a node that is known to fire."""
-    assert isinstance(op, NEURONS), f"{type(op).__name__} does not fire"
+    if not isinstance(op, NEURONS):
+        raise InvariantError(f"{type(op).__name__} does not fire")
     return op
 
 
 def as_layer(op: nir.NIRNode) -> Layer:
     """The operation of a node that is known to be a layer with weights, and no neurons."""
-    assert isinstance(op, nir.Conv2d | nir.Linear | nir.Affine), f"{type(op).__name__} is no layer"
+    if not isinstance(op, nir.Conv2d | nir.Linear | nir.Affine):
+        raise InvariantError(f"{type(op).__name__} is no layer")
     return op
 
 

@@ -74,7 +74,8 @@ def _(op: Op, inputs: Sequence[Shape]) -> Shape:
 def _(op: nir.Input, inputs: Sequence[Shape]) -> Shape:
     require(not inputs, f"takes no input, not {len(inputs)}")
     shape = op.input_type["input"]
-    assert shape is not None, "an input states its shape"
+    if shape is None:
+        raise InvariantError("an input states its shape")
     return tuple(int(each) for each in np.atleast_1d(shape))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import require
+
 
 @dataclass(frozen=True, eq=False)
 class SpikeTrain:
@@ -46,9 +48,9 @@ class SpikeTrain:
         """How many of the two trains' elements differ.
 
         Raises:
-            AssertionError: The trains have different shapes.
+            InvariantError: The trains have different shapes.
         """
-        assert self.shape == other.shape, f"{self.shape} against {other.shape}"
+        require(self.shape == other.shape, f"{self.shape} against {other.shape}")
         return SpikeTrain(self.shape, self.packed ^ other.packed).count
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir import ops as integer
-from resformer.compiler.ir.arrays import WeightArray
+from resformer.compiler.ir.arrays import WeightArray, require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ops import LIF, CubaLIF, Op, Output
 from resformer.compiler.ir.primitives import (
@@ -147,7 +147,7 @@ class _Lowering:
                 bias = np.zeros(self.graph[inputs[0]].shape[0], dtype=np.int32)
                 op = integer.SpikeMatMul(self._current(name), heads, transpose, bias, LOIHI.a_max)
             case nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding):
-                assert not np.any(padding), f"{name}: a sum over windows has no padding"
+                require(not np.any(padding), f"{name}: a sum over windows has no padding")
                 op = integer.SumPool2d(self._current(name), pair(kernel), pair(stride))
             case SampleDelay(steps=steps):
                 op = integer.SampleDelay(self._sent(inputs[0], self.exps[name]), steps=_rounded(steps, 1.0))
@@ -266,7 +266,7 @@ class _Lowering:
         )
 
     def _cuba_li(self, node: Node[nir.NIRNode], neurons: DiscreteCubaLI) -> Op:
-        assert (collapse(neurons.gain) == 1).all(), f"{node.name}: merge_synapses has not run"
+        require((collapse(neurons.gain) == 1).all(), f"{node.name}: merge_synapses has not run")
         return integer.CubaLI(
             Signal(SignalKind.GRADED, self.exps[node.name]),
             du=(self._syn_decay(node) - 1).astype(np.int16),

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir import reference
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.ops import Delay, Flatten, Relay, SpikeMatMul, Spiking
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
@@ -275,7 +276,7 @@ def _histogram(op: Spiking, currents: npt.NDArray[np.int64], spikes: npt.NDArray
     counts = np.zeros(MARGIN_BINS, dtype=np.int64)
     below = above = near = 0
     for step, state in enumerate(op.steps(currents)):
-        assert (state.spikes == spikes[step].astype(bool)).all(), "the potentials are not those that fired"
+        require((state.spikes == spikes[step].astype(bool)).all(), "the potentials are not those that fired")
         scaled = state.charged / threshold
         counts += np.histogram(scaled, bins=MARGIN_BINS, range=MARGIN_RANGE)[0]
         below += int(np.count_nonzero(scaled < MARGIN_RANGE[0]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 BoolArray = npt.NDArray[np.bool_]
@@ -87,7 +88,7 @@ class Comparison:
             differ: (T, N, ...), true where the two sides differ.
             samples: The index of each of the N samples among all.
         """
-        assert differ.shape[1] == len(samples), f"{layer}: {differ.shape} for {len(samples)} samples"
+        require(differ.shape[1] == len(samples), f"{layer}: {differ.shape} for {len(samples)} samples")
         count = int(np.count_nonzero(differ))
         self.compared[layer] += differ.size
         self.mismatched[layer] += count
@@ -97,7 +98,7 @@ class Comparison:
 
     def merge(self, other: Comparison) -> None:
         """Add what another batch counted."""
-        assert self.layers == other.layers
+        require(self.layers == other.layers, f"merged over {other.layers}, not {self.layers}")
         for layer in self.layers:
             self.compared[layer] += other.compared[layer]
             self.mismatched[layer] += other.mismatched[layer]
@@ -122,8 +123,8 @@ def require_complete(name: str, compared: Mapping[str, int], expected: Mapping[s
     """See to it that a check compared every element of every layer.
 
     Raises:
-        AssertionError: It did not: a check that silently skips something proves nothing.
+        InvariantError: It did not: a check that silently skips something proves nothing.
     """
-    assert expected, f"{name}: there is nothing to compare"
-    assert dict(compared) == dict(expected), f"{name}: compared {dict(compared)} elements of {dict(expected)}"
-    assert all(compared.values()), f"{name}: a layer has no elements"
+    require(bool(expected), f"{name}: there is nothing to compare")
+    require(dict(compared) == dict(expected), f"{name}: compared {dict(compared)} elements of {dict(expected)}")
+    require(all(compared.values()), f"{name}: a layer has no elements")

@@ -24,6 +24,7 @@ from resformer.compiler.files.build import PROGRAM, Build
 from resformer.compiler.files.digest import sha256
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.nir.importer import import_nir
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import Dense, Output, Relay, SumPool2d
 from resformer.compiler.ir.primitives import NEURONS
@@ -375,7 +376,7 @@ def _build_graphs(
     graphs = float_graphs(graph, passes) | {f"{A_FILE} {build.network_path.name}": build.network()}
     for stage, each in graphs.items():
         names = {node.name for node in each if isinstance(node.op, NEURONS)}
-        assert names == set(program.lif_names), f"{stage}: its populations are not the program's"
+        require(names == set(program.lif_names), f"{stage}: its populations are not the program's")
     return graphs
 
 
@@ -406,8 +407,9 @@ def _compare(
                     f"running in {backend}", start + (stop - start) * done / max(steps, 1), len(samples)
                 ),
             )
-            assert set(recorded_names(program)) <= {*trace.spikes, *trace.graded, program.output.name}, (
-                f"{backend} did not record all that is compared"
+            require(
+                set(recorded_names(program)) <= {*trace.spikes, *trace.graded, program.output.name},
+                f"{backend} did not record all that is compared",
             )
         for tally in _in_parallel(sides, samples, start, stop, trace):
             total.merge(tally)

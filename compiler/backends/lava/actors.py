@@ -19,6 +19,7 @@ from lava.magma.runtime.message_infrastructure.message_infrastructure_interface 
 
 from resformer.compiler.backends.lava.channels import SharedChannel
 from resformer.compiler.backends.lava.shared import shared_array
+from resformer.compiler.ir.arrays import require
 from resformer.errors import BackendFailedError
 
 MESSAGE_BYTES = 2000
@@ -90,7 +91,7 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
 
     def channel_class(self, channel_type: ChannelType) -> type[SharedChannel]:
         """The channel between two processes in Python; there are no others."""
-        assert channel_type == ChannelType.PyPy, f"{channel_type} leaves the machine"
+        require(channel_type == ChannelType.PyPy, f"{channel_type} leaves the machine")
         return SharedChannel
 
     def build_actor(self, target_fn: Callable[..., None], builder: object, name: str = "") -> Actor:

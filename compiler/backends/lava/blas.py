@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from resformer.compiler.ir.arrays import require
+
 EXACT_IN_FLOAT32 = 2**24
 EXACT_IN_FLOAT64 = 2**53
 
@@ -18,9 +20,9 @@ def exact_float(bound: int) -> type[np.floating[Any]]:
     """The fastest float type in which every sum of integers up to this magnitude is exact.
 
     Raises:
-        AssertionError: There is none.
+        InvariantError: There is none.
     """
-    assert bound < EXACT_IN_FLOAT64, f"sums may reach {bound}, beyond what float64 holds exactly"
+    require(bound < EXACT_IN_FLOAT64, f"sums may reach {bound}, beyond what float64 holds exactly")
     return np.float32 if bound < EXACT_IN_FLOAT32 else np.float64
 
 

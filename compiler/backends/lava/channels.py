@@ -15,6 +15,8 @@ import numpy.typing as npt
 from lava.magma.compiler.channels.interfaces import Channel
 from lava.magma.compiler.channels.pypychannel import CspRecvPort, CspSendPort, Proto
 
+from resformer.compiler.ir.arrays import require
+
 FORK = get_context("fork")
 """Lava's processes see what we made before they were forked."""
 
@@ -36,9 +38,11 @@ class SendPort(CspSendPort):  # type: ignore[misc]
         """Send one message.
 
         Raises:
-            AssertionError: It has another shape than the channel's.
+            InvariantError: It has another shape than the channel's.
         """
-        assert data.shape == self._shape, f"{self._name}: a message of shape {data.shape} on a channel of {self._shape}"
+        require(
+            data.shape == self._shape, f"{self._name}: a message of shape {data.shape} on a channel of {self._shape}"
+        )
         self._ack.acquire()
         self._array[self._idx][...] = data
         self._idx = (self._idx + 1) % self._size

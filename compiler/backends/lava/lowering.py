@@ -30,6 +30,7 @@ from resformer.compiler.backends.lava.processes.max_pool import MaxPool2d as Max
 from resformer.compiler.backends.lava.processes.relay import Relay as RelayProcess
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.fixedpoint import CubaLiParameters, CubaParameters
 from resformer.compiler.ir.ops import (
     LIF,
@@ -112,7 +113,7 @@ def _lower(op: Op, node: ProgramNode, _context: Context) -> _Lowered:
 
 @_lower.register
 def _(op: Conv2d, node: ProgramNode, context: Context) -> _Lowered:
-    assert not op.bias.any(), f"{node.name}: a synapse has no bias; place_biases has not run"
+    require(not op.bias.any(), f"{node.name}: a synapse has no bias; place_biases has not run")
     make = partial(
         LavaConv,
         weight=_lava_kernel(op),
@@ -154,7 +155,7 @@ def _(op: SumPool2d, node: ProgramNode, context: Context) -> _Lowered:
 
 @_lower.register
 def _(op: Dense, node: ProgramNode, context: Context) -> _Lowered:
-    assert not op.bias.any(), f"{node.name}: a synapse has no bias; place_biases has not run"
+    require(not op.bias.any(), f"{node.name}: a synapse has no bias; place_biases has not run")
     # In mixed sign mode Lava's weights are even numbers of nine bits: twice ours, at half the scale.
     make = partial(
         LavaDense,

@@ -112,7 +112,12 @@ class Tracing:
             )
         value = importer(self, node, *node.args, **node.kwargs)
         made, wanted = (*self.lead(value.axes), *value.shape), tuple(node.meta["val"].shape)
-        assert made == wanted, f"{node.name}: makes {wanted}, not {made}"
+        if made != wanted:
+            raise self.refusal(
+                node,
+                f"makes {wanted}, where its lowering makes {made}",
+                "write it with arguments that leave no shape to guess",
+            )
         return value
 
     def _returned(self, node: fx.Node) -> Value:

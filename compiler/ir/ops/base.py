@@ -150,6 +150,13 @@ class Op:
         """The largest magnitude that it may be given; None: any."""
         return None
 
+    def check_states(self, inputs: Sequence[Interval], timesteps: int) -> None:
+        """See that nothing which it keeps from step to step leaves its format within a sample of T steps.
+
+        Raises:
+            InvariantError: Something may.
+        """
+
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:  # noqa: ARG002
         """Whether the bounds on its inputs leave it open that it clips a value within a sample of T steps.
 

@@ -147,6 +147,18 @@ class LIF(Spiking):
         """See ``Op``."""
         return LOIHI.a_max
 
+    def check_states(self, inputs: Sequence[Interval], timesteps: int) -> None:
+        """See ``Op``; a current wraps above ``a_max``, and one with a memory gathers more than each step brings."""
+        limit, given = LOIHI.a_max << LOIHI.a_shift, inputs[0].magnitude << LOIHI.a_shift
+        reach = 0
+        for _ in range(timesteps):
+            before, reach = reach, reach * (LOIHI.decay_unity - 1 - self.du) // LOIHI.decay_unity + given
+            require(
+                reach <= limit, f"its current may reach {reach >> LOIHI.a_shift} or more, and wraps above {LOIHI.a_max}"
+            )
+            if reach == before:
+                return  # nor will it grow, however many steps there are
+
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
         """See ``Op``; clipped from above a neuron fires either way, so only the most negative potential matters."""
         low, _ = known_bounds(inputs[0])

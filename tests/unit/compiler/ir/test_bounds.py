@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler.ir import ops, reference
-from resformer.compiler.ir.bounds import magnitudes
-from resformer.compiler.ir.interval import Magnitude
+from resformer.compiler.ir.arrays import InvariantError
+from resformer.compiler.ir.bounds import check_declared, magnitudes
+from resformer.compiler.ir.interval import Interval, Magnitude
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.signal import Signal
+from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder
-from support.programs import CURRENT, GRADED, Lowered, ProgramByHand, lowered_graphs
+from support.programs import CURRENT, GRADED, SPIKE, Lowered, ProgramByHand, lowered_graphs
 
 IntArray = npt.NDArray[np.int64]
 
@@ -229,3 +231,31 @@ def test_compiled_programs_never_leave_theirs(lowered: Lowered, seed: int) -> No
     assert signal.high is not None
     images = rng.choice([signal.low, signal.high], (2, *program.input.shape)).astype(np.int32)
     check(program, images, rng)
+
+
+@pytest.mark.parametrize("du", [4095, 2047, 0])
+def test_a_current_with_a_memory_gathers_no_more_than_it_holds(du: int) -> None:
+    """Of a constant input, the third step's current is 1 + k + k^2 times it, if each step keeps the share k."""
+    keep = (4095 - du) / 4096
+    most = int(A_MAX / (1 + keep + keep**2))
+    neurons = ops.LIF(SPIKE, 1, du, 2048, np.zeros(1, dtype=np.int16), np.zeros(1, dtype=np.int8))
+    neurons.check_states([Interval.between(-most, 0)], timesteps=3)
+    neurons.check_states([Interval.between(0, most)], timesteps=3)
+    with pytest.raises(InvariantError, match=r"its current may reach 131\d\d\d or more, and wraps above 131071"):
+        neurons.check_states([Interval.between(-most - 1, 0)], timesteps=3)
+
+
+def test_a_current_that_no_longer_grows_is_not_followed_to_the_end() -> None:
+    neurons = ops.LIF(SPIKE, 1, 2047, 2048, np.zeros(1, dtype=np.int16), np.zeros(1, dtype=np.int8))
+    neurons.check_states([Interval.between(0, 100)], timesteps=2**60)
+
+
+def test_a_program_whose_current_may_wrap_is_refused_by_name() -> None:
+    build = ProgramByHand((1, 1, 1), low=-A_MAX, high=A_MAX)
+    build.lif("lif", "input", 3)
+    program = bound_ranges(build.finish(timesteps=2))
+    check_declared(program)
+    edit = program.edit()
+    edit.set_op("lif", replace(program["lif"].op, du=2047))
+    with pytest.raises(InvariantError, match=r"^lif: its current may reach 196606 or more"):
+        check_declared(edit.finish())
