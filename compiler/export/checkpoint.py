@@ -83,6 +83,7 @@ FLOAT_WITHOUT_WEIGHTS = (
     nir.AvgPool2d,
     nir.SumPool2d,
     nir.Flatten,
+    nir.Scale,
     Add,
     MaxPool2d,
     primitives.SpikeMatMul,
