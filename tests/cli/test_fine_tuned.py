@@ -13,7 +13,7 @@ import resformer.quantize
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli.compile import main as sweep_main
 from resformer.runtime.cli.compile_options import main as compile_main
-from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.verify import verify
 from support.builds import change_program, read_json
 

@@ -16,7 +16,7 @@ from resformer.compiler.ir import reference
 from resformer.compiler.ir.primitives import with_weight
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run.encode import encode
 from resformer.runtime.verify import verify
 from support.builds import SAMPLES, Tiny, add_one, change_program, program_of, read_json, write_tiny
