@@ -17,7 +17,7 @@ from resformer.runtime.run.processes import from_environment
 
 if TYPE_CHECKING:
     from resformer.runtime.given import GivenBuild
-    from resformer.runtime.verify.verify import Verification
+    from resformer.runtime.verify.result import Verification
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -80,7 +80,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         update("starting", 0, 0)
         from resformer.runtime.verify.local_plot import plot_local, require_matplotlib
         from resformer.runtime.verify.report import to_json
-        from resformer.runtime.verify.verify import verify
+        from resformer.runtime.verify.verify import Comparing, verify
 
         if arguments.local_plot is not None:
             require_matplotlib()
@@ -89,14 +89,16 @@ def _verify(arguments: argparse.Namespace) -> int:
             given.build,
             given.samples,
             given.program,
-            backend=arguments.backend,
+            Comparing(
+                backend=arguments.backend,
+                labels=given.labels,
+                stock_models=arguments.stock_models,
+                device=arguments.device,
+                batch_size=arguments.batch_size,
+                update=update,
+            ),
             model=arguments.model,
-            labels=given.labels,
-            stock_models=arguments.stock_models,
-            device=arguments.device,
-            batch_size=arguments.batch_size,
             local=local,
-            update=update,
         )
         if arguments.report is not None:
             _write_page(arguments, given, result, update)

@@ -9,7 +9,7 @@ from typing import Any
 import resformer
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.local import LocalError
-from resformer.runtime.verify.verify import CHECKS, ORIGINAL, Check, Verification
+from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
 
 FORMAT = "resformer-verification"
 FORMAT_VERSION = 1

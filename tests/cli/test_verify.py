@@ -18,10 +18,10 @@ from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run.encode import encode
-from resformer.runtime.verify import verify
+from resformer.runtime.verify import result, verify
 from support.builds import SAMPLES, Tiny, add_one, change_program, program_of, read_json, write_tiny
 
-E1, E2, E3, E4 = verify.CHECKS
+E1, E2, E3, E4 = result.CHECKS
 GRAPHS = 7
 """As imported, after each of five float passes, and as the file holds it."""
 

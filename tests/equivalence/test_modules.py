@@ -20,7 +20,7 @@ from resformer.errors import InputError, UnsupportedError
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.compiled import Compiled
-from resformer.runtime.verify.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Verification
+from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Verification
 from support.modules import (
     MakeNeuron,
     MembraneBlock,
