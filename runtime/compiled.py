@@ -35,7 +35,7 @@ from resformer.runtime.origin import InFolder, InMemory, Origin
 from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
 from resformer.runtime.page.write import write_page
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
-from resformer.runtime.verify import report as verifications
+from resformer.runtime.verify import as_json as verifications
 from resformer.runtime.verify.module_sides import require_same_spikes
 from resformer.runtime.verify.result import Verification
 from resformer.runtime.verify.verify import Comparing

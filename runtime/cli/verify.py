@@ -78,8 +78,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     terminal = Terminal()
     with terminal.progress() as update:
         update("starting", 0, 0)
+        from resformer.runtime.verify.as_json import to_json
         from resformer.runtime.verify.local_plot import plot_local, require_matplotlib
-        from resformer.runtime.verify.report import to_json
         from resformer.runtime.verify.verify import Comparing, verify
 
         if arguments.local_plot is not None:
@@ -132,7 +132,7 @@ def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verifi
     """Write the page of the build and the results, and of a run of the first samples."""
     from resformer.runtime.page.content import SAMPLES, as_shown, run_and_show
     from resformer.runtime.page.write import write_page
-    from resformer.runtime.verify.report import to_json
+    from resformer.runtime.verify.as_json import to_json
 
     seen, cost = run_and_show(given.first(SAMPLES), model=arguments.model, update=update)
     write_page((as_shown(given.build, verification=to_json(result), run=seen, cost=cost),), arguments.report)
@@ -140,7 +140,7 @@ def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verifi
 
 def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verification) -> None:
     """Print what verification found, the verdict last."""
-    from resformer.runtime.verify.report import blame, check_rows, facts, layer_rows, local_rows
+    from resformer.runtime.verify.tables import blame, check_rows, facts, layer_rows, local_rows
 
     terminal.table("Mismatched spikes by population", *layer_rows(result))
     samples, steps = counted(result.samples, "sample"), counted(result.timesteps, "step")

@@ -89,7 +89,7 @@ class Verification(Summarized):
     source: str = SOURCES[CHECKPOINT]
 
     def summary(self) -> Summary:
-        """The verdict and each check; ``resformer.runtime.verify.report`` has every layer."""
+        """The verdict and each check; ``resformer.runtime.verify.tables`` has every layer."""
         verdict = "EQUIVALENT" if self.equivalent else "NOT EQUIVALENT"
         ran = {
             name: f"{check.mismatched:,} of {check.compared:,} spikes differ ({check.note})"
