@@ -215,7 +215,11 @@ def _unit(name: str, **attributes: object) -> dict[str, object]:
 
 
 def _populations(program: Scheduled) -> dict[str, str | None]:
-    """Each population and the one that it reads; the first, whose spikes are played back, reads none."""
+    """Each population and the one that it reads; the first, whose spikes are played back, reads none.
+
+    Raises:
+        UnsupportedError: One is not of LIF neurons, or reads what SANA-FE's Loihi does not send.
+    """
     found: dict[str, str | None] = {}
     for name in program.lif_names:
         source = _reads(program, name)
@@ -224,7 +228,11 @@ def _populations(program: Scheduled) -> dict[str, str | None]:
                 f"{name}: reads values, and only the first population may; SANA-FE's Loihi sends spikes"
             )
         op = program[name].op
-        if source is not None and not (isinstance(op, LIF) and op.du == LOIHI.du_no_memory and not op.bias_mant.any()):
+        if not isinstance(op, LIF):
+            raise UnsupportedError(
+                f"{name}: a {type(op).__name__}; only LIF neurons are compared, so give a network that has no others"
+            )
+        if source is not None and (op.du != LOIHI.du_no_memory or op.bias_mant.any()):
             raise UnsupportedError(f"{name}: only LIF neurons without biases or currents' memory are compared")
         found[name] = source
     return found

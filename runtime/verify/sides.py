@@ -8,14 +8,14 @@ from pathlib import Path
 import nir
 
 from resformer.compiler import pipeline
-from resformer.compiler.files.build import Build
+from resformer.compiler.files.build import PROGRAM, Build
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.pipeline import FloatPass
-from resformer.errors import InputError
+from resformer.errors import FileFormatError, InputError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.verify.checks import Sides
 from resformer.runtime.verify.nir_network import NirNetwork
@@ -108,12 +108,26 @@ def _same_populations(network: TorchNetwork, program: Scheduled, source: str) ->
 def _build_graphs(
     graph: Graph[nir.NIRNode], passes: Sequence[FloatPass], build: Build, program: Scheduled
 ) -> dict[str, Graph[nir.NIRNode]]:
-    """The float graph as imported, after each float pass, and as the build's file holds it."""
-    graphs = float_graphs(graph, passes) | {f"{A_FILE} {build.network_path.name}": build.network()}
+    """The float graph as imported, after each float pass, and as the build's file holds it.
+
+    Raises:
+        FileFormatError: The file's populations are not the program's.
+    """
+    graphs, wanted = float_graphs(graph, passes), set(program.lif_names)
     for stage, each in graphs.items():
-        names = {node.name for node in each if isinstance(node.op, NEURONS)}
-        assert names == set(program.lif_names), f"{stage}: its populations are not the program's"
-    return graphs
+        assert _populations(each) == wanted, f"{stage}: its populations are not the program's"
+    path, network = build.network_path, build.network()
+    differing = sorted(_populations(network) ^ wanted)
+    if differing:
+        raise FileFormatError(
+            f"{path}: its populations are not those of {PROGRAM}: only one of the two files has {differing[0]}; "
+            "compile the model again"
+        )
+    return graphs | {f"{A_FILE} {path.name}": network}
+
+
+def _populations(graph: Graph[nir.NIRNode]) -> set[str]:
+    return {node.name for node in graph if isinstance(node.op, NEURONS)}
 
 
 def float_graphs(graph: Graph[nir.NIRNode], passes: Sequence[FloatPass]) -> dict[str, Graph[nir.NIRNode]]:

@@ -24,7 +24,7 @@ from resformer.compiler.ir.reference import BoundsError
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.progress import Progress, no_progress
 from resformer.compiler.samples.arrays import Samples
-from resformer.errors import FileFormatError
+from resformer.errors import FileFormatError, InputError
 from resformer.runtime.run.encode import encode
 from resformer.runtime.run.infer import batch_size, batches, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import split
@@ -79,12 +79,16 @@ def verify(
         local: Whether to measure each layer's own error, for which the checkpoint must be given.
 
     Raises:
+        InputError: ``local`` without ``model``.
         ResformerError: A file is damaged, the checkpoint is another network, or the backend failed.
     """
+    if local and model is None:
+        raise InputError(
+            f"{build.directory}: each layer's own error is against the original; give model, the file that was compiled"
+        )
     how.update("reading", 0, 0)
     sides = load_sides(build, program, model)
     if local:
-        assert model is not None, "local errors are against the original"
         last = (pipeline.NIR.float_passes if build.from_nir else pipeline.CHECKPOINT.float_passes)[-1]
         sides = replace(sides, folded=sides.graphs[last.__name__])
     is_source = None if model is None else _sha256(model) == build.report["source"]["sha256"]
@@ -168,9 +172,9 @@ def _compare(sides: Sides, samples: Samples, runner: Runner | None, at_once: int
                     f"running in {how.backend}", start + (stop - start) * done / max(steps, 1), len(samples)
                 ),
             )
-            assert set(recorded_names(program)) <= {*trace.spikes, *trace.graded, program.output.name}, (
-                f"{how.backend} did not record all that is compared"
-            )
+            missing = set(recorded_names(program)) - {*trace.spikes, *trace.graded, program.output.name}
+            if missing:  # python -O keeps this: what was not recorded must not count as equal
+                raise AssertionError(f"{how.backend} did not record {', '.join(sorted(missing))}, which is compared")
         for tally in _in_parallel(sides, samples, start, stop, trace):
             total.merge(tally)
             how.update("comparing", len(total.predictions_quantized), len(samples))
