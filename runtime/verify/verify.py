@@ -40,7 +40,7 @@ THE_REFERENCE = "reference"
 
 @dataclass(frozen=True, eq=False)
 class Comparing:
-    """How sides are compared, whatever they are of.
+    """How the sides of a network are compared, whether of a build or of a module in memory.
 
     Attributes:
         backend: A key of ``BACKENDS``.
