@@ -23,7 +23,7 @@ import numpy as np
 from networks import ROOT, checkpoint_files, print_machine, print_table
 
 from resformer.runtime.cli.compile_options import main as compile_main
-from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.cli.verify import main as verify_main
 
 CALIBRATION_CROPS, MEASURED_CROPS = 16, 2
 

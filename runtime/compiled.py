@@ -35,9 +35,10 @@ from resformer.runtime.origin import InFolder, InMemory, Origin
 from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
 from resformer.runtime.page.write import write_page
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
-from resformer.runtime.verify import report as verifications
+from resformer.runtime.verify import as_json as verifications
 from resformer.runtime.verify.module_sides import require_same_spikes
-from resformer.runtime.verify.verify import Verification
+from resformer.runtime.verify.result import Verification
+from resformer.runtime.verify.verify import Comparing
 
 if TYPE_CHECKING:
     import nir
@@ -206,14 +207,14 @@ class Compiled(Summarized):
             self.program,
             model=None if model is None else Path(model),
             local=local,
-            how={
-                "backend": self._backend(backend),
-                "labels": given.labels,
-                "stock_models": stock_models,
-                "device": device,
-                "batch_size": batch_size,
-                "update": progress,
-            },
+            how=Comparing(
+                backend=self._backend(backend),
+                labels=given.labels,
+                stock_models=stock_models,
+                device=device,
+                batch_size=batch_size,
+                update=progress,
+            ),
         )
 
     def place(self, chip: str | Path | Chip | None = None) -> Placement:

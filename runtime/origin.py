@@ -7,10 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol
 
 from resformer.compiler.backends import BACKENDS
 from resformer.compiler.chips.chip import Chip
@@ -19,29 +16,18 @@ from resformer.compiler.files.build import Build, copy_build, read_build
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.pipeline import CHECKPOINT, MODULE, NIR, Compilation, CompileOptions
-from resformer.compiler.progress import Progress
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.save.build import write_build
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.module_sides import module_sides
-from resformer.runtime.verify.verify import Verification, verify, verify_sides
+from resformer.runtime.verify.result import Verification
+from resformer.runtime.verify.verify import Comparing, verify, verify_sides
 
 if TYPE_CHECKING:
     import nir
     import torch
 
 NO_FILE = "a network that came from a NIR file has no quantized checkpoint; its quantized.nir comes with target nir"
-
-
-class Comparing(TypedDict):
-    """How ``resformer.runtime.verify.verify`` compares, whatever it compares."""
-
-    backend: str
-    labels: npt.NDArray[np.int64] | None
-    stock_models: bool
-    device: str
-    batch_size: int | None
-    update: Progress
 
 
 class Origin(Protocol):
@@ -173,13 +159,13 @@ class InMemory:
         """
         if self.compilation.source.module is None:
             with self.build() as build:
-                return verify(build, samples, program, model=model or self.model, local=local, **how)
+                return verify(build, samples, program, how, model=model or self.model, local=local)
         if model is not None or local:
             raise UnsupportedError(
                 f"{self.title}: a module in memory has no file to compare with, and its layers are not compared alone; "
                 "leave out model and local"
             )
-        return verify_sides(module_sides(self.compilation, self.quantized_state()), samples, is_source=True, **how)
+        return verify_sides(module_sides(self.compilation, self.quantized_state()), samples, how, is_source=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,4 +240,4 @@ class InFolder:
             raise UnsupportedError(
                 f"{self.title}: each layer's own error is against the original; give model, the file that was compiled"
             )
-        return verify(self.folder, samples, program, model=model, local=local, **how)
+        return verify(self.folder, samples, program, how, model=model, local=local)

@@ -13,6 +13,7 @@ import nir
 import nir.ir
 import numpy as np
 
+from resformer.compiler.ir.arrays import InvariantError
 from resformer.compiler.ir.primitives import EXTENSIONS
 from resformer.compiler.ir.shapes import check_shape
 

@@ -15,7 +15,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import resformer
-from resformer.runtime.verify.report import check_rows
+from resformer.runtime.verify.tables import check_rows
 
 TIMESTEPS, SAMPLES, SIZE, CLASSES = 4, 4, 32, 10
 

@@ -108,7 +108,7 @@ def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown
     from resformer.runtime.compiled import load
     from resformer.runtime.cost import cost as costs
     from resformer.runtime.page.content import SAMPLES, read_result
-    from resformer.runtime.verify import report as verifications
+    from resformer.runtime.verify import as_json as verifications
 
     verification = read_result(arguments.verify[index], verifications.FORMAT) if arguments.verify else None
     cost = read_result(arguments.cost[index], costs.FORMAT) if arguments.cost else None

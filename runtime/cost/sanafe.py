@@ -127,57 +127,7 @@ def architecture_yaml(chip: Chip) -> str:
     """
     import yaml
 
-    rows = -(-chip.cores_per_chip // chip.cores_per_tile // chip.mesh_columns)
-    hops = {
-        f"{what}_{direction}_hop": value
-        for directions, energy, latency in (
-            (("east", "west"), chip.hop_east_west_pj * 1e-12, chip.hop_east_west_ns * 1e-9),
-            (("north", "south"), chip.hop_north_south_pj * 1e-12, chip.hop_north_south_ns * 1e-9),
-        )
-        for direction in directions
-        for what, value in (("energy", energy), ("latency", latency))
-    }
-
-    def unit(name: str, **attributes: object) -> dict[str, object]:
-        return {"name": name, "attributes": attributes}
-
-    active, idle = chip.neuron_update_active_pj * 1e-12, chip.neuron_update_inactive_pj * 1e-12
-    active_s, idle_s = chip.neuron_update_active_ns * 1e-9, chip.neuron_update_inactive_ns * 1e-9
-    free = {f"{kind}_{what}": 0.0 for kind in ("energy", "latency") for what in _SOMA_EVENTS}
-    core = {
-        "name": f"core[0..{chip.cores_per_tile - 1}]",
-        "attributes": {
-            "buffer_position": "soma",
-            "buffer_inside_unit": False,
-            "max_neurons_supported": chip.neurons_per_core,
-        },
-        "axon_in": [unit("in", energy_message_in=chip.spike_in_tile_pj * 1e-12, latency_message_in=0.0)],
-        "soma": [
-            unit(
-                "lif",
-                model="leaky_integrate_fire",
-                **free
-                | {
-                    "energy_access_neuron": idle,
-                    "latency_access_neuron": idle_s,
-                    "energy_spike_out": active - idle,
-                    "latency_spike_out": active_s - idle_s,
-                },
-            ),
-            unit(f"{INPUTS}[0..{chip.neurons_per_core - 1}]", model="input", **free),
-        ],
-        "dendrite": [unit("dendrite", model="accumulator", energy_update=0.0, latency_update=0.0)],
-        "synapse": [
-            unit(
-                name,
-                model="current_based",
-                energy_process_spike=chip.synaptic_op_pj * 1e-12,
-                latency_process_spike=chip.synaptic_op_ns * 1e-9,
-            )
-            for name in SYNAPSES
-        ],
-        "axon_out": [unit("out", energy_message_out=0.0, latency_message_out=0.0)],
-    }
+    rows = _mesh_rows(chip)
     tiles = chip.mesh_columns * rows
     text: str = yaml.safe_dump(
         {
@@ -191,7 +141,7 @@ def architecture_yaml(chip: Chip) -> str:
                     "sync_model": "fixed",
                     "latency_sync": chip.step_ns * 1e-9,
                 },
-                "tile": [{"name": f"tile[0..{tiles - 1}]", "attributes": hops, "core": [core]}],
+                "tile": [{"name": f"tile[0..{tiles - 1}]", "attributes": _hops(chip), "core": [_core(chip)]}],
             }
         },
         sort_keys=False,
@@ -199,8 +149,77 @@ def architecture_yaml(chip: Chip) -> str:
     return text
 
 
+def _mesh_rows(chip: Chip) -> int:
+    """How many rows of tiles a chip's mesh has."""
+    return -(-chip.cores_per_chip // chip.cores_per_tile // chip.mesh_columns)
+
+
+def _hops(chip: Chip) -> dict[str, float]:
+    """What a message takes to cross a tile, by direction: joules and seconds."""
+    return {
+        f"{what}_{direction}_hop": value
+        for directions, energy, latency in (
+            (("east", "west"), chip.hop_east_west_pj * 1e-12, chip.hop_east_west_ns * 1e-9),
+            (("north", "south"), chip.hop_north_south_pj * 1e-12, chip.hop_north_south_ns * 1e-9),
+        )
+        for direction in directions
+        for what, value in (("energy", energy), ("latency", latency))
+    }
+
+
+def _core(chip: Chip) -> dict[str, object]:
+    """The cores of a tile."""
+    return {
+        "name": f"core[0..{chip.cores_per_tile - 1}]",
+        "attributes": {
+            "buffer_position": "soma",
+            "buffer_inside_unit": False,
+            "max_neurons_supported": chip.neurons_per_core,
+        },
+        "axon_in": [_unit("in", energy_message_in=chip.spike_in_tile_pj * 1e-12, latency_message_in=0.0)],
+        "soma": _somas(chip),
+        "dendrite": [_unit("dendrite", model="accumulator", energy_update=0.0, latency_update=0.0)],
+        "synapse": [
+            _unit(
+                name,
+                model="current_based",
+                energy_process_spike=chip.synaptic_op_pj * 1e-12,
+                latency_process_spike=chip.synaptic_op_ns * 1e-9,
+            )
+            for name in SYNAPSES
+        ],
+        "axon_out": [_unit("out", energy_message_out=0.0, latency_message_out=0.0)],
+    }
+
+
+def _somas(chip: Chip) -> list[dict[str, object]]:
+    """A core's LIF neurons, with the chip's constants, and the units that play spikes back and cost nothing."""
+    active, idle = chip.neuron_update_active_pj * 1e-12, chip.neuron_update_inactive_pj * 1e-12
+    active_s, idle_s = chip.neuron_update_active_ns * 1e-9, chip.neuron_update_inactive_ns * 1e-9
+    free = {f"{kind}_{what}": 0.0 for kind in ("energy", "latency") for what in _SOMA_EVENTS}
+    costs = free | {
+        "energy_access_neuron": idle,
+        "latency_access_neuron": idle_s,
+        "energy_spike_out": active - idle,
+        "latency_spike_out": active_s - idle_s,
+    }
+    return [
+        _unit("lif", model="leaky_integrate_fire", **costs),
+        _unit(f"{INPUTS}[0..{chip.neurons_per_core - 1}]", model="input", **free),
+    ]
+
+
+def _unit(name: str, **attributes: object) -> dict[str, object]:
+    """A hardware unit in SANA-FE's description language."""
+    return {"name": name, "attributes": attributes}
+
+
 def _populations(program: Scheduled) -> dict[str, str | None]:
-    """Each population and the one that it reads; the first, whose spikes are played back, reads none."""
+    """Each population and the one that it reads; the first, whose spikes are played back, reads none.
+
+    Raises:
+        UnsupportedError: One is not of LIF neurons, or reads what SANA-FE's Loihi does not send.
+    """
     found: dict[str, str | None] = {}
     for name in program.lif_names:
         source = _reads(program, name)
@@ -209,7 +228,11 @@ def _populations(program: Scheduled) -> dict[str, str | None]:
                 f"{name}: reads values, and only the first population may; SANA-FE's Loihi sends spikes"
             )
         op = program[name].op
-        if source is not None and not (isinstance(op, LIF) and op.du == LOIHI.du_no_memory and not op.bias_mant.any()):
+        if not isinstance(op, LIF):
+            raise UnsupportedError(
+                f"{name}: a {type(op).__name__}; only LIF neurons are compared, so give a network that has no others"
+            )
+        if source is not None and (op.du != LOIHI.du_no_memory or op.bias_mant.any()):
             raise UnsupportedError(f"{name}: only LIF neurons without biases or currents' memory are compared")
         found[name] = source
     return found
@@ -272,7 +295,7 @@ def _map(group: Any, placement: Placement, name: str, architecture: Any) -> None
     """Put a population's neurons on the cores that our placement gave them."""
     placed, chip = placement.by_name[name], placement.chip
     shape = placed.population.shape
-    rows = -(-chip.cores_per_chip // chip.cores_per_tile // chip.mesh_columns)
+    rows = _mesh_rows(chip)
     cores, neurons = architecture.cores(), list(group)
     for core, box in placed.boxes():
         column, row = tile_positions(chip, np.array(core))

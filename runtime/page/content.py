@@ -22,8 +22,8 @@ from resformer.runtime.cost.activity import measure
 from resformer.runtime.given import GivenBuild
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
-from resformer.runtime.verify import report as verifications
-from resformer.runtime.verify.verify import open_original
+from resformer.runtime.verify import as_json as verifications
+from resformer.runtime.verify.sides import open_original
 
 Json = Mapping[str, Any]
 

@@ -17,8 +17,8 @@ from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.compiler.pipeline import MODULE, Compilation
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.checks import Sides, logit_errors
+from resformer.runtime.verify.sides import float_graphs
 from resformer.runtime.verify.torch_network import ModuleNetwork
-from resformer.runtime.verify.verify import float_graphs
 
 if TYPE_CHECKING:
     import nir

@@ -14,7 +14,7 @@ import pytest
 
 from resformer.runtime.cli.compile_options import main as compile_main
 from resformer.runtime.cli.report import main as report_main
-from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.cli.verify import main as verify_main
 from support.builds import Tiny, read_json
 from support.nir_files import written
 from support.pages import read_page

@@ -20,9 +20,11 @@ import torch
 
 from resformer.compiler.save import build
 from resformer.runtime.cli import compile_options as cli
-from resformer.runtime.cli import run_and_verify as runtime_cli
+from resformer.runtime.cli import run as run_command
+from resformer.runtime.cli import verify as verify_command
 from resformer.runtime.cli.compile_options import main as compile_main
-from resformer.runtime.cli.run_and_verify import run_main, verify_main
+from resformer.runtime.cli.run import main as run_main
+from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run import infer as run
 from support.builds import Tiny, program_of
 
@@ -469,7 +471,8 @@ def test_files_that_cannot_grow(tiny: Tiny, tmp_path: Path, limit: int) -> None:
 def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime_cli, "read_given", lambda _arguments, _directory: pytest.fail("work was begun"))
+    for module in (run_command, verify_command):
+        monkeypatch.setattr(module, "read_given", lambda _arguments, _directory: pytest.fail("work was begun"))
     (tmp_path / "file").touch()
     for output in (tmp_path / "file" / "none" / "o", tmp_path):
         for command, option in ((run_main, "-o"), (verify_main, "--json")):
@@ -501,7 +504,8 @@ class Missing:
         if name.split(".")[0] == "lava":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from resformer.runtime.cli.run_and_verify import run_main, verify_main
+from resformer.runtime.cli.run import main as run_main
+from resformer.runtime.cli.verify import main as verify_main
 sys.exit({"run": run_main, "verify": verify_main}[sys.argv[1]](sys.argv[2:]))
 """
 
@@ -551,7 +555,7 @@ def test_ctrl_c_ends_a_run(tiny: Tiny, tmp_path: Path) -> None:
     many = tmp_path / "many.npy"
     np.save(many, np.tile(np.load(tiny.images), (3000, 1, 1, 1)))
     output = tmp_path / "o.npz"
-    imports = "import sys; from resformer.runtime.cli.run_and_verify import run_main"
+    imports = "import sys; from resformer.runtime.cli.run import main as run_main"
     code = f"{imports}; print('go', flush=True); sys.exit(run_main())"
     arguments = [str(tiny.build), "--input", str(many), "--backend", "reference", "-o", str(output)]
     with started([sys.executable, "-c", code, *arguments]) as process:

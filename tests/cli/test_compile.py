@@ -18,7 +18,7 @@ from resformer.compiler.ir.program import layer_weight
 from resformer.compiler.pipeline import CHECKPOINT
 from resformer.models.checkpoint import load_checkpoint
 from resformer.runtime.cli.compile_options import main
-from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.cli.verify import main as verify_main
 from support.builds import Tiny, program_of, read_json
 
 LAVA_FILES = {"network.nir", "program.safetensors", "placement.json", "quantized.pt", "report.json"}
@@ -222,8 +222,8 @@ def test_the_quantized_checkpoint_loads_and_says_t_and_size(tiny: Tiny) -> None:
 COMMANDS = (
     "compile_options:main",
     "compile:main",
-    "run_and_verify:run_main",
-    "run_and_verify:verify_main",
+    "run:main",
+    "verify:main",
     "report:main",
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resformer.runtime.cli.run_and_verify import run_main
+from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.run import infer as run
 from support.builds import Tiny, read_json
 

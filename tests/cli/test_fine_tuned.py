@@ -13,11 +13,11 @@ import resformer.quantize
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli.compile import main as sweep_main
 from resformer.runtime.cli.compile_options import main as compile_main
-from resformer.runtime.cli.run_and_verify import verify_main
-from resformer.runtime.verify import verify
+from resformer.runtime.cli.verify import main as verify_main
+from resformer.runtime.verify import result
 from support.builds import change_program, read_json
 
-E1, E2, E3, E4 = verify.CHECKS
+E1, E2, E3, E4 = result.CHECKS
 
 
 @pytest.fixture(scope="module")

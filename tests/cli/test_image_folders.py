@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from resformer.compiler.samples import images as image_folder
-from resformer.runtime.cli.run_and_verify import run_main, verify_main
+from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.sample_options import IMAGENET_MEAN, IMAGENET_STD
+from resformer.runtime.cli.verify import main as verify_main
 from support.builds import Tiny, write_tiny
 
 Capture = pytest.CaptureFixture[str]

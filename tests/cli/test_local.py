@@ -14,7 +14,7 @@ import pytest
 from resformer.compiler.ir.ops import Conv2d, Dense, RecurrentCubaLIF
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli.compile_options import main as compile_main
-from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.cli.verify import main as verify_main
 from support.builds import Tiny, change_program, program_of, read_json, write_tiny
 from support.nir_files import Written, chain, cuba_lif, lif, write, written
 

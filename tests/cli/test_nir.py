@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from resformer.runtime.cli.compile_options import main
-from resformer.runtime.cli.run_and_verify import run_main, verify_main
+from resformer.runtime.cli.run import main as run_main
+from resformer.runtime.cli.verify import main as verify_main
 from support.builds import read_json
 from support.nir_files import Written, chain, graph, lif, write, written
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from resformer.runtime.cli.report import main
-from resformer.runtime.cli.run_and_verify import run_main, verify_main
+from resformer.runtime.cli.run import main as run_main
+from resformer.runtime.cli.verify import main as verify_main
 from support.builds import Tiny, read_json
 from support.pages import read_page
 

@@ -10,7 +10,7 @@ import pytest
 
 from resformer.compiler.ir import reference
 from resformer.compiler.samples.arrays import check_samples
-from resformer.runtime.cli.run_and_verify import run_main
+from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.run.encode import encode, real_logits
 from support.builds import Tiny, program_of, read_json, write_tiny
 

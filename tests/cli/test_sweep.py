@@ -9,7 +9,7 @@ import pytest
 
 from resformer.runtime.cli.compile import main
 from resformer.runtime.cli.compile_options import main as compile_main
-from resformer.runtime.cli.run_and_verify import run_main
+from resformer.runtime.cli.run import main as run_main
 from support.builds import Tiny, read_json
 from support.pages import read_page
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resformer.runtime.cli.run_and_verify import run_main, verify_main
+from resformer.runtime.cli.run import main as run_main
+from resformer.runtime.cli.verify import main as verify_main
 from support.builds import Tiny
 
 SCRIPT = Path(sys.executable).with_name("resformer-run")

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 
 from resformer.compiler.backends import open_backend
+from resformer.compiler.files.build import read_build
 from resformer.compiler.files.nir import read_nir, write_nir
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.primitives import with_weight
 from resformer.compiler.ir.trace import SpikeTrain, Trace
+from resformer.compiler.samples.arrays import check_samples
+from resformer.errors import InputError
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run.encode import encode
-from resformer.runtime.verify import verify
+from resformer.runtime.verify import result, verify
 from support.builds import SAMPLES, Tiny, add_one, change_program, program_of, read_json, write_tiny
 
-E1, E2, E3, E4 = verify.CHECKS
+E1, E2, E3, E4 = result.CHECKS
 GRAPHS = 7
 """As imported, after each of five float passes, and as the file holds it."""
 
@@ -184,6 +187,32 @@ def test_a_changed_threshold_is_found_where_it_first_matters(
     assert layers[name]["mismatched"] > 0
     out = capsys.readouterr().out
     assert f"E3 first differs at {name}, step {first['step']}, sample {first['sample']}, neuron (" in out
+
+
+def test_a_network_file_with_other_populations_is_refused(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build, name = tiny.copied_build(tmp_path), "layers.0.0.activation_in"
+    graph = read_nir(build / "network.nir")
+
+    def renamed(old: str) -> str:
+        return "stranger" if old == name else old
+
+    nodes = [
+        dataclasses.replace(node, name=renamed(node.name), inputs=tuple(map(renamed, node.inputs))) for node in graph
+    ]
+    assert [node.name for node in nodes] != [node.name for node in graph]
+    write_nir(dataclasses.replace(graph, nodes=tuple(nodes)), build / "network.nir")
+    assert verify_main([str(build), "--input", str(tiny.images), "--model", str(tiny.model)]) == 1
+    assert "network.nir: its populations are not those of program.safetensors" in capsys.readouterr().err
+
+
+def test_local_errors_need_the_original(tiny: Tiny) -> None:
+    build = read_build(tiny.build)
+    program = build.program()
+    samples = check_samples(np.load(tiny.images), program, "x")
+    with pytest.raises(InputError, match="give model, the file that was compiled"):
+        verify.verify(build, samples, program, verify.Comparing("reference"), local=True)
 
 
 def test_a_changed_network_file_is_found(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

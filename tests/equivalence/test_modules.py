@@ -17,9 +17,10 @@ from resformer.compiler.export import checkpoint
 from resformer.compiler.pipeline import MODULE, CompileOptions
 from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.errors import InputError, UnsupportedError
-from resformer.runtime.cli import run_and_verify as cli
+from resformer.runtime.cli.run import main as run_main
+from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.compiled import Compiled
-from resformer.runtime.verify.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Verification
+from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Verification
 from support.modules import (
     MakeNeuron,
     MembraneBlock,
@@ -230,12 +231,12 @@ def test_a_build_is_as_the_commands_want_it(tmp_path: Path) -> None:
     images = tmp_path / "images.npy"
     np.save(images, case.example.numpy())
     out = tmp_path / "out.npz"
-    assert cli.run_main([str(tmp_path / "build"), "--input", str(images), "--backend", "sim", "-o", str(out)]) == 0
+    assert run_main([str(tmp_path / "build"), "--input", str(images), "--backend", "sim", "-o", str(out)]) == 0
     with np.load(out) as arrays:
         np.testing.assert_array_equal(arrays["logits"], network.run(case.samples).logits)
-    assert cli.verify_main([str(tmp_path / "build"), "--input", str(images), "--backend", "sim"]) == 0
+    assert verify_main([str(tmp_path / "build"), "--input", str(images), "--backend", "sim"]) == 0
     wrong = ["--model", str(tmp_path / "build" / "quantized.pt")]
-    assert cli.verify_main([str(tmp_path / "build"), "--input", str(images), "--backend", "sim", *wrong]) == 1
+    assert verify_main([str(tmp_path / "build"), "--input", str(images), "--backend", "sim", *wrong]) == 1
 
     # whoever has the class has the quantized network, and it gives the program's logits
     twin = case.make(lif).double().eval()

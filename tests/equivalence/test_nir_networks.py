@@ -27,7 +27,8 @@ from resformer.compiler.quantize.lower import round_layer
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.save.build import write_build
 from resformer.runtime.run.encode import encode, real_logits
-from resformer.runtime.verify.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, verify
+from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL
+from resformer.runtime.verify.verify import Comparing, verify
 from support.nir_files import (
     FRAMEWORKS,
     Written,
@@ -78,7 +79,7 @@ def test_every_backend_gives_the_programs_spikes(network: Written, tmp_path: Pat
     build = read_build(tmp_path / "b")
     program = build.program()
     samples = check_samples(network.samples, program, "x")
-    result = verify(build, samples, program, backend=backend, model=network.path)
+    result = verify(build, samples, program, Comparing(backend), model=network.path)
     assert result.equivalent
     assert set(result.checks) == {FLOAT_GRAPH, BACKEND, ORIGINAL}
     assert result.checks[BACKEND].compared == sum(result.layers.values()) > 0
@@ -336,7 +337,7 @@ def test_our_neurons_verify_in_lava(name: str, tmp_path: Path) -> None:
     program = build.program()
     frames = (np.random.default_rng(1).random((3, 12, *program.input.shape)) < 0.5).astype(np.float64)
     samples = check_samples(frames, program, "x")
-    result = verify(build, samples, program, backend="lava", model=path)
+    result = verify(build, samples, program, Comparing("lava"), model=path)
     assert result.equivalent
     assert result.checks[FLOAT_GRAPH].mismatched == 0
     assert result.checks[BACKEND].mismatched == 0
@@ -356,7 +357,7 @@ def test_synapses_of_one_value_verify(tmp_path: Path) -> None:
     build = read_build(tmp_path / "b")
     program = build.program()
     samples = check_samples((rng.random((3, 12, 6)) < 0.5).astype(np.float64), program, "x")
-    result = verify(build, samples, program, backend="sim", model=path)
+    result = verify(build, samples, program, Comparing("sim"), model=path)
     assert result.equivalent
     assert result.checks[FLOAT_GRAPH].mismatched == 0
 
@@ -382,7 +383,7 @@ def test_calibrated_recurrent_networks_verify(name: str, backend: str, tmp_path:
     write_build(compilation, tmp_path / "b", ["lava"], options)
     build = read_build(tmp_path / "b")
     program = build.program()
-    result = verify(build, check_samples(frames[:3], program, "x"), program, backend=backend, model=path)
+    result = verify(build, check_samples(frames[:3], program, "x"), program, Comparing(backend), model=path)
     assert result.equivalent
     assert result.checks[FLOAT_GRAPH].mismatched == 0
     assert result.checks[BACKEND].mismatched == 0

@@ -14,7 +14,7 @@ from resformer.compiler.backends import open_backend
 from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.models.checkpoint import load_checkpoint
 from resformer.runtime.cli.compile_options import main as compile_main
-from resformer.runtime.cli.run_and_verify import verify_main
+from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run.encode import encode, predict, real_logits
 from support.builds import program_of, read_json
 

@@ -18,7 +18,7 @@ from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.files.build import FILES
 from resformer.errors import CapacityError, FileFormatError, InputError, ResformerError, UnsupportedError
 from resformer.runtime.origin import InMemory
-from resformer.runtime.verify.verify import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED
+from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED
 from support import nir_files
 from support.builds import Tiny, read_json
 from support.modules import SpikingVGG, calibrated, lif

@@ -72,6 +72,15 @@ def test_networks_of_values_are_refused() -> None:
         sanafe_chip._populations(program)
 
 
+def test_other_neurons_are_refused_wherever_they_are() -> None:
+    """The first population's spikes are played back, and its neurons are refused all the same."""
+    net = ProgramBuilder((2, 6, 6))
+    net.cuba_lif("first", net.conv("stem", "input", 4, (3, 3)))
+    net.lif("second", net.dense("dense", net.flatten("flatten", "first"), 5), bias=0)
+    with pytest.raises(UnsupportedError, match="first: a CubaLIF; only LIF neurons are compared"):
+        sanafe_chip._populations(net.finish())
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_sanafe_agrees(seed: int) -> None:
     pytest.importorskip("sanafe", reason="SANA-FE (GPL-3.0) is not installed: pip install sanafe")

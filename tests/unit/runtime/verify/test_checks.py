@@ -14,8 +14,8 @@ from resformer.compiler.ir.program import real_weight
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.verify.checks import before_spikes, differing_weights, recorded_names
+from resformer.runtime.verify.conclude import logit_tolerance
 from resformer.runtime.verify.torch_network import TorchNetwork, open_checkpoint
-from resformer.runtime.verify.verify import logit_tolerance
 from support.builds import Tiny, program_of
 
 

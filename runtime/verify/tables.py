@@ -1,18 +1,11 @@
-"""A verification as JSON and as tables."""
+"""A verification as tables and sentences, for people."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
-from resformer._version import __version__
-from resformer.runtime.verify.diverge import Divergence
-from resformer.runtime.verify.local import LocalError
-from resformer.runtime.verify.verify import CHECKS, ORIGINAL, Check, Verification
-
-FORMAT = "resformer-verification"
-FORMAT_VERSION = 1
+from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
 
 STANDS_OUT = 4.0
 """How many times the median layer's error another's must be to be no ordinary rounding."""
@@ -26,95 +19,6 @@ TITLES = {
     "quantized_vs_original": "E4 quantized ~ {source}",
 }
 """Of the checks; what was compiled has its place in them."""
-
-
-def to_json(result: Verification) -> dict[str, Any]:
-    """All of a verification, as JSON can hold it; a check that was not run is null, and ``not_run`` says why."""
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "version": __version__,
-        "backend": result.backend,
-        "samples": result.samples,
-        "timesteps": result.timesteps,
-        "equivalent": result.equivalent,
-        "checks": {name: _check(result.checks[name]) if name in result.checks else None for name in CHECKS},
-        "not_run": dict(result.not_run),
-        "layers": [_layer(result, name) for name in result.layers],
-        "saturation": dict(result.saturation),
-        "input_values_clipped": result.clipped,
-        "model_is_source": result.model_is_source,
-        "accuracy": dict(result.accuracy),
-        "local": [_local(error) for error in result.local] or None,
-    }
-
-
-def _check(check: Check) -> dict[str, Any]:
-    return {
-        "compared": check.compared,
-        "mismatched": check.mismatched,
-        "demanded": check.demanded,
-        "passed": check.passed,
-        "note": check.note,
-        "first_divergence": None if check.divergence is None else _divergence(check.divergence),
-        **check.extra,
-    }
-
-
-def _divergence(divergence: Divergence) -> dict[str, Any]:
-    return {
-        "layer": divergence.layer,
-        "step": divergence.step,
-        "sample": divergence.sample,
-        "neuron": list(divergence.neuron),
-        "sides": [
-            {"name": side.name, "v_in_thresholds": side.potential, "v_integer": side.integer}
-            for side in divergence.sides
-        ],
-    }
-
-
-def _layer(result: Verification, name: str) -> dict[str, Any]:
-    """One population: in sum over the checks that can prove something, and check by check."""
-    exact = [check.layers[name] for key, check in result.checks.items() if key != ORIGINAL]
-    facts: dict[str, Any] = {
-        "name": name,
-        "compared": sum(compared for compared, _ in exact),
-        "mismatched": sum(mismatched for _, mismatched in exact),
-        "checks": {
-            key: dict(zip(("compared", "mismatched"), check.layers[name], strict=True))
-            for key, check in result.checks.items()
-        },
-    }
-    if ORIGINAL in result.checks:
-        facts["local"] = result.checks[ORIGINAL].extra["local_layers"][name]
-    return facts
-
-
-def _local(error: LocalError) -> dict[str, Any]:
-    """One layer's own error."""
-    spikes = None
-    if error.layer.population is not None:
-        spikes = {
-            "compared": error.tally.compared,
-            "mismatched": error.tally.mismatched,
-            "mismatched_share": error.mismatch,
-            "rate_original": error.rate_original,
-            "rate_shift": error.rate_shift,
-            "end_to_end": {"mismatched": error.tally.drifted, "mismatched_share": error.drift, "f1": error.f1},
-        }
-    return {
-        "name": error.layer.name,
-        "population": error.layer.population,
-        "rank": error.rank,
-        "current": {
-            "compared": error.tally.values,
-            "relative_error": error.relative,
-            "rms_error": error.rms,
-            "worst_error": error.worst,
-        },
-        "spikes": spikes,
-    }
 
 
 def local_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:

@@ -1,0 +1,280 @@
+"""``resformer-run``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from resformer.compiler.atomic import write_atomically, write_json
+from resformer.compiler.chips.chip import DEFAULT, PACKAGED
+from resformer.compiler.progress import Progress
+from resformer.runtime.cli.inputs import read_given
+from resformer.runtime.cli.running import add_running_options, check_running_usage
+from resformer.runtime.cli.terminal import (
+    DONE,
+    Parser,
+    Terminal,
+    UsageError,
+    check_writable,
+    positive_int,
+    run_command,
+    size_of,
+)
+from resformer.runtime.run.processes import Processes, from_environment
+
+if TYPE_CHECKING:
+    from resformer.compiler.chips.chip import Chip
+    from resformer.compiler.files.build import Build
+    from resformer.compiler.ir.program import Scheduled
+    from resformer.compiler.ir.trace import SpikeTrain
+    from resformer.compiler.placement.place import Placement
+    from resformer.runtime.given import GivenBuild
+    from resformer.runtime.run.infer import Inference
+
+RESULT_FORMAT_VERSION = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run inference, in one process or as one of several; returns the exit status."""
+    processes = from_environment()
+    return run_command(
+        _parser(), argv, lambda arguments: _run(arguments, processes), may_complain=processes.claim_failure
+    )
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="resformer-run",
+        description="Run a compiled SpikingResformer on images, in simulation.",
+        epilog="OUT.npz holds logits (N, T, classes), predictions (N,), logits_int, of a folder the files' names (N,), "
+        "and with --record-spikes, for each LIF population, 'spikes/NAME' (numpy.packbits of the flattened spikes) and "
+        "'shape/NAME' (T, N, ...). Several processes, each on a GPU of its own, share the samples: torchrun "
+        "--nproc-per-node 2 --no-python resformer-run ... Exit status: 0 done, 1 failed, 2 wrong usage.",
+    )
+    add_running_options(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="file to write the results to")
+    parser.add_argument("--record-spikes", action="store_true", help="write every spike to the output as well")
+    parser.add_argument(
+        "--cost", action="store_true", help="count synaptic operations, and estimate energy and time on the chip"
+    )
+    parser.add_argument(
+        "--chip",
+        metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
+        help="with --cost or --report: another chip than the build was placed on, or other constants",
+    )
+    parser.add_argument(
+        "--spread",
+        type=positive_int,
+        nargs="?",
+        const=0,
+        metavar="CHIPS",
+        help="with --cost: give the slowest layers the idle cores of so many chips (default: of those in use), and "
+        "tell what that layout costs",
+    )
+    parser.add_argument("--json", type=Path, metavar="R.json", help="with --cost: file to write the cost to")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="page to write that shows the build and this run"
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace, processes: Processes) -> int:
+    _check_usage(arguments, processes)
+    terminal = Terminal(quiet=not processes.leads)
+    with terminal.progress() as update:
+        update("reading", 0, 0)
+        given = read_given(arguments, arguments.build)
+        bounds = processes.share(len(given.samples))
+        chip = _chip(arguments, given.build) if _counts_cost(arguments) else None
+        placement = _placement(arguments, given.program, chip) if arguments.cost and chip is not None else None
+        result = _infer(arguments, processes, given, bounds, update)
+    if result is None:
+        return DONE
+    if arguments.output is not None:
+        spikes = result.spikes if arguments.record_spikes else {}
+        write_atomically(arguments.output, lambda file: _save(result, spikes, given.names, file))
+    _summarize(terminal, arguments, processes, given, result)
+    if placement is not None:
+        _cost(terminal, arguments, given.program, result, placement)
+    if arguments.report is not None:
+        from resformer.runtime.page.content import as_shown, run_shown
+        from resformer.runtime.page.write import write_page
+
+        seen, cost = run_shown(given, result, arguments.backend, chip)
+        write_page((as_shown(given.build, run=seen, cost=cost),), arguments.report)
+        terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
+    return DONE
+
+
+def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
+    """Find out before any work is done that it would be in vain.
+
+    Raises:
+        UsageError: Options contradict each other.
+        OSError: An output cannot be written.
+    """
+    if arguments.record_spikes and arguments.output is None:
+        raise UsageError("--record-spikes: say with -o where to write the spikes")
+    needs_cost = [name for name in ("json", "spread") if getattr(arguments, name) is not None]
+    if needs_cost and not arguments.cost:
+        raise UsageError(f"--{needs_cost[0]}: goes with --cost")
+    if arguments.chip is not None and not _counts_cost(arguments):
+        raise UsageError("--chip: goes with --cost or --report")
+    check_running_usage(arguments, arguments.output if processes.leads else None)
+    if processes.leads:
+        for path in filter(None, (arguments.json, arguments.report)):
+            check_writable(path)
+
+
+def _counts_cost(arguments: argparse.Namespace) -> bool:
+    """Whether the cost is shown somewhere, for which every spike is recorded."""
+    return arguments.cost or arguments.report is not None
+
+
+def _infer(
+    arguments: argparse.Namespace, processes: Processes, given: GivenBuild, bounds: tuple[int, int], update: Progress
+) -> Inference | None:
+    """Run this process's samples and gather those of all.
+
+    Args:
+        arguments: Parsed.
+        processes: Those that share the samples.
+        given: The build, and all samples.
+        bounds: The first and the past-the-last of this process's samples.
+        update: Told how far it is.
+
+    Returns:
+        What all processes found, or None where this one does not lead.
+
+    Raises:
+        ResformerError: The samples do not fit in memory, or the backend failed.
+    """
+    from resformer.compiler.backends import open_backend
+    from resformer.runtime.run.infer import (
+        conclude,
+        infer_part,
+        require_room_for_batch,
+        require_room_for_spikes,
+        samples_at_once,
+    )
+
+    program, samples = given.program, given.samples
+    record = arguments.record_spikes or _counts_cost(arguments)
+    batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=record)
+    require_room_for_batch(program, arguments.backend, min(batch_size, bounds[1] - bounds[0]))
+    if record:
+        require_room_for_spikes(program, len(samples))
+    runner = open_backend(
+        arguments.backend,
+        stock_models=arguments.stock_models,
+        device=processes.device(arguments.device),
+        batch_size=arguments.batch_size,
+    )
+    started = time.perf_counter()
+
+    def show(done: float, total: float) -> None:
+        speed = done / (time.perf_counter() - started)
+        update(f"running in {arguments.backend}, {done:.0f} of {total:.0f}, {speed:.3g} images/s", done, total)
+
+    part = infer_part(program, samples, runner, bounds=bounds, batch_size=batch_size, record=record, progress=show)
+    update("gathering", 0, 0)
+    parts = processes.gather(part)
+    return None if parts is None else conclude(program, parts, time.perf_counter() - started)
+
+
+def _chip(arguments: argparse.Namespace, build: Build) -> Chip:
+    """The chip that was asked for, or else the one that the build was placed on."""
+    from resformer.compiler.chips.chip import load_chip
+
+    if arguments.chip is not None:
+        return load_chip(arguments.chip)
+    return build.chip() or load_chip(DEFAULT)
+
+
+def _placement(arguments: argparse.Namespace, program: Scheduled, chip: Chip) -> Placement:
+    """The layout with the fewest cores, from which another may be asked for.
+
+    Raises:
+        CapacityError: That one cannot be.
+    """
+    from resformer.compiler.placement.place import place
+    from resformer.runtime.cost.layout import chips_to_use
+
+    placement = place(program, chip)
+    if arguments.spread is not None:
+        chips_to_use(placement, arguments.spread or None)
+    return placement
+
+
+def _cost(
+    terminal: Terminal, arguments: argparse.Namespace, program: Scheduled, result: Inference, placement: Placement
+) -> None:
+    """Estimate what the run costs, print it and write it."""
+    from resformer.runtime.cost.activity import measure
+    from resformer.runtime.cost.cost import estimate, layer_rows, sop_rows, to_json, total_rows
+
+    activity = measure(program, result.spikes)
+    cost = fewest = estimate(program, activity, placement)
+    if arguments.spread is not None:
+        from resformer.runtime.cost.layout import spread
+
+        cost = spread(program, activity, fewest, arguments.spread or None)
+    if arguments.json is not None:
+        write_json(arguments.json, to_json(cost))
+    terminal.table("Synaptic operations", *sop_rows(cost))
+    terminal.table(f"On {placement.chip.name}, a sample", *layer_rows(cost))
+    terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
+    if arguments.spread is not None:
+        before, after = fewest.placement.cores, cost.placement.cores
+        terminal.line(
+            f"spread: {before:,} to {after:,} cores, "
+            f"a step of {fewest.step_ns * 1e-3:,.4g} to {cost.step_ns * 1e-3:,.4g} us, "
+            f"{fewest.energy_mj:.4g} to {cost.energy_mj:.4g} mJ a sample"
+        )
+
+
+def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[str] | None, file: IO[Any]) -> None:
+    import numpy as np
+
+    arrays: dict[str, Any] = {
+        "format_version": np.array(RESULT_FORMAT_VERSION),
+        "logits": result.logits,
+        "predictions": result.predictions,
+        "logits_int": result.logits_int,
+    }
+    if names is not None:
+        arrays["names"] = np.array(names)
+    for name, train in spikes.items():
+        arrays[f"spikes/{name}"] = train.packed
+        arrays[f"shape/{name}"] = np.array(train.shape, dtype=np.int64)
+    np.savez(file, **arrays)
+
+
+def _summarize(
+    terminal: Terminal, arguments: argparse.Namespace, processes: Processes, given: GivenBuild, result: Inference
+) -> None:
+    """Print what inference found."""
+    import numpy as np
+
+    count = len(result.predictions)
+    histogram = np.bincount(result.predictions, minlength=given.program.output.shape[0])
+    most = np.argsort(-histogram, kind="stable")[:10]
+    where = arguments.backend + (f", {processes.count} processes" if processes.count > 1 else "")
+    rows = [
+        ("samples", f"{count}, {result.logits.shape[1]} steps each"),
+        ("speed", f"{count / result.seconds:.3g} images/s ({result.seconds:.1f} s in {where})"),
+        ("predictions", ", ".join(f"class {each}: {histogram[each]}" for each in most if histogram[each])),
+    ]
+    if given.labels is not None:
+        rows.append(("accuracy", f"{np.mean(result.predictions == given.labels):.2%}"))
+    rows.append(("input values clipped", f"{result.clipped:,}"))
+    saturated = ", ".join(f"{name} {count:,}" for name, count in result.saturated.items())
+    uncounted = sum(name in result.uncounted for name in given.build.report["may_saturate"])
+    note = f"; {arguments.backend} does not count clipped potentials ({uncounted} populations)" if uncounted else ""
+    rows.append(("values saturated", (saturated or "0") + note))
+    if arguments.output is not None:
+        rows.append(("written", f"{arguments.output} ({size_of(arguments.output)})"))
+    terminal.table(f"{arguments.build} on {arguments.input.name}", ("what", "value"), rows)

@@ -1,0 +1,151 @@
+"""Loading the sides that verifying a build compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nir
+
+from resformer.compiler import pipeline
+from resformer.compiler.files.build import PROGRAM, Build
+from resformer.compiler.frontend.checkpoint import import_model
+from resformer.compiler.frontend.nir.importer import import_nir
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.primitives import NEURONS
+from resformer.compiler.ir.program import Scheduled
+from resformer.compiler.pipeline import FloatPass
+from resformer.errors import FileFormatError, InputError
+from resformer.models.spikingresformer import SpikingResformer
+from resformer.runtime.verify.checks import Sides
+from resformer.runtime.verify.nir_network import NirNetwork
+from resformer.runtime.verify.result import CHECKPOINT, FLOAT_GRAPH, NIR, ORIGINAL, QUANTIZED, SOURCES
+from resformer.runtime.verify.torch_network import TorchNetwork, open_checkpoint
+
+A_FILE = "file"
+"""How the name of a float graph begins that was read from a build."""
+
+
+def load_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
+    """Load all sides of a build that there are.
+
+    Args:
+        build: What is verified.
+        program: The build's.
+        model: What was compiled; None if it is not given.
+
+    Raises:
+        ResformerError: A file cannot be read.
+        InputError: The model is another network than the one that was compiled.
+    """
+    if build.from_nir:
+        return _nir_sides(build, program, model)
+    if build.from_module:
+        if model is not None:
+            open_original(build, program, model)
+        return Sides(program, {}, None, None)
+    size = program.input.shape[-1]
+    quantized = open_checkpoint(build.quantized_path, timesteps=program.timesteps, image_size=size)
+    _same_populations(quantized, program, str(build.quantized_path))
+    if model is None:
+        return Sides(program, {}, None, quantized)
+    original = open_original(build, program, model)
+    assert isinstance(original, TorchNetwork)
+    assert isinstance(original.model, SpikingResformer)
+    graphs = _build_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes, build, program)
+    return Sides(program, graphs, original, quantized, fine_tuned=original.fine_tuned)
+
+
+def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
+    """The sides of a network from a NIR file."""
+    if model is None:
+        return Sides(program, {}, None, None)
+    original = open_original(build, program, model)
+    assert isinstance(original, NirNetwork)
+    return Sides(program, _build_graphs(original.graph, pipeline.NIR.float_passes, build, program), original, None)
+
+
+def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork | NirNetwork:
+    """What a build was compiled from, in real numbers.
+
+    Args:
+        build: Of a checkpoint or a NIR file.
+        program: The build's.
+        model: The file.
+
+    Raises:
+        ResformerError: It cannot be read.
+        InputError: It is another network than the one that was compiled, or that was a module in memory.
+    """
+    if build.from_module:
+        raise InputError(
+            f"{model}: the build was compiled from a module in memory; verify it there, with Compiled.verify"
+        )
+    if not build.from_nir:
+        checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=program.input.shape[-1])
+        _same_populations(checkpoint, program, str(model))
+        return checkpoint
+    known = build.network().metadata
+    graph = import_nir(model, dt=float(known["dt"]), timesteps=program.timesteps, reset=str(known["reset"]))
+    original = NirNetwork(graph)
+    same = set(original.neurons) == set(program.lif_names) and (graph.input.shape, graph.output.shape) == (
+        program.input.shape,
+        program.output.shape,
+    )
+    if not same:
+        raise InputError(f"{model}: another network than the one that was compiled; give the file of the build")
+    return original
+
+
+def _same_populations(network: TorchNetwork, program: Scheduled, source: str) -> None:
+    assert isinstance(network.model, SpikingResformer)
+    classes = network.model.architecture.num_classes, network.model.architecture.in_channels
+    wanted = program.output.shape[0], program.input.shape[0]
+    if set(network.neurons) != set(program.lif_names) or classes != wanted:
+        raise InputError(f"{source}: another network than the one that was compiled; give the checkpoint of the build")
+
+
+def _build_graphs(
+    graph: Graph[nir.NIRNode], passes: Sequence[FloatPass], build: Build, program: Scheduled
+) -> dict[str, Graph[nir.NIRNode]]:
+    """The float graph as imported, after each float pass, and as the build's file holds it.
+
+    Raises:
+        FileFormatError: The file's populations are not the program's.
+    """
+    graphs, wanted = float_graphs(graph, passes), set(program.lif_names)
+    for stage, each in graphs.items():
+        assert _populations(each) == wanted, f"{stage}: its populations are not the program's"
+    path, network = build.network_path, build.network()
+    differing = sorted(_populations(network) ^ wanted)
+    if differing:
+        raise FileFormatError(
+            f"{path}: its populations are not those of {PROGRAM}: only one of the two files has {differing[0]}; "
+            "compile the model again"
+        )
+    return graphs | {f"{A_FILE} {path.name}": network}
+
+
+def _populations(graph: Graph[nir.NIRNode]) -> set[str]:
+    return {node.name for node in graph if isinstance(node.op, NEURONS)}
+
+
+def float_graphs(graph: Graph[nir.NIRNode], passes: Sequence[FloatPass]) -> dict[str, Graph[nir.NIRNode]]:
+    """The float graph as imported, and after each float pass."""
+    graphs = {"import": graph}
+    for float_pass in passes:
+        graph = float_pass(graph)
+        graphs[float_pass.__name__] = graph
+    return graphs
+
+
+def absent_sides(build: Build) -> dict[str, str]:
+    """Why a check is not run, by its name, if its side is absent."""
+    if build.from_module:
+        return dict.fromkeys((FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: Compiled.verify")
+    return {
+        **dict.fromkeys(
+            (FLOAT_GRAPH, ORIGINAL), f"needs the {SOURCES[NIR if build.from_nir else CHECKPOINT]}: give --model"
+        ),
+        QUANTIZED: "a network from a NIR file has no quantized checkpoint",
+    }
