@@ -150,6 +150,9 @@ def _add_common(parser: Parser) -> None:
     parser.add_argument(
         "--stock-models", action="store_true", help="lava: use only Lava's own process models, many times slower"
     )
+    parser.add_argument(
+        "--self-check", action="store_true", help="sim: check every product of the run, about six times slower"
+    )
 
 
 def _device(text: str) -> str:
@@ -171,6 +174,8 @@ def _check_usage(arguments: argparse.Namespace, output: Path | None) -> None:
         raise UsageError(
             f"--device {arguments.device}: {arguments.backend} runs on the CPU alone; choose --backend sim"
         )
+    if arguments.self_check and not BACKENDS[arguments.backend].has_self_check:
+        raise UsageError(f"--self-check: {arguments.backend} cannot check itself; choose --backend sim")
     check_input_usage(arguments)
     if output is not None:
         check_writable(output)
@@ -216,6 +221,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
             stock_models=arguments.stock_models,
             device=processes.device(arguments.device),
             batch_size=arguments.batch_size,
+            self_check=arguments.self_check,
         )
         started = time.perf_counter()
 
@@ -336,6 +342,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             stock_models=arguments.stock_models,
             device=arguments.device,
             batch_size=arguments.batch_size,
+            self_check=arguments.self_check,
             local=local,
             update=update,
         )
@@ -405,3 +412,5 @@ def _summarize(
     if arguments.output is not None:
         rows.append(("written", f"{arguments.output} ({size_of(arguments.output)})"))
     terminal.table(f"{arguments.build} on {arguments.input.name}", ("what", "value"), rows)
+    for note in result.notes:
+        terminal.line(f"note: {note}")

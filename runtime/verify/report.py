@@ -43,6 +43,7 @@ def to_json(result: Verification) -> dict[str, Any]:
         "layers": [_layer(result, name) for name in result.layers],
         "saturation": dict(result.saturation),
         "input_values_clipped": result.clipped,
+        "notes": list(result.notes),
         "model_is_source": result.model_is_source,
         "accuracy": dict(result.accuracy),
         "local": [_local(error) for error in result.local] or None,
@@ -202,6 +203,7 @@ def facts(result: Verification) -> list[str]:
     if result.saturation:
         nodes = ", ".join(f"{name} {count:,}" for name, count in result.saturation.items())
         lines.append(f"saturation: {nodes}")
+    lines += [f"note: {note}" for note in result.notes]
     if result.model_is_source is False:
         lines.append(f"warning: the {result.source} is not, bit for bit, the file that was compiled")
     lines += [

@@ -37,7 +37,7 @@ from resformer.compiler.samples.arrays import Samples
 from resformer.errors import FileFormatError, InputError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.run.encode import encode
-from resformer.runtime.run.infer import batch_size, batches, require_room_for_batch, samples_at_once
+from resformer.runtime.run.infer import batch_size, batches, notes_of, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import Comparison, require_complete, split
 from resformer.runtime.verify.checks import Sides, Tally, check_batch, differing_weights, recorded_names
 from resformer.runtime.verify.diverge import Divergence, backend_divergence, float_divergence, quantized_divergence
@@ -114,6 +114,7 @@ class Verification(Summarized):
         accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
         local: Each layer's own error, in topological order; empty if it was not asked for.
         source: What was compiled, in words: a checkpoint, a NIR file or a module.
+        notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly.
     """
 
     backend: str
@@ -128,6 +129,7 @@ class Verification(Summarized):
     accuracy: Mapping[str, float]
     local: Sequence[LocalError] = ()
     source: str = SOURCES[CHECKPOINT]
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> Summary:
         """The verdict and each check; ``resformer.runtime.verify.report`` has every layer."""
@@ -141,6 +143,7 @@ class Verification(Summarized):
             *((name, (ran | not_run)[name]) for name in CHECKS if name in ran or name in not_run),
             *((f"accuracy, {name}", f"{value:.2%}") for name, value in self.accuracy.items()),
             *([("input values clipped", f"{self.clipped:,}")] if self.clipped else []),
+            *(("note", note) for note in self.notes),
         ]
 
     @property
@@ -161,6 +164,7 @@ def verify(
     stock_models: bool = False,
     device: str = CPU,
     batch_size: int | None = None,
+    self_check: bool = False,
     local: bool = False,
     update: Progress = no_progress,
 ) -> Verification:
@@ -176,6 +180,7 @@ def verify(
         stock_models: As in ``open_backend``.
         device: As in ``open_backend``.
         batch_size: How many samples the backend is given together; None: what fits in memory.
+        self_check: As in ``open_backend``.
         local: Whether to measure each layer's own error, for which the checkpoint must be given.
         update: Told how far it is.
 
@@ -199,6 +204,7 @@ def verify(
             stock_models=stock_models,
             device=device,
             batch_size=batch_size,
+            self_check=self_check,
             update=update,
         )
     except BoundsError as error:
@@ -231,6 +237,7 @@ def verify_sides(
     stock_models: bool = False,
     device: str = CPU,
     batch_size: int | None = None,
+    self_check: bool = False,
     update: Progress = no_progress,
 ) -> Verification:
     """Compare the sides of a network on samples, as ``verify`` does those of a build.
@@ -245,6 +252,7 @@ def verify_sides(
         stock_models: As in ``open_backend``.
         device: As in ``open_backend``.
         batch_size: How many samples the backend is given together; None: what fits in memory.
+        self_check: As in ``open_backend``.
         update: Told how far it is.
 
     Raises:
@@ -253,7 +261,9 @@ def verify_sides(
     program = sides.program
     runner = None
     if backend != THE_REFERENCE:
-        runner = open_backend(backend, stock_models=stock_models, device=device, batch_size=batch_size)
+        runner = open_backend(
+            backend, stock_models=stock_models, device=device, batch_size=batch_size, self_check=self_check
+        )
     at_once = len(samples) if runner is None else batch_size or samples_at_once(program, backend, record=True)
     require_room_for_batch(program, backend, 1 if runner is None else min(at_once, len(samples)))
     tally = _compare(sides, samples, runner, backend, at_once, update)
@@ -284,6 +294,7 @@ def verify_sides(
         accuracy=_accuracy(tally, labels),
         local=rank(tally.layers),
         source=SOURCES[str(program.metadata.get("source", CHECKPOINT))],
+        notes=() if runner is None else notes_of(runner),
     )
 
 
@@ -345,7 +356,9 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
             f"{model}: the build was compiled from a module in memory; verify it there, with Compiled.verify"
         )
     if not build.from_nir:
-        checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=program.input.shape[-1])
+        size = program.input.shape[-1]
+        chosen = build.report["options"]
+        checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=size, chosen=chosen)
         _same_populations(checkpoint, program, str(model))
         return checkpoint
     known = build.network().metadata
