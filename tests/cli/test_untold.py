@@ -13,6 +13,7 @@ import torch
 
 import resformer
 from resformer.compiler.backends import OpenBackend
+from resformer.compiler.export.checkpoint import quantized_state
 from resformer.compiler.pipeline import CompileOptions
 from resformer.errors import InputError
 from resformer.models.checkpoint import SETTINGS, build_model, load_checkpoint
@@ -59,6 +60,8 @@ def test_an_if_network_is_verified_as_one(
     quantized = load_checkpoint(tmp_path / "build" / "quantized.pt")
     assert quantized.architecture == model.architecture
     assert build_model(quantized).assumptions == ()
+    program = resformer.compile(checkpoint, options=CompileOptions(image_size=16, neuron="IF")).compilation.quantized
+    assert quantized_state(program).keys() == quantized.state.keys(), "without being told which neuron it is"
 
     status, found = verified(checkpoint, images, tmp_path)
     assert (status, found["equivalent"]) == (0, True)
@@ -73,9 +76,7 @@ def test_an_if_network_is_verified_as_one(
     assert found["checks"][E1]["mismatched"] > 0, "read as an LIF network, it is another"
 
 
-def test_what_nobody_said_is_printed_as_assumed(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_nobody_said_is_printed_as_assumed(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = "neurons: LIF with tau 2 (no tensor says so)"
     for mode in (["--target", "sim", "-o", str(tmp_path / "b")], ["--check"]):
         assert main([str(tiny.model), *tiny.arguments, *mode]) == 0
@@ -113,6 +114,10 @@ def test_attention_scaled_as_the_authors_round_is_quantized_so(make_model: MakeM
     counts = {name: 49 if name.startswith("layers.1.") else 225 for name in rates}
     assert set(counts.values()) == {49, 225}
     assert all((rates[name] * count == 1).all() for name, count in counts.items())
+    options = CompileOptions(timesteps=4, image_size=15, feature_rounding="floor")
+    in_memory = resformer.compile(checkpoint, options=options).quantized_state()
+    assert in_memory.keys() == quantized.state.keys()
+    assert all(torch.equal(in_memory[name], tensor) for name, tensor in quantized.state.items())
     status, found = verified(checkpoint, images, tmp_path)
     assert (status, found["checks"][E1]["mismatched"], found["checks"][E3]["mismatched"]) == (0, 0, 0)
 
