@@ -35,8 +35,9 @@ from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError
+from resformer.models.checkpoint import SETTINGS, settings
 from resformer.models.layers import DSSA, BatchNorm
-from resformer.models.spikingresformer import SpikingResformer
+from resformer.models.spikingresformer import SpikingResformer, patch_counts
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -103,12 +104,13 @@ class QuantizedSpikingResformer(SpikingResformer):
     """
 
     def __init__(self, model: SpikingResformer, graph: Graph[nir.NIRNode], plan: QuantizationPlan) -> None:
-        super().__init__(model.architecture, timesteps=model.timesteps, image_size=model.image_size)
+        super().__init__(**_built_as(model))
         self.plan = plan
         self._input = graph.input.name
         self._fixed: dict[str, torch.Tensor] = {}
         """What training never changes: normalisations that do nothing, and DSSA's rates, which make its scales one."""
-        state = quantized_state(quantize(graph, plan))
+        patches = patch_counts(model.architecture, model.image_size, model.feature_rounding)
+        state = quantized_state(quantize(graph, plan), neuron=model.architecture.neuron, patches=patches)
         state |= {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".w")}
         self.double()
         self.load_state_dict(state)
@@ -191,7 +193,7 @@ class QuantizedSpikingResformer(SpikingResformer):
         Given samples that are already rounded, it computes what this one does.
         """
         exact = copy.deepcopy(self).cpu().double()
-        plain = SpikingResformer(self.architecture, timesteps=self.timesteps, image_size=self.image_size).double()
+        plain = SpikingResformer(**_built_as(self)).double()
         plain.load_state_dict(exact._fixed | dict(exact.export_tensors()))
         return plain.eval()
 
@@ -209,11 +211,23 @@ class QuantizedSpikingResformer(SpikingResformer):
             "timesteps": self.timesteps,
             "image_size": self.image_size,
             "quantization": self.plan.to_text(),
+            SETTINGS: settings(self),
         }
         # through memory: torch.save reports a full disk as an internal error
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
+
+
+def _built_as(model: SpikingResformer) -> dict[str, Any]:
+    """The arguments that make another network like this one."""
+    return {
+        "architecture": model.architecture,
+        "timesteps": model.timesteps,
+        "image_size": model.image_size,
+        "feature_rounding": model.feature_rounding,
+        "assumptions": model.assumptions,
+    }
 
 
 class FakeQuantization(nn.Module):

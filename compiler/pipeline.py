@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import nir
@@ -43,8 +44,9 @@ from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.samples.files import SampleFiles
 from resformer.errors import FileFormatError, InputError, ResformerError
-from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint
-from resformer.models.spikingresformer import Architecture
+from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint, settings
+from resformer.models.layers import NeuronKind
+from resformer.models.spikingresformer import Architecture, Rounding, patch_counts
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +68,18 @@ INTEGER_PASSES: tuple[Callable[[Unscheduled], Unscheduled], ...] = (stack_synaps
 NIR_SUFFIX = ".nir"
 """How the name of a file ends that is read as a NIR file; all others are read as checkpoints."""
 
+FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "image_size": "--input-size",
+        "weights_key": "--weights-key",
+        "neuron": "--neuron",
+        "stem_stride": "--stem-stride",
+        "stem_pool": "--stem-pool",
+        "feature_rounding": "--feature-rounding",
+    }
+)
+"""The options that mean something for a checkpoint alone, as the command names them."""
+
 LONGEST_SAMPLE = 2**16
 """Steps. What neurons may gather is bounded step by step, so a slip of the keyboard would take hours."""
 
@@ -86,6 +100,11 @@ class CompileOptions:
         dt: Seconds a step of a network in a NIR file; None for what the file says.
         input_kind: Whether such a network's samples are real numbers ("static") or counts of events ("frames").
         reset: How its neurons reset where the file does not say ("hard", "soft" or "late"); None: as NIR defines it.
+        weights_key: Under which key of a checkpoint the weights are; None: the first of the usual ones.
+        neuron: Which neuron a checkpoint's populations are; None: as ``build_model`` reads it, and so are the rest.
+        stem_stride: Stride of the stem's convolution.
+        stem_pool: Whether a max-pool follows it.
+        feature_rounding: How DSSA's patches are counted where sizes are odd.
     """
 
     timesteps: int | None = None
@@ -97,6 +116,11 @@ class CompileOptions:
     dt: float | None = None
     input_kind: InputKind = "static"
     reset: str | None = None
+    weights_key: str | None = None
+    neuron: NeuronKind | None = None
+    stem_stride: int | None = None
+    stem_pool: bool | None = None
+    feature_rounding: Rounding | None = None
 
     @property
     def resolved_quantization(self) -> QuantizationConfig:
@@ -105,6 +129,18 @@ class CompileOptions:
         if self.synapse_budget is None or chosen.weight_bits is not None:
             return chosen
         return replace(chosen, weight_bits=WIDEST)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What was chosen of that which no tensor of a checkpoint tells, beside T and the image size."""
+        chosen = {name: getattr(self, name) for name in ("neuron", "stem_stride", "stem_pool", "feature_rounding")}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    @property
+    def for_checkpoints(self) -> tuple[str, ...]:
+        """The options that were given and mean something for a checkpoint alone."""
+        given = {"image_size": self.image_size, "weights_key": self.weights_key, **self.layout}
+        return tuple(name for name, value in given.items() if value is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +184,10 @@ class Source:
         module: The module in memory, if it was one.
         plan: By which a checkpoint was fine-tuned, and is quantized; None of others.
         warnings: What the user should know of it, a line each.
+        notes: What was chosen or ignored in reading it, a sentence each.
+        assumptions: What neither the file nor the user said of a checkpoint's network, a sentence each.
+        settings: What no tensor of a checkpoint tells, as ``resformer.models.checkpoint.settings`` has it.
+        patches: L of each stage, by which a checkpoint's network scales its attention.
     """
 
     path: Path | None
@@ -157,6 +197,10 @@ class Source:
     module: ModuleSource | None = None
     plan: QuantizationPlan | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    patches: tuple[int, ...] = ()
 
 
 Imported: TypeAlias = tuple[Source, Graph[nir.NIRNode]]
@@ -200,8 +244,12 @@ def _import_nir(path: Path, options: CompileOptions) -> Imported:
     Raises:
         InputError: An option is for checkpoints.
     """
-    if options.image_size is not None:
-        raise InputError(f"{path}: --input-size is for checkpoints; a NIR file states the shape of its input")
+    if options.for_checkpoints:
+        names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
+        raise InputError(
+            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; a NIR file "
+            "states the shape of its input and what its nodes are"
+        )
     graph = import_nir(
         path,
         dt=options.dt,
@@ -232,12 +280,22 @@ def _import_checkpoint(path: Path, options: CompileOptions) -> Imported:
         raise InputError(
             f"{path}: --dt, --input-kind and --reset are for NIR files; name one that ends in {NIR_SUFFIX}"
         )
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, weights_key=options.weights_key)
     check_rates(checkpoint.state)
-    model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size)
-    parameters = sum(each.numel() for each in model.parameters())
+    model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size, **options.layout)
     graph, plan = import_model(model), _brought_plan(checkpoint, options)
-    return Source(path, model.architecture, model.image_size, parameters, plan=plan), graph
+    source = Source(
+        path,
+        model.architecture,
+        model.image_size,
+        parameters=sum(each.numel() for each in model.parameters()),
+        plan=plan,
+        notes=checkpoint.notes,
+        assumptions=model.assumptions,
+        settings=settings(model),
+        patches=patch_counts(model.architecture, model.image_size, model.feature_rounding),
+    )
+    return source, graph
 
 
 def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> QuantizationPlan | None:
@@ -264,6 +322,18 @@ def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> Quantizati
             f"{checkpoint.path}: was fine-tuned for images of {checkpoint.image_size}x{checkpoint.image_size}; leave "
             "out --input-size"
         )
+    stem = checkpoint.architecture.stem_layout
+    tuned = {
+        "neuron": checkpoint.architecture.neuron,
+        "stem_stride": stem.stride,
+        "stem_pool": stem.pool,
+        "feature_rounding": checkpoint.feature_rounding,
+    }
+    others = [FLAGS[name] for name, value in options.layout.items() if value != tuned[name]]
+    if others:
+        raise InputError(
+            f"{checkpoint.path}: was fine-tuned as another network than {', '.join(others)} says; leave that out"
+        )
     return plan
 
 
@@ -280,6 +350,8 @@ def _import_module(given: ModuleInput, options: CompileOptions) -> Imported:
         raise InputError(
             "dt and image_size are for files; a module's example says the size, and its steps have no unit"
         )
+    if options.for_checkpoints:
+        raise InputError(f"{', '.join(options.for_checkpoints)}: for checkpoints; a module's own code says all of it")
     module = given.module
     twin = in_float64(module)
     traced = import_module(twin, given.example, timesteps=options.timesteps, input_kind=options.input_kind)

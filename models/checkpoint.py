@@ -23,6 +23,7 @@ from resformer.models.spikingresformer import Architecture, Rounding, SpikingRes
 from resformer.models.weights import StateDict, check_values, find_weights, note_half_precision
 
 __all__ = [
+    "SETTINGS",
     "Checkpoint",
     "build_model",
     "check_rates",

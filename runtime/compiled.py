@@ -136,6 +136,7 @@ class Compiled(Summarized):
         record: bool = False,
         samples: int | None = None,
         batch_size: int | None = None,
+        self_check: bool = False,
         progress: Progress = no_progress,
     ) -> Inference:
         """Inference by a backend.
@@ -148,6 +149,7 @@ class Compiled(Summarized):
             record: Keep every population's spikes.
             samples: Take the first N only.
             batch_size: How many samples are in memory together; None: what fits.
+            self_check: With "sim": check every product of the run; several times slower.
             progress: Told how far it is.
 
         Returns:
@@ -166,6 +168,7 @@ class Compiled(Summarized):
             backend,
             record=record,
             batch_size=batch_size,
+            self_check=self_check,
             progress=lambda done, total: progress(f"running in {backend}", done, total),
         )
 
@@ -181,6 +184,7 @@ class Compiled(Summarized):
         stock_models: bool = False,
         device: str = CPU,
         batch_size: int | None = None,
+        self_check: bool = False,
         progress: Progress = no_progress,
     ) -> Verification:
         """The four equivalences, every spike of every population.
@@ -196,6 +200,7 @@ class Compiled(Summarized):
             stock_models: With "lava": use only Lava's own process models.
             device: With "sim": "cpu", "cuda" or "cuda:N".
             batch_size: How many samples the backend is given together; None: what fits.
+            self_check: As ``run`` takes it.
             progress: Told how far it is.
 
         Raises:
@@ -213,6 +218,7 @@ class Compiled(Summarized):
                 stock_models=stock_models,
                 device=device,
                 batch_size=batch_size,
+                self_check=self_check,
                 update=progress,
             ),
         )

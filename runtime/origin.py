@@ -129,9 +129,10 @@ class InMemory:
         if module is not None:
             graph, state = module.traced.graph, module.module.state_dict()
             return quantized_module_state(compilation.quantized, compilation.folded, graph, state)
-        if compilation.source.architecture is None:
+        net = compilation.source.architecture
+        if net is None:
             raise UnsupportedError(f"{self.title}: {NO_FILE}")
-        return quantized_state(compilation.quantized)
+        return quantized_state(compilation.quantized, neuron=net.neuron, patches=compilation.source.patches)
 
     def save(self, directory: Path) -> tuple[Path, ...]:
         """Write a build folder."""

@@ -8,7 +8,7 @@ are float64: load them after ``model.double()``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from resformer.compiler.ir.ops import (
     Output,
     Relay,
     SampleDelay,
+    SpikeAnd,
     SpikeMatMul,
     Spiking,
     SumPool2d,
@@ -50,6 +51,7 @@ from resformer.compiler.ir.primitives import (
 from resformer.compiler.ir.program import Program, real_weight
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
+from resformer.models.layers import NeuronKind
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -69,6 +71,7 @@ WITHOUT_WEIGHTS = (
     Relay,
     Spiking,
     CubaLI,
+    SpikeAnd,
     SpikeMatMul,
     SumPool2d,
     Flatten,
@@ -129,11 +132,16 @@ def tensor_rows(network: Graph[Any]) -> dict[str, TensorRows]:
     return found
 
 
-def quantized_state(program: Program) -> dict[str, torch.Tensor]:
+def quantized_state(
+    program: Program, *, neuron: NeuronKind | None = None, patches: Sequence[int] | None = None
+) -> dict[str, torch.Tensor]:
     """The state dict of the quantized network, under the names of the authors' code.
 
     Args:
         program: As ``quantize`` returns it: each synapse still holds its own bias.
+        neuron: Which neuron every population is; None: PLIF if a decay is neither that of an LIF nor that of an IF.
+        patches: L of each stage, by which the network that loads this scales its attention (``patch_counts``); None:
+            as many as there are.
     """
     state: dict[str, Float64Array] = {}
     for name, where in tensor_rows(program).items():
@@ -141,14 +149,19 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
         if where.bias is not None:
             write_rows(state, where.bias, where, _real_bias(program, name))
             state |= _identity_norm(where.bias.removesuffix(".bias"), len(state[where.bias]))
-    halving = LOIHI.decay_unity // 2
-    learned_decay = any(node.op.dv != halving for node in program if isinstance(node.op, LIF))
+    fixed_decays = (0, LOIHI.decay_unity // 2)
+    learned_decay = neuron == "PLIF" or (
+        neuron is None and any(node.op.dv not in fixed_decays for node in program if isinstance(node.op, LIF))
+    )
     for node in program:
         match node.op:
             case SpikeMatMul(num_heads=heads, transpose=transpose):
                 block = node.name.rpartition(".")[0]
                 y_shape = program[node.inputs[0]].shape
-                count = y_shape[0] // heads if transpose else math.prod(y_shape[1:])
+                if transpose:
+                    count = y_shape[0] // heads
+                else:
+                    count = math.prod(y_shape[1:]) if patches is None else patches[_stage(block)]
                 buffer = "firing_rate_x" if transpose else "firing_rate_attn"
                 state[f"{block}.{buffer}"] = np.full((1, 1, heads, 1, 1), unit_rate(count))
             case LIF(dv=dv) if learned_decay:
@@ -157,6 +170,11 @@ def quantized_state(program: Program) -> dict[str, torch.Tensor]:
             case op if not isinstance(op, (Conv2d, Dense, *WITHOUT_WEIGHTS)):
                 raise _unknown(node)
     return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
+
+
+def _stage(block: str) -> int:
+    """The stage of a block, which its name in the authors' code begins with: ``layers.STAGE.BLOCK``."""
+    return int(block.split(".")[1])
 
 
 def quantized_module_state(

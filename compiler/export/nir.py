@@ -31,6 +31,7 @@ from resformer.compiler.ir.ops import (
     Output,
     Relay,
     SampleDelay,
+    SpikeAnd,
     SpikeMatMul,
     SumPool2d,
 )
@@ -52,7 +53,20 @@ Float64Array = npt.NDArray[np.float64]
 
 INTEGERS = "integers"
 """The key of a node's metadata under which its integers stand, named as in the program."""
-UNCHANGED = (Input, Output, Add, Relay, SumPool2d, MaxPool2d, Flatten, SpikeMatMul, CubaLI, Delay, SampleDelay)
+UNCHANGED = (
+    Input,
+    Output,
+    Add,
+    Relay,
+    SumPool2d,
+    MaxPool2d,
+    Flatten,
+    SpikeAnd,
+    SpikeMatMul,
+    CubaLI,
+    Delay,
+    SampleDelay,
+)
 """Integer operations whose float nodes stand as they are."""
 FIRES_ABOVE = {"fires_at": ">"}
 

@@ -50,6 +50,11 @@ class Options(TypedDict):
     reset: str | None
     synapse_budget: Annotated[float, Within(0)] | None
     calibration_samples: Count | None
+    weights_key: str | None
+    neuron: Literal["IF", "LIF", "PLIF"] | None
+    stem_stride: Positive | None
+    stem_pool: bool | None
+    feature_rounding: Literal["floor", "ceil"] | None
 
 
 class Architecture(TypedDict):
@@ -180,6 +185,8 @@ class Report(TypedDict):
     totals: Totals
     placement: Placement | None
     warnings: list[str]
+    notes: list[str]
+    assumptions: list[str]
     may_saturate: list[str]
     nodes: list[Node]
 

@@ -95,16 +95,20 @@ def _write_quantized(compilation: Compilation, path: Path) -> None:
     import torch
 
     from resformer.compiler.export.checkpoint import quantized_module_state, quantized_state
+    from resformer.models.checkpoint import SETTINGS
 
-    source = compilation.source.module
+    net, source = compilation.source.architecture, compilation.source.module
     content = {
-        "model": quantized_state(compilation.quantized)
+        "model": quantized_state(
+            compilation.quantized, neuron=None if net is None else net.neuron, patches=compilation.source.patches
+        )
         if source is None
         else quantized_module_state(
             compilation.quantized, compilation.folded, source.traced.graph, source.module.state_dict()
         ),
         "timesteps": compilation.program.timesteps,
         "image_size": compilation.source.image_size,
+        **({} if net is None else {SETTINGS: dict(compilation.source.settings)}),
         "format": QUANTIZED_FORMAT,
         "format_version": FORMAT_VERSION,
     }

@@ -68,6 +68,11 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "reset": options.reset,
             "synapse_budget": options.synapse_budget,
             "calibration_samples": compilation.calibration_samples,
+            "weights_key": options.weights_key,
+            "neuron": options.neuron,
+            "stem_stride": options.stem_stride,
+            "stem_pool": options.stem_pool,
+            "feature_rounding": options.feature_rounding,
         },
         "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
         # then its own plan says what the options of quantization would, and there is no width that all start from
@@ -89,6 +94,8 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         },
         "placement": None if compilation.placement is None else _placement(compilation.placement),
         "warnings": list(source.warnings),
+        "notes": list(source.notes),
+        "assumptions": list(source.assumptions),
         "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
         "nodes": nodes,
     }

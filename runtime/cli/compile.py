@@ -147,7 +147,7 @@ def _axes(texts: Sequence[str]) -> dict[str, list[tuple[str, str, object]]]:
         text.removeprefix("--"): action
         for action in parser._actions
         for text in action.option_strings
-        if text.startswith("--") and action.dest not in NOT_SWEPT
+        if text.startswith("--") and action.dest not in NOT_SWEPT and not _negates(action, text)
     }
     axes: dict[str, list[tuple[str, str, object]]] = {}
     for text in texts:
@@ -162,6 +162,11 @@ def _axes(texts: Sequence[str]) -> dict[str, list[tuple[str, str, object]]]:
             raise UsageError(f"--sweep: {text}: write different values, {key}=V,V")
         axes[key] = [(each, actions[key].dest, _value(parser, actions[key], key, each)) for each in given]
     return axes
+
+
+def _negates(action: argparse.Action, text: str) -> bool:
+    """Whether an option says no to another: ``--stem-pool`` has both values."""
+    return isinstance(action, argparse.BooleanOptionalAction) and text.startswith("--no-")
 
 
 def _value(parser: Parser, action: argparse.Action, key: str, text: str) -> object:

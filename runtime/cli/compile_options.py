@@ -110,6 +110,34 @@ def _add_network_options(group: argparse._ActionsContainer) -> None:
         "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
     )
     group.add_argument(
+        "--weights-key",
+        metavar="KEY",
+        help="checkpoint: under which key the weights are, such as model_ema (default: the first of the usual ones)",
+    )
+    group.add_argument(
+        "--neuron",
+        choices=("IF", "LIF", "PLIF"),
+        help="checkpoint: which neuron every population is (default: as the file says, else PLIF where it has their "
+        "parameters, and LIF with tau 2 where it has none)",
+    )
+    group.add_argument(
+        "--stem-stride",
+        type=positive_int,
+        metavar="N",
+        help="checkpoint: stride of the stem's convolution (default: as the file says, else 2 of 7x7 and 1 of 3x3)",
+    )
+    group.add_argument(
+        "--stem-pool",
+        action=argparse.BooleanOptionalAction,
+        help="checkpoint: whether a max-pool follows it (default: as the file says, else after 7x7 only)",
+    )
+    group.add_argument(
+        "--feature-rounding",
+        choices=("floor", "ceil"),
+        help="checkpoint: how DSSA's patches are counted where sizes are odd, as the authors' class does (floor) or as "
+        "many as there are (ceil) (default: as the file says)",
+    )
+    group.add_argument(
         "--dt", type=float, metavar="SECONDS", help=".nir: the length of a step (default: as the file's metadata say)"
     )
     group.add_argument(
@@ -279,6 +307,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_json(arguments.json, placement.to_json())
     _show_placement(terminal, placement)
+    source = compiled.compilation.source
+    _show_notices(terminal, source.assumptions, source.notes, source.warnings)
     placement.require()
     return DONE
 
@@ -332,6 +362,11 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         dt=arguments.dt,
         input_kind=arguments.input_kind,
         reset=arguments.reset,
+        weights_key=arguments.weights_key,
+        neuron=arguments.neuron,
+        stem_stride=arguments.stem_stride,
+        stem_pool=arguments.stem_pool,
+        feature_rounding=arguments.feature_rounding,
     )
 
 
@@ -402,8 +437,16 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
             ],
         )
     terminal.table("Written", ("file", " size"), [(path, size_of(path)) for path in files])
-    for warning in report["warnings"]:
-        terminal.line(f"warning: {warning}")
+    _show_notices(terminal, report["assumptions"], report["notes"], report["warnings"])
+
+
+def _show_notices(
+    terminal: Terminal, assumptions: Sequence[str], notes: Sequence[str], warnings: Sequence[str]
+) -> None:
+    """Print what a reader should know of the network that was read, a line each."""
+    for kind, lines in (("assumed", assumptions), ("note", notes), ("warning", warnings)):
+        for line in lines:
+            terminal.line(f"{kind}: {line}")
 
 
 def _weights(report: Any) -> str:

@@ -172,6 +172,7 @@ def _infer(
         stock_models=arguments.stock_models,
         device=processes.device(arguments.device),
         batch_size=arguments.batch_size,
+        self_check=arguments.self_check,
     )
     started = time.perf_counter()
 
@@ -278,3 +279,5 @@ def _summarize(
     if arguments.output is not None:
         rows.append(("written", f"{arguments.output} ({size_of(arguments.output)})"))
     terminal.table(f"{arguments.build} on {arguments.input.name}", ("what", "value"), rows)
+    for note in result.notes:
+        terminal.line(f"note: {note}")

@@ -29,6 +29,9 @@ def add_running_options(parser: Parser) -> None:
     parser.add_argument(
         "--stock-models", action="store_true", help="lava: use only Lava's own process models, many times slower"
     )
+    parser.add_argument(
+        "--self-check", action="store_true", help="sim: check every product of the run, about six times slower"
+    )
 
 
 def _device(text: str) -> str:
@@ -54,6 +57,8 @@ def check_running_usage(arguments: argparse.Namespace, output: Path | None) -> N
         raise UsageError(
             f"--device {arguments.device}: {arguments.backend} runs on the CPU alone; choose --backend sim"
         )
+    if arguments.self_check and not BACKENDS[arguments.backend].has_self_check:
+        raise UsageError(f"--self-check: {arguments.backend} cannot check itself; choose --backend sim")
     check_input_usage(arguments)
     if output is not None:
         check_writable(output)

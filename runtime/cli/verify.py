@@ -95,6 +95,7 @@ def _verify(arguments: argparse.Namespace) -> int:
                 stock_models=arguments.stock_models,
                 device=arguments.device,
                 batch_size=arguments.batch_size,
+                self_check=arguments.self_check,
                 update=update,
             ),
             model=arguments.model,

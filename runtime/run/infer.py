@@ -54,6 +54,7 @@ class Inference(Summarized):
         uncounted: The populations whose clipped potentials the backend does not count.
         clipped: How many values of the input its range could not hold.
         seconds: Wall-clock time.
+        notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly.
     """
 
     logits_int: npt.NDArray[np.int64]
@@ -64,6 +65,7 @@ class Inference(Summarized):
     uncounted: tuple[str, ...]
     clipped: int
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> Summary:
         """What ran, how fast, and what it recorded and clipped."""
@@ -76,6 +78,7 @@ class Inference(Summarized):
             ("spikes", fired),
             ("values clipped", f"{self.clipped:,} of the input, {sum(self.saturated.values()):,} inside"),
             ("time", f"{self.seconds:.3g} s"),
+            *(("note", note) for note in self.notes),
         ]
 
 
@@ -86,10 +89,12 @@ class Part:
     Attributes:
         trace: Without graded values.
         clipped: How many values of the input its range could not hold.
+        notes: What the backend found of the machine that ran them.
     """
 
     trace: Trace
     clipped: int
+    notes: tuple[str, ...] = ()
 
 
 def infer(
@@ -99,6 +104,7 @@ def infer(
     *,
     record: bool,
     batch_size: int | None = None,
+    self_check: bool = False,
     progress: SampleProgress | None = None,
 ) -> Inference:
     """Run samples through a program.
@@ -109,12 +115,13 @@ def infer(
         backend: A key of ``BACKENDS``.
         record: Keep every LIF's spikes.
         batch_size: How many samples are in memory together; None: as many as ``samples_at_once`` says.
+        self_check: As in ``open_backend``.
         progress: Told how far the run is.
 
     Raises:
         ResformerError: The backend cannot run it, or its run ended too early.
     """
-    runner = open_backend(backend)
+    runner = open_backend(backend, self_check=self_check)
     batch_size = batch_size or samples_at_once(program, backend, record=record)
     started = time.perf_counter()
     part = infer_part(
@@ -157,7 +164,12 @@ def infer_part(
             raise does_not_fit(stop - start) from error
         clipped += encoded.clipped
         traces.append(replace(trace, graded={}))
-    return Part(join(traces), clipped)
+    return Part(join(traces), clipped, notes_of(runner))
+
+
+def notes_of(runner: Runner) -> tuple[str, ...]:
+    """What a runner's runs found of this machine, if it is one that looks (``OpenBackend.notes``)."""
+    return tuple(getattr(runner, "notes", ()))
 
 
 def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Inference:
@@ -173,6 +185,7 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
         uncounted=tuple(name for name in program.lif_names if name not in trace.saturated),
         clipped=sum(part.clipped for part in parts),
         seconds=seconds,
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
 

@@ -28,6 +28,7 @@ def to_json(result: Verification) -> dict[str, Any]:
         "layers": [_layer(result, name) for name in result.layers],
         "saturation": dict(result.saturation),
         "input_values_clipped": result.clipped,
+        "notes": list(result.notes),
         "model_is_source": result.model_is_source,
         "accuracy": dict(result.accuracy),
         "local": [_local(error) for error in result.local] or None,

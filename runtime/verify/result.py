@@ -73,6 +73,7 @@ class Verification(Summarized):
         accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
         local: Each layer's own error, in topological order; empty if it was not asked for.
         source: What was compiled, in words: a checkpoint, a NIR file or a module.
+        notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly.
     """
 
     backend: str
@@ -87,6 +88,7 @@ class Verification(Summarized):
     accuracy: Mapping[str, float]
     local: Sequence[LocalError] = ()
     source: str = SOURCES[CHECKPOINT]
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> Summary:
         """The verdict and each check; ``resformer.runtime.verify.tables`` has every layer."""
@@ -100,6 +102,7 @@ class Verification(Summarized):
             *((name, (ran | not_run)[name]) for name in CHECKS if name in ran or name in not_run),
             *((f"accuracy, {name}", f"{value:.2%}") for name, value in self.accuracy.items()),
             *([("input values clipped", f"{self.clipped:,}")] if self.clipped else []),
+            *(("note", note) for note in self.notes),
         ]
 
     @property

@@ -82,7 +82,8 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
             f"{model}: the build was compiled from a module in memory; verify it there, with Compiled.verify"
         )
     if not build.from_nir:
-        checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=program.input.shape[-1])
+        size, chosen = program.input.shape[-1], build.report["options"]
+        checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=size, chosen=chosen)
         _same_populations(checkpoint, program, str(model))
         return checkpoint
     known = build.network().metadata

@@ -106,6 +106,7 @@ def facts(result: Verification) -> list[str]:
     if result.saturation:
         nodes = ", ".join(f"{name} {count:,}" for name, count in result.saturation.items())
         lines.append(f"saturation: {nodes}")
+    lines += [f"note: {note}" for note in result.notes]
     if result.model_is_source is False:
         lines.append(f"warning: the {result.source} is not, bit for bit, the file that was compiled")
     lines += [

@@ -13,6 +13,7 @@ import torch
 from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
+from resformer.compiler.files.report import Options
 from resformer.errors import InputError
 from resformer.models.checkpoint import build_model, load_checkpoint
 
@@ -161,12 +162,30 @@ SAMPLE_AXES = 3
 """(C, H, W)."""
 
 
-def open_checkpoint(path: Path, *, timesteps: int, image_size: int) -> TorchNetwork:
+def open_checkpoint(path: Path, *, timesteps: int, image_size: int, chosen: Options | None = None) -> TorchNetwork:
     """A checkpoint's network in float64.
+
+    Args:
+        path: The file.
+        timesteps: T.
+        image_size: Edge of the square input, in pixels.
+        chosen: What the user said of the file when it was compiled; None: nothing.
 
     Raises:
         ResformerError: The file is no checkpoint of a SpikingResformer, or not one for such images.
     """
-    checkpoint = load_checkpoint(path)
-    model = build_model(checkpoint, timesteps=timesteps, image_size=image_size)
+    if chosen is None:
+        checkpoint = load_checkpoint(path)
+        model = build_model(checkpoint, timesteps=timesteps, image_size=image_size)
+    else:
+        checkpoint = load_checkpoint(path, weights_key=chosen["weights_key"])
+        model = build_model(
+            checkpoint,
+            timesteps=timesteps,
+            image_size=image_size,
+            neuron=chosen["neuron"],
+            stem_stride=chosen["stem_stride"],
+            stem_pool=chosen["stem_pool"],
+            feature_rounding=chosen["feature_rounding"],
+        )
     return TorchNetwork(model, fine_tuned=checkpoint.quantization is not None)

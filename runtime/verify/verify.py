@@ -26,7 +26,7 @@ from resformer.compiler.progress import Progress, no_progress
 from resformer.compiler.samples.arrays import Samples
 from resformer.errors import FileFormatError, InputError
 from resformer.runtime.run.encode import encode
-from resformer.runtime.run.infer import batch_size, batches, require_room_for_batch, samples_at_once
+from resformer.runtime.run.infer import batch_size, batches, notes_of, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import split
 from resformer.runtime.verify.checks import Sides, Tally, check_batch, recorded_names
 from resformer.runtime.verify.conclude import judge
@@ -48,6 +48,7 @@ class Comparing:
         stock_models: As in ``open_backend``.
         device: As in ``open_backend``.
         batch_size: How many samples the backend is given together; None: what fits in memory.
+        self_check: As in ``open_backend``.
         update: Told how far it is.
     """
 
@@ -56,6 +57,7 @@ class Comparing:
     stock_models: bool = False
     device: str = CPU
     batch_size: int | None = None
+    self_check: bool = False
     update: Progress = no_progress
 
 
@@ -133,7 +135,13 @@ def verify_sides(
     if how.backend == THE_REFERENCE:
         absent[BACKEND] = "the reference interpreter is the program's definition: give another --backend"
     else:
-        runner = open_backend(how.backend, stock_models=how.stock_models, device=how.device, batch_size=how.batch_size)
+        runner = open_backend(
+            how.backend,
+            stock_models=how.stock_models,
+            device=how.device,
+            batch_size=how.batch_size,
+            self_check=how.self_check,
+        )
     at_once = len(samples) if runner is None else how.batch_size or samples_at_once(program, how.backend, record=True)
     require_room_for_batch(program, how.backend, 1 if runner is None else min(at_once, len(samples)))
     tally = _compare(sides, samples, runner, at_once, how)
@@ -149,6 +157,7 @@ def verify_sides(
         layers=expected,
         saturation=dict(tally.saturation),
         clipped=tally.clipped,
+        notes=() if runner is None else notes_of(runner),
         model_is_source=is_source,
         accuracy=_accuracy(tally, how.labels),
         local=rank(tally.layers),

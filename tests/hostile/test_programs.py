@@ -24,7 +24,7 @@ GROUPED = "layers.0.1.conv.0.1"
 
 RUN = """
 import contextlib, io, json, pathlib, sys
-from resformer.runtime.cli.run_and_verify import run_main
+from resformer.runtime.cli.run import main as run_main
 
 images, folder, *backends = sys.argv[1:]
 for build in sorted(pathlib.Path(folder).iterdir()):

@@ -249,6 +249,31 @@ def test_a_compilations_plan_is_trained_on_with_each_layers_own_width(make_model
         assert np.abs(op.weight).max() <= 2 ** (layer.bits - 1) - 1
 
 
+def test_what_no_tensor_tells_is_kept(make_model: MakeModel, tmp_path: Path) -> None:
+    """IF neurons, a stem of another stride, and attention that counts the patches of sizes rounded down."""
+    fields = {"neuron": "IF", "stem": "conv3x3", "patch_sizes": (1, 1)}
+    save_checkpoint(make_model(image_size=15, **fields), tmp_path / "model.pt")
+    model = build_model(load_checkpoint(tmp_path / "model.pt"), feature_rounding="floor")
+    student = prepare(model, calibration=samples(model))
+    train(student)
+    assert student.feature_rounding == student.export().feature_rounding == "floor"
+    student.save(tmp_path / "trained.pt")
+
+    checkpoint = load_checkpoint(tmp_path / "trained.pt")
+    again = build_model(checkpoint)
+    assert (again.architecture, again.feature_rounding, again.assumptions) == (model.architecture, "floor", ())
+    rates = [tensor for name, tensor in student.export().state_dict().items() if name == "layers.1.1.firing_rate_attn"]
+    assert [(rate * 49 == 1).all() for rate in rates] == [True], "8 x 8 patches are there, 7 x 7 are counted"
+    compilation = compile_checkpoint(tmp_path / "trained.pt")
+    images = samples(model)
+    encoded = encode(images.numpy(), compilation.program)
+    rounded = torch.from_numpy(encoded.values * 2.0**-compilation.program.input.op.signal.scale_exp)
+    _, spikes = spikes_of(again, rounded)
+    trace = reference.run(compilation.program, encoded.values, record=True)
+    for name, train_of in trace.spikes.items():
+        assert_array_equal(train_of.dense(), spikes[name], err_msg=name)
+
+
 def test_networks_of_plif_train_their_decays_too(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model(neuron="PLIF", stem="conv3x3", timesteps=3)
     student = prepare(model, calibration=samples(model).numpy())
@@ -322,6 +347,20 @@ def test_options_that_contradict_the_plan(
     with pytest.raises(InputError, match=f"{path}: was fine-tuned for.* {words}"):
         compile_checkpoint(path, CompileOptions(**options))
     assert compile_checkpoint(path, CompileOptions(image_size=16, timesteps=2)).program.timesteps == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [({"neuron": "IF"}, "--neuron"), ({"stem_stride": 1}, "--stem-stride"), ({"stem_pool": False}, "--stem-pool")],
+)
+def test_a_fine_tuned_network_is_what_its_file_says(
+    make_model: MakeModel, tmp_path: Path, options: dict[str, Any], flag: str
+) -> None:
+    path = tmp_path / "trained.pt"
+    prepare(make_model()).save(path)
+    with pytest.raises(InputError, match=f"{path}: was fine-tuned as another network than {flag} says; leave that out"):
+        compile_checkpoint(path, CompileOptions(**options))
+    assert compile_checkpoint(path, CompileOptions(neuron="LIF", stem_stride=2, stem_pool=True)).program.timesteps == 4
 
 
 def change(plan: dict[str, Any], *keys: Any, to: Any) -> dict[str, Any]:

@@ -34,6 +34,11 @@ REPORT: dict[str, Any] = {
         "reset": None,
         "synapse_budget": None,
         "calibration_samples": None,
+        "weights_key": None,
+        "neuron": None,
+        "stem_stride": None,
+        "stem_pool": None,
+        "feature_rounding": None,
     },
     "architecture": None,
     "fine_tuned": False,
@@ -58,6 +63,8 @@ REPORT: dict[str, Any] = {
         "layers": [{"name": "a", "cores": 1, "tile": [1], "bound": "x"}],
     },
     "warnings": [],
+    "notes": [],
+    "assumptions": [],
     "may_saturate": [],
     "nodes": [
         {
