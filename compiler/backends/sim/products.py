@@ -291,29 +291,27 @@ class Synapses:
             whole = _whole(sums)
             if whole is None:
                 return False
-            padded = F.pad(part.to(torch.int64), (0, 0, columns, columns, rows, rows))
-            wanted: torch.Tensor | int = bias
-            for (row, column), tap in taps:
-                first, second = row * down, column * along
-                window = padded[
-                    :,
-                    first : first + (made[0] - 1) * over + 1 : over,
-                    second : second + (made[1] - 1) * across + 1 : across,
-                ]
-                wanted = wanted + _dot(window, tap)
-            if not torch.equal(_dot(whole, r), torch.as_tensor(wanted).reshape(len(part), -1)):
+            whole_image = part.to(torch.int64) if part.is_floating_point() else part
+            padded = F.pad(whole_image, (0, 0, columns, columns, rows, rows)).contiguous()
+            image_step, row_step, column_step, _ = padded.stride()
+            shape = len(part), *made, *taps.shape[1:]
+            strides = image_step, over * row_step, across * column_step, along * column_step, 1
+            wanted = sum(
+                (_dot(padded.as_strided(shape, strides, row * down * row_step), each) for row, each in enumerate(taps)),
+                start=torch.tensor(bias),
+            )
+            if not torch.equal(_dot(whole, r), wanted.reshape(len(part), -1)):
                 return False
         return True
 
     @functools.cached_property
-    def _combined(self) -> tuple[torch.Tensor, list[tuple[tuple[int, int], torch.Tensor]], int]:
-        """r, and what r makes of the weights, tap by tap, (channels,) each, and of the bias."""
+    def _combined(self) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """r, and what r makes of the weights, (K_h, K_w, channels), and of the bias."""
         r = _odd_numbers(len(self.weight))
         whole = fixedpoint.scale_weight(self.weight, self.weight_exp).astype(np.int64)
         weighted = (whole * r[:, None, None, None]).reshape(self.groups, -1, *whole.shape[1:]).sum(axis=1)
-        by_channel = torch.from_numpy(weighted.reshape(self.channels, *self.kernel)).to(self.device)
-        taps = [((row, column), by_channel[:, row, column].contiguous()) for row, column in np.ndindex(self.kernel)]
-        return torch.from_numpy(r).to(self.device), taps, int((self.bias.astype(np.int64) * r).sum())
+        taps = torch.from_numpy(weighted.reshape(self.channels, *self.kernel)).permute(1, 2, 0).contiguous()
+        return torch.from_numpy(r).to(self.device), taps.to(self.device), int((self.bias.astype(np.int64) * r).sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -431,20 +429,24 @@ class Int8Product:
         """Whether all sums are right, by a random sum over each row."""
         left, right, _ = inputs
         r = torch.from_numpy(_odd_numbers(right.shape[1]))
-        return torch.equal(_dot(result.long(), r), _dot(left.long(), _dot(right.long(), r)))
+        return torch.equal(_dot(result, r), _dot(left, _dot(right, r)))
 
 
-def _dot(values: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """values (..., n) times a vector (n,), in int64: plain loops, no library's matrix product."""
+def _dot(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Integers (..., *shape) times int64 of that shape, summed over it in int64: plain loops, no library's product."""
     if values.device.type == "cpu":
-        # numpy multiplies integers itself, and does not copy windows first
-        return torch.from_numpy(np.matmul(values.numpy(), vector.numpy()))
-    return (values * vector).sum(-1)
+        # numpy widens integers and multiplies them in loops of its own, and does not copy windows first
+        axes = "kc"[-factors.ndim :]
+        return torch.from_numpy(np.einsum(f"...{axes},{axes}->...", values.numpy(), factors.numpy()))
+    return (values * factors).flatten(values.ndim - factors.ndim).sum(-1)
 
 
 def _whole(sums: torch.Tensor) -> torch.Tensor | None:
-    """Sums as int64, or None where one is no integer."""
-    whole = sums.to(torch.int64)
+    """Sums as integers, or None where one is no integer, or none that its type counts without a gap."""
+    if not sums.is_floating_point():
+        return sums
+    # float32 sums stay below 2^24, and turn into int32 four times as fast
+    whole = sums.to(torch.int32 if sums.dtype is torch.float32 else torch.int64)
     return whole if torch.equal(whole.to(sums.dtype), sums) else None
 
 
