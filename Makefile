@@ -42,12 +42,13 @@ browser:
 docs: $(READY)
 	$(BIN)/mkdocs build --quiet
 
+# Two processes: most tests wait for commands that they start. A file's tests stay together, for what they share.
 test: lint docs bad-input
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # What comes from outside is refused without asserts as well, which python -O removes.
 bad-input: $(READY)
-	PYTHONOPTIMIZE=1 $(BIN)/pytest -q --disable-warnings -p no:cacheprovider tests/cli/test_bad_input.py tests/hostile \
+	PYTHONOPTIMIZE=1 $(BIN)/pytest -q -n 2 --dist loadfile --disable-warnings -p no:cacheprovider tests/cli/test_bad_input.py tests/hostile \
 	  tests/unit/compiler/files tests/unit/compiler/ir
 
 clean:

@@ -34,6 +34,8 @@ from support.program_builder import ProgramBuilder
 TESTS = Path(__file__).parents[4]
 SECONDS = 10.0
 """In which a run that cannot go on must have ended."""
+LOOKS = 3
+"""How often a file must be seen unmapped: what is being made or removed is so for a moment."""
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,18 @@ def nothing_left() -> Iterator[None]:
 
 
 def _abandoned_files() -> set[str]:
-    """Shared memory that no process maps any more; other programs may use theirs as we look."""
+    """Shared memory that no process maps any more; other programs may make, use and remove theirs as we look."""
     files = {str(path) for path in Path("/dev/shm").glob("*")}
+    for _ in range(LOOKS):
+        files = _unmapped(files)
+        if not files:
+            break
+        time.sleep(0.1)
+    return {path for path in files if Path(path).exists()}
+
+
+def _unmapped(files: set[str]) -> set[str]:
+    """Those that no process maps now."""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
             text = maps.read_text()
