@@ -66,7 +66,7 @@ def compile_parser() -> Parser:
     add_preprocessing_options(group)
     group.add_argument(
         "--classes",
-        metavar="NAME,NAME,…|FILE",
+        metavar="NAME,NAME,...|FILE",
         help="names of the classes, class 0 first, or a file with one a line (default: those of the folders in the "
         "--calibration folder, in sorted order, if there is one a class)",
     )
