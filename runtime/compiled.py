@@ -28,7 +28,7 @@ from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
 from resformer.compiler.samples.preprocessing import Preprocessing
-from resformer.errors import InputError, ResformerError, UnsupportedError
+from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import Cost
@@ -377,7 +377,7 @@ class Compiled(Summarized):
     ) -> Given:
         """Samples as ``run`` takes them, read and checked once for several uses: ``run`` and all others take them too.
 
-        What is done to them that was not chosen at compile time is warned of, as a ``UserWarning``.
+        What is done to them that was not chosen at compile time is warned of, as a ``ResformerWarning``.
 
         Args:
             images: As ``run`` takes them.
@@ -400,7 +400,7 @@ class Compiled(Summarized):
         )
         if not isinstance(images, Given):
             for warning in given.warnings:
-                warnings.warn(warning, stacklevel=2)
+                warnings.warn(warning, ResformerWarning, stacklevel=2)
         return given
 
     def quantized_state(self) -> Mapping[str, torch.Tensor]:

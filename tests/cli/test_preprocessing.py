@@ -269,6 +269,8 @@ def test_samples_are_of_each_class(holding: Tiny, photographs: Path, tmp_path: P
     np.testing.assert_array_equal(found["logits_int"], whole["logits_int"][at])
     loaded = resformer.load(holding.build)
     given = loaded.read(photographs, labels=whole["predictions"])
+    labels = np.arange(9) % 3
+    assert loaded.read(photographs, samples=7, labels=labels).labels.tolist() == labels[at].tolist()
     some = given.first(7)
     assert some.names == tuple(names)
     np.testing.assert_array_equal(some.samples.real(2, 6), given.samples.real()[at[2:6]])
@@ -293,7 +295,9 @@ def test_python_holds_it_too(plain: Tiny, pixels: Path, tmp_path: Path) -> None:
         assert found.classes == verification.classes == ("a", "b", "c")
         assert (verification.accuracy["quantized"], verification.accuracy_absent) == (1, None)
         assert each.held.preprocessing == Preprocessing(False, MEAN, (0.5,))
-        with pytest.warns(UserWarning, match=r"compiled with preprocessing mean 0\.5.*this run uses none"):
+        with pytest.warns(
+            resformer.ResformerWarning, match=r"compiled with preprocessing mean 0\.5.*this run uses none"
+        ):
             given = each.read(values, preprocessing="none")
         np.testing.assert_array_equal(each.run(given, backend="sim").logits_int, expected)
         with pytest.raises(resformer.InputError, match="preprocessing: 'all' is neither"):
