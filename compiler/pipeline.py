@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -41,8 +41,9 @@ from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.precision import WIDEST, choose_widths, sensitivities
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
-from resformer.compiler.samples.arrays import check_samples
-from resformer.compiler.samples.files import SampleFiles
+from resformer.compiler.samples.classes import check_classes
+from resformer.compiler.samples.files import CalibrationSamples, SampleFiles, open_array
+from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing, numbers
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint, settings
 from resformer.models.layers import NeuronKind
@@ -105,6 +106,12 @@ class CompileOptions:
         stem_stride: Stride of the stem's convolution.
         stem_pool: Whether a max-pool follows it.
         feature_rounding: How DSSA's patches are counted where sizes are odd.
+        mean: What is subtracted from samples, one number, or one a channel; None: nothing. The build holds this and
+            the next three, and whatever runs it heeds them; calibration does too.
+        std: What the difference is divided by, likewise.
+        resize: Whether images of a folder are resized and cropped to the input.
+        classes: The names of the classes, class 0 first; None: those of the calibration folder's own folders, if it has
+            one a class, else none.
     """
 
     timesteps: int | None = None
@@ -121,6 +128,15 @@ class CompileOptions:
     stem_stride: int | None = None
     stem_pool: bool | None = None
     feature_rounding: Rounding | None = None
+    mean: float | Iterable[float] | None = None
+    std: float | Iterable[float] | None = None
+    resize: bool = False
+    classes: Sequence[str] | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to samples: ``resize``, ``mean`` and ``std``."""
+        return Preprocessing(self.resize, numbers(self.mean), numbers(self.std))
 
     @property
     def resolved_quantization(self) -> QuantizationConfig:
@@ -220,6 +236,9 @@ class Compilation:
         plan: The scales, widths and exponents.
         placement: The program on neurocores, which it may exceed (``Placement.require``); None if no chip was named.
         calibration_samples: How many samples ranges were measured on; None if they were estimated.
+        preprocessing: What whoever runs the program does to samples first.
+        classes: The names of the classes, class 0 first, if they are known.
+        sample_notes: What a reader should know of the calibration samples, a sentence each.
     """
 
     source: Source
@@ -230,6 +249,9 @@ class Compilation:
     plan: QuantizationPlan
     placement: Placement | None = None
     calibration_samples: int | None = None
+    preprocessing: Preprocessing = NO_PREPROCESSING
+    classes: tuple[str, ...] | None = None
+    sample_notes: tuple[str, ...] = ()
 
     @property
     def network(self) -> Graph[nir.NIRNode]:
@@ -468,12 +490,18 @@ def _compile(
     for float_pass in route.float_passes:
         graph = step.run(float_pass, graph)
 
+    options.preprocessing.check(graph.input.shape[0])
+    classes = None
+    if options.classes is not None:
+        classes = check_classes(options.classes, graph.output.shape[0], "--classes")
+    opened = _calibration_samples(graph, options)
     samples = None
+    if opened is not None:
+        samples, classes = opened.samples.real(), classes or opened.classes
     if source.plan is not None:
         ranges: Mapping[str, float] = {}
         calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
     else:
-        samples = _calibration_samples(graph, options.calibration)
         ranges, calibrated = _calibrate(graph, samples, options, progress)
     quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded))
     integers = quantized
@@ -481,18 +509,29 @@ def _compile(
         integers = step.run(integer_pass, integers)
     program = step.run(balance_delays, integers)
     placement = None if options.chip is None else place(program, options.chip)
-    count = None if samples is None else len(samples)
-    return Compilation(source, graph, quantized, program, ranges, calibrated.plan, placement, count)
+    return Compilation(
+        source,
+        graph,
+        quantized,
+        program,
+        ranges,
+        calibrated.plan,
+        placement,
+        calibration_samples=None if samples is None else len(samples),
+        preprocessing=options.preprocessing,
+        classes=classes,
+        sample_notes=() if opened is None else opened.notes,
+    )
 
 
-def _calibration_samples(
-    graph: Graph[nir.NIRNode], given: npt.NDArray[Any] | SampleFiles | None
-) -> npt.NDArray[np.float64] | None:
-    """The samples to calibrate on, read and checked."""
+def _calibration_samples(graph: Graph[nir.NIRNode], options: CompileOptions) -> CalibrationSamples | None:
+    """The samples to calibrate on, checked; None where there are none."""
+    given = options.calibration
     if given is None:
         return None
-    found = given.open(graph) if isinstance(given, SampleFiles) else check_samples(given, graph, "calibration")
-    return found.real()
+    if isinstance(given, SampleFiles):
+        return given.open(graph, options.preprocessing, name_classes=options.classes is None)
+    return open_array(given, graph, options.preprocessing, "calibration")
 
 
 def _calibrate(

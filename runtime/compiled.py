@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resformer.compiler.backends import BACKENDS, CPU
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
@@ -26,11 +27,21 @@ from resformer.compiler.pipeline import (
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
-from resformer.errors import InputError, ResformerError, UnsupportedError
+from resformer.compiler.samples.preprocessing import Preprocessing
+from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import Cost
-from resformer.runtime.given import Given, GivenBuild, Images, Labels, read_given
+from resformer.runtime.given import (
+    Given,
+    GivenBuild,
+    Held,
+    Images,
+    Labels,
+    describe_run,
+    describe_verification,
+    read_given,
+)
 from resformer.runtime.origin import InFolder, InMemory, Origin
 from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
 from resformer.runtime.page.write import write_page
@@ -109,6 +120,11 @@ class Compiled(Summarized):
             )
         return self.origin
 
+    @property
+    def held(self) -> Held:
+        """What is known of samples: what is done to them, and the names of the classes."""
+        return self.origin.held()
+
     def summary(self) -> Summary:
         """What it was compiled from, and what it takes, gives and holds."""
         rows = [("from", self.origin.title), ("targets", ", ".join(self.targets))]
@@ -144,7 +160,7 @@ class Compiled(Summarized):
         Args:
             images: (N, C, H, W), one image for all steps, or (N, T, C, H, W), a frame for each; or (N, F). An array, a
                 tensor, a path to an array (.npy, .npz), or a path to a folder of images. Pixels of 8 bits are divided
-                by 255.
+                by 255. Then what was chosen at compile time is done to them, as ``read`` has it.
             backend: A key of ``BACKENDS``; None: the first target that is one, else "sim".
             record: Keep every population's spikes.
             samples: Take the first N only.
@@ -162,7 +178,7 @@ class Compiled(Summarized):
         given = self.read(images, samples=samples)
         if record:
             require_room_for_spikes(self.program, len(given.samples))
-        return infer(
+        result = infer(
             self.program,
             given.samples,
             backend,
@@ -171,6 +187,7 @@ class Compiled(Summarized):
             self_check=self_check,
             progress=lambda done, total: progress(f"running in {backend}", done, total),
         )
+        return describe_run(result, given)
 
     def verify(
         self,
@@ -207,7 +224,7 @@ class Compiled(Summarized):
             ResformerError: The samples do not fit, a file is another network, or the backend failed.
         """
         given = self.read(images, samples=samples, labels=labels)
-        return self.origin.verify(
+        result = self.origin.verify(
             given.samples,
             self.program,
             model=None if model is None else Path(model),
@@ -222,6 +239,7 @@ class Compiled(Summarized):
                 update=progress,
             ),
         )
+        return describe_verification(result, given)
 
     def place(self, chip: str | Path | Chip | None = None) -> Placement:
         """The program on neurocores, which it may exceed: ``Placement.require()`` raises if so.
@@ -345,22 +363,45 @@ class Compiled(Summarized):
         run = estimated = None
         with self.origin.build() as build:
             if given is not None:
-                samples = GivenBuild(given.samples, given.names, given.labels, build, self.program)
+                samples = GivenBuild(**vars(given), build=build, program=self.program)
                 run, estimated = run_and_show(samples, chip=self._chip(chip), model=self.origin.model, update=progress)
             return as_shown(build, verification=verification, cost=estimated if cost is None else cost, run=run)
 
-    def read(self, images: Images, *, samples: int | None = None, labels: Labels = None) -> Given:
+    def read(
+        self,
+        images: Images,
+        *,
+        samples: int | None = None,
+        labels: Labels = None,
+        preprocessing: Preprocessing | Literal["build", "none"] | None = None,
+    ) -> Given:
         """Samples as ``run`` takes them, read and checked once for several uses: ``run`` and all others take them too.
+
+        What is done to them that was not chosen at compile time is warned of, as a ``ResformerWarning``.
 
         Args:
             images: As ``run`` takes them.
-            samples: Take the first N only.
+            samples: Take N only: the first; of a folder with folders of classes the first of each class.
             labels: (N,), the true classes, or a path to them.
+            preprocessing: What is done to them, whatever they are: "build" for what was chosen at compile time, "none"
+                for nothing. None: what was chosen at compile time, but not to floating-point maps with negative values,
+                which are normalized already where a mean above 0 would be subtracted.
 
         Raises:
             ResformerError: They do not fit.
         """
-        return read_given(images, self.program, samples=samples, labels=labels)
+        named = {"build": self.held.preprocessing, "none": Preprocessing(), None: None}
+        if not isinstance(preprocessing, Preprocessing):
+            if preprocessing not in named:
+                raise InputError(f"preprocessing: {preprocessing!r} is neither build, nor none, nor a Preprocessing")
+            preprocessing = named[preprocessing]
+        given = read_given(
+            images, self.program, samples=samples, labels=labels, held=self.held, preprocessing=preprocessing
+        )
+        if not isinstance(images, Given):
+            for warning in given.warnings:
+                warnings.warn(warning, ResformerWarning, stacklevel=2)
+        return given
 
     def quantized_state(self) -> Mapping[str, torch.Tensor]:
         """The quantized network as a state dict of the original's class, in float64: load it after ``model.double()``.

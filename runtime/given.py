@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -10,18 +10,53 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.files.build import Build
+from resformer.compiler.files.report import Report
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.samples.arrays import Samples, check_labels, check_samples, read_array
-from resformer.compiler.samples.files import Preprocessing
+from resformer.compiler.samples.classes import Indices, first_of_each, listed
 from resformer.compiler.samples.images import open_image_folder
-from resformer.errors import InputError
+from resformer.compiler.samples.preprocessing import (
+    NO_PREPROCESSING,
+    Preprocessing,
+    disagreement,
+    is_normalized_already,
+    normalized_already,
+    numbers,
+)
+from resformer.errors import FileFormatError, InputError
+from resformer.runtime.run.infer import Inference
+from resformer.runtime.verify.result import Verification
 
 if TYPE_CHECKING:
     import torch
 
 GivenT = TypeVar("GivenT", bound="Given")
 
-NO_PREPROCESSING = Preprocessing()
+NO_LABELS = "no labels were given; --labels L.npy names them, or a folder of images with one folder a class"
+"""Why accuracy is absent of an array."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a build holds about samples, so that whoever runs it need not say it again.
+
+    Attributes:
+        preprocessing: What is done to them.
+        classes: The names of the classes, class 0 first, if they are known.
+    """
+
+    preprocessing: Preprocessing = NO_PREPROCESSING
+    classes: tuple[str, ...] | None = None
+
+    @classmethod
+    def by(cls, report: Report) -> Held:
+        """What ``report.json`` says."""
+        said, classes = report["preprocessing"], report["classes"]
+        preprocessing = Preprocessing(said["resize"], numbers(said["mean"]), numbers(said["std"]))
+        return cls(preprocessing, None if classes is None else tuple(classes))
+
+
+NOTHING_HELD = Held()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +67,32 @@ class Given:
         samples: What to run.
         names: The samples' file names, if they have any.
         labels: (N,), their classes, if they are known.
+        accuracy_absent: Why they are not known; None if they are.
+        classes: The names of the network's classes, if they are known.
+        preprocessing: What was done to the samples.
+        warnings: What is doubtful in how they were read, a sentence each.
+        notes: What was chosen in reading them, a sentence each.
     """
 
     samples: Samples
     names: tuple[str, ...] | None
     labels: npt.NDArray[np.int64] | None
+    _: KW_ONLY
+    accuracy_absent: str | None = None
+    classes: tuple[str, ...] | None = None
+    preprocessing: Preprocessing = NO_PREPROCESSING
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def first(self: GivenT, count: int) -> GivenT:
-        """The first ``count`` samples, or all if there are fewer."""
+        """``count`` samples, or all if there are fewer: the first, and of folders of classes the first of each."""
         count = min(count, len(self.samples))
+        indices = np.arange(count) if self.names is None else first_of_each(self.names, count)
         return replace(
             self,
-            samples=_First(self.samples, count),
-            names=None if self.names is None else self.names[:count],
-            labels=None if self.labels is None else self.labels[:count],
+            samples=_Some(self.samples, indices),
+            names=None if self.names is None else tuple(self.names[index] for index in indices),
+            labels=None if self.labels is None else self.labels[indices],
         )
 
 
@@ -63,18 +110,26 @@ class GivenBuild(Given):
 
 
 @dataclass(frozen=True, eq=False)
-class _First:
-    """The first ``count`` of other samples."""
+class _Some:
+    """Some of other samples.
+
+    Attributes:
+        samples: The others.
+        indices: Of those taken, rising.
+    """
 
     samples: Samples
-    count: int
+    indices: Indices
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.indices)
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
         """The values of some samples."""
-        return self.samples.real(start, self.count if stop is None else min(stop, self.count))
+        wanted = self.indices[start:stop]
+        # a run of neighbours is read at once, as a folder decodes images side by side
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+        return np.concatenate([self.samples.real(int(run[0]), int(run[-1]) + 1) for run in runs])
 
 
 Images: TypeAlias = "npt.ArrayLike | torch.Tensor | str | Path | Given"
@@ -90,16 +145,19 @@ def read_given(
     *,
     samples: int | None = None,
     labels: Labels = None,
-    preprocessing: Preprocessing = NO_PREPROCESSING,
+    held: Held = NOTHING_HELD,
+    preprocessing: Preprocessing | None = None,
 ) -> Given:
     """Samples and their classes, checked against a program.
 
     Args:
         images: See :data:`Images`. Pixels of 8 bits are divided by 255.
         program: What they must fit.
-        samples: Take the first N only; None: all.
+        samples: Take N only, as ``Given.first`` does; None: all.
         labels: See :data:`Labels`; None: of a folder with one folder a class those classes, else unknown.
-        preprocessing: What is done to samples that were not read before.
+        held: What the program's build says of samples: its preprocessing is done to all but an array that
+            ``is_normalized_already``, and its names of classes are those of a folder's folders.
+        preprocessing: What is done to these samples, whatever they are, in place of what the build does.
 
     Raises:
         ResformerError: They are damaged, do not fit the program, or there are fewer than ``samples``.
@@ -108,30 +166,126 @@ def read_given(
         if samples is not None:
             _require_enough("samples", len(images.samples), samples)
         given = images if samples is None else images.first(samples)
-        return given if labels is None else replace(given, labels=_labels(labels, len(given.samples), program))
-    source, names, known = "samples", None, None
-    found: Samples
-    if isinstance(images, str | Path):
-        images = Path(images)
-        source = str(images)
-    if isinstance(images, Path) and images.is_dir():
-        folder = open_image_folder(images, program, resize=preprocessing.resize)
-        count = len(folder)
-        _require_enough(source, count, samples)
-        known = folder.labels(program.output.shape[0])
-        found = folder = folder.first(samples or count)
-        folder.check()
-        names = folder.names
+        if labels is None:
+            return given
+        return replace(given, labels=_labels(labels, len(given.samples), program), accuracy_absent=None)
+    channels = program.input.shape[0]
+    used = held.preprocessing if preprocessing is None else preprocessing
+    for each in (held.preprocessing, used):
+        each.check(channels)
+    if held.classes is not None and len(held.classes) != program.output.shape[0]:
+        raise FileFormatError(
+            f"the build's report names {len(held.classes)} classes ({listed(held.classes)}), its program tells "
+            f"{program.output.shape[0]} apart; compile the model again"
+        )
+    path = Path(images) if isinstance(images, str | Path) else None
+    if path is not None and path.is_dir():
+        found = _read_folder(path, program, samples, held.classes, resize=used.resize)
     else:
-        array = read_array(images) if isinstance(images, Path) else _as_array(images)
-        count = len(array) if array.ndim else 0
-        if array.ndim:
-            _require_enough(source, count, samples)
-        found = check_samples(array[:samples] if array.ndim else array, program, source)
+        found = _read_array(images if path is None else path, program, samples)
+        used = replace(used, resize=False)  # arrays are taken as large as they are
+    known, absent, notes = found.labels, found.unlabelled, found.notes
     if labels is not None:
-        known = _labels(labels, count, program)
-    normalized = preprocessing.normalized(found, program.input.shape[0])
-    return Given(normalized, names, None if known is None else known[:samples])
+        known, absent, notes = _labels(labels, found.count, program), None, ()
+    warnings: tuple[str, ...] = ()
+    if preprocessing is not None:
+        warnings = disagreement(held.preprocessing, used, channels, of_folder=found.names is not None)
+    elif is_normalized_already(found.samples, used, program):
+        notes = (f"{normalized_already(found.source, used)}; --preprocessing build applies it all the same",)
+        used = NO_PREPROCESSING
+    return Given(
+        used.normalized(found.samples, channels),
+        found.names,
+        None if known is None else known[found.chosen],
+        accuracy_absent=absent,
+        classes=held.classes,
+        preprocessing=used,
+        warnings=warnings,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Samples as they were read, before anything is done to them.
+
+    Attributes:
+        source: What messages call them.
+        samples: Those that were chosen.
+        count: How many there were to choose from.
+        chosen: The indices of those that were.
+        names: Their file names, if they have any.
+        labels: The classes of all there were, if the folders tell them.
+        unlabelled: Why they do not.
+        notes: What was chosen in reading them.
+    """
+
+    source: str
+    samples: Samples
+    count: int
+    chosen: Indices
+    names: tuple[str, ...] | None = None
+    labels: npt.NDArray[np.int64] | None = None
+    unlabelled: str | None = NO_LABELS
+    notes: tuple[str, ...] = ()
+
+
+def _read_folder(
+    path: Path, program: Scheduled, samples: int | None, classes: tuple[str, ...] | None, *, resize: bool
+) -> _Read:
+    """Images of a folder; all files' headers are looked at."""
+    folder = open_image_folder(path, program, resize=resize)
+    _require_enough(str(path), len(folder), samples)
+    labels = folder.labels(program.output.shape[0], classes)
+    notes: tuple[str, ...] = ()
+    if labels is not None and classes is None:
+        note = (
+            f"labels: the build does not name its classes, so they are taken to be the folders of {path} in sorted "
+            "order; compile with --classes to have them matched by name"
+        )
+        notes = (note,)
+    chosen = first_of_each(folder.names, samples or len(folder))
+    some = folder.chosen(chosen)
+    some.check()
+    return _Read(
+        str(path),
+        some,
+        len(folder),
+        chosen,
+        some.names,
+        labels,
+        folder.unlabelled(program.output.shape[0], classes),
+        notes,
+    )
+
+
+def _read_array(images: Any, program: Scheduled, samples: int | None) -> _Read:
+    """Samples of an array, or of a path to one."""
+    source = str(images) if isinstance(images, Path) else "samples"
+    array = read_array(images) if isinstance(images, Path) else _as_array(images)
+    count = len(array) if array.ndim else 0
+    if array.ndim:
+        _require_enough(source, count, samples)
+    found = check_samples(array[:samples] if array.ndim else array, program, source)
+    return _Read(source, found, count, np.arange(len(found)))
+
+
+def describe_run(result: Inference, given: Given) -> Inference:
+    """A run of samples with what is known of them: names of classes, and accuracy or why it is absent."""
+    accuracy = None if given.labels is None else float(np.mean(result.predictions == given.labels))
+    return replace(result, classes=given.classes, accuracy=accuracy, accuracy_absent=given.accuracy_absent)
+
+
+def describe_verification(result: Verification, given: Given) -> Verification:
+    """A verification on samples with what is known of them: names of classes, why accuracy is absent, and warnings."""
+    return replace(
+        result,
+        classes=given.classes,
+        preprocessing=given.preprocessing,
+        accuracy_absent=given.accuracy_absent,
+        warnings=(*result.warnings, *given.warnings),
+        notes=(*given.notes, *result.notes),
+    )
 
 
 def _labels(labels: Any, count: int, program: Scheduled) -> npt.NDArray[np.int64]:

@@ -19,6 +19,7 @@ from resformer.compiler.pipeline import CHECKPOINT, MODULE, NIR, Compilation, Co
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.save.build import write_build
 from resformer.errors import UnsupportedError
+from resformer.runtime.given import Held
 from resformer.runtime.verify.module_sides import module_sides
 from resformer.runtime.verify.result import Verification
 from resformer.runtime.verify.verify import Comparing, verify, verify_sides
@@ -46,6 +47,10 @@ class Origin(Protocol):
     @property
     def targets(self) -> tuple[str, ...]:
         """Of ``resformer.compiler.files.build.TARGETS``."""
+        ...
+
+    def held(self) -> Held:
+        """What is known of samples."""
         ...
 
     def chip(self) -> Chip | None:
@@ -106,6 +111,10 @@ class InMemory:
     def model(self) -> Path | None:
         """The file that was compiled; None of a module."""
         return self.compilation.source.path
+
+    def held(self) -> Held:
+        """What the options, or the calibration folder, say of samples."""
+        return Held(self.compilation.preprocessing, self.compilation.classes)
 
     def chip(self) -> Chip | None:
         """The chip that was chosen."""
@@ -191,6 +200,10 @@ class InFolder:
     def targets(self) -> tuple[str, ...]:
         """What was written."""
         return tuple(self.folder.report["targets"])
+
+    def held(self) -> Held:
+        """What the build's report says of samples."""
+        return Held.by(self.folder.report)
 
     def chip(self) -> Chip | None:
         """The chip that the program was placed on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict, cast, get_args
 
-from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive, Within, check
+from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive, Within, check, shown
 from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.errors import FileFormatError
 
@@ -55,6 +55,14 @@ class Options(TypedDict):
     stem_stride: Positive | None
     stem_pool: bool | None
     feature_rounding: Literal["floor", "ceil"] | None
+
+
+class SamplePreprocessing(TypedDict):
+    """What is done to samples before the network is given them; mean and std are one number, or one a channel."""
+
+    resize: bool
+    mean: list[Annotated[float, Within(-1e18, 1e18)]] | None
+    std: list[Annotated[float, Within(1e-18, 1e18)]] | None
 
 
 class Architecture(TypedDict):
@@ -176,6 +184,8 @@ class Report(TypedDict):
     source: FileSource | ModuleSource
     targets: list[Target]
     options: Options
+    preprocessing: SamplePreprocessing
+    classes: list[str] | None
     architecture: Architecture | None
     fine_tuned: bool
     timesteps: Positive
@@ -214,4 +224,8 @@ def check_report(content: Any) -> Report:
         for key in PART_KEYS if "part_of" in node else LAYER_KEYS if is_layer else ():
             if key not in node:
                 raise FileFormatError(f"'nodes[{index}].{key}' is missing")
+    classes = report["classes"] or []
+    for index, name in enumerate(classes):
+        if not name.strip() or not name.isprintable() or name in classes[:index]:
+            raise FileFormatError(f"'classes[{index}]' is {shown(name)}, no name of one class alone")
     return report

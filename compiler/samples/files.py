@@ -1,4 +1,4 @@
-"""Samples in files, read once the network is known that they must fit, and what is done to them on the way."""
+"""Samples to calibrate on, read once the network is known that they must fit."""
 
 from __future__ import annotations
 
@@ -6,69 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.arrays import Samples, check_samples, read_array
-from resformer.compiler.samples.images import open_image_folder
-from resformer.errors import InputError
+from resformer.compiler.samples.classes import class_folders, listed
+from resformer.compiler.samples.images import ImageFolder, open_image_folder
+from resformer.compiler.samples.preprocessing import Preprocessing, is_normalized_already, normalized_already
 
 FOLDER_MAX = 256
 """Images of a folder that calibration reads: more change little, and all of ImageNet would take days."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What is done to samples before a network is given them.
-
-    Attributes:
-        resize: Whether the images of a folder are resized and cropped, rather than just as large as the input.
-        mean: Subtracted, one number, or one a channel; None: nothing.
-        std: What the difference is divided by, likewise.
-    """
-
-    resize: bool = False
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def normalized(self, samples: Samples, channels: int) -> Samples:
-        """Samples less the mean and divided by the deviation.
-
-        Raises:
-            InputError: There is not one number a channel.
-        """
-        if self.mean is None and self.std is None:
-            return samples
-        for option, numbers in (("mean", self.mean), ("std", self.std)):
-            if numbers is not None and len(numbers) not in (1, channels):
-                raise InputError(
-                    f"--{option}: {len(numbers)} numbers for {channels} channels; give one, or one a channel"
-                )
-        mean, std = (np.array(numbers).reshape(-1, 1, 1) for numbers in (self.mean or (0.0,), self.std or (1.0,)))
-        return Normalized(samples, mean, std)
-
-
-@dataclass(frozen=True, eq=False)
-class Normalized:
-    """Samples less a mean, divided by a deviation: (x - mean) / std in float64, channel by channel.
-
-    Attributes:
-        samples: Not normalized yet.
-        mean, std: (C, 1, 1), or (1, 1, 1) for all channels.
-    """
-
-    samples: Samples
-    mean: npt.NDArray[np.float64]
-    std: npt.NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
-        """The values of some samples."""
-        values: npt.NDArray[np.float64] = (self.samples.real(start, stop) - self.mean) / self.std
-        return values
 
 
 @dataclass(frozen=True)
@@ -76,24 +23,80 @@ class SampleFiles:
     """Samples to calibrate on, not read yet.
 
     Attributes:
-        path: A folder of images, of which :data:`FOLDER_MAX` are taken, evenly chosen; or an ``.npy`` or ``.npz`` file.
-        preprocessing: What is done to them.
+        path: A folder of images, of which :data:`FOLDER_MAX` are taken, evenly chosen of each class; or an ``.npy`` or
+            ``.npz`` file.
     """
 
     path: Path
-    preprocessing: Preprocessing = Preprocessing()
 
-    def open(self, network: Graph[Any]) -> Samples:
+    def open(self, network: Graph[Any], preprocessing: Preprocessing, *, name_classes: bool) -> CalibrationSamples:
         """The samples, if they fit a network's input.
+
+        Args:
+            network: What they are for.
+            preprocessing: What its build does to samples.
+            name_classes: Whether the folder's own folders are to name the classes.
 
         Raises:
             ResformerError: They do not, or a file is damaged.
         """
-        samples: Samples
-        if self.path.is_dir():
-            folder = open_image_folder(self.path, network, resize=self.preprocessing.resize).spread(FOLDER_MAX)
-            folder.check()
-            samples = folder
-        else:
-            samples = check_samples(read_array(self.path), network, str(self.path))
-        return self.preprocessing.normalized(samples, network.input.shape[0])
+        if not self.path.is_dir():
+            return open_array(read_array(self.path), network, preprocessing, str(self.path))
+        folder = open_image_folder(self.path, network, resize=preprocessing.resize)
+        names, notes = _class_names(folder, network.output.shape[0]) if name_classes else (None, ())
+        folder = folder.spread(FOLDER_MAX)
+        folder.check()
+        return CalibrationSamples(preprocessing.normalized(folder, network.input.shape[0]), names, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationSamples:
+    """Samples to calibrate on, and what they tell.
+
+    Attributes:
+        samples: As the network takes them.
+        classes: The names of the classes, if a folder's own folders tell them.
+        notes: What a reader should know of them, a sentence each.
+    """
+
+    samples: Samples
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_array(
+    images: npt.NDArray[Any], network: Graph[Any], preprocessing: Preprocessing, source: str
+) -> CalibrationSamples:
+    """Samples of an array to calibrate on.
+
+    Args:
+        images: As ``check_samples`` takes them.
+        network: What they are for.
+        preprocessing: What its build does to samples.
+        source: What messages call them.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    samples = check_samples(images, network, source)
+    if is_normalized_already(samples, preprocessing, network):
+        return CalibrationSamples(samples, notes=(normalized_already(source, preprocessing),))
+    return CalibrationSamples(preprocessing.normalized(samples, network.input.shape[0]))
+
+
+def _class_names(folder: ImageFolder, count: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The names of classes that a folder's own folders tell, and a sentence about it; nothing where it has none."""
+    if class_folders(folder.names) is None:
+        return None, ()
+    found = folder.folders()
+    if len(found) != count or not all(name.isprintable() for name in found):
+        note = (
+            f"classes: have no names: {folder.directory} has {len(found)} folders ({listed(found)}), the network tells "
+            f"{count} classes apart; --classes names them"
+        )
+        return None, (note,)
+    note = (
+        f"classes: named after the folders of {folder.directory} in sorted order, as torchvision numbers them: "
+        f"{listed(found)}; --classes names others"
+    )
+    return found, (note,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.arrays import PIXEL_MAX
+from resformer.compiler.samples.classes import Indices, class_folders, first_of_each, listed, spread_over_each
 from resformer.errors import BackendMissingError, FileFormatError, InputError
 
 if TYPE_CHECKING:
@@ -60,21 +61,55 @@ class ImageFolder:
         return np.stack(pixels) / PIXEL_MAX
 
     def first(self, count: int) -> ImageFolder:
-        """The first so many images."""
-        return replace(self, names=self.names[:count])
+        """``count`` images, as many of each class as can be, the first of each; or all if there are fewer."""
+        return self.chosen(first_of_each(self.names, min(count, len(self))))
 
     def spread(self, count: int) -> ImageFolder:
-        """So many images, evenly chosen, or all if there are fewer."""
-        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
-        return replace(self, names=tuple(self.names[index] for index in chosen))
+        """``count`` images, as many of each class as can be, evenly chosen of each; or all if there are fewer."""
+        return self.chosen(spread_over_each(self.names, min(count, len(self))))
 
-    def labels(self, classes: int) -> npt.NDArray[np.int64] | None:
-        """The class of each image, (N,): its folder's index among the sorted ones; None unless there is one a class."""
-        folders = sorted(path.name for path in self.directory.iterdir() if path.is_dir() and path.name[0] != ".")
-        if len(folders) != classes or not all("/" in name for name in self.names):
+    def chosen(self, indices: Indices) -> ImageFolder:
+        """Some of the images."""
+        return replace(self, names=tuple(self.names[index] for index in indices))
+
+    def folders(self) -> tuple[str, ...]:
+        """The folders in this one, sorted: those of classes, as torchvision's ``ImageFolder`` numbers them."""
+        return tuple(sorted(path.name for path in self.directory.iterdir() if path.is_dir() and path.name[0] != "."))
+
+    def labels(self, classes: int, names: Sequence[str] | None = None) -> npt.NDArray[np.int64] | None:
+        """The class of each image, (N,); None where ``unlabelled`` says why.
+
+        Args:
+            classes: How many classes the network tells apart.
+            names: Theirs, class 0 first: a folder's class is that of its name. None: the folder's index among the
+                sorted ones.
+        """
+        folders = class_folders(self.names)
+        if folders is None or self.unlabelled(classes, names) is not None:
             return None
-        index = {folder: label for label, folder in enumerate(folders)}
-        return np.array([index[name.split("/", 1)[0]] for name in self.names], dtype=np.int64)
+        index = {folder: label for label, folder in enumerate(self.folders() if names is None else names)}
+        return np.array([index[folder] for folder in folders], dtype=np.int64)
+
+    def unlabelled(self, classes: int, names: Sequence[str] | None = None) -> str | None:
+        """Why the folders do not tell the images' classes; None if they do."""
+        found = class_folders(self.names)
+        if found is None:
+            return f"{self.directory}: not every image is in the folder of a class; give --labels"
+        if names is None:
+            count = len(self.folders())
+            if count == classes:
+                return None
+            return (
+                f"{self.directory}: has {count} folders, the network tells {classes} classes apart and the build does "
+                "not name them; compile with --classes, or give --labels"
+            )
+        unknown = sorted(set(found) - set(names))
+        if not unknown:
+            return None
+        return (
+            f"{self.directory}: the build knows no class of the name {listed(unknown)}, only {listed(names)}; rename "
+            "the folders, compile with --classes, or give --labels"
+        )
 
     def check(self) -> None:
         """Look at each file's header, so that what is wrong there is known before any work is done.

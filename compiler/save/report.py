@@ -33,6 +33,7 @@ from resformer.compiler.ir.program import (
     stacked_parts,
 )
 from resformer.compiler.ir.storage import mantissa_bits, stored_bits
+from resformer.compiler.samples import preprocessing
 from resformer.compiler.samples.arrays import PIXEL_MAX
 from resformer.errors import FileFormatError
 
@@ -74,6 +75,8 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "stem_pool": options.stem_pool,
             "feature_rounding": options.feature_rounding,
         },
+        "preprocessing": preprocessing.as_json(compilation.preprocessing),
+        "classes": None if compilation.classes is None else list(compilation.classes),
         "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
         # then its own plan says what the options of quantization would, and there is no width that all start from
         "fine_tuned": source.plan is not None,
@@ -94,7 +97,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         },
         "placement": None if compilation.placement is None else _placement(compilation.placement),
         "warnings": list(source.warnings),
-        "notes": list(source.notes),
+        "notes": [*source.notes, *compilation.sample_notes],
         "assumptions": list(source.assumptions),
         "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
         "nodes": nodes,

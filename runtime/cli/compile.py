@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resformer.compiler.atomic import write_json, write_text
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
-from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_samples, require_input
+from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_notices
 from resformer.runtime.cli.sample_options import PREPROCESSING, check_preprocessing_usage
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -21,7 +21,19 @@ from resformer.runtime.cli.terminal import (
     size_of,
 )
 
-NOT_SWEPT = ("help", "version", "model", "target", "output", "check", "json", "dump_after", "quiet", *PREPROCESSING)
+NOT_SWEPT = (
+    "help",
+    "version",
+    "model",
+    "target",
+    "output",
+    "check",
+    "json",
+    "dump_after",
+    "quiet",
+    "classes",
+    *PREPROCESSING,
+)
 """Arguments of compiling that are no choice about the network."""
 FLAG_VALUES = {"no": False, "yes": True}
 TABLES = (".json", ".csv")
@@ -55,10 +67,7 @@ def _parser() -> Parser:
 def _compile(arguments: argparse.Namespace) -> int:
     if arguments.input is None:
         require_input(arguments)
-        if arguments.calibration is None:
-            require_input(arguments, *PREPROCESSING, needed="--calibration or --input")
-        else:
-            check_preprocessing_usage(arguments, arguments.calibration)
+        check_preprocessing_usage(arguments, *filter(None, (arguments.calibration,)))
     elif arguments.sweep is None and arguments.report is None:
         raise UsageError("--input: goes with --sweep or --report")
     else:
@@ -91,9 +100,11 @@ def _report(arguments: argparse.Namespace) -> None:
     with terminal.progress() as update:
         compiled = load(arguments.output, arguments.model)
         if arguments.input is not None:
-            given = read_samples(arguments, compiled.program)
+            given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
             given = given if arguments.samples else given.first(SAMPLES)
         write_page((compiled.shown(given, progress=update),), arguments.report)
+    if given is not None:
+        show_notices(terminal, given)
     terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
 
 

@@ -14,7 +14,7 @@ from resformer.compiler.ir.summary import counted, sizes
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.plan import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
-from resformer.runtime.cli.sample_options import add_preprocessing_options, preprocessing
+from resformer.runtime.cli.sample_options import add_preprocessing_options, mean_and_std
 from resformer.runtime.cli.terminal import (
     DONE,
     Parser,
@@ -62,7 +62,14 @@ def compile_parser() -> Parser:
     _add_network_options(parser.add_argument_group("how to read the network"))
     _add_width_options(parser.add_argument_group("how to quantize"))
     _add_calibration_options(parser.add_argument_group("what to quantize for"))
-    add_preprocessing_options(parser.add_argument_group("what is done to the samples of --calibration and --input"))
+    group = parser.add_argument_group("what the build holds about samples, for calibration and for whoever runs it")
+    add_preprocessing_options(group)
+    group.add_argument(
+        "--classes",
+        metavar="NAME,NAME,...|FILE",
+        help="names of the classes, class 0 first, or a file with one a line (default: those of the folders in the "
+        "--calibration folder, in sorted order, if there is one a class)",
+    )
     return parser
 
 
@@ -307,8 +314,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_json(arguments.json, placement.to_json())
     _show_placement(terminal, placement)
-    source = compiled.compilation.source
-    _show_notices(terminal, source.assumptions, source.notes, source.warnings)
+    source, sample_notes = compiled.compilation.source, compiled.compilation.sample_notes
+    _show_notices(terminal, source.assumptions, (*source.notes, *sample_notes), source.warnings)
     placement.require()
     return DONE
 
@@ -343,9 +350,11 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
     from resformer.compiler.chips.chip import load_chip
     from resformer.compiler.pipeline import CompileOptions
     from resformer.compiler.quantize.choose import QuantizationConfig
+    from resformer.compiler.samples.classes import read_classes
     from resformer.compiler.samples.files import SampleFiles
 
     calibration = arguments.calibration
+    mean, std = mean_and_std(arguments)
     return CompileOptions(
         timesteps=arguments.timesteps,
         image_size=arguments.input_size,
@@ -356,7 +365,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
             input_scale_exp=arguments.input_scale_exp,
         ),
         synapse_budget=(arguments.synapse_budget or SYNAPSE_BUDGET) if arguments.precision == "auto" else None,
-        calibration=None if calibration is None else SampleFiles(calibration, preprocessing(arguments)),
+        calibration=None if calibration is None else SampleFiles(calibration),
         # the float graph alone has nothing to place
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
         dt=arguments.dt,
@@ -367,6 +376,10 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         stem_stride=arguments.stem_stride,
         stem_pool=arguments.stem_pool,
         feature_rounding=arguments.feature_rounding,
+        mean=mean,
+        std=std,
+        resize=arguments.resize,
+        classes=None if arguments.classes is None else read_classes(arguments.classes),
     )
 
 
@@ -398,6 +411,10 @@ class _Dump:
 
 def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Path]) -> None:
     """Print what became of the network, and what was written."""
+    from resformer.compiler.samples.classes import listed
+    from resformer.compiler.samples.preprocessing import Preprocessing
+    from resformer.runtime.given import Held
+
     net, totals, entry = report["architecture"], report["totals"], report["input"]
     low, high = entry["real_range"]
     signals = [node["signal"] for node in report["nodes"] if node["op"] in ("Conv2d", "SpikeMatMul", "Dense")]
@@ -413,6 +430,11 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
         ("scales", f"currents in steps of 2^-{min(scales)} to 2^-{max(scales)}"),
         ("may saturate", f"{len(report['may_saturate'])} of {len(report['nodes'])} nodes"),
     ]
+    held = Held.by(report)
+    if held.preprocessing != Preprocessing():
+        rows.append(("samples", f"{held.preprocessing}: held by the build, and done by whoever runs it"))
+    if held.classes is not None:
+        rows.append(("classes", listed(held.classes)))
     placement = report["placement"]
     if placement is not None:
         cores = counted(placement["cores"], "core")

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resformer.runtime.cli.sample_options import check_preprocessing_usage, preprocessing, require_file
+from resformer.runtime.cli.sample_options import check_preprocessing_usage, require_file, run_preprocessing
 from resformer.runtime.cli.terminal import UsageError, positive_int
 
 if TYPE_CHECKING:
     from resformer.compiler.ir.program import Scheduled
-    from resformer.runtime.given import Given, GivenBuild
+    from resformer.runtime.cli.terminal import Terminal
+    from resformer.runtime.given import Given, GivenBuild, Held
 
 
 def add_input_options(parser: argparse._ActionsContainer, *, required: bool = True) -> None:
@@ -24,12 +25,17 @@ def add_input_options(parser: argparse._ActionsContainer, *, required: bool = Tr
         help="a folder of images; or images (N, C, H, W) or event frames (N, T, C, H, W) as .npy or .npz; pixels of 8 "
         "bits are divided by 255",
     )
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="use the first N samples only")
+    parser.add_argument(
+        "--samples",
+        type=positive_int,
+        metavar="N",
+        help="use N samples only: the first; of a folder with folders of classes, the first of each class",
+    )
     parser.add_argument(
         "--labels",
         type=Path,
         metavar="L.npy",
-        help="true classes (N,), to measure accuracy (default: the folder it is in, if there is one a class)",
+        help="true classes (N,), to measure accuracy (default: of images in folders of classes, those of these names)",
     )
 
 
@@ -65,8 +71,13 @@ def require_input(arguments: argparse.Namespace, *others: str, needed: str = "--
             raise UsageError(f"--{name}: goes with {needed}")
 
 
-def read_samples(arguments: argparse.Namespace, program: Scheduled) -> Given:
+def read_samples(arguments: argparse.Namespace, program: Scheduled, held: Held) -> Given:
     """The samples that the options name.
+
+    Args:
+        arguments: Parsed.
+        program: What they must fit.
+        held: What its build holds about samples.
 
     Raises:
         ResformerError: They are damaged, or do not fit the program.
@@ -78,8 +89,16 @@ def read_samples(arguments: argparse.Namespace, program: Scheduled) -> Given:
         program,
         samples=arguments.samples,
         labels=arguments.labels,
-        preprocessing=preprocessing(arguments),
+        held=held,
+        preprocessing=run_preprocessing(arguments, held.preprocessing),
     )
+
+
+def show_notices(terminal: Terminal, given: Given) -> None:
+    """Print what a reader should know of how samples were read, a line each."""
+    for kind, lines in (("warning", given.warnings), ("note", given.notes)):
+        for line in lines:
+            terminal.line(f"{kind}: {line}")
 
 
 def read_given(arguments: argparse.Namespace, directory: Path) -> GivenBuild:
@@ -89,8 +108,8 @@ def read_given(arguments: argparse.Namespace, directory: Path) -> GivenBuild:
         ResformerError: One of them is damaged, or they do not fit each other.
     """
     from resformer.compiler.files.build import read_build
-    from resformer.runtime.given import GivenBuild
+    from resformer.runtime.given import GivenBuild, Held
 
     build = read_build(directory)
     program = build.program()
-    return GivenBuild(**vars(read_samples(arguments, program)), build=build, program=program)
+    return GivenBuild(**vars(read_samples(arguments, program, Held.by(build.report))), build=build, program=program)

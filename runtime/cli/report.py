@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
 from resformer.compiler.progress import Progress
-from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_samples, require_input
-from resformer.runtime.cli.sample_options import PREPROCESSING, add_preprocessing_options
+from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_samples, require_input, show_notices
+from resformer.runtime.cli.sample_options import PREPROCESSING, add_run_preprocessing_options
 from resformer.runtime.cli.terminal import (
     DONE,
     Parser,
@@ -23,6 +23,7 @@ from resformer.runtime.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from resformer.runtime.given import Given
     from resformer.runtime.page.content import Shown
 
 ONE_A_BUILD = MappingProxyType(
@@ -59,7 +60,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="report.html", help="file to write")
     add_input_options(parser, required=False)
-    add_preprocessing_options(parser)
+    add_run_preprocessing_options(parser)
     for name, (metavar, meaning) in ONE_A_BUILD.items():
         parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar=metavar, help=meaning)
     parser.add_argument(
@@ -83,7 +84,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         if given and len(given) != builds:
             raise UsageError(f"--{name}: {len(given)} files for {builds} builds; give one each, in their order")
     if arguments.input is None:
-        require_input(arguments, *PREPROCESSING, "chip", "model")
+        require_input(arguments, *PREPROCESSING, "preprocessing", "chip", "model")
     else:
         check_input_usage(arguments)
     check_writable(arguments.output)
@@ -92,19 +93,22 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
     terminal = Terminal()
+    read: list[Given] = []
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.runtime.page.write import write_page
 
-        shown = tuple(_shown(arguments, index, update) for index in range(len(arguments.builds)))
+        shown = tuple(_shown(arguments, index, update, read) for index in range(len(arguments.builds)))
         update("writing", 0, 0)
         write_page(shown, arguments.output)
+    for given in read:
+        show_notices(terminal, given)
     terminal.line(f"{arguments.output} ({size_of(arguments.output)})")
     return DONE
 
 
-def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown:
-    """One build, run if there is an input."""
+def _shown(arguments: argparse.Namespace, index: int, update: Progress, read: list[Given]) -> Shown:
+    """One build, run if there is an input, which is then added to what was read."""
     from resformer.runtime.compiled import load
     from resformer.runtime.cost import cost as costs
     from resformer.runtime.page.content import SAMPLES, read_result
@@ -115,6 +119,7 @@ def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown
     compiled = load(arguments.builds[index], arguments.model[index] if arguments.model else None)
     given = None
     if arguments.input is not None:
-        given = read_samples(arguments, compiled.program)
+        given = read_samples(arguments, compiled.program, compiled.held)
         given = given.first(SAMPLES) if arguments.samples is None else given
+        read.append(given)
     return compiled.shown(given, verification=verification, cost=cost, chip=arguments.chip, progress=update)

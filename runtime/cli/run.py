@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from resformer.compiler.atomic import write_atomically, write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
 from resformer.compiler.progress import Progress
-from resformer.runtime.cli.inputs import read_given
+from resformer.runtime.cli.inputs import read_given, show_notices
 from resformer.runtime.cli.running import add_running_options, check_running_usage
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -50,6 +50,7 @@ def _parser() -> Parser:
         prog="resformer-run",
         description="Run a compiled SpikingResformer on images, in simulation.",
         epilog="OUT.npz holds logits (N, T, classes), predictions (N,), logits_int, of a folder the files' names (N,), "
+        "the classes' names if the build holds them, "
         "and with --record-spikes, for each LIF population, 'spikes/NAME' (numpy.packbits of the flattened spikes) and "
         "'shape/NAME' (T, N, ...). Several processes, each on a GPU of its own, share the samples: torchrun "
         "--nproc-per-node 2 --no-python resformer-run ... Exit status: 0 done, 1 failed, 2 wrong usage.",
@@ -86,6 +87,8 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     terminal = Terminal(quiet=not processes.leads)
     with terminal.progress() as update:
         update("reading", 0, 0)
+        from resformer.runtime.given import describe_run
+
         given = read_given(arguments, arguments.build)
         bounds = processes.share(len(given.samples))
         chip = _chip(arguments, given.build) if _counts_cost(arguments) else None
@@ -93,6 +96,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         result = _infer(arguments, processes, given, bounds, update)
     if result is None:
         return DONE
+    result = describe_run(result, given)
     if arguments.output is not None:
         spikes = result.spikes if arguments.record_spikes else {}
         write_atomically(arguments.output, lambda file: _save(result, spikes, given.names, file))
@@ -248,6 +252,8 @@ def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[s
     }
     if names is not None:
         arrays["names"] = np.array(names)
+    if result.classes is not None:
+        arrays["classes"] = np.array(result.classes)
     for name, train in spikes.items():
         arrays[f"spikes/{name}"] = train.packed
         arrays[f"shape/{name}"] = np.array(train.shape, dtype=np.int64)
@@ -260,6 +266,9 @@ def _summarize(
     """Print what inference found."""
     import numpy as np
 
+    from resformer.compiler.samples.classes import named
+    from resformer.compiler.samples.preprocessing import NO_PREPROCESSING
+
     count = len(result.predictions)
     histogram = np.bincount(result.predictions, minlength=given.program.output.shape[0])
     most = np.argsort(-histogram, kind="stable")[:10]
@@ -267,10 +276,16 @@ def _summarize(
     rows = [
         ("samples", f"{count}, {result.logits.shape[1]} steps each"),
         ("speed", f"{count / result.seconds:.3g} images/s ({result.seconds:.1f} s in {where})"),
-        ("predictions", ", ".join(f"class {each}: {histogram[each]}" for each in most if histogram[each])),
+        (
+            "predictions",
+            ", ".join(f"{named(int(each), given.classes)}: {histogram[each]}" for each in most if histogram[each]),
+        ),
     ]
-    if given.labels is not None:
-        rows.append(("accuracy", f"{np.mean(result.predictions == given.labels):.2%}"))
+    rows.append(
+        ("accuracy", f"absent: {result.accuracy_absent}" if result.accuracy is None else f"{result.accuracy:.2%}")
+    )
+    if given.preprocessing != NO_PREPROCESSING:
+        rows.append(("preprocessing", str(given.preprocessing)))
     rows.append(("input values clipped", f"{result.clipped:,}"))
     saturated = ", ".join(f"{name} {count:,}" for name, count in result.saturated.items())
     uncounted = sum(name in result.uncounted for name in given.build.report["may_saturate"])
@@ -279,5 +294,6 @@ def _summarize(
     if arguments.output is not None:
         rows.append(("written", f"{arguments.output} ({size_of(arguments.output)})"))
     terminal.table(f"{arguments.build} on {arguments.input.name}", ("what", "value"), rows)
+    show_notices(terminal, given)
     for note in result.notes:
         terminal.line(f"note: {note}")

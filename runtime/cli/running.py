@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resformer.compiler.backends import BACKENDS, CPU
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage
-from resformer.runtime.cli.sample_options import add_preprocessing_options
+from resformer.runtime.cli.sample_options import add_run_preprocessing_options
 from resformer.runtime.cli.terminal import Parser, UsageError, check_writable, positive_int
 
 DEFAULT_BACKEND = "lava"
@@ -18,7 +18,7 @@ def add_running_options(parser: Parser) -> None:
     """The build, its samples, and the options that say how a backend runs them."""
     parser.add_argument("build", type=Path, metavar="BUILD", help="folder that resformer-compile wrote")
     add_input_options(parser)
-    add_preprocessing_options(parser)
+    add_run_preprocessing_options(parser)
     parser.add_argument("--backend", choices=tuple(BACKENDS), default=DEFAULT_BACKEND, help="(default: %(default)s)")
     parser.add_argument(
         "--device", type=_device, default=CPU, metavar="{cpu,cuda,cuda:N}", help="where sim runs (default: %(default)s)"

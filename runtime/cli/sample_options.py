@@ -11,21 +11,37 @@ from typing import TYPE_CHECKING
 from resformer.runtime.cli.terminal import UsageError
 
 if TYPE_CHECKING:
-    from resformer.compiler.samples.files import Preprocessing
+    from resformer.compiler.samples.preprocessing import Preprocessing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training images in RGB, as torchvision has them."""
 PREPROCESSING = ("resize", "normalize", "mean", "std")
 """The options, under their names in the parsed arguments."""
+BUILD, NONE = "build", "none"
+"""What a run may choose as a whole: what the build holds, or nothing."""
 
 
 def add_preprocessing_options(parser: argparse._ActionsContainer) -> None:
     """Options that say what is done to samples before a network is given them."""
+    resized = "of a folder: bring the shorter side to 256/224 of the network's input, and keep the middle"
+    parser.add_argument("--resize", action="store_true", help=resized)
+    _add_normalizing_options(parser)
+
+
+def add_run_preprocessing_options(parser: argparse._ActionsContainer) -> None:
+    """Options of a run that overrule, one by one, what the build does to samples."""
+    resized = "of a folder: bring the shorter side to 256/224 of the input, and keep the middle (default: as the build)"
+    parser.add_argument("--resize", action=argparse.BooleanOptionalAction, help=resized)
+    _add_normalizing_options(parser)
     parser.add_argument(
-        "--resize",
-        action="store_true",
-        help="of a folder: bring the shorter side to 256/224 of the network's input, and keep the middle",
+        "--preprocessing",
+        choices=(BUILD, NONE),
+        help="do what the build was compiled with, or nothing, to whatever samples are given (default: what the build "
+        "was compiled with, but nothing to arrays with negative values, which are normalized already)",
     )
+
+
+def _add_normalizing_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--mean", type=_numbers, metavar="M,M,M", help="subtracted from the samples, one number, or one a channel"
     )
@@ -48,10 +64,13 @@ def check_preprocessing_usage(arguments: argparse.Namespace, *paths: Path) -> No
     """
     for path in paths:
         require_file(path)
-    if arguments.resize and all(path.is_file() for path in paths):
+    if arguments.resize and paths and all(path.is_file() for path in paths):
         raise UsageError(f"--resize: {paths[0]} is no folder of images, and arrays are taken as they are")
     if arguments.normalize is not None and (arguments.mean is not None or arguments.std is not None):
         raise UsageError("--normalize: has a mean and a deviation of its own; leave out --mean and --std")
+    others = [f"--{name}" for name in PREPROCESSING if getattr(arguments, name) not in (None, False)]
+    if getattr(arguments, "preprocessing", None) == BUILD and others:
+        raise UsageError(f"--preprocessing {BUILD}: does all that the build holds; leave out {', '.join(others)}")
     if arguments.std is not None and min(arguments.std) <= 0:
         raise UsageError(f"--std: {min(arguments.std):g} is not above 0")
 
@@ -66,13 +85,34 @@ def require_file(path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
 
 
-def preprocessing(arguments: argparse.Namespace) -> Preprocessing:
-    """What the options choose."""
-    from resformer.compiler.samples.files import Preprocessing
-
+def mean_and_std(arguments: argparse.Namespace) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """What the options say is subtracted from samples, and what they are divided by."""
     if arguments.normalize is not None:
-        return Preprocessing(arguments.resize, IMAGENET_MEAN, IMAGENET_STD)
-    return Preprocessing(arguments.resize, arguments.mean, arguments.std)
+        return IMAGENET_MEAN, IMAGENET_STD
+    return arguments.mean, arguments.std
+
+
+def run_preprocessing(arguments: argparse.Namespace, held: Preprocessing) -> Preprocessing | None:
+    """What a run's options choose.
+
+    Args:
+        arguments: Parsed.
+        held: What the build does to samples; it stands where nothing else is said.
+
+    Returns:
+        What is done to the samples, whatever they are; None where nothing is said, so that the build decides.
+    """
+    from resformer.compiler.samples.preprocessing import Preprocessing
+
+    mean, std = mean_and_std(arguments)
+    if arguments.preprocessing is None and arguments.resize is None and mean is None and std is None:
+        return None
+    start = Preprocessing() if arguments.preprocessing == NONE else held
+    return Preprocessing(
+        start.resize if arguments.resize is None else arguments.resize,
+        start.mean if mean is None else mean,
+        start.std if std is None else std,
+    )
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -10,15 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from resformer._version import __version__
 from resformer.compiler.ir.program import layer_names
 from resformer.compiler.progress import Progress
 from resformer.compiler.save.report import sqnr_db
 from resformer.errors import ResformerError
 from resformer.runtime.cli.compile_options import compile_options
-from resformer.runtime.cli.inputs import read_samples
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
 
 FORMAT = "resformer-sweep"
@@ -136,11 +133,11 @@ def _worst_sqnr(compiled: Compiled) -> float | None:
 
 def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, Any]:
     """What a run of the samples tells."""
-    given = read_samples(arguments, compiled.program)
+    given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
     result = compiled.run(given, backend=BACKEND, record=True)
     facts: dict[str, Any] = {"saturated": sum(result.saturated.values())}
-    if given.labels is not None:
-        facts["accuracy"] = float(np.mean(result.predictions == given.labels))
+    if result.accuracy is not None:
+        facts["accuracy"] = result.accuracy
     cost = compiled.cost(result)
     facts["sops"] = cost.paper.sops
     if compiled.options.chip is not None:

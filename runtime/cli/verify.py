@@ -78,6 +78,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     terminal = Terminal()
     with terminal.progress() as update:
         update("starting", 0, 0)
+        from resformer.runtime.given import describe_verification
         from resformer.runtime.verify.as_json import to_json
         from resformer.runtime.verify.local_plot import plot_local, require_matplotlib
         from resformer.runtime.verify.verify import Comparing, verify
@@ -101,6 +102,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             model=arguments.model,
             local=local,
         )
+        result = describe_verification(result, given)
         if arguments.report is not None:
             _write_page(arguments, given, result, update)
     if arguments.local_plot is not None:

@@ -77,6 +77,8 @@ def observe_run(
         "predictions": result.predictions[:shown].tolist(),
         "labels": None if labels is None else labels[:shown],
         "accuracy": None if given.labels is None else float(np.mean(result.predictions == given.labels)),
+        "accuracy_absent": given.accuracy_absent,
+        "warnings": list(given.warnings),
         "logits": [[round(float(each), 4) for each in row] for row in result.logits[:shown].mean(axis=1)],
         "clipped": result.clipped,
         "saturated": dict(result.saturated),

@@ -19,6 +19,7 @@ from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.compiler.samples.arrays import Samples
+from resformer.compiler.samples.classes import named
 from resformer.errors import CapacityError
 from resformer.runtime.run.encode import encode, predict, real_logits
 from resformer.runtime.run.memory import machine_memory
@@ -55,6 +56,9 @@ class Inference(Summarized):
         clipped: How many values of the input its range could not hold.
         seconds: Wall-clock time.
         notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly.
+        classes: The names of the classes, class 0 first, if they are known.
+        accuracy: The share of predictions that are the samples' labels, if those are known.
+        accuracy_absent: Why there is no accuracy; None if there is.
     """
 
     logits_int: npt.NDArray[np.int64]
@@ -66,15 +70,21 @@ class Inference(Summarized):
     clipped: int
     seconds: float
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
+    accuracy: float | None = None
+    accuracy_absent: str | None = None
 
     def summary(self) -> Summary:
         """What ran, how fast, and what it recorded and clipped."""
         samples, steps, classes = self.logits.shape
         fired = f"of {counted(len(self.spikes), 'population')}" if self.spikes else "not recorded"
-        shown = ", ".join(map(str, self.predictions[:PREDICTIONS_SHOWN])) + (", ..." * (samples > PREDICTIONS_SHOWN))
+        first = [int(each) for each in self.predictions[:PREDICTIONS_SHOWN]]
+        texts = map(str, first) if self.classes is None else (named(each, self.classes) for each in first)
+        shown = ", ".join(texts) + (", ..." * (samples > PREDICTIONS_SHOWN))
         return f"Inference of {counted(samples, 'sample')}", [
             ("logits", f"({samples}, {steps}, {classes}): samples, steps, classes"),
             ("predictions", shown),
+            *([] if self.accuracy is None else [("accuracy", f"{self.accuracy:.2%}")]),
             ("spikes", fired),
             ("values clipped", f"{self.clipped:,} of the input, {sum(self.saturated.values()):,} inside"),
             ("time", f"{self.seconds:.3g} s"),

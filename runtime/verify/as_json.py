@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from resformer._version import __version__
+from resformer.compiler.samples import preprocessing
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.local import LocalError
 from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
@@ -31,6 +32,11 @@ def to_json(result: Verification) -> dict[str, Any]:
         "notes": list(result.notes),
         "model_is_source": result.model_is_source,
         "accuracy": dict(result.accuracy),
+        "accuracy_absent": result.accuracy_absent,
+        "classes": None if result.classes is None else list(result.classes),
+        "preprocessing": preprocessing.as_json(result.preprocessing),
+        "predictions": list(result.predictions),
+        "warnings": list(result.warnings),
         "local": [_local(error) for error in result.local] or None,
     }
 

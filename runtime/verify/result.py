@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from resformer.compiler.ir.summary import Summarized, Summary, counted
+from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.local import LocalError
 
@@ -73,7 +74,13 @@ class Verification(Summarized):
         accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
         local: Each layer's own error, in topological order; empty if it was not asked for.
         source: What was compiled, in words: a checkpoint, a NIR file or a module.
-        notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly.
+        notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly; and what was
+            chosen in reading the samples.
+        warnings: What is doubtful in how the samples were read, a sentence each.
+        predictions: The quantized network's class of each sample.
+        classes: The names of the classes, class 0 first, if they are known.
+        preprocessing: What was done to the samples.
+        accuracy_absent: Why there is no accuracy; None if there is.
     """
 
     backend: str
@@ -89,6 +96,11 @@ class Verification(Summarized):
     local: Sequence[LocalError] = ()
     source: str = SOURCES[CHECKPOINT]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    predictions: tuple[int, ...] = ()
+    classes: tuple[str, ...] | None = None
+    preprocessing: Preprocessing = NO_PREPROCESSING
+    accuracy_absent: str | None = None
 
     def summary(self) -> Summary:
         """The verdict and each check; ``resformer.runtime.verify.tables`` has every layer."""
@@ -101,6 +113,8 @@ class Verification(Summarized):
         return f"{verdict}: {counted(self.samples, 'sample')} in {self.backend}", [
             *((name, (ran | not_run)[name]) for name in CHECKS if name in ran or name in not_run),
             *((f"accuracy, {name}", f"{value:.2%}") for name, value in self.accuracy.items()),
+            *([] if self.accuracy_absent is None else [("accuracy", f"absent: {self.accuracy_absent}")]),
+            *(("warning", warning) for warning in self.warnings),
             *([("input values clipped", f"{self.clipped:,}")] if self.clipped else []),
             *(("note", note) for note in self.notes),
         ]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 
+from resformer.compiler.samples.classes import named
+from resformer.compiler.samples.preprocessing import NO_PREPROCESSING
 from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
 
 STANDS_OUT = 4.0
 """How many times the median layer's error another's must be to be no ordinary rounding."""
 NO_ERROR = 1e-6
 """What is off by less is exact, but for the shift of ties."""
+CLASSES_SHOWN = 10
+"""Of those predicted, the most frequent."""
 
 TITLES = {
     "float_graph_vs_torch": "E1 float graph = {source}",
@@ -101,11 +106,19 @@ def facts(result: Verification) -> list[str]:
         of = {"original": f"{result.source} in PyTorch", "quantized": f"quantized network ({result.backend})"}
         accuracies = ", ".join(f"{of[name]} {value:.2%}" for name, value in result.accuracy.items())
         lines.append(f"accuracy on {result.samples} samples: {accuracies}")
+    elif result.accuracy_absent is not None:
+        lines.append(f"accuracy: absent: {result.accuracy_absent}")
+    if result.preprocessing != NO_PREPROCESSING:
+        lines.append(f"preprocessing of the samples: {result.preprocessing}")
+    if result.classes is not None:
+        counts = Counter(result.predictions).most_common(CLASSES_SHOWN)
+        lines.append(f"predictions: {', '.join(f'{named(each, result.classes)}: {count}' for each, count in counts)}")
     if result.clipped:
         lines.append(f"input: {result.clipped:,} values were clipped to the range that the program takes")
     if result.saturation:
         nodes = ", ".join(f"{name} {count:,}" for name, count in result.saturation.items())
         lines.append(f"saturation: {nodes}")
+    lines += [f"warning: {warning}" for warning in result.warnings]
     lines += [f"note: {note}" for note in result.notes]
     if result.model_is_source is False:
         lines.append(f"warning: the {result.source} is not, bit for bit, the file that was compiled")

@@ -162,6 +162,7 @@ def verify_sides(
         accuracy=_accuracy(tally, how.labels),
         local=rank(tally.layers),
         source=SOURCES[str(program.metadata.get("source", CHECKPOINT))],
+        predictions=tuple(map(int, tally.predictions_quantized)),
     )
 
 

@@ -95,7 +95,7 @@ def test_images_of_other_sizes_are_resized_where_asked(
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["--normalize", "imagenet"], 2, "--normalize: goes with --calibration or --input"),
+        (["--normalize", "imagenet", "--std", "1"], 2, "leave out --mean and --std"),
         (["--calibration", "x.npy", "--samples", "2"], 2, "--samples: goes with --input"),
         (["--calibration", "x.npy", "--resize"], 2, "--resize: x.npy is no folder of images"),
         (["--calibration", "x.npy", "--normalize", "imagenet", "--std", "1"], 2, "leave out --mean and --std"),

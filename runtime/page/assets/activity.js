@@ -135,6 +135,7 @@ function attentionMaps(view) {
   if (!run.attention.length) return empty("This network has no spiking attention.");
   const pictures = run.images?.map((image) => ({ ...image, pixels: bytes(image.rgb) }));
   const samples = run.predictions.length;
+  const named = (label) => view.build.report.classes?.[label] ?? `class ${label}`;
   const overlay = (picture, map, rows, columns) => {
     const width = Math.max(picture?.columns ?? columns, columns),
       height = Math.max(picture?.rows ?? rows, rows);
@@ -186,7 +187,7 @@ function attentionMaps(view) {
               html(
                 "td",
                 {
-                  "data-tip": `sample ${index}: class ${run.predictions[index]}${run.labels ? `, labelled ${run.labels[index]}` : ""}`,
+                  "data-tip": `sample ${index}: ${named(run.predictions[index])}${run.labels ? `, labelled ${named(run.labels[index])}` : ""}`,
                 },
                 paint(html("canvas", {}), picture.columns, picture.rows, (x, y) => [
                   ...picture.pixels.slice(3 * (y * picture.columns + x), 3 * (y * picture.columns + x) + 3),

@@ -160,6 +160,7 @@ function headline(view) {
         "accuracy",
         accuracy,
       ],
+    run?.accuracy_absent && ["accuracy", "–", run.accuracy_absent],
     cost && [
       "energy a sample",
       energy(cost.energy_mj.total * 1e9),
@@ -180,7 +181,13 @@ const sourceOf = (report) => report.source.file ?? report.source.module;
 
 // What was chosen, in words: [name, value] of each.
 const optionsOf = (report) =>
-  Object.entries(report.options)
+  Object.entries({
+    ...report.options,
+    resize: report.preprocessing.resize,
+    mean: report.preprocessing.mean?.join(", ") ?? null,
+    std: report.preprocessing.std?.join(", ") ?? null,
+    classes: report.classes?.join(", ") ?? null,
+  })
     .map(([name, value]) => [name.replaceAll("_", " "), optionText(value)])
     .filter(([, text]) => text);
 

@@ -40,6 +40,8 @@ REPORT: dict[str, Any] = {
         "stem_pool": None,
         "feature_rounding": None,
     },
+    "preprocessing": {"resize": False, "mean": [0.5], "std": None},
+    "classes": None,
     "architecture": None,
     "fine_tuned": False,
     "timesteps": 4,

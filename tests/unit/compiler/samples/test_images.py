@@ -102,6 +102,28 @@ def test_folders_are_classes_if_there_are_as_many(tmp_path: Path) -> None:
     assert open_image_folder(tmp_path, network(), resize=False).labels(3) is None
 
 
+def test_folders_are_classes_by_name_where_names_are_known(tmp_path: Path) -> None:
+    for name in ("dog/1.png", "cat/2.png", "dog/deep/0.png"):
+        save(tmp_path / name)
+    folder = open_image_folder(tmp_path, network(), resize=False)
+    labels = folder.labels(4, ("dog", "ant", "bee", "cat"))
+    assert labels is not None
+    assert labels.tolist() == [3, 0, 0]
+    assert folder.unlabelled(4, ("dog", "ant", "bee", "cat")) is None
+    assert folder.labels(2, ("dog", "Cat")) is None  # as many, but not these
+    assert "no class of the name cat, only dog, Cat" in str(folder.unlabelled(2, ("dog", "Cat")))
+    assert "has 2 folders, the network tells 3 classes apart" in str(folder.unlabelled(3))
+
+
+def test_some_images_are_of_each_class(tmp_path: Path) -> None:
+    for name in ("a/0.png", "a/1.png", "a/2.png", "b/0.png", "b/1.png", "b/2.png"):
+        save(tmp_path / name)
+    folder = open_image_folder(tmp_path, network(), resize=False)
+    assert folder.first(3).names == ("a/0.png", "a/1.png", "b/0.png")
+    assert folder.spread(4).names == ("a/0.png", "a/2.png", "b/0.png", "b/2.png")
+    assert folder.first(9).names == folder.spread(9).names == folder.names
+
+
 def truncated(path: Path) -> None:
     save(path)
     path.write_bytes(path.read_bytes()[:-60])
