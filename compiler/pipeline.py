@@ -475,7 +475,7 @@ def _compile(
     else:
         samples = _calibration_samples(graph, options.calibration)
         ranges, calibrated = _calibrate(graph, samples, options, progress)
-    quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded))
+    quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded, ties=source.plan is None))
     integers = quantized
     for integer_pass in INTEGER_PASSES:
         integers = step.run(integer_pass, integers)

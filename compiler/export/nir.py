@@ -1,6 +1,7 @@
 """The quantized network as NIR: dyadic weights as real numbers, and the integers that they stand for as metadata.
 
-Its neurons fire above their thresholds, as NIR's and Loihi's do, so no shift of ties is needed: in float64 (and in
+Its neurons fire above their thresholds, as NIR's and Loihi's do, so no shift of ties is needed; thresholds at which the
+program fires are lower by less than potentials can tell, so that they do so however one reads them. In float64 (and in
 float32, as long as sums stay below 2^24 units) any tool that follows NIR gives the program's spikes, where no decay is
 rounded and nothing saturates.
 """
@@ -35,6 +36,7 @@ from resformer.compiler.ir.ops import (
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.arithmetic import per_channel
 from resformer.compiler.ir.primitives import (
     POOL_AREA,
     DiscreteCubaLIF,
@@ -130,9 +132,12 @@ def _neurons(node: Node[nir.NIRNode], op: LIF | CubaLIF, unit: float, dt: float)
     integers = {name: getattr(op, name) for name in ("vth", "dv", "du")}
     if isinstance(op, CubaLIF):
         integers |= {name: getattr(op, name) for name in ("v_drop", "v_bias")}
-    metadata = {**neurons.metadata, **FIRES_ABOVE, INTEGERS: integers}
+    settled = op.surplus > 0
+    metadata = {**neurons.metadata, **({} if settled.all() else FIRES_ABOVE), INTEGERS: integers}
     decay = np.asarray(op.dv) / LOIHI.decay_unity
-    height = np.asarray(op.vth) * unit
+    # a surplus leaves potentials multiples of two or more 64ths, so that none lies between
+    lowered = per_channel(settled.astype(np.int8), len(shape)) / 2**LOIHI.a_shift if settled.any() else 0
+    height = (op.meant_thresholds - lowered) * unit
     if isinstance(neurons, DiscreteCubaLIF):
         assert isinstance(op, CubaLIF)
         fine = unit / 2**LOIHI.a_shift
@@ -140,7 +145,7 @@ def _neurons(node: Node[nir.NIRNode], op: LIF | CubaLIF, unit: float, dt: float)
             "syn_decay": (op.du.astype(np.float64) + 1) / LOIHI.decay_unity,
             "mem_decay": decay,
             "v_threshold": height,
-            "v_bias": op.v_bias * fine,
+            "v_bias": op.meant_v_bias * fine,
             "v_drop": op.v_drop * fine,
         }
         fields: dict[str, Any] = {name: _spread(value, shape) for name, value in values.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -55,6 +55,8 @@ class Inference(Summarized):
         clipped: How many values of the input its range could not hold.
         seconds: Wall-clock time.
         notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly.
+        ties: How often a potential met its threshold exactly and did not fire, by population; those that fire at ties
+            are not there, and none is where the backend does not count.
     """
 
     logits_int: npt.NDArray[np.int64]
@@ -66,6 +68,7 @@ class Inference(Summarized):
     clipped: int
     seconds: float
     notes: tuple[str, ...] = ()
+    ties: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> Summary:
         """What ran, how fast, and what it recorded and clipped."""
@@ -182,6 +185,7 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
         predictions=predict(logits),
         spikes=trace.spikes,
         saturated={name: count for name, count in trace.saturated.items() if count},
+        ties=trace.ties,
         uncounted=tuple(name for name in program.lif_names if name not in trace.saturated),
         clipped=sum(part.clipped for part in parts),
         seconds=seconds,
