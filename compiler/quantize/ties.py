@@ -46,6 +46,8 @@ def settle_ties(program: Unscheduled, populations: Collection[str]) -> Unschedul
             if lowered[name] and not mine.all():
                 lowered[name] = False
                 surplus = _surplus(program, name, biases[name], lower=False)
+            if not mine.all() and getattr(program[name].op, "soft_reset", False):
+                mine = np.zeros_like(mine)  # one number in NIR is its threshold and what a spike takes
             agreed[name] = np.where(mine, surplus, 0).astype(np.int8)
         if all(np.array_equal(agreed[name], surplus) for name, surplus in chosen.items()):
             return made
