@@ -110,7 +110,7 @@ class QuantizedSpikingResformer(SpikingResformer):
         self._fixed: dict[str, torch.Tensor] = {}
         """What training never changes: normalisations that do nothing, and DSSA's rates, which make its scales one."""
         patches = patch_counts(model.architecture, model.image_size, model.feature_rounding)
-        state = quantized_state(quantize(graph, plan), neuron=model.architecture.neuron, patches=patches)
+        state = quantized_state(quantize(graph, plan, ties=False), neuron=model.architecture.neuron, patches=patches)
         state |= {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".w")}
         self.double()
         self.load_state_dict(state)

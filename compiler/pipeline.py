@@ -503,7 +503,7 @@ def _compile(
         calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
     else:
         ranges, calibrated = _calibrate(graph, samples, options, progress)
-    quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded))
+    quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded, ties=source.plan is None))
     integers = quantized
     for integer_pass in INTEGER_PASSES:
         integers = step.run(integer_pass, integers)

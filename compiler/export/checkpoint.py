@@ -49,6 +49,7 @@ from resformer.compiler.ir.primitives import (
     half_rows,
 )
 from resformer.compiler.ir.program import Program, real_weight
+from resformer.compiler.ir.ties import settled_currents
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
 from resformer.models.layers import NeuronKind
@@ -56,7 +57,10 @@ from resformer.models.layers import NeuronKind
 Float64Array = npt.NDArray[np.float64]
 
 TIE_SHIFT = 2.0**-30
-"""Taken from every bias: SpikingJelly fires at v >= 1 and Lava above its threshold, so ties must fall below."""
+"""Taken from biases of neurons that fire above their threshold alone: SpikingJelly fires at v >= 1, but ties must not.
+
+Where the program fires at ties too, nothing is taken; but behind a mean that float64 rounds it is added, lest a tie
+fall below by a last bit."""
 BN_EPS = 1e-5
 """Epsilon of the authors' batch normalisations."""
 
@@ -144,10 +148,11 @@ def quantized_state(
             as many as there are.
     """
     state: dict[str, Float64Array] = {}
+    settled = _settled(program)
     for name, where in tensor_rows(program).items():
         write_rows(state, where.weight, where, real_weight(program, name))
         if where.bias is not None:
-            write_rows(state, where.bias, where, _real_bias(program, name))
+            write_rows(state, where.bias, where, _real_bias(program, name, settled[name]))
             state |= _identity_norm(where.bias.removesuffix(".bias"), len(state[where.bias]))
     fixed_decays = (0, LOIHI.decay_unity // 2)
     learned_decay = neuron == "PLIF" or (
@@ -194,6 +199,7 @@ def quantized_module_state(
     output = program.output.op
     assert isinstance(output, Output)
     quantized = {name: tensor.clone() for name, tensor in state.items()}
+    settled = _settled(program)
 
     def put(name: str, values: npt.ArrayLike) -> None:
         if name in quantized:
@@ -202,8 +208,11 @@ def quantized_module_state(
     for node in program:
         match node.op:
             case Conv2d() if node.name in imported:
-                put(f"{node.name}.weight", real_weight(program, node.name) * pool_area(folded, node.name))
-                bias, norm = _real_bias(program, node.name), _norm_behind(imported, node.name)
+                area = pool_area(folded, node.name)
+                put(f"{node.name}.weight", real_weight(program, node.name) * area)
+                bias, norm = _real_bias(program, node.name, settled[node.name]), _norm_behind(imported, node.name)
+                if not _is_exact_mean(area):
+                    bias = bias + TIE_SHIFT * settled[node.name]
                 put(f"{node.name}.bias", bias if norm is None else np.zeros_like(bias))
                 if norm is not None:
                     assert isinstance(norm.op, BatchNorm2d)
@@ -232,13 +241,13 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     """Why the spikes of a quantized module need not be the program's, or "".
 
     Beside what ``Program.is_dyadic`` says of the integers: each threshold and each decay must be the module's own,
-    and something on the way to each population must hold a bias for the shift of ties.
+    and something on the way to each population that does not fire at ties must hold a bias for their shift.
     """
     for node in program:
         if not isinstance(node.op, Spiking):
             continue
         neurons, scale = as_neurons(folded[node.name].op), 2.0 ** program[node.inputs[0]].op.signal.scale_exp
-        if (collapse(neurons.v_threshold) * scale != node.op.thresholds).any():
+        if (collapse(neurons.v_threshold) * scale != node.op.meant_thresholds).any():
             return f"the threshold of {node.name} is rounded"
         if isinstance(neurons, DiscreteCubaLIF):
             decay = collapse(neurons.mem_decay)
@@ -246,9 +255,35 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
             decay = np.asarray(1 / neurons.metadata["tau_steps"] if isinstance(neurons, nir.LIF) else 0.0)
         if (decay * LOIHI.decay_unity != node.op.decays).any():
             return f"the decay of {node.name} is rounded"
-        if not _holds_bias(imported, imported[node.name].inputs[0]):
+        needs_shift = not node.op.surplus.all() or _reads_rounded_mean(program, folded, node.inputs[0])
+        if needs_shift and not _holds_bias(imported, imported[node.name].inputs[0]):
             return f"no bias on the way to {node.name} can hold the shift of ties"
     return ""
+
+
+def _settled(program: Program) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each node and channel, whether all neurons that its bias reaches fire at ties."""
+    for node in program:
+        if not isinstance(node.op, (Conv2d, Dense, *WITHOUT_WEIGHTS)):
+            raise _unknown(node)
+    # what reaches no neurons is as the rest: a network that was fine-tuned has the shift in every bias
+    any_settled = any(node.op.surplus.any() for node in program if isinstance(node.op, Spiking))
+    return settled_currents(program, unread=any_settled)
+
+
+def _is_exact_mean(area: int) -> bool:
+    """Whether float64 holds the mean of so many spikes, whatever their count."""
+    return area & (area - 1) == 0
+
+
+def _reads_rounded_mean(program: Program, folded: Graph[nir.NIRNode], name: str) -> bool:
+    """Whether a current has a part that a module makes of a mean which float64 rounds."""
+    node = program[name]
+    if isinstance(node.op, Conv2d):
+        return not _is_exact_mean(pool_area(folded, name))
+    if isinstance(node.op, Spiking | Input):
+        return False
+    return any(_reads_rounded_mean(program, folded, source) for source in node.inputs)
 
 
 def _holds_bias(imported: Graph[nir.NIRNode], name: str) -> bool:
@@ -269,10 +304,11 @@ def _norm_behind(imported: Graph[nir.NIRNode], name: str) -> Node[nir.NIRNode] |
     return norms[0] if norms else None
 
 
-def _real_bias(program: Program, name: str) -> Float64Array:
+def _real_bias(program: Program, name: str, settled: npt.NDArray[np.bool_]) -> Float64Array:
+    """A layer's biases, (C,), less the shift of ties on channels whose neurons do not fire at them."""
     op = program[name].op
     assert isinstance(op, Conv2d)
-    return op.bias.astype(np.float64) * 2.0**-op.signal.scale_exp - TIE_SHIFT
+    return op.bias.astype(np.float64) * 2.0**-op.signal.scale_exp - TIE_SHIFT * ~settled
 
 
 def write_rows(state: dict[str, Float64Array], name: str, where: TensorRows, values: Float64Array) -> None:
@@ -313,10 +349,11 @@ def _unit_variance(eps: float) -> float:
 def unit_rate(count: int) -> float:
     """The rate whose product with a count is exactly one, so that DSSA's scale is, whatever the machine's square root.
 
-    1 / 49 is not, but its neighbour is. A few counts, such as 237, have none; the shift of ties covers the 2^-52 that
-    the scale then is from one.
+    1 / 49 is not, but its neighbour is. A few counts, such as 237, have none: there the product is the next number
+    above one, whose square root rounds to one.
     """
-    return next((rate for rate in _neighbours(1 / count) if rate * count == 1.0), 1 / count)
+    rates = _neighbours(1 / count)
+    return next(rate for wanted in (1.0, 1.0 + 2.0**-52) for rate in rates if rate * count == wanted)
 
 
 def _neighbours(value: float) -> tuple[float, float, float]:

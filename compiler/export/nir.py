@@ -1,6 +1,8 @@
 """The quantized network as NIR: dyadic weights as real numbers, and the integers that they stand for as metadata.
 
-Its neurons fire above their thresholds, as NIR's and Loihi's do, so no shift of ties is needed: in float64 (and in
+Its neurons fire above their thresholds, as NIR's and Loihi's do, so no shift of ties is needed; a threshold at which
+the program fires is lowered to where no potential is, so that it does not matter how one reads it (but that of a soft
+reset, which is what a spike takes, and says that it fires at it). In float64 (and in
 float32, as long as sums stay below 2^24 units) any tool that follows NIR gives the program's spikes, where no decay is
 rounded and nothing saturates.
 """
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir import ops as integer
+from resformer.compiler.ir.arrays import Int64Array
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ops import (
     LIF,
@@ -33,8 +36,10 @@ from resformer.compiler.ir.ops import (
     SampleDelay,
     SpikeAnd,
     SpikeMatMul,
+    Spiking,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.arithmetic import per_channel
 from resformer.compiler.ir.primitives import (
     POOL_AREA,
     DiscreteCubaLIF,
@@ -90,7 +95,8 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
             # the program's layer may read a sum, or be divided, where this one reads a mean
             area = 1 if graph is folded else int(folded[node.name].op.metadata.get(POOL_AREA, 1))
             divisor = output.divisor if isinstance(op, Dense) and graph is not folded else 1
-            bias = op.bias * 2.0**-op.signal.scale_exp / divisor
+            whole_bias = op.bias + _held_surplus(quantized, node.name) / 2**LOIHI.a_shift
+            bias = whole_bias * 2.0**-op.signal.scale_exp / divisor
             integers = {
                 "weight": op.weight,
                 "weight_exp": op.weight_exp,
@@ -101,7 +107,8 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
             edit.set_op(node.name, _layer(as_layer(node.op), real_weight(quantized, node.name) * area, bias, integers))
         elif isinstance(op, LIF | CubaLIF):
             unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp
-            edit.set_op(node.name, _neurons(node, op, unit, float(graph.metadata["dt"])))
+            held = _surplus_is_before(quantized, quantized[node.name])
+            edit.set_op(node.name, _neurons(node, op, unit, float(graph.metadata["dt"]), surplus_before=held))
         elif op is not None and not isinstance(op, UNCHANGED):
             raise UnsupportedError(
                 f"{node.name}: a quantized {type(op).__name__} has no form in NIR; compile without --target nir"
@@ -124,15 +131,31 @@ def _layer(layer: Layer, weight: Float64Array, bias: Float64Array, integers: dic
     return made
 
 
-def _neurons(node: Node[nir.NIRNode], op: LIF | CubaLIF, unit: float, dt: float) -> nir.NIRNode:
-    """A population with its thresholds and decays rounded; one integer of its current is a ``unit``."""
+def _neurons(
+    node: Node[nir.NIRNode], op: LIF | CubaLIF, unit: float, dt: float, *, surplus_before: bool
+) -> nir.NIRNode:
+    """A population with its thresholds and decays rounded.
+
+    Args:
+        node: At the float level.
+        op: Its integers.
+        unit: What one integer of its current stands for.
+        dt: Seconds a step.
+        surplus_before: Whether what it fires at ties by is in the current that it is given.
+    """
     neurons, shape = node.op, node.shape
+    # such neurons say in one number what they fire at and what a spike takes
+    at_threshold = bool(op.surplus.all()) and isinstance(op, CubaLIF) and op.soft_reset
+    at_threshold = at_threshold and not isinstance(neurons, DiscreteCubaLIF)
     integers = {name: getattr(op, name) for name in ("vth", "dv", "du")}
     if isinstance(op, CubaLIF):
         integers |= {name: getattr(op, name) for name in ("v_drop", "v_bias")}
-    metadata = {**neurons.metadata, **FIRES_ABOVE, INTEGERS: integers}
+    metadata = {**neurons.metadata, **({} if at_threshold else FIRES_ABOVE), INTEGERS: integers}
     decay = np.asarray(op.dv) / LOIHI.decay_unity
-    height = np.asarray(op.vth) * unit
+    if at_threshold or surplus_before:
+        height = op.meant_thresholds * unit
+    else:
+        height = (op.thresholds + _between_potentials(op, len(shape))) * unit
     if isinstance(neurons, DiscreteCubaLIF):
         assert isinstance(op, CubaLIF)
         fine = unit / 2**LOIHI.a_shift
@@ -140,7 +163,7 @@ def _neurons(node: Node[nir.NIRNode], op: LIF | CubaLIF, unit: float, dt: float)
             "syn_decay": (op.du.astype(np.float64) + 1) / LOIHI.decay_unity,
             "mem_decay": decay,
             "v_threshold": height,
-            "v_bias": op.v_bias * fine,
+            "v_bias": op.meant_v_bias * fine,
             "v_drop": op.v_drop * fine,
         }
         fields: dict[str, Any] = {name: _spread(value, shape) for name, value in values.items()}
@@ -173,6 +196,40 @@ def _neurons(node: Node[nir.NIRNode], op: LIF | CubaLIF, unit: float, dt: float)
         v_threshold=_spread(neurons.v_reset.flat[0] + height * (r / steps), shape),
         v_reset=neurons.v_reset,
         metadata=metadata,
+    )
+
+
+def _between_potentials(op: Spiking, axes: int) -> Float64Array:
+    """What a threshold is raised by, in units of the input, where neurons fire at ties.
+
+    No potential lies between it and what they fire at, so that it does not matter how one reads it: potentials are
+    whole units where the program lowers its threshold, and multiples of two 64ths or more elsewhere.
+    """
+    step = 2.0**-LOIHI.a_shift
+    settled: Float64Array = per_channel(op.surplus, axes) > 0
+    return np.where(settled, step if op.lowers_threshold else -step, 0.0)
+
+
+def _held_surplus(quantized: Program, name: str) -> Int64Array:
+    """The surplus, in 1/64 of the current, that a layer's bias holds rather than the thresholds of its only reader.
+
+    Some channels of that fire at ties and some do not; snnTorch, for one, reads one threshold for all.
+    """
+    readers = quantized.consumers[name]
+    if len(readers) != 1 or not _surplus_is_before(quantized, readers[0]):
+        return np.zeros(1, dtype=np.int64)
+    assert isinstance(readers[0].op, Spiking)
+    return readers[0].op.added_surplus
+
+
+def _surplus_is_before(quantized: Program, node: Node[integer.Op]) -> bool:
+    """Whether the layer before a population holds its surplus."""
+    source = node.inputs[0]
+    return (
+        isinstance(node.op, LIF)
+        and 0 < np.count_nonzero(node.op.surplus) < len(node.op.surplus)
+        and isinstance(quantized[source].op, Conv2d)
+        and quantized.consumers[source] == (node,)
     )
 
 

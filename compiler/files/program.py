@@ -22,7 +22,7 @@ from resformer.compiler.ir.verify import verify_program
 from resformer.errors import FileFormatError, RangeError
 
 FORMAT = "resformer-program"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 HEADER_SIZE_BYTES = 8
 """Of a safetensors file: its first bytes, which hold the size of the header behind them."""

@@ -152,6 +152,7 @@ class NodeFacts(TypedDict, total=False):
     synapses: Count
     sqnr_db: float | None
     vth: int | Bounds
+    surplus: Bounds
     du: int | Bounds
     dv: int | Bounds
     bias: Bounds

@@ -55,13 +55,19 @@ def run(
     spikes: dict[str, SpikeTrain] = {}
     graded: dict[str, npt.NDArray[np.int32]] = {}
     saturated: dict[str, int] = {}
+    ties: dict[str, int] = {}
     for node in program:
         if isinstance(node.op, Input):
             value, clipped = _frames(samples, program.timesteps), None
         else:
             inputs = [values[name] for name in node.inputs]
             given = overrides.get(node.name)
-            value, clipped = node.op.evaluate(*inputs) if given is None else node.op.evaluate_beside(given, *inputs)
+            if given is None:
+                (value, clipped), tied = node.op.evaluate_with_ties(*inputs)
+                if node.op.counts_ties:
+                    ties[node.name] = tied
+            else:
+                value, clipped = node.op.evaluate_beside(given, *inputs)
             value = value.reshape(*value.shape[:2], *node.shape)
         _check_bounds(node.name, node.op, value)
         if clipped is not None:
@@ -77,7 +83,7 @@ def run(
         require(sent == value.shape, f"{node.name}: overridden by values of shape {sent}, not {value.shape}")
         for source in last_reads[node.name]:
             del values[source]
-    return Trace(logits=values[program.output.name], spikes=spikes, graded=graded, saturated=saturated)
+    return Trace(logits=values[program.output.name], spikes=spikes, graded=graded, saturated=saturated, ties=ties)
 
 
 def _frames(samples: npt.NDArray[np.integer], timesteps: int) -> Int64Array:

@@ -1,4 +1,4 @@
-"""What a run of a program leaves behind: logits, every spike, graded values and saturation counts."""
+"""What a run of a program leaves behind: logits, every spike, graded values, and counts of saturation and of ties."""
 
 from __future__ import annotations
 
@@ -63,9 +63,12 @@ class Trace:
         spikes: Of each LIF population, under its node's name; empty where nothing was recorded.
         graded: Of each relay, product and max-pool, (T, N, ...), int32; empty where nothing was recorded.
         saturated: How often a value was clipped, by node.
+        ties: How often a potential met its threshold exactly and did not fire, by population; those that fire at ties
+            are not there, nor is any where the backend does not count.
     """
 
     logits: npt.NDArray[np.int64]
     spikes: Mapping[str, SpikeTrain] = field(default_factory=dict)
     graded: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     saturated: Mapping[str, int] = field(default_factory=dict)
+    ties: Mapping[str, int] = field(default_factory=dict)

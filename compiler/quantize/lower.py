@@ -37,6 +37,7 @@ from resformer.compiler.ir.primitives import (
 from resformer.compiler.ir.program import Unscheduled
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.quantize.plan import LayerPlan, QuantizationPlan, uniform
+from resformer.compiler.quantize.ties import settle_ties
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError, UnsupportedError
 
@@ -64,7 +65,11 @@ class LayerIntegers:
 
 
 def quantize(
-    graph: Graph[nir.NIRNode], plan: QuantizationPlan, rounded: Mapping[str, LayerIntegers] | None = None
+    graph: Graph[nir.NIRNode],
+    plan: QuantizationPlan,
+    rounded: Mapping[str, LayerIntegers] | None = None,
+    *,
+    ties: bool = True,
 ) -> Unscheduled:
     """Lower a folded float graph to integers.
 
@@ -72,6 +77,8 @@ def quantize(
         graph: After all float passes.
         plan: Of this network.
         rounded: The integers of its layers, by a better rule than the nearest; of those not there, the nearest.
+        ties: Whether neurons that fire at their threshold are to do so in integers, where that is exact. A network that
+            was fine-tuned to fire above them holds a shift in its biases for that.
 
     Raises:
         UnsupportedError: A node has no exact integer form.
@@ -81,7 +88,15 @@ def quantize(
     plan.check_fits(graph)
     lowering = _Lowering(graph, plan, rounded or {})
     nodes = [each for node in graph if not _is_readout_scale(graph, node) for each in lowering.lower(node)]
-    return Unscheduled(tuple(nodes), graph.timesteps, graph.metadata)
+    program = Unscheduled(tuple(nodes), graph.timesteps, graph.metadata)
+    return settle_ties(program, _fire_at_threshold(graph)) if ties else program
+
+
+def _fire_at_threshold(graph: Graph[nir.NIRNode]) -> frozenset[str]:
+    """The populations that fire where a potential meets its threshold, as SpikingJelly's do and NIR's do not."""
+    return frozenset(
+        node.name for node in graph if isinstance(node.op, NEURONS) and node.op.metadata.get("fires_at") == ">="
+    )
 
 
 def round_layer(plan: QuantizationPlan, node: Node[nir.NIRNode]) -> LayerIntegers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -59,6 +59,8 @@ class Inference(Summarized):
         classes: The names of the classes, class 0 first, if they are known.
         accuracy: The share of predictions that are the samples' labels, if those are known.
         accuracy_absent: Why there is no accuracy; None if there is.
+        ties: How often a potential met its threshold exactly and did not fire, by population; those that fire at ties
+            are not there, and none is where the backend does not count.
     """
 
     logits_int: npt.NDArray[np.int64]
@@ -73,6 +75,7 @@ class Inference(Summarized):
     classes: tuple[str, ...] | None = None
     accuracy: float | None = None
     accuracy_absent: str | None = None
+    ties: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> Summary:
         """What ran, how fast, and what it recorded and clipped."""
@@ -192,6 +195,7 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
         predictions=predict(logits),
         spikes=trace.spikes,
         saturated={name: count for name, count in trace.saturated.items() if count},
+        ties=trace.ties,
         uncounted=tuple(name for name in program.lif_names if name not in trace.saturated),
         clipped=sum(part.clipped for part in parts),
         seconds=seconds,

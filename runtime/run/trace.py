@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ def join(traces: Sequence[Trace]) -> Trace:
     """The trace of samples that were run in several batches, in their order."""
     if len(traces) == 1:
         return traces[0]
-    saturated: dict[str, int] = {}
+    saturated: Counter[str] = Counter()
+    ties: Counter[str] = Counter()
     for trace in traces:
-        for name, count in trace.saturated.items():
-            saturated[name] = saturated.get(name, 0) + count
+        saturated.update(trace.saturated)
+        ties.update(trace.ties)
     return Trace(
         logits=np.concatenate([trace.logits for trace in traces], axis=1),
         spikes={
@@ -29,12 +31,13 @@ def join(traces: Sequence[Trace]) -> Trace:
             for name in traces[0].spikes
         },
         graded={name: np.concatenate([trace.graded[name] for trace in traces], axis=1) for name in traces[0].graded},
-        saturated=saturated,
+        saturated=dict(saturated),
+        ties=dict(ties),
     )
 
 
 def split(trace: Trace, ranges: Sequence[tuple[int, int]]) -> list[Trace]:
-    """The traces of some of its samples each, without counts of saturation: those are of all samples together."""
+    """The traces of some of its samples each, without counts: those are of all samples together."""
     spikes: list[dict[str, SpikeTrain]] = [{} for _ in ranges]
     for name, train in trace.spikes.items():
         dense = train.dense()

@@ -28,6 +28,7 @@ def to_json(result: Verification) -> dict[str, Any]:
         "not_run": dict(result.not_run),
         "layers": [_layer(result, name) for name in result.layers],
         "saturation": dict(result.saturation),
+        "ties": dict(result.ties),
         "input_values_clipped": result.clipped,
         "notes": list(result.notes),
         "model_is_source": result.model_is_source,

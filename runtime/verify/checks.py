@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.ir import fixedpoint, float_interpreter, reference
+from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.ops import LIF, CubaLIF, SpikeMatMul, Spiking
+from resformer.compiler.ir.ops import SpikeMatMul, Spiking
 from resformer.compiler.ir.primitives import half_rows
 from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
@@ -88,6 +88,7 @@ class Tally:
         both, only_original, only_quantized: E4: spikes that fired on both sides, or on one alone.
         predictions_original, predictions_quantized: By sample.
         saturation: How often a value was clipped, by node.
+        ties: How often a potential met its threshold exactly and did not fire, by population.
         saturated_samples: Those in which a value was clipped that spikes depend on.
         clipped: How many values of the input its range could not hold.
     """
@@ -106,6 +107,7 @@ class Tally:
         self.predictions_original: list[int] = []
         self.predictions_quantized: list[int] = []
         self.saturation: Counter[str] = Counter()
+        self.ties: Counter[str] = Counter()
         self.saturated_samples: list[int] = []
         self.clipped = 0
 
@@ -122,6 +124,7 @@ class Tally:
         for name in ("predictions_original", "predictions_quantized", "saturated_samples"):
             getattr(self, name).extend(getattr(other, name))
         self.saturation.update(other.saturation)
+        self.ties.update(other.ties)
         for layer, tally in other.layers.items():
             self.layers.setdefault(layer, LayerTally()).merge(tally)
 
@@ -165,6 +168,7 @@ def check_batch(sides: Sides, samples: Samples, start: int, stop: int, backend: 
     observe = None if quantized is None else _current_observer(batch, quantized[2], differ)
     trace = reference.run(program, batch.encoded, record=True, observe=observe)
     tally.saturation.update({name: count for name, count in trace.saturated.items() if count})
+    tally.ties.update(trace.ties)
     if backend is not None:
         _compare_backend(batch, trace, backend)
     trace = trace if backend is None else backend
@@ -234,13 +238,8 @@ def _current_observer(
 
     def observe(name: str, value: IntArray) -> None:
         for reader in readers[name]:
-            if isinstance(reader.op, LIF):
-                bias = fixedpoint.scale_bias(reader.op.bias_mant, reader.op.bias_exp)
-                bias = bias.reshape(-1, *(1,) * (value.ndim - 3))
-            else:
-                assert isinstance(reader.op, CubaLIF)
-                bias = reader.op.u_bias.astype(np.int64)
-            given = value * UNIT + bias
+            assert isinstance(reader.op, Spiking)
+            given = value * UNIT + reader.op.meant_bias(value.ndim - 2)
             differ[reader.name] = np.abs(given - expected[reader.name]) >= CURRENT_TOLERANCE
 
     return observe

@@ -335,7 +335,7 @@ class LocalComparison:
             given = given + float_interpreter.evaluate(original_neurons.synapses(), read.double()).numpy()
             arriving = arriving + neurons.fed_back(original.astype(np.int64))
             neurons = neurons.without_synapses()
-        current = (arriving + neurons.input_bias(given.ndim - 2) / (1 << LOIHI.a_shift)) * unit
+        current = (arriving + neurons.meant_bias(given.ndim - 2) / (1 << LOIHI.a_shift)) * unit
         carried = self._carried(source.name, self._errors)
         if name in self._streams:
             self._given[name], self._errors[name] = given, current - given
@@ -343,7 +343,7 @@ class LocalComparison:
         alone = np.clip(arriving - np.rint(np.divide(carried, unit)), -LOIHI.a_max, LOIHI.a_max).astype(np.int64)
         fired = np.stack([step.spikes for step in neurons.steps(alone)])
         made = given - self._carried(source.name, self._given)
-        threshold, original_threshold = _positive(neurons.thresholds * unit), self._threshold(name)
+        threshold, original_threshold = _positive(neurons.meant_thresholds * unit), self._threshold(name)
         tally.add_errors((current - carried) / threshold - given / original_threshold, made / original_threshold)
         tally.add_spikes(fired, original, quantized)
 

@@ -69,6 +69,8 @@ class Verification(Summarized):
         not_run: The others, and why.
         layers: The populations in topological order, with how many chances to fire each had.
         saturation: How often a value was clipped, by node.
+        ties: How often a potential met its threshold exactly and did not fire, by population; those that fire at ties,
+            as SpikingJelly's do, are not there.
         clipped: How many values of the input its range could not hold.
         model_is_source: Whether the given checkpoint is, bit for bit, the one that was compiled; None if not given.
         accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
@@ -101,6 +103,7 @@ class Verification(Summarized):
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing = NO_PREPROCESSING
     accuracy_absent: str | None = None
+    ties: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> Summary:
         """The verdict and each check; ``resformer.runtime.verify.tables`` has every layer."""

@@ -67,10 +67,15 @@ def blame(result: Verification) -> str:
 
 
 def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
-    """Headings and rows of a table of all populations: mismatched spikes by check, those of E4 as shares."""
+    """Headings and rows of a table of all populations: mismatched spikes by check, those of E4 as shares.
+
+    Of ties, those that did not fire: potentials that met their threshold exactly. A population that fires at them has
+    none to count.
+    """
     headings = ["population", " spikes", *(f" {TITLES[name][:2]}" for name in result.checks)]
     if ORIGINAL in result.checks:
         headings.append(" E4 local")
+    headings.append(" ties")
     rows = []
     for layer, chances in result.layers.items():
         row = [layer, f"{chances:,}"]
@@ -79,6 +84,7 @@ def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
             check = result.checks[ORIGINAL]
             local = check.extra["local_layers"][layer]
             row += [_share(*check.layers[layer]), _share(local["compared"], local["mismatched"])]
+        row.append(f"{result.ties[layer]:,}" if layer in result.ties else "fire")
         rows.append(row)
     return headings, rows
 

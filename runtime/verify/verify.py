@@ -156,6 +156,7 @@ def verify_sides(
         not_run={name: absent[name] for name in CHECKS if name not in checks},
         layers=expected,
         saturation=dict(tally.saturation),
+        ties={name: tally.ties[name] for name in program.lif_names if program[name].op.counts_ties},
         clipped=tally.clipped,
         notes=() if runner is None else notes_of(runner),
         model_is_source=is_source,

@@ -62,8 +62,8 @@ def test_every_number_is_the_nearest_that_its_format_holds(
                 exponent = np.full(len(weight), one, dtype=np.int8)
                 one_exponent = replace(config, per_channel=False)
                 check_weights(folded[node.name].op.weight * 2.0**exp, weight, exponent, one_exponent)
-            case LIF(vth=vth, dv=dv):
-                lif = folded[node.name].op
+            case LIF(dv=dv):
+                lif, vth = folded[node.name].op, int(node.op.meant_thresholds)
                 assert abs(vth - lif.v_threshold.flat[0] * 2.0 ** scale_exp(program, node.inputs[0])) <= 0.5
                 assert vth <= VTH_MAX
                 assert abs(dv - 4096 * graph.metadata["dt"] / lif.tau.flat[0]) <= 0.5 + 1e-9

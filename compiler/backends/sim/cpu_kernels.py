@@ -80,7 +80,7 @@ class CpuKernels(TorchKernels):
         inputs = [self.plan.values[name] for name in step.inputs]
         f32, width = np.float32, block.of(inputs[0].channels)[1]
         steps = 1 if all(value.static for value in inputs) and step.lif is None else self.plan.timesteps
-        bias, limit, fire = None, f32(0), None
+        bias, limit, fire, tie = None, f32(0), None, None
         if step.relay is not None:
             relay = step.relay[1]
             bias, limit = channel_share(relay.bias, inputs[0], block).astype(f32), f32(relay.limit)
@@ -89,6 +89,8 @@ class CpuKernels(TorchKernels):
             assert isinstance(lif, LIF), "_fits_loop"
             lif_bias = channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), inputs[0], block)
             fire = (lif_bias.astype(f32), *_constants(lif))
+            if lif.counts_ties:
+                tie = channel_share(lif.tie_potentials(1), inputs[0], block).astype(f32)
         nothing = np.empty((0, 0, 0), np.uint8)
         repeats = self.plan.timesteps // steps
 
@@ -97,14 +99,16 @@ class CpuKernels(TorchKernels):
             b = frame.read(step.inputs[1]) if len(inputs) > 1 else None
             stream = frame.write(step.stream, torch.float32) if step.stream is not None else None
             spikes = frame.write(step.lif[0], torch.uint8) if step.lif is not None else None
-            saturated, floored = loops.neurons(
-                *_channels(a), *_channels(b), bias, limit, *_channels(stream), fire,
+            saturated, floored, ties = loops.neurons(
+                *_channels(a), *_channels(b), bias, limit, *_channels(stream), fire, tie,
                 *((nothing, 0) if spikes is None else _channels(spikes)), width, steps,
             )  # fmt: skip
             if step.relay is not None:
                 frame.clipped(step.relay[0], saturated * repeats)
             if step.lif is not None:
                 frame.clipped(step.lif[0], floored)
+                if tie is not None:
+                    frame.tied(step.lif[0], ties)
 
         return work
 
@@ -118,7 +122,7 @@ class CpuKernels(TorchKernels):
             reach += largest(step.relay[1].bias)
         if step.lif is not None:
             neurons = step.lif[1]
-            if not isinstance(neurons, LIF) or not halves_exactly(neurons) or step.reach > LOIHI.a_max:
+            if not isinstance(neurons, LIF) or not _fits_float32(neurons) or step.reach > LOIHI.a_max:
                 return False
         return len(inputs) <= 2 and reach < EXACT_IN_FLOAT32 and not any(value.is_spikes for value in inputs)
 
@@ -136,7 +140,15 @@ class CpuKernels(TorchKernels):
         first, all_channels = block.of(y_value.channels)
         bias1, bias2 = (op.bias[first : first + all_channels].astype(f32) for op in (op1, op2))
         patches, positions = y_value.positions, x_value.positions
-        constants1, constants2 = ((np.int32(op.limit), *_constants(lif)) for op, lif in ((op1, attn), (op2, out)))
+        constants1, constants2 = (
+            (
+                np.int32(op.limit),
+                f32(lif.bias[0]),
+                *_constants(lif),
+                f32(lif.tie_potentials(1)[0]) if lif.counts_ties else None,
+            )
+            for op, lif in ((op1, attn), (op2, out))
+        )
         steps = plan.timesteps
         rows = max(size for size in range(1, ATTENTION_ROWS + 1) if positions % size == 0)
         known: dict[tuple[object, ...], Compute] = {}
@@ -166,7 +178,7 @@ class CpuKernels(TorchKernels):
             products2 = [attention.unbind(), split2.unbind(), sums2.unbind()]
             multiply1 = bound(product1, gates[0, 0, 0, 0], split1[0].T)
             multiply2 = bound(product2, attention[0], split2[0])
-            clips = np.zeros(4, np.int64)
+            counts = np.zeros(6, np.int64)
             for sample, head in np.ndindex(plan.samples, heads):
                 channel = head * width
                 for y, bias, digits, by_row, split in (
@@ -180,15 +192,24 @@ class CpuKernels(TorchKernels):
                 for part, gate in enumerate(gates[sample, head].unbind()):
                     for per_step in zip(gate.unbind(), *products1, strict=True):
                         multiply1(*per_step)
-                    first_clips = loops.product_neurons(sums1.numpy(), digits1, *constants1, attention.numpy(), 0, 0)
+                    first_counts = loops.product_neurons(sums1.numpy(), digits1, *constants1, attention.numpy(), 0, 0)
                     for per_step in zip(*products2, strict=True):
                         multiply2(*per_step)
                     row0 = sample * positions + part * rows
-                    clips += first_clips + loops.product_neurons(
+                    counts += first_counts + loops.product_neurons(
                         sums2.numpy(), digits2, *constants2, spikes, row0, spikes_first + channel
                     )
-            for name, count in zip((product1, attn_name, product2, out_name), clips.tolist(), strict=True):
+            clipped1, floored1, ties1, clipped2, floored2, ties2 = counts.tolist()
+            for name, count in (
+                (product1, clipped1),
+                (attn_name, floored1),
+                (product2, clipped2),
+                (out_name, floored2),
+            ):
                 frame.clipped(name, count)
+            for name, lif, count in ((attn_name, attn, ties1), (out_name, out, ties2)):
+                if lif.counts_ties:
+                    frame.tied(name, count)
 
         return work
 
@@ -201,10 +222,18 @@ def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
         reach = y.magnitude.value + largest(product.bias)
         if y.static or y.is_spikes or reach >= EXACT_IN_FLOAT32 or reach * terms > INT32_MAX:
             return False
-        if product.limit > LOIHI.a_max or not halves_exactly(lif) or lif.bias_mant.any():
+        if product.limit > LOIHI.a_max or not _fits_float32(lif):
+            return False
+        # the loop takes one bias for all neurons, and one potential that is a tie
+        if (lif.bias != lif.bias[0]).any() or (lif.surplus != lif.surplus[0]).any():
             return False
     # torch's int8 product takes a transposed matrix of one row for one that is not transposed, and is wrong
     return width > 1 and x.is_spikes and int8_is_exact() and compiled_loops() is not None
+
+
+def _fits_float32(lif: LIF) -> bool:
+    """Whether the compiled loops compute neurons exactly, and can tell a tie from a potential that was reset."""
+    return halves_exactly(lif) and not (lif.counts_ties and lif.vth == 0)
 
 
 def _constants(lif: LIF) -> tuple[np.float32, np.float32, np.float32]:

@@ -82,6 +82,7 @@ class Engine:
         """
         plan, arena = self.plan, self._arena()
         clips: list[tuple[str, int | torch.Tensor]] = []
+        ties: list[tuple[str, int | torch.Tensor]] = []
         full = {plan.input: self._encode(samples)}
         for segment, works in self.segments:
             for name in segment.exports:
@@ -90,7 +91,9 @@ class Engine:
                 full[name] = Slab(arena.take(shape, real_dtype(value)), 0, value.channels)
 
             def run_block(item: tuple[Block, list[Work]], segment: Segment = segment) -> None:
-                clips.extend(self._run_block(segment, *item, full, recorder, first_sample))
+                frame = self._run_block(segment, *item, full, recorder, first_sample)
+                clips.extend(frame.clips)
+                ties.extend(frame.ties)
 
             # Even a single block: the caller's own thread would let torch start threads inside operations.
             list(map(run_block, works) if workers is None else workers.map(run_block, works))
@@ -99,7 +102,7 @@ class Engine:
                 if name != plan.input:
                     arena.give(slab.data)
         output = full[plan.output]
-        recorder.add_clips(clips)
+        recorder.add_counts(clips, ties)
         recorder.put_logits(natural_order(output.data, plan.values[plan.output], plan.samples), first_sample)
         if plan.output != plan.input:
             arena.give(output.data)
@@ -112,8 +115,8 @@ class Engine:
         full: dict[str, Slab],
         recorder: Recorder,
         first_sample: int,
-    ) -> list[tuple[str, int | torch.Tensor]]:
-        """Run one block of one segment; what it clipped."""
+    ) -> Frame:
+        """Run one block of one segment; its frame holds what it counted."""
         with torch.inference_mode():
             frame = Frame(self.plan, full, self._arena(), segment, block)
             for work in steps:
@@ -123,7 +126,7 @@ class Engine:
                     first, _ = block.of(self.plan.values[name].channels)
                     recorder.put(self.plan, name, frame.read(name).view, first_sample, first)
             frame.done()
-            return frame.clips
+            return frame
 
     def _encode(self, samples: npt.NDArray[np.integer]) -> Slab:
         """Samples as a slab."""

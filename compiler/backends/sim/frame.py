@@ -77,6 +77,7 @@ class Frame:
         full: The values that outlive their segment, whole.
         arena: The memory of the thread that runs the block.
         clips: How often values saturated: names and counts, which may be on the device still.
+        ties: How often potentials met their threshold exactly and did not fire, likewise.
     """
 
     def __init__(self, plan: Plan, full: dict[str, Slab], arena: Arena, segment: Segment, block: Block) -> None:
@@ -84,6 +85,7 @@ class Frame:
         self.full = full
         self.arena = arena
         self.clips: list[tuple[str, int | torch.Tensor]] = []
+        self.ties: list[tuple[str, int | torch.Tensor]] = []
         self._segment = segment
         self._block = block
         self._local: dict[str, Slab] = {}
@@ -125,6 +127,10 @@ class Frame:
     def clipped(self, name: str, count: int | torch.Tensor) -> None:
         """Note how many of a node's values saturated."""
         self.clips.append((name, count))
+
+    def tied(self, name: str, count: int | torch.Tensor) -> None:
+        """Note how many ties of a population did not fire."""
+        self.ties.append((name, count))
 
     def done(self) -> None:
         """Give back the block's memory."""

@@ -21,9 +21,9 @@ NOTHING = np.float32(0)
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def neurons(
-    a: Any, a0: int, b: Any, b0: int, bias: Any, limit: Any, stream: Any, s0: int, fire: Any, spikes: Any, p0: int,
-    width: int, steps: int,
-) -> tuple[int, int]:  # fmt: skip
+    a: Any, a0: int, b: Any, b0: int, bias: Any, limit: Any, stream: Any, s0: int, fire: Any, tie: Any, spikes: Any,
+    p0: int, width: int, steps: int,
+) -> tuple[int, int, int]:  # fmt: skip
     """Sum, relay and neurons of one block of channels.
 
     Args:
@@ -33,14 +33,16 @@ def neurons(
         limit: The relay's.
         stream: Where the neurons' input is kept, or None.
         fire: None, or the neurons' (bias, keep, threshold, floor) in units of 1/64.
+        tie: (width,), the potentials that are counted as ties, or None: none is counted.
         spikes: uint8; its type alone matters where ``fire`` is None.
         steps: How many steps to compute: T, or 1 where all are alike.
 
     Returns:
-        How many sums the relay clipped, and how many potentials were clipped from below.
+        How many sums the relay clipped, how many potentials were clipped from below, and how many were ties.
     """
     saturated: Any = 0
     floored: Any = 0
+    ties: Any = 0
     x = np.empty(width, np.float32)
     v = np.empty(width, np.float32)
     for row in range(a.shape[1]):
@@ -79,26 +81,35 @@ def neurons(
                     spike_row[c] = fired
                     v[c] = NOTHING if fired else free
                 floored += count
-    return saturated, floored
+                if tie is not None:
+                    # a tie does not fire, so it is what the potential was left at
+                    count = np.int32(0)
+                    for c in range(width):
+                        count += np.int32(v[c] == tie[c])
+                    ties += count
+    return saturated, floored, ties
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def product_neurons(
-    sums: Any, digits: int, limit: Any, keep: Any, threshold: Any, floor: Any, spikes: Any, row0: int, p0: int
-) -> tuple[int, int]:
+    sums: Any, digits: int, limit: Any, bias: Any, keep: Any, threshold: Any, floor: Any, tie: Any, spikes: Any,
+    row0: int, p0: int,
+) -> tuple[int, int, int]:  # fmt: skip
     """Neurons that read a product's sums of digits: put together, clipped, integrated.
 
     Args:
         sums: (T, rows, digits * width), int32: for each digit of y, the sums over that digit, least first.
         digits: To the base 256.
         limit: The product's.
+        bias: What all neurons add, in units of 1/64 of the input.
         keep: Share of the potential that one step keeps.
         threshold: In units of 1/64 of the input, as ``floor``.
         floor: The least potential.
+        tie: The potential that is counted as a tie, or None: none is counted.
         spikes: (T, all rows, all channels), uint8, of which rows from ``row0`` and channels from ``p0`` are written.
 
     Returns:
-        How many sums were clipped, and how many potentials from below.
+        How many sums were clipped, how many potentials from below, and how many were ties.
     """
     steps, rows, _ = sums.shape
     width = sums.shape[2] // digits
@@ -106,6 +117,7 @@ def product_neurons(
     v = np.empty(width, np.float32)
     saturated: Any = 0
     floored: Any = 0
+    ties: Any = 0
     for row in range(rows):
         for c in range(width):
             v[c] = NOTHING
@@ -123,7 +135,7 @@ def product_neurons(
             for c in range(width):
                 kept = min(max(x[c], -limit), limit)
                 clipped += np.int32(kept != x[c])
-                free = np.trunc(v[c] * keep) + np.float32(kept) * UNIT
+                free = np.trunc(v[c] * keep) + (np.float32(kept) * UNIT + bias)
                 count += np.int32(free < floor)
                 free = max(free, floor)
                 fired = free > threshold
@@ -131,7 +143,12 @@ def product_neurons(
                 v[c] = NOTHING if fired else free
             saturated += clipped
             floored += count
-    return saturated, floored
+            if tie is not None:
+                count = np.int32(0)
+                for c in range(width):
+                    count += np.int32(v[c] == tie)
+                ties += count
+    return saturated, floored, ties
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]

@@ -30,6 +30,7 @@ class Recorder:
         self._logits = np.zeros(self._shapes[program.output.name], dtype=np.int64)
         counted = [node.name for node in program if node.op.clips]
         self._saturated = dict.fromkeys(counted, 0)
+        self._ties = {node.name: 0 for node in program if node.op.counts_ties}
         self._lock = threading.Lock()
         kept = [node for node in program if values]
         self._spikes = {
@@ -60,12 +61,15 @@ class Recorder:
         logits = self._logits[:, first_sample : first_sample + natural.shape[1]]
         logits[...] = natural.cpu().numpy().reshape(len(natural), *logits.shape[1:])
 
-    def add_clips(self, clips: Iterable[tuple[str, int | torch.Tensor]]) -> None:
-        """Add to the saturation counts."""
-        known = [(name, int(count)) for name, count in clips]
-        with self._lock:
-            for name, count in known:
-                self._saturated[name] += count
+    def add_counts(
+        self, clips: Iterable[tuple[str, int | torch.Tensor]], ties: Iterable[tuple[str, int | torch.Tensor]]
+    ) -> None:
+        """Add to the counts of saturation and of ties."""
+        for counts, found in ((self._saturated, clips), (self._ties, ties)):
+            known = [(name, int(count)) for name, count in found]
+            with self._lock:
+                for name, count in known:
+                    counts[name] += count
 
     def trace(self) -> Trace:
         """All that was kept."""
@@ -74,4 +78,5 @@ class Recorder:
             spikes={name: SpikeTrain.pack(each.reshape(self._shapes[name])) for name, each in self._spikes.items()},
             graded={name: each.reshape(self._shapes[name]) for name, each in self._graded.items()},
             saturated=self._saturated,
+            ties=self._ties,
         )

@@ -57,7 +57,9 @@ INT8_MULTIPLE = 8
 """What its depth and width must be multiples of."""
 
 Count: TypeAlias = "int | torch.Tensor"
-"""How many values were clipped; on a device, maybe not yet known here."""
+"""How many values were clipped, or were ties; on a device, maybe not yet known here."""
+Counts: TypeAlias = "tuple[Count, Count]"
+"""How many values were clipped, and how many ties did not fire."""
 
 
 class TorchKernels:
@@ -256,12 +258,15 @@ class TorchKernels:
                 stream.view.copy_(x)
             if fire is not None and step.lif is not None:
                 spikes = frame.write(step.lif[0], torch.uint8)
-                frame.clipped(step.lif[0], fire(x, spikes))
+                clipped, ties = fire(x, spikes)
+                frame.clipped(step.lif[0], clipped)
+                if step.lif[1].counts_ties:
+                    frame.tied(step.lif[0], ties)
 
         return work
 
-    def _fire(self, step: NeuronStep, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], Count]:
-        """Neurons: (T or 1, rows, C) of input to spikes; returns how many currents and potentials were clipped."""
+    def _fire(self, step: NeuronStep, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], Counts]:
+        """Neurons: (T or 1, rows, C) of input to spikes; returns how many values were clipped, and how many tied."""
         assert step.lif is not None
         name, neurons = step.lif
         return (
@@ -272,7 +277,7 @@ class TorchKernels:
 
     def _cuba_lif(
         self, name: str, neurons: CubaLIF, value: Value, block: Block
-    ) -> Callable[[torch.Tensor, Slab], Count]:
+    ) -> Callable[[torch.Tensor, Slab], Counts]:
         """Neurons whose current has a memory, in float64: nothing that they compute takes more than 43 bits."""
         own = {
             each: self._constant(neuron_share(getattr(neurons, each), value, block), torch.float64)
@@ -284,11 +289,16 @@ class TorchKernels:
         after_spike = own["v_drop"] if neurons.soft_reset else None
         feed_back = self._feedback(name, neurons.synapses(), value) if isinstance(neurons, RecurrentCubaLIF) else None
 
-        def fire(x: torch.Tensor, spikes: Slab) -> Count:
+        tie = None
+        if neurons.counts_ties:
+            tie = self._constant(neuron_share(neurons.tie_potentials(neurons.vth.ndim), value, block), torch.float64)
+
+        def fire(x: torch.Tensor, spikes: Slab) -> Counts:
             # (rows, C) as (N, positions, C), against which the parameters broadcast
             by_position = x.to(torch.float64).reshape(len(x), self.plan.samples, value.positions, -1)
             u = v = torch.zeros_like(by_position[0])
             clipped: Count = 0
+            ties: Count = 0
             for t in range(self.plan.timesteps):
                 now = by_position[t if len(x) > 1 else 0]
                 if feed_back is not None and t:
@@ -298,11 +308,13 @@ class TorchKernels:
                 free = torch.trunc(v * keep_v) + u + v_bias
                 v = free.clamp(-limit, limit)
                 fired = v > threshold
+                if tie is not None:
+                    ties = ties + torch.count_nonzero(v == tie)
                 lost = free < -limit if after_spike is None else free != v
                 clipped = clipped + torch.count_nonzero(arriving != u) + torch.count_nonzero(lost)
                 spikes.view[t] = fired.reshape(x.shape[1:])
                 v = v.masked_fill(fired, 0) if after_spike is None else v - after_spike * fired
-            return clipped
+            return clipped, ties
 
         return fire
 
@@ -361,8 +373,8 @@ class TorchKernels:
 
     def _lif(
         self, name: str, lif: LIF, reach: int, value: Value, block: Block
-    ) -> Callable[[torch.Tensor, Slab], Count]:
-        """Neurons as Loihi's, given a bound on their input; returns how many potentials were clipped from below."""
+    ) -> Callable[[torch.Tensor, Slab], Counts]:
+        """Neurons as Loihi's, given a bound on their input; returns the counts of clips from below and of ties."""
         dtype = torch.float32 if halves_exactly(lif) and reach <= LOIHI.a_max else torch.float64
         keep_v = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
         keep_u = (LOIHI.decay_unity - 1 - lif.du) / LOIHI.decay_unity
@@ -370,9 +382,14 @@ class TorchKernels:
         checked = reach > LOIHI.a_max or keep_u > 0
         unit, floor = 1 << LOIHI.a_shift, -LOIHI.v_max
 
-        def fire(x: torch.Tensor, spikes: Slab) -> Count:
+        tie = None
+        if lif.counts_ties:
+            tie = self._constant(channel_share(lif.tie_potentials(1), value, block), dtype)
+
+        def fire(x: torch.Tensor, spikes: Slab) -> Counts:
             u = v = torch.zeros((), dtype=dtype, device=self.device)
             clipped: Count = 0
+            ties: Count = 0
             for t in range(self.plan.timesteps):
                 u = torch.trunc(u * keep_u) + x[t if len(x) > 1 else 0].to(dtype) * unit
                 if checked:
@@ -380,9 +397,11 @@ class TorchKernels:
                 free = torch.trunc(v * keep_v) + u + bias
                 clipped = clipped + torch.count_nonzero(free < floor)
                 fired = free > lif.vth * unit
+                if tie is not None:
+                    ties = ties + torch.count_nonzero(free == tie)
                 spikes.view[t] = fired
                 v = free.clamp_(min=floor).masked_fill_(fired, 0)
-            return clipped
+            return clipped, ties
 
         return fire
 

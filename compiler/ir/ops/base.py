@@ -194,6 +194,15 @@ class Op:
         """What it makes where all who read it, itself among them, are given ``sent`` instead."""
         return self.evaluate(*inputs)
 
+    @property
+    def counts_ties(self) -> bool:
+        """Whether a potential of its may meet a threshold exactly and not fire, which is counted."""
+        return False
+
+    def evaluate_with_ties(self, *inputs: Int64Array) -> tuple[Outcome, int]:
+        """Its definition, and how many potentials met their threshold exactly and did not fire."""
+        return self.evaluate(*inputs), 0
+
     # what a report says of it
 
     def operations(self, events: Int64Array, shapes: Shapes) -> Int64Array:  # noqa: ARG002

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -34,11 +34,28 @@ from resformer.errors import RangeError
 CURRENT_DECAYS = integers(np.int16, per_neuron, 0, LOIHI.decay_unity - 1)
 POTENTIAL_DECAYS = integers(np.int16, per_neuron, 0, LOIHI.decay_unity)
 STATES = integers(np.int32, per_neuron, -LOIHI.v_max, LOIHI.v_max)
+THRESHOLD_UNIT = 1 << LOIHI.a_shift
+"""A threshold lowered by one, in 1/64 of the input: the largest surplus."""
+OUT_OF_REACH = LOIHI.v_max + 1
+"""A potential that no neuron has."""
 
 
 @dataclass(frozen=True, eq=False)
 class Spiking(Op):
-    """Base of the neurons that fire."""
+    """Base of the neurons that fire.
+
+    They fire above their threshold. A surplus makes them fire at it too: an amount too small to carry any other
+    potential across, which is added to each step's input, or taken from the threshold (``docs/numerics.md``, Ties).
+
+    Attributes:
+        surplus: (C,), or (1,) for all, in 1/64 of the input: below 64, a power of two that the bias holds beside what
+            the network adds; 64, for all channels or none: the threshold is lowered by one. 0: a potential that meets
+            the threshold exactly does not fire, and is counted.
+    """
+
+    surplus: Annotated[Int8Array, integers(np.int8, per_channel_or_one, 0, THRESHOLD_UNIT)] = field(
+        kw_only=True, default_factory=lambda: np.zeros(1, dtype=np.int8)
+    )
 
     makes: ClassVar[SignalKind | None] = SignalKind.SPIKE
     fires: ClassVar[bool] = True
@@ -75,19 +92,76 @@ class Spiking(Op):
         """What neurons add to their input each step, in 1/64 of it, for a population of ``axes`` axes."""
         raise InvariantError(f"no bias on {axes} axes for {type(self).__name__}")
 
+    @property
+    def lowers_threshold(self) -> bool:
+        """Whether its thresholds are one lower than the network's, so that they fire at those."""
+        return bool((self.surplus == THRESHOLD_UNIT).any())
+
+    @property
+    def meant_thresholds(self) -> Int64Array:
+        """The network's thresholds, as :attr:`thresholds` gives those that it fires above."""
+        return self.thresholds + int(self.lowers_threshold)
+
+    @property
+    def added_surplus(self) -> Int64Array:
+        """(C,) or (1,): the surplus that its bias holds."""
+        return np.where(self.surplus < THRESHOLD_UNIT, self.surplus, 0).astype(np.int64)
+
+    def meant_bias(self, axes: int) -> Int64Array:
+        """What the network adds to the input each step: :meth:`input_bias` without a surplus in it."""
+        return self.input_bias(axes)
+
+    def check_fields(self) -> None:
+        """See ``Op``."""
+        super().check_fields()
+        lowered = self.surplus == THRESHOLD_UNIT
+        require(bool(lowered.all()) or not lowered.any(), "a surplus lowers the threshold of some channels alone")
+        require(not (self.surplus & (self.surplus - 1)).any(), "a surplus is no power of two")
+
+    @property
+    def counts_ties(self) -> bool:
+        """See ``Op``."""
+        return not self.surplus.all()
+
+    def tie_potentials(self, axes: int) -> Int64Array:
+        """The potentials that are ties and do not fire, for a population of ``axes`` axes; else out of reach."""
+        fires = per_channel(self.surplus, axes) > 0
+        ties: Int64Array = np.where(fires, OUT_OF_REACH, self.thresholds << LOIHI.a_shift)
+        return ties
+
     def steps(self, a: Int64Array) -> Iterator[fixedpoint.LifStep]:
         """The steps of neurons that begin at rest and are given ``a``, (T, N, ...)."""
         raise InvariantError(f"no definition for {type(self).__name__} on {a.shape}")
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:
         """See ``Op``."""
+        return Spiking.evaluate_with_ties(self, *inputs)[0]
+
+    def evaluate_with_ties(self, *inputs: Int64Array) -> tuple[Outcome, int]:
+        """See ``Op``."""
         (a,) = inputs
         spikes = np.empty(a.shape, dtype=np.int64)
-        clipped = 0
+        tie = self.tie_potentials(a.ndim - 2) if self.counts_ties else None
+        clipped = ties = 0
         for step, state in enumerate(self.steps(a)):
             spikes[step] = state.spikes
             clipped += state.clipped
-        return Outcome(spikes, clipped)
+            ties += 0 if tie is None else int(np.count_nonzero(state.charged == tie))
+        return Outcome(spikes, clipped), ties
+
+    def settling_surplus(self, bias: Int64Array, timesteps: int, *, lower: bool) -> Int8Array:  # noqa: ARG002
+        """The surplus that makes it fire at its threshold and changes nothing else, (C,); 0 where there is none.
+
+        Args:
+            bias: (C,), what its synapses add to its input each step, in units of that.
+            timesteps: T of a sample, in which it begins at rest.
+            lower: Whether its threshold may be lowered, which is for all channels.
+        """
+        return np.zeros(len(bias), dtype=np.int8)
+
+    def with_surplus(self, surplus: Int8Array) -> Spiking:
+        """The same neurons, which had none, with a surplus; before biases are placed."""
+        raise InvariantError(f"no surplus of {surplus.max()} for {type(self).__name__}")
 
     def stays_whole(self, decays: int) -> bool:
         """Whether ``decays`` decays leave potentials of whole inputs and these biases untruncated."""
@@ -133,6 +207,10 @@ class LIF(Spiking):
         """See ``Spiking``."""
         return per_channel(self.bias, axes)
 
+    def meant_bias(self, axes: int) -> Int64Array:
+        """See ``Spiking``."""
+        return per_channel(self.bias - self.added_surplus, axes)
+
     def check_fields(self) -> None:
         """See ``Op``."""
         super().check_fields()
@@ -167,14 +245,39 @@ class LIF(Spiking):
         return sum(push * keep**step for step in range(timesteps)) < -LOIHI.v_max
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
-        """See ``Op``; the exponent makes a mantissa count units of the synaptic input: each is 64 of the bias."""
+        """See ``Op``."""
         bias = inputs[0]
-        exponent = np.full(bias.shape, LOIHI.a_shift, dtype=np.int8)
-        return Carried(replace(self, bias_mant=bias.astype(np.int16), bias_exp=exponent), np.zeros_like(bias))
+        mantissa, exponent = _bias_format(bias, self.added_surplus)
+        return Carried(
+            replace(self, bias_mant=mantissa.astype(np.int16), bias_exp=exponent.astype(np.int8)), np.zeros_like(bias)
+        )
 
     def takes_bias(self, bias: Int64Array) -> bool:
         """See ``Op``."""
-        return int(np.abs(bias).max(initial=0)) <= LOIHI.bias_mantissa_max
+        mantissa, _ = _bias_format(bias, self.added_surplus)
+        return int(np.abs(mantissa).max(initial=0)) <= LOIHI.bias_mantissa_max
+
+    def settling_surplus(self, bias: Int64Array, timesteps: int, *, lower: bool) -> Int8Array:
+        """See ``Spiking``; the least that leaves room for the bias in its mantissa."""
+        chosen = np.zeros(len(bias), dtype=np.int8)
+        if timesteps > 1 and self.du != LOIHI.du_no_memory:
+            return chosen
+        grains = _grains(self.dv, LOIHI.a_shift, timesteps)
+        if lower and self.vth > 0 and _by_threshold(grains):
+            return np.full(len(bias), THRESHOLD_UNIT, dtype=np.int8)
+        for exponent in range(LOIHI.a_shift):
+            surplus = 1 << exponent
+            mantissa, _ = _bias_format(bias, np.array([surplus]))
+            fits = np.abs(mantissa) <= LOIHI.bias_mantissa_max
+            if _by_bias(surplus, self.dv, grains):
+                chosen[fits & (chosen == 0)] = surplus
+        return chosen
+
+    def with_surplus(self, surplus: Int8Array) -> LIF:
+        """See ``Spiking``."""
+        made = replace(self, surplus=surplus, vth=self.vth - int((surplus == THRESHOLD_UNIT).any()))
+        mantissa, exponent = _bias_format(np.zeros(len(surplus), dtype=np.int64), made.added_surplus)
+        return replace(made, bias_mant=mantissa.astype(np.int16), bias_exp=exponent.astype(np.int8))
 
     def steps(self, a: Int64Array) -> Iterator[fixedpoint.LifStep]:
         """See ``Spiking``."""
@@ -188,12 +291,13 @@ class LIF(Spiking):
 
     def stays_whole(self, decays: int) -> bool:
         """See ``Spiking``."""
-        return _stays_whole(self.du, self.dv, [self.bias], decays)
+        return _stays_whole(self.du, self.dv, [self.bias - self.added_surplus], decays)
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
         bias = self.bias
-        return {"vth": self.vth, "du": self.du, "dv": self.dv, "bias": [int(bias.min()), int(bias.max())]}
+        own = {"vth": self.vth, "du": self.du, "dv": self.dv, "bias": [int(bias.min()), int(bias.max())]}
+        return own | _spans(self, ("surplus",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +344,11 @@ class CubaLIF(Spiking):
     def input_bias(self, axes: int) -> Int64Array:  # noqa: ARG002 # it has the population's axes
         """See ``Spiking``."""
         return self.u_bias.astype(np.int64)
+
+    @property
+    def meant_v_bias(self) -> Int64Array:
+        """What the network's potentials leak to, as ``v_bias`` has it with the surplus."""
+        return self.v_bias - per_channel(self.added_surplus, self.v_bias.ndim)
 
     def check_fields(self) -> None:
         """See ``Op``."""
@@ -296,11 +405,30 @@ class CubaLIF(Spiking):
 
     def stays_whole(self, decays: int) -> bool:
         """See ``Spiking``."""
-        return _stays_whole(self.du, self.dv, [self.u_bias, self.v_bias, self.v_drop], decays)
+        return _stays_whole(self.du, self.dv, [self.u_bias, self.meant_v_bias, self.v_drop], decays)
+
+    def settling_surplus(self, bias: Int64Array, timesteps: int, *, lower: bool) -> Int8Array:
+        """See ``Spiking``; one unit, for which there is always room."""
+        if timesteps > 1 and (self.du != LOIHI.du_no_memory).any():
+            return np.zeros(len(bias), dtype=np.int8)
+        whole = min(_trailing_zeros(each) for each in (bias << LOIHI.a_shift, self.u_bias, self.v_bias, self.v_drop))
+        decays = [int(each) for each in np.unique(self.dv)]
+        grains = [_grains(each, min(whole, LOIHI.a_shift), timesteps) for each in decays]
+        if lower and (self.vth > 0).all() and all(map(_by_threshold, grains)):
+            return np.full(len(bias), THRESHOLD_UNIT, dtype=np.int8)
+        settles = all(_by_bias(1, dv, each) for dv, each in zip(decays, grains, strict=True))
+        has_room = int(self.v_bias.max()) < LOIHI.v_max
+        return np.full(len(bias), settles and has_room, dtype=np.int8)
+
+    def with_surplus(self, surplus: Int8Array) -> CubaLIF:
+        """See ``Spiking``."""
+        made = replace(self, surplus=surplus, vth=self.vth - np.int32((surplus == THRESHOLD_UNIT).any()))
+        added = per_channel(made.added_surplus, self.v_bias.ndim)
+        return replace(made, v_bias=(self.v_bias + added).astype(np.int32)) if added.any() else made
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return _spans(self, PER_NEURON) | {"reset": "soft" if self.soft_reset else "hard"}
+        return _spans(self, (*PER_NEURON, "surplus")) | {"reset": "soft" if self.soft_reset else "hard"}
 
 
 PER_NEURON = ("vth", "v_drop", "du", "dv", "u_bias", "v_bias")
@@ -496,6 +624,59 @@ def _gathered(u_bias: Int32Array, bias: Int64Array, shapes: Shapes) -> Int32Arra
             f"{LOIHI.v_max >> LOIHI.a_shift}; normalise the layer before it"
         )
     return total.astype(np.int32)
+
+
+def _bias_format(bias: Int64Array, surplus: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Mantissas and exponents of what a LIF adds, given units of its input, (C,), and the surplus, (C,) or (1,).
+
+    The exponent makes a mantissa count units of the input, each of which is 64 of the bias; or of the surplus.
+    """
+    surplus = np.broadcast_to(surplus, bias.shape)
+    exponent = np.where(surplus > 0, np.log2(np.maximum(surplus, 1)), LOIHI.a_shift).astype(np.int64)
+    mantissa: Int64Array = ((bias << LOIHI.a_shift) + surplus) >> exponent
+    return mantissa, exponent
+
+
+def _trailing_zeros(values: Int64Array | Int32Array) -> int:
+    """How often two divides all of some whole numbers; of zeros as often as one could ask for."""
+    met = int(np.bitwise_or.reduce(np.abs(values.astype(np.int64)), axis=None))
+    return (met & -met).bit_length() - 1 if met else 64
+
+
+def _grains(dv: int, whole: int, timesteps: int) -> list[int]:
+    """What potentials are multiples of before any surplus, at each step; fewer steps where one would be truncated.
+
+    Args:
+        dv: The decay.
+        whole: What is added in a step is a multiple of two to this power.
+        timesteps: T.
+    """
+    grains = [1 << whole]
+    lost = LOIHI.decay_unity // dv if dv and not dv & (dv - 1) else None if dv else 1
+    while len(grains) < timesteps and lost is not None and not grains[-1] % lost:
+        grains.append(grains[-1] // lost)
+    return grains + [0] * (timesteps - len(grains))
+
+
+def _by_threshold(grains: Sequence[int]) -> bool:
+    """Whether potentials are multiples of a threshold's unit: v > (vth - 1) * 64 is v >= vth * 64 then."""
+    return all(grain and not grain % THRESHOLD_UNIT for grain in grains)
+
+
+def _by_bias(surplus: int, dv: int, grains: Sequence[int]) -> bool:
+    """Whether a surplus a step, decayed as the potential is, never exceeds what potentials are multiples of.
+
+    With V the potential without it, a multiple of the grain g as the threshold is, and 1 <= s <= g the surplus that
+    has gathered: V >= 64 vth makes V + s > 64 vth, and V < 64 vth means V <= 64 vth - g, so that V + s <= 64 vth. As V
+    decays to a whole number, V + s decays to that and s decayed, rounded either way: up, as the potential's sign may
+    have it.
+    """
+    gathered = 0
+    for grain in grains:
+        gathered = -(-gathered * (LOIHI.decay_unity - dv) // LOIHI.decay_unity) + surplus
+        if gathered > grain:
+            return False
+    return True
 
 
 def _stays_whole(

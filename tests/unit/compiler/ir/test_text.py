@@ -61,7 +61,7 @@ def test_integer_nodes() -> None:
             f"conv = Conv2d(input) -> 2x3x3 current 2^11 [-300, 255] 10 bits weight=-4..3#{content_hash(weight)} "
             f"weight_exp=0..3#{exponents} bias=0 stride=2x2 padding=1x1 dilation=1x1 groups=1 @1"
         ),
-        "lif = LIF(conv) -> 2x3x3 spike vth=4096 du=4095 dv=2048 bias_mant=7 bias_exp=6 @1",
+        "lif = LIF(conv) -> 2x3x3 spike surplus=0 vth=4096 du=4095 dv=2048 bias_mant=7 bias_exp=6 @1",
         "output = Output(lif) -> 2x3x3 current 2^11 [-300, 255] 10 bits divisor=49 bias=0 @1",
     ]
     assert "@" not in format_graph(Program(nodes, 4, {}))
