@@ -204,6 +204,9 @@ Layer: TypeAlias = "nir.Conv2d | nir.Linear | nir.Affine"
 POOL_AREA = "pool_area"
 """In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean."""
 
+SCALED_BY, UNIT = "scaled_by", "unit"
+"""In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""
+
 HELD_BIAS = "held_bias"
 """In a convolution's metadata: that its layer has a bias of its own, which NIR's always have."""
 
