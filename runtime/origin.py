@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from resformer.compiler.save.build import write_build
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.module_sides import module_sides
 from resformer.runtime.verify.result import Verification
+from resformer.runtime.verify.user_network import UserNetwork
 from resformer.runtime.verify.verify import Comparing, verify, verify_sides
 
 if TYPE_CHECKING:
@@ -73,9 +74,16 @@ class Origin(Protocol):
         ...
 
     def verify(
-        self, samples: Samples, program: Scheduled, *, model: Path | None, local: bool, how: Comparing
+        self,
+        samples: Samples,
+        program: Scheduled,
+        *,
+        model: Path | None,
+        local: bool,
+        how: Comparing,
+        user: UserNetwork | None = None,
     ) -> Verification:
-        """Compare all sides that there are."""
+        """Compare all sides that there are, the user's own network among them if it is given."""
         ...
 
 
@@ -150,7 +158,14 @@ class InMemory:
             yield read_build(directory)
 
     def verify(
-        self, samples: Samples, program: Scheduled, *, model: Path | None, local: bool, how: Comparing
+        self,
+        samples: Samples,
+        program: Scheduled,
+        *,
+        model: Path | None,
+        local: bool,
+        how: Comparing,
+        user: UserNetwork | None = None,
     ) -> Verification:
         """Compare all sides: those of a module in memory, those of a file as its build has them.
 
@@ -160,13 +175,17 @@ class InMemory:
         """
         if self.compilation.source.module is None:
             with self.build() as build:
-                return verify(build, samples, program, how, model=model or self.model, local=local)
+                return verify(build, samples, program, how, model=model or self.model, local=local, user=user)
         if model is not None or local:
             raise UnsupportedError(
                 f"{self.title}: a module in memory has no file to compare with, and its layers are not compared alone; "
                 "leave out model and local"
             )
-        return verify_sides(module_sides(self.compilation, self.quantized_state()), samples, how, is_source=True)
+        sides = module_sides(self.compilation, self.quantized_state())
+        if user is None:
+            return verify_sides(sides, samples, how, is_source=True)
+        result = verify_sides(replace(sides, original=user), samples, how)
+        return replace(result, notes=(*result.notes, user.note))
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +247,14 @@ class InFolder:
         yield self.folder
 
     def verify(
-        self, samples: Samples, program: Scheduled, *, model: Path | None, local: bool, how: Comparing
+        self,
+        samples: Samples,
+        program: Scheduled,
+        *,
+        model: Path | None,
+        local: bool,
+        how: Comparing,
+        user: UserNetwork | None = None,
     ) -> Verification:
         """Compare all sides that the build has, and with the file that was compiled those that it lacks.
 
@@ -241,4 +267,4 @@ class InFolder:
             raise UnsupportedError(
                 f"{self.title}: each layer's own error is against the original; give model, the file that was compiled"
             )
-        return verify(self.folder, samples, program, how, model=model, local=local)
+        return verify(self.folder, samples, program, how, model=model, local=local, user=user)

@@ -84,6 +84,8 @@ def _float_graph(
 def _stages(sides: Sides) -> str:
     """Which float graphs were compared, in words."""
     files = sum(stage.startswith(A_FILE) for stage in sides.graphs)
+    if files == len(sides.graphs):
+        return "the build's file"
     passes = f"the import, after each of {len(sides.graphs) - 1 - files} passes"
     return f"{passes}, and the build's file" if files else passes
 

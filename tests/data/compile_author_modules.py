@@ -3,7 +3,7 @@
     git clone https://github.com/xyshi2000/SpikingResformer
     python tests/data/compile_author_modules.py SpikingResformer
 
-Each case of ``CASES`` gets the weights of ``author_recipe.py`` and is compiled by ``resformer.compile(module, example)``;
+Each case of ``CASES`` gets the weights of ``author_recipe.py`` and is compiled by ``resformer.compile(module, …)``;
 then a checkpoint is saved of it, compiled by its tensors, and verified with their class on the left of E1, as
 ``resformer-verify --model-code`` puts it there. E1 and E2 must find nothing, and E3 nothing where it is demanded.
 """
