@@ -55,7 +55,7 @@ def load_user_module(reference: str, weights: Path, build: Build) -> nn.Module:
     with reported(reference):
         module = module.double()
         own = module.state_dict()
-    load_weights(module, own, state, f"{weights}: does not fit {reference}")
+    load_weights(own, state, f"{weights}: does not fit {reference}")
     return module
 
 
@@ -115,14 +115,11 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}{where}{hint}"
 
 
-def load_weights(
-    module: nn.Module, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], what: str
-) -> None:
+def load_weights(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], what: str) -> None:
     """Load tensors into a module, all that it has and nothing else; what wrappers add to names does not count.
 
     Args:
-        module: Whose tensors are overwritten.
-        own: Its state dict.
+        own: Its state dict, whose tensors are overwritten.
         state: By bare names.
         what: How the error begins.
 

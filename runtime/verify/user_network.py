@@ -1,4 +1,4 @@
-"""A user's own module beside a build: how it takes samples is tried, and its populations are told from the program's."""
+"""A user's own module beside a build: how it takes samples is tried, and which populations are the program's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resformer.compiler.frontend.module.importer import in_float64
 from resformer.compiler.ir.program import Scheduled
 from resformer.errors import InputError
 from resformer.runtime.verify.torch_network import SAMPLE_AXES, PopulationObserver, TorchNetwork
-from resformer.runtime.verify.user_code import described, reported
+from resformer.runtime.verify.user_code import reported
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -202,15 +202,14 @@ def user_network(module: nn.Module, program: Scheduled, *, called: str) -> UserN
     with reported(called):
         twin = in_float64(module)
     wanted = {name: math.prod(program[name].shape) for name in program.lif_names}
-    problems: list[str] = []
+    first: InputError | None = None
     for feed in _possible(program):
-        try:
-            return _tried(twin, program, wanted, feed, called)
-        except InputError as error:
-            problems.append(str(error))
-        except Exception as error:  # the user's code may raise anything at what it does not take
-            problems.append(f"{called}: given {feed}: {described(error)}")
-    raise InputError(problems[0])
+        found = _tried(twin, program, wanted, feed, called)
+        if isinstance(found, UserNetwork):
+            return found
+        first = first or found
+    assert first is not None, "there is some way to take samples"
+    raise first
 
 
 def _possible(program: Scheduled) -> Sequence[str]:
@@ -222,8 +221,18 @@ def _possible(program: Scheduled) -> Sequence[str]:
     return ["(N, C, H, W)", *(["(N, F)"] if vectors else []), *kinds]
 
 
+def _tried(
+    module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str
+) -> UserNetwork | InputError:
+    """A module, if it runs as the program does when it is given samples so; else why not."""
+    try:
+        return _matched(module, program, wanted, feed, called)
+    except InputError as error:
+        return error
+
+
 @torch.no_grad()
-def _tried(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str) -> UserNetwork:
+def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str) -> UserNetwork:
     """A module, if it runs as the program does when it is given samples so."""
     steps = program.timesteps
     # not as many as steps, lest the two axes be mistaken for each other
@@ -235,7 +244,8 @@ def _tried(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], fee
     )
     given = torch.rand(axes, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
     own = {name: node for name, node in module.named_modules() if isinstance(node, neuron.BaseNode)}
-    fired, returned = _run(module, own, FEEDS[feed](given, steps))
+    with reported(f"{called}: given {feed}"):
+        fired, returned = _run(module, own, FEEDS[feed](given, steps))
     sizes: dict[str, int] = {}
     for name, calls in fired.items():
         found = _steps(calls, steps, samples)

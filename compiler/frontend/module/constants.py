@@ -37,9 +37,10 @@ class Constants:
         target = node.target
         if not isinstance(target, torch._ops.OpOverload) and not callable(target):
             return False
-        if isinstance(target, torch._ops.OpOverload):
-            if target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags:
-                return False
+        if isinstance(target, torch._ops.OpOverload) and (
+            target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
+        ):
+            return False
         if not all(each in self for each in node.all_input_nodes):
             return False
         self.computed.add(node)

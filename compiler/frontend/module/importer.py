@@ -16,8 +16,8 @@ import torch
 from spikingjelly.activation_based import base, functional, neuron
 from torch import nn
 
-from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.layout import Layout
+from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.operations import OPERATIONS
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, first_line
 from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
