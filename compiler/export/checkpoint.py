@@ -49,6 +49,7 @@ from resformer.compiler.ir.primitives import (
     as_neurons,
     collapse,
     half_rows,
+    rows_of,
 )
 from resformer.compiler.ir.program import Program, real_weight
 from resformer.compiler.target import LOIHI
@@ -201,16 +202,17 @@ def quantized_module_state(
         if name in quantized:
             quantized[name] = torch.from_numpy(np.array(values, dtype=np.float64)).reshape(state[name].shape)
 
-    for name, (weight, bias) in _module_layers(program, folded, imported).items():
+    for name, (weight, bias, norm) in _module_layers(program, folded, imported, state).items():
         put(f"{name}.weight", weight)
-        norm = _norm_behind(imported, name)
         put(f"{name}.bias", bias if norm is None else np.zeros_like(bias))
         if norm is not None:
             assert isinstance(norm.op, BatchNorm2d)
-            put(f"{norm.name}.weight", np.ones_like(bias))
-            put(f"{norm.name}.bias", bias)
-            put(f"{norm.name}.running_mean", -bias if f"{norm.name}.bias" not in state else np.zeros_like(bias))
-            put(f"{norm.name}.running_var", np.full_like(bias, _unit_variance(float(norm.op.eps))))
+            part = rows_of(norm.name)
+            path = norm.name if part is None else part[0]
+            put(f"{path}.weight", np.ones_like(bias))
+            put(f"{path}.bias", bias)
+            put(f"{path}.running_mean", -bias if f"{path}.bias" not in state else np.zeros_like(bias))
+            put(f"{path}.running_var", np.full_like(bias, _unit_variance(float(norm.op.eps))))
     for scale in imported:
         if isinstance(scale.op, nir.Scale) and SCALED_BY in scale.op.metadata:
             buffer = str(scale.op.metadata[SCALED_BY])
@@ -230,18 +232,29 @@ def quantized_module_state(
 
 
 def _module_layers(
-    program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode]
-) -> dict[str, tuple[Float64Array, Float64Array]]:
-    """The weights and biases of each convolution of a module; one that was split is whole again."""
-    layers: dict[str, tuple[Float64Array, Float64Array]] = {}
+    program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode], state: Mapping[str, torch.Tensor]
+) -> dict[str, tuple[Float64Array, Float64Array, Node[nir.NIRNode] | None]]:
+    """The weights, biases and normalisation of each convolution of a module; one that was split is whole again."""
+    layers: dict[str, tuple[Float64Array, Float64Array, Node[nir.NIRNode] | None]] = {}
+
+    def put(name: str, shape: tuple[int, ...], rows: Any, *values: Any) -> None:
+        weight, bias, norm = values
+        whole = layers.setdefault(name, (np.zeros(shape), np.zeros(shape[0]), norm))
+        whole[0][rows], whole[1][rows] = weight, bias
+
     for node in program:
         if not isinstance(node.op, Conv2d):
             continue
         factor = weight_factor(program, folded, imported, node.name)
         weight, bias = real_weight(program, node.name) * factor, _real_bias(program, node.name)
         bias = bias * (factor / pool_area(folded, node.name)).reshape(-1)
+        piece = rows_of(node.name)
+        if piece is not None and f"{piece[0]}.weight" in state:
+            shape = (len(state[f"{piece[0]}.weight"]), *weight.shape[1:])
+            put(piece[0], shape, piece[1], weight, bias, _norm_behind(imported, node.name))
+            continue
         if node.name in imported:
-            layers[node.name] = weight, bias
+            layers[node.name] = weight, bias, _norm_behind(imported, node.name)
             continue
         name, _, part = node.name.rpartition(".")
         if name in imported and part in ("y1", "y2"):
@@ -249,8 +262,7 @@ def _module_layers(
             assert isinstance(product.op, SpikeMatMul)
             rows = half_rows(2 * len(weight), product.op.num_heads, part)
             shape = (2 * len(weight), *weight.shape[1:])
-            whole = layers.setdefault(name, (np.zeros(shape), np.zeros(shape[0])))
-            whole[0][rows], whole[1][rows] = weight, bias
+            put(name, shape, rows, weight, bias, _norm_behind(imported, name))
     return layers
 
 

@@ -16,7 +16,7 @@ import torch
 from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import LIF, CubaLIF, SpikeMatMul, Spiking
-from resformer.compiler.ir.primitives import half_rows
+from resformer.compiler.ir.primitives import half_rows, rows_of
 from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples.arrays import Samples
@@ -349,6 +349,8 @@ def differing_weights(
             weight = state[f"{name}.weight"].numpy()
             (product,) = _readers_of_y(program, layer)
             weight = weight[half_rows(len(weight), product.num_heads, part)]
+        elif (found := rows_of(layer)) is not None and f"{found[0]}.weight" in state:
+            weight = state[f"{found[0]}.weight"].numpy()[found[1]]
         elif f"{layer}.weight" in state:
             weight = state[f"{layer}.weight"].numpy()
         else:

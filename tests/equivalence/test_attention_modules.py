@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import functional, layer
 
 import resformer
 from resformer.compiler.pipeline import MODULE
 from resformer.errors import UnsupportedError
 from resformer.runtime.compiled import Compiled
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED
-from support.attention import AttentiveNet, TokenNet
+from support.attention import AttentiveNet, Projections, TokenNet
 from support.modules import calibrated
 
 IMAGES = torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(3))
@@ -36,7 +36,7 @@ def assert_equal(compiled: Compiled, samples: torch.Tensor, *, exact: bool = Tru
     assert all(0 < rate < 1 for rate in rates.values()), rates
 
 
-@pytest.mark.parametrize("how", ["as the authors do", "two layers", "split", "transposed"])
+@pytest.mark.parametrize("how", ["as the authors do", "two layers", "halves", "split", "transposed"])
 def test_attention_is_recognised_however_it_is_written(how: str) -> None:
     assert_equal(attentive(how), IMAGES)
 
@@ -70,6 +70,32 @@ def test_the_buffers_of_the_quantized_module_make_its_scales_one() -> None:
     for name, rate in rates.items():
         count = 4 if name.endswith("rate_x") else {"blocks.0.rate_attn": 9, "blocks.1.rate_attn": 4}[name]
         assert (torch.sqrt(rate * count) == 1).all(), name
+
+
+def test_parts_of_one_layer_are_layers() -> None:
+    frames = torch.rand(4, 3, 3, 6, 6, generator=torch.Generator().manual_seed(6))
+    compiled = resformer.compile(calibrated(Projections(), frames), frames, "sim")
+    assert_equal(compiled, frames.transpose(0, 1))
+    weights = compiled.verify(frames.transpose(0, 1), backend="sim").checks[QUANTIZED].extra["weights"]
+    assert weights == {"compared": 12 * 27 + 5 * 4, "mismatched": 0}
+
+
+class WholeAndPart(Projections):
+    """Neurons on all channels of a layer, and others on some of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = layer.Conv2d(12, 4, 1, step_mode="m")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = self.norm(self.stem(x))
+        return self.fc((self.value(self.mix(self.query(whole))) + self.key(whole[:, :, 4:8])).mean((3, 4)))
+
+
+def test_a_layer_read_whole_and_in_parts_is_refused() -> None:
+    frames = torch.rand(4, 3, 3, 6, 6, generator=torch.Generator().manual_seed(6))
+    with pytest.raises(UnsupportedError, match=r"(stem|norm\.bn): is read whole and in parts"):
+        resformer.compile(calibrated(WholeAndPart(), frames), frames, "sim")
 
 
 def test_tokens_are_views_of_maps() -> None:

@@ -58,6 +58,8 @@ class Attention(nn.Module):
         if self.how == "two layers":
             y1 = y.reshape(steps, batch, self.heads, per_head, -1)
             y2 = self.other_norm(self.other(spikes)).reshape(steps, batch, self.heads, per_head, -1)
+        elif self.how == "halves":
+            y1, y2 = (each.reshape(steps, batch, self.heads, per_head, -1) for each in y.chunk(2, dim=2))
         elif self.how == "split":
             y1, y2 = y.view(steps, batch, self.heads, 2, per_head, -1).unbind(3)
         else:
@@ -94,6 +96,21 @@ class AttentiveNet(nn.Module):
         x = x.unsqueeze(0).repeat(self.steps, 1, 1, 1, 1) if x.dim() == 4 else x.transpose(0, 1)
         x = self.blocks(self.norm(self.stem(x)))
         return self.fc(self.fire(x).mean((-1, -2)))
+
+
+class Projections(nn.Module):
+    """Neurons behind parts of one layer, as queries, keys and values are made of one projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = layer.Conv2d(3, 12, 3, padding=1, step_mode="m")
+        self.norm = Norm(12)
+        self.query, self.key, self.value = Fires(), Fires(), Fires()
+        self.fc = layer.Linear(4, 5, step_mode="m")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.norm(self.stem(x)).chunk(3, dim=2)
+        return self.fc((self.query(q) + self.key(k) + self.value(v)).mean((3, 4)))
 
 
 class TokenNet(nn.Module):

@@ -19,6 +19,7 @@ from torch import nn
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.operations import OPERATIONS
+from resformer.compiler.frontend.module.rows import check_parts
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, first_line
 from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
 from resformer.compiler.ir.arrays import Shape
@@ -130,6 +131,7 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         )
     draft.add("output", nir.Output({"output": np.array(draft.shape(result.node))}), result.node)
     needed = _needed(draft)
+    check_parts(needed)
     if not any(isinstance(each.op, nir.LIF | nir.IF) for each in needed.values()):
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
     assert tracing.timesteps is not None

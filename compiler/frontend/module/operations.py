@@ -19,6 +19,7 @@ from torch import fx
 from resformer.compiler.frontend.module.layout import TIME, Atom, Layout, atoms, whole
 from resformer.compiler.frontend.module.neurons import average_pool, batch_norm, float64, linear, neurons, pair
 from resformer.compiler.frontend.module.products import divided, multiplied, product
+from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, user_line
 from resformer.compiler.frontend.module.values import (
     IMAGES,
@@ -280,10 +281,16 @@ def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float 
     return tracing.elementwise(node, tracing.name(node), Add(), left, right)
 
 
-def _sum_in_place(tracing: Tracing, node: fx.Node, x: fx.Node, y: object, *, alpha: float = 1) -> Value:
-    """What is read from the first operand after this is the sum."""
-    value = tracing.values[x] = _sum(tracing, node, x, y, alpha=alpha)
-    return value
+def _in_place(importer: Importer) -> Importer:
+    """The same, after which what is read from the first operand is the result."""
+
+    def imported(tracing: Tracing, node: fx.Node, x: fx.Node, *others: object, **more: object) -> Value:
+        value = importer(tracing, node, x, *others, **more)
+        assert isinstance(value, Value)
+        tracing.values[x] = value
+        return value
+
+    return imported
 
 
 def _fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
@@ -307,12 +314,7 @@ def _fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
             "depend on its place in the batch",
             f"{multi_step} and give them (T, N, ...)",
         )
-    if not value.layout.shows_all(value.shape):
-        raise tracing.refusal(
-            node,
-            f"neurons read a part of {value.node}, {value.layout}",
-            "give them a layer of their own that makes this part alone",
-        )
+    value = whole_of(tracing, node, value)
     if population.step_mode != "m":
         raise tracing.refusal(node, f"neurons in step mode {population.step_mode!r} take T steps as one", multi_step)
     try:
@@ -493,7 +495,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.adaptive_avg_pool2d.default": _adaptive_average_pool,
         "aten.mean.dim": _mean,
         "aten.add.Tensor": _sum,
-        "aten.add_.Tensor": _sum_in_place,
+        "aten.add_.Tensor": _in_place(_sum),
         "aten.conv2d.padding": _padded_convolution,
         "resformer.neurons.default": _fire,
         "resformer.vote.default": _count_votes,
@@ -525,8 +527,10 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         str(operator.getitem): _item,
         "aten.matmul.default": product,
         "aten.bmm.default": product,
-        **dict.fromkeys(("aten.mul.Tensor", "aten.mul_.Tensor", "aten.mul.Scalar"), multiplied),
-        **dict.fromkeys(("aten.div.Tensor", "aten.div_.Tensor", "aten.div.Scalar"), divided),
+        **dict.fromkeys(("aten.mul.Tensor", "aten.mul.Scalar"), multiplied),
+        **dict.fromkeys(("aten.div.Tensor", "aten.div.Scalar"), divided),
+        "aten.mul_.Tensor": _in_place(multiplied),
+        "aten.div_.Tensor": _in_place(divided),
         "aten.repeat.default": _repeated,
         "aten.expand.default": _repeated,
         "aten.stack.default": _stacked,

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from resformer.compiler.frontend.module.layout import Atom, Axis, Layout, atoms, whole
+from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.values import Tracing, Value
 from resformer.compiler.ir.primitives import NEURONS, SCALED_BY, UNIT, SpikeMatMul
 
@@ -62,7 +63,10 @@ def _spikes_times_current(
     pixels, channels = whole(y.shape, (1, 2)), y.shape[0]
     transpose = y_own == pixels
     per_head = math.prod(atom.size for atom in (y_inner if transpose else y_own))
-    part = _part_of(y, heads, per_head)
+    part = _part_of(y, heads, per_head) if y_heads == atoms(0, heads, channels // heads) else None
+    if part is None:
+        y = whole_of(tracing, node, y)
+        channels, part = y.shape[0], _part_of(y, heads, per_head)
     if part is None or y_heads != atoms(0, heads, channels // heads):
         return None
     count = math.prod(y.shape[1:])
