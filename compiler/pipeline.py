@@ -424,6 +424,8 @@ MODULE: Route[ModuleInput] = Route(
     (
         convolve_linear,
         fold_batchnorm,
+        split_attention_projection,
+        fold_attention_scale,
         fold_input_gain,
         sum_pools,
         weigh_spikes,

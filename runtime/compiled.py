@@ -49,6 +49,7 @@ from resformer.runtime.run.infer import Inference, infer, require_room_for_spike
 from resformer.runtime.verify import as_json as verifications
 from resformer.runtime.verify.module_sides import require_same_spikes
 from resformer.runtime.verify.result import Verification
+from resformer.runtime.verify.user_network import user_network
 from resformer.runtime.verify.verify import Comparing
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Compiled(Summarized):
         backend: str | None = None,
         labels: Labels = None,
         samples: int | None = None,
-        model: str | Path | None = None,
+        model: str | Path | nn.Module | None = None,
         local: bool = False,
         stock_models: bool = False,
         device: str = CPU,
@@ -212,7 +213,8 @@ class Compiled(Summarized):
             labels: (N,), the true classes, or a path to them, for accuracies.
             samples: Take the first N only.
             model: The checkpoint or NIR file that was compiled, where it is not the one known; a loaded build needs it
-                for E1 and E4.
+                for E1 and E4. Or your own network, a module of SpikingJelly's neurons with its weights: it then stands
+                on the left of E1, its populations matched by name or else in the order in which they run.
             local: Measure each layer's own error, fed the original's inputs.
             stock_models: With "lava": use only Lava's own process models.
             device: With "sim": "cpu", "cuda" or "cuda:N".
@@ -224,11 +226,16 @@ class Compiled(Summarized):
             ResformerError: The samples do not fit, a file is another network, or the backend failed.
         """
         given = self.read(images, samples=samples, labels=labels)
+        path = Path(model) if isinstance(model, str | Path) else None
+        user = None
+        if model is not None and path is None:
+            user = user_network(model, self.program, called=type(model).__name__)  # type: ignore[arg-type]
         result = self.origin.verify(
             given.samples,
             self.program,
-            model=None if model is None else Path(model),
+            model=path,
             local=local,
+            user=user,
             how=Comparing(
                 backend=self._backend(backend),
                 labels=given.labels,

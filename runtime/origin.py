@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,7 @@ from resformer.errors import UnsupportedError
 from resformer.runtime.given import Held
 from resformer.runtime.verify.module_sides import module_sides
 from resformer.runtime.verify.result import Verification
+from resformer.runtime.verify.user_network import UserNetwork
 from resformer.runtime.verify.verify import Comparing, verify, verify_sides
 
 if TYPE_CHECKING:
@@ -78,9 +79,16 @@ class Origin(Protocol):
         ...
 
     def verify(
-        self, samples: Samples, program: Scheduled, *, model: Path | None, local: bool, how: Comparing
+        self,
+        samples: Samples,
+        program: Scheduled,
+        *,
+        model: Path | None,
+        local: bool,
+        how: Comparing,
+        user: UserNetwork | None = None,
     ) -> Verification:
-        """Compare all sides that there are."""
+        """Compare all sides that there are, the user's own network among them if it is given."""
         ...
 
 
@@ -159,7 +167,14 @@ class InMemory:
             yield read_build(directory)
 
     def verify(
-        self, samples: Samples, program: Scheduled, *, model: Path | None, local: bool, how: Comparing
+        self,
+        samples: Samples,
+        program: Scheduled,
+        *,
+        model: Path | None,
+        local: bool,
+        how: Comparing,
+        user: UserNetwork | None = None,
     ) -> Verification:
         """Compare all sides: those of a module in memory, those of a file as its build has them.
 
@@ -169,13 +184,17 @@ class InMemory:
         """
         if self.compilation.source.module is None:
             with self.build() as build:
-                return verify(build, samples, program, how, model=model or self.model, local=local)
+                return verify(build, samples, program, how, model=model or self.model, local=local, user=user)
         if model is not None or local:
             raise UnsupportedError(
                 f"{self.title}: a module in memory has no file to compare with, and its layers are not compared alone; "
                 "leave out model and local"
             )
-        return verify_sides(module_sides(self.compilation, self.quantized_state()), samples, how, is_source=True)
+        sides = module_sides(self.compilation, self.quantized_state())
+        if user is None:
+            return verify_sides(sides, samples, how, is_source=True)
+        result = verify_sides(replace(sides, original=user), samples, how)
+        return replace(result, notes=(*result.notes, user.note))
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +260,14 @@ class InFolder:
         yield self.folder
 
     def verify(
-        self, samples: Samples, program: Scheduled, *, model: Path | None, local: bool, how: Comparing
+        self,
+        samples: Samples,
+        program: Scheduled,
+        *,
+        model: Path | None,
+        local: bool,
+        how: Comparing,
+        user: UserNetwork | None = None,
     ) -> Verification:
         """Compare all sides that the build has, and with the file that was compiled those that it lacks.
 
@@ -254,4 +280,4 @@ class InFolder:
             raise UnsupportedError(
                 f"{self.title}: each layer's own error is against the original; give model, the file that was compiled"
             )
-        return verify(self.folder, samples, program, how, model=model, local=local)
+        return verify(self.folder, samples, program, how, model=model, local=local, user=user)

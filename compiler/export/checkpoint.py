@@ -40,6 +40,8 @@ from resformer.compiler.ir.primitives import (
     HELD_BIAS,
     NEURONS,
     POOL_AREA,
+    SCALED_BY,
+    UNIT,
     Add,
     BatchNorm2d,
     DiscreteCubaLIF,
@@ -47,6 +49,7 @@ from resformer.compiler.ir.primitives import (
     as_neurons,
     collapse,
     half_rows,
+    rows_of,
 )
 from resformer.compiler.ir.program import Program, real_weight
 from resformer.compiler.ir.ties import settled_currents
@@ -199,27 +202,28 @@ def quantized_module_state(
     output = program.output.op
     assert isinstance(output, Output)
     quantized = {name: tensor.clone() for name, tensor in state.items()}
-    settled = _settled(program)
 
     def put(name: str, values: npt.ArrayLike) -> None:
         if name in quantized:
             quantized[name] = torch.from_numpy(np.array(values, dtype=np.float64)).reshape(state[name].shape)
 
+    for name, (weight, bias, norm) in _module_layers(program, folded, imported, state, _settled(program)).items():
+        put(f"{name}.weight", weight)
+        put(f"{name}.bias", bias if norm is None else np.zeros_like(bias))
+        if norm is not None:
+            assert isinstance(norm.op, BatchNorm2d)
+            part = rows_of(norm.name)
+            path = norm.name if part is None else part[0]
+            put(f"{path}.weight", np.ones_like(bias))
+            put(f"{path}.bias", bias)
+            put(f"{path}.running_mean", -bias if f"{path}.bias" not in state else np.zeros_like(bias))
+            put(f"{path}.running_var", np.full_like(bias, _unit_variance(float(norm.op.eps))))
+    for scale in imported:
+        if isinstance(scale.op, nir.Scale) and SCALED_BY in scale.op.metadata:
+            buffer = str(scale.op.metadata[SCALED_BY])
+            put(buffer, np.full(tuple(state[buffer].shape), float(scale.op.metadata[UNIT])))
     for node in program:
         match node.op:
-            case Conv2d() if node.name in imported:
-                area = pool_area(folded, node.name)
-                put(f"{node.name}.weight", real_weight(program, node.name) * area)
-                bias, norm = _real_bias(program, node.name, settled[node.name]), _norm_behind(imported, node.name)
-                if not _is_exact_mean(area):
-                    bias = bias + TIE_SHIFT * settled[node.name]
-                put(f"{node.name}.bias", bias if norm is None else np.zeros_like(bias))
-                if norm is not None:
-                    assert isinstance(norm.op, BatchNorm2d)
-                    put(f"{norm.name}.weight", np.ones_like(bias))
-                    put(f"{norm.name}.bias", bias)
-                    put(f"{norm.name}.running_mean", -bias if f"{norm.name}.bias" not in state else np.zeros_like(bias))
-                    put(f"{norm.name}.running_var", np.full_like(bias, _unit_variance(float(norm.op.eps))))
             case Dense():
                 put(f"{node.name}.weight", real_weight(program, node.name))
                 # the classifier's bias was multiplied by the area of the pool before it, which divides the output
@@ -230,6 +234,69 @@ def quantized_module_state(
             case op if not isinstance(op, (Conv2d, *WITHOUT_WEIGHTS)):
                 raise _unknown(node)
     return quantized
+
+
+def _module_layers(
+    program: Program,
+    folded: Graph[nir.NIRNode],
+    imported: Graph[nir.NIRNode],
+    state: Mapping[str, torch.Tensor],
+    settled: Mapping[str, npt.NDArray[np.bool_]],
+) -> dict[str, tuple[Float64Array, Float64Array, Node[nir.NIRNode] | None]]:
+    """The weights, biases and normalisation of each convolution of a module; one that was split is whole again."""
+    layers: dict[str, tuple[Float64Array, Float64Array, Node[nir.NIRNode] | None]] = {}
+
+    def put(name: str, shape: tuple[int, ...], rows: Any, *values: Any) -> None:
+        weight, bias, norm = values
+        whole = layers.setdefault(name, (np.zeros(shape), np.zeros(shape[0]), norm))
+        whole[0][rows], whole[1][rows] = weight, bias
+
+    for node in program:
+        if not isinstance(node.op, Conv2d):
+            continue
+        factor = weight_factor(program, folded, imported, node.name)
+        weight, area = real_weight(program, node.name) * factor, pool_area(folded, node.name)
+        bias = _real_bias(program, node.name, settled[node.name])
+        if not _is_exact_mean(area):
+            bias = bias + TIE_SHIFT * settled[node.name]
+        bias = bias * (factor / area).reshape(-1)
+        piece = rows_of(node.name)
+        if piece is not None and f"{piece[0]}.weight" in state:
+            shape = (len(state[f"{piece[0]}.weight"]), *weight.shape[1:])
+            put(piece[0], shape, piece[1], weight, bias, _norm_behind(imported, node.name))
+            continue
+        if node.name in imported:
+            layers[node.name] = weight, bias, _norm_behind(imported, node.name)
+            continue
+        name, _, part = node.name.rpartition(".")
+        if name in imported and part in ("y1", "y2"):
+            (product,) = program.consumers[node.name]
+            assert isinstance(product.op, SpikeMatMul)
+            rows = half_rows(2 * len(weight), product.op.num_heads, part)
+            shape = (2 * len(weight), *weight.shape[1:])
+            put(name, shape, rows, weight, bias, _norm_behind(imported, name))
+    return layers
+
+
+def weight_factor(
+    program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode], name: str
+) -> Float64Array:
+    """What a module's weights are of the program's, by row, as an array that multiplies them.
+
+    A layer that reads a sum in place of a mean has the area; one that a product reads which the code scales by what no
+    buffer decides has the reciprocal of that.
+    """
+    factor = np.full((1, 1, 1, 1), float(pool_area(folded, name)))
+    for reader in program.consumers[name]:
+        if not isinstance(reader.op, SpikeMatMul) or reader.name not in imported:
+            continue
+        for scale in imported.consumers[reader.name]:
+            if isinstance(scale.op, nir.Scale) and SCALED_BY not in scale.op.metadata:
+                heads = reader.op.num_heads
+                per_head = np.broadcast_to(scale.op.scale, scale.shape).reshape(heads, -1)[:, 0]
+                rows = np.repeat(per_head, program[name].shape[0] // heads)
+                factor = factor / rows[:, None, None, None]
+    return factor
 
 
 def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
@@ -243,6 +310,11 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     Beside what ``Program.is_dyadic`` says of the integers: each threshold and each decay must be the module's own,
     and something on the way to each population that does not fire at ties must hold a bias for their shift.
     """
+    for each in imported:
+        if isinstance(each.op, nir.Scale) and isinstance(imported[each.inputs[0]].op, primitives.SpikeMatMul):
+            fixed = SCALED_BY not in each.op.metadata
+            if fixed and (np.frexp(np.abs(collapse(each.op.scale)))[0] != 0.5).any():
+                return f"the code scales {each.inputs[0]} by a constant that is no power of two"
     for node in program:
         if not isinstance(node.op, Spiking):
             continue
@@ -293,6 +365,8 @@ def _holds_bias(imported: Graph[nir.NIRNode], name: str) -> bool:
         return True
     if isinstance(op, nir.Conv2d):
         return bool(op.metadata.get(HELD_BIAS))
+    if isinstance(op, nir.Scale | primitives.SpikeMatMul):
+        return _holds_bias(imported, imported[name].inputs[0])
     if isinstance(op, Add | MaxPool2d | nir.AvgPool2d | nir.Flatten):
         return any(_holds_bias(imported, source) for source in imported[name].inputs)
     return False

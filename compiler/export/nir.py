@@ -206,7 +206,7 @@ def _between_potentials(op: Spiking, axes: int) -> Float64Array:
     whole units where the program lowers its threshold, and multiples of two 64ths or more elsewhere.
     """
     step = 2.0**-LOIHI.a_shift
-    settled: Float64Array = per_channel(op.surplus, axes) > 0
+    settled = per_channel(op.surplus, axes) > 0
     return np.where(settled, step if op.lowers_threshold else -step, 0.0)
 
 
@@ -227,7 +227,7 @@ def _surplus_is_before(quantized: Program, node: Node[integer.Op]) -> bool:
     source = node.inputs[0]
     return (
         isinstance(node.op, LIF)
-        and 0 < np.count_nonzero(node.op.surplus) < len(node.op.surplus)
+        and 0 < int(np.count_nonzero(node.op.surplus)) < len(node.op.surplus)
         and isinstance(quantized[source].op, Conv2d)
         and quantized.consumers[source] == (node,)
     )

@@ -5,6 +5,7 @@ Array shapes follow NIR: kernel sizes, strides and paddings are (rows, columns).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -204,6 +205,9 @@ Layer: TypeAlias = "nir.Conv2d | nir.Linear | nir.Affine"
 POOL_AREA = "pool_area"
 """In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean."""
 
+SCALED_BY, UNIT = "scaled_by", "unit"
+"""In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""
+
 HELD_BIAS = "held_bias"
 """In a convolution's metadata: that its layer has a bias of its own, which NIR's always have."""
 
@@ -212,6 +216,17 @@ def half_rows(channels: int, num_heads: int, part: str) -> IntArray:
     """The channels of W that hold y1 or y2, head by head."""
     by_head = np.arange(channels).reshape(num_heads, 2, channels // (2 * num_heads))
     return by_head[:, ("y1", "y2").index(part)].reshape(-1)
+
+
+def rows_name(layer: str, start: int, count: int) -> str:
+    """What a layer is called that makes some channels in a row of another's."""
+    return f"{layer}.rows{start}to{start + count}"
+
+
+def rows_of(name: str) -> tuple[str, range] | None:
+    """The layer of which a layer makes some channels alone, and which; None of all others."""
+    found = re.fullmatch(r"(.+)\.rows(\d+)to(\d+)", name)
+    return None if found is None else (found[1], range(int(found[2]), int(found[3])))
 
 
 def constant(value: float, shape: tuple[int, ...]) -> Float64Array:

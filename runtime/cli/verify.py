@@ -41,6 +41,13 @@ def _parser() -> Parser:
         help="the checkpoint that was compiled; without it, E1 and E4 are not run",
     )
     parser.add_argument(
+        "--model-code",
+        type=_reference,
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="your own class on the left of E1: a function without arguments that returns it, found from the current "
+        "folder; MODEL's weights are loaded into it. It is imported and run, so name only code that you trust",
+    )
+    parser.add_argument(
         "--local",
         action="store_true",
         help="feed each layer the original's inputs, and say which one to blame for what quantization changed",
@@ -68,6 +75,14 @@ def _plot_path(text: str) -> Path:
     return path
 
 
+def _reference(text: str) -> str:
+    module, colon, function = text.partition(":")
+    names = [*module.split("."), *function.split(".")]
+    if not colon or not all(name.isidentifier() for name in names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form package.module:function")
+    return text
+
+
 def _either(choices: Sequence[str]) -> str:
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
@@ -86,6 +101,14 @@ def _verify(arguments: argparse.Namespace) -> int:
         if arguments.local_plot is not None:
             require_matplotlib()
         given = read_given(arguments, arguments.build)
+        user = None
+        if arguments.model_code is not None:
+            from resformer.runtime.verify.user_code import load_user_module
+            from resformer.runtime.verify.user_network import user_network
+
+            update("importing your code", 0, 0)
+            module = load_user_module(arguments.model_code, arguments.model, given.build)
+            user = user_network(module, given.program, called=arguments.model_code)
         result = verify(
             given.build,
             given.samples,
@@ -101,6 +124,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             ),
             model=arguments.model,
             local=local,
+            user=user,
         )
         result = describe_verification(result, given)
         if arguments.report is not None:
@@ -123,6 +147,8 @@ def _check_usage(arguments: argparse.Namespace, *, local: bool) -> None:
     if from_environment().count > 1:
         raise UsageError("start one process: only resformer-run shares its samples among several")
     check_running_usage(arguments, arguments.json)
+    if arguments.model_code is not None and arguments.model is None:
+        raise UsageError("--model-code: needs the weights that your code is compared with; name them with --model")
     if local and arguments.model is None:
         raise UsageError("--local: compares with the original; name it with --model")
     if arguments.local_plot is not None:
@@ -137,7 +163,9 @@ def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verifi
     from resformer.runtime.page.write import write_page
     from resformer.runtime.verify.as_json import to_json
 
-    seen, cost = run_and_show(given.first(SAMPLES), model=arguments.model, update=update)
+    weights_alone = arguments.model_code is not None and (given.build.from_nir or given.build.from_module)
+    model = None if weights_alone else arguments.model
+    seen, cost = run_and_show(given.first(SAMPLES), model=model, update=update)
     write_page((as_shown(given.build, verification=to_json(result), run=seen, cost=cost),), arguments.report)
 
 

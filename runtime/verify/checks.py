@@ -16,7 +16,7 @@ import torch
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import SpikeMatMul, Spiking
-from resformer.compiler.ir.primitives import half_rows
+from resformer.compiler.ir.primitives import half_rows, rows_of
 from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples.arrays import Samples
@@ -52,7 +52,7 @@ class Sides:
             given what the program is.
         folded: The one of ``graphs`` after all float passes, if each layer's own error is to be measured; else None.
         inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
-        pool_areas: Of each layer of the program that reads a sum in place of a mean, how many values it is of.
+        weight_factors: Of each layer of the program whose weights the quantized module holds times something: what.
     """
 
     program: Scheduled
@@ -62,7 +62,7 @@ class Sides:
     fine_tuned: bool = False
     folded: Graph[nir.NIRNode] | None = None
     inexact: str = ""
-    pool_areas: Mapping[str, int] = field(default_factory=dict)
+    weight_factors: Mapping[str, Float64Array] = field(default_factory=dict)
 
     def copy(self) -> Sides:
         """One for another thread: only the networks in SpikingJelly keep a state."""
@@ -335,7 +335,7 @@ def before_spikes(program: Scheduled) -> set[str]:
 
 
 def differing_weights(
-    program: Scheduled, state: Mapping[str, torch.Tensor], pool_areas: Mapping[str, int] = MappingProxyType({})
+    program: Scheduled, state: Mapping[str, torch.Tensor], factors: Mapping[str, Float64Array] = MappingProxyType({})
 ) -> dict[str, tuple[int, int]]:
     """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly.
 
@@ -344,15 +344,17 @@ def differing_weights(
     counts = {}
     for layer in layer_names(program):
         name, _, part = layer.rpartition(".")
-        if part in ("y1", "y2"):
+        if part in ("y1", "y2") and f"{layer}.weight" not in state:
             weight = state[f"{name}.weight"].numpy()
             (product,) = _readers_of_y(program, layer)
             weight = weight[half_rows(len(weight), product.num_heads, part)]
+        elif (found := rows_of(layer)) is not None and f"{found[0]}.weight" in state:
+            weight = state[f"{found[0]}.weight"].numpy()[found[1]]
         elif f"{layer}.weight" in state:
             weight = state[f"{layer}.weight"].numpy()
         else:
             continue
-        real = real_weight(program, layer) * pool_areas.get(layer, 1)
+        real = real_weight(program, layer) * factors.get(layer, 1)
         differ = real != weight.reshape(real.shape)
         counts[layer] = (differ.size, int(np.count_nonzero(differ)))
     return counts

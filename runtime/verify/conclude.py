@@ -84,6 +84,8 @@ def _float_graph(
 def _stages(sides: Sides) -> str:
     """Which float graphs were compared, in words."""
     files = sum(stage.startswith(A_FILE) for stage in sides.graphs)
+    if files == len(sides.graphs):
+        return "the build's file"
     passes = f"the import, after each of {len(sides.graphs) - 1 - files} passes"
     return f"{passes}, and the build's file" if files else passes
 
@@ -123,7 +125,7 @@ def _quantized(
     exact, whole = _counts(tally.quantized), _sum([_counts(tally.quantized), _counts(tally.saturated)])
     require_complete(QUANTIZED, {name: compared for name, (compared, _) in whole.items()}, expected)
     require_complete(QUANTIZED, tally.currents.compared, tally.quantized.compared) if tally.quantized.total else None
-    weights = differing_weights(program, quantized.model.state_dict(), sides.pool_areas)
+    weights = differing_weights(program, quantized.model.state_dict(), sides.weight_factors)
     wrong_weights = sum(wrong for _, wrong in weights.values())
     tolerance = logit_tolerance(program)
     logits_agree = tally.quantized_logits_error <= tolerance

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.export.checkpoint import inexact_module_terms, pool_area
-from resformer.compiler.frontend.module.operations import Axes
+from resformer.compiler.export.checkpoint import inexact_module_terms, weight_factor
+from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import Conv2d, Dense
@@ -48,7 +48,9 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
         original,
         quantized,
         inexact=inexact_module_terms(compilation.quantized, compilation.folded, imported),
-        pool_areas={name: pool_area(compilation.folded, name) for name in layers},
+        weight_factors={
+            name: weight_factor(compilation.quantized, compilation.folded, imported, name) for name in layers
+        },
     )
 
 
@@ -63,7 +65,7 @@ def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None
         UnsupportedError: They do not: the module does what does not show in its operations.
     """
     assert compilation.source.module is not None, "only a module is traced"
-    samples = _as_samples(example)
+    samples = _as_samples(example, compilation.source.module.traced.axes)
     # a single sample too, lest what it fires depend on the others
     for part in (samples, samples[:1]):
         _compare(_original(compilation), compilation.source.module.traced.graph, part)
@@ -77,16 +79,18 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         program.lif_names,
         timesteps=program.timesteps,
         repeats=source.traced.axes is Axes.STATIC,
+        samples_first=source.traced.axes is Axes.SAMPLES_FIRST,
+        layouts=source.traced.layouts,
+        shapes={name: source.traced.graph[name].shape for name in source.traced.layouts},
         mean_over_time=source.traced.mean_over_time,
         vectors="input.flatten" in source.traced.graph,
     )
 
 
-def _as_samples(example: torch.Tensor) -> Float64Array:
+def _as_samples(example: torch.Tensor, axes: Axes) -> Float64Array:
     """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel."""
     example = example.detach().cpu().double()
-    timed = example.dim() in (3, 5)
-    example = example.transpose(0, 1) if timed else example
+    example = example.transpose(0, 1) if axes is Axes.TIMED else example
     samples: Float64Array = (example if example.dim() > 3 else example[..., None, None]).numpy()
     return samples
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nir
@@ -21,23 +22,31 @@ from resformer.runtime.verify.checks import Sides
 from resformer.runtime.verify.nir_network import NirNetwork
 from resformer.runtime.verify.result import CHECKPOINT, FLOAT_GRAPH, NIR, ORIGINAL, QUANTIZED, SOURCES
 from resformer.runtime.verify.torch_network import TorchNetwork, open_checkpoint
+from resformer.runtime.verify.user_network import UserNetwork
 
 A_FILE = "file"
 """How the name of a float graph begins that was read from a build."""
 
 
-def load_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
+def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserNetwork | None = None) -> Sides:
     """Load all sides of a build that there are.
 
     Args:
         build: What is verified.
         program: The build's.
         model: What was compiled; None if it is not given.
+        user: The user's own network, in place of what the compiler reads in the file.
 
     Raises:
         ResformerError: A file cannot be read.
         InputError: The model is another network than the one that was compiled.
     """
+    if user is not None:
+        # what else than a checkpoint was compiled is no file that the user's code has weights in
+        known = None if build.from_nir or build.from_module else model
+        sides = load_sides(build, program, known)
+        graphs = sides.graphs or {f"{A_FILE} {build.network_path.name}": _file_graph(build, program)}
+        return replace(sides, graphs=graphs, original=user.tuned(fine_tuned=sides.fine_tuned))
     if build.from_nir:
         return _nir_sides(build, program, model)
     if build.from_module:
@@ -117,14 +126,23 @@ def _build_graphs(
     graphs, wanted = float_graphs(graph, passes), set(program.lif_names)
     for stage, each in graphs.items():
         assert _populations(each) == wanted, f"{stage}: its populations are not the program's"
+    return graphs | {f"{A_FILE} {build.network_path.name}": _file_graph(build, program)}
+
+
+def _file_graph(build: Build, program: Scheduled) -> Graph[nir.NIRNode]:
+    """The float graph as the build's file holds it.
+
+    Raises:
+        FileFormatError: Its populations are not the program's.
+    """
     path, network = build.network_path, build.network()
-    differing = sorted(_populations(network) ^ wanted)
+    differing = sorted(_populations(network) ^ set(program.lif_names))
     if differing:
         raise FileFormatError(
             f"{path}: its populations are not those of {PROGRAM}: only one of the two files has {differing[0]}; "
             "compile the model again"
         )
-    return graphs | {f"{A_FILE} {path.name}": network}
+    return network
 
 
 def _populations(graph: Graph[nir.NIRNode]) -> set[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +15,8 @@ from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
 from resformer.compiler.files.report import Options
+from resformer.compiler.frontend.module.layout import Layout
+from resformer.compiler.ir.arrays import Shape
 from resformer.errors import InputError
 from resformer.models.checkpoint import build_model, load_checkpoint
 
@@ -102,6 +105,9 @@ class ModuleNetwork(TorchNetwork):
         repeats: Whether it repeats samples over time itself; else it is given (T, N, ...).
         mean_over_time: Whether it returns its logits' mean over time, (N, classes); else those of each step.
         vectors: Whether a sample is a vector to it, where the program has (F, 1, 1).
+        samples_first: Whether it is given (N, T, ...) instead, and transposes that itself.
+        layouts: For each population whose values it has in another order than the program: how they lie.
+        shapes: For each of these, the shape that the program has them in.
     """
 
     source = "module"
@@ -115,6 +121,9 @@ class ModuleNetwork(TorchNetwork):
         repeats: bool,
         mean_over_time: bool,
         vectors: bool,
+        samples_first: bool = False,
+        layouts: Mapping[str, Layout] = MappingProxyType({}),
+        shapes: Mapping[str, Shape] = MappingProxyType({}),
     ) -> None:
         super().__init__(model)
         self.neurons = {name: node for name, node in self.neurons.items() if name in names}
@@ -122,6 +131,9 @@ class ModuleNetwork(TorchNetwork):
         self.repeats = repeats
         self.mean_over_time = mean_over_time
         self.vectors = vectors
+        self.samples_first = samples_first
+        self.layouts = layouts
+        self.shapes = shapes
 
     def copy(self) -> ModuleNetwork:
         """Another one like it."""
@@ -136,7 +148,20 @@ class ModuleNetwork(TorchNetwork):
             repeats=self.repeats,
             mean_over_time=self.mean_over_time,
             vectors=self.vectors,
+            samples_first=self.samples_first,
+            layouts=self.layouts,
+            shapes=self.shapes,
         )
+
+    def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
+        """What ``forward`` returns of samples, each population's spikes told in the program's order."""
+
+        def arranged(name: str, *values: torch.Tensor) -> None:
+            if name in self.layouts:
+                values = tuple(self.layouts[name].arrange(value, self.shapes[name]) for value in values)
+            observe(name, *values)
+
+        return super().run(samples, arranged)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """The logits, (T, N, classes), or (1, N, classes) where the module returns their mean over time.
@@ -154,6 +179,7 @@ class ModuleNetwork(TorchNetwork):
             samples = samples.flatten(-SAMPLE_AXES)
         if not self.repeats:
             samples = samples.expand(self.timesteps, *samples.shape) if static else samples.transpose(0, 1)
+            samples = samples.transpose(0, 1) if self.samples_first else samples
         logits: torch.Tensor = self.model(samples.contiguous())
         return logits[None] if self.mean_over_time else logits
 

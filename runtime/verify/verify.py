@@ -33,6 +33,7 @@ from resformer.runtime.verify.conclude import judge
 from resformer.runtime.verify.local import rank
 from resformer.runtime.verify.result import BACKEND, CHECKPOINT, CHECKS, SOURCES, Verification
 from resformer.runtime.verify.sides import absent_sides, load_sides
+from resformer.runtime.verify.user_network import UserNetwork
 
 THE_REFERENCE = "reference"
 """The backend that is the definition, so that comparing it with itself says nothing."""
@@ -69,6 +70,7 @@ def verify(
     *,
     model: Path | None = None,
     local: bool = False,
+    user: UserNetwork | None = None,
 ) -> Verification:
     """Compare the checkpoint, the float graphs, the program, the backend and the quantized checkpoint on samples.
 
@@ -79,6 +81,7 @@ def verify(
         how: The backend, and how it is run.
         model: The checkpoint that was compiled; without it, what needs it is not run.
         local: Whether to measure each layer's own error, for which the checkpoint must be given.
+        user: The user's own network, to be on the left of E1.
 
     Raises:
         InputError: ``local`` without ``model``.
@@ -89,13 +92,21 @@ def verify(
             f"{build.directory}: each layer's own error is against the original; give model, the file that was compiled"
         )
     how.update("reading", 0, 0)
-    sides = load_sides(build, program, model)
+    sides = load_sides(build, program, model, user)
+    if local and build.from_module:
+        raise InputError(f"{build.directory}: the layers of a module are not compared alone; leave out local")
+    if local and build.from_nir and user is not None:
+        raise InputError(
+            f"{build.directory}: layers are compared alone with the file that was compiled; leave out local"
+        )
     if local:
         last = (pipeline.NIR.float_passes if build.from_nir else pipeline.CHECKPOINT.float_passes)[-1]
         sides = replace(sides, folded=sides.graphs[last.__name__])
-    is_source = None if model is None else _sha256(model) == build.report["source"]["sha256"]
+    only_weights = user is not None and (build.from_nir or build.from_module)
+    is_source = None if model is None or only_weights else _sha256(model) == build.report["source"]["sha256"]
     try:
-        return verify_sides(sides, samples, how, not_run=absent_sides(build), is_source=is_source)
+        result = verify_sides(sides, samples, how, not_run=absent_sides(build), is_source=is_source)
+        return result if user is None else replace(result, notes=(*result.notes, user.note))
     except BoundsError as error:
         raise FileFormatError(
             f"{build.directory / PROGRAM}: {error}, so what it holds was changed since it was written; compile the "

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import nir
@@ -15,9 +16,13 @@ import torch
 from spikingjelly.activation_based import base, functional, neuron
 from torch import nn
 
+from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.neurons import DT, Draft
-from resformer.compiler.frontend.module.operations import Axes, Tracing, same_steps
+from resformer.compiler.frontend.module.operations import OPERATIONS
+from resformer.compiler.frontend.module.rows import check_parts
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, first_line
+from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
+from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, topological_order
 from resformer.compiler.ir.primitives import InputKind
 from resformer.errors import InputError, UnsupportedError
@@ -32,13 +37,16 @@ class Traced:
 
     Attributes:
         graph: Of float64 weights.
-        axes: Of the samples that the module takes: ``STATIC`` if it repeats them itself, else ``TIMED``.
+        axes: Of the samples that the module takes: ``STATIC`` if it repeats them itself, else ``TIMED``, or
+            ``SAMPLES_FIRST`` if it transposes them itself.
         mean_over_time: Whether what it returns is its logits' mean over time rather than those of each step.
+        layouts: For each population that is not given (T, N, ...) in the order of its node, how its values lie.
     """
 
     graph: Graph[nir.NIRNode]
     axes: Axes
     mean_over_time: bool
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
 
 def in_float64(module: nn.Module) -> nn.Module:
@@ -88,17 +96,32 @@ def import_module(
     if not example.numel():
         raise InputError(f"example_input: its shape is {tuple(example.shape)}; give at least one step and one sample")
     if example.dim() - 1 in SAMPLE_AXES:
-        axes, shape = Axes.STATIC, tuple(example.shape[1:])
-    elif example.dim() - 2 in SAMPLE_AXES:
-        axes, shape, timesteps = Axes.TIMED, tuple(example.shape[2:]), same_steps(timesteps, example.shape[0])
-    else:
+        return _traced(module, Axes.STATIC, tuple(example.shape[1:]), timesteps, input_kind)
+    if example.dim() - 2 not in SAMPLE_AXES:
         raise InputError(
             f"example_input: its shape is {tuple(example.shape)}; a module takes (T, N, C, H, W) or (T, N, F), or "
             "(N, C, H, W) or (N, F) if it repeats samples over time itself"
         )
-    lead = (TRACED_BATCH,) if axes is Axes.STATIC else (example.shape[0], TRACED_BATCH)
+    shape = tuple(example.shape[2:])
+    try:
+        return _traced(module, Axes.TIMED, shape, same_steps(timesteps, example.shape[0]), input_kind)
+    except SamplesFirstError as error:
+        # its code says which of the two axes is time
+        try:
+            return _traced(module, Axes.SAMPLES_FIRST, shape, same_steps(timesteps, example.shape[1]), input_kind)
+        except SamplesFirstError:
+            raise error from None
+
+
+def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, input_kind: InputKind) -> Traced:
+    """The float graph of a module that is given samples of a shape behind some axes."""
+    lead = {
+        Axes.STATIC: (TRACED_BATCH,),
+        Axes.TIMED: (timesteps or 0, TRACED_BATCH),
+        Axes.SAMPLES_FIRST: (TRACED_BATCH, timesteps or 0),
+    }[axes]
     exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
-    tracing = Tracing(module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps)
+    tracing = Tracing(module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps, OPERATIONS)
     result = tracing.run(axes, shape)
     draft = tracing.draft
     if len(draft.shape(result.node)) != 1:
@@ -108,11 +131,12 @@ def import_module(
         )
     draft.add("output", nir.Output({"output": np.array(draft.shape(result.node))}), result.node)
     needed = _needed(draft)
+    check_parts(needed)
     if not any(isinstance(each.op, nir.LIF | nir.IF) for each in needed.values()):
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
     assert tracing.timesteps is not None
     graph = Graph(topological_order(needed), tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
-    return Traced(graph, axes, result.axes is Axes.REDUCED)
+    return Traced(graph, axes, result.axes is Axes.REDUCED, tracing.layouts)
 
 
 def _needed(draft: Draft) -> dict[str, Any]:

@@ -1,223 +1,38 @@
 """Operations of PyTorch in, nodes of a float graph out, one function an operation.
 
-Nodes are named by their paths in the state dict, and what has no parameters by the module that it runs in. For each
-value it is followed which of its axes are time and batch, so that samples cannot be mixed up unseen.
+What they have in common, and how values are followed, is in ``values``; products and scales are in ``products``.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+import operator
+from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeAlias
 
 import nir
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import fx
 
-from resformer.compiler.frontend.module.neurons import (
-    Draft,
-    average_pool,
-    batch_norm,
-    flatten,
-    float64,
-    linear,
-    neurons,
-    pair,
-)
+from resformer.compiler.frontend.module.layout import TIME, Atom, Layout, atoms, whole
+from resformer.compiler.frontend.module.neurons import average_pool, batch_norm, float64, linear, neurons, pair
+from resformer.compiler.frontend.module.products import divided, multiplied, product
+from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, user_line
-from resformer.compiler.ir.arrays import Shape
+from resformer.compiler.frontend.module.values import (
+    IMAGES,
+    Axes,
+    Importer,
+    SamplesFirstError,
+    Tracing,
+    Value,
+    same_steps,
+)
 from resformer.compiler.ir.primitives import HELD_BIAS, Add, MaxPool2d
 from resformer.compiler.ir.window import Window
-from resformer.errors import InputError, UnsupportedError
-
-
-class Axes(Enum):
-    """Which axes come before a sample's own."""
-
-    STATIC = "N"
-    """The same at all steps."""
-    UNREPEATED = "1, N"
-    TIMED = "T, N"
-    MERGED = "T * N"
-    REDUCED = "N, over all steps"
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor of the traced code.
-
-    Attributes:
-        node: The node whose value it holds.
-        axes: What comes before a sample's own axes.
-        shape: Those.
-    """
-
-    node: str
-    axes: Axes
-    shape: Shape
-
-
-@dataclass
-class Tracing:
-    """One traced module on its way to a graph.
-
-    Attributes:
-        module: Whose tensors are read.
-        exported: Its operations.
-        draft: The nodes so far.
-        timesteps: T, once it is known.
-        values: Of each operation so far.
-        tensors: For each operation that is a parameter or buffer, its path.
-    """
-
-    module: nn.Module
-    exported: torch.export.ExportedProgram
-    draft: Draft
-    timesteps: int | None
-    values: dict[fx.Node, Value] = field(default_factory=dict)
-    tensors: dict[fx.Node, str] = field(default_factory=dict)
-
-    def run(self, axes: Axes, shape: Shape) -> Value:
-        """Import all operations, and return what the module returns."""
-        signature = self.exported.graph_signature
-        paths = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        for node in self.exported.graph.nodes:
-            if node.op == "placeholder" and node.name in paths:
-                self.tensors[node] = paths[node.name]
-            elif node.op == "placeholder" and node.name in signature.user_inputs:
-                source = self.draft.input
-                if self.draft.shape(source) != shape:
-                    source = self.draft.add("input.flatten", flatten(self.draft.shape(source)), source)
-                self.values[node] = Value(source, axes, shape)
-            elif node.op == "call_function":
-                self.values[node] = self._import(node)
-            elif node.op == "output":
-                return self._returned(node)
-        raise AssertionError("torch.export wrote no output")
-
-    def _import(self, node: fx.Node) -> Value:
-        importer = OPERATIONS.get(str(node.target))
-        if importer is None:
-            kind = str(node.target).removeprefix("aten.").partition(".")[0]
-            raise self.refusal(
-                node,
-                f"no lowering for {kind}",
-                "the compiler knows convolution, linear layers, batch normalisation, pools, flatten, sums, repetition "
-                "over time, a mean over time at the end, and SpikingJelly's IF, LIF and PLIF neurons",
-            )
-        value = importer(self, node, *node.args, **node.kwargs)
-        made, wanted = (*self.lead(value.axes), *value.shape), tuple(node.meta["val"].shape)
-        if made != wanted:
-            raise self.refusal(
-                node,
-                f"makes {wanted}, where its lowering makes {made}",
-                "write it with arguments that leave no shape to guess",
-            )
-        return value
-
-    def _returned(self, node: fx.Node) -> Value:
-        returned = node.args[0]
-        found = returned[0] if isinstance(returned, tuple) and len(returned) == 1 else None
-        if not isinstance(found, fx.Node) or found not in self.values:
-            raise UnsupportedError(
-                f"{type(self.module).__name__}: returns something other than one tensor computed from its input; "
-                "wrap it in a module that returns the logits alone"
-            )
-        value = self.values[found]
-        if value.axes not in (Axes.TIMED, Axes.REDUCED):
-            raise self.refusal(
-                found,
-                f"what the module returns has axes ({value.axes.value}, ...)",
-                "return (T, N, classes), or its mean over T",
-            )
-        return value
-
-    def lead(self, axes: Axes) -> Shape:
-        """The sizes of the axes before a sample's own."""
-        steps = self.timesteps or 0
-        return {
-            Axes.STATIC: (TRACED_BATCH,),
-            Axes.UNREPEATED: (1, TRACED_BATCH),
-            Axes.TIMED: (steps, TRACED_BATCH),
-            Axes.MERGED: (steps * TRACED_BATCH,),
-            Axes.REDUCED: (TRACED_BATCH,),
-        }[axes]
-
-    def value(self, node: fx.Node, argument: object, *axes: Axes) -> Value:
-        """An argument that must be a value of the network, with some of these axes if they are given."""
-        if not isinstance(argument, fx.Node) or argument not in self.values:
-            raise self.refusal(
-                node,
-                "computes with a weight or a constant rather than a value of the network",
-                "put what it amounts to into a layer before compiling",
-            )
-        value = self.values[argument]
-        if value.axes is Axes.REDUCED or (axes and value.axes not in axes):
-            wanted = " or ".join(f"({each.value}, ...)" for each in axes) or "values of single steps"
-            raise self.refusal(node, f"reads axes ({value.axes.value}, ...)", f"give it {wanted}")
-        return value
-
-    def tensor(self, node: fx.Node, argument: object) -> tuple[str, torch.Tensor]:
-        """The path and value of an argument that must be a parameter or buffer."""
-        if not isinstance(argument, fx.Node) or argument not in self.tensors:
-            raise self.refusal(
-                node,
-                "its weights are computed by the code rather than held",
-                "put what they amount to into the layer before compiling, and leave the computation out",
-            )
-        path = self.tensors[argument]
-        owner, _, name = path.rpartition(".")
-        return path, getattr(self.module.get_submodule(owner), name)
-
-    def optional(self, node: fx.Node, argument: object) -> torch.Tensor | None:
-        """The same of one that may be absent."""
-        return None if argument is None else self.tensor(node, argument)[1]
-
-    def name(self, node: fx.Node) -> str:
-        """What to call an operation without parameters: after the module that it is, or runs in."""
-        stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
-        path, kind = str(stack[-1][0]), str(stack[-1][1])
-        if not path or not re.match(r"(<class ')?(torch\.nn|spikingjelly)\.", kind) or "contain" in kind.lower():
-            path = f"{path}.{node.name.rstrip('0123456789').rstrip('_')}".removeprefix(".")
-        unique, count = path, 1
-        while unique in self.draft.nodes:
-            unique, count = f"{path}.{count}", count + 1
-        return unique
-
-    def add(self, node: fx.Node, name: str, op: nir.NIRNode, *inputs: str) -> str:
-        """Append a node that bears a path of its own."""
-        if name in self.draft.nodes:
-            raise self.refusal(
-                node,
-                "runs more than once in one forward",
-                "in a loop over time, use step mode 'm' instead (functional.set_step_mode(net, 'm')) and give the "
-                "network [T, N, ...]; else give each use a module of its own",
-            )
-        try:
-            return self.draft.add(name, op, *inputs)
-        except AssertionError as error:
-            raise self.refusal(node, f"{name}: {error}", "bring the values to that shape") from error
-
-    def refusal(self, node: fx.Node, problem: str, remedy: str) -> UnsupportedError:
-        """Why an operation has no lowering, and where it stands."""
-        name = node.args[1] if node.target is torch.ops.resformer.neurons.default else self.name(node)
-        return UnsupportedError(f"{name}: {problem}; {remedy} ({user_line(node)})")
-
-
-def same_steps(wanted: int | None, found: int) -> int:
-    """T as the module has it.
-
-    Raises:
-        InputError: Another is asked for, or was found before.
-    """
-    if wanted is not None and wanted != found:
-        raise InputError(f"timesteps: {wanted} are asked for, but the module runs {found}; leave the option out")
-    return found
+from resformer.errors import UnsupportedError
 
 
 def _convolution(
@@ -231,7 +46,7 @@ def _convolution(
     dilation: object = 1,
     groups: int = 1,
 ) -> Value:
-    value = tracing.value(node, x, Axes.STATIC, Axes.MERGED)
+    value = tracing.plain(node, x, *IMAGES)
     path, tensor = tracing.tensor(node, weight)
     held = tracing.optional(node, bias)
     op = nir.Conv2d(
@@ -244,8 +59,67 @@ def _convolution(
         bias=np.zeros(len(tensor)) if held is None else float64(held),
         metadata={} if held is None else {HELD_BIAS: 1},
     )
+    return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), op, value.node))
+
+
+def _made(tracing: Tracing, value: Value, name: str) -> Value:
+    """A node that was made of a plain value, its axes of time and samples as they were."""
+    shape = tracing.draft.shape(name)
+    own = tuple(atoms(dim, size) for dim, size in enumerate(shape))
+    return Value(name, shape, Layout((*value.lead, *own)))
+
+
+def _convolution_of_taps(
+    tracing: Tracing,
+    node: fx.Node,
+    x: object,
+    weight: object,
+    bias: object = None,
+    stride: object = 1,
+    padding: object = 0,
+    _dilation: object = 1,
+    groups: int = 1,
+) -> Value:
+    """A Conv1d of one tap over tokens: a 1x1 convolution of the map that the tokens show."""
+    value = tracing.value(node, x)
+    path, tensor = tracing.tensor(node, weight)
+    if tensor.shape[2] != 1 or pair(stride)[0] != 1 or pair(padding)[0] != 0:
+        raise tracing.refusal(node, "no lowering for conv1d of several taps", "use Conv2d, or a kernel of one")
+    return _tokenwise(tracing, node, value, 1, path, tensor[..., 0], tracing.optional(node, bias), groups)
+
+
+def _tokenwise(
+    tracing: Tracing,
+    node: fx.Node,
+    value: Value,
+    axis: int,
+    path: str,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    groups: int = 1,
+) -> Value:
+    """A layer with weights for the channels, which are one axis of the value, and none for its pixels."""
+    channels = whole(value.shape, (0,))
+    if len(value.shape) != 3 or not value.layout.shows_all(value.shape) or value.layout.axes[axis] != channels:
+        raise tracing.refusal(
+            node,
+            f"a layer for channels reads axes {value.layout} of {value.node}, of shape {value.shape}",
+            "flatten them before it, or give it all channels of a map on one axis",
+        )
+    op = nir.Conv2d(
+        input_shape=value.shape[1:],
+        weight=float64(weight)[..., None, None],
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        groups=groups,
+        bias=np.zeros(len(weight)) if bias is None else float64(bias),
+        metadata={} if bias is None else {HELD_BIAS: 1},
+    )
     name = tracing.add(node, path.removesuffix(".weight"), op, value.node)
-    return Value(name, value.axes, tracing.draft.shape(name))
+    axes = list(value.layout.axes)
+    axes[axis % len(axes)] = atoms(0, len(weight))
+    return Value(name, tracing.draft.shape(name), Layout(tuple(axes)), made_by=value.made_by)
 
 
 def _padded_convolution(
@@ -270,12 +144,12 @@ def _padded_convolution(
 
 def _linear(tracing: Tracing, node: fx.Node, x: object, weight: object, bias: object = None) -> Value:
     value = tracing.value(node, x)
-    if len(value.shape) != 1:
-        raise tracing.refusal(node, f"a linear layer reads values of shape {value.shape}", "flatten them before it")
     path, tensor = tracing.tensor(node, weight)
-    op = linear(tensor, tracing.optional(node, bias))
-    name = tracing.add(node, path.removesuffix(".weight"), op, value.node)
-    return Value(name, value.axes, (len(tensor),))
+    held = tracing.optional(node, bias)
+    if value.axes is None or len(value.layout.axes) != len(value.lead) + 1:
+        return _tokenwise(tracing, node, value, -1, path, tensor, held)
+    value = tracing.as_plain(node, value)
+    return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), linear(tensor, held), value.node))
 
 
 def _batch_norm(
@@ -291,7 +165,9 @@ def _batch_norm(
     eps: float,
     _cudnn: bool,
 ) -> Value:
-    value = tracing.value(node, x, Axes.STATIC, Axes.MERGED)
+    value = tracing.value(node, x)
+    if len(value.layout.axes) < 2 or value.layout.axes[1] != whole(value.shape, (0,)) or value.layout.starts:
+        value = tracing.plain(node, x, *IMAGES)
     if training or mean is None:
         raise tracing.refusal(
             node,
@@ -306,7 +182,7 @@ def _batch_norm(
         tracing.optional(node, bias),
         eps,
     )
-    return Value(tracing.add(node, path.removesuffix(".running_mean"), op, value.node), value.axes, value.shape)
+    return tracing.elementwise(node, path.removesuffix(".running_mean"), op, value)
 
 
 def _max_pool(
@@ -319,14 +195,13 @@ def _max_pool(
     dilation: object = 1,
     ceil_mode: bool = False,
 ) -> Value:
-    value = tracing.value(node, x, Axes.STATIC, Axes.MERGED)
+    value = tracing.plain(node, x, *IMAGES)
     if ceil_mode or pair(dilation) != (1, 1):
         raise tracing.refusal(node, "has windows beyond the image, or dilated ones", "use plain windows")
     pool = MaxPool2d(
         kernel_size=np.array(pair(kernel)), stride=np.array(pair(stride or kernel)), padding=np.array(pair(padding))
     )
-    name = tracing.draft.add(tracing.name(node), pool, value.node)
-    return Value(name, value.axes, tracing.draft.shape(name))
+    return _made(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
 
 
 def _average_pool(
@@ -340,7 +215,7 @@ def _average_pool(
     count_include_pad: bool = True,
     divisor: int | None = None,
 ) -> Value:
-    value = tracing.value(node, x, Axes.STATIC, Axes.MERGED)
+    value = tracing.plain(node, x, *IMAGES)
     size, around = pair(kernel), pair(padding)
     if ceil_mode or divisor not in (None, math.prod(size)) or (any(around) and not count_include_pad):
         raise tracing.refusal(
@@ -350,7 +225,7 @@ def _average_pool(
 
 
 def _adaptive_average_pool(tracing: Tracing, node: fx.Node, x: object, size: object) -> Value:
-    value = tracing.value(node, x, Axes.STATIC, Axes.MERGED)
+    value = tracing.plain(node, x, *IMAGES)
     wanted = pair(size)
     if any(have % want for have, want in zip(value.shape[1:], wanted, strict=True)):
         raise tracing.refusal(
@@ -364,135 +239,232 @@ def _pooled(tracing: Tracing, node: fx.Node, value: Value, pool: nir.AvgPool2d) 
     """A pool's node; windows of one pixel are none."""
     if not any(pool.padding) and tuple(pool.kernel_size) == tuple(pool.stride) == (1, 1):
         return value
-    name = tracing.draft.add(tracing.name(node), pool, value.node)
-    return Value(name, value.axes, tracing.draft.shape(name))
+    return _made(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
 
 
 def _mean(tracing: Tracing, node: fx.Node, x: object, dims: list[int], keepdim: bool = False) -> Value:
     """Over time, at the end of a network, or over all pixels."""
     value = tracing.value(node, x)
-    lead = len(tracing.lead(value.axes))
-    over = sorted(each % (lead + len(value.shape)) for each in dims)
-    if over == [0] and value.axes is Axes.TIMED and not keepdim:
-        return Value(value.node, Axes.REDUCED, value.shape)
-    if len(value.shape) == 3 and over == [lead + 1, lead + 2]:
-        pooled = _pooled(tracing, node, value, average_pool(value.shape[1:], value.shape[1:]))
-        return pooled if keepdim else _reshape(tracing, node, pooled)
+    layout = value.layout
+    over = sorted(each % len(layout.axes) for each in dims)
+    averaged = [layout.axes[each] for each in over]
+    if value.axes in (Axes.TIMED, Axes.SAMPLES_FIRST) and averaged == [(_time(tracing),)] and not keepdim:
+        return replace(value, layout=layout.without(over), reduced=True)
+    pixels = {atom for axis in averaged for atom in axis}
+    if len(value.shape) == 3 and layout.shows_all(value.shape) and pixels == set(whole(value.shape, (1, 2))):
+        name, pool = value.node, average_pool(value.shape[1:], value.shape[1:])
+        if pixels:
+            name = tracing.draft.add(tracing.name(node), pool, value.node)
+        pooled = layout.without(over, keepdim=keepdim)
+        return Value(name, tracing.draft.shape(name), pooled, made_by=None if keepdim else node)
     raise tracing.refusal(
-        node, f"averages axes {over} of ({value.axes.value}, ...)", "average over all pixels, or over time at the end"
+        node, f"averages axes {over} of {value.named_axes}", "average over all pixels, or over time at the end"
     )
+
+
+def _time(tracing: Tracing) -> Atom:
+    """All steps."""
+    return Atom(TIME, tracing.timesteps or 0)
 
 
 def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float = 1) -> Value:
     left, right = tracing.value(node, x), tracing.value(node, y)
-    if alpha != 1 or (left.axes, left.shape) != (right.axes, right.shape):
+    if alpha == 1 and (left.layout, left.shape) != (right.layout, right.shape) and left.axes is right.axes is not None:
+        left, right = tracing.as_plain(node, left), tracing.as_plain(node, right)
+    if alpha != 1 or (left.layout, left.shape) != (right.layout, right.shape):
         raise tracing.refusal(
             node,
-            f"adds ({left.axes.value}, ...) of {left.shape} and ({right.axes.value}, ...) of {right.shape}"
+            f"adds {left.named_axes} of {left.shape} and {right.named_axes} of {right.shape}"
             + (f" times {alpha}" if alpha != 1 else ""),
             "add values of one shape, as they are",
         )
-    return Value(tracing.add(node, tracing.name(node), Add(), left.node, right.node), left.axes, left.shape)
+    return tracing.elementwise(node, tracing.name(node), Add(), left, right)
 
 
-def _sum_in_place(tracing: Tracing, node: fx.Node, x: fx.Node, y: object, *, alpha: float = 1) -> Value:
-    """What is read from the first operand after this is the sum."""
-    value = tracing.values[x] = _sum(tracing, node, x, y, alpha=alpha)
-    return value
+def _in_place(importer: Importer) -> Importer:
+    """The same, after which what is read from the first operand is the result."""
+
+    def imported(tracing: Tracing, node: fx.Node, x: fx.Node, *others: object, **more: object) -> Value:
+        value = importer(tracing, node, x, *others, **more)
+        assert isinstance(value, Value)
+        tracing.values[x] = value
+        return value
+
+    return imported
 
 
 def _fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
     value = tracing.value(node, x)
     population = tracing.module.get_submodule(name)
     multi_step = "use step mode 'm' (functional.set_step_mode(net, 'm'))"
-    if value.axes is Axes.MERGED:
+    first = value.layout.axes[:1]
+    if not value.layout.has(TIME):
         raise tracing.refusal(
             node,
-            "neurons read (T * N, ...), so that time runs on from sample to sample and a sample's spikes "
+            f"neurons read {value.named_axes}, which has no axis of time",
+            f"{multi_step} and repeat the input over time first: x.unsqueeze(0).repeat(T, 1, 1, 1, 1)",
+        )
+    if value.axes is Axes.SAMPLES_FIRST:
+        refusal = tracing.refusal(node, "neurons read (N, T, ...)", "give them (T, N, ...): x.transpose(0, 1)")
+        raise SamplesFirstError(str(refusal))
+    if first != ((_time(tracing),),):
+        raise tracing.refusal(
+            node,
+            f"neurons read {value.named_axes}, so that time runs on from sample to sample and a sample's spikes "
             "depend on its place in the batch",
             f"{multi_step} and give them (T, N, ...)",
         )
-    if value.axes is not Axes.TIMED:
-        raise tracing.refusal(
-            node,
-            f"neurons read ({value.axes.value}, ...), which has no axis of time",
-            f"{multi_step} and repeat the input over time first: x.unsqueeze(0).repeat(T, 1, 1, 1, 1)",
-        )
+    value = whole_of(tracing, node, value)
     if population.step_mode != "m":
         raise tracing.refusal(node, f"neurons in step mode {population.step_mode!r} take T steps as one", multi_step)
     try:
         op = neurons(name, population, value.shape)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error} ({user_line(node)})") from error
-    return Value(tracing.add(node, name, op, value.node), value.axes, value.shape)
+    if not value.layout.in_order:
+        tracing.layouts[name] = value.layout
+    return tracing.elementwise(node, name, op, value)
 
 
 def _count_votes(tracing: Tracing, node: fx.Node, x: object, name: str, size: int) -> Value:
     """Means of so many neighbours: their sums, and a division of the logits."""
-    value = tracing.value(node, x)
+    value = tracing.plain(node, x)
     if len(value.shape) != 1 or value.shape[0] % size:
         raise tracing.refusal(node, f"votes of {size} are counted over values of shape {value.shape}", "flatten them")
     classes = value.shape[0] // size
     votes = tracing.add(node, name, nir.Linear(np.repeat(np.eye(classes), size, axis=1)), value.node)
     scale = tracing.add(node, f"{name}.scale", nir.Scale(np.full(classes, 1.0 / size)), votes)
-    return Value(scale, value.axes, (classes,))
+    return _made(tracing, value, scale)
 
 
 def _reshaped(tracing: Tracing, node: fx.Node, x: object, *_sizes: object, **_more: object) -> Value:
     """View, flatten and the like: what became of the axes is seen from the sizes."""
-    return _reshape(tracing, node, tracing.value(node, x))
+    value, sizes = tracing.value(node, x), tuple(node.meta["val"].shape)
+    layout = value.layout.reshaped(sizes)
+    if layout is None:
+        raise tracing.refusal(
+            node,
+            f"makes {sizes} of {value.layout.sizes}, which is {value.layout}, T being {tracing.timesteps} and N "
+            f"{TRACED_BATCH}",
+            "merge T and N and part them again, part or join whole axes, and nothing else",
+        )
+    return _viewed(node, value, layout)
 
 
-def _reshape(tracing: Tracing, node: fx.Node, value: Value) -> Value:
-    """The value with the sizes that the operation makes, if that mixes nothing up."""
-    sizes, draft = tuple(node.meta["val"].shape), tracing.draft
-    for axes in (value.axes, *REGROUPED.get(value.axes, ())):
-        lead = tracing.lead(axes)
-        if sizes[: len(lead)] != lead:
-            continue
-        shape = sizes[len(lead) :]
-        if shape == value.shape:
-            return Value(value.node, axes, shape)
-        if shape == (math.prod(value.shape),):
-            return Value(draft.add(tracing.name(node), flatten(value.shape), value.node), axes, shape)
-        before = draft.nodes[value.node]
-        if isinstance(before.op, nir.Flatten) and draft.shape(before.inputs[0]) == shape:
-            return Value(before.inputs[0], axes, shape)
-    raise tracing.refusal(
-        node,
-        f"makes {sizes} of {(*tracing.lead(value.axes), *value.shape)}, T being {tracing.timesteps} and N "
-        f"{TRACED_BATCH}",
-        "merge T and N and part them again, or flatten a sample, and nothing else",
-    )
+def _viewed(node: fx.Node, value: Value, layout: Layout) -> Value:
+    """The same value laid out in another way."""
+    if layout.axes[len(value.lead) :] == value.layout.axes[len(value.lead) :]:
+        return replace(value, layout=layout)
+    # T and N merged or parted leave a flattened value what it is, made where it was flattened
+    tail = layout.axes[-1:]
+    return replace(value, layout=layout, made_by=value.made_by if tail == value.layout.axes[-1:] else node)
 
 
-REGROUPED: Mapping[Axes, tuple[Axes, ...]] = MappingProxyType(
-    {
-        Axes.STATIC: (Axes.UNREPEATED,),
-        Axes.UNREPEATED: (Axes.STATIC,),
-        Axes.TIMED: (Axes.MERGED,),
-        Axes.MERGED: (Axes.TIMED,),
-    }
-)
-"""What axes may become by reshaping."""
+def _permuted(tracing: Tracing, node: fx.Node, x: object, dims: list[int]) -> Value:
+    value = tracing.value(node, x)
+    count = len(value.layout.axes)
+    return _viewed(node, value, value.layout.permuted([each % count for each in dims]))
+
+
+def _transposed(tracing: Tracing, node: fx.Node, x: object, first: int = -2, second: int = -1) -> Value:
+    count = len(tracing.value(node, x).layout.axes)
+    order = list(range(count))
+    order[first % count], order[second % count] = second % count, first % count
+    return _permuted(tracing, node, x, order)
+
+
+def _sliced(
+    tracing: Tracing,
+    node: fx.Node,
+    x: object,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Value:
+    value = tracing.value(node, x)
+    size = value.layout.sizes[dim]
+    first, last, _ = slice(start, end).indices(size)
+    if step != 1:
+        raise tracing.refusal(node, "no lowering for slice of every so many indices", "take a run of them")
+    return _part(tracing, node, value, dim, first, last, "slice")
+
+
+def _part(tracing: Tracing, node: fx.Node, value: Value, dim: int, first: int, last: int, kind: str) -> Value:
+    """Some indices of an axis, in a row."""
+    index = dim % len(value.layout.axes)
+    if (first, last) == (0, value.layout.sizes[index]):
+        return value
+    layout = value.layout.cut(index, first, last) if last > first else None
+    if layout is None:
+        raise tracing.refusal(
+            node,
+            f"no lowering for {kind} {first}:{last} of axis {index} of {value.layout}",
+            "take a run of channels, heads or pixels, and no part of time or samples",
+        )
+    return _viewed(node, value, layout)
+
+
+def _selected(tracing: Tracing, node: fx.Node, x: object, dim: int, index: int) -> Value:
+    value = tracing.value(node, x)
+    at = index % value.layout.sizes[dim]
+    if value.layout.sizes[dim] == 1 and value.layout.axes[dim]:
+        raise tracing.refusal(node, "no lowering for select of a step or a sample", "keep time and samples whole")
+    part = _part(tracing, node, value, dim, at, at + 1, "select")
+    return _viewed(node, part, part.layout.without([dim % len(part.layout.axes)]))
+
+
+def _split(tracing: Tracing, node: fx.Node, x: object, size: int | list[int], dim: int = 0) -> tuple[Value, ...]:
+    value = tracing.value(node, x)
+    total = value.layout.sizes[dim]
+    sizes = size if isinstance(size, list | tuple) else [min(size, total - at) for at in range(0, total, size)]
+    ends = np.cumsum(sizes).tolist()
+    parts = zip([0, *ends], ends, strict=False)
+    return tuple(_part(tracing, node, value, dim, first, last, "split") for first, last in parts)
+
+
+def _chunked(tracing: Tracing, node: fx.Node, x: object, chunks: int, dim: int = 0) -> tuple[Value, ...]:
+    total = tracing.value(node, x).layout.sizes[dim]
+    return _split(tracing, node, x, -(-total // chunks), dim)
+
+
+def _unbound(tracing: Tracing, node: fx.Node, x: object, dim: int = 0) -> tuple[Value, ...]:
+    count = tracing.value(node, x).layout.sizes[dim]
+    return tuple(_selected(tracing, node, x, dim, index) for index in range(count))
+
+
+def _item(tracing: Tracing, node: fx.Node, several: fx.Node, index: int) -> Value:
+    """One of several values that an operation made."""
+    values = tracing.values[several]
+    if not isinstance(values, tuple):
+        raise tracing.refusal(node, "no lowering for getitem", "name what is taken")
+    return values[index]
 
 
 def _repeated(tracing: Tracing, node: fx.Node, x: object, sizes: list[int], **_more: object) -> Value:
     """Repetition over time."""
     value, made = tracing.value(node, x), tuple(node.meta["val"].shape)
-    if made == (*tracing.lead(value.axes), *value.shape):
+    axes = value.layout.axes
+    added = len(made) - len(axes)
+    if added == 1 or (added == 0 and not value.layout.has(TIME)):
+        own = ((), *axes) if added else axes
+        known = Layout(own, value.layout.starts).sizes
+        grown = [index for index, axis in enumerate(own) if not axis and made[index] != known[index]]
+        grown = grown or [index for index in (0, 1) if index < len(own) and not own[index]]
+        index = grown[0] if grown else 0
+        alone = made[:index] + made[index + 1 :] == known[:index] + known[index + 1 :]
+        if grown and alone and index < 2 and not value.layout.has(TIME):
+            tracing.timesteps = same_steps(tracing.timesteps, made[index])
+            repeated = (*own[:index], (_time(tracing),), *own[index + 1 :])
+            return replace(value, layout=replace(value.layout, axes=repeated))
+    if made == value.layout.sizes:
         return value
-    if value.axes not in (Axes.STATIC, Axes.UNREPEATED) or made[1:] != (TRACED_BATCH, *value.shape):
-        raise tracing.refusal(
-            node, f"repeats ({value.axes.value}, ...) {sizes} times", "repeat over time alone, T first"
-        )
-    tracing.timesteps = same_steps(tracing.timesteps, made[0])
-    return Value(value.node, Axes.TIMED, value.shape)
+    raise tracing.refusal(node, f"repeats {value.named_axes} {sizes} times", "repeat over time alone, T first")
 
 
 def _stacked(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0) -> Value:
     """One value, once for each step."""
-    value = tracing.value(node, parts[0], Axes.STATIC)
+    value = tracing.plain(node, parts[0], Axes.STATIC)
     if dim != 0 or any(part is not parts[0] for part in parts):
         raise tracing.refusal(
             node,
@@ -500,7 +472,7 @@ def _stacked(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0
             "use step mode 'm' (functional.set_step_mode(net, 'm')) rather than a loop over time",
         )
     tracing.timesteps = same_steps(tracing.timesteps, len(parts))
-    return Value(value.node, Axes.TIMED, value.shape)
+    return replace(value, layout=Layout(((_time(tracing),), *value.layout.axes)))
 
 
 def _dropped(tracing: Tracing, node: fx.Node, x: object, p: float, train: bool) -> Value:
@@ -513,8 +485,6 @@ def _same(tracing: Tracing, node: fx.Node, x: object, *_options: object, **_more
     return tracing.value(node, x)
 
 
-Importer: TypeAlias = Callable[..., Value]
-
 OPERATIONS: Mapping[str, Importer] = MappingProxyType(
     {
         "aten.conv2d.default": _convolution,
@@ -525,7 +495,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.adaptive_avg_pool2d.default": _adaptive_average_pool,
         "aten.mean.dim": _mean,
         "aten.add.Tensor": _sum,
-        "aten.add_.Tensor": _sum_in_place,
+        "aten.add_.Tensor": _in_place(_sum),
         "aten.conv2d.padding": _padded_convolution,
         "resformer.neurons.default": _fire,
         "resformer.vote.default": _count_votes,
@@ -542,6 +512,25 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
             ),
             _reshaped,
         ),
+        "aten.conv1d.default": _convolution_of_taps,
+        **dict.fromkeys(
+            ("aten.transpose.int", "aten.swapaxes.default", "aten.swapdims.default", "aten.mT.default"), _transposed
+        ),
+        "aten.permute.default": _permuted,
+        "aten.slice.Tensor": _sliced,
+        "aten.select.int": _selected,
+        "aten.split.Tensor": _split,
+        "aten.split.sizes": _split,
+        "aten.split_with_sizes.default": _split,
+        "aten.chunk.default": _chunked,
+        "aten.unbind.int": _unbound,
+        str(operator.getitem): _item,
+        "aten.matmul.default": product,
+        "aten.bmm.default": product,
+        **dict.fromkeys(("aten.mul.Tensor", "aten.mul.Scalar"), multiplied),
+        **dict.fromkeys(("aten.div.Tensor", "aten.div.Scalar"), divided),
+        "aten.mul_.Tensor": _in_place(multiplied),
+        "aten.div_.Tensor": _in_place(divided),
         "aten.repeat.default": _repeated,
         "aten.expand.default": _repeated,
         "aten.stack.default": _stacked,

@@ -14,7 +14,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 from resformer.compiler.frontend.module.importer import Traced, import_module, in_float64
-from resformer.compiler.frontend.module.operations import Axes
+from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d
 from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import InputError, UnsupportedError
@@ -211,8 +211,9 @@ class AddsTwice(Net):
 
 class Swaps(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.transpose(0, 1)  # swaps
-        return self.fc(self.spikes(x).flatten(2))
+        spikes = self.spikes(x).transpose(0, 1)
+        spikes = self.other(spikes)  # swaps
+        return self.fc(spikes.flatten(2))
 
 
 class Mixes(Net):
@@ -237,7 +238,7 @@ class Counts(Net):
         (Multiplies, "multiplies", "no lowering for mul"),
         (ComputesWeights, "computes weights", "computes with a weight"),
         (AddsTwice, "adds twice", "times 2"),
-        (Swaps, "swaps", "no lowering for transpose"),
+        (Swaps, "swaps", "other: neurons read (N, T, ...)"),
         (Mixes, "mixes", "merge T and N"),
         (Counts, "counts", "takes a number from"),
     ],
@@ -303,6 +304,109 @@ def test_neurons_of_other_kinds_are_refused() -> None:
     net.sn = neuron.EIFNode(step_mode="m")
     with pytest.raises(UnsupportedError, match="sn: no lowering for a EIFNode"):
         traced(net)
+
+
+class Configured(neuron.LIFNode):
+    """Arguments of its own, and a word about itself."""
+
+    v_seen = 0
+
+    def __init__(self, v_threshold: float = 0.75) -> None:
+        super().__init__(tau=4.0, v_threshold=v_threshold, step_mode="m")
+
+    def extra_repr(self) -> str:
+        return "configured"
+
+    def describe(self) -> str:
+        return "no method of the base"
+
+
+class Charges(Configured):
+    def neuronal_charge(self, x: torch.Tensor) -> None:
+        self.v = self.v + x
+
+
+class Recharges(Charges):
+    """Says nothing itself, but its base does."""
+
+
+class Mixin:
+    def neuronal_fire(self) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Mixed(Mixin, Configured):
+    pass
+
+
+def test_subclasses_that_only_set_arguments_are_their_base() -> None:
+    net = Net()
+    net.sn = Configured()
+    op = traced(net).graph["sn"].op
+    assert isinstance(op, nir.LIF)
+    assert (op.metadata["tau_steps"], float(np.unique(op.v_threshold).item())) == (4.0, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Charges, "sn: no lowering for a Charges, which overrides neuronal_charge of LIFNode"),
+        (Recharges, "sn: no lowering for a Charges, which overrides neuronal_charge of LIFNode"),
+        (Mixed, "sn: no lowering for a Mixin, which overrides neuronal_fire of LIFNode"),
+    ],
+)
+def test_subclasses_that_compute_something_else_are_refused(kind: type[Configured], words: str) -> None:
+    net = Net()
+    net.sn = kind()
+    with pytest.raises(UnsupportedError, match=words):
+        traced(net)
+
+
+def test_neurons_whose_code_was_replaced_are_refused() -> None:
+    net = Net()
+    net.sn.neuronal_charge = lambda x: None
+    with pytest.raises(UnsupportedError, match="sn: no lowering for neurons whose neuronal_charge was replaced"):
+        import_module(net.double().eval(), FRAMES)
+
+
+def heads(x: torch.Tensor) -> torch.Tensor:
+    return x.unflatten(2, (2, 2))
+
+
+class Product(Net):
+    """Products of what a function makes of spikes and a current."""
+
+    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.key = layer.Conv2d(4, 4, 2, 2, step_mode="m")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spikes = self.spikes(x)
+        made = self.function(self.key(spikes).flatten(3), spikes.flatten(3))
+        return self.other(made).mean((2, 3)).unsqueeze(2)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda y, x: x.mT @ x, "no lowering for a product of spikes with spikes"),
+        (lambda y, x: y.mT @ y, "no lowering for a product of currents with currents"),
+        (lambda y, x: y[:, :, :2].mT @ x[:, :, :2], "no lowering for a product of"),
+        (lambda y, x: y.mT[:, :, :2] @ x, "no lowering for slice 0:2 of axis 2"),
+        (lambda y, x: heads(y).transpose(2, 3).mT @ heads(x), "no lowering for a product of"),
+        (lambda y, x: y * 0.5, "no lowering for mul of key by a constant"),
+        (lambda y, x: y.mT @ x * torch.ones(4, 1, 1, 1, dtype=x.dtype) * 2, "no lowering for mul of"),
+        (lambda y, x: 2 / (y.mT @ x), "no lowering for "),
+        (lambda y, x: x[:, :, ::2], "no lowering for slice of every"),
+        (lambda y, x: y.transpose(0, 2), "no lowering for|neurons read"),
+    ],
+)
+def test_products_that_are_not_attention_are_refused(
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], words: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=words):
+        traced(Product(function))
 
 
 def test_single_steps_are_refused() -> None:

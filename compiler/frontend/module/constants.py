@@ -1,0 +1,118 @@
+"""What the traced code computes from weights and buffers alone, such as DSSA's scales: run once, not lowered."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+UNIT_TOLERANCE = 4 * 2.0**-52
+"""How far from one a scale may be that no value of its buffer makes exactly one; the shift of ties covers it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constants:
+    """The constants of one traced module.
+
+    Attributes:
+        tensors: Parameters, buffers and what the code states as tensors, by the operation that stands for them.
+        paths: Of the first two, by the same.
+        computed: The operations that compute others of them.
+    """
+
+    tensors: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+    paths: dict[fx.Node, str] = field(default_factory=dict)
+    computed: set[fx.Node] = field(default_factory=set)
+
+    def __contains__(self, argument: object) -> bool:
+        return isinstance(argument, fx.Node) and (argument in self.tensors or argument in self.computed)
+
+    def takes(self, node: fx.Node) -> bool:
+        """Whether an operation computes a constant; it is one from then on."""
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) and not callable(target):
+            return False
+        if isinstance(target, torch._ops.OpOverload) and (
+            target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
+        ):
+            return False
+        if not all(each in self for each in node.all_input_nodes):
+            return False
+        self.computed.add(node)
+        return True
+
+    def value(self, argument: object) -> torch.Tensor:
+        """What a constant is; numbers are constants too."""
+        if isinstance(argument, fx.Node):
+            held: torch.Tensor = self._evaluated(argument, {})
+            return held
+        return torch.tensor(argument, dtype=torch.float64)
+
+    def sources(self, argument: object) -> frozenset[fx.Node]:
+        """The parameters and buffers that a constant is computed from."""
+        if not isinstance(argument, fx.Node):
+            return frozenset()
+        if argument in self.tensors:
+            return frozenset({argument}) if argument in self.paths else frozenset()
+        return frozenset(itertools.chain.from_iterable(map(self.sources, argument.all_input_nodes)))
+
+    def unit(self, argument: object) -> tuple[str, float] | None:
+        """The one buffer that a scale is computed from, and the value of it that makes the scale one.
+
+        None where there is no such buffer, or it is no power of it: then the scale stays, whatever is quantized.
+        """
+        sources = self.sources(argument)
+        if len(sources) != 1 or not isinstance(argument, fx.Node):
+            return None
+        (source,) = sources
+        held = self.tensors[source]
+        if not held.is_floating_point():
+            return None
+
+        def scale(value: float) -> torch.Tensor:
+            scaled: torch.Tensor = self._evaluated(argument, {source: torch.full_like(held, value)})
+            return scaled
+
+        found = unit_of(scale)
+        return None if found is None else (self.paths[source], found)
+
+    def _evaluated(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        if node in known:
+            return known[node]
+        if node in self.tensors:
+            return self.tensors[node]
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda each: self._evaluated(each, known))
+        function: Callable[..., Any] = node.target  # type: ignore[assignment]
+        with torch.no_grad():
+            known[node] = function(*args, **kwargs)
+        return known[node]
+
+
+def unit_of(scale: Callable[[float], torch.Tensor]) -> float | None:
+    """Where a power of one number is one, exactly if some float64 is such, as of 1 / sqrt(rate * count)."""
+    one, four = scale(1.0), scale(4.0)
+    if not (one.is_floating_point() and (one > 0).all() and one.isfinite().all() and four.isfinite().all()):
+        return None
+    first, ratio = float(one.flatten()[0]), float((four / one).flatten()[0])
+    if ratio <= 0 or ratio == 1:
+        return None
+    guess = first ** (-math.log(4) / math.log(ratio))
+    if not (math.isfinite(guess) and guess > 0):
+        return None
+    errors: Mapping[float, float] = {each: float((scale(each) - 1).abs().max()) for each in _near(guess)}
+    best = min(errors, key=lambda each: errors[each])
+    return best if errors[best] <= UNIT_TOLERANCE else None
+
+
+def _near(value: float) -> list[float]:
+    """A float64 and its eight neighbours, itself first."""
+    below, above, found = value, value, [value]
+    for _ in range(4):
+        below, above = math.nextafter(below, -math.inf), math.nextafter(above, math.inf)
+        found += [below, above]
+    return found

@@ -1,0 +1,173 @@
+"""Products of spikes with currents, and the constants that scale them: Dual Spike Self-Attention as code writes it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import nir
+import torch
+from torch import fx
+
+from resformer.compiler.frontend.module.layout import Atom, Axis, Layout, atoms, whole
+from resformer.compiler.frontend.module.rows import whole_of
+from resformer.compiler.frontend.module.values import Tracing, Value
+from resformer.compiler.ir.primitives import NEURONS, SCALED_BY, UNIT, SpikeMatMul
+
+if TYPE_CHECKING:
+    from resformer.compiler.ir.arrays import Shape
+
+REMEDY = (
+    "one operand must be spikes, the other a current, split into heads by the first factor of its channels: y^T x of "
+    "(heads, d, h * w) and (heads, d, H * W), or y s of (heads, d, h * w) and (heads, h * w, H * W)"
+)
+
+
+def product(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
+    """A matrix product of spikes and a current, a head at a time, in any order of its axes."""
+    left, right = tracing.value(node, x), tracing.value(node, y)
+    firing = [isinstance(tracing.draft.nodes[each.node].op, NEURONS) for each in (left, right)]
+    if all(firing) or not any(firing):
+        both = "spikes" if all(firing) else "currents"
+        raise tracing.refusal(node, f"no lowering for a product of {both} with {both}", REMEDY)
+    made = _spikes_times_current(tracing, node, left, right, spikes_left=firing[0])
+    if made is None:
+        raise tracing.refusal(
+            node,
+            f"no lowering for a product of {left.layout} of {left.node} {left.shape} with {right.layout} of "
+            f"{right.node} {right.shape}",
+            REMEDY,
+        )
+    return made
+
+
+def _spikes_times_current(
+    tracing: Tracing, node: fx.Node, left: Value, right: Value, *, spikes_left: bool
+) -> Value | None:
+    """The product, if it is one of DSSA's two."""
+    y, gate = (right, left) if spikes_left else (left, right)
+    if min(len(left.layout.axes), len(right.layout.axes)) < 3 or len(y.shape) != 3 or len(gate.shape) != 3:
+        return None
+    if not gate.layout.shows_all(gate.shape):
+        return None
+    # each operand's own axis, and the one that is summed over
+    rows, inner = left.layout.axes[-2:]
+    inner_right, columns = right.layout.axes[-2:]
+    y_own, y_inner, gate_own, gate_inner = (
+        (columns, inner_right, rows, inner) if spikes_left else (rows, inner, columns, inner_right)
+    )
+    lead, y_heads, gate_heads = _heads(y.layout.axes[:-2], gate.layout.axes[:-2])
+    if lead is None or len(y_heads) > 1 or len(gate_heads) > 1:
+        return None
+    heads = math.prod(atom.size for atom in y_heads)
+    pixels, channels = whole(y.shape, (1, 2)), y.shape[0]
+    transpose = y_own == pixels
+    per_head = math.prod(atom.size for atom in (y_inner if transpose else y_own))
+    part = _part_of(y, heads, per_head) if y_heads == atoms(0, heads, channels // heads) else None
+    if part is None:
+        y = whole_of(tracing, node, y)
+        channels, part = y.shape[0], _part_of(y, heads, per_head)
+    if part is None or y_heads != atoms(0, heads, channels // heads):
+        return None
+    count = math.prod(y.shape[1:])
+    if transpose:
+        wanted = (atoms(0, heads, per_head), atoms(0, per_head), whole(gate.shape, (1, 2)))
+        if y_inner != atoms(0, per_head) or (gate_heads, gate_inner, gate_own) != wanted:
+            return None
+        if gate.shape[0] != heads * per_head:
+            return None
+        grid: Shape = gate.shape[1:]
+        shape: Shape = (heads, count, math.prod(grid))
+        of_y, of_gate = atoms(1, count), atoms(2, shape[2])
+    else:
+        if y_own != atoms(0, per_head) or y_inner != pixels:
+            return None
+        if (gate_heads, gate_inner, gate_own) != (atoms(0, heads), atoms(1, count), atoms(2, gate.shape[2])):
+            return None
+        if gate.shape[:2] != (heads, count):
+            return None
+        grid = tracing.grids.get(gate.node, (gate.shape[2], 1))
+        shape = (heads * per_head, *grid)
+        of_y, of_gate = atoms(0, per_head), whole(shape, (1, 2))
+    op = SpikeMatMul(num_heads=heads, transpose=transpose, part=part)
+    name = tracing.add(node, tracing.name(node), op, y.node, gate.node, shape=shape)
+    if transpose:
+        tracing.grids[name] = grid
+    over_heads = atoms(0, heads, 1 if transpose else per_head)
+    batch = tuple((*before, *over_heads) if holds_heads else before for before, holds_heads in lead)
+    own = (of_gate, of_y) if spikes_left else (of_y, of_gate)
+    return Value(name, shape, Layout((*batch, *own)), made_by=node)
+
+
+def _heads(left: tuple[Axis, ...], right: tuple[Axis, ...]) -> tuple[list[tuple[Axis, bool]] | None, Axis, Axis]:
+    """The axes of time and samples that two operands share, each with whether it holds their heads too; and those."""
+    if len(left) != len(right):
+        return None, (), ()
+    lead: list[tuple[Axis, bool]] = []
+    heads: tuple[list[Atom], list[Atom]] = ([], [])
+    for pair in zip(left, right, strict=True):
+        before = [tuple(atom for atom in axis if atom.dim < 0) for axis in pair]
+        own = [tuple(atom for atom in axis if atom.dim >= 0) for axis in pair]
+        in_order = all((*first, *last) == axis for first, last, axis in zip(before, own, pair, strict=True))
+        if before[0] != before[1] or not in_order:
+            return None, (), ()
+        for found, each in zip(heads, own, strict=True):
+            found.extend(each)
+        lead.append((before[0], bool(own[0])))
+    return lead, tuple(heads[0]), tuple(heads[1])
+
+
+def _part_of(y: Value, heads: int, per_head: int) -> str | None:
+    """Which of its channels a product reads of each head, as ``SpikeMatMul`` names them."""
+    others = any(dim != 0 for dim, _ in y.layout.starts)
+    if others or not per_head or y.shape[0] % heads:
+        return None
+    held, start = y.shape[0] // heads, y.layout.start(0)
+    return {(per_head, 0): "all", (2 * per_head, 0): "y1", (2 * per_head, per_head): "y2"}.get((held, start))
+
+
+def multiplied(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
+    """By a constant, which scales a product."""
+    if y in tracing.values and x in tracing.values:
+        raise tracing.refusal(
+            node, "no lowering for mul of two values of the network", "the compiler knows sums, and matrix products"
+        )
+    given, constant = (x, y) if x in tracing.values else (y, x)
+    return _scaled(tracing, node, tracing.value(node, given), tracing.constants.value(constant), constant)
+
+
+def divided(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
+    """By a constant: multiplied by its reciprocal, which is as exact where it is a power of two."""
+    if x not in tracing.values or y in tracing.values:
+        raise tracing.refusal(
+            node, "no lowering for div by a value of the network", "divide products of spikes by constants alone"
+        )
+    return _scaled(tracing, node, tracing.value(node, x), 1 / tracing.constants.value(y), y)
+
+
+def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tensor, argument: object) -> Value:
+    """A product times a constant."""
+    if not constant.isfinite().all():
+        raise tracing.refusal(
+            node,
+            "multiplies by a constant that is not finite, such as the reciprocal of a firing rate of zero",
+            "train the network until every head fires",
+        )
+    if (constant == 1).all() and constant.dim() == 0:
+        return value
+    if not isinstance(tracing.draft.nodes[value.node].op, SpikeMatMul):
+        raise tracing.refusal(
+            node,
+            f"no lowering for mul of {value.node} by a constant",
+            "scale the product of spikes and current, once, or put the factor into the weights before compiling",
+        )
+    scale = value.layout.spread(constant, value.shape) if value.layout.shows_all(value.shape) else None
+    if scale is None:
+        raise tracing.refusal(
+            node,
+            f"no lowering for mul of {value.layout} by a constant of shape {tuple(constant.shape)}",
+            "scale each head by one number, the same for all samples and steps",
+        )
+    unit = tracing.constants.unit(argument)
+    metadata = {} if unit is None else {SCALED_BY: unit[0], UNIT: unit[1]}
+    return tracing.elementwise(node, tracing.name(node), nir.Scale(scale, metadata=metadata), value)

@@ -1,0 +1,321 @@
+"""The values of traced code, and the graph that becomes of it while its operations are imported one by one.
+
+Nodes are named by their paths in the state dict, and what has no parameters by the module that it runs in. For each
+value it is followed which of its axes are time and batch, so that samples cannot be mixed up unseen, and how the others
+lie over the node's (``layout``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeAlias
+
+import nir
+import torch
+from torch import fx, nn
+
+from resformer.compiler.frontend.module.constants import Constants
+from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Axis, Layout, plain, whole
+from resformer.compiler.frontend.module.neurons import Draft, flatten
+from resformer.compiler.frontend.module.tracing import TRACED_BATCH, user_line
+from resformer.compiler.ir.arrays import Shape
+from resformer.errors import InputError, UnsupportedError
+
+
+class Axes(Enum):
+    """Which axes come before a sample's own."""
+
+    STATIC = "N"
+    """The same at all steps."""
+    UNREPEATED = "1, N"
+    TIMED = "T, N"
+    MERGED = "T * N"
+    SAMPLES_FIRST = "N, T"
+    SAMPLES_MERGED = "N * T"
+    REDUCED = "N, over all steps"
+
+
+IMAGES = (Axes.STATIC, Axes.MERGED, Axes.SAMPLES_MERGED)
+"""One axis before a sample's own, as PyTorch's own layers for images take them."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the traced code.
+
+    Attributes:
+        node: The node whose value it shows.
+        shape: The node's.
+        layout: How it shows it.
+        reduced: Whether it is the mean over all steps.
+        made_by: The operation that laid it out so; None where that is how the node has it.
+    """
+
+    node: str
+    shape: Shape
+    layout: Layout
+    reduced: bool = False
+    made_by: fx.Node | None = None
+
+    @property
+    def axes(self) -> Axes | None:
+        """What comes before a sample's own axes; None where they are not in front."""
+        if self.reduced:
+            return Axes.REDUCED
+        names = tuple("*".join(_LEADING.get(atom.dim, "") for atom in axis) for axis in self.layout.axes[:2])
+        if self.layout.has(TIME):
+            merged = {"T*N": Axes.MERGED, "N*T": Axes.SAMPLES_MERGED}.get(names[0])
+            return merged or {"T,N": Axes.TIMED, "N,T": Axes.SAMPLES_FIRST}.get(",".join(names))
+        return Axes.STATIC if names[:1] == ("N",) else Axes.UNREPEATED if names == ("", "N") else None
+
+    @property
+    def named_axes(self) -> str:
+        """Its axes, in words."""
+        return str(self.layout) if self.axes is None else f"({self.axes.value}, ...)"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its axes, behind those of time and samples, are the node's own."""
+        return self.axes is not None and self.layout == plain(self.lead, self.shape)
+
+    @property
+    def lead(self) -> tuple[Axis, ...]:
+        """The axes before a sample's own."""
+        return self.layout.axes[: LEADING_AXES[self.axes]] if self.axes is not None else ()
+
+    def of(self, node: str, shape: Shape | None = None) -> Value:
+        """Another node's value, laid out alike."""
+        return replace(self, node=node, shape=self.shape if shape is None else shape)
+
+
+_LEADING = {TIME: "T", BATCH: "N"}
+LEADING_AXES = {
+    Axes.STATIC: 1,
+    Axes.UNREPEATED: 2,
+    Axes.TIMED: 2,
+    Axes.MERGED: 1,
+    Axes.SAMPLES_FIRST: 2,
+    Axes.SAMPLES_MERGED: 1,
+    Axes.REDUCED: 1,
+}
+"""How many axes come before a sample's own."""
+
+
+class SamplesFirstError(UnsupportedError):
+    """Neurons read (N, T, ...): so the module takes samples before time, if it takes anything."""
+
+
+Importer: TypeAlias = "Callable[..., Value | tuple[Value, ...]]"
+"""Makes of an operation, given the tracing, its node and its arguments, what it makes."""
+
+
+@dataclass
+class Tracing:
+    """One traced module on its way to a graph.
+
+    Attributes:
+        module: Whose tensors are read.
+        exported: Its operations.
+        draft: The nodes so far.
+        timesteps: T, once it is known.
+        importers: How each operation of PyTorch is imported.
+        values: Of each operation so far.
+        constants: What is no value of the network.
+        grids: For each node whose last dimension stands for the pixels of an image, that image's size.
+        layouts: For each population that is not given (T, N, ...) as its node has it, how its values are laid out.
+    """
+
+    module: nn.Module
+    exported: torch.export.ExportedProgram
+    draft: Draft
+    timesteps: int | None
+    importers: Mapping[str, Importer]
+    values: dict[fx.Node, Value | tuple[Value, ...]] = field(default_factory=dict)
+    constants: Constants = field(default_factory=Constants)
+    grids: dict[str, Shape] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
+
+    def run(self, axes: Axes, shape: Shape) -> Value:
+        """Import all operations, and return what the module returns."""
+        signature = self.exported.graph_signature
+        paths = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        stated = signature.inputs_to_lifted_tensor_constants
+        for node in self.exported.graph.nodes:
+            if node.op == "placeholder" and node.name in paths:
+                self.constants.tensors[node] = self._held(paths[node.name])
+                self.constants.paths[node] = paths[node.name]
+            elif node.op == "placeholder" and node.name in stated:
+                self.constants.tensors[node] = self.exported.constants[stated[node.name]]
+            elif node.op == "placeholder" and node.name in signature.user_inputs:
+                source = self.draft.input
+                if self.draft.shape(source) != shape:
+                    source = self.draft.add("input.flatten", flatten(self.draft.shape(source)), source)
+                self.values[node] = Value(source, shape, plain(self.leading(axes), shape))
+            elif node.op == "call_function" and not self.constants.takes(node):
+                self.values[node] = self._import(node)
+            elif node.op == "output":
+                return self._returned(node)
+        raise AssertionError("torch.export wrote no output")
+
+    def _held(self, path: str) -> torch.Tensor:
+        owner, _, name = path.rpartition(".")
+        held: torch.Tensor = getattr(self.module.get_submodule(owner), name)
+        return held.detach()
+
+    def _import(self, node: fx.Node) -> Value | tuple[Value, ...]:
+        importer = self.importers.get(str(node.target))
+        if importer is None:
+            kind = str(node.target).removeprefix("aten.").partition(".")[0]
+            raise self.refusal(
+                node,
+                f"no lowering for {kind}",
+                "the compiler knows convolution, linear layers, batch normalisation, pools, flatten, sums, views, "
+                "products of spikes with currents, repetition over time, a mean over time at the end, and "
+                "SpikingJelly's IF, LIF and PLIF neurons",
+            )
+        value = importer(self, node, *node.args, **node.kwargs)
+        if isinstance(value, Value):
+            made, wanted = value.layout.sizes, tuple(node.meta["val"].shape)
+            if made != wanted:
+                raise self.refusal(
+                    node,
+                    f"makes {wanted}, where its lowering makes {made}",
+                    "write it with arguments that leave no shape to guess",
+                )
+        return value
+
+    def _returned(self, node: fx.Node) -> Value:
+        returned = node.args[0]
+        found = returned[0] if isinstance(returned, tuple) and len(returned) == 1 else None
+        value = self.values.get(found) if isinstance(found, fx.Node) else None
+        if not isinstance(found, fx.Node) or not isinstance(value, Value):
+            raise UnsupportedError(
+                f"{type(self.module).__name__}: returns something other than one tensor computed from its input; "
+                "wrap it in a module that returns the logits alone"
+            )
+        if value.axes not in (Axes.TIMED, Axes.REDUCED):
+            raise self.refusal(
+                found,
+                f"what the module returns has axes {value.named_axes}",
+                "return (T, N, classes), or its mean over T",
+            )
+        return self.as_plain(found, value)
+
+    def leading(self, axes: Axes) -> tuple[Axis, ...]:
+        """The axes before a sample's own."""
+        time, batch = Atom(TIME, self.timesteps or 0), Atom(BATCH, TRACED_BATCH)
+        return {
+            Axes.STATIC: ((batch,),),
+            Axes.UNREPEATED: ((), (batch,)),
+            Axes.TIMED: ((time,), (batch,)),
+            Axes.MERGED: ((time, batch),),
+            Axes.SAMPLES_FIRST: ((batch,), (time,)),
+            Axes.SAMPLES_MERGED: ((batch, time),),
+            Axes.REDUCED: ((batch,),),
+        }[axes]
+
+    def value(self, node: fx.Node, argument: object) -> Value:
+        """An argument that must be a value of the network."""
+        value = self.values.get(argument) if isinstance(argument, fx.Node) else None
+        if not isinstance(value, Value):
+            raise self.refusal(
+                node,
+                "computes with a weight or a constant rather than a value of the network",
+                "put what it amounts to into a layer before compiling",
+            )
+        if value.reduced:
+            raise self.refusal(node, f"reads axes {value.named_axes}", "give it values of single steps")
+        return value
+
+    def plain(self, node: fx.Node, argument: object, *axes: Axes) -> Value:
+        """The same, its axes behind those of time and samples being the node's, with some of these in front."""
+        value = self.value(node, argument)
+        if value.axes is None or (axes and value.axes not in axes):
+            wanted = " or ".join(f"({each.value}, ...)" for each in axes) or "time and samples in front"
+            raise self.refusal(node, f"reads axes {value.named_axes}", f"give it {wanted}")
+        return self.as_plain(node, value)
+
+    def as_plain(self, node: fx.Node, value: Value) -> Value:
+        """A value as its node has it: one that shows it as a vector is that of a node that flattens it."""
+        if value.is_plain:
+            return value
+        own = value.layout.axes[len(value.lead) :]
+        if value.layout.starts or own != (whole(value.shape, range(len(value.shape))),):
+            raise self.refusal(
+                node,
+                f"reads a view of {value.node} with axes {value.layout}",
+                "bring it back to (C, H, W), or flatten it, before",
+            )
+        key = value.node, value.made_by
+        if key not in self._flat:
+            name = self.name(value.made_by or node)
+            self._flat[key] = self.draft.add(name, flatten(value.shape), value.node)
+        shape = self.draft.shape(self._flat[key])
+        return replace(value, node=self._flat[key], shape=shape, layout=plain(value.lead, shape), made_by=None)
+
+    def tensor(self, node: fx.Node, argument: object) -> tuple[str, torch.Tensor]:
+        """The path and value of an argument that must be a parameter or buffer."""
+        if not isinstance(argument, fx.Node) or argument not in self.constants.paths:
+            raise self.refusal(
+                node,
+                "computes with a weight that the code makes rather than one that a layer holds",
+                "put what it amounts to into the layer before compiling, and leave the computation out",
+            )
+        return self.constants.paths[argument], self.constants.tensors[argument]
+
+    def optional(self, node: fx.Node, argument: object) -> torch.Tensor | None:
+        """The same of one that may be absent."""
+        return None if argument is None else self.tensor(node, argument)[1]
+
+    def name(self, node: fx.Node) -> str:
+        """What to call an operation without parameters: after the module that it is, or runs in."""
+        stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
+        path, kind = str(stack[-1][0]), str(stack[-1][1])
+        if not path or not re.match(r"(<class ')?(torch\.nn|spikingjelly)\.", kind) or "contain" in kind.lower():
+            path = f"{path}.{node.name.rstrip('0123456789').rstrip('_')}".removeprefix(".")
+        unique, count = path, 1
+        while unique in self.draft.nodes:
+            unique, count = f"{path}.{count}", count + 1
+        return unique
+
+    def add(self, node: fx.Node, name: str, op: nir.NIRNode, *inputs: str, shape: Shape | None = None) -> str:
+        """Append a node that bears a path of its own."""
+        if name in self.draft.nodes:
+            raise self.refusal(
+                node,
+                "runs more than once in one forward",
+                "in a loop over time, use step mode 'm' instead (functional.set_step_mode(net, 'm')) and give the "
+                "network [T, N, ...]; else give each use a module of its own",
+            )
+        try:
+            return self.draft.add(name, op, *inputs, shape=shape)
+        except AssertionError as error:
+            raise self.refusal(node, f"{name}: {error}", "bring the values to that shape") from error
+
+    def elementwise(self, node: fx.Node, name: str, op: nir.NIRNode, *values: Value) -> Value:
+        """Append a node that makes an element of each of its inputs' elements, however they are laid out."""
+        first = values[0]
+        made = self.add(node, name, op, *(each.node for each in values))
+        if first.node in self.grids:
+            self.grids[made] = self.grids[first.node]
+        return first.of(made)
+
+    def refusal(self, node: fx.Node, problem: str, remedy: str) -> UnsupportedError:
+        """Why an operation has no lowering, and where it stands."""
+        name = node.args[1] if node.target is torch.ops.resformer.neurons.default else self.name(node)
+        return UnsupportedError(f"{name}: {problem}; {remedy} ({user_line(node)})")
+
+
+def same_steps(wanted: int | None, found: int) -> int:
+    """T as the module has it.
+
+    Raises:
+        InputError: Another is asked for, or was found before.
+    """
+    if wanted is not None and wanted != found:
+        raise InputError(f"timesteps: {wanted} are asked for, but the module runs {found}; leave the option out")
+    return found

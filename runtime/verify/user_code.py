@@ -1,0 +1,169 @@
+"""A user's own class, imported from their code: trusted, since importing and calling it runs it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resformer.compiler.files.build import Build
+from resformer.errors import FileFormatError, InputError, ResformerError
+from resformer.models.checkpoint import load_checkpoint
+from resformer.models.reading import read
+from resformer.models.weights import HOLDERS, IGNORED, WRAPPERS, find_weights
+
+LIBRARIES = (
+    "site-packages",
+    "dist-packages",
+    "importlib",
+    str(Path(torch.__file__).parent),
+    str(Path(__file__).parent),
+)
+"""What the path of a file has in it that is not the user's."""
+
+NAMED = 3
+"""How many tensors a message names."""
+
+
+def load_user_module(reference: str, weights: Path, build: Build) -> nn.Module:
+    """The module that a user's function returns, with a file's weights.
+
+    Args:
+        reference: ``package.module:function``; the current folder is searched first, and the function takes nothing.
+        weights: A checkpoint, or any state dict for a build of something else.
+        build: Which is to be verified.
+
+    Raises:
+        InputError: It cannot be imported or called, returns no module, or one of other tensors than the file's.
+        ResformerError: The file cannot be read.
+    """
+    module = call(reference)
+    if build.from_nir or build.from_module:
+        try:
+            state: Mapping[str, torch.Tensor] = find_weights(read(weights)[0]).state
+        except FileFormatError as error:
+            raise FileFormatError(f"{weights}: {error}") from error
+    else:
+        state = load_checkpoint(weights, weights_key=build.report["options"]["weights_key"]).state
+    with reported(reference):
+        module = module.double()
+        own = module.state_dict()
+    load_weights(own, state, f"{weights}: does not fit {reference}")
+    return module
+
+
+def call(reference: str) -> nn.Module:
+    """What a user's function returns.
+
+    Raises:
+        InputError: It cannot be imported or called, or returns no module.
+    """
+    module_name, _, path = reference.partition(":")
+    before = list(sys.path)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        with reported(reference):
+            function: Any = importlib.import_module(module_name)
+            for name in path.split("."):
+                if not hasattr(function, name):
+                    raise InputError(f"{reference}: {_named(function)} has no {name}; name a function of it")
+                function = getattr(function, name)
+            if not callable(function):
+                raise InputError(
+                    f"{reference}: is a {type(function).__name__}; name a function, or a class, that is called without "
+                    "arguments"
+                )
+            made = function()
+    finally:
+        sys.path[:] = before
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{reference}: returns a {type(made).__name__}; it must return a torch.nn.Module")
+    return made
+
+
+@contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Let whatever the user's code raises be an error of one line that says what and where.
+
+    Raises:
+        InputError: It raised something.
+    """
+    try:
+        yield
+    except ResformerError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, or end the process
+        raise InputError(f"{what}: {described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """An error by its type, message, file and line."""
+    said = " ".join(str(error).split()) or "no message"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    frames = [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    own = [frame for frame in frames if not any(part in frame[0] for part in LIBRARIES)]
+    where = f" ({own[-1][0]}:{own[-1][1]})" if own else ""
+    hint = "; is its folder the current one?" if isinstance(error, ModuleNotFoundError) and not own else ""
+    return f"{type(error).__name__}: {said}{where}{hint}"
+
+
+def load_weights(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Load tensors into a module, all that it has and nothing else; what wrappers add to names does not count.
+
+    Args:
+        own: Its state dict, whose tensors are overwritten.
+        state: By bare names.
+        what: How the error begins.
+
+    Raises:
+        InputError: Names or shapes differ.
+    """
+    names = {name: bare for name, bare in bare_names(own).items() if name.rpartition(".")[2] not in IGNORED}
+    found = set(bare_names(state).values())
+    given = dict(zip(bare_names(state).values(), state.values(), strict=True))
+    optional = {bare for bare in (*names.values(), *found) if bare.endswith(".num_batches_tracked")}
+    missing = [bare for bare in names.values() if bare not in found and bare not in optional]
+    unexpected = [bare for bare in given if bare not in set(names.values()) and bare not in optional]
+    wrong = [
+        f"{bare} {tuple(given[bare].shape)} instead of {tuple(own[name].shape)}"
+        for name, bare in names.items()
+        if bare in given and given[bare].shape != own[name].shape
+    ]
+    lists = {"missing in the file": missing, "not in the module": unexpected, "of another shape": wrong}
+    if any(lists.values()):
+        raise InputError(
+            f"{what}: {'; '.join(f'{_some(each)} {kind}' for kind, each in lists.items() if each)}; give the function "
+            "that makes the network of these weights"
+        )
+    with torch.no_grad():
+        for name, bare in names.items():
+            if bare in given:
+                own[name].copy_(given[bare])
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of tensors without what wrappers of a network add, by the names themselves."""
+    found = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names}
+    while found and (holder := next(iter(found.values())).partition(".")[0]) in HOLDERS:
+        if not all(bare.startswith(f"{holder}.") for bare in found.values()):
+            break
+        found = {name: bare.removeprefix(f"{holder}.") for name, bare in found.items()}
+    return found
+
+
+def _some(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
+
+
+def _named(found: Callable[..., Any]) -> str:
+    return str(getattr(found, "__name__", type(found).__name__))

@@ -1,0 +1,273 @@
+"""A user's own module beside a build: how it takes samples is tried, and which populations are the program's."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from spikingjelly.activation_based import functional, neuron
+from torch import nn
+
+from resformer.compiler.frontend.module.importer import in_float64
+from resformer.compiler.ir.program import Scheduled
+from resformer.errors import InputError
+from resformer.runtime.verify.torch_network import SAMPLE_AXES, PopulationObserver, TorchNetwork
+from resformer.runtime.verify.user_code import reported
+
+Float64Array = npt.NDArray[np.float64]
+
+Feed: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
+"""Samples, (N, C, H, W) or (N, T, C, H, W), and T, as a module takes them."""
+
+STATIC, FRAMES = "static", "frames"
+SEED = 0
+"""Of the samples that it is tried on."""
+
+
+def _images(samples: torch.Tensor, _steps: int) -> torch.Tensor:
+    return samples
+
+
+def _time_first(samples: torch.Tensor, steps: int) -> torch.Tensor:
+    if samples.dim() == SAMPLE_AXES + 1:
+        return samples.expand(steps, *samples.shape)
+    return samples.transpose(0, 1)
+
+
+def _samples_first(samples: torch.Tensor, steps: int) -> torch.Tensor:
+    return _time_first(samples, steps).transpose(0, 1)
+
+
+def _vectors(feed: Feed) -> Feed:
+    return lambda samples, steps: feed(samples, steps).flatten(-SAMPLE_AXES)
+
+
+FEEDS: Mapping[str, Feed] = MappingProxyType(
+    {
+        "(N, C, H, W)": _images,
+        "(T, N, C, H, W)": _time_first,
+        "(N, T, C, H, W)": _samples_first,
+        "(N, F)": _vectors(_images),
+        "(T, N, F)": _vectors(_time_first),
+        "(N, T, F)": _vectors(_samples_first),
+    }
+)
+"""How modules take samples."""
+
+
+class UserNetwork(TorchNetwork):
+    """A user's module in float64, in the place of the original.
+
+    Args:
+        model: In eval mode.
+        populations: Its neurons' paths, by the names that the program has for them.
+        feed: How it takes samples, a key of ``FEEDS``.
+        timesteps: T.
+        called: What messages call it.
+        by_name: Whether its populations bear the program's names; else they were matched as they run.
+    """
+
+    source = "model code"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        populations: Mapping[str, str],
+        feed: str,
+        *,
+        timesteps: int,
+        called: str,
+        by_name: bool,
+        fine_tuned: bool = False,
+    ) -> None:
+        super().__init__(model, fine_tuned=fine_tuned)
+        own = self.neurons
+        self.neurons = {name: own[path] for name, path in populations.items()}
+        self.populations, self.feed, self.timesteps = populations, feed, timesteps
+        self.called, self.by_name = called, by_name
+
+    @property
+    def note(self) -> str:
+        """What a reader of the results should know."""
+        matched = "by name" if self.by_name else "in the order in which they run"
+        return (
+            f"{self.called} is on the left of E1: code of yours that was run, trusted, in float64; its "
+            f"{len(self.populations)} populations were matched {matched}, and it was given {self.feed}"
+        )
+
+    def copy(self) -> UserNetwork:
+        """Another one like it."""
+        return self._like(copy.deepcopy(self.model), fine_tuned=self.fine_tuned)
+
+    def tuned(self, *, fine_tuned: bool) -> UserNetwork:
+        """The same, to be given samples rounded as the program's are, or not."""
+        return self._like(self.model, fine_tuned=fine_tuned)
+
+    def _like(self, model: nn.Module, *, fine_tuned: bool) -> UserNetwork:
+        return UserNetwork(
+            model,
+            self.populations,
+            self.feed,
+            timesteps=self.timesteps,
+            called=self.called,
+            by_name=self.by_name,
+            fine_tuned=fine_tuned,
+        )
+
+    @torch.no_grad()
+    def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
+        """The logits, (T, N, classes), or (1, N, classes) where it returns one vector a sample; its spikes told.
+
+        Raises:
+            InputError: Its code raises something, or runs otherwise than when it was tried.
+        """
+        given = torch.from_numpy(samples)
+        with reported(self.called):
+            fired, logits = _run(self.model, self.neurons, FEEDS[self.feed](given, self.timesteps))
+        for name, calls in fired.items():
+            found = _steps(calls, self.timesteps, len(samples))
+            if found is None:
+                raise InputError(f"{self.called}: {self.populations[name]} does not fire T times for each sample")
+            observe(name, *found)
+        return _logits(logits, self.timesteps, len(samples), self.called).numpy()
+
+
+Calls: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
+"""What a population was given and fired, each time that it ran."""
+
+
+def _run(
+    model: nn.Module, populations: Mapping[str, neuron.BaseNode], given: torch.Tensor
+) -> tuple[dict[str, Calls], object]:
+    """Run a module from rest: all that its populations were given and fired, in the order in which they ran first."""
+    fired: dict[str, Calls] = {}
+    hooks = [
+        node.register_forward_hook(
+            lambda _node, inputs, spikes, name=name: fired.setdefault(name, []).append((inputs[0], spikes))
+        )
+        for name, node in populations.items()
+    ]
+    try:
+        functional.reset_net(model)
+        returned = model(given)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        functional.reset_net(model)
+    return fired, returned
+
+
+def _steps(calls: Calls, steps: int, samples: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """What a population was given and fired, (T, N, ...), whether it ran all steps at once or one by one."""
+    if len(calls) == 1 and calls[0][1].shape[:2] == (steps, samples):
+        return calls[0]
+    if len(calls) == steps and all(spikes.shape[:1] == (samples,) for _, spikes in calls):
+        return torch.stack([given for given, _ in calls]), torch.stack([spikes for _, spikes in calls])
+    return None
+
+
+def _logits(returned: object, steps: int, samples: int, called: str) -> torch.Tensor:
+    """What a module returns as (T, N, classes) or (1, N, classes)."""
+    if isinstance(returned, list | tuple) and len(returned) == steps and all(map(torch.is_tensor, returned)):
+        returned = torch.stack(list(returned))
+    shape = tuple(returned.shape) if isinstance(returned, torch.Tensor) else None
+    if isinstance(returned, torch.Tensor):
+        if shape is not None and len(shape) == 2 and shape[0] == samples:
+            return returned[None]
+        if shape is not None and len(shape) == 3 and shape[:2] == (steps, samples):
+            return returned
+        if shape is not None and len(shape) == 3 and shape[:2] == (samples, steps):
+            return returned.transpose(0, 1)
+    what = f"a tensor of shape {shape}" if shape is not None else f"a {type(returned).__name__}"
+    raise InputError(f"{called}: returns {what}; it must return logits, (T, N, classes) or (N, classes)")
+
+
+def user_network(module: nn.Module, program: Scheduled, *, called: str) -> UserNetwork:
+    """A user's module as the original of a program.
+
+    Args:
+        module: With its weights; it is copied.
+        program: The build's.
+        called: What messages call it.
+
+    Raises:
+        InputError: Its code raises something on all inputs that it might take, or it has other populations.
+    """
+    with reported(called):
+        twin = in_float64(module)
+    wanted = {name: math.prod(program[name].shape) for name in program.lif_names}
+    first: InputError | None = None
+    for feed in _possible(program):
+        found = _tried(twin, program, wanted, feed, called)
+        if isinstance(found, UserNetwork):
+            return found
+        first = first or found
+    assert first is not None, "there is some way to take samples"
+    raise first
+
+
+def _possible(program: Scheduled) -> Sequence[str]:
+    """The ways in which a module may take the program's samples."""
+    vectors = program.input.shape[1:] == (1, 1)
+    kinds = ["(T, N, C, H, W)", "(N, T, C, H, W)"] + (["(T, N, F)", "(N, T, F)"] if vectors else [])
+    if program.metadata.get("input") == FRAMES:
+        return kinds
+    return ["(N, C, H, W)", *(["(N, F)"] if vectors else []), *kinds]
+
+
+def _tried(
+    module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str
+) -> UserNetwork | InputError:
+    """A module, if it runs as the program does when it is given samples so; else why not."""
+    try:
+        return _matched(module, program, wanted, feed, called)
+    except InputError as error:
+        return error
+
+
+@torch.no_grad()
+def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str) -> UserNetwork:
+    """A module, if it runs as the program does when it is given samples so."""
+    steps = program.timesteps
+    # not as many as steps, lest the two axes be mistaken for each other
+    samples = 2 if steps != 2 else 3
+    axes = (
+        (samples, *program.input.shape)
+        if feed in ("(N, C, H, W)", "(N, F)")
+        else (samples, steps, *program.input.shape)
+    )
+    given = torch.rand(axes, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
+    own = {name: node for name, node in module.named_modules() if isinstance(node, neuron.BaseNode)}
+    with reported(f"{called}: given {feed}"):
+        fired, returned = _run(module, own, FEEDS[feed](given, steps))
+    sizes: dict[str, int] = {}
+    for name, calls in fired.items():
+        found = _steps(calls, steps, samples)
+        if found is None:
+            shapes = tuple(calls[0][1].shape)
+            raise InputError(
+                f"{called}: given {feed} with T = {steps} and N = {samples}, {name} fires {len(calls)} times in shape "
+                f"{shapes}; every population must fire (T, N, ...), or T times (N, ...)"
+            )
+        sizes[name] = found[1].numel() // (steps * samples)
+    by_name = sizes.keys() == wanted.keys()
+    if len(sizes) != len(wanted):
+        raise InputError(
+            f"{called}: {len(sizes)} populations of SpikingJelly's neurons fire, the build has {len(wanted)}; give the "
+            "network that was compiled"
+        )
+    populations = {name: name for name in wanted} if by_name else dict(zip(wanted, sizes, strict=True))
+    for name, path in populations.items():
+        if sizes[path] != wanted[name]:
+            raise InputError(
+                f"{called}: {path} has {sizes[path]} neurons, {name} of the build has {wanted[name]}; give the network "
+                "that was compiled, its populations running in the same order or bearing the same names"
+            )
+    _logits(returned, steps, samples, called)
+    return UserNetwork(module, populations, feed, timesteps=steps, called=called, by_name=by_name)

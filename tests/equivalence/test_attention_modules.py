@@ -1,0 +1,114 @@
+"""Modules with attention, however it is written: spikes of the module, the graphs, the program, all the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer
+
+import resformer
+from resformer.compiler.pipeline import MODULE
+from resformer.errors import UnsupportedError
+from resformer.runtime.compiled import Compiled
+from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED
+from support.attention import AttentiveNet, Projections, TokenNet
+from support.modules import calibrated
+
+IMAGES = torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+def attentive(how: str, example: torch.Tensor = IMAGES, **options: int) -> Compiled:
+    return resformer.compile(calibrated(AttentiveNet(how, **options), example), example, "sim")
+
+
+def assert_equal(compiled: Compiled, samples: torch.Tensor, *, exact: bool = True) -> None:
+    """Nothing differs in any check that must hold, and every population fires now and then."""
+    result = compiled.verify(samples, backend="sim")
+    assert result.equivalent
+    spikes = sum(result.layers.values())
+    for name, compared in {FLOAT_GRAPH: (len(MODULE.float_passes) + 1) * spikes, BACKEND: spikes}.items():
+        assert (result.checks[name].compared, result.checks[name].mismatched) == (compared, 0)
+    assert result.checks[QUANTIZED].demanded == exact, result.checks[QUANTIZED].note
+    if exact:
+        assert result.checks[QUANTIZED].mismatched == 0
+    trains = compiled.run(samples, backend="sim", record=True).spikes
+    rates = {name: train.count / train.size for name, train in trains.items()}
+    assert all(0 < rate < 1 for rate in rates.values()), rates
+
+
+@pytest.mark.parametrize("how", ["as the authors do", "two layers", "halves", "split", "transposed"])
+def test_attention_is_recognised_however_it_is_written(how: str) -> None:
+    assert_equal(attentive(how), IMAGES)
+
+
+@pytest.mark.parametrize("heads", [1, 8])
+def test_one_head_and_one_channel_a_head(heads: int) -> None:
+    assert_equal(attentive("as the authors do", heads=heads), IMAGES)
+
+
+def test_a_scale_that_no_buffer_decides_stays_in_the_code() -> None:
+    compiled = attentive("constant", heads=4)
+    assert_equal(compiled, IMAGES, exact=False)
+    note = compiled.verify(IMAGES, backend="sim").checks[QUANTIZED].note
+    assert "by a constant that is no power of two" in note
+    # four channels a head: the first scale is one, the second a half
+    assert_equal(attentive("constant", heads=2), IMAGES)
+
+
+def test_samples_may_come_before_time() -> None:
+    frames = torch.rand(3, 5, 3, 6, 6, generator=torch.Generator().manual_seed(4))
+    compiled = attentive("as the authors do", frames)
+    assert compiled.program.timesteps == 5
+    assert_equal(compiled, frames)
+
+
+def test_the_buffers_of_the_quantized_module_make_its_scales_one() -> None:
+    module = calibrated(AttentiveNet("as the authors do"), IMAGES)
+    state = resformer.compile(module, IMAGES, "sim").quantized_state()
+    rates = {name: tensor for name, tensor in state.items() if "rate" in name}
+    assert len(rates) == 4
+    for name, rate in rates.items():
+        count = 4 if name.endswith("rate_x") else {"blocks.0.rate_attn": 9, "blocks.1.rate_attn": 4}[name]
+        assert (torch.sqrt(rate * count) == 1).all(), name
+
+
+def test_parts_of_one_layer_are_layers() -> None:
+    frames = torch.rand(4, 3, 3, 6, 6, generator=torch.Generator().manual_seed(6))
+    compiled = resformer.compile(calibrated(Projections(), frames), frames, "sim")
+    assert_equal(compiled, frames.transpose(0, 1))
+    weights = compiled.verify(frames.transpose(0, 1), backend="sim").checks[QUANTIZED].extra["weights"]
+    assert weights == {"compared": 12 * 27 + 5 * 4, "mismatched": 0}
+
+
+class WholeAndPart(Projections):
+    """Neurons on all channels of a layer, and others on some of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = layer.Conv2d(12, 4, 1, step_mode="m")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = self.norm(self.stem(x))
+        return self.fc((self.value(self.mix(self.query(whole))) + self.key(whole[:, :, 4:8])).mean((3, 4)))
+
+
+def test_a_layer_read_whole_and_in_parts_is_refused() -> None:
+    frames = torch.rand(4, 3, 3, 6, 6, generator=torch.Generator().manual_seed(6))
+    with pytest.raises(UnsupportedError, match=r"(stem|norm\.bn): is read whole and in parts"):
+        resformer.compile(calibrated(WholeAndPart(), frames), frames, "sim")
+
+
+def test_tokens_are_views_of_maps() -> None:
+    frames = torch.rand(4, 3, 3, 6, 6, generator=torch.Generator().manual_seed(5))
+    module = calibrated(TokenNet(), frames)
+    functional.reset_net(module)
+    compiled = resformer.compile(module, frames, "sim")
+    assert {compiled.program[name].shape for name in compiled.program.lif_names} == {(6, 3, 3), (10, 3, 3)}
+    assert_equal(compiled, frames.transpose(0, 1))
+
+
+def test_a_rate_of_zero_is_refused() -> None:
+    module = calibrated(AttentiveNet("as the authors do"), IMAGES)
+    module.blocks[1].rate_x.zero_()
+    with pytest.raises(UnsupportedError, match=r"blocks\.1\.mul.*not finite.*until every head fires"):
+        resformer.compile(module, IMAGES, "sim")
