@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from resformer.compiler.files.build import Build
 from resformer.compiler.ir.program import Scheduled
-from resformer.compiler.samples.arrays import Samples, check_labels, check_samples, read_array
+from resformer.compiler.samples.arrays import Samples, as_array, check_labels, check_samples, read_array
 from resformer.compiler.samples.files import Preprocessing
 from resformer.compiler.samples.images import open_image_folder
 from resformer.errors import InputError
@@ -123,7 +123,7 @@ def read_given(
         folder.check()
         names = folder.names
     else:
-        array = read_array(images) if isinstance(images, Path) else _as_array(images)
+        array = read_array(images) if isinstance(images, Path) else as_array(images, source)
         count = len(array) if array.ndim else 0
         if array.ndim:
             _require_enough(source, count, samples)
@@ -136,13 +136,8 @@ def read_given(
 
 def _labels(labels: Any, count: int, program: Scheduled) -> npt.NDArray[np.int64]:
     named = isinstance(labels, str | Path)
-    array = read_array(Path(labels), "labels") if named else _as_array(labels)
+    array = read_array(Path(labels), "labels") if named else as_array(labels, "labels")
     return check_labels(array, count, program.output.shape[0], str(labels) if named else "labels")
-
-
-def _as_array(values: Any) -> npt.NDArray[Any]:
-    """An array, of a tensor too."""
-    return np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
 
 
 def _require_enough(source: str, count: int, wanted: int | None) -> None:

@@ -52,3 +52,7 @@ class FileFormatError(ResformerError):
 
 class InputError(ResformerError):
     """Data given for inference does not fit the network: wrong shape, type or values."""
+
+
+class ResformerWarning(UserWarning):
+    """What the reader should know of samples that are taken all the same; the command line prints it as one line."""
