@@ -37,12 +37,14 @@ from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.calibrate import Calibrated, calibrate, moments
 from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
+from resformer.compiler.quantize.input_range import InputData, describe_input, example_ranges, input_data
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import QuantizationPlan
+from resformer.compiler.quantize.plan import SCALE_EXP_MAX, QuantizationPlan
 from resformer.compiler.quantize.precision import WIDEST, choose_widths, sensitivities
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
-from resformer.compiler.samples.arrays import check_samples
+from resformer.compiler.samples.arrays import ArraySamples, as_array, check_samples
 from resformer.compiler.samples.files import SampleFiles
+from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint, settings
 from resformer.models.layers import NeuronKind
@@ -98,8 +100,9 @@ class CompileOptions:
             ranges.
         chip: Where to place the program; None to leave that out.
         dt: Seconds a step of a network in a NIR file; None for what the file says.
-        input_kind: Whether such a network's samples are real numbers ("static") or counts of events ("frames").
-        reset: How its neurons reset where the file does not say ("hard", "soft" or "late"); None: as NIR defines it.
+        input_kind: Whether samples are real numbers ("static") or frames of events ("frames"); None: as a checkpoint
+            was trained, frames of those with PLIF neurons, and real numbers of all else.
+        reset: How a NIR file's neurons reset where it does not say ("hard", "soft" or "late"); None: as NIR defines it.
         weights_key: Under which key of a checkpoint the weights are; None: the first of the usual ones.
         neuron: Which neuron a checkpoint's populations are; None: as ``build_model`` reads it, and so are the rest.
         stem_stride: Stride of the stem's convolution.
@@ -114,7 +117,7 @@ class CompileOptions:
     calibration: npt.NDArray[Any] | SampleFiles | None = None
     chip: Chip | None = None
     dt: float | None = None
-    input_kind: InputKind = "static"
+    input_kind: InputKind | None = None
     reset: str | None = None
     weights_key: str | None = None
     neuron: NeuronKind | None = None
@@ -150,7 +153,7 @@ class ModuleInput:
     Attributes:
         module: As ``resformer.compiler.frontend.module.importer`` takes it. It forgets its potentials and is otherwise
             left alone.
-        example: Samples as its ``forward`` takes them; their shape alone matters.
+        example: Samples as its ``forward`` takes them; the input's range is read off it.
     """
 
     module: nn.Module
@@ -165,11 +168,13 @@ class ModuleSource:
         name: Its class.
         module: A copy of it, in float64.
         traced: The graph before all passes, and how the module takes samples.
+        example: The example, (N, C, H, W) or (N, T, C, H, W), which says how large the input is.
     """
 
     name: str
     module: nn.Module
     traced: Traced
+    example: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,7 @@ def _import_nir(path: Path, options: CompileOptions) -> Imported:
         path,
         dt=options.dt,
         timesteps=options.timesteps,
-        input_kind=options.input_kind,
+        input_kind=options.input_kind or "static",
         reset=HARD if options.reset is None else options.reset,
     )
     weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
@@ -276,14 +281,12 @@ def _reset_warnings(path: Path) -> tuple[str, ...]:
 
 def _import_checkpoint(path: Path, options: CompileOptions) -> Imported:
     """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
-    if options.dt is not None or options.input_kind != "static" or options.reset is not None:
-        raise InputError(
-            f"{path}: --dt, --input-kind and --reset are for NIR files; name one that ends in {NIR_SUFFIX}"
-        )
+    if options.dt is not None or options.reset is not None:
+        raise InputError(f"{path}: --dt and --reset are for NIR files; name one that ends in {NIR_SUFFIX}")
     checkpoint = load_checkpoint(path, weights_key=options.weights_key)
     check_rates(checkpoint.state)
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size, **options.layout)
-    graph, plan = import_model(model), _brought_plan(checkpoint, options)
+    graph, plan = import_model(model, input_kind=options.input_kind), _brought_plan(checkpoint, options)
     source = Source(
         path,
         model.architecture,
@@ -330,6 +333,8 @@ def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> Quantizati
         "feature_rounding": checkpoint.feature_rounding,
     }
     others = [FLAGS[name] for name, value in options.layout.items() if value != tuned[name]]
+    if options.input_kind not in (None, "frames" if tuned["neuron"] == "PLIF" else "static"):
+        others.append("--input-kind")
     if others:
         raise InputError(
             f"{checkpoint.path}: was fine-tuned as another network than {', '.join(others)} says; leave that out"
@@ -344,7 +349,7 @@ def _import_module(given: ModuleInput, options: CompileOptions) -> Imported:
         InputError: An option is for files.
     """
     # torch.export takes a while to load
-    from resformer.compiler.frontend.module.importer import import_module, in_float64
+    from resformer.compiler.frontend.module.importer import as_samples, import_module, in_float64
 
     if options.dt is not None or options.image_size is not None:
         raise InputError(
@@ -354,10 +359,11 @@ def _import_module(given: ModuleInput, options: CompileOptions) -> Imported:
         raise InputError(f"{', '.join(options.for_checkpoints)}: for checkpoints; a module's own code says all of it")
     module = given.module
     twin = in_float64(module)
-    traced = import_module(twin, given.example, timesteps=options.timesteps, input_kind=options.input_kind)
+    kind_of_input = options.input_kind or "static"
+    traced = import_module(twin, given.example, timesteps=options.timesteps, input_kind=kind_of_input)
     kind = type(module)
     parameters = sum(each.numel() for each in module.parameters())
-    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced)
+    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, as_samples(given.example))
     return Source(None, None, traced.graph.input.shape[-1], parameters, named), traced.graph
 
 
@@ -474,7 +480,8 @@ def _compile(
         calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
     else:
         samples = _calibration_samples(graph, options.calibration)
-        ranges, calibrated = _calibrate(graph, samples, options, progress)
+        ranges, seen, calibrated = _calibrate(graph, source, samples, options, progress)
+        source = _with_input_notices(source, graph, calibrated.plan, seen, samples, options)
     quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded))
     integers = quantized
     for integer_pass in INTEGER_PASSES:
@@ -491,27 +498,38 @@ def _calibration_samples(
     """The samples to calibrate on, read and checked."""
     if given is None:
         return None
-    found = given.open(graph) if isinstance(given, SampleFiles) else check_samples(given, graph, "calibration")
-    return found.real()
+    if isinstance(given, SampleFiles):
+        return given.open(graph).real()
+    return check_samples(as_array(given, "calibration"), graph, "calibration").real()
 
 
 def _calibrate(
     graph: Graph[nir.NIRNode],
+    source: Source,
     samples: npt.NDArray[np.float64] | None,
     options: CompileOptions,
     progress: Progress | None,
-) -> tuple[Mapping[str, float], Calibrated]:
-    """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
+) -> tuple[Mapping[str, float], InputData | None, Calibrated]:
+    """What quantizing rests on.
+
+    Returns:
+        The magnitudes of currents, what is known of the input, and the plan that suits them; weights rounded for the
+        samples, if there are any.
+    """
     config = options.resolved_quantization
     if options.synapse_budget is not None and config.layer_bits:
         raise InputError("synapse budget: chooses every layer's width; leave out the widths by layer, or the budget")
     if samples is None:
         if options.synapse_budget is not None:
             raise InputError("synapse budget: widths by layer are measured on images; give --calibration")
-        ranges = estimated_ranges(graph)
-        return ranges, Calibrated(choose_plan(graph, ranges, config, measured=False), {})
-    ranges = measured_ranges(graph, samples)
-    plan = choose_plan(graph, ranges, config, measured=True)
+        if source.module is None:
+            ranges, seen = estimated_ranges(graph, config.input_range), None
+        else:
+            ranges = example_ranges(graph, source.module.example, config.input_range)
+            seen = input_data(source.module.example, "the example")
+        return ranges, seen, Calibrated(choose_plan(graph, ranges, config, measured=False, seen=seen), {})
+    ranges, seen = measured_ranges(graph, samples), input_data(samples, "the calibration data")
+    plan = choose_plan(graph, ranges, config, measured=True, seen=seen)
     if options.synapse_budget is not None:
         index_bits = (options.chip or load_chip(DEFAULT)).synapse_index_bits
         measured = sensitivities(
@@ -522,8 +540,32 @@ def _calibrate(
             index_bits=index_bits,
         )
         widths = choose_widths(measured, config.default_bits, options.synapse_budget)
-        plan = choose_plan(graph, ranges, replace(config, layer_bits=widths), measured=True)
-    return ranges, calibrate(graph, samples, plan, progress=progress, per_channel=config.per_channel)
+        plan = choose_plan(graph, ranges, replace(config, layer_bits=widths), measured=True, seen=seen)
+    return ranges, seen, calibrate(graph, samples, plan, progress=progress, per_channel=config.per_channel)
+
+
+def _with_input_notices(
+    source: Source,
+    graph: Graph[nir.NIRNode],
+    plan: QuantizationPlan,
+    seen: InputData | None,
+    samples: npt.NDArray[np.float64] | None,
+    options: CompileOptions,
+) -> Source:
+    """A source with what its reader should know of the input: its range, and what rounding costs calibration data."""
+    if options.quantization.input_range is not None:
+        sentence = describe_input(graph, plan, ", as --input-range says")
+    elif seen is not None:
+        sentence = describe_input(graph, plan, f", as {seen.source} reaches {seen.largest:.4g}")
+    else:
+        why = "; what lies beyond is clipped, unless --input-range or --calibration says more"
+        return replace(source, assumptions=(*source.assumptions, describe_input(graph, plan, why)))
+    source = replace(source, notes=(*source.notes, sentence))
+    if samples is None:
+        return source
+    cost = rounding_cost(ArraySamples(samples, counts=True), plan.scale_exps[graph.input.name])
+    warning = rounding_warning(cost, "calibration", SCALE_EXP_MAX)
+    return source if warning is None else replace(source, warnings=(*source.warnings, warning))
 
 
 def _checked(plan: QuantizationPlan, graph: Graph[nir.NIRNode], path: Path | None) -> QuantizationPlan:

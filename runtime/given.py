@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -11,10 +12,12 @@ import numpy.typing as npt
 
 from resformer.compiler.files.build import Build
 from resformer.compiler.ir.program import Scheduled
+from resformer.compiler.quantize.plan import SCALE_EXP_MAX
 from resformer.compiler.samples.arrays import Samples, as_array, check_labels, check_samples, read_array
 from resformer.compiler.samples.files import Preprocessing
 from resformer.compiler.samples.images import open_image_folder
-from resformer.errors import InputError
+from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
+from resformer.errors import InputError, ResformerWarning
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +134,23 @@ def read_given(
     if labels is not None:
         known = _labels(labels, count, program)
     normalized = preprocessing.normalized(found, program.input.shape[0])
+    # of image files, whose pixels the usual steps are made for, each is decoded only once
+    if names is None or program.input.op.signal.scale_exp == 0:
+        warn_of_rounding(normalized, program, source)
     return Given(normalized, names, None if known is None else known[:samples])
+
+
+def warn_of_rounding(samples: Samples, program: Scheduled, source: str) -> None:
+    """Warn where encoding loses much of samples, as a program of whole counts does of fractional frames.
+
+    Args:
+        samples: As the program's network is given them.
+        program: What encodes them.
+        source: What messages call them.
+    """
+    warning = rounding_warning(rounding_cost(samples, program.input.op.signal.scale_exp), source, SCALE_EXP_MAX)
+    if warning is not None:
+        warnings.warn(warning, ResformerWarning, stacklevel=2)
 
 
 def _labels(labels: Any, count: int, program: Scheduled) -> npt.NDArray[np.int64]:

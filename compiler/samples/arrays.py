@@ -47,13 +47,20 @@ class ArraySamples:
     Attributes:
         raw: (N, C, H, W), one image for all T steps, or (N, T, C, H, W), one frame a step.
         counts: Whether 8 bits without a sign are counts of events, rather than pixels.
+        may_be_spikes: Whether they are pixels of 0 and 1 alone, which was warned of.
     """
 
     raw: npt.NDArray[Any]
     counts: bool
+    may_be_spikes: bool = False
 
     def __len__(self) -> int:
         return len(self.raw)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the type tells that all values are whole numbers."""
+        return not np.issubdtype(self.raw.dtype, np.floating) and (self.counts or self.raw.dtype != np.uint8)
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
         """The values of some samples: pixels of 8 bits divided by 255, all else as it is."""
@@ -157,14 +164,15 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
     counts = network.metadata.get("input") == "frames"
     _require_numbers(images, source, counts=counts)
     _require_finite(given, source)
-    if images.dtype == np.uint8 and not counts and _are_spikes(images) and images.any():
+    may_be_spikes = images.dtype == np.uint8 and not counts and _are_spikes(images) and bool(images.any())
+    if may_be_spikes:
         warnings.warn(
             f"{source}: no value is above 1, and values of the type uint8 are read as pixels, divided by 255. If these "
             "are spikes or counts of events, compile with --input-kind frames, or give them as bool or floating point",
             ResformerWarning,
             stacklevel=2,
         )
-    return ArraySamples(images, counts)
+    return ArraySamples(images, counts, may_be_spikes)
 
 
 def _require_numbers(images: npt.NDArray[Any], source: str, *, counts: bool) -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from resformer.compiler.export.checkpoint import inexact_module_terms, pool_area
+from resformer.compiler.frontend.module.importer import as_samples
 from resformer.compiler.frontend.module.operations import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
@@ -63,7 +64,7 @@ def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None
         UnsupportedError: They do not: the module does what does not show in its operations.
     """
     assert compilation.source.module is not None, "only a module is traced"
-    samples = _as_samples(example)
+    samples = as_samples(example)
     # a single sample too, lest what it fires depend on the others
     for part in (samples, samples[:1]):
         _compare(_original(compilation), compilation.source.module.traced.graph, part)
@@ -80,15 +81,6 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         mean_over_time=source.traced.mean_over_time,
         vectors="input.flatten" in source.traced.graph,
     )
-
-
-def _as_samples(example: torch.Tensor) -> Float64Array:
-    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel."""
-    example = example.detach().cpu().double()
-    timed = example.dim() in (3, 5)
-    example = example.transpose(0, 1) if timed else example
-    samples: Float64Array = (example if example.dim() > 3 else example[..., None, None]).numpy()
-    return samples
 
 
 def _compare(original: ModuleNetwork, graph: Graph[nir.NIRNode], samples: Float64Array) -> None:
