@@ -361,10 +361,16 @@ def _import_module(given: ModuleInput, options: CompileOptions) -> Imported:
     twin = in_float64(module)
     kind_of_input = options.input_kind or "static"
     traced = import_module(twin, given.example, timesteps=options.timesteps, input_kind=kind_of_input)
+    doubts: list[str] = []
+    if str(given.example.dtype) == "torch.uint8":
+        doubts.append(
+            f"example_input: its values, up to {int(given.example.max())}, are the module's input as they are, but its "
+            "type is uint8, which run and verify divide by 255; give floating point there"
+        )
     kind = type(module)
     parameters = sum(each.numel() for each in module.parameters())
     named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, as_samples(given.example))
-    return Source(None, None, traced.graph.input.shape[-1], parameters, named), traced.graph
+    return Source(None, None, traced.graph.input.shape[-1], parameters, named, warnings=tuple(doubts)), traced.graph
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,13 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
             ResformerWarning,
             stacklevel=2,
         )
+    if counts and images.ndim == 4 and len(images) == steps > 1:
+        warnings.warn(
+            f"{source}: shape {given.shape} is read as {steps} samples of a frame each, which is repeated for all "
+            f"{steps} steps. If it is one sample of {steps} frames, give it an axis in front: x[None]",
+            ResformerWarning,
+            stacklevel=2,
+        )
     return ArraySamples(images, counts, may_be_spikes)
 
 

@@ -203,3 +203,6 @@ def test_an_example_says_how_large_the_input_of_a_module_is() -> None:
         result = made.verify(example.transpose(0, 1), backend="sim")
         assert (result.equivalent, result.clipped, dict(result.saturation)) == (True, 0, {})
         assert made.run(8 * example.transpose(0, 1), backend="sim").clipped > 0
+    pixels = resformer.compile(module, (torch.rand(4, 6, 20) * 255).to(torch.uint8), "sim")
+    assert any("uint8" in each for each in pixels.compilation.source.warnings)
+    assert pixels.program.input.op.signal.high * 2.0**-pixels.program.input.op.signal.scale_exp == 256

@@ -67,6 +67,22 @@ def test_bytes_of_zero_and_one_may_be_spikes(kind: str, warns: bool) -> None:
     assert all("--input-kind frames" in str(each.message) and "x: " in str(each.message) for each in told)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind", "warns"),
+    [
+        ((3, 1, 2, 2), "frames", True),
+        ((4, 1, 2, 2), "frames", False),
+        ((3, 1, 2, 2), "static", False),
+        ((3, 3, 1, 2, 2), "frames", False),
+    ],
+)
+def test_as_many_samples_as_steps_may_be_the_steps(shape: tuple[int, ...], kind: str, warns: bool) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        check_samples(np.zeros(shape), network(1, 2, 2, kind=kind), "x")
+    assert ["x[None]" in str(each.message) for each in told] == [True] * warns
+
+
 def test_signed_counts_are_taken_as_they_are() -> None:
     """Polarities, or differences of frames."""
     frames = np.array([-3, 0, 2, -1], np.int8).reshape(1, 1, 2, 2)
