@@ -17,7 +17,7 @@ from resformer.compiler.samples.arrays import Samples, as_array, check_labels, c
 from resformer.compiler.samples.files import Preprocessing
 from resformer.compiler.samples.images import open_image_folder
 from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
-from resformer.errors import InputError, ResformerWarning
+from resformer.errors import InputError, SampleWarning
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +150,7 @@ def warn_of_rounding(samples: Samples, program: Scheduled, source: str) -> None:
     """
     warning = rounding_warning(rounding_cost(samples, program.input.op.signal.scale_exp), source, SCALE_EXP_MAX)
     if warning is not None:
-        warnings.warn(warning, ResformerWarning, stacklevel=2)
+        warnings.warn(warning, SampleWarning, stacklevel=2)
 
 
 def _labels(labels: Any, count: int, program: Scheduled) -> npt.NDArray[np.int64]:

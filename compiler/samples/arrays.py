@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
-from resformer.errors import FileFormatError, InputError, ResformerWarning
+from resformer.errors import FileFormatError, InputError, SampleWarning
 
 PIXEL_MAX = 255
 """What uint8 images are divided by."""
@@ -169,14 +169,14 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
         warnings.warn(
             f"{source}: no value is above 1, and values of the type uint8 are read as pixels, divided by 255. If these "
             "are spikes or counts of events, compile with --input-kind frames, or give them as bool or floating point",
-            ResformerWarning,
+            SampleWarning,
             stacklevel=2,
         )
     if counts and images.ndim == 4 and len(images) == steps > 1:
         warnings.warn(
             f"{source}: shape {given.shape} is read as {steps} samples of a frame each, which is repeated for all "
             f"{steps} steps. If it is one sample of {steps} frames, give it an axis in front: x[None]",
-            ResformerWarning,
+            SampleWarning,
             stacklevel=2,
         )
     return ArraySamples(images, counts, may_be_spikes)

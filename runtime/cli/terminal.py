@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 from resformer._version import __version__
 from resformer.compiler.atomic import is_stream
 from resformer.compiler.progress import Progress, no_progress
-from resformer.errors import ResformerError, ResformerWarning
+from resformer.errors import ResformerError, ResformerWarning, SampleWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def run_command(
 ) -> int:
     """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status.
 
-    What is warned of becomes one line too, on the error stream, and only once.
+    What is warned of samples becomes one line too, on the error stream, and only once.
 
     Args:
         parser: Of the command's arguments.
@@ -97,14 +97,15 @@ def run_command(
 
 @contextlib.contextmanager
 def _one_line_warnings(parser: Parser, *, quiet: bool) -> Iterator[None]:
-    """Print our warnings as one line each, the first time; others are shown as Python shows them."""
+    """Print what is warned of samples as one line, the first time; the commands print our other warnings themselves."""
     told: set[str] = set()
     with warnings.catch_warnings():
-        warnings.simplefilter("always", ResformerWarning)
+        warnings.simplefilter("ignore", ResformerWarning)
+        warnings.simplefilter("always", SampleWarning)
         show = warnings.showwarning
 
         def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if not issubclass(category, ResformerWarning):
+            if not issubclass(category, SampleWarning):
                 show(message, category, *where, **more)
             elif not quiet and str(message) not in told:
                 told.add(str(message))

@@ -55,4 +55,8 @@ class InputError(ResformerError):
 
 
 class ResformerWarning(UserWarning):
-    """What the reader should know of samples that are taken all the same; the command line prints it as one line."""
+    """What a reader should know of a network or a run that is no error: from Python, as ``warnings.warn`` has it."""
+
+
+class SampleWarning(ResformerWarning):
+    """What a reader should know of samples that are taken all the same, but may be meant otherwise."""

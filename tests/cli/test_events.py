@@ -14,7 +14,7 @@ import torch
 
 import resformer
 from resformer.compiler.pipeline import CompileOptions
-from resformer.errors import ResformerWarning
+from resformer.errors import SampleWarning
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli.compile import main as compile_main
 from resformer.runtime.cli.report import main as report_main
@@ -78,7 +78,7 @@ def test_bytes_of_spikes_are_warned_of(command: str, spiking: Any, tmp_path: Pat
 
 def test_the_api_warns_too(spiking: Any) -> None:
     build, spikes = spiking
-    with pytest.warns(ResformerWarning, match=NAMED):
+    with pytest.warns(SampleWarning, match=NAMED):
         resformer.load(build).run(spikes.astype(np.uint8), backend="sim")
 
 

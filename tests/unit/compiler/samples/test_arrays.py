@@ -13,7 +13,7 @@ import torch
 
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.samples.arrays import as_array, check_samples, read_array
-from resformer.errors import FileFormatError, InputError, ResformerWarning
+from resformer.errors import FileFormatError, InputError, SampleWarning
 
 
 def network(*shape: int, kind: str = "static") -> Graph[Any]:
@@ -63,7 +63,7 @@ def test_bytes_of_zero_and_one_may_be_spikes(kind: str, warns: bool) -> None:
         check_samples(spikes, network(1, 2, 2, kind=kind), "x")
         check_samples(2 * spikes, network(1, 2, 2, kind=kind), "x")
         check_samples(0 * spikes, network(1, 2, 2, kind=kind), "x")
-    assert [each.category for each in told] == [ResformerWarning] * warns
+    assert [each.category for each in told] == [SampleWarning] * warns
     assert all("--input-kind frames" in str(each.message) and "x: " in str(each.message) for each in told)
 
 

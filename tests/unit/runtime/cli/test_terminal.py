@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resformer.compiler.ir.summary import counted
-from resformer.errors import RangeError, ResformerWarning
+from resformer.errors import RangeError, ResformerWarning, SampleWarning
 from resformer.runtime.cli.terminal import Parser, Terminal, UsageError, check_writable, run_command, size_of
 
 
@@ -42,7 +42,7 @@ def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "warns"), [([], True), (["--quiet"], True), ([], False)])
-def test_warnings_of_ours_are_one_line_and_told_once(
+def test_warnings_of_samples_are_one_line_and_told_once(
     capsys: pytest.CaptureFixture[str], arguments: list[str], warns: bool
 ) -> None:
     parser = Parser(prog="prog")
@@ -50,7 +50,8 @@ def test_warnings_of_ours_are_one_line_and_told_once(
 
     def command(_arguments: object) -> int:
         for message in ("two\nlines", "two\nlines", "another"):
-            warnings.warn(message, ResformerWarning, stacklevel=1)
+            warnings.warn(message, SampleWarning, stacklevel=1)
+        warnings.warn("what a command prints itself", ResformerWarning, stacklevel=1)
         return 0
 
     assert run_command(parser, arguments, command, warns=warns) == 0
