@@ -20,12 +20,10 @@ class Encoded:
     Attributes:
         values: In the shape of the samples.
         clipped: How many values the input's range could not hold.
-        largest: The one of them that is furthest from zero; 0 if there are none.
     """
 
     values: npt.NDArray[np.int32]
     clipped: int
-    largest: float = 0.0
 
 
 def encode(samples: Float64Array, program: Program) -> Encoded:
@@ -40,9 +38,7 @@ def encode(samples: Float64Array, program: Program) -> Encoded:
     assert signal.high is not None
     rounded = np.rint(samples * 2.0**signal.scale_exp)
     clipped = np.clip(rounded, signal.low, signal.high)
-    count = int(np.count_nonzero(clipped != rounded))
-    largest = max(float(samples.min()), float(samples.max()), key=abs) if count else 0.0
-    return Encoded(clipped.astype(np.int32), count, largest)
+    return Encoded(clipped.astype(np.int32), int(np.count_nonzero(clipped != rounded)))
 
 
 def decode(values: npt.NDArray[np.integer], program: Program) -> Float64Array:

@@ -77,6 +77,9 @@ def test_a_range_that_is_said() -> None:
         config = QuantizationConfig(input_range=said)
         plan = choose_plan(graph, estimated_ranges(graph, said), config, measured=False)
         assert reach(plan) == high
+    usual = estimated_ranges(graph)["conv"]
+    for said, ratio in ((0.125, 1 / 8), (1.0, 1.0), (ESTIMATED, 1.0), (16.0, 4.0)):
+        assert estimated_ranges(graph, said)["conv"] == pytest.approx(ratio * usual, rel=1e-12)
     assert reach(calibrated("frames", np.round(vectors(3)), input_range=2.0)) == 2
     for wrong in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(RangeError, match="input range"):
