@@ -29,10 +29,11 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import as_layer, bias_of
 from resformer.compiler.pipeline import CHECKPOINT
 from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
+from resformer.compiler.quantize.input_range import input_data
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
-from resformer.compiler.samples.arrays import check_samples
+from resformer.compiler.samples.arrays import as_array, check_samples
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError
 from resformer.models.checkpoint import SETTINGS, settings
@@ -89,8 +90,9 @@ def _choose_plan(
     config = QuantizationConfig(weight_bits=bits)
     if calibration is None:
         return choose_plan(graph, estimated_ranges(graph), config, measured=False)
-    samples = check_samples(np.asarray(calibration), graph, "calibration").real()
-    return choose_plan(graph, measured_ranges(graph, samples), config, measured=True)
+    samples = check_samples(as_array(calibration, "calibration"), graph, "calibration").real()
+    seen = input_data(samples, "the calibration data")
+    return choose_plan(graph, measured_ranges(graph, samples), config, measured=True, seen=seen)
 
 
 class QuantizedSpikingResformer(SpikingResformer):

@@ -37,13 +37,16 @@ from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.calibrate import Calibrated, calibrate, moments
 from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
+from resformer.compiler.quantize.input_range import InputData, describe_input, example_ranges, input_data
 from resformer.compiler.quantize.lower import quantize
-from resformer.compiler.quantize.plan import QuantizationPlan
+from resformer.compiler.quantize.plan import SCALE_EXP_MAX, QuantizationPlan
 from resformer.compiler.quantize.precision import WIDEST, choose_widths, sensitivities
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
+from resformer.compiler.samples.arrays import ArraySamples, as_array
 from resformer.compiler.samples.classes import check_classes
 from resformer.compiler.samples.files import CalibrationSamples, SampleFiles, open_array
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing, numbers
+from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint, settings
 from resformer.models.layers import NeuronKind
@@ -99,8 +102,9 @@ class CompileOptions:
             ranges.
         chip: Where to place the program; None to leave that out.
         dt: Seconds a step of a network in a NIR file; None for what the file says.
-        input_kind: Whether such a network's samples are real numbers ("static") or counts of events ("frames").
-        reset: How its neurons reset where the file does not say ("hard", "soft" or "late"); None: as NIR defines it.
+        input_kind: Whether samples are real numbers ("static") or frames of events ("frames"); None: as a checkpoint
+            was trained, frames of those with PLIF neurons, and real numbers of all else.
+        reset: How a NIR file's neurons reset where it does not say ("hard", "soft" or "late"); None: as NIR defines it.
         weights_key: Under which key of a checkpoint the weights are; None: the first of the usual ones.
         neuron: Which neuron a checkpoint's populations are; None: as ``build_model`` reads it, and so are the rest.
         stem_stride: Stride of the stem's convolution.
@@ -121,7 +125,7 @@ class CompileOptions:
     calibration: npt.NDArray[Any] | SampleFiles | None = None
     chip: Chip | None = None
     dt: float | None = None
-    input_kind: InputKind = "static"
+    input_kind: InputKind | None = None
     reset: str | None = None
     weights_key: str | None = None
     neuron: NeuronKind | None = None
@@ -166,7 +170,7 @@ class ModuleInput:
     Attributes:
         module: As ``resformer.compiler.frontend.module.importer`` takes it. It forgets its potentials and is otherwise
             left alone.
-        example: Samples as its ``forward`` takes them; their shape alone matters.
+        example: Samples as its ``forward`` takes them; the input's range is read off it.
     """
 
     module: nn.Module
@@ -181,11 +185,13 @@ class ModuleSource:
         name: Its class.
         module: A copy of it, in float64.
         traced: The graph before all passes, and how the module takes samples.
+        example: The example, (N, C, H, W) or (N, T, C, H, W), which says how large the input is.
     """
 
     name: str
     module: nn.Module
     traced: Traced
+    example: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -276,7 +282,7 @@ def _import_nir(path: Path, options: CompileOptions) -> Imported:
         path,
         dt=options.dt,
         timesteps=options.timesteps,
-        input_kind=options.input_kind,
+        input_kind=options.input_kind or "static",
         reset=HARD if options.reset is None else options.reset,
     )
     weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
@@ -298,14 +304,12 @@ def _reset_warnings(path: Path) -> tuple[str, ...]:
 
 def _import_checkpoint(path: Path, options: CompileOptions) -> Imported:
     """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
-    if options.dt is not None or options.input_kind != "static" or options.reset is not None:
-        raise InputError(
-            f"{path}: --dt, --input-kind and --reset are for NIR files; name one that ends in {NIR_SUFFIX}"
-        )
+    if options.dt is not None or options.reset is not None:
+        raise InputError(f"{path}: --dt and --reset are for NIR files; name one that ends in {NIR_SUFFIX}")
     checkpoint = load_checkpoint(path, weights_key=options.weights_key)
     check_rates(checkpoint.state)
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size, **options.layout)
-    graph, plan = import_model(model), _brought_plan(checkpoint, options)
+    graph, plan = import_model(model, input_kind=options.input_kind), _brought_plan(checkpoint, options)
     source = Source(
         path,
         model.architecture,
@@ -352,6 +356,8 @@ def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> Quantizati
         "feature_rounding": checkpoint.feature_rounding,
     }
     others = [FLAGS[name] for name, value in options.layout.items() if value != tuned[name]]
+    if options.input_kind not in (None, "frames" if tuned["neuron"] == "PLIF" else "static"):
+        others.append("--input-kind")
     if others:
         raise InputError(
             f"{checkpoint.path}: was fine-tuned as another network than {', '.join(others)} says; leave that out"
@@ -366,7 +372,7 @@ def _import_module(given: ModuleInput, options: CompileOptions) -> Imported:
         InputError: An option is for files.
     """
     # torch.export takes a while to load
-    from resformer.compiler.frontend.module.importer import import_module, in_float64
+    from resformer.compiler.frontend.module.importer import as_samples, import_module, in_float64
 
     if options.dt is not None or options.image_size is not None:
         raise InputError(
@@ -376,11 +382,18 @@ def _import_module(given: ModuleInput, options: CompileOptions) -> Imported:
         raise InputError(f"{', '.join(options.for_checkpoints)}: for checkpoints; a module's own code says all of it")
     module = given.module
     twin = in_float64(module)
-    traced = import_module(twin, given.example, timesteps=options.timesteps, input_kind=options.input_kind)
+    kind_of_input = options.input_kind or "static"
+    traced = import_module(twin, given.example, timesteps=options.timesteps, input_kind=kind_of_input)
+    doubts: list[str] = []
+    if str(given.example.dtype) == "torch.uint8":
+        doubts.append(
+            f"example_input: its values, up to {int(given.example.max())}, are the module's input as they are, but its "
+            "type is uint8, which run and verify divide by 255; give floating point there"
+        )
     kind = type(module)
     parameters = sum(each.numel() for each in module.parameters())
-    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced)
-    return Source(None, None, traced.graph.input.shape[-1], parameters, named), traced.graph
+    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, as_samples(given.example, traced.axes))
+    return Source(None, None, traced.graph.input.shape[-1], parameters, named, warnings=tuple(doubts)), traced.graph
 
 
 @dataclass(frozen=True)
@@ -504,7 +517,8 @@ def _compile(
         ranges: Mapping[str, float] = {}
         calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
     else:
-        ranges, calibrated = _calibrate(graph, samples, options, progress)
+        ranges, seen, calibrated = _calibrate(graph, source, samples, options, progress)
+        source = _with_input_notices(source, graph, calibrated.plan, seen, samples, options)
     quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded, ties=source.plan is None))
     integers = quantized
     for integer_pass in INTEGER_PASSES:
@@ -533,26 +547,36 @@ def _calibration_samples(graph: Graph[nir.NIRNode], options: CompileOptions) -> 
         return None
     if isinstance(given, SampleFiles):
         return given.open(graph, options.preprocessing, name_classes=options.classes is None)
-    return open_array(given, graph, options.preprocessing, "calibration")
+    return open_array(as_array(given, "calibration"), graph, options.preprocessing, "calibration")
 
 
 def _calibrate(
     graph: Graph[nir.NIRNode],
+    source: Source,
     samples: npt.NDArray[np.float64] | None,
     options: CompileOptions,
     progress: Progress | None,
-) -> tuple[Mapping[str, float], Calibrated]:
-    """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
+) -> tuple[Mapping[str, float], InputData | None, Calibrated]:
+    """What quantizing rests on.
+
+    Returns:
+        The magnitudes of currents, what is known of the input, and the plan that suits them; weights rounded for the
+        samples, if there are any.
+    """
     config = options.resolved_quantization
     if options.synapse_budget is not None and config.layer_bits:
         raise InputError("synapse budget: chooses every layer's width; leave out the widths by layer, or the budget")
     if samples is None:
         if options.synapse_budget is not None:
             raise InputError("synapse budget: widths by layer are measured on images; give --calibration")
-        ranges = estimated_ranges(graph)
-        return ranges, Calibrated(choose_plan(graph, ranges, config, measured=False), {})
-    ranges = measured_ranges(graph, samples)
-    plan = choose_plan(graph, ranges, config, measured=True)
+        if source.module is None:
+            ranges, seen = estimated_ranges(graph, config.input_range), None
+        else:
+            ranges = example_ranges(graph, source.module.example, config.input_range)
+            seen = input_data(source.module.example, "the example")
+        return ranges, seen, Calibrated(choose_plan(graph, ranges, config, measured=False, seen=seen), {})
+    ranges, seen = measured_ranges(graph, samples), input_data(samples, "the calibration data")
+    plan = choose_plan(graph, ranges, config, measured=True, seen=seen)
     if options.synapse_budget is not None:
         index_bits = (options.chip or load_chip(DEFAULT)).synapse_index_bits
         measured = sensitivities(
@@ -563,8 +587,32 @@ def _calibrate(
             index_bits=index_bits,
         )
         widths = choose_widths(measured, config.default_bits, options.synapse_budget)
-        plan = choose_plan(graph, ranges, replace(config, layer_bits=widths), measured=True)
-    return ranges, calibrate(graph, samples, plan, progress=progress, per_channel=config.per_channel)
+        plan = choose_plan(graph, ranges, replace(config, layer_bits=widths), measured=True, seen=seen)
+    return ranges, seen, calibrate(graph, samples, plan, progress=progress, per_channel=config.per_channel)
+
+
+def _with_input_notices(
+    source: Source,
+    graph: Graph[nir.NIRNode],
+    plan: QuantizationPlan,
+    seen: InputData | None,
+    samples: npt.NDArray[np.float64] | None,
+    options: CompileOptions,
+) -> Source:
+    """A source with what its reader should know of the input: its range, and what rounding costs calibration data."""
+    if options.quantization.input_range is not None:
+        sentence = describe_input(graph, plan, ", as --input-range says")
+    elif seen is not None:
+        sentence = describe_input(graph, plan, f", as {seen.source} reaches {seen.largest:.4g}")
+    else:
+        why = "; what lies beyond is clipped, unless --input-range or --calibration says more"
+        return replace(source, assumptions=(*source.assumptions, describe_input(graph, plan, why)))
+    source = replace(source, notes=(*source.notes, sentence))
+    if samples is None:
+        return source
+    cost = rounding_cost(ArraySamples(samples, counts=True), plan.scale_exps[graph.input.name])
+    warning = rounding_warning(cost, "calibration", SCALE_EXP_MAX)
+    return source if warning is None else replace(source, warnings=(*source.warnings, warning))
 
 
 def _checked(plan: QuantizationPlan, graph: Graph[nir.NIRNode], path: Path | None) -> QuantizationPlan:

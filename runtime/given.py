@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -12,7 +13,8 @@ import numpy.typing as npt
 from resformer.compiler.files.build import Build
 from resformer.compiler.files.report import Report
 from resformer.compiler.ir.program import Scheduled
-from resformer.compiler.samples.arrays import Samples, check_labels, check_samples, read_array
+from resformer.compiler.quantize.plan import SCALE_EXP_MAX
+from resformer.compiler.samples.arrays import Samples, as_array, check_labels, check_samples, read_array
 from resformer.compiler.samples.classes import Indices, first_of_each, listed
 from resformer.compiler.samples.images import open_image_folder
 from resformer.compiler.samples.preprocessing import (
@@ -23,7 +25,8 @@ from resformer.compiler.samples.preprocessing import (
     normalized_already,
     numbers,
 )
-from resformer.errors import FileFormatError, InputError
+from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
+from resformer.errors import FileFormatError, InputError, SampleWarning
 from resformer.runtime.run.infer import Inference
 from resformer.runtime.verify.result import Verification
 
@@ -187,20 +190,24 @@ def read_given(
     known, absent, notes = found.labels, found.unlabelled, found.notes
     if labels is not None:
         known, absent, notes = _labels(labels, found.count, program), None, ()
-    warnings: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
     if preprocessing is not None:
-        warnings = disagreement(held.preprocessing, used, channels, of_folder=found.names is not None)
+        differs = disagreement(held.preprocessing, used, channels, of_folder=found.names is not None)
     elif is_normalized_already(found.samples, used, program):
         notes = (f"{normalized_already(found.source, used)}; --preprocessing build applies it all the same",)
         used = NO_PREPROCESSING
+    normalized = used.normalized(found.samples, channels)
+    # of image files, whose pixels the usual steps are made for, each is decoded only once
+    if found.names is None or program.input.op.signal.scale_exp == 0:
+        warn_of_rounding(normalized, program, found.source)
     return Given(
-        used.normalized(found.samples, channels),
+        normalized,
         found.names,
         None if known is None else known[found.chosen],
         accuracy_absent=absent,
         classes=held.classes,
         preprocessing=used,
-        warnings=warnings,
+        warnings=differs,
         notes=notes,
     )
 
@@ -262,7 +269,7 @@ def _read_folder(
 def _read_array(images: Any, program: Scheduled, samples: int | None) -> _Read:
     """Samples of an array, or of a path to one."""
     source = str(images) if isinstance(images, Path) else "samples"
-    array = read_array(images) if isinstance(images, Path) else _as_array(images)
+    array = read_array(images) if isinstance(images, Path) else as_array(images, source)
     count = len(array) if array.ndim else 0
     if array.ndim:
         _require_enough(source, count, samples)
@@ -288,15 +295,23 @@ def describe_verification(result: Verification, given: Given) -> Verification:
     )
 
 
+def warn_of_rounding(samples: Samples, program: Scheduled, source: str) -> None:
+    """Warn where encoding loses much of samples, as a program of whole counts does of fractional frames.
+
+    Args:
+        samples: As the program's network is given them.
+        program: What encodes them.
+        source: What messages call them.
+    """
+    warning = rounding_warning(rounding_cost(samples, program.input.op.signal.scale_exp), source, SCALE_EXP_MAX)
+    if warning is not None:
+        warnings.warn(warning, SampleWarning, stacklevel=2)
+
+
 def _labels(labels: Any, count: int, program: Scheduled) -> npt.NDArray[np.int64]:
     named = isinstance(labels, str | Path)
-    array = read_array(Path(labels), "labels") if named else _as_array(labels)
+    array = read_array(Path(labels), "labels") if named else as_array(labels, "labels")
     return check_labels(array, count, program.output.shape[0], str(labels) if named else "labels")
-
-
-def _as_array(values: Any) -> npt.NDArray[Any]:
-    """An array, of a tensor too."""
-    return np.asarray(values.detach().cpu().numpy() if hasattr(values, "detach") else values)
 
 
 def _require_enough(source: str, count: int, wanted: int | None) -> None:

@@ -45,8 +45,9 @@ class Options(TypedDict):
     per_channel: bool
     clip_weights: bool
     input_scale_exp: ScaleExp | None
+    input_range: Annotated[float, Within(0)] | None
     dt: Annotated[float, Within(0)] | None
-    input_kind: Literal["static", "frames"]
+    input_kind: Literal["static", "frames"] | None
     reset: str | None
     synapse_budget: Annotated[float, Within(0)] | None
     calibration_samples: Count | None

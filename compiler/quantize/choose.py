@@ -27,6 +27,7 @@ from resformer.compiler.ir.primitives import (
 )
 from resformer.compiler.ir.storage import OUTLIER_BITS, mantissa_max
 from resformer.compiler.quantize.clip import fitting_exponents, kept_magnitudes
+from resformer.compiler.quantize.input_range import InputData
 from resformer.compiler.quantize.plan import (
     CONVOLUTIONAL,
     MIN_WEIGHT_BITS,
@@ -41,6 +42,7 @@ from resformer.compiler.quantize.plan import (
     weight_exp_max,
     weight_unit_exp,
 )
+from resformer.compiler.quantize.ranges import pixel_deviation
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError, RangeError, UnsupportedError
 
@@ -58,7 +60,7 @@ PIXEL_SCALE_EXP_MAX = 6
 COUNT_SCALE_EXP = 0
 """k of event frames, which are counts."""
 COUNT_MAX = 255
-"""Largest count of events that a frame's pixel can carry."""
+"""Count of events that a frame's pixel can carry at least."""
 ROUNDED_SUM_GROWTH = 2
 """Factor by which rounding can raise the sum of weights' magnitudes: half a step becomes at most one."""
 CALIBRATED_PIXEL_BITS = 1
@@ -77,7 +79,9 @@ class QuantizationConfig:
         layer_bits: Widths of layers that have another.
         per_channel: An exponent for each output channel, rather than one for each layer.
         clip_weights: Let a channel's range of weights end below its largest, where that loses less.
-        input_scale_exp: k of the input; None: what loses least, or 0 for event frames, which are counts.
+        input_scale_exp: k of the input; None: what loses least, or 0 for event frames of whole numbers, which are
+            counts.
+        input_range: The largest magnitude of the input; None: as measured, else a default for its kind.
     """
 
     weight_bits: int | None = None
@@ -85,6 +89,7 @@ class QuantizationConfig:
     per_channel: bool = True
     clip_weights: bool = True
     input_scale_exp: int | None = None
+    input_range: float | None = None
 
     def bits(self, name: str) -> int:
         """The width of one layer's weights."""
@@ -112,10 +117,17 @@ class QuantizationConfig:
                 f"input scale: 2^{self.input_scale_exp} is outside 2^0 to 2^{SCALE_EXP_MAX}; choose an exponent in "
                 "that range"
             )
+        if self.input_range is not None and not 0 < self.input_range < math.inf:
+            raise RangeError(f"input range: {self.input_range} is no magnitude above 0; give the largest of the input")
 
 
 def choose_plan(
-    graph: Graph[nir.NIRNode], ranges: Mapping[str, float], config: QuantizationConfig, *, measured: bool
+    graph: Graph[nir.NIRNode],
+    ranges: Mapping[str, float],
+    config: QuantizationConfig,
+    *,
+    measured: bool,
+    seen: InputData | None = None,
 ) -> QuantizationPlan:
     """Choose scales, widths and exponents for a folded float graph.
 
@@ -124,6 +136,7 @@ def choose_plan(
         ranges: The magnitude of each node's output (``quantize.ranges``).
         config: Widths and granularity.
         measured: Whether the ranges come from data and want headroom, or are bounds already.
+        seen: What samples say of the input; None if there were none: event frames are whole numbers then.
 
     Raises:
         UnsupportedError: A node has no exact integer form.
@@ -133,7 +146,7 @@ def choose_plan(
     _check_widths(graph, config.layer_bits)
     headroom = MEASURED_HEADROOM if measured else 1.0
     reach = {name: headroom * each for name, each in ranges.items()}
-    return _Choice(graph, reach, config, finer_pixels=CALIBRATED_PIXEL_BITS if measured else 0).plan()
+    return _Choice(graph, reach, config, finer_pixels=CALIBRATED_PIXEL_BITS if measured else 0, seen=seen).plan()
 
 
 def _check_widths(graph: Graph[nir.NIRNode], layer_bits: Mapping[str, int]) -> None:
@@ -167,14 +180,20 @@ class _Choice:
         config: QuantizationConfig,
         *,
         finer_pixels: int,
+        seen: InputData | None,
     ) -> None:
         self.graph = graph
         self.finer_pixels = finer_pixels
         self.messages = message_names(graph)
         self.reach = reach
         self.config = config
-        self.counts_events = graph.metadata.get("input") == "frames"
-        default_exp = COUNT_SCALE_EXP if self.counts_events else PIXEL_SCALE_EXP_MAX
+        # frames that were resized are fractions, which are rounded as pixels are
+        self.counts_events = graph.metadata.get("input") == "frames" and (seen is None or seen.whole)
+        largest = config.input_range or (0.0 if seen is None else seen.largest)
+        # by how many bits pixels are smaller than those of images, or larger where it is negative
+        self.shrinkage = -floor_log2(pixel_deviation(largest))
+        finest = min(max(PIXEL_SCALE_EXP_MAX + self.shrinkage, 0), SCALE_EXP_MAX)
+        default_exp = COUNT_SCALE_EXP if self.counts_events else finest
         self.input_exp = default_exp if config.input_scale_exp is None else config.input_scale_exp
         self.input_high = self._input_high()
         self.kept = {node.name: self._kept_magnitudes(node) for node in graph if isinstance(node.op, WEIGHTED)}
@@ -241,13 +260,15 @@ class _Choice:
 
         A weight's step is 2^k over its current's scale, so finer pixels mean coarser weights: with steps p and q, the
         variance of a current's error is (p^2 * sum of w^2 + q^2 * taps) / 12 for pixels of unit variance. Calibration
-        halves what the weights cost, for neighbouring pixels are alike.
+        halves what the weights cost, for neighbouring pixels are alike. Smaller pixels deserve finer steps, and ask for
+        less fine weights: half of it each.
         """
         exps = [self.input_exp]
         for reader in self.graph.consumers[self.graph.input.name]:
             if isinstance(reader.op, nir.Conv2d):
                 power = max(float((reader.op.weight**2).mean()), SMALLEST_MAGNITUDE)
-                exps.append(round((self.exps[reader.name] + math.log2(power) / 2) / 2) + self.finer_pixels)
+                balanced = (self.exps[reader.name] + math.log2(power) / 2 + self.shrinkage) / 2
+                exps.append(round(balanced) + self.finer_pixels)
         return max(min(exps), 0)
 
     def _input_high(self) -> int:
@@ -256,7 +277,11 @@ class _Choice:
         Raises:
             RangeError: It exceeds a graded value.
         """
-        reach = COUNT_MAX if self.counts_events else self.reach[self.graph.input.name]
+        reach = self.reach[self.graph.input.name]
+        if self.config.input_range is not None:
+            reach = self.config.input_range
+        elif self.counts_events:
+            reach = max(COUNT_MAX, reach)
         high: int = 2 ** math.ceil(math.log2(max(reach * 2.0**self.input_exp, 1.0)))
         if high > LOIHI.graded_max:
             raise RangeError(

@@ -62,25 +62,43 @@ class _Moments:
         return float(np.max(np.abs(self.mean) + ESTIMATED_DEVIATIONS * np.sqrt(self.variance)))
 
 
-def estimated_ranges(graph: Graph[nir.NIRNode]) -> dict[str, float]:
+def pixel_deviation(largest: float) -> float:
+    """How much pixels deviate whose largest magnitude is known: as images do where that is from 1 to 4.
+
+    Beyond, as much more; below, by a power of two less.
+    """
+    if 0 < largest < 1:
+        return 2.0 ** -math.floor(-math.log2(largest))
+    return max(largest / ESTIMATED_INPUT_RANGE, 1.0)
+
+
+def estimated_ranges(graph: Graph[nir.NIRNode], input_range: float | None = None) -> dict[str, float]:
     """A statistical bound on each node's output, from the weights alone.
 
-    Every neuron fires with probability ``ESTIMATED_RATE``, independently of all others, and pixels have zero mean, unit
-    variance and magnitudes up to ``ESTIMATED_INPUT_RANGE``; the bound is ``ESTIMATED_DEVIATIONS`` standard deviations
-    beyond the mean of the channel that reaches furthest. Sums add means and variances, except in DSSA's products, whose
-    terms are taken to deviate together.
+    Args:
+        graph: A float graph after all float passes.
+        input_range: The largest magnitude of a pixel, if it is known; see ``pixel_deviation``.
+
+    Every neuron fires with probability ``ESTIMATED_RATE``, independently of all others, and pixels have zero mean, and
+    unless their range is known, unit variance and magnitudes up to ``ESTIMATED_INPUT_RANGE``; the bound is
+    ``ESTIMATED_DEVIATIONS`` standard deviations beyond the mean of the channel that reaches furthest. Sums add means
+    and variances, except in DSSA's products, whose terms are taken to deviate together.
     """
+    largest = ESTIMATED_INPUT_RANGE if input_range is None else input_range
+    pixels = pixel_deviation(largest)
     moments: dict[str, _Moments] = {}
     for node in graph:
         inputs = [(moments[name], graph[name].shape) for name in node.inputs]
-        moments[node.name] = _propagate(node.op, node.shape, inputs)
-    return {name: each.bound for name, each in moments.items()} | {graph.input.name: ESTIMATED_INPUT_RANGE}
+        moments[node.name] = _propagate(node.op, node.shape, inputs, pixels)
+    return {name: each.bound for name, each in moments.items()} | {graph.input.name: largest}
 
 
-def _propagate(op: nir.NIRNode, shape: tuple[int, ...], inputs: list[tuple[_Moments, tuple[int, ...]]]) -> _Moments:
-    """The moments of one node's output from its inputs' moments and shapes."""
+def _propagate(
+    op: nir.NIRNode, shape: tuple[int, ...], inputs: list[tuple[_Moments, tuple[int, ...]]], pixels: float
+) -> _Moments:
+    """The moments of one node's output from its inputs' moments and shapes, and from the deviation of ``pixels``."""
     if isinstance(op, nir.Input):
-        return _Moments(np.zeros(shape[0]), np.ones(shape[0]))
+        return _Moments(np.zeros(shape[0]), np.full(shape[0], pixels**2))
     if isinstance(op, NEURONS):
         rate = np.full(shape[0], ESTIMATED_RATE)
         return _Moments(rate, rate * (1 - rate))

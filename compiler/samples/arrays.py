@@ -6,6 +6,7 @@ import math
 import shutil
 import struct
 import tempfile
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
-from resformer.errors import FileFormatError, InputError
+from resformer.errors import FileFormatError, InputError, SampleWarning
 
 PIXEL_MAX = 255
 """What uint8 images are divided by."""
@@ -45,14 +46,21 @@ class ArraySamples:
 
     Attributes:
         raw: (N, C, H, W), one image for all T steps, or (N, T, C, H, W), one frame a step.
-        counts: Whether integers are counts of events, rather than pixels of 8 bits.
+        counts: Whether 8 bits without a sign are counts of events, rather than pixels.
+        may_be_spikes: Whether they are pixels of 0 and 1 alone, which was warned of.
     """
 
     raw: npt.NDArray[Any]
     counts: bool
+    may_be_spikes: bool = False
 
     def __len__(self) -> int:
         return len(self.raw)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the type tells that all values are whole numbers."""
+        return not np.issubdtype(self.raw.dtype, np.floating) and (self.counts or self.raw.dtype != np.uint8)
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
         """The values of some samples: pixels of 8 bits divided by 255, all else as it is."""
@@ -100,13 +108,36 @@ def read_array(path: Path, key: str = "images") -> npt.NDArray[Any]:
         raise FileFormatError(f"{path}: truncated or damaged ({_brief(error)}); save it again") from error
 
 
+def as_array(values: Any, source: str) -> npt.NDArray[Any]:
+    """An array of what can be one; of a tensor too, on any device and of any type.
+
+    Args:
+        values: An array, numbers in lists, or a tensor.
+        source: What messages call them.
+
+    Raises:
+        InputError: It can be none.
+    """
+    if not hasattr(values, "detach"):
+        return np.asarray(values)
+    tensor = values.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type
+        tensor = tensor.float()
+    try:
+        array: npt.NDArray[Any] = np.asarray(tensor.numpy())
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"{source}: a tensor that is no array ({_brief(error)}); give a dense one") from error
+    return array
+
+
 def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) -> ArraySamples:
-    """Samples that fit a network's input.
+    """Samples that fit a network's input; what is taken but may be meant otherwise is warned of.
 
     Args:
         images: (N, C, H, W); (N, T, C, H, W); (N, H, W) where the network has one channel; without H where it has one
-            row, and without H and W where it takes vectors. Floating point, or uint8
-            for pixels from 0 to 255; for a network of event frames any integers, which are counts.
+            row, and without H and W where it takes vectors. Floating point; bool, which are spikes; uint8 for pixels
+            from 0 to 255; other integers where they are 0 and 1 alone, spikes too. For a network of event frames any
+            integers, which are counts.
         network: At either level.
         source: What messages call the images.
 
@@ -115,8 +146,13 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
     """
     channels, height, width = network.input.shape
     steps = network.timesteps
+    if images.dtype.names is not None:
+        raise InputError(
+            f"{source}: is a list of records ({', '.join(images.dtype.names)}), the network takes arrays; bin the "
+            f"events into {steps} frames, (N, {steps}, {channels}, {height}, {width})"
+        )
     wanted = f"(N, {channels}, {height}, {width}) or (N, {steps}, {channels}, {height}, {width})"
-    images = _with_axes(images, (channels, height, width))
+    given, images = images, _with_axes(images, (channels, height, width))
     fits = images.ndim in (4, 5) and images.shape[-3:] == (channels, height, width)
     if not fits or (images.ndim == 5 and images.shape[1] != steps):
         raise InputError(
@@ -126,20 +162,68 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
     if not len(images):
         raise InputError(f"{source}: there are no samples in shape {images.shape}; give at least one")
     counts = network.metadata.get("input") == "frames"
-    kinds = "floating point or integer counts" if counts else "floating point, or uint8 for pixels from 0 to 255"
-    if not (
-        np.issubdtype(images.dtype, np.floating)
-        or images.dtype == np.uint8
-        or (counts and np.issubdtype(images.dtype, np.integer))
-    ):
-        raise InputError(f"{source}: the type is {images.dtype}, expected {kinds}; convert with astype")
-    if np.issubdtype(images.dtype, np.floating):
-        for start in range(0, len(images), CHECKED_AT_ONCE):
-            finite = np.isfinite(images[start : start + CHECKED_AT_ONCE])
-            if not finite.all():
-                sample = start + int(np.argwhere(~finite)[0][0])
-                raise InputError(f"{source}: sample {sample} holds a NaN or infinite value; remove or repair it")
-    return ArraySamples(images, counts)
+    _require_numbers(images, source, counts=counts)
+    _require_finite(given, source)
+    may_be_spikes = images.dtype == np.uint8 and not counts and _are_spikes(images) and bool(images.any())
+    if may_be_spikes:
+        warnings.warn(
+            f"{source}: no value is above 1, and values of the type uint8 are read as pixels, divided by 255. If these "
+            "are spikes or counts of events, compile with --input-kind frames, or give them as bool or floating point",
+            SampleWarning,
+            stacklevel=2,
+        )
+    if counts and images.ndim == 4 and len(images) == steps > 1:
+        warnings.warn(
+            f"{source}: shape {given.shape} is read as {steps} samples of a frame each, which is repeated for all "
+            f"{steps} steps. If it is one sample of {steps} frames, give it an axis in front: x[None]",
+            SampleWarning,
+            stacklevel=2,
+        )
+    return ArraySamples(images, counts, may_be_spikes)
+
+
+def _require_numbers(images: npt.NDArray[Any], source: str, *, counts: bool) -> None:
+    """See that samples are of a type that has one meaning for a network.
+
+    Raises:
+        InputError: They are not.
+    """
+    kind = images.dtype
+    if np.issubdtype(kind, np.floating) or kind in (np.uint8, np.bool_):
+        return
+    if not np.issubdtype(kind, np.integer):
+        kinds = "floating point, bool, or integer counts" if counts else "floating point, bool, or uint8 for pixels"
+        raise InputError(f"{source}: the type is {kind}, expected {kinds}; convert with astype")
+    # zeros alone are fractions that were truncated, more likely than spikes
+    if not counts and not (_are_spikes(images) and images.any()):
+        raise InputError(
+            f"{source}: the type is {kind}, expected floating point, bool for spikes, or uint8 for pixels from 0 to "
+            "255; convert with astype, or compile with --input-kind frames if these are counts of events"
+        )
+
+
+def _are_spikes(images: npt.NDArray[Any]) -> bool:
+    """Whether integers are 0 and 1 alone; large samples rarely are, and then the first tell."""
+    parts = (images[start : start + CHECKED_AT_ONCE] for start in range(0, len(images), CHECKED_AT_ONCE))
+    return all(part.min() >= 0 and part.max() <= 1 for part in parts)
+
+
+def _require_finite(images: npt.NDArray[Any], source: str) -> None:
+    """See that samples hold no NaN and nothing infinite.
+
+    Raises:
+        InputError: One does.
+    """
+    if not np.issubdtype(images.dtype, np.floating):
+        return
+    for start in range(0, len(images), CHECKED_AT_ONCE):
+        finite = np.isfinite(images[start : start + CHECKED_AT_ONCE])
+        if not finite.all():
+            sample, *place = (int(each) for each in np.argwhere(~finite)[0])
+            raise InputError(
+                f"{source}: sample {start + sample} holds a NaN or infinite value, at index "
+                f"{(start + sample, *place)}; remove or repair it"
+            )
 
 
 def _with_axes(images: npt.NDArray[Any], wanted: tuple[int, int, int]) -> npt.NDArray[Any]:
@@ -226,6 +310,8 @@ def _remedy(images: npt.NDArray[Any], wanted: tuple[int, int, int], steps: int) 
     """What to do about images of a wrong shape."""
     if images.ndim in (4, 5) and images.shape[-1] == wanted[0] != images.shape[-3]:
         return "move the channels in front: numpy.moveaxis(x, -1, -3)"
+    if images.ndim == 5 and images.shape[-3:] == wanted and images.shape[0] == steps:
+        return "if the steps are in front, swap them with the samples: numpy.swapaxes(x, 0, 1)"
     if images.ndim == 5 and images.shape[-3:] == wanted:
         return f"bin the events into {steps} frames, or compile with --timesteps {images.shape[1]}"
     if images.ndim in (4, 5) and images.shape[-3] == wanted[0] and images.shape[-2] == images.shape[-1]:

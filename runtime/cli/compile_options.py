@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,8 +151,8 @@ def _add_network_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--input-kind",
         choices=("static", "frames"),
-        default="static",
-        help=".nir: whether samples are real numbers or counts of events (default: %(default)s)",
+        help="whether samples are real numbers or frames of events, which are counts, or fractions where they were "
+        "resized (default: frames for checkpoints with PLIF neurons, else static)",
     )
     group.add_argument(
         "--reset",
@@ -198,7 +199,16 @@ def _add_width_options(group: argparse._ActionsContainer) -> None:
         "--input-scale-exp",
         type=int,
         metavar="K",
-        help="inputs are rounded to multiples of 2^-K (default: what loses least for images, 0 for event frames)",
+        help="inputs are rounded to multiples of 2^-K (default: what loses least for images and fractional frames of "
+        "--calibration, 0 for counts of events)",
+    )
+    group.add_argument(
+        "--input-range",
+        type=_input_range,
+        metavar="LO:HI",
+        help="what inputs lie between, such as 0:20 (--input-range=-1:1 where it begins below 0); the range is made "
+        "symmetric, and up to a power of two (default: 1.5 times what --calibration samples reach, else -4:4, and "
+        "0:255 for counts of events)",
     )
 
 
@@ -229,6 +239,17 @@ def _layer_bits(text: str) -> list[tuple[str, int]]:
             raise argparse.ArgumentTypeError(f"{each!r} is not NAME=BITS, a layer's name and its weights' width")
         found.append((name, _weight_bits(bits)))
     return found
+
+
+def _input_range(text: str) -> float:
+    """The larger magnitude of two ends."""
+    try:
+        low, high = (float(each) for each in text.split(":"))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not (low < high and math.isfinite(low) and math.isfinite(high)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range LO:HI of two numbers, the lower first, such as 0:1")
+    return max(abs(low), abs(high))
 
 
 def _share(text: str) -> float:
@@ -363,6 +384,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
             layer_bits=dict(arguments.layer_bits),
             per_channel=not arguments.per_layer_exponents,
             input_scale_exp=arguments.input_scale_exp,
+            input_range=arguments.input_range,
         ),
         synapse_budget=(arguments.synapse_budget or SYNAPSE_BUDGET) if arguments.precision == "auto" else None,
         calibration=None if calibration is None else SampleFiles(calibration),

@@ -41,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run inference, in one process or as one of several; returns the exit status."""
     processes = from_environment()
     return run_command(
-        _parser(), argv, lambda arguments: _run(arguments, processes), may_complain=processes.claim_failure
+        _parser(),
+        argv,
+        lambda arguments: _run(arguments, processes),
+        may_complain=processes.claim_failure,
+        warns=processes.leads,
     )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
@@ -17,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 from resformer._version import __version__
 from resformer.compiler.atomic import is_stream
 from resformer.compiler.progress import Progress, no_progress
-from resformer.errors import ResformerError
+from resformer.errors import ResformerError, ResformerWarning, SampleWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,18 +61,24 @@ def run_command(
     argv: Sequence[str] | None,
     command: Callable[[argparse.Namespace], int],
     may_complain: Callable[[], bool] = lambda: True,
+    *,
+    warns: bool = True,
 ) -> int:
     """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status.
+
+    What is warned of samples becomes one line too, on the error stream, and only once.
 
     Args:
         parser: Of the command's arguments.
         argv: What to parse; the process's own arguments if None.
         command: Returns the exit status.
         may_complain: Asked, when something has gone wrong, whether it is for this process to say so.
+        warns: Whether it is for this process to say what is warned of.
     """
     try:
         arguments = parser.parse_args(argv)
-        status = command(arguments)
+        with _one_line_warnings(parser, quiet=not warns or getattr(arguments, "quiet", False)):
+            status = command(arguments)
         sys.stdout.flush()
     except SystemExit as exit_:  # after --help
         return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
@@ -86,6 +93,26 @@ def run_command(
             for message in messages:
                 sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
     return status
+
+
+@contextlib.contextmanager
+def _one_line_warnings(parser: Parser, *, quiet: bool) -> Iterator[None]:
+    """Print what is warned of samples as one line, the first time; the commands print our other warnings themselves."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResformerWarning)
+        warnings.simplefilter("always", SampleWarning)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, SampleWarning):
+                show(message, category, *where, **more)
+            elif not quiet and str(message) not in told:
+                told.add(str(message))
+                sys.stderr.write(f"{parser.prog}: warning: {' '.join(str(message).split())}\n")
+
+        warnings.showwarning = tell
+        yield
 
 
 def _explain(parser: Parser, error: BaseException) -> tuple[tuple[str, ...], int]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from resformer.compiler.export.checkpoint import inexact_module_terms, weight_factor
+from resformer.compiler.frontend.module.importer import as_samples
 from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
@@ -65,7 +66,7 @@ def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None
         UnsupportedError: They do not: the module does what does not show in its operations.
     """
     assert compilation.source.module is not None, "only a module is traced"
-    samples = _as_samples(example, compilation.source.module.traced.axes)
+    samples = as_samples(example, compilation.source.module.traced.axes)
     # a single sample too, lest what it fires depend on the others
     for part in (samples, samples[:1]):
         _compare(_original(compilation), compilation.source.module.traced.graph, part)
@@ -85,14 +86,6 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         mean_over_time=source.traced.mean_over_time,
         vectors="input.flatten" in source.traced.graph,
     )
-
-
-def _as_samples(example: torch.Tensor, axes: Axes) -> Float64Array:
-    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel."""
-    example = example.detach().cpu().double()
-    example = example.transpose(0, 1) if axes is Axes.TIMED else example
-    samples: Float64Array = (example if example.dim() > 3 else example[..., None, None]).numpy()
-    return samples
 
 
 def _compare(original: ModuleNetwork, graph: Graph[nir.NIRNode], samples: Float64Array) -> None:

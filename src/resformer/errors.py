@@ -56,3 +56,7 @@ class InputError(ResformerError):
 
 class ResformerWarning(UserWarning):
     """What a reader should know of a network or a run that is no error: from Python, as ``warnings.warn`` has it."""
+
+
+class SampleWarning(ResformerWarning):
+    """What a reader should know of samples that are taken all the same, but may be meant otherwise."""

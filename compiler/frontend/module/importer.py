@@ -12,6 +12,7 @@ from typing import Any
 
 import nir
 import numpy as np
+import numpy.typing as npt
 import torch
 from spikingjelly.activation_based import base, functional, neuron
 from torch import nn
@@ -137,6 +138,24 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     assert tracing.timesteps is not None
     graph = Graph(topological_order(needed), tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
     return Traced(graph, axes, result.axes is Axes.REDUCED, tracing.layouts)
+
+
+def as_samples(example: torch.Tensor, axes: Axes) -> npt.NDArray[np.float64]:
+    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel.
+
+    Args:
+        example: What the module takes.
+        axes: Which of its axes come first.
+
+    Raises:
+        InputError: It holds values that are not finite.
+    """
+    example = example.detach().cpu().double()
+    if not example.isfinite().all():
+        raise InputError("example_input: holds NaN or infinite values; the input's range is read off it, so repair it")
+    example = example.transpose(0, 1) if axes is Axes.TIMED else example
+    samples: npt.NDArray[np.float64] = (example if example.dim() > 3 else example[..., None, None]).numpy()
+    return samples
 
 
 def _needed(draft: Draft) -> dict[str, Any]:

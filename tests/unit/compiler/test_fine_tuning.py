@@ -351,7 +351,12 @@ def test_options_that_contradict_the_plan(
 
 @pytest.mark.parametrize(
     ("options", "flag"),
-    [({"neuron": "IF"}, "--neuron"), ({"stem_stride": 1}, "--stem-stride"), ({"stem_pool": False}, "--stem-pool")],
+    [
+        ({"neuron": "IF"}, "--neuron"),
+        ({"stem_stride": 1}, "--stem-stride"),
+        ({"stem_pool": False}, "--stem-pool"),
+        ({"input_kind": "frames"}, "--input-kind"),
+    ],
 )
 def test_a_fine_tuned_network_is_what_its_file_says(
     make_model: MakeModel, tmp_path: Path, options: dict[str, Any], flag: str

@@ -29,6 +29,7 @@ REPORT: dict[str, Any] = {
         "per_channel": True,
         "clip_weights": True,
         "input_scale_exp": None,
+        "input_range": None,
         "dt": None,
         "input_kind": "static",
         "reset": None,

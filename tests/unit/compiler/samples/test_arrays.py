@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.samples.arrays import check_samples, read_array
-from resformer.errors import FileFormatError, InputError
+from resformer.compiler.samples.arrays import as_array, check_samples, read_array
+from resformer.errors import FileFormatError, InputError, SampleWarning
 
 
 def network(*shape: int, kind: str = "static") -> Graph[Any]:
@@ -39,6 +41,63 @@ def test_counts_of_events_are_taken_as_they_are(dtype: Any) -> None:
     np.testing.assert_array_equal(
         check_samples(frames, network(1, 2, 2, kind="frames"), "x").real(), frames.astype(np.float64)
     )
+
+
+@pytest.mark.parametrize("kind", ["static", "frames"])
+@pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.int64, np.uint16, np.float16])
+def test_spikes_are_ones_in_every_type(dtype: Any, kind: str) -> None:
+    spikes = np.random.default_rng(0).random((4, 3, 1, 2, 2)) < 0.4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = check_samples(spikes.astype(dtype), network(1, 2, 2, kind=kind), "x").real()
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, spikes.astype(np.float64))
+
+
+@pytest.mark.parametrize(("kind", "warns"), [("static", True), ("frames", False)])
+def test_bytes_of_zero_and_one_may_be_spikes(kind: str, warns: bool) -> None:
+    spikes = np.zeros((300, 1, 2, 2), np.uint8)
+    spikes[299, 0, 0, 0] = 1
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        check_samples(spikes, network(1, 2, 2, kind=kind), "x")
+        check_samples(2 * spikes, network(1, 2, 2, kind=kind), "x")
+        check_samples(0 * spikes, network(1, 2, 2, kind=kind), "x")
+    assert [each.category for each in told] == [SampleWarning] * warns
+    assert all("--input-kind frames" in str(each.message) and "x: " in str(each.message) for each in told)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "warns"),
+    [
+        ((3, 1, 2, 2), "frames", True),
+        ((4, 1, 2, 2), "frames", False),
+        ((3, 1, 2, 2), "static", False),
+        ((3, 3, 1, 2, 2), "frames", False),
+    ],
+)
+def test_as_many_samples_as_steps_may_be_the_steps(shape: tuple[int, ...], kind: str, warns: bool) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        check_samples(np.zeros(shape), network(1, 2, 2, kind=kind), "x")
+    assert ["x[None]" in str(each.message) for each in told] == [True] * warns
+
+
+def test_signed_counts_are_taken_as_they_are() -> None:
+    """Polarities, or differences of frames."""
+    frames = np.array([-3, 0, 2, -1], np.int8).reshape(1, 1, 2, 2)
+    found = check_samples(frames, network(1, 2, 2, kind="frames"), "x").real()
+    assert found.ravel().tolist() == [-3, 0, 2, -1]
+    with pytest.raises(InputError, match=r"int8.*--input-kind frames"):
+        check_samples(frames, network(1, 2, 2), "x")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float16, torch.int64])
+def test_tensors_of_every_type(dtype: torch.dtype) -> None:
+    tensor = torch.tensor([0, 1, 1, 0]).to(dtype).reshape(1, 1, 2, 2)
+    assert check_samples(as_array(tensor, "x"), network(1, 2, 2), "x").real().ravel().tolist() == [0, 1, 1, 0]
+    with pytest.raises(InputError, match="x: a tensor that is no array"):
+        as_array(tensor.float().to_sparse(), "x")
 
 
 def test_shapes() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from resformer.compiler.ir.summary import counted
-from resformer.errors import RangeError
+from resformer.errors import RangeError, ResformerWarning, SampleWarning
 from resformer.runtime.cli.terminal import Parser, Terminal, UsageError, check_writable, run_command, size_of
 
 
@@ -38,6 +39,24 @@ def test_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     for error, status, err in cases:
         assert run(error) == status
         assert capsys.readouterr() == ("", err)
+
+
+@pytest.mark.parametrize(("arguments", "warns"), [([], True), (["--quiet"], True), ([], False)])
+def test_warnings_of_samples_are_one_line_and_told_once(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], warns: bool
+) -> None:
+    parser = Parser(prog="prog")
+    parser.add_argument("--quiet", action="store_true")
+
+    def command(_arguments: object) -> int:
+        for message in ("two\nlines", "two\nlines", "another"):
+            warnings.warn(message, SampleWarning, stacklevel=1)
+        warnings.warn("what a command prints itself", ResformerWarning, stacklevel=1)
+        return 0
+
+    assert run_command(parser, arguments, command, warns=warns) == 0
+    told = "" if arguments or not warns else "prog: warning: two lines\nprog: warning: another\n"
+    assert capsys.readouterr() == ("", told)
 
 
 def test_a_reader_that_left_is_no_error_of_ours(
