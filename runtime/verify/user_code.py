@@ -66,23 +66,21 @@ def call(reference: str) -> nn.Module:
         InputError: It cannot be imported or called, or returns no module.
     """
     module_name, _, path = reference.partition(":")
-    before = list(sys.path)
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        with reported(reference):
-            function: Any = importlib.import_module(module_name)
-            for name in path.split("."):
-                if not hasattr(function, name):
-                    raise InputError(f"{reference}: {_named(function)} has no {name}; name a function of it")
-                function = getattr(function, name)
-            if not callable(function):
-                raise InputError(
-                    f"{reference}: is a {type(function).__name__}; name a function, or a class, that is called without "
-                    "arguments"
-                )
-            made = function()
-    finally:
-        sys.path[:] = before
+    # it stays there: code may import more when it runs
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    with reported(reference):
+        function: Any = importlib.import_module(module_name)
+        for name in path.split("."):
+            if not hasattr(function, name):
+                raise InputError(f"{reference}: {_named(function)} has no {name}; name a function of it")
+            function = getattr(function, name)
+        if not callable(function):
+            raise InputError(
+                f"{reference}: is a {type(function).__name__}; name a function, or a class, that is called without "
+                "arguments"
+            )
+        made = function()
     if not isinstance(made, nn.Module):
         raise InputError(f"{reference}: returns a {type(made).__name__}; it must return a torch.nn.Module")
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,9 @@ class Wrapped(nn.Module):
         self.backbone = nn.DataParallel(make())
 
     def forward(self, x):
-        return self.backbone.module(x).mean(0)
+        from theirs import late
+
+        return late.mean(self.backbone.module(x))
 
 class FramesAlone(Wrapped):
     def forward(self, x):
@@ -85,11 +88,13 @@ def folder(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     package = tmp_path / "theirs"
     package.mkdir()
     (package / "net.py").write_text(CODE.format(model=str(tiny.model)))
+    (package / "late.py").write_text("def mean(x):\n    return x.mean(0)\n")
     (package / "broken.py").write_text("def make(:\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in [name for name in __import__("sys").modules if name.partition(".")[0] == "theirs"]:
-        del __import__("sys").modules[name]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "theirs"]:
+        del sys.modules[name]
 
 
 def verify(tiny: Tiny, code: str, *arguments: str) -> int:

@@ -36,7 +36,9 @@ def assert_equal(compiled: Compiled, samples: torch.Tensor, *, exact: bool = Tru
     assert all(0 < rate < 1 for rate in rates.values()), rates
 
 
-@pytest.mark.parametrize("how", ["as the authors do", "two layers", "halves", "split", "transposed"])
+@pytest.mark.parametrize(
+    "how", ["as the authors do", "two layers", "halves", "split", "transposed", "einsum", "batched"]
+)
 def test_attention_is_recognised_however_it_is_written(how: str) -> None:
     assert_equal(attentive(how), IMAGES)
 

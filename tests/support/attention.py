@@ -68,6 +68,13 @@ class Attention(nn.Module):
         if self.how == "transposed":
             attention = self.fire_attn((gate.transpose(-1, -2) @ y1) * scale)
             out = (attention @ y2.mT).transpose(-1, -2)
+        elif self.how == "einsum":
+            attention = self.fire_attn(torch.einsum("tbhdn,tbhdm->tbhnm", y1, gate) * scale)
+            out = torch.einsum("tbhnm, tbhdn -> tbhdm", attention, y2)
+        elif self.how == "batched":
+            products = torch.bmm(gate.flatten(0, 2).mT, y1.flatten(0, 2)).mT
+            attention = self.fire_attn(products.view(steps, batch, self.heads, -1, rows * columns) * scale)
+            out = torch.bmm(y2.flatten(0, 2), attention.flatten(0, 2))
         elif self.how == "constant":
             attention = self.fire_attn((y1.mT @ gate) * (2 / math.sqrt(per_head)))
             out = y2 @ attention

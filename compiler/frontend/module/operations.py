@@ -18,7 +18,7 @@ from torch import fx
 
 from resformer.compiler.frontend.module.layout import TIME, Atom, Layout, atoms, whole
 from resformer.compiler.frontend.module.neurons import average_pool, batch_norm, float64, linear, neurons, pair
-from resformer.compiler.frontend.module.products import divided, multiplied, product
+from resformer.compiler.frontend.module.products import divided, multiplied, named_product, product
 from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, user_line
 from resformer.compiler.frontend.module.values import (
@@ -527,6 +527,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         str(operator.getitem): _item,
         "aten.matmul.default": product,
         "aten.bmm.default": product,
+        "aten.einsum.default": named_product,
         **dict.fromkeys(("aten.mul.Tensor", "aten.mul.Scalar"), multiplied),
         **dict.fromkeys(("aten.div.Tensor", "aten.div.Scalar"), divided),
         "aten.mul_.Tensor": _in_place(multiplied),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import nir
@@ -25,7 +26,41 @@ REMEDY = (
 
 def product(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
     """A matrix product of spikes and a current, a head at a time, in any order of its axes."""
-    left, right = tracing.value(node, x), tracing.value(node, y)
+    return _product(tracing, node, tracing.value(node, x), tracing.value(node, y))
+
+
+def named_product(tracing: Tracing, node: fx.Node, equation: str, operands: list[fx.Node], **_more: object) -> Value:
+    """The same as ``einsum`` writes it: axes that both operands share and the result keeps, and one to sum over."""
+    inputs, arrow, wanted = equation.replace(" ", "").partition("->")
+    names = inputs.split(",")
+    if not arrow or len(names) != 2 or "." in equation or any(len(set(each)) < len(each) for each in (*names, wanted)):
+        raise tracing.refusal(node, f"no lowering for einsum {equation!r}", "write a product of two, all axes named")
+    first, second = names
+    shared = [each for each in first if each in second and each in wanted]
+    summed = [each for each in first if each in second and each not in wanted]
+    own = [[each for each in name if each not in other] for name, other in ((first, second), (second, first))]
+    if (
+        len(summed) != 1
+        or [len(each) for each in own] != [1, 1]
+        or sorted(wanted) != sorted([*shared, *own[0], *own[1]])
+    ):
+        raise tracing.refusal(
+            node,
+            f"no lowering for einsum {equation!r}",
+            "sum over one axis that both operands have, each having one more of its own",
+        )
+    left, right = (tracing.value(node, each) for each in operands)
+    left = _ordered(left, first, [*shared, *own[0], *summed])
+    right = _ordered(right, second, [*shared, *summed, *own[1]])
+    return _ordered(_product(tracing, node, left, right), "".join([*shared, *own[0], *own[1]]), list(wanted))
+
+
+def _ordered(value: Value, names: str, wanted: list[str]) -> Value:
+    """A value whose axes have names, in another order."""
+    return replace(value, layout=value.layout.permuted([names.index(each) for each in wanted]))
+
+
+def _product(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Value:
     firing = [isinstance(tracing.draft.nodes[each.node].op, NEURONS) for each in (left, right)]
     if all(firing) or not any(firing):
         both = "spikes" if all(firing) else "currents"

@@ -395,6 +395,8 @@ class Product(Net):
         (lambda y, x: y[:, :, :2].mT @ x[:, :, :2], "no lowering for a product of"),
         (lambda y, x: y.mT[:, :, :2] @ x, "no lowering for slice 0:2 of axis 2"),
         (lambda y, x: heads(y).transpose(2, 3).mT @ heads(x), "no lowering for a product of"),
+        (lambda y, x: torch.einsum("tbcn,tbdm->tbnm", y, x), "no lowering for einsum 'tbcn,tbdm->tbnm'"),
+        (lambda y, x: torch.einsum("...cn,...cm->...nm", y, x), "no lowering for einsum"),
         (lambda y, x: y * 0.5, "no lowering for mul of key by a constant"),
         (lambda y, x: y.mT @ x * torch.ones(4, 1, 1, 1, dtype=x.dtype) * 2, "no lowering for mul of"),
         (lambda y, x: 2 / (y.mT @ x), "no lowering for "),
