@@ -206,8 +206,7 @@ def _between_potentials(op: Spiking, axes: int) -> Float64Array:
     whole units where the program lowers its threshold, and multiples of two 64ths or more elsewhere.
     """
     step = 2.0**-LOIHI.a_shift
-    settled: Float64Array = per_channel(op.surplus, axes) > 0
-    return np.where(settled, step if op.lowers_threshold else -step, 0.0)
+    return np.where(per_channel(op.surplus, axes) > 0, step if op.lowers_threshold else -step, 0.0)
 
 
 def _held_surplus(quantized: Program, name: str) -> Int64Array:
@@ -227,7 +226,8 @@ def _surplus_is_before(quantized: Program, node: Node[integer.Op]) -> bool:
     source = node.inputs[0]
     return (
         isinstance(node.op, LIF)
-        and 0 < np.count_nonzero(node.op.surplus) < len(node.op.surplus)
+        and bool(node.op.surplus.any())
+        and not node.op.surplus.all()
         and isinstance(quantized[source].op, Conv2d)
         and quantized.consumers[source] == (node,)
     )
