@@ -307,7 +307,7 @@ def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
 def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode]) -> str:
     """Why the spikes of a quantized module need not be the program's, or "".
 
-    Beside what ``Program.is_dyadic`` says of the integers: each threshold and each decay must be the module's own,
+    Beside what ``Program.is_dyadic`` says of the integers: each mean, threshold and decay must be the module's own,
     and something on the way to each population that does not fire at ties must hold a bias for their shift.
     """
     for each in imported:
@@ -316,6 +316,12 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
             if fixed and (np.frexp(np.abs(collapse(each.op.scale)))[0] != 0.5).any():
                 return f"the code scales {each.inputs[0]} by a constant that is no power of two"
     for node in program:
+        if isinstance(node.op, Conv2d) and node.name in imported:
+            pool = imported[node.name].op
+            if isinstance(pool, nir.AvgPool2d):
+                means = 1.0 / math.prod(int(size) for size in pool.kernel_size)
+                if (real_weight(program, node.name) != means).any():
+                    return f"the mean of {node.name} is rounded"
         if not isinstance(node.op, Spiking):
             continue
         neurons, scale = as_neurons(folded[node.name].op), 2.0 ** program[node.inputs[0]].op.signal.scale_exp

@@ -227,7 +227,8 @@ def _surplus_is_before(quantized: Program, node: Node[integer.Op]) -> bool:
     source = node.inputs[0]
     return (
         isinstance(node.op, LIF)
-        and 0 < int(np.count_nonzero(node.op.surplus)) < len(node.op.surplus)
+        and bool(node.op.surplus.any())
+        and not node.op.surplus.all()
         and isinstance(quantized[source].op, Conv2d)
         and quantized.consumers[source] == (node,)
     )
