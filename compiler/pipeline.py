@@ -19,6 +19,7 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.primitives import InputKind
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
+from resformer.compiler.ir.reach import reach_warnings, time_warnings
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.float.convolve_linear import convolve_linear
 from resformer.compiler.passes.float.fold_attention_scale import fold_attention_scale
@@ -220,6 +221,7 @@ class Compilation:
         plan: The scales, widths and exponents.
         placement: The program on neurocores, which it may exceed (``Placement.require``); None if no chip was named.
         calibration_samples: How many samples ranges were measured on; None if they were estimated.
+        warnings: What the user should know of the source, or of what was proved of the program, a line each.
     """
 
     source: Source
@@ -230,6 +232,7 @@ class Compilation:
     plan: QuantizationPlan
     placement: Placement | None = None
     calibration_samples: int | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def network(self) -> Graph[nir.NIRNode]:
@@ -465,6 +468,7 @@ def _compile(
     if graph.timesteps > LONGEST_SAMPLE:
         raise InputError(f"timesteps: {graph.timesteps} a sample, the limit is {LONGEST_SAMPLE}; choose fewer")
     step.done("import", graph)
+    warnings = (*source.warnings, *time_warnings(graph))
     for float_pass in route.float_passes:
         graph = step.run(float_pass, graph)
 
@@ -482,7 +486,8 @@ def _compile(
     program = step.run(balance_delays, integers)
     placement = None if options.chip is None else place(program, options.chip)
     count = None if samples is None else len(samples)
-    return Compilation(source, graph, quantized, program, ranges, calibrated.plan, placement, count)
+    warnings = (*warnings, *reach_warnings(program))
+    return Compilation(source, graph, quantized, program, ranges, calibrated.plan, placement, count, warnings)
 
 
 def _calibration_samples(

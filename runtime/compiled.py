@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from resformer.compiler.pipeline import (
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
-from resformer.errors import InputError, ResformerError, UnsupportedError
+from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import Cost
@@ -392,6 +393,7 @@ def compile(  # noqa: A001
     """Compile a checkpoint, a NIR file or a SpikingJelly module to a scheduled integer program.
 
     A module's graph is proved to fire the module's spikes on the example. docs/modules.md says what a module may hold.
+    What a user should know of the network, such as populations that can never fire, is a ``ResformerWarning`` each.
 
     Args:
         source: A path to a SpikingResformer's checkpoint, or to a NIR file if it ends in ``.nir``; or a module in
@@ -420,6 +422,7 @@ def compile(  # noqa: A001
     compilation = compile_network(_as_input(source, example_input), options, observe, progress)
     if example_input is not None:
         require_same_spikes(compilation, example_input)
+    _warn(compilation.warnings)
     compiled = Compiled(InMemory(compilation, options, targets))
     if output is not None:
         if compilation.placement is not None:
@@ -427,6 +430,12 @@ def compile(  # noqa: A001
         progress("writing", 0, 0)
         compiled.save(output)
     return compiled
+
+
+def _warn(lines: Sequence[str]) -> None:
+    """Give warnings that name the line of the user's code that called a public function of this module."""
+    for line in lines:
+        warnings.warn(line, ResformerWarning, stacklevel=3)
 
 
 def load(build: str | Path, model: str | Path | None = None) -> Compiled:

@@ -308,7 +308,7 @@ def _check(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, placement.to_json())
     _show_placement(terminal, placement)
     source = compiled.compilation.source
-    _show_notices(terminal, source.assumptions, source.notes, source.warnings)
+    _show_notices(terminal, source.assumptions, source.notes, compiled.compilation.warnings)
     placement.require()
     return DONE
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
@@ -17,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 from resformer._version import __version__
 from resformer.compiler.atomic import is_stream
 from resformer.compiler.progress import Progress, no_progress
-from resformer.errors import ResformerError
+from resformer.errors import ResformerError, ResformerWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +72,10 @@ def run_command(
     """
     try:
         arguments = parser.parse_args(argv)
-        status = command(arguments)
+        with warnings.catch_warnings():
+            # the commands print them as lines of their own
+            warnings.simplefilter("ignore", ResformerWarning)
+            status = command(arguments)
         sys.stdout.flush()
     except SystemExit as exit_:  # after --help
         return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE

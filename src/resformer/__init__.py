@@ -21,6 +21,7 @@ from resformer.errors import (
     InputError,
     RangeError,
     ResformerError,
+    ResformerWarning,
     UnsupportedError,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "InputError",
     "RangeError",
     "ResformerError",
+    "ResformerWarning",
     "UnsupportedError",
     "__version__",
     "compile",

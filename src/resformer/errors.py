@@ -52,3 +52,7 @@ class FileFormatError(ResformerError):
 
 class InputError(ResformerError):
     """Data given for inference does not fit the network: wrong shape, type or values."""
+
+
+class ResformerWarning(UserWarning):
+    """What a reader should know of a network or a run that is no error: from Python, as ``warnings.warn`` has it."""

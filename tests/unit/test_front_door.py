@@ -20,6 +20,7 @@ PUBLIC = {
     "InputError",
     "RangeError",
     "ResformerError",
+    "ResformerWarning",
     "UnsupportedError",
     "__version__",
     "compile",
