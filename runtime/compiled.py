@@ -37,8 +37,10 @@ from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_a
 from resformer.runtime.page.write import write_page
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
 from resformer.runtime.verify import as_json as verifications
+from resformer.runtime.verify.limits import Limits
 from resformer.runtime.verify.module_sides import require_same_spikes
 from resformer.runtime.verify.result import Verification
+from resformer.runtime.verify.verdict import doubts
 from resformer.runtime.verify.verify import Comparing
 
 if TYPE_CHECKING:
@@ -153,6 +155,9 @@ class Compiled(Summarized):
             self_check: With "sim": check every product of the run; several times slower.
             progress: Told how far it is.
 
+        Warns:
+            ResformerWarning: Input was clipped, or (where spikes are recorded) populations never fired or always.
+
         Returns:
             Logits (N, T, classes), predictions (N,), and spikes (T, N, ...) by population if they were recorded.
 
@@ -163,7 +168,7 @@ class Compiled(Summarized):
         given = self.read(images, samples=samples)
         if record:
             require_room_for_spikes(self.program, len(given.samples))
-        return infer(
+        result = infer(
             self.program,
             given.samples,
             backend,
@@ -172,6 +177,8 @@ class Compiled(Summarized):
             self_check=self_check,
             progress=lambda done, total: progress(f"running in {backend}", done, total),
         )
+        _warn(result.to_know)
+        return result
 
     def verify(
         self,
@@ -186,6 +193,8 @@ class Compiled(Summarized):
         device: str = CPU,
         batch_size: int | None = None,
         self_check: bool = False,
+        min_agreement: float | None = None,
+        max_accuracy_drop: float | None = None,
         progress: Progress = no_progress,
     ) -> Verification:
         """The four equivalences, every spike of every population.
@@ -202,13 +211,22 @@ class Compiled(Summarized):
             device: With "sim": "cpu", "cuda" or "cuda:N".
             batch_size: How many samples the backend is given together; None: what fits.
             self_check: As ``run`` takes it.
+            min_agreement: The least share of samples, 0 to 1, whose class must be the original's; else the result has
+                not ``passed``.
+            max_accuracy_drop: By how much accuracy may be lower than the original's, 0 to less than 1 (0.01 is one
+                point); likewise. It needs labels.
             progress: Told how far it is.
 
+        Warns:
+            ResformerWarning: Input was clipped, or populations never fired or always.
+
         Raises:
+            InputError: A limit is out of its range, or cannot be known.
             ResformerError: The samples do not fit, a file is another network, or the backend failed.
         """
+        limits = Limits(min_agreement, max_accuracy_drop)
         given = self.read(images, samples=samples, labels=labels)
-        return self.origin.verify(
+        result = self.origin.verify(
             given.samples,
             self.program,
             model=None if model is None else Path(model),
@@ -220,9 +238,12 @@ class Compiled(Summarized):
                 device=device,
                 batch_size=batch_size,
                 self_check=self_check,
+                limits=limits,
                 update=progress,
             ),
         )
+        _warn(doubts(result))
+        return result
 
     def place(self, chip: str | Path | Chip | None = None) -> Placement:
         """The program on neurocores, which it may exceed: ``Placement.require()`` raises if so.

@@ -8,7 +8,7 @@ in every step, so does everything else.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -21,7 +21,7 @@ from resformer.compiler.ir.bounds import interval_of
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.interval import Interval
 from resformer.compiler.ir.neurons import decays
-from resformer.compiler.ir.ops import LIF, Op, RecurrentCubaLIF, Spiking
+from resformer.compiler.ir.ops import LIF, Op, RecurrentCubaLIF, Relay, Spiking
 from resformer.compiler.ir.primitives import DiscreteCubaLI, DiscreteCubaLIF, collapse
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import counted, listed
@@ -94,14 +94,30 @@ def _prove(program: Program, *, spread: bool = False) -> tuple[dict[str, tuple[f
         intervals[node.name] = interval_of(program, node, inputs)
         if not isinstance(node.op, Spiking):
             continue
-        share = _largest_share(node, inputs[0], program.timesteps)
+        given = _given(program, node, intervals)
+        share = _largest_share(node, given, program.timesteps)
         if share is not None:
-            silent[node.name] = share, _longer_step(node.op, inputs[0], share)
+            silent[node.name] = share, _longer_step(node.op, given, share)
             if spread:
                 intervals[node.name] = Interval.between(0, 0)
-        elif _always_fires(node, inputs[0], program.timesteps):
+        elif _always_fires(node, given, program.timesteps):
             constant.append(node.name)
     return silent, constant
+
+
+def _given(program: Program, node: Node[Op], intervals: Mapping[str, Interval]) -> Interval:
+    """What a population is given in a step; of a relay what it makes, whose interval holds zero for a window's sake."""
+    source = program[node.inputs[0]]
+    if not isinstance(source.op, Relay):
+        return intervals[source.name]
+    before = intervals[source.inputs[0]]
+    channels = source.shape[0], *(1,) * (len(source.shape) - 1)
+    low, high = (
+        # a relay's output grows with its input
+        source.op.evaluate(np.broadcast_to(bound, channels[:1]).reshape(1, 1, *channels)).value.reshape(-1)
+        for bound in (before.low, before.high)
+    )
+    return Interval(low, high)
 
 
 def _largest_share(node: Node[Op], given: Interval, timesteps: int) -> float | None:

@@ -281,3 +281,5 @@ def _summarize(
     terminal.table(f"{arguments.build} on {arguments.input.name}", ("what", "value"), rows)
     for note in result.notes:
         terminal.line(f"note: {note}")
+    for each in result.to_know:
+        terminal.line(f"warning: {each}", style="yellow")

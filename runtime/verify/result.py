@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.runtime.verify.diverge import Divergence
+from resformer.runtime.verify.limits import NO_LIMITS, Limits
 from resformer.runtime.verify.local import LocalError
 
 FLOAT_GRAPH = "float_graph_vs_torch"
@@ -74,6 +75,12 @@ class Verification(Summarized):
         local: Each layer's own error, in topological order; empty if it was not asked for.
         source: What was compiled, in words: a checkpoint, a NIR file or a module.
         notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly.
+        fired: How often each population of the backend fired, in the order of ``layers``.
+        largest_input: The largest magnitude of any value of the samples.
+        input_range: The least and the largest number that the program takes without clipping it.
+        input_kind: "static", or "frames" of counts of events.
+        assumptions: What neither the checkpoint nor its user said of the network, a sentence each.
+        limits: What was demanded of accuracy.
     """
 
     backend: str
@@ -89,24 +96,64 @@ class Verification(Summarized):
     local: Sequence[LocalError] = ()
     source: str = SOURCES[CHECKPOINT]
     notes: tuple[str, ...] = ()
+    fired: Mapping[str, int] = field(default_factory=dict)
+    largest_input: float = 0.0
+    input_range: tuple[float, float] = (0.0, 0.0)
+    input_kind: str = "static"
+    assumptions: tuple[str, ...] = ()
+    limits: Limits = NO_LIMITS
 
     def summary(self) -> Summary:
-        """The verdict and each check; ``resformer.runtime.verify.tables`` has every layer."""
-        verdict = "EQUIVALENT" if self.equivalent else "NOT EQUIVALENT"
+        """The verdict in three lines and each check; ``resformer.runtime.verify.tables`` has every layer."""
+        same_spikes, accuracy, known = self.verdict
         ran = {
             name: f"{check.mismatched:,} of {check.compared:,} spikes differ ({check.note})"
             for name, check in self.checks.items()
         }
         not_run = {name: f"not run: {why}" for name, why in self.not_run.items()}
-        return f"{verdict}: {counted(self.samples, 'sample')} in {self.backend}", [
+        return f"Verification of {counted(self.samples, 'sample')} in {self.backend}", [
+            ("same spikes", same_spikes),
+            ("accuracy", accuracy.partition(": ")[2] if accuracy.startswith("accuracy: ") else accuracy),
+            ("to know", known.partition(": ")[2]),
             *((name, (ran | not_run)[name]) for name in CHECKS if name in ran or name in not_run),
-            *((f"accuracy, {name}", f"{value:.2%}") for name, value in self.accuracy.items()),
-            *([("input values clipped", f"{self.clipped:,}")] if self.clipped else []),
-            *(("note", note) for note in self.notes),
         ]
 
     @property
     def equivalent(self) -> bool:
-        """Whether every demanded check passed, and there was one."""
+        """Whether every demanded check passed, and there was one: the same spikes, and nothing beyond."""
         demanded = [check for check in self.checks.values() if check.demanded]
         return bool(demanded) and all(check.passed for check in demanded)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is equivalent, and accuracy is what ``limits`` demand."""
+        from resformer.runtime.verify.verdict import shortfalls
+
+        return self.equivalent and not shortfalls(self)
+
+    @property
+    def verdict(self) -> tuple[str, str, str]:
+        """Three lines: whether the spikes are the same, what became of accuracy, and what to know of both."""
+        # worded there, of results that are defined here
+        from resformer.runtime.verify.verdict import verdict
+
+        return verdict(self)
+
+    @property
+    def to_know(self) -> tuple[str, ...]:
+        """What to know, a sentence each: the third line of the verdict."""
+        from resformer.runtime.verify.verdict import to_know
+
+        return to_know(self)
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of samples for which the quantized network and the original predict one class; None if unknown."""
+        return float(self.checks[ORIGINAL].extra["top1_agreement"]) if ORIGINAL in self.checks else None
+
+    @property
+    def accuracy_drop(self) -> float | None:
+        """The original's accuracy less the quantized network's, a share of the samples; None if either is unknown."""
+        if self.accuracy.keys() < {"original", "quantized"}:
+            return None
+        return self.accuracy["original"] - self.accuracy["quantized"]
