@@ -40,7 +40,6 @@ from resformer.runtime.verify import as_json as verifications
 from resformer.runtime.verify.limits import Limits
 from resformer.runtime.verify.module_sides import require_same_spikes
 from resformer.runtime.verify.result import Verification
-from resformer.runtime.verify.verdict import doubts
 from resformer.runtime.verify.verify import Comparing
 
 if TYPE_CHECKING:
@@ -242,7 +241,7 @@ class Compiled(Summarized):
                 update=progress,
             ),
         )
-        _warn(doubts(result))
+        _warn(result.doubts)
         return result
 
     def place(self, chip: str | Path | Chip | None = None) -> Placement:

@@ -86,7 +86,7 @@ def _add_output_options(group: argparse._ActionsContainer) -> None:
         metavar="PASS",
         help="print the network after a pass, repeatable or separated by commas: import, a pass, or all",
     )
-    group.add_argument("--quiet", action="store_true", help="print nothing but errors and dumps")
+    group.add_argument("--quiet", action="store_true", help="print nothing but errors, warnings and dumps")
 
 
 def _add_chip_options(group: argparse._ActionsContainer) -> None:
@@ -444,9 +444,11 @@ def _show_notices(
     terminal: Terminal, assumptions: Sequence[str], notes: Sequence[str], warnings: Sequence[str]
 ) -> None:
     """Print what a reader should know of the network that was read, a line each."""
-    for kind, lines in (("assumed", assumptions), ("note", notes), ("warning", warnings)):
+    for kind, lines in (("assumed", assumptions), ("note", notes)):
         for line in lines:
             terminal.line(f"{kind}: {line}")
+    for line in warnings:
+        terminal.warning(line)
 
 
 def _weights(report: Any) -> str:

@@ -188,7 +188,6 @@ def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verifi
 def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verification) -> None:
     """Print what verification found, the verdict last."""
     from resformer.runtime.verify.tables import blame, check_rows, facts, layer_rows, local_rows
-    from resformer.runtime.verify.verdict import doubts
 
     terminal.table("Mismatched spikes by population", *layer_rows(result))
     samples, steps = counted(result.samples, "sample"), counted(result.timesteps, "step")
@@ -203,4 +202,4 @@ def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verificatio
     proves = "green" if any(result.fired.values()) else "yellow"
     terminal.line(same_spikes, style=proves if result.equivalent else "red")
     terminal.line(accuracy, style="red" if result.equivalent and not result.passed else None)
-    terminal.line(known, style="yellow" if doubts(result) else None)
+    terminal.line(known, style="yellow" if result.doubts else None)

@@ -10,7 +10,6 @@ from resformer.runtime.run.to_know import always_fired, never_fired
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.local import LocalError
 from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
-from resformer.runtime.verify.verdict import shortfalls
 
 FORMAT = "resformer-verification"
 FORMAT_VERSION = 1
@@ -29,7 +28,7 @@ def to_json(result: Verification) -> dict[str, Any]:
         "passed": result.passed,
         "verdict": list(result.verdict),
         "to_know": list(result.to_know),
-        "shortfalls": list(shortfalls(result)),
+        "shortfalls": list(result.shortfalls),
         "checks": {name: _check(result.checks[name]) if name in result.checks else None for name in CHECKS},
         "not_run": dict(result.not_run),
         "layers": [_layer(result, name) for name in result.layers],

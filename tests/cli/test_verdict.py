@@ -98,6 +98,16 @@ def test_saturation_ties_notes_and_assumptions_are_told(sound: Verification) -> 
     )
 
 
+def test_what_others_count_is_told_where_it_is_there(sound: Verification) -> None:
+    """Ties, what is doubtful of the samples, and why there is no accuracy."""
+    result = clean(sound, accuracy={})
+    facts = {"ties": {"a": 2, "b": 0, "c": 7}, "warnings": ("mean: not the build's",), "accuracy_absent": "no folders"}
+    for name, value in facts.items():
+        object.__setattr__(result, name, value)
+    assert result.to_know == ("ties, potentials that land exactly on a threshold: c 7, a 2", "mean: not the build's")
+    assert result.verdict[1].startswith("accuracy: unknown: no folders; ")
+
+
 def test_the_first_line_says_which_checks_it_is_of(sound: Verification) -> None:
     assert sound.verdict[0].endswith("spikes differ in E1, E3; E2 not run")
     nothing = replace(sound, checks={name: replace(check, demanded=False) for name, check in sound.checks.items()})
@@ -243,6 +253,10 @@ def test_a_network_that_never_fires_is_no_success(
     assert warned.startswith("warning: no population can ever fire: n1, n3: ")
     assert "if --dt (0.0001) is in another unit than the file's" in warned
     assert read_json(build / "report.json")["warnings"] == [warned.removeprefix("warning: ")]
+    again = ["--target", "sim", "--dt", "1e-4", "--timesteps", "8", "--quiet", "-o", str(tmp_path / "again")]
+    assert compile_main([str(path), *again]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", f"{warned}\n")
     command = [str(build), "--model", str(path), "--input", str(samples), "--backend", "sim"]
     _, lines = said([*command, "--json", str(result)], capsys)
     assert lines[2].startswith(f"to know: {SILENT}")
