@@ -87,6 +87,11 @@ def test_clipped_input_tells_its_largest_value_and_the_range(
     assert hint in line
 
 
+def test_a_range_that_nearly_holds_pixels_is_no_hint_to_divide(sound: Verification) -> None:
+    (line,) = clean(sound, clipped=1, largest_input=255.0, input_range=(-200.0, 200.0)).to_know
+    assert "divide" not in line
+
+
 def test_saturation_ties_notes_and_assumptions_are_told(sound: Verification) -> None:
     many = {"a": 1, "b": 5, "c": 2, "d": 3, "e": 4}
     assert clean(sound, saturation=many).to_know == ("saturation: b 5, e 4, d 3 and 2 more",)
