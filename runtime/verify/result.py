@@ -118,7 +118,8 @@ class Verification(Summarized):
             for name, check in self.checks.items()
         }
         not_run = {name: f"not run: {why}" for name, why in self.not_run.items()}
-        return f"Verification of {counted(self.samples, 'sample')} in {self.backend}", [
+        word = "EQUIVALENT" if self.equivalent else "NOT EQUIVALENT"
+        return f"{word}: {counted(self.samples, 'sample')} in {self.backend}", [
             ("same spikes", same_spikes),
             ("accuracy", accuracy.partition(": ")[2] if accuracy.startswith("accuracy: ") else accuracy),
             ("to know", known.partition(": ")[2]),

@@ -326,7 +326,7 @@ def test_a_population_that_always_fires(tmp_path: Path) -> None:
 
 def test_the_summary_has_the_three_lines(sound: Verification) -> None:
     title, rows = sound.summary()
-    assert title == f"Verification of {SAMPLES} samples in reference"
+    assert title == f"EQUIVALENT: {SAMPLES} samples in reference"
     told = dict(rows)
     assert told["same spikes"] == sound.verdict[0]
     assert f"accuracy: {told['accuracy']}" == sound.verdict[1]
