@@ -19,6 +19,7 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.primitives import InputKind
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
+from resformer.compiler.ir.reach import reach_warnings, time_warnings
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.float.convolve_linear import convolve_linear
 from resformer.compiler.passes.float.fold_attention_scale import fold_attention_scale
@@ -245,6 +246,7 @@ class Compilation:
         preprocessing: What whoever runs the program does to samples first.
         classes: The names of the classes, class 0 first, if they are known.
         sample_notes: What a reader should know of the calibration samples, a sentence each.
+        warnings: What the user should know of the source, or of what was proved of the program, a line each.
     """
 
     source: Source
@@ -258,6 +260,7 @@ class Compilation:
     preprocessing: Preprocessing = NO_PREPROCESSING
     classes: tuple[str, ...] | None = None
     sample_notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def network(self) -> Graph[nir.NIRNode]:
@@ -502,6 +505,7 @@ def _compile(
     if graph.timesteps > LONGEST_SAMPLE:
         raise InputError(f"timesteps: {graph.timesteps} a sample, the limit is {LONGEST_SAMPLE}; choose fewer")
     step.done("import", graph)
+    of_time = time_warnings(graph)
     for float_pass in route.float_passes:
         graph = step.run(float_pass, graph)
 
@@ -537,6 +541,7 @@ def _compile(
         preprocessing=options.preprocessing,
         classes=classes,
         sample_notes=() if opened is None else opened.notes,
+        warnings=(*source.warnings, *of_time, *reach_warnings(program)),
     )
 
 

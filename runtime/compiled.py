@@ -47,6 +47,7 @@ from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_a
 from resformer.runtime.page.write import write_page
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
 from resformer.runtime.verify import as_json as verifications
+from resformer.runtime.verify.limits import Limits
 from resformer.runtime.verify.module_sides import require_same_spikes
 from resformer.runtime.verify.result import Verification
 from resformer.runtime.verify.user_network import user_network
@@ -169,6 +170,9 @@ class Compiled(Summarized):
             self_check: With "sim": check every product of the run; several times slower.
             progress: Told how far it is.
 
+        Warns:
+            ResformerWarning: Input was clipped, or (where spikes are recorded) populations never fired or always.
+
         Returns:
             Logits (N, T, classes), predictions (N,), and spikes (T, N, ...) by population if they were recorded.
 
@@ -188,7 +192,9 @@ class Compiled(Summarized):
             self_check=self_check,
             progress=lambda done, total: progress(f"running in {backend}", done, total),
         )
-        return describe_run(result, given)
+        result = describe_run(result, given)
+        _warn(result.to_know)
+        return result
 
     def verify(
         self,
@@ -203,6 +209,8 @@ class Compiled(Summarized):
         device: str = CPU,
         batch_size: int | None = None,
         self_check: bool = False,
+        min_agreement: float | None = None,
+        max_accuracy_drop: float | None = None,
         progress: Progress = no_progress,
     ) -> Verification:
         """The four equivalences, every spike of every population.
@@ -220,11 +228,20 @@ class Compiled(Summarized):
             device: With "sim": "cpu", "cuda" or "cuda:N".
             batch_size: How many samples the backend is given together; None: what fits.
             self_check: As ``run`` takes it.
+            min_agreement: The least share of samples, 0 to 1, whose class must be the original's; else the result has
+                not ``passed``.
+            max_accuracy_drop: By how much accuracy may be lower than the original's, 0 to less than 1 (0.01 is one
+                point); likewise. It needs labels.
             progress: Told how far it is.
 
+        Warns:
+            ResformerWarning: Input was clipped, or populations never fired or always.
+
         Raises:
+            InputError: A limit is out of its range, or cannot be known.
             ResformerError: The samples do not fit, a file is another network, or the backend failed.
         """
+        limits = Limits(min_agreement, max_accuracy_drop)
         given = self.read(images, samples=samples, labels=labels)
         path = Path(model) if isinstance(model, str | Path) else None
         user = None
@@ -243,10 +260,13 @@ class Compiled(Summarized):
                 device=device,
                 batch_size=batch_size,
                 self_check=self_check,
+                limits=limits,
                 update=progress,
             ),
         )
-        return describe_verification(result, given)
+        result = describe_verification(result, given)
+        _warn(result.doubts)
+        return result
 
     def place(self, chip: str | Path | Chip | None = None) -> Placement:
         """The program on neurocores, which it may exceed: ``Placement.require()`` raises if so.
@@ -440,6 +460,7 @@ def compile(  # noqa: A001
     """Compile a checkpoint, a NIR file or a SpikingJelly module to a scheduled integer program.
 
     A module's graph is proved to fire the module's spikes on the example. docs/modules.md says what a module may hold.
+    What a user should know of the network, such as populations that can never fire, is a ``ResformerWarning`` each.
 
     Args:
         source: A path to a SpikingResformer's checkpoint, or to a NIR file if it ends in ``.nir``; or a module in
@@ -468,6 +489,7 @@ def compile(  # noqa: A001
     compilation = compile_network(_as_input(source, example_input), options, observe, progress)
     if example_input is not None:
         require_same_spikes(compilation, example_input)
+    _warn(compilation.warnings)
     compiled = Compiled(InMemory(compilation, options, targets))
     if output is not None:
         if compilation.placement is not None:
@@ -475,6 +497,12 @@ def compile(  # noqa: A001
         progress("writing", 0, 0)
         compiled.save(output)
     return compiled
+
+
+def _warn(lines: Sequence[str]) -> None:
+    """Give warnings that name the line of the user's code that called a public function of this module."""
+    for line in lines:
+        warnings.warn(line, ResformerWarning, stacklevel=3)
 
 
 def load(build: str | Path, model: str | Path | None = None) -> Compiled:

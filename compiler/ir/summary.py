@@ -14,6 +14,8 @@ WIDTH = 100
 """Columns of a summary as text."""
 LINES_MAX = 20
 """Lines of a summary as text, its title included."""
+LISTED = 3
+"""How many of a list of names are told."""
 
 
 class Summarized:
@@ -59,3 +61,10 @@ def counted(number: int, noun: str) -> str:
 def sizes(shape: Sequence[int]) -> str:
     """A shape: "3 x 224 x 224"."""
     return " x ".join(map(str, shape))
+
+
+def listed(names: Sequence[str], shown: int = LISTED) -> str:
+    """Names, the last of a long list as their number: "a, b, c and 7 more"."""
+    if len(names) <= shown + 1:  # "and 1 more" takes the room of the name itself
+        return ", ".join(names)
+    return f"{', '.join(names[:shown])} and {len(names) - shown} more"

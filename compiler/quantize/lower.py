@@ -240,7 +240,7 @@ class _Lowering:
         if leaks and not MIN_DECAY < decay <= 1 + MIN_DECAY:
             raise UnsupportedError(
                 f"{node.name}: tau is {1 / decay:.4g} steps; Loihi's decay of 12 bits holds 1 to below "
-                f"{1 / MIN_DECAY:.0f} steps, so train the network to such a tau, or choose another time step"
+                f"{1 / MIN_DECAY:.0f} steps, so train the network to such a tau, or choose another time step (--dt)"
             )
         zero = np.zeros(1)
         return LIF(
@@ -310,7 +310,8 @@ class _Lowering:
         if slowest <= MIN_DECAY:
             raise UnsupportedError(
                 f"{node.name}: its {field} is {slowest:.4g} a step; Loihi's decays have 12 bits, which hold tau up to "
-                f"below {1 / MIN_DECAY:.0f} steps, so train the network to such a tau, or choose another time step"
+                f"below {1 / MIN_DECAY:.0f} steps, so train the network to such a tau, or choose another time step "
+                "(--dt)"
             )
         return _rounded(decay, LOIHI.decay_unity)
 

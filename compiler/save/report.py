@@ -96,7 +96,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             ),
         },
         "placement": None if compilation.placement is None else _placement(compilation.placement),
-        "warnings": list(source.warnings),
+        "warnings": list(compilation.warnings),
         "notes": [*source.notes, *compilation.sample_notes],
         "assumptions": list(source.assumptions),
         "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],

@@ -94,7 +94,7 @@ def _add_output_options(group: argparse._ActionsContainer) -> None:
         metavar="PASS",
         help="print the network after a pass, repeatable or separated by commas: import, a pass, or all",
     )
-    group.add_argument("--quiet", action="store_true", help="print nothing but errors and dumps")
+    group.add_argument("--quiet", action="store_true", help="print nothing but errors, warnings and dumps")
 
 
 def _add_chip_options(group: argparse._ActionsContainer) -> None:
@@ -336,7 +336,7 @@ def _check(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, placement.to_json())
     _show_placement(terminal, placement)
     source, sample_notes = compiled.compilation.source, compiled.compilation.sample_notes
-    _show_notices(terminal, source.assumptions, (*source.notes, *sample_notes), source.warnings)
+    _show_notices(terminal, source.assumptions, (*source.notes, *sample_notes), compiled.compilation.warnings)
     placement.require()
     return DONE
 
@@ -488,9 +488,11 @@ def _show_notices(
     terminal: Terminal, assumptions: Sequence[str], notes: Sequence[str], warnings: Sequence[str]
 ) -> None:
     """Print what a reader should know of the network that was read, a line each."""
-    for kind, lines in (("assumed", assumptions), ("note", notes), ("warning", warnings)):
+    for kind, lines in (("assumed", assumptions), ("note", notes)):
         for line in lines:
             terminal.line(f"{kind}: {line}")
+    for line in warnings:
+        terminal.warning(line)
 
 
 def _weights(report: Any) -> str:

@@ -301,3 +301,5 @@ def _summarize(
     show_notices(terminal, given)
     for note in result.notes:
         terminal.line(f"note: {note}")
+    for each in result.to_know:
+        terminal.line(f"warning: {each}", style="yellow")

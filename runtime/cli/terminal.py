@@ -159,7 +159,7 @@ class Terminal:
     """Prints: coloured tables on a terminal, plain lines elsewhere.
 
     Args:
-        quiet: Print errors only.
+        quiet: Print errors and warnings only, both where errors go.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -170,6 +170,13 @@ class Terminal:
         if not self.quiet:
             console = _console(sys.stdout)
             console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def warning(self, text: str) -> None:
+        """Print a warning, one line, which even the quiet are told."""
+        if self.quiet:
+            sys.stderr.write(f"warning: {text}\n")
+        else:
+            self.line(f"warning: {text}")
 
     def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print a table; headings that begin with a space are those of numbers, set to the right."""

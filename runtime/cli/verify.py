@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from resformer.compiler.atomic import write_json
 from resformer.compiler.ir.summary import counted
 from resformer.compiler.progress import Progress
+from resformer.errors import InputError
 from resformer.runtime.cli.inputs import read_given
 from resformer.runtime.cli.running import add_running_options, check_running_usage
 from resformer.runtime.cli.terminal import DONE, FAILED, Parser, Terminal, UsageError, check_writable, run_command
@@ -17,13 +18,16 @@ from resformer.runtime.run.processes import from_environment
 
 if TYPE_CHECKING:
     from resformer.runtime.given import GivenBuild
+    from resformer.runtime.verify.limits import Limits
     from resformer.runtime.verify.result import Verification
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+LIMITS = {"--min-agreement": "min_agreement", "--max-accuracy-drop": "max_accuracy_drop"}
+"""What may be demanded of accuracy, under its name in the arguments."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verify a build; returns the exit status: 0 equivalent, 1 not."""
+    """Verify a build; returns the exit status: 0 equivalent and as accurate as demanded, 1 not."""
     return run_command(_parser(), argv, _verify)
 
 
@@ -31,7 +35,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="resformer-verify",
         description="Compare a compiled SpikingResformer with its checkpoint, spike for spike.",
-        epilog="Exit status: 0 equivalent, 1 failed or not equivalent, 2 wrong usage.",
+        epilog="The last three lines are the verdict: the same spikes (E1 to E3), accuracy, and what to know of both. "
+        "Exit status: 0 equivalent and as accurate as demanded, 1 failed or not, 2 wrong usage.",
     )
     add_running_options(parser)
     parser.add_argument(
@@ -58,6 +63,18 @@ def _parser() -> Parser:
         metavar="P.png",
         help=f"file to draw that in as well, {_either(PLOT_SUFFIXES)} (needs matplotlib)",
     )
+    parser.add_argument(
+        "--min-agreement",
+        type=_share,
+        metavar="SHARE",
+        help="exit with 1 if the top-1 classes of fewer samples agree with the original's: 0 to 1, 0.9 for 90 percent",
+    )
+    parser.add_argument(
+        "--max-accuracy-drop",
+        type=_share,
+        metavar="SHARE",
+        help="exit with 1 if accuracy drops by more, a share of the samples: 0 to less than 1, 0.01 for one point",
+    )
     parser.add_argument("--json", type=Path, metavar="R.json", help="file to write the results to")
     parser.add_argument(
         "--report",
@@ -66,6 +83,13 @@ def _parser() -> Parser:
         help="page to write that shows the build, these results, and a run of the first samples",
     )
     return parser
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.9") from None
 
 
 def _plot_path(text: str) -> Path:
@@ -89,6 +113,7 @@ def _either(choices: Sequence[str]) -> str:
 
 def _verify(arguments: argparse.Namespace) -> int:
     local = arguments.local or arguments.local_plot is not None
+    limits = _limits(arguments)
     _check_usage(arguments, local=local)
     terminal = Terminal()
     with terminal.progress() as update:
@@ -101,6 +126,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         if arguments.local_plot is not None:
             require_matplotlib()
         given = read_given(arguments, arguments.build)
+        if limits.max_accuracy_drop is not None and given.labels is None:
+            raise UsageError("--max-accuracy-drop: there are no labels to measure accuracy by; give --labels")
         user = None
         if arguments.model_code is not None:
             from resformer.runtime.verify.user_code import load_user_module
@@ -120,6 +147,7 @@ def _verify(arguments: argparse.Namespace) -> int:
                 device=arguments.device,
                 batch_size=arguments.batch_size,
                 self_check=arguments.self_check,
+                limits=limits,
                 update=update,
             ),
             model=arguments.model,
@@ -134,7 +162,22 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_json(arguments.json, to_json(result))
     _show(terminal, arguments, result)
-    return DONE if result.equivalent else FAILED
+    return DONE if result.passed else FAILED
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    """What is demanded of accuracy.
+
+    Raises:
+        UsageError: A number is out of its range.
+    """
+    from resformer.runtime.verify.limits import Limits
+
+    try:
+        return Limits(**{name: getattr(arguments, name) for name in LIMITS.values()})
+    except InputError as error:
+        name, _, message = str(error).partition(": ")
+        raise UsageError(f"--{name.replace('_', '-')}: {message}") from error
 
 
 def _check_usage(arguments: argparse.Namespace, *, local: bool) -> None:
@@ -151,6 +194,9 @@ def _check_usage(arguments: argparse.Namespace, *, local: bool) -> None:
         raise UsageError("--model-code: needs the weights that your code is compared with; name them with --model")
     if local and arguments.model is None:
         raise UsageError("--local: compares with the original; name it with --model")
+    for option, name in LIMITS.items():
+        if getattr(arguments, name) is not None and arguments.model is None:
+            raise UsageError(f"{option}: compares with the original; name it with --model")
     if arguments.local_plot is not None:
         check_writable(arguments.local_plot)
     if arguments.report is not None:
@@ -181,6 +227,9 @@ def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verificatio
         terminal.line(blame(result))
     for line in facts(result):
         terminal.line(line)
-    terminal.line(
-        "EQUIVALENT" if result.equivalent else "NOT EQUIVALENT", style="green" if result.equivalent else "red"
-    )
+    same_spikes, accuracy, known = result.verdict
+    # equal spikes of a network that never fires are no good news
+    proves = "green" if any(result.fired.values()) else "yellow"
+    terminal.line(same_spikes, style=proves if result.equivalent else "red")
+    terminal.line(accuracy, style="red" if result.equivalent and not result.passed else None)
+    terminal.line(known, style="yellow" if result.doubts else None)

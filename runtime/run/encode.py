@@ -20,10 +20,12 @@ class Encoded:
     Attributes:
         values: In the shape of the samples.
         clipped: How many values the input's range could not hold.
+        largest: The largest magnitude of any value, as it was given.
     """
 
     values: npt.NDArray[np.int32]
     clipped: int
+    largest: float
 
 
 def encode(samples: Float64Array, program: Program) -> Encoded:
@@ -38,7 +40,16 @@ def encode(samples: Float64Array, program: Program) -> Encoded:
     assert signal.high is not None
     rounded = np.rint(samples * 2.0**signal.scale_exp)
     clipped = np.clip(rounded, signal.low, signal.high)
-    return Encoded(clipped.astype(np.int32), int(np.count_nonzero(clipped != rounded)))
+    count = int(np.count_nonzero(clipped != rounded))
+    return Encoded(clipped.astype(np.int32), count, float(max(samples.max(initial=0), -samples.min(initial=0))))
+
+
+def real_range(program: Program) -> tuple[float, float]:
+    """The least and the largest real number that a program takes without clipping it."""
+    signal = program.input.op.signal
+    assert signal.low is not None
+    assert signal.high is not None
+    return signal.low * 2.0**-signal.scale_exp, signal.high * 2.0**-signal.scale_exp
 
 
 def decode(values: npt.NDArray[np.integer], program: Program) -> Float64Array:

@@ -21,8 +21,9 @@ from resformer.compiler.ir.trace import SpikeTrain, Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.samples.classes import named
 from resformer.errors import CapacityError
-from resformer.runtime.run.encode import encode, predict, real_logits
+from resformer.runtime.run.encode import encode, predict, real_logits, real_range
 from resformer.runtime.run.memory import machine_memory
+from resformer.runtime.run.to_know import NO_SPIKES_OUT, clipping, silence
 from resformer.runtime.run.trace import join
 
 SampleProgress: TypeAlias = Callable[[float, float], None]
@@ -61,6 +62,8 @@ class Inference(Summarized):
         accuracy_absent: Why there is no accuracy; None if there is.
         ties: How often a potential met its threshold exactly and did not fire, by population; those that fire at ties
             are not there, and none is where the backend does not count.
+        to_know: What a reader should know beside the results, a sentence each: clipped input, populations that never or
+            always fired (if spikes were recorded).
     """
 
     logits_int: npt.NDArray[np.int64]
@@ -76,6 +79,7 @@ class Inference(Summarized):
     accuracy: float | None = None
     accuracy_absent: str | None = None
     ties: Mapping[str, int] = field(default_factory=dict)
+    to_know: tuple[str, ...] = ()
 
     def summary(self) -> Summary:
         """What ran, how fast, and what it recorded and clipped."""
@@ -92,6 +96,7 @@ class Inference(Summarized):
             ("values clipped", f"{self.clipped:,} of the input, {sum(self.saturated.values()):,} inside"),
             ("time", f"{self.seconds:.3g} s"),
             *(("note", note) for note in self.notes),
+            *(("to know", each) for each in self.to_know),
         ]
 
 
@@ -103,11 +108,13 @@ class Part:
         trace: Without graded values.
         clipped: How many values of the input its range could not hold.
         notes: What the backend found of the machine that ran them.
+        largest: The largest magnitude of any value of the input.
     """
 
     trace: Trace
     clipped: int
     notes: tuple[str, ...] = ()
+    largest: float = 0.0
 
 
 def infer(
@@ -168,16 +175,16 @@ def infer_part(
         CapacityError: A batch does not fit in memory.
     """
     first, count = bounds[0], bounds[1] - bounds[0]
-    traces, clipped = [], 0
+    traces, clipped, largest = [], 0, 0.0
     for start, stop in batches(count, batch_size):
         try:
             encoded = encode(samples.real(first + start, first + stop), program)
             trace = runner(program, encoded.values, record=record, progress=_within(progress, start, stop, count))
         except MemoryError as error:
             raise does_not_fit(stop - start) from error
-        clipped += encoded.clipped
+        clipped, largest = clipped + encoded.clipped, max(largest, encoded.largest)
         traces.append(replace(trace, graded={}))
-    return Part(join(traces), clipped, notes_of(runner))
+    return Part(join(traces), clipped, notes_of(runner), largest)
 
 
 def notes_of(runner: Runner) -> tuple[str, ...]:
@@ -200,7 +207,24 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
         clipped=sum(part.clipped for part in parts),
         seconds=seconds,
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        to_know=_to_know(program, trace, parts),
     )
+
+
+def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[str, ...]:
+    """What a reader should know of a run beside its results."""
+    fired = {name: train.count for name, train in trace.spikes.items()}
+    chances = {name: train.size for name, train in trace.spikes.items()}
+    lines = clipping(
+        sum(part.clipped for part in parts),
+        max(part.largest for part in parts),
+        real_range(program),
+        frames=program.metadata.get("input") == "frames",
+    )
+    if fired:
+        return silence(fired, chances, from_nir=program.metadata.get("source") == "nir") + lines
+    unspoken = (NO_SPIKES_OUT,) if program.lif_names and not trace.logits.any() else ()
+    return unspoken + lines
 
 
 def require_room_for_spikes(program: Scheduled, samples: int) -> None:

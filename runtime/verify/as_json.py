@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from resformer._version import __version__
 from resformer.compiler.samples import preprocessing
+from resformer.runtime.run.to_know import always_fired, never_fired
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.local import LocalError
 from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
@@ -24,13 +26,23 @@ def to_json(result: Verification) -> dict[str, Any]:
         "samples": result.samples,
         "timesteps": result.timesteps,
         "equivalent": result.equivalent,
+        "passed": result.passed,
+        "verdict": list(result.verdict),
+        "to_know": list(result.to_know),
+        "shortfalls": list(result.shortfalls),
         "checks": {name: _check(result.checks[name]) if name in result.checks else None for name in CHECKS},
         "not_run": dict(result.not_run),
         "layers": [_layer(result, name) for name in result.layers],
         "saturation": dict(result.saturation),
         "ties": dict(result.ties),
         "input_values_clipped": result.clipped,
+        "input_largest": result.largest_input,
+        "input_range": list(result.input_range),
+        "never_fired": list(never := never_fired(result.fired)),
+        "always_fired": list(always_fired(result.fired, result.layers)),
+        "any_fired": len(never) < len(result.fired),
         "notes": list(result.notes),
+        "assumptions": list(result.assumptions),
         "model_is_source": result.model_is_source,
         "accuracy": dict(result.accuracy),
         "accuracy_absent": result.accuracy_absent,
@@ -38,6 +50,10 @@ def to_json(result: Verification) -> dict[str, Any]:
         "preprocessing": preprocessing.as_json(result.preprocessing),
         "predictions": list(result.predictions),
         "warnings": list(result.warnings),
+        "labelled": result.samples if result.accuracy else 0,
+        "accuracy_drop": result.accuracy_drop,
+        "agreement": result.agreement,
+        "limits": dataclasses.asdict(result.limits),
         "local": [_local(error) for error in result.local] or None,
     }
 
@@ -72,6 +88,7 @@ def _layer(result: Verification, name: str) -> dict[str, Any]:
     exact = [check.layers[name] for key, check in result.checks.items() if key != ORIGINAL]
     facts: dict[str, Any] = {
         "name": name,
+        "fired": result.fired[name],
         "compared": sum(compared for compared, _ in exact),
         "mismatched": sum(mismatched for _, mismatched in exact),
         "checks": {

@@ -91,6 +91,8 @@ class Tally:
         ties: How often a potential met its threshold exactly and did not fire, by population.
         saturated_samples: Those in which a value was clipped that spikes depend on.
         clipped: How many values of the input its range could not hold.
+        largest: The largest magnitude of any.
+        fired: How often each population of the backend fired.
     """
 
     def __init__(self, sides: Sides) -> None:
@@ -110,6 +112,8 @@ class Tally:
         self.ties: Counter[str] = Counter()
         self.saturated_samples: list[int] = []
         self.clipped = 0
+        self.largest = 0.0
+        self.fired: Counter[str] = Counter(dict.fromkeys(lifs, 0))
 
     def merge(self, other: Tally) -> None:
         """Add what the samples that follow these counted."""
@@ -123,6 +127,8 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("predictions_original", "predictions_quantized", "saturated_samples"):
             getattr(self, name).extend(getattr(other, name))
+        self.largest = max(self.largest, other.largest)
+        self.fired.update(other.fired)
         self.saturation.update(other.saturation)
         self.ties.update(other.ties)
         for layer, tally in other.layers.items():
@@ -158,7 +164,7 @@ def check_batch(sides: Sides, samples: Samples, start: int, stop: int, backend: 
     program, tally = sides.program, Tally(sides)
     real = samples.real(start, stop)
     encoded = encode(real, program)
-    tally.clipped = encoded.clipped
+    tally.clipped, tally.largest = encoded.clipped, encoded.largest
     given = decode(encoded.values, program) if sides.fine_tuned else real
     batch = _Batch(sides, given, encoded.values, range(start, stop), tally)
     if sides.original is not None:
@@ -173,6 +179,7 @@ def check_batch(sides: Sides, samples: Samples, start: int, stop: int, backend: 
         _compare_backend(batch, trace, backend)
     trace = trace if backend is None else backend
     spikes = {name: trace.spikes[name].dense() for name in program.lif_names}
+    tally.fired.update({name: int(np.count_nonzero(dense)) for name, dense in spikes.items()})
     if quantized is not None:
         _compare_quantized(batch, spikes, trace, quantized[0], quantized[1], differ)
     tally.predictions_quantized = predict(real_logits(trace.logits, program)).tolist()

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from resformer.compiler.ir.summary import Summarized, Summary, counted
+from resformer.compiler.ir.summary import Summarized, Summary, counted, listed
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing
+from resformer.runtime.run.to_know import clipping, silence
 from resformer.runtime.verify.diverge import Divergence
+from resformer.runtime.verify.limits import NO_LIMITS, Limits
 from resformer.runtime.verify.local import LocalError
 
 FLOAT_GRAPH = "float_graph_vs_torch"
@@ -21,6 +23,12 @@ CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL)
 CHECKPOINT, NIR = "checkpoint", "nir"
 SOURCES = MappingProxyType({CHECKPOINT: "checkpoint", NIR: "NIR file", "module": "module"})
 """What was compiled, in words, by what the program's metadata say of its source."""
+
+SHORT = MappingProxyType({name: f"E{number}" for number, name in enumerate(CHECKS, 1)})
+"""The checks as people call them."""
+NOTHING = "nothing to report"
+ROUNDING = 1e-9
+"""By how much a difference of two shares of samples may be off in float64: far less than one sample of any number."""
 
 Counts: TypeAlias = Mapping[str, tuple[int, int]]
 """By layer: how many elements were compared, and how many of them differ."""
@@ -83,6 +91,12 @@ class Verification(Summarized):
         classes: The names of the classes, class 0 first, if they are known.
         preprocessing: What was done to the samples.
         accuracy_absent: Why there is no accuracy; None if there is.
+        fired: How often each population of the backend fired, in the order of ``layers``.
+        largest_input: The largest magnitude of any value of the samples.
+        input_range: The least and the largest number that the program takes without clipping it.
+        input_kind: "static", or "frames" of counts of events.
+        assumptions: What neither the checkpoint nor its user said of the network, a sentence each.
+        limits: What was demanded of accuracy.
     """
 
     backend: str
@@ -104,26 +118,157 @@ class Verification(Summarized):
     preprocessing: Preprocessing = NO_PREPROCESSING
     accuracy_absent: str | None = None
     ties: Mapping[str, int] = field(default_factory=dict)
+    fired: Mapping[str, int] = field(default_factory=dict)
+    largest_input: float = 0.0
+    input_range: tuple[float, float] = (0.0, 0.0)
+    input_kind: str = "static"
+    assumptions: tuple[str, ...] = ()
+    limits: Limits = NO_LIMITS
 
     def summary(self) -> Summary:
-        """The verdict and each check; ``resformer.runtime.verify.tables`` has every layer."""
-        verdict = "EQUIVALENT" if self.equivalent else "NOT EQUIVALENT"
+        """The verdict in three lines and each check; ``resformer.runtime.verify.tables`` has every layer."""
+        same_spikes, accuracy, known = self.verdict
         ran = {
             name: f"{check.mismatched:,} of {check.compared:,} spikes differ ({check.note})"
             for name, check in self.checks.items()
         }
         not_run = {name: f"not run: {why}" for name, why in self.not_run.items()}
-        return f"{verdict}: {counted(self.samples, 'sample')} in {self.backend}", [
+        word = "EQUIVALENT" if self.equivalent else "NOT EQUIVALENT"
+        return f"{word}: {counted(self.samples, 'sample')} in {self.backend}", [
+            ("same spikes", same_spikes),
+            ("accuracy", accuracy.partition(": ")[2] if accuracy.startswith("accuracy: ") else accuracy),
+            ("to know", known.partition(": ")[2]),
             *((name, (ran | not_run)[name]) for name in CHECKS if name in ran or name in not_run),
-            *((f"accuracy, {name}", f"{value:.2%}") for name, value in self.accuracy.items()),
-            *([] if self.accuracy_absent is None else [("accuracy", f"absent: {self.accuracy_absent}")]),
-            *(("warning", warning) for warning in self.warnings),
-            *([("input values clipped", f"{self.clipped:,}")] if self.clipped else []),
-            *(("note", note) for note in self.notes),
         ]
 
     @property
     def equivalent(self) -> bool:
-        """Whether every demanded check passed, and there was one."""
+        """Whether every demanded check passed, and there was one: the same spikes, and nothing beyond."""
         demanded = [check for check in self.checks.values() if check.demanded]
         return bool(demanded) and all(check.passed for check in demanded)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is equivalent, and accuracy is what ``limits`` demand."""
+        return self.equivalent and not self.shortfalls
+
+    @property
+    def verdict(self) -> tuple[str, str, str]:
+        """Three lines: whether the spikes are the same, what became of accuracy, and what to know of both.
+
+        Equal spikes say nothing of a network that never fires, of an input that was clipped, or of an accuracy that
+        fell; so each line says one thing, and EQUIVALENT is said of the first alone.
+        """
+        return _same_spikes(self), _accuracy(self), f"to know: {'; '.join(self.to_know) or NOTHING}"
+
+    @property
+    def shortfalls(self) -> tuple[str, ...]:
+        """In what accuracy falls short of what was demanded, a sentence each."""
+        return _shortfalls(self)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What puts the samples in doubt, or what the network makes of them: silent populations, clipped input."""
+        return silence(self.fired, self.layers, from_nir=self.source == SOURCES[NIR]) + clipping(
+            self.clipped, self.largest_input, self.input_range, frames=self.input_kind == "frames"
+        )
+
+    @property
+    def to_know(self) -> tuple[str, ...]:
+        """All that a reader of spikes and accuracy should know, a sentence each: the third line of the verdict."""
+        return _to_know(self)
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of samples for which the quantized network and the original predict one class; None if unknown."""
+        return float(self.checks[ORIGINAL].extra["top1_agreement"]) if ORIGINAL in self.checks else None
+
+    @property
+    def accuracy_drop(self) -> float | None:
+        """The original's accuracy less the quantized network's, a share of the samples; None if either is unknown."""
+        if self.accuracy.keys() < {"original", "quantized"}:
+            return None
+        return self.accuracy["original"] - self.accuracy["quantized"]
+
+
+def _same_spikes(result: Verification) -> str:
+    """The first line: what E1 to E3 prove (and E4, of a checkpoint that was fine-tuned for these integers)."""
+    demanded = {name: check for name, check in result.checks.items() if check.demanded}
+    measured = [SHORT[name] for name, check in result.checks.items() if not check.demanded and name != ORIGINAL]
+    absent = [SHORT[name] for name in result.not_run if name != ORIGINAL]
+    beside = (f"; {', '.join(measured)} only measured" if measured else "") + (
+        f"; {', '.join(absent)} not run" if absent else ""
+    )
+    if result.equivalent:
+        spikes = sum(check.compared for check in demanded.values())
+        return f"EQUIVALENT: 0 of {spikes:,} spikes differ in {', '.join(SHORT[name] for name in demanded)}{beside}"
+    wrong = [f"{SHORT[name]}: {_difference(check)}" for name, check in demanded.items() if not check.passed]
+    return f"NOT EQUIVALENT: {', '.join(wrong) or 'no check was left that could prove anything'}{beside}"
+
+
+def _difference(check: Check) -> str:
+    if check.mismatched:
+        return f"{check.mismatched:,} of {check.compared:,} spikes differ"
+    return "the spikes are the same, but other values differ"
+
+
+def _accuracy(result: Verification) -> str:
+    """The second line: what is known of accuracy, and whether it is what was demanded."""
+    lacking = result.shortfalls
+    demands = any(limit is not None for limit in (result.limits.min_agreement, result.limits.max_accuracy_drop))
+    word = "ACCURACY NOT KEPT" if lacking else "ACCURACY KEPT" if demands else "accuracy"
+    return f"{word}: {'; '.join((_accuracies(result), _agreement(result), *lacking))}"
+
+
+def _accuracies(result: Verification) -> str:
+    if not result.accuracy:
+        return f"unknown: {result.accuracy_absent or 'there are no labels (--labels)'}"
+    of = {"original": result.source, "quantized": "quantized"}
+    shares = ", ".join(f"{of[name]} {share:.2%}" for name, share in result.accuracy.items())
+    return f"{shares}, of {result.samples:,} labelled samples"
+
+
+def _agreement(result: Verification) -> str:
+    agreement = result.agreement
+    if agreement is None:
+        return f"top-1 agreement unknown: {result.not_run[ORIGINAL]}"
+    return f"top-1 agreement {agreement:.2%}"
+
+
+def _shortfalls(result: Verification) -> tuple[str, ...]:
+    """In what accuracy falls short of what was demanded, a sentence each."""
+    lines = []
+    least, most = result.limits.min_agreement, result.limits.max_accuracy_drop
+    if least is not None and (result.agreement is None or result.agreement < least):
+        lines.append(f"the agreement is below the {least:.2%} that --min-agreement demands")
+    drop = result.accuracy_drop
+    if most is not None and (drop is None or drop > most + ROUNDING):
+        lost = "an unknown drop" if drop is None else f"a drop of {100 * drop:.2f} points"
+        lines.append(f"{lost} is more than the {100 * most:.2f} that --max-accuracy-drop allows")
+    return tuple(lines)
+
+
+def _to_know(result: Verification) -> tuple[str, ...]:
+    """The third line, a sentence each: all that a reader of the first two should know."""
+    lines = [*result.doubts]
+    if result.saturation:
+        lines.append(f"saturation: {_counts(result.saturation)}")
+    # counted by the reference and the backend where potentials land exactly on a threshold
+    ties = {name: count for name, count in result.ties.items() if count}
+    if ties:
+        lines.append(f"ties, potentials that land exactly on a threshold: {_counts(ties)}")
+    if result.model_is_source is False:
+        lines.append(f"the {result.source} is not, bit for bit, the file that was compiled")
+    lines += result.warnings
+    if result.notes:
+        lines.append(listed(result.notes, shown=1))
+    if result.assumptions:
+        # each ends in why it is one, in brackets
+        sentences = [each.partition(" (")[0] for each in result.assumptions]
+        lines.append(f"assumed (no tensor says so): {', '.join(sentences)}")
+    return tuple(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    worst: Sequence[str] = sorted(counts, key=lambda name: -counts[name])
+    return listed([f"{name} {counts[name]:,}" for name in worst])

@@ -103,31 +103,21 @@ def check_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
 
 
 def facts(result: Verification) -> list[str]:
-    """What else a reader should know, a line each."""
+    """Details of what the verdict says in short, a line each."""
     lines = []
     if ORIGINAL in result.checks:
         extra = result.checks[ORIGINAL].extra
         lines.append(f"quantization: top-1 agreement {extra['top1_agreement']:.2%}, F1 of spikes {extra['f1']:.4f}")
-    if result.accuracy:
-        of = {"original": f"{result.source} in PyTorch", "quantized": f"quantized network ({result.backend})"}
-        accuracies = ", ".join(f"{of[name]} {value:.2%}" for name, value in result.accuracy.items())
-        lines.append(f"accuracy on {result.samples} samples: {accuracies}")
-    elif result.accuracy_absent is not None:
-        lines.append(f"accuracy: absent: {result.accuracy_absent}")
     if result.preprocessing != NO_PREPROCESSING:
         lines.append(f"preprocessing of the samples: {result.preprocessing}")
     if result.classes is not None:
         counts = Counter(result.predictions).most_common(CLASSES_SHOWN)
         lines.append(f"predictions: {', '.join(f'{named(each, result.classes)}: {count}' for each, count in counts)}")
-    if result.clipped:
-        lines.append(f"input: {result.clipped:,} values were clipped to the range that the program takes")
     if result.saturation:
         nodes = ", ".join(f"{name} {count:,}" for name, count in result.saturation.items())
         lines.append(f"saturation: {nodes}")
     lines += [f"warning: {warning}" for warning in result.warnings]
     lines += [f"note: {note}" for note in result.notes]
-    if result.model_is_source is False:
-        lines.append(f"warning: the {result.source} is not, bit for bit, the file that was compiled")
     lines += [
         f"{TITLES[name][:2]} first differs at {check.divergence}"
         for name, check in result.checks.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,11 +25,12 @@ from resformer.compiler.ir.trace import Trace
 from resformer.compiler.progress import Progress, no_progress
 from resformer.compiler.samples.arrays import Samples
 from resformer.errors import FileFormatError, InputError
-from resformer.runtime.run.encode import encode
+from resformer.runtime.run.encode import encode, real_range
 from resformer.runtime.run.infer import batch_size, batches, notes_of, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import split
 from resformer.runtime.verify.checks import Sides, Tally, check_batch, recorded_names
 from resformer.runtime.verify.conclude import judge
+from resformer.runtime.verify.limits import NO_LIMITS, Limits
 from resformer.runtime.verify.local import rank
 from resformer.runtime.verify.result import BACKEND, CHECKPOINT, CHECKS, SOURCES, Verification
 from resformer.runtime.verify.sides import absent_sides, load_sides
@@ -50,6 +51,7 @@ class Comparing:
         device: As in ``open_backend``.
         batch_size: How many samples the backend is given together; None: what fits in memory.
         self_check: As in ``open_backend``.
+        limits: What is demanded of accuracy.
         update: Told how far it is.
     """
 
@@ -59,6 +61,7 @@ class Comparing:
     device: str = CPU
     batch_size: int | None = None
     self_check: bool = False
+    limits: Limits = NO_LIMITS
     update: Progress = no_progress
 
 
@@ -105,7 +108,14 @@ def verify(
     only_weights = user is not None and (build.from_nir or build.from_module)
     is_source = None if model is None or only_weights else _sha256(model) == build.report["source"]["sha256"]
     try:
-        result = verify_sides(sides, samples, how, not_run=absent_sides(build), is_source=is_source)
+        result = verify_sides(
+            sides,
+            samples,
+            how,
+            not_run=absent_sides(build),
+            is_source=is_source,
+            assumptions=build.report["assumptions"],
+        )
         return result if user is None else replace(result, notes=(*result.notes, user.note))
     except BoundsError as error:
         raise FileFormatError(
@@ -129,6 +139,7 @@ def verify_sides(
     *,
     not_run: Mapping[str, str] = MappingProxyType({}),
     is_source: bool | None = None,
+    assumptions: Sequence[str] = (),
 ) -> Verification:
     """Compare the sides of a network on samples, as ``verify`` does those of a build.
 
@@ -138,10 +149,13 @@ def verify_sides(
         how: The backend, and how it is run.
         not_run: Why a check is not run, if its side is absent.
         is_source: Whether the original is what was compiled; None if it is absent.
+        assumptions: What nobody said of the network that was compiled, a sentence each.
 
     Raises:
+        InputError: What is demanded of accuracy cannot be known.
         ResformerError: The backend failed.
     """
+    _check_limits(sides, how)
     program, runner, absent = sides.program, None, dict(not_run)
     if how.backend == THE_REFERENCE:
         absent[BACKEND] = "the reference interpreter is the program's definition: give another --backend"
@@ -175,7 +189,27 @@ def verify_sides(
         local=rank(tally.layers),
         source=SOURCES[str(program.metadata.get("source", CHECKPOINT))],
         predictions=tuple(map(int, tally.predictions_quantized)),
+        fired={name: tally.fired[name] for name in expected},
+        largest_input=tally.largest,
+        input_range=real_range(program),
+        input_kind=str(program.metadata.get("input", "static")),
+        assumptions=tuple(assumptions),
+        limits=how.limits,
     )
+
+
+def _check_limits(sides: Sides, how: Comparing) -> None:
+    """See that what is demanded of accuracy can be known.
+
+    Raises:
+        InputError: It cannot.
+    """
+    limits = {"min_agreement": how.limits.min_agreement, "max_accuracy_drop": how.limits.max_accuracy_drop}
+    asked = [name for name, limit in limits.items() if limit is not None]
+    if asked and sides.original is None:
+        raise InputError(f"{asked[0]}: compares with the original; give model, the file that was compiled")
+    if "max_accuracy_drop" in asked and how.labels is None:
+        raise InputError("max_accuracy_drop: there are no labels to measure accuracy by; give labels")
 
 
 def _compare(sides: Sides, samples: Samples, runner: Runner | None, at_once: int, how: Comparing) -> Tally:

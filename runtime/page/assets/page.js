@@ -53,7 +53,7 @@ function verdict(view) {
   )?.first_divergence;
   return html(
     "div",
-    { class: `verdict ${ok ? "good" : "bad"}` },
+    { class: `verdict ${ok && verification.passed !== false ? "good" : "bad"}` },
     html(
       "div",
       {},
@@ -68,6 +68,8 @@ function verdict(view) {
             ? `First differs in ${first.layer}, step ${first.step}, sample ${first.sample}, neuron (${first.neuron.join(", ")}).`
             : "",
       ),
+      // of equal spikes alone is that word said: accuracy, and what to know of both, stand beside it
+      verification.verdict?.slice(1).map((line) => html("div", { class: "why" }, line)),
     ),
     html(
       "div",

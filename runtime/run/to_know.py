@@ -1,0 +1,72 @@
+"""What a reader should know of a run beside its results, a sentence each: of its input, and of what fired."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from resformer.compiler.ir.summary import listed
+
+PIXELS = {255: 16.0, 65535: 4096.0}
+"""Largest value of pixels of 8 and 16 bits, and from where on an input's largest value looks like one of them."""
+
+NONE_FIRED = "no population ever fired, so the spikes say nothing of the network"
+NO_SPIKES_OUT = "every logit is zero: no spike reached the output"
+
+
+def clipping(count: int, largest: float, bounds: tuple[float, float], *, frames: bool) -> tuple[str, ...]:
+    """What is to be known of an input that its range could not hold; nothing where it could.
+
+    Args:
+        count: How many values were clipped.
+        largest: The largest magnitude of any.
+        bounds: The range that the program takes.
+        frames: Whether the samples are counts of events.
+    """
+    if not count:
+        return ()
+    low, high = bounds
+    clipped = f"input: {count:,} values were clipped to the range that the program takes, {low:g} to {high:g}"
+    return (f"{clipped}; the largest is {largest:g}: {_hint(largest, high, frames=frames)}",)
+
+
+def _hint(largest: float, high: float, *, frames: bool) -> str:
+    if frames:
+        return "compile with --calibration of such frames?"
+    for most, least in PIXELS.items():
+        if max(least, 2 * high) <= largest <= most:
+            return f"divide by {most}?"
+    return "scaled as for training (--mean, --std), or compiled with --calibration of such samples?"
+
+
+def silence(fired: Mapping[str, int], chances: Mapping[str, int], *, from_nir: bool) -> tuple[str, ...]:
+    """What is to be known of populations that never fired, or in every step.
+
+    Args:
+        fired: How often each population fired, in topological order.
+        chances: How often it could have: neurons times steps times samples.
+        from_nir: Whether the network's steps come of a ``dt`` that its user chose.
+    """
+    never, always = never_fired(fired), always_fired(fired, chances)
+    if fired and len(never) == len(fired):
+        unit = ", and is --dt in the file's unit of time?" if from_nir else "?"
+        return (f"{NONE_FIRED}: is its input scaled as for training{unit}",)
+    lines = []
+    if never:
+        lines.append(f"never fired, {_of(never, fired)}")
+    if always:
+        lines.append(f"always fired, every neuron in every step, {_of(always, fired)}")
+    return tuple(lines)
+
+
+def _of(names: tuple[str, ...], fired: Mapping[str, int]) -> str:
+    return f"{len(names)} of {len(fired)} populations: {listed(names)}"
+
+
+def never_fired(fired: Mapping[str, int]) -> tuple[str, ...]:
+    """The populations without a spike."""
+    return tuple(name for name, count in fired.items() if not count)
+
+
+def always_fired(fired: Mapping[str, int], chances: Mapping[str, int]) -> tuple[str, ...]:
+    """The populations that fired whenever they could."""
+    return tuple(name for name, count in fired.items() if count == chances[name] > 0)
