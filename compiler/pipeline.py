@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.frontend.checkpoint import import_model
-from resformer.compiler.frontend.nir.importer import import_nir, unstated_resets
+from resformer.compiler.frontend.nir.importer import endless_populations, import_nir, unstated_resets
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
-from resformer.compiler.ir.primitives import InputKind
+from resformer.compiler.ir.primitives import NEURONS, InputKind
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.float.convolve_linear import convolve_linear
@@ -43,7 +43,7 @@ from resformer.compiler.quantize.precision import WIDEST, choose_widths, sensiti
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.samples.files import SampleFiles
-from resformer.errors import FileFormatError, InputError, ResformerError
+from resformer.errors import FileFormatError, InputError, ResformerError, UnsupportedError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint, settings
 from resformer.models.layers import NeuronKind
 from resformer.models.spikingresformer import Architecture, Rounding, patch_counts
@@ -243,6 +243,7 @@ def _import_nir(path: Path, options: CompileOptions) -> Imported:
 
     Raises:
         InputError: An option is for checkpoints.
+        UnsupportedError: Nothing in it fires.
     """
     if options.for_checkpoints:
         names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
@@ -257,18 +258,37 @@ def _import_nir(path: Path, options: CompileOptions) -> Imported:
         input_kind=options.input_kind,
         reset=HARD if options.reset is None else options.reset,
     )
+    if not any(isinstance(node.op, NEURONS) for node in graph):
+        raise UnsupportedError(
+            f"{path}: its output depends on no spiking neurons; put LIF, IF or CubaLIF neurons between its layers, for "
+            "spikes are what is compiled and compared"
+        )
     weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
-    warnings = () if options.reset is not None else _reset_warnings(path)
+    warnings = (*(() if options.reset is not None else _reset_warnings(path)), *_endless_warnings(path))
     return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings), graph
+
+
+def _endless_warnings(path: Path) -> tuple[str, ...]:
+    names = endless_populations(path)
+    if not names:
+        return ()
+    warning = (
+        f"{_first_of(names)}: tau is infinite and r is not, so by NIR's equation nothing ever moves these neurons; "
+        "they are read as IF neurons, dv/dt = r * input"
+    )
+    return (warning,)
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _reset_warnings(path: Path) -> tuple[str, ...]:
     names = unstated_resets(path)
     if not names:
         return ()
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     warning = (
-        f"{names[0]}{others}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
+        f"{_first_of(names)}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
         "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late"
     )
     return (warning,)

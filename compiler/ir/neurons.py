@@ -44,16 +44,24 @@ class Decays:
 
 
 def decays(neurons: Continuous, dt: float) -> Decays:
-    """One step of forward Euler; neurons without a memory of their current lose all of it."""
+    """One step of forward Euler; neurons without a memory of their current lose all of it.
+
+    An infinite time constant is that of an IF: no leak, and dv/dt = r * input.
+    """
     r = collapse(neurons.r)
     match neurons:
         case nir.IF() | nir.I():
             return Decays(np.ones(()), np.zeros(()), r * dt, np.zeros(()))
         case nir.LIF() | nir.LI():
             mem = dt_over_tau(neurons, dt)
-            return Decays(np.ones(()), mem, r * mem, collapse(neurons.v_leak))
+            return Decays(np.ones(()), mem, _per_step(r, mem, dt), collapse(neurons.v_leak))
     mem, syn = dt / collapse(neurons.tau_mem), dt / collapse(neurons.tau_syn)
-    return Decays(syn, mem, r * mem * (collapse(neurons.w_in) * syn), collapse(neurons.v_leak))
+    return Decays(syn, mem, _per_step(r, mem, dt) * (collapse(neurons.w_in) * syn), collapse(neurons.v_leak))
+
+
+def _per_step(r: Float64Array, mem: Float64Array, dt: float) -> Float64Array:
+    """What a current of one adds to the potential in a step that loses a share of ``mem``."""
+    return r * np.where(mem == 0, dt, mem)
 
 
 def dt_over_tau(neurons: nir.LIF | nir.LI, dt: float) -> Float64Array:

@@ -239,6 +239,15 @@ NETWORKS = {
     "never leaks": lambda normal: chain(
         (6,), nir.Linear(normal(5, 6)), nir.IF(r=np.full(5, 1e4), v_threshold=np.linspace(0.5, 1.5, 5))
     ),
+    "some never leak": lambda normal: chain(
+        (6,),
+        nir.Linear(normal(5, 6)),
+        lif((5,), tau=[np.inf, 2e-4, np.inf, 4e-4, 2e-4], r=[np.inf, 2.0, 1e4, 4.0, 2.0]),
+        nir.Linear(normal(4, 5)),
+        cuba_lif((4,), tau_mem=[np.inf, 2e-4, np.inf, np.inf], r=[np.inf, 2.0, 1e4, np.inf], reset="soft"),
+        nir.Linear(normal(3, 4)),
+        nir.LI(tau=np.array([np.inf, 2e-4, np.inf]), r=np.array([np.inf, 1.0, 1e4]), v_leak=np.full(3, 0.2)),
+    ),
     "threshold": lambda normal: chain((6,), nir.Affine(normal(5, 6), normal(5)), nir.Threshold(np.full(5, 0.3))),
     "current": lambda normal: chain(
         (6,), nir.Affine(normal(5, 6), normal(5)), cuba_lif((5,), tau_syn=[2e-4, 3e-4, 5e-4, 9e-4, 1e-4], v_leak=0.2)
