@@ -43,6 +43,7 @@ from resformer.compiler.ir.ops import (
     SpikeAnd,
     SpikeMatMul,
     Spiking,
+    StackedRecurrentCubaLIF,
     SumPool2d,
 )
 from resformer.compiler.ir.program import Program, is_stack, layer_synapses
@@ -266,7 +267,7 @@ class _Mapper:
                 for name in node.inputs:
                     yield from self._incoming(name, node, 0)
                 if isinstance(op, RecurrentCubaLIF):
-                    yield _convolution(node.name, node.name, (op.synapses(),), 0)
+                    yield _convolution(node.name, node.name, op.parts(), 0)
             case _:
                 raise _unknown(node)
 
@@ -359,7 +360,7 @@ def _kind(nodes: Sequence[Node[Op]]) -> str:
         Input: "input",
         LIF: "LIF",
         CubaLIF: "CubaLIF",
-        RecurrentCubaLIF: "recurrent CubaLIF",
+        **dict.fromkeys((RecurrentCubaLIF, StackedRecurrentCubaLIF), "recurrent CubaLIF"),
         CubaLI: "CubaLI",
         Relay: "relay",
         MaxPool2d: "max-pool",

@@ -73,7 +73,8 @@ class QuantizationConfig:
 
     Attributes:
         weight_bits: Width of a weight's mantissa, sign included: 2 to 15. More than 8 are two synapses (of 9, for few
-            weights alone), which convolutions alone can be; all else has 8 then. None: not chosen, ``default_bits``.
+            weights alone), which convolutions and recurrent layers alone can be; a linear readout has 8 then. None: not
+            chosen, ``default_bits``.
         layer_bits: Widths of layers that have another.
         per_channel: An exponent for each output channel, rather than one for each layer.
         clip_weights: Let a channel's range of weights end below its largest, where that loses less.

@@ -259,7 +259,7 @@ class _Lowering:
         return integer.RecurrentCubaLIF(
             **{field.name: getattr(op, field.name) for field in dataclasses.fields(op) if field.name != "u_bias"},
             u_bias=bias.reshape(-1, 1, 1) if bias.any() else op.u_bias,
-            weight=integers.weight.astype(np.int8),
+            weight=integers.weight,
             weight_exp=np.array(self.plan.layers[node.name].weight_exp, dtype=np.int8),
             padding=neurons.padding,
             groups=neurons.groups,

@@ -159,8 +159,8 @@ def _add_width_options(group: argparse._ActionsContainer) -> None:
         "--weight-bits",
         type=_weight_bits,
         metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
-        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions, for 9 of "
-        f"few weights alone (default: {STORED_BITS})",
+        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions and "
+        f"recurrent layers, for 9 of few weights alone (default: {STORED_BITS})",
     )
     group.add_argument(
         "--layer-bits",

@@ -41,6 +41,7 @@ Spiking = {
         {
             "kernel": st.sampled_from([(1, 1), (3, 1), (3, 3)]),
             "groups": st.sampled_from([1, 2, 4]),
+            "weight_bits": st.sampled_from([8, 9, 12, 15]),
         }
     ),
 }

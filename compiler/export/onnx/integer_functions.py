@@ -17,8 +17,9 @@ from resformer.compiler.target import LOIHI
 BYTE_BITS = 8
 BYTE_HALF = 1 << (BYTE_BITS - 1)
 
-_UNSIGNED_WEIGHT = f"""half = Constant <value = uint8 {{{BYTE_HALF}}}> ()
-    wide_half = Cast <to = 6> (half)
+_HALF = f"""half = Constant <value = uint8 {{{BYTE_HALF}}}> ()
+    wide_half = Cast <to = 6> (half)"""
+_UNSIGNED_WEIGHT = f"""{_HALF}
     wide_weight = Cast <to = 6> (weight)
     positive_weight = Add (wide_weight, wide_half)
     unsigned_weight = Cast <to = 2> (positive_weight)"""
@@ -290,12 +291,23 @@ class Feedback(NamedTuple):
 
     padding: tuple[int, int]
     groups: int
+    parts: int
 
     @property
     def name(self) -> str:
         """For functions with such synapses: they differ, as no attribute reaches the body of a ``Scan``."""
         rows, columns = self.padding
-        return f"Recurrent{rows}x{columns}" + (f"Groups{self.groups}" if self.groups > 1 else "")
+        groups, parts = (f"{word}{count}" if count > 1 else "" for word, count in self._counts)
+        return f"Recurrent{rows}x{columns}{groups}{parts}"
+
+    @property
+    def _counts(self) -> tuple[tuple[str, int], ...]:
+        return ("Groups", self.groups), ("Parts", self.parts)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of each part's mantissas and scale."""
+        return tuple(f"{name}{part}" for part in range(self.parts) for name in ("weight", "scale"))
 
 
 _NO_FEEDBACK = {
@@ -314,19 +326,31 @@ def _feed_back(feedback: Feedback) -> dict[str, str]:
     """The parts of neurons that read their own spikes; as ``convolution``, by unsigned weights with a zero point."""
     rows, columns = feedback.padding
     attributes = f"pads = [{rows}, {columns}, {rows}, {columns}], group = {feedback.groups}"
+    parts = range(feedback.parts)
+    sums = "".join(
+        f"""
+            mantissas{part} = ConvInteger <{attributes}> (fired, unsigned_weight{part}, none, half)
+            fed_back{part} = Mul (mantissas{part}, scale{part})
+            given{part} = Add ({f"given{part - 1}" if part else "now"}, fed_back{part})"""
+        for part in parts
+    )
+    unsigned = "".join(
+        f"""
+    wide_weight{part} = Cast <to = 6> (weight{part})
+    positive_weight{part} = Add (wide_weight{part}, wide_half)
+    unsigned_weight{part} = Cast <to = 2> (positive_weight{part})"""
+        for part in parts
+    )
     return {
         "prepare": f"""
     silent = ConstantOfShape <value = uint8[1] {{0}}> (neurons)
     none = Constant <value = uint8 {{0}}> ()
-    {_UNSIGNED_WEIGHT}""",
+    {_HALF}{unsigned}""",
         "end": "last_spike,",
         "state": "uint8[] fired,",
         "state_next": "uint8[] fired_next,",
-        "feed_back": f"""
-            mantissas = ConvInteger <{attributes}> (fired, unsigned_weight, none, half)
-            fed_back = Mul (mantissas, scale)
-            given = Add (now, fed_back)""",
-        "given": "given",
+        "feed_back": sums,
+        "given": f"given{parts[-1]}",
         "fired": """fired_next = Cast <to = 2> (fires)
             spike = Identity (fired_next)""",
         "start": "silent,",
@@ -341,7 +365,8 @@ def cuba_lif(name: str, *, soft_reset: bool, feedback: Feedback | None, counted:
     return _CUBA_LIF.substitute(
         counting | (_NO_FEEDBACK if feedback is None else _feed_back(feedback)),
         name=name,
-        parameters=(", v_drop" if soft_reset else "") + ("" if feedback is None else ", weight, scale"),
+        parameters=(", v_drop" if soft_reset else "")
+        + "".join(f", {each}" for each in (() if feedback is None else feedback.parameters)),
         leak_u=_leak("u", "keep_u"),
         leak_v=_leak("v", "keep_v"),
         after_spike="after = Sub (charged, v_drop)" if soft_reset else "after = Identity (rest)",

@@ -238,7 +238,8 @@ class _Writer(ModelWriter):
     @write.register
     def _(self, op: CubaLIF, node: ProgramNode) -> None:
         synapses = op.synapses() if isinstance(op, RecurrentCubaLIF) else None
-        feedback = None if synapses is None else functions.Feedback(synapses.padding, synapses.groups)
+        parts = op.parts() if isinstance(op, RecurrentCubaLIF) else ()
+        feedback = None if synapses is None else functions.Feedback(synapses.padding, synapses.groups, len(parts))
         name = f"{'Soft' if op.soft_reset else ''}{'' if feedback is None else feedback.name}CubaLIF"
         self.functions[name] = functions.cuba_lif(
             name, soft_reset=op.soft_reset, feedback=feedback, counted=self._counted
@@ -259,11 +260,10 @@ class _Writer(ModelWriter):
         if op.soft_reset:
             values["v_drop"] = own.v_drop
         constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
-        if synapses is not None:
-            ones = np.ones(len(synapses.weight), dtype=np.int8)
-            scale = fixedpoint.scale_weight(ones, synapses.weight_exp)
-            constants.append(self.constant(f"{node.name}.weight", synapses.weight))
-            constants.append(self._per_channel(f"{node.name}.scale", scale, node))
+        for index, part in enumerate(parts):
+            scale = fixedpoint.scale_weight(np.ones(len(part.weight), dtype=np.int8), part.weight_exp)
+            constants.append(self.constant(f"{node.name}.weight{index}", part.weight))
+            constants.append(self._per_channel(f"{node.name}.scale{index}", scale, node))
         inputs = [self._int32(node.inputs[0]), *constants]
         self._clipping(node, name, inputs, np.uint8, timesteps=self.graph.timesteps)
         self._narrow.add(node.name)

@@ -11,6 +11,7 @@ from resformer.compiler.ir.ops.delays import Delay, SampleDelay
 from resformer.compiler.ir.ops.formats import Shapes
 from resformer.compiler.ir.ops.gates import SpikeAnd
 from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
+from resformer.compiler.ir.ops.stacked import StackedRecurrentCubaLIF
 from resformer.compiler.ir.ops.sums import Add, Flatten, Input, MaxPool2d, Output, Relay
 from resformer.compiler.ir.ops.synapses import Conv2d, Dense, SumPool2d, Synapses
 
@@ -28,6 +29,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             LIF,
             CubaLIF,
             RecurrentCubaLIF,
+            StackedRecurrentCubaLIF,
             CubaLI,
             SampleDelay,
             SpikeAnd,
@@ -63,6 +65,7 @@ __all__ = [
     "SpikeAnd",
     "SpikeMatMul",
     "Spiking",
+    "StackedRecurrentCubaLIF",
     "SumPool2d",
     "Synapses",
 ]

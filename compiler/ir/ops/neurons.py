@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.arrays import Int8Array, Int16Array, Int32Array, Int64Array, InvariantError, Shape, require
+from resformer.compiler.ir.arrays import (
+    Int8Array,
+    Int16Array,
+    Int32Array,
+    Int64Array,
+    InvariantError,
+    Shape,
+    WeightArray,
+    require,
+)
 from resformer.compiler.ir.interval import Interval
 from resformer.compiler.ir.ops.arithmetic import per_channel
 from resformer.compiler.ir.ops.base import Carried, Op, Outcome, one_input, weighted_input
@@ -24,7 +33,7 @@ from resformer.compiler.ir.ops.formats import (
     per_neuron,
 )
 from resformer.compiler.ir.ops.sums import known_bounds
-from resformer.compiler.ir.ops.synapses import COUNT_MAX, EXPONENTS, SYNAPTIC_WEIGHTS, Conv2d, largest_row
+from resformer.compiler.ir.ops.synapses import COUNT_MAX, EXPONENTS, WIDE_WEIGHTS, Conv2d, largest_row
 from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.ir.storage import mantissa_bits
 from resformer.compiler.ir.window import Pair, Window
@@ -315,13 +324,13 @@ class RecurrentCubaLIF(CubaLIF):
     (F, 1, 1), a kernel of one connects all with all.
 
     Attributes:
-        weight: (C, C / groups, K_h, K_w).
+        weight: (C, C / groups, K_h, K_w). Mantissas of more than 8 bits are int16, until ``stack_synapses`` has run.
         weight_exp: (C,), an exponent per output channel.
         padding: Zeros around the spikes, (rows, columns).
         groups: Blocks of channels that do not mix.
     """
 
-    weight: Annotated[Int8Array, SYNAPTIC_WEIGHTS]
+    weight: Annotated[WeightArray, WIDE_WEIGHTS]
     weight_exp: Annotated[Int8Array, EXPONENTS]
     padding: Annotated[Pair, RowsAndColumns()]
     groups: Annotated[int, Whole(1, COUNT_MAX)]
@@ -338,6 +347,10 @@ class RecurrentCubaLIF(CubaLIF):
             dilation=(1, 1),
             groups=self.groups,
         )
+
+    def parts(self) -> tuple[Conv2d, ...]:
+        """What each weight is stored as: one synapse, or several whose currents sum."""
+        return (self.synapses(),)
 
     def without_synapses(self) -> CubaLIF:
         """The neurons as they are when nothing comes back to them."""
