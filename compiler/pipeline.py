@@ -15,6 +15,7 @@ import numpy.typing as npt
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.nir.importer import endless_populations, import_nir, unstated_resets
+from resformer.compiler.frontend.nir.own import import_own, is_modules, read_own
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.primitives import NEURONS, InputKind
@@ -239,18 +240,13 @@ class Compilation:
 
 
 def _import_nir(path: Path, options: CompileOptions) -> Imported:
-    """Read a NIR file into a float graph.
+    """Read a NIR file of any framework into a float graph.
 
     Raises:
         InputError: An option is for checkpoints.
         UnsupportedError: Nothing in it fires.
     """
-    if options.for_checkpoints:
-        names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
-        raise InputError(
-            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; a NIR file "
-            "states the shape of its input and what its nodes are"
-        )
+    _check_for_nir(path, options)
     graph = import_nir(
         path,
         dt=options.dt,
@@ -258,14 +254,43 @@ def _import_nir(path: Path, options: CompileOptions) -> Imported:
         input_kind=options.input_kind,
         reset=HARD if options.reset is None else options.reset,
     )
+    warnings = (*(() if options.reset is not None else _reset_warnings(path)), *_endless_warnings(path))
+    return _nir_source(path, graph, warnings), graph
+
+
+def _import_own(path: Path, options: CompileOptions) -> Imported:
+    """Read a NIR file that resformer wrote into the float graph that it was.
+
+    Raises:
+        InputError: An option is for checkpoints, or for other NIR files.
+        UnsupportedError: Nothing in it fires.
+    """
+    _check_for_nir(path, options)
+    graph = read_own(path)
+    if graph is None:
+        raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
+    graph = import_own(path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
+    return _nir_source(path, graph), graph
+
+
+def _check_for_nir(path: Path, options: CompileOptions) -> None:
+    if options.for_checkpoints:
+        names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
+        raise InputError(
+            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; a NIR file "
+            "states the shape of its input and what its nodes are"
+        )
+
+
+def _nir_source(path: Path, graph: Graph[nir.NIRNode], warnings: tuple[str, ...] = ()) -> Source:
+    """What was compiled, if anything in it fires."""
     if not any(isinstance(node.op, NEURONS) for node in graph):
         raise UnsupportedError(
             f"{path}: its output depends on no spiking neurons; put LIF, IF or CubaLIF neurons between its layers, for "
             "spikes are what is compiled and compared"
         )
     weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
-    warnings = (*(() if options.reset is not None else _reset_warnings(path)), *_endless_warnings(path))
-    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings), graph
+    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings)
 
 
 def _endless_warnings(path: Path) -> tuple[str, ...]:
@@ -416,6 +441,8 @@ CHECKPOINT: Route[Path] = Route(
 """A SpikingResformer's checkpoint (``resformer.models.checkpoint``)."""
 NIR: Route[Path] = Route("NIR file", _import_nir, (merge_synapses,))
 """A NIR file of any framework, of the nodes that ``resformer.compiler.frontend.nir.importer`` imports."""
+OWN: Route[Path] = Route("NIR file", _import_own, ())
+"""A ``network.nir`` of ours whose float passes have run: a checkpoint's or a NIR file's."""
 MODULE: Route[ModuleInput] = Route(
     "module",
     _import_module,
@@ -429,13 +456,27 @@ MODULE: Route[ModuleInput] = Route(
     ),
 )
 """A SpikingJelly module in memory."""
+OWN_MODULE: Route[Path] = Route("NIR file", _import_own, MODULE.float_passes)
+"""A ``network.nir`` of ours that holds a module's own layers."""
+
+
+def nir_route(path: Path) -> Route[Path]:
+    """The route of a NIR file, by who wrote it.
+
+    Raises:
+        FileFormatError: It cannot be read, or holds nodes of ours that were changed.
+    """
+    own = read_own(path)
+    if own is None:
+        return NIR
+    return OWN_MODULE if is_modules(own) else OWN
 
 
 def route_of(source: Path | ModuleInput) -> Route[Any]:
     """The route of a network: that of a file is told by the end of its name."""
     if isinstance(source, ModuleInput):
         return MODULE
-    return NIR if source.suffix == NIR_SUFFIX else CHECKPOINT
+    return nir_route(source) if source.suffix == NIR_SUFFIX else CHECKPOINT
 
 
 def compile_network(
@@ -469,7 +510,7 @@ def compile_nir(
     path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
 ) -> Compilation:
     """Compile a NIR file, whatever its name; see :func:`compile_network`."""
-    return _compile(NIR, path, options or CompileOptions(), observe, progress)
+    return _compile(nir_route(path), path, options or CompileOptions(), observe, progress)
 
 
 def _compile(
@@ -523,6 +564,9 @@ def _calibrate(
 ) -> tuple[Mapping[str, float], Calibrated]:
     """The magnitudes of currents, the plan that suits them, and weights rounded for the samples, if there are any."""
     config = options.resolved_quantization
+    stated = graph.metadata.get("input_scale_exp")
+    if config.input_scale_exp is None and isinstance(stated, int):  # in a quantized network of ours
+        config = replace(config, input_scale_exp=stated)
     if options.synapse_budget is not None and config.layer_bits:
         raise InputError("synapse budget: chooses every layer's width; leave out the widths by layer, or the budget")
     if samples is None:

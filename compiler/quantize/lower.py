@@ -347,4 +347,8 @@ def _checked_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) 
 
 def _rounded(values: npt.NDArray[Any], unit: float) -> npt.NDArray[np.int32]:
     """Parameters of neurons in integers, ties to even; axes along which all repeats have length one."""
-    return np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
+    rounded = np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
+    for axis in range(rounded.ndim):
+        first = rounded.take([0], axis)
+        rounded = first if (rounded == first).all() else rounded
+    return np.ascontiguousarray(rounded)

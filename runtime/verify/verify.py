@@ -15,7 +15,6 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler import pipeline
 from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.files.build import PROGRAM, Build
 from resformer.compiler.files.digest import sha256
@@ -32,7 +31,7 @@ from resformer.runtime.verify.checks import Sides, Tally, check_batch, recorded_
 from resformer.runtime.verify.conclude import judge
 from resformer.runtime.verify.local import rank
 from resformer.runtime.verify.result import BACKEND, CHECKPOINT, CHECKS, SOURCES, Verification
-from resformer.runtime.verify.sides import absent_sides, load_sides
+from resformer.runtime.verify.sides import A_FILE, absent_sides, load_sides
 
 THE_REFERENCE = "reference"
 """The backend that is the definition, so that comparing it with itself says nothing."""
@@ -91,8 +90,9 @@ def verify(
     how.update("reading", 0, 0)
     sides = load_sides(build, program, model)
     if local:
-        last = (pipeline.NIR.float_passes if build.from_nir else pipeline.CHECKPOINT.float_passes)[-1]
-        sides = replace(sides, folded=sides.graphs[last.__name__])
+        # the last as compiled: what follows is read from the build
+        *_, last = (stage for stage in sides.graphs if not stage.startswith(A_FILE))
+        sides = replace(sides, folded=sides.graphs[last])
     is_source = None if model is None else _sha256(model) == build.report["source"]["sha256"]
     try:
         return verify_sides(sides, samples, how, not_run=absent_sides(build), is_source=is_source)
