@@ -100,7 +100,7 @@ class CompileOptions:
         chip: Where to place the program; None to leave that out.
         dt: Seconds a step of a network in a NIR file; None for what the file says.
         input_kind: Whether such a network's samples are real numbers ("static") or counts of events ("frames").
-        reset: How its neurons reset where the file does not say ("hard", "soft" or "late"); None: as NIR defines it.
+        reset: How its neurons reset where the file does not say, one of ``ir.neurons.RESETS``; None: as NIR defines it.
         weights_key: Under which key of a checkpoint the weights are; None: the first of the usual ones.
         neuron: Which neuron a checkpoint's populations are; None: as ``build_model`` reads it, and so are the rest.
         stem_stride: Stride of the stem's convolution.
@@ -314,7 +314,8 @@ def _reset_warnings(path: Path) -> tuple[str, ...]:
         return ()
     warning = (
         f"{_first_of(names)}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
-        "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late"
+        "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late, "
+        "or prompt where they were given reset_delay=False"
     )
     return (warning,)
 

@@ -101,6 +101,7 @@ class CubaParameters(NamedTuple):
     u_bias: npt.NDArray[np.int64]
     v_bias: npt.NDArray[np.int64]
     soft_reset: bool
+    prompt: bool = False
 
 
 def cuba_lif_step(
@@ -115,9 +116,13 @@ def cuba_lif_step(
         neurons: Their parameters.
     """
     u, lost = _gather(u, a, neurons.du, neurons.u_bias)
+    before = v
     free = decay(v, neurons.dv) + u + neurons.v_bias
     v = np.clip(free, -LOIHI.v_max, LOIHI.v_max)
-    spikes = v > (neurons.vth << LOIHI.a_shift)
+    threshold = neurons.vth << LOIHI.a_shift
+    if neurons.prompt:
+        threshold = threshold + neurons.v_drop * (before > threshold)
+    spikes = v > threshold
     # as in lif_step; but what a soft reset leaves depends on how far above the threshold it was
     clipped = free != v if neurons.soft_reset else free < -LOIHI.v_max
     after = v - neurons.v_drop if neurons.soft_reset else np.zeros_like(v)

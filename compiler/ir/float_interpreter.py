@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.neurons import HARD, LATE, SOFT, dt_over_tau
+from resformer.compiler.ir.neurons import HARD, LATE, PROMPT, SOFT, dt_over_tau
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
@@ -127,6 +127,8 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
     v_threshold = _constant(neurons.v_threshold, current)
     crosses = torch.gt if neurons.metadata.get("fires_at") == ">" else torch.ge
     reset, late = _reset(neurons, current)
+    prompt = neurons.metadata.get("reset") == PROMPT
+    drop = _constant(neurons.v_drop if isinstance(neurons, DiscreteCubaLIF) else neurons.v_threshold, current)
     v = torch.zeros_like(current[0])
     if not isinstance(neurons, DiscreteCubaLIF):
         v = v + _constant(neurons.v_reset, current)
@@ -136,7 +138,14 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
     for now in current:
         if feed_back is not None:
             now = now + feed_back(fired)
+        above = crosses(v, v_threshold) if prompt else None
         v = update(v, now) if owed is None else update(v, now) - owed
+        if above is not None:  # in snnTorch's order: taken first, and given back where no spike follows
+            v = v - drop * above
+            fired = crosses(v, v_threshold)
+            yield v, fired
+            v = v - drop * (fired.to(v.dtype) - above.to(v.dtype))
+            continue
         fired = crosses(v, v_threshold)
         yield v, fired
         if late:

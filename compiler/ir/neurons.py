@@ -20,10 +20,12 @@ Continuous: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | nir.LI | nir.I | nir.C
 ONE_STEP_TOLERANCE = 1e-5
 """Relative; a time constant of one step that a file holds in 32 bits may be shorter than dt by so much."""
 
-HARD, SOFT, LATE = "hard", "soft", "late"
-RESETS = (HARD, SOFT, LATE)
+HARD, SOFT, LATE, PROMPT = "hard", "soft", "late", "prompt"
+RESETS = (HARD, SOFT, LATE, PROMPT)
 """What the metadata of neurons say under ``reset``: a spike sets v to v_reset; it takes v_threshold from v; or the next
-step does that, after it has leaked and charged, which is what snnTorch's ``reset_mechanism="subtract"`` means."""
+step does that, after it has leaked and charged, which is what snnTorch's ``reset_mechanism="subtract"`` means; or it is
+taken at once, and neurons that are still above v_threshold fire in the next step only above two, which is what snnTorch
+means with ``reset_delay=False``."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shap
     return DiscreteCubaLIF(
         **{key: reshaped(np.broadcast_to(value, neurons.v_threshold.shape), shape) for key, value in fields.items()},
         soft_reset=reset != HARD,
-        metadata={"fires_at": neurons.metadata["fires_at"]},
+        metadata={"fires_at": neurons.metadata["fires_at"]} | ({"reset": PROMPT} if reset == PROMPT else {}),
     )
 
 

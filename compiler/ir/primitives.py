@@ -92,7 +92,8 @@ class DiscreteCubaLIF(nir.NIRNode):
         spike where v > v_threshold (or >=: ``fires_at`` among the metadata), and then
         v <- v - v_drop if soft_reset, else 0
 
-    Arrays have the population's shape.
+    Where their metadata say ``reset: prompt``, a neuron whose v of the last step exceeds v_threshold fires only above
+    v_threshold + v_drop. Arrays have the population's shape.
     """
 
     syn_decay: Float64Array

@@ -37,6 +37,7 @@ from resformer.compiler.ir.ops import (
     MaxPool2d,
     Op,
     Output,
+    PromptCubaLIF,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
@@ -359,7 +360,7 @@ def _kind(nodes: Sequence[Node[Op]]) -> str:
     words: dict[type[Op], str] = {
         Input: "input",
         LIF: "LIF",
-        CubaLIF: "CubaLIF",
+        **dict.fromkeys((CubaLIF, PromptCubaLIF), "CubaLIF"),
         **dict.fromkeys((RecurrentCubaLIF, StackedRecurrentCubaLIF), "recurrent CubaLIF"),
         CubaLI: "CubaLI",
         Relay: "relay",

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.arrays import WeightArray, require
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.neurons import PROMPT
 from resformer.compiler.ir.ops import LIF, CubaLIF, Op, Output
 from resformer.compiler.ir.primitives import (
     NEURONS,
@@ -251,6 +252,13 @@ class _Lowering:
             v_bias=_rounded(neurons.v_bias, fine),
             soft_reset=neurons.soft_reset,
         )
+        if neurons.metadata.get("reset") == PROMPT:
+            if isinstance(neurons, RecurrentCubaLIF):
+                raise UnsupportedError(
+                    f"{node.name}: resets promptly, and has recurrent synapses, with which no such neurons are known; "
+                    "train it to reset late, as snnTorch does by default"
+                )
+            return integer.PromptCubaLIF(**{field.name: getattr(op, field.name) for field in dataclasses.fields(op)})
         return self._recurrent(node, neurons, op) if isinstance(neurons, RecurrentCubaLIF) else op
 
     def _recurrent(self, node: Node[nir.NIRNode], neurons: RecurrentCubaLIF, op: CubaLIF) -> Op:

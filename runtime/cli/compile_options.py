@@ -148,9 +148,9 @@ def _add_network_options(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--reset",
-        choices=("hard", "soft", "late"),
-        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, or by subtraction a "
-        "step late (default: hard, as NIR defines it)",
+        choices=("hard", "soft", "late", "prompt"),
+        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, by subtraction a step "
+        "late, or as snnTorch subtracts without delay (default: hard, as NIR defines it)",
     )
 
 

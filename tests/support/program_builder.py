@@ -22,6 +22,7 @@ from resformer.compiler.ir.ops import (
     MaxPool2d,
     Op,
     Output,
+    PromptCubaLIF,
     RecurrentCubaLIF,
     Relay,
     SpikeMatMul,
@@ -107,6 +108,7 @@ class ProgramBuilder:
         kernel: Pair | None = None,
         groups: int = 1,
         weight_bits: int = 8,
+        prompt: bool = False,
     ) -> str:
         """Neurons whose parameters vary along the axes that ``spread`` names (all, unless it says so).
 
@@ -145,6 +147,8 @@ class ProgramBuilder:
                 groups=groups,
             )
             op = op if weight_bits == 8 else StackedRecurrentCubaLIF.of(op)
+        if prompt:
+            op = PromptCubaLIF(**{field.name: getattr(op, field.name) for field in fields(op)})
         return self.add(name, op, source)
 
     def cuba_li(self, name: str, source: str, *, du: int = 1000, dv: int = 500, bias: int = 3000) -> str:

@@ -41,6 +41,7 @@ from resformer.compiler.ir.ops import (
     Dense,
     Flatten,
     MaxPool2d,
+    PromptCubaLIF,
     RecurrentCubaLIF,
     SampleDelay,
     SpikeAnd,
@@ -282,6 +283,7 @@ class TorchKernels:
         unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max
         threshold, u_bias, v_bias = own["vth"] * unit, own["u_bias"], own["v_bias"]
         after_spike = own["v_drop"] if neurons.soft_reset else None
+        prompt = isinstance(neurons, PromptCubaLIF)
         feed_back = self._feedback(name, neurons.synapses(), value) if isinstance(neurons, RecurrentCubaLIF) else None
 
         def fire(x: torch.Tensor, spikes: Slab) -> Count:
@@ -296,8 +298,9 @@ class TorchKernels:
                 arriving = torch.trunc(u * keep_u) + now * unit + u_bias
                 u = arriving.clamp(-limit, limit)
                 free = torch.trunc(v * keep_v) + u + v_bias
+                fires_at = threshold + own["v_drop"] * (v > threshold) if prompt else threshold
                 v = free.clamp(-limit, limit)
-                fired = v > threshold
+                fired = v > fires_at
                 lost = free < -limit if after_spike is None else free != v
                 clipped = clipped + torch.count_nonzero(arriving != u) + torch.count_nonzero(lost)
                 spikes.view[t] = fired.reshape(x.shape[1:])

@@ -202,7 +202,7 @@ $name <timesteps> (current, keep_u, keep_v, u_bias, v_bias, threshold$parameters
             drive = Add (u_next, v_bias)
             free = Add (v_left, drive)
             charged = Clip (free, low, high)
-            fires = Greater (charged, threshold)
+            $fires
             $after_spike
             v_next = Where (fires, after, charged)
             $fired
@@ -357,7 +357,14 @@ def _feed_back(feedback: Feedback) -> dict[str, str]:
     }
 
 
-def cuba_lif(name: str, *, soft_reset: bool, feedback: Feedback | None, counted: bool) -> str:
+_FIRES = "fires = Greater (charged, threshold)"
+_FIRES_PROMPTLY = """above = Greater (v, threshold)
+            twice = Add (threshold, v_drop)
+            raised = Where (above, twice, threshold)
+            fires = Greater (charged, raised)"""
+
+
+def cuba_lif(name: str, *, soft_reset: bool, prompt: bool, feedback: Feedback | None, counted: bool) -> str:
     """Neurons whose current has a memory, and all of whose parameters may vary."""
     counting = _counting(counted)
     if counted:
@@ -369,6 +376,7 @@ def cuba_lif(name: str, *, soft_reset: bool, feedback: Feedback | None, counted:
         + "".join(f", {each}" for each in (() if feedback is None else feedback.parameters)),
         leak_u=_leak("u", "keep_u"),
         leak_v=_leak("v", "keep_v"),
+        fires=_FIRES_PROMPTLY if prompt else _FIRES,
         after_spike="after = Sub (charged, v_drop)" if soft_reset else "after = Identity (rest)",
     )
 

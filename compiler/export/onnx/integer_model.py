@@ -39,6 +39,7 @@ from resformer.compiler.ir.ops import (
     MaxPool2d,
     Op,
     Output,
+    PromptCubaLIF,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
@@ -240,9 +241,11 @@ class _Writer(ModelWriter):
         synapses = op.synapses() if isinstance(op, RecurrentCubaLIF) else None
         parts = op.parts() if isinstance(op, RecurrentCubaLIF) else ()
         feedback = None if synapses is None else functions.Feedback(synapses.padding, synapses.groups, len(parts))
-        name = f"{'Soft' if op.soft_reset else ''}{'' if feedback is None else feedback.name}CubaLIF"
+        prompt = isinstance(op, PromptCubaLIF)
+        reset = "Prompt" if prompt else "Soft" if op.soft_reset else ""
+        name = f"{reset}{'' if feedback is None else feedback.name}CubaLIF"
         self.functions[name] = functions.cuba_lif(
-            name, soft_reset=op.soft_reset, feedback=feedback, counted=self._counted
+            name, soft_reset=op.soft_reset, prompt=prompt, feedback=feedback, counted=self._counted
         )
         reach = self._bounds[node.inputs[0]].value
         if synapses is not None:

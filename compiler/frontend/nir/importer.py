@@ -31,7 +31,7 @@ from resformer.compiler.frontend.nir.content import (
 )
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete, discrete_integrator
+from resformer.compiler.ir.neurons import HARD, LATE, PROMPT, SOFT, discrete, discrete_integrator
 from resformer.compiler.ir.ported import PORTS
 from resformer.compiler.ir.primitives import (
     PER_NEURON,
@@ -66,7 +66,7 @@ FIRES_AT = (">", ">=")
 """What the metadata of a file's neurons may say under ``fires_at``: NIR's way and SpikingJelly's."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
 """How NIR defines its neurons: v = v_reset where v > v_threshold."""
-RESET_NAMES = MappingProxyType({HARD: HARD, "zero": HARD, SOFT: SOFT, "subtract": SOFT, LATE: LATE})
+RESET_NAMES = MappingProxyType({HARD: HARD, "zero": HARD, SOFT: SOFT, "subtract": SOFT, LATE: LATE, PROMPT: PROMPT})
 """What the metadata of a file's neurons may say under ``reset``, in the words of several frameworks."""
 
 

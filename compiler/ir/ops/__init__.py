@@ -11,6 +11,7 @@ from resformer.compiler.ir.ops.delays import Delay, SampleDelay
 from resformer.compiler.ir.ops.formats import Shapes
 from resformer.compiler.ir.ops.gates import SpikeAnd
 from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
+from resformer.compiler.ir.ops.prompt import PromptCubaLIF
 from resformer.compiler.ir.ops.stacked import StackedRecurrentCubaLIF
 from resformer.compiler.ir.ops.sums import Add, Flatten, Input, MaxPool2d, Output, Relay
 from resformer.compiler.ir.ops.synapses import Conv2d, Dense, SumPool2d, Synapses
@@ -28,6 +29,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             Relay,
             LIF,
             CubaLIF,
+            PromptCubaLIF,
             RecurrentCubaLIF,
             StackedRecurrentCubaLIF,
             CubaLI,
@@ -58,6 +60,7 @@ __all__ = [
     "Op",
     "Outcome",
     "Output",
+    "PromptCubaLIF",
     "RecurrentCubaLIF",
     "Relay",
     "SampleDelay",

@@ -278,7 +278,8 @@ class CubaLIF(Spiking):
                 return True
             # a reset leaves nothing; a soft one anything from the threshold or the highest potential, less its drop
             v_low = np.minimum(v_low, np.minimum(threshold - own.v_drop, 0))
-            v_high = np.minimum(v_high, np.maximum(threshold, v_high - own.v_drop))
+            unfired = threshold + own.v_drop if own.prompt else threshold
+            v_high = np.minimum(v_high, np.maximum(unfired, v_high - own.v_drop))
         return False
 
     def _given(self, low: int, high: int) -> tuple[int, int]:
