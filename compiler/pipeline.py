@@ -14,7 +14,12 @@ import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.frontend.checkpoint import import_model
-from resformer.compiler.frontend.nir.importer import endless_populations, import_nir, unstated_resets
+from resformer.compiler.frontend.nir.importer import (
+    endless_populations,
+    import_nir,
+    unstated_counts,
+    unstated_resets,
+)
 from resformer.compiler.frontend.nir.own import import_own, is_modules, read_own
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
@@ -101,6 +106,8 @@ class CompileOptions:
         dt: Seconds a step of a network in a NIR file; None for what the file says.
         input_kind: Whether such a network's samples are real numbers ("static") or counts of events ("frames").
         reset: How its neurons reset where the file does not say, one of ``ir.neurons.RESETS``; None: as NIR defines it.
+        spikes_per_step: How many spikes a step an IF of such a network may fire whose metadata do not say; None: one.
+        min_v: The floor under the potential of those that may fire several; None: none.
         weights_key: Under which key of a checkpoint the weights are; None: the first of the usual ones.
         neuron: Which neuron a checkpoint's populations are; None: as ``build_model`` reads it, and so are the rest.
         stem_stride: Stride of the stem's convolution.
@@ -117,6 +124,8 @@ class CompileOptions:
     dt: float | None = None
     input_kind: InputKind = "static"
     reset: str | None = None
+    spikes_per_step: int | None = None
+    min_v: float | None = None
     weights_key: str | None = None
     neuron: NeuronKind | None = None
     stem_stride: int | None = None
@@ -253,9 +262,14 @@ def _import_nir(path: Path, options: CompileOptions) -> Imported:
         timesteps=options.timesteps,
         input_kind=options.input_kind,
         reset=HARD if options.reset is None else options.reset,
+        spikes_per_step=options.spikes_per_step or 1,
+        min_v=options.min_v,
     )
     warnings = (*(() if options.reset is not None else _reset_warnings(path)), *_endless_warnings(path))
-    return _nir_source(path, graph, warnings), graph
+    source = _nir_source(path, graph, warnings)
+    if options.reset is None and options.spikes_per_step is None:
+        source = replace(source, notes=_count_notes(path))
+    return source, graph
 
 
 def _import_own(path: Path, options: CompileOptions) -> Imported:
@@ -304,6 +318,17 @@ def _endless_warnings(path: Path) -> tuple[str, ...]:
     return (warning,)
 
 
+def _count_notes(path: Path) -> tuple[str, ...]:
+    names = unstated_counts(path)
+    if not names:
+        return ()
+    note = (
+        f"{_first_of(names)}: the file does not say how these IF neurons reset, so they fire once a step and reset to "
+        "v_reset. Sinabs' IAF fires several spikes a step and subtracts: if so, --spikes-per-step multi (and --min-v)"
+    )
+    return (note,)
+
+
 def _first_of(names: Sequence[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
@@ -326,6 +351,8 @@ def _import_checkpoint(path: Path, options: CompileOptions) -> Imported:
         raise InputError(
             f"{path}: --dt, --input-kind and --reset are for NIR files; name one that ends in {NIR_SUFFIX}"
         )
+    if options.spikes_per_step is not None or options.min_v is not None:
+        raise InputError(f"{path}: --spikes-per-step and --min-v are for NIR files; name one that ends in {NIR_SUFFIX}")
     checkpoint = load_checkpoint(path, weights_key=options.weights_key)
     check_rates(checkpoint.state)
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size, **options.layout)

@@ -153,6 +153,8 @@ class NodeFacts(TypedDict, total=False):
     reset: Literal["soft", "hard", "prompt"]
     recurrent: Recurrent
     limit: Count
+    floor: Bounds
+    max_spikes: Count
     may_saturate: bool
 
 

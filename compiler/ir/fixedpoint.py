@@ -168,6 +168,39 @@ def cuba_li_step(
     return LiStep(u, v, lost + clipped)
 
 
+class MultiSpikeParameters(NamedTuple):
+    """What :func:`multi_spike_step` needs of neurons, in 64 bits, broadcast against their state."""
+
+    vth: npt.NDArray[np.int64]
+    floor: npt.NDArray[np.int64]
+    bias: npt.NDArray[np.int64]
+    max_spikes: int
+
+
+class MultiSpikeStep(NamedTuple):
+    """What one step does to neurons that fire several spikes: potentials, counts, and how many values were clipped."""
+
+    v: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    clipped: int
+
+
+def multi_spike_step(
+    v: npt.NDArray[np.int64], a: npt.NDArray[np.int64], neurons: MultiSpikeParameters
+) -> MultiSpikeStep:
+    """One step of neurons that fire once for each threshold in their potential; as in ``MultiSpikeIF``.
+
+    Args:
+        v: Membrane potentials, any shape.
+        a: Synaptic inputs.
+        neurons: Their parameters.
+    """
+    threshold = neurons.vth << LOIHI.a_shift
+    v, clipped = saturate(v + (a << LOIHI.a_shift) + neurons.bias, LOIHI.v_max)
+    counts = np.clip(v // threshold, 0, neurons.max_spikes)
+    return MultiSpikeStep(np.maximum(v - counts * threshold, neurons.floor), counts, clipped)
+
+
 def shift_right(x: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:
     """x / 2^shift, rounded to the nearest integer, ties upward: half a unit is added and the low bits are dropped."""
     return (x + (1 << shift >> 1)) >> shift

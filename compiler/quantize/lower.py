@@ -27,6 +27,7 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
+    MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
     SpikeMatMul,
@@ -137,6 +138,8 @@ class _Lowering:
                 op = self._cuba_lif(node, node.op)
             case DiscreteCubaLI():
                 op = self._cuba_li(node, node.op)
+            case MultiSpikeIF():
+                op = self._multi_spike(node, node.op)
             case nir.Linear() | nir.Affine():
                 op = self._dense(node)
             case Add():
@@ -181,9 +184,9 @@ class _Lowering:
         source = self.graph[name].op
         if isinstance(source, SampleDelay):
             return self._sent(self.graph[name].inputs[0], exp)
-        if isinstance(source, NEURONS):
+        graded = isinstance(source, nir.Input | MaxPool2d | DiscreteCubaLI | MultiSpikeIF)
+        if isinstance(source, NEURONS) and not graded:
             return SPIKE
-        graded = isinstance(source, nir.Input | MaxPool2d | DiscreteCubaLI)
         return Signal(SignalKind.GRADED if graded else SignalKind.CURRENT, exp)
 
     def _current(self, name: str) -> Signal:
@@ -280,6 +283,23 @@ class _Lowering:
             du=(self._syn_decay(node) - 1).astype(np.int16),
             dv=self._decay(node, "mem_decay").astype(np.int16),
             u_bias=np.zeros((1,) * len(node.shape), dtype=np.int32),
+        )
+
+    def _multi_spike(self, node: Node[nir.NIRNode], neurons: MultiSpikeIF) -> Op:
+        unit = 2.0 ** self.exps[node.inputs[0]]
+        floor = np.maximum(collapse(neurons.v_floor), -LOIHI.v_max / (unit * 2**LOIHI.a_shift))
+        vth = _rounded(neurons.v_threshold, unit)
+        if (vth < 1).any():
+            raise RangeError(
+                f"{node.name}: its least threshold is {collapse(neurons.v_threshold).min():.4g}, less than a unit of "
+                f"its current at scale 2^{self.exps[node.inputs[0]]}; normalise the layer before it"
+            )
+        return integer.MultiSpikeIF(
+            Signal(SignalKind.GRADED, 0),
+            vth=vth,
+            floor=_rounded(floor, unit * 2**LOIHI.a_shift),
+            bias=np.zeros((1,) * len(node.shape), dtype=np.int32),
+            max_spikes=neurons.max_spikes,
         )
 
     def _syn_decay(self, node: Node[nir.NIRNode]) -> npt.NDArray[np.int32]:

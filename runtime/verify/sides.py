@@ -91,11 +91,18 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
     known = build.network().metadata
     dt, own = float(known["dt"]), read_own(model)
     if own is None:
-        graph = import_nir(model, dt=dt, timesteps=program.timesteps, reset=str(known["reset"]))
+        graph = import_nir(
+            model,
+            dt=dt,
+            timesteps=program.timesteps,
+            reset=str(known["reset"]),
+            spikes_per_step=int(known.get("spikes_per_step", 1)),
+            min_v=None if "min_v" not in known else float(known["min_v"]),
+        )
     else:
         graph = import_own(model, own, dt=dt, timesteps=program.timesteps)
     original = NirNetwork(graph)
-    same = set(original.neurons) == set(program.lif_names) and (graph.input.shape, graph.output.shape) == (
+    same = set(original.neurons) == set(program.spiking_names) and (graph.input.shape, graph.output.shape) == (
         program.input.shape,
         program.output.shape,
     )
@@ -120,7 +127,7 @@ def _build_graphs(
     Raises:
         FileFormatError: The file's populations are not the program's.
     """
-    graphs, wanted = float_graphs(graph, passes), set(program.lif_names)
+    graphs, wanted = float_graphs(graph, passes), set(program.spiking_names)
     for stage, each in graphs.items():
         assert _populations(each) == wanted, f"{stage}: its populations are not the program's"
     path, network = build.network_path, build.network()

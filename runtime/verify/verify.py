@@ -23,7 +23,7 @@ from resformer.compiler.ir.reference import BoundsError
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.progress import Progress, no_progress
 from resformer.compiler.samples.arrays import Samples
-from resformer.errors import FileFormatError, InputError
+from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.run.encode import encode
 from resformer.runtime.run.infer import batch_size, batches, notes_of, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import split
@@ -90,6 +90,7 @@ def verify(
     how.update("reading", 0, 0)
     sides = load_sides(build, program, model)
     if local:
+        _check_single_spikes(program)
         # the last as compiled: what follows is read from the build
         *_, last = (stage for stage in sides.graphs if not stage.startswith(A_FILE))
         sides = replace(sides, folded=sides.graphs[last])
@@ -101,6 +102,19 @@ def verify(
             f"{build.directory / PROGRAM}: {error}, so what it holds was changed since it was written; compile the "
             "model again"
         ) from error
+
+
+def _check_single_spikes(program: Scheduled) -> None:
+    """Refuse to measure a layer's own error of neurons that fire several spikes a step.
+
+    Raises:
+        UnsupportedError: There are such neurons.
+    """
+    counting = sorted(set(program.spiking_names) - set(program.lif_names))
+    if counting:
+        raise UnsupportedError(
+            f"{counting[0]}: fires several spikes a step, where no layer's own error is known; leave out --local"
+        )
 
 
 def _sha256(model: Path) -> str | None:
@@ -146,7 +160,9 @@ def verify_sides(
     require_room_for_batch(program, how.backend, 1 if runner is None else min(at_once, len(samples)))
     tally = _compare(sides, samples, runner, at_once, how)
     how.update("concluding", 0, 0)
-    expected = {name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.lif_names}
+    expected = {
+        name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.spiking_names
+    }
     checks = judge(sides, tally, samples, expected, None if runner is None else how.backend)
     return Verification(
         backend=how.backend,

@@ -20,6 +20,7 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     MaxPool2d,
+    MultiSpikeIF,
     Op,
     Output,
     PromptCubaLIF,
@@ -149,6 +150,18 @@ class ProgramBuilder:
             op = op if weight_bits == 8 else StackedRecurrentCubaLIF.of(op)
         if prompt:
             op = PromptCubaLIF(**{field.name: getattr(op, field.name) for field in fields(op)})
+        return self.add(name, op, source)
+
+    def multi_spike(self, name: str, source: str, *, vth: int = 300, floor: int = -9000, most: int = 7) -> str:
+        """Neurons that fire several spikes a step, whose parameters vary by channel."""
+        held = (self.shape(source)[0], *(1,) * (len(self.shape(source)) - 1))
+        op = MultiSpikeIF(
+            GRADED,
+            vth=(vth + self.rng.integers(0, 1 + vth // 4, held)).astype(np.int32),
+            floor=np.minimum(floor + self.rng.integers(0, 99, held), 0).astype(np.int32),
+            bias=self.rng.integers(-500, 500, held).astype(np.int32),
+            max_spikes=most,
+        )
         return self.add(name, op, source)
 
     def cuba_li(self, name: str, source: str, *, du: int = 1000, dv: int = 500, bias: int = 3000) -> str:

@@ -269,6 +269,51 @@ CubaLI <timesteps> (current, keep_u, keep_v, u_bias) => (potentials$saturated)
 """As ``fixedpoint.cuba_li_step``."""
 
 
+def multi_spike(*, counted: bool) -> str:
+    """Neurons that fire several spikes a step: their counts."""
+    counting = _counting(counted)
+    if counted:
+        counting["count"] = """
+            kept = Equal (free, charged)
+            lost = Not (kept)
+            each = Cast <to = 6> (lost)
+            clipped = ReduceSum <keepdims = 0> (each)"""
+    return _MULTI_SPIKE.substitute(counting)
+
+
+_MULTI_SPIKE = Template(f"""
+MultiSpikeIF <timesteps> (current, threshold, floor, bias, most) => (counts$saturated)
+{{
+    {_by_step("current")}
+    neurons = Shape <start = 1> (current_by_step)
+    shift = Constant <value = int32 {{{1 << LOIHI.a_shift}}}> ()
+    high = Constant <value = int32 {{{LOIHI.v_max}}}> ()
+    low = Neg (high)
+    none = Constant <value = int32 {{0}}> ()
+    start = ConstantOfShape <value = int32[1] {{0}}> (neurons)
+    v_end, counts_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
+        (int32[] v, int32[] now) => (int32[] v_next, int32[] count$clipped_type)
+        {{
+            arriving = Mul (now, shift)
+            biased = Add (arriving, bias)
+            free = Add (v, biased)
+            charged = Clip (free, low, high)
+            positive = Max (charged, none)
+            whole = Div (positive, threshold)
+            count = Min (whole, most)
+            taken = Mul (count, threshold)
+            left = Sub (charged, taken)
+            v_next = Max (left, floor)
+            $count
+        }}> (start, current_by_step)
+    shape = Shape (current)
+    counts = Reshape (counts_by_step, shape)
+    $total
+}}
+""")
+"""As ``fixedpoint.multi_spike_step``."""
+
+
 SAMPLE_DELAY = f"""
 SampleDelay <timesteps> (x, since, arrived) => (y)
 {{

@@ -37,6 +37,7 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     MaxPool2d,
+    MultiSpikeIF,
     Op,
     Output,
     PromptCubaLIF,
@@ -284,6 +285,21 @@ class _Writer(ModelWriter):
         constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
         inputs = [self._int32(node.inputs[0]), *constants]
         self._clipping(node, "CubaLI", inputs, np.int32, timesteps=self.graph.timesteps)
+
+    @write.register
+    def _(self, op: MultiSpikeIF, node: ProgramNode) -> None:
+        self.functions["MultiSpikeIF"] = functions.multi_spike(counted=self._counted)
+        self._check(node, (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + 2 * LOIHI.v_max)
+        own = op.parameters()
+        values = {
+            "threshold": own.vth << LOIHI.a_shift,
+            "floor": own.floor,
+            "bias": own.bias,
+            "most": np.asarray(own.max_spikes),
+        }
+        constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
+        inputs = [self._int32(node.inputs[0]), *constants]
+        self._clipping(node, "MultiSpikeIF", inputs, np.int32, timesteps=self.graph.timesteps)
 
     @write.register
     def _(self, op: SpikeMatMul, node: ProgramNode) -> None:

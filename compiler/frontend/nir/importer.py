@@ -32,11 +32,13 @@ from resformer.compiler.frontend.nir.content import (
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, PROMPT, SOFT, discrete, discrete_integrator
+from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.ported import PORTS
 from resformer.compiler.ir.primitives import (
     PER_NEURON,
     Add,
     InputKind,
+    MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
     collapse,
@@ -60,6 +62,8 @@ INTEGRATORS = MappingProxyType(
 """The fields of neurons that do not fire."""
 ENDLESS = ("tau", "tau_mem", "tau_syn", "r")
 """The fields that may be infinite: of neurons that do not leak."""
+MULTI = "multi"
+"""What the metadata may say under ``spikes_per_step`` of IF neurons that fire as often as they can."""
 LARGEST_VALUE = 1e30
 """Of a field, or of a step or its inverse: products of a few must stay within float64."""
 FIRES_AT = (">", ">=")
@@ -77,6 +81,8 @@ def import_nir(
     timesteps: int | None = None,
     input_kind: InputKind = "static",
     reset: str = HARD,
+    spikes_per_step: int = 1,
+    min_v: float | None = None,
 ) -> Graph[nir.NIRNode]:
     """The float graph of a network in a NIR file.
 
@@ -86,6 +92,9 @@ def import_nir(
         timesteps: T, after which all neurons are reset; None for what the metadata say under ``timesteps``.
         input_kind: Whether samples are real numbers, or counts of events.
         reset: How neurons reset whose own metadata do not say: one of ``ir.neurons.RESETS``.
+        spikes_per_step: How many spikes an IF may fire in a step, subtracting as many thresholds, whose own metadata
+            say neither that nor how it resets. 1: as NIR has it.
+        min_v: The floor under the potential of those that may fire several; None: none.
 
     Raises:
         FileFormatError: The file is absent, damaged, or no network; the message names file and node.
@@ -106,7 +115,7 @@ def import_nir(
     try:
         content = without_recurrence(without_doors(content))
         layers = {name: (layer, content.nodes[layer]) for name, layer in content.recurrent.items()}
-        draft = _Draft(float(dt), reset, layers)
+        draft = _Draft(float(dt), reset, layers, spikes_per_step=spikes_per_step, min_v=min_v)
         for name in in_order(content):
             _import(draft, name, content)
     except FileFormatError as error:
@@ -114,7 +123,14 @@ def import_nir(
     return Graph(
         tuple(draft.nodes.values()),
         int(timesteps),
-        {"dt": float(dt), "input": input_kind, "reset": reset, "source": "nir"},
+        {
+            "dt": float(dt),
+            "input": input_kind,
+            "reset": reset,
+            "source": "nir",
+            **({} if spikes_per_step == 1 else {"spikes_per_step": spikes_per_step}),
+            **({} if min_v is None else {"min_v": min_v}),
+        },
     )
 
 
@@ -177,6 +193,8 @@ class _Draft:
         dt: Seconds a step.
         reset: How neurons reset whose metadata do not say.
         recurrent: For each population with synapses onto itself, name and fields of the layer that they are.
+        spikes_per_step: How many spikes an IF may fire in a step whose metadata do not say.
+        min_v: The floor under the potential of such neurons; None: none.
     """
 
     dt: float
@@ -184,6 +202,8 @@ class _Draft:
     recurrent: Mapping[str, tuple[str, Values]] = field(default_factory=dict)
     nodes: dict[str, Node[nir.NIRNode]] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
+    spikes_per_step: int = 1
+    min_v: float | None = None
 
     def add(self, name: str, op: nir.NIRNode, *inputs: str) -> str:
         """Append a node, and return its name.
@@ -362,7 +382,75 @@ def _cuba_lif(draft: _Draft, name: str, values: Values, source: str) -> str:
 
 def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "r")
+    most = _spikes_per_step(draft, name, values)
+    if most > 1:
+        return draft.add(name, _multi_spike(draft, name, values, parameters, most), source)
     return _add_neurons(draft, name, nir.IF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
+
+
+def _spikes_per_step(draft: _Draft, name: str, values: Values) -> int:
+    """How many spikes an IF may fire in a step.
+
+    Raises:
+        FileFormatError: Its metadata say something else than a whole number.
+    """
+    metadata = values.get("metadata", {})
+    stated = metadata.get("spikes_per_step", 1 if "reset" in metadata else draft.spikes_per_step)
+    if stated == MULTI:
+        return MOST_SPIKES
+    if not isinstance(stated, int) or not 1 <= stated <= MOST_SPIKES:
+        raise FileFormatError(
+            f"{name}: its metadata say {stated!r} spikes_per_step; it must be {MULTI!r} or 1 to {MOST_SPIKES}"
+        )
+    return int(stated)
+
+
+def _multi_spike(
+    draft: _Draft, name: str, values: Values, parameters: dict[str, Float64Array], most: int
+) -> MultiSpikeIF:
+    """Sinabs' IAF: what an IF's file means whose neurons fire once for each threshold that their potential holds.
+
+    Raises:
+        FileFormatError: Its floor is no number.
+        UnsupportedError: It has synapses onto itself, rests elsewhere than at zero, or its input lowers its potential.
+    """
+    stated = values.get("metadata", {}).get("min_v", draft.min_v)
+    if stated is not None and not (isinstance(stated, (int, float)) and -LARGEST_VALUE <= stated <= 0):
+        raise FileFormatError(f"{name}: min_v is {stated!r}; it must be a number no larger than 0")
+    if name in draft.recurrent:
+        raise UnsupportedError(
+            f"{name}: fires several spikes a step and has synapses onto itself, which Sinabs alone knows together; "
+            "compile with --spikes-per-step single, or cut the edge back"
+        )
+    gain, height = collapse(parameters["r"]) * draft.dt, collapse(parameters["v_threshold"])
+    if collapse(parameters["v_reset"]).any():
+        raise UnsupportedError(f"{name}: subtracts its threshold for each spike, so its v_reset must be 0")
+    if (gain <= 0).any() or (height <= 0).any():
+        raise UnsupportedError(
+            f"{name}: an input of one adds {gain.min():.4g}, and v_threshold is {height.min():.4g}; both must be "
+            "positive where several spikes a step are meant"
+        )
+    shape = parameters["r"].shape
+    floor = -LARGEST_VALUE if stated is None else float(stated)
+    return MultiSpikeIF(
+        v_threshold=np.broadcast_to(height / gain, shape),
+        v_floor=np.broadcast_to(floor / gain, shape),
+        max_spikes=most,
+    )
+
+
+def unstated_counts(path: str | Path) -> list[str]:
+    """The IF neurons of a NIR file that may fire several spikes a step, if the file does not say how they reset.
+
+    Raises:
+        FileFormatError: The file is absent, damaged, or no network.
+    """
+    nodes = open_nir(path, read_content).nodes
+    return [
+        name
+        for name, values in nodes.items()
+        if values["type"] == "IF" and not {"reset", "spikes_per_step"} & set(values.get("metadata", {}))
+    ]
 
 
 def _delay(draft: _Draft, name: str, values: Values, source: str) -> str:

@@ -10,6 +10,7 @@ from resformer.compiler.ir.ops.base import Carried, Op, Outcome
 from resformer.compiler.ir.ops.delays import Delay, SampleDelay
 from resformer.compiler.ir.ops.formats import Shapes
 from resformer.compiler.ir.ops.gates import SpikeAnd
+from resformer.compiler.ir.ops.multi_spike import MultiSpikeIF
 from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
 from resformer.compiler.ir.ops.prompt import PromptCubaLIF
 from resformer.compiler.ir.ops.stacked import StackedRecurrentCubaLIF
@@ -33,6 +34,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             RecurrentCubaLIF,
             StackedRecurrentCubaLIF,
             CubaLI,
+            MultiSpikeIF,
             SampleDelay,
             SpikeAnd,
             SpikeMatMul,
@@ -57,6 +59,7 @@ __all__ = [
     "Flatten",
     "Input",
     "MaxPool2d",
+    "MultiSpikeIF",
     "Op",
     "Outcome",
     "Output",

@@ -288,7 +288,7 @@ class CubaLIF(Spiking):
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
         """See ``Op``."""
-        return Carried(replace(self, u_bias=_gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
+        return Carried(replace(self, u_bias=gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
 
     def steps(self, a: Int64Array) -> Iterator[fixedpoint.LifStep]:
         """See ``Spiking``."""
@@ -310,7 +310,7 @@ class CubaLIF(Spiking):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return _spans(self, PER_NEURON) | {"reset": "soft" if self.soft_reset else "hard"}
+        return spans(self, PER_NEURON) | {"reset": "soft" if self.soft_reset else "hard"}
 
 
 PER_NEURON = ("vth", "v_drop", "du", "dv", "u_bias", "v_bias")
@@ -466,7 +466,7 @@ class CubaLI(Op):
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
         """See ``Op``."""
-        return Carried(replace(self, u_bias=_gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
+        return Carried(replace(self, u_bias=gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:
         """See ``Op``."""
@@ -483,7 +483,7 @@ class CubaLI(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return _spans(self, ("du", "dv"))
+        return spans(self, ("du", "dv"))
 
 
 def sums_too_large(what: str, reach: int, limit: int) -> str:
@@ -494,7 +494,7 @@ def sums_too_large(what: str, reach: int, limit: int) -> str:
     )
 
 
-def _gathered(u_bias: Int32Array, bias: Int64Array, shapes: Shapes) -> Int32Array:
+def gathered(u_bias: Int32Array, bias: Int64Array, shapes: Shapes) -> Int32Array:
     """What neurons with a memory of their current add to it each step, given its bias per channel in its own units.
 
     Raises:
@@ -528,7 +528,7 @@ def _stays_whole(
     return forgets and taken <= LOIHI.a_shift and not any((each % 2**taken).any() for each in added)
 
 
-def _spans(op: Op, names: Sequence[str]) -> dict[str, Any]:
+def spans(op: Op, names: Sequence[str]) -> dict[str, Any]:
     """The least and the largest of each parameter."""
     values = {name: getattr(op, name) for name in names}
     return {name: [int(each.min()), int(each.max())] for name, each in values.items()}

@@ -24,11 +24,13 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, discrete, reshaped
 from resformer.compiler.ir.primitives import (
     PER_INTEGRATOR,
+    PER_MULTI_SPIKE,
     PER_NEURON,
     Add,
     DiscreteCubaLI,
     DiscreteCubaLIF,
     IntArray,
+    MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
     collapse,
@@ -119,6 +121,9 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
             case nir.LIF() | nir.IF() | nir.CubaLIF() | DiscreteCubaLIF():
                 merge = _merge_population if _is_stock(node, values[node.inputs[0]].shape) else _merge_discrete
                 merge(node, values[node.inputs[0]], graph, made)
+                values[node.name] = _sent(node.name, made[node.name].shape)
+            case MultiSpikeIF():
+                _merge_multi_spike(node, node.op, values[node.inputs[0]], graph, made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
             case SampleDelay(steps=steps):
                 _merge_delay(node, steps, values[node.inputs[0]], made)
@@ -309,6 +314,20 @@ def _merge_discrete(
     nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
     current = _write_sum(node.name, value, nothing, graph, made)
     made[node.name] = Node(node.name, neurons, (current,), value.shape)
+
+
+def _merge_multi_spike(
+    node: Node[nir.NIRNode],
+    neurons: MultiSpikeIF,
+    value: _Value,
+    graph: Graph[nir.NIRNode],
+    made: dict[str, Node[nir.NIRNode]],
+) -> None:
+    """Write a population that may fire several spikes a step, and the synapses in front of it."""
+    arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_MULTI_SPIKE}
+    nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
+    current = _write_sum(node.name, value, nothing, graph, made)
+    made[node.name] = Node(node.name, replace(neurons, **arrays), (current,), value.shape)
 
 
 def _merge_delay(node: Node[nir.NIRNode], steps: IntArray, value: _Value, made: dict[str, Node[nir.NIRNode]]) -> None:

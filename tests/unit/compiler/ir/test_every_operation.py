@@ -49,7 +49,8 @@ def everything() -> tuple[Program, np.ndarray]:
     wide = net.cuba_lif("wide", net.conv("of", again, 4), kernel=(3, 3), weight_bits=12)
     prompt = net.cuba_lif("prompt", net.conv("upon", wide, 4), soft_reset=True, prompt=True)
     gate = net.add("gate", SpikeAnd(SPIKE), fired, prompt)
-    li = net.cuba_li("li", net.conv("on", gate, 4))
+    counts = net.multi_spike("counts", net.conv("toward", gate, 4))
+    li = net.cuba_li("li", net.conv("on", counts, 4))
     held = net.add("held", Relay(GRADED, np.zeros(4, np.int32), 2**20, 6), li)
     area = net.relay("area.relay", net.sum_pool("area", held, (4, 4), (4, 4)), limit=2**20)
     net.dense("dense", net.flatten("flat", area), 3)
@@ -142,6 +143,7 @@ def test_float_operations(op: type[nir.NIRNode]) -> None:
     write = FloatWriter.__dict__["write"].dispatcher.dispatch
     # what only a NIR file or a module can hold, of which no float ONNX model is written
     refused = (nir.CubaLIF, primitives.DiscreteCubaLIF, primitives.DiscreteCubaLI, primitives.SampleDelay)
+    refused = (*refused, primitives.MultiSpikeIF)
     assert (write(op) is write(object)) is (issubclass(op, refused) or op in NO_FLOAT_ONNX)
 
 
