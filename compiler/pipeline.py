@@ -14,10 +14,16 @@ import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.frontend.checkpoint import import_model
-from resformer.compiler.frontend.nir.importer import import_nir, unstated_resets
+from resformer.compiler.frontend.nir.importer import (
+    endless_populations,
+    import_nir,
+    unstated_counts,
+    unstated_resets,
+)
+from resformer.compiler.frontend.nir.own import import_own, is_modules, read_own
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
-from resformer.compiler.ir.primitives import InputKind
+from resformer.compiler.ir.primitives import NEURONS, InputKind
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
 from resformer.compiler.ir.reach import reach_warnings, time_warnings
 from resformer.compiler.ir.verify import verify_graph, verify_program
@@ -48,7 +54,7 @@ from resformer.compiler.samples.classes import check_classes
 from resformer.compiler.samples.files import CalibrationSamples, SampleFiles, open_array
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing, numbers
 from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
-from resformer.errors import FileFormatError, InputError, ResformerError
+from resformer.errors import FileFormatError, InputError, ResformerError, UnsupportedError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint, settings
 from resformer.models.layers import NeuronKind
 from resformer.models.spikingresformer import Architecture, Rounding, patch_counts
@@ -105,7 +111,9 @@ class CompileOptions:
         dt: Seconds a step of a network in a NIR file; None for what the file says.
         input_kind: Whether samples are real numbers ("static") or frames of events ("frames"); None: as a checkpoint
             was trained, frames of those with PLIF neurons, and real numbers of all else.
-        reset: How a NIR file's neurons reset where it does not say ("hard", "soft" or "late"); None: as NIR defines it.
+        reset: How its neurons reset where the file does not say, one of ``ir.neurons.RESETS``; None: as NIR defines it.
+        spikes_per_step: How many spikes a step an IF of such a network may fire whose metadata do not say; None: one.
+        min_v: The floor under the potential of those that may fire several; None: none.
         weights_key: Under which key of a checkpoint the weights are; None: the first of the usual ones.
         neuron: Which neuron a checkpoint's populations are; None: as ``build_model`` reads it, and so are the rest.
         stem_stride: Stride of the stem's convolution.
@@ -128,6 +136,8 @@ class CompileOptions:
     dt: float | None = None
     input_kind: InputKind | None = None
     reset: str | None = None
+    spikes_per_step: int | None = None
+    min_v: float | None = None
     weights_key: str | None = None
     neuron: NeuronKind | None = None
     stem_stride: int | None = None
@@ -270,37 +280,100 @@ class Compilation:
 
 
 def _import_nir(path: Path, options: CompileOptions) -> Imported:
-    """Read a NIR file into a float graph.
+    """Read a NIR file of any framework into a float graph.
 
     Raises:
         InputError: An option is for checkpoints.
+        UnsupportedError: Nothing in it fires.
     """
-    if options.for_checkpoints:
-        names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
-        raise InputError(
-            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; a NIR file "
-            "states the shape of its input and what its nodes are"
-        )
+    _check_for_nir(path, options)
     graph = import_nir(
         path,
         dt=options.dt,
         timesteps=options.timesteps,
         input_kind=options.input_kind or "static",
         reset=HARD if options.reset is None else options.reset,
+        spikes_per_step=options.spikes_per_step or 1,
+        min_v=options.min_v,
     )
+    warnings = (*(() if options.reset is not None else _reset_warnings(path)), *_endless_warnings(path))
+    source = _nir_source(path, graph, warnings)
+    if options.reset is None and options.spikes_per_step is None:
+        source = replace(source, notes=_count_notes(path))
+    return source, graph
+
+
+def _import_own(path: Path, options: CompileOptions) -> Imported:
+    """Read a NIR file that resformer wrote into the float graph that it was.
+
+    Raises:
+        InputError: An option is for checkpoints, or for other NIR files.
+        UnsupportedError: Nothing in it fires.
+    """
+    _check_for_nir(path, options)
+    graph = read_own(path)
+    if graph is None:
+        raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
+    graph = import_own(
+        path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind or "static"
+    )
+    return _nir_source(path, graph), graph
+
+
+def _check_for_nir(path: Path, options: CompileOptions) -> None:
+    if options.for_checkpoints:
+        names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
+        raise InputError(
+            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; a NIR file "
+            "states the shape of its input and what its nodes are"
+        )
+
+
+def _nir_source(path: Path, graph: Graph[nir.NIRNode], warnings: tuple[str, ...] = ()) -> Source:
+    """What was compiled, if anything in it fires."""
+    if not any(isinstance(node.op, NEURONS) for node in graph):
+        raise UnsupportedError(
+            f"{path}: its output depends on no spiking neurons; put LIF, IF or CubaLIF neurons between its layers, for "
+            "spikes are what is compiled and compared"
+        )
     weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
-    warnings = () if options.reset is not None else _reset_warnings(path)
-    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings), graph
+    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings)
+
+
+def _endless_warnings(path: Path) -> tuple[str, ...]:
+    names = endless_populations(path)
+    if not names:
+        return ()
+    warning = (
+        f"{_first_of(names)}: tau is infinite and r is not, so by NIR's equation nothing ever moves these neurons; "
+        "they are read as IF neurons, dv/dt = r * input"
+    )
+    return (warning,)
+
+
+def _count_notes(path: Path) -> tuple[str, ...]:
+    names = unstated_counts(path)
+    if not names:
+        return ()
+    note = (
+        f"{_first_of(names)}: the file does not say how these IF neurons reset, so they fire once a step and reset to "
+        "v_reset. Sinabs' IAF fires several spikes a step and subtracts: if so, --spikes-per-step multi (and --min-v)"
+    )
+    return (note,)
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _reset_warnings(path: Path) -> tuple[str, ...]:
     names = unstated_resets(path)
     if not names:
         return ()
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     warning = (
-        f"{names[0]}{others}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
-        "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late"
+        f"{_first_of(names)}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
+        "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late, "
+        "or prompt where they were given reset_delay=False"
     )
     return (warning,)
 
@@ -309,6 +382,8 @@ def _import_checkpoint(path: Path, options: CompileOptions) -> Imported:
     """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
     if options.dt is not None or options.reset is not None:
         raise InputError(f"{path}: --dt and --reset are for NIR files; name one that ends in {NIR_SUFFIX}")
+    if options.spikes_per_step is not None or options.min_v is not None:
+        raise InputError(f"{path}: --spikes-per-step and --min-v are for NIR files; name one that ends in {NIR_SUFFIX}")
     checkpoint = load_checkpoint(path, weights_key=options.weights_key)
     check_rates(checkpoint.state)
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size, **options.layout)
@@ -434,6 +509,8 @@ CHECKPOINT: Route[Path] = Route(
 """A SpikingResformer's checkpoint (``resformer.models.checkpoint``)."""
 NIR: Route[Path] = Route("NIR file", _import_nir, (merge_synapses,))
 """A NIR file of any framework, of the nodes that ``resformer.compiler.frontend.nir.importer`` imports."""
+OWN: Route[Path] = Route("NIR file", _import_own, ())
+"""A ``network.nir`` of ours whose float passes have run: a checkpoint's or a NIR file's."""
 MODULE: Route[ModuleInput] = Route(
     "module",
     _import_module,
@@ -449,13 +526,27 @@ MODULE: Route[ModuleInput] = Route(
     ),
 )
 """A SpikingJelly module in memory."""
+OWN_MODULE: Route[Path] = Route("NIR file", _import_own, MODULE.float_passes)
+"""A ``network.nir`` of ours that holds a module's own layers."""
+
+
+def nir_route(path: Path) -> Route[Path]:
+    """The route of a NIR file, by who wrote it.
+
+    Raises:
+        FileFormatError: It cannot be read, or holds nodes of ours that were changed.
+    """
+    own = read_own(path)
+    if own is None:
+        return NIR
+    return OWN_MODULE if is_modules(own) else OWN
 
 
 def route_of(source: Path | ModuleInput) -> Route[Any]:
     """The route of a network: that of a file is told by the end of its name."""
     if isinstance(source, ModuleInput):
         return MODULE
-    return NIR if source.suffix == NIR_SUFFIX else CHECKPOINT
+    return nir_route(source) if source.suffix == NIR_SUFFIX else CHECKPOINT
 
 
 def compile_network(
@@ -489,7 +580,7 @@ def compile_nir(
     path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
 ) -> Compilation:
     """Compile a NIR file, whatever its name; see :func:`compile_network`."""
-    return _compile(NIR, path, options or CompileOptions(), observe, progress)
+    return _compile(nir_route(path), path, options or CompileOptions(), observe, progress)
 
 
 def _compile(
@@ -569,6 +660,9 @@ def _calibrate(
         samples, if there are any.
     """
     config = options.resolved_quantization
+    stated = graph.metadata.get("input_scale_exp")
+    if config.input_scale_exp is None and isinstance(stated, int):  # in a quantized network of ours
+        config = replace(config, input_scale_exp=stated)
     if options.synapse_budget is not None and config.layer_bits:
         raise InputError("synapse budget: chooses every layer's width; leave out the widths by layer, or the budget")
     if samples is None:

@@ -160,9 +160,11 @@ class NodeFacts(TypedDict, total=False):
     v_drop: Bounds
     u_bias: Bounds
     v_bias: Bounds
-    reset: Literal["soft", "hard"]
+    reset: Literal["soft", "hard", "prompt"]
     recurrent: Recurrent
     limit: Count
+    floor: Bounds
+    max_spikes: Count
     may_saturate: bool
 
 

@@ -101,6 +101,7 @@ class CubaParameters(NamedTuple):
     u_bias: npt.NDArray[np.int64]
     v_bias: npt.NDArray[np.int64]
     soft_reset: bool
+    prompt: bool = False
 
 
 def cuba_lif_step(
@@ -115,9 +116,13 @@ def cuba_lif_step(
         neurons: Their parameters.
     """
     u, lost = _gather(u, a, neurons.du, neurons.u_bias)
+    before = v
     free = decay(v, neurons.dv) + u + neurons.v_bias
     v = np.clip(free, -LOIHI.v_max, LOIHI.v_max)
-    spikes = v > (neurons.vth << LOIHI.a_shift)
+    threshold = neurons.vth << LOIHI.a_shift
+    if neurons.prompt:
+        threshold = threshold + neurons.v_drop * (before > threshold)
+    spikes = v > threshold
     # as in lif_step; but what a soft reset leaves depends on how far above the threshold it was
     clipped = free != v if neurons.soft_reset else free < -LOIHI.v_max
     after = v - neurons.v_drop if neurons.soft_reset else np.zeros_like(v)
@@ -161,6 +166,39 @@ def cuba_li_step(
     u, lost = _gather(u, a, neurons.du, neurons.u_bias)
     v, clipped = saturate(decay(v, neurons.dv) + u, LOIHI.v_max)
     return LiStep(u, v, lost + clipped)
+
+
+class MultiSpikeParameters(NamedTuple):
+    """What :func:`multi_spike_step` needs of neurons, in 64 bits, broadcast against their state."""
+
+    vth: npt.NDArray[np.int64]
+    floor: npt.NDArray[np.int64]
+    bias: npt.NDArray[np.int64]
+    max_spikes: int
+
+
+class MultiSpikeStep(NamedTuple):
+    """What one step does to neurons that fire several spikes: potentials, counts, and how many values were clipped."""
+
+    v: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    clipped: int
+
+
+def multi_spike_step(
+    v: npt.NDArray[np.int64], a: npt.NDArray[np.int64], neurons: MultiSpikeParameters
+) -> MultiSpikeStep:
+    """One step of neurons that fire once for each threshold in their potential; as in ``MultiSpikeIF``.
+
+    Args:
+        v: Membrane potentials, any shape.
+        a: Synaptic inputs.
+        neurons: Their parameters.
+    """
+    threshold = neurons.vth << LOIHI.a_shift
+    v, clipped = saturate(v + (a << LOIHI.a_shift) + neurons.bias, LOIHI.v_max)
+    counts = np.clip(v // threshold, 0, neurons.max_spikes)
+    return MultiSpikeStep(np.maximum(v - counts * threshold, neurons.floor), counts, clipped)
 
 
 def shift_right(x: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.neurons import HARD, LATE, SOFT, dt_over_tau
+from resformer.compiler.ir.neurons import HARD, LATE, PROMPT, SOFT, dt_over_tau
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
@@ -26,9 +26,11 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
+    MultiSpikeIF,
     Neurons,
     RecurrentCubaLIF,
     SampleDelay,
+    SingleSpike,
     SpikeMatMul,
     collapse,
     pair,
@@ -101,7 +103,7 @@ def _frames(samples: torch.Tensor, timesteps: int) -> torch.Tensor:
 
 
 def fire(neurons: Neurons, current: torch.Tensor, dt: float) -> torch.Tensor:
-    """The spikes, 0 or 1, of neurons that are given a current, both (T, N, ...).
+    """The spikes, 0 or 1 or counts of them, of neurons that are given a current, both (T, N, ...).
 
     Args:
         neurons: With ``tau_steps`` or ``dt_over_tau`` among their metadata, if need be (``ir.verify``).
@@ -123,10 +125,15 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
     before. How ``dt / tau`` is applied decides the last bit: SpikingJelly's ``LIFNode`` divides by tau in steps, its
     ``ParametricLIFNode`` multiplies by 1 / tau, and the node's metadata say which.
     """
+    if isinstance(neurons, MultiSpikeIF):
+        yield from _count(neurons, current)
+        return
     update = _update(neurons, current, dt)
     v_threshold = _constant(neurons.v_threshold, current)
     crosses = torch.gt if neurons.metadata.get("fires_at") == ">" else torch.ge
     reset, late = _reset(neurons, current)
+    prompt = neurons.metadata.get("reset") == PROMPT
+    drop = _constant(neurons.v_drop if isinstance(neurons, DiscreteCubaLIF) else neurons.v_threshold, current)
     v = torch.zeros_like(current[0])
     if not isinstance(neurons, DiscreteCubaLIF):
         v = v + _constant(neurons.v_reset, current)
@@ -136,13 +143,31 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
     for now in current:
         if feed_back is not None:
             now = now + feed_back(fired)
+        above = crosses(v, v_threshold) if prompt else None
         v = update(v, now) if owed is None else update(v, now) - owed
+        if above is not None:  # in snnTorch's order: taken first, and given back where no spike follows
+            v = v - drop * above
+            fired = crosses(v, v_threshold)
+            yield v, fired
+            v = v - drop * (fired.to(v.dtype) - above.to(v.dtype))
+            continue
         fired = crosses(v, v_threshold)
         yield v, fired
         if late:
             owed = v_threshold * fired
         else:
             v = torch.where(fired, reset(v), v)
+
+
+def _count(neurons: MultiSpikeIF, current: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """For each step, the potentials before the reset, and how often neurons fire that may do so several times."""
+    v_threshold, v_floor = _constant(neurons.v_threshold, current), _constant(neurons.v_floor, current)
+    v = torch.zeros_like(current[0])
+    for now in current:
+        v = v + now
+        counts = torch.floor(v / v_threshold).clamp(0, neurons.max_spikes)
+        yield v, counts
+        v = torch.maximum(v - counts * v_threshold, v_floor)
 
 
 def step_ago(spikes: torch.Tensor) -> torch.Tensor:
@@ -164,7 +189,7 @@ def _feedback(neurons: RecurrentCubaLIF, current: torch.Tensor) -> Callable[[tor
     return feed_back
 
 
-def _reset(neurons: Neurons, current: torch.Tensor) -> tuple[Callable[[torch.Tensor], torch.Tensor], bool]:
+def _reset(neurons: SingleSpike, current: torch.Tensor) -> tuple[Callable[[torch.Tensor], torch.Tensor], bool]:
     """What a spike leaves of a potential; and whether it comes a step late, where the threshold is taken away."""
     if isinstance(neurons, DiscreteCubaLIF):
         mode = SOFT if neurons.soft_reset else HARD
@@ -175,7 +200,9 @@ def _reset(neurons: Neurons, current: torch.Tensor) -> tuple[Callable[[torch.Ten
     return (lambda _v: rest) if mode == HARD else (lambda v: v - drop), mode == LATE
 
 
-def _update(neurons: Neurons, current: torch.Tensor, dt: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _update(
+    neurons: SingleSpike, current: torch.Tensor, dt: float
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """What a step makes of the potential, given that and the input."""
     if isinstance(neurons, DiscreteCubaLIF):
         arrive = _arrive(neurons.syn_decay, 1.0, current)

@@ -20,10 +20,12 @@ Continuous: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | nir.LI | nir.I | nir.C
 ONE_STEP_TOLERANCE = 1e-5
 """Relative; a time constant of one step that a file holds in 32 bits may be shorter than dt by so much."""
 
-HARD, SOFT, LATE = "hard", "soft", "late"
-RESETS = (HARD, SOFT, LATE)
+HARD, SOFT, LATE, PROMPT = "hard", "soft", "late", "prompt"
+RESETS = (HARD, SOFT, LATE, PROMPT)
 """What the metadata of neurons say under ``reset``: a spike sets v to v_reset; it takes v_threshold from v; or the next
-step does that, after it has leaked and charged, which is what snnTorch's ``reset_mechanism="subtract"`` means."""
+step does that, after it has leaked and charged, which is what snnTorch's ``reset_mechanism="subtract"`` means; or it is
+taken at once, and neurons that are still above v_threshold fire in the next step only above two, which is what snnTorch
+means with ``reset_delay=False``."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,24 @@ class Decays:
 
 
 def decays(neurons: Continuous, dt: float) -> Decays:
-    """One step of forward Euler; neurons without a memory of their current lose all of it."""
+    """One step of forward Euler; neurons without a memory of their current lose all of it.
+
+    An infinite time constant is that of an IF: no leak, and dv/dt = r * input.
+    """
     r = collapse(neurons.r)
     match neurons:
         case nir.IF() | nir.I():
             return Decays(np.ones(()), np.zeros(()), r * dt, np.zeros(()))
         case nir.LIF() | nir.LI():
             mem = dt_over_tau(neurons, dt)
-            return Decays(np.ones(()), mem, r * mem, collapse(neurons.v_leak))
+            return Decays(np.ones(()), mem, _per_step(r, mem, dt), collapse(neurons.v_leak))
     mem, syn = dt / collapse(neurons.tau_mem), dt / collapse(neurons.tau_syn)
-    return Decays(syn, mem, r * mem * (collapse(neurons.w_in) * syn), collapse(neurons.v_leak))
+    return Decays(syn, mem, _per_step(r, mem, dt) * (collapse(neurons.w_in) * syn), collapse(neurons.v_leak))
+
+
+def _per_step(r: Float64Array, mem: Float64Array, dt: float) -> Float64Array:
+    """What a current of one adds to the potential in a step that loses a share of ``mem``."""
+    return r * np.where(mem == 0, dt, mem)
 
 
 def dt_over_tau(neurons: nir.LIF | nir.LI, dt: float) -> Float64Array:
@@ -140,7 +150,7 @@ def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shap
     return DiscreteCubaLIF(
         **{key: reshaped(np.broadcast_to(value, neurons.v_threshold.shape), shape) for key, value in fields.items()},
         soft_reset=reset != HARD,
-        metadata={"fires_at": neurons.metadata["fires_at"]},
+        metadata={"fires_at": neurons.metadata["fires_at"]} | ({"reset": PROMPT} if reset == PROMPT else {}),
     )
 
 

@@ -93,7 +93,8 @@ class DiscreteCubaLIF(nir.NIRNode):
         spike where v > v_threshold (or >=: ``fires_at`` among the metadata), and then
         v <- v - v_drop if soft_reset, else 0
 
-    Arrays have the population's shape.
+    Where their metadata say ``reset: prompt``, a neuron whose v of the last step exceeds v_threshold fires only above
+    v_threshold + v_drop. Arrays have the population's shape.
     """
 
     syn_decay: Float64Array
@@ -144,6 +145,30 @@ class RecurrentCubaLIF(DiscreteCubaLIF):
         )
 
 
+@dataclass(eq=False)
+class MultiSpikeIF(nir.NIRNode):
+    """Neurons in steps that do not leak and may fire several spikes in each: Sinabs' IAF.
+
+    Of the input x of a step, v zero before the first:
+
+        v <- v + x
+        s = floor(v / v_threshold), but not below zero and no more than max_spikes
+        v <- max(v - s * v_threshold, v_floor)
+
+    They make s. Arrays have the population's shape.
+    """
+
+    v_threshold: Float64Array
+    v_floor: Float64Array
+    max_spikes: int
+
+    def __post_init__(self) -> None:
+        self.max_spikes = int(self.max_spikes)
+        self.input_type, self.output_type = _untyped()
+
+
+PER_MULTI_SPIKE = ("v_threshold", "v_floor")
+"""The parameters of :class:`MultiSpikeIF` that each neuron has."""
 PER_INTEGRATOR = ("syn_decay", "mem_decay", "gain", "v_leak")
 """The parameters of :class:`DiscreteCubaLI`."""
 
@@ -189,14 +214,18 @@ EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     Add,
     DiscreteCubaLIF,
     RecurrentCubaLIF,
+    MultiSpikeIF,
     DiscreteCubaLI,
     SampleDelay,
 )
 
-NEURONS = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF)
+NEURONS = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF, MultiSpikeIF)
 """What fires at the float level."""
 
-Neurons: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | DiscreteCubaLIF"
+SingleSpike: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | DiscreteCubaLIF"
+"""The type of what fires once a step at most."""
+
+Neurons: TypeAlias = "SingleSpike | MultiSpikeIF"
 """The type of what fires; :class:`RecurrentCubaLIF` is a :class:`DiscreteCubaLIF`."""
 
 Layer: TypeAlias = "nir.Conv2d | nir.Linear | nir.Affine"

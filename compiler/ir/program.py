@@ -15,7 +15,7 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import Float64Array, Int32Array, InvariantError
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import Add, Conv2d, Dense, Op, Shapes, Spiking
+from resformer.compiler.ir.ops import Add, Conv2d, Dense, MultiSpikeIF, Op, Shapes, Spiking
 from resformer.compiler.ir.summary import Summary, counted
 
 ProgramNode: TypeAlias = Node[Op]
@@ -53,6 +53,11 @@ class Program(Graph[Op]):
         IF's takes none.
         """
         return all(node.op.stays_whole(self.timesteps - 1) for node in self.nodes if isinstance(node.op, Spiking))
+
+    @property
+    def spiking_names(self) -> tuple[str, ...]:
+        """The names of all populations of neurons that send spikes or counts of them, in topological order."""
+        return tuple(node.name for node in self.nodes if node.op.fires or isinstance(node.op, MultiSpikeIF))
 
     @property
     def lif_names(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ PER_ELEMENT: dict[type[nir.NIRNode], tuple[str, ...]] = {
     primitives.DiscreteCubaLIF: primitives.PER_NEURON,
     primitives.RecurrentCubaLIF: primitives.PER_NEURON,
     primitives.DiscreteCubaLI: primitives.PER_INTEGRATOR,
+    primitives.MultiSpikeIF: primitives.PER_MULTI_SPIKE,
     primitives.SampleDelay: ("steps",),
     nir.Scale: ("scale",),
 }
@@ -86,6 +87,7 @@ def _(op: nir.Input, inputs: Sequence[Shape]) -> Shape:
 @output_shape.register(primitives.BatchNorm2d)
 @output_shape.register(primitives.DiscreteCubaLIF)
 @output_shape.register(primitives.DiscreteCubaLI)
+@output_shape.register(primitives.MultiSpikeIF)
 @output_shape.register(primitives.SampleDelay)
 @output_shape.register(nir.Scale)
 def _(op: nir.NIRNode, inputs: Sequence[Shape]) -> Shape:

@@ -17,7 +17,7 @@ import numpy as np
 from resformer.compiler.ir.arrays import InvariantError, require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import RESETS
-from resformer.compiler.ir.ops import Conv2d, Input, Op, Output
+from resformer.compiler.ir.ops import Conv2d, Input, Op, Output, RecurrentCubaLIF
 from resformer.compiler.ir.ops.formats import in_range
 from resformer.compiler.ir.primitives import (
     NEURONS,
@@ -73,7 +73,7 @@ def verify_program(program: Program) -> None:
             node.op.check_fields()
             _verify_signal(node.op, [program[name].op.signal for name in node.inputs])
             if program.offsets is not None:
-                stacked = not isinstance(node.op, Conv2d) or node.op.weight.dtype == np.int8
+                stacked = not isinstance(node.op, Conv2d | RecurrentCubaLIF) or node.op.weight.dtype == np.int8
                 require(stacked, "weight is int16 in a scheduled program: stack_synapses has not run")
                 _verify_schedule(program, program.offsets, node)
 

@@ -35,14 +35,17 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     MaxPool2d,
+    MultiSpikeIF,
     Op,
     Output,
+    PromptCubaLIF,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
     SpikeAnd,
     SpikeMatMul,
     Spiking,
+    StackedRecurrentCubaLIF,
     SumPool2d,
 )
 from resformer.compiler.ir.program import Program, is_stack, layer_synapses
@@ -56,7 +59,16 @@ Shape3 = tuple[int, int, int]
 POINT = Window((1, 1))
 """Of a target that reads the one position that it stands at."""
 
-PARAMETER_BITS = {"vth": 17, "v_drop": 24, "du": 12, "dv": 12, "u_bias": 24, "v_bias": 24}
+PARAMETER_BITS = {
+    "vth": 17,
+    "v_drop": 24,
+    "du": 12,
+    "dv": 12,
+    "u_bias": 24,
+    "v_bias": 24,
+    "floor": 24,
+    "bias": 24,
+}
 """Widths of neurons' parameters where each has its own."""
 
 
@@ -163,7 +175,7 @@ class _Mapper:
 
     def _is_population(self, node: Node[Op]) -> bool:
         match node.op:
-            case Input() | Spiking() | SpikeAnd() | CubaLI() | Relay() | MaxPool2d() | SpikeMatMul():
+            case Input() | Spiking() | SpikeAnd() | CubaLI() | MultiSpikeIF() | Relay() | MaxPool2d() | SpikeMatMul():
                 return True
             case Conv2d() | Dense() | SumPool2d() | Add():
                 return node.name in self._carried
@@ -204,7 +216,7 @@ class _Mapper:
                 return reader.inputs[0] == node.name
             case Delay() | Flatten() | SampleDelay():
                 return any(self._wants_values(reader, each) for each in self._program.consumers[reader.name])
-            case Add() | Spiking() | SpikeAnd() | CubaLI() | Relay() | Output():
+            case Add() | Spiking() | SpikeAnd() | CubaLI() | MultiSpikeIF() | Relay() | Output():
                 return False
             case _:
                 raise _unknown(reader)
@@ -262,11 +274,11 @@ class _Mapper:
                 yield Edge(source, node.name, Link.CONVOLUTION, window=op.window, groups=channels, delay=delay)
             case Conv2d() | Dense() | SumPool2d():
                 yield self._synapses(node, 0)
-            case Add() | Spiking() | SpikeAnd() | CubaLI() | Relay() | Output():
+            case Add() | Spiking() | SpikeAnd() | CubaLI() | MultiSpikeIF() | Relay() | Output():
                 for name in node.inputs:
                     yield from self._incoming(name, node, 0)
                 if isinstance(op, RecurrentCubaLIF):
-                    yield _convolution(node.name, node.name, (op.synapses(),), 0)
+                    yield _convolution(node.name, node.name, op.parts(), 0)
             case _:
                 raise _unknown(node)
 
@@ -348,7 +360,7 @@ def _waits(op: Op) -> int:
 
 def _parameter_words(op: Op) -> int:
     """Words of memory that each neuron takes beside its state, for parameters that it does not share with all."""
-    if not isinstance(op, CubaLIF | CubaLI):
+    if not isinstance(op, CubaLIF | CubaLI | MultiSpikeIF):
         return 0
     own = (bits for name, bits in PARAMETER_BITS.items() if np.size(getattr(op, name, 0)) > 1)
     return -(-sum(own) // WORD_BITS)
@@ -358,9 +370,10 @@ def _kind(nodes: Sequence[Node[Op]]) -> str:
     words: dict[type[Op], str] = {
         Input: "input",
         LIF: "LIF",
-        CubaLIF: "CubaLIF",
-        RecurrentCubaLIF: "recurrent CubaLIF",
+        **dict.fromkeys((CubaLIF, PromptCubaLIF), "CubaLIF"),
+        **dict.fromkeys((RecurrentCubaLIF, StackedRecurrentCubaLIF), "recurrent CubaLIF"),
         CubaLI: "CubaLI",
+        MultiSpikeIF: "multi-spike IF",
         Relay: "relay",
         MaxPool2d: "max-pool",
         SpikeAnd: "gate",

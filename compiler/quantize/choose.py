@@ -19,6 +19,7 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
+    MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
     SpikeMatMul,
@@ -75,7 +76,8 @@ class QuantizationConfig:
 
     Attributes:
         weight_bits: Width of a weight's mantissa, sign included: 2 to 15. More than 8 are two synapses (of 9, for few
-            weights alone), which convolutions alone can be; all else has 8 then. None: not chosen, ``default_bits``.
+            weights alone), which convolutions and recurrent layers alone can be; a linear readout has 8 then. None: not
+            chosen, ``default_bits``.
         layer_bits: Widths of layers that have another.
         per_channel: An exponent for each output channel, rather than one for each layer.
         clip_weights: Let a channel's range of weights end below its largest, where that loses less.
@@ -306,7 +308,7 @@ class _Choice:
             match node.op:
                 case nir.Input():
                     exps[node.name] = self.input_exp
-                case nir.LIF() | nir.IF() | DiscreteCubaLIF():
+                case nir.LIF() | nir.IF() | DiscreteCubaLIF() | MultiSpikeIF():
                     exps[node.name] = 0
                 case DiscreteCubaLI():
                     exps[node.name] = exps[node.inputs[0]] + LOIHI.a_shift
@@ -354,6 +356,9 @@ class _Choice:
                 limits.append((floor_log2(LOIHI.a_max / gathered), f"{reader.name} may reach {gathered:.4g}"))
             elif isinstance(reader.op, DiscreteCubaLIF):
                 limits += self._cuba_limits(reader, reach)
+            elif isinstance(reader.op, MultiSpikeIF):
+                highest = float(collapse(reader.op.v_threshold).max())
+                limits.append((floor_log2(LOIHI.vth_mantissa_max / highest), f"{reader.name} fires at {highest:.4g}"))
             elif isinstance(reader.op, NEURONS):
                 threshold = uniform(reader, "v_threshold")
                 limits.append(
@@ -419,6 +424,8 @@ class _Choice:
             case Add() | MaxPool2d() | nir.SumPool2d() | nir.Flatten() | SampleDelay():
                 area = math.prod(node.op.kernel_size) if isinstance(node.op, nir.SumPool2d) else 1
                 return area * sum(self._message_reach(self.graph[name]) for name in node.inputs)
+            case MultiSpikeIF(max_spikes=most):
+                return float(most)
             case _:
                 return 1.0
 

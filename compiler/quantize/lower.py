@@ -19,6 +19,7 @@ import numpy.typing as npt
 from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.arrays import WeightArray, require
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.neurons import PROMPT
 from resformer.compiler.ir.ops import LIF, CubaLIF, Op, Output
 from resformer.compiler.ir.primitives import (
     NEURONS,
@@ -26,6 +27,7 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
+    MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
     SpikeMatMul,
@@ -151,6 +153,8 @@ class _Lowering:
                 op = self._cuba_lif(node, node.op)
             case DiscreteCubaLI():
                 op = self._cuba_li(node, node.op)
+            case MultiSpikeIF():
+                op = self._multi_spike(node, node.op)
             case nir.Linear() | nir.Affine():
                 op = self._dense(node)
             case Add():
@@ -195,9 +199,9 @@ class _Lowering:
         source = self.graph[name].op
         if isinstance(source, SampleDelay):
             return self._sent(self.graph[name].inputs[0], exp)
-        if isinstance(source, NEURONS):
+        graded = isinstance(source, nir.Input | MaxPool2d | DiscreteCubaLI | MultiSpikeIF)
+        if isinstance(source, NEURONS) and not graded:
             return SPIKE
-        graded = isinstance(source, nir.Input | MaxPool2d | DiscreteCubaLI)
         return Signal(SignalKind.GRADED if graded else SignalKind.CURRENT, exp)
 
     def _current(self, name: str) -> Signal:
@@ -266,6 +270,13 @@ class _Lowering:
             v_bias=_rounded(neurons.v_bias, fine),
             soft_reset=neurons.soft_reset,
         )
+        if neurons.metadata.get("reset") == PROMPT:
+            if isinstance(neurons, RecurrentCubaLIF):
+                raise UnsupportedError(
+                    f"{node.name}: resets promptly, and has recurrent synapses, with which no such neurons are known; "
+                    "train it to reset late, as snnTorch does by default"
+                )
+            return integer.PromptCubaLIF(**{field.name: getattr(op, field.name) for field in dataclasses.fields(op)})
         return self._recurrent(node, neurons, op) if isinstance(neurons, RecurrentCubaLIF) else op
 
     def _recurrent(self, node: Node[nir.NIRNode], neurons: RecurrentCubaLIF, op: CubaLIF) -> Op:
@@ -274,7 +285,7 @@ class _Lowering:
         return integer.RecurrentCubaLIF(
             **{field.name: getattr(op, field.name) for field in dataclasses.fields(op) if field.name != "u_bias"},
             u_bias=bias.reshape(-1, 1, 1) if bias.any() else op.u_bias,
-            weight=integers.weight.astype(np.int8),
+            weight=integers.weight,
             weight_exp=np.array(self.plan.layers[node.name].weight_exp, dtype=np.int8),
             padding=neurons.padding,
             groups=neurons.groups,
@@ -287,6 +298,23 @@ class _Lowering:
             du=(self._syn_decay(node) - 1).astype(np.int16),
             dv=self._decay(node, "mem_decay").astype(np.int16),
             u_bias=np.zeros((1,) * len(node.shape), dtype=np.int32),
+        )
+
+    def _multi_spike(self, node: Node[nir.NIRNode], neurons: MultiSpikeIF) -> Op:
+        unit = 2.0 ** self.exps[node.inputs[0]]
+        floor = np.maximum(collapse(neurons.v_floor), -LOIHI.v_max / (unit * 2**LOIHI.a_shift))
+        vth = _rounded(neurons.v_threshold, unit)
+        if (vth < 1).any():
+            raise RangeError(
+                f"{node.name}: its least threshold is {collapse(neurons.v_threshold).min():.4g}, less than a unit of "
+                f"its current at scale 2^{self.exps[node.inputs[0]]}; normalise the layer before it"
+            )
+        return integer.MultiSpikeIF(
+            Signal(SignalKind.GRADED, 0),
+            vth=vth,
+            floor=_rounded(floor, unit * 2**LOIHI.a_shift),
+            bias=np.zeros((1,) * len(node.shape), dtype=np.int32),
+            max_spikes=neurons.max_spikes,
         )
 
     def _syn_decay(self, node: Node[nir.NIRNode]) -> npt.NDArray[np.int32]:
@@ -363,4 +391,8 @@ def _checked_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) 
 
 def _rounded(values: npt.NDArray[Any], unit: float) -> npt.NDArray[np.int32]:
     """Parameters of neurons in integers, ties to even; axes along which all repeats have length one."""
-    return np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
+    rounded = np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
+    for axis in range(rounded.ndim):
+        first = rounded.take([0], axis)
+        rounded = first if (rounded == first).all() else rounded
+    return np.ascontiguousarray(rounded)

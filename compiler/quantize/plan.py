@@ -246,8 +246,8 @@ def weight_exp_max(bits: int) -> int:
 
 
 def bits_max(node: Node[nir.NIRNode]) -> int:
-    """The widest weights that a layer can have: only convolutions are stacked."""
-    return LOIHI.stacked_bits_max if isinstance(node.op, nir.Conv2d) else LOIHI.weight_bits_max
+    """The widest weights that a layer can have: only convolutions, recurrent ones too, are stacked."""
+    return LOIHI.stacked_bits_max if isinstance(node.op, CONVOLUTIONAL) else LOIHI.weight_bits_max
 
 
 def uniform(node: Node[nir.NIRNode], parameter: str) -> float:

@@ -15,7 +15,16 @@ import numpy.typing as npt
 
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import NEURONS, Add, DiscreteCubaLI, MaxPool2d, SampleDelay, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import (
+    NEURONS,
+    Add,
+    DiscreteCubaLI,
+    MaxPool2d,
+    MultiSpikeIF,
+    SampleDelay,
+    SpikeMatMul,
+    collapse,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +33,8 @@ Float64Array = npt.NDArray[np.float64]
 
 ESTIMATED_RATE = 0.25
 """Firing probability that the estimate gives every neuron; trained networks fire at 0.1 to 0.25."""
+ESTIMATED_COUNT = 0.5
+"""Spikes a step that the estimate gives every neuron which may fire several."""
 ESTIMATED_INPUT_RANGE = 4.0
 """Largest magnitude that the estimate gives a pixel; images normalised as for ImageNet reach 2.64."""
 ESTIMATED_DEVIATIONS = 6.0
@@ -99,6 +110,10 @@ def _propagate(
     """The moments of one node's output from its inputs' moments and shapes, and from the deviation of ``pixels``."""
     if isinstance(op, nir.Input):
         return _Moments(np.zeros(shape[0]), np.full(shape[0], pixels**2))
+    if isinstance(op, MultiSpikeIF):
+        # each further spike of a step is as likely as the first: a geometric count
+        mean = np.full(shape[0], ESTIMATED_COUNT)
+        return _Moments(mean, mean * (1 + mean))
     if isinstance(op, NEURONS):
         rate = np.full(shape[0], ESTIMATED_RATE)
         return _Moments(rate, rate * (1 - rate))

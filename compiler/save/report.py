@@ -86,7 +86,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "is_dyadic": program.is_dyadic,
         "totals": {
             "parameters": source.parameters,
-            "neurons": sum(math.prod(node.shape) for node in program if node.op.fires),
+            "neurons": sum(math.prod(program[name].shape) for name in program.spiking_names),
             "graded_neurons": sum(
                 math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul)
             ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resformer.compiler.atomic import write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
 from resformer.compiler.files.report import TARGETS
+from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.summary import counted, sizes
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.plan import MIN_WEIGHT_BITS
@@ -156,9 +157,22 @@ def _add_network_options(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--reset",
-        choices=("hard", "soft", "late"),
-        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, or by subtraction a "
-        "step late (default: hard, as NIR defines it)",
+        choices=("hard", "soft", "late", "prompt"),
+        help=".nir: how neurons reset where the file does not say: to v_reset, by subtraction, by subtraction a step "
+        "late, or as snnTorch subtracts without delay (default: hard, as NIR defines it)",
+    )
+    group.add_argument(
+        "--spikes-per-step",
+        type=_spikes_per_step,
+        metavar="single|multi|N",
+        help=".nir: how often an IF may fire in a step whose file does not say, its threshold subtracted each time as "
+        f"of Sinabs' IAF: once, as often as it can (up to {MOST_SPIKES}), or N times (default: single)",
+    )
+    group.add_argument(
+        "--min-v",
+        type=float,
+        metavar="V",
+        help=".nir: the floor under the potential of IF neurons that may fire several spikes a step (default: none)",
     )
 
 
@@ -167,8 +181,8 @@ def _add_width_options(group: argparse._ActionsContainer) -> None:
         "--weight-bits",
         type=_weight_bits,
         metavar=f"{WEIGHT_BITS[0]}..{WEIGHT_BITS[-1]}",
-        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions, for 9 of "
-        f"few weights alone (default: {STORED_BITS})",
+        help=f"width of a weight, sign included; above {STORED_BITS}, two synapses in convolutions and "
+        f"recurrent layers, for 9 of few weights alone (default: {STORED_BITS})",
     )
     group.add_argument(
         "--layer-bits",
@@ -221,6 +235,19 @@ def _add_calibration_options(group: argparse._ActionsContainer) -> None:
         "at most 256 are taken, or an array, .npy or .npz (default: ranges are estimated from the weights, and each "
         "weight is rounded to its nearest)",
     )
+
+
+def _spikes_per_step(text: str) -> int:
+    """A count of spikes, or a word for one.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    words = {"single": 1, "multi": MOST_SPIKES}
+    count: int = words[text] if text in words else int(text) if text.isdecimal() else 0
+    if not 1 <= count <= MOST_SPIKES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of single, multi and 1 to {MOST_SPIKES}")
+    return count
 
 
 def _weight_bits(text: str) -> int:
@@ -393,6 +420,8 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         dt=arguments.dt,
         input_kind=arguments.input_kind,
         reset=arguments.reset,
+        spikes_per_step=arguments.spikes_per_step,
+        min_v=arguments.min_v,
         weights_key=arguments.weights_key,
         neuron=arguments.neuron,
         stem_stride=arguments.stem_stride,

@@ -29,6 +29,7 @@ from resformer.compiler.ir.ops import (
 )
 from resformer.compiler.ir.program import Program, layer_names, layer_synapses, shapes_around, stacked_parts
 from resformer.compiler.ir.trace import SpikeTrain
+from resformer.errors import UnsupportedError
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -63,6 +64,12 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         program: What ran.
         spikes: Of every LIF population, (T, N, ...).
     """
+    counting = sorted(set(program.spiking_names) - set(program.lif_names))
+    if counting:
+        raise UnsupportedError(
+            f"{counting[0]}: fires several spikes a step, whose cost is not known, nor is a page drawn of it; leave "
+            "out --cost and --report"
+        )
     maps = {name: _positions(train.dense()) for name, train in spikes.items()}
     sops: dict[str, Int64Array] = {}
     parts = stacked_parts(program)

@@ -29,6 +29,8 @@ from resformer.runtime.verify.torch_network import TorchNetwork
 
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+SpikeArray = npt.NDArray[Any]
+"""Spikes (bool), or counts of them."""
 IntArray = npt.NDArray[np.int64]
 
 UNIT = 1 << LOIHI.a_shift
@@ -97,13 +99,13 @@ class Tally:
 
     def __init__(self, sides: Sides) -> None:
         program = sides.program
-        lifs = program.lif_names
-        self.float_graph = {stage: Comparison(lifs) for stage in sides.graphs}
+        lifs, spiking = program.lif_names, program.spiking_names
+        self.float_graph = {stage: Comparison(spiking) for stage in sides.graphs}
         self.float_logits_error = dict.fromkeys(sides.graphs, 0.0)
         self.backend = Comparison(recorded_names(program))
         self.quantized, self.saturated, self.currents = Comparison(lifs), Comparison(lifs), Comparison(lifs)
         self.quantized_logits_error = 0.0
-        self.original, self.local = Comparison(lifs), Comparison(lifs)
+        self.original, self.local = Comparison(spiking), Comparison(spiking)
         self.layers: dict[Layer, LayerTally] = {}
         self.both = self.only_original = self.only_quantized = 0
         self.predictions_original: list[int] = []
@@ -144,7 +146,12 @@ class _Batch:
     encoded: npt.NDArray[np.int32]
     indices: range
     tally: Tally
-    original: dict[str, BoolArray] = field(default_factory=dict)
+    original: dict[str, SpikeArray] = field(default_factory=dict)
+
+    def sent(self, layer: str, values: torch.Tensor) -> Any:
+        """A population's spikes as the program shapes them, (T, N, ...): bool, or counts where a step has several."""
+        spikes = values.bool() if self.sides.program[layer].op.fires else values.to(torch.int16)
+        return self.shaped(layer, spikes)
 
     def shaped(self, layer: str, values: torch.Tensor) -> Any:
         """A population's values as the program shapes them, (T, N, ...)."""
@@ -178,8 +185,8 @@ def check_batch(sides: Sides, samples: Samples, start: int, stop: int, backend: 
     if backend is not None:
         _compare_backend(batch, trace, backend)
     trace = trace if backend is None else backend
-    spikes = {name: trace.spikes[name].dense() for name in program.lif_names}
-    tally.fired.update({name: int(np.count_nonzero(dense)) for name, dense in spikes.items()})
+    spikes = {name: _sent(trace, name) for name in program.spiking_names}
+    tally.fired.update({name: int(np.count_nonzero(each)) for name, each in spikes.items()})
     if quantized is not None:
         _compare_quantized(batch, spikes, trace, quantized[0], quantized[1], differ)
     tally.predictions_quantized = predict(real_logits(trace.logits, program)).tolist()
@@ -192,7 +199,7 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
     """E1, keeping the checkpoint's spikes for E4."""
 
     def keep(name: str, _currents: torch.Tensor, spikes: torch.Tensor) -> None:
-        batch.original[name] = batch.shaped(name, spikes.bool())
+        batch.original[name] = batch.sent(name, spikes)
 
     logits = original.run(batch.samples, keep)
     batch.tally.predictions_original = predict(logits).tolist()
@@ -201,7 +208,7 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
 
         def compare(name: str, value: torch.Tensor, comparison: Comparison = comparison) -> None:
             if name in batch.original:
-                comparison.add(name, batch.shaped(name, value.bool()) != batch.original[name], batch.indices)
+                comparison.add(name, batch.sent(name, value) != batch.original[name], batch.indices)
 
         error = logit_errors(float_interpreter.run(graph, batch.samples, observe=compare).numpy(), logits)
         batch.tally.float_logits_error[stage] = float(error.max())
@@ -267,7 +274,7 @@ def _compare_backend(batch: _Batch, expected: Trace, backend: Trace) -> None:
 
 def _compare_quantized(
     batch: _Batch,
-    spikes: Mapping[str, BoolArray],
+    spikes: Mapping[str, SpikeArray],
     trace: Trace,
     expected: Mapping[str, BoolArray],
     expected_logits: Float64Array,
@@ -307,7 +314,12 @@ def _saturated(batch: _Batch) -> tuple[list[int], list[int]]:
     return spiking, any_node
 
 
-def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
+def _sent(trace: Trace, name: str) -> SpikeArray:
+    """A population's spikes, (T, N, ...), or counts of them."""
+    return trace.spikes[name].dense() if name in trace.spikes else trace.graded[name]
+
+
+def _compare_original(batch: _Batch, spikes: Mapping[str, SpikeArray]) -> None:
     """E4: from end to end, and each layer alone, fed the checkpoint's spikes."""
     program, tally = batch.sides.program, batch.tally
     overrides = {name: spikes.astype(np.int64) for name, spikes in batch.original.items()}
@@ -317,14 +329,14 @@ def _compare_original(batch: _Batch, spikes: Mapping[str, BoolArray]) -> None:
     if alone is not None:
         alone.compare(batch.samples, batch.original, spikes, local.logits)
         tally.layers = alone.tallies
-    for name in program.lif_names:
+    for name in program.spiking_names:
         original, quantized = batch.original[name], spikes[name]
         tally.original.add(name, original != quantized, batch.indices)
-        tally.local.add(name, original != local.spikes[name].dense(), batch.indices)
-        both = int(np.count_nonzero(original & quantized))
+        tally.local.add(name, original != _sent(local, name), batch.indices)
+        both = int(np.minimum(original, quantized).sum(dtype=np.int64))
         tally.both += both
-        tally.only_original += int(np.count_nonzero(original)) - both
-        tally.only_quantized += int(np.count_nonzero(quantized)) - both
+        tally.only_original += int(original.sum(dtype=np.int64)) - both
+        tally.only_quantized += int(quantized.sum(dtype=np.int64)) - both
 
 
 def recorded_names(program: Scheduled) -> tuple[str, ...]:

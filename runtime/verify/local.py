@@ -201,7 +201,9 @@ def find_layers(program: Scheduled) -> tuple[Layer, ...]:
     classifier = _classifier_of_currents(program)
     if classifier is not None:
         before = tuple(name for name in readout.synapses if name != classifier)
-        return (*layers, Layer(before, None, readout.streams), Layer((classifier,), None, ()))
+        # none where it reads counts of spikes
+        makers = [Layer(before, None, readout.streams)] if before else []
+        return (*layers, *makers, Layer((classifier,), None, ()))
     return (*layers, readout) if readout.synapses else tuple(layers)
 
 

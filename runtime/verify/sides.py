@@ -12,6 +12,7 @@ from resformer.compiler import pipeline
 from resformer.compiler.files.build import PROGRAM, Build
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.nir.importer import import_nir
+from resformer.compiler.frontend.nir.own import import_own, read_own
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Scheduled
@@ -71,7 +72,8 @@ def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
         return Sides(program, {}, None, None)
     original = open_original(build, program, model)
     assert isinstance(original, NirNetwork)
-    return Sides(program, _build_graphs(original.graph, pipeline.NIR.float_passes, build, program), original, None)
+    passes = pipeline.nir_route(model).float_passes
+    return Sides(program, _build_graphs(original.graph, passes, build, program), original, None)
 
 
 def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork | NirNetwork:
@@ -96,9 +98,20 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
         _same_populations(checkpoint, program, str(model))
         return checkpoint
     known = build.network().metadata
-    graph = import_nir(model, dt=float(known["dt"]), timesteps=program.timesteps, reset=str(known["reset"]))
+    dt, own = float(known["dt"]), read_own(model)
+    if own is None:
+        graph = import_nir(
+            model,
+            dt=dt,
+            timesteps=program.timesteps,
+            reset=str(known["reset"]),
+            spikes_per_step=int(known.get("spikes_per_step", 1)),
+            min_v=None if "min_v" not in known else float(known["min_v"]),
+        )
+    else:
+        graph = import_own(model, own, dt=dt, timesteps=program.timesteps)
     original = NirNetwork(graph)
-    same = set(original.neurons) == set(program.lif_names) and (graph.input.shape, graph.output.shape) == (
+    same = set(original.neurons) == set(program.spiking_names) and (graph.input.shape, graph.output.shape) == (
         program.input.shape,
         program.output.shape,
     )
@@ -123,7 +136,7 @@ def _build_graphs(
     Raises:
         FileFormatError: The file's populations are not the program's.
     """
-    graphs, wanted = float_graphs(graph, passes), set(program.lif_names)
+    graphs, wanted = float_graphs(graph, passes), set(program.spiking_names)
     for stage, each in graphs.items():
         assert _populations(each) == wanted, f"{stage}: its populations are not the program's"
     return graphs | {f"{A_FILE} {build.network_path.name}": _file_graph(build, program)}

@@ -15,7 +15,6 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler import pipeline
 from resformer.compiler.backends import CPU, Runner, open_backend
 from resformer.compiler.files.build import PROGRAM, Build
 from resformer.compiler.files.digest import sha256
@@ -24,7 +23,7 @@ from resformer.compiler.ir.reference import BoundsError
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.progress import Progress, no_progress
 from resformer.compiler.samples.arrays import Samples
-from resformer.errors import FileFormatError, InputError
+from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.run.encode import encode, real_range
 from resformer.runtime.run.infer import batch_size, batches, notes_of, require_room_for_batch, samples_at_once
 from resformer.runtime.run.trace import split
@@ -33,7 +32,7 @@ from resformer.runtime.verify.conclude import judge
 from resformer.runtime.verify.limits import NO_LIMITS, Limits
 from resformer.runtime.verify.local import rank
 from resformer.runtime.verify.result import BACKEND, CHECKPOINT, CHECKS, SOURCES, Verification
-from resformer.runtime.verify.sides import absent_sides, load_sides
+from resformer.runtime.verify.sides import A_FILE, absent_sides, load_sides
 from resformer.runtime.verify.user_network import UserNetwork
 
 THE_REFERENCE = "reference"
@@ -103,8 +102,10 @@ def verify(
             f"{build.directory}: layers are compared alone with the file that was compiled; leave out local"
         )
     if local:
-        last = (pipeline.NIR.float_passes if build.from_nir else pipeline.CHECKPOINT.float_passes)[-1]
-        sides = replace(sides, folded=sides.graphs[last.__name__])
+        _check_single_spikes(program)
+        # the last as compiled: what follows is read from the build
+        *_, last = (stage for stage in sides.graphs if not stage.startswith(A_FILE))
+        sides = replace(sides, folded=sides.graphs[last])
     only_weights = user is not None and (build.from_nir or build.from_module)
     is_source = None if model is None or only_weights else _sha256(model) == build.report["source"]["sha256"]
     try:
@@ -122,6 +123,19 @@ def verify(
             f"{build.directory / PROGRAM}: {error}, so what it holds was changed since it was written; compile the "
             "model again"
         ) from error
+
+
+def _check_single_spikes(program: Scheduled) -> None:
+    """Refuse to measure a layer's own error of neurons that fire several spikes a step.
+
+    Raises:
+        UnsupportedError: There are such neurons.
+    """
+    counting = sorted(set(program.spiking_names) - set(program.lif_names))
+    if counting:
+        raise UnsupportedError(
+            f"{counting[0]}: fires several spikes a step, where no layer's own error is known; leave out --local"
+        )
 
 
 def _sha256(model: Path) -> str | None:
@@ -171,7 +185,9 @@ def verify_sides(
     require_room_for_batch(program, how.backend, 1 if runner is None else min(at_once, len(samples)))
     tally = _compare(sides, samples, runner, at_once, how)
     how.update("concluding", 0, 0)
-    expected = {name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.lif_names}
+    expected = {
+        name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.spiking_names
+    }
     checks = judge(sides, tally, samples, expected, None if runner is None else how.backend)
     return Verification(
         backend=how.backend,

@@ -141,3 +141,31 @@ def test_counts_are_not_divided(tmp_path: Path) -> None:
     assert run_main([str(tmp_path / "b"), "--input", str(tmp_path / "x.npy"), "--backend", "sim", "-o", str(out)]) == 0
     with np.load(out) as result:
         assert result["logits"].all()
+
+
+def test_neurons_without_leak_are_said_to_be_ifs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where only tau is infinite, NIR's equation is not what its writer can have meant."""
+    for r, warned in ((1e4, True), (np.inf, False)):
+        path = write(tmp_path / "network.nir", chain((3,), lif((3,), tau=np.inf, r=r)))
+        command = [str(path), "--target", "sim", "--dt", "1e-4", "--timesteps", "4", "--reset", "hard"]
+        assert main([*command, "-o", str(tmp_path / "b")]) == 0
+        assert ("n0: tau is infinite and r is not" in capsys.readouterr().out) == warned
+
+
+NO_SPIKES = {
+    "layers alone": chain((4,), nir.Affine(np.ones((3, 4)), np.ones(3)), nir.Linear(np.ones((2, 3)))),
+    "neurons that do not fire": chain((4,), nir.Linear(np.ones((3, 4))), nir.LI(*np.ones((3, 3)))),
+}
+
+
+@pytest.mark.parametrize("name", NO_SPIKES)
+def test_a_network_in_which_nothing_fires_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "network.nir", NO_SPIKES[name])
+    command = [str(path), "--target", "sim", "--dt", "1", "--timesteps", "3", "-o", str(tmp_path / "b"), "--quiet"]
+    assert main(command) == 1
+    message = capsys.readouterr().err
+    assert "its output depends on no spiking neurons; put LIF, IF or CubaLIF neurons between its layers" in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "b").exists()

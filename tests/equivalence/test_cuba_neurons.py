@@ -41,6 +41,7 @@ Spiking = {
         {
             "kernel": st.sampled_from([(1, 1), (3, 1), (3, 3)]),
             "groups": st.sampled_from([1, 2, 4]),
+            "weight_bits": st.sampled_from([8, 9, 12, 15]),
         }
     ),
 }
@@ -55,6 +56,53 @@ def neurons_alone(seed, spread, vth, du, dv, bias, soft, scale, timesteps, recur
     samples[..., 0] = np.clip(vth, 0, scale)
     samples[..., 1] = -scale
     return with_input_range(net.finish(timesteps=timesteps), samples), samples
+
+
+def prompt_neurons(seed, dv, timesteps, frames) -> tuple[Program, np.ndarray]:
+    """Neurons that are given up to three thresholds a step, ties among them, so that some stay above one."""
+    net = ProgramBuilder((4, 3, 5), seed)
+    net.cuba_lif("cuba", "input", vth=400, du=4095, dv=dv, bias=0, soft_reset=True, prompt=True)
+    samples = net.samples(2, timesteps=timesteps if frames else None, largest=1200)
+    samples[..., 0], samples[..., 1] = 400, 800
+    return with_input_range(net.finish(timesteps=timesteps), samples), samples
+
+
+Prompt = {
+    "seed": SEEDS,
+    "dv": st.sampled_from([0, 500, 2048]),
+    "timesteps": st.integers(2, 6),
+    "frames": st.booleans(),
+}
+
+
+@settings(max_examples=15)
+@given(**Prompt)
+def test_neurons_that_reset_promptly(**case) -> None:
+    pytest.importorskip("onnxruntime")
+    from resformer.compiler.backends.onnx import OnnxBackend
+
+    program, samples = prompt_neurons(**case)
+    assert_sim_is_the_reference(program, samples)
+    assert_same_trace(OnnxBackend().run(program, samples, record=True), reference.run(program, samples, record=True))
+
+
+def test_neurons_that_reset_promptly_are_no_others() -> None:
+    """In plain integers: what is above the threshold before a step fires only above two."""
+    program, samples = prompt_neurons(seed=3, dv=500, timesteps=6, frames=True)
+    found = reference.run(program, samples, record=True).spikes["cuba"].dense()
+    op = program["cuba"].op
+    u = v = np.zeros(samples[:, 0].shape, np.int64)
+    differ = 0
+    for step, spikes in enumerate(found):
+        above = v > 64 * op.vth
+        u = np.trunc(u * (4095 - op.du) / 4096).astype(np.int64) + 64 * samples[:, step]
+        charged = np.trunc(v * (4096 - op.dv) / 4096).astype(np.int64) + u
+        fired = charged - above * op.v_drop > 64 * op.vth
+        np.testing.assert_array_equal(spikes, fired)
+        differ += int((fired != (charged > 64 * op.vth)).sum())
+        v = charged - fired * op.v_drop
+    assert differ, "as a soft reset has it"
+    assert_same_trace(LavaBackend().run(program, samples, record=True), reference.run(program, samples, record=True))
 
 
 @settings(max_examples=40)

@@ -239,6 +239,15 @@ NETWORKS = {
     "never leaks": lambda normal: chain(
         (6,), nir.Linear(normal(5, 6)), nir.IF(r=np.full(5, 1e4), v_threshold=np.linspace(0.5, 1.5, 5))
     ),
+    "some never leak": lambda normal: chain(
+        (6,),
+        nir.Linear(normal(5, 6)),
+        lif((5,), tau=[np.inf, 2e-4, np.inf, 4e-4, 2e-4], r=[np.inf, 2.0, 1e4, 4.0, 2.0]),
+        nir.Linear(normal(4, 5)),
+        cuba_lif((4,), tau_mem=[np.inf, 2e-4, np.inf, np.inf], r=[np.inf, 2.0, 1e4, np.inf], reset="soft"),
+        nir.Linear(normal(3, 4)),
+        nir.LI(tau=np.array([np.inf, 2e-4, np.inf]), r=np.array([np.inf, 1.0, 1e4]), v_leak=np.full(3, 0.2)),
+    ),
     "threshold": lambda normal: chain((6,), nir.Affine(normal(5, 6), normal(5)), nir.Threshold(np.full(5, 0.3))),
     "current": lambda normal: chain(
         (6,), nir.Affine(normal(5, 6), normal(5)), cuba_lif((5,), tau_syn=[2e-4, 3e-4, 5e-4, 9e-4, 1e-4], v_leak=0.2)
@@ -259,6 +268,15 @@ NETWORKS = {
         nir.IF(r=np.full(4, 1e4), v_threshold=np.full(4, 0.7), metadata={"reset": "subtract"}),
         nir.Linear(2 * normal(3, 4)),
         cuba_lif((3,), reset="late"),
+    ),
+    "prompt resets": lambda normal: chain(
+        (6,),
+        nir.Linear(3 * normal(5, 6)),
+        lif((5,), reset="prompt", tau=4e-4, r=4.0),
+        nir.Linear(4 * normal(4, 5)),
+        nir.IF(r=np.full(4, 1e4), v_threshold=np.full(4, 0.7), metadata={"reset": "prompt"}),
+        nir.Linear(4 * normal(3, 4)),
+        cuba_lif((3,), reset="prompt"),
     ),
     "tau of each neuron": lambda normal: chain(
         (6,), nir.Linear(normal(3, 6)), lif((3,), tau=[2e-4, 3e-4, 1e-3], v_threshold=0.3)
@@ -320,6 +338,7 @@ def test_backends_agree_on_every_kind_of_node(made: Path, backend: str) -> None:
 VERIFIED = (
     "current of channels",
     "soft resets",
+    "prompt resets",
     "recurrent, nested",
     "recurrent convolution",
     "readout by CubaLI",
@@ -403,3 +422,22 @@ def test_potentials_of_the_readout_are_those_of_the_float_network(name: str, tmp
     spread = expected.std()
     assert spread > 0.1
     assert np.abs(found - expected).max() < 0.05 * spread
+
+
+@pytest.mark.parametrize("delay", [True, False])
+def test_snntorchs_subtractions(delay: bool, tmp_path: Path) -> None:
+    """Inputs of up to four thresholds: what stays above one in the next step is where its ways differ."""
+    torch = pytest.importorskip("torch")
+    snntorch = import_framework("snntorch", "snntorch")
+    currents = 4 * torch.rand(12, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    cell = snntorch.Leaky(beta=0.75, reset_mechanism="subtract", reset_delay=delay)
+    potential, expected = cell.init_leaky(), []
+    for now in currents:
+        spikes, potential = cell(now, potential)
+        expected.append(spikes.numpy())
+    path = write(tmp_path / "network.nir", chain((5,), lif((5,), tau=4e-4, r=4.0)))
+    imported = import_nir(path, dt=1e-4, timesteps=12, reset="late" if delay else "prompt")
+    samples = currents.numpy().swapaxes(0, 1).reshape(3, 12, *imported.input.shape)
+    np.testing.assert_array_equal(float_interpreter.run(imported, samples).numpy(), np.stack(expected))
+    soft = float_interpreter.run(import_nir(path, dt=1e-4, timesteps=12, reset="soft"), samples).numpy()
+    assert (soft != np.stack(expected)).any()

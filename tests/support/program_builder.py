@@ -20,16 +20,20 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     MaxPool2d,
+    MultiSpikeIF,
     Op,
     Output,
+    PromptCubaLIF,
     RecurrentCubaLIF,
     Relay,
     SpikeMatMul,
+    StackedRecurrentCubaLIF,
     SumPool2d,
 )
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
+from resformer.compiler.ir.storage import mantissa_max
 from resformer.compiler.ir.verify import verify_program
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.target import LOIHI
@@ -104,10 +108,13 @@ class ProgramBuilder:
         spread: Sequence[bool] | None = None,
         kernel: Pair | None = None,
         groups: int = 1,
+        weight_bits: int = 8,
+        prompt: bool = False,
     ) -> str:
         """Neurons whose parameters vary along the axes that ``spread`` names (all, unless it says so).
 
-        A ``kernel``, odd along both axes, makes them recurrent.
+        A ``kernel``, odd along both axes, makes them recurrent, by two synapses each if their weights have more than 8
+        bits.
         """
         shape = self.shape(source)
         axes = [True] * len(shape) if spread is None else spread
@@ -128,13 +135,33 @@ class ProgramBuilder:
             soft_reset=soft_reset,
         )
         if kernel is not None:
+            largest, connected = mantissa_max(weight_bits), (shape[0], shape[0] // groups, *kernel)
+            weight = self._mantissas(connected, 127)
+            if weight_bits > 8:
+                weight = self.rng.integers(-largest, largest + 1, connected).astype(np.int16)
+                weight.flat[0] = largest  # so that they take two
             op = RecurrentCubaLIF(
                 **{field.name: getattr(op, field.name) for field in fields(op)},
-                weight=self._mantissas((shape[0], shape[0] // groups, *kernel), 127),
-                weight_exp=self.rng.integers(0, 3, shape[0]).astype(np.int8),
+                weight=weight,
+                weight_exp=self.rng.integers(0, min(3, 16 - weight_bits), shape[0]).astype(np.int8),
                 padding=(kernel[0] // 2, kernel[1] // 2),
                 groups=groups,
             )
+            op = op if weight_bits == 8 else StackedRecurrentCubaLIF.of(op)
+        if prompt:
+            op = PromptCubaLIF(**{field.name: getattr(op, field.name) for field in fields(op)})
+        return self.add(name, op, source)
+
+    def multi_spike(self, name: str, source: str, *, vth: int = 300, floor: int = -9000, most: int = 7) -> str:
+        """Neurons that fire several spikes a step, whose parameters vary by channel."""
+        held = (self.shape(source)[0], *(1,) * (len(self.shape(source)) - 1))
+        op = MultiSpikeIF(
+            GRADED,
+            vth=(vth + self.rng.integers(0, 1 + vth // 4, held)).astype(np.int32),
+            floor=np.minimum(floor + self.rng.integers(0, 99, held), 0).astype(np.int32),
+            bias=self.rng.integers(-500, 500, held).astype(np.int32),
+            max_spikes=most,
+        )
         return self.add(name, op, source)
 
     def cuba_li(self, name: str, source: str, *, du: int = 1000, dv: int = 500, bias: int = 3000) -> str:

@@ -35,6 +35,7 @@ from resformer.compiler.backends.lava.processes.lif import PyFastLifResetModel
 from resformer.compiler.backends.lava.processes.logit_sink import PyLogitSinkModel
 from resformer.compiler.backends.lava.processes.matmul import PySpikeMatMulModel
 from resformer.compiler.backends.lava.processes.max_pool import PyMaxPool2dModel
+from resformer.compiler.backends.lava.processes.multi_spike import PyMultiSpikeIfModel
 from resformer.compiler.backends.lava.processes.probe import PORTS, PySpikeProbeModel, SpikeProbe
 from resformer.compiler.backends.lava.processes.relay import PyRelayModel
 from resformer.compiler.backends.lava.record import Recorder
@@ -120,6 +121,7 @@ OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
     PyFrameSourceModel,
     PyLogitSinkModel,
     PyMaxPool2dModel,
+    PyMultiSpikeIfModel,
     PyRelayModel,
     PySampleDelayModel,
     PySpikeAndModel,

@@ -27,11 +27,12 @@ from resformer.compiler.backends.lava.processes.flatten import Flatten as Flatte
 from resformer.compiler.backends.lava.processes.gate import SpikeAnd as SpikeAndProcess
 from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul as SpikeMatMulProcess
 from resformer.compiler.backends.lava.processes.max_pool import MaxPool2d as MaxPool2dProcess
+from resformer.compiler.backends.lava.processes.multi_spike import MultiSpikeIF as MultiSpikeIFProcess
 from resformer.compiler.backends.lava.processes.relay import Relay as RelayProcess
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.arrays import require
-from resformer.compiler.ir.fixedpoint import CubaLiParameters, CubaParameters
+from resformer.compiler.ir.fixedpoint import CubaLiParameters, CubaParameters, MultiSpikeParameters
 from resformer.compiler.ir.ops import (
     LIF,
     Conv2d,
@@ -41,6 +42,7 @@ from resformer.compiler.ir.ops import (
     Dense,
     Flatten,
     MaxPool2d,
+    MultiSpikeIF,
     Op,
     RecurrentCubaLIF,
     Relay,
@@ -53,7 +55,7 @@ from resformer.compiler.ir.program import ProgramNode, Scheduled, require_schedu
 from resformer.compiler.ir.signal import SignalKind
 from resformer.errors import UnsupportedError
 
-Parameters = TypeVar("Parameters", CubaParameters, CubaLiParameters)
+Parameters = TypeVar("Parameters", CubaParameters, CubaLiParameters, MultiSpikeParameters)
 
 GRADED_BITS = 24
 """Message bits of graded values; with none, Lava's synapses take every value but zero for a spike."""
@@ -205,6 +207,19 @@ def _(op: CubaLIF, node: ProgramNode, context: Context) -> _Lowered:
 def _(op: CubaLI, node: ProgramNode, context: Context) -> _Lowered:
     make = partial(
         CubaLIProcess,
+        shape=lava_shape(node.shape),
+        neurons=_reversed_axes(op.parameters()),
+        clock=context.clock(node),
+        tally=context.tally(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("a_in",), "s_out")
+
+
+@_lower.register
+def _(op: MultiSpikeIF, node: ProgramNode, context: Context) -> _Lowered:
+    make = partial(
+        MultiSpikeIFProcess,
         shape=lava_shape(node.shape),
         neurons=_reversed_axes(op.parameters()),
         clock=context.clock(node),

@@ -29,6 +29,7 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     MaxPool2d,
+    MultiSpikeIF,
     Op,
     Output,
     RecurrentCubaLIF,
@@ -291,7 +292,7 @@ class _Planner:
                     self._single(node, (self._in(Layout.MAP, y), self._in(gate_layout, gate)))
                 case SpikeAnd():
                     self._single(node, tuple(self._in(Layout.MAP, name) for name in node.inputs))
-                case CubaLI() | SampleDelay():
+                case CubaLI() | MultiSpikeIF() | SampleDelay():
                     # even where all steps' inputs are alike, what these make is not
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),), static=False)
                 case Conv2d() | Dense() | SumPool2d() | MaxPool2d() | Flatten():

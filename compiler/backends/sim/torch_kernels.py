@@ -41,6 +41,8 @@ from resformer.compiler.ir.ops import (
     Dense,
     Flatten,
     MaxPool2d,
+    MultiSpikeIF,
+    PromptCubaLIF,
     RecurrentCubaLIF,
     SampleDelay,
     SpikeAnd,
@@ -95,6 +97,8 @@ class TorchKernels:
                 return self.product(step, op, block)
             case OpStep(op=CubaLI() as op):
                 return self.integrators(step, op, block)
+            case OpStep(op=MultiSpikeIF() as op):
+                return self.multi_spikes(step, op, block)
             case OpStep(op=SampleDelay() as op):
                 return self.sample_delay(step, op, block)
             case OpStep(op=MaxPool2d() as op):
@@ -287,6 +291,7 @@ class TorchKernels:
         unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max
         threshold, u_bias, v_bias = own["vth"] * unit, own["u_bias"], own["v_bias"]
         after_spike = own["v_drop"] if neurons.soft_reset else None
+        prompt = isinstance(neurons, PromptCubaLIF)
         feed_back = self._feedback(name, neurons.synapses(), value) if isinstance(neurons, RecurrentCubaLIF) else None
 
         tie = None
@@ -306,8 +311,9 @@ class TorchKernels:
                 arriving = torch.trunc(u * keep_u) + now * unit + u_bias
                 u = arriving.clamp(-limit, limit)
                 free = torch.trunc(v * keep_v) + u + v_bias
+                fires_at = threshold + own["v_drop"] * (v > threshold) if prompt else threshold
                 v = free.clamp(-limit, limit)
-                fired = v > threshold
+                fired = v > fires_at
                 if tie is not None:
                     ties = ties + torch.count_nonzero(v == tie)
                 lost = free < -limit if after_spike is None else free != v
@@ -340,6 +346,33 @@ class TorchKernels:
                 v = free.clamp(-limit, limit)
                 clipped = clipped + torch.count_nonzero(arriving != u) + torch.count_nonzero(free != v)
                 made.view[t] = v.reshape(x.shape[1:])
+            frame.clipped(step.name, clipped)
+
+        return work
+
+    def multi_spikes(self, step: OpStep, op: MultiSpikeIF, block: Block) -> Work:
+        """Neurons that send counts of spikes, in float64 likewise: a quotient of whole numbers below 2^24 rounds down
+        exactly."""
+        value = self.plan.values[step.inputs[0]]
+        vth, floor, bias = (
+            self._constant(neuron_share(each, value, block), torch.float64) for each in (op.vth, op.floor, op.bias)
+        )
+        unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max
+        threshold = vth * unit
+
+        def work(frame: Frame) -> None:
+            x = frame.read(step.inputs[0]).view
+            by_position = x.to(torch.float64).reshape(len(x), self.plan.samples, value.positions, -1)
+            made = frame.write(step.name, real_dtype(self.plan.values[step.name]))
+            v = torch.zeros_like(by_position[0])
+            clipped: Count = 0
+            for t in range(self.plan.timesteps):
+                free = v + by_position[t if len(x) > 1 else 0] * unit + bias
+                v = free.clamp(-limit, limit)
+                counts = torch.floor(v / threshold).clamp(0, op.max_spikes)
+                clipped = clipped + torch.count_nonzero(free != v)
+                v = torch.maximum(v - counts * threshold, floor)
+                made.view[t] = counts.reshape(x.shape[1:])
             frame.clipped(step.name, clipped)
 
         return work

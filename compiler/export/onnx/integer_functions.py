@@ -17,8 +17,9 @@ from resformer.compiler.target import LOIHI
 BYTE_BITS = 8
 BYTE_HALF = 1 << (BYTE_BITS - 1)
 
-_UNSIGNED_WEIGHT = f"""half = Constant <value = uint8 {{{BYTE_HALF}}}> ()
-    wide_half = Cast <to = 6> (half)
+_HALF = f"""half = Constant <value = uint8 {{{BYTE_HALF}}}> ()
+    wide_half = Cast <to = 6> (half)"""
+_UNSIGNED_WEIGHT = f"""{_HALF}
     wide_weight = Cast <to = 6> (weight)
     positive_weight = Add (wide_weight, wide_half)
     unsigned_weight = Cast <to = 2> (positive_weight)"""
@@ -201,7 +202,7 @@ $name <timesteps> (current, keep_u, keep_v, u_bias, v_bias, threshold$parameters
             drive = Add (u_next, v_bias)
             free = Add (v_left, drive)
             charged = Clip (free, low, high)
-            fires = Greater (charged, threshold)
+            $fires
             $after_spike
             v_next = Where (fires, after, charged)
             $fired
@@ -268,6 +269,51 @@ CubaLI <timesteps> (current, keep_u, keep_v, u_bias) => (potentials$saturated)
 """As ``fixedpoint.cuba_li_step``."""
 
 
+def multi_spike(*, counted: bool) -> str:
+    """Neurons that fire several spikes a step: their counts."""
+    counting = _counting(counted)
+    if counted:
+        counting["count"] = """
+            kept = Equal (free, charged)
+            lost = Not (kept)
+            each = Cast <to = 6> (lost)
+            clipped = ReduceSum <keepdims = 0> (each)"""
+    return _MULTI_SPIKE.substitute(counting)
+
+
+_MULTI_SPIKE = Template(f"""
+MultiSpikeIF <timesteps> (current, threshold, floor, bias, most) => (counts$saturated)
+{{
+    {_by_step("current")}
+    neurons = Shape <start = 1> (current_by_step)
+    shift = Constant <value = int32 {{{1 << LOIHI.a_shift}}}> ()
+    high = Constant <value = int32 {{{LOIHI.v_max}}}> ()
+    low = Neg (high)
+    none = Constant <value = int32 {{0}}> ()
+    start = ConstantOfShape <value = int32[1] {{0}}> (neurons)
+    v_end, counts_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
+        (int32[] v, int32[] now) => (int32[] v_next, int32[] count$clipped_type)
+        {{
+            arriving = Mul (now, shift)
+            biased = Add (arriving, bias)
+            free = Add (v, biased)
+            charged = Clip (free, low, high)
+            positive = Max (charged, none)
+            whole = Div (positive, threshold)
+            count = Min (whole, most)
+            taken = Mul (count, threshold)
+            left = Sub (charged, taken)
+            v_next = Max (left, floor)
+            $count
+        }}> (start, current_by_step)
+    shape = Shape (current)
+    counts = Reshape (counts_by_step, shape)
+    $total
+}}
+""")
+"""As ``fixedpoint.multi_spike_step``."""
+
+
 SAMPLE_DELAY = f"""
 SampleDelay <timesteps> (x, since, arrived) => (y)
 {{
@@ -290,12 +336,23 @@ class Feedback(NamedTuple):
 
     padding: tuple[int, int]
     groups: int
+    parts: int
 
     @property
     def name(self) -> str:
         """For functions with such synapses: they differ, as no attribute reaches the body of a ``Scan``."""
         rows, columns = self.padding
-        return f"Recurrent{rows}x{columns}" + (f"Groups{self.groups}" if self.groups > 1 else "")
+        groups, parts = (f"{word}{count}" if count > 1 else "" for word, count in self._counts)
+        return f"Recurrent{rows}x{columns}{groups}{parts}"
+
+    @property
+    def _counts(self) -> tuple[tuple[str, int], ...]:
+        return ("Groups", self.groups), ("Parts", self.parts)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of each part's mantissas and scale."""
+        return tuple(f"{name}{part}" for part in range(self.parts) for name in ("weight", "scale"))
 
 
 _NO_FEEDBACK = {
@@ -314,26 +371,45 @@ def _feed_back(feedback: Feedback) -> dict[str, str]:
     """The parts of neurons that read their own spikes; as ``convolution``, by unsigned weights with a zero point."""
     rows, columns = feedback.padding
     attributes = f"pads = [{rows}, {columns}, {rows}, {columns}], group = {feedback.groups}"
+    parts = range(feedback.parts)
+    sums = "".join(
+        f"""
+            mantissas{part} = ConvInteger <{attributes}> (fired, unsigned_weight{part}, none, half)
+            fed_back{part} = Mul (mantissas{part}, scale{part})
+            given{part} = Add ({f"given{part - 1}" if part else "now"}, fed_back{part})"""
+        for part in parts
+    )
+    unsigned = "".join(
+        f"""
+    wide_weight{part} = Cast <to = 6> (weight{part})
+    positive_weight{part} = Add (wide_weight{part}, wide_half)
+    unsigned_weight{part} = Cast <to = 2> (positive_weight{part})"""
+        for part in parts
+    )
     return {
         "prepare": f"""
     silent = ConstantOfShape <value = uint8[1] {{0}}> (neurons)
     none = Constant <value = uint8 {{0}}> ()
-    {_UNSIGNED_WEIGHT}""",
+    {_HALF}{unsigned}""",
         "end": "last_spike,",
         "state": "uint8[] fired,",
         "state_next": "uint8[] fired_next,",
-        "feed_back": f"""
-            mantissas = ConvInteger <{attributes}> (fired, unsigned_weight, none, half)
-            fed_back = Mul (mantissas, scale)
-            given = Add (now, fed_back)""",
-        "given": "given",
+        "feed_back": sums,
+        "given": f"given{parts[-1]}",
         "fired": """fired_next = Cast <to = 2> (fires)
             spike = Identity (fired_next)""",
         "start": "silent,",
     }
 
 
-def cuba_lif(name: str, *, soft_reset: bool, feedback: Feedback | None, counted: bool) -> str:
+_FIRES = "fires = Greater (charged, threshold)"
+_FIRES_PROMPTLY = """above = Greater (v, threshold)
+            twice = Add (threshold, v_drop)
+            raised = Where (above, twice, threshold)
+            fires = Greater (charged, raised)"""
+
+
+def cuba_lif(name: str, *, soft_reset: bool, prompt: bool, feedback: Feedback | None, counted: bool) -> str:
     """Neurons whose current has a memory, and all of whose parameters may vary."""
     counting = _counting(counted)
     if counted:
@@ -341,9 +417,11 @@ def cuba_lif(name: str, *, soft_reset: bool, feedback: Feedback | None, counted:
     return _CUBA_LIF.substitute(
         counting | (_NO_FEEDBACK if feedback is None else _feed_back(feedback)),
         name=name,
-        parameters=(", v_drop" if soft_reset else "") + ("" if feedback is None else ", weight, scale"),
+        parameters=(", v_drop" if soft_reset else "")
+        + "".join(f", {each}" for each in (() if feedback is None else feedback.parameters)),
         leak_u=_leak("u", "keep_u"),
         leak_v=_leak("v", "keep_v"),
+        fires=_FIRES_PROMPTLY if prompt else _FIRES,
         after_spike="after = Sub (charged, v_drop)" if soft_reset else "after = Identity (rest)",
     )
 

@@ -37,8 +37,10 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     MaxPool2d,
+    MultiSpikeIF,
     Op,
     Output,
+    PromptCubaLIF,
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
@@ -238,10 +240,13 @@ class _Writer(ModelWriter):
     @write.register
     def _(self, op: CubaLIF, node: ProgramNode) -> None:
         synapses = op.synapses() if isinstance(op, RecurrentCubaLIF) else None
-        feedback = None if synapses is None else functions.Feedback(synapses.padding, synapses.groups)
-        name = f"{'Soft' if op.soft_reset else ''}{'' if feedback is None else feedback.name}CubaLIF"
+        parts = op.parts() if isinstance(op, RecurrentCubaLIF) else ()
+        feedback = None if synapses is None else functions.Feedback(synapses.padding, synapses.groups, len(parts))
+        prompt = isinstance(op, PromptCubaLIF)
+        reset = "Prompt" if prompt else "Soft" if op.soft_reset else ""
+        name = f"{reset}{'' if feedback is None else feedback.name}CubaLIF"
         self.functions[name] = functions.cuba_lif(
-            name, soft_reset=op.soft_reset, feedback=feedback, counted=self._counted
+            name, soft_reset=op.soft_reset, prompt=prompt, feedback=feedback, counted=self._counted
         )
         reach = self._bounds[node.inputs[0]].value
         if synapses is not None:
@@ -259,11 +264,10 @@ class _Writer(ModelWriter):
         if op.soft_reset:
             values["v_drop"] = own.v_drop
         constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
-        if synapses is not None:
-            ones = np.ones(len(synapses.weight), dtype=np.int8)
-            scale = fixedpoint.scale_weight(ones, synapses.weight_exp)
-            constants.append(self.constant(f"{node.name}.weight", synapses.weight))
-            constants.append(self._per_channel(f"{node.name}.scale", scale, node))
+        for index, part in enumerate(parts):
+            scale = fixedpoint.scale_weight(np.ones(len(part.weight), dtype=np.int8), part.weight_exp)
+            constants.append(self.constant(f"{node.name}.weight{index}", part.weight))
+            constants.append(self._per_channel(f"{node.name}.scale{index}", scale, node))
         inputs = [self._int32(node.inputs[0]), *constants]
         self._clipping(node, name, inputs, np.uint8, timesteps=self.graph.timesteps)
         self._narrow.add(node.name)
@@ -281,6 +285,21 @@ class _Writer(ModelWriter):
         constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
         inputs = [self._int32(node.inputs[0]), *constants]
         self._clipping(node, "CubaLI", inputs, np.int32, timesteps=self.graph.timesteps)
+
+    @write.register
+    def _(self, op: MultiSpikeIF, node: ProgramNode) -> None:
+        self.functions["MultiSpikeIF"] = functions.multi_spike(counted=self._counted)
+        self._check(node, (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + 2 * LOIHI.v_max)
+        own = op.parameters()
+        values = {
+            "threshold": own.vth << LOIHI.a_shift,
+            "floor": own.floor,
+            "bias": own.bias,
+            "most": np.asarray(own.max_spikes),
+        }
+        constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
+        inputs = [self._int32(node.inputs[0]), *constants]
+        self._clipping(node, "MultiSpikeIF", inputs, np.int32, timesteps=self.graph.timesteps)
 
     @write.register
     def _(self, op: SpikeMatMul, node: ProgramNode) -> None:

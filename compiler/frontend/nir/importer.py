@@ -10,7 +10,7 @@ continuous time; docs/numerics.md says what a step of ``dt`` seconds makes of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -31,12 +31,14 @@ from resformer.compiler.frontend.nir.content import (
 )
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.neurons import HARD, LATE, SOFT, discrete, discrete_integrator
+from resformer.compiler.ir.neurons import HARD, LATE, PROMPT, SOFT, discrete, discrete_integrator
+from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.ported import PORTS
 from resformer.compiler.ir.primitives import (
     PER_NEURON,
     Add,
     InputKind,
+    MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
     collapse,
@@ -44,6 +46,7 @@ from resformer.compiler.ir.primitives import (
 from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.verify import TAU_TOLERANCE
 from resformer.compiler.ir.window import Window
+from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -57,13 +60,17 @@ INTEGRATORS = MappingProxyType(
     {"I": ("r",), "LI": ("tau", "r", "v_leak"), "CubaLI": ("tau_syn", "tau_mem", "r", "v_leak", "w_in")}
 )
 """The fields of neurons that do not fire."""
+ENDLESS = ("tau", "tau_mem", "tau_syn", "r")
+"""The fields that may be infinite: of neurons that do not leak."""
+MULTI = "multi"
+"""What the metadata may say under ``spikes_per_step`` of IF neurons that fire as often as they can."""
 LARGEST_VALUE = 1e30
 """Of a field, or of a step or its inverse: products of a few must stay within float64."""
 FIRES_AT = (">", ">=")
 """What the metadata of a file's neurons may say under ``fires_at``: NIR's way and SpikingJelly's."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
 """How NIR defines its neurons: v = v_reset where v > v_threshold."""
-RESET_NAMES = MappingProxyType({HARD: HARD, "zero": HARD, SOFT: SOFT, "subtract": SOFT, LATE: LATE})
+RESET_NAMES = MappingProxyType({HARD: HARD, "zero": HARD, SOFT: SOFT, "subtract": SOFT, LATE: LATE, PROMPT: PROMPT})
 """What the metadata of a file's neurons may say under ``reset``, in the words of several frameworks."""
 
 
@@ -74,6 +81,8 @@ def import_nir(
     timesteps: int | None = None,
     input_kind: InputKind = "static",
     reset: str = HARD,
+    spikes_per_step: int = 1,
+    min_v: float | None = None,
 ) -> Graph[nir.NIRNode]:
     """The float graph of a network in a NIR file.
 
@@ -83,6 +92,9 @@ def import_nir(
         timesteps: T, after which all neurons are reset; None for what the metadata say under ``timesteps``.
         input_kind: Whether samples are real numbers, or counts of events.
         reset: How neurons reset whose own metadata do not say: one of ``ir.neurons.RESETS``.
+        spikes_per_step: How many spikes an IF may fire in a step, subtracting as many thresholds, whose own metadata
+            say neither that nor how it resets. 1: as NIR has it.
+        min_v: The floor under the potential of those that may fire several; None: none.
 
     Raises:
         FileFormatError: The file is absent, damaged, or no network; the message names file and node.
@@ -103,7 +115,7 @@ def import_nir(
     try:
         content = without_recurrence(without_doors(content))
         layers = {name: (layer, content.nodes[layer]) for name, layer in content.recurrent.items()}
-        draft = _Draft(float(dt), reset, layers)
+        draft = _Draft(float(dt), reset, layers, spikes_per_step=spikes_per_step, min_v=min_v)
         for name in in_order(content):
             _import(draft, name, content)
     except FileFormatError as error:
@@ -111,7 +123,14 @@ def import_nir(
     return Graph(
         tuple(draft.nodes.values()),
         int(timesteps),
-        {"dt": float(dt), "input": input_kind, "reset": reset, "source": "nir"},
+        {
+            "dt": float(dt),
+            "input": input_kind,
+            "reset": reset,
+            "source": "nir",
+            **({} if spikes_per_step == 1 else {"spikes_per_step": spikes_per_step}),
+            **({} if min_v is None else {"min_v": min_v}),
+        },
     )
 
 
@@ -127,6 +146,22 @@ def unstated_resets(path: str | Path) -> list[str]:
     nodes = open_nir(path, read_content).nodes
     return [
         name for name, values in nodes.items() if "reset" not in values.get("metadata", {}) and _is_snntorchs(values)
+    ]
+
+
+def endless_populations(path: str | Path) -> list[str]:
+    """The neurons of a NIR file whose tau is infinite and whose r is not, which are read as if they were IFs.
+
+    NIR's equation, tau dv/dt = (v_leak - v) + r * input, taken by its word, leaves them at rest whatever comes in.
+
+    Raises:
+        FileFormatError: The file is absent, damaged, or no network.
+    """
+    nodes = open_nir(path, read_content).nodes
+    return [
+        name
+        for name, values in nodes.items()
+        if any((np.isinf(values.get(tau, 0.0)) & np.isfinite(values.get("r", np.inf))).any() for tau in ENDLESS[:2])
     ]
 
 
@@ -158,6 +193,8 @@ class _Draft:
         dt: Seconds a step.
         reset: How neurons reset whose metadata do not say.
         recurrent: For each population with synapses onto itself, name and fields of the layer that they are.
+        spikes_per_step: How many spikes an IF may fire in a step whose metadata do not say.
+        min_v: The floor under the potential of such neurons; None: none.
     """
 
     dt: float
@@ -165,6 +202,8 @@ class _Draft:
     recurrent: Mapping[str, tuple[str, Values]] = field(default_factory=dict)
     nodes: dict[str, Node[nir.NIRNode]] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
+    spikes_per_step: int = 1
+    min_v: float | None = None
 
     def add(self, name: str, op: nir.NIRNode, *inputs: str) -> str:
         """Append a node, and return its name.
@@ -324,20 +363,94 @@ def _flatten(draft: _Draft, name: str, values: Values, source: str) -> str:
 def _lif(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "tau", "r", "v_leak")
     _check_positive(name, parameters, "tau")
-    metadata = _neuron_metadata(draft, name, values) | _stated_decay(draft, values, parameters["tau"])
-    return _add_neurons(draft, name, nir.LIF(**parameters, metadata=metadata), source)
+    metadata: dict[str, Any] = _neuron_metadata(draft, name, values)
+    endless = np.isinf(collapse(parameters["tau"]))
+    if endless.all():
+        kept = {key: parameters[key] for key in ("r", "v_threshold", "v_reset")}
+        return _add_neurons(draft, name, nir.IF(**kept, metadata=metadata), source)
+    metadata |= _stated_decay(draft, values, parameters["tau"])
+    return _add_neurons(draft, name, nir.LIF(**parameters, metadata=metadata), source, in_steps=bool(endless.any()))
 
 
 def _cuba_lif(draft: _Draft, name: str, values: Values, source: str) -> str:
     given = {"w_in": np.ones(()), **values}
     parameters = _parameters(draft, name, given, source, "tau_syn", "tau_mem", "r", "v_leak", "w_in")
     _check_positive(name, parameters, "tau_syn", "tau_mem")
-    return _add_neurons(draft, name, nir.CubaLIF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
+    op = nir.CubaLIF(**parameters, metadata=_neuron_metadata(draft, name, values))
+    return _add_neurons(draft, name, op, source, in_steps=bool(np.isinf(collapse(op.tau_mem)).any()))
 
 
 def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
     parameters = _parameters(draft, name, values, source, "r")
+    most = _spikes_per_step(draft, name, values)
+    if most > 1:
+        return draft.add(name, _multi_spike(draft, name, values, parameters, most), source)
     return _add_neurons(draft, name, nir.IF(**parameters, metadata=_neuron_metadata(draft, name, values)), source)
+
+
+def _spikes_per_step(draft: _Draft, name: str, values: Values) -> int:
+    """How many spikes an IF may fire in a step.
+
+    Raises:
+        FileFormatError: Its metadata say something else than a whole number.
+    """
+    metadata = values.get("metadata", {})
+    stated = metadata.get("spikes_per_step", 1 if "reset" in metadata else draft.spikes_per_step)
+    if stated == MULTI:
+        return MOST_SPIKES
+    if not isinstance(stated, int) or not 1 <= stated <= MOST_SPIKES:
+        raise FileFormatError(
+            f"{name}: its metadata say {stated!r} spikes_per_step; it must be {MULTI!r} or 1 to {MOST_SPIKES}"
+        )
+    return int(stated)
+
+
+def _multi_spike(
+    draft: _Draft, name: str, values: Values, parameters: dict[str, Float64Array], most: int
+) -> MultiSpikeIF:
+    """Sinabs' IAF: what an IF's file means whose neurons fire once for each threshold that their potential holds.
+
+    Raises:
+        FileFormatError: Its floor is no number.
+        UnsupportedError: It has synapses onto itself, rests elsewhere than at zero, or its input lowers its potential.
+    """
+    stated = values.get("metadata", {}).get("min_v", draft.min_v)
+    if stated is not None and not (isinstance(stated, (int, float)) and -LARGEST_VALUE <= stated <= 0):
+        raise FileFormatError(f"{name}: min_v is {stated!r}; it must be a number no larger than 0")
+    if name in draft.recurrent:
+        raise UnsupportedError(
+            f"{name}: fires several spikes a step and has synapses onto itself, which Sinabs alone knows together; "
+            "compile with --spikes-per-step single, or cut the edge back"
+        )
+    gain, height = collapse(parameters["r"]) * draft.dt, collapse(parameters["v_threshold"])
+    if collapse(parameters["v_reset"]).any():
+        raise UnsupportedError(f"{name}: subtracts its threshold for each spike, so its v_reset must be 0")
+    if (gain <= 0).any() or (height <= 0).any():
+        raise UnsupportedError(
+            f"{name}: an input of one adds {gain.min():.4g}, and v_threshold is {height.min():.4g}; both must be "
+            "positive where several spikes a step are meant"
+        )
+    shape = parameters["r"].shape
+    floor = -LARGEST_VALUE if stated is None else float(stated)
+    return MultiSpikeIF(
+        v_threshold=np.broadcast_to(height / gain, shape),
+        v_floor=np.broadcast_to(floor / gain, shape),
+        max_spikes=most,
+    )
+
+
+def unstated_counts(path: str | Path) -> list[str]:
+    """The IF neurons of a NIR file that may fire several spikes a step, if the file does not say how they reset.
+
+    Raises:
+        FileFormatError: The file is absent, damaged, or no network.
+    """
+    nodes = open_nir(path, read_content).nodes
+    return [
+        name
+        for name, values in nodes.items()
+        if values["type"] == "IF" and not {"reset", "spikes_per_step"} & set(values.get("metadata", {}))
+    ]
 
 
 def _delay(draft: _Draft, name: str, values: Values, source: str) -> str:
@@ -352,7 +465,7 @@ def _integrator(draft: _Draft, name: str, values: Values, source: str) -> str:
     """Neurons that do not fire: what they make is their potential."""
     kind, shape = getattr(nir, values["type"]), draft.shape(source)
     given = {"w_in": np.ones(()), **values}
-    parameters = {key: _spread(name, key, _array(name, given, key), shape) for key in INTEGRATORS[values["type"]]}
+    parameters = _charging(name, given, draft, shape, INTEGRATORS[values["type"]])
     _check_positive(name, parameters, *(key for key in parameters if key.startswith("tau")))
     return draft.add(name, discrete_integrator(name, kind(**parameters), draft.dt, shape), source)
 
@@ -368,15 +481,24 @@ def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
     return _add_neurons(draft, name, op, source)
 
 
-def _add_neurons(draft: _Draft, name: str, op: nir.LIF | nir.IF | nir.CubaLIF, source: str) -> str:
+def _add_neurons(
+    draft: _Draft, name: str, op: nir.LIF | nir.IF | nir.CubaLIF, source: str, *, in_steps: bool = False
+) -> str:
     """Append a population, and with it the layer that leads from it back to it.
+
+    Args:
+        draft: The nodes so far.
+        name: The population's.
+        op: Its neurons.
+        source: What it reads.
+        in_steps: Whether NIR's node cannot hold its time constants, so that it becomes neurons in steps here already.
 
     Raises:
         FileFormatError: That layer does not keep the population's shape.
         UnsupportedError: It has no lowering there.
     """
     if name not in draft.recurrent:
-        return draft.add(name, op, source)
+        return draft.add(name, discrete(name, op, draft.dt, draft.shape(source)) if in_steps else op, source)
     layer, values = draft.recurrent[name]
     convolution = CONVOLUTIONS.get(values["type"])
     if convolution is None:
@@ -449,13 +571,38 @@ def _neuron_metadata(draft: _Draft, name: str, values: Values) -> dict[str, str 
 
 def _parameters(draft: _Draft, name: str, values: Values, source: str, *fields: str) -> dict[str, Float64Array]:
     """The parameters of a population, each spread over it; v_reset is 0 where the file has none, as in NIR."""
-    shape = draft.shape(source)
     given = {"v_reset": np.zeros(()), **values}
-    return {each: _spread(name, each, _array(name, given, each), shape) for each in (*fields, "v_threshold", "v_reset")}
+    return _charging(name, given, draft, draft.shape(source), (*fields, "v_threshold", "v_reset"))
 
 
-def _array(name: str, values: Values, key: str, *, axes: int | None = None) -> Float64Array:
-    """A field as real numbers.
+def _charging(name: str, values: Values, draft: _Draft, shape: Shape, fields: Sequence[str]) -> dict[str, Float64Array]:
+    """The parameters of neurons, each spread over their shape.
+
+    An infinite time constant means no leak: dv/dt = r * input, as of an IF. Exporters that write r in proportion to tau
+    (snnTorch: tau / dt) then write an infinite r too. It means what that ratio does, one a step, which an IF's r of
+    1 / dt says.
+
+    Raises:
+        FileFormatError: One does not fit, or is infinite where it can mean nothing.
+        UnsupportedError: A current keeps all that it has.
+    """
+    arrays = {key: _array(name, values, key, endless=key in ENDLESS) for key in fields}
+    made = {key: _spread(name, key, array, shape) for key, array in arrays.items()}
+    if not any(np.isinf(array).any() for array in arrays.values()):
+        return made
+    if np.isinf(made.get("tau_syn", np.zeros(()))).any():
+        raise UnsupportedError(
+            f"{name}: tau_syn is infinite, so its current loses nothing; Loihi's keeps at most "
+            f"{LOIHI.decay_unity - 1} parts in {LOIHI.decay_unity} of it, so train with a finite tau_syn"
+        )
+    endless = np.isinf(made["tau" if "tau" in made else "tau_mem"]) if {"tau", "tau_mem"} & set(made) else np.False_
+    if (np.isinf(made["r"]) & ~endless).any():
+        raise FileFormatError(f"{name}: r is infinite where tau is not; repair the network and write it again")
+    return {**made, "r": np.where(np.isinf(made["r"]), 1.0 / draft.dt, made["r"])}
+
+
+def _array(name: str, values: Values, key: str, *, axes: int | None = None, endless: bool = False) -> Float64Array:
+    """A field as real numbers, which may be infinite, but not less than all, if ``endless``.
 
     Raises:
         FileFormatError: It is absent, empty, of the wrong kind, not finite, or beyond all reason.
@@ -468,11 +615,12 @@ def _array(name: str, values: Values, key: str, *, axes: int | None = None) -> F
     if axes is not None and array.ndim != axes:
         raise FileFormatError(f"{name}: {key} has shape {array.shape}, not {axes} axes; write the file again")
     wide = array.astype(np.float64)
-    if not np.isfinite(wide).all():
+    finite = np.isfinite(wide) | (endless & (wide == np.inf))
+    if not finite.all():
         raise FileFormatError(f"{name}: {key} holds NaN or infinite values; repair the network and write it again")
     if not wide.size:
         raise FileFormatError(f"{name}: {key} has shape {array.shape}, which is empty; leave the node out")
-    if (largest := np.abs(wide).max()) > LARGEST_VALUE:
+    if (largest := np.abs(wide[wide != np.inf]).max(initial=0.0)) > LARGEST_VALUE:
         raise FileFormatError(
             f"{name}: {key} reaches {largest:.4g}, the limit is {LARGEST_VALUE:g}; repair the network"
         )

@@ -10,7 +10,10 @@ from resformer.compiler.ir.ops.base import Carried, Op, Outcome
 from resformer.compiler.ir.ops.delays import Delay, SampleDelay
 from resformer.compiler.ir.ops.formats import Shapes
 from resformer.compiler.ir.ops.gates import SpikeAnd
+from resformer.compiler.ir.ops.multi_spike import MultiSpikeIF
 from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
+from resformer.compiler.ir.ops.prompt import PromptCubaLIF
+from resformer.compiler.ir.ops.stacked import StackedRecurrentCubaLIF
 from resformer.compiler.ir.ops.sums import Add, Flatten, Input, MaxPool2d, Output, Relay
 from resformer.compiler.ir.ops.synapses import Conv2d, Dense, SumPool2d, Synapses
 
@@ -27,8 +30,11 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             Relay,
             LIF,
             CubaLIF,
+            PromptCubaLIF,
             RecurrentCubaLIF,
+            StackedRecurrentCubaLIF,
             CubaLI,
+            MultiSpikeIF,
             SampleDelay,
             SpikeAnd,
             SpikeMatMul,
@@ -53,9 +59,11 @@ __all__ = [
     "Flatten",
     "Input",
     "MaxPool2d",
+    "MultiSpikeIF",
     "Op",
     "Outcome",
     "Output",
+    "PromptCubaLIF",
     "RecurrentCubaLIF",
     "Relay",
     "SampleDelay",
@@ -63,6 +71,7 @@ __all__ = [
     "SpikeAnd",
     "SpikeMatMul",
     "Spiking",
+    "StackedRecurrentCubaLIF",
     "SumPool2d",
     "Synapses",
 ]

@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.arrays import Int8Array, Int16Array, Int32Array, Int64Array, InvariantError, Shape, require
+from resformer.compiler.ir.arrays import (
+    Int8Array,
+    Int16Array,
+    Int32Array,
+    Int64Array,
+    InvariantError,
+    Shape,
+    WeightArray,
+    require,
+)
 from resformer.compiler.ir.interval import Interval
 from resformer.compiler.ir.ops.arithmetic import per_channel
 from resformer.compiler.ir.ops.base import Carried, Op, Outcome, one_input, weighted_input
@@ -24,7 +33,7 @@ from resformer.compiler.ir.ops.formats import (
     per_neuron,
 )
 from resformer.compiler.ir.ops.sums import known_bounds
-from resformer.compiler.ir.ops.synapses import COUNT_MAX, EXPONENTS, SYNAPTIC_WEIGHTS, Conv2d, largest_row
+from resformer.compiler.ir.ops.synapses import COUNT_MAX, EXPONENTS, WIDE_WEIGHTS, Conv2d, largest_row
 from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.ir.storage import mantissa_bits
 from resformer.compiler.ir.window import Pair, Window
@@ -297,7 +306,7 @@ class LIF(Spiking):
         """See ``Op``."""
         bias = self.bias
         own = {"vth": self.vth, "du": self.du, "dv": self.dv, "bias": [int(bias.min()), int(bias.max())]}
-        return own | _spans(self, ("surplus",))
+        return own | spans(self, ("surplus",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,7 +387,8 @@ class CubaLIF(Spiking):
                 return True
             # a reset leaves nothing; a soft one anything from the threshold or the highest potential, less its drop
             v_low = np.minimum(v_low, np.minimum(threshold - own.v_drop, 0))
-            v_high = np.minimum(v_high, np.maximum(threshold, v_high - own.v_drop))
+            unfired = threshold + own.v_drop if own.prompt else threshold
+            v_high = np.minimum(v_high, np.maximum(unfired, v_high - own.v_drop))
         return False
 
     def _given(self, low: int, high: int) -> tuple[int, int]:
@@ -387,7 +397,7 @@ class CubaLIF(Spiking):
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
         """See ``Op``."""
-        return Carried(replace(self, u_bias=_gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
+        return Carried(replace(self, u_bias=gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
 
     def steps(self, a: Int64Array) -> Iterator[fixedpoint.LifStep]:
         """See ``Spiking``."""
@@ -428,7 +438,7 @@ class CubaLIF(Spiking):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return _spans(self, (*PER_NEURON, "surplus")) | {"reset": "soft" if self.soft_reset else "hard"}
+        return spans(self, (*PER_NEURON, "surplus")) | {"reset": "soft" if self.soft_reset else "hard"}
 
 
 PER_NEURON = ("vth", "v_drop", "du", "dv", "u_bias", "v_bias")
@@ -443,13 +453,13 @@ class RecurrentCubaLIF(CubaLIF):
     (F, 1, 1), a kernel of one connects all with all.
 
     Attributes:
-        weight: (C, C / groups, K_h, K_w).
+        weight: (C, C / groups, K_h, K_w). Mantissas of more than 8 bits are int16, until ``stack_synapses`` has run.
         weight_exp: (C,), an exponent per output channel.
         padding: Zeros around the spikes, (rows, columns).
         groups: Blocks of channels that do not mix.
     """
 
-    weight: Annotated[Int8Array, SYNAPTIC_WEIGHTS]
+    weight: Annotated[WeightArray, WIDE_WEIGHTS]
     weight_exp: Annotated[Int8Array, EXPONENTS]
     padding: Annotated[Pair, RowsAndColumns()]
     groups: Annotated[int, Whole(1, COUNT_MAX)]
@@ -466,6 +476,10 @@ class RecurrentCubaLIF(CubaLIF):
             dilation=(1, 1),
             groups=self.groups,
         )
+
+    def parts(self) -> tuple[Conv2d, ...]:
+        """What each weight is stored as: one synapse, or several whose currents sum."""
+        return (self.synapses(),)
 
     def without_synapses(self) -> CubaLIF:
         """The neurons as they are when nothing comes back to them."""
@@ -580,7 +594,7 @@ class CubaLI(Op):
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
         """See ``Op``."""
-        return Carried(replace(self, u_bias=_gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
+        return Carried(replace(self, u_bias=gathered(self.u_bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:
         """See ``Op``."""
@@ -597,7 +611,7 @@ class CubaLI(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return _spans(self, ("du", "dv"))
+        return spans(self, ("du", "dv"))
 
 
 def sums_too_large(what: str, reach: int, limit: int) -> str:
@@ -608,7 +622,7 @@ def sums_too_large(what: str, reach: int, limit: int) -> str:
     )
 
 
-def _gathered(u_bias: Int32Array, bias: Int64Array, shapes: Shapes) -> Int32Array:
+def gathered(u_bias: Int32Array, bias: Int64Array, shapes: Shapes) -> Int32Array:
     """What neurons with a memory of their current add to it each step, given its bias per channel in its own units.
 
     Raises:
@@ -695,7 +709,7 @@ def _stays_whole(
     return forgets and taken <= LOIHI.a_shift and not any((each % 2**taken).any() for each in added)
 
 
-def _spans(op: Op, names: Sequence[str]) -> dict[str, Any]:
+def spans(op: Op, names: Sequence[str]) -> dict[str, Any]:
     """The least and the largest of each parameter."""
     values = {name: getattr(op, name) for name in names}
     return {name: [int(each.min()), int(each.max())] for name, each in values.items()}

@@ -24,10 +24,13 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, discrete, reshaped
 from resformer.compiler.ir.primitives import (
     PER_INTEGRATOR,
+    PER_MULTI_SPIKE,
     PER_NEURON,
     Add,
     DiscreteCubaLI,
+    DiscreteCubaLIF,
     IntArray,
+    MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
     collapse,
@@ -115,9 +118,12 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
             case nir.Input():
                 made[node.name] = node
                 values[node.name] = _sent(node.name, node.shape)
-            case nir.LIF() | nir.IF() | nir.CubaLIF() | RecurrentCubaLIF():
+            case nir.LIF() | nir.IF() | nir.CubaLIF() | DiscreteCubaLIF():
                 merge = _merge_population if _is_stock(node, values[node.inputs[0]].shape) else _merge_discrete
                 merge(node, values[node.inputs[0]], graph, made)
+                values[node.name] = _sent(node.name, made[node.name].shape)
+            case MultiSpikeIF():
+                _merge_multi_spike(node, node.op, values[node.inputs[0]], graph, made)
                 values[node.name] = _sent(node.name, made[node.name].shape)
             case SampleDelay(steps=steps):
                 _merge_delay(node, steps, values[node.inputs[0]], made)
@@ -274,7 +280,7 @@ def _undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
 def _is_stock(node: Node[nir.NIRNode], shape: Shape) -> bool:
     """Whether Lava's LIFReset can be these neurons: one decay for all, a hard reset, no difference within a channel."""
     neurons = node.op
-    if isinstance(neurons, nir.CubaLIF | RecurrentCubaLIF) or neurons.metadata["reset"] != HARD:
+    if isinstance(neurons, nir.CubaLIF | DiscreteCubaLIF) or neurons.metadata["reset"] != HARD:
         return False
     if isinstance(neurons, nir.LIF) and np.ptp(collapse(neurons.tau)):
         return False
@@ -297,15 +303,31 @@ def _merge_discrete(
                 f"{node.name}: its recurrent layer is for a vector of {node.shape[0]}, but it reads an image of shape "
                 f"{value.shape}, flattened; put a linear layer between"
             )
-        arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_NEURON}
         weight = _undilated(neurons.weight, neurons.dilation)
-        neurons = replace(neurons, **arrays, weight=weight, dilation=(1, 1))
+        neurons = replace(neurons, weight=weight, dilation=(1, 1))
+    if isinstance(neurons, DiscreteCubaLIF):
+        arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_NEURON}
+        neurons = replace(neurons, **arrays)
     else:
         assert isinstance(neurons, nir.LIF | nir.IF | nir.CubaLIF)
         neurons = discrete(node.name, neurons, float(graph.metadata["dt"]), value.shape)
     nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
     current = _write_sum(node.name, value, nothing, graph, made)
     made[node.name] = Node(node.name, neurons, (current,), value.shape)
+
+
+def _merge_multi_spike(
+    node: Node[nir.NIRNode],
+    neurons: MultiSpikeIF,
+    value: _Value,
+    graph: Graph[nir.NIRNode],
+    made: dict[str, Node[nir.NIRNode]],
+) -> None:
+    """Write a population that may fire several spikes a step, and the synapses in front of it."""
+    arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_MULTI_SPIKE}
+    nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
+    current = _write_sum(node.name, value, nothing, graph, made)
+    made[node.name] = Node(node.name, replace(neurons, **arrays), (current,), value.shape)
 
 
 def _merge_delay(node: Node[nir.NIRNode], steps: IntArray, value: _Value, made: dict[str, Node[nir.NIRNode]]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.ops import Add, Conv2d, Op
+from resformer.compiler.ir.ops import Add, Conv2d, Op, RecurrentCubaLIF, StackedRecurrentCubaLIF
 from resformer.compiler.ir.program import HIGH_PART, LOW_PART, Unscheduled
 from resformer.compiler.ir.storage import mantissa_bits, split_mantissas
 from resformer.compiler.target import LOIHI
@@ -19,7 +19,8 @@ def stack_synapses(program: Unscheduled) -> Unscheduled:
 
     The sum keeps the convolution's name, for it is the current that all else refers to; the parts are named
     ``X.hi``, which takes the bias, and ``X.lo``. A neuron sums what reaches it, so the ``Add`` costs nothing. A layer
-    whose mantissas all fit one synapse after all stays one.
+    whose mantissas all fit one synapse after all stays one. Recurrent synapses belong to their neurons, which hold both
+    parts (``StackedRecurrentCubaLIF``).
 
     Raises:
         UnsupportedError: The network has a node of such a name already.
@@ -27,10 +28,13 @@ def stack_synapses(program: Unscheduled) -> Unscheduled:
     edit = program.edit()
     for node in program:
         conv = node.op
-        if not isinstance(conv, Conv2d) or conv.weight.dtype == np.int8:
+        if not isinstance(conv, Conv2d | RecurrentCubaLIF) or conv.weight.dtype == np.int8:
             continue
         if mantissa_bits(conv.weight) <= LOIHI.weight_bits_max:
             edit.set_op(node.name, replace(conv, weight=conv.weight.astype(np.int8)))
+            continue
+        if isinstance(conv, RecurrentCubaLIF):
+            edit.set_op(node.name, StackedRecurrentCubaLIF.of(conv))
             continue
         high, low, shift = split_mantissas(conv.weight)
         parts = (

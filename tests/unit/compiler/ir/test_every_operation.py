@@ -46,8 +46,11 @@ def everything() -> tuple[Program, np.ndarray]:
     out = net.relay("relay", net.matmul("values", y, scores, heads=2, transpose=False, limit=60000), limit=3000)
     fired = net.cuba_lif("cuba", net.plus("add", out, net.conv("side", late, 4)))
     again = net.cuba_lif("recurrent", net.conv("to", fired, 4), kernel=(1, 1), spread=(True, False, False))
-    gate = net.add("gate", SpikeAnd(SPIKE), fired, again)
-    li = net.cuba_li("li", net.conv("on", gate, 4))
+    wide = net.cuba_lif("wide", net.conv("of", again, 4), kernel=(3, 3), weight_bits=12)
+    prompt = net.cuba_lif("prompt", net.conv("upon", wide, 4), soft_reset=True, prompt=True)
+    gate = net.add("gate", SpikeAnd(SPIKE), fired, prompt)
+    counts = net.multi_spike("counts", net.conv("toward", gate, 4))
+    li = net.cuba_li("li", net.conv("on", counts, 4))
     held = net.add("held", Relay(GRADED, np.zeros(4, np.int32), 2**20, 6), li)
     area = net.relay("area.relay", net.sum_pool("area", held, (4, 4), (4, 4)), limit=2**20)
     net.dense("dense", net.flatten("flat", area), 3)
@@ -140,6 +143,7 @@ def test_float_operations(op: type[nir.NIRNode]) -> None:
     write = FloatWriter.__dict__["write"].dispatcher.dispatch
     # what only a NIR file or a module can hold, of which no float ONNX model is written
     refused = (nir.CubaLIF, primitives.DiscreteCubaLIF, primitives.DiscreteCubaLI, primitives.SampleDelay)
+    refused = (*refused, primitives.MultiSpikeIF)
     assert (write(op) is write(object)) is (issubclass(op, refused) or op in NO_FLOAT_ONNX)
 
 

@@ -113,7 +113,8 @@ def test_each_process_finds_its_model_by_itself() -> None:
     neurons = net.cuba_lif("cuba", net.conv("conv", "input", 2))
     wait = net.add("wait", SampleDelay(SPIKE, np.ones((1, 1, 1), np.int32)), neurons)
     gate = net.add("gate", SpikeAnd(SPIKE), wait, neurons)
-    net.cuba_li("last", net.conv("second", gate, 2))
+    counts = net.multi_spike("counts", net.conv("third", gate, 2))
+    net.cuba_li("last", net.conv("second", counts, 2))
     _, others = compiled(net.finish(), record=True)
     processes = {type(each): each for each in (*leaves, *others, *network.procs, network, sink)}
     processes[blocks.Block] = blocks.Block(name="block", layout=network.proc_params["layout"])

@@ -372,3 +372,28 @@ def test_flattened_images_of_different_shapes_do_not_add(tmp_path: Path) -> None
     path = write(tmp_path / "n.nir", graph((1, 2, 2), nodes, edges))
     with pytest.raises(UnsupportedError, match=r"s\.sum: adds vectors made of images of shapes"):
         merge_synapses(import_nir(path, dt=1e-4, timesteps=3))
+
+
+@pytest.mark.parametrize("r", [np.inf, 1e4], ids=["r in proportion", "r"])
+def test_neurons_whose_tau_is_infinite_are_ifs(tmp_path: Path, r: float) -> None:
+    """An infinite r is that of snnTorch's exporter, tau / dt: an input of one adds one a step, as with r = 1 / dt."""
+    found = load(write(tmp_path / "n.nir", chain((3,), lif((3,), tau=np.inf, r=r, v_leak=0.5))))["n0"].op
+    assert isinstance(found, nir.IF)
+    np.testing.assert_array_equal(found.r, 1e4)
+    mixed = load(write(tmp_path / "m.nir", chain((3,), cuba_lif((3,), tau_mem=[np.inf, 2e-4, 2e-4], r=[r, 2, 2]))))
+    assert mixed["n0"].op.mem_decay.tolist() == [0.0, 0.5, 0.5]
+    # a current that keeps three quarters of itself takes in a quarter of w_in = 4
+    assert mixed["n0"].op.v_threshold.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_what_is_infinite_without_meaning_is_refused(tmp_path: Path) -> None:
+    cases = (
+        (lif((3,), r=np.inf), FileFormatError, "n0: r is infinite where tau is not"),
+        (nir.IF(r=np.full(3, np.inf), v_threshold=np.ones(3)), FileFormatError, "n0: r is infinite"),
+        (lif((3,), tau=-np.inf), FileFormatError, "n0: tau holds NaN"),
+        (lif((3,), tau=np.inf, v_threshold=np.inf), FileFormatError, "n0: v_threshold holds NaN"),
+        (cuba_lif((3,), tau_syn=np.inf), UnsupportedError, "n0: tau_syn is infinite.*finite tau_syn"),
+    )
+    for neurons, kind, words in cases:
+        with pytest.raises(kind, match=words):
+            load(write(tmp_path / "n.nir", chain((3,), neurons)))

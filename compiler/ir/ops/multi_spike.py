@@ -1,0 +1,103 @@
+"""Neurons that fire several spikes a step: Sinabs' integrate-and-fire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.arrays import Int32Array, Int64Array, Shape, require
+from resformer.compiler.ir.interval import Interval
+from resformer.compiler.ir.ops.base import Carried, Op, Outcome, one_input, weighted_input
+from resformer.compiler.ir.ops.formats import Shapes, Whole, integers, per_neuron
+from resformer.compiler.ir.ops.neurons import STATES, gathered, spans
+from resformer.compiler.ir.ops.sums import known_bounds
+from resformer.compiler.ir.signal import Signal, SignalKind
+from resformer.compiler.target import LOIHI
+
+MOST_SPIKES = 255
+"""The largest count that a step may have: eight bits of a graded spike."""
+
+
+@dataclass(frozen=True, eq=False)
+class MultiSpikeIF(Op):
+    """Neurons that do not leak, and send how often they fire in a step as one graded spike; reset every T steps.
+
+    Of the input a of a step, v zero before the first: v gains 64 a and the bias, within the target's ``v_max``. The
+    count s is v // (64 vth), but not below zero and no more than ``max_spikes``. Then v loses 64 vth s and is raised to
+    ``floor`` if it is below. Arrays are as those of ``CubaLIF``.
+
+    Attributes:
+        vth: Threshold mantissas: one spike for each whole vth * 64 in v, a tie included.
+        floor: The least that a potential is left at, in 1/64 of the input.
+        bias: Added each step, likewise.
+        max_spikes: The largest count of a step.
+    """
+
+    vth: Annotated[Int32Array, integers(np.int32, per_neuron, 1, LOIHI.vth_mantissa_max)]
+    floor: Annotated[Int32Array, integers(np.int32, per_neuron, -LOIHI.v_max, 0)]
+    bias: Annotated[Int32Array, STATES]
+    max_spikes: Annotated[int, Whole(1, MOST_SPIKES)]
+
+    makes: ClassVar[SignalKind | None] = SignalKind.GRADED
+    clips: ClassVar[bool] = True
+    recorded: ClassVar[bool] = True
+    holds_bounds: ClassVar[bool] = True
+
+    def parameters(self) -> fixedpoint.MultiSpikeParameters:
+        """What ``fixedpoint.multi_spike_step`` takes, to be broadcast against (..., *shape)."""
+        vth, floor, bias = (each.astype(np.int64) for each in (self.vth, self.floor, self.bias))
+        return fixedpoint.MultiSpikeParameters(vth, floor, bias, self.max_spikes)
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """See ``Op``."""
+        return one_input(inputs)
+
+    def check_signals(self, inputs: Sequence[Signal]) -> None:
+        """See ``Op``."""
+        (current,) = inputs
+        require(self.signal.scale_exp == 0, f"sends counts at scale 2^{self.signal.scale_exp}, not 2^0")
+        weighted_input(current, LOIHI.accumulator_max)
+
+    def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:  # noqa: ARG002
+        """See ``Op``."""
+        return Interval.between(0, self.max_spikes)
+
+    def sums(self, inputs: Sequence[int], shapes: Shapes) -> int:  # noqa: ARG002
+        """See ``Op``."""
+        return self.max_spikes
+
+    def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
+        """See ``Op``; the most and the least input in every step."""
+        own = self.parameters()
+        low, high = known_bounds(inputs[0])
+        # what a step leaves is below a threshold, or what the most input has left beside the most spikes
+        for bound, left in ((low, -LOIHI.v_max), (high, own.vth << LOIHI.a_shift)):
+            v = np.zeros((), dtype=np.int64)
+            for _ in range(timesteps):
+                step = fixedpoint.multi_spike_step(v, np.asarray(bound), own)
+                if step.clipped:
+                    return True
+                v = np.maximum(step.v, left)
+        return False
+
+    def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
+        """See ``Op``."""
+        return Carried(replace(self, bias=gathered(self.bias, inputs[0], shapes)), np.zeros_like(inputs[0]))
+
+    def evaluate(self, *inputs: Int64Array) -> Outcome:
+        """See ``Op``."""
+        (a,) = inputs
+        own, v = self.parameters(), np.zeros(a.shape[1:], dtype=np.int64)
+        counts, clipped = np.empty_like(a), 0
+        for step, now in enumerate(a):
+            v, counts[step], lost = fixedpoint.multi_spike_step(v, now, own)
+            clipped += lost
+        return Outcome(counts, clipped)
+
+    def facts(self) -> dict[str, Any]:
+        """See ``Op``."""
+        return spans(self, ("vth", "floor", "bias")) | {"max_spikes": self.max_spikes}
