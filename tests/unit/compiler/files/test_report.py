@@ -91,6 +91,7 @@ REPORT: dict[str, Any] = {
             "may_saturate": False,
         },
     ],
+    "files": {},
 }
 
 
