@@ -144,15 +144,22 @@ def _make(path: Path) -> tuple[Path, int]:
     """
     for _ in range(TRIES):
         folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-        folder.mkdir()
-        # until it is locked and marked, another process may take it for abandoned
-        with contextlib.suppress(FileNotFoundError):
+        owner = -1
+        try:
+            folder.mkdir()
+            # until it is locked and marked, another process may take it for abandoned
             owner = os.open(folder / OWNER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             _lock(owner)
             os.write(owner, OWNED)
             if (folder / OWNER).exists():
                 return folder, owner
             os.close(owner)
+        except BaseException as error:
+            if owner >= 0:
+                os.close(owner)
+            _remove(folder, _nothing)
+            if not isinstance(error, FileNotFoundError):
+                raise
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
