@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
-.PHONY: setup demo test bad-input lint docs browser clean
+.PHONY: setup demo test bad-input kill-rounds lint docs browser clean
 
 setup: $(READY)
 
@@ -50,6 +50,10 @@ test: lint docs bad-input
 bad-input: $(READY)
 	PYTHONOPTIMIZE=1 $(BIN)/pytest -q -n 2 --dist loadfile --disable-warnings -p no:cacheprovider tests/cli/test_bad_input.py tests/hostile \
 	  tests/unit/compiler/files tests/unit/compiler/ir
+
+# Ends compile, run and verify in Lava at random moments, and sees that nothing is left of them.
+kill-rounds: $(READY)
+	$(BIN)/python tests/hostile/kill_rounds.py --rounds $(or $(N),50) --seed $(or $(SEED),0)
 
 clean:
 	rm -rf $(VENV) build dist site

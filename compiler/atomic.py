@@ -1,20 +1,52 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all, and what is left of those that were killed half-way."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+if sys.platform != "win32":  # there, work folders of killed processes stay
+    import fcntl
+
+OWNER = "resformer-at-work"
+"""In each work folder: a file that the process which made the folder keeps locked, and the system unlocks at its end.
+"""
+TRIES = 100
+"""To make a work folder, which another process may take for abandoned at once."""
+OWNED = b"A folder that resformer works in; it can be removed once that process has ended.\n"
 
 
 def is_stream(path: Path) -> bool:
     """Whether a path is a device or a pipe, such as ``/dev/stdout``, rather than a file that can be replaced."""
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def is_inside(path: Path, directory: Path) -> bool:
+    """Whether a file or a folder is a directory, or in it: by its name, by where links lead, or by a second name."""
+    if not directory.is_dir():
+        return False
+    lexically = Path(os.path.abspath(path))  # noqa: PTH100 # resolve() would follow links
+    for each in (lexically, *lexically.parents, *path.resolve().parents):
+        if each.exists() and directory.samefile(each):
+            return True
+    if not path.is_file() or path.stat().st_nlink == 1:
+        return False
+    found = path.stat()
+    return any(
+        os.path.samestat(found, each.stat())
+        for each in directory.rglob("*")
+        if each.is_file() and not each.is_symlink()
+    )
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -29,26 +61,17 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         # renaming would put a file in the place of /dev/null; and what is an archive wants to know where it is
         content = io.BytesIO()
         write(content)
-        try:
-            with path.open("wb") as file:
-                file.write(content.getbuffer())
-        except OSError as error:
-            raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
+        with named(path), path.open("wb") as file:
+            file.write(content.getbuffer())
         return
     path = path.resolve()
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with named(path), work_folder(path) as folder:
+        partial = folder / "content"
         with partial.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,3 +91,136 @@ def write_json(path: Path, content: object) -> None:
         OSError: It cannot be written.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let errors name the file that was asked for, not a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
+
+
+def _nothing(folder: Path) -> None:
+    """Nothing of the user's is ever in the folder."""
+
+
+@contextlib.contextmanager
+def work_folder(path: Path, rescue: Callable[[Path], None] = _nothing) -> Iterator[Path]:
+    """A hidden folder beside a path, for what will take the path's place; gone at the end, whatever happens.
+
+    Folders above the path are made. Work folders for the same path that killed processes left behind are removed first.
+
+    Args:
+        path: Resolved.
+        rescue: Given such a folder before it is removed, moves what must not be lost out of it. If it raises
+            ``OSError``, the folder stays.
+
+    Raises:
+        OSError: The folder cannot be made, or something could not be moved out of it.
+    """
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reap(path, rescue)
+        folder, owner = _make(path)
+    try:
+        yield folder
+    finally:
+        try:
+            _remove(folder, rescue)
+        finally:
+            os.close(owner)
+
+
+def _make(path: Path) -> tuple[Path, int]:
+    """Make a work folder for a path.
+
+    Returns:
+        The folder, and the descriptor of the locked file in it.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    for _ in range(TRIES):
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+        owner = -1
+        try:
+            folder.mkdir()
+            # until it is locked and marked, another process may take it for abandoned
+            owner = os.open(folder / OWNER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            _lock(owner)
+            os.write(owner, OWNED)
+            if (folder / OWNER).exists():
+                return folder, owner
+            os.close(owner)
+        except BaseException as error:
+            if owner >= 0:
+                os.close(owner)
+            _remove(folder, _nothing)
+            if not isinstance(error, FileNotFoundError):
+                raise
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def reap(path: Path, rescue: Callable[[Path], None]) -> None:
+    """Remove the work folders for a path whose processes are dead; what is not certainly one stays.
+
+    Args:
+        path: As given to :func:`work_folder`.
+        rescue: Likewise.
+
+    Raises:
+        OSError: The folder that the path is in cannot be read.
+    """
+    if sys.platform == "win32" or not path.parent.is_dir():
+        return
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.new")
+    with os.scandir(path.parent) as entries:
+        found = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name) and not entry.is_symlink()]
+    for folder in found:
+        with contextlib.suppress(OSError):
+            # one whose process was killed as it made or removed it
+            folder.rmdir()
+        with contextlib.suppress(OSError):
+            owner = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _lock(owner, wait=False) and _is_ours(folder, os.read(owner, len(OWNED) + 1)):
+                    _remove(folder, rescue)
+            finally:
+                os.close(owner)
+
+
+def _is_ours(folder: Path, mark: bytes) -> bool:
+    """Whether a folder holds our mark, or nothing but the beginning of one."""
+    return mark == OWNED or (OWNED.startswith(mark) and [each.name for each in folder.iterdir()] == [OWNER])
+
+
+def _lock(descriptor: int, *, wait: bool = True) -> bool:
+    """Lock a file until its descriptor is closed, here and in processes forked from us.
+
+    Returns:
+        Whether it is locked: not where another process has locked it, nor where the file system has no locks.
+    """
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def _remove(folder: Path, rescue: Callable[[Path], None]) -> None:
+    """Remove a work folder, its mark last, once what must not be lost has been moved out of it."""
+    if not folder.exists():
+        return
+    rescue(folder)
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != OWNER:
+                entry.unlink()
+        (folder / OWNER).unlink(missing_ok=True)
+        folder.rmdir()

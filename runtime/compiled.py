@@ -27,6 +27,7 @@ from resformer.compiler.pipeline import (
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
+from resformer.compiler.samples.files import SampleFiles
 from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
 from resformer.runtime.cost import cost as costs
@@ -485,7 +486,9 @@ def compile(  # noqa: A001
             raise InputError(f"target: {each!r} is none of {', '.join(TARGETS)}")
     options = options or CompileOptions()
     if output is not None:
-        check_replaceable(Path(output))
+        calibration = options.calibration
+        read = (source, calibration.path if isinstance(calibration, SampleFiles) else None)
+        check_replaceable(Path(output), [Path(each) for each in read if isinstance(each, str | Path)])
     compilation = compile_network(_as_input(source, example_input), options, observe, progress)
     if example_input is not None:
         require_same_spikes(compilation, example_input)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from resformer.compiler.atomic import is_inside, named, reap, work_folder
 from resformer.compiler.chips.chip import Chip
+from resformer.compiler.files.digest import sha256
 from resformer.compiler.files.json_schema import check, read_json, shown
 from resformer.compiler.files.placement import PlacementFile
 from resformer.compiler.files.program import read_program
 from resformer.compiler.files.report import FORMAT, FORMAT_VERSION, Report, check_report
 from resformer.compiler.ir.program import Scheduled
-from resformer.errors import FileFormatError
+from resformer.errors import FileFormatError, InputError
 
 if TYPE_CHECKING:
     import nir
@@ -35,6 +38,8 @@ FLOAT_ONNX = "network.onnx"
 INTEGER_ONNX = "program.onnx"
 FILES = (NETWORK, QUANTIZED_NIR, PROGRAM, PLACEMENT, QUANTIZED, FLOAT_ONNX, INTEGER_ONNX, REPORT)
 """All that a build may hold."""
+OLDER = "older"
+"""In a work folder: the build that is being replaced."""
 
 QUANTIZED_FORMAT = "resformer-quantized"
 FLOAT_ONNX_FORMAT = "resformer-onnx"
@@ -176,7 +181,7 @@ def copy_build(build: Build, directory: Path) -> tuple[Path, ...]:
     return tuple(directory / path.name for path in build.files)
 
 
-def _recognized(directory: Path) -> object:
+def _recognized(directory: Path) -> Mapping[str, object]:
     """The report of a build folder, which may lack something: the folder may be replaced.
 
     Raises:
@@ -206,54 +211,128 @@ def _recognized(directory: Path) -> object:
     return report
 
 
-def check_replaceable(directory: Path) -> None:
+def check_replaceable(directory: Path, inputs: Iterable[Path] = ()) -> None:
     """Refuse to write where something other than a build stands, before any work is done.
 
+    What a killed process left of an earlier try is put in order first. Files in a build that have other names than
+    :data:`FILES` are the user's, and stay; those of these names go, so they must be as they were written.
+
+    Args:
+        directory: Where a build is to be written.
+        inputs: What is read on the way, which must not be in the folder.
+
     Raises:
-        FileFormatError: The path is a file, or a folder that holds something but no build.
+        FileFormatError: The path is a file, a folder that holds something but no build, or one whose files were
+            changed.
+        InputError: An input is in the folder.
+        OSError: It cannot be written to.
     """
-    if not directory.exists():
-        return
-    if not directory.is_dir():
+    reap(directory.resolve(), partial(_settle, directory.resolve()))
+    for path in inputs:
+        if is_inside(path, directory):
+            raise InputError(f"{path}: is in {directory}, which the build replaces; name another folder for the build")
+    if directory.exists() and not directory.is_dir():
         raise FileFormatError(f"{directory}: is a file; name a folder for the build")
-    if any(directory.iterdir()):
-        try:
-            _recognized(directory)
-        except FileFormatError as error:
+    for above in directory.resolve().parents:
+        if above.exists():
+            _require_writable(above)
+            break
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    try:
+        report = _recognized(directory)
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{directory}: exists and is no build of this resformer, so it is left alone; "
+            "name another folder, or remove it"
+        ) from error
+    _require_ours(directory, report)
+
+
+def _require_writable(folder: Path) -> None:
+    """See that something can be made in a folder.
+
+    Raises:
+        OSError: It cannot.
+    """
+    number = errno.ENOTDIR if not folder.is_dir() else 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+    if number:
+        raise OSError(number, os.strerror(number), str(folder))
+
+
+def _require_ours(directory: Path, report: Mapping[str, object]) -> None:
+    """See that what a new build would remove of an older one is as it was written.
+
+    Raises:
+        FileFormatError: A file is not.
+    """
+    recorded = report.get("files")
+    for name in FILES:
+        path = directory / name
+        if not os.path.lexists(path):
+            continue
+        ours = stat.S_ISREG(path.lstat().st_mode)
+        # a damaged report, or one of an earlier version, does not tell
+        if ours and name != REPORT and isinstance(recorded, dict):
+            ours = recorded.get(name) == sha256(path)
+        if not ours:
             raise FileFormatError(
-                f"{directory}: exists and is no build of this resformer, so it is left alone; "
-                "name another folder, or remove it"
-            ) from error
+                f"{path}: is not as resformer wrote it, so it is left alone; move it elsewhere, or name another folder"
+            )
 
 
 @contextlib.contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """A new folder beside another, which takes its place at the end, or vanishes if anything fails."""
+    """A new folder beside another, which takes its place at the end, or vanishes if anything fails.
+
+    What the other one holds besides a build's files moves into the new one.
+
+    Raises:
+        FileFormatError: The other one is no build, or was changed.
+        OSError: Something cannot be written or moved.
+    """
     directory = directory.resolve()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    mark = secrets.token_hex(4)
-    new, old = (directory.with_name(f".{directory.name}.{mark}.{state}") for state in ("new", "old"))
-    try:
+    with work_folder(directory, partial(_settle, directory)) as work:
+        new = work / f"{directory.name}.new"
         new.mkdir()
         yield new
-        if directory.exists():
-            directory.rename(old)
-        try:
+        check_replaceable(directory)
+        with named(directory):
+            if directory.exists():
+                shutil.copymode(directory, new)
+                directory.rename(work / OLDER)
             new.rename(directory)
-        except BaseException:
-            if old.exists() and not directory.exists():
-                old.rename(directory)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _settle(directory: Path, work: Path) -> None:
+    """Bring back an older build that nothing has replaced; of one that was replaced, the files that are not a build's.
+
+    Args:
+        directory: The build's folder.
+        work: Where the older one is, if anywhere.
+
+    Raises:
+        OSError: A file cannot be moved: all that remains is still in the work folder.
+    """
+    older = work / OLDER
+    if not older.exists():
+        return
+    if not directory.exists():
+        older.rename(directory)
+        return
+    for path in older.iterdir():
+        if path.name in FILES:
+            path.unlink()
+        elif os.path.lexists(directory / path.name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(directory / path.name))
+        else:
+            path.rename(directory / path.name)
+    older.rmdir()
 
 
 def write_synced(write: Callable[[Path], None], path: Path, shown: Path) -> None:
     """Write one file, and see it onto the disk; errors name the file that was asked for, not the temporary one."""
-    try:
+    with named(shown):
         write(path)
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno or 0, error.strerror or str(error), str(shown)) from error

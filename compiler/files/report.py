@@ -203,6 +203,8 @@ class Report(TypedDict):
     assumptions: list[str]
     may_saturate: list[str]
     nodes: list[Node]
+    files: dict[str, str]
+    """Of each other file of the build, its SHA-256: one that was changed is the user's, and stays."""
 
 
 WEIGHTED = (Conv2d.__name__, Dense.__name__)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +15,12 @@ import numpy.typing as npt
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.arrays import PIXEL_MAX
 from resformer.compiler.samples.classes import Indices, class_folders, first_of_each, listed, spread_over_each
-from resformer.errors import BackendMissingError, FileFormatError, InputError
+from resformer.compiler.samples.image_files import SUFFIXES, find_images, opened_image, require_pixels
+from resformer.errors import BackendMissingError, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""Of files that are images, in any case; torchvision's list."""
 MODES = {1: "L", 3: "RGB"}
 """What Pillow calls images of so many channels."""
 RESIZED, CROPPED = 256, 224
@@ -124,14 +121,14 @@ class ImageFolder:
 
     def _check(self, name: str) -> None:
         path = self.directory / name
-        with _opened(path) as image:
+        with opened_image(path) as image:
             self._require_fit(image, path)
 
     def _pixels(self, name: str) -> npt.NDArray[np.uint8]:
         """One image, (C, H, W)."""
         path = self.directory / name
         channels, height, width = self.shape
-        with _opened(path) as image:
+        with opened_image(path) as image:
             self._require_fit(image, path)
             converted = image.convert(MODES[channels])
         if self.resize:
@@ -144,7 +141,9 @@ class ImageFolder:
                 f"{path}: {image.mode} pixels, more than 8 bits; convert it to 8 bits, or give an .npy file"
             )
         wanted = self.shape[:0:-1]
-        if not self.resize and image.size != wanted:
+        if self.resize:
+            require_pixels(path, *resized_size(image.size, self.shape[1]), what="resized, an image")
+        elif image.size != wanted:
             raise InputError(
                 f"{path}: {image.size[0]} x {image.size[1]} pixels, the network takes {wanted[0]} x {wanted[1]}; give "
                 "--resize to resize and crop all images, or do so yourself"
@@ -152,7 +151,7 @@ class ImageFolder:
 
 
 def open_image_folder(directory: Path, network: Graph[Any], *, resize: bool) -> ImageFolder:
-    """Find a folder's images, in it and in folders below it.
+    """Find a folder's images, in it and in folders below it, each file once.
 
     Raises:
         BackendMissingError: Pillow is not installed.
@@ -171,14 +170,10 @@ def open_image_folder(directory: Path, network: Graph[Any], *, resize: bool) -> 
             f"{directory}: image files have 1 or 3 channels and one frame, the network takes {channels} channels"
             f"{' of event frames' if frames else ''}; give an .npy file"
         )
-    found = []
-    for folder, folders, files in os.walk(directory, followlinks=True):
-        folders[:] = (name for name in folders if name[0] != ".")
-        paths = (Path(folder, name) for name in files if name[0] != ".")
-        found += [path.relative_to(directory) for path in paths if path.suffix.lower() in SUFFIXES]
+    found = find_images(directory)
     if not found:
         raise InputError(f"{directory}: holds no images ({', '.join(sorted(SUFFIXES))}); name a folder that does")
-    names = tuple(path.as_posix() for path in sorted(found, key=lambda path: path.parts))
+    names = tuple(path.as_posix() for path in found)
     return ImageFolder(directory, names, (channels, height, width), resize)
 
 
@@ -186,26 +181,15 @@ def resize_and_crop(image: Image, size: int) -> Image:
     """What torchvision's ``Resize(size * 256 / 224)`` and ``CenterCrop(size)`` make of an image, pixel for pixel."""
     from PIL.Image import Resampling
 
-    shorter = size * RESIZED // CROPPED
-    width, height = image.size
-    if width <= height:
-        resized = image.resize((shorter, int(shorter * height / width)), Resampling.BILINEAR)
-    else:
-        resized = image.resize((int(shorter * width / height), shorter), Resampling.BILINEAR)
+    resized = image.resize(resized_size(image.size, size), Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in resized.size)
     return resized.crop((left, top, left + size, top + size))
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image]:
-    """A Pillow image, whose pixels are not read yet; what goes wrong with it then, too, names the file."""
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as image:
-            yield image
-    except (PIL.Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        why = "no image that Pillow knows" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
-        raise FileFormatError(f"{path}: a broken image ({why}); repair or remove it") from error
+def resized_size(image_size: tuple[int, int], size: int) -> tuple[int, int]:
+    """How wide and high an image is once its shorter side is what is cropped to a size."""
+    shorter = size * RESIZED // CROPPED
+    width, height = image_size
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter

@@ -24,6 +24,7 @@ from resformer.compiler.files.build import (
     replacing,
     write_synced,
 )
+from resformer.compiler.files.digest import sha256
 from resformer.compiler.files.program import write_program
 from resformer.compiler.files.report import FORMAT_VERSION
 from resformer.compiler.save.report import describe
@@ -49,11 +50,12 @@ def write_build(
         The files, as they are in the folder.
 
     Raises:
-        FileFormatError: The path is taken by something that is no build.
+        FileFormatError: The path is taken by something that is no build, or by one that was changed.
+        InputError: What was compiled is in the folder.
         BackendMissingError: A target needs a package that is not installed.
         OSError: A file cannot be written.
     """
-    check_replaceable(directory)
+    check_replaceable(directory, filter(None, (compilation.source.path,)))
     writers: dict[str, Callable[[Path], None]] = {NETWORK: lambda path: _write_network(compilation, path)}
     if "nir" in targets:
         writers[QUANTIZED_NIR] = lambda path: _write_quantized_network(compilation, path)
@@ -74,6 +76,8 @@ def write_build(
     with replacing(directory) as folder:
         for name, write in writers.items():
             write_synced(write, folder / name, directory / name)
+            if name != REPORT:
+                report["files"][name] = sha256(folder / name)
     return tuple(directory / name for name in writers)
 
 

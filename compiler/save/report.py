@@ -45,7 +45,7 @@ DEPENDENCIES = ("numpy", "torch", "spikingjelly", "nir", "safetensors", "h5py", 
 
 
 def describe(compilation: Compilation, options: CompileOptions, targets: tuple[str, ...]) -> Report:
-    """The report of a compilation, as JSON can hold it.
+    """The report of a compilation, as JSON can hold it; its ``files`` are still to be told.
 
     Raises:
         OSError: The checkpoint can no longer be read.
@@ -101,6 +101,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "assumptions": list(source.assumptions),
         "may_saturate": [node["name"] for node in nodes if node.get("may_saturate")],
         "nodes": nodes,
+        "files": {},
     }
     try:
         return check_report(report)

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import errno
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from resformer._version import __version__
 from resformer.compiler.atomic import is_stream
 from resformer.compiler.progress import Progress, no_progress
 from resformer.errors import ResformerError, ResformerWarning, SampleWarning
+from resformer.runtime.cli.process import OUTPUT, Ended, drop_output, ended_by_signals, named_output, whole_process
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
-INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+SIGNALLED = 128
+"""With a signal's number, the exit status of what it ended, as shells have it."""
+INTERRUPTED = SIGNALLED + signal.SIGINT
 
 
 class UsageError(Exception):
@@ -75,23 +78,31 @@ def run_command(
         may_complain: Asked, when something has gone wrong, whether it is for this process to say so.
         warns: Whether it is for this process to say what is warned of.
     """
-    try:
-        arguments = parser.parse_args(argv)
-        with _one_line_warnings(parser, quiet=not warns or getattr(arguments, "quiet", False)):
-            status = command(arguments)
-        sys.stdout.flush()
-    except SystemExit as exit_:  # after --help
-        return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
-    except BrokenPipeError:
-        # whoever read our output has had enough; keep Python from trying again at exit
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except (KeyboardInterrupt, UsageError, ResformerError, OSError, MemoryError) as error:
-        messages, status = _explain(parser, error)
-        if may_complain():
-            for message in messages:
-                sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
+    with whole_process() as closed:
+        try:
+            if "stdout" in closed:
+                raise OSError(errno.EBADF, "is closed; redirect it, to /dev/null if nothing is to be told", OUTPUT)
+            with ended_by_signals():
+                arguments = parser.parse_args(argv)
+                with _one_line_warnings(parser, quiet=not warns or getattr(arguments, "quiet", False)):
+                    status = command(arguments)
+                with named_output():
+                    sys.stdout.flush()
+        except SystemExit as exit_:  # after --help
+            return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
+        except (KeyboardInterrupt, UsageError, ResformerError, OSError, MemoryError, ImportError) as error:
+            if isinstance(error, ImportError) and os.strerror(errno.EMFILE) not in str(error):
+                raise
+            output_ended = isinstance(error, BrokenPipeError) and error.filename is None
+            drop_output()
+            if output_ended:
+                # whoever read our output has had enough
+                return FAILED
+            messages, status = _explain(parser, error)
+            if may_complain():
+                with contextlib.suppress(OSError):
+                    for message in messages:
+                        sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
     return status
 
 
@@ -117,8 +128,12 @@ def _one_line_warnings(parser: Parser, *, quiet: bool) -> Iterator[None]:
 
 def _explain(parser: Parser, error: BaseException) -> tuple[tuple[str, ...], int]:
     """What to say of an error, a line each, and the exit status."""
+    if isinstance(error, Ended):
+        return ("terminated" if error.number == signal.SIGTERM else "interrupted",), SIGNALLED + error.number
     if isinstance(error, KeyboardInterrupt):
         return ("interrupted",), INTERRUPTED
+    if isinstance(error, ImportError):
+        return (f"{error}; raise the limit on open files (ulimit -n)",), FAILED
     if isinstance(error, UsageError):
         return (f"{error} (see {parser.prog} --help)",), WRONG_USAGE
     if isinstance(error, OSError):
@@ -169,7 +184,8 @@ class Terminal:
         """Print one line."""
         if not self.quiet:
             console = _console(sys.stdout)
-            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+            with named_output():
+                console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def warning(self, text: str) -> None:
         """Print a warning, one line, which even the quiet are told."""
@@ -195,7 +211,8 @@ class Terminal:
                 table.add_column(heading.strip(), justify=justify, overflow="fold", no_wrap=right or index == 0)
             for row in cells:
                 table.add_row(*(Text(cell) for cell in row))
-            console.print(table)
+            with named_output():
+                console.print(table)
             return
         widths = [max(len(cell) for cell in column) for column in zip(map(str.strip, headings), *cells, strict=True)]
         lines = [title]
@@ -218,7 +235,8 @@ class Terminal:
         from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as ProgressBar
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        spinner = "line" if console.options.ascii_only else "dots"
+        columns = (SpinnerColumn(spinner), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         with ProgressBar(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=None)
 

@@ -12,6 +12,7 @@ from resformer.compiler.ir.summary import counted
 from resformer.compiler.progress import Progress
 from resformer.errors import InputError
 from resformer.runtime.cli.inputs import read_given
+from resformer.runtime.cli.outputs import check_outputs
 from resformer.runtime.cli.running import add_running_options, check_running_usage
 from resformer.runtime.cli.terminal import DONE, FAILED, Parser, Terminal, UsageError, check_writable, run_command
 from resformer.runtime.run.processes import from_environment
@@ -189,6 +190,8 @@ def _check_usage(arguments: argparse.Namespace, *, local: bool) -> None:
     """
     if from_environment().count > 1:
         raise UsageError("start one process: only resformer-run shares its samples among several")
+    written = {"--json": arguments.json, "--report": arguments.report, "--local-plot": arguments.local_plot}
+    check_outputs(written, [arguments.input, arguments.labels, arguments.model], [arguments.build])
     check_running_usage(arguments, arguments.json)
     if arguments.model_code is not None and arguments.model is None:
         raise UsageError("--model-code: needs the weights that your code is compared with; name them with --model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import selectors
 import signal
@@ -26,6 +27,10 @@ MESSAGE_BYTES = 2000
 """Room for an exception's message."""
 GRACE_SECONDS = 1.0
 """How long we look for the process that is to blame."""
+LOOK_SECONDS = 1.0
+"""Between two looks for a stopped process."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a process of Lava's, and so the run."""
 PR_SET_PDEATHSIG = 1
 """From Linux's ``sys/prctl.h``."""
 
@@ -49,6 +54,10 @@ class Actor(ForkProcess):
     def run(self) -> None:
         """What the child does."""
         _die_with(self._parent)
+        for number in ENDING:
+            # the parent's handlers are the parent's; this process just ends
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         try:
             self._start_model(builder=self._builder, exception_q=self)
         except Exception as error:  # noqa: BLE001 # Whatever a model raises, the parent reports it in one line.
@@ -73,12 +82,25 @@ class Actor(ForkProcess):
         reason = " (as the kernel does where memory runs out)" if number == signal.SIGKILL else ""
         return f"it was killed by {signal.Signals(number).name}{reason}"
 
+    @property
+    def stopped_by(self) -> int | None:
+        """The signal that stopped it; None while it runs, or where the system does not tell."""
+        if self.pid is None or not hasattr(os, "waitid"):
+            return None
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        return None if found is None else found.si_status
+
 
 class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
     """All processes of one run, in the place of Lava's ``MultiProcessing``."""
 
     def __init__(self) -> None:
         self._actors: list[Actor] = []
+        self._stopped: set[Actor] = set()
+        self._looked = time.monotonic()
         self._ended = selectors.DefaultSelector()
 
     @property
@@ -102,7 +124,7 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
         """
         actor = Actor(name, target_fn, builder)
         # Lava's processes stop when we stop them: a Ctrl-C, which the terminal sends to all, is for us alone.
-        with _blocked_interrupts(), warnings.catch_warnings():
+        with _blocked_signals(), warnings.catch_warnings():
             # Python 3.12 warns where we have threads; the child runs one thread, and Lava's models know none of ours.
             warnings.simplefilter("ignore", DeprecationWarning)
             actor.start()
@@ -114,11 +136,38 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
         """Let time pass (None: for ever), up to the end of any process.
 
         Raises:
-            BackendFailedError: One has ended, and should not have.
+            BackendFailedError: One has ended, and should not have, or was stopped and stays so.
         """
-        if self._ended.select(seconds):
-            actor = self._culprit()
-            raise BackendFailedError(f"{actor.name}: {actor.end or 'it exited'}; its Lava process ended before the run")
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        while True:
+            if self._ended.select(max(0.0, min(deadline - time.monotonic(), LOOK_SECONDS))):
+                actor = self._culprit()
+                raise BackendFailedError(
+                    f"{actor.name}: {actor.end or 'it exited'}; its Lava process ended before the run"
+                )
+            self._look_for_stopped()
+            if time.monotonic() >= deadline:
+                return
+
+    def _look_for_stopped(self) -> None:
+        """Refuse to wait for a process that is stopped, since all others wait for it.
+
+        Raises:
+            BackendFailedError: One was stopped at two looks in succession. A Ctrl-Z stops us as well, and them for
+                longer than us by much less.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        stopped = {actor: number for actor in self._actors if (number := actor.stopped_by) is not None}
+        for actor, number in stopped.items():
+            if actor in self._stopped:
+                raise BackendFailedError(
+                    f"{actor.name}: it was stopped by {signal.Signals(number).name}, and its Lava process does not go "
+                    "on; run again, and let all processes run"
+                )
+        self._stopped = set(stopped)
 
     def _culprit(self) -> Actor:
         """The process that ended first; those that Lava stops because of it may be seen before it."""
@@ -132,7 +181,7 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
 
     def stop(self) -> None:
         """Kill what is still there, and wait for the end of each; calling it again does nothing."""
-        with _blocked_interrupts():
+        with _blocked_signals():
             for actor in self._actors:
                 actor.kill()
             for actor in self._actors:
@@ -160,9 +209,9 @@ def _die_with(parent: int) -> None:
 
 
 @contextmanager
-def _blocked_interrupts() -> Iterator[None]:
-    """Hold SIGINT back from this thread, and for ever from processes that it starts here."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _blocked_signals() -> Iterator[None]:
+    """Hold signals to end back from this thread, and SIGINT for ever from processes that it starts here."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ semaphore itself. Lava's messages lie in ``/dev/shm``, kept by a manager process
 
 from __future__ import annotations
 
+import errno
 import mmap
 from multiprocessing import get_context
 from typing import Any
@@ -16,6 +17,7 @@ from lava.magma.compiler.channels.interfaces import Channel
 from lava.magma.compiler.channels.pypychannel import CspRecvPort, CspSendPort, Proto
 
 from resformer.compiler.ir.arrays import require
+from resformer.errors import BackendFailedError
 
 FORK = get_context("fork")
 """Lava's processes see what we made before they were forked."""
@@ -123,6 +125,24 @@ def _is_up(semaphore: Any) -> bool:
     return True
 
 
+def _semaphore(value: int) -> Any:
+    """A semaphore, which the system keeps in shared memory that has a name, for the moment in which it is made.
+
+    Raises:
+        BackendFailedError: There is no such memory.
+        OSError: There are too many open files.
+    """
+    try:
+        return FORK.Semaphore(value)
+    except (OSError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise BackendFailedError(
+            f"the system has no shared memory for a semaphore between Lava's processes ({error}); mount /dev/shm where "
+            "it can be written to, or choose --backend sim"
+        ) from error
+
+
 class SharedChannel(Channel):  # type: ignore[misc]
     """A ring of slots in anonymous shared memory, and a semaphore for either end."""
 
@@ -138,7 +158,7 @@ class SharedChannel(Channel):  # type: ignore[misc]
     ) -> None:
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         memory = mmap.mmap(-1, max(nbytes * size, 1))
-        filled, free = FORK.Semaphore(0), FORK.Semaphore(size)
+        filled, free = _semaphore(0), _semaphore(size)
         ends = (memory, Proto(shape, dtype, nbytes), size, filled, free, None, None)
         self._src_port = SendPort(src_name, *ends)
         self._dst_port = ReceivePort(dst_name, *ends)

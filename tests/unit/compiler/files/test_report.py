@@ -94,6 +94,7 @@ REPORT: dict[str, Any] = {
             "may_saturate": False,
         },
     ],
+    "files": {},
 }
 
 

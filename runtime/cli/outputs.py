@@ -1,0 +1,47 @@
+"""Outputs that a command may write: none over what it reads, nor over another output, nor over a build's own files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from resformer.compiler.atomic import is_inside, is_stream
+from resformer.runtime.cli.terminal import UsageError
+
+
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[object], builds: Iterable[Path] = ()) -> None:
+    """Find out before any work is done that an output would take the place of something that is needed.
+
+    Devices and pipes are no such place. What is in an input's folder may not be overwritten, but new files may be
+    written there.
+
+    Args:
+        outputs: Files to write, by their options.
+        inputs: Files and folders that are read; what is no path, or is None, is passed over.
+        builds: Folders of builds that are read or written.
+
+    Raises:
+        UsageError: It would.
+    """
+    from resformer.compiler.files.build import FILES
+
+    paths = [each for each in inputs if isinstance(each, Path)]
+    given = {option: path for option, path in outputs.items() if path is not None and not is_stream(path)}
+    for option, path in given.items():
+        for other, another in given.items():
+            if option < other and _is_same(path, another):
+                raise UsageError(f"{option}: {path} is what {other} writes; name another file")
+        for each in paths:
+            if path.exists() and (_is_same(path, each) or is_inside(path, each)):
+                raise UsageError(f"{option}: {path} is read as input; name another file")
+        for build in builds:
+            if path.name in FILES and _is_same(path.parent, build):
+                raise UsageError(f"{option}: {path} is a file of the build itself; name another file")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file or folder, which need not be there."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return os.path.realpath(path) == os.path.realpath(other)

@@ -1,0 +1,138 @@
+"""The process that a command runs in: signals that end it, its standard streams, and warnings of libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from resformer.runtime.run.processes import from_environment
+
+AGAIN_SECONDS = 2.0
+"""After a signal to end: while what is to be tidied is tidied, further ones are not heard."""
+OUTPUT = "standard output"
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked the process to end; wherever it is, it tidies up as after Ctrl-C.
+
+    Args:
+        number: The signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+class _Handler:
+    """Raises :class:`Ended` in the main thread."""
+
+    def __init__(self) -> None:
+        self.last: int | None = None
+        self._since = -AGAIN_SECONDS
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._since < AGAIN_SECONDS:
+            return
+        self.last, self._since = number, now
+        raise Ended(number)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP raise :class:`Ended` inside, where nobody has said what they do.
+
+    Raises:
+        Ended: One came. Whatever else it was turned into on the way, by a library that it found at work, is this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = _Handler()
+    before = {}
+    # torchrun ends its processes by SIGTERM, while they wait for each other where no Python runs
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if from_environment().count == 1 else ("SIGINT",)
+    for name in names:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+        if handler.last is not None:
+            raise Ended(handler.last)
+    except Exception as error:
+        if handler.last is None:
+            raise
+        raise Ended(handler.last) from error
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def whole_process() -> Iterator[frozenset[str]]:
+    """Let a command work in whatever process it finds itself in, and leave that as it was.
+
+    What a stream's encoding lacks is printed as escapes. What is written to a closed stream is lost. Where all warnings
+    are to be errors, as with ``PYTHONWARNINGS=error``, those of the libraries that we use still are none.
+
+    Yields:
+        The names of the standard streams that are closed.
+    """
+    escaped: list[tuple[io.TextIOWrapper, str]] = []
+    closed = frozenset(name for name in ("stdout", "stderr") if getattr(sys, name) is None)
+    with contextlib.ExitStack() as stack:
+        for name in sorted(closed, reverse=True):
+            # so that no file that is opened later gets the descriptor of a standard stream
+            setattr(sys, name, stack.enter_context(Path(os.devnull).open("w", encoding="utf-8")))
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                escaped.append((stream, stream.errors))
+                stream.reconfigure(errors="backslashreplace")
+        stack.enter_context(warnings.catch_warnings())
+        # of broken images, for which one line is enough
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        if any(option.partition(":")[0] == "error" for option in sys.warnoptions):
+            for action, message, category, module, line in list(warnings.filters):
+                if action == "error" and module is None and message is None and not line:
+                    warnings.simplefilter("ignore", category)
+        try:
+            yield closed
+        finally:
+            for stream, errors in escaped:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.reconfigure(errors=errors)
+            for name in closed:
+                setattr(sys, name, None)
+
+
+@contextlib.contextmanager
+def named_output() -> Iterator[None]:
+    """Let errors in writing to standard output say so; a pipe that nobody reads any more stays ``BrokenPipeError``."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno or 0, error.strerror or str(error), OUTPUT) from error
+
+
+def drop_output() -> None:
+    """Forget what could not be written to standard output, so that Python does not try again at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)

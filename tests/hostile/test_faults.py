@@ -1,0 +1,290 @@
+"""Machines that fail: one line, exit status 1 or 2, and nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import resformer.compiler.backends.lava  # noqa: F401 # First: since Python 3.11, Lava cannot be imported without it.
+from hostile.kill_rounds import Rounds
+from resformer.compiler.backends.lava import channels
+from resformer.compiler.backends.lava.backend import LavaBackend
+from resformer.compiler.files.build import check_replaceable
+from resformer.compiler.ir.program import Program
+from resformer.compiler.save import build as save
+from resformer.errors import BackendFailedError
+from resformer.runtime.cli.compile import main as compile_main
+from resformer.runtime.cli.process import Ended, ended_by_signals
+from resformer.runtime.cli.run import main as run_main
+from resformer.runtime.cli.terminal import Parser, run_command
+from support.builds import Tiny
+from support.program_builder import ProgramBuilder
+
+Capture = pytest.CaptureFixture[str]
+NAMED_SECONDS = 5.0
+"""In which a process that does not go on is named."""
+MAIN = "import sys; from resformer.runtime.cli.{} import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[Program, np.ndarray]:
+    """So many samples that no run ends by itself before a test has done its worst."""
+    net = ProgramBuilder((2, 3, 3))
+    relay = net.relay("layers.0.0.relay", net.conv("layers.0.0.conv", "input", 2), limit=1000)
+    net.conv("layers.0.0.last", relay, 2)
+    return net.finish(), np.broadcast_to(net.samples(1), (100_000, 2, 3, 3))
+
+
+@pytest.mark.parametrize("name", ["layers.0.0.relay", "Lava's runtime service"])
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (signal.SIGSTOP, "it was stopped by SIGSTOP, and its Lava process does not go on"),
+        (signal.SIGTERM, "it was killed by SIGTERM; its Lava process ended before the run"),
+    ],
+)
+def test_a_lava_process_that_does_not_go_on_is_named(
+    network: tuple[Program, np.ndarray], name: str, number: signal.Signals, says: str
+) -> None:
+    hurt: list[float] = []
+
+    def hurt_it(done: int, _total: int) -> None:
+        if done >= 3 and not hurt:
+            (child,) = (each for each in multiprocessing.active_children() if each.name == name)
+            assert child.pid is not None
+            os.kill(child.pid, number)
+            hurt.append(time.monotonic())
+
+    with pytest.raises(BackendFailedError, match=f"^{name}: {says}"):
+        LavaBackend().run(*network, progress=hurt_it)
+    assert time.monotonic() - hurt[0] < NAMED_SECONDS
+    assert not multiprocessing.active_children()
+
+
+def test_a_lava_process_that_was_stopped_for_a_moment_goes_on(network: tuple[Program, np.ndarray]) -> None:
+    """As all are by Ctrl-Z, together with us."""
+    program, samples = network
+    stopped: list[Any] = []
+
+    def stop(done: int, _total: int) -> None:
+        if done >= 3 and not stopped:
+            stopped.extend(multiprocessing.active_children())
+            for child in stopped:
+                os.kill(child.pid, signal.SIGSTOP)
+            time.sleep(1.5)
+            for child in stopped:
+                os.kill(child.pid, signal.SIGCONT)
+
+    LavaBackend().run(program, samples[:20], progress=stop)
+    assert len(stopped) > 3
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file"), PermissionError(13, "no"), ImportError("sem")])
+def test_no_shared_memory_for_lava(
+    network: tuple[Program, np.ndarray], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(_value: int) -> None:
+        raise error
+
+    monkeypatch.setattr(channels.FORK, "Semaphore", refuse)
+    with pytest.raises(BackendFailedError, match=r"no shared memory for a semaphore.*mount /dev/shm.*--backend sim"):
+        LavaBackend().run(*network)
+    assert not multiprocessing.active_children()
+
+
+def command(name: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A command as a shell runs it."""
+    environment = {**os.environ, **options.pop("environment", {})}
+    return subprocess.run(
+        [sys.executable, "-c", MAIN.format(name), *map(str, arguments)],
+        check=False,
+        text=True,
+        timeout=120,
+        env=environment,
+        **{"stderr": subprocess.PIPE, **({} if "stdout" in options else {"stdout": subprocess.PIPE}), **options},
+    )
+
+
+def closed_output() -> None:
+    os.close(1)
+
+
+def few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+
+def small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "backend", "says"),
+    [
+        (closed_output, "reference", "standard output: is closed"),
+        (few_files, "lava", "raise the limits on processes and open files"),
+        (small_files, "reference", "o.npz: File too large"),
+    ],
+)
+def test_a_machine_that_refuses(
+    tiny: Tiny, tmp_path: Path, prepare: Callable[[], None], backend: str, says: str
+) -> None:
+    output = tmp_path / "o.npz"
+    arguments = (tiny.build, "--input", tiny.images, "--samples", "2", "--backend", backend, "-o", output)
+    done = command("run", *arguments, preexec_fn=prepare)
+    assert done.returncode == 1
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1), done.stderr
+    assert says in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_device(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    given = (tiny.build, "--input", tiny.images, "--backend", "reference")
+    assert run_main([*map(str, given), "-o", "/dev/full"]) == 1
+    assert capsys.readouterr() == ("", "resformer-run: error: /dev/full: No space left on device\n")
+    with Path("/dev/full").open("w") as full:
+        done = command("run", *given, "-o", tmp_path / "o.npz", stdout=full)
+    assert (done.returncode, done.stderr) == (1, "resformer-run: error: standard output: No space left on device\n")
+
+
+def test_a_reader_that_has_had_enough(tiny: Tiny) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = command("run", tiny.build, "--input", tiny.images, "--backend", "reference", stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_pipe_for_a_result_that_nobody_reads(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    def fail(*_arguments: object) -> int:
+        raise BrokenPipeError(32, "Broken pipe", "/x/pipe")
+
+    assert run_command(Parser(prog="prog"), [], fail) == 1
+    assert capsys.readouterr() == ("", "prog: error: /x/pipe: Broken pipe\n")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONWARNINGS": "error"},
+    ],
+    ids=["ascii", "C"],
+)
+def test_names_that_a_terminal_cannot_show_and_warnings_that_are_errors(
+    tiny: Tiny, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "caf\u00e9 \u795e\u7d4c"
+    folder.mkdir()
+    model = folder / "r\u00e9seau.pt"
+    model.write_bytes(tiny.model.read_bytes())
+    build = folder / "b\u00e2ti"
+    arguments = (model, "--target", "lava", "-o", build, *tiny.arguments)
+    done = command("compile", *arguments, environment=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    # in the locale C, bytes of names pass through as they are
+    assert done.stdout.isascii() or "LC_ALL" in environment
+    assert "network.nir" in done.stdout
+    done = command("compile", model.with_name("ausgel\u00f6scht.pt"), *arguments[1:], environment=environment)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(
+    tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # asked, rather than tried with such a folder: root, whom containers run as, may write to any
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr("resformer.runtime.compiled.compile_network", lambda *_: pytest.fail("work was begun"))
+    build = tmp_path / "none" / "b"
+    assert compile_main([str(tiny.model), "--target", "lava", "-o", str(build), *tiny.arguments]) == 1
+    assert capsys.readouterr() == ("", f"resformer-compile: error: {tmp_path}: Permission denied\n")
+    with pytest.raises(PermissionError):
+        check_replaceable(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "interrupted")]
+)
+def test_a_signal_to_end_leaves_nothing(
+    tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, word: str
+) -> None:
+    def fail(_program: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    monkeypatch.setattr(save, "write_program", fail)
+    status = compile_main([str(tiny.model), "--target", "lava", "-o", str(tmp_path / "b"), *tiny.arguments])
+    assert status == 128 + number
+    assert capsys.readouterr() == ("", f"resformer-compile: error: {word}\n")
+    assert list(tmp_path.iterdir()) == []
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_signal_that_a_library_turns_into_something_else_still_ends() -> None:
+    def swallowed() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise ImportError("a library's own words") from None
+
+    def ignored() -> None:
+        with contextlib.suppress(ImportError):
+            swallowed()
+
+    for call in (swallowed, ignored):
+        with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
+            call()
+
+
+def test_a_second_signal_does_not_disturb_the_tidying() -> None:
+    tidied = []
+
+    def end_twice() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            tidied.append(True)
+
+    with pytest.raises(Ended), ended_by_signals():
+        end_twice()
+    assert tidied
+
+
+def test_signals_that_are_to_be_ignored_are_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a process that is killed")
+@pytest.mark.parametrize(("name", "number"), [("run", signal.SIGKILL), ("compile", signal.SIGTERM)])
+def test_a_killed_command_leaves_nothing(tiny: Tiny, tmp_path: Path, name: str, number: signal.Signals) -> None:
+    """One round each of ``make kill-rounds``, to see that it works."""
+    (tmp_path / "out").mkdir()
+    (tiny.copied_build(tmp_path / "out") / "notes.txt").write_text("the user's")
+    rounds = Rounds(tmp_path, tiny.model, tiny.images, tiny.arguments)
+    rounds.round(name, number, 1.5, group=False)
+    assert rounds.failures == []
+    assert rounds.table.total() == 1
+    (rounds.build / "report.json").write_text("damaged")
+    assert [*rounds.damage()] != []
