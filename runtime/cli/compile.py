@@ -21,7 +21,10 @@ from resformer.runtime.cli.terminal import (
     size_of,
 )
 
-NOT_SWEPT = ("help", "version", "model", "target", "output", "check", "json", "dump_after", "quiet", *PREPROCESSING)
+NOT_SWEPT = (
+    *("help", "version", "limits", "model", "target", "output", "check", "json", "dump_after", "quiet"),
+    *PREPROCESSING,
+)
 """Arguments of compiling that are no choice about the network."""
 FLAG_VALUES = {"no": False, "yes": True}
 TABLES = (".json", ".csv")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from resformer._version import __version__
 from resformer.compiler.atomic import is_stream
 from resformer.compiler.progress import Progress, no_progress
 from resformer.errors import ResformerError
+from resformer.models.limits import LONGEST_MESSAGE, cut, printable, raised
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +47,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
         super().__init__(prog=prog, description=description, epilog=epilog)
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+        self.add_argument(
+            "--limits",
+            type=_factor,
+            default=1.0,
+            metavar="TIMES",
+            help="for large files that you trust: multiply what a file may declare, hold and take (default: 1)",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong.
@@ -71,7 +80,8 @@ def run_command(
     """
     try:
         arguments = parser.parse_args(argv)
-        status = command(arguments)
+        with raised(arguments.limits):
+            status = command(arguments)
         sys.stdout.flush()
     except SystemExit as exit_:  # after --help
         return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
@@ -84,7 +94,8 @@ def run_command(
         messages, status = _explain(parser, error)
         if may_complain():
             for message in messages:
-                sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
+                line = cut(printable(" ".join(message.split())), LONGEST_MESSAGE)
+                sys.stderr.write(f"{parser.prog}: error: {line}\n")
     return status
 
 
@@ -115,6 +126,16 @@ def positive_int(text: str) -> int:
     return value
 
 
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 1 <= factor < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return factor
+
+
 def names(choices: Sequence[str]) -> Callable[[str], list[str]]:
     """An argument type: names from a list, separated by commas."""
 
@@ -142,13 +163,14 @@ class Terminal:
         """Print one line."""
         if not self.quiet:
             console = _console(sys.stdout)
-            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+            lines = "\n".join(map(printable, text.split("\n")))  # names come from files
+            console.print(lines, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print a table; headings that begin with a space are those of numbers, set to the right."""
         if self.quiet:
             return
-        cells = [[str(cell) for cell in row] for row in rows]
+        cells = [[cut(printable(str(cell)), LONGEST_MESSAGE) for cell in row] for row in rows]
         console = _console(sys.stdout)
         if console.is_terminal:
             from rich.table import Table
