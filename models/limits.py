@@ -98,16 +98,16 @@ MOST_YAML_ITEMS = 2**12
 # programs, and what runs of them
 
 LONGEST_SAMPLE = 2**16
-"""Steps of a sample; beyond, nothing here was ever run, and runs would take for ever."""
+"""Steps of a sample. What neurons may gather is bounded step by step, so a slip of the keyboard would take hours."""
 
 LARGEST_RUN = 2**30
 """Bytes that the largest operation of a program may take for one sample over all steps, as the reference interpreter
 computes it."""
 
-MOST_WORK = 2**33
+MOST_WORK = 2**32
 """Products of a value and a weight that one sample may take over all steps, beside :data:`WORK_SHARE`."""
 
-WORK_SHARE = 2**16
+WORK_SHARE = 2**12
 """How many more a sample may take for each byte of the program's file: large networks come in large files."""
 
 # texts
