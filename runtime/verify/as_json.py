@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from resformer._version import __version__
+from resformer.compiler.files.json_schema import check
+from resformer.compiler.files.verification import FORMAT, FORMAT_VERSION, VerificationFile
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.local import LocalError
 from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
 
-FORMAT = "resformer-verification"
-FORMAT_VERSION = 1
-
 
 def to_json(result: Verification) -> dict[str, Any]:
     """All of a verification, as JSON can hold it; a check that was not run is null, and ``not_run`` says why."""
-    return {
+    content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "version": __version__,
@@ -33,6 +32,8 @@ def to_json(result: Verification) -> dict[str, Any]:
         "accuracy": dict(result.accuracy),
         "local": [_local(error) for error in result.local] or None,
     }
+    check(content, VerificationFile)
+    return content
 
 
 def _check(check: Check) -> dict[str, Any]:
