@@ -57,6 +57,7 @@ from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
 from resformer.errors import FileFormatError, InputError, ResformerError, UnsupportedError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint, settings
 from resformer.models.layers import NeuronKind
+from resformer.models.limits import LONGEST_SAMPLE
 from resformer.models.spikingresformer import Architecture, Rounding, patch_counts
 
 if TYPE_CHECKING:
@@ -90,9 +91,6 @@ FLAGS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The options that mean something for a checkpoint alone, as the command names them."""
-
-LONGEST_SAMPLE = 2**16
-"""Steps. What neurons may gather is bounded step by step, so a slip of the keyboard would take hours."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from resformer.errors import FileFormatError
-from resformer.models.limits import MOST_AXES, MOST_OPERATIONS, MOST_TUPLE_ITEMS, quote
+from resformer.models.limits import MOST_AXES, MOST_OPERATIONS, MOST_TUPLE_ITEMS, allowed, quote, require_within
 
 RESAVE = "load it with the code that made it, and save torch.save(model.state_dict(), 'weights.pt')"
 
@@ -229,8 +229,7 @@ class _Machine:
 
     def run(self, stream: io.BytesIO) -> object:
         for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-            if count >= MOST_OPERATIONS:
-                raise FileFormatError(f"more than {MOST_OPERATIONS} pickle operations, the limit; {RESAVE}")
+            require_within(count, MOST_OPERATIONS, "takes {} pickle operations or more")
             if operation.name == "STOP":
                 return self.stack.pop()
             step = STEPS.get(operation.name)
@@ -257,8 +256,8 @@ class _Machine:
     def push_tuple(self, items: Sequence[object]) -> None:
         made = _Tuple(items)
         made.items = 1 + sum(item.items if isinstance(item, _Tuple) else 1 for item in items)
-        if made.items > MOST_TUPLE_ITEMS:
-            raise FileFormatError(f"a tuple of more than {MOST_TUPLE_ITEMS} items, the limit; {RESAVE}")
+        if made.items > allowed(MOST_TUPLE_ITEMS):
+            raise FileFormatError(f"a tuple of more than {allowed(MOST_TUPLE_ITEMS)} items, the limit; {RESAVE}")
         self.push(made)
 
     def push_tuple_of(self, count: int) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import io
 import pickle
 import re
-import stat
 import struct
 import warnings
 import zipfile
@@ -15,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from resformer.errors import FileFormatError
+from resformer.models.archive import open_archive
+from resformer.models.boundary import brief, require_regular
 from resformer.models.gate import RESAVE, STAND_INS, look
-from resformer.models.limits import LARGEST_PICKLE, LARGEST_SAFETENSORS_HEADER, MOST_MEMBERS, quote
+from resformer.models.limits import LARGEST_PICKLE, LARGEST_SAFETENSORS_HEADER, allowed, quote, require_within
 
 FileFormat = Literal["PyTorch", "safetensors"]
 
@@ -34,11 +35,7 @@ def read(path: Path) -> tuple[object, FileFormat]:
         FileFormatError: the file cannot be read, would execute code, declares more than it holds, or is damaged.
     """
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise FileFormatError("is a directory; name the checkpoint file inside it")
-        if not stat.S_ISREG(status.st_mode):
-            raise FileFormatError("is no regular file but a pipe, socket or device; copy it to a file first")
+        size = require_regular(path, named="the checkpoint file inside it")
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
@@ -49,11 +46,8 @@ def read(path: Path) -> tuple[object, FileFormat]:
         raise FileFormatError(f"no path of a file ({brief(error)})") from error
     # safetensors begins with the length of a JSON object, in 8 bytes, and then that object.
     header = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and header < status.st_size:
-        if header > LARGEST_SAFETENSORS_HEADER:
-            raise FileFormatError(
-                f"its header has {header} bytes, the limit is {LARGEST_SAFETENSORS_HEADER}; save only the weights"
-            )
+    if head[8:9] == b"{" and header < size:
+        require_within(header, LARGEST_SAFETENSORS_HEADER, "its header has {} bytes")
         try:
             return load_file(path, device="cpu"), "safetensors"
         except Exception as error:  # of its header's JSON, its types, its sizes
@@ -63,7 +57,7 @@ def read(path: Path) -> tuple[object, FileFormat]:
             f"not a checkpoint: it begins with {head!r}, where a PyTorch file begins with b'PK' or b'\\x80'; "
             "was it downloaded completely, and is it the right file?"
         )
-    return _read_pickled(path, zipped=head.startswith(b"PK\x03\x04"), size=status.st_size), "PyTorch"
+    return _read_pickled(path, zipped=head.startswith(b"PK\x03\x04"), size=size), "PyTorch"
 
 
 def _read_pickled(path: Path, *, zipped: bool, size: int) -> object:
@@ -94,11 +88,8 @@ def _stand_ins() -> contextlib.AbstractContextManager[object]:
 
 def _check_archive(file: BinaryIO, size: int) -> None:
     """Refuse a zip archive whose members are larger than the file, or whose pickle does not pass ``look``."""
-    with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
+    infos = open_archive(file).infolist()
     members = {info.filename: info for info in infos}
-    if len(infos) > MOST_MEMBERS or len(members) < len(infos):
-        raise FileFormatError(f"{len(infos)} members, some twice or more than {MOST_MEMBERS}; {RESAVE}")
     root = infos[0].filename.partition("/")[0] if infos else ""
     if f"{root}/constants.pkl" in members:
         raise FileFormatError(f"is TorchScript, a program, where a checkpoint is expected; {RESAVE}")
@@ -123,10 +114,7 @@ def _check_archive(file: BinaryIO, size: int) -> None:
 
 def _member(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
     """Return a stored member; Python's own reader wants a checksum, which PyTorch can be told to leave out."""
-    if info.file_size > LARGEST_PICKLE:
-        raise FileFormatError(
-            f"its pickled part has {info.file_size} bytes, the limit is {LARGEST_PICKLE}; save only the weights"
-        )
+    require_within(info.file_size, LARGEST_PICKLE, "its pickled part has {} bytes")
     file.seek(info.header_offset)
     *_, name, extra = struct.unpack("<4s5H3L2H", file.read(30))
     file.seek(name + extra, io.SEEK_CUR)
@@ -135,7 +123,7 @@ def _member(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
 
 def _check_old_file(file: BinaryIO, size: int) -> None:
     """Refuse a file without an archive whose pickles do not pass ``look``, or declare more than it holds."""
-    stream = io.BytesIO(file.read(LARGEST_PICKLE))
+    stream = io.BytesIO(file.read(allowed(LARGEST_PICKLE)))
     declared = 0
     for _ in range(OLD_PICKLES):
         declared += sum(look(stream).values())
@@ -143,8 +131,3 @@ def _check_old_file(file: BinaryIO, size: int) -> None:
         raise FileFormatError(
             f"truncated or damaged: its tensors declare {declared} bytes, but it has {size}; copy it again"
         )
-
-
-def brief(error: Exception) -> str:
-    """Return an error's kind and the beginning of its text: PyTorch's errors go on for many lines."""
-    return f"{type(error).__name__}: {quote(str(error).partition(chr(10))[0])}".removesuffix(": ")

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resformer.errors import FileFormatError
-
-if TYPE_CHECKING:
-    from yaml.nodes import Node as YamlNode
+from resformer.models.boundary import require_regular
+from resformer.models.limits import LARGEST_YAML, LONGEST_MESSAGE, LONGEST_QUOTE, quote
 
 PACKAGED = ("loihi2", "loihi1")
 DEFAULT = PACKAGED[0]
@@ -139,7 +138,9 @@ class Chip:
         given = content["constants"]
         differ = sorted(map(str, given.keys() ^ _FIELDS.keys()))
         if differ:
-            raise FileFormatError(f"chip.constants: {differ[0]!r} is {'unknown' if differ[0] in given else 'missing'}")
+            what = "unknown" if differ[0] in given else "missing"
+            raise FileFormatError(f"chip.constants: {quote(differ[0])!r} is {what}")
+        _check_name(content["name"], "chip")
         read = {key: _constant(key, each, "chip.constants", content["name"]) for key, each in given.items()}
         sources = {key: source for key, (_, source) in read.items()}
         return cls(name=content["name"], sources=sources, **{key: value for key, (value, _) in read.items()})
@@ -150,6 +151,12 @@ _MAY_BE_ZERO = frozenset(
     {"payload_bits", "delay_steps_max", "synapse_row_header_bits", "synapse_index_bits", "axon_in_per_edge"}
     | {"axon_map_per_position", "axon_map_per_destination", "power_of_two_tiles"}
 )
+LARGEST_COUNT = 2**31 - 1
+"""Of a constant that counts; no chip comes near it, and products of a few stay within 64 bits or a float."""
+LARGEST_FLOAT = 1e15
+"""Of an energy in pJ, a time in ns or a power in mW."""
+_MOST = {"cores_per_chip": 2**16, "payload_bits": WORD_BITS, "synapse_index_bits": WORD_BITS, "power_of_two_tiles": 1}
+"""Where a constant has a largest value of its own."""
 
 
 def load_chip(name: str) -> Chip:
@@ -169,38 +176,28 @@ def load_chip(name: str) -> Chip:
     if path.suffix not in (".yaml", ".yml"):
         raise FileFormatError(f"{name}: no such chip; there are {' and '.join(PACKAGED)}, or name a .yaml file")
     try:
+        require_regular(path, largest=LARGEST_YAML, named="a .yaml file")
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from error
+    try:
         return _parse(path.read_text(encoding="utf-8"), name)
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{name}: no text in UTF-8 ({error.reason}); name a description in YAML") from error
 
 
 def _parse(text: str, where: str) -> Chip:
-    import yaml
+    from resformer.compiler.chips.yaml_text import read_mapping
 
-    try:
-        # nodes rather than values: they know their lines
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise FileFormatError(f"{where}: no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(root, yaml.MappingNode) or not isinstance(values, dict):
-        raise FileFormatError(f"{where}: no chip: write a mapping of constants, as the packaged loihi2.yaml is")
-    lines: dict[str, int] = {}
-    for key, _ in root.value:
-        line = _line(key)
-        if key.value in lines:
-            raise FileFormatError(f"{where}:{line}: {key.value} is there already, in line {lines[key.value]}")
-        lines[key.value] = line
+    values, lines = read_mapping(text, where)
     base = _base(values.pop("extends", None), f"{where}:{lines.get('extends')}")
     name = values.pop("name", None)
-    if not isinstance(name, str) or not name:
-        raise FileFormatError(f"{where}:{lines.get('name', 1)}: name is {name!r}; give the chip a name")
+    _check_name(name, f"{where}:{lines.get('name', 1)}")
     constants: dict[str, Any] = {} if base is None else {each: getattr(base, each) for each in _FIELDS}
     sources: dict[str, Source] = {} if base is None else dict(base.sources)
     for key, given in values.items():
-        at = f"{where}:{lines.get(str(key), 1)}"
+        at = f"{where}:{lines[key]}"
         if key not in _FIELDS:
-            raise FileFormatError(f"{at}: {key}: no such constant; there are {', '.join(_FIELDS)}")
+            raise FileFormatError(f"{at}: {quote(key)}: no such constant; there are {', '.join(_FIELDS)}")
         constants[key], sources[key] = _constant(key, given, at, where)
     missing = [each for each in _FIELDS if each not in constants]
     if missing:
@@ -212,32 +209,41 @@ def _base(name: Any, at: str) -> Chip | None:
     if name is None:
         return None
     if name not in PACKAGED:
-        raise FileFormatError(f"{at}: extends {name!r}; there are {' and '.join(PACKAGED)}")
+        raise FileFormatError(f"{at}: extends {quote(name)!r}; there are {' and '.join(PACKAGED)}")
     return load_chip(name)
+
+
+def _check_name(name: Any, at: str) -> None:
+    """Refuse what is no name to print."""
+    if not isinstance(name, str) or not name or not name.isprintable() or len(name) > LONGEST_QUOTE:
+        shown = repr(quote(name)) if isinstance(name, str) else quote(name)
+        raise FileFormatError(f"{at}: name is {shown}; give the chip a name of 1 to {LONGEST_QUOTE} characters")
 
 
 def _constant(key: str, given: Any, at: str, where: str) -> tuple[Any, Source]:
     """One constant's value and source."""
-    status, text, value = "assumed", f"given in {Path(where).name}", given
+    status, text, value = "assumed", f"given in {quote(Path(where).name)}", given
     if isinstance(given, dict):
-        unknown = sorted(map(str, given.keys() - {"value", "status", "source"}))
+        unknown = sorted(quote(str(each)) for each in given.keys() - {"value", "status", "source"})
         if unknown or "value" not in given:
             raise FileFormatError(f"{at}: {key} has {', '.join(unknown) or 'no value'}; give value, status and source")
-        value, status, text = given["value"], given.get("status", status), str(given.get("source", text))
+        value, status, text = given["value"], given.get("status", status), given.get("source", text)
         if status not in STATUSES:
-            raise FileFormatError(f"{at}: {key}: status {status!r} is none of {', '.join(STATUSES)}")
+            shown = repr(quote(status)) if isinstance(status, str) else quote(status)
+            raise FileFormatError(f"{at}: {key}: status {shown} is none of {', '.join(STATUSES)}")
+        if not isinstance(text, str) or not text.isprintable() or len(text) > LONGEST_MESSAGE:
+            raise FileFormatError(f"{at}: {key}: its source is no text of up to {LONGEST_MESSAGE} characters")
     kind = _FIELDS[key]
     if value is None and "None" in kind:
         return None, Source(status, text)
     number = isinstance(value, int) or (kind == "float" and isinstance(value, float) and math.isfinite(value))
     if not number or isinstance(value, bool):
-        raise FileFormatError(f"{at}: {key} is {value!r}; write a {'number' if kind == 'float' else 'whole number'}")
+        shown = repr(quote(value)) if isinstance(value, str) else quote(value)
+        raise FileFormatError(f"{at}: {key} is {shown}; write a {'number' if kind == 'float' else 'whole number'}")
     least = 0 if kind == "float" or key in _MAY_BE_ZERO else 1
     if value < least:
-        raise FileFormatError(f"{at}: {key} is {value}; the least is {least}")
+        raise FileFormatError(f"{at}: {key} is {quote(value)}; the least is {least}")
+    most = _MOST.get(key, LARGEST_FLOAT if kind == "float" else LARGEST_COUNT)
+    if value > most:
+        raise FileFormatError(f"{at}: {key} is {quote(value)}; the largest is {most:g}")
     return (float(value) if kind == "float" else value), Source(status, text)
-
-
-def _line(node: YamlNode) -> int:
-    line: int = node.start_mark.line
-    return line + 1

@@ -93,6 +93,10 @@ class Build:
         program = read_program(path)
         if not isinstance(program, Scheduled):
             raise FileFormatError(f"{path}: has no schedule, so it is no build's program; compile the model again")
+        unbounded = next((node.name for node in program if node.op.signal.bounds is None), None)
+        if unbounded is not None:
+            # number types are chosen by bounds, which reading a program compares with what its weights allow
+            raise FileFormatError(f"{path}: {unbounded} states no bounds; compile the model again")
         return program
 
     def chip(self) -> Chip | None:

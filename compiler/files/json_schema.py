@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from resformer.errors import FileFormatError
+from resformer.models.boundary import require_regular
+from resformer.models.json_text import parse_json
+from resformer.models.limits import LARGEST_JSON, printable
 
 LARGEST = 2**63 - 1
 """The largest magnitude of a number that states no narrower range."""
@@ -50,18 +53,15 @@ def read_json(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:
-        ValueError: It is no JSON, no UTF-8 or nested too deeply, or holds NaN or an infinity; the message is one line.
+        ValueError: It is no regular file, too large, no JSON, no UTF-8 or nested too deeply, or holds NaN, an infinity
+            or an endless number; the message is one line and does not name the file.
         OSError: It cannot be read.
     """
     try:
-        content: object = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return content
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
+        require_regular(path, largest=LARGEST_JSON)
+    except FileFormatError as error:
+        raise ValueError(str(error)) from error
+    return parse_json(path.read_text(encoding="utf-8"))
 
 
 def check(value: object, schema: Any, place: str = "") -> None:
@@ -181,7 +181,7 @@ def _form(schema: Any) -> str:
 
 def _below(place: str, key: object) -> str:
     # a key is whatever a file holds: no line ends, and no endless texts
-    name = repr(str(key)[:SHOWN])[1:-1]
+    name = printable(repr(str(key)[:SHOWN])[1:-1])
     return f"{place}.{name}" if place else name
 
 

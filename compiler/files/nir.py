@@ -16,6 +16,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,12 +26,16 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.files.hdf5_gate import REWRITE, check_hdf5, text_rows
 from resformer.compiler.ir.arrays import Shape, require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ported import PORTS, PortedGraph
 from resformer.compiler.ir.primitives import EXTENSIONS, Add, collapse
 from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import FileFormatError
+from resformer.models.boundary import boundary, brief, require_regular
+from resformer.models.json_text import parse_json
+from resformer.models.limits import LARGEST_TEXTS, MOST_VALUES, require_within
 
 ContentT = TypeVar("ContentT")
 
@@ -196,18 +201,25 @@ def open_nir(path: str | Path, read: Callable[[h5py.File], ContentT]) -> Content
     Raises:
         FileFormatError: The file is absent, damaged, or holds something else; the message names the file.
     """
+    path = Path(path)
     try:
-        with h5py.File(path, "r") as file:
-            return read(file)
+        with boundary(path, REWRITE, what="damaged, or no NIR file"):
+            try:
+                size = require_regular(path)
+            except FileFormatError as error:
+                raise FileFormatError(f"damaged, or no NIR file: {error}") from error
+            try:
+                with h5py.File(path, "r") as file:
+                    check_hdf5(file, size)
+                    return read(file)
+            except KeyError as error:
+                raise FileFormatError(f"incomplete ({_first_line(error)}); {REWRITE}") from error
+            except OSError as error:
+                if "truncated" not in str(error):
+                    raise
+                raise FileFormatError(f"truncated ({brief(error)}); {REWRITE}") from error
     except FileNotFoundError:
         raise FileFormatError(f"{path}: no such file") from None
-    except FileFormatError as error:
-        raise FileFormatError(f"{path}: {error}") from error
-    except KeyError as error:
-        raise FileFormatError(f"{path}: incomplete ({_first_line(error)}); write the network again") from error
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = "truncated" if "truncated" in str(error) else "damaged, or no NIR file"
-        raise FileFormatError(f"{path}: {reason} ({_first_line(error)}); write the network again") from error
 
 
 def _read_graph(file: h5py.File) -> Graph[nir.NIRNode]:
@@ -225,6 +237,8 @@ def _read_graph(file: h5py.File) -> Graph[nir.NIRNode]:
     groups = root["nodes"]
     nodes = [*(_read_node(name, groups[name]) for name in groups), *_read_sums(facts)]
     nodes.sort(key=lambda each: each[0])
+    for _, node in nodes:
+        require_within(math.prod(node.shape), MOST_VALUES, f"{node.name}: makes {{}} values a step")
     graph = Graph(tuple(node for _, node in nodes), facts["timesteps"], metadata)
     edges = {(source.decode(), target.decode()) for source, target in root["edges"][()]}
     for source, target in edges:
@@ -249,10 +263,17 @@ def _read_sums(facts: Mapping[str, Any]) -> list[tuple[int, Node[nir.NIRNode]]]:
     try:
         return [
             (int(each["position"]), Node(name, Add(), tuple(each["inputs"]), tuple(each["shape"])))
-            for name, each in json.loads(facts.get("sums", "{}")).items()
+            for name, each in _parsed(facts.get("sums", "{}")).items()
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(f"sums: no valid list of sums: {_first_line(error)}; write the network again") from error
+
+
+def _parsed(text: Any) -> Any:
+    """What a JSON text among our facts says."""
+    if not isinstance(text, str):
+        raise TypeError("no JSON text")
+    return parse_json(text)
 
 
 def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
@@ -275,7 +296,7 @@ def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
                 values[field] = tuple(values[field].tolist())
     try:
         op = NODE_TYPES[kind].from_dict(values)
-        inputs = tuple(json.loads(facts["inputs"]))
+        inputs = tuple(_parsed(facts["inputs"]))
         return facts["position"], Node(name, op, inputs, tuple(facts["shape"].tolist()))
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise FileFormatError(f"{name}: no valid {kind}: {_first_line(error)}") from error
@@ -292,13 +313,26 @@ def _read_value(dataset: h5py.Dataset) -> npt.NDArray[Any] | str | int | float:
     """A scalar, or an array; what repeats in one takes no memory."""
     if dataset.shape and dataset.chunks and not dataset.id.get_storage_size():
         return np.broadcast_to(dataset.fillvalue, dataset.shape)
-    value = dataset[()]
+    value = _texts(dataset) if h5py.check_string_dtype(dataset.dtype) and dataset.shape else dataset[()]
     if isinstance(value, bytes):
         return value.decode()
     if not isinstance(value, np.ndarray):
         scalar: int | float = value.item()
         return scalar
     return np.broadcast_to(_distinct(value), value.shape) if dataset.compression else value
+
+
+def _texts(dataset: h5py.Dataset) -> npt.NDArray[Any]:
+    """An array of texts, read a few at a time until they are too many bytes: all may be one large text of the file."""
+    size, rows = Path(dataset.file.filename).stat().st_size, []
+    per_row = math.prod(dataset.shape[1:])
+    at_once = max(text_rows(size) // max(per_row, 1), 1)
+    found = 0
+    for start in range(0, len(dataset), at_once):
+        rows.append(dataset[start : start + at_once])
+        found += sum(map(len, rows[-1].reshape(-1).tolist()))
+        require_within(found, LARGEST_TEXTS, "its texts have {} bytes or more")
+    return np.concatenate(rows) if rows else np.empty(dataset.shape, object)
 
 
 def _distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -318,4 +352,4 @@ def _scalar_or_none(item: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return brief(error).partition(": ")[2] or brief(error)

@@ -13,6 +13,7 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.bounds import check_declared
+from resformer.compiler.ir.effort import peak_bytes, products
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import OPERATIONS, Delay, Op
 from resformer.compiler.ir.ops.formats import Array, Flag, RowsAndColumns, Whole, formats_of
@@ -20,6 +21,21 @@ from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
 from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.ir.verify import verify_program
 from resformer.errors import FileFormatError, RangeError
+from resformer.models.boundary import boundary
+from resformer.models.json_text import parse_json
+from resformer.models.limits import (
+    LARGEST_RUN,
+    LARGEST_SAFETENSORS_HEADER,
+    LONGEST_MESSAGE,
+    LONGEST_NAME,
+    LONGEST_SAMPLE,
+    MOST_VALUES,
+    MOST_WORK,
+    WORK_SHARE,
+    allowed,
+    quote,
+    require_within,
+)
 
 FORMAT = "resformer-program"
 FORMAT_VERSION = 2
@@ -96,14 +112,14 @@ def read_program(path: Path) -> Program:
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
         raise FileFormatError(f"{path}: {what}; compile the model first")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, *_DAMAGE, OSError) as error:
-        raise FileFormatError(
-            f"{path}: not a readable safetensors file ({_brief(error)}); compile the model again"
-        ) from error
+    with boundary(path, "compile the model again", what="not a readable safetensors file"):
+        size = _check_header(path)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except SafetensorError as error:
+            raise ValueError(_brief(error)) from error
     if metadata.get("format") != FORMAT:
         raise FileFormatError(f"{path}: a safetensors file, but not a {FORMAT}; give the program of a build")
     if metadata.get("version") != str(FORMAT_VERSION):
@@ -112,7 +128,9 @@ def read_program(path: Path) -> Program:
             "compile the model again"
         )
     try:
-        program = _program(json.loads(_entry(metadata, "program", str)), tensors)
+        program = _program(parse_json(_entry(metadata, "program", str)), tensors, size)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
     except _DAMAGE as error:
         raise FileFormatError(f"{path}: damaged: {_brief(error)}; compile the model again") from error
     try:
@@ -122,6 +140,31 @@ def read_program(path: Path) -> Program:
             f"{path}: {_brief(error)}, so what it holds was changed since it was written; compile the model again"
         ) from error
     return program
+
+
+def _check_header(path: Path) -> int:
+    """Refuse a file whose header is too large, before it is read; returns the file's size."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(HEADER_SIZE_BYTES), "little")
+    if header <= size:
+        require_within(header, LARGEST_SAFETENSORS_HEADER, "its header has {} bytes")
+    return size
+
+
+def _check_effort(program: Program, size: int) -> None:
+    """Refuse what would make a run take memory or time out of all proportion to the file, ``size`` bytes.
+
+    Raises:
+        FileFormatError: It would; the message names the limit.
+    """
+    require_within(program.timesteps, LONGEST_SAMPLE, "a sample has {} timesteps")
+    require_within(peak_bytes(program), LARGEST_RUN, "a sample takes {} bytes")
+    require_within(
+        products(program) - allowed(WORK_SHARE) * size,
+        MOST_WORK,
+        f"a sample takes {{}} products of values and weights beside the {WORK_SHARE} for each byte of the file",
+    )
 
 
 _DAMAGE = (
@@ -137,7 +180,7 @@ _DAMAGE = (
 """What reading and checking a damaged file may raise; only a bug of ours raises anything else."""
 
 
-def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Program:
+def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]], size: int) -> Program:
     unread = dict(tensors)
     nodes = tuple(_node(entry, unread) for entry in _entry(header, "nodes", list))
     if unread:
@@ -157,13 +200,17 @@ def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]]) -> Program:
     else:
         program = Scheduled(nodes, timesteps, metadata, offsets)
     verify_program(program)
+    _check_metadata(metadata)
     _check_sizes(program)
+    _check_effort(program, size)
     return program
 
 
 def _node(entry: Any, unread: dict[str, np.ndarray[Any, Any]]) -> Node[Op]:
     """One node; the tensors that it takes are taken from ``unread``."""
     name, kind = _entry(entry, "name", str), _entry(entry, "op", str)
+    if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+        raise ValueError(f"the name {_shown(name)} is no printable text of up to {LONGEST_NAME} characters")
     if kind not in OPERATIONS:
         raise ValueError(f"{name} is a {kind}, which is no operation")
     values: dict[str, Any] = {"signal": _signal(_entry(entry, "signal", list))}
@@ -189,6 +236,14 @@ def _signal(entry: list[Any]) -> Signal:
     if abs(_integer(scale_exp, "a scale's exponent")) > SCALE_EXP_LIMIT:
         raise ValueError(f"a scale's exponent is {scale_exp}")
     return Signal(SignalKind(kind), scale_exp, low, high)
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    """Refuse what no program says of itself: all else is a short text or a plain number."""
+    for key, value in metadata.items():
+        number = isinstance(value, int | float) and abs(value) <= INTEGER_LIMIT
+        if not number and not (isinstance(value, str) and len(value) <= LONGEST_MESSAGE):
+            raise ValueError(f"metadata: {_shown(key)} is {_shown(value)}")
 
 
 T = TypeVar("T")
@@ -228,6 +283,7 @@ def _check_sizes(program: Program) -> None:
     for node in program:
         elements = program.timesteps * math.prod(node.shape)
         require(elements <= INTEGER_LIMIT, f"{node.name} has {elements} values over all steps")
+        require_within(math.prod(node.shape), MOST_VALUES, f"{quote(node.name)} has {{}} values a step")
         if isinstance(node.op, Delay):
             steps = node.op.steps
             fits = steps <= len(program)

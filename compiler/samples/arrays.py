@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import struct
-import tempfile
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
-from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
-from resformer.errors import FileFormatError, InputError, SampleWarning
+from resformer.compiler.samples.numpy_files import open_array
+from resformer.errors import InputError, SampleWarning
+from resformer.models.boundary import brief
 
 PIXEL_MAX = 255
 """What uint8 images are divided by."""
 CHECKED_AT_ONCE = 256
 """Samples looked at together in the search for values that are not finite."""
-
-_NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK"
-_COPIED_AT_ONCE = 2**20
-_ZIP_LENGTHS_AT = 26
-"""Where in a zip archive's local header the lengths of the name and of what follows it stand."""
 
 
 class Samples(Protocol):
@@ -76,36 +67,7 @@ def read_array(path: Path, key: str = "images") -> npt.NDArray[Any]:
     Raises:
         FileFormatError: The file is absent, damaged, of another format, or holds Python objects.
     """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(_NPY_MAGIC))
-    except FileNotFoundError:
-        raise FileFormatError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise FileFormatError(f"{path}: is a directory; name a .npy or .npz file") from None
-    if magic != _NPY_MAGIC and not magic.startswith(_ZIP_MAGIC):
-        raise FileFormatError(
-            f"{path}: not a NumPy file: it begins with {magic!r}; save the array with numpy.save or numpy.savez"
-        )
-    try:
-        if magic == _NPY_MAGIC:
-            array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-            return array
-        with ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            if key not in members and len(members) != 1:
-                raise FileFormatError(
-                    f"{path}: holds {', '.join(members) or 'nothing'}; name one array {key!r}, or save it alone"
-                )
-            return _map_member(path, archive, members[key] if key in members else next(iter(members.values())))
-    except ValueError as error:
-        if "pickle" in str(error) or "Python objects" in str(error) or "Array can't be memory-mapped" in str(error):
-            raise FileFormatError(
-                f"{path}: holds Python objects, and loading them could run code; save an array of numbers"
-            ) from error
-        raise FileFormatError(f"{path}: truncated or damaged ({_brief(error)}); save it again") from error
-    except (BadZipFile, EOFError, OSError, SyntaxError, KeyError, struct.error, zlib.error) as error:
-        raise FileFormatError(f"{path}: truncated or damaged ({_brief(error)}); save it again") from error
+    return open_array(path, key)
 
 
 def as_array(values: Any, source: str) -> npt.NDArray[Any]:
@@ -126,7 +88,7 @@ def as_array(values: Any, source: str) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.asarray(tensor.numpy())
     except (TypeError, RuntimeError) as error:
-        raise InputError(f"{source}: a tensor that is no array ({_brief(error)}); give a dense one") from error
+        raise InputError(f"{source}: a tensor that is no array ({brief(error)}); give a dense one") from error
     return array
 
 
@@ -261,51 +223,6 @@ def check_labels(labels: npt.NDArray[Any], count: int, classes: int, source: str
     return labels.astype(np.int64)
 
 
-def _map_member(path: Path, archive: ZipFile, member: ZipInfo) -> npt.NDArray[Any]:
-    """Map an array of an archive: where it lies, or if it is compressed, in an unnamed file it is unpacked to.
-
-    Raises:
-        ValueError: It is no array, or one of Python objects.
-        BadZipFile: It is not what was saved.
-    """
-    # each byte is read, and forgotten, since only at its end a member's checksum is compared
-    with archive.open(member) as content:
-        version = np.lib.format.read_magic(content)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read_header(content)
-        if dtype.hasobject:
-            raise ValueError("Python objects")
-        values_at = content.tell()
-        size = math.prod(shape) * dtype.itemsize
-        if member.file_size != values_at + size:
-            raise BadZipFile(f"{member.filename} holds {member.file_size - values_at} bytes of {size}")
-        if member.compress_type == ZIP_STORED:
-            while content.read(_COPIED_AT_ONCE):
-                pass
-            return _mapped(path, dtype, shape, values_at + _content_at(path, member), by_columns=by_columns)
-        with tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(content, file, _COPIED_AT_ONCE)
-            file.flush()
-            return _mapped(file, dtype, shape, 0, by_columns=by_columns)
-
-
-def _mapped(
-    file: Path | IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, *, by_columns: bool
-) -> npt.NDArray[Any]:
-    """Map an array; one without elements cannot be."""
-    if not math.prod(shape) * dtype.itemsize:
-        return np.empty(shape, dtype)
-    return np.memmap(file, dtype, "r", offset, shape, "F" if by_columns else "C")
-
-
-def _content_at(path: Path, member: ZipInfo) -> int:
-    """Where in an archive a member's bytes begin."""
-    with path.open("rb") as file:
-        file.seek(member.header_offset + _ZIP_LENGTHS_AT)
-        name, extra = struct.unpack("<HH", file.read(4))
-        return file.tell() + int(name) + int(extra)
-
-
 def _remedy(images: npt.NDArray[Any], wanted: tuple[int, int, int], steps: int) -> str:
     """What to do about images of a wrong shape."""
     if images.ndim in (4, 5) and images.shape[-1] == wanted[0] != images.shape[-3]:
@@ -321,7 +238,3 @@ def _remedy(images: npt.NDArray[Any], wanted: tuple[int, int, int], steps: int) 
     if images.ndim == 3 and images.shape == wanted:
         return "a single sample needs an axis in front: x[None]"
     return "bring the images to that shape"
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}".removesuffix(": ")

@@ -23,16 +23,7 @@ from resformer.runtime.cli.terminal import (
 )
 
 NOT_SWEPT = (
-    "help",
-    "version",
-    "model",
-    "target",
-    "output",
-    "check",
-    "json",
-    "dump_after",
-    "quiet",
-    "classes",
+    *("help", "version", "limits", "model", "target", "output", "check", "json", "dump_after", "quiet", "classes"),
     *PREPROCESSING,
 )
 """Arguments of compiling that are no choice about the network."""

@@ -113,10 +113,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _shown(arguments: argparse.Namespace, index: int, update: Progress, read: list[Given]) -> Shown:
     """One build, run if there is an input, which is then added to what was read."""
+    from resformer.compiler.files import cost as costs
+    from resformer.compiler.files import verification as verifications
     from resformer.runtime.compiled import load
-    from resformer.runtime.cost import cost as costs
     from resformer.runtime.page.content import SAMPLES, read_result
-    from resformer.runtime.verify import as_json as verifications
 
     verification = read_result(arguments.verify[index], verifications.FORMAT) if arguments.verify else None
     cost = read_result(arguments.cost[index], costs.FORMAT) if arguments.cost else None

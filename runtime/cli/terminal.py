@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import math
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from resformer._version import __version__
 from resformer.compiler.atomic import is_stream
 from resformer.compiler.progress import Progress, no_progress
 from resformer.errors import ResformerError, ResformerWarning, SampleWarning
+from resformer.models.limits import LONGEST_MESSAGE, cut, printable, raised
 from resformer.runtime.cli.process import OUTPUT, Ended, drop_output, ended_by_signals, named_output, whole_process
 
 if TYPE_CHECKING:
@@ -49,6 +51,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
         super().__init__(prog=prog, description=description, epilog=epilog)
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+        self.add_argument(
+            "--limits",
+            type=_factor,
+            default=1.0,
+            metavar="TIMES",
+            help="for large files that you trust: multiply what a file may declare, hold and take (default: 1)",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong.
@@ -84,7 +93,8 @@ def run_command(
                 raise OSError(errno.EBADF, "is closed; redirect it, to /dev/null if nothing is to be told", OUTPUT)
             with ended_by_signals():
                 arguments = parser.parse_args(argv)
-                with _one_line_warnings(parser, quiet=not warns or getattr(arguments, "quiet", False)):
+                quiet = not warns or getattr(arguments, "quiet", False)
+                with raised(arguments.limits), _one_line_warnings(parser, quiet=quiet):
                     status = command(arguments)
                 with named_output():
                     sys.stdout.flush()
@@ -102,7 +112,7 @@ def run_command(
             if may_complain():
                 with contextlib.suppress(OSError):
                     for message in messages:
-                        sys.stderr.write(f"{parser.prog}: error: {' '.join(message.split())}\n")
+                        sys.stderr.write(f"{parser.prog}: error: {_one_line(message)}\n")
     return status
 
 
@@ -120,10 +130,15 @@ def _one_line_warnings(parser: Parser, *, quiet: bool) -> Iterator[None]:
                 show(message, category, *where, **more)
             elif not quiet and str(message) not in told:
                 told.add(str(message))
-                sys.stderr.write(f"{parser.prog}: warning: {' '.join(str(message).split())}\n")
+                sys.stderr.write(f"{parser.prog}: warning: {_one_line(str(message))}\n")
 
         warnings.showwarning = tell
         yield
+
+
+def _one_line(text: str) -> str:
+    """A message on one line, safe to print: names in it may come from files."""
+    return cut(printable(" ".join(text.split())), LONGEST_MESSAGE)
 
 
 def _explain(parser: Parser, error: BaseException) -> tuple[tuple[str, ...], int]:
@@ -157,6 +172,16 @@ def positive_int(text: str) -> int:
     return value
 
 
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 1 <= factor < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return factor
+
+
 def names(choices: Sequence[str]) -> Callable[[str], list[str]]:
     """An argument type: names from a list, separated by commas."""
 
@@ -184,13 +209,14 @@ class Terminal:
         """Print one line."""
         if not self.quiet:
             console = _console(sys.stdout)
+            lines = "\n".join(map(printable, text.split("\n")))  # names come from files
             with named_output():
-                console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+                console.print(lines, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def warning(self, text: str) -> None:
         """Print a warning, one line, which even the quiet are told."""
         if self.quiet:
-            sys.stderr.write(f"warning: {text}\n")
+            sys.stderr.write(f"warning: {_one_line(text)}\n")
         else:
             self.line(f"warning: {text}")
 
@@ -198,7 +224,7 @@ class Terminal:
         """Print a table; headings that begin with a space are those of numbers, set to the right."""
         if self.quiet:
             return
-        cells = [[str(cell) for cell in row] for row in rows]
+        cells = [[cut(printable(str(cell)), LONGEST_MESSAGE) for cell in row] for row in rows]
         console = _console(sys.stdout)
         if console.is_terminal:
             from rich.table import Table

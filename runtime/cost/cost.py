@@ -11,15 +11,14 @@ import numpy.typing as npt
 
 from resformer._version import __version__
 from resformer.compiler.chips.chip import Chip
+from resformer.compiler.files.cost import FORMAT, FORMAT_VERSION, CostFile
+from resformer.compiler.files.json_schema import check
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.placement.mapping import Edge, Link, Population
 from resformer.compiler.placement.place import Placed, Placement
 from resformer.compiler.placement.traffic import route
 from resformer.runtime.cost.activity import Activity, stem_macs
-
-FORMAT = "resformer-cost"
-FORMAT_VERSION = 1
 
 SOP_PJ = 0.9
 """Energy of one SOP in the paper's table: SpikingResformer, arXiv 2403.14302."""
@@ -228,7 +227,7 @@ def _operations(
 def to_json(cost: Cost) -> dict[str, Any]:
     """All of a cost, as JSON can hold it; counts are of one sample."""
     activity = cost.activity
-    return {
+    content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "version": __version__,
@@ -256,6 +255,8 @@ def to_json(cost: Cost) -> dict[str, Any]:
         "energy_mj": {"dynamic": cost.dynamic_mj, "static": cost.static_mj, "total": cost.energy_mj},
         "layers": [asdict(layer) for layer in cost.layers],
     }
+    check(content, CostFile)
+    return content
 
 
 def sop_rows(cost: Cost) -> tuple[Sequence[str], list[Sequence[str]]]:

@@ -12,8 +12,10 @@ import numpy as np
 
 from resformer._version import __version__
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
+from resformer.compiler.files import cost as cost_file
+from resformer.compiler.files import verification as verification_file
 from resformer.compiler.files.build import Build
-from resformer.compiler.files.json_schema import read_json, shown
+from resformer.compiler.files.json_schema import check, read_json, shown
 from resformer.compiler.placement.place import place, tile_positions
 from resformer.compiler.progress import Progress
 from resformer.errors import FileFormatError, InputError
@@ -22,7 +24,6 @@ from resformer.runtime.cost.activity import measure
 from resformer.runtime.given import GivenBuild
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
-from resformer.runtime.verify import as_json as verifications
 from resformer.runtime.verify.sides import open_original
 
 Json = Mapping[str, Any]
@@ -34,6 +35,8 @@ SAMPLES = 16
 """How many samples run for the page, if the user does not say."""
 BACKEND = "sim"
 """Where."""
+SCHEMAS = {verification_file.FORMAT: verification_file.VerificationFile, cost_file.FORMAT: cost_file.CostFile}
+"""Of the files that ``--json`` writes."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,8 @@ def read_result(path: Path, kind: str) -> Json:
         FileFormatError: It is something else.
         OSError: It cannot be read.
     """
-    versions = {verifications.FORMAT: verifications.FORMAT_VERSION, costs.FORMAT: costs.FORMAT_VERSION}
-    writers = {verifications.FORMAT: "resformer-verify --json", costs.FORMAT: "resformer-run --cost --json"}
+    versions = {each.FORMAT: each.FORMAT_VERSION for each in (verification_file, cost_file)}
+    writers = {verification_file.FORMAT: "resformer-verify --json", cost_file.FORMAT: "resformer-run --cost --json"}
     try:
         content = read_json(path)
     except ValueError as error:
@@ -146,6 +149,12 @@ def read_result(path: Path, kind: str) -> Json:
             f"{path}: format version {shown(content.get('format_version'))}, this resformer reads {versions[kind]}; "
             f"write it again with {writers[kind]}"
         )
+    try:
+        check(content, SCHEMAS[kind])
+        if kind == cost_file.FORMAT:
+            Chip.from_json(content["chip"])
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: damaged ({error}); write it again with {writers[kind]}") from error
     return content
 
 

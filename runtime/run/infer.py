@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
-from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.ops import Conv2d, MaxPool2d, Op, Relay, SpikeMatMul
+from resformer.compiler.ir.effort import operation_bytes
+from resformer.compiler.ir.ops import MaxPool2d, Relay, SpikeMatMul
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.ir.trace import SpikeTrain, Trace
@@ -257,7 +257,7 @@ def require_room_for_batch(program: Scheduled, backend: str, samples: int) -> No
     frames = program.timesteps if program.metadata.get("input") == "frames" else 1
     size = ENCODING_BYTES * frames * math.prod(program.input.shape)
     if not BACKENDS[backend].streams:
-        size += max(_operation_bytes(program, node) for node in program)
+        size += max(operation_bytes(program, node) for node in program)
     memory = machine_memory()
     if memory is not None and samples * size > memory:
         if samples == 1:
@@ -276,7 +276,7 @@ def batches(count: int, size: int) -> Iterator[tuple[int, int]]:
 
 def batch_size(program: Scheduled) -> int:
     """How many samples the interpreters can run together in bounded memory."""
-    return max(1, min(BATCH_MAX, BATCH_BYTES // max(_operation_bytes(program, node) for node in program)))
+    return max(1, min(BATCH_MAX, BATCH_BYTES // max(operation_bytes(program, node) for node in program)))
 
 
 def samples_at_once(program: Scheduled, backend: str, *, record: bool) -> int:
@@ -296,15 +296,6 @@ def samples_at_once(program: Scheduled, backend: str, *, record: bool) -> int:
         spikes = sum(math.prod(program[name].shape) for name in program.lif_names)
         size += steps * (4 * graded + spikes // 8)
     return max(1, STREAM_BYTES // size)
-
-
-def _operation_bytes(program: Scheduled, node: Node[Op]) -> int:
-    """What the reference interpreter takes for one sample of one operation."""
-    elements = math.prod(node.shape) + sum(math.prod(program[name].shape) for name in node.inputs)
-    if isinstance(node.op, Conv2d):
-        # each output position's taps, for one group of channels at a time
-        elements += 2 * math.prod(node.shape[1:]) * node.op.weight.shape[1] * node.op.window.area
-    return program.timesteps * elements * np.dtype(np.int64).itemsize
 
 
 def _within(progress: SampleProgress | None, start: int, stop: int, count: int) -> Callable[[int, int], None] | None:

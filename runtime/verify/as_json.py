@@ -6,19 +6,18 @@ import dataclasses
 from typing import Any
 
 from resformer._version import __version__
+from resformer.compiler.files.json_schema import check
+from resformer.compiler.files.verification import FORMAT, FORMAT_VERSION, VerificationFile
 from resformer.compiler.samples import preprocessing
 from resformer.runtime.run.to_know import always_fired, never_fired
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.local import LocalError
 from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
 
-FORMAT = "resformer-verification"
-FORMAT_VERSION = 1
-
 
 def to_json(result: Verification) -> dict[str, Any]:
     """All of a verification, as JSON can hold it; a check that was not run is null, and ``not_run`` says why."""
-    return {
+    content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "version": __version__,
@@ -56,6 +55,8 @@ def to_json(result: Verification) -> dict[str, Any]:
         "limits": dataclasses.asdict(result.limits),
         "local": [_local(error) for error in result.local] or None,
     }
+    check(content, VerificationFile)
+    return content
 
 
 def _check(check: Check) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from resformer.compiler.chips.chip import load_chip
 from resformer.runtime.cli.report import main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
@@ -151,6 +153,34 @@ def test_a_build_whose_placement_is_damaged(tiny: Tiny, tmp_path: Path, capsys: 
     assert not (tmp_path / "report.html").exists()
 
 
+def cost_of_strangers() -> dict[str, Any]:
+    """A cost that is whole, of another network."""
+    constant = {"value": 0.9, "source": "a paper"}
+    return {
+        "format": "resformer-cost",
+        "format_version": 1,
+        "version": "0",
+        "samples": 1,
+        "timesteps": 4,
+        "paper": {
+            "sops": 1.0,
+            "stem_macs": 1,
+            "energy_mj": 1.0,
+            "energy_with_stem_mj": 1.0,
+            "constants": {"sop_pj": constant, "mac_pj": constant},
+        },
+        "sops": {},
+        "spikes": {"stranger": []},
+        "chip": load_chip("loihi2").to_json(),
+        "fits": True,
+        "cores": 1,
+        "chips": 1,
+        **dict.fromkeys(("step_ns", "latency_us", "interval_us"), 1.0),
+        "energy_mj": {"dynamic": 1.0, "static": 1.0, "total": 2.0},
+        "layers": [],
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -164,8 +194,8 @@ def test_a_build_whose_placement_is_damaged(tiny: Tiny, tmp_path: Path, capsys: 
         (["--cost", "{wrong}"], 1, "not what resformer-run --cost --json writes"),
         (["--cost", "{old}"], 1, "format version 0, this resformer reads 1"),
         (["--cost", "{other}"], 1, "this build has no layer stranger"),
-        (["--cost", "{bare}"], 1, "the verification or the cost is damaged ('spikes'); write it again"),
-        (["--verify", "{hollow}"], 1, "the verification or the cost is damaged ('name'); write it again"),
+        (["--cost", "{bare}"], 1, "bare.json: damaged ('version' is missing); write it again with resformer-run"),
+        (["--verify", "{hollow}"], 1, "hollow.json: damaged ('version' is missing); write it again with resformer-v"),
         (["--input", "{absent}"], 1, "no such file"),
     ],
 )
@@ -178,7 +208,7 @@ def test_bad_input(
         "deep": "[" * 100_000,
         "wrong": '{"format": "resformer-verification"}',
         "old": '{"format": "resformer-cost", "format_version": 0}',
-        "other": '{"format": "resformer-cost", "format_version": 1, "spikes": {"stranger": []}}',
+        "other": json.dumps(cost_of_strangers()),
         "bare": '{"format": "resformer-cost", "format_version": 1}',
         "hollow": '{"format": "resformer-verification", "format_version": 1, "layers": [{}]}',
     }

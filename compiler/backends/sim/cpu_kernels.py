@@ -218,6 +218,8 @@ def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
     """Whether :meth:`CpuKernels.attention` computes a step exactly, and on this machine."""
     y1, x, y2 = (plan_values[name] for name in step.inputs)
     width = y1.channels // step.products[0][1].num_heads
+    if y2.channels != y1.channels or y2.positions != y1.positions or x.channels != y1.channels:
+        return False  # heads of two widths: the loops have one
     for y, terms, (_, product), (_, lif) in zip((y1, y2), (width, y2.positions), step.products, step.lifs, strict=True):
         reach = y.magnitude.value + largest(product.bias)
         if y.static or y.is_spikes or reach >= EXACT_IN_FLOAT32 or reach * terms > INT32_MAX:
@@ -257,10 +259,10 @@ def _channels(slab: Slab | None) -> tuple[npt.NDArray[Any] | None, int]:
 
 @functools.cache
 def compiled_loops() -> ModuleType | None:
-    """The loops that numba compiles, or None where it is not installed."""
+    """The loops that numba compiles, behind their guards, or None where it is not installed."""
     if importlib.util.find_spec("numba") is None:
         return None
-    return importlib.import_module("resformer.compiler.backends.sim.loops")
+    return importlib.import_module("resformer.compiler.backends.sim.guarded_loops")
 
 
 def int8_convolution(synapses: Synapses) -> Compute:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
+from resformer.compiler.backends.sim.guarded_kernels import guarded
 from resformer.compiler.backends.sim.plan import (
     AttentionStep,
     Layout,
@@ -32,6 +33,7 @@ from resformer.compiler.backends.sim.plan import (
 )
 from resformer.compiler.backends.sim.products import Compute, HeadProducts, Kernel, Products, Synapses
 from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
 from resformer.compiler.ir.ops import (
     LIF,
@@ -119,7 +121,7 @@ class TorchKernels:
         (source,) = step.inputs
         value = self.plan.values[source]
         synapses = self._synapses(step, op, block)
-        compute = self.products.bind(synapses, self._synapse_kernels(synapses))
+        compute = guarded(synapses, self.products.bind(synapses, self._synapse_kernels(synapses)))
 
         def work(frame: Frame) -> None:
             x = frame.read_all(source) if op.groups == 1 else frame.read(source).view
@@ -136,7 +138,7 @@ class TorchKernels:
         synapses = self._synapses_of(
             step.name, source, op.weight[:, :, None, None], weight_exp, op.bias, images=self._images(value)
         )
-        compute = self.products.bind(synapses, self._float_matrix_kernels(synapses))
+        compute = guarded(synapses, self.products.bind(synapses, self._float_matrix_kernels(synapses)))
 
         def work(frame: Frame) -> None:
             x = frame.read_all(source)
@@ -214,7 +216,7 @@ class TorchKernels:
         bound = y_value.magnitude.value + largest(op.bias)
         reach = bound * terms
         dtype = torch.float32 if reach < EXACT_IN_FLOAT32 else torch.float64
-        assert reach < EXACT_IN_FLOAT64, f"{step.name}: sums may reach {reach}, beyond what float64 holds exactly"
+        require(reach < EXACT_IN_FLOAT64, f"{step.name}: sums may reach {reach}, beyond what float64 holds exactly")
         offset = self._constant(op.bias[first : first + width], dtype)
         out_dtype = real_dtype(self.plan.values[step.name])
         samples = self.plan.samples
@@ -379,7 +381,7 @@ class TorchKernels:
 
     def _feedback(self, name: str, synapses: Conv2d, value: Value) -> Callable[[torch.Tensor], torch.Tensor]:
         """What neurons' spikes of one step, (N * positions, channels), add to their input of the next, in float64."""
-        assert value.layout is Layout.MAP, "recurrent neurons are (C, H, W)"
+        require(value.layout is Layout.MAP, f"{name}: recurrent neurons are (C, H, W)")
         product = Synapses(
             name=name,
             weight=synapses.weight,
@@ -397,7 +399,7 @@ class TorchKernels:
             out_dtype=torch.float64,
             device=self.device,
         )
-        compute = self.products.bind(product, self._float_matrix_kernels(product))
+        compute = guarded(product, self.products.bind(product, self._float_matrix_kernels(product)))
 
         def feed_back(spikes: torch.Tensor) -> torch.Tensor:
             return compute(spikes.reshape(-1, *value.size, spikes.shape[-1]))
@@ -426,7 +428,7 @@ class TorchKernels:
             for t in range(self.plan.timesteps):
                 u = torch.trunc(u * keep_u) + x[t if len(x) > 1 else 0].to(dtype) * unit
                 if checked:
-                    assert float(u.abs().max()) <= LOIHI.a_max * unit, f"{name}: a current would wrap"
+                    require(float(u.abs().max()) <= LOIHI.a_max * unit, f"{name}: a current would wrap")
                 free = torch.trunc(v * keep_v) + u + bias
                 clipped = clipped + torch.count_nonzero(free < floor)
                 fired = free > lif.vth * unit
@@ -529,10 +531,10 @@ def sum_dtype(value: Value) -> torch.dtype:
     """The type in which all partial sums that make a value are exact.
 
     Raises:
-        AssertionError: None is.
+        InvariantError: None is.
     """
     reach = value.magnitude.sums
-    assert reach < EXACT_IN_FLOAT64, f"sums may reach {reach}, beyond what float64 holds exactly"
+    require(reach < EXACT_IN_FLOAT64, f"sums may reach {reach}, beyond what float64 holds exactly")
     return torch.float64 if value.sums_are_wide else torch.float32
 
 

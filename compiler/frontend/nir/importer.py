@@ -48,6 +48,8 @@ from resformer.compiler.ir.verify import TAU_TOLERANCE
 from resformer.compiler.ir.window import Window
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, UnsupportedError
+from resformer.models.boundary import boundary
+from resformer.models.limits import MOST_VALUES, require_within
 
 Float64Array = npt.NDArray[np.float64]
 AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
@@ -102,24 +104,23 @@ def import_nir(
         InputError: Neither the call nor the file says dt or T.
     """
     content = open_nir(path, read_content)
-    dt = _fact(path, "dt", "--dt", dt, content.metadata)
-    ours = content.metadata.get(PORTS)
-    facts = {**ours, **content.metadata} if isinstance(ours, dict) else content.metadata
-    timesteps = _fact(path, "timesteps", "--timesteps", timesteps, facts)
-    if not 1 / LARGEST_VALUE <= dt <= LARGEST_VALUE:
-        raise InputError(
-            f"{path}: dt is {dt:g} seconds; give a positive --dt of {1 / LARGEST_VALUE:g} to {LARGEST_VALUE:g}"
-        )
-    if timesteps < 1 or int(timesteps) != timesteps:
-        raise InputError(f"{path}: timesteps is {timesteps:g}; give a whole --timesteps of at least 1")
-    try:
+    # a shape or a step of the file may be infinite, or no number
+    with boundary(path, "write the network again"):
+        dt = _fact(path, "dt", "--dt", dt, content.metadata)
+        ours = content.metadata.get(PORTS)
+        facts = {**ours, **content.metadata} if isinstance(ours, dict) else content.metadata
+        timesteps = _fact(path, "timesteps", "--timesteps", timesteps, facts)
+        if not 1 / LARGEST_VALUE <= dt <= LARGEST_VALUE:
+            raise InputError(
+                f"{path}: dt is {dt:g} seconds; give a positive --dt of {1 / LARGEST_VALUE:g} to {LARGEST_VALUE:g}"
+            )
+        if not 1 <= timesteps < math.inf or int(timesteps) != timesteps:
+            raise InputError(f"{path}: timesteps is {timesteps:g}; give a whole --timesteps of at least 1")
         content = without_recurrence(without_doors(content))
         layers = {name: (layer, content.nodes[layer]) for name, layer in content.recurrent.items()}
         draft = _Draft(float(dt), reset, layers, spikes_per_step=spikes_per_step, min_v=min_v)
         for name in in_order(content):
             _import(draft, name, content)
-    except FileFormatError as error:
-        raise FileFormatError(f"{path}: {error}") from error
     return Graph(
         tuple(draft.nodes.values()),
         int(timesteps),
@@ -215,6 +216,7 @@ class _Draft:
             shape = output_shape(op, [self.nodes[source].shape for source in inputs])
         except AssertionError as error:
             raise FileFormatError(f"{name}: {error}; correct the network and write it again") from error
+        require_within(math.prod(shape), MOST_VALUES, f"{name}: makes {{}} values a step")
         self.nodes[name] = Node(name, op, inputs, shape)
         return name
 
@@ -667,7 +669,7 @@ def _whole(name: str, key: str, value: Any) -> tuple[int, ...]:
         FileFormatError: They are something else.
     """
     array = np.asarray(value).reshape(-1)
-    if array.dtype.kind not in "iuf" or (array != np.floor(array)).any():
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all() or (array != np.floor(array)).any():
         raise FileFormatError(f"{name}: {key} is {value!r}, not whole numbers; write the file again")
     return tuple(int(each) for each in array)
 

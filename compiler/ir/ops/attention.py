@@ -48,6 +48,11 @@ class SpikeMatMul(Op):
     counts_operations: ClassVar[bool] = True
     holds_bounds: ClassVar[bool] = True
 
+    def terms(self, shapes: Shapes) -> int:
+        """See ``Op``."""
+        channels, *size = shapes.inputs[0]
+        return channels // self.num_heads if self.transpose else math.prod(size)
+
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """See ``Op``; y s is given as (C, H * W), as s comes: which H and W, its node says."""
         return product_shape(inputs, self.num_heads, self.num_heads, transpose=self.transpose)

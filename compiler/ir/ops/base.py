@@ -131,6 +131,10 @@ class Op:
         """The windows that it reads through."""
         return ()
 
+    def terms(self, shapes: Shapes) -> int:  # noqa: ARG002
+        """How many values meet in each of its own: one, unless it sums or compares several."""
+        return 1
+
     # how large that gets
 
     def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:  # noqa: ARG002

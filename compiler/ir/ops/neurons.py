@@ -489,6 +489,10 @@ class RecurrentCubaLIF(CubaLIF):
         """See ``Op``."""
         return (self.synapses().window,)
 
+    def terms(self, shapes: Shapes) -> int:
+        """See ``Op``."""
+        return 1 + self.synapses().terms(shapes)
+
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """See ``Op``."""
         shape = one_input(inputs)

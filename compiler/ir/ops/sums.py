@@ -157,6 +157,10 @@ class MaxPool2d(Op):
         """See ``Op``."""
         return (self.window,)
 
+    def terms(self, shapes: Shapes) -> int:  # noqa: ARG002
+        """See ``Op``."""
+        return self.window.area
+
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """See ``Op``."""
         channels, *size = one_input(inputs, axes=3)

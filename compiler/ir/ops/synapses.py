@@ -98,6 +98,10 @@ class Conv2d(Synapses):
         """See ``Op``."""
         return (self.window,)
 
+    def terms(self, shapes: Shapes) -> int:  # noqa: ARG002
+        """See ``Op``."""
+        return int(self.weight.shape[1]) * self.window.area
+
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """See ``Op``."""
         channels, *size = one_input(inputs, axes=3)
@@ -175,6 +179,10 @@ class Dense(Synapses):
         """mantissa * 2^exponent, of the mantissas' shape."""
         return fixedpoint.scale_weight(self.weight, self.weight_exp)
 
+    def terms(self, shapes: Shapes) -> int:  # noqa: ARG002
+        """See ``Op``."""
+        return int(self.weight.shape[1])
+
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """See ``Op``."""
         (features,) = one_input(inputs, axes=1)
@@ -240,6 +248,10 @@ class SumPool2d(Synapses):
     def windows(self) -> tuple[Window, ...]:
         """See ``Op``."""
         return (self.window,)
+
+    def terms(self, shapes: Shapes) -> int:  # noqa: ARG002
+        """See ``Op``."""
+        return self.window.area
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """See ``Op``."""

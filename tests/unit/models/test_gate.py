@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from resformer.errors import FileFormatError, UnsupportedError
-from resformer.models import gate, limits, reading, weights
+from resformer.models import archive, gate, limits, reading, weights
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.limits import LONGEST_QUOTE, quote
 from resformer.models.spikingresformer import Architecture, SpikingResformer
@@ -328,7 +328,7 @@ def test_budgets_are_kept(
         torch.save(state, path)
     load_checkpoint(path)
     assert getattr(limits, budget) > 1000
-    for module in (gate, reading):
+    for module in (archive, gate, reading):
         if hasattr(module, budget):
             monkeypatch.setattr(module, budget, 10)
     assert "10" in refusal(path)

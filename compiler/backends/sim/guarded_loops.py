@@ -1,0 +1,100 @@
+"""The compiled loops behind checks of what they are given: numba's loops index without looking.
+
+A program comes from a file, so a slip in the plan or in a shape rule must end in an error, and not in memory that
+belongs to others. Each function is that of ``loops`` of the same name, and looks at the arrays first, once a call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.compiler.backends.sim import loops
+from resformer.compiler.ir.arrays import require
+
+Array = npt.NDArray[Any]
+
+
+def neurons(
+    a: Array, a0: int, b: Array | None, b0: int, bias: Array | None, limit: Any, stream: Array | None, s0: int,
+    fire: tuple[Any, ...] | None, spikes: Array, p0: int, width: int, steps: int,
+) -> tuple[int, int]:  # fmt: skip
+    """Sum, relay and neurons of one block of channels.
+
+    Raises:
+        InvariantError: An array is too small for what is read or written.
+    """
+    rows = a.shape[1]
+    _require_room("an input", a, a0, width, rows, steps, one_for_all=True)
+    if b is not None:
+        _require_room("a second input", b, b0, width, rows, steps, one_for_all=True)
+    if stream is not None:
+        _require_room("a stream", stream, s0, width, rows, steps)
+    require(bias is None or bias.shape == (width,), f"a relay's biases do not fit {width} channels")
+    if fire is not None:
+        require(fire[0].shape == (width,), f"biases of shape {fire[0].shape} for neurons of {width} channels")
+        _require_room("spikes", spikes, p0, width, rows, steps)
+    found: tuple[int, int] = loops.neurons(a, a0, b, b0, bias, limit, stream, s0, fire, spikes, p0, width, steps)
+    return found
+
+
+def product_neurons(
+    sums: Array,
+    digits: int,
+    limit: np.int32,
+    keep: np.float32,
+    threshold: np.float32,
+    floor: np.float32,
+    spikes: Array,
+    row0: int,
+    first: int,
+) -> tuple[int, int]:
+    """Neurons that read a product's sums of digits.
+
+    Raises:
+        InvariantError: The spikes have no room, or the sums are not of whole digits.
+    """
+    steps, rows, columns = sums.shape
+    require(digits >= 1 and columns % digits == 0, f"{columns} columns of sums are not {digits} digits")
+    require(row0 >= 0, f"row {row0}")
+    _require_room("spikes", spikes, first, columns // digits, row0 + rows, steps)
+    found: tuple[int, int] = loops.product_neurons(sums, digits, limit, keep, threshold, floor, spikes, row0, first)
+    return found
+
+
+def largest(y: Array, first: int, bias: Array) -> int:
+    """The largest magnitude of y + bias.
+
+    Raises:
+        InvariantError: There are fewer channels than biases.
+    """
+    _require_room("y", y, first, len(bias), 0, len(y), one_for_all=True)
+    return int(loops.largest(y, first, bias))
+
+
+def split_digits(y: Array, row0: int, first: int, bias: Array, digits: int, by_row: bool, out: Array) -> None:
+    """y + bias as digits to the base 256.
+
+    Raises:
+        InvariantError: y or the digits' array is too small.
+    """
+    width = len(bias)
+    rows = out.shape[1] // digits if by_row else out.shape[1]
+    require(row0 >= 0, f"row {row0}")
+    _require_room("y", y, first, width, row0 + rows, len(out))
+    wanted = (len(y), digits * rows, width) if by_row else (len(y), rows, digits * width)
+    require(out.shape == wanted, f"digits of shape {out.shape}, not {wanted}")
+    loops.split_digits(y, row0, first, bias, digits, by_row, out)
+
+
+def _require_room(
+    name: str, array: Array, first: int, width: int, rows: int, steps: int, *, one_for_all: bool = False
+) -> None:
+    """See that an array (steps, rows, channels) has what is used of it; maybe one step that stands for all."""
+    fits = array.ndim == 3 and first >= 0 and first + width <= array.shape[2] and rows <= array.shape[1]
+    fits = fits and (steps <= array.shape[0] or (one_for_all and array.shape[0] == 1))
+    require(
+        fits, f"{name} of shape {array.shape} has no {steps} steps, {rows} rows and channels {first} to {first + width}"
+    )

@@ -1,0 +1,101 @@
+"""The gate of chip descriptions: plain YAML of a bounded size, without what makes YAML grow or run anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from yaml.constructor import SafeConstructor
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from resformer.errors import FileFormatError
+from resformer.models.limits import DEEPEST_YAML, LONGEST_NUMBER, MOST_YAML_ITEMS, allowed, quote
+
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """The mapping that a description is.
+
+    Args:
+        text: Of the file.
+        where: What errors call it.
+
+    Returns:
+        Each key's value, a mapping or a plain value; and each key's line.
+
+    Raises:
+        FileFormatError: It is something else, or has a tag, an alias, too many items or too deep ones; the message
+            names the line.
+    """
+    try:
+        _check_events(text, where)
+        # nodes rather than values: they know their lines
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        at = where if mark is None else f"{where}:{mark.line + 1}"
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise FileFormatError(f"{at}: no YAML: {quote(problem)}") from error
+    if not isinstance(root, MappingNode):
+        raise FileFormatError(f"{where}: no chip: write a mapping of constants, as the packaged loihi2.yaml is")
+    return _mapping(root, where), {_key(key, where): _line(key) for key, _ in root.value}
+
+
+def _check_events(text: str, where: str) -> None:
+    """Walk a text without building anything of it."""
+    depth = items = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        at = f"{where}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent):
+            raise FileFormatError(f"{at}: *{quote(event.anchor)} stands for another value; write the value itself")
+        # the tag of what has none of its own is None, or "!" where it is quoted
+        if isinstance(event, yaml.NodeEvent) and (tag := getattr(event, "tag", None)) not in (None, "!"):
+            raise FileFormatError(f"{at}: the tag {quote(tag)} gives a value another type; write it without")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        items += isinstance(event, yaml.NodeEvent)
+        if depth > DEEPEST_YAML:
+            raise FileFormatError(f"{at}: nested too deeply: the limit is {DEEPEST_YAML} levels")
+        if items > allowed(MOST_YAML_ITEMS):
+            raise FileFormatError(
+                f"{at}: more than {allowed(MOST_YAML_ITEMS)} keys and values, the limit; name each constant once"
+            )
+
+
+def _mapping(node: MappingNode, where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, value in node.value:
+        key, line = _key(key_node, where), _line(key_node)
+        if key in found:
+            raise FileFormatError(f"{where}:{line}: {quote(key)} is there already, in line {lines[key]}")
+        found[key], lines[key] = _value(value, where), line
+    return found
+
+
+def _key(node: Node, where: str) -> str:
+    if not isinstance(node, ScalarNode):
+        raise FileFormatError(f"{where}:{_line(node)}: no YAML of names and values: a key is a list or a mapping")
+    return str(node.value)
+
+
+def _value(node: Node, where: str) -> Any:
+    if isinstance(node, MappingNode):
+        return _mapping(node, where)
+    at = f"{where}:{_line(node)}"
+    if not isinstance(node, ScalarNode):
+        raise FileFormatError(f"{at}: a list, where a number, a text or a mapping is expected")
+    if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
+        raise FileFormatError(f"{at}: a number of {len(node.value)} digits, the limit is {LONGEST_NUMBER}")
+    try:
+        return SafeConstructor().construct_document(node)
+    except Exception as error:  # a date of month 13, a number without digits: whatever YAML's own reader trips over
+        raise FileFormatError(f"{at}: {quote(node.value)!r} is no value; write a number or a text") from error
+
+
+def _line(node: Node) -> int:
+    line: int = node.start_mark.line
+    return line + 1

@@ -1,0 +1,195 @@
+"""The gate of HDF5 files: all objects are looked at before the first value is read.
+
+HDF5 can name other files (external and soft links, external storage, virtual data sets), hold an object under many
+names, and declare arrays of any size in a few bytes. A network needs none of these. What passes here is a tree of
+groups and of plain data sets, whose declared bytes are within budgets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import h5py
+from h5py import h5d, h5g, h5l, h5o, h5t, h5z
+
+from resformer.errors import FileFormatError
+from resformer.models.limits import (
+    DEEPEST_GROUP,
+    EXPANSION_SHARE,
+    LARGEST_EXPANSION,
+    LARGEST_REPEATED,
+    LARGEST_REPEATED_SUM,
+    LARGEST_TEXTS,
+    LONGEST_NAME,
+    MOST_AXES,
+    MOST_OBJECTS,
+    MOST_TEXTS,
+    allowed,
+    quote,
+    require_within,
+)
+
+REWRITE = "write the network again"
+FILTERS = frozenset({h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF})
+"""Those that h5py itself brings; for any other, HDF5 would look for a plug-in and run it."""
+LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link into another file"}
+CLASSES = (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
+"""Of types of values: numbers, texts, truths."""
+
+
+@dataclass
+class _Seen:
+    """What has been met so far.
+
+    Attributes:
+        size: Of the file, in bytes.
+        objects: Where each object lies, and under which name it was first met.
+        compressed, repeated: Declared bytes of compressed arrays, and of those that repeat one value.
+        texts: How many.
+    """
+
+    size: int
+    objects: dict[int, str] = field(default_factory=dict)
+    compressed: int = 0
+    repeated: int = 0
+    texts: int = 0
+
+
+def check_hdf5(file: h5py.File, size: int) -> None:
+    """Refuse a file that is no tree of plain groups and data sets within budgets; nothing of it is read.
+
+    Args:
+        file: Open for reading.
+        size: Of the file, in bytes.
+
+    Raises:
+        FileFormatError: It is none; the message names the object.
+        Exception: It is damaged.
+    """
+    seen = _Seen(size)
+    seen.objects[_address(file.id, b".")] = "/"
+    todo = [("", file.id, 0)]
+    while todo:
+        path, group, depth = todo.pop()
+        if depth > DEEPEST_GROUP:
+            raise FileFormatError(f"{quote(path)}: nested too deeply: the limit is {DEEPEST_GROUP} groups; {REWRITE}")
+        require_within(len(seen.objects) + group.get_num_objs(), MOST_OBJECTS, "holds {} groups and data sets or more")
+        for name in _names(group):
+            inner = f"{path}/{_text(path, name)}"
+            kind = group.links.get_info(name).type
+            if kind != h5l.TYPE_HARD:
+                raise FileFormatError(
+                    f"{quote(inner)}: is {LINKS.get(kind, 'a link of an unknown kind')}, where a value is expected; "
+                    f"{REWRITE} without links"
+                )
+            address = _address(group, name)
+            if address in seen.objects:
+                raise FileFormatError(
+                    f"{quote(inner)}: is {quote(seen.objects[address])} under another name; {REWRITE}, each value once"
+                )
+            seen.objects[address] = inner
+            item = h5o.open(group, name)
+            if isinstance(item, h5g.GroupID):
+                todo.append((inner, item, depth + 1))
+            elif isinstance(item, h5d.DatasetID):
+                _check_dataset(inner, item, seen)
+            else:
+                raise FileFormatError(f"{quote(inner)}: is neither a group nor a data set; {REWRITE}")
+
+
+def _names(group: h5g.GroupID) -> list[bytes]:
+    """The names of what a group holds; of a damaged one, they may never end."""
+    names: list[bytes] = []
+
+    def take(name: bytes) -> bool | None:
+        names.append(name)
+        return len(names) > allowed(MOST_OBJECTS) or None
+
+    group.links.iterate(take)
+    require_within(len(names), MOST_OBJECTS, "holds {} groups and data sets or more")
+    return names
+
+
+def _text(path: str, name: bytes) -> str:
+    """A name, as it may stand in messages and other files."""
+    text = name.decode("utf-8", "replace")
+    shown = quote(f"{path}/{text}")
+    if len(name) > LONGEST_NAME:
+        raise FileFormatError(f"{shown}: a name of {len(name)} bytes, the limit is {LONGEST_NAME}; {REWRITE}")
+    if not text.isprintable() or text.encode() != name:
+        raise FileFormatError(f"{shown}: a name that is no printable text; {REWRITE}")
+    return text
+
+
+def _address(group: h5g.GroupID, name: bytes) -> int:
+    info = h5o.get_info(group, name)
+    address: int = info.addr
+    return address
+
+
+def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
+    """Refuse a data set whose values are not its own, or that declares more than it may."""
+    shown = quote(path)
+    kind = dataset.get_type()
+    if kind.get_class() not in CLASSES:
+        raise FileFormatError(f"{shown}: holds neither numbers nor texts; {REWRITE}")
+    made = dataset.get_create_plist()
+    layout = made.get_layout()
+    if layout == h5d.VIRTUAL:
+        raise FileFormatError(f"{shown}: is a virtual data set, of values in other places; {REWRITE}")
+    if made.get_external_count():
+        raise FileFormatError(f"{shown}: its values lie in another file; {REWRITE} with its values inside")
+    for index in range(made.get_nfilters()):
+        number = made.get_filter(index)[0]
+        if number not in FILTERS:
+            raise FileFormatError(f"{shown}: is compressed by filter {number}; {REWRITE} with gzip or without")
+    shape = dataset.shape
+    if len(shape) > MOST_AXES:
+        raise FileFormatError(f"{shown}: has {len(shape)} axes, the limit is {MOST_AXES}; {REWRITE}")
+    count = 1
+    for edge in shape:
+        count *= int(edge)
+    if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
+        seen.texts += count
+        require_within(seen.texts, MOST_TEXTS, "holds {} texts")
+        return
+    declared = count * int(kind.get_size())
+    if not dataset.get_storage_size() and shape:
+        if layout == h5d.CHUNKED:
+            require_within(declared, LARGEST_REPEATED, f"{shown}: repeats a value over {{}} bytes")
+            seen.repeated += declared
+            require_within(seen.repeated, LARGEST_REPEATED_SUM, "repeats values over {} bytes")
+            return
+        if declared:
+            # zeros that were never written are read as any other values
+            seen.compressed += declared
+    elif declared > dataset.get_storage_size() or made.get_nfilters():
+        seen.compressed += declared
+    require_expansion(shown, seen.compressed, seen.size)
+
+
+def require_expansion(shown: str, declared: int, size: int) -> None:
+    """Refuse a file whose arrays take far more than it.
+
+    Args:
+        shown: The array that is the last straw.
+        declared: Bytes of all that are compressed or were never written.
+        size: Of the file, in bytes.
+
+    Raises:
+        FileFormatError: They do.
+    """
+    require_within(
+        declared - allowed(EXPANSION_SHARE) * size,
+        LARGEST_EXPANSION,
+        f"{shown}: with it, arrays are {{}} bytes larger than {EXPANSION_SHARE} times the file",
+    )
+
+
+def text_rows(size: int) -> int:
+    """How many texts of a file may be read at once: each may be as large as the file.
+
+    Args:
+        size: Of the file, in bytes.
+    """
+    return max(1, allowed(LARGEST_TEXTS) // max(size, 1))

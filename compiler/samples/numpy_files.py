@@ -1,0 +1,197 @@
+"""The gate of NumPy's files, ``.npy`` and ``.npz``: type, shape and size are seen first, and nothing is unpickled."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import shutil
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from resformer.errors import FileFormatError
+from resformer.models.archive import open_archive
+from resformer.models.boundary import boundary, require_regular
+from resformer.models.limits import LARGEST_UNPACKED, LONGEST_ARRAY_HEADER, MOST_AXES, quote, require_within
+
+SAVE = "save it again with numpy.save or numpy.savez"
+NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK"
+FIELDS = ("descr", "fortran_order", "shape")
+FIELD = re.compile(
+    r"\s*'(descr|fortran_order|shape)'\s*:\s*('[^'\\]*'|True|False|\((?:\s*\d{1,19}L?\s*,)*\s*(?:\d{1,19}L?)?\s*\))\s*,?"
+)
+"""One entry of a header; NumPy of Python 2 wrote an L behind whole numbers."""
+TYPE = re.compile(r"[<>|=]?[a-zA-Z?]\d{0,6}")
+"""A plain type, such as ``<f4``."""
+SIZE = re.compile(r"\d+")
+
+_COPIED_AT_ONCE = 2**20
+_ZIP_LENGTHS_AT = 26
+"""Where in a zip archive's local header the lengths of the name and of what follows it stand."""
+_ENCRYPTED = 1
+_HEADER_LENGTHS = {1: "<H", 2: "<I", 3: "<I"}
+"""By the version of a file: how the length of the header is written."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an array's file says of it.
+
+    Attributes:
+        dtype: Of numbers, truths or texts; never of Python objects or several fields.
+        shape: As written.
+        by_columns: Whether the first index varies fastest.
+        size: Of the header, in bytes.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    by_columns: bool
+    size: int
+
+    @property
+    def content_size(self) -> int:
+        """Of the values, in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def open_array(path: Path, key: str) -> npt.NDArray[Any]:
+    """Map an array from a ``.npy`` file, or from a ``.npz`` that holds it alone or under a key.
+
+    Of a compressed one, the unpacked bytes lie in a temporary file without a name, of bounded size.
+
+    Raises:
+        FileFormatError: The file is absent, damaged, of another format, too large when unpacked, or holds Python
+            objects.
+    """
+    try:
+        with boundary(path, "save it again", what="truncated or damaged"):
+            require_regular(path, named="a .npy or .npz file")
+            with path.open("rb") as file:
+                magic = file.read(len(NPY_MAGIC))
+                file.seek(0)
+                if magic == NPY_MAGIC:
+                    return _mapped(path, header := read_header(file), header.size)
+                if magic.startswith(ZIP_MAGIC):
+                    return _open_member(path, file, key)
+            raise FileFormatError(
+                f"not a NumPy file: it begins with {magic!r}; save the array with numpy.save or numpy.savez"
+            )
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: no such file") from None
+
+
+def read_header(file: BinaryIO | IO[bytes]) -> Header:
+    """Read the beginning of an array's file, and no more.
+
+    Raises:
+        FileFormatError: It is none, or of Python objects or several fields.
+        ValueError: It ends too early.
+    """
+    magic = file.read(len(NPY_MAGIC) + 2)
+    if not magic.startswith(NPY_MAGIC) or len(magic) < len(NPY_MAGIC) + 2:
+        raise ValueError("no array of NumPy")
+    version = magic[len(NPY_MAGIC)]
+    if version not in _HEADER_LENGTHS:
+        raise ValueError(f"version {version} of NumPy's format")
+    form = _HEADER_LENGTHS[version]
+    length = struct.calcsize(form)
+    (size,) = struct.unpack(form, file.read(length))
+    if size > LONGEST_ARRAY_HEADER:
+        raise FileFormatError(f"its header has {size} bytes, the limit is {LONGEST_ARRAY_HEADER}; {SAVE}")
+    text = file.read(size)
+    if len(text) < size:
+        raise ValueError("its header ends too early")
+    dtype, shape, by_columns = _parse(text.decode("latin-1"))
+    return Header(dtype, shape, by_columns, len(magic) + length + size)
+
+
+def _parse(text: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    """A header's type and shape, read by its pattern: it is a Python literal, whose reader has no limits."""
+    inner = text.strip()
+    if "Object" in inner or re.search(r"'descr'\s*:\s*'[<>|=]?O", inner):
+        raise FileFormatError("holds Python objects, and loading them could run code; save an array of numbers")
+    if not (inner.startswith("{") and inner.endswith("}")):
+        raise FileFormatError(f"its header is {quote(inner)!r}, no description of an array; {SAVE}")
+    inner = inner[1:-1].rstrip()
+    found: dict[str, str] = {}
+    position = 0
+    while position < len(inner):
+        match = FIELD.match(inner, position)
+        if match is None or match[1] in found:
+            raise FileFormatError(
+                f"its header has {quote(inner[position:])!r}, where a plain type, an order and a shape are expected; "
+                f"{SAVE}"
+            )
+        found[match[1]] = match[2]
+        position = match.end()
+    missing = [name for name in FIELDS if name not in found]
+    if missing:
+        raise FileFormatError(f"its header has no {missing[0]!r}; {SAVE}")
+    descr = found["descr"].strip("'")
+    if not TYPE.fullmatch(descr):
+        raise FileFormatError(f"its type is {quote(descr)!r}, no plain type; {SAVE}")
+    dtype = np.dtype(descr)
+    if dtype.hasobject:
+        raise FileFormatError("holds Python objects, and loading them could run code; save an array of numbers")
+    if not dtype.itemsize:
+        raise FileFormatError(f"its type is {quote(descr)!r}, whose values have no bytes; {SAVE}")
+    shape = tuple(int(size) for size in SIZE.findall(found["shape"]))
+    if len(shape) > MOST_AXES:
+        raise FileFormatError(f"has {len(shape)} axes, the limit is {MOST_AXES}; {SAVE}")
+    if found["fortran_order"] not in ("True", "False"):
+        raise FileFormatError(f"its order is {quote(found['fortran_order'])}; {SAVE}")
+    return dtype, shape, found["fortran_order"] == "True"
+
+
+def _open_member(path: Path, file: BinaryIO, key: str) -> npt.NDArray[Any]:
+    """Map an array of an archive: where it lies, or if it is compressed, in an unnamed file it is unpacked to."""
+    archive = open_archive(file)
+    members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    if key not in members and len(members) != 1:
+        listed = ", ".join(map(quote, list(members)[:10])) or "nothing"
+        raise FileFormatError(f"holds {listed}; name one array {key!r}, or save it alone")
+    member = members[key] if key in members else next(iter(members.values()))
+    shown = quote(member.filename)
+    if member.flag_bits & _ENCRYPTED:
+        raise FileFormatError(f"{shown} is encrypted; {SAVE}")
+    if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise FileFormatError(f"{shown} is compressed by method {member.compress_type}, which is not NumPy's; {SAVE}")
+    # each byte is read, and forgotten, since only at its end a member's checksum is compared
+    with archive.open(member) as content:
+        header = read_header(content)
+        if member.file_size != header.size + header.content_size:
+            raise BadZipFile(f"{shown} holds {member.file_size - header.size} bytes of {header.content_size}")
+        if member.compress_type == ZIP_STORED:
+            while content.read(_COPIED_AT_ONCE):
+                pass
+            return _mapped(path, header, header.size + _content_at(file, member))
+        require_within(header.content_size, LARGEST_UNPACKED, shown + " has {} bytes when unpacked")
+        with tempfile.TemporaryFile() as unpacked:
+            shutil.copyfileobj(content, unpacked, _COPIED_AT_ONCE)
+            unpacked.flush()
+            return _mapped(unpacked, header, 0)
+
+
+def _mapped(file: Path | IO[bytes], header: Header, offset: int) -> npt.NDArray[Any]:
+    """Map an array; one without elements cannot be."""
+    if not header.content_size:
+        return np.empty(header.shape, header.dtype)
+    size = file.stat().st_size if isinstance(file, Path) else file.seek(0, io.SEEK_END)
+    if offset + header.content_size > size:
+        raise ValueError(f"{header.content_size} bytes from {offset} on, but it ends at {size}")
+    return np.memmap(file, header.dtype, "r", offset, header.shape, "F" if header.by_columns else "C")
+
+
+def _content_at(file: BinaryIO, member: ZipInfo) -> int:
+    """Where in an archive a member's bytes begin."""
+    file.seek(member.header_offset + _ZIP_LENGTHS_AT)
+    name, extra = struct.unpack("<HH", file.read(4))
+    return file.tell() + int(name) + int(extra)
