@@ -232,7 +232,7 @@ def _populations(program: Scheduled) -> dict[str, str | None]:
             raise UnsupportedError(
                 f"{name}: a {type(op).__name__}; only LIF neurons are compared, so give a network that has no others"
             )
-        if source is not None and (op.du != LOIHI.du_no_memory or op.bias_mant.any()):
+        if source is not None and (op.du != LOIHI.du_no_memory or op.meant_bias(1).any()):
             raise UnsupportedError(f"{name}: only LIF neurons without biases or currents' memory are compared")
         found[name] = source
     return found
@@ -253,7 +253,8 @@ def _reads(program: Scheduled, name: str) -> str | None:
 def _neuron_attributes(op: LIF) -> dict[str, Any]:
     """In the units of the program's potentials; SANA-FE computes in floating point, exact until fractions run out."""
     return {
-        "threshold": float(op.vth << LOIHI.a_shift),
+        # a surplus that its bias holds does what a threshold does that is lower by less than potentials differ
+        "threshold": float((op.vth << LOIHI.a_shift) - bool(op.added_surplus.any())),
         "leak_decay": 1 - op.dv / LOIHI.decay_unity,
         "reset_mode": "hard",
         "reset": 0.0,
