@@ -228,7 +228,7 @@ def check_replaceable(directory: Path, inputs: Iterable[Path] = ()) -> None:
     Raises:
         FileFormatError: The path is a file, a folder that holds something but no build, or one whose files were
             changed.
-        InputError: An input is in the folder.
+        InputError: An input is in the folder, or it is the current one.
         OSError: It cannot be written to.
     """
     reap(directory.resolve(), partial(_settle, directory.resolve()))
@@ -237,6 +237,10 @@ def check_replaceable(directory: Path, inputs: Iterable[Path] = ()) -> None:
             raise InputError(f"{path}: is in {directory}, which the build replaces; name another folder for the build")
     if directory.exists() and not directory.is_dir():
         raise FileFormatError(f"{directory}: is a file; name a folder for the build")
+    if directory.exists() and directory.samefile(os.curdir):
+        raise InputError(
+            f"{directory}: is the current folder, which a build replaces; change to another, or name a folder in it"
+        )
     for above in directory.resolve().parents:
         if above.exists():
             _require_writable(above)

@@ -9,7 +9,7 @@ from pathlib import Path
 from resformer.compiler.atomic import write_json, write_text
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_notices
-from resformer.runtime.cli.outputs import check_outputs
+from resformer.runtime.cli.outputs import check_outputs, chip_file
 from resformer.runtime.cli.sample_options import PREPROCESSING, check_preprocessing_usage
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -64,7 +64,8 @@ def _compile(arguments: argparse.Namespace) -> int:
         raise UsageError("--input: goes with --sweep or --report")
     else:
         check_input_usage(arguments, *filter(None, (arguments.calibration,)))
-    read = [arguments.model, arguments.calibration, arguments.input, arguments.labels, Path(arguments.chip)]
+    samples = (arguments.calibration, arguments.input, arguments.labels)
+    read = [arguments.model, *samples, chip_file(arguments.chip)]
     written = {"--json": arguments.json, "--report": arguments.report}
     tables = {f"--table {path}": path for path in arguments.table}
     check_outputs({**written, **tables}, read, filter(None, (arguments.output,)))

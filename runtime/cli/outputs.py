@@ -40,6 +40,11 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[object], 
                 raise UsageError(f"{option}: {path} is a file of the build itself; name another file")
 
 
+def chip_file(chip: str | None) -> Path | None:
+    """The file that ``--chip`` names, unless it is a packaged chip, or none."""
+    return Path(chip) if chip is not None and Path(chip).is_file() else None
+
+
 def _is_same(path: Path, other: Path) -> bool:
     """Whether two paths lead to one file or folder, which need not be there."""
     if path.exists() and other.exists():

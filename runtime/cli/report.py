@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from resformer.compiler.chips.chip import PACKAGED
 from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_samples, require_input, show_notices
-from resformer.runtime.cli.outputs import check_outputs
+from resformer.runtime.cli.outputs import check_outputs, chip_file
 from resformer.runtime.cli.sample_options import PREPROCESSING, add_run_preprocessing_options
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -88,9 +88,9 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         require_input(arguments, *PREPROCESSING, "preprocessing", "chip", "model")
     else:
         check_input_usage(arguments)
-    chip = None if arguments.chip is None else Path(arguments.chip)
     others = (*arguments.verify, *arguments.cost, *arguments.model)
-    check_outputs({"-o": arguments.output}, [arguments.input, arguments.labels, chip, *others], arguments.builds)
+    read = (arguments.input, arguments.labels, chip_file(arguments.chip), *others)
+    check_outputs({"-o": arguments.output}, read, arguments.builds)
     check_writable(arguments.output)
 
 

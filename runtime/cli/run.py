@@ -12,7 +12,7 @@ from resformer.compiler.atomic import write_atomically, write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
 from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import read_given, show_notices
-from resformer.runtime.cli.outputs import check_outputs
+from resformer.runtime.cli.outputs import check_outputs, chip_file
 from resformer.runtime.cli.running import add_running_options, check_running_usage
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -132,9 +132,8 @@ def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
         raise UsageError(f"--{needs_cost[0]}: goes with --cost")
     if arguments.chip is not None and not _counts_cost(arguments):
         raise UsageError("--chip: goes with --cost or --report")
-    chip = None if arguments.chip is None else Path(arguments.chip)
     written = {"-o": arguments.output, "--json": arguments.json, "--report": arguments.report}
-    check_outputs(written, [arguments.input, arguments.labels, chip], [arguments.build])
+    check_outputs(written, [arguments.input, arguments.labels, chip_file(arguments.chip)], [arguments.build])
     check_running_usage(arguments, arguments.output if processes.leads else None)
     if processes.leads:
         for path in filter(None, (arguments.json, arguments.report)):

@@ -140,7 +140,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(ACTIONS, max_size=8))
 def test_no_sequence_loses_a_file(
     compilation: Compilation, tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, str, int | None]]
@@ -290,6 +290,8 @@ def test_outputs_take_no_inputs_place(tiny: Tiny, tmp_path: Path, capsys: Captur
     (tmp_path / "folder" / "a.png").write_bytes(b"an image")
     model = tmp_path / "model.pt"
     model.write_bytes(tiny.model.read_bytes())
+    chip = tmp_path / "chip.yaml"
+    chip.write_text("extends: loihi2\nname: mine\n")
     before = snapshot(tmp_path)
     given = [str(build), "--input", str(images), "--labels", str(labels)]
     folder = [str(build), "--input", str(tmp_path / "folder")]
@@ -302,6 +304,7 @@ def test_outputs_take_no_inputs_place(tiny: Tiny, tmp_path: Path, capsys: Captur
         (run_main, [*given, "-o", str(build / "program.safetensors")], "-o"),
         (run_main, [*folder, "-o", str(tmp_path / "folder" / "a.png")], "-o"),
         (run_main, [*given, "--cost", "--json", same, "--report", same], "--json"),
+        (run_main, [*given, "--cost", "--chip", str(chip), "--json", str(chip)], "--json"),
         (verify_main, [*given, "--model", str(model), "--json", str(model)], "--json"),
         (verify_main, [*given, "--json", str(build / "report.json")], "--json"),
         (report_main, [str(build), "--verify", str(labels), "-o", str(labels)], "-o"),
@@ -327,3 +330,27 @@ def test_a_page_in_the_build_may_be_written_again(tiny: Tiny, tmp_path: Path) ->
     assert compile_main(command) == 0
     assert (build / "report.html").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_chip_in_the_build_is_refused_but_for_a_packaged_ones_name(
+    tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = tiny.copied_build(tmp_path)
+    (build / "chip.yaml").write_text("extends: loihi2\nname: mine\n")
+    command = [str(tiny.model), "--target", "lava", "-o", str(build), *tiny.arguments]
+    assert compile_main([*command, "--chip", str(build / "chip.yaml")]) == 1
+    assert "chip.yaml: is in" in capsys.readouterr().err
+    (build / "data").mkdir()
+    monkeypatch.chdir(build / "data")
+    assert compile_main([*command, "--chip", "loihi2"]) == 0
+
+
+def test_the_current_folder_is_not_replaced(
+    tiny: Tiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell would be left in a folder that is gone."""
+    monkeypatch.chdir(tmp_path)
+    for output in (".", str(tmp_path)):
+        assert compile_main([str(tiny.model), "--target", "lava", "-o", output, *tiny.arguments]) == 1
+        assert f"{output}: is the current folder, which a build replaces" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
