@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Literal, TypedDict
 
 from resformer.compiler.files.json_schema import Count, Length, Positive, Within
@@ -12,8 +13,11 @@ FORMAT_VERSION = 1
 
 Share = Annotated[float, Within(0, 1)]
 """From nothing to all."""
-Measure = Annotated[float, Within(0)]
+FLOAT_MAX = sys.float_info.max
+Measure = Annotated[float, Within(0, FLOAT_MAX)]
 """An error, a tolerance."""
+Number = Annotated[float, Within(-FLOAT_MAX, FLOAT_MAX)]
+"""Whatever is finite."""
 
 
 class Tally(TypedDict):
@@ -39,7 +43,7 @@ class Side(TypedDict):
     """One side of a divergence; None for what it does not show."""
 
     name: str
-    v_in_thresholds: float | None
+    v_in_thresholds: Number | None
     v_integer: int | None
 
 

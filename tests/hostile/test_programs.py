@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from resformer.compiler.ir import reference
+from resformer.compiler.ir.arrays import InvariantError
+from resformer.compiler.ir.program import Program
 from support.builds import Tiny
+from support.program_builder import ProgramBuilder
 from support.program_files import Tensors, put_together, take_apart
 
 PROGRAM = "program.safetensors"
@@ -72,7 +77,29 @@ def resized(name: str, field: str, shape: tuple[int, ...], says: str) -> Case:
     return Case(damage, name, says)
 
 
+def program_field(key: str, to: Any, node: str, says: str) -> Case:
+    """One damage to the program as a whole."""
+    return Case(lambda program, _tensors: program.update({key: to}), node, says)
+
+
+def nothing_declared(program: Any, _tensors: Tensors) -> None:
+    for each in program["nodes"]:
+        each["signal"][2:] = [None, None]
+
+
+def biased(name: str) -> Case:
+    def damage(_program: Any, tensors: Tensors) -> None:
+        tensors[f"{name}/bias"] = np.ones_like(tensors[f"{name}/bias"])
+
+    return Case(damage, name, "place_biases has not run")
+
+
 CASES = {
+    "more steps than anybody ran": program_field("timesteps", 2**20, "a sample", "has 1048576 timesteps, the limit is"),
+    "steps that take too long": program_field("timesteps", 60_000, "a sample takes", "the limit is"),
+    "metadata of 10 ** 30": program_field("metadata", {"dt": 10**30}, "metadata", "dt"),
+    "no bounds at all": Case(nothing_declared, "input", "states no bounds"),
+    "a bias that neurons should have": biased(CONV),
     "weight of a wrong shape": resized(CONV, "weight", (8, 3, 7, 7), "weights for 3 x 1 channels, but 2 come in"),
     "weight that makes another shape": resized(
         CONV, "weight", (9, 2, 7, 7), "bias of shape (8,) does not fit 9 channels"
@@ -96,6 +123,55 @@ CASES = {
     "giant padding": value(CONV, "padding", [2**30, 2**30], "makes shape"),
     "giant dilation": value(CONV, "dilation", [2**30, 1], "window"),
 }
+
+
+def unequal_heads(channels: tuple[int, int]) -> tuple[Program, npt.NDArray[np.int32]]:
+    """DSSA whose y1 and y2 have heads of two widths, which no network has and every rule of shapes allows."""
+    net = ProgramBuilder((3, 8, 8))
+    spikes = net.lif("spikes", net.conv("conv", "input", channels[0], (3, 3), padding=(1, 1), largest=30))
+    y1, y2 = (
+        net.conv(name, spikes, each, (2, 2), stride=(2, 2)) for name, each in zip(("y1", "y2"), channels, strict=True)
+    )
+    scores = net.matmul("matmul1", y1, spikes, heads=2, transpose=True, limit=60000)
+    gates = net.lif("gates", scores, vth=800, bias=0)
+    mixed = net.matmul("matmul2", y2, gates, heads=2, transpose=False, limit=3000)
+    projected = net.conv("project", net.lif("mixed", mixed, vth=800, bias=0), 4)
+    summed = net.sum_pool("pool", net.relay("relay", projected, limit=300), (8, 8), (8, 8))
+    net.dense("classifier", net.flatten("flatten", net.relay("pool.relay", summed, limit=3000)), 5)
+    return net.finish(), net.samples(2)
+
+
+@pytest.mark.parametrize("channels", [(8, 8), (64, 8), (8, 16), (256, 4)])
+def test_heads_of_two_widths_stay_in_their_arrays(channels: tuple[int, int]) -> None:
+    """Their compiled loop took y1's width for y2's too: it wrote beyond the spikes, and the process died."""
+    pytest.importorskip("torch")
+    from resformer.compiler.backends.sim import SimBackend
+
+    program, samples = unequal_heads(channels)
+    np.testing.assert_array_equal(SimBackend().run(program, samples).logits, reference.run(program, samples).logits)
+
+
+def test_loops_refuse_arrays_that_are_too_small() -> None:
+    """Whatever a plan says: they look at the arrays themselves."""
+    pytest.importorskip("numba")
+    from resformer.compiler.backends.sim import guarded_loops
+
+    y, bias, spikes = np.zeros((2, 6, 8), np.float32), np.zeros(4, np.float32), np.zeros((2, 6, 8), np.uint8)
+    one, fire = np.float32(1), (bias, *np.zeros(3, np.float32))
+    guarded_loops.neurons(y, 4, None, 0, None, one, None, 0, fire, spikes, 4, 4, 2)
+    for a0, p0, width, steps in ((5, 4, 4, 2), (4, 5, 4, 2), (4, 4, 3, 2), (4, 4, 4, 3), (-1, 4, 4, 2)):
+        with pytest.raises(InvariantError):
+            guarded_loops.neurons(y, a0, None, 0, None, one, None, 0, fire, spikes, p0, width, steps)
+    sums, limit = np.zeros((2, 3, 8), np.int32), np.int32(9)
+    guarded_loops.product_neurons(sums, 2, limit, one, one, one, spikes, 3, 4)
+    for digits, row0, first in ((2, 4, 4), (2, 3, 5), (3, 3, 4), (0, 0, 0), (1, 3, 4)):
+        with pytest.raises(InvariantError):
+            guarded_loops.product_neurons(sums, digits, limit, one, one, one, spikes, row0, first)
+    with pytest.raises(InvariantError):
+        guarded_loops.largest(y, 5, bias)
+    for row0, first, rows in ((4, 4, 3), (3, 5, 3), (3, 4, 4)):
+        with pytest.raises(InvariantError):
+            guarded_loops.split_digits(y, row0, first, bias, 2, True, np.zeros((2, 2 * rows, 4), np.int8))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,385 @@
+"""Files that broke a reader once, written anew: each function says by its name what is wrong with what it writes.
+
+None holds anything but zeros, marks and nesting.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nir
+import numpy as np
+import torch
+
+from support.builds import Tiny
+
+Write = Callable[[Path, Tiny], None]
+"""Writes one file."""
+
+NETWORK_BIAS = "node/nodes/affine/bias"
+ESCAPE = "\x1b[31mred"
+
+
+# --- NIR, which is HDF5
+
+
+def small_network(path: Path) -> None:
+    """20 LIF neurons behind an Affine layer."""
+    one = np.ones(20)
+    lif = nir.LIF(2e-4 * one, one, 0 * one, one, v_reset=0 * one)
+    nir.write(path, nir.NIRGraph.from_list(nir.Affine(np.eye(20), one), lif))
+
+
+def damaged_network(damage: Callable[[h5py.File], object]) -> Write:
+    """The small network, and what a damage makes of it."""
+
+    def write(path: Path, _tiny: Tiny) -> None:
+        small_network(path)
+        with h5py.File(path, "r+") as file:
+            damage(file)
+
+    return write
+
+
+def junk(**options: Any) -> Write:
+    """A data set among the metadata, which nobody needs."""
+    return damaged_network(lambda file: file.require_group("node/metadata").create_dataset("junk", **options))
+
+
+def instead_of_bias(make: Callable[[h5py.File], Any]) -> Write:
+    """Something else under the name of the bias."""
+
+    def damage(file: h5py.File) -> None:
+        made = make(file)
+        del file[NETWORK_BIAS]
+        if made is not None:
+            file[NETWORK_BIAS] = made
+
+    return damaged_network(damage)
+
+
+def external_storage(file: h5py.File) -> None:
+    del file[NETWORK_BIAS]
+    file.create_dataset(NETWORK_BIAS, (20,), "u1", external=[("/etc/passwd", 0, 20)])
+
+
+def virtual(file: h5py.File) -> None:
+    del file[NETWORK_BIAS]
+    layout = h5py.VirtualLayout((20,), "f8")
+    layout[:] = h5py.VirtualSource("other.nir", NETWORK_BIAS, (20,))
+    file.create_virtual_dataset(NETWORK_BIAS, layout)
+
+
+def doubled(file: h5py.File) -> None:
+    """2^60 ways to the last group."""
+    group = file.require_group("node/metadata")
+    for _ in range(60):
+        child = group.create_group("a")
+        group["b"] = child
+        group = child
+
+
+def circle(file: h5py.File) -> None:
+    file["node/metadata/again"] = file["node"]
+
+
+def deep(file: h5py.File) -> None:
+    file.create_group("node/metadata/" + "/".join("a" * 100))
+
+
+def one_chunk_of_many(file: h5py.File) -> None:
+    options = {"chunks": (2**20,), "compression": "gzip"}
+    file.require_group("node/metadata").create_dataset("junk", (2**30,), "u1", **options)[:10] = 1
+
+
+def set_shape(value: float) -> Callable[[h5py.File], None]:
+    def damage(file: h5py.File) -> None:
+        del file["node/nodes/input/shape"]
+        file["node/nodes/input/shape"] = np.array([value])
+
+    return damage
+
+
+def metadata_group(file: h5py.File) -> h5py.Group:
+    return file.require_group("node/metadata")
+
+
+NIR: Mapping[str, tuple[Write, str]] = {
+    "external storage": (damaged_network(external_storage), "its values lie in another file"),
+    "external link": (
+        instead_of_bias(lambda _: h5py.ExternalLink("other.nir", NETWORK_BIAS)),
+        "is a link into another file",
+    ),
+    "soft link": (instead_of_bias(lambda _: h5py.SoftLink("/node/nodes/affine/weight")), "is a soft link"),
+    "hard link": (instead_of_bias(lambda file: file["node/nodes/lif/r"]), "under another name"),
+    "virtual data set": (damaged_network(virtual), "is a virtual data set"),
+    "doubled groups": (damaged_network(doubled), "under another name"),
+    "group in itself": (damaged_network(circle), "under another name"),
+    "deep groups": (damaged_network(deep), "nested too deeply"),
+    "declared": (junk(shape=(10**9,), dtype="f8"), "bytes larger than 4 times the file"),
+    "declared in chunks": (junk(shape=(10**9,), dtype="f8", chunks=(10**6,)), "repeats a value over 8000000000 bytes"),
+    "compressed": (
+        damaged_network(one_chunk_of_many),
+        "bytes larger than 4 times the file",
+    ),
+    "another filter": (junk(data=np.arange(4), chunks=(4,), scaleoffset=0), "is compressed by filter"),
+    "records": (junk(data=np.zeros(3, [("a", "f4"), ("b", "i4")])), "holds neither numbers nor texts"),
+    "references": (junk(shape=(3,), dtype=h5py.ref_dtype), "holds neither numbers nor texts"),
+    "type of its own": (
+        damaged_network(lambda file: metadata_group(file).__setitem__("t", np.dtype("f4"))),
+        "is neither a group nor a data set",
+    ),
+    "long name": (damaged_network(lambda file: metadata_group(file).create_group("n" * 5000)), "a name of 5000 bytes"),
+    "name that paints": (damaged_network(lambda file: metadata_group(file).create_group(ESCAPE)), "no printable text"),
+    "infinite input": (damaged_network(set_shape(np.inf)), "not whole numbers"),
+    "endless input": (damaged_network(set_shape(1e9)), "makes 1000000000 values a step"),
+    "infinite timesteps": (
+        damaged_network(lambda file: metadata_group(file).__setitem__("timesteps", np.inf)),
+        "timesteps is inf",
+    ),
+}
+
+
+# --- arrays of NumPy
+
+
+def npy(header: str, *, version: int = 1, size: int | None = None) -> bytes:
+    """An array's file with a header of our own and no values."""
+    text = header.encode("latin-1")
+    length = struct.pack("<H" if version == 1 else "<I", len(text) if size is None else size)
+    return b"\x93NUMPY" + bytes((version, 0)) + length + text + bytes(64)
+
+
+def described(descr: str = "<f4", shape: str = "(3, 1, 8, 8)", more: str = "") -> bytes:
+    return npy(f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, {more}}}\n")
+
+
+def content(data: bytes) -> Write:
+    return lambda path, _tiny: path.write_bytes(data) and None
+
+
+def archive(compression: int = zipfile.ZIP_STORED, data: bytes | None = None, **members: bytes) -> bytes:
+    """An archive; of the images of zeros, unless it is said of what."""
+    buffer = io.BytesIO()
+    if not members:
+        values = io.BytesIO()
+        np.save(values, np.zeros((3, 1, 8, 8), np.float32))
+        members = {"images.npy": values.getvalue() if data is None else data}
+    with zipfile.ZipFile(buffer, "w", compression) as made:
+        for name, each in members.items():
+            made.writestr(name, each)
+    return buffer.getvalue()
+
+
+def patched(data: bytes, local: int, central: int, value: int) -> bytes:
+    """An archive of which two bytes of each of its two headers are changed."""
+    changed = bytearray(data)
+    struct.pack_into("<H", changed, data.index(b"PK\x03\x04") + local, value)
+    struct.pack_into("<H", changed, data.index(b"PK\x01\x02") + central, value)
+    return bytes(changed)
+
+
+def bomb() -> bytes:
+    """A member that is deflated and says that it is 2 GB, as its header has it."""
+    header = described(shape=f"({2**19}, 1, 32, 32)")[:-64]
+    data = bytearray(archive(zipfile.ZIP_DEFLATED, data=header + bytes(2**20)))
+    for signature, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        struct.pack_into("<I", data, data.index(signature) + place, len(header) + 2**31)
+    return bytes(data)
+
+
+def corrupt_lzma() -> bytes:
+    data = bytearray(archive(zipfile.ZIP_LZMA))
+    data[60:75] = bytes(15)
+    return bytes(data)
+
+
+VERSION, FLAGS, METHOD = (4, 6), (6, 8), (8, 10)
+"""Where these stand in both headers of a member."""
+
+ARRAYS: Mapping[str, tuple[Write, str]] = {
+    "minus signs": (content(described(more=f"'x': {'-' * 3000}1")), "where a plain type"),
+    "brackets": (content(npy("[" * 5000, version=3)), "no description of an array"),
+    "words that end nowhere": (content(npy(": '<f8,\x7f'fortran_order': True, (", version=1)), "no description"),
+    "two fields": (content(described("<f8,<i4")), "no plain type"),
+    "values without bytes": (content(described("|V0")), "whose values have no bytes"),
+    "shape of truths": (content(described(shape="(True, 1, 8, 8)")), "where a plain type"),
+    "shape beyond 64 bits": (content(described(shape=f"({10**21},)")), "where a plain type"),
+    "shape beyond the file": (content(described(shape=f"({10**12}, 1, 8, 8)")), "truncated or damaged"),
+    "negative shape": (content(described(shape="(-3, 1, 8, 8)")), "where a plain type"),
+    "many axes": (content(described(shape=f"({'1, ' * 40})")), "has 40 axes"),
+    "ambiguous digits": (content(described(shape=f"({'1' * 3000}x)")), "where a plain type"),
+    "endless header": (content(npy("{", version=2, size=2**31)), "its header has 2147483648 bytes"),
+    "no shape": (content(npy("{'descr': '<f4', 'fortran_order': False}")), "its header has no 'shape'"),
+    "Python objects": (content(described("|O")), "holds Python objects"),
+    "lzma": (content(corrupt_lzma()), "compressed by method 14"),
+    "bzip2": (content(archive(zipfile.ZIP_BZIP2)), "compressed by method 12"),
+    "reduced": (content(patched(archive(), *METHOD, 2)), "compressed by method 2"),
+    "encrypted": (content(patched(archive(), *FLAGS, 1)), "is encrypted"),
+    "patched data": (content(patched(archive(), *FLAGS, 32)), "NotImplementedError"),
+    "version of the future": (content(patched(archive(), *VERSION, 73)), "zip file version 7.3"),
+    "brackets in an archive": (content(archive(data=npy("[" * 5000, version=3))), "no description of an array"),
+    "minus signs in an archive": (content(archive(data=described(more=f"'x': {'-' * 3000}1"))), "where a plain type"),
+    "deflated bomb": (content(bomb()), "has 2147483648 bytes when unpacked, the limit is 1073741824"),
+    "member that paints": (content(archive(**{ESCAPE: b"", "b": b""})), "name one array"),
+    "no zip at all": (content(b"PK\x03\x04" + bytes(100)), "truncated or damaged"),
+}
+
+
+# --- checkpoints
+
+
+def with_tensor(make: Callable[[torch.Tensor], torch.Tensor], name: str, **options: Any) -> Write:
+    """The tiny checkpoint with another tensor under a name."""
+
+    def write(path: Path, tiny: Tiny) -> None:
+        state = torch.load(tiny.model, weights_only=True)["model"]
+        torch.save({"model": {**state, name: make(state[name])}}, path, **options)
+
+    return write
+
+
+CLASSIFIER = "classifier.weight"
+
+
+def with_ending(make: Callable[[torch.Tensor], torch.Tensor], ending: str, **options: Any) -> Write:
+    """The same, of the first tensor whose name ends so."""
+
+    def write(path: Path, tiny: Tiny) -> None:
+        names = torch.load(tiny.model, weights_only=True)["model"]
+        with_tensor(make, next(name for name in names if name.endswith(ending)), **options)(path, tiny)
+
+    return write
+
+
+CHECKPOINTS: Mapping[str, tuple[Write, str]] = {
+    "stride of zero": (
+        with_tensor(lambda held: torch.zeros(1).expand(10**9, held.shape[1]), CLASSIFIER),
+        f"{CLASSIFIER} has shape (1000000000, ",
+    ),
+    "no data": (with_tensor(lambda held: torch.zeros(held.shape, device="meta"), CLASSIFIER), CLASSIFIER),
+    "sparse": (with_tensor(lambda held: held.to_sparse(), CLASSIFIER), f"{CLASSIFIER} is a sparse tensor"),
+    "sparse variance": (with_ending(lambda held: held.to_sparse(), ".running_var"), "running_var is a sparse tensor"),
+    "counter without data, in the old format": (
+        with_ending(lambda held: held.to(device="meta"), ".num_batches_tracked", _use_new_zipfile_serialization=False),
+        "num_batches_tracked is a tensor without data",
+    ),
+}
+
+
+# --- chips
+
+
+def chip(text: str) -> Write:
+    return lambda path, _tiny: path.write_text(f"extends: loihi2\nname: t\n{text}\n") and None
+
+
+def laughs() -> str:
+    """Aliases that are 10^9 values when written out."""
+    nested = "[x, x, x, x, x, x, x, x, x, x]"
+    lines = [f"a0: &a0 {nested}"]
+    return "\n".join([*lines, *(f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 10) + "]" for i in range(1, 9))])
+
+
+DIGITS = f"1{'0' * 400}"
+CHIPS: Mapping[str, tuple[Write, str]] = {
+    "aliases": (chip(laughs()), ":4: *a0 stands for another value"),
+    "nesting": (chip("a: " + "[" * 5000), "nested too deeply"),
+    "digits of an energy": (chip(f"synaptic_op_pj: {DIGITS}"), ":3: a number of 401 digits"),
+    "digits of a count": (chip(f"axon_map_per_core: {DIGITS}"), ":3: a number of 401 digits"),
+    "a large count": (chip("synapse_index_bits: 100000000000"), ":3: synapse_index_bits is 100000000000; the largest"),
+    "a chip of 2^31 cores": (chip("cores_per_chip: 2147483647"), ":3: cores_per_chip is 2147483647; the largest"),
+    "no cores": (chip("cores_per_chip: 0"), ":3: cores_per_chip is 0; the least is 1"),
+    "an infinite energy": (chip("synaptic_op_pj: .inf"), ":3: synaptic_op_pj is inf"),
+    "timestamp": (chip('step_ns: !!timestamp "x"'), ":3: the tag tag:yaml.org,2002:timestamp"),
+    "empty integer": (chip('mesh_columns: !!int ""'), ":3: the tag tag:yaml.org,2002:int"),
+    "set": (chip("spike_in_tile_pj: !!set {a}"), ":3: the tag tag:yaml.org,2002:set"),
+    "truth": (chip('step_ns: !!bool "x"'), ":3: the tag tag:yaml.org,2002:bool"),
+    "Python": (chip("step_ns: !!python/object/apply:os.system [ls]"), ":3: the tag"),
+    "month 13": (chip("step_ns: 2001-13-45"), ":3: '2001-13-45' is no value"),
+    "no digits": (chip("step_ns: 0b_"), ":3: '0b_' is no value"),
+    "list": (chip("step_ns: [1]"), ":3: a list, where a number"),
+    "key twice": (chip("step_ns: {value: 1, value: 2}"), ":3: value is there already"),
+    "a name that paints": (chip('"\\e[31m": 1'), "no such constant"),
+    "large": (chip("#" * 2**19), "bytes, the limit is"),
+    "many keys": (chip("\n".join(f"k{i}: 1" for i in range(5000))), "keys and values, the limit"),
+}
+
+
+# --- what the commands write as JSON
+
+
+def changed(whole: Callable[[], Any], *place: Any, to: Any) -> Write:
+    """A whole file with another value at a place."""
+
+    def write(path: Path, _tiny: Tiny) -> None:
+        made = json.loads(json.dumps(whole()))
+        holder = made
+        for key in place[:-1]:
+            holder = holder[key]
+        holder[place[-1]] = to
+        path.write_text(json.dumps(made))
+
+    return write
+
+
+def verification() -> dict[str, Any]:
+    """What verifying an equivalent network of one population writes, in short."""
+    tally = {"compared": 4, "mismatched": 0}
+    check = {**tally, "demanded": True, "passed": True, "note": "", "first_divergence": None}
+    return {
+        "format": "resformer-verification",
+        "format_version": 1,
+        "version": "0",
+        "backend": "sim",
+        "samples": 1,
+        "timesteps": 4,
+        "equivalent": True,
+        "checks": {
+            "float_graph_vs_torch": None,
+            "backend_vs_program": check,
+            "backend_vs_quantized_torch": None,
+            "quantized_vs_original": None,
+        },
+        "not_run": {},
+        "layers": [{"name": "a", **tally, "checks": {"backend_vs_program": tally}}],
+        "saturation": {},
+        "input_values_clipped": 0,
+        "notes": [],
+        "model_is_source": None,
+        "accuracy": {},
+        "local": None,
+    }
+
+
+VERIFICATIONS: Mapping[str, tuple[Write, str]] = {
+    "nesting": (content(b"[" * 100_000), "nested too deeply"),
+    "nesting of 70": (content(b"[" * 70 + b"]" * 70), "nested too deeply"),
+    "NaN": (changed(verification, "accuracy", to={"original": float("nan")}), "NaN is no number"),
+    "infinity": (content(b'{"format": 1e999}'), "not what resformer-verify"),
+    "5000 digits": (content(b'{"format": ' + b"1" * 5000 + b"}"), "no JSON"),
+    "large": (content(b" " * (2**24 + 1)), "has 16777217 bytes"),
+    "no UTF-8": (content(b'{"format": "\xff"}'), "no JSON"),
+    "a layer that is nothing": (changed(verification, "layers", 0, to=None), "'layers[0]' is null, not an object"),
+    "a negative count": (changed(verification, "samples", to=-1), "'samples' is -1, outside"),
+    "a share above one": (changed(verification, "accuracy", to={"original": 1.5}), "'accuracy.original' is 1.5"),
+    "a stranger's key": (changed(verification, ESCAPE, to=1), "is unknown"),
+    "a check of no kind": (changed(verification, "checks", to={}), "'checks.float_graph_vs_torch' is missing"),
+}
+
+
+def pipe(path: Path, _tiny: Tiny) -> None:
+    """Who opens it waits for ever."""
+    os.mkfifo(path)
+
+
+def folder(path: Path, _tiny: Tiny) -> None:
+    path.mkdir()
