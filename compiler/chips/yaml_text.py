@@ -34,9 +34,9 @@ def read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[str, int]]
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        at = where if mark is None else f"{where}:{mark.line + 1}"
+        line = "" if mark is None else f" in line {mark.line + 1}"
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise FileFormatError(f"{at}: no YAML: {quote(problem)}") from error
+        raise FileFormatError(f"{where}: no YAML: {quote(problem)}{line}") from error
     if not isinstance(root, MappingNode):
         raise FileFormatError(f"{where}: no chip: write a mapping of constants, as the packaged loihi2.yaml is")
     return _mapping(root, where), {_key(key, where): _line(key) for key, _ in root.value}

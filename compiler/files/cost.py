@@ -10,7 +10,7 @@ from resformer.compiler.files.placement import ChipFacts
 FORMAT = "resformer-cost"
 FORMAT_VERSION = 1
 
-LARGEST = 1e30
+LARGEST = 1e60
 """Of an energy, a time or a mean; a chip's constants reach 1e15."""
 Amount = Annotated[float, Within(0, LARGEST)]
 

@@ -19,8 +19,8 @@ Array = npt.NDArray[Any]
 
 def neurons(
     a: Array, a0: int, b: Array | None, b0: int, bias: Array | None, limit: Any, stream: Array | None, s0: int,
-    fire: tuple[Any, ...] | None, spikes: Array, p0: int, width: int, steps: int,
-) -> tuple[int, int]:  # fmt: skip
+    fire: tuple[Any, ...] | None, tie: Array | None, spikes: Array, p0: int, width: int, steps: int,
+) -> tuple[int, int, int]:  # fmt: skip
     """Sum, relay and neurons of one block of channels.
 
     Raises:
@@ -35,8 +35,11 @@ def neurons(
     require(bias is None or bias.shape == (width,), f"a relay's biases do not fit {width} channels")
     if fire is not None:
         require(fire[0].shape == (width,), f"biases of shape {fire[0].shape} for neurons of {width} channels")
+        require(tie is None or tie.shape == (width,), f"potentials of ties do not fit {width} channels")
         _require_room("spikes", spikes, p0, width, rows, steps)
-    found: tuple[int, int] = loops.neurons(a, a0, b, b0, bias, limit, stream, s0, fire, spikes, p0, width, steps)
+    found: tuple[int, int, int] = loops.neurons(
+        a, a0, b, b0, bias, limit, stream, s0, fire, tie, spikes, p0, width, steps
+    )
     return found
 
 
@@ -44,13 +47,15 @@ def product_neurons(
     sums: Array,
     digits: int,
     limit: np.int32,
+    bias: np.float32,
     keep: np.float32,
     threshold: np.float32,
     floor: np.float32,
+    tie: np.float32 | None,
     spikes: Array,
     row0: int,
     first: int,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Neurons that read a product's sums of digits.
 
     Raises:
@@ -60,7 +65,9 @@ def product_neurons(
     require(digits >= 1 and columns % digits == 0, f"{columns} columns of sums are not {digits} digits")
     require(row0 >= 0, f"row {row0}")
     _require_room("spikes", spikes, first, columns // digits, row0 + rows, steps)
-    found: tuple[int, int] = loops.product_neurons(sums, digits, limit, keep, threshold, floor, spikes, row0, first)
+    found: tuple[int, int, int] = loops.product_neurons(
+        sums, digits, limit, bias, keep, threshold, floor, tie, spikes, row0, first
+    )
     return found
 
 
