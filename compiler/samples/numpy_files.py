@@ -28,6 +28,8 @@ FIELD = re.compile(
     r"\s*'(descr|fortran_order|shape)'\s*:\s*('[^'\\]*'|True|False|\((?:\s*\d{1,19}L?\s*,)*\s*(?:\d{1,19}L?)?\s*\))\s*,?"
 )
 """One entry of a header; NumPy of Python 2 wrote an L behind whole numbers."""
+RECORD = re.compile(r"\(\s*'([^'\\]*)'\s*,")
+"""The name of a field of records."""
 TYPE = re.compile(r"[<>|=]?[a-zA-Z?]\d{0,6}")
 """A plain type, such as ``<f4``."""
 SIZE = re.compile(r"\d+")
@@ -118,6 +120,9 @@ def _parse(text: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     inner = text.strip()
     if "Object" in inner or re.search(r"'descr'\s*:\s*'[<>|=]?O", inner):
         raise FileFormatError("holds Python objects, and loading them could run code; save an array of numbers")
+    if re.search(r"'descr'\s*:\s*\[", inner):
+        names = ", ".join(map(quote, RECORD.findall(inner)))
+        raise FileFormatError(f"is a list of records ({names}), the network takes arrays; bin events into frames first")
     if not (inner.startswith("{") and inner.endswith("}")):
         raise FileFormatError(f"its header is {quote(inner)!r}, no description of an array; {SAVE}")
     inner = inner[1:-1].rstrip()
