@@ -149,7 +149,7 @@ def _file_graph(build: Build, program: Scheduled) -> Graph[nir.NIRNode]:
         FileFormatError: Its populations are not the program's.
     """
     path, network = build.network_path, build.network()
-    differing = sorted(_populations(network) ^ set(program.lif_names))
+    differing = sorted(_populations(network) ^ set(program.spiking_names))
     if differing:
         raise FileFormatError(
             f"{path}: its populations are not those of {PROGRAM}: only one of the two files has {differing[0]}; "

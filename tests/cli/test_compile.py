@@ -59,7 +59,7 @@ def test_every_file_names_its_format_version(tiny: Tiny, tmp_path: Path) -> None
     assert read_json(tmp_path / "b" / "report.json")["format_version"] == 1
     assert torch.load(tmp_path / "b" / "quantized.pt", weights_only=True)["format_version"] == 1
     with safe_open(tmp_path / "b" / "program.safetensors", framework="numpy") as file:
-        assert file.metadata()["version"] == "1"
+        assert file.metadata()["version"] == "2"
     assert nir.read(tmp_path / "b" / "network.nir").metadata["resformer"]["format_version"] == 1
     for name in ONNX_FILES:
         properties = {each.key: each.value for each in onnx.load(tmp_path / "b" / name).metadata_props}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nir
 import numpy as np
 import pytest
 import torch
@@ -166,6 +167,10 @@ CHOICES = (
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice[0])
 def test_a_nir_file_says_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: tuple[str, ...]) -> None:
+    ones = np.ones(2)
+    nir.write(
+        tmp_path / "a.nir", nir.NIRGraph.from_list(nir.Linear(np.eye(2)), nir.IF(ones, ones), nir.Linear(np.eye(2)))
+    )
     assert main([str(tmp_path / "a.nir"), "--target", "sim", "-o", str(tmp_path / "b"), *choice]) == 1
     named = "--stem-pool" if choice[0] == "--no-stem-pool" else choice[0]
     assert f"{named} is for checkpoints; a NIR file states" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from resformer.errors import InputError, ResformerWarning
 from resformer.runtime.cli.compile import main as compile_main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
+from resformer.runtime.given import NO_LABELS
 from resformer.runtime.run.encode import predict
 from resformer.runtime.verify.limits import Limits
 from resformer.runtime.verify.nir_network import NirNetwork
@@ -43,7 +44,7 @@ def sound(tiny: Tiny) -> Verification:
 
 def clean(result: Verification, **changes: Any) -> Verification:
     """A verification that has nothing to report but the changes."""
-    nothing = {"fired": dict.fromkeys(result.layers, 1), "clipped": 0, "saturation": {}, "assumptions": ()}
+    nothing = {"fired": dict.fromkeys(result.layers, 1), "clipped": 0, "saturation": {}, "ties": {}, "assumptions": ()}
     return replace(result, **{**nothing, **changes})
 
 
@@ -157,7 +158,7 @@ def test_accuracy_is_kept_or_not(sound: Verification, limits: Limits, passed: bo
 def test_why_accuracy_is_not_known(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     common = [str(tiny.build), "--input", str(tiny.images), "--backend", "reference"]
     _, (_, accuracy, _) = said([*common, "--model", str(tiny.model)], capsys)
-    assert accuracy.startswith("accuracy: unknown: there are no labels (--labels); top-1 agreement ")
+    assert accuracy.startswith(f"accuracy: unknown: {NO_LABELS}; top-1 agreement ")
     assert accuracy.endswith("%")
     _, (_, accuracy, _) = said([*common, "--labels", str(tiny.labels)], capsys)
     assert accuracy.startswith("accuracy: quantized ")
@@ -190,7 +191,7 @@ def test_an_accuracy_that_collapsed_fails(tmp_path: Path, capsys: pytest.Capture
     assert found["shortfalls"] == ["the agreement is below the 90.00% that --min-agreement demands"]
     assert found["verdict"] == lines
     assert lines[0].startswith("EQUIVALENT: ")
-    unknown = "ACCURACY NOT KEPT: unknown: there are no labels (--labels)"
+    unknown = f"ACCURACY NOT KEPT: unknown: {NO_LABELS}"
     assert lines[1] == f"{unknown}; top-1 agreement {agreement:.2%}; {found['shortfalls'][0]}"
     # of labels that are what the original predicts, as many are lost as do not agree
     command += ["--labels", str(tmp_path / "labels.npy")]
@@ -288,7 +289,8 @@ def test_python_warns(wrong_unit: tuple[Path, Path]) -> None:
         compiled.run(samples)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResformerWarning)
-        fires = resformer.compile(path, target="sim", options=resformer.CompileOptions(dt=0.1, timesteps=8))
+        options = resformer.CompileOptions(dt=0.1, timesteps=8, calibration=np.load(samples))
+        fires = resformer.compile(path, target="sim", options=options)
         fires.run(samples, record=True)
         assert fires.verify(samples).to_know == ()
 
