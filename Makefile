@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
-.PHONY: setup demo test bad-input kill-rounds lint docs browser clean
+.PHONY: setup demo test bad-input fuzz kill-rounds lint docs browser clean
 
 setup: $(READY)
 
@@ -54,6 +54,10 @@ bad-input: $(READY)
 # Ends compile, run and verify in Lava at random moments, and sees that nothing is left of them.
 kill-rounds: $(READY)
 	$(BIN)/python tests/hostile/kill_rounds.py --rounds $(or $(N),50) --seed $(or $(SEED),0)
+
+# Hostile inputs for every reader and command, each in a process of its own with limits.
+fuzz: $(READY)
+	$(BIN)/python tests/hostile/fuzz.py --inputs $(or $(N),10000) --seed $(or $(SEED),1)
 
 clean:
 	rm -rf $(VENV) build dist site

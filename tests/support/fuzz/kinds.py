@@ -1,0 +1,475 @@
+"""Kinds of hostile input: what each damages, and the commands that read it."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import h5py
+import nir
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+import resformer.compiler.chips
+from resformer.runtime.cli import compile_options as compile_command
+from resformer.runtime.cli import report as report_command
+from resformer.runtime.cli import run as run_command_module
+from resformer.runtime.cli import verify as verify_command
+from support.builds import Tiny
+from support.fuzz.damage import (
+    NUMBERS,
+    TEXTS,
+    Rng,
+    damaged_array,
+    damaged_bytes,
+    damaged_text,
+    damaged_tree,
+    pick,
+)
+from support.fuzz.forks import Wrong, run_command
+from support.program_files import put_together, take_apart
+
+Statuses: TypeAlias = tuple[int, ...]
+
+PROGRAM = "program.safetensors"
+CHIPS = Path(resformer.compiler.chips.__file__).parent
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What is right, to be damaged.
+
+    Attributes:
+        tiny: A checkpoint, its build and its samples.
+        nir: A NIR file.
+        spikes: Its samples.
+        verification: What ``resformer-verify --json`` wrote of the build.
+        cost: What ``resformer-run --cost --json`` wrote.
+    """
+
+    tiny: Tiny
+    nir: Path
+    spikes: Path
+    verification: Path
+    cost: Path
+
+
+def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
+    """Write the rest of the seeds; every command runs once, so that whoever is forked from here has it all loaded."""
+    seeds = Seeds(tiny, *(folder / name for name in ("net.nir", "spikes.npy", "verify.json", "cost.json")))
+    rng, ones = np.random.default_rng(0), np.ones(5)
+    network = nir.NIRGraph.from_list(
+        nir.Affine(rng.normal(size=(5, 6)), ones), nir.LIF(2 * ones, ones, 0 * ones, ones, v_reset=0 * ones),
+        nir.Linear(rng.normal(size=(4, 5))), nir.IF(np.ones(4), np.ones(4), v_reset=np.zeros(4)),
+    )  # fmt: skip
+    nir.write(seeds.nir, network)
+    np.save(seeds.spikes, (rng.random((2, 3, 6)) < 0.5).astype(np.float32))
+    build, images = tiny.build, ("--input", tiny.images, "--samples", 2)
+    verify(build, *images, "--backend", "sim", "--model", tiny.model, "--json", seeds.verification)
+    run(build, *images, "--backend", "sim", "--cost", "--json", seeds.cost)
+    run(build, *images, "--backend", "reference")
+    report(build, "--verify", seeds.verification, "--cost", seeds.cost, "-o", folder / "page.html")
+    compile_(seeds.nir, *NIR_OPTIONS, "-o", folder / "nir")
+    run(folder / "nir", "--input", seeds.spikes, "--backend", "sim")
+    compile_(tiny.model, *tiny.arguments, "--target", "sim", "-o", folder / "again")
+    return seeds
+
+
+NIR_OPTIONS = ("--dt", 1, "--timesteps", 3, "--target", "sim", "--quiet")
+
+compile_ = functools.partial(run_command, compile_command.main)
+run = functools.partial(run_command, run_command_module.main)
+verify = functools.partial(run_command, verify_command.main)
+report = functools.partial(run_command, report_command.main)
+
+
+# --- arrays
+
+
+def npy(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """Samples as .npy: the array, its header or its bytes."""
+    (folder / "x.npy").write_bytes(_array_file(rng, np.load(seeds.tiny.images)))
+    return (_run_sim(seeds, folder / "x.npy"),)
+
+
+def npz(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """Samples as .npz: members, their headers, the archive's bytes."""
+    path = folder / "x.npz"
+    member = _array_file(rng, np.load(seeds.tiny.images)) if rng.random() < 0.5 else seeds.tiny.images.read_bytes()
+    kept = pick(rng, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+    with zipfile.ZipFile(path, "w", kept) as archive:
+        for name in pick(rng, (("images.npy",), ("a.npy", "images.npy"), ("images",), ("../x.npy",), ())):
+            archive.writestr(name, member)
+    if rng.random() < 0.6:
+        path.write_bytes(damaged_bytes(rng, path.read_bytes()))
+    return (_run_sim(seeds, path),)
+
+
+def labels(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """True classes as .npy."""
+    (folder / "y.npy").write_bytes(_array_file(rng, np.load(seeds.tiny.labels)))
+    return (_run_sim(seeds, seeds.tiny.images, "--labels", folder / "y.npy"),)
+
+
+def _array_file(rng: Rng, array: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    if rng.random() < 0.5:
+        np.save(file, damaged_array(rng, array))
+    else:
+        np.save(file, array)
+    data = file.getvalue()
+    chance = rng.random()
+    if chance < 0.3:
+        length = int.from_bytes(data[8:10], "little")
+        header = damaged_text(rng, data[10 : 10 + length].decode("latin1")).encode("utf-8", "surrogatepass")[:60_000]
+        return data[:8] + len(header).to_bytes(2, "little") + header + data[10 + length :]
+    return damaged_bytes(rng, data) if chance < 0.5 else data
+
+
+def _run_sim(seeds: Seeds, samples: Path, *options: object) -> int:
+    return run(seeds.tiny.build, "--input", samples, "--samples", 1, "--backend", "sim", *options)
+
+
+# --- networks
+
+
+def checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A checkpoint: its tensors, what lies beside them, its bytes, as .pt or .safetensors."""
+    content = torch.load(seeds.tiny.model, weights_only=True)
+    state = content["model"]
+    chance = rng.random()
+    if chance < 0.7:
+        for _ in range(int(rng.integers(1, 4))):
+            _damage_state(rng, state)
+    path = folder / f"x.{pick(rng, ('pt', 'pt', 'pth', 'safetensors'))}"
+    if path.suffix == ".safetensors":
+        tensors = {name: each for name, each in state.items() if isinstance(each, torch.Tensor)}
+        try:
+            save_file({name: each.contiguous() for name, each in tensors.items()}, path)
+        except (ValueError, RuntimeError, NotImplementedError, TypeError):  # no such tensors there
+            return ()
+    else:
+        if rng.random() < 0.3:
+            content[str(pick(rng, TEXTS))[:1000]] = pick(rng, (*NUMBERS, [], {}, torch.zeros(2), None))
+        old = bool(rng.random() < 0.2)
+        torch.save(pick(rng, (content, content, state, {"net": state})), path, _use_new_zipfile_serialization=not old)
+    if chance > 0.6:
+        path.write_bytes(damaged_bytes(rng, path.read_bytes()))
+    return (compile_(path, *seeds.tiny.arguments, "--target", "sim", "--quiet", "-o", folder / "build"),)
+
+
+OTHER_TYPES = (torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.complex64, torch.int64)
+
+
+def _damage_state(rng: Rng, state: dict[str, Any]) -> None:
+    name = pick(rng, list(state))
+    tensor = state[name]
+    if not isinstance(tensor, torch.Tensor) or tensor.is_sparse or tensor.is_meta:
+        return
+    one = tensor.reshape(-1)[:1]
+    changes: Sequence[Callable[[], object]] = (
+        lambda: tensor.to(pick(rng, OTHER_TYPES)),
+        lambda: tensor * float(pick(rng, (0, -1, 1e30, 1e-30, float("nan"), float("inf")))),
+        lambda: tensor.reshape(-1),
+        lambda: tensor[None],
+        lambda: tensor[..., :0] if tensor.ndim else tensor,
+        lambda: one.expand(int(pick(rng, (10**3, 10**9, 2**40)))),
+        lambda: tensor.to("meta"),
+        lambda: tensor.to_sparse(),
+        lambda: torch.cat([tensor, tensor]) if tensor.ndim else tensor,
+        lambda: tensor.T.contiguous().T if tensor.ndim == 2 else tensor,
+        lambda: pick(rng, (*NUMBERS, None, [], {}, "text")),
+        lambda: torch.from_numpy(damaged_array(rng, tensor.numpy().copy())),
+    )  # fmt: skip
+    try:
+        state[name] = pick(rng, changes)()
+    except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
+        del state[name]
+    if rng.random() < 0.2:
+        state[pick(rng, ("x", f"{name}.x", "module." + name, "\x1b[1m", "layers.99.0.conv.weight"))] = tensor
+
+
+def nir_file(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A NIR file: datasets, groups, links, or its bytes."""
+    path = folder / "x.nir"
+    shutil.copy(seeds.nir, path)
+    _damage_hdf5(rng, path)
+    return (compile_(path, *NIR_OPTIONS, "-o", folder / "build"),)
+
+
+def _damage_hdf5(rng: Rng, path: Path) -> None:
+    if rng.random() < 0.4:
+        path.write_bytes(damaged_bytes(rng, path.read_bytes()))
+        return
+    with h5py.File(path, "r+") as file:
+        for _ in range(int(rng.integers(1, 4))):
+            names: list[str] = []
+            file.visit(names.append)
+            name = pick(rng, names)
+            try:
+                _damage_object(rng, file, name)
+            except (OSError, RuntimeError, TypeError, ValueError, KeyError, UnicodeError):  # HDF5 refuses to write it
+                continue
+
+
+def _damage_object(rng: Rng, file: Any, name: str) -> None:
+    found = file[name]
+    change = rng.integers(12)
+    if change < 4 and isinstance(found, h5py.Dataset):
+        value = found[()]
+        del file[name]
+        if isinstance(value, bytes):
+            file[name] = pick(
+                rng, (b"LIF", b"Conv2d", b"", b"\xff\xfe", b"x" * 1000, 3, *map(str.encode, ("IF", "CubaLIF")))
+            )
+        else:
+            file[name] = damaged_array(rng, np.asarray(value))
+    elif change == 4:
+        del file[name]
+    elif change == 5:
+        del file[name]
+        file[name] = h5py.ExternalLink("/etc/passwd", "/x")
+    elif change == 6:
+        del file[name]
+        file[name] = h5py.SoftLink("/node")
+    elif change == 7 and isinstance(found, h5py.Group):
+        found["again"] = file["/"]
+    elif change == 8 and isinstance(found, h5py.Dataset):
+        del file[name]
+        file.create_dataset(name, tuple(int(each) for each in rng.integers(1, 2**12, 3)), "f8")
+    elif change == 9 and isinstance(found, h5py.Dataset):
+        del file[name]
+        file.create_dataset(name, (20,), "u1", external=[("/etc/passwd", 0, 20)])
+    elif change == 10:
+        found.attrs["x"] = pick(rng, TEXTS)[:1000]
+    else:
+        file.move(name, f"{name}{pick(rng, ('x', '/y', ' ', '.'))}")
+
+
+# --- builds
+
+
+def program(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A program: its JSON, its tensors or its bytes; what both the reference and sim run, they must run alike."""
+    build = _build_but(seeds, folder, PROGRAM)
+    metadata, tree, tensors = take_apart(seeds.tiny.build / PROGRAM)
+    if rng.random() < 0.6:
+        tree = damaged_tree(rng, tree) if rng.random() < 0.5 else _damaged_nodes(rng, tree)
+    if rng.random() < 0.5:
+        name = pick(rng, list(tensors))
+        changed = damaged_array(rng, tensors[name])
+        if changed.dtype.kind in "iufb" and changed.dtype.isnative:
+            tensors[name] = np.ascontiguousarray(changed)
+        else:
+            del tensors[name]
+    try:
+        put_together(build / PROGRAM, metadata, tree, tensors)
+    except (RecursionError, UnicodeError, KeyError, ValueError):  # not to be written
+        return ()
+    if rng.random() < 0.15:
+        (build / PROGRAM).write_bytes(damaged_bytes(rng, (build / PROGRAM).read_bytes()))
+    results = folder / "reference.npz", folder / "sim.npz"
+    options = "--input", seeds.tiny.images, "--samples", 1
+    statuses = tuple(run(build, *options, "--backend", path.stem, "-o", path) for path in results)
+    if statuses == (0, 0):
+        with np.load(results[0]) as wanted, np.load(results[1]) as found:
+            if any(not np.array_equal(wanted[name], found[name]) for name in wanted.files):
+                raise Wrong("sim and reference differ")
+    return statuses
+
+
+def _damaged_nodes(rng: Rng, tree: Any) -> Any:
+    """Only what nodes hold: their values and signals, by numbers of their kind."""
+    node = pick(rng, tree["nodes"])
+    part = pick(rng, [key for key in ("values", "signal", "shape", "inputs") if node.get(key)])
+    node[part] = damaged_tree(rng, node[part])
+    return tree
+
+
+def report_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A build's report."""
+    build = _build_but(seeds, folder, "report.json")
+    _damage_json(rng, seeds.tiny.build / "report.json", build / "report.json")
+    return (_run_build(seeds, build), report(build, "-o", folder / "page.html"))
+
+
+def placement_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A build's placement."""
+    build = _build_but(seeds, folder, "placement.json")
+    _damage_json(rng, seeds.tiny.build / "placement.json", build / "placement.json")
+    return (_run_build(seeds, build, "--cost"), report(build, "-o", folder / "page.html"))
+
+
+def quantized(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A build's quantized checkpoint."""
+    build = _build_but(seeds, folder, "quantized.pt")
+    content = torch.load(seeds.tiny.build / "quantized.pt", weights_only=True)
+    chance = rng.random()
+    if chance < 0.7:
+        _damage_state(rng, content["model"])
+    torch.save(content, build / "quantized.pt")
+    if chance > 0.6:
+        (build / "quantized.pt").write_bytes(damaged_bytes(rng, (build / "quantized.pt").read_bytes()))
+    return (_verify_build(seeds, build),)
+
+
+def network(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A build's float network."""
+    build = _build_but(seeds, folder, "network.nir")
+    shutil.copy(seeds.tiny.build / "network.nir", build / "network.nir")
+    _damage_hdf5(rng, build / "network.nir")
+    return (_verify_build(seeds, build),)
+
+
+def _build_but(seeds: Seeds, folder: Path, name: str) -> Path:
+    """A build that lacks a file; the others are links."""
+    build = folder / "build"
+    build.mkdir()
+    for file in seeds.tiny.build.iterdir():
+        if file.name != name:
+            (build / file.name).symlink_to(file)
+    return build
+
+
+def _run_build(seeds: Seeds, build: Path, *options: object) -> int:
+    return run(build, "--input", seeds.tiny.images, "--samples", 1, "--backend", "sim", *options)
+
+
+def _verify_build(seeds: Seeds, build: Path) -> int:
+    return verify(build, "--input", seeds.tiny.images, "--samples", 1, "--backend", "sim", "--model", seeds.tiny.model)
+
+
+# --- what stands beside a build
+
+
+def chip(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A chip's file."""
+    text = (CHIPS / f"{pick(rng, ('loihi1', 'loihi2'))}.yaml").read_text(encoding="utf-8")
+    chance = rng.random()
+    if chance < 0.5:
+        try:
+            text = yaml.safe_dump(damaged_tree(rng, yaml.safe_load(text)), allow_unicode=True)
+        except (RecursionError, UnicodeError):
+            return ()
+    elif chance < 0.8:
+        text = damaged_text(rng, text)
+    data = text.encode("utf-8", "surrogatepass")
+    (folder / "chip.yaml").write_bytes(damaged_bytes(rng, data) if chance > 0.8 else data)
+    return (_run_build(seeds, seeds.tiny.build, "--cost", "--chip", folder / "chip.yaml"),)
+
+
+def verification_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """What resformer-verify --json wrote."""
+    _damage_json(rng, seeds.verification, folder / "v.json")
+    return (report(seeds.tiny.build, "--verify", folder / "v.json", "-o", folder / "page.html"),)
+
+
+def cost_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """What resformer-run --cost --json wrote."""
+    _damage_json(rng, seeds.cost, folder / "c.json")
+    return (report(seeds.tiny.build, "--cost", folder / "c.json", "-o", folder / "page.html"),)
+
+
+def _damage_json(rng: Rng, good: Path, bad: Path) -> None:
+    text = good.read_text(encoding="utf-8")
+    chance = rng.random()
+    if chance < 0.7:
+        try:
+            text = json.dumps(damaged_tree(rng, json.loads(text)))
+        except (RecursionError, ValueError):
+            text = "[" * 100_000
+    elif chance < 0.85:
+        text = damaged_text(rng, text)
+    data = text.encode("utf-8", "surrogatepass")
+    bad.write_bytes(damaged_bytes(rng, data) if chance > 0.85 else data)
+
+
+def images(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A folder of images: files of many formats, damaged, misnamed, and what is no file."""
+    inside = folder / "images"
+    inside.mkdir()
+    for index in range(int(rng.integers(1, 4))):
+        mode = pick(rng, ("RGB", "L", "P", "RGBA", "1", "I;16", "CMYK", "LA", "F"))
+        size = tuple(int(each) for each in rng.integers(1, 40, 2))
+        picture = Image.new(mode, size)  # type: ignore[arg-type]
+        file = io.BytesIO()
+        try:
+            picture.save(file, pick(rng, ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "ICO", "EPS", "PCX")))
+        except (OSError, ValueError, KeyError):
+            picture.convert("RGB").save(file, "PNG")
+        data = file.getvalue()
+        name = f"{index}.{pick(rng, ('png', 'jpg', 'jpeg', 'bmp', 'webp', 'gif', 'txt'))}"
+        (inside / name).write_bytes(damaged_bytes(rng, data) if rng.random() < 0.7 else data)
+    extra = rng.integers(12)
+    if extra == 0:
+        os.mkfifo(inside / "p.png")
+    elif extra == 1:
+        (inside / "again").symlink_to(".")
+    elif extra == 2:
+        (inside / "z.png").symlink_to("/dev/zero")
+    elif extra == 3:
+        (inside / "d.png").mkdir()
+    resize = ("--resize",) if rng.random() < 0.5 else ()
+    return (_run_sim(seeds, inside, *resize),)
+
+
+def options(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """Options of the commands, with values that they do not take."""
+    values = (*map(str, NUMBERS), *(each for each in TEXTS if "\x00" not in each and "\ud800" not in each), str(folder))
+    base: Mapping[str, tuple[Callable[..., int], Sequence[object], Sequence[str]]] = {
+        "compile": (
+            compile_,
+            (seeds.tiny.model, *seeds.tiny.arguments, "--target", "sim", "-o", folder / "b", "--quiet"),
+            ("--timesteps", "--input-size", "--weight-bits", "--layer-bits", "--input-scale-exp", "--chip", "--dt",
+             "--mean", "--std", "--synapse-budget", "--neuron", "--stem-stride", "--calibration", "--weights-key"),
+        ),
+        "run": (
+            run,
+            (seeds.tiny.build, "--input", seeds.tiny.images, "--samples", 1, "--backend", "sim"),
+            ("--mean", "--std", "--samples", "--labels", "--batch-size", "--device", "--chip", "--json", "--spread"),
+        ),
+        "verify": (
+            verify,
+            (seeds.tiny.build, "--input", seeds.tiny.images, "--samples", 1, "--backend", "sim"),
+            ("--mean", "--std", "--samples", "--labels", "--batch-size", "--model", "--json"),
+        ),
+    }  # fmt: skip
+    command, arguments, names = base[pick(rng, list(base))]
+    added = [part for _ in range(int(rng.integers(1, 3))) for part in (pick(rng, names), pick(rng, values)[:2000])]
+    home = Path.cwd()
+    os.chdir(folder)  # whatever is written by name
+    try:
+        return (command(*arguments, *added),)
+    finally:
+        os.chdir(home)
+
+
+KINDS: Mapping[str, tuple[float, Callable[[Seeds, Rng, Path], Statuses]]] = {
+    "array .npy": (3, npy),
+    "array .npz": (3, npz),
+    "labels": (1, labels),
+    "checkpoint": (2, checkpoint),
+    "NIR": (3, nir_file),
+    "program": (3, program),
+    "quantized checkpoint": (0.5, quantized),
+    "network of a build": (0.5, network),
+    "report.json": (1, report_json),
+    "placement.json": (1, placement_json),
+    "chip": (2, chip),
+    "verification": (2, verification_json),
+    "cost": (2, cost_json),
+    "images": (2, images),
+    "options": (1, options),
+}
+"""By name: how often it is chosen, and what it does."""
