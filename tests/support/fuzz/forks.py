@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
+import math
 import os
 import resource
 import select
@@ -27,7 +28,7 @@ class Limits:
     """What one input may take.
 
     Attributes:
-        seconds: Of time by the clock.
+        seconds: Of a processor's time; of time by the clock ``PATIENCE`` times as much, as other work may run beside.
         memory: Bytes, beyond those that the process had as it began.
         disk: Bytes of one file that is written.
     """
@@ -74,7 +75,7 @@ def run_apart(work: Callable[[], tuple[int, ...]], limits: Limits) -> Outcome:
         os.close(reading)
         _do(work, limits, writing)
     os.close(writing)
-    told, in_time = _read(reading, limits.seconds)
+    told, in_time = _read(reading, PATIENCE * limits.seconds)
     os.close(reading)
     if not in_time:
         os.kill(child, signal.SIGKILL)
@@ -114,6 +115,8 @@ def run_command(main: Callable[[list[str]], int], *arguments: object) -> int:
     return status
 
 
+PATIENCE = 10
+"""How many times longer by the clock than by the processor an input may take."""
 LONGEST_LINE = 4_000
 """Characters of a line that a command may print."""
 
@@ -126,7 +129,10 @@ def _do(work: Callable[[], tuple[int, ...]], limits: Limits, pipe: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + 4 * limits.memory,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    faulthandler.dump_traceback_later(limits.seconds * 0.9, file=pipe)
+    faulthandler.dump_traceback_later(0.9 * PATIENCE * limits.seconds, file=pipe)
+    faulthandler.register(signal.SIGXCPU, file=pipe)
+    processor = math.ceil(limits.seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (processor, processor + 2))
     # whatever bypasses Python's streams
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -173,13 +179,13 @@ def _read(pipe: int, seconds: float) -> tuple[bytes, bool]:
 def _understood(told: str, in_time: bool, status: int) -> tuple[tuple[int, ...], str, str]:
     if told.startswith("done"):
         return tuple(map(int, told.split()[1:])), "", ""
-    if not in_time:
+    if not in_time or "most recent call first" in told:
         places = [line.strip() for line in told.splitlines() if str(HOME) in line and "tests" not in line]
         return (), f"hangs at {places[0].split(HOME.name)[-1] if places else '?'}", told
     if told.startswith("failed"):
         first, _, rest = told.partition("\n")
         return (), first.removeprefix("failed "), rest
-    return (), f"died of signal {status & 127}", told
+    return (), f"died: {os.waitstatus_to_exitcode(status)}", told
 
 
 def _status(name: str) -> int:
