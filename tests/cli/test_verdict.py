@@ -18,6 +18,7 @@ from resformer.errors import InputError, ResformerWarning
 from resformer.runtime.cli.compile import main as compile_main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
+from resformer.runtime.given import NO_LABELS
 from resformer.runtime.run.encode import predict
 from resformer.runtime.verify.limits import Limits
 from resformer.runtime.verify.nir_network import NirNetwork
@@ -43,7 +44,7 @@ def sound(tiny: Tiny) -> Verification:
 
 def clean(result: Verification, **changes: Any) -> Verification:
     """A verification that has nothing to report but the changes."""
-    nothing = {"fired": dict.fromkeys(result.layers, 1), "clipped": 0, "saturation": {}, "assumptions": ()}
+    nothing = {"fired": dict.fromkeys(result.layers, 1), "clipped": 0, "saturation": {}, "ties": {}, "assumptions": ()}
     return replace(result, **{**nothing, **changes})
 
 
@@ -154,10 +155,50 @@ def test_accuracy_is_kept_or_not(sound: Verification, limits: Limits, passed: bo
     assert result.verdict[0].startswith("EQUIVALENT: ")
 
 
+NO_BETTER = "no better than a guess (10.00% are of one class), so agreement with it says nothing: are the samples prep"
+
+
+@pytest.mark.parametrize(
+    ("changes", "empty"),
+    [
+        ({"accuracy": {"original": 0.1, "quantized": 0.1}}, NO_BETTER),
+        ({"accuracy": {"original": 0.12, "quantized": 0.12}}, NO_BETTER),
+        ({"accuracy": {"original": 0.13, "quantized": 0.13}}, None),
+        ({"accuracy": {"original": 0.5, "quantized": 0.5}, "guess": 0.51}, None),
+        ({"samples": 9, "accuracy": {"original": 0.1, "quantized": 0.1}}, None),
+        ({"guess": None, "predictions": 200 * (7,), "warnings": ("mean: not the build's",)}, "taken for one class"),
+        ({"guess": None, "predictions": 200 * (7,)}, None),
+        ({"guess": None, "predictions": (*199 * (7,), 8), "warnings": ("mean: not the build's",)}, None),
+        ({"fired": {}, "guess": None}, SILENT),
+    ],
+)
+def test_networks_that_agree_on_nothing_do_not_pass(
+    sound: Verification, changes: dict[str, Any], empty: str | None
+) -> None:
+    if "fired" in changes:
+        changes = {**changes, "fired": dict.fromkeys(sound.layers, 0)}
+    result = clean(with_accuracy(sound, 1.0), **{"guess": 0.1, **changes})
+    assert result.passed
+    demanding = [
+        replace(result, limits=limits) for limits in (Limits(min_agreement=0.9), Limits(max_accuracy_drop=0.1))
+    ]
+    if empty is None:
+        assert result.empty_agreement is None
+        assert demanding[0].passed
+        return
+    assert any(empty in line for line in result.to_know)
+    for each in demanding:
+        assert each.equivalent
+        assert not each.passed
+        assert each.verdict[1].startswith("ACCURACY NOT KEPT: ")
+        assert empty in each.verdict[1]
+
+
 def test_why_accuracy_is_not_known(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     common = [str(tiny.build), "--input", str(tiny.images), "--backend", "reference"]
     _, (_, accuracy, _) = said([*common, "--model", str(tiny.model)], capsys)
-    assert accuracy.startswith("accuracy: unknown: there are no labels (--labels); top-1 agreement ")
+    assert accuracy.startswith("accuracy: unknown: no labels were given; --labels L.npy names them, or a folder of ")
+    assert "; top-1 agreement " in accuracy
     assert accuracy.endswith("%")
     _, (_, accuracy, _) = said([*common, "--labels", str(tiny.labels)], capsys)
     assert accuracy.startswith("accuracy: quantized ")
@@ -190,7 +231,7 @@ def test_an_accuracy_that_collapsed_fails(tmp_path: Path, capsys: pytest.Capture
     assert found["shortfalls"] == ["the agreement is below the 90.00% that --min-agreement demands"]
     assert found["verdict"] == lines
     assert lines[0].startswith("EQUIVALENT: ")
-    unknown = "ACCURACY NOT KEPT: unknown: there are no labels (--labels)"
+    unknown = f"ACCURACY NOT KEPT: unknown: {NO_LABELS}"
     assert lines[1] == f"{unknown}; top-1 agreement {agreement:.2%}; {found['shortfalls'][0]}"
     # of labels that are what the original predicts, as many are lost as do not agree
     command += ["--labels", str(tmp_path / "labels.npy")]
@@ -290,7 +331,8 @@ def test_python_warns(wrong_unit: tuple[Path, Path]) -> None:
         warnings.simplefilter("error", ResformerWarning)
         fires = resformer.compile(path, target="sim", options=resformer.CompileOptions(dt=0.1, timesteps=8))
         fires.run(samples, record=True)
-        assert fires.verify(samples).to_know == ()
+        (assumed,) = fires.verify(samples).to_know
+    assert assumed.startswith("assumed (no tensor says so): input: ")
 
 
 def test_input_that_was_clipped(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
