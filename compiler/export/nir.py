@@ -51,6 +51,7 @@ from resformer.compiler.ir.primitives import (
     with_weight,
 )
 from resformer.compiler.ir.program import Program, real_weight
+from resformer.compiler.ir.tie_shifts import FIRES_AT, RAISED, TIES
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
 
@@ -96,7 +97,8 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
             area = 1 if graph is folded else int(folded[node.name].op.metadata.get(POOL_AREA, 1))
             divisor = output.divisor if isinstance(op, Dense) and graph is not folded else 1
             whole_bias = op.bias + _held_surplus(quantized, node.name) / 2**LOIHI.a_shift
-            bias = whole_bias * 2.0**-op.signal.scale_exp / divisor
+            grain = 2.0**-op.signal.scale_exp / divisor
+            bias = whole_bias * grain
             integers = {
                 "weight": op.weight,
                 "weight_exp": op.weight_exp,
@@ -104,7 +106,10 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
                 "scale_exp": op.signal.scale_exp,
                 "input_scale_exp": quantized[quantized[node.name].inputs[0]].op.signal.scale_exp,
             }
-            edit.set_op(node.name, _layer(as_layer(node.op), real_weight(quantized, node.name) * area, bias, integers))
+            made = _layer(as_layer(node.op), real_weight(quantized, node.name) * area, bias, integers)
+            if (added := _held_surplus(quantized, node.name)).any():
+                made.metadata[TIES] = {RAISED: added * (grain / 2**LOIHI.a_shift)}
+            edit.set_op(node.name, made)
         elif isinstance(op, LIF | CubaLIF):
             unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp
             held = _surplus_is_before(quantized, quantized[node.name])
@@ -152,10 +157,12 @@ def _neurons(
         integers |= {name: getattr(op, name) for name in ("v_drop", "v_bias")}
     metadata = {**neurons.metadata, **({} if at_threshold else FIRES_ABOVE), INTEGERS: integers}
     decay = np.asarray(op.dv) / LOIHI.decay_unity
-    if at_threshold or surplus_before:
-        height = op.meant_thresholds * unit
-    else:
+    height = meant = np.asarray(op.meant_thresholds * unit)
+    if not (at_threshold or surplus_before):
         height = (op.thresholds + _between_potentials(op, len(shape))) * unit
+    raised = np.asarray(height - meant)
+    if metadata[FIRES_AT] != neurons.metadata[FIRES_AT]:
+        metadata[TIES] = _ties(raised, str(neurons.metadata[FIRES_AT]))
     if isinstance(neurons, DiscreteCubaLIF):
         assert isinstance(op, CubaLIF)
         fine = unit / 2**LOIHI.a_shift
@@ -181,6 +188,8 @@ def _neurons(
         )
     if isinstance(neurons, nir.IF):
         gain = collapse(neurons.r) * dt
+        if TIES in metadata:
+            metadata[TIES] = _ties(raised * gain, metadata[TIES][FIRES_AT])
         threshold = _spread(neurons.v_reset.flat[0] + height * gain, shape)
         return nir.IF(r=neurons.r, v_threshold=threshold, v_reset=neurons.v_reset, metadata=metadata)
     assert isinstance(neurons, nir.LIF)
@@ -188,6 +197,8 @@ def _neurons(
     # an input of one adds one, or its share of a step
     r = steps if np.allclose(collapse(neurons.r) * dt, collapse(neurons.tau)) else float(neurons.r.flat[0])
     metadata |= {"tau_steps": steps}
+    if TIES in metadata:
+        metadata[TIES] = _ties(raised * (r / steps), metadata[TIES][FIRES_AT])
     metadata.pop("dt_over_tau", None)
     return nir.LIF(
         tau=constant(steps * dt, shape),
@@ -197,6 +208,11 @@ def _neurons(
         v_reset=neurons.v_reset,
         metadata=metadata,
     )
+
+
+def _ties(raised: Float64Array, fires_at: str) -> dict[str, Any]:
+    """What a population's metadata say of ties; a shift that is one for all is one number, as in the file."""
+    return {FIRES_AT: fires_at, RAISED: float(raised.flat[0]) if raised.size == 1 else raised}
 
 
 def _between_potentials(op: Spiking, axes: int) -> Float64Array:

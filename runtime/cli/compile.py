@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resformer.compiler.atomic import write_json, write_text
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
-from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_notices
+from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_run_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file
 from resformer.runtime.cli.sample_options import PREPROCESSING, check_preprocessing_usage
 from resformer.runtime.cli.terminal import (
@@ -103,9 +103,9 @@ def _report(arguments: argparse.Namespace) -> None:
         if arguments.input is not None:
             given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
             given = given if arguments.samples else given.first(SAMPLES)
-        write_page((compiled.shown(given, progress=update),), arguments.report)
-    if given is not None:
-        show_notices(terminal, given)
+        shown = compiled.shown(given, progress=update)
+        write_page((shown,), arguments.report)
+    show_run_notices(terminal, [shown])
     terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
 
 
@@ -138,6 +138,10 @@ def _sweep(arguments: argparse.Namespace) -> int:
     failed = [point for point in points if point.error is not None]
     for point in failed:
         terminal.line(f"{point.title}: {point.error}", style="red")
+    for line in sweep.told(points, "notes"):
+        terminal.line(f"note: {line}")
+    for line in sweep.told(points, "warnings"):
+        terminal.warning(line)
     return FAILED if failed else DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from resformer.compiler.ir.program import Scheduled
     from resformer.runtime.cli.terminal import Terminal
     from resformer.runtime.given import Given, GivenBuild, Held
+    from resformer.runtime.page.content import Shown
 
 
 def add_input_options(parser: argparse._ActionsContainer, *, required: bool = True) -> None:
@@ -98,6 +100,14 @@ def show_notices(terminal: Terminal, given: Given) -> None:
     """Print what a reader should know of how samples were read, a line each."""
     for kind, lines in (("warning", given.warnings), ("note", given.notes)):
         for line in lines:
+            terminal.line(f"{kind}: {line}")
+
+
+def show_run_notices(terminal: Terminal, shown: Sequence[Shown]) -> None:
+    """Print what a reader should know of the runs that a page shows and of their samples, each line once."""
+    runs = [each.run for each in shown if each.run is not None]
+    for kind in ("warning", "note"):
+        for line in dict.fromkeys(line for run in runs for line in run[f"{kind}s"]):
             terminal.line(f"{kind}: {line}")
 
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
 from resformer.compiler.progress import Progress
-from resformer.runtime.cli.inputs import add_input_options, check_input_usage, read_samples, require_input, show_notices
+from resformer.runtime.cli.inputs import (
+    add_input_options,
+    check_input_usage,
+    read_samples,
+    require_input,
+    show_run_notices,
+)
 from resformer.runtime.cli.outputs import check_outputs, chip_file
 from resformer.runtime.cli.sample_options import PREPROCESSING, add_run_preprocessing_options
 from resformer.runtime.cli.terminal import (
@@ -24,7 +30,6 @@ from resformer.runtime.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from resformer.runtime.given import Given
     from resformer.runtime.page.content import Shown
 
 ONE_A_BUILD = MappingProxyType(
@@ -97,22 +102,20 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
     terminal = Terminal()
-    read: list[Given] = []
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.runtime.page.write import write_page
 
-        shown = tuple(_shown(arguments, index, update, read) for index in range(len(arguments.builds)))
+        shown = tuple(_shown(arguments, index, update) for index in range(len(arguments.builds)))
         update("writing", 0, 0)
         write_page(shown, arguments.output)
-    for given in read:
-        show_notices(terminal, given)
+    show_run_notices(terminal, shown)
     terminal.line(f"{arguments.output} ({size_of(arguments.output)})")
     return DONE
 
 
-def _shown(arguments: argparse.Namespace, index: int, update: Progress, read: list[Given]) -> Shown:
-    """One build, run if there is an input, which is then added to what was read."""
+def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown:
+    """One build, run if there is an input."""
     from resformer.compiler.files import cost as costs
     from resformer.compiler.files import verification as verifications
     from resformer.runtime.compiled import load
@@ -125,5 +128,4 @@ def _shown(arguments: argparse.Namespace, index: int, update: Progress, read: li
     if arguments.input is not None:
         given = read_samples(arguments, compiled.program, compiled.held)
         given = given.first(SAMPLES) if arguments.samples is None else given
-        read.append(given)
     return compiled.shown(given, verification=verification, cost=cost, chip=arguments.chip, progress=update)

@@ -44,6 +44,8 @@ class Point:
         latency_us: From frame to logits.
         interval_us: Between samples.
         saturated: How many values were clipped, in all samples.
+        warnings: What is doubtful of the network, the samples, or the run, a sentence each.
+        notes: What was chosen or found beside, a sentence each: kernels that were replaced among it.
     """
 
     choices: Mapping[str, str]
@@ -59,6 +61,8 @@ class Point:
     latency_us: float | None = None
     interval_us: float | None = None
     saturated: int | None = None
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -66,7 +70,8 @@ class Point:
         return ", ".join(f"{key} {value}" for key, value in self.choices.items())
 
 
-MEASURED = tuple(each.name for each in fields(Point) if each.name not in ("choices", "error"))
+TOLD = ("warnings", "notes")
+MEASURED = tuple(each.name for each in fields(Point) if each.name not in ("choices", "error", *TOLD))
 _TEXTS = {
     "fits": ("fits", lambda value: "yes" if value else "NO"),
     "cores": (" cores", "{:,}".format),
@@ -117,12 +122,18 @@ def require_any(points: Sequence[Point]) -> None:
 
 def _point(arguments: argparse.Namespace, choices: Mapping[str, str]) -> Point:
     compiled = compile(arguments.model, options=compile_options(arguments))
-    facts: dict[str, Any] = {"sqnr_db": _worst_sqnr(compiled)}
+    compilation = compiled.compilation
+    facts: dict[str, Any] = {
+        "sqnr_db": _worst_sqnr(compiled),
+        "warnings": compilation.warnings,
+        "notes": (*compilation.source.notes, *compilation.sample_notes),
+    }
     if compiled.options.chip is not None:
         placement = compiled.place()
         facts |= {"fits": not placement.violations, "cores": placement.cores, "chips": placement.chips}
     if arguments.input is not None:
-        facts |= _measured(arguments, compiled)
+        measured = _measured(arguments, compiled)
+        facts |= measured | {name: (*facts[name], *measured[name]) for name in TOLD}
     return Point(choices, **facts)
 
 
@@ -135,7 +146,11 @@ def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, An
     """What a run of the samples tells."""
     given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
     result = compiled.run(given, backend=BACKEND, record=True)
-    facts: dict[str, Any] = {"saturated": sum(result.saturated.values())}
+    facts: dict[str, Any] = {
+        "saturated": sum(result.saturated.values()),
+        "warnings": (*given.warnings, *result.to_know),
+        "notes": (*given.notes, *result.notes),
+    }
     if result.accuracy is not None:
         facts["accuracy"] = result.accuracy
     cost = compiled.cost(result)
@@ -164,6 +179,19 @@ def rows(points: Sequence[Point]) -> tuple[Sequence[str], list[Sequence[str]]]:
     return headings, table
 
 
+def told(points: Sequence[Point], kind: str) -> list[str]:
+    """The sentences of one of ``TOLD``, each once; one that is not said of all that succeeded names those."""
+    done = [point for point in points if point.error is None]
+    said: dict[str, list[str]] = {}
+    for point in done:
+        for sentence in dict.fromkeys(getattr(point, kind)):
+            said.setdefault(sentence, []).append(point.title)
+    return [
+        sentence if len(titles) == len(done) else f"{'; '.join(titles)}: {sentence}"
+        for sentence, titles in said.items()
+    ]
+
+
 def to_json(points: Sequence[Point], arguments: argparse.Namespace) -> dict[str, Any]:
     """All points, as JSON can hold them."""
     return {
@@ -173,7 +201,9 @@ def to_json(points: Sequence[Point], arguments: argparse.Namespace) -> dict[str,
         "model": arguments.model.name,
         "input": None if arguments.input is None else arguments.input.name,
         "points": [
-            {"choices": dict(point.choices), "error": point.error} | {name: getattr(point, name) for name in MEASURED}
+            {"choices": dict(point.choices), "error": point.error}
+            | {name: getattr(point, name) for name in MEASURED}
+            | {name: list(getattr(point, name)) for name in TOLD}
             for point in points
         ],
     }

@@ -56,6 +56,8 @@ class Sides:
         folded: The one of ``graphs`` after all float passes, if each layer's own error is to be measured; else None.
         inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
         weight_factors: Of each layer of the program whose weights the quantized module holds times something: what.
+        meant_exact: Whether no potential of the program is truncated as it was compiled, whatever has become of it: a
+            program that was changed must not be free of E3.
     """
 
     program: Scheduled
@@ -66,6 +68,12 @@ class Sides:
     folded: Graph[nir.NIRNode] | None = None
     inexact: str = ""
     weight_factors: Mapping[str, Float64Array] = field(default_factory=dict)
+    meant_exact: bool = False
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its arithmetic is that of real numbers, or should be."""
+        return self.meant_exact or self.program.is_dyadic
 
     def copy(self) -> Sides:
         """One for another thread: only the networks in SpikingJelly keep a state."""

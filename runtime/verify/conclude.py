@@ -129,9 +129,12 @@ def _quantized(
     wrong_weights = sum(wrong for _, wrong in weights.values())
     tolerance = logit_tolerance(program)
     logits_agree = tally.quantized_logits_error <= tolerance
-    exact_here = program.is_dyadic and not sides.inexact and tally.quantized.total > 0
+    changed = sides.meant_exact and not program.is_dyadic
+    exact_here = sides.is_exact and not sides.inexact and tally.quantized.total > 0
     if wrong_weights:
         note = f"weights differ in {', '.join(name for name, (_, wrong) in weights.items() if wrong)}"
+    elif changed:
+        note = "the program is not as it was compiled: its decays or biases let potentials be truncated"
     elif not program.is_dyadic:
         note = "not demanded: a decay is rounded to 12 bits, or T is above 7"
     elif sides.inexact:
@@ -149,8 +152,8 @@ def _quantized(
         divergence = quantized_divergence(comparison.first, layer, program, quantized, samples)
     return Check(
         layers=exact if exact_here else whole,
-        demanded=exact_here or wrong_weights > 0,
-        passed=not (tally.quantized.wrong or tally.currents.wrong or wrong_weights) and logits_agree,
+        demanded=exact_here or changed or wrong_weights > 0,
+        passed=not (tally.quantized.wrong or tally.currents.wrong or wrong_weights or changed) and logits_agree,
         note=note,
         divergence=divergence,
         extra={
@@ -173,7 +176,7 @@ def _original(sides: Sides, tally: Tally, expected: Mapping[str, int]) -> Check:
     require_complete(ORIGINAL, tally.local.compared, expected)
     original, quantized = tally.predictions_original, tally.predictions_quantized
     spikes = 2 * tally.both + tally.only_original + tally.only_quantized
-    demanded = sides.fine_tuned and sides.program.is_dyadic and not tally.saturated_samples
+    demanded = sides.fine_tuned and sides.is_exact and not tally.saturated_samples
     note = "given samples rounded as the program's are, as it was fine-tuned" if sides.fine_tuned else "measured"
     return Check(
         layers=_counts(tally.original),

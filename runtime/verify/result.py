@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 
 from resformer.compiler.ir.summary import Summarized, Summary, counted, listed
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing
-from resformer.runtime.run.to_know import clipping, silence
+from resformer.runtime.run.to_know import NONE_FIRED, clipping, silence
 from resformer.runtime.verify.diverge import Divergence
 from resformer.runtime.verify.limits import NO_LIMITS, Limits
 from resformer.runtime.verify.local import LocalError
@@ -29,6 +30,9 @@ SHORT = MappingProxyType({name: f"E{number}" for number, name in enumerate(CHECK
 NOTHING = "nothing to report"
 ROUNDING = 1e-9
 """By how much a difference of two shares of samples may be off in float64: far less than one sample of any number."""
+
+FEW_SAMPLES = 10
+"""Of fewer, no share of right predictions is a guess's, and one class for all is no sign of anything."""
 
 Counts: TypeAlias = Mapping[str, tuple[int, int]]
 """By layer: how many elements were compared, and how many of them differ."""
@@ -97,6 +101,7 @@ class Verification(Summarized):
         input_kind: "static", or "frames" of counts of events.
         assumptions: What neither the checkpoint nor its user said of the network, a sentence each.
         limits: What was demanded of accuracy.
+        guess: The share of the commonest label: the accuracy of who always guesses that; None without labels.
     """
 
     backend: str
@@ -124,6 +129,7 @@ class Verification(Summarized):
     input_kind: str = "static"
     assumptions: tuple[str, ...] = ()
     limits: Limits = NO_LIMITS
+    guess: float | None = None
 
     def summary(self) -> Summary:
         """The verdict in three lines and each check; ``resformer.runtime.verify.tables`` has every layer."""
@@ -182,6 +188,11 @@ class Verification(Summarized):
     def agreement(self) -> float | None:
         """The share of samples for which the quantized network and the original predict one class; None if unknown."""
         return float(self.checks[ORIGINAL].extra["top1_agreement"]) if ORIGINAL in self.checks else None
+
+    @property
+    def empty_agreement(self) -> str | None:
+        """Why agreement with the original says nothing, in a sentence; None where it may say something."""
+        return _empty_agreement(self)
 
     @property
     def accuracy_drop(self) -> float | None:
@@ -245,12 +256,35 @@ def _shortfalls(result: Verification) -> tuple[str, ...]:
     if most is not None and (drop is None or drop > most + ROUNDING):
         lost = "an unknown drop" if drop is None else f"a drop of {100 * drop:.2f} points"
         lines.append(f"{lost} is more than the {100 * most:.2f} that --max-accuracy-drop allows")
-    return tuple(lines)
+    empty = result.empty_agreement
+    return tuple(lines) if empty is None or (least is None and most is None) else (*lines, empty)
+
+
+def _empty_agreement(result: Verification) -> str | None:
+    """Why two networks that predict the same tell nothing: neither knows what to make of these samples."""
+    if result.agreement is None:
+        return None
+    if result.fired and not any(result.fired.values()):
+        return NONE_FIRED
+    nothing = "so agreement with it says nothing: are the samples prepared as for training?"
+    accuracy, guess, enough = result.accuracy.get("original"), result.guess, result.samples >= FEW_SAMPLES
+    if accuracy is not None and guess is not None and guess <= 1 / 2 and enough:
+        # as far above as one guess in six gets by chance
+        if accuracy <= guess + math.sqrt(guess * (1 - guess) / result.samples):
+            return (
+                f"the {result.source} itself is right in {accuracy:.2%} of the samples, no better than a guess "
+                f"({guess:.2%} are of one class), {nothing}"
+            )
+    elif accuracy is None and result.warnings and len(set(result.predictions)) == 1 and enough:
+        return f"all {result.samples:,} samples are taken for one class, as by the {result.source}, {nothing}"
+    return None
 
 
 def _to_know(result: Verification) -> tuple[str, ...]:
     """The third line, a sentence each: all that a reader of the first two should know."""
     lines = [*result.doubts]
+    if result.empty_agreement is not None and not any(line.startswith(NONE_FIRED) for line in lines):
+        lines.append(result.empty_agreement)
     if result.saturation:
         lines.append(f"saturation: {_counts(result.saturation)}")
     # counted by the reference and the backend where potentials land exactly on a threshold

@@ -17,6 +17,7 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.pipeline import FloatPass
+from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.verify.checks import Sides
@@ -57,13 +58,21 @@ def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserN
     size = program.input.shape[-1]
     quantized = open_checkpoint(build.quantized_path, timesteps=program.timesteps, image_size=size)
     _same_populations(quantized, program, str(build.quantized_path))
+    meant_exact = build.report["is_dyadic"] or _truncates_nothing(quantized, program.timesteps)
     if model is None:
-        return Sides(program, {}, None, quantized)
+        return Sides(program, {}, None, quantized, meant_exact=meant_exact)
     original = open_original(build, program, model)
     assert isinstance(original, TorchNetwork)
     assert isinstance(original.model, SpikingResformer)
     graphs = _build_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes, build, program)
-    return Sides(program, graphs, original, quantized, fine_tuned=original.fine_tuned)
+    return Sides(program, graphs, original, quantized, fine_tuned=original.fine_tuned, meant_exact=meant_exact)
+
+
+def _truncates_nothing(quantized: TorchNetwork, timesteps: int) -> bool:
+    """Whether a program of these neurons, as it is compiled, truncates no potential: IF, or tau 2 for some steps."""
+    assert isinstance(quantized.model, SpikingResformer)
+    neurons = quantized.model.architecture.neuron
+    return neurons == "IF" or (neurons == "LIF" and timesteps <= LOIHI.a_shift + 1)
 
 
 def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:

@@ -211,6 +211,7 @@ def verify_sides(
         input_kind=str(program.metadata.get("input", "static")),
         assumptions=tuple(assumptions),
         limits=how.limits,
+        guess=None if how.labels is None else float(np.bincount(how.labels).max() / len(how.labels)),
     )
 
 

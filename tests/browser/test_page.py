@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +123,23 @@ def test_its_numbers_are_those_of_the_files(mnist: Path, open_page: Callable[...
     ):
         expected = f"{check['mismatched']:,} of {check['compared']:,} differ" if check else "not run"
         assert expected in text or not check
+
+
+def test_what_to_know_is_on_the_first_screen(mnist: Path, open_page: Callable[..., Any], tmp_path: Path) -> None:
+    """Each sentence of the build, the run and the verification, once, and as text."""
+    report = read_json(mnist / "build" / "report.json")
+    page, (tags, text) = tmp_path / "r.html", ("<b>x</b>", (mnist / "report.html").read_text(encoding="utf-8"))
+    (said,) = re.findall(r'"run":\{.*?"notes":\[\]', text)
+    wrong = json.dumps([f"conv: replaced {tags}"]).replace("<", "\\u003c").replace(">", "\\u003e")
+    page.write_text(text.replace(said, said.removesuffix("[]") + wrong), encoding="utf-8")
+    opened = open_page(page)
+    lines = opened.locator("#to-know li").all_inner_texts()
+    assert len(lines) == len(set(lines))
+    shown = {tuple(line.split("\n", 1)) for line in lines}
+    assert {("assumed", each) for each in report["assumptions"]} < shown
+    assert ("note", f"conv: replaced {tags}") in shown
+    box = opened.locator("#to-know").bounding_box()
+    assert box["y"] + box["height"] < opened.viewport_size["height"]
 
 
 def test_headings_sort(mnist: Path, open_page: Callable[..., Any]) -> None:

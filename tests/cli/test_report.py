@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import load_chip
+from resformer.runtime.cli.compile import main as compile_main
 from resformer.runtime.cli.report import main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
+from resformer.runtime.run import infer
 from support.builds import Tiny, read_json
 from support.pages import read_page
 
@@ -75,6 +77,31 @@ def test_the_other_commands_write_it_too(tiny: Tiny, tmp_path: Path) -> None:
     assert verified["verification"] == read_json(result)
     assert main([str(tiny.build), "--verify", str(result), "-o", str(tmp_path / "again.html")]) == 0
     assert read_page(tmp_path / "again.html")[0]["builds"][0]["verification"] == read_json(result)
+
+
+def test_what_to_know_is_printed_and_on_the_page(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kernels that were replaced, as whatever was clipped, by each command that runs for a page."""
+    replaced, clipped = "conv: this machine's int8 convolution sums wrongly", "divide by 255?"
+    monkeypatch.setattr(infer, "notes_of", lambda _: (replaced,))
+    np.save(tmp_path / "x.npy", 255 * np.load(tiny.images))
+    page, given = tmp_path / "r.html", ["--input", str(tmp_path / "x.npy"), "--samples", "2"]
+    build = tmp_path / "build"
+    compiling = [str(tiny.model), "--target", "sim", "-o", str(build), *tiny.arguments]
+    for command, arguments in (
+        (main, [str(tiny.build), "-o", str(page)]),
+        (run_main, [str(tiny.build), "--backend", "sim", "--report", str(page)]),
+        (compile_main, [*compiling, "--report", str(page)]),
+    ):
+        page.unlink(missing_ok=True)
+        assert command([*arguments, *given]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines.count(f"note: {replaced}") == 1
+        assert sum(line.startswith("warning: ") and clipped in line for line in lines) == 1
+        (shown,) = read_page(page)[0]["builds"]
+        assert shown["run"]["notes"] == [replaced]
+        assert any(clipped in line for line in shown["run"]["warnings"])
 
 
 def test_differences_are_those_that_verifying_counts(tiny: Tiny, tmp_path: Path) -> None:

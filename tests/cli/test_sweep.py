@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resformer.runtime.cli.compile import main
 from resformer.runtime.cli.compile_options import main as compile_main
 from resformer.runtime.cli.run import main as run_main
+from resformer.runtime.cli.sweep import Point, told
+from resformer.runtime.run import infer
 from support.builds import Tiny, read_json
 from support.pages import read_page
 
@@ -65,6 +68,28 @@ def test_what_fails_is_a_row_with_the_reason(tiny: Tiny, tmp_path: Path, capsys:
     assert done["sops"] is None
     with sheet.open(newline="") as file:
         assert [bool(line["error"]) for line in csv.DictReader(file)] == [True, False]
+
+
+def test_what_to_know_is_printed_once(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replaced, table = "conv: this machine's int8 convolution sums wrongly", tmp_path / "t.json"
+    monkeypatch.setattr(infer, "notes_of", lambda _: (replaced,))
+    np.save(tmp_path / "x.npy", 255 * np.load(tiny.images))
+    given = ["--input", str(tmp_path / "x.npy"), "--samples", "2", "--table", str(table)]
+    assert sweep(tiny, *given, "--sweep", "weight-bits=4,8", "timesteps=2,3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count(f"note: {replaced}") == 1
+    (clipped,) = [line for line in lines if "divide by 255?" in line]
+    assert clipped.startswith("warning: input: ")
+    for point in read_json(table)["points"]:
+        assert point["notes"] == [replaced]
+        assert any("divide by 255?" in line for line in point["warnings"])
+
+
+def test_what_is_not_said_of_all_is_said_of_whom() -> None:
+    points = [Point({"bits": str(bits)}, notes=("all", "some")[: 1 + bits // 8]) for bits in (4, 8, 9)]
+    assert told([*points, Point({"bits": "1"}, error="no")], "notes") == ["all", "bits 8; bits 9: some"]
 
 
 def test_a_chip_that_is_too_small_is_a_row_too(tiny: Tiny, tmp_path: Path) -> None:

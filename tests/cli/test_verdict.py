@@ -155,6 +155,45 @@ def test_accuracy_is_kept_or_not(sound: Verification, limits: Limits, passed: bo
     assert result.verdict[0].startswith("EQUIVALENT: ")
 
 
+NO_BETTER = "no better than a guess (10.00% are of one class), so agreement with it says nothing: are the samples prep"
+
+
+@pytest.mark.parametrize(
+    ("changes", "empty"),
+    [
+        ({"accuracy": {"original": 0.1, "quantized": 0.1}}, NO_BETTER),
+        ({"accuracy": {"original": 0.12, "quantized": 0.12}}, NO_BETTER),
+        ({"accuracy": {"original": 0.13, "quantized": 0.13}}, None),
+        ({"accuracy": {"original": 0.5, "quantized": 0.5}, "guess": 0.51}, None),
+        ({"samples": 9, "accuracy": {"original": 0.1, "quantized": 0.1}}, None),
+        ({"guess": None, "predictions": 200 * (7,), "warnings": ("mean: not the build's",)}, "taken for one class"),
+        ({"guess": None, "predictions": 200 * (7,)}, None),
+        ({"guess": None, "predictions": (*199 * (7,), 8), "warnings": ("mean: not the build's",)}, None),
+        ({"fired": {}, "guess": None}, SILENT),
+    ],
+)
+def test_networks_that_agree_on_nothing_do_not_pass(
+    sound: Verification, changes: dict[str, Any], empty: str | None
+) -> None:
+    if "fired" in changes:
+        changes = {**changes, "fired": dict.fromkeys(sound.layers, 0)}
+    result = clean(with_accuracy(sound, 1.0), **{"guess": 0.1, **changes})
+    assert result.passed
+    demanding = [
+        replace(result, limits=limits) for limits in (Limits(min_agreement=0.9), Limits(max_accuracy_drop=0.1))
+    ]
+    if empty is None:
+        assert result.empty_agreement is None
+        assert demanding[0].passed
+        return
+    assert any(empty in line for line in result.to_know)
+    for each in demanding:
+        assert each.equivalent
+        assert not each.passed
+        assert each.verdict[1].startswith("ACCURACY NOT KEPT: ")
+        assert empty in each.verdict[1]
+
+
 def test_why_accuracy_is_not_known(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     common = [str(tiny.build), "--input", str(tiny.images), "--backend", "reference"]
     _, (_, accuracy, _) = said([*common, "--model", str(tiny.model)], capsys)

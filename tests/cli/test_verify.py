@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +170,24 @@ def test_one_bias_changed_by_one_is_found_in_the_currents(tiny: Tiny, tmp_path: 
     assert e3["weights"]["mismatched"] == 0
     assert e3["currents"]["mismatched"] > 0
     assert (e3["first_divergence"]["layer"], e3["first_divergence"]["neuron"][0]) == (name, 2)
+
+
+@pytest.mark.parametrize("field", ["bias_mant", "dv"])
+def test_a_program_that_was_changed_is_not_free_of_e3(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str
+) -> None:
+    """A bias that is off by a 64th, or a decay by one: potentials are truncated then, and E3 would not be demanded."""
+    build, name = tiny.copied_build(tmp_path), "layers.0.0.activation_in"
+    assert program_of(build).is_dyadic
+    change_program(build, name, **{field: lambda value: value + 1})
+    assert not program_of(build).is_dyadic
+    report = read_json(build / "report.json")
+    (build / "report.json").write_text(json.dumps(report | {"is_dyadic": False}), encoding="utf-8")
+    status, found = verify_tiny(tiny, tmp_path / "r.json", build=build)
+    assert (status, found["equivalent"]) == (1, False)
+    assert found["checks"][E3]["demanded"]
+    assert not found["checks"][E3]["passed"]
+    assert "the program is not as it was compiled" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("factor", [1.5, 0.7])

@@ -110,6 +110,20 @@ def test_a_quantized_network_is_quantized_to_itself(make: Make, tmp_path: Path) 
     assert first_difference(integers(again), integers(read_build(first.parent).program())) is None
 
 
+def test_ties_of_a_quantized_network_that_are_damaged_are_named(tmp_path: Path) -> None:
+    example = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+    module = ModuleInput(calibrated(SpikingVGG((4, "M", 6), lif), example), example)
+    write_build(compile_network(module), tmp_path / "b", ["sim", "nir"], CompileOptions())
+    path = tmp_path / "b" / "quantized.nir"
+    with h5py.File(path, "r+") as file:
+        ties = file["node/nodes/features.2/metadata/ties"]
+        assert ties["fires_at"][()] == b">="
+        del ties["raised"]
+        ties["raised"] = np.zeros(7)
+    with pytest.raises(FileFormatError, match=r"features\.2: its metadata on ties are damaged"):
+        compile_network(path)
+
+
 def test_a_build_of_it_verifies(make: Make, tmp_path: Path) -> None:
     path = make(tmp_path, CompileOptions())
     write_build(compile_network(path), tmp_path / "again", ["sim"], CompileOptions())

@@ -20,6 +20,7 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.ported import PORTS, PortedGraph
 from resformer.compiler.ir.primitives import DiscreteCubaLIF, InputKind, as_neurons, collapse
+from resformer.compiler.ir.tie_shifts import without_tie_shifts
 from resformer.errors import FileFormatError, InputError
 
 MODULE = "module"
@@ -67,6 +68,7 @@ def import_own(
         input_kind: "frames" if samples are counts of events whatever the file says.
 
     Raises:
+        FileFormatError: What a quantized network says of ties is damaged.
         InputError: dt is another, or T is not positive.
     """
     own = float(graph.metadata["dt"])
@@ -80,7 +82,7 @@ def import_own(
         raise InputError(f"{path}: timesteps is {steps:g}; give a whole --timesteps of at least 1")
     kind = input_kind if input_kind == "frames" else graph.metadata.get("input", input_kind)
     metadata = {"reset": HARD, **graph.metadata, "input": kind, "source": "nir"}
-    return replace(graph, timesteps=int(steps), metadata=metadata)
+    return replace(without_tie_shifts(graph), timesteps=int(steps), metadata=metadata)
 
 
 def is_modules(graph: Graph[nir.NIRNode]) -> bool:

@@ -68,8 +68,8 @@ function verdict(view) {
             ? `First differs in ${first.layer}, step ${first.step}, sample ${first.sample}, neuron (${first.neuron.join(", ")}).`
             : "",
       ),
-      // of equal spikes alone is that word said: accuracy, and what to know of both, stand beside it
-      verification.verdict?.slice(1).map((line) => html("div", { class: "why" }, line)),
+      // of equal spikes alone is that word said: accuracy stands beside it, and what to know of both below
+      html("div", { class: "why" }, verification.verdict[1]),
     ),
     html(
       "div",
@@ -99,6 +99,42 @@ function verdict(view) {
             ),
         );
       }),
+    ),
+  );
+}
+
+// Notes and assumptions, which verify puts into a sentence each; the page lists them whole.
+const inShort = (sentence, { notes, assumptions }) =>
+  (notes.length && sentence.startsWith(notes[0])) || (assumptions.length && sentence.startsWith("assumed ("));
+
+// What a reader should know of the network, of its samples and of this machine, each sentence once.
+function toKnow(view) {
+  const { report, run, verification } = view.build;
+  const told = [
+    ["warning", report.warnings],
+    ["warning", verification?.warnings],
+    ["warning", verification?.to_know.filter((each) => !inShort(each, verification))],
+    ["warning", run?.warnings],
+    ["note", verification?.notes],
+    ["note", run?.notes],
+    ["note", report.notes],
+    ["assumed", report.assumptions],
+    ["assumed", verification?.assumptions],
+  ];
+  const kinds = new Map();
+  for (const [kind, sentences] of told)
+    for (const sentence of sentences ?? []) if (!kinds.has(sentence)) kinds.set(sentence, kind);
+  if (!kinds.size) return null;
+  return html(
+    "div",
+    { class: "to-know", id: "to-know" },
+    html("h2", {}, "To know"),
+    html(
+      "ul",
+      {},
+      [...kinds].map(([sentence, kind]) =>
+        html("li", {}, html("span", { class: `kind ${kind}` }, kind), html("span", {}, sentence)),
+      ),
     ),
   );
 }
@@ -377,7 +413,7 @@ function single(view, version) {
     "compiled network",
     build.name,
     `${net}. From ${sourceOf(report)}, for ${report.targets.join(", ")}.`,
-    [verdict(view), headline(view)],
+    [verdict(view), toKnow(view), headline(view)],
     sections,
     version,
   );
