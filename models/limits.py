@@ -122,7 +122,9 @@ LARGEST_RUN = 2**30
 computes it."""
 
 MOST_WORK = 2**32
-"""Products of a value and a weight that one sample may take over all steps, beside :data:`WORK_SHARE`."""
+"""Products of a value and a weight that one sample may take over all steps, beside :data:`WORK_SHARE`: 14 seconds in
+the reference interpreter. It is no less, since honest networks for events have few weights, large maps and many steps:
+a first layer of 16 kernels of 5x5 on 128 x 128 pixels takes 4 * 10^9 in 300 steps."""
 
 WORK_SHARE = 2**12
 """How many more a sample may take for each byte of the program's file: large networks come in large files."""

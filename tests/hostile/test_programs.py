@@ -14,9 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from resformer.compiler.files.program import read_program
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.arrays import InvariantError
+from resformer.compiler.ir.effort import products
 from resformer.compiler.ir.program import Program
+from resformer.errors import FileFormatError
 from support.builds import Tiny
 from support.program_builder import ProgramBuilder
 from support.program_files import Tensors, put_together, take_apart
@@ -158,20 +161,32 @@ def test_loops_refuse_arrays_that_are_too_small() -> None:
 
     y, bias, spikes = np.zeros((2, 6, 8), np.float32), np.zeros(4, np.float32), np.zeros((2, 6, 8), np.uint8)
     one, fire = np.float32(1), (bias, *np.zeros(3, np.float32))
-    guarded_loops.neurons(y, 4, None, 0, None, one, None, 0, fire, spikes, 4, 4, 2)
+    guarded_loops.neurons(y, 4, None, 0, None, one, None, 0, fire, None, spikes, 4, 4, 2)
     for a0, p0, width, steps in ((5, 4, 4, 2), (4, 5, 4, 2), (4, 4, 3, 2), (4, 4, 4, 3), (-1, 4, 4, 2)):
         with pytest.raises(InvariantError):
-            guarded_loops.neurons(y, a0, None, 0, None, one, None, 0, fire, spikes, p0, width, steps)
+            guarded_loops.neurons(y, a0, None, 0, None, one, None, 0, fire, None, spikes, p0, width, steps)
     sums, limit = np.zeros((2, 3, 8), np.int32), np.int32(9)
-    guarded_loops.product_neurons(sums, 2, limit, one, one, one, spikes, 3, 4)
+    guarded_loops.product_neurons(sums, 2, limit, one, one, one, one, None, spikes, 3, 4)
     for digits, row0, first in ((2, 4, 4), (2, 3, 5), (3, 3, 4), (0, 0, 0), (1, 3, 4)):
         with pytest.raises(InvariantError):
-            guarded_loops.product_neurons(sums, digits, limit, one, one, one, spikes, row0, first)
+            guarded_loops.product_neurons(sums, digits, limit, one, one, one, one, None, spikes, row0, first)
     with pytest.raises(InvariantError):
         guarded_loops.largest(y, 5, bias)
     for row0, first, rows in ((4, 4, 3), (3, 5, 3), (3, 4, 4)):
         with pytest.raises(InvariantError):
             guarded_loops.split_digits(y, row0, first, bias, 2, True, np.zeros((2, 2 * rows, 4), np.int8))
+
+
+def test_work_is_told_in_seconds_too(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = products(read_program(tiny.build / PROGRAM))
+    monkeypatch.setattr("resformer.compiler.files.program.MOST_WORK", work - 1)
+    read_program(tiny.build / PROGRAM)
+    monkeypatch.setattr("resformer.compiler.files.program.WORK_SHARE", 0)
+    monkeypatch.setattr("resformer.compiler.files.program.PRODUCTS_PER_SECOND", work // 7)
+    with pytest.raises(
+        FileFormatError, match=rf"takes {work} products .*in all about 7 s in the reference interpreter"
+    ):
+        read_program(tiny.build / PROGRAM)
 
 
 @pytest.fixture(scope="module")
