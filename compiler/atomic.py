@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import io
 import json
@@ -10,7 +11,9 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -21,6 +24,12 @@ if sys.platform != "win32":  # there, work folders of killed processes stay
 OWNER = "resformer-at-work"
 """In each work folder: a file that the process which made the folder keeps locked, and the system unlocks at its end.
 """
+TEMPORARY = "resformer"
+"""What temporary folders are called, between a point and letters that differ."""
+RENAME_EXCHANGE = 2
+"""Linux's flag of ``renameat2``."""
+AT_FDCWD = -100
+"""Linux's descriptor of the current folder, for paths that name no other."""
 TRIES = 100
 """To make a work folder, which another process may take for abandoned at once."""
 OWNED = b"A folder that resformer works in; it can be removed once that process has ended.\n"
@@ -133,6 +142,32 @@ def work_folder(path: Path, rescue: Callable[[Path], None] = _nothing) -> Iterat
             os.close(owner)
 
 
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder where the system has temporary files; the next one removes what killed processes left of theirs.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    with work_folder(Path(tempfile.gettempdir()).resolve() / TEMPORARY) as folder:
+        yield folder
+
+
+def exchange(path: Path, other: Path) -> bool:
+    """Let two files or folders take each other's place, such that at no moment either place is empty.
+
+    Returns:
+        Whether they did: not where the system or the file system cannot, or where one of them is absent.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    # as renaming in Python does, so that whoever watches it learns of this as well
+    sys.audit("os.rename", path, other, -1, -1)
+    done: int = rename(AT_FDCWD, os.fsencode(path), AT_FDCWD, os.fsencode(other), ctypes.c_uint(RENAME_EXCHANGE))
+    return done == 0
+
+
 def _make(path: Path) -> tuple[Path, int]:
     """Make a work folder for a path.
 
@@ -146,7 +181,7 @@ def _make(path: Path) -> tuple[Path, int]:
         folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
         owner = -1
         try:
-            folder.mkdir()
+            folder.mkdir(0o700)
             # until it is locked and marked, another process may take it for abandoned
             owner = os.open(folder / OWNER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             _lock(owner)
@@ -192,7 +227,13 @@ def reap(path: Path, rescue: Callable[[Path], None]) -> None:
 
 
 def _is_ours(folder: Path, mark: bytes) -> bool:
-    """Whether a folder holds our mark, or nothing but the beginning of one."""
+    """Whether a folder of this user holds our mark, or nothing but the beginning of one.
+
+    Where everybody may write, nobody else can put another folder in the place of ours.
+    """
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        return False
     return mark == OWNED or (OWNED.startswith(mark) and [each.name for each in folder.iterdir()] == [OWNER])
 
 

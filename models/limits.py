@@ -42,6 +42,17 @@ LARGEST_UNPACKED = 2**30
 LONGEST_ARRAY_HEADER = 10_000
 """Bytes of the header of an array's file, which names its type and shape; NumPy itself reads no longer ones."""
 
+# images
+
+LARGEST_IMAGE_FILE = 2**28
+"""Bytes of an image file."""
+
+MOST_PIXELS = 50_000_000
+"""Of an image, as it is in its file and as it is resized; Pillow warns from 89 million on."""
+
+LARGE_PIXELS = 2**23
+"""From here on one image is decoded at a time, so that memory does not depend on the number of cores."""
+
 # HDF5: NIR files
 
 MOST_OBJECTS = 2**17
@@ -95,6 +106,12 @@ DEEPEST_YAML = 8
 MOST_YAML_ITEMS = 2**12
 """Keys and values of a chip's description; it has 34 constants of 4 each."""
 
+# placements
+
+MOST_CORES = 150_000
+"""Cores that a network may be cut into, each of which ``placement.json`` names; the largest system, Hala Point, has
+138,240."""
+
 # programs, and what runs of them
 
 LONGEST_SAMPLE = 2**16
@@ -105,7 +122,9 @@ LARGEST_RUN = 2**30
 computes it."""
 
 MOST_WORK = 2**32
-"""Products of a value and a weight that one sample may take over all steps, beside :data:`WORK_SHARE`."""
+"""Products of a value and a weight that one sample may take over all steps, beside :data:`WORK_SHARE`: 14 seconds in
+the reference interpreter. It is no less, since honest networks for events have few weights, large maps and many steps:
+a first layer of 16 kernels of 5x5 on 128 x 128 pixels takes 4 * 10^9 in 300 steps."""
 
 WORK_SHARE = 2**12
 """How many more a sample may take for each byte of the program's file: large networks come in large files."""
@@ -157,11 +176,15 @@ def require_within(found: int, budget: int, what: str) -> None:
     """
     limit = allowed(budget)
     if found > limit:
-        factor = math.ceil(found / budget)
-        remedy = f"--limits {factor}" if factor <= 1000 else "--limits"
         raise FileFormatError(
-            f"{what.format(quote(found))}, the limit is {limit}; if you trust the file, raise all limits with {remedy}"
+            f"{what.format(quote(found))}, the limit is {limit}; if you trust the file, {raise_limits(found, budget)}"
         )
+
+
+def raise_limits(found: int, budget: int) -> str:
+    """What to do where more is found than a budget allows, for the end of a message."""
+    factor = math.ceil(found / budget)
+    return f"raise all limits with --limits{f' {factor}' if factor <= 1000 else ''}"
 
 
 def quote(text: object) -> str:

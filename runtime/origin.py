@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resformer.compiler.atomic import temporary_folder
 from resformer.compiler.backends import BACKENDS
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.export.checkpoint import quantized_module_state, quantized_state
@@ -161,8 +161,8 @@ class InMemory:
         source = self.compilation.source
         name = Path(source.module.name).suffix[1:] if source.module is not None else Path(source.path or "network").stem
         runs = next((target for target in self.targets if target in BACKENDS), "sim")
-        with tempfile.TemporaryDirectory() as folder:
-            directory = Path(folder, name or "network")
+        with temporary_folder() as folder:
+            directory = folder / (name or "network")
             write_build(self.compilation, directory, [runs], self.options)
             yield read_build(directory)
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from resformer.compiler.atomic import is_inside, named, reap, work_folder
+from resformer.compiler.atomic import exchange, is_inside, named, reap, work_folder
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.files.digest import sha256
 from resformer.compiler.files.json_schema import check, read_json, shown
@@ -39,7 +39,7 @@ INTEGER_ONNX = "program.onnx"
 FILES = (NETWORK, QUANTIZED_NIR, PROGRAM, PLACEMENT, QUANTIZED, FLOAT_ONNX, INTEGER_ONNX, REPORT)
 """All that a build may hold."""
 OLDER = "older"
-"""In a work folder: the build that is being replaced."""
+"""In a work folder: the build that is being replaced; before it is, the one that takes its place."""
 
 QUANTIZED_FORMAT = "resformer-quantized"
 FLOAT_ONNX_FORMAT = "resformer-onnx"
@@ -293,6 +293,7 @@ def _require_ours(directory: Path, report: Mapping[str, object]) -> None:
 def replacing(directory: Path) -> Iterator[Path]:
     """A new folder beside another, which takes its place at the end, or vanishes if anything fails.
 
+    Where the system can, the two take each other's place in one step, so that there is a whole build at every moment.
     What the other one holds besides a build's files moves into the new one.
 
     Raises:
@@ -308,12 +309,19 @@ def replacing(directory: Path) -> Iterator[Path]:
         with named(directory):
             if directory.exists():
                 shutil.copymode(directory, new)
+                # whichever of the two is there when we are killed, it has this name, by which it is put in order
+                new.rename(work / OLDER)
+                if exchange(work / OLDER, directory):
+                    return
+                (work / OLDER).rename(new)
                 directory.rename(work / OLDER)
             new.rename(directory)
 
 
 def _settle(directory: Path, work: Path) -> None:
     """Bring back an older build that nothing has replaced; of one that was replaced, the files that are not a build's.
+
+    A newer one that did not come to take the older one's place has none of these, and goes.
 
     Args:
         directory: The build's folder.

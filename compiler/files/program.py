@@ -13,7 +13,7 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.bounds import check_declared
-from resformer.compiler.ir.effort import peak_bytes, products
+from resformer.compiler.ir.effort import PRODUCTS_PER_SECOND, peak_bytes, products
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import OPERATIONS, Delay, Op
 from resformer.compiler.ir.ops.formats import Array, Flag, RowsAndColumns, Whole, formats_of
@@ -160,10 +160,12 @@ def _check_effort(program: Program, size: int) -> None:
     """
     require_within(program.timesteps, LONGEST_SAMPLE, "a sample has {} timesteps")
     require_within(peak_bytes(program), LARGEST_RUN, "a sample takes {} bytes")
+    work = products(program)
     require_within(
-        products(program) - allowed(WORK_SHARE) * size,
+        work - allowed(WORK_SHARE) * size,
         MOST_WORK,
-        f"a sample takes {{}} products of values and weights beside the {WORK_SHARE} for each byte of the file",
+        f"a sample takes {{}} products of values and weights beside the {WORK_SHARE} for each byte of the file (in all "
+        f"about {quote(work // PRODUCTS_PER_SECOND)} s in the reference interpreter)",
     )
 
 

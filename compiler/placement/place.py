@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,8 +14,9 @@ from resformer.compiler.chips.chip import Chip
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.placement.mapping import Population, map_program
-from resformer.compiler.placement.tiling import Reader, Tiling, best_tiling
+from resformer.compiler.placement.tiling import RESOURCES, Reader, Tiling, best_tiling
 from resformer.errors import CapacityError
+from resformer.models.limits import MOST_CORES, allowed, raise_limits
 
 FORMAT = "resformer-placement"
 FORMAT_VERSION = 1
@@ -162,6 +163,9 @@ def place(program: Program, chip: Chip, at_least: Mapping[str, int] | None = Non
         program: Scheduled.
         chip: Of which kind.
         at_least: Populations that are to take so many cores, if they can be cut into as many.
+
+    Raises:
+        CapacityError: It takes more cores than anybody has.
     """
     return place_populations(map_program(program), chip, at_least)
 
@@ -181,6 +185,7 @@ def place_populations(
         for edge in population.edges:
             if edge.source != population.name:
                 readers[edge.source].append(Reader(edge, tiling))
+    _require_countable([tilings[population.name] for population in populations], chip)
     layers, core = [], 0
     for population in populations:
         layers.append(Placed(tilings[population.name], core))
@@ -193,6 +198,24 @@ def place_populations(
             f"{chip.chips_per_system:,}; a smaller --input-size takes fewer"
         )
     return Placement(chip, tuple(layers), tuple(found))
+
+
+def _require_countable(tilings: Sequence[Tiling], chip: Chip) -> None:
+    """Refuse more cores than anybody has, before each of them is written down and its messages' ways are measured.
+
+    Raises:
+        CapacityError: The message names the constant that asks for most of them.
+    """
+    cores, limit = sum(tiling.cores for tiling in tilings), allowed(MOST_CORES)
+    if cores <= limit:
+        return
+    largest = max(tilings, key=lambda tiling: tiling.cores)
+    constant = RESOURCES[largest.bound(chip)]
+    raise CapacityError(
+        f"{largest.population.name}: takes {largest.cores:,} of the network's {cores:,} cores, since {chip.name}'s "
+        f"{constant} is {getattr(chip, constant):,}; the limit of a network is {limit:,} cores: name a chip with a "
+        f"larger {constant}, take a smaller --input-size, or {raise_limits(cores, MOST_CORES)}"
+    )
 
 
 def _violations(layer: Placed, chip: Chip) -> Iterator[str]:

@@ -13,6 +13,9 @@ from resformer.compiler.placement.tiling import Reader, fan_out
 
 Int64Array = npt.NDArray[np.int64]
 
+PAIRS_AT_ONCE = 2**18
+"""Of cores, whose distances are held in memory together."""
+
 
 @dataclass(frozen=True)
 class Route:
@@ -37,23 +40,112 @@ def route(placement: Placement, edge: Edge, reader: Placed) -> Route:
     Convolutions send to the cores that read the sender's place; all others as though every pair of cores talked alike.
     """
     chip, sender = placement.chip, placement.by_name[edge.source]
-    shared = _shared(edge, sender, reader) if edge.link is Link.CONVOLUTION else np.ones((sender.cores, reader.cores))
-    total = shared.sum()
-    starts = tile_positions(placement.chip, np.arange(sender.cores) + sender.first_core)
-    ends = tile_positions(placement.chip, np.arange(reader.cores) + reader.first_core)
-    distance = np.abs(starts[:, None] - ends[None])
-    east_west, north_south = ((distance[..., axis] * shared).sum() / total for axis in range(2))
-    times = distance[..., 0] * chip.hop_east_west_ns + distance[..., 1] * chip.hop_north_south_ns
+    starts = tile_positions(chip, np.arange(sender.cores) + sender.first_core)
+    ends = tile_positions(chip, np.arange(reader.cores) + reader.first_core)
+    nanoseconds = np.array([chip.hop_east_west_ns, chip.hop_north_south_ns])
+    if edge.link is Link.CONVOLUTION:
+        total, hops, longest = _among_readers(_shared(edge, sender, reader), starts, ends, nanoseconds)
+    else:
+        total, hops, longest = _among_all(starts, ends, nanoseconds)
     return Route(
         fan_out=fan_out(Reader(edge, reader.tiling), sender.population.shape),
-        hops_east_west=float(east_west),
-        hops_north_south=float(north_south),
-        longest_ns=float(times[shared > 0].max()),
+        hops_east_west=float(hops[0] / total),
+        hops_north_south=float(hops[1] / total),
+        longest_ns=longest,
     )
 
 
-def _shared(edge: Edge, sender: Placed, reader: Placed) -> npt.NDArray[np.float64]:
-    """Neurons of each of the sender's cores that each of the reader's cores reads, (senders, readers)."""
+def _among_all(
+    starts: Int64Array, ends: Int64Array, nanoseconds: npt.NDArray[np.float64]
+) -> tuple[int, list[float], float]:
+    """The ways between all pairs of cores, without looking at each.
+
+    Args:
+        starts: Where senders are, (senders, 2).
+        ends: Where readers are, (readers, 2).
+        nanoseconds: Time of a hop along each axis, (2,).
+
+    Returns:
+        The number of pairs, the sum of their hops along each axis, and the time of the longest way.
+    """
+    hops = []
+    # in floats, as a hop of a hostile chip's mesh may be long: whole numbers are exact in them, unless they are so
+    for axis in range(2):
+        ordered = np.sort(ends[:, axis]).astype(np.float64)
+        sums = np.concatenate([[0], np.cumsum(ordered)])
+        # of each sender: the readers on one side of it, and the others
+        before = np.searchsorted(ordered, starts[:, axis])
+        behind = len(ordered) - before
+        distances = starts[:, axis] * (before - behind) + sums[-1] - 2 * sums[before]
+        hops.append(float(distances.sum()))
+    # |x| + |y| is the largest of the four sums +-x +-y
+    longest = 0.0
+    for sign in (1, -1):
+        along_starts, along_ends = (each @ (nanoseconds * (1, sign)) for each in (starts, ends))
+        for start, end in (
+            (along_starts.argmax(), along_ends.argmin()),
+            (along_starts.argmin(), along_ends.argmax()),
+        ):
+            longest = max(longest, float(_times(np.abs(starts[start] - ends[end]), nanoseconds)))
+    return len(starts) * len(ends), hops, longest
+
+
+def _among_readers(
+    shared: tuple[Int64Array, Int64Array, Int64Array],
+    starts: Int64Array,
+    ends: Int64Array,
+    nanoseconds: npt.NDArray[np.float64],
+) -> tuple[int, list[float], float]:
+    """The ways between the pairs of cores that share something, each as often as it shares neurons.
+
+    Args:
+        shared: Channels, rows and columns that tiles share, as :func:`_shared` returns them.
+        starts: As in :func:`_among_all`.
+        ends: Likewise.
+        nanoseconds: Likewise.
+
+    Returns:
+        Likewise, pairs and hops being weighted.
+    """
+    channels, rows, columns = shared
+    (row, row_read), (column, column_read) = np.nonzero(rows), np.nonzero(columns)
+    weights = np.multiply.outer(rows[row, row_read], columns[column, column_read]).ravel()
+    # where the pairs of a plane are, within the cores of one tile of channels
+    sending = np.add.outer(row * columns.shape[0], column).ravel()
+    reading = np.add.outer(row_read * columns.shape[1], column_read).ravel()
+    senders = starts.reshape(len(channels), -1, 2)
+    readers = ends.reshape(channels.shape[1], -1, 2)
+    channel, channel_read = np.nonzero(channels)
+    total, hops, longest = 0, [0.0, 0.0], 0.0
+    for plane in _parts(len(weights), PAIRS_AT_ONCE):
+        for part in _parts(len(channel), max(PAIRS_AT_ONCE // len(weights), 1)):
+            distance = np.abs(
+                senders[channel[part, None], sending[None, plane]]
+                - readers[channel_read[part, None], reading[None, plane]]
+            )
+            depth = channels[channel[part], channel_read[part]]
+            total += int(depth.sum()) * int(weights[plane].sum())
+            for axis in range(2):
+                hops[axis] += float(depth @ distance[..., axis].astype(np.float64) @ weights[plane])
+            longest = max(longest, float(_times(distance, nanoseconds).max()))
+    return total, hops, longest
+
+
+def _parts(size: int, largest: int) -> list[slice]:
+    return [slice(first, first + largest) for first in range(0, size, largest)]
+
+
+def _times(distance: Int64Array, nanoseconds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    times: npt.NDArray[np.float64] = distance[..., 0] * nanoseconds[0] + distance[..., 1] * nanoseconds[1]
+    return times
+
+
+def _shared(edge: Edge, sender: Placed, reader: Placed) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Channels, rows and columns of each of the sender's tiles that each of the reader's tiles reads.
+
+    Returns:
+        One array an axis, (the sender's tiles along it, the reader's).
+    """
     source, target = sender.population.shape, reader.population.shape
     per_group, source_per_group = target[0] // edge.groups, source[0] // edge.groups
     axes = []
@@ -68,5 +160,4 @@ def _shared(edge: Edge, sender: Placed, reader: Placed) -> npt.NDArray[np.float6
         ends = np.minimum(starts + sender.tiling.tile[axis], source[axis])
         axes.append(np.maximum(np.minimum(ends[:, None], high) - np.maximum(starts[:, None], low), 0))
     channels, rows, columns = axes
-    shared: npt.NDArray[np.float64] = np.einsum("ax,by,cz->abcxyz", channels, rows, columns, dtype=np.float64)
-    return shared.reshape(sender.cores, reader.cores)
+    return channels, rows, columns

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from resformer.errors import FileFormatError, ResformerError
+from resformer.models.limits import LARGE_PIXELS, LARGEST_IMAGE_FILE, MOST_PIXELS, allowed, raise_limits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,12 +24,6 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Of Pillow's, those that are read."""
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Of files that are images, in any case; torchvision's list."""
-LARGEST_FILE = 2**28
-"""Bytes of an image file."""
-MOST_PIXELS = 50_000_000
-"""Of an image, as it is in its file and as it is resized; Pillow warns from 89 million on."""
-LARGE_PIXELS = 2**23
-"""From here on one image is decoded at a time, so that memory does not depend on the number of cores."""
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -96,7 +91,7 @@ def opened_image(path: Path) -> Iterator[Image]:
     try:
         with os.fdopen(descriptor, "rb") as file, _opened(file) as image:
             require_pixels(path, *image.size)
-            large = image.size[0] * image.size[1] > LARGE_PIXELS
+            large = image.size[0] * image.size[1] > allowed(LARGE_PIXELS)
             with _decoding_large if large else nullcontext():
                 yield image
     except ResformerError:
@@ -123,11 +118,12 @@ def require_pixels(path: Path, width: int, height: int, what: str = "an image") 
         what: What is so large.
 
     Raises:
-        FileFormatError: It has more than :data:`MOST_PIXELS`.
+        FileFormatError: It has more than ``limits.MOST_PIXELS``.
     """
-    if width * height > MOST_PIXELS:
+    if width * height > allowed(MOST_PIXELS):
         raise FileFormatError(
-            f"{path}: {what} of {width} x {height} pixels, the limit is {MOST_PIXELS:,}; shrink or remove it"
+            f"{path}: {what} of {width} x {height} pixels, the limit is {allowed(MOST_PIXELS):,}; shrink or remove it, "
+            f"or {raise_limits(width * height, MOST_PIXELS)}"
         )
 
 
@@ -153,21 +149,25 @@ def _require_regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = next((kind for is_kind, kind in KINDS if is_kind(found.st_mode)), "no regular file")
         raise FileFormatError(f"{path}: {kind}, no image file; remove it")
-    if found.st_size > LARGEST_FILE:
+    if found.st_size > allowed(LARGEST_IMAGE_FILE):
         raise FileFormatError(
-            f"{path}: {found.st_size:,} bytes, the limit of an image file is {LARGEST_FILE:,}; shrink or remove it"
+            f"{path}: {found.st_size:,} bytes, the limit of an image file is {allowed(LARGEST_IMAGE_FILE):,}; "
+            f"shrink or remove it, or {raise_limits(found.st_size, LARGEST_IMAGE_FILE)}"
         )
 
 
 @contextmanager
 def _opened(file: IO[bytes]) -> Iterator[Image]:
-    """An image, if Pillow finds its header harmless."""
+    """An image, if Pillow finds its header harmless; how many pixels it has is for the caller to judge."""
     import PIL.Image
 
-    # warnings are the process's, not the thread's
+    # warnings are the process's, not the thread's, and so is Pillow's own limit, which knows nothing of ours
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        image = PIL.Image.open(file, formats=FORMATS)
+        before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = PIL.Image.open(file, formats=FORMATS)
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = before
     with image:
         yield image

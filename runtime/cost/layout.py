@@ -60,7 +60,10 @@ def spread(program: Scheduled, activity: Activity, cost: Cost, chips: int | None
 
     def layout(step_ns: float) -> Placement | None:
         wanted = {name: math.ceil(each / step_ns) for name, each in work.items()}
-        found = place(program, chip, wanted)
+        try:
+            found = place(program, chip, wanted)
+        except CapacityError:
+            return None
         fits = found.cores <= chips * chip.cores_per_chip and len(found.violations) <= len(fewest.violations)
         return found if fits else None
 

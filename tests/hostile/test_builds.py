@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler import atomic
-from resformer.compiler.atomic import OWNED, OWNER, write_atomically, write_text
+from resformer.compiler.atomic import OWNED, OWNER, exchange, write_atomically, write_text
 from resformer.compiler.files.build import FILES, check_replaceable, read_build
 from resformer.compiler.files.digest import sha256
+from resformer.compiler.files.report import Report
 from resformer.compiler.pipeline import Compilation, CompileOptions, compile_checkpoint
 from resformer.compiler.save.build import write_build
 from resformer.errors import FileFormatError, InputError
@@ -23,6 +25,7 @@ from resformer.runtime.cli.compile import main as compile_main
 from resformer.runtime.cli.report import main as report_main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
+from resformer.runtime.origin import InMemory
 from support.builds import Tiny
 
 Capture = pytest.CaptureFixture[str]
@@ -184,10 +187,39 @@ def test_no_sequence_loses_a_file(
             assert not hidden(folder)
 
 
+def assert_whole(build: Path) -> Report:
+    report = read_build(build).report
+    assert all(sha256(build / name) == digest for name, digest in report["files"].items())
+    return report
+
+
+def test_two_folders_change_places(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / name).touch()
+    (tmp_path / "a" / "sub" / "deep").touch()
+    before = {path: sorted(each.name for each in path.rglob("*")) for path in tmp_path.iterdir()}
+    exchanged = exchange(tmp_path / "a", tmp_path / "b")
+    names = ("b", "a") if exchanged else ("a", "b")
+    for name, now in zip(("a", "b"), names, strict=True):
+        assert sorted(each.name for each in (tmp_path / now).rglob("*")) == before[tmp_path / name]
+    if sys.platform == "linux":
+        assert exchanged or not hasattr(ctypes.CDLL(None), "renameat2")
+    assert not exchange(tmp_path / "a", tmp_path / "absent")
+    assert (tmp_path / "a").is_dir()
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
 def test_a_build_that_is_killed_at_any_change_is_the_older_or_the_newer_one(
-    compilation: Compilation, tmp_path: Path
+    compilation: Compilation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:
+    """And where folders can change places in one step, it is so before the next command looks at it."""
     build = tmp_path / "b"
+    if not can_exchange:
+        monkeypatch.setattr("resformer.compiler.files.build.exchange", lambda _path, _other: False)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    at_once = can_exchange and exchange(tmp_path / "x", tmp_path / "y")
     write_build(compilation, build, ["nir"], OPTIONS)
     (build / "notes.txt").write_text("mine")
     deaths = 0
@@ -196,12 +228,42 @@ def test_a_build_that_is_killed_at_any_change_is_the_older_or_the_newer_one(
             write_build(compilation, build, ["lava"], OPTIONS)
             break
         deaths += 1
+        if at_once:
+            assert_whole(build)
         check_replaceable(build)
-        report = read_build(build).report
-        assert all(sha256(build / name) == digest for name, digest in report["files"].items())
+        report = assert_whole(build)
         assert {path.name for path in build.iterdir()} == {*report["files"], "report.json", "notes.txt"}
         assert not hidden(tmp_path)
     assert deaths > 8
+
+
+def test_a_network_in_memory_leaves_nothing_for_long(
+    compilation: Compilation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    origin = InMemory(compilation, OPTIONS, ("sim",))
+    with killed_after(6), origin.build():
+        raise AssertionError("it is killed as it is written")
+    (left,) = hidden(tmp_path)
+    with origin.build() as build:
+        (mine,) = hidden(tmp_path)
+        assert mine != left
+        assert build.directory.is_relative_to(tmp_path / mine)
+        assert (tmp_path / mine).stat().st_mode & 0o077 == 0
+        build.program()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="a system with users")
+def test_another_users_folder_is_not_reaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everybody may write, they could put a link in its place meanwhile."""
+    with killed_after(4):
+        write_text(tmp_path / "o", "killed")
+    mine = os.getuid()
+    for user, left in ((mine + 1, 1), (mine, 0)):
+        monkeypatch.setattr("os.getuid", lambda user=user: user)
+        write_text(tmp_path / "o", "new")
+        assert len(hidden(tmp_path)) == left
 
 
 def test_only_folders_of_ours_whose_process_is_dead_are_reaped(tmp_path: Path) -> None:

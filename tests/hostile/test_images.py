@@ -18,10 +18,10 @@ from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import Input, Output
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.signal import Signal, SignalKind
-from resformer.compiler.samples import image_files
-from resformer.compiler.samples.image_files import FORMATS, LARGEST_FILE, MOST_PIXELS, find_images
+from resformer.compiler.samples.image_files import FORMATS, find_images
 from resformer.compiler.samples.images import ImageFolder, open_image_folder
 from resformer.errors import FileFormatError, ResformerError
+from resformer.models import limits
 
 
 def network(size: int = 32) -> Program:
@@ -143,13 +143,26 @@ def test_pixels_are_counted_before_they_are_resized(tmp_path: Path, size: tuple[
     image(tmp_path / "strip.png", size)
     strips = open_image_folder(tmp_path, network(64), resize=True)
     for call in (strips.check, strips.real):
-        with pytest.raises(FileFormatError, match=rf"strip\.png: resized, an image of .* the limit is {MOST_PIXELS:,}"):
+        with pytest.raises(
+            FileFormatError, match=rf"strip\.png: resized, an image of .* the limit is {limits.MOST_PIXELS:,}"
+        ):
             call()
+
+
+def test_limits_that_are_raised_allow_more(tmp_path: Path) -> None:
+    """More than Pillow's own limit, too; what is declared here is then missing."""
+    declared(tmp_path / "a.ppm", 10_000, 10_000)
+    with pytest.raises(FileFormatError, match=r"limit is 50,000,000; .*, or raise all limits with --limits 2$"):
+        folder(tmp_path, resize=True).check()
+    with limits.raised(2):
+        folder(tmp_path, resize=True).check()
+    with limits.raised(1.9), pytest.raises(FileFormatError, match=r"a\.ppm: "):
+        folder(tmp_path, resize=True).check()
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.webp").open("wb") as file:
-        file.truncate(LARGEST_FILE + 1)
+        file.truncate(limits.LARGEST_IMAGE_FILE + 1)
     with pytest.raises(FileFormatError, match=r"a\.webp: 268,435,457 bytes, the limit of an image file"):
         folder(tmp_path).check()
 
@@ -207,7 +220,7 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path) -> None:
     """On a machine of any number of cores, eight images of 9 million pixels take the memory of one."""
     for index in range(8):
         Image.new("L", (3_000, 3_000)).save(tmp_path / f"{index}.png")
-    assert image_files.LARGE_PIXELS < 3_000 * 3_000
+    assert limits.LARGE_PIXELS < 3_000 * 3_000
     script = LIMITED.replace("import resource", "import os; os.cpu_count = lambda: 8\nimport resource", 1)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(

@@ -14,9 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from resformer.compiler.files.program import read_program
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.arrays import InvariantError
+from resformer.compiler.ir.effort import products
 from resformer.compiler.ir.program import Program
+from resformer.errors import FileFormatError
 from support.builds import Tiny
 from support.program_builder import ProgramBuilder
 from support.program_files import Tensors, put_together, take_apart
@@ -172,6 +175,18 @@ def test_loops_refuse_arrays_that_are_too_small() -> None:
     for row0, first, rows in ((4, 4, 3), (3, 5, 3), (3, 4, 4)):
         with pytest.raises(InvariantError):
             guarded_loops.split_digits(y, row0, first, bias, 2, True, np.zeros((2, 2 * rows, 4), np.int8))
+
+
+def test_work_is_told_in_seconds_too(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = products(read_program(tiny.build / PROGRAM))
+    monkeypatch.setattr("resformer.compiler.files.program.MOST_WORK", work - 1)
+    read_program(tiny.build / PROGRAM)
+    monkeypatch.setattr("resformer.compiler.files.program.WORK_SHARE", 0)
+    monkeypatch.setattr("resformer.compiler.files.program.PRODUCTS_PER_SECOND", work // 7)
+    with pytest.raises(
+        FileFormatError, match=rf"takes {work} products .*in all about 7 s in the reference interpreter"
+    ):
+        read_program(tiny.build / PROGRAM)
 
 
 @pytest.fixture(scope="module")

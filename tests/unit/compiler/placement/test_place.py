@@ -15,6 +15,7 @@ from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.placement.mapping import Link, _kind, map_program
 from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.errors import CapacityError, UnsupportedError
+from resformer.models import limits
 from support.program_builder import ProgramBuilder, tiny_resformer
 
 LOIHI2 = load_chip("loihi2")
@@ -72,6 +73,20 @@ def test_the_fewest_cores_then_the_least_traffic() -> None:
     assert found.tiling.tile in ((8, 8, 8), (8, 4, 16))
     assert found.tiling.bound(placement.chip) == "neurons"
     assert found.tiling.usage["neurons"] == 512
+
+
+@pytest.mark.parametrize("constant", ["neurons_per_core", "memory_words_per_core"])
+def test_more_cores_than_anybody_has_are_refused_by_the_constants_name(
+    constant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = convolution().finish()
+    assert place(program, small(**{constant: 1})).cores == 8 * 256 + 2 * 256
+    monkeypatch.setattr("resformer.compiler.placement.place.MOST_CORES", 2000)
+    with pytest.raises(CapacityError, match=rf"^lif: takes 2,048 of .* small's {constant} is 1; .* --limits 2$"):
+        place(program, small(**{constant: 1}))
+    with limits.raised(2):
+        assert place(program, small(**{constant: 1})).cores > 2000
+    assert place(program, LOIHI2).cores < 2000
 
 
 def test_a_tiles_synapses_are_counted_by_hand() -> None:
