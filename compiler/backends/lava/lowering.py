@@ -18,6 +18,7 @@ from lava.utils.weightutils import SignMode
 from resformer.compiler.backends.lava.clock import SampleClock
 from resformer.compiler.backends.lava.layout import Unit, Values, lava_shape
 from resformer.compiler.backends.lava.processes.conv import Geometry
+from resformer.compiler.backends.lava.processes.counts import SpikeAttention as SpikeAttentionProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLI as CubaLIProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLIF as CubaLIFProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import Feedback
@@ -47,10 +48,12 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.program import ProgramNode, Scheduled, require_schedule
 from resformer.compiler.ir.signal import SignalKind
 from resformer.errors import UnsupportedError
@@ -255,6 +258,24 @@ def _(op: SpikeMatMul, node: ProgramNode, context: Context) -> _Lowered:
         name=node.name,
     )
     return _Lowered(make, ("y_in", "s_in"), "a_out")
+
+
+@_lower.register
+def _(op: SpikeAttention, node: ProgramNode, context: Context) -> _Lowered:
+    sizes = attention_sizes([context.program[name].shape for name in node.inputs], op.num_heads)
+    make = partial(
+        SpikeAttentionProcess,
+        q_shape=context.in_shape(node, 0),
+        k_shape=context.in_shape(node, 1),
+        v_shape=context.in_shape(node, 2),
+        num_heads=op.num_heads,
+        scores_first=sizes.scores_first,
+        weight_exp=op.weight_exp,
+        limit=op.limit,
+        tally=context.tally(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("q_in", "k_in", "v_in"), "a_out")
 
 
 @_lower.register
