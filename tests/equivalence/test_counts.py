@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nir
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler.backends import open_backend
-from resformer.compiler.ir import reference
+from resformer.compiler.files.build import read_build
+from resformer.compiler.files.nir import read_nir, write_nir
+from resformer.compiler.ir import float_interpreter, primitives, reference
+from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import SpikeAttention, SpikeGate
 from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.text import format_graph
+from resformer.compiler.passes.integer.place_biases import place_biases
+from resformer.compiler.pipeline import CompileOptions, compile_network
+from resformer.compiler.quantize.lower import quantize
+from resformer.compiler.samples.arrays import check_samples
+from resformer.compiler.save.build import write_build
+from resformer.runtime.run.encode import encode
+from resformer.runtime.verify.verify import Comparing, verify
+from support.graphs import GraphBuilder
 from support.networks import with_input_range
 from support.program_builder import CURRENT, ProgramBuilder
 from support.sim_runs import assert_sim_is_the_reference
@@ -138,3 +153,72 @@ def test_gates_that_are_spread_on_backends(backend: str) -> None:
     program = with_input_range(program, samples)
     expected = reference.run(program, samples, record=True)
     assert_same_trace(open_backend(backend)(program, samples, record=True), expected)
+
+
+def float_network(kind: str) -> Graph[nir.NIRNode]:
+    """A layer of spikes, one kind of attention or of gate, and a classifier.
+
+    Weights are whole sixteenths, which quantization keeps, and potentials often meet a threshold exactly.
+    """
+    build, heads, channels, size = GraphBuilder((3, 4, 4), seed=3), 2, 8, (4, 4)
+
+    def spikes(name: str, source: str) -> str:
+        weight = build.rng.integers(-8, 13, (channels, build.shape(source)[0], 1, 1)) / 16
+        return build.lif(f"{name}_lif", build.conv(f"{name}_conv", source, weight), v_threshold=0.25)
+
+    x = spikes("stem", "input")
+    q, k = spikes("q", x), spikes("k", x)
+    if kind == "self-attention":  # Spikformer's
+        counts = build.add("attention", primitives.SpikeAttention(heads, 3), q, k, spikes("v", x))
+        made = build.lif("attention_lif", counts, v_threshold=0.5)
+    elif kind == "token attention":  # QKFormer's
+        ones = np.ones((heads, channels // heads, 1, 1))
+        mask = build.lif("token_lif", build.conv("token_sum", q, ones, groups=heads))
+        made = build.add("mask", primitives.SpikeGate("and"), k, mask)
+    elif kind == "SDSA":  # Spike-driven Transformer's
+        both = build.add("both", primitives.SpikeGate("and"), k, spikes("v", x))
+        ones = np.ones((channels, 1, *size))
+        mask = build.lif("channel_lif", build.conv("channel_sum", both, ones, groups=channels), v_threshold=2.0)
+        made = build.add("mask", primitives.SpikeGate("and"), q, mask)
+    else:  # SEW-ResNet's, behind a pool of spikes
+        pooled = build.pool("pool", x, 2, 1, 0)
+        either = build.add("or", primitives.SpikeGate("or"), q, k)
+        made = build.add("iand", primitives.SpikeGate("iand"), pooled, build.pool("or_pool", either, 2, 1, 0))
+    last = spikes("last", made)
+    build.head(last)
+    return build.finish(timesteps=4, source="module", reset="hard")
+
+
+KINDS = ["self-attention", "token attention", "SDSA", "IAND"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_from_end_to_end(kind: str, tmp_path: Path) -> None:
+    """A file of ours compiles, and E1, E2 and E4 have no mismatch, as all neurons fire at ties."""
+    graph = float_network(kind)
+    write_nir(graph, tmp_path / "own.nir")
+    assert format_graph(read_nir(tmp_path / "own.nir")) == format_graph(graph)
+    options = CompileOptions()
+    compilation = compile_network(tmp_path / "own.nir", options)
+    write_build(compilation, tmp_path / "build", ["sim", "onnx", "nir"], options)
+    build = read_build(tmp_path / "build")
+    program = build.program()
+    samples = np.random.default_rng(2).integers(-4, 5, (4, 3, 4, 4)) / 2  # which encoding keeps
+    given = check_samples(samples, program, "x")
+    result = verify(build, given, program, Comparing("sim"), model=tmp_path / "own.nir", local=True)
+    assert {name: check.mismatched for name, check in result.checks.items()} == dict.fromkeys(result.checks, 0)
+    assert len(result.checks) == 3
+    # without the surplus some of these ties would not fire
+    encoded = encode(samples, program).values
+    without = place_biases(quantize(compilation.folded, compilation.plan, ties=False))
+    late = reference.run(without, encoded)
+    assert sum(late.ties.values()) > 0
+    trace = reference.run(program, encoded, record=True)
+    assert sum(trace.ties.values()) == 0
+    assert all(0 < each.dense().mean() < 1 for each in trace.spikes.values())
+    # the numbers of the quantized file, in float64
+    observed: dict[str, torch.Tensor] = {}
+    float_interpreter.run(read_nir(tmp_path / "build" / "quantized.nir"), samples, observe=observed.__setitem__)
+    for name, each in trace.spikes.items():
+        assert np.array_equal(observed[name].numpy(), each.dense()), name
+    assert_same_trace(open_backend("onnx")(program, encoded, record=True), trace)

@@ -105,7 +105,7 @@ class SpikeAttention(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return {"num_heads": self.num_heads, "weight_exp": self.weight_exp, "limit": self.limit}
+        return {"num_heads": self.num_heads, "weight_exp": [self.weight_exp] * 2, "limit": self.limit}
 
 
 class AttentionSizes(NamedTuple):

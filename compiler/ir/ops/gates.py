@@ -97,7 +97,15 @@ class SpikeGate(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return {"weight": self.weight.tolist(), "vth": self.vth}
+        return {"gate": self.kind, "vth": self.vth}
+
+    @property
+    def kind(self) -> str:
+        """Which gate it is, as ``of`` names them; "threshold" of any other."""
+        adds = self.weight > 0
+        if adds.all():
+            return {len(adds) - 1: "and", 0: "or"}.get(self.vth, "threshold")
+        return "iand" if adds[0] and not adds[1:].any() and not self.vth else "threshold"
 
 
 def gated_shape(inputs: Sequence[Shape]) -> Shape:
