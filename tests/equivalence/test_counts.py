@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resformer.compiler.backends import open_backend
+from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.files.build import read_build
 from resformer.compiler.files.nir import read_nir, write_nir
 from resformer.compiler.ir import float_interpreter, primitives, reference
@@ -21,9 +22,11 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.pipeline import CompileOptions, compile_network
+from resformer.compiler.placement.place import place
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.save.build import write_build
+from resformer.runtime.cost.activity import measure
 from resformer.runtime.run.encode import encode
 from resformer.runtime.verify.verify import Comparing, verify
 from support.graphs import GraphBuilder
@@ -33,11 +36,12 @@ from support.sim_runs import assert_sim_is_the_reference
 from support.traces import assert_same_trace
 
 SIZES = [
-    pytest.param((2, 6, 3, 3), id="scores-first"),
+    pytest.param((2, 9, 3, 2), id="scores-first"),
     pytest.param((2, 2, 5, 4), id="values-first"),
-    pytest.param((1, 5, 18, 15), id="wide-counts"),
+    pytest.param((1, 2000, 2, 1), id="wide scores"),
+    pytest.param((1, 5, 50, 40), id="wide values"),
 ]
-"""Heads, channels of one, rows and columns; 270 tokens make the first product exceed a byte."""
+"""Heads, channels of one, rows and columns; what the first product makes of 2000 channels or tokens exceeds a byte."""
 
 
 def attending(
@@ -58,7 +62,7 @@ def attending(
     q, k, v = (net.lif(name, net.conv(f"conv_{name}", "input", count), vth=150) for name, count in channels.items())
     op = SpikeAttention(CURRENT, num_heads=heads, weight_exp=weight_exp, limit=limit)
     attention = net.add("attention", op, q, k, v)
-    vth = max(heads * depth * rows * columns * 2**weight_exp // 12, 1)
+    vth = max(heads * depth * rows * columns * 2**weight_exp // 24, 1)
     net.conv("after", net.lif("lif", attention, vth=vth, bias=0), 4)
     return net.finish(timesteps=timesteps), net.samples(2, timesteps=timesteps)
 
@@ -110,10 +114,14 @@ def test_sim(heads, depth, width, size, weight_exp, seed) -> None:
 def test_backends(backend: str, sizes: tuple[int, int, int, int]) -> None:
     pytest.importorskip({"lava": "lava", "onnx": "onnxruntime", "sim": "torch"}[backend])
     # some counts reach the limit, which is counted
-    program, samples = attending(*sizes, weight_exp=2, limit=4 * sizes[1] * sizes[2] * sizes[3] // 4)
+    program, samples = attending(*sizes, weight_exp=2, limit=sizes[1] * sizes[2] * sizes[3] // 3)
     program = with_input_range(program, samples)
     expected = reference.run(program, samples, record=True)
     assert_same_trace(open_backend(backend)(program, samples, record=True), expected)
+    if max(sizes) == 2000:
+        q, k, v = (by_token(expected.spikes[name].dense(), sizes[0]) for name in "qkv")
+        first = q @ k.transpose(-2, -1) if sizes[1] == 2000 else k.transpose(-2, -1) @ v
+        assert first.max() > 255
     assert expected.saturated["attention"] > 0
     assert 0 < expected.spikes["lif"].dense().mean() < 1
 
@@ -222,3 +230,26 @@ def test_networks_from_end_to_end(kind: str, tmp_path: Path) -> None:
     for name, each in trace.spikes.items():
         assert np.array_equal(observed[name].numpy(), each.dense()), name
     assert_same_trace(open_backend("onnx")(program, encoded, record=True), trace)
+
+
+@pytest.mark.parametrize("sizes", SIZES[:2])
+def test_what_it_costs(sizes: tuple[int, int, int, int]) -> None:
+    """SOPs as the authors' monitor counts them, all that spikes gate being ones; and the neurons of both products."""
+    heads, depth, rows, columns = sizes
+    program, samples = attending(*sizes)
+    spikes = reference.run(program, samples, record=True).spikes
+    q, k, v = (by_token(spikes[name].dense(), heads) for name in "qkv")
+    ones, scores_first = torch.ones_like, rows * columns <= depth
+    first = q @ ones(k).transpose(-2, -1) if scores_first else ones(k).transpose(-2, -1) @ v
+    second = ones(q @ k.transpose(-2, -1)) @ v if scores_first else q @ ones(k.transpose(-2, -1) @ v)
+    wanted = (first.sum((1, 2, 3, 4)) + second.sum((1, 2, 3, 4))).tolist()
+    assert measure(program, spikes).sops["attention"].tolist() == wanted
+    placed = {each.population.name: each.population for each in place(program, load_chip("loihi2")).layers}
+    product, neurons = placed["attention.first"], placed["lif"]
+    tokens = rows * columns
+    assert product.shape == ((heads, tokens, tokens) if scores_first else (heads, depth, depth))
+    assert [(edge.source, edge.delay) for edge in product.edges] == [("k", 0), ("q" if scores_first else "v", 0)]
+    assert neurons.nodes == ("attention", "lif")
+    # what the second product takes as it is waits a step for the first
+    late = ("v", 1) if scores_first else ("q", 1)
+    assert {(edge.source, edge.delay) for edge in neurons.edges} == {("attention.first", 0), late}
