@@ -31,7 +31,8 @@ from resformer.compiler.ir.ops import (
     Output,
     Relay,
     SampleDelay,
-    SpikeAnd,
+    SpikeAttention,
+    SpikeGate,
     SpikeMatMul,
     Spiking,
     SumPool2d,
@@ -78,7 +79,8 @@ WITHOUT_WEIGHTS = (
     Relay,
     Spiking,
     CubaLI,
-    SpikeAnd,
+    SpikeAttention,
+    SpikeGate,
     SpikeMatMul,
     SumPool2d,
     Flatten,
@@ -96,6 +98,8 @@ FLOAT_WITHOUT_WEIGHTS = (
     nir.Scale,
     Add,
     MaxPool2d,
+    primitives.SpikeGate,
+    primitives.SpikeAttention,
     primitives.SpikeMatMul,
 )
 """The same of a SpikingResformer's float operations, once all passes have run."""

@@ -25,12 +25,13 @@ from resformer.compiler.backends.lava.logs import unchanged_logging
 from resformer.compiler.backends.lava.lowering import Context, lower
 from resformer.compiler.backends.lava.processes.blocks import BLOCK_MODELS, BLOCKS, Network
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
+from resformer.compiler.backends.lava.processes.counts import PySpikeAttentionModel
 from resformer.compiler.backends.lava.processes.cuba_lif import PyCubaLifModel, PyCubaLiModel
 from resformer.compiler.backends.lava.processes.delay import PyDelayModel, PySampleDelayModel
 from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
 from resformer.compiler.backends.lava.processes.flatten import PyFlattenModel
 from resformer.compiler.backends.lava.processes.frame_source import PyFrameSourceModel
-from resformer.compiler.backends.lava.processes.gate import PySpikeAndModel
+from resformer.compiler.backends.lava.processes.gate import PySpikeGateModel
 from resformer.compiler.backends.lava.processes.lif import PyFastLifResetModel
 from resformer.compiler.backends.lava.processes.logit_sink import PyLogitSinkModel
 from resformer.compiler.backends.lava.processes.matmul import PySpikeMatMulModel
@@ -124,7 +125,8 @@ OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
     PyMultiSpikeIfModel,
     PyRelayModel,
     PySampleDelayModel,
-    PySpikeAndModel,
+    PySpikeAttentionModel,
+    PySpikeGateModel,
     PySpikeMatMulModel,
     PySpikeProbeModel,
     *BLOCK_MODELS,

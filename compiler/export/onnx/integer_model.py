@@ -44,10 +44,12 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
-    SpikeAnd,
+    SpikeAttention,
+    SpikeGate,
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.program import Program, ProgramNode
 from resformer.compiler.ir.window import Window
 from resformer.compiler.target import LOIHI
@@ -325,9 +327,41 @@ class _Writer(ModelWriter):
         )
 
     @write.register
-    def _(self, op: SpikeAnd, node: ProgramNode) -> None:  # noqa: ARG002
-        self.add("Min", f"{node.name}.least", [self._int32(source) for source in node.inputs])
-        self.add_for(node, "Cast", [f"{node.name}.least"], np.uint8, to=_element(np.uint8))
+    def _(self, op: SpikeAttention, node: ProgramNode) -> None:
+        shapes = [self._program[name].shape for name in node.inputs]
+        sizes = attention_sizes(shapes, op.num_heads)
+        self._check(node, sizes.most << op.weight_exp)
+        wide = (sizes.depth if sizes.scores_first else sizes.keys) > np.iinfo(np.uint8).max
+        name = f"{'Wide' * wide}SpikeAttention{'' if sizes.scores_first else 'ByValues'}"
+        self.functions[name] = functions.attention(
+            name, scores_first=sizes.scores_first, wide=wide, counted=self._counted
+        )
+        self._clipping(
+            node,
+            name,
+            [self._uint8(source) for source in node.inputs],
+            np.int32,
+            q_shape=[0, op.num_heads, sizes.depth, sizes.queries],
+            k_shape=[0, op.num_heads, sizes.depth, sizes.keys],
+            v_shape=[0, op.num_heads, sizes.width, sizes.keys],
+            output_shape=[0, *node.shape],
+            unit=1 << op.weight_exp,
+            limit=op.limit,
+        )
+
+    @write.register
+    def _(self, op: SpikeGate, node: ProgramNode) -> None:
+        values = self.spread_inputs(node, [self._int32(source) for source in node.inputs])
+        total = values[0]
+        if op.weight[0] < 0:
+            total = f"{node.name}.sum0"
+            self.add("Neg", total, values[:1])
+        for index, (weight, value) in enumerate(zip(op.weight[1:], values[1:], strict=True), 1):
+            self.add("Add" if weight > 0 else "Sub", f"{node.name}.sum{index}", [total, value])
+            total = f"{node.name}.sum{index}"
+        threshold = self.constant(f"{node.name}.vth", np.array(op.vth, dtype=np.int32))
+        self.add("Greater", f"{node.name}.fires", [total, threshold])
+        self.add_for(node, "Cast", [f"{node.name}.fires"], np.uint8, to=_element(np.uint8))
         self._narrow.add(node.name)
 
     @write.register
