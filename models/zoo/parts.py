@@ -8,7 +8,7 @@ A convolution, its batch normalisation and its neuron lie side by side in the au
 ``q_conv``, ``q_bn`` and ``q_lif``. ``Units`` adds and runs such a unit by its pattern, ``q_{}``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -47,11 +47,19 @@ def lif(*, v_threshold: float = 1.0, tau: float = 2.0, kind: NeuronKind = "LIF")
 
 
 def convolution(
-    in_channels: int, out_channels: int, edge: int = 3, *, stride: int = 1, groups: int = 1, bias: bool = False
+    in_channels: int,
+    out_channels: int,
+    edge: int = 3,
+    *,
+    stride: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+    bias: bool = False,
 ) -> nn.Module:
-    """Return a convolution over (T, N, C, H, W) whose padding keeps the size at stride 1; ``edge`` is odd."""
+    """Return a convolution over (T, N, C, H, W); unless it is told, the padding keeps the size where edge is odd."""
+    padding = edge // 2 if padding is None else padding
     return layer.Conv2d(  # type: ignore[no-any-return]
-        in_channels, out_channels, edge, stride=stride, padding=edge // 2, groups=groups, bias=bias, step_mode="m"
+        in_channels, out_channels, edge, stride=stride, padding=padding, groups=groups, bias=bias, step_mode="m"
     )
 
 
@@ -136,8 +144,8 @@ class SpikingMLP(Units):
         neuron_first: whether a unit's neuron stands before its convolution, so that the result is a current, or
             behind its normalisation, so that the result is spikes.
         prefix: of the units' names: ``fc`` or ``mlp``.
-        neuron_kind: which neuron both populations are.
-        tau: of the neurons, in steps.
+        neurons: makes a population, twice.
+        neuron_word: what the authors call it.
     """
 
     def __init__(
@@ -148,16 +156,14 @@ class SpikingMLP(Units):
         kind: PointwiseKind,
         neuron_first: bool,
         prefix: str = "fc",
-        neuron_kind: NeuronKind = "LIF",
-        tau: float = 2.0,
+        neurons: Callable[[], nn.Module] = lif,
+        neuron_word: str = "lif",
     ) -> None:
-        super().__init__(conv_word="linear" if kind == "linear" else "conv")
+        super().__init__(conv_word="linear" if kind == "linear" else "conv", neuron_word=neuron_word)
         self.neuron_first = neuron_first
         self.widen, self.narrow = f"{prefix}1_{{}}", f"{prefix}2_{{}}"
-        self.add_unit(self.widen, pointwise(kind, channels, hidden, bias=True), hidden, lif(kind=neuron_kind, tau=tau))
-        self.add_unit(
-            self.narrow, pointwise(kind, hidden, channels, bias=True), channels, lif(kind=neuron_kind, tau=tau)
-        )
+        self.add_unit(self.widen, pointwise(kind, channels, hidden, bias=True), hidden, neurons())
+        self.add_unit(self.narrow, pointwise(kind, hidden, channels, bias=True), channels, neurons())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform x, (T, N, C, H, W), into what the block adds to it, of the same shape."""
@@ -174,8 +180,8 @@ class ResidualMLP(SpikingMLP):
     Source: ``MS_MLP_Conv`` of github.com/BICLab/Spike-Driven-Transformer and ``S_MLP`` of github.com/bic-L/MaxFormer.
     """
 
-    def __init__(self, channels: int, hidden: int, *, neuron_kind: NeuronKind = "LIF") -> None:
-        super().__init__(channels, hidden, kind="conv2d", neuron_first=True, neuron_kind=neuron_kind)
+    def __init__(self, channels: int, hidden: int, *, neurons: Callable[[], nn.Module] = lif) -> None:
+        super().__init__(channels, hidden, kind="conv2d", neuron_first=True, neurons=neurons)
         self.adds_between = channels == hidden
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

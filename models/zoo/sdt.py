@@ -5,6 +5,7 @@ Source: Yao et al., "Spike-driven Transformer", NeurIPS 2023 (arXiv 2307.01694),
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import torch
@@ -154,7 +155,7 @@ class SDTBlock(nn.Module):
     def __init__(self, net: SDTArchitecture) -> None:
         super().__init__()
         self.attn = SDSA(net)
-        self.mlp = ResidualMLP(net.embed_dims, net.embed_dims * net.mlp_ratio, neuron_kind=net.neuron)
+        self.mlp = ResidualMLP(net.embed_dims, net.embed_dims * net.mlp_ratio, neurons=partial(lif, kind=net.neuron))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Transform x, (T, N, C, H, W); the result has the same shape."""

@@ -7,6 +7,7 @@ Source: Zhou et al., "Spikingformer: Spike-driven Residual Learning for Transfor
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
@@ -153,7 +154,12 @@ class SpikingformerBlock(nn.Module):
         )
         self.norm2 = unused_norm(channels)
         self.mlp = SpikingMLP(
-            channels, channels * net.mlp_ratio, kind="conv2d", neuron_first=True, prefix="mlp", tau=net.tau
+            channels,
+            channels * net.mlp_ratio,
+            kind="conv2d",
+            neuron_first=True,
+            prefix="mlp",
+            neurons=partial(lif, tau=net.tau),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
