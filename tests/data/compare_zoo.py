@@ -31,8 +31,11 @@ from spikingjelly.clock_driven import layer as old_layer
 from spikingjelly.clock_driven import neuron as old_neuron
 from torch import nn
 
+from resformer.models.zoo.maxformer import MaxFormer, MaxFormerArchitecture
+from resformer.models.zoo.meta_spikeformer import MetaSpikeFormer, MetaSpikeFormerArchitecture
 from resformer.models.zoo.qkformer import QKFormer, QKFormerArchitecture
 from resformer.models.zoo.sdt import SDTArchitecture, SpikeDrivenTransformer
+from resformer.models.zoo.sdt_v3 import SDTV3Architecture, SpikeDrivenTransformerV3
 from resformer.models.zoo.sew_resnet import SEWResNet, SEWResNetArchitecture
 from resformer.models.zoo.spikformer import Spikformer, SpikformerArchitecture
 from resformer.models.zoo.spikingformer import Spikingformer, SpikingformerArchitecture
@@ -274,12 +277,107 @@ def sew_cases() -> list[Case]:
     return cases
 
 
+def maxformer_cases() -> list[Case]:
+    """Of the authors' folders, whose code fixes depths and heads."""
+    cases = []
+    for folder, architecture, size in (
+        ("cifar10-100", MaxFormerArchitecture(embed_dims=64, depths=(1, 1, 2), num_heads=8), 32),
+        ("imagenet", MaxFormerArchitecture(embed_dims=128, depths=(1, 2, 7), num_heads=2, layout="imagenet"), 64),
+        (
+            "event",
+            MaxFormerArchitecture(embed_dims=64, depths=(1, 1), num_heads=16, in_channels=2, layout="event"),
+            64,
+        ),
+    ):
+        more = {"embed_dims": architecture.embed_dims, "depths": sum(architecture.depths), "T": 4, "mlp_ratios": 4}
+        cases.append(
+            Case(
+                name=folder,
+                file=f"{folder}/max_former.py",
+                theirs=lambda module, a=architecture, m=more: module.Max_Former(
+                    in_channels=a.in_channels, num_classes=a.num_classes, **m
+                ),
+                ours=lambda a=architecture: MaxFormer(a),
+                size=size,
+                channels=architecture.in_channels,
+                frames=architecture.in_channels == 2,
+            )
+        )
+    return cases
+
+
+def meta_options(architecture: Any) -> dict[str, Any]:
+    """The keyword arguments of the authors' second and third networks, whose code fixes depths."""
+    return COMMON | {
+        "embed_dim": list(architecture.embed_dims),
+        "num_heads": architecture.num_heads,
+        "depths": sum(architecture.depths),
+        "in_channels": architecture.in_channels,
+        "num_classes": architecture.num_classes,
+    }
+
+
+def meta_spikeformer_cases() -> list[Case]:
+    """One and four steps, with and without the second classifier."""
+    cases = []
+    for name, steps, architecture in (
+        ("four_steps", 4, MetaSpikeFormerArchitecture(embed_dims=(16, 32, 48, 64), num_classes=20)),
+        (
+            "distilled",
+            2,
+            MetaSpikeFormerArchitecture(
+                embed_dims=(8, 16, 24, 40), num_heads=4, in_channels=2, num_classes=11, distilled=True
+            ),
+        ),
+    ):
+
+        def theirs(module: Any, a: MetaSpikeFormerArchitecture = architecture, steps: int = steps) -> nn.Module:
+            made = module.Spiking_vit_MetaFormer(**meta_options(a), kd=a.distilled)
+            made.T = steps
+            return made
+
+        cases.append(
+            Case(
+                name=name,
+                file="classification/models.py",
+                theirs=theirs,
+                ours=lambda a=architecture, t=steps: MetaSpikeFormer(a, timesteps=t),
+                size=64,
+                channels=architecture.in_channels,
+            )
+        )
+    return cases
+
+
+def sdt_v3_cases() -> list[Case]:
+    """Heads whose scale is a power of two, and heads whose scale is none."""
+    cases = []
+    for name, architecture in (
+        ("scale_1", SDTV3Architecture(embed_dims=(16, 32, 32, 64), num_classes=20)),
+        ("scale_of_12_channels", SDTV3Architecture(embed_dims=(8, 16, 24, 48), num_heads=2, num_classes=10)),
+    ):
+        cases.append(
+            Case(
+                name=name,
+                file="SDT_V3/Classification/Model_Base/models.py",
+                theirs=lambda module, a=architecture: module.Spiking_vit_MetaFormer_Spike_SepConv(**meta_options(a)),
+                ours=lambda a=architecture: SpikeDrivenTransformerV3(a),
+                size=64,
+                channels=architecture.in_channels,
+            )
+        )
+    return cases
+
+
 FAMILIES: Mapping[str, Callable[[], list[Case]]] = {
     "spikformer": spikformer_cases,
     "spikingformer": spikingformer_cases,
     "qkformer": qkformer_cases,
     "sdt": sdt_cases,
     "sew_resnet": sew_cases,
+    "meta_spikeformer": meta_spikeformer_cases,
+    "maxformer": maxformer_cases,
+    "sdt_v3": sdt_v3_cases,
 }
 
 
