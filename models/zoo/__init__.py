@@ -1,0 +1,1 @@
+"""Other spiking vision networks in SpikingJelly, state-dict compatible with their authors' code."""

@@ -1,0 +1,468 @@
+"""Which family of networks a state dict is of, and its architecture, by the names and shapes of its tensors.
+
+What no tensor tells, such as the number of heads, is taken as the authors have it, and said in a sentence each.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+import torch
+
+from resformer.errors import FileFormatError, UnsupportedError
+from resformer.models.limits import quote
+from resformer.models.weights import StateDict
+from resformer.models.zoo import (
+    maxformer,
+    meta_spikeformer,
+    qkformer,
+    sdt,
+    sdt_v3,
+    sew_resnet,
+    spikformer,
+    spikingformer,
+)
+from resformer.models.zoo.parts import Classifier, NeuronKind
+
+FamilyName = Literal[
+    "spikformer", "spikingformer", "qkformer", "sdt", "sew_resnet", "meta_spikeformer", "maxformer", "sdt_v3"
+]
+
+ZooArchitecture = (
+    spikformer.SpikformerArchitecture
+    | spikingformer.SpikingformerArchitecture
+    | qkformer.QKFormerArchitecture
+    | sdt.SDTArchitecture
+    | sew_resnet.SEWResNetArchitecture
+    | meta_spikeformer.MetaSpikeFormerArchitecture
+    | maxformer.MaxFormerArchitecture
+    | sdt_v3.SDTV3Architecture
+)
+
+EVENT_CHANNELS = 2
+"""Channels of event data: one for each polarity. Images have 1, 3 or 4."""
+
+MOST_CIFAR_CLASSES = 100
+"""Networks of more classes are taken for ImageNet's where nothing but the classes tells."""
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a state dict tells of its network.
+
+    Attributes:
+        family: which network it is.
+        architecture: what its tensors tell, and of what they do not tell what the authors have;
+            ``dataclasses.replace`` it where that is otherwise, and give it to ``build``.
+        untold: the architecture's fields that no tensor tells.
+        timesteps: T, as the authors train such a network.
+        image_size: edge of the square input, in pixels, as the authors train such a network.
+    """
+
+    family: FamilyName
+    architecture: ZooArchitecture
+    untold: tuple[str, ...]
+    timesteps: int
+    image_size: int
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """A sentence for each thing that no tensor tells."""
+        values = {name: getattr(self.architecture, name) for name in self.untold}
+        values |= {"timesteps": self.timesteps, "image_size": self.image_size}
+        return tuple(
+            f"{name.replace('_', ' ')}: {value}, as the authors have it (no tensor says so)"
+            for name, value in values.items()
+        )
+
+
+class Tensors:
+    """A state dict's names and shapes, read with errors that name what is missing."""
+
+    def __init__(self, state: StateDict) -> None:
+        self.state = state
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.state
+
+    def shape(self, name: str, axes: int) -> tuple[int, ...]:
+        """Return the shape of a tensor that must be there with so many axes, none of them empty.
+
+        Raises:
+            FileFormatError: it is missing, or has another shape.
+        """
+        if name not in self.state:
+            raise FileFormatError(f"missing tensor {name}; save the whole model.state_dict()")
+        shape = tuple(self.state[name].shape)
+        if len(shape) != axes or 0 in shape:
+            raise FileFormatError(f"{name} has shape {quote(str(shape))}, where {axes} axes of at least 1 are expected")
+        return shape
+
+    def depth(self, prefix: str) -> int:
+        """Return how many modules a list holds: the indices behind its name, which count from 0 without a gap.
+
+        Raises:
+            FileFormatError: there are none, or one is missing.
+        """
+        pattern = re.compile(re.escape(prefix) + r"\.(\d{1,4})\.")
+        found = {int(match[1]) for match in map(pattern.match, self.state) if match}
+        # one name would otherwise call for thousands of modules
+        lacking = next(index for index in range(len(found) + 1) if index not in found)
+        if not found or lacking <= max(found):
+            raise FileFormatError(f"no tensor of {prefix}.{lacking}; save the whole model.state_dict()")
+        return len(found)
+
+    def ratio(self, name: str, axes: int) -> int:
+        """Return a widening layer's output channels divided by its input's.
+
+        Raises:
+            UnsupportedError: they are no multiple.
+        """
+        wide, narrow, *_ = self.shape(name, axes)
+        if wide % narrow:
+            raise UnsupportedError(f"{name}: {wide} hidden channels are no multiple of {narrow}")
+        return wide // narrow
+
+    def outside(self, stem: str, head: str) -> tuple[int, int]:
+        """Return the input's channels and the number of classes."""
+        return self.shape(stem, 4)[1], self.shape(head, 2)[0]
+
+
+def heads(published: int, channels: int) -> int:
+    """Return the authors' number of heads, or the next lower that divides the channels."""
+    return next(count for count in range(min(published, channels), 0, -1) if channels % count == 0)
+
+
+def _spikformer(tensors: Tensors) -> spikformer.SpikformerArchitecture:
+    in_channels, num_classes = tensors.outside("patch_embed.proj_conv.weight", "head.weight")
+    embed_dims = tensors.shape("patch_embed.rpe_conv.weight", 4)[0]
+    layout: spikformer.Layout = "imagenet"
+    positions = 64
+    widening = ("block.0.mlp.fc1_conv.weight", 4)
+    if "block.0.mlp.fc1_linear.weight" in tensors:
+        layout, widening = "cifar", ("block.0.mlp.fc1_linear.weight", 2)
+    elif "pos_embed" in tensors:
+        layout, widening, positions = "dvs", ("block.0.mlp.fc1_conv.weight", 3), tensors.shape("pos_embed", 3)[1]
+    return spikformer.SpikformerArchitecture(
+        embed_dims=embed_dims,
+        depth=tensors.depth("block"),
+        num_heads=heads(spikformer.LAYOUTS[layout].num_heads, embed_dims),
+        mlp_ratio=tensors.ratio(*widening),
+        in_channels=in_channels,
+        num_classes=num_classes,
+        layout=layout,
+        positions=positions,
+    )
+
+
+def _spikingformer(tensors: Tensors) -> spikingformer.SpikingformerArchitecture:
+    layout: spikingformer.Layout = "cifar" if "patch_embed.block0_conv.weight" in tensors else "imagenet"
+    kinds = spikingformer.LAYOUTS[layout]
+    first, last = (f"patch_embed.{unit.format('conv')}.weight" for unit in (kinds.units[0], kinds.units[-1]))
+    in_channels, num_classes = tensors.outside(first, "head.weight")
+    embed_dims = tensors.shape(last, 4)[0]
+    event = in_channels == EVENT_CHANNELS
+    return spikingformer.SpikingformerArchitecture(
+        embed_dims=embed_dims,
+        depth=tensors.depth("block"),
+        num_heads=heads(16 if event else kinds.num_heads, embed_dims),
+        mlp_ratio=tensors.ratio("block.0.mlp.mlp1_conv.weight", 4),
+        in_channels=in_channels,
+        num_classes=num_classes,
+        layout=layout,
+        tau=spikingformer.EVENT_TAU if event else 2.0,
+    )
+
+
+def _qkformer(tensors: Tensors) -> qkformer.QKFormerArchitecture:
+    layout: qkformer.Layout = "cifar"
+    if "patch_embed3.proj_res_conv.weight" not in tensors:
+        layout = "dvs"
+    elif "patch_embed1.proj2_conv.weight" in tensors:
+        layout = "imagenet"
+    kinds = qkformer.LAYOUTS[layout]
+    in_channels, num_classes = tensors.outside("patch_embed1.proj_conv.weight", "head.weight")
+    stages = kinds.token_stages + 1
+    embed_dims = tensors.shape(f"patch_embed{stages}.proj_res_conv.weight", 4)[0]
+    published = {"cifar": 8, "imagenet": embed_dims // 64, "dvs": 16}[layout]
+    return qkformer.QKFormerArchitecture(
+        embed_dims=embed_dims,
+        depths=tuple(tensors.depth(f"stage{stage}") for stage in range(1, stages + 1)),
+        num_heads=heads(max(1, published), tensors.shape("patch_embed1.proj_res_conv.weight", 4)[0]),
+        mlp_ratio=tensors.ratio(f"stage1.0.mlp.{kinds.mlp}1_conv.weight", 4),
+        in_channels=in_channels,
+        num_classes=num_classes,
+        layout=layout,
+    )
+
+
+def _sdt(tensors: Tensors) -> sdt.SDTArchitecture:
+    in_channels, num_classes = tensors.outside("patch_embed.proj_conv.weight", "head.weight")
+    pooling, pools_attention = ("1111" if num_classes > MOST_CIFAR_CLASSES else "0011"), False
+    if in_channels == EVENT_CHANNELS:  # CIFAR10-DVS has 10 classes, DVS-Gesture 11
+        pooling, pools_attention = ("0011", True) if num_classes == 10 else ("0111", False)
+    neuron: NeuronKind = "PLIF" if "head_lif.w" in tensors else "LIF"
+    return sdt.SDTArchitecture(
+        embed_dims=tensors.shape("patch_embed.rpe_conv.weight", 4)[0],
+        depth=tensors.depth("block"),
+        num_heads=tensors.shape("block.0.attn.talking_heads.weight", 3)[0],
+        mlp_ratio=tensors.ratio("block.0.mlp.fc1_conv.weight", 4),
+        in_channels=in_channels,
+        num_classes=num_classes,
+        pooling=pooling,
+        pools_attention=pools_attention,
+        neuron=neuron,
+    )
+
+
+def _sew_resnet(tensors: Tensors) -> sew_resnet.SEWResNetArchitecture:
+    in_channels, num_classes = tensors.outside("conv1.weight", "fc.weight")
+    first, second, third, fourth = (tensors.depth(f"layer{stage}") for stage in range(1, 5))
+    return sew_resnet.SEWResNetArchitecture(
+        block="bottleneck" if "layer1.0.conv3.module.0.weight" in tensors else "basic",
+        depths=(first, second, third, fourth),
+        width=tensors.shape("conv1.weight", 4)[0],
+        in_channels=in_channels,
+        num_classes=num_classes,
+    )
+
+
+class _Frame(NamedTuple):
+    """What ``MetaArchitecture`` has, as far as tensors tell."""
+
+    embed_dims: tuple[int, int, int, int]
+    depths: tuple[int, int]
+    in_channels: int
+    num_classes: int
+
+
+def _frame(tensors: Tensors) -> _Frame:
+    in_channels, num_classes = tensors.outside("downsample1_1.encode_conv.weight", "head.weight")
+    first, second, third, fourth = (
+        tensors.shape(f"downsample{stage}.encode_conv.weight", 4)[0] for stage in ("1_2", "2", "3", "4")
+    )
+    return _Frame(
+        (first, second, third, fourth), (tensors.depth("block3"), tensors.depth("block4")), in_channels, num_classes
+    )
+
+
+def _shared_heads(published: int, widths: tuple[int, ...]) -> int:
+    """The authors' number of heads, or the next lower that divides all of some widths."""
+    return next(count for count in range(published, 0, -1) if not any(width % count for width in widths))
+
+
+def _meta_spikeformer(tensors: Tensors) -> meta_spikeformer.MetaSpikeFormerArchitecture:
+    frame = _frame(tensors)
+    return meta_spikeformer.MetaSpikeFormerArchitecture(
+        **frame._asdict(), num_heads=_shared_heads(8, frame.embed_dims[2:]), distilled="head_kd.weight" in tensors
+    )
+
+
+def _sdt_v3(tensors: Tensors) -> sdt_v3.SDTV3Architecture:
+    frame = _frame(tensors)
+    return sdt_v3.SDTV3Architecture(**frame._asdict(), num_heads=_shared_heads(8, frame.embed_dims[2:]))
+
+
+def _maxformer(tensors: Tensors) -> maxformer.MaxFormerArchitecture:
+    layout: maxformer.Layout = "imagenet"
+    if "patch_embed1.proj_conv.weight" in tensors:
+        layout = "cifar" if "patch_embed3.embed1.embed_conv.weight" in tensors else "event"
+    stem = "patch_embed1.embed1.embed_conv.weight" if layout == "imagenet" else "patch_embed1.proj_conv.weight"
+    in_channels, num_classes = tensors.outside(stem, "head.weight")
+    stages = len(maxformer.LAYOUTS[layout].mixers)
+    embed_dims = tensors.shape(f"patch_embed{stages}.embed1.embed_conv.weight", 4)[0]
+    published = {"cifar": 8, "imagenet": embed_dims // 64, "event": 16}[layout]
+    return maxformer.MaxFormerArchitecture(
+        embed_dims=embed_dims,
+        depths=tuple(tensors.depth(f"stage{stage}") for stage in range(1, stages + 1)),
+        num_heads=heads(max(1, published), embed_dims),
+        mlp_ratio=tensors.ratio("stage1.0.mlp.fc1_conv.weight", 4),
+        in_channels=in_channels,
+        num_classes=num_classes,
+        layout=layout,
+    )
+
+
+class Family(NamedTuple):
+    """One family of networks.
+
+    Attributes:
+        title: its authors' name for it.
+        marks: names of tensors that it has, any one of each inner tuple.
+        lacks: names of tensors that only its relatives have.
+        kind: the class of its architectures.
+        read: makes the architecture of tensors.
+        network: makes the network of an architecture.
+        untold: fields of the architecture that no tensor tells.
+    """
+
+    title: str
+    marks: tuple[tuple[str, ...], ...]
+    lacks: tuple[str, ...]
+    kind: type[ZooArchitecture]
+    read: Callable[[Tensors], ZooArchitecture]
+    network: Callable[..., Classifier]
+    untold: tuple[str, ...]
+
+
+FAMILIES: Mapping[FamilyName, Family] = MappingProxyType(
+    {
+        "spikformer": Family(
+            "Spikformer",
+            (("patch_embed.rpe_conv.weight",), ("block.0.mlp.fc1_linear.weight", "block.0.mlp.fc1_conv.weight")),
+            ("block.0.attn.talking_heads.weight",),
+            spikformer.SpikformerArchitecture,
+            _spikformer,
+            spikformer.Spikformer,
+            ("num_heads", "stem_pooling"),
+        ),
+        "spikingformer": Family(
+            "Spikingformer",
+            (("patch_embed.block0_conv.weight", "patch_embed.proj4_conv.weight"), ("block.0.mlp.mlp1_conv.weight",)),
+            (),
+            spikingformer.SpikingformerArchitecture,
+            _spikingformer,
+            spikingformer.Spikingformer,
+            ("num_heads", "stem_pooling", "tau"),
+        ),
+        "qkformer": Family(
+            "QKFormer",
+            (("patch_embed1.proj_res_conv.weight",), ("stage1.0.tssa.q_conv.weight",)),
+            (),
+            qkformer.QKFormerArchitecture,
+            _qkformer,
+            qkformer.QKFormer,
+            ("num_heads",),
+        ),
+        "sdt": Family(
+            "Spike-driven Transformer",
+            (("patch_embed.rpe_conv.weight",), ("block.0.attn.talking_heads.weight",)),
+            (),
+            sdt.SDTArchitecture,
+            _sdt,
+            sdt.SpikeDrivenTransformer,
+            ("pooling", "pools_attention"),
+        ),
+        "sew_resnet": Family(
+            "SEW-ResNet",
+            (("conv1.weight",), ("layer1.0.conv1.module.0.weight",)),
+            (),
+            sew_resnet.SEWResNetArchitecture,
+            _sew_resnet,
+            sew_resnet.SEWResNet,
+            ("connect",),
+        ),
+        "meta_spikeformer": Family(
+            "Meta-SpikeFormer",
+            (("downsample1_1.encode_conv.weight",), ("block3.0.attn.q_conv.0.body.0.weight",)),
+            (),
+            meta_spikeformer.MetaSpikeFormerArchitecture,
+            _meta_spikeformer,
+            meta_spikeformer.MetaSpikeFormer,
+            ("num_heads",),
+        ),
+        "maxformer": Family(
+            "Max-Former",
+            (("patch_embed2.max_embed1.embed_conv.weight",), ("stage1.0.mlp.fc1_conv.weight",)),
+            (),
+            maxformer.MaxFormerArchitecture,
+            _maxformer,
+            maxformer.MaxFormer,
+            ("num_heads",),
+        ),
+        "sdt_v3": Family(
+            "Spike-driven Transformer v3",
+            (("downsample1_1.encode_conv.weight",), ("block3.0.conv.pwconv1.0.weight",)),
+            (),
+            sdt_v3.SDTV3Architecture,
+            _sdt_v3,
+            sdt_v3.SpikeDrivenTransformerV3,
+            ("num_heads", "levels"),
+        ),
+    }
+)
+"""All families, each known by tensors that no other has."""
+
+
+def family_of(state: StateDict) -> FamilyName | None:
+    """Return which family's marks a state dict bears; None where it bears no family's."""
+    for name, family in FAMILIES.items():
+        if all(any(mark in state for mark in marks) for marks in family.marks) and not any(
+            mark in state for mark in family.lacks
+        ):
+            return name
+    return None
+
+
+def recognise(state: StateDict) -> Recognition:
+    """Return the family and architecture of a state dict, whose every name and shape is that network's.
+
+    Raises:
+        FileFormatError: where it is of no family, a tensor is missing, foreign, or of another shape than the others
+            call for.
+        UnsupportedError: where its shapes are those of no network that the family's architecture describes.
+    """
+    name = family_of(state)
+    if name is None:
+        titles = ", ".join(family.title for family in FAMILIES.values())
+        some = ", ".join(quote(each) for each in list(state)[:3])
+        raise FileFormatError(
+            f"none of {len(state)} tensors' names, such as {some or 'none'}, tells a family: known are {titles}, under "
+            "the names of their authors' code; compile the module in memory instead"
+        )
+    family = FAMILIES[name]
+    architecture = family.read(Tensors(state))
+    _check_shapes(state, architecture, family)
+    timesteps, image_size = _presented(name, architecture)
+    return Recognition(name, architecture, family.untold, timesteps, image_size)
+
+
+def build(architecture: ZooArchitecture, *, timesteps: int) -> Classifier:
+    """Return the network that an architecture describes, with new weights.
+
+    Args:
+        architecture: of any family.
+        timesteps: T, how often an image is presented.
+
+    Raises:
+        UnsupportedError: where T is less than 1, or no family has such an architecture.
+    """
+    for family in FAMILIES.values():
+        if type(architecture) is family.kind:
+            return family.network(architecture, timesteps=timesteps)
+    raise UnsupportedError(f"a {type(architecture).__name__} is no architecture of the zoo's families")
+
+
+def _presented(name: FamilyName, architecture: ZooArchitecture) -> tuple[int, int]:
+    """T and the image's edge, in pixels, as the authors train such a network."""
+    if architecture.in_channels == EVENT_CHANNELS:
+        if isinstance(architecture, sdt.SDTArchitecture):
+            return (10, 64) if architecture.pools_attention else (16, 128)
+        return 16, 128
+    layout = getattr(architecture, "layout", None)
+    small = layout == "cifar" if layout else architecture.num_classes <= MOST_CIFAR_CLASSES and name == "sdt"
+    return (1 if name == "sdt_v3" else 4), 32 if small else 224
+
+
+def _check_shapes(state: StateDict, architecture: ZooArchitecture, family: Family) -> None:
+    """Compare names and shapes with those of the network that the architecture describes."""
+    with torch.device("meta"):
+        model = build(architecture, timesteps=1)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for what, names in (
+        (f"are missing from a {family.title}'s", [name for name in expected if name not in state]),
+        (f"are no {family.title}'s", [name for name in state if name not in expected]),
+    ):
+        if names:
+            raise FileFormatError(
+                f"{len(names)} tensors {what}, such as {', '.join(map(quote, names[:3]))}; save the whole state dict "
+                f"of an unchanged {family.title}"
+            )
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise FileFormatError(
+                f"{name} has shape {quote(str(tuple(state[name].shape)))}, but the other tensors call for {shape}; "
+                "save the whole state dict of one model"
+            )

@@ -1,0 +1,190 @@
+"""Spike-driven Transformer (v1): its architecture as plain data, and the network that the data describes.
+
+Source: Yao et al., "Spike-driven Transformer", NeurIPS 2023 (arXiv 2307.01694), and the authors' code,
+``model/spikeformer.py``, ``module/sps.py`` and ``module/ms_conv.py`` in github.com/BICLab/Spike-Driven-Transformer.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import get_args
+
+import torch
+from spikingjelly.activation_based import layer
+from torch import nn
+
+from resformer.errors import UnsupportedError
+from resformer.models.zoo.parts import (
+    ATTENTION_THRESHOLD,
+    Classifier,
+    NeuronKind,
+    ResidualMLP,
+    Units,
+    check_divisible,
+    check_heads,
+    check_pooling,
+    check_positive,
+    convolution,
+    lif,
+    maps,
+    max_pool,
+    pointwise,
+    tokens,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDTArchitecture:
+    """Everything about a Spike-driven Transformer but T and the image size.
+
+    No tensor tells the stem's pooling, nor whether spikes are pooled in the attention. The heads are told, and decide
+    nothing unless spikes are pooled: each channel's are summed for themselves.
+
+    Attributes:
+        embed_dims: channels of the blocks, a multiple of 8.
+        depth: number of blocks.
+        num_heads: attention heads, of which only a matrix that is held and never read has the shape.
+        mlp_ratio: hidden channels of the MLP divided by ``embed_dims``.
+        in_channels: channels of the input.
+        num_classes: number of logits.
+        pooling: the authors' ``pooling_stat``: a digit for each of the stem's first four units, 1 where it pools.
+        pools_attention: the authors' ``dvs_mode``: whether 3x3 max-pools of stride 1 follow k, v, their product and
+            the attention's result. Those of the last two lie over the tokens and the channels of a head, as theirs do.
+        neuron: which neuron every population is.
+
+    Raises:
+        UnsupportedError: where the fields contradict each other.
+    """
+
+    embed_dims: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 4
+    in_channels: int = 3
+    num_classes: int = 10
+    pooling: str = "0011"
+    pools_attention: bool = False
+    neuron: NeuronKind = "LIF"
+
+    def __post_init__(self) -> None:
+        if self.neuron not in get_args(NeuronKind):
+            raise UnsupportedError(f"neuron is {self.neuron!r}: must be one of {', '.join(get_args(NeuronKind))}")
+        check_positive(
+            depth=self.depth, mlp_ratio=self.mlp_ratio, in_channels=self.in_channels, num_classes=self.num_classes
+        )
+        check_divisible(self.embed_dims, 8)
+        check_heads(self.embed_dims, self.num_heads)
+        check_pooling(self.pooling)
+
+
+class MembranePatchSplitting(Units):
+    """The stem: as Spikformer's, but that the fourth unit pools before its neuron and the fifth adds currents.
+
+    Source: the authors' ``MS_SPS``.
+    """
+
+    UNITS = ("proj_{}", "proj_{}1", "proj_{}2", "proj_{}3")
+
+    def __init__(self, net: SDTArchitecture) -> None:
+        super().__init__()
+        self.pooling = net.pooling
+        channels = net.in_channels
+        for index, unit in enumerate(self.UNITS):
+            width = net.embed_dims >> (3 - index)
+            self.add_unit(unit, convolution(channels, width), width, lif(kind=net.neuron))
+            channels = width
+        self.pool = max_pool()
+        # nothing reaches this neuron, whose w a PLIF's state dict holds
+        self.add_unit("rpe_{}", convolution(channels, channels), channels, lif(kind=net.neuron))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return currents, (T, N, embed_dims, H', W'), for images (T, N, C, H, W)."""
+        *spiking, last = zip(self.UNITS, self.pooling, strict=True)
+        for unit, pooled in spiking:
+            x = self.fire(unit, self.weigh(unit, x))
+            if pooled == "1":
+                x = self.pool(x)
+        unit, pooled = last
+        currents = self.weigh(unit, x)
+        if pooled == "1":
+            currents = self.pool(currents)
+        return self.weigh("rpe_{}", self.fire(unit, currents)) + currents
+
+
+class SDSA(Units):
+    """Spike-Driven Self-Attention (paper section 3.3, authors' ``MS_SSA_Conv``): masks and sums, no product of numbers.
+
+    Each channel counts the pixels at which k and v fire; where its neuron fires of the count, q passes.
+    """
+
+    def __init__(self, net: SDTArchitecture) -> None:
+        super().__init__()
+        channels = net.embed_dims
+        self.shortcut_lif = lif(kind=net.neuron)
+        for unit in ("q_{}", "k_{}", "v_{}"):
+            self.add_unit(unit, pointwise("conv2d", channels, channels, bias=False), channels, lif(kind=net.neuron))
+        self.talking_heads_lif = lif(v_threshold=ATTENTION_THRESHOLD, kind=net.neuron)
+        self.add_unit("proj_{}", pointwise("conv2d", channels, channels, bias=True), channels, None)
+        self.num_heads = net.num_heads
+        self.pools = net.pools_attention
+        self.pool = layer.MaxPool2d(kernel_size=3, stride=1, padding=1, step_mode="m")
+        # held so that the authors' checkpoints load; their forward never reads them
+        self.talking_heads = nn.Conv1d(net.num_heads, net.num_heads, kernel_size=1, bias=False)
+        self.attn_lif = lif(v_threshold=ATTENTION_THRESHOLD, kind=net.neuron)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend over x, (T, N, C, H, W), currents; the result is what the block adds to them."""
+        spikes = self.shortcut_lif(x)
+        q, k, v = (self.fire(unit, self.weigh(unit, spikes)) for unit in ("q_{}", "k_{}", "v_{}"))
+        if self.pools:
+            k, v = self.pool(k), self.pool(v)
+        mask = self.talking_heads_lif(self._pool_tokens(k * v).sum((3, 4), keepdim=True))
+        return self.weigh("proj_{}", self._pool_tokens(q * mask))
+
+    def _pool_tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool x, (T, N, C, H, W), over the tokens and channels of each head, if this attention pools."""
+        if not self.pools:
+            return x
+        # theirs gives (T, N, heads, L, C / heads) to a pool that takes the last two axes for rows and columns
+        pooled: torch.Tensor = self.pool(tokens(x, self.num_heads))
+        return maps(pooled, x.shape[3:])
+
+
+class SDTBlock(nn.Module):
+    """Attention and MLP on a stream of currents (authors' ``MS_Block_Conv``)."""
+
+    def __init__(self, net: SDTArchitecture) -> None:
+        super().__init__()
+        self.attn = SDSA(net)
+        self.mlp = ResidualMLP(net.embed_dims, net.embed_dims * net.mlp_ratio, neurons=partial(lif, kind=net.neuron))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform x, (T, N, C, H, W); the result has the same shape."""
+        result: torch.Tensor = self.mlp(self.attn(x) + x)
+        return result
+
+
+class SpikeDrivenTransformer(Classifier):
+    """A Spike-driven Transformer with the authors' names and shapes; see ``Classifier`` for input and result.
+
+    The neuron before the classifier is given means over maps of currents.
+    """
+
+    def __init__(self, architecture: SDTArchitecture, *, timesteps: int = 4) -> None:
+        super().__init__(timesteps=timesteps)
+        self.architecture = net = architecture
+        self.patch_embed = MembranePatchSplitting(net)
+        self.block = nn.ModuleList(SDTBlock(net) for _ in range(net.depth))
+        self.head_lif = lif(kind=net.neuron)
+        self.head = nn.Linear(net.embed_dims, net.num_classes)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return currents, (T, N, embed_dims, H', W'), for x, (T, N, C, H, W)."""
+        x = self.patch_embed(x)
+        for block in self.block:
+            x = block(x)
+        return x
+
+    def readout(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the mean over T of the logits of the spikes of (T, N, embed_dims): (N, classes)."""
+        logits: torch.Tensor = self.head(self.head_lif(pooled)).mean(0)
+        return logits

@@ -1,0 +1,196 @@
+"""Spikformer: its architecture as plain data, and the network that the data describes.
+
+Source: Zhou et al., "Spikformer: When Spiking Neural Network Meets Transformer", ICLR 2023 (arXiv 2209.15425), and the
+authors' code, ``cifar10/model.py``, ``imagenet/model.py`` and ``cifar10dvs/model.py`` in github.com/ZK-Zhou/spikformer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import nn
+
+from resformer.errors import UnsupportedError
+from resformer.models.zoo.parts import (
+    Classifier,
+    PointwiseKind,
+    SpikingMLP,
+    SpikingSelfAttention,
+    Units,
+    check_divisible,
+    check_heads,
+    check_pooling,
+    check_positive,
+    convolution,
+    lif,
+    max_pool,
+    unused_norm,
+)
+
+Layout = Literal["cifar", "imagenet", "dvs"]
+
+
+class Kinds(NamedTuple):
+    """How one of the authors' folders writes its 1x1 convolutions, and the scale of its attention.
+
+    Attributes:
+        attention: the shape of the weights of q, k, v and the projection.
+        mlp: the shape of the weights of the MLP.
+        scale: of the attention.
+        pooling: after which of the stem's units a max-pool follows.
+        num_heads: of the networks that they train.
+    """
+
+    attention: PointwiseKind
+    mlp: PointwiseKind
+    scale: float
+    pooling: str
+    num_heads: int
+
+
+LAYOUTS: Mapping[Layout, Kinds] = MappingProxyType(
+    {
+        "cifar": Kinds("linear", "linear", 0.125, "0011", 12),
+        "imagenet": Kinds("conv1d", "conv2d", 0.125, "1111", 8),
+        "dvs": Kinds("conv1d", "conv1d", 0.25, "1111", 16),
+    }
+)
+"""The authors' three folders, each of which writes the network in its own way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikformerArchitecture:
+    """Everything about a Spikformer but T and the image size.
+
+    No tensor tells the heads, nor the stem's pooling.
+
+    Attributes:
+        embed_dims: channels of the blocks, a multiple of 8.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden channels of the MLP divided by ``embed_dims``.
+        in_channels: channels of the input.
+        num_classes: number of logits.
+        layout: which of the authors' folders the names, the shapes and the attention's scale are those of.
+        pooling: a digit for each of the stem's first four units: 1 where a max-pool follows it. None is the layout's.
+        positions: of ``dvs``, the tokens that the position embedding, which is held and never read, was made for.
+
+    Raises:
+        UnsupportedError: where the fields contradict each other.
+    """
+
+    embed_dims: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 4
+    in_channels: int = 3
+    num_classes: int = 10
+    layout: Layout = "cifar"
+    pooling: str | None = None
+    positions: int = 64
+
+    def __post_init__(self) -> None:
+        if self.layout not in get_args(Layout):
+            raise UnsupportedError(f"layout is {self.layout!r}: must be one of {', '.join(get_args(Layout))}")
+        check_positive(
+            depth=self.depth,
+            mlp_ratio=self.mlp_ratio,
+            in_channels=self.in_channels,
+            num_classes=self.num_classes,
+            positions=self.positions,
+        )
+        check_divisible(self.embed_dims, 8)
+        check_heads(self.embed_dims, self.num_heads)
+        check_pooling(self.stem_pooling)
+
+    @property
+    def kinds(self) -> Kinds:
+        """What the layout decides."""
+        return LAYOUTS[self.layout]
+
+    @property
+    def stem_pooling(self) -> str:
+        """The pooling, the layout's where none is given."""
+        return self.kinds.pooling if self.pooling is None else self.pooling
+
+
+class SpikingPatchSplitting(Units):
+    """The stem: four units of 3x3 convolutions up to ``embed_dims``, pools, and a fifth unit added to the fourth's.
+
+    Source: the authors' ``SPS``.
+
+    Args:
+        in_channels: of the input.
+        embed_dims: channels of the result, a multiple of 8.
+        pooling: a digit a unit, 1 where a max-pool follows its neuron.
+    """
+
+    UNITS = ("proj_{}", "proj_{}1", "proj_{}2", "proj_{}3")
+
+    def __init__(self, in_channels: int, embed_dims: int, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        channels = in_channels
+        for index, unit in enumerate(self.UNITS):
+            width = embed_dims >> (3 - index)
+            self.add_unit(unit, convolution(channels, width), width, lif())
+            channels = width
+        self.pool = max_pool()
+        self.add_unit("rpe_{}", convolution(embed_dims, embed_dims), embed_dims, lif())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return sums of spikes, (T, N, embed_dims, H', W'), for images (T, N, C, H, W)."""
+        for unit, pooled in zip(self.UNITS, self.pooling, strict=True):
+            x = self.fire(unit, self.weigh(unit, x))
+            if pooled == "1":
+                x = self.pool(x)
+        return self.fire("rpe_{}", self.weigh("rpe_{}", x)) + x
+
+
+class SpikformerBlock(nn.Module):
+    """Attention and MLP, each adding its spikes to the stream (authors' ``Block``)."""
+
+    def __init__(self, net: SpikformerArchitecture) -> None:
+        super().__init__()
+        channels = net.embed_dims
+        self.norm1 = unused_norm(channels)
+        self.attn = SpikingSelfAttention(
+            channels, num_heads=net.num_heads, kind=net.kinds.attention, scale=net.kinds.scale
+        )
+        self.norm2 = unused_norm(channels)
+        self.mlp = SpikingMLP(channels, channels * net.mlp_ratio, kind=net.kinds.mlp, neuron_first=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Transform x, (T, N, C, H, W), sums of spikes; the result has the same shape."""
+        x = x + self.attn(x)
+        added: torch.Tensor = self.mlp(x)
+        return x + added
+
+
+class Spikformer(Classifier):
+    """A Spikformer whose state dict has the authors' names and shapes; see ``Classifier`` for input and result."""
+
+    def __init__(self, architecture: SpikformerArchitecture, *, timesteps: int = 4) -> None:
+        super().__init__(timesteps=timesteps)
+        self.architecture = net = architecture
+        self.patch_embed = SpikingPatchSplitting(net.in_channels, net.embed_dims, net.stem_pooling)
+        self.block = nn.ModuleList(SpikformerBlock(net) for _ in range(net.depth))
+        if net.layout == "dvs":
+            # held so that the authors' checkpoints load; their forward never reads them
+            self.pos_embed = nn.Parameter(torch.zeros(1, net.positions, net.embed_dims))
+            self.norm = unused_norm(net.embed_dims)
+        self.head = nn.Linear(net.embed_dims, net.num_classes)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return sums of spikes, (T, N, embed_dims, H', W'), for x, (T, N, C, H, W)."""
+        x = self.patch_embed(x)
+        for block in self.block:
+            x = block(x)
+        return x
+
+    def readout(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (N, classes), of the mean over T of (T, N, embed_dims)."""
+        logits: torch.Tensor = self.head(pooled.mean(0))
+        return logits
