@@ -4,6 +4,7 @@ What no tensor tells, such as the number of heads, is taken as the authors have 
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -43,6 +44,9 @@ ZooArchitecture = (
 
 EVENT_CHANNELS = 2
 """Channels of event data: one for each polarity. Images have 1, 3 or 4."""
+
+SMALLEST_BLOCK = 12
+"""Tensors that every block of every family has: two convolutions and two batch normalisations without biases."""
 
 MOST_CIFAR_CLASSES = 100
 """Networks of more classes are taken for ImageNet's where nothing but the classes tells."""
@@ -107,11 +111,14 @@ class Tensors:
             FileFormatError: there are none, or one is missing.
         """
         pattern = re.compile(re.escape(prefix) + r"\.(\d{1,4})\.")
-        found = {int(match[1]) for match in map(pattern.match, self.state) if match}
-        # one name would otherwise call for thousands of modules
-        lacking = next(index for index in range(len(found) + 1) if index not in found)
-        if not found or lacking <= max(found):
-            raise FileFormatError(f"no tensor of {prefix}.{lacking}; save the whole model.state_dict()")
+        found = Counter(int(match[1]) for match in map(pattern.match, self.state) if match)
+        # a few names would otherwise call for thousands of modules
+        lacking = next(index for index in range(len(found) + 1) if found[index] < SMALLEST_BLOCK)
+        if lacking < max(found, default=0) + 1 or not found:
+            raise FileFormatError(
+                f"{prefix}.{lacking} has {found[lacking]} tensors, where at least {SMALLEST_BLOCK} are expected; save "
+                "the whole model.state_dict()"
+            )
         return len(found)
 
     def ratio(self, name: str, axes: int) -> int:

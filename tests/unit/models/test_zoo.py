@@ -166,7 +166,11 @@ SMALL = SpikformerArchitecture(embed_dims=16, depth=2, num_heads=2)
         (lambda state: state.pop("block.0.attn.q_bn.bias"), r"1 tensors are missing from a Spikformer's"),
         (lambda state: state.update(extra=torch.zeros(1)), r"1 tensors are no Spikformer's, such as extra"),
         (lambda state: state.update({"head.bias": torch.zeros(3)}), r"head\.bias has shape \(3,\)"),
-        (lambda state: state.update({"block.9999.x": torch.zeros(1)}), r"no tensor of block\.2"),
+        (lambda state: state.update({"block.9999.x": torch.zeros(1)}), r"block\.2 has 0 tensors, where at least 12"),
+        (
+            lambda state: state.update({f"block.{i}.x": torch.zeros(1) for i in range(2, 9999)}),
+            r"block\.2 has 1 tensors",
+        ),
         (lambda state: state.update({"head.weight": torch.zeros(3)}), r"head\.weight has shape \(3,\), where 2 axes"),
     ],
 )
