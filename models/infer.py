@@ -18,6 +18,7 @@ from resformer.models.spikingresformer import (
     smallest_image_size,
 )
 from resformer.models.weights import StateDict
+from resformer.models.zoo.recognise import FAMILIES, family_of
 
 ModuleKind = Literal["DSSA", "GWFFN", "Downsample"]
 
@@ -32,8 +33,14 @@ def infer_architecture(state: StateDict) -> Architecture:
 
     Raises:
         FileFormatError: where a tensor that tells it is missing or has an impossible shape.
-        UnsupportedError: where the blocks of one stage differ, or stand in another order than a SpikingResformer's.
+        UnsupportedError: where it is another family's, the blocks of one stage differ, or they stand in another order
+            than a SpikingResformer's.
     """
+    if (family := family_of(state)) is not None:
+        raise UnsupportedError(
+            f"this is no SpikingResformer but a {FAMILIES[family].title}; read it with load_zoo_checkpoint of "
+            "resformer.models.zoo.checkpoint, and give its network to resformer.compile with an example input"
+        )
     if "prologue.0.weight" not in state:
         foreign = [name for name in state if not name.startswith(("prologue.", "layers.", "classifier."))]
         raise FileFormatError(

@@ -1,6 +1,6 @@
 """The weights in a checkpoint's content: which mapping holds them, under which names, and whether they are sound."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,24 +65,28 @@ class Weights:
     notes: tuple[str, ...]
 
 
-def find_weights(content: object, key: str | None = None) -> Weights:
+def find_weights(
+    content: object, key: str | None = None, *, stems: Sequence[str] = (STEM,), whose: str = "SpikingResformer"
+) -> Weights:
     """Choose a network's tensors from a file's content.
 
-    Where several mappings hold a SpikingResformer, the first by the order of ``KEYS`` is read, and a note says so.
+    Where several mappings hold such a network, the first by the order of ``KEYS`` is read, and a note says so.
 
     Args:
         content: what the file holds.
         key: which of them to read instead.
+        stems: names of tensors, by any of which a network's weights are known.
+        whose: what such a network is called.
 
     Raises:
         FileFormatError: there are none, none of that key, or something else than tensors among them.
     """
     if not isinstance(content, Mapping):
         raise FileFormatError(f"holds no state dict but a value of type {type(content).__name__}; {RESAVE}")
-    found = dict(sorted(_candidates(content, "", DEPTH), key=lambda item: _rank(item[0])))
+    found = dict(sorted(_candidates(content, "", DEPTH, stems), key=lambda item: _rank(item[0])))
     if key is not None and key not in found:
         there = ", ".join(quote(each) for each in list(found)[:8]) or "none"
-        raise FileFormatError(f"no SpikingResformer's weights under {quote(key)!r}; there are weights under: {there}")
+        raise FileFormatError(f"no {whose}'s weights under {quote(key)!r}; there are weights under: {there}")
     notes: list[str] = []
     if key is None:
         key = next(iter(found), None)
@@ -105,14 +109,15 @@ def find_weights(content: object, key: str | None = None) -> Weights:
 
 
 def _candidates(
-    content: Mapping[object, object], path: str, depth: int
+    content: Mapping[object, object], path: str, depth: int, stems: Sequence[str]
 ) -> Iterator[tuple[str, Mapping[object, object]]]:
     """Each mapping that holds a stem's tensor, by the keys that lead to it."""
-    if any(isinstance(name, str) and f".{_bare(name)}".endswith(f".{STEM}") for name in content):
+    ends = tuple(f".{_bare(stem)}" for stem in stems)
+    if any(isinstance(name, str) and f".{_bare(name)}".endswith(ends) for name in content):
         yield path or TOP_LEVEL, content
     for key, value in content.items() if depth else ():
         if isinstance(key, str) and isinstance(value, Mapping):
-            yield from _candidates(value, f"{path}.{key}" if path else key, depth - 1)
+            yield from _candidates(value, f"{path}.{key}" if path else key, depth - 1, stems)
 
 
 def _rank(key: str) -> int:

@@ -4,6 +4,7 @@ What no tensor tells, such as the number of heads, is taken as the authors have 
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -43,6 +44,9 @@ ZooArchitecture = (
 
 EVENT_CHANNELS = 2
 """Channels of event data: one for each polarity. Images have 1, 3 or 4."""
+
+SMALLEST_BLOCK = 12
+"""Tensors that every block of every family has: two convolutions and two batch normalisations without biases."""
 
 MOST_CIFAR_CLASSES = 100
 """Networks of more classes are taken for ImageNet's where nothing but the classes tells."""
@@ -107,11 +111,14 @@ class Tensors:
             FileFormatError: there are none, or one is missing.
         """
         pattern = re.compile(re.escape(prefix) + r"\.(\d{1,4})\.")
-        found = {int(match[1]) for match in map(pattern.match, self.state) if match}
-        # one name would otherwise call for thousands of modules
-        lacking = next(index for index in range(len(found) + 1) if index not in found)
-        if not found or lacking <= max(found):
-            raise FileFormatError(f"no tensor of {prefix}.{lacking}; save the whole model.state_dict()")
+        found = Counter(int(match[1]) for match in map(pattern.match, self.state) if match)
+        # a few names would otherwise call for thousands of modules
+        lacking = next(index for index in range(len(found) + 1) if found[index] < SMALLEST_BLOCK)
+        if lacking < max(found, default=0) + 1 or not found:
+            raise FileFormatError(
+                f"{prefix}.{lacking} has {found[lacking]} tensors, where at least {SMALLEST_BLOCK} are expected; save "
+                "the whole model.state_dict()"
+            )
         return len(found)
 
     def ratio(self, name: str, axes: int) -> int:
@@ -316,7 +323,7 @@ FAMILIES: Mapping[FamilyName, Family] = MappingProxyType(
             spikformer.SpikformerArchitecture,
             _spikformer,
             spikformer.Spikformer,
-            ("num_heads", "stem_pooling"),
+            ("num_heads", "pooling"),
         ),
         "spikingformer": Family(
             "Spikingformer",
@@ -325,7 +332,7 @@ FAMILIES: Mapping[FamilyName, Family] = MappingProxyType(
             spikingformer.SpikingformerArchitecture,
             _spikingformer,
             spikingformer.Spikingformer,
-            ("num_heads", "stem_pooling", "tau"),
+            ("num_heads", "pooling", "tau"),
         ),
         "qkformer": Family(
             "QKFormer",
@@ -347,7 +354,7 @@ FAMILIES: Mapping[FamilyName, Family] = MappingProxyType(
         ),
         "sew_resnet": Family(
             "SEW-ResNet",
-            (("conv1.weight",), ("layer1.0.conv1.module.0.weight",)),
+            (("conv1.weight",), ("layer1.0.conv1.module.0.weight", "layer1.0.conv1.0.weight")),
             (),
             sew_resnet.SEWResNetArchitecture,
             _sew_resnet,
@@ -386,6 +393,24 @@ FAMILIES: Mapping[FamilyName, Family] = MappingProxyType(
 """All families, each known by tensors that no other has."""
 
 
+STEMS = tuple(dict.fromkeys(mark for family in FAMILIES.values() for mark in family.marks[0]))
+"""Names of tensors of which each family has one: by them a network's weights are found in a file."""
+
+CONTAINER = re.compile(r"(layer[1-4]\.\d{1,4}\.(?:conv[1-3]|downsample\.0))\.(?=[01]\.)")
+"""What stands in a SEW-ResNet's names before the index that a container without ``module`` has."""
+
+
+def canonical(state: StateDict) -> StateDict:
+    """Return a state dict under its family's own names.
+
+    A SEW-ResNet's containers bear ``module`` in their names, which files lose where wrappers are taken off, and which
+    SpikingJelly has left out since 0.0.0.0.14.
+    """
+    if "layer1.0.conv1.0.weight" not in state:
+        return state
+    return {CONTAINER.sub(r"\1.module.", name): tensor for name, tensor in state.items()}
+
+
 def family_of(state: StateDict) -> FamilyName | None:
     """Return which family's marks a state dict bears; None where it bears no family's."""
     for name, family in FAMILIES.items():
@@ -404,6 +429,7 @@ def recognise(state: StateDict) -> Recognition:
             call for.
         UnsupportedError: where its shapes are those of no network that the family's architecture describes.
     """
+    state = canonical(state)
     name = family_of(state)
     if name is None:
         titles = ", ".join(family.title for family in FAMILIES.values())

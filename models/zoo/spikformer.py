@@ -74,7 +74,8 @@ class SpikformerArchitecture:
         in_channels: channels of the input.
         num_classes: number of logits.
         layout: which of the authors' folders the names, the shapes and the attention's scale are those of.
-        pooling: a digit for each of the stem's first four units: 1 where a max-pool follows it. None is the layout's.
+        pooling: a digit for each of the stem's first four units: 1 where a max-pool follows it; the layout's if not
+            given.
         positions: of ``dvs``, the tokens that the position embedding, which is held and never read, was made for.
 
     Raises:
@@ -88,12 +89,14 @@ class SpikformerArchitecture:
     in_channels: int = 3
     num_classes: int = 10
     layout: Layout = "cifar"
-    pooling: str | None = None
+    pooling: str = ""
     positions: int = 64
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
             raise UnsupportedError(f"layout is {self.layout!r}: must be one of {', '.join(get_args(Layout))}")
+        if not self.pooling:
+            object.__setattr__(self, "pooling", self.kinds.pooling)
         check_positive(
             depth=self.depth,
             mlp_ratio=self.mlp_ratio,
@@ -103,17 +106,12 @@ class SpikformerArchitecture:
         )
         check_divisible(self.embed_dims, 8)
         check_heads(self.embed_dims, self.num_heads)
-        check_pooling(self.stem_pooling)
+        check_pooling(self.pooling)
 
     @property
     def kinds(self) -> Kinds:
         """What the layout decides."""
         return LAYOUTS[self.layout]
-
-    @property
-    def stem_pooling(self) -> str:
-        """The pooling, the layout's where none is given."""
-        return self.kinds.pooling if self.pooling is None else self.pooling
 
 
 class SpikingPatchSplitting(Units):
@@ -175,7 +173,7 @@ class Spikformer(Classifier):
     def __init__(self, architecture: SpikformerArchitecture, *, timesteps: int = 4) -> None:
         super().__init__(timesteps=timesteps)
         self.architecture = net = architecture
-        self.patch_embed = SpikingPatchSplitting(net.in_channels, net.embed_dims, net.stem_pooling)
+        self.patch_embed = SpikingPatchSplitting(net.in_channels, net.embed_dims, net.pooling)
         self.block = nn.ModuleList(SpikformerBlock(net) for _ in range(net.depth))
         if net.layout == "dvs":
             # held so that the authors' checkpoints load; their forward never reads them

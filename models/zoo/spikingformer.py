@@ -73,8 +73,8 @@ class SpikingformerArchitecture:
         in_channels: channels of the input.
         num_classes: number of logits.
         layout: which of the authors' ways the stem is written in.
-        pooling: a digit for each of the stem's last four units: 1 where a max-pool stands before its convolution. None
-            is the layout's.
+        pooling: a digit for each of the stem's last four units: 1 where a max-pool stands before its convolution; the
+            layout's if not given.
         tau: of all neurons, in steps.
 
     Raises:
@@ -88,18 +88,20 @@ class SpikingformerArchitecture:
     in_channels: int = 3
     num_classes: int = 10
     layout: Layout = "cifar"
-    pooling: str | None = None
+    pooling: str = ""
     tau: float = 2.0
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):
             raise UnsupportedError(f"layout is {self.layout!r}: must be one of {', '.join(get_args(Layout))}")
+        if not self.pooling:
+            object.__setattr__(self, "pooling", self.kinds.pooling)
         check_positive(
             depth=self.depth, mlp_ratio=self.mlp_ratio, in_channels=self.in_channels, num_classes=self.num_classes
         )
         check_divisible(self.embed_dims, 8)
         check_heads(self.embed_dims, self.num_heads)
-        check_pooling(self.stem_pooling)
+        check_pooling(self.pooling)
         if not self.tau > 1:
             raise UnsupportedError(f"tau is {self.tau:g}: must be more than 1 step")
 
@@ -107,11 +109,6 @@ class SpikingformerArchitecture:
     def kinds(self) -> Kinds:
         """What the layout decides."""
         return LAYOUTS[self.layout]
-
-    @property
-    def stem_pooling(self) -> str:
-        """The pooling, the layout's where none is given."""
-        return self.kinds.pooling if self.pooling is None else self.pooling
 
 
 class SpikingTokenizer(Units):
@@ -123,7 +120,7 @@ class SpikingTokenizer(Units):
     def __init__(self, net: SpikingformerArchitecture) -> None:
         super().__init__()
         self.units = net.kinds.units
-        self.pooling = net.stem_pooling
+        self.pooling = net.pooling
         channels = net.in_channels
         for index, unit in enumerate(self.units):
             width = net.embed_dims >> max(0, 3 - index)

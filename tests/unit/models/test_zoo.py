@@ -16,7 +16,9 @@ from spikingjelly.activation_based import functional
 from torch import nn
 
 from resformer.errors import FileFormatError, InputError, UnsupportedError
+from resformer.models.checkpoint import load_checkpoint
 from resformer.models.spikingresformer import VARIANTS, SpikingResformer
+from resformer.models.zoo.checkpoint import build_zoo_model, load_zoo_checkpoint
 from resformer.models.zoo.meta_spikeformer import MetaSpikeFormerArchitecture, rep_conv
 from resformer.models.zoo.parts import Classifier, ResidualMLP, SpikeAttention
 from resformer.models.zoo.qkformer import QKFormerArchitecture, QKTokenAttention
@@ -117,10 +119,13 @@ def test_a_network_is_recognised_by_its_tensors(case: Any) -> None:
 @pytest.mark.parametrize(
     ("architecture", "untold"),
     [
-        (SpikformerArchitecture(embed_dims=384, depth=4, num_heads=2), {"num_heads": 12, "stem_pooling": "0011"}),
+        (
+            SpikformerArchitecture(embed_dims=384, depth=4, num_heads=2),
+            {"num_heads": 12, "pooling": "0011"},
+        ),
         (
             SpikformerArchitecture(embed_dims=512, depth=8, num_heads=2, num_classes=1000, layout="imagenet"),
-            {"num_heads": 8, "stem_pooling": "1111"},
+            {"num_heads": 8, "pooling": "1111"},
         ),
         (QKFormerArchitecture(embed_dims=384, depths=(1, 1, 2), num_heads=2), {"num_heads": 8}),
         (
@@ -161,7 +166,11 @@ SMALL = SpikformerArchitecture(embed_dims=16, depth=2, num_heads=2)
         (lambda state: state.pop("block.0.attn.q_bn.bias"), r"1 tensors are missing from a Spikformer's"),
         (lambda state: state.update(extra=torch.zeros(1)), r"1 tensors are no Spikformer's, such as extra"),
         (lambda state: state.update({"head.bias": torch.zeros(3)}), r"head\.bias has shape \(3,\)"),
-        (lambda state: state.update({"block.9999.x": torch.zeros(1)}), r"no tensor of block\.2"),
+        (lambda state: state.update({"block.9999.x": torch.zeros(1)}), r"block\.2 has 0 tensors, where at least 12"),
+        (
+            lambda state: state.update({f"block.{i}.x": torch.zeros(1) for i in range(2, 9999)}),
+            r"block\.2 has 1 tensors",
+        ),
         (lambda state: state.update({"head.weight": torch.zeros(3)}), r"head\.weight has shape \(3,\), where 2 axes"),
     ],
 )
@@ -343,3 +352,39 @@ def test_networks_train(case: Any) -> None:
     gradient = named[stem].grad
     assert gradient is not None
     assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.id in ("spikformer: cifar10", "sew_resnet: basic ADD", "qkformer: cifar100")],
+)
+def test_a_checkpoint_becomes_its_network(case: Any, prefix: str, tmp_path: Path) -> None:
+    model = network(case)
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": {prefix + name: tensor for name, tensor in model.state_dict().items()}, "epoch": 3}, path)
+    checkpoint = load_zoo_checkpoint(path)
+    assert checkpoint.recognition.family == case.family
+    assert checkpoint.weights_key == "state_dict"
+    told = {name: getattr(case.architecture, name) for name in FAMILIES[case.family].untold}
+    built = build_zoo_model(checkpoint, timesteps=2, untold=told)
+    assert built.architecture == case.architecture
+    assert built.timesteps == 2
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(built.state_dict()[name], tensor)
+    with pytest.raises(UnsupportedError, match="in_channels: what no tensor of a"):
+        build_zoo_model(checkpoint, untold={"in_channels": 1})
+    with pytest.raises(UnsupportedError, match=r"model\.pth: this is no SpikingResformer but a"):
+        load_checkpoint(path)
+
+
+def test_checkpoints_of_no_family_or_of_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"fc.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(FileFormatError, match=r"model\.pth: none of 1 tensors' names"):
+        load_zoo_checkpoint(path)
+    state = build(SMALL, timesteps=1).state_dict()
+    state["head.bias"][0] = float("nan")
+    torch.save(state, path)
+    with pytest.raises(FileFormatError, match=r"model\.pth: head\.bias holds 1 NaN"):
+        load_zoo_checkpoint(path)
