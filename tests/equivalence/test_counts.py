@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from resformer.compiler.backends import open_backend
 from resformer.compiler.chips.chip import load_chip
+from resformer.compiler.export.onnx.float_model import export_float
 from resformer.compiler.files.build import read_build
 from resformer.compiler.files.nir import read_nir, write_nir
 from resformer.compiler.ir import float_interpreter, primitives, reference
@@ -232,22 +233,40 @@ def test_networks_from_end_to_end(kind: str, tmp_path: Path) -> None:
     assert_same_trace(open_backend("onnx")(program, encoded, record=True), trace)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_float_onnx(kind: str) -> None:
+    """The float model in ONNX Runtime: whole sixteenths and counts are exact in float32 too."""
+    ort = pytest.importorskip("onnxruntime")
+    graph = float_network(kind)
+    samples = np.random.default_rng(2).integers(-4, 5, (4, 3, 4, 4)) / 2
+    model = export_float(graph, with_spikes=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
+    made = dict(zip(names, session.run(None, {"input": samples.astype(np.float32)}), strict=True))
+    observed: dict[str, torch.Tensor] = {}
+    logits = float_interpreter.run(graph, samples, observe=observed.__setitem__).numpy()
+    assert {"stem_lif", "q_lif", "last_lif"} < made.keys()
+    for name in made.keys() - {"logits"}:
+        assert np.array_equal(made[name], observed[name].flatten(0, 1).numpy()), name
+    assert np.abs(made["logits"] - logits.swapaxes(0, 1)).max() < 1e-5  # float32 against float64
+
+
 @pytest.mark.parametrize("sizes", SIZES[:2])
 def test_what_it_costs(sizes: tuple[int, int, int, int]) -> None:
     """SOPs as the authors' monitor counts them, all that spikes gate being ones; and the neurons of both products."""
     heads, depth, rows, columns = sizes
-    program, samples = attending(*sizes)
+    width, tokens = depth + 1, rows * columns
+    program, samples = attending(*sizes, width=width)
     spikes = reference.run(program, samples, record=True).spikes
     q, k, v = (by_token(spikes[name].dense(), heads) for name in "qkv")
-    ones, scores_first = torch.ones_like, rows * columns <= depth
+    ones, scores_first = torch.ones_like, tokens * (depth + width) <= 2 * depth * width
     first = q @ ones(k).transpose(-2, -1) if scores_first else ones(k).transpose(-2, -1) @ v
     second = ones(q @ k.transpose(-2, -1)) @ v if scores_first else q @ ones(k.transpose(-2, -1) @ v)
     wanted = (first.sum((1, 2, 3, 4)) + second.sum((1, 2, 3, 4))).tolist()
     assert measure(program, spikes).sops["attention"].tolist() == wanted
     placed = {each.population.name: each.population for each in place(program, load_chip("loihi2")).layers}
     product, neurons = placed["attention.first"], placed["lif"]
-    tokens = rows * columns
-    assert product.shape == ((heads, tokens, tokens) if scores_first else (heads, depth, depth))
+    assert product.shape == ((heads, tokens, tokens) if scores_first else (heads, depth, width))
     assert [(edge.source, edge.delay) for edge in product.edges] == [("k", 0), ("q" if scores_first else "v", 0)]
     assert neurons.nodes == ("attention", "lif")
     # what the second product takes as it is waits a step for the first
