@@ -217,9 +217,9 @@ class SpikeGate(nir.NIRNode):
     - "or": where any does, 1 - (1 - a) (1 - b);
     - "iand": where the first does and no other, a (1 - b).
 
-    The output has the first input's shape. The others have it too, or are spread over it: of C channels, each of C / m
-    stands for m in turn, and a single row, or a single column, for all. So (heads, H, W) masks each head's channels
-    alike, and (C, 1, 1) all positions.
+    The output has the shape of the largest input. The others have it too, or are spread over it: of C channels, each of
+    C / m stands for m in turn, and a single row, or a single column, for all. So (heads, H, W) masks each head's
+    channels alike, and (C, 1, 1) all positions.
     """
 
     kind: str

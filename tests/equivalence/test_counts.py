@@ -135,7 +135,8 @@ def spread_gates() -> tuple[Program, np.ndarray]:
     tokens = net.lif("tokens", net.conv("over_tokens", spikes, 6, (4, 5), groups=6))
     by_head = net.add("by_head.mask", SpikeGate.of("and", 2), spikes, heads)
     by_token = net.add("by_token.mask", SpikeGate.of("iand", 2), spikes, tokens)
-    either = net.add("either", SpikeGate.of("or", 2), by_head, by_token)
+    lonely = net.add("lonely", SpikeGate.of("iand", 2), heads, by_head)
+    either = net.add("either", SpikeGate.of("or", 2), lonely, by_token)
     rows = net.lif("rows", net.conv("over_columns", spikes, 1, (1, 5)), vth=600)
     net.conv("after", net.add("last", SpikeGate.of("iand", 2), either, rows), 4)
     return net.finish(timesteps=3), net.samples(2, timesteps=3)
@@ -148,8 +149,15 @@ def test_gates_that_are_spread() -> None:
     lif, heads, tokens, rows = (fired[name] for name in ("lif", "heads", "tokens", "rows"))
     by_head = (lif.unflatten(2, (2, 3)) * heads.unsqueeze(3)).flatten(2, 3)
     by_token = (1 - tokens) * lif
-    either = 1 - (1 - by_head) * (1 - by_token)
-    expected = {"by_head.mask": by_head, "by_token.mask": by_token, "either": either, "last": either * (1 - rows)}
+    lonely = heads.repeat_interleave(3, dim=2) * (1 - by_head)
+    either = 1 - (1 - lonely) * (1 - by_token)
+    expected = {
+        "by_head.mask": by_head,
+        "by_token.mask": by_token,
+        "lonely": lonely,
+        "either": either,
+        "last": either * (1 - rows),
+    }
     for name, each in expected.items():
         assert torch.equal(fired[name], each), name
         assert 0 < each.double().mean() < 1

@@ -568,7 +568,7 @@ class TorchKernels:
     def spike_gate(self, step: OpStep, op: SpikeGate, frame: Frame) -> None:
         """Where the sum of the inputs exceeds the threshold."""
         total: Any = 0
-        width = frame.read(step.inputs[0]).width
+        width = max(frame.read(name).width for name in step.inputs)
         for weight, name in zip(op.weight.tolist(), step.inputs, strict=True):
             spikes = frame.read(name).view.to(torch.int16)
             by_position = spikes.reshape(len(spikes), self.plan.samples, *self.plan.values[name].size, -1)
