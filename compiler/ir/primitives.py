@@ -236,9 +236,10 @@ GATE_KINDS = ("and", "or", "iand")
 class SpikeAttention(nir.NIRNode):
     """Attention of counts: both products of Spikformer's self-attention, which has no softmax.
 
-    Inputs, in this order, are spikes q of shape (heads * d, H, W), k of (heads * d, h, w) and v of (heads * e, h, w),
-    whose tokens are the positions of a map and whose channels are split into heads. Each head makes, of its share of
-    the channels and as rows of tokens, 2^-shift (q k^T) v: the output has shape (heads * e, H, W).
+    Inputs, in this order, are spikes, or counts of them (:class:`MultiSpikeIF`): q of shape (heads * d, H, W), k of
+    (heads * d, h, w) and v of (heads * e, h, w), whose tokens are the positions of a map and whose channels are split
+    into heads. Each head makes, of its share of the channels and as rows of tokens, 2^-shift (q k^T) v: the output has
+    the shape (heads * e, H, W).
     """
 
     num_heads: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import nir
@@ -56,11 +57,18 @@ def attending(
     limit: int = 2**17 - 1,
     seed: int = 0,
     timesteps: int = 3,
+    counts: str = "",
 ) -> tuple[Program, np.ndarray]:
-    """Populations that fire often, an attention of them, and neurons and synapses behind it."""
+    """Populations that fire often, an attention of them, and neurons and synapses behind it.
+
+    Those that ``counts`` names fire several spikes a step.
+    """
     net = ProgramBuilder((3, rows, columns), seed)
     channels = {"q": heads * depth, "k": heads * depth, "v": heads * (depth if width is None else width)}
-    q, k, v = (net.lif(name, net.conv(f"conv_{name}", "input", count), vth=150) for name, count in channels.items())
+    q, k, v = (
+        (net.multi_spike if name in counts else net.lif)(name, net.conv(f"conv_{name}", "input", count), vth=150)
+        for name, count in channels.items()
+    )
     op = SpikeAttention(CURRENT, num_heads=heads, weight_exp=weight_exp, limit=limit)
     attention = net.add("attention", op, q, k, v)
     vth = max(heads * depth * rows * columns * 2**weight_exp // 24, 1)
@@ -125,6 +133,19 @@ def test_backends(backend: str, sizes: tuple[int, int, int, int]) -> None:
         assert first.max() > 255
     assert expected.saturated["attention"] > 0
     assert 0 < expected.spikes["lif"].dense().mean() < 1
+
+
+@pytest.mark.parametrize("sizes", SIZES[:2])
+@pytest.mark.parametrize(
+    ("backend", "counts"), [*itertools.product(["sim", "onnx"], ["q", "kv", "qkv"]), ("lava", "qkv")]
+)
+def test_attention_of_several_spikes_a_step(backend: str, sizes: tuple[int, int, int, int], counts: str) -> None:
+    pytest.importorskip({"lava": "lava", "onnx": "onnxruntime", "sim": "torch"}[backend])
+    program, samples = attending(*sizes, counts=counts)
+    program = with_input_range(program, samples)
+    expected = reference.run(program, samples, record=True)
+    assert max(expected.graded[name].max() for name in counts) > 1
+    assert_same_trace(open_backend(backend)(program, samples, record=True), expected)
 
 
 def spread_gates() -> tuple[Program, np.ndarray]:
