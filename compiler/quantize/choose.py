@@ -348,8 +348,9 @@ class _Choice:
         if isinstance(node.op, SpikeAttention):
             # what it may reach is known, whatever samples do; counts that are too large for any scale saturate
             sizes = attention_sizes([self.graph[name].shape for name in node.inputs], node.op.num_heads)
-            finest = max(floor_log2(LOIHI.a_max / sizes.most), 0) + node.op.shift
-            limits[1] = (finest, f"{node.name} may count to {sizes.most}")
+            most = sizes.most * math.prod(self._message_reach(self.graph[name]) for name in node.inputs)
+            finest = max(floor_log2(LOIHI.a_max / most), 0) + node.op.shift
+            limits[1] = (finest, f"{node.name} may count to {most:.0f}")
         if isinstance(node.op, nir.Conv2d):
             weight = np.abs(node.op.weight)
             steepest = max(float(self.kept[node.name].max(initial=0.0)), SMALLEST_MAGNITUDE)

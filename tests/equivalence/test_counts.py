@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import nir
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from resformer.compiler.backends import open_backend
 from resformer.compiler.chips.chip import load_chip
+from resformer.compiler.export.onnx.float_model import export_float
 from resformer.compiler.files.build import read_build
 from resformer.compiler.files.nir import read_nir, write_nir
 from resformer.compiler.ir import float_interpreter, primitives, reference
@@ -55,11 +57,18 @@ def attending(
     limit: int = 2**17 - 1,
     seed: int = 0,
     timesteps: int = 3,
+    counts: str = "",
 ) -> tuple[Program, np.ndarray]:
-    """Populations that fire often, an attention of them, and neurons and synapses behind it."""
+    """Populations that fire often, an attention of them, and neurons and synapses behind it.
+
+    Those that ``counts`` names fire several spikes a step.
+    """
     net = ProgramBuilder((3, rows, columns), seed)
     channels = {"q": heads * depth, "k": heads * depth, "v": heads * (depth if width is None else width)}
-    q, k, v = (net.lif(name, net.conv(f"conv_{name}", "input", count), vth=150) for name, count in channels.items())
+    q, k, v = (
+        (net.multi_spike if name in counts else net.lif)(name, net.conv(f"conv_{name}", "input", count), vth=150)
+        for name, count in channels.items()
+    )
     op = SpikeAttention(CURRENT, num_heads=heads, weight_exp=weight_exp, limit=limit)
     attention = net.add("attention", op, q, k, v)
     vth = max(heads * depth * rows * columns * 2**weight_exp // 24, 1)
@@ -126,6 +135,19 @@ def test_backends(backend: str, sizes: tuple[int, int, int, int]) -> None:
     assert 0 < expected.spikes["lif"].dense().mean() < 1
 
 
+@pytest.mark.parametrize("sizes", SIZES[:2])
+@pytest.mark.parametrize(
+    ("backend", "counts"), [*itertools.product(["sim", "onnx"], ["q", "kv", "qkv"]), ("lava", "qkv")]
+)
+def test_attention_of_several_spikes_a_step(backend: str, sizes: tuple[int, int, int, int], counts: str) -> None:
+    pytest.importorskip({"lava": "lava", "onnx": "onnxruntime", "sim": "torch"}[backend])
+    program, samples = attending(*sizes, counts=counts)
+    program = with_input_range(program, samples)
+    expected = reference.run(program, samples, record=True)
+    assert max(expected.graded[name].max() for name in counts) > 1
+    assert_same_trace(open_backend(backend)(program, samples, record=True), expected)
+
+
 def spread_gates() -> tuple[Program, np.ndarray]:
     """Masks over the channels of each head, and over all tokens, as token attention and SDSA have them."""
     net = ProgramBuilder((3, 4, 5), 5)
@@ -134,7 +156,8 @@ def spread_gates() -> tuple[Program, np.ndarray]:
     tokens = net.lif("tokens", net.conv("over_tokens", spikes, 6, (4, 5), groups=6))
     by_head = net.add("by_head.mask", SpikeGate.of("and", 2), spikes, heads)
     by_token = net.add("by_token.mask", SpikeGate.of("iand", 2), spikes, tokens)
-    either = net.add("either", SpikeGate.of("or", 2), by_head, by_token)
+    lonely = net.add("lonely", SpikeGate.of("iand", 2), heads, by_head)
+    either = net.add("either", SpikeGate.of("or", 2), lonely, by_token)
     rows = net.lif("rows", net.conv("over_columns", spikes, 1, (1, 5)), vth=600)
     net.conv("after", net.add("last", SpikeGate.of("iand", 2), either, rows), 4)
     return net.finish(timesteps=3), net.samples(2, timesteps=3)
@@ -147,8 +170,15 @@ def test_gates_that_are_spread() -> None:
     lif, heads, tokens, rows = (fired[name] for name in ("lif", "heads", "tokens", "rows"))
     by_head = (lif.unflatten(2, (2, 3)) * heads.unsqueeze(3)).flatten(2, 3)
     by_token = (1 - tokens) * lif
-    either = 1 - (1 - by_head) * (1 - by_token)
-    expected = {"by_head.mask": by_head, "by_token.mask": by_token, "either": either, "last": either * (1 - rows)}
+    lonely = heads.repeat_interleave(3, dim=2) * (1 - by_head)
+    either = 1 - (1 - lonely) * (1 - by_token)
+    expected = {
+        "by_head.mask": by_head,
+        "by_token.mask": by_token,
+        "lonely": lonely,
+        "either": either,
+        "last": either * (1 - rows),
+    }
     for name, each in expected.items():
         assert torch.equal(fired[name], each), name
         assert 0 < each.double().mean() < 1
@@ -232,22 +262,40 @@ def test_networks_from_end_to_end(kind: str, tmp_path: Path) -> None:
     assert_same_trace(open_backend("onnx")(program, encoded, record=True), trace)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_float_onnx(kind: str) -> None:
+    """The float model in ONNX Runtime: whole sixteenths and counts are exact in float32 too."""
+    ort = pytest.importorskip("onnxruntime")
+    graph = float_network(kind)
+    samples = np.random.default_rng(2).integers(-4, 5, (4, 3, 4, 4)) / 2
+    model = export_float(graph, with_spikes=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
+    made = dict(zip(names, session.run(None, {"input": samples.astype(np.float32)}), strict=True))
+    observed: dict[str, torch.Tensor] = {}
+    logits = float_interpreter.run(graph, samples, observe=observed.__setitem__).numpy()
+    assert {"stem_lif", "q_lif", "last_lif"} < made.keys()
+    for name in made.keys() - {"logits"}:
+        assert np.array_equal(made[name], observed[name].flatten(0, 1).numpy()), name
+    assert np.abs(made["logits"] - logits.swapaxes(0, 1)).max() < 1e-5  # float32 against float64
+
+
 @pytest.mark.parametrize("sizes", SIZES[:2])
 def test_what_it_costs(sizes: tuple[int, int, int, int]) -> None:
     """SOPs as the authors' monitor counts them, all that spikes gate being ones; and the neurons of both products."""
     heads, depth, rows, columns = sizes
-    program, samples = attending(*sizes)
+    width, tokens = depth + 1, rows * columns
+    program, samples = attending(*sizes, width=width)
     spikes = reference.run(program, samples, record=True).spikes
     q, k, v = (by_token(spikes[name].dense(), heads) for name in "qkv")
-    ones, scores_first = torch.ones_like, rows * columns <= depth
+    ones, scores_first = torch.ones_like, tokens * (depth + width) <= 2 * depth * width
     first = q @ ones(k).transpose(-2, -1) if scores_first else ones(k).transpose(-2, -1) @ v
     second = ones(q @ k.transpose(-2, -1)) @ v if scores_first else q @ ones(k.transpose(-2, -1) @ v)
     wanted = (first.sum((1, 2, 3, 4)) + second.sum((1, 2, 3, 4))).tolist()
     assert measure(program, spikes).sops["attention"].tolist() == wanted
     placed = {each.population.name: each.population for each in place(program, load_chip("loihi2")).layers}
     product, neurons = placed["attention.first"], placed["lif"]
-    tokens = rows * columns
-    assert product.shape == ((heads, tokens, tokens) if scores_first else (heads, depth, depth))
+    assert product.shape == ((heads, tokens, tokens) if scores_first else (heads, depth, width))
     assert [(edge.source, edge.delay) for edge in product.edges] == [("k", 0), ("q" if scores_first else "v", 0)]
     assert neurons.nodes == ("attention", "lif")
     # what the second product takes as it is waits a step for the first

@@ -328,25 +328,27 @@ def _(op: SampleDelay, node: ProgramNode, context: Context) -> _Lowered:
 def _(op: SpikeGate, node: ProgramNode, context: Context) -> _Lowered:
     if len(set(node.inputs)) < len(node.inputs):
         raise UnsupportedError(f"{node.name}: reads a population twice, and Lava connects two ports only once")
-    # two ports, each of which sums what meets there: all that adds one each, and what is spread or taken away
+    # two ports, each of which sums what meets there: inputs of one weight and shape
+    shape = lava_shape(node.shape)
     kinds = [(int(weight), context.in_shape(node, index)) for index, weight in enumerate(op.weight)]
-    plain = 1, lava_shape(node.shape)
-    others = {kind for kind in kinds if kind != plain}
+    first = next(kind for kind in kinds if kind[1] == shape)
+    others = {kind for kind in kinds if kind != first}
     if len(others) > 1:
         raise UnsupportedError(
-            f"{node.name}: has inputs of {len(others)} other kinds beside those that add one each at every neuron, and "
-            "its Lava process takes one; make two gates of it"
+            f"{node.name}: has inputs of {1 + len(others)} weights and shapes, and its Lava process takes two; make "
+            "two gates of it"
         )
-    weight, shape = others.pop() if others else plain
+    other_weight, other_shape = others.pop() if others else first
     make = partial(
         SpikeGateProcess,
-        shape=lava_shape(node.shape),
-        other_shape=shape,
-        other_weight=weight,
+        shape=shape,
+        weight=first[0],
+        other_shape=other_shape,
+        other_weight=other_weight,
         vth=op.vth,
         name=node.name,
     )
-    return _Lowered(make, tuple("a_in" if kind == plain else "b_in" for kind in kinds), "s_out")
+    return _Lowered(make, tuple("a_in" if kind == first else "b_in" for kind in kinds), "s_out")
 
 
 @_lower.register

@@ -53,6 +53,7 @@ from resformer.compiler.ir.ops import (
     SumPool2d,
 )
 from resformer.compiler.ir.ops.counts import attention_sizes
+from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.ops.neurons import PER_NEURON
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
@@ -246,8 +247,11 @@ class TorchKernels:
         shapes = [self.plan.values[name].shape for name in step.inputs]
         sizes = attention_sizes(shapes, op.num_heads)
         heads, samples = op.num_heads // block.count, self.plan.samples
-        dtype = torch.float32 if sizes.most < EXACT_IN_FLOAT32 else torch.float64
-        require(sizes.most < EXACT_IN_FLOAT64, f"{step.name}: counts may reach {sizes.most}, beyond float64's")
+        q_most, k_most, v_most = (self.plan.values[name].magnitude.value for name in step.inputs)
+        most = sizes.most * q_most * k_most * v_most
+        dtype = torch.float32 if most < EXACT_IN_FLOAT32 else torch.float64
+        require(most < EXACT_IN_FLOAT64, f"{step.name}: counts may reach {most}, beyond float64's")
+        require(max(q_most, k_most, v_most) <= MOST_SPIKES, f"{step.name}: reads counts beyond {MOST_SPIKES}")
         q_steps, k_steps, v_steps = (
             1 if self.plan.values[name].static else self.plan.timesteps for name in step.inputs
         )
@@ -255,9 +259,10 @@ class TorchKernels:
         queries, keys, depth, width = sizes
 
         def bind(
-            name: str, gates: tuple[int, ...], y: tuple[int, ...], reach: int, *, transpose: bool
+            name: str, gates: tuple[int, ...], y: tuple[int, ...], reaches: tuple[int, int], *, transpose: bool
         ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-            product = HeadProducts(name, gates, y, transpose, reach, dtype, self.device)
+            gate_reach, reach = reaches
+            product = HeadProducts(name, gates, y, transpose, reach, dtype, self.device, gate_reach)
             compute = self.products.bind(product, kernels)
 
             def multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -273,14 +278,14 @@ class TorchKernels:
                 f"{step.name}.first",
                 (q_steps, samples, queries, heads, depth),
                 (k_steps, samples, keys, heads, depth),
-                1,
+                (q_most, k_most),
                 transpose=True,
             )
             second = bind(
                 step.name,
                 (v_steps, samples, width, heads, keys),
                 (steps, samples, queries, heads, keys),
-                depth,
+                (v_most, depth * q_most * k_most),
                 transpose=True,
             )
         else:
@@ -289,21 +294,21 @@ class TorchKernels:
                 f"{step.name}.first",
                 (k_steps, samples, depth, heads, keys),
                 (v_steps, samples, keys, heads, width),
-                1,
+                (k_most, v_most),
                 transpose=False,
             )
             second = bind(
                 step.name,
                 (q_steps, samples, queries, heads, depth),
                 (steps, samples, depth, heads, width),
-                keys,
+                (q_most, keys * k_most * v_most),
                 transpose=False,
             )
         out_dtype, unit = real_dtype(self.plan.values[step.name]), float(1 << op.weight_exp)
 
         def work(frame: Frame) -> None:
             q, k, v = (
-                # as bytes, since maxima of spikes are kept as floats
+                # as bytes, since maxima and counts of spikes are kept as floats
                 frame.read(name).view.to(torch.uint8).reshape(each, samples, tokens, heads, -1)
                 for name, each, tokens in zip(
                     step.inputs, (q_steps, k_steps, v_steps), (queries, keys, keys), strict=True
@@ -568,7 +573,7 @@ class TorchKernels:
     def spike_gate(self, step: OpStep, op: SpikeGate, frame: Frame) -> None:
         """Where the sum of the inputs exceeds the threshold."""
         total: Any = 0
-        width = frame.read(step.inputs[0]).width
+        width = max(frame.read(name).width for name in step.inputs)
         for weight, name in zip(op.weight.tolist(), step.inputs, strict=True):
             spikes = frame.read(name).view.to(torch.int16)
             by_position = spikes.reshape(len(spikes), self.plan.samples, *self.plan.values[name].size, -1)

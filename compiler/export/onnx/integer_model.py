@@ -330,8 +330,12 @@ class _Writer(ModelWriter):
     def _(self, op: SpikeAttention, node: ProgramNode) -> None:
         shapes = [self._program[name].shape for name in node.inputs]
         sizes = attention_sizes(shapes, op.num_heads)
-        self._check(node, sizes.most << op.weight_exp)
-        wide = (sizes.depth if sizes.scores_first else sizes.keys) > np.iinfo(np.uint8).max
+        q, k, v = (self._bounds[name].value for name in node.inputs)
+        self._check(node, (sizes.most * q * k * v) << op.weight_exp)
+        byte = np.iinfo(np.uint8).max
+        if max(q, k, v) > byte:
+            raise RangeError(f"{node.name}: reads counts up to {max(q, k, v)}, ONNX's bytes hold {byte}; {COARSER}")
+        wide = k * (sizes.depth * q if sizes.scores_first else sizes.keys * v) > byte
         name = f"{'Wide' * wide}SpikeAttention{'' if sizes.scores_first else 'ByValues'}"
         self.functions[name] = functions.attention(
             name, scores_first=sizes.scores_first, wide=wide, counted=self._counted
