@@ -37,6 +37,7 @@ from resformer.compiler.ir.ops import (
     SumPool2d,
 )
 from resformer.compiler.ir.primitives import (
+    BIAS_SHARES,
     HELD_BIAS,
     NEURONS,
     POOL_AREA,
@@ -227,7 +228,8 @@ def quantized_module_state(
             case Dense():
                 put(f"{node.name}.weight", real_weight(program, node.name))
                 # the classifier's bias was multiplied by the area of the pool before it, which divides the output
-                put(f"{node.name}.bias", node.op.bias * 2.0**-node.op.signal.scale_exp / output.divisor)
+                shares = float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
+                put(f"{node.name}.bias", node.op.bias * 2.0**-node.op.signal.scale_exp * shares / output.divisor)
             case LIF(dv=dv) | CubaLIF(dv=dv) if f"{node.name}.w" in state:
                 decay = float(np.unique(dv).item()) / LOIHI.decay_unity
                 put(f"{node.name}.w", math.log(decay / (1 - decay)))
@@ -259,7 +261,7 @@ def _module_layers(
         bias = _real_bias(program, node.name, settled[node.name])
         if not _is_exact_mean(area):
             bias = bias + TIE_SHIFT * settled[node.name]
-        bias = bias * (factor / area).reshape(-1)
+        bias = bias * (factor / area).reshape(-1) * float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
         piece = rows_of(node.name)
         if piece is not None and f"{piece[0]}.weight" in state:
             shape = (len(state[f"{piece[0]}.weight"]), *weight.shape[1:])

@@ -237,6 +237,9 @@ POOL_AREA = "pool_area"
 SCALED_BY, UNIT = "scaled_by", "unit"
 """In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""
 
+BIAS_SHARES = "bias_shares"
+"""In a layer's metadata: into how many its biases were divided, since its module adds it to a sum over so many steps."""
+
 HELD_BIAS = "held_bias"
 """In a convolution's metadata: that its layer has a bias of its own, which NIR's always have."""
 

@@ -83,7 +83,7 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         samples_first=source.traced.axes is Axes.SAMPLES_FIRST,
         layouts=source.traced.layouts,
         shapes={name: source.traced.graph[name].shape for name in source.traced.layouts},
-        mean_over_time=source.traced.mean_over_time,
+        over_time=source.traced.over_time,
         vectors="input.flatten" in source.traced.graph,
     )
 

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import TypeVar
 
 import nir
 import numpy as np
@@ -30,9 +31,19 @@ from resformer.compiler.frontend.module.values import (
     Value,
     same_steps,
 )
-from resformer.compiler.ir.primitives import HELD_BIAS, Add, MaxPool2d
+from resformer.compiler.ir.primitives import (
+    BIAS_SHARES,
+    HELD_BIAS,
+    Add,
+    BatchNorm2d,
+    MaxPool2d,
+    constant,
+    with_weight,
+)
 from resformer.compiler.ir.window import Window
 from resformer.errors import UnsupportedError
+
+WeighedT = TypeVar("WeighedT", bound="nir.Conv2d | nir.Linear | nir.Affine | BatchNorm2d")
 
 
 def _convolution(
@@ -59,6 +70,7 @@ def _convolution(
         bias=np.zeros(len(tensor)) if held is None else float64(held),
         metadata={} if held is None else {HELD_BIAS: 1},
     )
+    op = _at_each_step(value, op)
     return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), op, value.node))
 
 
@@ -66,7 +78,19 @@ def _made(tracing: Tracing, value: Value, name: str) -> Value:
     """A node that was made of a plain value, its axes of time and samples as they were."""
     shape = tracing.draft.shape(name)
     own = tuple(atoms(dim, size) for dim, size in enumerate(shape))
-    return Value(name, shape, Layout((*value.lead, *own)))
+    return Value(name, shape, Layout((*value.lead, *own)), over_time=value.over_time)
+
+
+def _at_each_step(value: Value, op: WeighedT) -> WeighedT:
+    """A layer that reads a sum over all steps as one that reads each step: T of its biases' shares make a bias."""
+    shares = 1.0 if value.over_time is None else value.over_time
+    if shares == 1 or isinstance(op, nir.Linear):
+        return op
+    if isinstance(op, BatchNorm2d):
+        return replace(op, bias=op.bias / shares, running_mean=op.running_mean / shares)
+    made = with_weight(op, weight=op.weight, bias=op.bias / shares)
+    made.metadata[BIAS_SHARES] = shares
+    return made
 
 
 def _convolution_of_taps(
@@ -116,10 +140,10 @@ def _tokenwise(
         bias=np.zeros(len(weight)) if bias is None else float64(bias),
         metadata={} if bias is None else {HELD_BIAS: 1},
     )
-    name = tracing.add(node, path.removesuffix(".weight"), op, value.node)
+    name = tracing.add(node, path.removesuffix(".weight"), _at_each_step(value, op), value.node)
     axes = list(value.layout.axes)
     axes[axis % len(axes)] = atoms(0, len(weight))
-    return Value(name, tracing.draft.shape(name), Layout(tuple(axes)), made_by=value.made_by)
+    return replace(value, node=name, shape=tracing.draft.shape(name), layout=Layout(tuple(axes)))
 
 
 def _padded_convolution(
@@ -149,7 +173,8 @@ def _linear(tracing: Tracing, node: fx.Node, x: object, weight: object, bias: ob
     if value.axes is None or len(value.layout.axes) != len(value.lead) + 1:
         return _tokenwise(tracing, node, value, -1, path, tensor, held)
     value = tracing.as_plain(node, value)
-    return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), linear(tensor, held), value.node))
+    op = _at_each_step(value, linear(tensor, held))
+    return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), op, value.node))
 
 
 def _batch_norm(
@@ -182,7 +207,7 @@ def _batch_norm(
         tracing.optional(node, bias),
         eps,
     )
-    return tracing.elementwise(node, path.removesuffix(".running_mean"), op, value)
+    return tracing.elementwise(node, path.removesuffix(".running_mean"), _at_each_step(value, op), value)
 
 
 def _max_pool(
@@ -195,6 +220,7 @@ def _max_pool(
     dilation: object = 1,
     ceil_mode: bool = False,
 ) -> Value:
+    tracing.stepwise(node, x)
     value = tracing.plain(node, x, *IMAGES)
     if ceil_mode or pair(dilation) != (1, 1):
         raise tracing.refusal(node, "has windows beyond the image, or dilated ones", "use plain windows")
@@ -242,23 +268,52 @@ def _pooled(tracing: Tracing, node: fx.Node, value: Value, pool: nir.AvgPool2d) 
     return _made(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
 
 
-def _mean(tracing: Tracing, node: fx.Node, x: object, dims: list[int], keepdim: bool = False) -> Value:
-    """Over time, at the end of a network, or over all pixels."""
+def _mean(tracing: Tracing, node: fx.Node, x: object, dims: list[int] | None = None, keepdim: bool = False) -> Value:
+    """Over time, behind all neurons, or over all pixels, or both."""
+    return _averaged(tracing, node, tracing.value(node, x), dims, keepdim=keepdim)
+
+
+def _added_up(
+    tracing: Tracing, node: fx.Node, x: object, dims: list[int] | None = None, keepdim: bool = False, **_more: object
+) -> Value:
+    """The same as a sum: so many times the mean."""
     value = tracing.value(node, x)
+    made = _averaged(tracing, node, value, dims, keepdim=keepdim)
+    count = math.prod(value.layout.sizes) // math.prod(made.layout.sizes)
+    if made.over_time is not None and value.over_time is None:
+        count //= tracing.timesteps or 1
+        made = replace(made, over_time=made.over_time * (tracing.timesteps or 1))
+    if count == 1:
+        return made
+    return tracing.elementwise(node, f"{made.node}.sum", nir.Scale(constant(float(count), made.shape)), made)
+
+
+def _averaged(tracing: Tracing, node: fx.Node, value: Value, dims: list[int] | None, *, keepdim: bool) -> Value:
+    """A mean over some axes, as nodes of each step."""
     layout = value.layout
-    over = sorted(each % len(layout.axes) for each in dims)
+    over = sorted(each % len(layout.axes) for each in (range(len(layout.axes)) if not dims else dims))
+    steps = [each for each in over if layout.axes[each] == (_time(tracing),)]
+    if steps and value.over_time is None:
+        if keepdim:
+            raise tracing.refusal(node, "keeps an axis of time that is no more", "leave keepdim out")
+        value = replace(value, layout=layout.without(steps), over_time=1.0)
+        over = [each - sum(step < each for step in steps) for each in over if each not in steps]
+        layout = value.layout
+    if not over:
+        return value
     averaged = [layout.axes[each] for each in over]
-    if value.axes in (Axes.TIMED, Axes.SAMPLES_FIRST) and averaged == [(_time(tracing),)] and not keepdim:
-        return replace(value, layout=layout.without(over), reduced=True)
     pixels = {atom for axis in averaged for atom in axis}
     if len(value.shape) == 3 and layout.shows_all(value.shape) and pixels == set(whole(value.shape, (1, 2))):
         name, pool = value.node, average_pool(value.shape[1:], value.shape[1:])
         if pixels:
             name = tracing.draft.add(tracing.name(node), pool, value.node)
         pooled = layout.without(over, keepdim=keepdim)
-        return Value(name, tracing.draft.shape(name), pooled, made_by=None if keepdim else node)
+        made_by = None if keepdim else node
+        return replace(value, node=name, shape=tracing.draft.shape(name), layout=pooled, made_by=made_by)
     raise tracing.refusal(
-        node, f"averages axes {over} of {value.named_axes}", "average over all pixels, or over time at the end"
+        node,
+        f"reduces axes {over} of {value.named_axes}",
+        "average or sum over all pixels, or over time behind all neurons",
     )
 
 
@@ -269,6 +324,12 @@ def _time(tracing: Tracing) -> Atom:
 
 def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float = 1) -> Value:
     left, right = tracing.value(node, x), tracing.value(node, y)
+    if left.over_time != right.over_time:
+        raise tracing.refusal(
+            node,
+            f"adds axes {left.named_axes} and {right.named_axes}",
+            "add values of single steps, or what is reduced over time in one way",
+        )
     if alpha == 1 and (left.layout, left.shape) != (right.layout, right.shape) and left.axes is right.axes is not None:
         left, right = tracing.as_plain(node, left), tracing.as_plain(node, right)
     if alpha != 1 or (left.layout, left.shape) != (right.layout, right.shape):
@@ -294,7 +355,7 @@ def _in_place(importer: Importer) -> Importer:
 
 
 def _fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
-    value = tracing.value(node, x)
+    value = tracing.stepwise(node, x)
     population = tracing.module.get_submodule(name)
     multi_step = "use step mode 'm' (functional.set_step_mode(net, 'm'))"
     first = value.layout.axes[:1]
@@ -494,6 +555,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.avg_pool2d.default": _average_pool,
         "aten.adaptive_avg_pool2d.default": _adaptive_average_pool,
         "aten.mean.dim": _mean,
+        "aten.sum.dim_IntList": _added_up,
         "aten.add.Tensor": _sum,
         "aten.add_.Tensor": _in_place(_sum),
         "aten.conv2d.padding": _padded_convolution,

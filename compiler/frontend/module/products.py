@@ -26,7 +26,7 @@ REMEDY = (
 
 def product(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
     """A matrix product of spikes and a current, a head at a time, in any order of its axes."""
-    return _product(tracing, node, tracing.value(node, x), tracing.value(node, y))
+    return _product(tracing, node, tracing.stepwise(node, x), tracing.stepwise(node, y))
 
 
 def named_product(tracing: Tracing, node: fx.Node, equation: str, operands: list[fx.Node], **_more: object) -> Value:
@@ -49,7 +49,7 @@ def named_product(tracing: Tracing, node: fx.Node, equation: str, operands: list
             f"no lowering for einsum {equation!r}",
             "sum over one axis that both operands have, each having one more of its own",
         )
-    left, right = (tracing.value(node, each) for each in operands)
+    left, right = (tracing.stepwise(node, each) for each in operands)
     left = _ordered(left, first, [*shared, *own[0], *summed])
     right = _ordered(right, second, [*shared, *summed, *own[1]])
     return _ordered(_product(tracing, node, left, right), "".join([*shared, *own[0], *own[1]]), list(wanted))
@@ -190,6 +190,8 @@ def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tenso
         )
     if (constant == 1).all() and constant.dim() == 0:
         return value
+    if value.over_time is not None and constant.numel() == 1 and constant > 0:
+        return replace(value, over_time=value.over_time * float(constant))
     if not isinstance(tracing.draft.nodes[value.node].op, SpikeMatMul):
         raise tracing.refusal(
             node,

@@ -38,7 +38,7 @@ class Axes(Enum):
     REDUCED = "N, over all steps"
 
 
-IMAGES = (Axes.STATIC, Axes.MERGED, Axes.SAMPLES_MERGED)
+IMAGES = (Axes.STATIC, Axes.MERGED, Axes.SAMPLES_MERGED, Axes.REDUCED)
 """One axis before a sample's own, as PyTorch's own layers for images take them."""
 
 
@@ -50,20 +50,21 @@ class Value:
         node: The node whose value it shows.
         shape: The node's.
         layout: How it shows it.
-        reduced: Whether it is the mean over all steps.
+        over_time: By which factor it is the mean over all steps: 1, or T of a sum; None: it is of single steps. All that
+            a network does behind its neurons is linear, so the node's values are those of single steps all the same.
         made_by: The operation that laid it out so; None where that is how the node has it.
     """
 
     node: str
     shape: Shape
     layout: Layout
-    reduced: bool = False
+    over_time: float | None = None
     made_by: fx.Node | None = None
 
     @property
     def axes(self) -> Axes | None:
         """What comes before a sample's own axes; None where they are not in front."""
-        if self.reduced:
+        if self.over_time is not None:
             return Axes.REDUCED
         names = tuple("*".join(_LEADING.get(atom.dim, "") for atom in axis) for axis in self.layout.axes[:2])
         if self.layout.has(TIME):
@@ -227,7 +228,16 @@ class Tracing:
                 "computes with a weight or a constant rather than a value of the network",
                 "put what it amounts to into a layer before compiling",
             )
-        if value.reduced:
+        return value
+
+    def stepwise(self, node: fx.Node, argument: object) -> Value:
+        """The same, of single steps.
+
+        Raises:
+            UnsupportedError: It is a mean or a sum over all steps.
+        """
+        value = self.value(node, argument)
+        if value.over_time is not None:
             raise self.refusal(node, f"reads axes {value.named_axes}", "give it values of single steps")
         return value
 
