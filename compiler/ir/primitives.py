@@ -240,6 +240,9 @@ SCALED_BY, UNIT = "scaled_by", "unit"
 BIAS_SHARES = "bias_shares"
 """In a layer's metadata: into how many its biases were divided, since its module adds it to a sum over so many steps."""
 
+MERGED = "merged"
+"""In a layer's metadata: the layers that it was made of, which follow each other without neurons between."""
+
 HELD_BIAS = "held_bias"
 """In a convolution's metadata: that its layer has a bias of its own, which NIR's always have."""
 

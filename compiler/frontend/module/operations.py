@@ -37,7 +37,6 @@ from resformer.compiler.ir.primitives import (
     Add,
     BatchNorm2d,
     MaxPool2d,
-    constant,
     with_weight,
 )
 from resformer.compiler.ir.window import Window
@@ -270,43 +269,46 @@ def _pooled(tracing: Tracing, node: fx.Node, value: Value, pool: nir.AvgPool2d) 
 
 def _mean(tracing: Tracing, node: fx.Node, x: object, dims: list[int] | None = None, keepdim: bool = False) -> Value:
     """Over time, behind all neurons, or over all pixels, or both."""
-    return _averaged(tracing, node, tracing.value(node, x), dims, keepdim=keepdim)
+    return _reduced(tracing, node, x, dims, keepdim=keepdim, pool=nir.AvgPool2d)
 
 
 def _added_up(
     tracing: Tracing, node: fx.Node, x: object, dims: list[int] | None = None, keepdim: bool = False, **_more: object
 ) -> Value:
-    """The same as a sum: so many times the mean."""
+    """The same as a sum: of steps, T times the mean."""
+    made = _reduced(tracing, node, x, dims, keepdim=keepdim, pool=nir.SumPool2d)
+    over_time = made.over_time
+    if over_time is not None and tracing.value(node, x).over_time is None:
+        over_time *= tracing.timesteps or 1
+    return replace(made, over_time=over_time)
+
+
+def _reduced(
+    tracing: Tracing,
+    node: fx.Node,
+    x: object,
+    dims: list[int] | None,
+    *,
+    keepdim: bool,
+    pool: type[nir.AvgPool2d | nir.SumPool2d],
+) -> Value:
+    """A mean over steps, or a pool of all pixels, or both, as nodes of each step."""
     value = tracing.value(node, x)
-    made = _averaged(tracing, node, value, dims, keepdim=keepdim)
-    count = math.prod(value.layout.sizes) // math.prod(made.layout.sizes)
-    if made.over_time is not None and value.over_time is None:
-        count //= tracing.timesteps or 1
-        made = replace(made, over_time=made.over_time * (tracing.timesteps or 1))
-    if count == 1:
-        return made
-    return tracing.elementwise(node, f"{made.node}.sum", nir.Scale(constant(float(count), made.shape)), made)
-
-
-def _averaged(tracing: Tracing, node: fx.Node, value: Value, dims: list[int] | None, *, keepdim: bool) -> Value:
-    """A mean over some axes, as nodes of each step."""
     layout = value.layout
     over = sorted(each % len(layout.axes) for each in (range(len(layout.axes)) if not dims else dims))
     steps = [each for each in over if layout.axes[each] == (_time(tracing),)]
     if steps and value.over_time is None:
-        if keepdim:
-            raise tracing.refusal(node, "keeps an axis of time that is no more", "leave keepdim out")
-        value = replace(value, layout=layout.without(steps), over_time=1.0)
-        over = [each - sum(step < each for step in steps) for each in over if each not in steps]
+        value = replace(value, layout=layout.without(steps, keepdim=keepdim), over_time=1.0)
+        over = [each - (0 if keepdim else sum(step < each for step in steps)) for each in over if each not in steps]
         layout = value.layout
     if not over:
         return value
     averaged = [layout.axes[each] for each in over]
     pixels = {atom for axis in averaged for atom in axis}
     if len(value.shape) == 3 and layout.shows_all(value.shape) and pixels == set(whole(value.shape, (1, 2))):
-        name, pool = value.node, average_pool(value.shape[1:], value.shape[1:])
+        name, size = value.node, np.array(value.shape[1:])
         if pixels:
-            name = tracing.draft.add(tracing.name(node), pool, value.node)
+            name = tracing.draft.add(tracing.name(node), pool(size, size, 0 * size), value.node)
         pooled = layout.without(over, keepdim=keepdim)
         made_by = None if keepdim else node
         return replace(value, node=name, shape=tracing.draft.shape(name), layout=pooled, made_by=made_by)
@@ -323,6 +325,8 @@ def _time(tracing: Tracing) -> Atom:
 
 
 def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float = 1) -> Value:
+    if x in tracing.constants or y in tracing.constants or not (isinstance(x, fx.Node) and isinstance(y, fx.Node)):
+        return _shifted(tracing, node, *((x, y) if x in tracing.values else (y, x)), alpha=alpha)
     left, right = tracing.value(node, x), tracing.value(node, y)
     if left.over_time != right.over_time:
         raise tracing.refusal(
@@ -340,6 +344,48 @@ def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float 
             "add values of one shape, as they are",
         )
     return tracing.elementwise(node, tracing.name(node), Add(), left, right)
+
+
+def _shifted(tracing: Tracing, node: fx.Node, x: object, constant: object, *, alpha: float) -> Value:
+    """A value and a number, or one for each channel."""
+    value, added = tracing.value(node, x), tracing.constants.value(constant) * alpha
+    if not added.any():
+        return value
+    spread = value.layout.spread(added, value.shape) if value.layout.shows_all(value.shape) else None
+    per_channel = None if spread is None else spread.reshape(value.shape[0], -1)
+    if per_channel is None or (per_channel != per_channel[:, :1]).any() or not np.isfinite(per_channel).all():
+        raise tracing.refusal(
+            node,
+            f"adds a constant of shape {tuple(added.shape)} to {value.layout}",
+            "add one number a channel, the same for all pixels, samples and steps",
+        )
+    ones = np.ones(len(per_channel))
+    op = BatchNorm2d(ones, per_channel[:, 0].copy(), 0 * ones, ones, eps=0.0)
+    return tracing.elementwise(node, tracing.name(node), _at_each_step(value, op), value)
+
+
+def _difference(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float = 1) -> Value:
+    """A sum with the second operand's negative."""
+    if not isinstance(y, fx.Node) or y in tracing.constants:
+        return _shifted(tracing, node, x, y, alpha=-alpha)
+    second = multiplied(tracing, node, y, -float(alpha))
+    if x not in tracing.values:
+        tracing.values[node] = second
+        return _shifted(tracing, node, node, x, alpha=1)
+    first = tracing.value(node, x)
+    if (first.layout, first.shape, first.over_time) != (second.layout, second.shape, second.over_time):
+        raise tracing.refusal(
+            node, f"takes {second.named_axes} of {second.shape} from {first.named_axes} of {first.shape}", "use one shape"
+        )
+    return tracing.elementwise(node, tracing.name(node), Add(), first, second)
+
+
+def _taken_from(tracing: Tracing, node: fx.Node, x: object, y: object, alpha: float = 1) -> Value:
+    return _difference(tracing, node, y, x, alpha=alpha)
+
+
+def _negative(tracing: Tracing, node: fx.Node, x: object) -> Value:
+    return multiplied(tracing, node, x, -1.0)
 
 
 def _in_place(importer: Importer) -> Importer:
@@ -558,6 +604,10 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.sum.dim_IntList": _added_up,
         "aten.add.Tensor": _sum,
         "aten.add_.Tensor": _in_place(_sum),
+        "aten.sub.Tensor": _difference,
+        "aten.sub_.Tensor": _in_place(_difference),
+        **dict.fromkeys(("aten.rsub.Scalar", "aten.rsub.Tensor"), _taken_from),
+        "aten.neg.default": _negative,
         "aten.conv2d.padding": _padded_convolution,
         "resformer.neurons.default": _fire,
         "resformer.vote.default": _count_votes,

@@ -192,19 +192,15 @@ def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tenso
         return value
     if value.over_time is not None and constant.numel() == 1 and constant > 0:
         return replace(value, over_time=value.over_time * float(constant))
-    if not isinstance(tracing.draft.nodes[value.node].op, SpikeMatMul):
-        raise tracing.refusal(
-            node,
-            f"no lowering for mul of {value.node} by a constant",
-            "scale the product of spikes and current, once, or put the factor into the weights before compiling",
-        )
     scale = value.layout.spread(constant, value.shape) if value.layout.shows_all(value.shape) else None
     if scale is None:
         raise tracing.refusal(
             node,
             f"no lowering for mul of {value.layout} by a constant of shape {tuple(constant.shape)}",
-            "scale each head by one number, the same for all samples and steps",
+            "scale each head, or each channel, by one number, the same for all samples and steps",
         )
+    if not isinstance(tracing.draft.nodes[value.node].op, SpikeMatMul):
+        return tracing.elementwise(node, tracing.name(node), nir.Scale(scale), value)
     unit = tracing.constants.unit(argument)
     metadata = {} if unit is None else {SCALED_BY: unit[0], UNIT: unit[1]}
     return tracing.elementwise(node, tracing.name(node), nir.Scale(scale, metadata=metadata), value)

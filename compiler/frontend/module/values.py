@@ -65,7 +65,7 @@ class Value:
     def axes(self) -> Axes | None:
         """What comes before a sample's own axes; None where they are not in front."""
         if self.over_time is not None:
-            return Axes.REDUCED
+            return Axes.UNREPEATED if self.layout.axes[:1] == ((),) else Axes.REDUCED
         names = tuple("*".join(_LEADING.get(atom.dim, "") for atom in axis) for axis in self.layout.axes[:2])
         if self.layout.has(TIME):
             merged = {"T*N": Axes.MERGED, "N*T": Axes.SAMPLES_MERGED}.get(names[0])
