@@ -38,6 +38,7 @@ from resformer.compiler.ir.ops import (
 )
 from resformer.compiler.ir.primitives import (
     BIAS_SHARES,
+    FIXED,
     HELD_BIAS,
     MERGED,
     NEURONS,
@@ -50,7 +51,9 @@ from resformer.compiler.ir.primitives import (
     MaxPool2d,
     as_neurons,
     collapse,
+    columns_of,
     half_rows,
+    inside,
     rows_of,
 )
 from resformer.compiler.ir.program import Program, real_weight
@@ -273,6 +276,15 @@ def _module_layers(
         if not _is_exact_mean(area):
             bias = bias + TIE_SHIFT * settled[node.name]
         bias = bias * (factor / area).reshape(-1) * float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
+        weight = weight[:, :, *inside(folded[node.name].op)]
+        columns = columns_of(node.name)
+        if columns is not None and f"{columns[0]}.weight" in state:
+            shape = tuple(state[f"{columns[0]}.weight"].shape)
+            layers.setdefault(columns[0], (np.zeros(shape), np.zeros(shape[0]), _norm_behind(imported, columns[0])))
+            layers[columns[0]][0][:, columns[1]] = weight
+            if columns[1].start == 0:
+                layers[columns[0]][1][:] = bias
+            continue
         piece = rows_of(node.name)
         if piece is not None and f"{piece[0]}.weight" in state:
             shape = (len(state[f"{piece[0]}.weight"]), *weight.shape[1:])
@@ -327,6 +339,8 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
         if MERGED in each.op.metadata:
             return f"{each.op.metadata[MERGED]} are one layer of the program, whose weights the module has no place for"
     for each in imported:
+        if FIXED in each.op.metadata and each.name in folded:
+            return f"{each.name} has numbers that the module's code computes or states, and no parameter holds"
         if isinstance(each.op, nir.Scale) and isinstance(imported[each.inputs[0]].op, primitives.SpikeMatMul):
             fixed = SCALED_BY not in each.op.metadata
             if fixed and (np.frexp(np.abs(collapse(each.op.scale)))[0] != 0.5).any():

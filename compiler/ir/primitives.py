@@ -240,6 +240,17 @@ SCALED_BY, UNIT = "scaled_by", "unit"
 BIAS_SHARES = "bias_shares"
 """In a layer's metadata: into how many its biases were divided, since its module adds it to a sum over so many steps."""
 
+CONCATENATED = "concatenated"
+"""In the metadata of a sum that stands for values side by side, and of each layer that puts one there: its first
+channel."""
+
+INSIDE = "inside"
+"""In a convolution's metadata: which rows and columns of its kernel are its layer's, "start:stop:step,start:stop:step";
+the others are zeros, since the layer pads one side more than the other."""
+
+FIXED = "fixed"
+"""In the metadata of what the code states as numbers, which no layer holds; and of weights that it computes."""
+
 MERGED = "merged"
 """In a layer's metadata: the layers that it was made of, which follow each other without neurons between."""
 
@@ -262,6 +273,26 @@ def rows_of(name: str) -> tuple[str, range] | None:
     """The layer of which a layer makes some channels alone, and which; None of all others."""
     found = re.fullmatch(r"(.+)\.rows(\d+)to(\d+)", name)
     return None if found is None else (found[1], range(int(found[2]), int(found[3])))
+
+
+def columns_name(layer: str, start: int, count: int) -> str:
+    """What a layer is called that weighs some of the channels that another reads."""
+    return f"{layer}.columns{start}to{start + count}"
+
+
+def columns_of(name: str) -> tuple[str, slice] | None:
+    """The layer of which a layer weighs some channels alone, and which; None of all others."""
+    found = re.fullmatch(r"(.+)\.columns(\d+)to(\d+)", name)
+    return None if found is None else (found[1], slice(int(found[2]), int(found[3])))
+
+
+def inside(op: nir.NIRNode) -> tuple[slice, slice]:
+    """Which rows and columns of a convolution's kernel are its layer's own."""
+    where = op.metadata.get(INSIDE)
+    if where is None:
+        return slice(None), slice(None)
+    down, right = (slice(*map(int, each.split(":"))) for each in str(where).split(","))
+    return down, right
 
 
 def constant(value: float, shape: tuple[int, ...]) -> Float64Array:

@@ -15,6 +15,7 @@ from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import Conv2d, Dense
+from resformer.compiler.ir.primitives import INSIDE, inside
 from resformer.compiler.pipeline import MODULE, Compilation
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.checks import Sides, logit_errors
@@ -51,6 +52,9 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
         inexact=inexact_module_terms(compilation.quantized, compilation.folded, imported),
         weight_factors={
             name: weight_factor(compilation.quantized, compilation.folded, imported, name) for name in layers
+        },
+        kernels={
+            name: inside(compilation.folded[name].op) for name in layers if INSIDE in compilation.folded[name].op.metadata
         },
     )
 

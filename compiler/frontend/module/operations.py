@@ -31,15 +31,17 @@ from resformer.compiler.frontend.module.values import (
     Value,
     same_steps,
 )
+from resformer.compiler.frontend.module.windows import PADDED, padded_alike
 from resformer.compiler.ir.primitives import (
     BIAS_SHARES,
+    CONCATENATED,
+    FIXED,
     HELD_BIAS,
     Add,
     BatchNorm2d,
     MaxPool2d,
     with_weight,
 )
-from resformer.compiler.ir.window import Window
 from resformer.errors import UnsupportedError
 
 WeighedT = TypeVar("WeighedT", bound="nir.Conv2d | nir.Linear | nir.Affine | BatchNorm2d")
@@ -56,19 +58,43 @@ def _convolution(
     dilation: object = 1,
     groups: int = 1,
 ) -> Value:
+    rows, columns = pair(padding)
+    return _convolved(tracing, node, x, weight, bias, stride, (rows, rows, columns, columns), dilation, groups)
+
+
+def _convolved(
+    tracing: Tracing,
+    node: fx.Node,
+    x: object,
+    weight: object,
+    bias: object,
+    stride: object,
+    around: tuple[int, int, int, int],
+    dilation: object,
+    groups: int,
+) -> Value:
+    """A convolution that pads by (top, bottom, left, right)."""
     value = tracing.plain(node, x, *IMAGES)
     path, tensor = tracing.tensor(node, weight)
     held = tracing.optional(node, bias)
+    pad = tracing.draft.nodes[value.node]
+    if PADDED in pad.op.metadata and around == (0, 0, 0, 0):
+        top, bottom, left, right = (int(each) for each in str(pad.op.metadata[PADDED]).split(","))
+        around = (top, bottom, left, right)
+        value = replace(value, node=pad.inputs[0], shape=tracing.draft.shape(pad.inputs[0]))
+    window = padded_alike(float64(tensor), pair(dilation), around)
     op = nir.Conv2d(
         input_shape=value.shape[1:],
-        weight=float64(tensor),
+        weight=window.weight,
         stride=pair(stride),
-        padding=pair(padding),
-        dilation=pair(dilation),
+        padding=window.padding,
+        dilation=window.dilation,
         groups=groups,
         bias=np.zeros(len(tensor)) if held is None else float64(held),
-        metadata={} if held is None else {HELD_BIAS: 1},
+        metadata=window.metadata | ({} if held is None else {HELD_BIAS: 1}),
     )
+    if tracing.is_computed(weight) or tracing.is_computed(bias):
+        op.metadata[FIXED] = 1
     op = _at_each_step(value, op)
     return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), op, value.node))
 
@@ -157,12 +183,81 @@ def _padded_convolution(
     groups: int = 1,
 ) -> Value:
     """A convolution whose padding is "same" or "valid"."""
-    rows, columns = tracing.tensor(node, weight)[1].shape[2:]
-    window = Window((rows, columns), dilation=pair(dilation))
-    around = window.same_padding if padding == "same" else window.padding
-    if around is None:
-        raise tracing.refusal(node, "padding 'same' is one-sided here", "pad both sides alike, in numbers")
-    return _convolution(tracing, node, x, weight, bias, stride, around, dilation, groups)
+    kernel = tracing.tensor(node, weight)[1].shape[2:]
+    beyond = [gap * (size - 1) if padding == "same" else 0 for gap, size in zip(pair(dilation), kernel, strict=True)]
+    (top, bottom), (left, right) = ((each // 2, each - each // 2) for each in beyond)
+    return _convolved(tracing, node, x, weight, bias, stride, (top, bottom, left, right), dilation, groups)
+
+
+def _padded(
+    tracing: Tracing, node: fx.Node, x: object, sizes: list[int], mode: str = "constant", fill: float | None = None
+) -> Value:
+    """Zeros around an image, or less of it: a layer that passes on what it reads, part of a convolution behind it."""
+    if mode != "constant" or fill or len(sizes) > 4:
+        raise tracing.refusal(
+            node, f"pads {sizes} in mode {mode!r} with {fill or 0:g}", "pad rows and columns with zeros"
+        )
+    value = tracing.plain(node, x)
+    if len(value.shape) != 3:
+        raise tracing.refusal(node, f"pads axes {value.named_axes} of {value.shape}", "pad images")
+    left, right, top, bottom = (*sizes, 0, 0)[:4]
+    channels = value.shape[0]
+    window = padded_alike(np.ones((channels, 1, 1, 1)), (1, 1), (top, bottom, left, right))
+    op = nir.Conv2d(
+        input_shape=value.shape[1:],
+        weight=window.weight,
+        stride=(1, 1),
+        padding=window.padding,
+        dilation=(1, 1),
+        groups=channels,
+        bias=np.zeros(channels),
+        metadata={PADDED: f"{top},{bottom},{left},{right}"},
+    )
+    return _made(tracing, value, tracing.add(node, tracing.name(node), op, value.node))
+
+
+def _concatenated(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0) -> Value:
+    """Channels side by side: each part put in its place by a layer, and their sum; convolutions behind take it apart."""
+    values = [tracing.value(node, each) for each in parts]
+    first = values[0]
+    axis = dim % len(first.layout.axes)
+    for each in values:
+        alike = each.layout.without([axis]) == first.layout.without([axis]) and each.over_time == first.over_time
+        own = (whole(each.shape, (0,)), ()) if each.shape[0] == 1 else (whole(each.shape, (0,)),)
+        if not alike or each.shape[1:] != first.shape[1:] or each.layout.axes[axis] not in own:
+            raise tracing.refusal(
+                node,
+                f"puts {' and '.join(f'{each.layout} of {each.shape}' for each in values)} side by side on axis {axis}",
+                "concatenate channels of images of one size, or whole vectors",
+            )
+    total, start, made = sum(each.shape[0] for each in values), 0, []
+    name = tracing.name(node)
+    for index, each in enumerate(values):
+        size = each.shape[0]
+        rows = np.zeros((total, size))
+        rows[start : start + size] = np.eye(size)
+        op: nir.NIRNode
+        if len(each.shape) == 1:
+            op = nir.Affine(rows, np.zeros(total), metadata={CONCATENATED: start})
+        else:
+            op = nir.Conv2d(
+                input_shape=each.shape[1:],
+                weight=rows[:, :, None, None],
+                stride=(1, 1),
+                padding=(0, 0),
+                dilation=(1, 1),
+                groups=1,
+                bias=np.zeros(total),
+                metadata={CONCATENATED: start},
+            )
+        made.append(tracing.add(node, f"{name}.part{index}", op, each.node))
+        start += size
+    joined = Add()
+    joined.metadata[CONCATENATED] = 1
+    axes = list(first.layout.axes)
+    axes[axis] = atoms(0, total)
+    name = tracing.draft.add(name, joined, *made)
+    return replace(first, node=name, shape=tracing.draft.shape(name), layout=replace(first.layout, axes=tuple(axes)))
 
 
 def _linear(tracing: Tracing, node: fx.Node, x: object, weight: object, bias: object = None) -> Value:
@@ -173,6 +268,8 @@ def _linear(tracing: Tracing, node: fx.Node, x: object, weight: object, bias: ob
         return _tokenwise(tracing, node, value, -1, path, tensor, held)
     value = tracing.as_plain(node, value)
     op = _at_each_step(value, linear(tensor, held))
+    if tracing.is_computed(weight) or tracing.is_computed(bias):
+        op.metadata[FIXED] = 1
     return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), op, value.node))
 
 
@@ -221,12 +318,40 @@ def _max_pool(
 ) -> Value:
     tracing.stepwise(node, x)
     value = tracing.plain(node, x, *IMAGES)
-    if ceil_mode or pair(dilation) != (1, 1):
-        raise tracing.refusal(node, "has windows beyond the image, or dilated ones", "use plain windows")
-    pool = MaxPool2d(
-        kernel_size=np.array(pair(kernel)), stride=np.array(pair(stride or kernel)), padding=np.array(pair(padding))
-    )
+    size, step, around = pair(kernel), pair(stride or kernel), pair(padding)
+    if pair(dilation) != (1, 1):
+        raise tracing.refusal(node, "has dilated windows", "use plain windows")
+    _check_whole(tracing, node, value, (size, step, around), ceil_mode=ceil_mode)
+    pool = MaxPool2d(kernel_size=np.array(size), stride=np.array(step), padding=np.array(around))
+    joined = tracing.draft.nodes[value.node]
+    if CONCATENATED in joined.op.metadata:
+        raise tracing.refusal(
+            node, "takes maxima of values side by side", "take those of each, and concatenate them behind the pool"
+        )
     return _made(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
+
+
+def _check_whole(
+    tracing: Tracing,
+    node: fx.Node,
+    value: Value,
+    window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    *,
+    ceil_mode: bool,
+) -> None:
+    """See that rounding up the number of windows adds none.
+
+    Raises:
+        UnsupportedError: It does.
+    """
+    for size, step, around, have in zip(*window, value.shape[1:], strict=True):
+        rest = (have + 2 * around - size) % step
+        if ceil_mode and rest and (have + 2 * around - size) // step * step + step < have + around:
+            raise tracing.refusal(
+                node,
+                f"ceil_mode adds a window that reaches beyond the {have} rows or columns",
+                "leave ceil_mode out, or give it an image whose size the windows fit",
+            )
 
 
 def _average_pool(
@@ -242,7 +367,8 @@ def _average_pool(
 ) -> Value:
     value = tracing.plain(node, x, *IMAGES)
     size, around = pair(kernel), pair(padding)
-    if ceil_mode or divisor not in (None, math.prod(size)) or (any(around) and not count_include_pad):
+    _check_whole(tracing, node, value, (size, pair(stride or kernel), around), ceil_mode=ceil_mode)
+    if divisor not in (None, math.prod(size)) or (any(around) and not count_include_pad):
         raise tracing.refusal(
             node, "divides by something other than its window's area", "use the plain average of whole windows"
         )
@@ -361,6 +487,7 @@ def _shifted(tracing: Tracing, node: fx.Node, x: object, constant: object, *, al
         )
     ones = np.ones(len(per_channel))
     op = BatchNorm2d(ones, per_channel[:, 0].copy(), 0 * ones, ones, eps=0.0)
+    op.metadata[FIXED] = 1
     return tracing.elementwise(node, tracing.name(node), _at_each_step(value, op), value)
 
 
@@ -624,6 +751,11 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
             ),
             _reshaped,
         ),
+        "aten.pad.default": _padded,
+        "aten.constant_pad_nd.default": lambda tracing, node, x, sizes, fill=0: _padded(
+            tracing, node, x, sizes, "constant", fill
+        ),
+        **dict.fromkeys(("aten.cat.default", "aten.concat.default", "aten.concatenate.default"), _concatenated),
         "aten.conv1d.default": _convolution_of_taps,
         **dict.fromkeys(
             ("aten.transpose.int", "aten.swapaxes.default", "aten.swapdims.default", "aten.mT.default"), _transposed

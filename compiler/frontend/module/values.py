@@ -269,6 +269,9 @@ class Tracing:
 
     def tensor(self, node: fx.Node, argument: object) -> tuple[str, torch.Tensor]:
         """The path and value of an argument that must be a parameter or buffer."""
+        if isinstance(argument, fx.Node) and argument in self.constants and argument not in self.constants.paths:
+            # such as what weight_norm makes of its parameters
+            return f"{self.module_path(node)}.weight", self.constants.value(argument)
         if not isinstance(argument, fx.Node) or argument not in self.constants.paths:
             raise self.refusal(
                 node,
@@ -280,6 +283,15 @@ class Tracing:
     def optional(self, node: fx.Node, argument: object) -> torch.Tensor | None:
         """The same of one that may be absent."""
         return None if argument is None else self.tensor(node, argument)[1]
+
+    def module_path(self, node: fx.Node) -> str:
+        """The innermost module that an operation runs in, or what to call it."""
+        stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
+        return str(stack[-1][0]) or node.name
+
+    def is_computed(self, argument: object) -> bool:
+        """Whether an argument is a weight that the code computes of others."""
+        return argument in self.constants and argument not in self.constants.paths
 
     def name(self, node: fx.Node) -> str:
         """What to call an operation without parameters: after the module that it is, or runs in."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node, topological_order
 from resformer.compiler.ir.messages import message_names, names_before_neurons
-from resformer.compiler.ir.primitives import MERGED, Add, pair, window_of
+from resformer.compiler.ir.primitives import CONCATENATED, MERGED, Add, columns_name, pair, window_of, with_weight
 from resformer.compiler.passes.float.synapse import Synapse, after, per_channel, undilated
 from resformer.errors import UnsupportedError
 
@@ -103,9 +103,39 @@ class _Merge:
         """Write a convolution or pool of currents as convolutions of messages, and their sum."""
         last = _synapse(node, self.made[node.inputs[0]].shape)
         terms, layers = self._terms(self.made[node.inputs[0]])
+        parts = self._parts(node)
+        if parts:
+            self._write_parts(node, parts)
+            return
         kept = replace(last, bias=np.zeros_like(last.bias))
         merged = [after(node.name, term, kept if index else last) for index, term in enumerate(terms)]
         self._write(node, [(each.source, each.op(), each.shape) for each in merged], [*layers, node.name])
+
+    def _parts(self, node: Node[nir.NIRNode]) -> list[tuple[str, int]]:
+        """The messages that a convolution reads side by side, each with its first channel; none if it reads others."""
+        source, parts = self.made[node.inputs[0]], []
+        if not isinstance(node.op, nir.Conv2d) or int(node.op.groups) > 1 or CONCATENATED not in source.op.metadata:
+            return []
+        for name in source.inputs:
+            place = self.made[name]
+            if place.inputs[0] not in self.messages or isinstance(self.made[place.inputs[0]].op, POOLS):
+                return []
+            parts.append((place.inputs[0], int(place.op.metadata[CONCATENATED])))
+        return parts
+
+    def _write_parts(self, node: Node[nir.NIRNode], parts: list[tuple[str, int]]) -> None:
+        """Write a convolution of what is side by side as a sum of convolutions, each of some of its columns."""
+        assert isinstance(node.op, nir.Conv2d)
+        del self.made[node.name]
+        names = []
+        for index, (source, start) in enumerate(parts):
+            size = self.made[source].shape[0]
+            bias = 0 * node.op.bias if index else node.op.bias
+            op = with_weight(node.op, weight=node.op.weight[:, start : start + size].copy(), bias=bias)
+            names.append(columns_name(node.name, start, size))
+            self.made[names[-1]] = Node(names[-1], op, (source,), node.shape)
+        self.made[f"{node.name}.sum"] = Node(f"{node.name}.sum", Add(), tuple(names), node.shape)
+        self.renamed[node.name] = f"{node.name}.sum"
 
     def _terms(self, node: Node[nir.NIRNode]) -> tuple[list[Synapse], list[str]]:
         """A current as convolutions of messages; and the layers that make it."""
@@ -141,7 +171,7 @@ class _Merge:
         is_pool = isinstance(node.op, POOLS)
         if isinstance(node.op, nir.Flatten):
             return self._matrices(rows, node.inputs[0])
-        if node.name in self.messages and not (is_pool and self._is_readout_pool(node)):
+        if node.name in self.messages and not (is_pool and self._is_merged_pool(node)):
             return [(name, rows, np.zeros(len(rows)))], []
         if isinstance(node.op, Add):
             found, layers = [], []
@@ -203,9 +233,11 @@ class _Merge:
         plain = kinds in ([nir.Flatten], [nir.Flatten, nir.Linear], [nir.Flatten, nir.Affine])
         return not plain or bool(np.any(getattr(pools[0].op, "padding", 0)))
 
-    def _is_readout_pool(self, node: Node[nir.NIRNode]) -> bool:
-        """Whether a pool behind all neurons is to be merged: one of all pixels stays."""
-        return node.name not in self.before and math.prod(node.shape[1:]) > 1
+    def _is_merged_pool(self, node: Node[nir.NIRNode]) -> bool:
+        """Whether a pool is to be part of what reads it: behind all neurons, one of all pixels of spikes stays."""
+        if node.name in self.before:
+            return not self._stays_pool(node)
+        return math.prod(node.shape[1:]) > 1 or isinstance(self.made[node.inputs[0]].op, POOLS)
 
     def _write(
         self, node: Node[nir.NIRNode], parts: list[tuple[str, nir.NIRNode, Shape]], layers: list[str]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import names_before_neurons
-from resformer.compiler.ir.primitives import BatchNorm2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import FIXED, BatchNorm2d, SpikeMatMul, collapse
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -41,8 +41,10 @@ def weigh_factors(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 
 def _folds(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> bool:
-    """Whether a normalisation follows a layer that nothing else reads."""
+    """Whether a normalisation, no constant of the code's, follows a layer that nothing else reads."""
     source = graph[node.inputs[0]]
+    if FIXED in node.op.metadata:
+        return False
     return isinstance(source.op, nir.Conv2d | nir.Linear | nir.Affine) and len(graph.consumers[source.name]) == 1
 
 
