@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from resformer.compiler.ir.arrays import require
+from resformer.compiler.ir.arrays import InvariantError, require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, PROMPT, SOFT, dt_over_tau
 from resformer.compiler.ir.primitives import (
@@ -31,6 +31,8 @@ from resformer.compiler.ir.primitives import (
     RecurrentCubaLIF,
     SampleDelay,
     SingleSpike,
+    SpikeAttention,
+    SpikeGate,
     SpikeMatMul,
     collapse,
     pair,
@@ -338,6 +340,36 @@ def _(op: SpikeMatMul, y: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
     if op.transpose:
         return y.transpose(-1, -2) @ spikes.reshape(*spikes.shape[:2], heads, y.shape[3], -1)
     return y @ spikes
+
+
+@evaluate.register
+def _(op: SpikeGate, first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    made = first
+    for each in others:
+        each = _spread(each, first)
+        match op.kind:
+            case "and":
+                made = made * each
+            case "or":
+                made = 1 - (1 - made) * (1 - each)
+            case "iand":
+                made = made * (1 - each)
+            case other:
+                raise InvariantError(f"no definition for a gate of kind {other!r}")
+    return made
+
+
+def _spread(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A gate's input, (T, N, ...), as one that broadcasts against another: each channel for as many as it stands."""
+    return x.repeat_interleave(like.shape[2] // x.shape[2], dim=2)
+
+
+@evaluate.register
+def _(op: SpikeAttention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    # (T, N, heads, channels of one, tokens); whole numbers, so that no order of the sums rounds
+    q, k, v = (each.reshape(*each.shape[:2], op.num_heads, each.shape[2] // op.num_heads, -1) for each in (q, k, v))
+    made = v @ (k.transpose(-1, -2) @ q) if k.shape[-1] <= q.shape[-2] else (v @ k.transpose(-1, -2)) @ q
+    return made * 2.0**-op.shift
 
 
 def _merge(x: torch.Tensor) -> torch.Tensor:

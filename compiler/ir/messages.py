@@ -5,7 +5,7 @@ from __future__ import annotations
 import nir
 
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, SampleDelay
+from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, MultiSpikeIF, SampleDelay, SpikeGate
 
 
 def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
@@ -16,9 +16,17 @@ def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
     found: set[str] = set()
     for node in graph:
         passes_on = isinstance(node.op, Add | MaxPool2d | nir.AvgPool2d | nir.SumPool2d | nir.Flatten | SampleDelay)
-        if isinstance(node.op, (nir.Input, *NEURONS)) or (passes_on and found.issuperset(node.inputs)):
+        if isinstance(node.op, (nir.Input, SpikeGate, *NEURONS)) or (passes_on and found.issuperset(node.inputs)):
             found.add(node.name)
     return frozenset(found)
+
+
+def sends_spikes(graph: Graph[nir.NIRNode], name: str) -> bool:
+    """Whether a node's values are 0 or 1: spikes, or maxima of them, whatever their shape and time."""
+    node = graph[name]
+    if isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
+        return sends_spikes(graph, node.inputs[0])
+    return isinstance(node.op, (SpikeGate, *NEURONS)) and not isinstance(node.op, MultiSpikeIF)
 
 
 def names_before_neurons(graph: Graph[nir.NIRNode]) -> frozenset[str]:

@@ -207,6 +207,51 @@ class SampleDelay(nir.NIRNode):
         self.input_type, self.output_type = _untyped()
 
 
+@dataclass(eq=False)
+class SpikeGate(nir.NIRNode):
+    """Neurons without memory, which fire where the spikes that reach them in a step ask for it.
+
+    Its inputs, two or more, are spikes. ``kind`` says where it fires:
+
+    - "and": where all inputs do, a b;
+    - "or": where any does, 1 - (1 - a) (1 - b);
+    - "iand": where the first does and no other, a (1 - b).
+
+    The output has the first input's shape. The others have it too, or are spread over it: of C channels, each of C / m
+    stands for m in turn, and a single row, or a single column, for all. So (heads, H, W) masks each head's channels
+    alike, and (C, 1, 1) all positions.
+    """
+
+    kind: str
+
+    def __post_init__(self) -> None:
+        self.input_type, self.output_type = _untyped()
+
+
+GATE_KINDS = ("and", "or", "iand")
+"""What a :class:`SpikeGate` may be."""
+
+
+@dataclass(eq=False)
+class SpikeAttention(nir.NIRNode):
+    """Attention of counts: both products of Spikformer's self-attention, which has no softmax.
+
+    Inputs, in this order, are spikes q of shape (heads * d, H, W), k of (heads * d, h, w) and v of (heads * e, h, w),
+    whose tokens are the positions of a map and whose channels are split into heads. Each head makes, of its share of
+    the channels and as rows of tokens, 2^-shift (q k^T) v: the output has shape (heads * e, H, W).
+    """
+
+    num_heads: int
+    shift: int
+
+    def __post_init__(self) -> None:
+        self.num_heads, self.shift = int(self.num_heads), int(self.shift)
+        self.input_type, self.output_type = _untyped()
+
+
+ATTENTION_SHIFT_MAX = 16
+"""The largest ``shift`` of a :class:`SpikeAttention`."""
+
 EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     BatchNorm2d,
     MaxPool2d,
@@ -217,6 +262,8 @@ EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     MultiSpikeIF,
     DiscreteCubaLI,
     SampleDelay,
+    SpikeGate,
+    SpikeAttention,
 )
 
 NEURONS = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF, MultiSpikeIF)

@@ -56,13 +56,16 @@ class Program(Graph[Op]):
 
     @property
     def spiking_names(self) -> tuple[str, ...]:
-        """The names of all populations of neurons that send spikes or counts of them, in topological order."""
-        return tuple(node.name for node in self.nodes if node.op.fires or isinstance(node.op, MultiSpikeIF))
+        """The names of all populations of neurons that send spikes or counts of them, in topological order.
+
+        Gates have no potential of their own, and are none.
+        """
+        return tuple(node.name for node in self.nodes if isinstance(node.op, Spiking | MultiSpikeIF))
 
     @property
     def lif_names(self) -> tuple[str, ...]:
-        """The names of all populations that fire, in topological order."""
-        return tuple(node.name for node in self.nodes if node.op.fires)
+        """The names of all populations that fire, gates apart, in topological order."""
+        return tuple(node.name for node in self.nodes if isinstance(node.op, Spiking))
 
 
 @dataclass(frozen=True, repr=False)

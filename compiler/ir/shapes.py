@@ -17,6 +17,8 @@ from resformer.compiler.ir.arrays import InvariantError, Shape, require
 from resformer.compiler.ir.ops import Op, Shapes
 from resformer.compiler.ir.ops.attention import check_product_shape, product_shape
 from resformer.compiler.ir.ops.base import one_input
+from resformer.compiler.ir.ops.counts import attention_shape
+from resformer.compiler.ir.ops.gates import gated_shape
 from resformer.compiler.ir.ops.sums import added_shape
 
 PER_ELEMENT: dict[type[nir.NIRNode], tuple[str, ...]] = {
@@ -152,3 +154,13 @@ def _(_op: primitives.Add, inputs: Sequence[Shape]) -> Shape:
 def _(op: primitives.SpikeMatMul, inputs: Sequence[Shape]) -> Shape:
     shares = op.num_heads if op.part == "all" else 2 * op.num_heads
     return product_shape(inputs, op.num_heads, shares, transpose=op.transpose)
+
+
+@output_shape.register
+def _(_op: primitives.SpikeGate, inputs: Sequence[Shape]) -> Shape:
+    return gated_shape(inputs)
+
+
+@output_shape.register
+def _(op: primitives.SpikeAttention, inputs: Sequence[Shape]) -> Shape:
+    return attention_shape(inputs, op.num_heads)

@@ -23,7 +23,8 @@ from resformer.compiler.ir.ops import (
     Output,
     Relay,
     SampleDelay,
-    SpikeAnd,
+    SpikeAttention,
+    SpikeGate,
     SpikeMatMul,
     Spiking,
     SumPool2d,
@@ -34,7 +35,7 @@ BoolArray: TypeAlias = "npt.NDArray[np.bool_]"
 
 KEEPS_CHANNELS = (Add, MaxPool2d, Relay, SumPool2d, Delay, SampleDelay)
 """What a constant passes channel by channel."""
-ENDS = (Conv2d, Dense, Output, CubaLI, SpikeAnd)
+ENDS = (Conv2d, Dense, Output, CubaLI, SpikeGate, SpikeAttention)
 """What reads no current of neurons that fire."""
 
 

@@ -16,14 +16,19 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import InvariantError, require
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.messages import sends_spikes
 from resformer.compiler.ir.neurons import RESETS
 from resformer.compiler.ir.ops import Conv2d, Input, Op, Output, RecurrentCubaLIF
 from resformer.compiler.ir.ops.formats import in_range
 from resformer.compiler.ir.primitives import (
+    ATTENTION_SHIFT_MAX,
+    GATE_KINDS,
     NEURONS,
     BatchNorm2d,
     DiscreteCubaLI,
     DiscreteCubaLIF,
+    SpikeAttention,
+    SpikeGate,
     SpikeMatMul,
     collapse,
 )
@@ -136,8 +141,21 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
             require(op.part in ("y1", "y2", "all"), f"part is {op.part!r}")
             gate = graph[node.inputs[1]]
             require(isinstance(gate.op, NEURONS), f"is gated by {gate.name} ({type(gate.op).__name__}), no neurons")
+        case SpikeGate(kind=kind):
+            require(kind in GATE_KINDS, f"kind is {kind!r}, none of {GATE_KINDS}")
+            _verify_spikes(graph, node)
+        case SpikeAttention(shift=shift):
+            require(0 <= shift <= ATTENTION_SHIFT_MAX, f"shift is {shift}, not within 0 and {ATTENTION_SHIFT_MAX}")
+            _verify_spikes(graph, node)
         case _:
             pass
+
+
+def _verify_spikes(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> None:
+    """All that a node reads is 0 or 1."""
+    for name in node.inputs:
+        kind = type(graph[name].op).__name__
+        require(sends_spikes(graph, name), f"reads {name} ({kind}), where it takes spikes")
 
 
 _SIZES = frozenset({"steps", "kernel_size", "stride", "padding", "dilation", "input_shape"})

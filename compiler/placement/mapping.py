@@ -42,7 +42,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
-    SpikeAnd,
+    SpikeGate,
     SpikeMatMul,
     Spiking,
     StackedRecurrentCubaLIF,
@@ -175,7 +175,7 @@ class _Mapper:
 
     def _is_population(self, node: Node[Op]) -> bool:
         match node.op:
-            case Input() | Spiking() | SpikeAnd() | CubaLI() | MultiSpikeIF() | Relay() | MaxPool2d() | SpikeMatMul():
+            case Input() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | MaxPool2d() | SpikeMatMul():
                 return True
             case Conv2d() | Dense() | SumPool2d() | Add():
                 return node.name in self._carried
@@ -216,7 +216,7 @@ class _Mapper:
                 return reader.inputs[0] == node.name
             case Delay() | Flatten() | SampleDelay():
                 return any(self._wants_values(reader, each) for each in self._program.consumers[reader.name])
-            case Add() | Spiking() | SpikeAnd() | CubaLI() | MultiSpikeIF() | Relay() | Output():
+            case Add() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | Output():
                 return False
             case _:
                 raise _unknown(reader)
@@ -274,13 +274,29 @@ class _Mapper:
                 yield Edge(source, node.name, Link.CONVOLUTION, window=op.window, groups=channels, delay=delay)
             case Conv2d() | Dense() | SumPool2d():
                 yield self._synapses(node, 0)
-            case Add() | Spiking() | SpikeAnd() | CubaLI() | MultiSpikeIF() | Relay() | Output():
+            case SpikeGate():
+                for name in node.inputs:
+                    yield from self._gated(name, node)
+            case Add() | Spiking() | CubaLI() | MultiSpikeIF() | Relay() | Output():
                 for name in node.inputs:
                     yield from self._incoming(name, node, 0)
                 if isinstance(op, RecurrentCubaLIF):
                     yield _convolution(node.name, node.name, op.parts(), 0)
             case _:
                 raise _unknown(node)
+
+    def _gated(self, name: str, gate: Node[Op]) -> Iterator[Edge]:
+        """The connections of one input of a gate; one that is spread over it is a convolution of ones."""
+        given, wanted = _shape3(self._program[name].shape), _shape3(gate.shape)
+        if given == wanted:
+            yield from self._incoming(name, gate, 0)
+            return
+        source, delay = self._sender(name)
+        # a window as large as the gate and its padding: from each place, it holds the single row or column
+        kernel = tuple(1 if have == want else want for have, want in zip(given[1:], wanted[1:], strict=True))
+        window = Window((kernel[0], kernel[1]), padding=(kernel[0] - 1, kernel[1] - 1))
+        groups = _shape3(self._program[source].shape)[0]
+        yield Edge(source, gate.name, Link.CONVOLUTION, window=window, groups=groups, delay=delay)
 
     def _incoming(self, name: str, reader: Node[Op], delay: int) -> Iterator[Edge]:
         """The connections that a current, read by a neuron, consists of."""
@@ -376,7 +392,7 @@ def _kind(nodes: Sequence[Node[Op]]) -> str:
         MultiSpikeIF: "multi-spike IF",
         Relay: "relay",
         MaxPool2d: "max-pool",
-        SpikeAnd: "gate",
+        SpikeGate: "gate",
         SpikeMatMul: "product",
         Output: "readout",
         **dict.fromkeys((Conv2d, Dense, SumPool2d, Add), "carrier"),

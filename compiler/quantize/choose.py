@@ -22,6 +22,7 @@ from resformer.compiler.ir.primitives import (
     MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
+    SpikeGate,
     SpikeMatMul,
     as_weighted,
     collapse,
@@ -308,7 +309,7 @@ class _Choice:
             match node.op:
                 case nir.Input():
                     exps[node.name] = self.input_exp
-                case nir.LIF() | nir.IF() | DiscreteCubaLIF() | MultiSpikeIF():
+                case nir.LIF() | nir.IF() | DiscreteCubaLIF() | MultiSpikeIF() | SpikeGate():
                     exps[node.name] = 0
                 case DiscreteCubaLI():
                     exps[node.name] = exps[node.inputs[0]] + LOIHI.a_shift
@@ -408,7 +409,7 @@ class _Choice:
                 f"{node.name}: reads {source.name} ({type(source.op).__name__}), a current; a convolution must read "
                 "the input or spikes, so put neurons between them"
             )
-        while source.inputs and not isinstance(source.op, NEURONS):
+        while source.inputs and not isinstance(source.op, (SpikeGate, *NEURONS)):
             source = self.graph[source.inputs[0]]
         return self.input_exp if isinstance(source.op, nir.Input) else 0
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.arrays import WeightArray, require
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.messages import sends_spikes
 from resformer.compiler.ir.neurons import PROMPT
 from resformer.compiler.ir.ops import LIF, CubaLIF, Op, Output
 from resformer.compiler.ir.primitives import (
@@ -30,6 +31,8 @@ from resformer.compiler.ir.primitives import (
     MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
+    SpikeAttention,
+    SpikeGate,
     SpikeMatMul,
     as_weighted,
     bias_of,
@@ -160,7 +163,7 @@ class _Lowering:
             case Add():
                 op = integer.Add(self._current(name))
             case MaxPool2d(kernel_size=kernel, stride=stride, padding=padding):
-                signal = Signal(SignalKind.GRADED, self.exps[name])
+                signal = Signal(SignalKind.GRADED, self.exps[name], *self._known_bounds(name))
                 op = integer.MaxPool2d(signal, pair(kernel), pair(stride), pair(padding))
             case SpikeMatMul(num_heads=heads, transpose=transpose):
                 bias = np.zeros(self.graph[inputs[0]].shape[0], dtype=np.int32)
@@ -168,6 +171,8 @@ class _Lowering:
             case nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 require(not np.any(padding), f"{name}: a sum over windows has no padding")
                 op = integer.SumPool2d(self._current(name), pair(kernel), pair(stride))
+            case SpikeGate(kind=kind):
+                op = integer.SpikeGate.of(kind, len(inputs))
             case SampleDelay(steps=steps):
                 op = integer.SampleDelay(self._sent(inputs[0], self.exps[name]), steps=_rounded(steps, 1.0))
             case nir.Flatten():
@@ -180,7 +185,7 @@ class _Lowering:
             case other:
                 raise UnsupportedError(
                     f"{name}: {type(other).__name__} has no integer form; the compiler lowers Conv2d, Linear, LIF, "
-                    "Add, MaxPool2d, SumPool2d, Flatten and SpikeMatMul"
+                    "Add, MaxPool2d, SumPool2d, Flatten, SpikeMatMul, SpikeGate and SpikeAttention"
                 )
         return [*before, Node(name, op, inputs, node.shape)]
 
@@ -194,13 +199,18 @@ class _Lowering:
         )
         return Node(f"{source.name}.relay", op, (source.name,), source.shape)
 
+    def _known_bounds(self, name: str) -> tuple[int, int] | tuple[()]:
+        """Those of maxima of spikes which gates or attention read: as spikes, 0 or 1, and nothing else is taken."""
+        read = any(isinstance(reader.op, SpikeGate | SpikeAttention) for reader in self.graph.consumers[name])
+        return (0, 1) if read and sends_spikes(self.graph, name) else ()
+
     def _sent(self, name: str, exp: int) -> Signal:
         """What a node sends, at a scale."""
         source = self.graph[name].op
         if isinstance(source, SampleDelay):
             return self._sent(self.graph[name].inputs[0], exp)
         graded = isinstance(source, nir.Input | MaxPool2d | DiscreteCubaLI | MultiSpikeIF)
-        if isinstance(source, NEURONS) and not graded:
+        if isinstance(source, (SpikeGate, *NEURONS)) and not graded:
             return SPIKE
         return Signal(SignalKind.GRADED if graded else SignalKind.CURRENT, exp)
 

@@ -22,6 +22,7 @@ from resformer.compiler.ir.primitives import (
     Add,
     DiscreteCubaLI,
     RecurrentCubaLIF,
+    SpikeGate,
     as_neurons,
     as_weighted,
     collapse,
@@ -146,6 +147,8 @@ class QuantizationPlan:
                     limit = floor_log2(LOIHI.vth_mantissa_max / max(largest, 1e-9))
                     if sources[0] > limit:
                         raise _out_of_range(node.inputs[0], f"scale 2^{sources[0]}", f"up to 2^{limit}")
+                case SpikeGate():
+                    least = most = 0
                 case DiscreteCubaLI():
                     least = most = sources[0] + LOIHI.a_shift
                 case _:

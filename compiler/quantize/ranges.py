@@ -22,6 +22,7 @@ from resformer.compiler.ir.primitives import (
     MaxPool2d,
     MultiSpikeIF,
     SampleDelay,
+    SpikeGate,
     SpikeMatMul,
     collapse,
 )
@@ -143,6 +144,14 @@ def _propagate(
             else:
                 mean, deviation = (each * math.prod(x_shape[1:]) for each in (mean, deviation))
             return _Moments(mean, deviation**2)
+        case SpikeGate(kind=kind):
+            rates = [np.repeat(each.mean, shape[0] // len(each.mean)) for each, _ in inputs]
+            if kind == "and":
+                rate = np.prod(rates, axis=0)
+            else:
+                silent = np.prod([1 - each for each in rates[kind == "iand" :]], axis=0)
+                rate = rates[0] * silent if kind == "iand" else 1 - silent
+            return _Moments(rate, rate * (1 - rate))
         case nir.SumPool2d():
             area = math.prod(int(size) for size in op.kernel_size)
             return _Moments(x.mean * area, x.variance * area**2)

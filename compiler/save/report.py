@@ -21,6 +21,7 @@ from resformer.compiler.ir.ops import (
     Dense,
     Op,
     Relay,
+    SpikeAttention,
     SpikeMatMul,
 )
 from resformer.compiler.ir.program import (
@@ -88,7 +89,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "parameters": source.parameters,
             "neurons": sum(math.prod(program[name].shape) for name in program.spiking_names),
             "graded_neurons": sum(
-                math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul)
+                math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul | SpikeAttention)
             ),
             "synapses": sum(node.get("synapses", 0) for node in nodes),
             "weight_memory_bits": sum(

@@ -468,7 +468,9 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
 
     net, totals, entry = report["architecture"], report["totals"], report["input"]
     low, high = entry["real_range"]
-    signals = [node["signal"] for node in report["nodes"] if node["op"] in ("Conv2d", "SpikeMatMul", "Dense")]
+    signals = [
+        node["signal"] for node in report["nodes"] if node["op"] in ("Conv2d", "SpikeMatMul", "SpikeAttention", "Dense")
+    ]
     scales = [signal["scale_exp"] for signal in signals if signal["kind"] != "spike"] or [0]
     rows = [
         ("network", _network(net)),

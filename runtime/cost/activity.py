@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir.arrays import InvariantError
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import (
     Conv2d,
@@ -26,6 +27,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     SampleDelay,
     Shapes,
+    SpikeGate,
 )
 from resformer.compiler.ir.program import Program, layer_names, layer_synapses, shapes_around, stacked_parts
 from resformer.compiler.ir.trace import SpikeTrain
@@ -71,13 +73,19 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
             "out --cost and --report"
         )
     maps = {name: _positions(train.dense()) for name, train in spikes.items()}
+    for node in program:
+        if isinstance(node.op, SpikeGate) and node.name not in maps:
+            maps[node.name] = _positions(_required_message(program, node, spikes) != 0)
     sops: dict[str, Int64Array] = {}
     parts = stacked_parts(program)
     for node in program:
         synapse = layer_synapses(program, node.name)[0]
-        events = None if node.name in parts else _events_read(program, synapse, spikes, maps)
-        if events is not None:
-            sops[node.name] = synapse.op.operations(events, shapes_around(program, synapse))
+        around = shapes_around(program, synapse)
+        for index in () if node.name in parts else synapse.op.counted_inputs:
+            events = _events_read(program, synapse, index, spikes, maps)
+            if events is not None:
+                counted = synapse.op.operations_of(index, events, around)
+                sops[node.name] = sops.get(node.name, np.int64(0)) + counted
         if isinstance(node.op, RecurrentCubaLIF):
             # a step later, and what the last one fires does not come back
             returning = node.op.synapses().operations(maps[node.name][:-1], Shapes((node.shape,), node.shape))
@@ -97,12 +105,12 @@ def stem_macs(program: Program) -> int:
 
 
 def _events_read(
-    program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain], maps: Mapping[str, Int64Array]
+    program: Program, node: Node[Op], index: int, spikes: Mapping[str, SpikeTrain], maps: Mapping[str, Int64Array]
 ) -> Int64Array | None:
-    """The events that a layer of synapses reads at each position, (T, rows, columns); None where it reads values."""
+    """The events that a layer of synapses reads at each position of an input, (T, rows, columns); None of values."""
     if not node.op.counts_operations or _is_classifier(program, node):
         return None
-    source = _source(program, node)
+    source = _source(program, node, index)
     if source.name in maps:
         return maps[source.name]
     message = _message(program, source, spikes)
@@ -111,9 +119,9 @@ def _events_read(
 
 def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array | None:
     """What a node sends on of spikes alone, (T, N, ...); None if it sends anything else."""
-    if node.op.fires:
+    if node.name in spikes:
         return spikes[node.name].dense().astype(np.int64)
-    if not node.op.events_pass:
+    if not node.op.events_pass and not isinstance(node.op, SpikeGate):
         return None
     inputs = [_message(program, program[name], spikes) for name in node.inputs]
     known = [each for each in inputs if each is not None]
@@ -123,9 +131,17 @@ def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain])
     return value.reshape(*value.shape[:2], *node.shape)
 
 
-def _source(program: Program, node: Node[Op]) -> Node[Op]:
+def _required_message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array:
+    """What a gate fires, of which a run need not keep a record."""
+    message = _message(program, node, spikes)
+    if message is None:
+        raise InvariantError(f"{node.name}: reads what no spikes decide")
+    return message
+
+
+def _source(program: Program, node: Node[Op], index: int = -1) -> Node[Op]:
     # a product's spikes are its second operand
-    source = program[node.inputs[-1]]
+    source = program[node.inputs[index]]
     while source.op.is_view:
         source = program[source.inputs[0]]
     return source

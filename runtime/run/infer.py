@@ -14,7 +14,7 @@ import numpy.typing as npt
 from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.effort import operation_bytes
-from resformer.compiler.ir.ops import MaxPool2d, Relay, SpikeMatMul
+from resformer.compiler.ir.ops import MaxPool2d, Relay, SpikeAttention, SpikeMatMul
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.ir.trace import SpikeTrain, Trace
@@ -292,7 +292,8 @@ def samples_at_once(program: Scheduled, backend: str, *, record: bool) -> int:
     steps = program.timesteps
     size = ENCODING_BYTES * steps * math.prod(program.input.shape)
     if record:
-        graded = sum(math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul | MaxPool2d))
+        kinds = Relay | SpikeMatMul | SpikeAttention | MaxPool2d
+        graded = sum(math.prod(node.shape) for node in program if isinstance(node.op, kinds))
         spikes = sum(math.prod(program[name].shape) for name in program.lif_names)
         size += steps * (4 * graded + spikes // 8)
     return max(1, STREAM_BYTES // size)

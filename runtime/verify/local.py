@@ -29,6 +29,7 @@ from resformer.compiler.ir.ops import (
     Output,
     RecurrentCubaLIF,
     Relay,
+    SpikeGate,
     Spiking,
 )
 from resformer.compiler.ir.primitives import as_neurons, as_weighted, bias_of, collapse
@@ -233,7 +234,7 @@ def _source(program: Scheduled, name: str) -> str:
 def _front(program: Scheduled, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
     """The synapses in front of a node, and the populations whose current its own contains."""
     node = program[name]
-    if isinstance(node.op, (Spiking, Input)):
+    if isinstance(node.op, Spiking | SpikeGate | Input):
         return set(), set()
     if name in heads:
         return set(), {heads[name]}

@@ -13,9 +13,8 @@ from resformer.compiler.backends import open_backend
 from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.files.program import read_program, write_program
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.ops import SpikeAnd
+from resformer.compiler.ir.ops import SpikeGate
 from resformer.compiler.ir.program import Program
-from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.placement.place import place
 from resformer.errors import UnsupportedError
 from support.compare import first_difference
@@ -29,7 +28,7 @@ def gated(inputs: int = 2, *, seed: int = 0, timesteps: int = 4) -> tuple[Progra
     """Populations that fire often, a gate of them, and synapses behind it."""
     net = ProgramBuilder((3, 5, 4), seed)
     names = [net.lif(f"lif{index}", net.conv(f"conv{index}", "input", 6)) for index in range(inputs)]
-    gate = net.add("gate", SpikeAnd(SPIKE), *names)
+    gate = net.add("gate", SpikeGate.of("and", len(names)), *names)
     net.conv("after", net.lif("last", net.conv("behind", gate, 5)), 4)
     return net.finish(timesteps=timesteps), net.samples(3, timesteps=timesteps)
 
@@ -72,7 +71,10 @@ def test_files_and_cores(tmp_path: Path) -> None:
 def test_what_is_no_spike_is_refused() -> None:
     net = ProgramBuilder((3, 5, 4))
     net.add(
-        "gate", SpikeAnd(SPIKE), net.lif("lif", net.conv("conv", "input", 3)), net.relay("graded", "input", limit=9)
+        "gate",
+        SpikeGate.of("and", 2),
+        net.lif("lif", net.conv("conv", "input", 3)),
+        net.relay("graded", "input", limit=9),
     )
     with pytest.raises(AssertionError, match="gate: reads a graded, where it takes spikes"):
         net.finish()
@@ -82,7 +84,7 @@ def test_lava_connects_two_ports_once() -> None:
     pytest.importorskip("lava")
     net = ProgramBuilder((3, 5, 4))
     spikes = net.lif("lif", net.conv("conv", "input", 3))
-    net.add("gate", SpikeAnd(SPIKE), spikes, spikes)
+    net.add("gate", SpikeGate.of("and", 2), spikes, spikes)
     program = net.finish(timesteps=1)
     with pytest.raises(UnsupportedError, match="gate: reads a population twice"):
         open_backend("lava")(program, net.samples(1))

@@ -30,7 +30,7 @@ from resformer.compiler.backends.lava.processes.delay import PyDelayModel, PySam
 from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
 from resformer.compiler.backends.lava.processes.flatten import PyFlattenModel
 from resformer.compiler.backends.lava.processes.frame_source import PyFrameSourceModel
-from resformer.compiler.backends.lava.processes.gate import PySpikeAndModel
+from resformer.compiler.backends.lava.processes.gate import PySpikeGateModel
 from resformer.compiler.backends.lava.processes.lif import PyFastLifResetModel
 from resformer.compiler.backends.lava.processes.logit_sink import PyLogitSinkModel
 from resformer.compiler.backends.lava.processes.matmul import PySpikeMatMulModel
@@ -124,7 +124,7 @@ OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
     PyMultiSpikeIfModel,
     PyRelayModel,
     PySampleDelayModel,
-    PySpikeAndModel,
+    PySpikeGateModel,
     PySpikeMatMulModel,
     PySpikeProbeModel,
     *BLOCK_MODELS,

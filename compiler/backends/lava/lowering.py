@@ -24,7 +24,7 @@ from resformer.compiler.backends.lava.processes.cuba_lif import Feedback
 from resformer.compiler.backends.lava.processes.delay import Delay as DelayProcess
 from resformer.compiler.backends.lava.processes.delay import SampleDelay as SampleDelayProcess
 from resformer.compiler.backends.lava.processes.flatten import Flatten as FlattenProcess
-from resformer.compiler.backends.lava.processes.gate import SpikeAnd as SpikeAndProcess
+from resformer.compiler.backends.lava.processes.gate import SpikeGate as SpikeGateProcess
 from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul as SpikeMatMulProcess
 from resformer.compiler.backends.lava.processes.max_pool import MaxPool2d as MaxPool2dProcess
 from resformer.compiler.backends.lava.processes.multi_spike import MultiSpikeIF as MultiSpikeIFProcess
@@ -47,7 +47,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
-    SpikeAnd,
+    SpikeGate,
     SpikeMatMul,
     SumPool2d,
 )
@@ -304,12 +304,28 @@ def _(op: SampleDelay, node: ProgramNode, context: Context) -> _Lowered:
 
 
 @_lower.register
-def _(_op: SpikeAnd, node: ProgramNode, _context: Context) -> _Lowered:
+def _(op: SpikeGate, node: ProgramNode, context: Context) -> _Lowered:
     if len(set(node.inputs)) < len(node.inputs):
         raise UnsupportedError(f"{node.name}: reads a population twice, and Lava connects two ports only once")
-    make = partial(SpikeAndProcess, shape=lava_shape(node.shape), inputs=len(node.inputs), name=node.name)
-    # one port, which sums what meets there
-    return _Lowered(make, ("a_in",) * len(node.inputs), "s_out")
+    # two ports, each of which sums what meets there: all that adds one each, and what is spread or taken away
+    kinds = [(int(weight), context.in_shape(node, index)) for index, weight in enumerate(op.weight)]
+    plain = 1, lava_shape(node.shape)
+    others = {kind for kind in kinds if kind != plain}
+    if len(others) > 1:
+        raise UnsupportedError(
+            f"{node.name}: has inputs of {len(others)} other kinds beside those that add one each at every neuron, and "
+            "its Lava process takes one; make two gates of it"
+        )
+    weight, shape = others.pop() if others else plain
+    make = partial(
+        SpikeGateProcess,
+        shape=lava_shape(node.shape),
+        other_shape=shape,
+        other_weight=weight,
+        vth=op.vth,
+        name=node.name,
+    )
+    return _Lowered(make, tuple("a_in" if kind == plain else "b_in" for kind in kinds), "s_out")
 
 
 @_lower.register

@@ -35,7 +35,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
-    SpikeAnd,
+    SpikeGate,
     SpikeMatMul,
     Spiking,
     SumPool2d,
@@ -290,7 +290,7 @@ class _Planner:
                     y, gate = node.inputs
                     gate_layout = Layout.MAP if transpose else Layout.ATTENTION
                     self._single(node, (self._in(Layout.MAP, y), self._in(gate_layout, gate)))
-                case SpikeAnd():
+                case SpikeGate():
                     self._single(node, tuple(self._in(Layout.MAP, name) for name in node.inputs))
                 case CubaLI() | MultiSpikeIF() | SampleDelay():
                     # even where all steps' inputs are alike, what these make is not
@@ -311,7 +311,7 @@ class _Planner:
             layout,
             static and all(self.values[name].static for name in inputs),
             self._magnitudes[node.name],
-            is_spikes=passes or isinstance(node.op, SpikeAnd),
+            is_spikes=passes or isinstance(node.op, SpikeGate),
         )
         self._steps.append(OpStep(node.name, node.op, inputs))
 
@@ -479,6 +479,8 @@ def _divisor(step: Step, values: Mapping[str, Value]) -> int:
             return product.num_heads
         case OpStep(op=SpikeMatMul(num_heads=heads)):
             return heads
+        case OpStep(op=SpikeGate(), inputs=inputs):
+            return math.gcd(*(values[name].channels for name in inputs))
         case OpStep(op=Conv2d(groups=groups)) if groups > 1:
             return groups
         case NeuronStep(inputs=(source, *_)) if values[source].layout is Layout.ATTENTION:

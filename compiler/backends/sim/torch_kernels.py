@@ -47,7 +47,7 @@ from resformer.compiler.ir.ops import (
     PromptCubaLIF,
     RecurrentCubaLIF,
     SampleDelay,
-    SpikeAnd,
+    SpikeGate,
     SpikeMatMul,
     SumPool2d,
 )
@@ -107,8 +107,8 @@ class TorchKernels:
                 return functools.partial(self.max_pool, step, op)
             case OpStep(op=SumPool2d() as op):
                 return functools.partial(self.sum_pool, step, op)
-            case OpStep(op=SpikeAnd()):
-                return functools.partial(self.spike_and, step)
+            case OpStep(op=SpikeGate() as op):
+                return functools.partial(self.spike_gate, step, op)
             case OpStep(op=Flatten()):
                 return functools.partial(self.flatten, step)
             case OpStep(name=name, op=op):
@@ -481,12 +481,15 @@ class TorchKernels:
         windows = image.unfold(2, op.kernel_size[0], op.stride[0]).unfold(3, op.kernel_size[1], op.stride[1])
         self._put_image(frame, step, windows.sum(dim=(-2, -1)).to(real_dtype(made)))
 
-    def spike_and(self, step: OpStep, frame: Frame) -> None:
-        """Where all fire."""
-        made, *others = (frame.read(name).view for name in step.inputs)
-        for each in others:
-            made = made & each
-        frame.put(step.name, made)
+    def spike_gate(self, step: OpStep, op: SpikeGate, frame: Frame) -> None:
+        """Where the sum of the inputs exceeds the threshold."""
+        total: Any = 0
+        width = frame.read(step.inputs[0]).width
+        for weight, name in zip(op.weight.tolist(), step.inputs, strict=True):
+            spikes = frame.read(name).view.to(torch.int16)
+            by_position = spikes.reshape(len(spikes), self.plan.samples, *self.plan.values[name].size, -1)
+            total = total + weight * by_position.repeat_interleave(width // spikes.shape[2], dim=4)
+        frame.put(step.name, (total > op.vth).to(torch.uint8).reshape(len(total), -1, width))
 
     def flatten(self, step: OpStep, frame: Frame) -> None:
         """(C, H, W) to (C * H * W,), in that order."""

@@ -18,7 +18,15 @@ import numpy.typing as npt
 from resformer.compiler.export.onnx import require
 from resformer.compiler.export.onnx.model_writer import DOMAIN, ModelWriter, ints
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.primitives import Add, BatchNorm2d, MaxPool2d, SpikeMatMul, collapse
+from resformer.compiler.ir.primitives import (
+    Add,
+    BatchNorm2d,
+    MaxPool2d,
+    SpikeAttention,
+    SpikeGate,
+    SpikeMatMul,
+    collapse,
+)
 from resformer.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -219,6 +227,29 @@ class _Writer(ModelWriter):
             spikes_shape=[0, op.num_heads, rows, math.prod(spikes) // (op.num_heads * rows)],
             output_shape=[0, *node.shape],
         )
+
+    @write.register
+    def _(self, op: SpikeGate, node: Node[nir.NIRNode]) -> None:
+        made, *others = self.spread_inputs(node, self.inputs(node))
+        for index, other in enumerate(others, 1):
+            name = f"{node.name}.gated{index}"
+            if op.kind == "iand":  # of 0 and 1, a - b is positive where only a is 1
+                self.add("Sub", f"{node.name}.less{index}", [made, other])
+                self.add("Relu", name, [f"{node.name}.less{index}"])
+            else:
+                self.add("Mul" if op.kind == "and" else "Max", name, [made, other])
+            made = name
+        self._write("Identity", node, [made])
+
+    @write.register
+    def _(self, op: SpikeAttention, node: Node[nir.NIRNode]) -> None:
+        first, second = self.attention_products(node, self.inputs(node), op.num_heads)
+        self.add("MatMul", f"{node.name}.first", first)
+        self.add("MatMul", f"{node.name}.counts", second)
+        scale = self._real(f"{node.name}.scale", np.array(2.0**-op.shift))
+        self.add("Mul", f"{node.name}.scaled", [f"{node.name}.counts", scale])
+        shape = self.shape_constant(f"{node.name}.shape", (0, *node.shape))
+        self._write("Reshape", node, [f"{node.name}.scaled", shape])
 
     def _write(self, op: str, node: Node[nir.NIRNode], inputs: Sequence[str], **attributes: Any) -> None:
         """Append the ONNX node that bears a graph node's name."""

@@ -44,7 +44,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
-    SpikeAnd,
+    SpikeGate,
     SpikeMatMul,
     SumPool2d,
 )
@@ -325,9 +325,18 @@ class _Writer(ModelWriter):
         )
 
     @write.register
-    def _(self, op: SpikeAnd, node: ProgramNode) -> None:  # noqa: ARG002
-        self.add("Min", f"{node.name}.least", [self._int32(source) for source in node.inputs])
-        self.add_for(node, "Cast", [f"{node.name}.least"], np.uint8, to=_element(np.uint8))
+    def _(self, op: SpikeGate, node: ProgramNode) -> None:
+        values = self.spread_inputs(node, [self._int32(source) for source in node.inputs])
+        total = values[0]
+        if op.weight[0] < 0:
+            total = f"{node.name}.sum0"
+            self.add("Neg", total, values[:1])
+        for index, (weight, value) in enumerate(zip(op.weight[1:], values[1:], strict=True), 1):
+            self.add("Add" if weight > 0 else "Sub", f"{node.name}.sum{index}", [total, value])
+            total = f"{node.name}.sum{index}"
+        threshold = self.constant(f"{node.name}.vth", np.array(op.vth, dtype=np.int32))
+        self.add("Greater", f"{node.name}.fires", [total, threshold])
+        self.add_for(node, "Cast", [f"{node.name}.fires"], np.uint8, to=_element(np.uint8))
         self._narrow.add(node.name)
 
     @write.register

@@ -6,6 +6,7 @@ name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.ops.counts import attention_sizes
 
 if TYPE_CHECKING:
     import onnx
@@ -110,6 +112,49 @@ class ModelWriter:
         axes = range(2, 2 + len(node.shape))
         self.add("Transpose", node.name, [f"{node.name}.by_step"], result, perm=[1, 0, *axes])
         self.describe(result, element, ("N", self.graph.timesteps, *node.shape))
+
+    def spread_inputs(self, node: Node[Any], values: Sequence[str]) -> list[str]:
+        """The values that a gate reads, each of as many channels as the first, so that they broadcast against it."""
+        channels, *_ = node.shape
+        spread = []
+        for index, (value, source) in enumerate(zip(values, node.inputs, strict=True)):
+            given, *size = self.graph[source].shape
+            if given not in (1, channels):  # each of its channels stands for several in turn
+                name = f"{node.name}.spread{index}"
+                each = channels // given
+                for op, step, shape in (
+                    ("Reshape", f"{name}.apart", (0, given, 1, *size)),
+                    ("Expand", f"{name}.repeated", (1, given, each, *size)),
+                    ("Reshape", name, (0, channels, *size)),
+                ):
+                    self.add(op, step, [value, self.shape_constant(f"{step}.shape", shape)])
+                    value = step
+            spread.append(value)
+        return spread
+
+    def attention_products(
+        self, node: Node[Any], values: Sequence[str], heads: int
+    ) -> tuple[tuple[str, str], tuple[str, str]]:
+        """What the products of an attention of counts multiply, the first product having the name ``first``.
+
+        Args:
+            node: Which reads q, k and v.
+            values: Theirs, (T * N, C, H, W).
+            heads: Blocks of channels.
+        """
+        shapes = [self.graph[source].shape for source in node.inputs]
+        made = []
+        for letter, value, (channels, *size) in zip("qkv", values, shapes, strict=True):
+            name = f"{node.name}.{letter}"
+            by_head = self.shape_constant(f"{name}.shape", (0, heads, channels // heads, math.prod(size)))
+            self.add("Reshape", name, [value, by_head])
+            made.append(name)
+        q, k, v = made
+        keys, first = f"{node.name}.keys", f"{node.name}.first"
+        self.add("Transpose", keys, [k], perm=[0, 1, 3, 2])
+        if attention_sizes(shapes, heads).scores_first:
+            return (keys, q), (v, first)
+        return (v, keys), (first, q)
 
     def model(self, functions: Iterable[str]) -> onnx.ModelProto:
         """The checked model of all that was appended, with model-local functions in ONNX's text syntax."""

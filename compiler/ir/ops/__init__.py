@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 from resformer.compiler.ir.ops.attention import SpikeMatMul
 from resformer.compiler.ir.ops.base import Carried, Op, Outcome
+from resformer.compiler.ir.ops.counts import SpikeAttention
 from resformer.compiler.ir.ops.delays import Delay, SampleDelay
 from resformer.compiler.ir.ops.formats import Shapes
-from resformer.compiler.ir.ops.gates import SpikeAnd
+from resformer.compiler.ir.ops.gates import SpikeGate
 from resformer.compiler.ir.ops.multi_spike import MultiSpikeIF
 from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
 from resformer.compiler.ir.ops.prompt import PromptCubaLIF
@@ -36,7 +37,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             CubaLI,
             MultiSpikeIF,
             SampleDelay,
-            SpikeAnd,
+            SpikeGate,
             SpikeMatMul,
             Delay,
             Flatten,
@@ -68,7 +69,8 @@ __all__ = [
     "Relay",
     "SampleDelay",
     "Shapes",
-    "SpikeAnd",
+    "SpikeAttention",
+    "SpikeGate",
     "SpikeMatMul",
     "Spiking",
     "StackedRecurrentCubaLIF",

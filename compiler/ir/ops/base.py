@@ -70,6 +70,8 @@ class Op:
     """Whether it reads only what neurons send, and makes a current of it."""
     counts_operations: ClassVar[bool] = False
     """Whether synaptic operations are counted of it, one for each event of its last input and each target."""
+    counted_inputs: ClassVar[tuple[int, ...]] = (-1,)
+    """The inputs whose events make these operations."""
     events_pass: ClassVar[bool] = False
     """Whether, given spikes or counts of them, it sends on counts or maxima of them."""
     holds_bounds: ClassVar[bool] = False
@@ -220,6 +222,10 @@ class Op:
             InvariantError: It counts none.
         """
         raise InvariantError(f"a {type(self).__name__} counts no operations")
+
+    def operations_of(self, index: int, events: Int64Array, shapes: Shapes) -> Int64Array:  # noqa: ARG002
+        """What ``operations`` counts, of the events of one of ``counted_inputs``, where these are several."""
+        return self.operations(events, shapes)
 
     def connections(self, shapes: Shapes, index_bits: int) -> int | None:  # noqa: ARG002
         """How many pairs of neurons it connects; None if it has no synapses.

@@ -15,34 +15,45 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 
-class SpikeAnd(AbstractProcess):  # type: ignore[misc]
-    """Neurons without memory that fire where as many spikes meet as they have inputs; the in-port sums them.
+class SpikeGate(AbstractProcess):  # type: ignore[misc]
+    """Neurons without memory that fire where the sum of their inputs exceeds a threshold; each in-port sums its own.
 
     Args:
         shape: (W, H, C).
-        inputs: How many there are.
+        other_shape: Of what the second port takes: each of its channels stands for C / m of the first's in turn, a
+            single row or column for all.
+        other_weight: What a spike there adds, where one at the first port adds one.
+        vth: The threshold.
         name: The node's.
     """
 
-    def __init__(self, *, shape: tuple[int, ...], inputs: int, name: str) -> None:
-        super().__init__(shape=shape, inputs=inputs, name=name)
+    def __init__(
+        self, *, shape: tuple[int, ...], other_shape: tuple[int, ...], other_weight: int, vth: int, name: str
+    ) -> None:
+        super().__init__(shape=shape, other_weight=other_weight, vth=vth, name=name)
         self.a_in = InPort(shape=shape)
+        self.b_in = InPort(shape=other_shape)
         self.s_out = OutPort(shape=shape)
 
 
-@implements(proc=SpikeAnd, protocol=LoihiProtocol)
+@implements(proc=SpikeGate, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class PySpikeAndModel(PyLoihiProcessModel):  # type: ignore[misc]
+class PySpikeGateModel(PyLoihiProcessModel):  # type: ignore[misc]
     """A comparison of sums."""
 
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    b_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.inputs: int = proc_params["inputs"]
+        self.channels: int = proc_params["shape"][-1]
+        self.other_weight: int = proc_params["other_weight"]
+        self.vth: int = proc_params["vth"]
 
     def run_spk(self) -> None:
         """One step."""
-        self.s_out.send((self.a_in.recv() == self.inputs).astype(np.int32))
+        total, other = self.a_in.recv(), self.b_in.recv()
+        total = total + self.other_weight * other.repeat(self.channels // other.shape[-1], axis=-1)
+        self.s_out.send((total > self.vth).astype(np.int32))

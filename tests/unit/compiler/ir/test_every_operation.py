@@ -17,7 +17,7 @@ from resformer.compiler.export.onnx.integer_model import _Writer as IntegerWrite
 from resformer.compiler.files.program import read_program, write_program
 from resformer.compiler.ir import float_interpreter, primitives, reference
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import OPERATIONS, Delay, Input, Op, Outcome, Relay, SampleDelay, SpikeAnd
+from resformer.compiler.ir.ops import OPERATIONS, Delay, Input, Op, Outcome, Relay, SampleDelay, SpikeGate
 from resformer.compiler.ir.ops.formats import formats_of
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.shapes import output_shape
@@ -48,7 +48,7 @@ def everything() -> tuple[Program, np.ndarray]:
     again = net.cuba_lif("recurrent", net.conv("to", fired, 4), kernel=(1, 1), spread=(True, False, False))
     wide = net.cuba_lif("wide", net.conv("of", again, 4), kernel=(3, 3), weight_bits=12)
     prompt = net.cuba_lif("prompt", net.conv("upon", wide, 4), soft_reset=True, prompt=True)
-    gate = net.add("gate", SpikeAnd(SPIKE), fired, prompt)
+    gate = net.add("gate", SpikeGate.of("and", 2), fired, prompt)
     counts = net.multi_spike("counts", net.conv("toward", gate, 4))
     li = net.cuba_li("li", net.conv("on", counts, 4))
     held = net.add("held", Relay(GRADED, np.zeros(4, np.int32), 2**20, 6), li)
