@@ -276,7 +276,7 @@ def _module_layers(
         if not _is_exact_mean(area):
             bias = bias + TIE_SHIFT * settled[node.name]
         bias = bias * (factor / area).reshape(-1) * float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
-        weight = weight[:, :, *inside(folded[node.name].op)]
+        weight = weight[(..., *inside(folded[node.name].op))]
         columns = columns_of(node.name)
         if columns is not None and f"{columns[0]}.weight" in state:
             shape = tuple(state[f"{columns[0]}.weight"].shape)

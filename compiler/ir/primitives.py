@@ -285,7 +285,7 @@ SCALED_BY, UNIT = "scaled_by", "unit"
 """In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""
 
 BIAS_SHARES = "bias_shares"
-"""In a layer's metadata: into how many its biases were divided, since its module adds it to a sum over so many steps."""
+"""In a layer's metadata: into how many its biases were divided, as its module adds it to a sum over so many steps."""
 
 CONCATENATED = "concatenated"
 """In the metadata of a sum that stands for values side by side, and of each layer that puts one there: its first

@@ -385,7 +385,7 @@ def differing_weights(
             continue
         real = real_weight(program, layer) * factors.get(layer, 1)
         if layer in kernels:
-            real = real[:, :, *kernels[layer]]
+            real = real[(..., *kernels[layer])]
         differ = real != weight.reshape(real.shape)
         counts[layer] = (differ.size, int(np.count_nonzero(differ)))
     return counts

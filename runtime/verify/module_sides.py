@@ -54,7 +54,9 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
             name: weight_factor(compilation.quantized, compilation.folded, imported, name) for name in layers
         },
         kernels={
-            name: inside(compilation.folded[name].op) for name in layers if INSIDE in compilation.folded[name].op.metadata
+            name: inside(compilation.folded[name].op)
+            for name in layers
+            if INSIDE in compilation.folded[name].op.metadata
         },
     )
 
@@ -88,6 +90,7 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         layouts=source.traced.layouts,
         shapes={name: source.traced.graph[name].shape for name in source.traced.layouts},
         over_time=source.traced.over_time,
+        stepwise=source.traced.stepwise,
         vectors="input.flatten" in source.traced.graph,
     )
 

@@ -103,12 +103,13 @@ class ModuleNetwork(TorchNetwork):
         names: The populations that its output depends on.
         timesteps: T.
         repeats: Whether it repeats samples over time itself; else it is given (T, N, ...).
-        over_time: By which factor what it returns, (N, classes), is its logits' mean over time; None: it returns those of
-            each step.
+        over_time: By which factor what it returns, (N, classes), is its logits' mean over time; None: it returns
+            those of each step.
         vectors: Whether a sample is a vector to it, where the program has (F, 1, 1).
         samples_first: Whether it is given (N, T, ...) instead, and transposes that itself.
         layouts: For each population whose values it has in another order than the program: how they lie.
         shapes: For each of these, the shape that the program has them in.
+        stepwise: The populations that its code steps one by one.
     """
 
     source = "module"
@@ -125,6 +126,7 @@ class ModuleNetwork(TorchNetwork):
         samples_first: bool = False,
         layouts: Mapping[str, Layout] = MappingProxyType({}),
         shapes: Mapping[str, Shape] = MappingProxyType({}),
+        stepwise: Collection[str] = (),
     ) -> None:
         super().__init__(model)
         self.neurons = {name: node for name, node in self.neurons.items() if name in names}
@@ -135,6 +137,7 @@ class ModuleNetwork(TorchNetwork):
         self.samples_first = samples_first
         self.layouts = layouts
         self.shapes = shapes
+        self.stepwise = stepwise
 
     def copy(self) -> ModuleNetwork:
         """Another one like it."""
@@ -152,12 +155,20 @@ class ModuleNetwork(TorchNetwork):
             samples_first=self.samples_first,
             layouts=self.layouts,
             shapes=self.shapes,
+            stepwise=self.stepwise,
         )
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
         """What ``forward`` returns of samples, each population's spikes told in the program's order."""
 
+        gathered: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in self.stepwise}
+
         def arranged(name: str, *values: torch.Tensor) -> None:
+            if name in gathered:
+                gathered[name].append(values)
+                if len(gathered[name]) < self.timesteps:
+                    return
+                values = tuple(torch.stack(each) for each in zip(*gathered[name], strict=True))
             if name in self.layouts:
                 values = tuple(self.layouts[name].arrange(value, self.shapes[name]) for value in values)
             observe(name, *values)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from resformer.compiler.frontend.module.layout import TIME, Atom, Layout, atoms, whole
+from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either, sends, union
+from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Layout, atoms, whole
 from resformer.compiler.frontend.module.neurons import average_pool, batch_norm, float64, linear, neurons, pair
 from resformer.compiler.frontend.module.products import divided, multiplied, named_product, product
 from resformer.compiler.frontend.module.rows import whole_of
@@ -40,6 +41,7 @@ from resformer.compiler.ir.primitives import (
     Add,
     BatchNorm2d,
     MaxPool2d,
+    SampleDelay,
     with_weight,
 )
 from resformer.errors import UnsupportedError
@@ -115,7 +117,7 @@ def _at_each_step(value: Value, op: WeighedT) -> WeighedT:
         return replace(op, bias=op.bias / shares, running_mean=op.running_mean / shares)
     made = with_weight(op, weight=op.weight, bias=op.bias / shares)
     made.metadata[BIAS_SHARES] = shares
-    return made
+    return made  # type: ignore[return-value]
 
 
 def _convolution_of_taps(
@@ -217,10 +219,28 @@ def _padded(
 
 
 def _concatenated(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0) -> Value:
-    """Channels side by side: each part put in its place by a layer, and their sum; convolutions behind take it apart."""
+    """Channels side by side: a sum of parts, each put in its place by a layer; convolutions behind take it apart."""
     values = [tracing.value(node, each) for each in parts]
     first = values[0]
     axis = dim % len(first.layout.axes)
+    if first.steps is not None and first.layout.axes[axis] == () and len({each.node for each in values}) == 1:
+        stacked = [replace(each, layout=each.layout.without([axis])) for each in values]
+        for part, each in zip(parts, stacked, strict=True):
+            tracing.values[part] = each
+        return _stacked(tracing, node, parts, axis)
+    steps = first.steps
+    values, first = [replace(each, steps=None) for each in values], replace(first, steps=None)
+    if any(tracing.value(node, each).steps != steps for each in parts):
+        raise tracing.refusal(node, "puts values of several steps side by side", "concatenate values of one step")
+    if not first.layout.has(TIME):
+        key = "cat", tuple((each.node, each.layout) for each in values), axis
+        return replace(tracing.once(key, lambda: _side_by_side(tracing, node, values, axis)), steps=steps)
+    return _side_by_side(tracing, node, values, axis)
+
+
+def _side_by_side(tracing: Tracing, node: fx.Node, values: list[Value], axis: int) -> Value:
+    """Channels of values of one step, or of all."""
+    first = values[0]
     for each in values:
         alike = each.layout.without([axis]) == first.layout.without([axis]) and each.over_time == first.over_time
         own = (whole(each.shape, (0,)), ()) if each.shape[0] == 1 else (whole(each.shape, (0,)),)
@@ -320,8 +340,9 @@ def _max_pool(
     value = tracing.plain(node, x, *IMAGES)
     size, step, around = pair(kernel), pair(stride or kernel), pair(padding)
     if pair(dilation) != (1, 1):
-        raise tracing.refusal(node, "has dilated windows", "use plain windows")
-    _check_whole(tracing, node, value, (size, step, around), ceil_mode=ceil_mode)
+        raise tracing.refusal(node, "has windows beyond the image, or dilated ones", "use plain windows")
+    if ceil_mode:
+        _check_whole(tracing, node, value, (size, step, around))
     pool = MaxPool2d(kernel_size=np.array(size), stride=np.array(step), padding=np.array(around))
     joined = tracing.draft.nodes[value.node]
     if CONCATENATED in joined.op.metadata:
@@ -337,7 +358,7 @@ def _check_whole(
     value: Value,
     window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
     *,
-    ceil_mode: bool,
+    divides: bool = False,
 ) -> None:
     """See that rounding up the number of windows adds none.
 
@@ -346,10 +367,11 @@ def _check_whole(
     """
     for size, step, around, have in zip(*window, value.shape[1:], strict=True):
         rest = (have + 2 * around - size) % step
-        if ceil_mode and rest and (have + 2 * around - size) // step * step + step < have + around:
+        if rest and (have + 2 * around - size) // step * step + step < have + around:
+            problem = "divides by something other than its window's area" if divides else "has windows beyond the image"
             raise tracing.refusal(
                 node,
-                f"ceil_mode adds a window that reaches beyond the {have} rows or columns",
+                f"{problem}: ceil_mode adds one that ends behind its {have} rows or columns",
                 "leave ceil_mode out, or give it an image whose size the windows fit",
             )
 
@@ -367,11 +389,12 @@ def _average_pool(
 ) -> Value:
     value = tracing.plain(node, x, *IMAGES)
     size, around = pair(kernel), pair(padding)
-    _check_whole(tracing, node, value, (size, pair(stride or kernel), around), ceil_mode=ceil_mode)
     if divisor not in (None, math.prod(size)) or (any(around) and not count_include_pad):
         raise tracing.refusal(
             node, "divides by something other than its window's area", "use the plain average of whole windows"
         )
+    if ceil_mode:
+        _check_whole(tracing, node, value, (size, pair(stride or kernel), around), divides=True)
     return _pooled(tracing, node, value, average_pool(size, pair(stride or kernel), around))
 
 
@@ -421,7 +444,7 @@ def _reduced(
     """A mean over steps, or a pool of all pixels, or both, as nodes of each step."""
     value = tracing.value(node, x)
     layout = value.layout
-    over = sorted(each % len(layout.axes) for each in (range(len(layout.axes)) if not dims else dims))
+    over = sorted(each % len(layout.axes) for each in (dims or range(len(layout.axes))))
     steps = [each for each in over if layout.axes[each] == (_time(tracing),)]
     if steps and value.over_time is None:
         value = replace(value, layout=layout.without(steps, keepdim=keepdim), over_time=1.0)
@@ -440,7 +463,7 @@ def _reduced(
         return replace(value, node=name, shape=tracing.draft.shape(name), layout=pooled, made_by=made_by)
     raise tracing.refusal(
         node,
-        f"reduces axes {over} of {value.named_axes}",
+        f"{'averages' if pool is nir.AvgPool2d else 'sums'} axes {over} of {value.named_axes}",
         "average or sum over all pixels, or over time behind all neurons",
     )
 
@@ -454,6 +477,8 @@ def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float 
     if x in tracing.constants or y in tracing.constants or not (isinstance(x, fx.Node) and isinstance(y, fx.Node)):
         return _shifted(tracing, node, *((x, y) if x in tracing.values else (y, x)), alpha=alpha)
     left, right = tracing.value(node, x), tracing.value(node, y)
+    if left.steps != right.steps and left.over_time is right.over_time is None:
+        return _sum_of_steps(tracing, node, left, right, alpha=alpha)
     if left.over_time != right.over_time:
         raise tracing.refusal(
             node,
@@ -462,6 +487,8 @@ def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float 
         )
     if alpha == 1 and (left.layout, left.shape) != (right.layout, right.shape) and left.axes is right.axes is not None:
         left, right = tracing.as_plain(node, left), tracing.as_plain(node, right)
+    if alpha == -1:
+        return _difference(tracing, node, x, y)
     if alpha != 1 or (left.layout, left.shape) != (right.layout, right.shape):
         raise tracing.refusal(
             node,
@@ -469,7 +496,36 @@ def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float 
             + (f" times {alpha}" if alpha != 1 else ""),
             "add values of one shape, as they are",
         )
-    return tracing.elementwise(node, tracing.name(node), Add(), left, right)
+    key = "add", left.node, left.layout, right.node, right.layout, left.over_time
+    if left.layout.has(TIME):
+        return tracing.elementwise(node, tracing.name(node), Add(), left, right)
+    steps, one, other = left.steps, replace(left, steps=None), replace(right, steps=None)
+    made = tracing.once(key, lambda: tracing.elementwise(node, tracing.name(node), Add(), one, other))
+    return replace(made, steps=steps)
+
+
+def _sum_of_steps(tracing: Tracing, node: fx.Node, left: Value, right: Value, *, alpha: float) -> Value:
+    """What a loop over time adds up of its steps; or a value of one step and one that is the same at all."""
+    if left.steps is None or right.steps is None:
+        steps = left.steps or right.steps
+        one, other = replace(left, steps=None), replace(right, steps=None)
+        key = "add", one.node, one.layout, other.node, other.layout
+        if (one.layout, one.shape) != (other.layout, other.shape) or alpha != 1:
+            raise tracing.refusal(
+                node,
+                f"adds {left.named_axes} and {right.named_axes} of one step",
+                "add values of one shape, as they are",
+            )
+        found = tracing.once(key, lambda: tracing.elementwise(node, tracing.name(node), Add(), one, other))
+        return replace(found, steps=steps)
+    alike = (left.node, left.layout) == (right.node, right.layout)
+    if not alike or alpha != 1 or set(left.steps) & set(right.steps):
+        raise tracing.refusal(
+            node,
+            f"adds {left.node} of steps {sorted(left.steps)} to {right.node} of steps {sorted(right.steps)}",
+            "let neurons carry what the code takes from one step to the next, and sum what one layer makes of all",
+        )
+    return replace(left, steps=(*left.steps, *right.steps))
 
 
 def _shifted(tracing: Tracing, node: fx.Node, x: object, constant: object, *, alpha: float) -> Value:
@@ -495,6 +551,10 @@ def _difference(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha:
     """A sum with the second operand's negative."""
     if not isinstance(y, fx.Node) or y in tracing.constants:
         return _shifted(tracing, node, x, y, alpha=-alpha)
+    if alpha == 1 and x in tracing.values:
+        joined = union(tracing, node, tracing.value(node, x), tracing.value(node, y))
+        if joined is not None:
+            return joined
     second = multiplied(tracing, node, y, -float(alpha))
     if x not in tracing.values:
         tracing.values[node] = second
@@ -502,7 +562,9 @@ def _difference(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha:
     first = tracing.value(node, x)
     if (first.layout, first.shape, first.over_time) != (second.layout, second.shape, second.over_time):
         raise tracing.refusal(
-            node, f"takes {second.named_axes} of {second.shape} from {first.named_axes} of {first.shape}", "use one shape"
+            node,
+            f"takes {second.named_axes} of {second.shape} from {first.named_axes} of {first.shape}",
+            "use one shape",
         )
     return tracing.elementwise(node, tracing.name(node), Add(), first, second)
 
@@ -532,6 +594,8 @@ def _fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
     population = tracing.module.get_submodule(name)
     multi_step = "use step mode 'm' (functional.set_step_mode(net, 'm'))"
     first = value.layout.axes[:1]
+    if population.step_mode == "s" and not value.layout.has(TIME) and value.layout.axes[:1] == ((_samples(),),):
+        return _fire_once(tracing, node, value, name)
     if not value.layout.has(TIME):
         raise tracing.refusal(
             node,
@@ -551,13 +615,67 @@ def _fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
     value = whole_of(tracing, node, value)
     if population.step_mode != "m":
         raise tracing.refusal(node, f"neurons in step mode {population.step_mode!r} take T steps as one", multi_step)
+    return _population(tracing, node, value, name)
+
+
+def _population(tracing: Tracing, node: fx.Node, value: Value, name: str) -> Value:
+    """Write a population."""
     try:
-        op = neurons(name, population, value.shape)
+        op = neurons(name, tracing.module.get_submodule(name), value.shape)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error} ({user_line(node)})") from error
     if not value.layout.in_order:
-        tracing.layouts[name] = value.layout
+        own = value.layout.axes
+        timed = value.layout.has(TIME)
+        tracing.layouts[name] = value.layout if timed else replace(value.layout, axes=((Atom(TIME, 0),), *own))
     return tracing.elementwise(node, name, op, value)
+
+
+def _fire_once(tracing: Tracing, node: fx.Node, value: Value, name: str) -> Value:
+    """One step of neurons that a loop over time calls: the node of all steps, made at the first."""
+    value = whole_of(tracing, node, value)
+    calls = tracing.called.setdefault(name, [])
+    step = len(calls)
+    if value.steps not in (None, (step,)):
+        shown = ", ".join(map(str, value.steps or ()))
+        raise tracing.refusal(
+            node,
+            f"is given step {shown} when it runs for the {step + 1}. time",
+            "let the loop take the steps in order, each once, and every population run once in each",
+        )
+    if calls and (calls[0].node, calls[0].layout) != (value.node, value.layout):
+        raise tracing.refusal(
+            node,
+            f"is given {value.node} at step {step} and {calls[0].node} at the first",
+            "let the loop do the same at every step, or give each use neurons of its own",
+        )
+    calls.append(value)
+    if step == 0:
+        _population(tracing, node, replace(value, steps=None), name)
+    return replace(value, node=name, steps=(step,))
+
+
+def _delayed(tracing: Tracing, node: fx.Node, x: object, name: str, steps: int) -> Value:
+    """What neurons send, some steps later."""
+    value = tracing.stepwise(node, x)
+    if not value.layout.has(TIME):
+        raise tracing.refusal(
+            node,
+            f"{name}: delays {value.named_axes}, which has no axis of time",
+            "use step mode 'm' (functional.set_step_mode(net, 'm')) and give it (T, N, ...)",
+        )
+    if not sends(tracing, value.node):
+        raise tracing.refusal(
+            node,
+            f"{name}: delays what {value.node} makes, a current",
+            "on Loihi what neurons send can wait, so put the delay behind neurons or the input",
+        )
+    return tracing.elementwise(node, name, SampleDelay(np.full(value.shape, steps, dtype=np.int64)), value)
+
+
+def _samples() -> Atom:
+    """All samples."""
+    return Atom(BATCH, TRACED_BATCH)
 
 
 def _count_votes(tracing: Tracing, node: fx.Node, x: object, name: str, size: int) -> Value:
@@ -629,6 +747,9 @@ def _part(tracing: Tracing, node: fx.Node, value: Value, dim: int, first: int, l
     index = dim % len(value.layout.axes)
     if (first, last) == (0, value.layout.sizes[index]):
         return value
+    if value.layout.axes[index] == (_time(tracing),) and last - first == 1 and value.over_time is None:
+        left = (*value.layout.axes[:index], (), *value.layout.axes[index + 1 :])
+        return replace(value, layout=replace(value.layout, axes=left), steps=(first,))
     layout = value.layout.cut(index, first, last) if last > first else None
     if layout is None:
         raise tracing.refusal(
@@ -642,6 +763,12 @@ def _part(tracing: Tracing, node: fx.Node, value: Value, dim: int, first: int, l
 def _selected(tracing: Tracing, node: fx.Node, x: object, dim: int, index: int) -> Value:
     value = tracing.value(node, x)
     at = index % value.layout.sizes[dim]
+    if value.layout.axes[dim] == (_time(tracing),) and value.over_time is None:
+        return replace(value, layout=value.layout.without([dim % len(value.layout.axes)]), steps=(at,))
+    first = value.layout.axes[:2] == ((_time(tracing),), (_samples(),))
+    if first and value.layout.axes[dim] == (_samples(),) and value.node in (tracing.draft.input, "input.flatten"):
+        refusal = tracing.refusal(node, "takes a sample of (T, N, ...)", "give it (N, T, ...), or select steps")
+        raise SamplesFirstError(str(refusal))
     if value.layout.sizes[dim] == 1 and value.layout.axes[dim]:
         raise tracing.refusal(node, "no lowering for select of a step or a sample", "keep time and samples whole")
     part = _part(tracing, node, value, dim, at, at + 1, "select")
@@ -697,16 +824,22 @@ def _repeated(tracing: Tracing, node: fx.Node, x: object, sizes: list[int], **_m
 
 
 def _stacked(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0) -> Value:
-    """One value, once for each step."""
-    value = tracing.plain(node, parts[0], Axes.STATIC)
-    if dim != 0 or any(part is not parts[0] for part in parts):
+    """One value, once for each step; or what a loop over time made at each, in order."""
+    values = [tracing.value(node, each) for each in parts]
+    value = values[0]
+    steps = [each.steps for each in values]
+    same = all((each.node, each.layout, each.over_time) == (value.node, value.layout, None) for each in values)
+    repeated = all(each is None for each in steps) and not value.layout.has(TIME)
+    if not same or not (repeated or steps == [(step,) for step in range(len(steps))]):
         raise tracing.refusal(
             node,
-            "stacks what several steps made",
-            "use step mode 'm' (functional.set_step_mode(net, 'm')) rather than a loop over time",
+            "stacks values that are no steps of one, in order",
+            "stack what one layer makes of each step; to put channels side by side, use torch.cat",
         )
     tracing.timesteps = same_steps(tracing.timesteps, len(parts))
-    return replace(value, layout=Layout(((_time(tracing),), *value.layout.axes)))
+    place = dim % (len(value.layout.axes) + 1)
+    axes = (*value.layout.axes[:place], (_time(tracing),), *value.layout.axes[place:])
+    return replace(value, layout=replace(value.layout, axes=axes), steps=None)
 
 
 def _dropped(tracing: Tracing, node: fx.Node, x: object, p: float, train: bool) -> Value:
@@ -735,6 +868,13 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.sub_.Tensor": _in_place(_difference),
         **dict.fromkeys(("aten.rsub.Scalar", "aten.rsub.Tensor"), _taken_from),
         "aten.neg.default": _negative,
+        **dict.fromkeys(("aten.maximum.default", "aten.max.other", "aten.logical_or.default"), either),
+        **dict.fromkeys(("aten.bitwise_or.Tensor", "aten.__or__.Tensor"), either),
+        **dict.fromkeys(("aten.minimum.default", "aten.min.other", "aten.logical_and.default"), both),
+        **dict.fromkeys(("aten.bitwise_and.Tensor", "aten.__and__.Tensor"), both),
+        **dict.fromkeys(("aten.logical_not.default", "aten.bitwise_not.default"), complement),
+        **dict.fromkeys(("aten.clamp.default", "aten.clip.default"), at_most_one),
+        "aten.clamp_max.default": lambda tracing, node, x, most: at_most_one(tracing, node, x, None, most),
         "aten.conv2d.padding": _padded_convolution,
         "resformer.neurons.default": _fire,
         "resformer.vote.default": _count_votes,
@@ -780,8 +920,19 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.expand.default": _repeated,
         "aten.stack.default": _stacked,
         "aten.dropout.default": _dropped,
+        "resformer.delay.default": _delayed,
         **dict.fromkeys(
-            ("aten.clone.default", "aten.contiguous.default", "aten.detach.default", "aten.alias.default"), _same
+            (
+                "aten.to.dtype",
+                "aten._to_copy.default",
+                "aten.to.other",
+                "aten.to.device",
+                "aten.clone.default",
+                "aten.contiguous.default",
+                "aten.detach.default",
+                "aten.alias.default",
+            ),
+            _same,
         ),
     }
 )

@@ -10,6 +10,7 @@ import nir
 import torch
 from torch import fx
 
+from resformer.compiler.frontend.module.gates import both
 from resformer.compiler.frontend.module.layout import Atom, Axis, Layout, atoms, whole
 from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.values import Tracing, Value
@@ -162,11 +163,9 @@ def _part_of(y: Value, heads: int, per_head: int) -> str | None:
 
 
 def multiplied(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
-    """By a constant, which scales a product."""
+    """By a constant, which scales; or spikes by spikes."""
     if y in tracing.values and x in tracing.values:
-        raise tracing.refusal(
-            node, "no lowering for mul of two values of the network", "the compiler knows sums, and matrix products"
-        )
+        return both(tracing, node, x, y)
     given, constant = (x, y) if x in tracing.values else (y, x)
     return _scaled(tracing, node, tracing.value(node, given), tracing.constants.value(constant), constant)
 

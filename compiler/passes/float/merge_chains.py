@@ -118,7 +118,11 @@ class _Merge:
             return []
         for name in source.inputs:
             place = self.made[name]
-            if place.inputs[0] not in self.messages or isinstance(self.made[place.inputs[0]].op, POOLS):
+            if (
+                CONCATENATED not in place.op.metadata
+                or place.inputs[0] not in self.messages
+                or isinstance(self.made[place.inputs[0]].op, POOLS)
+            ):
                 return []
             parts.append((place.inputs[0], int(place.op.metadata[CONCATENATED])))
         return parts
@@ -239,9 +243,7 @@ class _Merge:
             return not self._stays_pool(node)
         return math.prod(node.shape[1:]) > 1 or isinstance(self.made[node.inputs[0]].op, POOLS)
 
-    def _write(
-        self, node: Node[nir.NIRNode], parts: list[tuple[str, nir.NIRNode, Shape]], layers: list[str]
-    ) -> None:
+    def _write(self, node: Node[nir.NIRNode], parts: list[tuple[str, nir.NIRNode, Shape]], layers: list[str]) -> None:
         """Write a sum of layers in place of a node."""
         del self.made[node.name]
         names = []
@@ -286,7 +288,7 @@ def _affine(node: Node[nir.NIRNode]) -> tuple[Float64Array, Float64Array]:
 
 
 def _back(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) -> tuple[Float64Array, Float64Array]:
-    """Rows that weigh what a layer makes, as rows that weigh what it reads, (F, size); and what its biases add, (F,)."""
+    """Rows that weigh what a layer makes, as rows that weigh what it reads, and what its biases add, (F,)."""
     if isinstance(node.op, nir.Linear | nir.Affine):
         weight, bias = _affine(node)
         return rows @ weight, rows @ bias
@@ -299,8 +301,8 @@ def _back(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) -> tuple[Fl
         - ((node.shape[1 + axis] - 1) * layer.stride[axis] + layer.weight.shape[2 + axis])
         for axis in range(2)
     )
-    weight = torch.from_numpy(np.ascontiguousarray(layer.weight))
-    spread = F.conv_transpose2d(maps, weight, None, layer.stride, layer.padding, left, layer.groups)
+    kernel = torch.from_numpy(np.ascontiguousarray(layer.weight))
+    spread = F.conv_transpose2d(maps, kernel, None, layer.stride, layer.padding, left, layer.groups)
     offset: Float64Array = maps.sum((2, 3)).numpy() @ layer.bias
     return spread.reshape(len(rows), -1).numpy(), offset
 
@@ -314,5 +316,3 @@ def _needed(made: Mapping[str, Node[nir.NIRNode]], graph: Graph[nir.NIRNode]) ->
             wanted.add(name)
             stack.extend(made[name].inputs)
     return topological_order({name: node for name, node in made.items() if name in wanted})
-
-

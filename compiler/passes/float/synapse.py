@@ -49,11 +49,13 @@ class Synapse:
 
     @property
     def window(self) -> Window:
+        """What each of its targets reads."""
         rows, columns = self.weight.shape[2:]
         return Window((rows, columns), self.stride, self.padding)
 
     @property
     def shape(self) -> Shape:
+        """The shape of what it makes, (C_out, H, W)."""
         return output_shape(self.op(), [(self.weight.shape[1] * self.groups, *self.size)])
 
     def op(self) -> nir.Conv2d:
