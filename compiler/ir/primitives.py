@@ -252,6 +252,29 @@ class SpikeAttention(nir.NIRNode):
 ATTENTION_SHIFT_MAX = 16
 """The largest ``shift`` of a :class:`SpikeAttention`."""
 
+@dataclass(eq=False)
+class AdaptiveAvgPool2d(nir.NIRNode):
+    """Averages over windows of several sizes, as PyTorch's of that name chooses them for an image of ``size``.
+
+    The frontend of modules makes it; ``merge_chains`` makes it part of the linear layer that reads it.
+    """
+
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        self.size = pair(self.size)
+        self.input_type, self.output_type = _untyped()
+
+    def shares(self, axis: int, have: int) -> Float64Array:
+        """What each row (axis 0) or column of the result is of those of the source, (size, have)."""
+        want = self.size[axis]
+        shares = np.zeros((want, have))
+        for index in range(want):
+            first, last = index * have // want, -(-(index + 1) * have // want)
+            shares[index, first:last] = 1.0 / (last - first)
+        return shares
+
+
 EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     BatchNorm2d,
     MaxPool2d,

@@ -38,6 +38,7 @@ from resformer.compiler.ir.primitives import (
     CONCATENATED,
     FIXED,
     HELD_BIAS,
+    AdaptiveAvgPool2d,
     Add,
     BatchNorm2d,
     MaxPool2d,
@@ -402,9 +403,7 @@ def _adaptive_average_pool(tracing: Tracing, node: fx.Node, x: object, size: obj
     value = tracing.plain(node, x, *IMAGES)
     wanted = pair(size)
     if any(have % want for have, want in zip(value.shape[1:], wanted, strict=True)):
-        raise tracing.refusal(
-            node, f"averages {value.shape[1:]} to {wanted} by windows of several sizes", "choose a size that divides"
-        )
+        return _made(tracing, value, tracing.draft.add(tracing.name(node), AdaptiveAvgPool2d(wanted), value.node))
     window = (value.shape[1] // wanted[0], value.shape[2] // wanted[1])
     return _pooled(tracing, node, value, average_pool(window, window))
 

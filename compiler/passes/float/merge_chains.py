@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node, topological_order
 from resformer.compiler.ir.messages import message_names, names_before_neurons
-from resformer.compiler.ir.primitives import CONCATENATED, MERGED, Add, columns_name, pair, window_of, with_weight
+from resformer.compiler.ir.primitives import CONCATENATED, MERGED, AdaptiveAvgPool2d, Add, columns_name, pair, window_of, with_weight
 from resformer.compiler.passes.float.synapse import Synapse, after, per_channel, undilated
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
 
 POOLS = (nir.AvgPool2d, nir.SumPool2d)
+WINDOWED = (*POOLS, AdaptiveAvgPool2d)
 LAYERS = (nir.Conv2d, nir.Linear, nir.Affine)
 
 
@@ -41,7 +42,15 @@ def merge_chains(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     merge = _Merge(graph)
     for node in graph:
         merge.take(node)
-    return replace(graph, nodes=_needed(merge.made, graph))
+    nodes = _needed(merge.made, graph)
+    for node in nodes:
+        if isinstance(node.op, AdaptiveAvgPool2d):
+            source = merge.made[node.inputs[0]].shape[1:]
+            raise UnsupportedError(
+                f"{node.name}: averages {source} to {node.op.size} by windows of several sizes, for what is no linear "
+                "layer; choose a size that divides"
+            )
+    return replace(graph, nodes=nodes)
 
 
 class _Merge:
@@ -95,7 +104,7 @@ class _Merge:
         """Whether a current is made of messages by layers, pools and sums alone."""
         if node.name in self.messages:
             return True
-        if isinstance(node.op, (*LAYERS, *POOLS, nir.Flatten, Add)):
+        if isinstance(node.op, (*LAYERS, *WINDOWED, nir.Flatten, Add)):
             return all(self._is_linear(self.made[each]) for each in node.inputs)
         return False
 
@@ -184,7 +193,7 @@ class _Merge:
                 found += parts
                 layers += names
             return found, layers
-        if not isinstance(node.op, (*LAYERS, *POOLS)):
+        if not isinstance(node.op, (*LAYERS, *WINDOWED)):
             raise UnsupportedError(
                 f"{node.name}: a layer reads what a {type(node.op).__name__} makes without neurons between; put "
                 "neurons between them"
@@ -210,15 +219,18 @@ class _Merge:
         if not isinstance(node.op, nir.Output):
             return
         chain = [self.made[node.inputs[0]]]
-        while isinstance(chain[0].op, (*LAYERS, *POOLS, nir.Flatten)):
+        while isinstance(chain[0].op, (*LAYERS, *WINDOWED, nir.Flatten)):
             chain.insert(0, self.made[chain[0].inputs[0]])
-        pools = [each for each in chain if isinstance(each.op, POOLS)]
+        pools = [each for each in chain if isinstance(each.op, WINDOWED)]
         if not pools or not self._needs_one_layer(chain, pools):
             return
         last = chain[-1]
         rows, bias = np.eye(math.prod(last.shape)), np.zeros(math.prod(last.shape))
         parts, layers = self._matrices(rows, last.name)
         bias = bias + parts[0][2]
+        if len(parts) > 1:
+            self._join_readout(node, parts, bias + sum(added for _, _, added in parts[1:]), layers)
+            return
         ((source, weight, _),) = parts
         own = [each for each in chain if each.name in layers and isinstance(each.op, LAYERS)]
         alone = len(layers) == 1 and len(own) == 1 and (math.prod(self.made[source].shape[1:]) == 1)
@@ -230,12 +242,30 @@ class _Merge:
         self.made[name] = Node(name, op, (flat,), (len(weight),))
         self.made[node.name] = replace(node, inputs=(name,))
 
+    def _join_readout(
+        self,
+        node: Node[nir.NIRNode],
+        parts: list[tuple[str, Float64Array, Float64Array]],
+        bias: Float64Array,
+        layers: list[str],
+    ) -> None:
+        """Write a readout of several messages as the sum of a linear layer of each."""
+        names = []
+        for index, (source, rows, _) in enumerate(parts):
+            names.append(f"{node.inputs[0]}.merged{index or ''}")
+            op = nir.Affine(rows, 0 * bias if index else bias, metadata={MERGED: ", ".join(layers)})
+            self.made[names[-1]] = Node(names[-1], op, (self._flat(source),), (len(bias),))
+        total = f"{node.inputs[0]}.sum"
+        self.made[total] = Node(total, Add(), tuple(names), (len(bias),))
+        self.made[node.name] = replace(node, inputs=(total,))
+
     def _needs_one_layer(self, chain: list[Node[nir.NIRNode]], pools: list[Node[nir.NIRNode]]) -> bool:
         """Whether a readout is something else than a pool without padding, flattened, and a linear layer."""
         behind = chain[chain.index(pools[0]) + 1 :]
         kinds = [type(each.op) for each in behind]
         plain = kinds in ([nir.Flatten], [nir.Flatten, nir.Linear], [nir.Flatten, nir.Affine])
-        return not plain or bool(np.any(getattr(pools[0].op, "padding", 0)))
+        plain = plain and not isinstance(pools[0].op, AdaptiveAvgPool2d)
+        return not plain or CONCATENATED in chain[0].op.metadata or bool(np.any(getattr(pools[0].op, "padding", 0)))
 
     def _is_merged_pool(self, node: Node[nir.NIRNode]) -> bool:
         """Whether a pool is to be part of what reads it: behind all neurons, one of all pixels of spikes stays."""
@@ -292,6 +322,18 @@ def _back(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) -> tuple[Fl
     if isinstance(node.op, nir.Linear | nir.Affine):
         weight, bias = _affine(node)
         return rows @ weight, rows @ bias
+    if isinstance(node.op, AdaptiveAvgPool2d):
+        down, right = (node.op.shares(axis, shape[1 + axis]) for axis in range(2))
+        maps = rows.reshape(len(rows), *node.shape)
+        spread = np.einsum("fcij,ih,jw->fchw", maps, down, right, optimize=True)
+        return spread.reshape(len(rows), -1), np.zeros(len(rows))
+    return _back_of_windows(rows, node, shape)
+
+
+def _back_of_windows(
+    rows: Float64Array, node: Node[nir.NIRNode], shape: Shape
+) -> tuple[Float64Array, Float64Array]:
+    """The same of a convolution or a pool."""
     layer = _synapse(node, shape)
     maps = torch.from_numpy(rows.reshape(len(rows), *node.shape))
     # what is left over at the far sides, where strides do not reach
