@@ -32,9 +32,11 @@ from resformer.compiler.passes.float.fold_attention_scale import fold_attention_
 from resformer.compiler.passes.float.fold_average_pool import fold_average_pool
 from resformer.compiler.passes.float.fold_batchnorm import fold_batchnorm
 from resformer.compiler.passes.float.fold_input_gain import fold_input_gain
+from resformer.compiler.passes.float.merge_chains import merge_chains
 from resformer.compiler.passes.float.merge_synapses import merge_synapses
 from resformer.compiler.passes.float.split_attention_projection import split_attention_projection
 from resformer.compiler.passes.float.sum_pools import sum_pools
+from resformer.compiler.passes.float.weigh_factors import weigh_factors
 from resformer.compiler.passes.float.weigh_spikes import weigh_spikes
 from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
@@ -274,7 +276,7 @@ class Compilation:
     def network(self) -> Graph[nir.NIRNode]:
         """The float graph that goes to others: of a module its own layers, batch normalisations folded."""
         module = self.source.module
-        return self.folded if module is None else fold_batchnorm(module.traced.graph)
+        return self.folded if module is None else merge_chains(fold_batchnorm(weigh_factors(module.traced.graph)))
 
 
 def _import_nir(path: Path, options: CompileOptions) -> Imported:
@@ -513,8 +515,10 @@ MODULE: Route[ModuleInput] = Route(
     "module",
     _import_module,
     (
-        convolve_linear,
+        weigh_factors,
         fold_batchnorm,
+        merge_chains,
+        convolve_linear,
         split_attention_projection,
         fold_attention_scale,
         fold_input_gain,

@@ -38,7 +38,10 @@ from resformer.compiler.ir.ops import (
     SumPool2d,
 )
 from resformer.compiler.ir.primitives import (
+    BIAS_SHARES,
+    FIXED,
     HELD_BIAS,
+    MERGED,
     NEURONS,
     POOL_AREA,
     SCALED_BY,
@@ -49,7 +52,9 @@ from resformer.compiler.ir.primitives import (
     MaxPool2d,
     as_neurons,
     collapse,
+    columns_of,
     half_rows,
+    inside,
     rows_of,
 )
 from resformer.compiler.ir.program import Program, real_weight
@@ -211,17 +216,23 @@ def quantized_module_state(
         if name in quantized:
             quantized[name] = torch.from_numpy(np.array(values, dtype=np.float64)).reshape(state[name].shape)
 
+    def put_norm(norm: Node[nir.NIRNode], bias: Float64Array) -> None:
+        assert isinstance(norm.op, BatchNorm2d)
+        part = rows_of(norm.name)
+        path = norm.name if part is None else part[0]
+        put(f"{path}.weight", np.ones_like(bias))
+        put(f"{path}.bias", bias)
+        put(f"{path}.running_mean", -bias if f"{path}.bias" not in state else np.zeros_like(bias))
+        put(f"{path}.running_var", np.full_like(bias, _unit_variance(float(norm.op.eps))))
+
     for name, (weight, bias, norm) in _module_layers(program, folded, imported, state, _settled(program)).items():
-        put(f"{name}.weight", weight)
-        put(f"{name}.bias", bias if norm is None else np.zeros_like(bias))
         if norm is not None:
-            assert isinstance(norm.op, BatchNorm2d)
-            part = rows_of(norm.name)
-            path = norm.name if part is None else part[0]
-            put(f"{path}.weight", np.ones_like(bias))
-            put(f"{path}.bias", bias)
-            put(f"{path}.running_mean", -bias if f"{path}.bias" not in state else np.zeros_like(bias))
-            put(f"{path}.running_var", np.full_like(bias, _unit_variance(float(norm.op.eps))))
+            put_norm(norm, bias)
+        elif name in imported and isinstance(imported[name].op, BatchNorm2d):
+            put_norm(imported[name], bias)
+        put(f"{name}.weight", weight)
+        if name not in imported or not isinstance(imported[name].op, BatchNorm2d):
+            put(f"{name}.bias", bias if norm is None else np.zeros_like(bias))
     for scale in imported:
         if isinstance(scale.op, nir.Scale) and SCALED_BY in scale.op.metadata:
             buffer = str(scale.op.metadata[SCALED_BY])
@@ -231,7 +242,12 @@ def quantized_module_state(
             case Dense():
                 put(f"{node.name}.weight", real_weight(program, node.name))
                 # the classifier's bias was multiplied by the area of the pool before it, which divides the output
-                put(f"{node.name}.bias", node.op.bias * 2.0**-node.op.signal.scale_exp / output.divisor)
+                shares = float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
+                bias = node.op.bias * 2.0**-node.op.signal.scale_exp * shares / output.divisor
+                behind = _norm_behind(imported, node.name) if node.name in imported else None
+                put(f"{node.name}.bias", bias if behind is None else np.zeros_like(bias))
+                if behind is not None:
+                    put_norm(behind, bias)
             case LIF(dv=dv) | CubaLIF(dv=dv) if f"{node.name}.w" in state:
                 decay = float(np.unique(dv).item()) / LOIHI.decay_unity
                 put(f"{node.name}.w", math.log(decay / (1 - decay)))
@@ -256,14 +272,23 @@ def _module_layers(
         whole[0][rows], whole[1][rows] = weight, bias
 
     for node in program:
-        if not isinstance(node.op, Conv2d):
+        if not isinstance(node.op, Conv2d) or MERGED in folded[node.name].op.metadata:
             continue
         factor = weight_factor(program, folded, imported, node.name)
         weight, area = real_weight(program, node.name) * factor, pool_area(folded, node.name)
         bias = _real_bias(program, node.name, settled[node.name])
         if not _is_exact_mean(area):
             bias = bias + TIE_SHIFT * settled[node.name]
-        bias = bias * (factor / area).reshape(-1)
+        bias = bias * (factor / area).reshape(-1) * float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
+        weight = weight[(..., *inside(folded[node.name].op))]
+        columns = columns_of(node.name)
+        if columns is not None and f"{columns[0]}.weight" in state:
+            shape = tuple(state[f"{columns[0]}.weight"].shape)
+            layers.setdefault(columns[0], (np.zeros(shape), np.zeros(shape[0]), _norm_behind(imported, columns[0])))
+            layers[columns[0]][0][:, columns[1]] = weight
+            if columns[1].start == 0:
+                layers[columns[0]][1][:] = bias
+            continue
         piece = rows_of(node.name)
         if piece is not None and f"{piece[0]}.weight" in state:
             shape = (len(state[f"{piece[0]}.weight"]), *weight.shape[1:])
@@ -314,7 +339,12 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     Beside what ``Program.is_dyadic`` says of the integers: each mean, threshold and decay must be the module's own,
     and something on the way to each population that does not fire at ties must hold a bias for their shift.
     """
+    for each in folded:
+        if MERGED in each.op.metadata:
+            return f"{each.op.metadata[MERGED]} are one layer of the program, whose weights the module has no place for"
     for each in imported:
+        if FIXED in each.op.metadata and each.name in folded:
+            return f"{each.name} has numbers that the module's code computes or states, and no parameter holds"
         if isinstance(each.op, nir.Scale) and isinstance(imported[each.inputs[0]].op, primitives.SpikeMatMul):
             fixed = SCALED_BY not in each.op.metadata
             if fixed and (np.frexp(np.abs(collapse(each.op.scale)))[0] != 0.5).any():

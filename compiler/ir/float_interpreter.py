@@ -21,6 +21,7 @@ from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, PROMPT, SOFT, dt_over_tau
 from resformer.compiler.ir.primitives import (
     NEURONS,
+    AdaptiveAvgPool2d,
     Add,
     BatchNorm2d,
     DiscreteCubaLI,
@@ -274,6 +275,11 @@ def _(op: nir.AvgPool2d, x: torch.Tensor) -> torch.Tensor:
     if pair(op.kernel_size) == tuple(x.shape[3:]) and not np.any(op.padding):
         return x.mean((-2, -1), keepdim=True)  # as PyTorch's AdaptiveAvgPool2d(1) sums; avg_pool2d rounds otherwise
     return _split(F.avg_pool2d(_merge(x), pair(op.kernel_size), pair(op.stride), pair(op.padding)), x)
+
+
+@evaluate.register
+def _(op: AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
+    return _split(F.adaptive_avg_pool2d(_merge(x), op.size), x)
 
 
 @evaluate.register

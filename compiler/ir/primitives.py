@@ -253,6 +253,29 @@ class SpikeAttention(nir.NIRNode):
 ATTENTION_SHIFT_MAX = 16
 """The largest ``shift`` of a :class:`SpikeAttention`."""
 
+@dataclass(eq=False)
+class AdaptiveAvgPool2d(nir.NIRNode):
+    """Averages over windows of several sizes, as PyTorch's of that name chooses them for an image of ``size``.
+
+    The frontend of modules makes it; ``merge_chains`` makes it part of the linear layer that reads it.
+    """
+
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        self.size = pair(self.size)
+        self.input_type, self.output_type = _untyped()
+
+    def shares(self, axis: int, have: int) -> Float64Array:
+        """What each row (axis 0) or column of the result is of those of the source, (size, have)."""
+        want = self.size[axis]
+        shares = np.zeros((want, have))
+        for index in range(want):
+            first, last = index * have // want, -(-(index + 1) * have // want)
+            shares[index, first:last] = 1.0 / (last - first)
+        return shares
+
+
 EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     BatchNorm2d,
     MaxPool2d,
@@ -285,6 +308,23 @@ POOL_AREA = "pool_area"
 SCALED_BY, UNIT = "scaled_by", "unit"
 """In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""
 
+BIAS_SHARES = "bias_shares"
+"""In a layer's metadata: into how many its biases were divided, as its module adds it to a sum over so many steps."""
+
+CONCATENATED = "concatenated"
+"""In the metadata of a sum that stands for values side by side, and of each layer that puts one there: its first
+channel."""
+
+INSIDE = "inside"
+"""In a convolution's metadata: which rows and columns of its kernel are its layer's, "start:stop:step,start:stop:step";
+the others are zeros, since the layer pads one side more than the other."""
+
+FIXED = "fixed"
+"""In the metadata of what the code states as numbers, which no layer holds; and of weights that it computes."""
+
+MERGED = "merged"
+"""In a layer's metadata: the layers that it was made of, which follow each other without neurons between."""
+
 HELD_BIAS = "held_bias"
 """In a convolution's metadata: that its layer has a bias of its own, which NIR's always have."""
 
@@ -304,6 +344,26 @@ def rows_of(name: str) -> tuple[str, range] | None:
     """The layer of which a layer makes some channels alone, and which; None of all others."""
     found = re.fullmatch(r"(.+)\.rows(\d+)to(\d+)", name)
     return None if found is None else (found[1], range(int(found[2]), int(found[3])))
+
+
+def columns_name(layer: str, start: int, count: int) -> str:
+    """What a layer is called that weighs some of the channels that another reads."""
+    return f"{layer}.columns{start}to{start + count}"
+
+
+def columns_of(name: str) -> tuple[str, slice] | None:
+    """The layer of which a layer weighs some channels alone, and which; None of all others."""
+    found = re.fullmatch(r"(.+)\.columns(\d+)to(\d+)", name)
+    return None if found is None else (found[1], slice(int(found[2]), int(found[3])))
+
+
+def inside(op: nir.NIRNode) -> tuple[slice, slice]:
+    """Which rows and columns of a convolution's kernel are its layer's own."""
+    where = op.metadata.get(INSIDE)
+    if where is None:
+        return slice(None), slice(None)
+    down, right = (slice(*map(int, each.split(":"))) for each in str(where).split(","))
+    return down, right
 
 
 def constant(value: float, shape: tuple[int, ...]) -> Float64Array:

@@ -139,6 +139,11 @@ def _(op: nir.AvgPool2d | nir.SumPool2d | primitives.MaxPool2d, inputs: Sequence
 
 
 @output_shape.register
+def _(op: primitives.AdaptiveAvgPool2d, inputs: Sequence[Shape]) -> Shape:
+    return one_input(inputs, axes=3)[0], *op.size
+
+
+@output_shape.register
 def _(op: nir.Flatten, inputs: Sequence[Shape]) -> Shape:
     shape = one_input(inputs)
     start, end = int(op.start_dim), int(op.end_dim) % len(shape)

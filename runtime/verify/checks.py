@@ -17,7 +17,7 @@ from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import SpikeMatMul, Spiking
 from resformer.compiler.ir.ops.arithmetic import per_channel
-from resformer.compiler.ir.primitives import half_rows, rows_of
+from resformer.compiler.ir.primitives import columns_of, half_rows, rows_of
 from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples.arrays import Samples
@@ -56,6 +56,7 @@ class Sides:
         folded: The one of ``graphs`` after all float passes, if each layer's own error is to be measured; else None.
         inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
         weight_factors: Of each layer of the program whose weights the quantized module holds times something: what.
+        kernels: Of each whose kernel has zeros around the module's own: which rows and columns of it are those.
         meant_exact: Whether no potential of the program is truncated as it was compiled, whatever has become of it: a
             program that was changed must not be free of E3.
     """
@@ -68,6 +69,7 @@ class Sides:
     folded: Graph[nir.NIRNode] | None = None
     inexact: str = ""
     weight_factors: Mapping[str, Float64Array] = field(default_factory=dict)
+    kernels: Mapping[str, tuple[slice, slice]] = field(default_factory=dict)
     meant_exact: bool = False
 
     @property
@@ -365,7 +367,10 @@ def before_spikes(program: Scheduled) -> set[str]:
 
 
 def differing_weights(
-    program: Scheduled, state: Mapping[str, torch.Tensor], factors: Mapping[str, Float64Array] = MappingProxyType({})
+    program: Scheduled,
+    state: Mapping[str, torch.Tensor],
+    factors: Mapping[str, Float64Array] = MappingProxyType({}),
+    kernels: Mapping[str, tuple[slice, slice]] = MappingProxyType({}),
 ) -> dict[str, tuple[int, int]]:
     """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly.
 
@@ -380,11 +385,15 @@ def differing_weights(
             weight = weight[half_rows(len(weight), product.num_heads, part)]
         elif (found := rows_of(layer)) is not None and f"{found[0]}.weight" in state:
             weight = state[f"{found[0]}.weight"].numpy()[found[1]]
+        elif (part_of := columns_of(layer)) is not None and f"{part_of[0]}.weight" in state:
+            weight = state[f"{part_of[0]}.weight"].numpy()[:, part_of[1]]
         elif f"{layer}.weight" in state:
             weight = state[f"{layer}.weight"].numpy()
         else:
             continue
         real = real_weight(program, layer) * factors.get(layer, 1)
+        if layer in kernels:
+            real = real[(..., *kernels[layer])]
         differ = real != weight.reshape(real.shape)
         counts[layer] = (differ.size, int(np.count_nonzero(differ)))
     return counts

@@ -15,6 +15,7 @@ from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import Conv2d, Dense
+from resformer.compiler.ir.primitives import INSIDE, inside
 from resformer.compiler.pipeline import MODULE, Compilation
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.checks import Sides, logit_errors
@@ -52,6 +53,11 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
         weight_factors={
             name: weight_factor(compilation.quantized, compilation.folded, imported, name) for name in layers
         },
+        kernels={
+            name: inside(compilation.folded[name].op)
+            for name in layers
+            if INSIDE in compilation.folded[name].op.metadata
+        },
     )
 
 
@@ -83,7 +89,8 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         samples_first=source.traced.axes is Axes.SAMPLES_FIRST,
         layouts=source.traced.layouts,
         shapes={name: source.traced.graph[name].shape for name in source.traced.layouts},
-        mean_over_time=source.traced.mean_over_time,
+        over_time=source.traced.over_time,
+        stepwise=source.traced.stepwise,
         vectors="input.flatten" in source.traced.graph,
     )
 

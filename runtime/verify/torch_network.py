@@ -103,11 +103,13 @@ class ModuleNetwork(TorchNetwork):
         names: The populations that its output depends on.
         timesteps: T.
         repeats: Whether it repeats samples over time itself; else it is given (T, N, ...).
-        mean_over_time: Whether it returns its logits' mean over time, (N, classes); else those of each step.
+        over_time: By which factor what it returns, (N, classes), is its logits' mean over time; None: it returns
+            those of each step.
         vectors: Whether a sample is a vector to it, where the program has (F, 1, 1).
         samples_first: Whether it is given (N, T, ...) instead, and transposes that itself.
         layouts: For each population whose values it has in another order than the program: how they lie.
         shapes: For each of these, the shape that the program has them in.
+        stepwise: The populations that its code steps one by one.
     """
 
     source = "module"
@@ -119,21 +121,23 @@ class ModuleNetwork(TorchNetwork):
         *,
         timesteps: int,
         repeats: bool,
-        mean_over_time: bool,
+        over_time: float | None,
         vectors: bool,
         samples_first: bool = False,
         layouts: Mapping[str, Layout] = MappingProxyType({}),
         shapes: Mapping[str, Shape] = MappingProxyType({}),
+        stepwise: Collection[str] = (),
     ) -> None:
         super().__init__(model)
         self.neurons = {name: node for name, node in self.neurons.items() if name in names}
         self.timesteps = timesteps
         self.repeats = repeats
-        self.mean_over_time = mean_over_time
+        self.over_time = over_time
         self.vectors = vectors
         self.samples_first = samples_first
         self.layouts = layouts
         self.shapes = shapes
+        self.stepwise = stepwise
 
     def copy(self) -> ModuleNetwork:
         """Another one like it."""
@@ -146,17 +150,25 @@ class ModuleNetwork(TorchNetwork):
             self.neurons.keys(),
             timesteps=self.timesteps,
             repeats=self.repeats,
-            mean_over_time=self.mean_over_time,
+            over_time=self.over_time,
             vectors=self.vectors,
             samples_first=self.samples_first,
             layouts=self.layouts,
             shapes=self.shapes,
+            stepwise=self.stepwise,
         )
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
         """What ``forward`` returns of samples, each population's spikes told in the program's order."""
 
+        gathered: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in self.stepwise}
+
         def arranged(name: str, *values: torch.Tensor) -> None:
+            if name in gathered:
+                gathered[name].append(values)
+                if len(gathered[name]) < self.timesteps:
+                    return
+                values = tuple(torch.stack(each) for each in zip(*gathered[name], strict=True))
             if name in self.layouts:
                 values = tuple(self.layouts[name].arrange(value, self.shapes[name]) for value in values)
             observe(name, *values)
@@ -181,7 +193,7 @@ class ModuleNetwork(TorchNetwork):
             samples = samples.expand(self.timesteps, *samples.shape) if static else samples.transpose(0, 1)
             samples = samples.transpose(0, 1) if self.samples_first else samples
         logits: torch.Tensor = self.model(samples.contiguous())
-        return logits[None] if self.mean_over_time else logits
+        return logits if self.over_time is None else logits[None] / self.over_time
 
 
 SAMPLE_AXES = 3

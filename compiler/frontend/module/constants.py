@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,19 @@ from torch import fx
 
 UNIT_TOLERANCE = 4 * 2.0**-52
 """How far from one a scale may be that no value of its buffer makes exactly one; the shift of ties covers it."""
+
+
+FILLS: Mapping[str, float | None] = MappingProxyType(
+    {
+        "aten.zeros_like.default": 0.0,
+        "aten.ones_like.default": 1.0,
+        "aten.new_zeros.default": 0.0,
+        "aten.new_ones.default": 1.0,
+        "aten.full_like.default": None,
+        "aten.new_full.default": None,
+    }
+)
+"""What makes a tensor of one number, given another tensor for its shape; None: the number is the last argument."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +55,18 @@ class Constants:
             target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
         ):
             return False
+        if str(target) in FILLS:
+            self.tensors[node] = torch.full(tuple(node.meta["val"].shape), self._fill(node), dtype=torch.float64)
+            return True
         if not all(each in self for each in node.all_input_nodes):
             return False
         self.computed.add(node)
         return True
+
+    def _fill(self, node: fx.Node) -> float:
+        """What a tensor is filled with that has another's shape."""
+        known = FILLS[str(node.target)]
+        return float(node.args[-1] if known is None else known)  # type: ignore[arg-type]
 
     def value(self, argument: object) -> torch.Tensor:
         """What a constant is; numbers are constants too."""

@@ -40,14 +40,22 @@ class Traced:
         graph: Of float64 weights.
         axes: Of the samples that the module takes: ``STATIC`` if it repeats them itself, else ``TIMED``, or
             ``SAMPLES_FIRST`` if it transposes them itself.
-        mean_over_time: Whether what it returns is its logits' mean over time rather than those of each step.
+        over_time: By which factor what it returns is its logits' mean over time: 1, or T of a sum; None: it returns
+            those of each step.
         layouts: For each population that is not given (T, N, ...) in the order of its node, how its values lie.
+        stepwise: The populations that the module's own code steps one by one.
     """
 
     graph: Graph[nir.NIRNode]
     axes: Axes
-    mean_over_time: bool
+    over_time: float | None
     layouts: Mapping[str, Layout] = field(default_factory=dict)
+    stepwise: frozenset[str] = frozenset()
+
+    @property
+    def mean_over_time(self) -> bool:
+        """Whether it returns a multiple of its logits' mean over time rather than those of each step."""
+        return self.over_time is not None
 
 
 def in_float64(module: nn.Module) -> nn.Module:
@@ -124,6 +132,7 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
     tracing = Tracing(module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps, OPERATIONS)
     result = tracing.run(axes, shape)
+    _check_calls(tracing)
     draft = tracing.draft
     if len(draft.shape(result.node)) != 1:
         raise UnsupportedError(
@@ -137,7 +146,21 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
     assert tracing.timesteps is not None
     graph = Graph(topological_order(needed), tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
-    return Traced(graph, axes, result.axes is Axes.REDUCED, tracing.layouts)
+    return Traced(graph, axes, result.over_time, tracing.layouts, frozenset(tracing.called))
+
+
+def _check_calls(tracing: Tracing) -> None:
+    """See that a loop over time ran every population once a step.
+
+    Raises:
+        UnsupportedError: It ran one more or less often.
+    """
+    for name, calls in tracing.called.items():
+        if len(calls) != tracing.timesteps:
+            raise UnsupportedError(
+                f"{name}: runs {len(calls)} times in a forward of {tracing.timesteps} steps; let the loop over time "
+                "run it once a step"
+            )
 
 
 def as_samples(example: torch.Tensor, axes: Axes) -> npt.NDArray[np.float64]:

@@ -10,6 +10,7 @@ import nir
 import torch
 from torch import fx
 
+from resformer.compiler.frontend.module.gates import both
 from resformer.compiler.frontend.module.layout import Atom, Axis, Layout, atoms, whole
 from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.values import Tracing, Value
@@ -26,7 +27,7 @@ REMEDY = (
 
 def product(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
     """A matrix product of spikes and a current, a head at a time, in any order of its axes."""
-    return _product(tracing, node, tracing.value(node, x), tracing.value(node, y))
+    return _product(tracing, node, tracing.stepwise(node, x), tracing.stepwise(node, y))
 
 
 def named_product(tracing: Tracing, node: fx.Node, equation: str, operands: list[fx.Node], **_more: object) -> Value:
@@ -49,7 +50,7 @@ def named_product(tracing: Tracing, node: fx.Node, equation: str, operands: list
             f"no lowering for einsum {equation!r}",
             "sum over one axis that both operands have, each having one more of its own",
         )
-    left, right = (tracing.value(node, each) for each in operands)
+    left, right = (tracing.stepwise(node, each) for each in operands)
     left = _ordered(left, first, [*shared, *own[0], *summed])
     right = _ordered(right, second, [*shared, *summed, *own[1]])
     return _ordered(_product(tracing, node, left, right), "".join([*shared, *own[0], *own[1]]), list(wanted))
@@ -162,11 +163,9 @@ def _part_of(y: Value, heads: int, per_head: int) -> str | None:
 
 
 def multiplied(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
-    """By a constant, which scales a product."""
+    """By a constant, which scales; or spikes by spikes."""
     if y in tracing.values and x in tracing.values:
-        raise tracing.refusal(
-            node, "no lowering for mul of two values of the network", "the compiler knows sums, and matrix products"
-        )
+        return both(tracing, node, x, y)
     given, constant = (x, y) if x in tracing.values else (y, x)
     return _scaled(tracing, node, tracing.value(node, given), tracing.constants.value(constant), constant)
 
@@ -190,19 +189,17 @@ def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tenso
         )
     if (constant == 1).all() and constant.dim() == 0:
         return value
-    if not isinstance(tracing.draft.nodes[value.node].op, SpikeMatMul):
-        raise tracing.refusal(
-            node,
-            f"no lowering for mul of {value.node} by a constant",
-            "scale the product of spikes and current, once, or put the factor into the weights before compiling",
-        )
+    if value.over_time is not None and constant.numel() == 1 and constant > 0:
+        return replace(value, over_time=value.over_time * float(constant))
     scale = value.layout.spread(constant, value.shape) if value.layout.shows_all(value.shape) else None
     if scale is None:
         raise tracing.refusal(
             node,
             f"no lowering for mul of {value.layout} by a constant of shape {tuple(constant.shape)}",
-            "scale each head by one number, the same for all samples and steps",
+            "scale each head, or each channel, by one number, the same for all samples and steps",
         )
+    if not isinstance(tracing.draft.nodes[value.node].op, SpikeMatMul):
+        return tracing.elementwise(node, tracing.name(node), nir.Scale(scale), value)
     unit = tracing.constants.unit(argument)
     metadata = {} if unit is None else {SCALED_BY: unit[0], UNIT: unit[1]}
     return tracing.elementwise(node, tracing.name(node), nir.Scale(scale, metadata=metadata), value)

@@ -16,13 +16,15 @@ import io
 import logging
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import spikingjelly
 import torch
-from spikingjelly.activation_based import layer, neuron
+from spikingjelly.activation_based import base, layer, neuron
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from resformer.errors import UnsupportedError
 
@@ -55,6 +57,17 @@ def _(spikes: torch.Tensor, name: str, size: int) -> torch.Tensor:  # noqa: ARG0
     return spikes.new_empty(*spikes.shape[:-1], spikes.shape[-1] // size)
 
 
+@torch.library.custom_op("resformer::delay", mutates_args=())
+def _delay(values: torch.Tensor, name: str, steps: int) -> torch.Tensor:  # noqa: ARG001
+    """Stands for a Delay while a module is traced."""
+    raise AssertionError(f"{name}: is only traced")
+
+
+@_delay.register_fake
+def _(values: torch.Tensor, name: str, steps: int) -> torch.Tensor:  # noqa: ARG001
+    return torch.empty_like(values)
+
+
 def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
     """Run a module's code on a tensor without values.
 
@@ -68,6 +81,11 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
         if isinstance(node, layer.VotingLayer):
             size = node.voting_size
             node.forward = lambda spikes, name=name, size=size: torch.ops.resformer.vote(spikes, name, size)
+        if isinstance(node, layer.Delay):
+            steps = node.delay_steps
+            node.forward = lambda values, name=name, steps=steps: torch.ops.resformer.delay(values, name, steps)
+        elif type(node).__name__ in KEEPS_STATE:
+            node.forward = _refusing(name, node)
     try:
         with _quiet(), torch.no_grad():
             return torch.export.export(module, (example,), strict=False)
@@ -81,10 +99,74 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
                 f"{where}: the code branches on, or takes a number from, values that only a sample decides; compute "
                 "it from shapes or from constants"
             ) from error
+        raise UnsupportedError(_untraceable(module, frames, error)) from error
+
+
+KEEPS_STATE: Mapping[str, str] = MappingProxyType(
+    {
+        "SynapseFilter": "leave it out, or use neurons whose tau does what it does",
+        "NeuNorm": "normalise by a batch normalisation",
+        "LinearRecurrentContainer": "compile a recurrent network from a NIR file, or leave the recurrence out",
+        "ElementWiseRecurrentContainer": "compile a recurrent network from a NIR file, or leave the recurrence out",
+        "TemporalWiseAttention": "leave it out: it weighs steps by what all of them hold",
+        "MultiDimensionalAttention": "leave it out: it weighs values by what all steps hold",
+    }
+)
+"""SpikingJelly's layers that keep a state, or look at all steps at once, and have no lowering; and the way out."""
+
+
+def _refusing(name: str, node: nn.Module) -> Callable[..., torch.Tensor]:
+    """A forward that says why there is no lowering."""
+    kind = type(node).__name__
+
+    def forward(*_args: object, **_more: object) -> torch.Tensor:
         raise UnsupportedError(
-            f"{where}: cannot be traced ({kind}: {first_line(error)}); use operations of PyTorch on tensors of any "
-            "batch size"
-        ) from error
+            f"{name}: a {kind} keeps a state from step to step, for which there is no lowering; {KEEPS_STATE[kind]}"
+        )
+
+    return forward
+
+
+def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str | None]], error: Exception) -> str:
+    """Why code could not be run on tensors without values, in words that name where, and the way out."""
+    single = [
+        f"{name} ({type(node).__name__})"
+        for name, node in module.named_modules()
+        if isinstance(node, base.StepModule) and not isinstance(node, neuron.BaseNode) and node.step_mode == "s"
+    ]
+    if single and _is_of_shapes(error):
+        return (
+            f"{single[0]}: is in step mode 's', in which it takes one step at a time, and it was given something else; "
+            "call functional.set_step_mode(module, 'm') if forward takes all steps, (T, N, ...), or loop over the "
+            "steps in forward"
+        )
+    kept = [
+        f"{name or type(module).__name__} ({type(node).__name__}): keeps {key} from one call to the next"
+        for name, node in module.named_modules()
+        for key, held in {**vars(node), **getattr(node, "_memories", {})}.items()
+        if isinstance(held, FakeTensor)
+        or (isinstance(held, list | tuple) and any(isinstance(e, FakeTensor) for e in held))
+    ]
+    if kept:
+        return f"{kept[0]}, a state that is no neuron's, for which there is no lowering; leave it out, or use neurons"
+    where = _line(frames)
+    own = any(not frame[0].startswith((*LIBRARIES, SPIKINGJELLY)) and Path(frame[0]).exists() for frame in frames)
+    if own or _is_of_shapes(error):
+        return (
+            f"{where}: cannot be traced ({type(error).__name__}: {first_line(error)}); use operations of PyTorch on "
+            "tensors of any batch size"
+        )
+    return (
+        f"{type(module).__name__}: its code cannot be run on tensors that have shapes but no values; use operations of "
+        "PyTorch alone, on what forward is given and on parameters and buffers"
+    )
+
+
+def _is_of_shapes(error: Exception) -> bool:
+    """Whether an operation was given a tensor of a shape that it does not take."""
+    return isinstance(error, RuntimeError | ValueError | IndexError | AssertionError) and "fake tensor" not in str(
+        error
+    )
 
 
 @contextlib.contextmanager

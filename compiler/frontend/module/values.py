@@ -38,7 +38,7 @@ class Axes(Enum):
     REDUCED = "N, over all steps"
 
 
-IMAGES = (Axes.STATIC, Axes.MERGED, Axes.SAMPLES_MERGED)
+IMAGES = (Axes.STATIC, Axes.MERGED, Axes.SAMPLES_MERGED, Axes.REDUCED)
 """One axis before a sample's own, as PyTorch's own layers for images take them."""
 
 
@@ -50,21 +50,24 @@ class Value:
         node: The node whose value it shows.
         shape: The node's.
         layout: How it shows it.
-        reduced: Whether it is the mean over all steps.
+        over_time: By which factor it is the mean over all steps: 1, or T of a sum; None: it is of single steps. What a
+            network does behind its neurons is linear, so the node's values are those of single steps all the same.
+        steps: Which steps it shows alone, or is the sum of, in code that loops over time; None: it is of all of them.
         made_by: The operation that laid it out so; None where that is how the node has it.
     """
 
     node: str
     shape: Shape
     layout: Layout
-    reduced: bool = False
+    over_time: float | None = None
+    steps: tuple[int, ...] | None = None
     made_by: fx.Node | None = None
 
     @property
     def axes(self) -> Axes | None:
         """What comes before a sample's own axes; None where they are not in front."""
-        if self.reduced:
-            return Axes.REDUCED
+        if self.over_time is not None:
+            return Axes.UNREPEATED if self.layout.axes[:1] == ((),) else Axes.REDUCED
         names = tuple("*".join(_LEADING.get(atom.dim, "") for atom in axis) for axis in self.layout.axes[:2])
         if self.layout.has(TIME):
             merged = {"T*N": Axes.MERGED, "N*T": Axes.SAMPLES_MERGED}.get(names[0])
@@ -89,6 +92,27 @@ class Value:
     def of(self, node: str, shape: Shape | None = None) -> Value:
         """Another node's value, laid out alike."""
         return replace(self, node=node, shape=self.shape if shape is None else shape)
+
+
+JOINS_STEPS = frozenset(
+    f"{name}.{kind}"
+    for name, kind in (
+        ("aten.add", "Tensor"),
+        ("aten.add_", "Tensor"),
+        ("aten.stack", "default"),
+        ("aten.cat", "default"),
+        ("resformer.neurons", "default"),
+        ("resformer.delay", "default"),
+    )
+)
+"""The operations that may take values of several steps, or remember some."""
+
+
+def _at(steps: tuple[int, ...] | None, made: Value | tuple[Value, ...]) -> Value | tuple[Value, ...]:
+    """The values of one step."""
+    if isinstance(made, tuple):
+        return tuple(replace(each, steps=steps) for each in made)
+    return replace(made, steps=steps)
 
 
 _LEADING = {TIME: "T", BATCH: "N"}
@@ -125,6 +149,7 @@ class Tracing:
         values: Of each operation so far.
         constants: What is no value of the network.
         grids: For each node whose last dimension stands for the pixels of an image, that image's size.
+        called: For each population that steps one by one, what it was given.
         layouts: For each population that is not given (T, N, ...) as its node has it, how its values are laid out.
     """
 
@@ -137,6 +162,8 @@ class Tracing:
     constants: Constants = field(default_factory=Constants)
     grids: dict[str, Shape] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
+    called: dict[str, list[Value]] = field(default_factory=dict)
+    _known: dict[object, Value | tuple[Value, ...]] = field(default_factory=dict)
     _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
 
     def run(self, axes: Axes, shape: Shape) -> Value:
@@ -155,6 +182,8 @@ class Tracing:
                 if self.draft.shape(source) != shape:
                     source = self.draft.add("input.flatten", flatten(self.draft.shape(source)), source)
                 self.values[node] = Value(source, shape, plain(self.leading(axes), shape))
+            elif str(node.target).startswith("aten._assert"):
+                continue
             elif node.op == "call_function" and not self.constants.takes(node):
                 self.values[node] = self._import(node)
             elif node.op == "output":
@@ -167,6 +196,75 @@ class Tracing:
         return held.detach()
 
     def _import(self, node: fx.Node) -> Value | tuple[Value, ...]:
+        """What an operation makes; in a loop over time, what it made at the first step, which is made once."""
+        given = [each for each in (self.values.get(each) for each in node.all_input_nodes) if isinstance(each, Value)]
+        kind = str(node.target)
+        if kind in JOINS_STEPS:
+            return self._made(node)
+        stepped = list(dict.fromkeys(each.steps for each in given if each.steps is not None))
+        if any(len(each) > 1 for each in stepped):
+            for each in node.all_input_nodes:
+                value = self.values.get(each)
+                if isinstance(value, Value):
+                    self.values[each] = self.settled(node, value)
+            return self._import(node)
+        if len(stepped) > 1:
+            raise self.refusal(
+                node,
+                f"computes with steps {' and '.join(str(each[0]) for each in stepped)} at once",
+                "let neurons carry what the code takes from one step to the next, and give the network [T, N, ...] in "
+                "step mode 'm'",
+            )
+        steps = stepped[0] if stepped else None
+        if given:
+            key = kind, self._key(node.args), self._key(node.kwargs)
+            if key not in self._known:
+                self._known[key] = self._made(node)
+            return _at(steps, self._known[key])
+        return self._made(node)
+
+    def once(self, key: object, make: Callable[[], Value]) -> Value:
+        """What an operation makes that is the same at each step of a loop, made at the first."""
+        if key not in self._known:
+            self._known[key] = make()
+        made = self._known[key]
+        assert isinstance(made, Value)
+        return made
+
+    def _key(self, argument: object) -> object:
+        """What tells an operation's arguments from others', whichever step they are of."""
+        if isinstance(argument, fx.Node):
+            value = self.values.get(argument)
+            if isinstance(value, Value):
+                return value.node, value.layout, value.over_time
+            if argument in self.constants.tensors:
+                return self.constants.paths.get(argument, argument)
+            if argument in self.constants:
+                return str(argument.target), self._key(argument.args), self._key(argument.kwargs)
+            return argument
+        if isinstance(argument, list | tuple):
+            return tuple(self._key(each) for each in argument)
+        if isinstance(argument, dict):
+            return tuple((name, self._key(each)) for name, each in argument.items())
+        return repr(argument)
+
+    def settled(self, node: fx.Node, value: Value) -> Value:
+        """A value that is the sum of several steps as that of all of them.
+
+        Raises:
+            UnsupportedError: Some are missing.
+        """
+        if value.steps is None or len(value.steps) < 2:
+            return value
+        if self.timesteps is None:
+            self.timesteps = max(map(len, self.called.values()), default=len(value.steps))
+        if sorted(value.steps) != list(range(self.timesteps)):
+            raise self.refusal(
+                node, f"reads the sum of steps {sorted(value.steps)} of {self.timesteps}", "sum all steps, or none"
+            )
+        return replace(value, steps=None, over_time=float(self.timesteps))
+
+    def _made(self, node: fx.Node) -> Value | tuple[Value, ...]:
         importer = self.importers.get(str(node.target))
         if importer is None:
             kind = str(node.target).removeprefix("aten.").partition(".")[0]
@@ -174,8 +272,8 @@ class Tracing:
                 node,
                 f"no lowering for {kind}",
                 "the compiler knows convolution, linear layers, batch normalisation, pools, flatten, sums, views, "
-                "products of spikes with currents, repetition over time, a mean over time at the end, and "
-                "SpikingJelly's IF, LIF and PLIF neurons",
+                "products of spikes with currents, gates of spikes, repetition over time, means and sums over time "
+                "behind all neurons, and SpikingJelly's IF, LIF and PLIF neurons",
             )
         value = importer(self, node, *node.args, **node.kwargs)
         if isinstance(value, Value):
@@ -196,6 +294,13 @@ class Tracing:
             raise UnsupportedError(
                 f"{type(self.module).__name__}: returns something other than one tensor computed from its input; "
                 "wrap it in a module that returns the logits alone"
+            )
+        value = self.settled(found, value)
+        if value.steps is not None and self.timesteps == 1:
+            value = replace(value, steps=None, over_time=1.0)
+        if value.steps is not None:
+            raise self.refusal(
+                found, f"returns what step {value.steps[0]} makes", "return all steps, stacked, or their sum or mean"
             )
         if value.axes not in (Axes.TIMED, Axes.REDUCED):
             raise self.refusal(
@@ -227,7 +332,16 @@ class Tracing:
                 "computes with a weight or a constant rather than a value of the network",
                 "put what it amounts to into a layer before compiling",
             )
-        if value.reduced:
+        return value
+
+    def stepwise(self, node: fx.Node, argument: object) -> Value:
+        """The same, of single steps.
+
+        Raises:
+            UnsupportedError: It is a mean or a sum over all steps.
+        """
+        value = self.value(node, argument)
+        if value.over_time is not None:
             raise self.refusal(node, f"reads axes {value.named_axes}", "give it values of single steps")
         return value
 
@@ -259,6 +373,9 @@ class Tracing:
 
     def tensor(self, node: fx.Node, argument: object) -> tuple[str, torch.Tensor]:
         """The path and value of an argument that must be a parameter or buffer."""
+        if isinstance(argument, fx.Node) and argument in self.constants and argument not in self.constants.paths:
+            # such as what weight_norm makes of its parameters
+            return f"{self.module_path(node)}.weight", self.constants.value(argument)
         if not isinstance(argument, fx.Node) or argument not in self.constants.paths:
             raise self.refusal(
                 node,
@@ -270,6 +387,15 @@ class Tracing:
     def optional(self, node: fx.Node, argument: object) -> torch.Tensor | None:
         """The same of one that may be absent."""
         return None if argument is None else self.tensor(node, argument)[1]
+
+    def module_path(self, node: fx.Node) -> str:
+        """The innermost module that an operation runs in, or what to call it."""
+        stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
+        return str(stack[-1][0]) or node.name
+
+    def is_computed(self, argument: object) -> bool:
+        """Whether an argument is a weight that the code computes of others."""
+        return argument in self.constants and argument not in self.constants.paths
 
     def name(self, node: fx.Node) -> str:
         """What to call an operation without parameters: after the module that it is, or runs in."""

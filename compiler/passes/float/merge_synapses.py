@@ -38,70 +38,17 @@ from resformer.compiler.ir.primitives import (
     pair,
     window_of,
 )
-from resformer.compiler.ir.shapes import output_shape
-from resformer.compiler.ir.window import Window
+from resformer.compiler.passes.float.synapse import Synapse, after, per_channel, undilated
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Synapse:
-    """A convolution of what one node sends.
-
-    Attributes:
-        source: That node's name.
-        weight: (C_out, C_in / groups, K_h, K_w).
-        bias: (C_out,).
-        stride: (rows, columns), as all that follow.
-        padding: Zeros around the input.
-        groups: Blocks of channels that do not mix.
-        size: The input's (H, W).
-        name: The layer that it is called after: the last one with weights of its own, or "".
-    """
-
-    source: str
-    weight: Float64Array
-    bias: Float64Array
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    groups: int
-    size: tuple[int, int]
-    name: str
-
-    @property
-    def identity(self) -> bool:
-        """Whether it passes on what comes in."""
-        plain = self.weight.shape[1:] == (1, 1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
-        return plain and self.groups == len(self.weight) and bool((self.weight == 1).all() and not self.bias.any())
-
-    @property
-    def window(self) -> Window:
-        rows, columns = self.weight.shape[2:]
-        return Window((rows, columns), self.stride, self.padding)
-
-    @property
-    def shape(self) -> Shape:
-        return output_shape(self.op(), [(self.weight.shape[1] * self.groups, *self.size)])
-
-    def op(self) -> nir.Conv2d:
-        """The convolution as a node of its own."""
-        return nir.Conv2d(
-            input_shape=self.size,
-            weight=self.weight,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=(1, 1),
-            groups=self.groups,
-            bias=self.bias,
-        )
-
-
-@dataclass(frozen=True)
 class _Value:
     """What a node makes: a sum of synapses, and its shape as an image, whatever shape its node gives it."""
 
-    terms: tuple[_Synapse, ...]
+    terms: tuple[Synapse, ...]
     shape: Shape
 
 
@@ -140,12 +87,7 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 def _sent(name: str, shape: Shape) -> _Value:
     """What a node sends, as it is."""
-    return _Value((_per_channel(name, np.ones(shape[0]), np.zeros(shape[0]), shape),), shape)
-
-
-def _per_channel(source: str, gain: Float64Array, bias: Float64Array, shape: Shape) -> _Synapse:
-    weight = np.asarray(gain, dtype=np.float64).reshape(-1, 1, 1, 1)
-    return _Synapse(source, weight, bias, (1, 1), (0, 0), len(weight), (shape[1], shape[2]), "")
+    return _Value((per_channel(name, np.ones(shape[0]), np.zeros(shape[0]), shape),), shape)
 
 
 def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNode]) -> _Value:
@@ -160,11 +102,11 @@ def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNo
         case nir.Linear() | nir.Affine():
             weight = op.weight.reshape(len(op.weight), *x.shape)
             bias = op.bias if isinstance(op, nir.Affine) else np.zeros(len(weight))
-            layer = _Synapse("", weight, bias, (1, 1), (0, 0), 1, (size[0], size[1]), node.name)
+            layer = Synapse("", weight, bias, (1, 1), (0, 0), 1, (size[0], size[1]), node.name)
         case nir.Conv2d():
             _require_image(node, x, graph)
-            window, weight = window_of(op), _undilated(op.weight, pair(op.dilation))
-            layer = _Synapse(
+            window, weight = window_of(op), undilated(op.weight, pair(op.dilation))
+            layer = Synapse(
                 "", weight, op.bias, window.stride, window.padding, int(op.groups), (size[0], size[1]), node.name
             )
         case nir.AvgPool2d() | nir.SumPool2d():
@@ -172,15 +114,15 @@ def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNo
             window, nothing = window_of(op), np.zeros(channels)
             share = 1.0 / window.area if isinstance(op, nir.AvgPool2d) else 1.0
             weight = np.full((channels, 1, *window.kernel), share)
-            layer = _Synapse("", weight, nothing, window.stride, window.padding, channels, (size[0], size[1]), "")
+            layer = Synapse("", weight, nothing, window.stride, window.padding, channels, (size[0], size[1]), "")
         case nir.Scale():
             gain = _of_channels(node, "scale", op.scale, x.shape)
-            layer = _per_channel("", gain, np.zeros(channels), x.shape)
+            layer = per_channel("", gain, np.zeros(channels), x.shape)
         case _:
             raise UnsupportedError(f"{node.name}: no lowering for a {type(op).__name__}; leave it out")
     # the layer's bias comes once, however many meet in front of it
     without = replace(layer, bias=np.zeros_like(layer.bias))
-    terms = tuple(_after(node.name, term, without if index else layer) for index, term in enumerate(x.terms))
+    terms = tuple(after(node.name, term, without if index else layer) for index, term in enumerate(x.terms))
     return _Value(terms, terms[0].shape)
 
 
@@ -200,81 +142,6 @@ def _require_image(node: Node[nir.NIRNode], x: _Value, graph: Graph[nir.NIRNode]
         raise UnsupportedError(
             f"{node.name}: reads an image of shape {given} that was reshaped from {x.shape}; keep its axes"
         )
-
-
-def _after(name: str, first: _Synapse, second: _Synapse) -> _Synapse:
-    """One convolution that does what two do, one after the other.
-
-    Raises:
-        UnsupportedError: None does: the second pads with zeros what the first would not make zeros of.
-    """
-    if first.identity:
-        return replace(second, source=first.source)
-    exact_padding = not first.bias.any() and all(
-        _sees_nothing_beyond(first, second.padding[axis], axis) for axis in range(2)
-    )
-    if any(second.padding) and not exact_padding:
-        raise UnsupportedError(
-            f"{name}: pads what {first.name or first.source} makes without neurons between; where the padding is, both "
-            "are no single convolution: put neurons between them, or remove the bias or the padding"
-        )
-    a, b = _dense(first), _dense(second)
-    (stride_h, stride_w), (kernel_h, kernel_w) = first.stride, a.shape[2:]
-    reached = (first.window.reach(axis, 0, b.shape[2 + axis] - 1) for axis in range(2))
-    rows, columns = (high - low for low, high in reached)
-    weight = np.zeros((len(b), a.shape[1], rows, columns))
-    for row, column in np.ndindex(*b.shape[2:]):
-        top, left = row * stride_h, column * stride_w
-        part = np.tensordot(b[:, :, row, column], a, axes=(1, 0))
-        weight[:, :, top : top + kernel_h, left : left + kernel_w] += part
-    groups = math.gcd(first.groups, second.groups)
-    return _Synapse(
-        source=first.source,
-        weight=_grouped(weight, groups),
-        bias=second.bias + b.sum(axis=(2, 3)) @ first.bias,
-        stride=(first.stride[0] * second.stride[0], first.stride[1] * second.stride[1]),
-        padding=(
-            first.padding[0] + second.padding[0] * first.stride[0],
-            first.padding[1] + second.padding[1] * first.stride[1],
-        ),
-        groups=groups,
-        size=first.size,
-        name=second.name or first.name,
-    )
-
-
-def _sees_nothing_beyond(first: _Synapse, padding: int, axis: int) -> bool:
-    """Whether windows of the first one step beyond its output, where the second sees zeros, hold zeros alone."""
-    if not padding:
-        return True
-    targets = first.shape[1 + axis]
-    _, before = first.window.reach(axis, -1, -1)
-    behind, _ = first.window.reach(axis, targets, targets)
-    return before <= 0 and behind >= first.size[axis]
-
-
-def _dense(synapse: _Synapse) -> Float64Array:
-    """Weights with the zeros between groups, (C_out, C_in, K_h, K_w)."""
-    outputs, taken, *kernel = synapse.weight.shape
-    weight = np.zeros((outputs, taken * synapse.groups, *kernel))
-    for group, rows in enumerate(np.split(np.arange(outputs), synapse.groups)):
-        weight[rows, group * taken : (group + 1) * taken] = synapse.weight[rows]
-    return weight
-
-
-def _grouped(weight: Float64Array, groups: int) -> Float64Array:
-    """The blocks of weights that are zero elsewhere, (C_out, C_in / groups, K_h, K_w)."""
-    taken = weight.shape[1] // groups
-    blocks = np.split(weight, groups)
-    return np.concatenate([block[:, group * taken : (group + 1) * taken] for group, block in enumerate(blocks)])
-
-
-def _undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
-    """Weights with the zeros between dilated taps."""
-    rows, columns = weight.shape[2:]
-    spread = np.zeros((*weight.shape[:2], *Window((rows, columns), dilation=dilation).span))
-    spread[:, :, :: dilation[0], :: dilation[1]] = weight
-    return spread
 
 
 def _is_stock(node: Node[nir.NIRNode], shape: Shape) -> bool:
@@ -303,7 +170,7 @@ def _merge_discrete(
                 f"{node.name}: its recurrent layer is for a vector of {node.shape[0]}, but it reads an image of shape "
                 f"{value.shape}, flattened; put a linear layer between"
             )
-        weight = _undilated(neurons.weight, neurons.dilation)
+        weight = undilated(neurons.weight, neurons.dilation)
         neurons = replace(neurons, weight=weight, dilation=(1, 1))
     if isinstance(neurons, DiscreteCubaLIF):
         arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_NEURON}
@@ -311,7 +178,7 @@ def _merge_discrete(
     else:
         assert isinstance(neurons, nir.LIF | nir.IF | nir.CubaLIF)
         neurons = discrete(node.name, neurons, float(graph.metadata["dt"]), value.shape)
-    nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
+    nothing = per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
     current = _write_sum(node.name, value, nothing, graph, made)
     made[node.name] = Node(node.name, neurons, (current,), value.shape)
 
@@ -325,7 +192,7 @@ def _merge_multi_spike(
 ) -> None:
     """Write a population that may fire several spikes a step, and the synapses in front of it."""
     arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_MULTI_SPIKE}
-    nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
+    nothing = per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
     current = _write_sum(node.name, value, nothing, graph, made)
     made[node.name] = Node(node.name, replace(neurons, **arrays), (current,), value.shape)
 
@@ -369,7 +236,7 @@ def _merge_integrator(
             )
         (reader,) = readers
     shape = value.shape
-    last = _per_channel("", _of_channels(node, "gain", neurons.gain, shape), np.zeros(shape[0]), shape)
+    last = per_channel("", _of_channels(node, "gain", neurons.gain, shape), np.zeros(shape[0]), shape)
     arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), shape) for key in PER_INTEGRATOR}
     op = DiscreteCubaLI(**{**arrays, "gain": constant(1.0, shape)})
     made[node.name] = Node(node.name, op, (_write_sum(node.name, value, last, graph, made),), shape)
@@ -402,7 +269,7 @@ def _merge_population(
     # the threshold of the channels' middle one, so that most weights stay as they are
     ratios = height[gain != 0] / np.abs(gain[gain != 0])
     threshold = float(np.sort(ratios)[len(ratios) // 2])
-    last = _per_channel("", threshold * gain / height, threshold * leak / height, shape)
+    last = per_channel("", threshold * gain / height, threshold * leak / height, shape)
     common = constant(threshold, shape), constant(0.0, shape)
     op: nir.NIRNode
     if isinstance(neurons, nir.LIF):
@@ -423,13 +290,13 @@ def _merge_population(
 
 
 def _write_sum(
-    name: str, value: _Value, last: _Synapse, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
+    name: str, value: _Value, last: Synapse, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
 ) -> str:
     """Write the synapses that meet at a node, and their sum, and return what makes it."""
     written = []
     for index, term in enumerate(value.terms):
         own = last if index == 0 else replace(last, bias=np.zeros_like(last.bias))
-        synapse = term if own.identity else _after(name, term, own)
+        synapse = term if own.identity else after(name, term, own)
         written.append(_unused(synapse.name or f"{name}.synapse", graph, made, owned=bool(synapse.name)))
         made[written[-1]] = Node(written[-1], synapse.op(), (synapse.source,), synapse.shape)
     if len(written) == 1:
@@ -467,7 +334,7 @@ def _merge_output(
         op = nir.Affine(weight, term.bias) if term.bias.any() else nir.Linear(weight)
         made[result] = Node(result, op, (source,), features)
     else:
-        nothing = _per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
+        nothing = per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
         result = flatten(_write_sum(node.name, value, nothing, graph, made))
     made[node.name] = replace(node, inputs=(result,), shape=features)
 

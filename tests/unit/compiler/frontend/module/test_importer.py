@@ -192,14 +192,14 @@ class FiresTwice(Net):
 class Multiplies(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spikes = self.spikes(x)
-        spikes = spikes * self.other(spikes)  # multiplies
+        spikes = self.other(spikes * self.norm(self.conv(x)))  # multiplies
         return self.fc(spikes.flatten(2))
 
 
 class ComputesWeights(Net):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spikes = self.spikes(x).flatten(2)
-        return F.linear(spikes, self.fc.weight.view(5, 144))  # computes weights
+        return F.linear(spikes, spikes[:, 0].view(-1, 144)[:5])  # computes weights
 
 
 class AddsTwice(Net):
@@ -235,8 +235,8 @@ class Counts(Net):
         (Merges, "merges", "sn: neurons read (T * N, ...), so that time runs on from sample to sample"),
         (Rectifies, "rectifies", "relu: no lowering for relu"),
         (FiresTwice, "fires twice", "sn: runs more than once"),
-        (Multiplies, "multiplies", "no lowering for mul"),
-        (ComputesWeights, "computes weights", "computes with a weight"),
+        (Multiplies, "multiplies", "multiplies norm, which is no spike"),
+        (ComputesWeights, "computes weights", "no part of time or samples"),
         (AddsTwice, "adds twice", "times 2"),
         (Swaps, "swaps", "other: neurons read (N, T, ...)"),
         (Mixes, "mixes", "merge T and N"),
@@ -397,7 +397,7 @@ class Product(Net):
         (lambda y, x: heads(y).transpose(2, 3).mT @ heads(x), "no lowering for a product of"),
         (lambda y, x: torch.einsum("tbcn,tbdm->tbnm", y, x), "no lowering for einsum 'tbcn,tbdm->tbnm'"),
         (lambda y, x: torch.einsum("...cn,...cm->...nm", y, x), "no lowering for einsum"),
-        (lambda y, x: y * 0.5, "no lowering for mul of key by a constant"),
+        (lambda y, x: y * torch.full((11, 1), 0.5, dtype=y.dtype).expand(11, 4)[:, :, None], "by a constant of shape"),
         (lambda y, x: y.mT @ x * torch.ones(4, 1, 1, 1, dtype=x.dtype) * 2, "no lowering for mul of"),
         (lambda y, x: 2 / (y.mT @ x), "no lowering for "),
         (lambda y, x: x[:, :, ::2], "no lowering for slice of every"),
@@ -429,9 +429,18 @@ class Loop(nn.Module):
         return torch.stack([self.net(x[t]) for t in range(x.shape[0])])
 
 
-def test_a_loop_over_time_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"select.*x\[t\]"):
-        traced(Loop())
+def test_a_loop_over_time_in_step_mode_m_is_refused() -> None:
+    loop = Loop()
+    functional.set_step_mode(loop, "m")
+    with pytest.raises(UnsupportedError, match=r"neurons read \(N, ...\), which has no axis of time"):
+        traced(loop)
+
+
+def test_a_loop_over_time_that_steps_its_neurons_is_the_network_of_all_steps() -> None:
+    found = traced(Loop())
+    assert found.stepwise == {"net.1"}
+    assert (found.axes, found.over_time, found.graph.timesteps) == (Axes.TIMED, None, 4)
+    assert list(kinds(found)) == ["input", "net.0", "net.1", "net.2", "net.3", "output"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.passes.float.convolve_linear import convolve_linear
 from resformer.compiler.passes.float.fold_average_pool import fold_average_pool
 from resformer.compiler.passes.float.fold_input_gain import fold_input_gain
+from resformer.compiler.passes.float.merge_chains import merge_chains
 from resformer.compiler.passes.float.sum_pools import sum_pools
 from resformer.compiler.passes.float.weigh_spikes import weigh_spikes
 from resformer.compiler.pipeline import MODULE, FloatPass
@@ -114,7 +115,7 @@ def test_pools_that_neurons_read_are_convolutions_of_each_channel() -> None:
 )
 def test_pools_without_an_exact_form_are_refused(module: nn.Module, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
-        sum_pools(before(imported(module), sum_pools))
+        sum_pools(before(imported(module), merge_chains))
 
 
 def test_spikes_added_to_currents_get_a_synapse_of_weight_one() -> None:

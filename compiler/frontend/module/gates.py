@@ -1,0 +1,124 @@
+"""Products, maxima and minima of spikes: gates without memory."""
+
+from __future__ import annotations
+
+import nir
+import numpy as np
+from torch import fx
+
+from resformer.compiler.frontend.module.values import Tracing, Value
+from resformer.compiler.ir.primitives import (
+    FIXED,
+    NEURONS,
+    Add,
+    BatchNorm2d,
+    MaxPool2d,
+    MultiSpikeIF,
+    SampleDelay,
+    SpikeGate,
+    constant,
+)
+
+
+def both(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
+    """Where both fire: x * y, of spikes or what is left of one, 1 - y."""
+    left, right = _spikes(tracing, node, x), _spikes(tracing, node, y)
+    if left[1] and right[1]:
+        neither = _gate(tracing, node, "or", left[0], right[0])
+        return complement(tracing, node, neither)
+    if left[1]:
+        left, right = right, left
+    if left[0] == right[0] and not right[1]:
+        return left[0]
+    return _gate(tracing, node, "iand" if right[1] else "and", left[0], right[0])
+
+
+def either(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
+    """Where any fires."""
+    left, right = _spikes(tracing, node, x), _spikes(tracing, node, y)
+    if left[1] or right[1]:
+        raise tracing.refusal(node, "takes the larger of a spike and 1 less one", "write it as a product of spikes")
+    return left[0] if left[0] == right[0] else _gate(tracing, node, "or", left[0], right[0])
+
+
+def at_most_one(
+    tracing: Tracing, node: fx.Node, x: object, least: float | None = None, most: float | None = None
+) -> Value:
+    """A sum of two spikes, clamped to one: where any fires."""
+    value = tracing.stepwise(node, x)
+    total = tracing.draft.nodes[value.node]
+    if least not in (None, 0) or most != 1:
+        raise tracing.refusal(node, f"clamps values to {least} and {most}", "clamp sums of two spikes to 1 at most")
+    if sends_spikes(tracing, value.node):
+        return value
+    if (
+        not isinstance(total.op, Add)
+        or len(total.inputs) != 2
+        or not all(sends_spikes(tracing, each) for each in total.inputs)
+    ):
+        raise tracing.refusal(node, f"clamps {value.node}, which is no sum of two spikes", "clamp sums of two spikes")
+    return _gate(tracing, node, "or", *(value.of(each) for each in total.inputs))
+
+
+def union(tracing: Tracing, node: fx.Node, x: Value, y: Value) -> Value | None:
+    """a + b - a b, where any fires; None of other differences."""
+    total, overlap = tracing.draft.nodes[x.node], tracing.draft.nodes[y.node]
+    if not isinstance(total.op, Add) or not isinstance(overlap.op, SpikeGate) or overlap.op.kind != "and":
+        return None
+    if sorted(total.inputs) != sorted(overlap.inputs) or x.layout != y.layout:
+        return None
+    return _gate(tracing, node, "or", *(x.of(each) for each in overlap.inputs))
+
+
+def complement(tracing: Tracing, node: fx.Node, x: object) -> Value:
+    """One less a spike."""
+    value = x if isinstance(x, Value) else tracing.stepwise(node, x)
+    made = tracing.elementwise(node, tracing.name(node), nir.Scale(constant(-1.0, value.shape)), value)
+    ones = np.ones(value.shape[0])
+    op = BatchNorm2d(ones, ones, 0 * ones, ones, eps=0.0)
+    op.metadata[FIXED] = 1
+    return tracing.elementwise(node, tracing.name(node), op, made)
+
+
+def sends(tracing: Tracing, name: str) -> bool:
+    """Whether a node's values are the input or what neurons send."""
+    node = tracing.draft.nodes[name]
+    if isinstance(node.op, nir.Flatten | SampleDelay):
+        return sends(tracing, node.inputs[0])
+    return isinstance(node.op, (nir.Input, SpikeGate, *NEURONS))
+
+
+def sends_spikes(tracing: Tracing, name: str) -> bool:
+    """Whether a node's values are 0 or 1."""
+    op = tracing.draft.nodes[name].op
+    if isinstance(op, MaxPool2d | nir.Flatten | SampleDelay):
+        return sends_spikes(tracing, tracing.draft.nodes[name].inputs[0])
+    return isinstance(op, (SpikeGate, *NEURONS)) and not isinstance(op, MultiSpikeIF)
+
+
+def _spikes(tracing: Tracing, node: fx.Node, argument: object) -> tuple[Value, bool]:
+    """Spikes, and whether the argument is one less them."""
+    value = tracing.stepwise(node, argument)
+    shifted = tracing.draft.nodes[value.node]
+    if isinstance(shifted.op, BatchNorm2d) and FIXED in shifted.op.metadata:
+        negative = tracing.draft.nodes[shifted.inputs[0]]
+        one = (shifted.op.bias == 1).all() and isinstance(negative.op, nir.Scale) and (negative.op.scale == -1).all()
+        if one and sends_spikes(tracing, negative.inputs[0]):
+            return value.of(negative.inputs[0]), True
+    if not sends_spikes(tracing, value.node):
+        raise tracing.refusal(
+            node,
+            f"multiplies {value.node}, which is no spike, by another value of the network",
+            "multiply spikes by spikes, or by 1 - spikes, or write attention as matrix products",
+        )
+    return value, False
+
+
+def _gate(tracing: Tracing, node: fx.Node, kind: str, left: Value, right: Value) -> Value:
+    if (left.layout, left.shape, left.steps) != (right.layout, right.shape, right.steps):
+        raise tracing.refusal(
+            node,
+            f"combines spikes {left.named_axes} of {left.shape} and {right.named_axes} of {right.shape}",
+            "give it spikes of one shape, laid out alike",
+        )
+    return tracing.elementwise(node, tracing.name(node), SpikeGate(kind), left, right)
