@@ -116,7 +116,7 @@ def _local(error: LocalError) -> dict[str, Any]:
         }
     return {
         "name": error.layer.name,
-        "population": error.layer.population,
+        "population": error.layer.population or error.layer.onto,
         "rank": error.rank,
         "current": {
             "compared": error.tally.values,

@@ -1,6 +1,7 @@
 """Local error: what each layer alone does to its spikes when it is fed what the original network feeds it.
 
-A layer is a population and the synapses in front of it. Its inputs are the original's: the spikes that its synapses
+A layer is a population and the synapses in front of it; a population's recurrent synapses are one beside, told apart
+from those that bring what comes in. Its inputs are the original's: the spikes that its synapses
 read, those that a recurrent population itself fired a step ago among them, and of a residual stream the current as it
 stood at the population before. So the error of a layer is its own,
 whereas from end to end a flipped spike spreads to all that follow. The last layers have no population: they make the
@@ -51,16 +52,18 @@ class Layer:
             population onto itself have its name.
         population: The population's name; None of what makes the logits.
         streams: The populations before it on the same residual stream, whose current is part of its own.
+        onto: The population whose recurrent synapses these are, alone; it has a layer of its own too.
     """
 
     synapses: tuple[str, ...]
     population: str | None
     streams: tuple[str, ...]
+    onto: str | None = None
 
     @property
     def name(self) -> str:
         """The synapses' names: where an error comes from."""
-        return " + ".join(self.synapses) or str(self.population)
+        return f"{self.onto}, recurrent" if self.onto else " + ".join(self.synapses) or str(self.population)
 
 
 @dataclass
@@ -196,8 +199,11 @@ def find_layers(program: Scheduled) -> tuple[Layer, ...]:
     layers = []
     for name in program.lif_names:
         found = layer(_source(program, program[name].inputs[0]), name)
-        recurrent = isinstance(program[name].op, RecurrentCubaLIF)
-        layers.append(replace(found, synapses=(*found.synapses, name)) if recurrent else found)
+        if isinstance(program[name].op, RecurrentCubaLIF):
+            layers.append(replace(found, synapses=(*found.synapses, name)))
+            layers.append(Layer((name,), None, (), onto=name))
+        else:
+            layers.append(found)
     readout = layer(program.output.inputs[0], None)
     classifier = _classifier_of_currents(program)
     if classifier is not None:
@@ -268,7 +274,8 @@ class LocalComparison:
         self._heads = _heads(program)
         self.tallies = {layer: LayerTally() for layer in layers}
         self._populations = {layer.population: layer for layer in layers if layer.population is not None}
-        self._readout = [layer for layer in layers if layer.population is None]
+        self._recurrent = {layer.onto: layer for layer in layers if layer.onto is not None}
+        self._readout = [layer for layer in layers if layer.population is None and layer.onto is None]
         self._kept_synapses = {name: layer for layer in self._readout[:-1] for name in layer.synapses}
         self._features = self._graph[self._readout[-1].synapses[0]].inputs[0] if self._kept_synapses else None
         self._streams = {stream for layer in layers for stream in layer.streams}
@@ -335,8 +342,10 @@ class LocalComparison:
             read = float_interpreter.step_ago(torch.from_numpy(original))
             original_neurons = self._graph[name].op
             assert isinstance(original_neurons, primitives.RecurrentCubaLIF)
-            given = given + float_interpreter.evaluate(original_neurons.synapses(), read.double()).numpy()
-            arriving = arriving + neurons.fed_back(original.astype(np.int64))
+            returning = float_interpreter.evaluate(original_neurons.synapses(), read.double()).numpy()
+            fed_back = neurons.fed_back(original.astype(np.int64))
+            self._compare_recurrent(name, returning, fed_back.astype(np.float64) * unit)
+            given, arriving = given + returning, arriving + fed_back
             neurons = neurons.without_synapses()
         current = (arriving + neurons.meant_bias(given.ndim - 2) / (1 << LOIHI.a_shift)) * unit
         carried = self._carried(source.name, self._errors)
@@ -346,9 +355,30 @@ class LocalComparison:
         alone = np.clip(arriving - np.rint(np.divide(carried, unit)), -LOIHI.a_max, LOIHI.a_max).astype(np.int64)
         fired = np.stack([step.spikes for step in neurons.steps(alone)])
         made = given - self._carried(source.name, self._given)
-        threshold, original_threshold = _positive(neurons.meant_thresholds * unit), self._threshold(name)
+        threshold, original_threshold = _positive(self._program_threshold(name)), self._threshold(name)
         tally.add_errors((current - carried) / threshold - given / original_threshold, made / original_threshold)
         tally.add_spikes(fired, original, quantized)
+
+    def _compare_recurrent(self, name: str, returning: Float64Array, fed_back: Float64Array) -> None:
+        """Compare what recurrent synapses make of what their population fired, biases aside: those are the layer's.
+
+        Args:
+            name: The population.
+            returning: What they make in the original, (T, N, ...), real, with their bias.
+            fed_back: In the program.
+        """
+        original = self._graph[name].op
+        assert isinstance(original, primitives.RecurrentCubaLIF)
+        made = returning - original.bias.reshape(-1, *(1,) * (returning.ndim - 3))
+        error = fed_back / _positive(self._program_threshold(name)) - made / self._threshold(name)
+        self.tallies[self._recurrent[name]].add_errors(error, made / self._threshold(name))
+
+    def _program_threshold(self, name: str) -> Float64Array:
+        """The program's, in the original's unit, to be broadcast against the population."""
+        node = self._program[name]
+        assert isinstance(node.op, Spiking)
+        unit: float = 2.0 ** -self._program[node.inputs[0]].op.signal.scale_exp
+        return node.op.meant_thresholds.astype(np.float64) * unit
 
     def _carried(self, name: str, values: Mapping[str, Float64Array]) -> Float64Array | float:
         """What a sum owes to the populations before it on its stream, of whose currents these are values."""

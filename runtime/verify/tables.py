@@ -42,7 +42,7 @@ def local_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
     )
     rows = []
     for error in sorted(result.local, key=lambda each: each.rank):
-        row = [error.layer.name, error.layer.population or "(logits)"]
+        row = [error.layer.name, error.layer.population or error.layer.onto or "(logits)"]
         row += [f"{error.relative:.3%}", f"{error.rms:.4f}", f"{error.worst:.3f}"]
         if error.layer.population is None:
             rows.append([*row, *[""] * 5])

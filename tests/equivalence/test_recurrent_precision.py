@@ -11,7 +11,7 @@ import pytest
 from resformer.compiler.files.build import Build, read_build
 from resformer.compiler.ir.ops import RecurrentCubaLIF, StackedRecurrentCubaLIF
 from resformer.compiler.ir.ops.formats import Shapes
-from resformer.compiler.ir.primitives import NEURONS
+from resformer.compiler.ir.primitives import NEURONS, InputKind
 from resformer.compiler.pipeline import CompileOptions, compile_nir
 from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.compiler.samples.arrays import check_samples
@@ -24,9 +24,9 @@ SIZE, STEPS = 12, 10
 BITS = (8, 12)
 
 
-def uneven(path: Path) -> Path:
+def uneven(path: Path, seed: int = 2) -> Path:
     """A recurrent network as braille reading has it: the largest recurrent weight is 100 times the median."""
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(seed)
     weight = rng.choice([-1.0, 1.0], (SIZE, SIZE)) * rng.uniform(0.05, 0.15, (SIZE, SIZE))
     weight *= 0.1 / np.median(np.abs(weight))
     weight[np.arange(SIZE), rng.permutation(SIZE)] = rng.choice([-1, 1], SIZE) * np.linspace(5, 10.5, SIZE)
@@ -73,6 +73,33 @@ def test_more_bits_make_the_local_error_a_tenth(path: Path, builds: dict[int, Bu
         assert layer.tally.fired_original
         errors[bits] = layer.rms
     assert errors[12] < errors[8] / 10
+
+
+@pytest.mark.parametrize("kind", ["frames", "static"])
+@pytest.mark.parametrize("seed", [0, 4])
+def test_the_recurrent_synapses_alone_gain_a_tenth(tmp_path: Path, seed: int, kind: InputKind) -> None:
+    """Whatever is brought in, of which the layer's own error is mostly where pixels are rounded."""
+    path, errors = uneven(tmp_path / "network.nir", seed), {}
+    samples = SAMPLES if kind == "frames" else np.random.default_rng(1).random((6, 6))
+    for bits in BITS:
+        options = CompileOptions(
+            timesteps=STEPS, dt=1e-4, input_kind=kind, quantization=QuantizationConfig(weight_bits=bits)
+        )
+        write_build(compile_nir(path, options), tmp_path / str(bits), ["sim"], options)
+        build = read_build(tmp_path / str(bits))
+        program = build.program()
+        result = verify(
+            build, check_samples(samples, program, "x"), program, Comparing("reference"), model=path, local=True
+        )
+        (alone,) = (each for each in result.local if each.layer.onto == "s")
+        (whole,) = (each for each in result.local if each.layer.population == "s")
+        assert (alone.layer.name, whole.layer.name) == ("s, recurrent", "in + s")
+        # the network is given what the layer is, which the two parts make together
+        assert alone.tally.squared_current > 0
+        assert alone.tally.values == whole.tally.values
+        errors[bits] = alone
+    assert 0 < errors[12].rms < errors[8].rms / 10
+    assert errors[12].relative < errors[8].relative / 10
 
 
 @pytest.mark.parametrize("backend", ["sim", "lava", "onnx"])
