@@ -62,7 +62,7 @@ DEEPEST_GROUP = 32
 """Groups inside each other; graphs inside graphs take two each."""
 
 LONGEST_NAME = 1024
-"""Bytes of the name of a group, a data set or a node."""
+"""Bytes of the name of a group, a data set or a node; characters of that of a class."""
 
 LARGEST_EXPANSION = 2**28
 """Bytes by which a file's compressed arrays may be larger than its :data:`EXPANSION_SHARE`."""
@@ -105,6 +105,11 @@ DEEPEST_YAML = 8
 
 MOST_YAML_ITEMS = 2**12
 """Keys and values of a chip's description; it has 34 constants of 4 each."""
+
+# names of classes
+
+LARGEST_CLASSES = 2**22
+"""Bytes of a file of names; the 21,841 of ImageNet-21K take 1.5 million with all their synonyms."""
 
 # placements
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypedDict, cast, get_args
 from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive, Within, check, shown
 from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.errors import FileFormatError
+from resformer.models.limits import LONGEST_NAME
 
 FORMAT = "resformer-build"
 FORMAT_VERSION = 1
@@ -232,8 +233,9 @@ def check_report(content: Any) -> Report:
         for key in PART_KEYS if "part_of" in node else LAYER_KEYS if is_layer else ():
             if key not in node:
                 raise FileFormatError(f"'nodes[{index}].{key}' is missing")
-    classes = report["classes"] or []
-    for index, name in enumerate(classes):
-        if not name.strip() or not name.isprintable() or name in classes[:index]:
+    seen: set[str] = set()
+    for index, name in enumerate(report["classes"] or []):
+        if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME or name in seen:
             raise FileFormatError(f"'classes[{index}]' is {shown(name)}, no name of one class alone")
+        seen.add(name)
     return report

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.errors import FileFormatError, InputError
+from resformer.models.boundary import require_regular
+from resformer.models.limits import LARGEST_CLASSES, LONGEST_NAME
 
 SHOWN = 5
 """Names that a message lists."""
@@ -25,18 +27,25 @@ def check_classes(names: Sequence[str], count: int, source: str) -> tuple[str, .
         source: What messages call the names.
 
     Raises:
-        InputError: There is not one name a class, two are alike, or one cannot be printed.
+        InputError: There is not one name a class, two are alike, or one cannot be printed or is too long.
     """
     if len(names) != count:
         raise InputError(
             f"{source}: {len(names)} names ({listed(names)}), the network tells {count} classes apart; name each of "
             "them, class 0 first"
         )
+    first: dict[str, int] = {}
     for index, name in enumerate(names):
         if not name.strip() or not name.isprintable():
             raise InputError(f"{source}: the name of class {index} is {name!r}, which cannot be read; give another")
-        if name in names[:index]:
-            raise InputError(f"{source}: {name!r} names class {names.index(name)} and class {index}; tell them apart")
+        if len(name) > LONGEST_NAME:
+            raise InputError(
+                f"{source}: the name of class {index} has {len(name):,} characters, the limit is {LONGEST_NAME}; give "
+                "another"
+            )
+        if name in first:
+            raise InputError(f"{source}: {name!r} names class {first[name]} and class {index}; tell them apart")
+        first[name] = index
     return tuple(names)
 
 
@@ -44,7 +53,7 @@ def read_classes(text: str) -> tuple[str, ...]:
     """The names that an argument says: a file's lines, or else the argument's own parts between commas.
 
     Raises:
-        FileFormatError: The file is no text.
+        FileFormatError: The file is no text, or too large.
         OSError: The file cannot be read.
     """
     path = Path(text)
@@ -54,6 +63,10 @@ def read_classes(text: str) -> tuple[str, ...]:
         is_file = False
     if not is_file:
         return tuple(name.strip() for name in text.split(","))
+    try:
+        require_regular(path, largest=LARGEST_CLASSES)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

@@ -378,6 +378,8 @@ def test_what_compile_refuses(
         ((("classes",), ["a", "b"]), "names 2 classes (a, b), its program tells 3 apart"),
         ((("classes",), ["a", "b", "a"]), "'classes[2]' is 'a', no name of one class alone"),
         ((("classes",), ["a", "b", "\x1b[2J"]), "'classes[2]' is '\\x1b[2J', no name"),
+        ((("classes",), ["a", "b", "c" * 2000]), "no name of one class alone"),
+        ((("classes",), [*map(str, range(300_000)), "7"]), "'classes[300000]' is '7', no name of one class alone"),
     ],
 )
 def test_a_report_that_was_tampered_with(

@@ -19,7 +19,16 @@ import torch.nn.functional as F
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node, topological_order
 from resformer.compiler.ir.messages import message_names, names_before_neurons
-from resformer.compiler.ir.primitives import CONCATENATED, MERGED, AdaptiveAvgPool2d, Add, columns_name, pair, window_of, with_weight
+from resformer.compiler.ir.primitives import (
+    CONCATENATED,
+    MERGED,
+    AdaptiveAvgPool2d,
+    Add,
+    columns_name,
+    pair,
+    window_of,
+    with_weight,
+)
 from resformer.compiler.passes.float.synapse import Synapse, after, per_channel, undilated
 from resformer.errors import UnsupportedError
 
@@ -330,9 +339,7 @@ def _back(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) -> tuple[Fl
     return _back_of_windows(rows, node, shape)
 
 
-def _back_of_windows(
-    rows: Float64Array, node: Node[nir.NIRNode], shape: Shape
-) -> tuple[Float64Array, Float64Array]:
+def _back_of_windows(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) -> tuple[Float64Array, Float64Array]:
     """The same of a convolution or a pool."""
     layer = _synapse(node, shape)
     maps = torch.from_numpy(rows.reshape(len(rows), *node.shape))

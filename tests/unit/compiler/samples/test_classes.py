@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from resformer.compiler.samples.classes import (
     spread_over_each,
 )
 from resformer.errors import FileFormatError, InputError
+from resformer.models.limits import LARGEST_CLASSES, raised
 
 
 def paths(**sizes: int) -> list[str]:
@@ -72,6 +74,7 @@ def test_images_in_no_folder_have_no_classes() -> None:
         (["cat", "dog", "cat"], "'cat' names class 0 and class 2"),
         (["cat", "", "dog"], "class 1 is ''"),
         (["cat", "dog", "\x1b[31m"], r"class 2 is '\\x1b"),
+        (["cat", "dog", "c" * 1025], "the name of class 2 has 1,025 characters, the limit is 1024"),
     ],
 )
 def test_names_that_name_nothing(names: list[str], says: str) -> None:
@@ -88,4 +91,17 @@ def test_names_are_said_or_in_a_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(FileFormatError, match=r"names\.txt: no text in UTF-8"):
         read_classes(str(path))
+    path.write_bytes(b"c\n" * (LARGEST_CLASSES // 2 + 1))
+    with pytest.raises(FileFormatError, match=r"names\.txt: has \d+ bytes, the limit is .* with --limits 2$"):
+        read_classes(str(path))
+    with raised(2):
+        assert len(read_classes(str(path))) == LARGEST_CLASSES // 2 + 1
     assert (named(1, ("cat", "dog")), named(1, None)) == ("dog", "class 1")
+
+
+def test_looking_for_names_that_are_alike_takes_no_longer_than_reading_them() -> None:
+    """As many as a report may hold; each with each other takes an hour."""
+    names = [str(index) for index in range(300_000)]
+    started = time.process_time()
+    assert len(check_classes(names, len(names), "--classes")) == len(names)
+    assert time.process_time() - started < 5

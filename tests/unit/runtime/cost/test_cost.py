@@ -279,28 +279,28 @@ def test_the_longest_way_is_the_farthest_of_the_cores_that_talk(kernel: int, lon
     assert (way.hops_east_west, way.hops_north_south) == (2, 0)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("groups", "channels"), [(1, 5), (2, 4)])
 @pytest.mark.parametrize("at_once", [7, 2**18])
 def test_routes_are_what_looking_at_each_pair_of_neurons_gives(
-    groups: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+    groups: int, channels: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a convolution each sender's neurons with the tiles that read them; of other links each core with each."""
     monkeypatch.setattr(traffic, "PAIRS_AT_ONCE", at_once)
     net = ProgramBuilder((2, 6, 6))
-    first = net.lif("first", net.conv("stem", "input", 4))
+    first = net.lif("first", net.conv("stem", "input", channels))
     second = net.lif("second", net.conv("conv", first, 6, (3, 3), padding=(1, 1), groups=groups))
     net.lif("third", net.dense("dense", net.flatten("flat", second), 9))
-    chip = replace(LOIHI2, cores_per_tile=1, cores_per_chip=6, mesh_columns=3, chip_columns=2, neurons_per_core=5)
+    chip = replace(LOIHI2, cores_per_tile=1, cores_per_chip=6, mesh_columns=3, chip_columns=2, neurons_per_core=9)
     placement = place(net.finish(), chip)
     first, second, third = (placement.by_name[name] for name in ("first", "second", "third"))
-    core = np.zeros((4, 6, 6), dtype=int)
+    core = np.zeros((channels, 6, 6), dtype=int)
     for number, box in first.boxes():
         core[tuple(slice(*each) for each in box)] = number
     pairs = []
     for number, ((c0, c1), (y0, y1), (x0, x1)) in second.boxes():
-        for c, y, x in np.ndindex(4, 6, 6):
+        for c, y, x in np.ndindex(channels, 6, 6):
             seen = y0 - 1 <= y < y1 + 1 and x0 - 1 <= x < x1 + 1
-            if seen and any(each * groups // 6 == c * groups // 4 for each in range(c0, c1)):
+            if seen and any(each * groups // 6 == c * groups // channels for each in range(c0, c1)):
                 pairs.append((core[c, y, x], number))
     everywhere = [(a + second.first_core, b + third.first_core) for a, b in np.ndindex(second.cores, third.cores)]
     for layer, found in ((second, pairs), (third, everywhere)):
