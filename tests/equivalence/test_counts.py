@@ -262,6 +262,37 @@ def test_networks_from_end_to_end(kind: str, tmp_path: Path) -> None:
     assert_same_trace(open_backend("onnx")(program, encoded, record=True), trace)
 
 
+def test_counts_of_spikes_from_end_to_end(tmp_path: Path) -> None:
+    """Neurons that fire several times a step before an attention, and LIFs on both sides that fire at ties."""
+    build, channels = GraphBuilder((3, 4, 4), seed=3), 4
+
+    def weighted(name: str, source: str) -> str:
+        weight = build.rng.integers(-8, 13, (channels, build.shape(source)[0], 1, 1)) / 16
+        return build.conv(f"{name}_conv", source, weight)
+
+    x = build.lif("lif", weighted("stem", "input"), v_threshold=0.25)
+    values = (primitives.constant(value, (channels, 4, 4)) for value in (0.25, -4.0))
+    neurons = primitives.MultiSpikeIF(*values, 4)
+    counts = [build.add(name, neurons, weighted(name, x)) for name in "qkv"]
+    attention = build.add("attention", primitives.SpikeAttention(2, 3), *counts)
+    build.head(build.lif("attended", attention, v_threshold=8.0))
+    graph = build.finish(timesteps=3, source="module", reset="hard")
+    write_nir(graph, tmp_path / "own.nir")
+    program = compile_network(tmp_path / "own.nir", CompileOptions()).program
+    samples = np.random.default_rng(2).integers(-4, 5, (4, 3, 4, 4)) / 2
+    encoded = encode(samples, program).values
+    trace = reference.run(program, encoded, record=True)
+    observed: dict[str, torch.Tensor] = {}
+    float_interpreter.run(graph, samples, observe=observed.__setitem__)
+    for name in ("lif", "attended"):
+        assert np.array_equal(observed[name].numpy(), trace.spikes[name].dense()), name
+        assert 0 < trace.spikes[name].dense().mean() < 1
+    for name in "qkv":
+        assert np.array_equal(observed[name].numpy(), trace.graded[name]), name
+        assert trace.graded[name].max() > 1
+    assert_same_trace(open_backend("sim")(program, encoded, record=True), trace)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_float_onnx(kind: str) -> None:
     """The float model in ONNX Runtime: whole sixteenths and counts are exact in float32 too."""
