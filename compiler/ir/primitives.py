@@ -252,6 +252,7 @@ class SpikeAttention(nir.NIRNode):
 ATTENTION_SHIFT_MAX = 16
 """The largest ``shift`` of a :class:`SpikeAttention`."""
 
+
 @dataclass(eq=False)
 class AdaptiveAvgPool2d(nir.NIRNode):
     """Averages over windows of several sizes, as PyTorch's of that name chooses them for an image of ``size``.

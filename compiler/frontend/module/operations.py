@@ -230,7 +230,8 @@ def _concatenated(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: in
             tracing.values[part] = each
         return _stacked(tracing, node, parts, axis)
     steps = first.steps
-    values, first = [replace(each, steps=None) for each in values], replace(first, steps=None)
+    values = [replace(whole_of(tracing, node, each), steps=None) for each in values]
+    first = values[0]
     if any(tracing.value(node, each).steps != steps for each in parts):
         raise tracing.refusal(node, "puts values of several steps side by side", "concatenate values of one step")
     if not first.layout.has(TIME):
