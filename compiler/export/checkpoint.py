@@ -31,6 +31,7 @@ from resformer.compiler.ir.ops import (
     Output,
     Relay,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     Spiking,
@@ -83,6 +84,7 @@ WITHOUT_WEIGHTS = (
     Relay,
     Spiking,
     CubaLI,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     SumPool2d,
@@ -101,6 +103,8 @@ FLOAT_WITHOUT_WEIGHTS = (
     nir.Scale,
     Add,
     MaxPool2d,
+    primitives.SpikeGate,
+    primitives.SpikeAttention,
     primitives.SpikeMatMul,
 )
 """The same of a SpikingResformer's float operations, once all passes have run."""

@@ -165,6 +165,8 @@ class NodeFacts(TypedDict, total=False):
     limit: Count
     floor: Bounds
     max_spikes: Count
+    num_heads: Positive
+    gate: Literal["and", "or", "iand", "threshold"]
     may_saturate: bool
 
 

@@ -349,10 +349,11 @@ def _(op: SpikeMatMul, y: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
 
 
 @evaluate.register
-def _(op: SpikeGate, first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-    made = first
+def _(op: SpikeGate, *inputs: torch.Tensor) -> torch.Tensor:
+    channels = max(each.shape[2] for each in inputs)
+    # each channel for as many as it stands for; rows and columns broadcast
+    made, *others = (each.repeat_interleave(channels // each.shape[2], dim=2) for each in inputs)
     for each in others:
-        each = _spread(each, first)
         match op.kind:
             case "and":
                 made = made * each
@@ -363,11 +364,6 @@ def _(op: SpikeGate, first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor
             case other:
                 raise InvariantError(f"no definition for a gate of kind {other!r}")
     return made
-
-
-def _spread(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A gate's input, (T, N, ...), as one that broadcasts against another: each channel for as many as it stands."""
-    return x.repeat_interleave(like.shape[2] // x.shape[2], dim=2)
 
 
 @evaluate.register

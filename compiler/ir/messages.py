@@ -29,6 +29,14 @@ def sends_spikes(graph: Graph[nir.NIRNode], name: str) -> bool:
     return isinstance(node.op, (SpikeGate, *NEURONS)) and not isinstance(node.op, MultiSpikeIF)
 
 
+def sends_counts(graph: Graph[nir.NIRNode], name: str) -> bool:
+    """Whether a node's values are spikes, or how many of them neurons fire in a step, or maxima of either."""
+    node = graph[name]
+    if isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
+        return sends_counts(graph, node.inputs[0])
+    return isinstance(node.op, (SpikeGate, *NEURONS))
+
+
 def names_before_neurons(graph: Graph[nir.NIRNode]) -> frozenset[str]:
     """The nodes on whose values some neuron's spikes depend, the neurons included."""
     found: set[str] = set()

@@ -217,9 +217,9 @@ class SpikeGate(nir.NIRNode):
     - "or": where any does, 1 - (1 - a) (1 - b);
     - "iand": where the first does and no other, a (1 - b).
 
-    The output has the first input's shape. The others have it too, or are spread over it: of C channels, each of C / m
-    stands for m in turn, and a single row, or a single column, for all. So (heads, H, W) masks each head's channels
-    alike, and (C, 1, 1) all positions.
+    The output has the shape of the largest input. The others have it too, or are spread over it: of C channels, each of
+    C / m stands for m in turn, and a single row, or a single column, for all. So (heads, H, W) masks each head's
+    channels alike, and (C, 1, 1) all positions.
     """
 
     kind: str
@@ -236,9 +236,10 @@ GATE_KINDS = ("and", "or", "iand")
 class SpikeAttention(nir.NIRNode):
     """Attention of counts: both products of Spikformer's self-attention, which has no softmax.
 
-    Inputs, in this order, are spikes q of shape (heads * d, H, W), k of (heads * d, h, w) and v of (heads * e, h, w),
-    whose tokens are the positions of a map and whose channels are split into heads. Each head makes, of its share of
-    the channels and as rows of tokens, 2^-shift (q k^T) v: the output has shape (heads * e, H, W).
+    Inputs, in this order, are spikes, or counts of them (:class:`MultiSpikeIF`): q of shape (heads * d, H, W), k of
+    (heads * d, h, w) and v of (heads * e, h, w), whose tokens are the positions of a map and whose channels are split
+    into heads. Each head makes, of its share of the channels and as rows of tokens, 2^-shift (q k^T) v: the output has
+    the shape (heads * e, H, W).
     """
 
     num_heads: int

@@ -19,6 +19,7 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     MaxPool2d,
+    MultiSpikeIF,
     Op,
     Output,
     Relay,
@@ -61,6 +62,8 @@ def _asked(node: Node[Op], reader: Node[Op], settled: Mapping[str, BoolArray]) -
     match reader.op:
         case Spiking():
             return np.broadcast_to(reader.op.surplus > 0, channels)
+        case MultiSpikeIF():
+            return np.ones(channels, dtype=np.bool_)  # a tie is a spike of theirs
         case op if isinstance(op, KEEPS_CHANNELS):
             return settled[reader.name]
         case Flatten():
@@ -89,7 +92,7 @@ def reachable_settled(program: Program) -> dict[str, BoolArray]:
                 allowed[node.name] = np.repeat(given[0], node.shape[0] // len(given[0]))
             case SpikeMatMul():
                 allowed[node.name] = np.full(node.shape[:1], given[0].all())
-            case op if isinstance(op, (Spiking, Input, *ENDS)):
+            case op if isinstance(op, (Spiking, MultiSpikeIF, Input, *ENDS)):
                 allowed[node.name] = np.ones(node.shape[:1], dtype=np.bool_)
             case op:
                 raise InvariantError(f"{node.name}: no rule for the ties behind a {type(op).__name__}")

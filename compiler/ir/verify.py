@@ -16,7 +16,7 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import InvariantError, require
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.messages import sends_spikes
+from resformer.compiler.ir.messages import sends_counts, sends_spikes
 from resformer.compiler.ir.neurons import RESETS
 from resformer.compiler.ir.ops import Conv2d, Input, Op, Output, RecurrentCubaLIF
 from resformer.compiler.ir.ops.formats import in_range
@@ -146,7 +146,9 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
             _verify_spikes(graph, node)
         case SpikeAttention(shift=shift):
             require(0 <= shift <= ATTENTION_SHIFT_MAX, f"shift is {shift}, not within 0 and {ATTENTION_SHIFT_MAX}")
-            _verify_spikes(graph, node)
+            for name in node.inputs:
+                made = type(graph[name].op).__name__
+                require(sends_counts(graph, name), f"reads {name} ({made}), where it takes spikes or counts of them")
         case _:
             pass
 

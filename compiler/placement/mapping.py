@@ -42,12 +42,14 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     Spiking,
     StackedRecurrentCubaLIF,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.program import Program, is_stack, layer_synapses
 from resformer.compiler.ir.signal import SignalKind
 from resformer.compiler.ir.storage import mantissa_bits, stored_share
@@ -166,16 +168,32 @@ class _Mapper:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._joined = {node.name: self._joins(node) for node in program}
+        self._counts = {
+            first_product(node.name): self._count_bits(node, node.op)
+            for node in program
+            if isinstance(node.op, SpikeAttention)
+        }
+        """The width of what each first product of an attention sends."""
         self._carried = {node.name for node in program if self._needs_carrier(node)}
 
     def populations(self) -> Iterator[Population]:
         for node in self._program:
+            if isinstance(node.op, SpikeAttention):
+                yield self._first_product(node, node.op)
             if self._is_population(node) and not self._is_joined(node):
                 yield self._population(node)
 
+    def _count_bits(self, node: Node[Op], op: SpikeAttention) -> int:
+        """The width of the largest count of a first product, its sign included."""
+        sizes = attention_sizes([self._program[name].shape for name in node.inputs], op.num_heads)
+        q, k, v = (self._program[name].op.signal.high or 1 for name in node.inputs)
+        return 1 + (k * (sizes.depth * q if sizes.scores_first else sizes.keys * v)).bit_length()
+
     def _is_population(self, node: Node[Op]) -> bool:
         match node.op:
-            case Input() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | MaxPool2d() | SpikeMatMul():
+            case Input() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | MaxPool2d():
+                return True
+            case SpikeMatMul() | SpikeAttention():
                 return True
             case Conv2d() | Dense() | SumPool2d() | Add():
                 return node.name in self._carried
@@ -189,7 +207,7 @@ class _Mapper:
 
     def _joins(self, node: Node[Op]) -> str | None:
         """The node whose neurons also compute this one's successor: its only reader, elementwise."""
-        if not isinstance(node.op, SpikeMatMul | MaxPool2d | Relay):
+        if not isinstance(node.op, SpikeMatMul | SpikeAttention | MaxPool2d | Relay):
             return None
         readers = self._program.consumers[node.name]
         if len(readers) == 1 and isinstance(readers[0].op, (Spiking, Relay)):
@@ -216,7 +234,7 @@ class _Mapper:
                 return reader.inputs[0] == node.name
             case Delay() | Flatten() | SampleDelay():
                 return any(self._wants_values(reader, each) for each in self._program.consumers[reader.name])
-            case Add() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | Output():
+            case Add() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | Output() | SpikeAttention():
                 return False
             case _:
                 raise _unknown(reader)
@@ -233,11 +251,7 @@ class _Mapper:
         # a readout sends nothing: the host reads its neurons
         graded = last.op.signal.kind is not SignalKind.SPIKE and not isinstance(last.op, Output)
         edges = tuple(self._edges_of(first))
-        widths = [
-            self._program[edge.source].op.signal.bits or 0
-            for edge in edges
-            if self._program[edge.source].op.signal.kind is not SignalKind.SPIKE
-        ]
+        widths = [self._payload_bits(edge) for edge in edges]
         return Population(
             name=last.name,
             nodes=tuple(node.name for node in nodes),
@@ -247,6 +261,35 @@ class _Mapper:
             graded=graded,
             payload_bits=max([*widths, last.op.signal.bits or 0] if graded else widths, default=0),
             parameter_words=_parameter_words(last.op),
+        )
+
+    def _payload_bits(self, edge: Edge) -> int:
+        """The width of what a connection brings as payload; none of spikes."""
+        if edge.source in self._counts:
+            return self._counts[edge.source]
+        signal = self._program[edge.source].op.signal
+        return 0 if signal.kind is SignalKind.SPIKE else signal.bits or 0
+
+    def _first_product(self, node: Node[Op], op: SpikeAttention) -> Population:
+        """The neurons that hold the first product of an attention of counts, and send it as graded spikes."""
+        sizes, heads = attention_sizes([self._program[name].shape for name in node.inputs], op.num_heads), op.num_heads
+        q, k, v = (self._sender(name) for name in node.inputs)
+        # k is kept: its channels for each of its tokens, or its tokens for each of its channels
+        gates, reads = (q, sizes.depth) if sizes.scores_first else (v, sizes.keys)
+        rows, columns = (sizes.keys, sizes.queries) if sizes.scores_first else (sizes.depth, sizes.width)
+        edges = tuple(
+            Edge(source, node.name, link, groups=heads, delay=delay, reads=reads, transpose=True)
+            for link, (source, delay) in ((Link.VALUES, k), (Link.GATES, gates))
+        )
+        bits = self._counts[first_product(node.name)]
+        return Population(
+            name=first_product(node.name),
+            nodes=(node.name,),
+            kind="product",
+            shape=(heads, rows, columns),
+            edges=edges,
+            graded=True,
+            payload_bits=bits,
         )
 
     def _edges_of(self, node: Node[Op]) -> Iterator[Edge]:
@@ -268,6 +311,19 @@ class _Mapper:
                         reads=reads,
                         transpose=op.transpose,
                     )
+            case SpikeAttention():
+                sizes = attention_sizes([self._program[name].shape for name in node.inputs], op.num_heads)
+                q, _, v = (self._sender(name) for name in node.inputs)
+                first, waits = (
+                    first_product(node.name),
+                    1,
+                )  # what the second product takes as it is, waits for the first
+                if sizes.scores_first:
+                    values, gates, reads = (v[0], v[1] + waits), (first, 0), sizes.keys
+                else:
+                    values, gates, reads = (first, 0), (q[0], q[1] + waits), sizes.depth
+                for link, (source, delay) in ((Link.VALUES, values), (Link.GATES, gates)):
+                    yield Edge(source, node.name, link, groups=op.num_heads, delay=delay, reads=reads)
             case MaxPool2d():
                 source, delay = self._sender(node.inputs[0])
                 channels = node.shape[0]
@@ -345,6 +401,11 @@ class _Mapper:
         return node.name, delay
 
 
+def first_product(name: str) -> str:
+    """The population that holds the first product of an attention of counts."""
+    return f"{name}.first"
+
+
 def _unknown(node: Node[Op]) -> UnsupportedError:
     """The refusal of an operation that has no form here."""
     kind = type(node.op).__name__
@@ -393,6 +454,7 @@ def _kind(nodes: Sequence[Node[Op]]) -> str:
         Relay: "relay",
         MaxPool2d: "max-pool",
         SpikeGate: "gate",
+        SpikeAttention: "product",
         SpikeMatMul: "product",
         Output: "readout",
         **dict.fromkeys((Conv2d, Dense, SumPool2d, Add), "carrier"),

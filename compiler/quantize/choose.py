@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import message_names
+from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
@@ -22,6 +23,7 @@ from resformer.compiler.ir.primitives import (
     MultiSpikeIF,
     RecurrentCubaLIF,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     as_weighted,
@@ -321,7 +323,8 @@ class _Choice:
                 case _ if node.name in domains:
                     exp, reason = min(limits[domains[node.name]])
                     exps[node.name] = min(exp, wanted[domains[node.name]])
-                    if exps[node.name] < max(exps[name] for name in node.inputs):
+                    counts = [node.op.shift] if isinstance(node.op, SpikeAttention) else []
+                    if exps[node.name] < max([*(exps[name] for name in node.inputs), *counts]):
                         raise RangeError(
                             f"{node.name}: no scale fits its currents: {reason}, which leaves 2^{exps[node.name]}; "
                             "normalise the layer, lower --input-scale-exp or give calibration images"
@@ -342,6 +345,12 @@ class _Choice:
             (SCALE_EXP_MAX, "no scale is finer"),
             (floor_log2(LOIHI.a_max / reach), f"{node.name} reaches {reach:.4g}"),
         ]
+        if isinstance(node.op, SpikeAttention):
+            # what it may reach is known, whatever samples do; counts that are too large for any scale saturate
+            sizes = attention_sizes([self.graph[name].shape for name in node.inputs], node.op.num_heads)
+            most = sizes.most * math.prod(self._message_reach(self.graph[name]) for name in node.inputs)
+            finest = max(floor_log2(LOIHI.a_max / most), 0) + node.op.shift
+            limits[1] = (finest, f"{node.name} may count to {most:.0f}")
         if isinstance(node.op, nir.Conv2d):
             weight = np.abs(node.op.weight)
             steepest = max(float(self.kept[node.name].max(initial=0.0)), SMALLEST_MAGNITUDE)
@@ -487,7 +496,7 @@ def _domains(graph: Graph[nir.NIRNode], messages: Collection[str]) -> dict[str, 
 
     for node in graph:
         match node.op:
-            case nir.Conv2d():
+            case nir.Conv2d() | SpikeAttention():
                 parents[node.name] = node.name
             case Add() | SpikeMatMul() | MaxPool2d() if node.name not in messages:
                 parents[node.name] = node.name

@@ -171,6 +171,9 @@ class _Lowering:
             case nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 require(not np.any(padding), f"{name}: a sum over windows has no padding")
                 op = integer.SumPool2d(self._current(name), pair(kernel), pair(stride))
+            case SpikeAttention(num_heads=heads, shift=shift):
+                finer = self.exps[name] - shift
+                op = integer.SpikeAttention(self._current(name), heads, weight_exp=finer, limit=LOIHI.a_max)
             case SpikeGate(kind=kind):
                 op = integer.SpikeGate.of(kind, len(inputs))
             case SampleDelay(steps=steps):

@@ -22,6 +22,7 @@ from resformer.compiler.ir.primitives import (
     Add,
     DiscreteCubaLI,
     RecurrentCubaLIF,
+    SpikeAttention,
     SpikeGate,
     as_neurons,
     as_weighted,
@@ -147,6 +148,8 @@ class QuantizationPlan:
                     limit = floor_log2(LOIHI.vth_mantissa_max / max(largest, 1e-9))
                     if sources[0] > limit:
                         raise _out_of_range(node.inputs[0], f"scale 2^{sources[0]}", f"up to 2^{limit}")
+                case SpikeAttention(shift=shift):
+                    least, most = shift, SCALE_EXP_MAX
                 case SpikeGate():
                     least = most = 0
                 case DiscreteCubaLI():

@@ -22,6 +22,7 @@ from resformer.compiler.ir.primitives import (
     MaxPool2d,
     MultiSpikeIF,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     collapse,
@@ -144,6 +145,12 @@ def _propagate(
             else:
                 mean, deviation = (each * math.prod(x_shape[1:]) for each in (mean, deviation))
             return _Moments(mean, deviation**2)
+        case SpikeAttention(num_heads=heads, shift=shift):
+            (k, _), (v, v_shape) = others
+            meeting = (x.mean * k.mean).reshape(heads, -1).sum(1)
+            mean = v.mean * np.repeat(meeting, len(v.mean) // heads) * math.prod(v_shape[1:]) * 2.0**-shift
+            # as if all counts deviated together, as DSSA's products do
+            return _Moments(mean, mean**2)
         case SpikeGate(kind=kind):
             rates = [np.repeat(each.mean, shape[0] // len(each.mean)) for each, _ in inputs]
             if kind == "and":

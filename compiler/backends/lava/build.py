@@ -25,6 +25,7 @@ from resformer.compiler.backends.lava.logs import unchanged_logging
 from resformer.compiler.backends.lava.lowering import Context, lower
 from resformer.compiler.backends.lava.processes.blocks import BLOCK_MODELS, BLOCKS, Network
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
+from resformer.compiler.backends.lava.processes.counts import PySpikeAttentionModel
 from resformer.compiler.backends.lava.processes.cuba_lif import PyCubaLifModel, PyCubaLiModel
 from resformer.compiler.backends.lava.processes.delay import PyDelayModel, PySampleDelayModel
 from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
@@ -124,6 +125,7 @@ OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
     PyMultiSpikeIfModel,
     PyRelayModel,
     PySampleDelayModel,
+    PySpikeAttentionModel,
     PySpikeGateModel,
     PySpikeMatMulModel,
     PySpikeProbeModel,

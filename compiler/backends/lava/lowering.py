@@ -18,6 +18,7 @@ from lava.utils.weightutils import SignMode
 from resformer.compiler.backends.lava.clock import SampleClock
 from resformer.compiler.backends.lava.layout import Unit, Values, lava_shape
 from resformer.compiler.backends.lava.processes.conv import Geometry
+from resformer.compiler.backends.lava.processes.counts import SpikeAttention as SpikeAttentionProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLI as CubaLIProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import CubaLIF as CubaLIFProcess
 from resformer.compiler.backends.lava.processes.cuba_lif import Feedback
@@ -47,10 +48,12 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.program import ProgramNode, Scheduled, require_schedule
 from resformer.compiler.ir.signal import SignalKind
 from resformer.errors import UnsupportedError
@@ -258,6 +261,24 @@ def _(op: SpikeMatMul, node: ProgramNode, context: Context) -> _Lowered:
 
 
 @_lower.register
+def _(op: SpikeAttention, node: ProgramNode, context: Context) -> _Lowered:
+    sizes = attention_sizes([context.program[name].shape for name in node.inputs], op.num_heads)
+    make = partial(
+        SpikeAttentionProcess,
+        q_shape=context.in_shape(node, 0),
+        k_shape=context.in_shape(node, 1),
+        v_shape=context.in_shape(node, 2),
+        num_heads=op.num_heads,
+        scores_first=sizes.scores_first,
+        weight_exp=op.weight_exp,
+        limit=op.limit,
+        tally=context.tally(node),
+        name=node.name,
+    )
+    return _Lowered(make, ("q_in", "k_in", "v_in"), "a_out")
+
+
+@_lower.register
 def _(op: MaxPool2d, node: ProgramNode, context: Context) -> _Lowered:
     make = partial(
         MaxPool2dProcess,
@@ -307,25 +328,27 @@ def _(op: SampleDelay, node: ProgramNode, context: Context) -> _Lowered:
 def _(op: SpikeGate, node: ProgramNode, context: Context) -> _Lowered:
     if len(set(node.inputs)) < len(node.inputs):
         raise UnsupportedError(f"{node.name}: reads a population twice, and Lava connects two ports only once")
-    # two ports, each of which sums what meets there: all that adds one each, and what is spread or taken away
+    # two ports, each of which sums what meets there: inputs of one weight and shape
+    shape = lava_shape(node.shape)
     kinds = [(int(weight), context.in_shape(node, index)) for index, weight in enumerate(op.weight)]
-    plain = 1, lava_shape(node.shape)
-    others = {kind for kind in kinds if kind != plain}
+    first = next(kind for kind in kinds if kind[1] == shape)
+    others = {kind for kind in kinds if kind != first}
     if len(others) > 1:
         raise UnsupportedError(
-            f"{node.name}: has inputs of {len(others)} other kinds beside those that add one each at every neuron, and "
-            "its Lava process takes one; make two gates of it"
+            f"{node.name}: has inputs of {1 + len(others)} weights and shapes, and its Lava process takes two; make "
+            "two gates of it"
         )
-    weight, shape = others.pop() if others else plain
+    other_weight, other_shape = others.pop() if others else first
     make = partial(
         SpikeGateProcess,
-        shape=lava_shape(node.shape),
-        other_shape=shape,
-        other_weight=weight,
+        shape=shape,
+        weight=first[0],
+        other_shape=other_shape,
+        other_weight=other_weight,
         vth=op.vth,
         name=node.name,
     )
-    return _Lowered(make, tuple("a_in" if kind == plain else "b_in" for kind in kinds), "s_out")
+    return _Lowered(make, tuple("a_in" if kind == first else "b_in" for kind in kinds), "s_out")
 
 
 @_lower.register

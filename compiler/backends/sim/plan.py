@@ -35,6 +35,7 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     Spiking,
@@ -290,7 +291,7 @@ class _Planner:
                     y, gate = node.inputs
                     gate_layout = Layout.MAP if transpose else Layout.ATTENTION
                     self._single(node, (self._in(Layout.MAP, y), self._in(gate_layout, gate)))
-                case SpikeGate():
+                case SpikeGate() | SpikeAttention():
                     self._single(node, tuple(self._in(Layout.MAP, name) for name in node.inputs))
                 case CubaLI() | MultiSpikeIF() | SampleDelay():
                     # even where all steps' inputs are alike, what these make is not
@@ -477,7 +478,7 @@ def _divisor(step: Step, values: Mapping[str, Value]) -> int:
     match step:
         case AttentionStep(products=((_, product), _)):
             return product.num_heads
-        case OpStep(op=SpikeMatMul(num_heads=heads)):
+        case OpStep(op=SpikeMatMul(num_heads=heads) | SpikeAttention(num_heads=heads)):
             return heads
         case OpStep(op=SpikeGate(), inputs=inputs):
             return math.gcd(*(values[name].channels for name in inputs))

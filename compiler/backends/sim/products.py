@@ -330,6 +330,7 @@ class HeadProducts:
         reach: A bound on y.
         dtype: What holds y and all partial sums.
         device: Where.
+        gate_reach: A bound on the gates, at most 255: spikes, or counts of them.
     """
 
     name: str
@@ -339,6 +340,7 @@ class HeadProducts:
     reach: int
     dtype: torch.dtype
     device: torch.device
+    gate_reach: int = 1
 
     @property
     def shown(self) -> str:
@@ -349,14 +351,14 @@ class HeadProducts:
     @property
     def key(self) -> tuple[object, ...]:
         """All that a kernel's choice of algorithm may depend on."""
-        return self.gates, self.y, self.transpose, self.reach, self.dtype, str(self.device)
+        return self.gates, self.y, self.transpose, self.reach, self.gate_reach, self.dtype, str(self.device)
 
     def trials(self, limit: int) -> Iterator[Trial]:
-        """Draw spikes and a y of which no partial sum reaches the limit."""
+        """Draw gates and a y of which no partial sum reaches the limit."""
         rng = np.random.default_rng(self.gates[4])
-        reach = max(min(self.reach, (limit - 1) // self.gates[4]), 1)
+        reach = max(min(self.reach, (limit - 1) // (self.gates[4] * self.gate_reach)), 1)
         for turn in range(-(-PATTERNS // self.y[2])):
-            gates = _draw_images(rng, self.gates, 0, 1, turn).to(self.device, torch.uint8)
+            gates = _draw_images(rng, self.gates, 0, self.gate_reach, turn).to(self.device, torch.uint8)
             # patches first: patterns vary from one to the next
             y = _draw_images(rng, (self.y[2], *self.y[:2], *self.y[3:]), -reach, reach, turn)
             yield self, (gates, y.permute(1, 2, 0, 3, 4).contiguous().to(self.device, self.dtype))

@@ -47,10 +47,13 @@ from resformer.compiler.ir.ops import (
     PromptCubaLIF,
     RecurrentCubaLIF,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.counts import attention_sizes
+from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.ops.neurons import PER_NEURON
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
@@ -97,6 +100,8 @@ class TorchKernels:
                 return self.dense(step, op)
             case OpStep(op=SpikeMatMul() as op):
                 return self.product(step, op, block)
+            case OpStep(op=SpikeAttention() as op):
+                return self.attention_of_counts(step, op, block)
             case OpStep(op=CubaLI() as op):
                 return self.integrators(step, op, block)
             case OpStep(op=MultiSpikeIF() as op):
@@ -232,6 +237,90 @@ class TorchKernels:
             y = (frame.read(y_name).view.to(dtype) + offset).reshape(y_shape)
             made = compute(frame.read(gate_name).view.reshape(gate_shape), y)
             result = made.to(dtype).reshape(len(made), samples * gate_value.positions, -1)
+            frame.clipped(step.name, self._saturate(result, op.limit))
+            frame.put(step.name, result.to(out_dtype))
+
+        return work
+
+    def attention_of_counts(self, step: OpStep, op: SpikeAttention, block: Block) -> Work:
+        """Both products of an attention of spikes, the cheaper order of them, by a matrix product for each head."""
+        shapes = [self.plan.values[name].shape for name in step.inputs]
+        sizes = attention_sizes(shapes, op.num_heads)
+        heads, samples = op.num_heads // block.count, self.plan.samples
+        q_most, k_most, v_most = (self.plan.values[name].magnitude.value for name in step.inputs)
+        most = sizes.most * q_most * k_most * v_most
+        dtype = torch.float32 if most < EXACT_IN_FLOAT32 else torch.float64
+        require(most < EXACT_IN_FLOAT64, f"{step.name}: counts may reach {most}, beyond float64's")
+        require(max(q_most, k_most, v_most) <= MOST_SPIKES, f"{step.name}: reads counts beyond {MOST_SPIKES}")
+        q_steps, k_steps, v_steps = (
+            1 if self.plan.values[name].static else self.plan.timesteps for name in step.inputs
+        )
+        kernels = [each for each in HEAD_PRODUCTS if each.limit >= exact_below(dtype) and self._has(each)]
+        queries, keys, depth, width = sizes
+
+        def bind(
+            name: str, gates: tuple[int, ...], y: tuple[int, ...], reaches: tuple[int, int], *, transpose: bool
+        ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+            gate_reach, reach = reaches
+            product = HeadProducts(name, gates, y, transpose, reach, dtype, self.device, gate_reach)
+            compute = self.products.bind(product, kernels)
+
+            def multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+                # contiguous, as they were tried
+                return compute(left.contiguous(), right.to(dtype).contiguous())
+
+            return multiply
+
+        # spikes gate: (steps, samples, positions, heads, depth); what they gate: (steps, samples, rows, heads, width)
+        if sizes.scores_first:
+            steps = max(q_steps, k_steps)
+            first = bind(
+                f"{step.name}.first",
+                (q_steps, samples, queries, heads, depth),
+                (k_steps, samples, keys, heads, depth),
+                (q_most, k_most),
+                transpose=True,
+            )
+            second = bind(
+                step.name,
+                (v_steps, samples, width, heads, keys),
+                (steps, samples, queries, heads, keys),
+                (v_most, depth * q_most * k_most),
+                transpose=True,
+            )
+        else:
+            steps = max(k_steps, v_steps)
+            first = bind(
+                f"{step.name}.first",
+                (k_steps, samples, depth, heads, keys),
+                (v_steps, samples, keys, heads, width),
+                (k_most, v_most),
+                transpose=False,
+            )
+            second = bind(
+                step.name,
+                (q_steps, samples, queries, heads, depth),
+                (steps, samples, depth, heads, width),
+                (q_most, keys * k_most * v_most),
+                transpose=False,
+            )
+        out_dtype, unit = real_dtype(self.plan.values[step.name]), float(1 << op.weight_exp)
+
+        def work(frame: Frame) -> None:
+            q, k, v = (
+                # as bytes, since maxima and counts of spikes are kept as floats
+                frame.read(name).view.to(torch.uint8).reshape(each, samples, tokens, heads, -1)
+                for name, each, tokens in zip(
+                    step.inputs, (q_steps, k_steps, v_steps), (queries, keys, keys), strict=True
+                )
+            )
+            if sizes.scores_first:
+                scores = first(q, k)
+                # (..., width, heads, queries) to (..., queries, heads, width)
+                made = second(v.transpose(2, 4), scores).transpose(2, 4)
+            else:
+                made = second(q, first(k.transpose(2, 4), v))
+            result = made.to(dtype).reshape(len(made), samples * queries, -1) * unit
             frame.clipped(step.name, self._saturate(result, op.limit))
             frame.put(step.name, result.to(out_dtype))
 
@@ -484,7 +573,7 @@ class TorchKernels:
     def spike_gate(self, step: OpStep, op: SpikeGate, frame: Frame) -> None:
         """Where the sum of the inputs exceeds the threshold."""
         total: Any = 0
-        width = frame.read(step.inputs[0]).width
+        width = max(frame.read(name).width for name in step.inputs)
         for weight, name in zip(op.weight.tolist(), step.inputs, strict=True):
             spikes = frame.read(name).view.to(torch.int16)
             by_position = spikes.reshape(len(spikes), self.plan.samples, *self.plan.values[name].size, -1)

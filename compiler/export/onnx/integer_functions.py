@@ -510,6 +510,43 @@ SpikeMatMul{bits} <y_shape, perm, spikes_shape, output_shape, limit> (y, bias, s
 """
 
 
+def attention(name: str, *, scores_first: bool, wide: bool, counted: bool) -> str:
+    """Attention of counts, clipped to ``limit``: of q, k and v, which are spikes, times ``unit``.
+
+    Args:
+        name: The function's.
+        scores_first: Whether the first product is of q and k, or else of k and v.
+        wide: Whether what that makes exceeds a byte; ONNX multiplies 32-bit integers more slowly.
+        counted: Whether it says how many values it clipped.
+    """
+    first, other = ("keys, q_heads", "v_heads") if scores_first else ("v_heads, keys", "q_heads")
+    if wide:
+        product, cast, made, other = "MatMul", f"spikes = Cast <to = 6> ({other})", "products", "spikes"
+    else:
+        product, cast, made = "MatMulInteger", "bytes = Cast <to = 2> (products)", "bytes"
+    second = f"{other}, {made}" if scores_first else f"{made}, {other}"
+    return f"""
+{name} <q_shape, k_shape, v_shape, output_shape, unit, limit> (q, k, v) => (counts{", saturated" if counted else ""})
+{{
+    {_constant("unit")}
+    heads_of_q = Constant <value_ints: ints = @q_shape> ()
+    heads_of_k = Constant <value_ints: ints = @k_shape> ()
+    heads_of_v = Constant <value_ints: ints = @v_shape> ()
+    merged = Constant <value_ints: ints = @output_shape> ()
+    q_heads = Reshape (q, heads_of_q)
+    k_heads = Reshape (k, heads_of_k)
+    v_heads = Reshape (v, heads_of_v)
+    keys = Transpose <perm = [0, 1, 3, 2]> (k_heads)
+    products = MatMulInteger ({first})
+    {cast}
+    sums = {product} ({second})
+    scaled = Mul (sums, unit)
+    free = Reshape (scaled, merged)
+    {_saturate("counts", counted=counted)}
+}}
+"""
+
+
 def convolution(bits: int) -> str:
     """Correlations with int8 weights: of spikes if ``bits`` is one, else of signed integers of so many bits.
 

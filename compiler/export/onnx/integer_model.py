@@ -44,10 +44,12 @@ from resformer.compiler.ir.ops import (
     RecurrentCubaLIF,
     Relay,
     SampleDelay,
+    SpikeAttention,
     SpikeGate,
     SpikeMatMul,
     SumPool2d,
 )
+from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.program import Program, ProgramNode
 from resformer.compiler.ir.window import Window
 from resformer.compiler.target import LOIHI
@@ -321,6 +323,33 @@ class _Writer(ModelWriter):
             perm=[0, 1, 3, 2] if op.transpose else [0, 1, 2, 3],
             spikes_shape=[0, op.num_heads, rows, math.prod(spikes) // (op.num_heads * rows)],
             output_shape=[0, *node.shape],
+            limit=op.limit,
+        )
+
+    @write.register
+    def _(self, op: SpikeAttention, node: ProgramNode) -> None:
+        shapes = [self._program[name].shape for name in node.inputs]
+        sizes = attention_sizes(shapes, op.num_heads)
+        q, k, v = (self._bounds[name].value for name in node.inputs)
+        self._check(node, (sizes.most * q * k * v) << op.weight_exp)
+        byte = np.iinfo(np.uint8).max
+        if max(q, k, v) > byte:
+            raise RangeError(f"{node.name}: reads counts up to {max(q, k, v)}, ONNX's bytes hold {byte}; {COARSER}")
+        wide = k * (sizes.depth * q if sizes.scores_first else sizes.keys * v) > byte
+        name = f"{'Wide' * wide}SpikeAttention{'' if sizes.scores_first else 'ByValues'}"
+        self.functions[name] = functions.attention(
+            name, scores_first=sizes.scores_first, wide=wide, counted=self._counted
+        )
+        self._clipping(
+            node,
+            name,
+            [self._uint8(source) for source in node.inputs],
+            np.int32,
+            q_shape=[0, op.num_heads, sizes.depth, sizes.queries],
+            k_shape=[0, op.num_heads, sizes.depth, sizes.keys],
+            v_shape=[0, op.num_heads, sizes.width, sizes.keys],
+            output_shape=[0, *node.shape],
+            unit=1 << op.weight_exp,
             limit=op.limit,
         )
 

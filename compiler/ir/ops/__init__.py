@@ -39,6 +39,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             SampleDelay,
             SpikeGate,
             SpikeMatMul,
+            SpikeAttention,
             Delay,
             Flatten,
             Output,

@@ -19,7 +19,6 @@ from resformer.compiler.ir.interval import Interval
 from resformer.compiler.ir.ops.arithmetic import matmul
 from resformer.compiler.ir.ops.base import Carried, Op, Outcome
 from resformer.compiler.ir.ops.formats import Shapes, Whole
-from resformer.compiler.ir.ops.gates import require_spikes
 from resformer.compiler.ir.ops.synapses import COUNT_MAX
 from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.target import LOIHI
@@ -29,8 +28,9 @@ from resformer.compiler.target import LOIHI
 class SpikeAttention(Op):
     """Per head 2^weight_exp (q k^T) v, of what it received two steps ago: one step for each product.
 
-    Inputs are spikes: q of shape (heads * d, H, W), k of (heads * d, h, w) and v of (heads * e, h, w). Each head takes
-    its block of channels, as rows of tokens, the positions of a map. The output has the shape (heads * e, H, W).
+    Inputs are spikes, or counts of them (``MultiSpikeIF``): q of shape (heads * d, H, W), k of (heads * d, h, w) and v
+    of (heads * e, h, w). Each head takes its block of channels, as rows of tokens, the positions of a map. The output
+    has the shape (heads * e, H, W).
 
     Attributes:
         num_heads: Heads, each with its own block of channels.
@@ -61,16 +61,25 @@ class SpikeAttention(Op):
 
     def check_signals(self, inputs: Sequence[Signal]) -> None:
         """See ``Op``."""
-        require_spikes(inputs)
+        for each in inputs:
+            counts = each.kind is SignalKind.GRADED and each.scale_exp == 0
+            counts = counts and (each.bounds is None or each.bounds[0] >= 0)
+            require(
+                each.kind is SignalKind.SPIKE or counts, f"reads a {each.kind.value}, where it takes spikes or counts"
+            )
 
     def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:
         """See ``Op``; all tokens may fire on all channels, unless an input never does."""
-        most = attention_sizes(shapes.inputs, self.num_heads).most * min(int(each.high.max()) for each in inputs)
+        most = self._most([int(each.high.max()) for each in inputs], shapes)
         return Interval.between(0, most << self.weight_exp).clip(self.limit)
 
-    def sums(self, inputs: Sequence[int], shapes: Shapes) -> int:  # noqa: ARG002
+    def sums(self, inputs: Sequence[int], shapes: Shapes) -> int:
         """See ``Op``."""
-        return min(attention_sizes(shapes.inputs, self.num_heads).most << self.weight_exp, self.limit)
+        return min(self._most(inputs, shapes) << self.weight_exp, self.limit)
+
+    def _most(self, highs: Sequence[int], shapes: Shapes) -> int:
+        """The largest count, given the largest value of each input."""
+        return attention_sizes(shapes.inputs, self.num_heads).most * math.prod(highs)
 
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:  # noqa: ARG002
         """See ``Op``; its own bounds reach the limit then."""
@@ -105,7 +114,7 @@ class SpikeAttention(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return {"num_heads": self.num_heads, "weight_exp": self.weight_exp, "limit": self.limit}
+        return {"num_heads": self.num_heads, "weight_exp": [self.weight_exp] * 2, "limit": self.limit}
 
 
 class AttentionSizes(NamedTuple):
@@ -125,7 +134,7 @@ class AttentionSizes(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The largest count."""
+        """The largest count of spikes."""
         return self.keys * self.depth
 
     @property

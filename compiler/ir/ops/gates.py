@@ -27,7 +27,7 @@ def per_input(name: str, held: Shape, shapes: Shapes) -> None:
 class SpikeGate(Op):
     """Neurons without memory that fire where the weighted sum of the spikes of a step exceeds a threshold.
 
-    The first input has the output's shape; ``gated_shape`` says how the others are spread over it.
+    The largest input has the output's shape; ``gated_shape`` says how the others are spread over it.
 
     Attributes:
         weight: What a spike of each input adds: 1 or -1.
@@ -85,10 +85,10 @@ class SpikeGate(Op):
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:
         """See ``Op``."""
-        channels = inputs[0].shape[2]
-        total = np.zeros_like(inputs[0])
+        channels = max(each.shape[2] for each in inputs)
+        total = np.zeros((), dtype=np.int64)
         for weight, spikes in zip(self.weight, inputs, strict=True):
-            total += int(weight) * spikes.repeat(channels // spikes.shape[2], axis=2)
+            total = total + int(weight) * spikes.repeat(channels // spikes.shape[2], axis=2)
         return Outcome((total > self.vth).astype(np.int64))
 
     def connections(self, shapes: Shapes, index_bits: int) -> int | None:  # noqa: ARG002
@@ -97,11 +97,19 @@ class SpikeGate(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return {"weight": self.weight.tolist(), "vth": self.vth}
+        return {"gate": self.kind, "vth": self.vth}
+
+    @property
+    def kind(self) -> str:
+        """Which gate it is, as ``of`` names them; "threshold" of any other."""
+        adds = self.weight > 0
+        if adds.all():
+            return {len(adds) - 1: "and", 0: "or"}.get(self.vth, "threshold")
+        return "iand" if adds[0] and not adds[1:].any() and not self.vth else "threshold"
 
 
 def gated_shape(inputs: Sequence[Shape]) -> Shape:
-    """The shape that a gate makes: its first input's, over which the others are spread.
+    """The shape that a gate makes: its largest input's, over which the others are spread.
 
     Of C channels, each of another input's C / m stands for m in turn; a single row, or a single column, stands for all.
 
@@ -109,12 +117,13 @@ def gated_shape(inputs: Sequence[Shape]) -> Shape:
         InvariantError: They are fewer than two, or one cannot be spread so.
     """
     require(len(inputs) >= 2, f"takes two inputs or more, not {len(inputs)}")
-    channels, *size = inputs[0]
-    for each in inputs[1:]:
-        spread = len(each) == len(inputs[0]) and channels % each[0] == 0
+    shape = max(inputs, key=math.prod)
+    channels, *size = shape
+    for each in inputs:
+        spread = len(each) == len(shape) and channels % each[0] == 0
         spread = spread and all(given in (1, wanted) for given, wanted in zip(each[1:], size, strict=True))
-        require(spread, f"cannot spread an input of shape {each} over {inputs[0]}")
-    return inputs[0]
+        require(spread, f"cannot spread an input of shape {each} over {shape}")
+    return shape
 
 
 def require_spikes(inputs: Sequence[Signal]) -> None:

@@ -8,6 +8,8 @@ const OP_WORDS = {
   Conv2d: "convolution",
   Dense: "dense",
   SpikeMatMul: "product",
+  SpikeAttention: "attention",
+  SpikeGate: "gate",
   MaxPool2d: "max-pool",
   SumPool2d: "sum-pool",
   Relay: "relay",

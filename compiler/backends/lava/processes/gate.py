@@ -20,17 +20,25 @@ class SpikeGate(AbstractProcess):  # type: ignore[misc]
 
     Args:
         shape: (W, H, C).
+        weight: What a spike at the first port adds.
         other_shape: Of what the second port takes: each of its channels stands for C / m of the first's in turn, a
             single row or column for all.
-        other_weight: What a spike there adds, where one at the first port adds one.
+        other_weight: What a spike there adds.
         vth: The threshold.
         name: The node's.
     """
 
     def __init__(
-        self, *, shape: tuple[int, ...], other_shape: tuple[int, ...], other_weight: int, vth: int, name: str
+        self,
+        *,
+        shape: tuple[int, ...],
+        weight: int,
+        other_shape: tuple[int, ...],
+        other_weight: int,
+        vth: int,
+        name: str,
     ) -> None:
-        super().__init__(shape=shape, other_weight=other_weight, vth=vth, name=name)
+        super().__init__(shape=shape, weight=weight, other_weight=other_weight, vth=vth, name=name)
         self.a_in = InPort(shape=shape)
         self.b_in = InPort(shape=other_shape)
         self.s_out = OutPort(shape=shape)
@@ -49,11 +57,12 @@ class PySpikeGateModel(PyLoihiProcessModel):  # type: ignore[misc]
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.channels: int = proc_params["shape"][-1]
+        self.weight: int = proc_params["weight"]
         self.other_weight: int = proc_params["other_weight"]
         self.vth: int = proc_params["vth"]
 
     def run_spk(self) -> None:
         """One step."""
         total, other = self.a_in.recv(), self.b_in.recv()
-        total = total + self.other_weight * other.repeat(self.channels // other.shape[-1], axis=-1)
+        total = self.weight * total + self.other_weight * other.repeat(self.channels // other.shape[-1], axis=-1)
         self.s_out.send((total > self.vth).astype(np.int32))

@@ -17,7 +17,17 @@ from resformer.compiler.export.onnx.integer_model import _Writer as IntegerWrite
 from resformer.compiler.files.program import read_program, write_program
 from resformer.compiler.ir import float_interpreter, primitives, reference
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import OPERATIONS, Delay, Input, Op, Outcome, Relay, SampleDelay, SpikeGate
+from resformer.compiler.ir.ops import (
+    OPERATIONS,
+    Delay,
+    Input,
+    Op,
+    Outcome,
+    Relay,
+    SampleDelay,
+    SpikeAttention,
+    SpikeGate,
+)
 from resformer.compiler.ir.ops.formats import formats_of
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.shapes import output_shape
@@ -29,7 +39,7 @@ from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.errors import ResformerError, UnsupportedError
 from support.compare import first_difference
 from support.networks import with_input_range
-from support.program_builder import GRADED, ProgramBuilder
+from support.program_builder import CURRENT, GRADED, ProgramBuilder
 from support.traces import assert_same_trace
 
 CLASSES = [pytest.param(each, id=name) for name, each in OPERATIONS.items()]
@@ -44,7 +54,11 @@ def everything() -> tuple[Program, np.ndarray]:
     y = net.conv("y", spikes, 4, (2, 2), stride=(2, 2))
     scores = net.lif("scores", net.matmul("product", y, spikes, heads=2, transpose=True, limit=60000))
     out = net.relay("relay", net.matmul("values", y, scores, heads=2, transpose=False, limit=60000), limit=3000)
-    fired = net.cuba_lif("cuba", net.plus("add", out, net.conv("side", late, 4)))
+    attended = net.add(
+        "attention", SpikeAttention(CURRENT, num_heads=2, weight_exp=3, limit=60000), spikes, late, spikes
+    )
+    beside = net.conv("beside", net.lif("attended", attended), 4)
+    fired = net.cuba_lif("cuba", net.plus("add", out, net.conv("side", late, 4), beside))
     again = net.cuba_lif("recurrent", net.conv("to", fired, 4), kernel=(1, 1), spread=(True, False, False))
     wide = net.cuba_lif("wide", net.conv("of", again, 4), kernel=(3, 3), weight_bits=12)
     prompt = net.cuba_lif("prompt", net.conv("upon", wide, 4), soft_reset=True, prompt=True)

@@ -33,10 +33,10 @@ from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul
 from resformer.compiler.backends.lava.processes.probe import SpikeProbe
 from resformer.compiler.backends.lava.processes.relay import Relay
 from resformer.compiler.backends.lava.record import Recorder
-from resformer.compiler.ir.ops import SampleDelay, SpikeGate
+from resformer.compiler.ir.ops import SampleDelay, SpikeAttention, SpikeGate
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.signal import SPIKE
-from support.program_builder import ProgramBuilder, tiny_resformer
+from support.program_builder import CURRENT, ProgramBuilder, tiny_resformer
 
 
 def compiled(program: Program, *, record: bool = False) -> tuple[Network, list[AbstractProcess]]:
@@ -113,7 +113,8 @@ def test_each_process_finds_its_model_by_itself() -> None:
     neurons = net.cuba_lif("cuba", net.conv("conv", "input", 2))
     wait = net.add("wait", SampleDelay(SPIKE, np.ones((1, 1, 1), np.int32)), neurons)
     gate = net.add("gate", SpikeGate.of("and", 2), wait, neurons)
-    counts = net.multi_spike("counts", net.conv("third", gate, 2))
+    attention = net.add("attention", SpikeAttention(CURRENT, 1, 0, 99), wait, neurons, gate)
+    counts = net.multi_spike("counts", net.conv("third", net.lif("attended", attention), 2))
     net.cuba_li("last", net.conv("second", counts, 2))
     _, others = compiled(net.finish(), record=True)
     processes = {type(each): each for each in (*leaves, *others, *network.procs, network, sink)}
