@@ -136,7 +136,11 @@ def _convolution_of_taps(
     value = tracing.value(node, x)
     path, tensor = tracing.tensor(node, weight)
     if tensor.shape[2] != 1 or pair(stride)[0] != 1 or pair(padding)[0] != 0:
-        raise tracing.refusal(node, "no lowering for conv1d of several taps", "use Conv2d, or a kernel of one")
+        raise tracing.refusal(
+            node,
+            "no lowering for conv1d of several taps",
+            f"give it images of one row, (T, N, C, 1, L), and use Conv2d with a kernel of (1, {tensor.shape[2]})",
+        )
     return _tokenwise(tracing, node, value, 1, path, tensor[..., 0], tracing.optional(node, bias), groups)
 
 
