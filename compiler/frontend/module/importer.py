@@ -20,7 +20,7 @@ from torch import nn
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.operations import OPERATIONS
-from resformer.compiler.frontend.module.rows import check_parts
+from resformer.compiler.frontend.module.rows import check_parts, whole_of
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, first_line
 from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
 from resformer.compiler.ir.arrays import Shape
@@ -130,7 +130,9 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         Axes.SAMPLES_FIRST: (TRACED_BATCH, timesteps or 0),
     }[axes]
     exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
-    tracing = Tracing(module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps, OPERATIONS)
+    tracing = Tracing(
+        module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps, OPERATIONS, whole_of
+    )
     result = tracing.run(axes, shape)
     _check_calls(tracing)
     draft = tracing.draft

@@ -136,7 +136,11 @@ def _convolution_of_taps(
     value = tracing.value(node, x)
     path, tensor = tracing.tensor(node, weight)
     if tensor.shape[2] != 1 or pair(stride)[0] != 1 or pair(padding)[0] != 0:
-        raise tracing.refusal(node, "no lowering for conv1d of several taps", "use Conv2d, or a kernel of one")
+        raise tracing.refusal(
+            node,
+            "no lowering for conv1d of several taps",
+            f"give it images of one row, (T, N, C, 1, L), and use Conv2d with a kernel of (1, {tensor.shape[2]})",
+        )
     return _tokenwise(tracing, node, value, 1, path, tensor[..., 0], tracing.optional(node, bias), groups)
 
 
@@ -230,7 +234,8 @@ def _concatenated(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: in
             tracing.values[part] = each
         return _stacked(tracing, node, parts, axis)
     steps = first.steps
-    values, first = [replace(each, steps=None) for each in values], replace(first, steps=None)
+    values = [replace(whole_of(tracing, node, each), steps=None) for each in values]
+    first = values[0]
     if any(tracing.value(node, each).steps != steps for each in parts):
         raise tracing.refusal(node, "puts values of several steps side by side", "concatenate values of one step")
     if not first.layout.has(TIME):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import nir
+import numpy as np
 from torch import fx
 
 from resformer.compiler.frontend.module.values import Tracing, Value
@@ -22,7 +23,7 @@ def whole_of(tracing: Tracing, node: fx.Node, value: Value) -> Value:
     if value.layout.shows_all(value.shape):
         return value
     start, size = value.layout.start(0), _run(value)
-    name = None if size is None else _rows(tracing, value.node, start, size)
+    name = None if size is None else _rows(tracing, value.node, start, size) or _selected(tracing, value, start, size)
     if name is None:
         raise tracing.refusal(
             node,
@@ -32,6 +33,26 @@ def whole_of(tracing: Tracing, node: fx.Node, value: Value) -> Value:
         )
     shape = tracing.draft.shape(name)
     return replace(value, node=name, shape=shape, layout=replace(value.layout, starts=()))
+
+
+def _selected(tracing: Tracing, value: Value, start: int, size: int) -> str | None:
+    """A layer that passes on some channels of an image; None of what is no image."""
+    if len(value.shape) != 3:
+        return None
+    name = f"{value.node}.channels{start}to{start + size}"
+    if name not in tracing.draft.nodes:
+        weight = np.eye(value.shape[0])[start : start + size, :, None, None]
+        op = nir.Conv2d(
+            input_shape=value.shape[1:],
+            weight=weight,
+            stride=(1, 1),
+            padding=(0, 0),
+            dilation=(1, 1),
+            groups=1,
+            bias=np.zeros(size),
+        )
+        tracing.draft.add(name, op, value.node)
+    return name
 
 
 def _run(value: Value) -> int | None:

@@ -146,6 +146,7 @@ class Tracing:
         draft: The nodes so far.
         timesteps: T, once it is known.
         importers: How each operation of PyTorch is imported.
+        whole_of: Makes a part of a value that of a layer that makes no more.
         values: Of each operation so far.
         constants: What is no value of the network.
         grids: For each node whose last dimension stands for the pixels of an image, that image's size.
@@ -158,6 +159,7 @@ class Tracing:
     draft: Draft
     timesteps: int | None
     importers: Mapping[str, Importer]
+    whole_of: Callable[[Tracing, fx.Node, Value], Value]
     values: dict[fx.Node, Value | tuple[Value, ...]] = field(default_factory=dict)
     constants: Constants = field(default_factory=Constants)
     grids: dict[str, Shape] = field(default_factory=dict)
@@ -220,7 +222,8 @@ class Tracing:
             key = kind, self._key(node.args), self._key(node.kwargs)
             if key not in self._known:
                 self._known[key] = self._made(node)
-            return _at(steps, self._known[key])
+            made = self._known[key]
+            return made if steps is None else _at(steps, made)
         return self._made(node)
 
     def once(self, key: object, make: Callable[[], Value]) -> Value:
@@ -357,6 +360,10 @@ class Tracing:
         """A value as its node has it: one that shows it as a vector is that of a node that flattens it."""
         if value.is_plain:
             return value
+        if not value.layout.shows_all(value.shape) and value.axes is not None:
+            value = self.whole_of(self, node, value)
+            if value.is_plain:
+                return value
         own = value.layout.axes[len(value.lead) :]
         if value.layout.starts or own != (whole(value.shape, range(len(value.shape))),):
             raise self.refusal(

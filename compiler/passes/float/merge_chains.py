@@ -54,11 +54,7 @@ def merge_chains(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     nodes = _needed(merge.made, graph)
     for node in nodes:
         if isinstance(node.op, AdaptiveAvgPool2d):
-            source = merge.made[node.inputs[0]].shape[1:]
-            raise UnsupportedError(
-                f"{node.name}: averages {source} to {node.op.size} by windows of several sizes, for what is no linear "
-                "layer; choose a size that divides"
-            )
+            raise _several_sizes(node, merge.made[node.inputs[0]].shape)
     return replace(graph, nodes=nodes)
 
 
@@ -258,15 +254,19 @@ class _Merge:
         bias: Float64Array,
         layers: list[str],
     ) -> None:
-        """Write a readout of several messages as the sum of a linear layer of each."""
+        """Write a readout of several messages as the sum of a convolution of each, as large as its image."""
         names = []
         for index, (source, rows, _) in enumerate(parts):
             names.append(f"{node.inputs[0]}.merged{index or ''}")
-            op = nir.Affine(rows, 0 * bias if index else bias, metadata={MERGED: ", ".join(layers)})
-            self.made[names[-1]] = Node(names[-1], op, (self._flat(source),), (len(bias),))
+            image = (*self.made[source].shape, 1, 1)[:3]
+            weight = rows.reshape(len(rows), *image)
+            offset = 0 * bias if index else bias
+            op = Synapse(source, weight, offset, (1, 1), (0, 0), 1, (image[1], image[2]), "").op()
+            op.metadata[MERGED] = ", ".join(layers)
+            self.made[names[-1]] = Node(names[-1], op, (source,), (len(bias), 1, 1))
         total = f"{node.inputs[0]}.sum"
-        self.made[total] = Node(total, Add(), tuple(names), (len(bias),))
-        self.made[node.name] = replace(node, inputs=(total,))
+        self.made[total] = Node(total, Add(), tuple(names), (len(bias), 1, 1))
+        self.made[node.name] = replace(node, inputs=(self._flat(total),))
 
     def _needs_one_layer(self, chain: list[Node[nir.NIRNode]], pools: list[Node[nir.NIRNode]]) -> bool:
         """Whether a readout is something else than a pool without padding, flattened, and a linear layer."""
@@ -310,6 +310,8 @@ def _synapse(node: Node[nir.NIRNode], shape: Shape) -> Synapse:
         share = 1.0 / window.area if isinstance(node.op, nir.AvgPool2d) else 1.0
         weight = np.full((channels, 1, *window.kernel), share)
         return Synapse("", weight, np.zeros(channels), window.stride, window.padding, channels, size, "")
+    if isinstance(node.op, AdaptiveAvgPool2d):
+        raise _several_sizes(node, shape)
     if not isinstance(node.op, nir.Conv2d):
         raise UnsupportedError(
             f"{node.name}: a {type(node.op).__name__} makes a current that another layer reads; put neurons between"
@@ -317,6 +319,15 @@ def _synapse(node: Node[nir.NIRNode], shape: Shape) -> Synapse:
     op, window = node.op, window_of(node.op)
     weight = undilated(op.weight, pair(op.dilation))
     return Synapse("", weight, op.bias, window.stride, window.padding, int(op.groups), size, node.name)
+
+
+def _several_sizes(node: Node[nir.NIRNode], shape: Shape) -> UnsupportedError:
+    """The refusal of averages that no linear layer reads."""
+    assert isinstance(node.op, AdaptiveAvgPool2d)
+    return UnsupportedError(
+        f"{node.name}: averages {shape[1:]} to {node.op.size} by windows of several sizes, and what reads it is no "
+        "linear layer; choose a size that divides"
+    )
 
 
 def _affine(node: Node[nir.NIRNode]) -> tuple[Float64Array, Float64Array]:

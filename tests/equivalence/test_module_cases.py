@@ -1,0 +1,224 @@
+"""Modules as people write them: readouts, chains of layers, windows, joins, loops over time; tiny networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from torch import nn
+
+import resformer
+from resformer.errors import UnsupportedError
+from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED, Verification
+
+Join = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def lif() -> neuron.BaseNode:
+    return neuron.LIFNode(v_threshold=0.5)
+
+
+def frames() -> torch.Tensor:
+    """(T, N, C, H, W)."""
+    return 3 * torch.rand(4, 2, 2, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def net(*modules: nn.Module) -> nn.Sequential:
+    made = nn.Sequential(*modules)
+    functional.set_step_mode(made, "m")
+    return made
+
+
+class Case(nn.Module):
+    """Two populations, (T, N, 4, 6, 6), what a test makes of them, and, behind layers, neurons and a classifier."""
+
+    def __init__(self, join: Join, *rest: nn.Module, channels: int = 4) -> None:
+        super().__init__()
+        self.first = net(layer.Conv2d(2, 4, 3, padding=1), lif())
+        self.second = net(layer.Conv2d(4, 4, 3, padding=1), lif())
+        self.current = net(layer.Conv2d(4, 4, 3, padding=1))
+        self.fc, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
+        self.conv = nn.Conv2d(4, 3, 1)
+        self.rest = net(*rest) if rest else None
+        self.end = net(lif(), layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(channels, 3))
+        self.join = join
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.first(x)
+        joined = self.join(self, a, self.second(a))
+        return joined if self.rest is None else self.end(self.rest(joined))
+
+
+def settled(module: nn.Module, example: torch.Tensor) -> nn.Module:
+    """In eval mode, its normalisations as one batch leaves them."""
+    for each in module.modules():
+        if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d):
+            each.momentum = 1.0
+    with torch.no_grad():
+        module.train()(example)
+    functional.reset_net(module)
+    return module.eval()
+
+
+def verified(make: Callable[[], nn.Module], example: torch.Tensor, backend: str = "sim") -> Verification:
+    torch.manual_seed(0)
+    compiled = resformer.compile(settled(make(), example), example)
+    result = compiled.verify(example.transpose(0, 1) if example.dim() in (3, 5) else example, backend=backend)
+    assert result.equivalent
+    assert [result.checks[name].mismatched for name in (FLOAT_GRAPH, BACKEND)] == [0, 0]
+    assert sum(result.fired.values())
+    return result
+
+
+def means(y: torch.Tensor) -> torch.Tensor:
+    return y.mean((-2, -1))
+
+
+READOUTS: dict[str, Join] = {
+    "sum, divided": lambda net, a, b: net.fc(means(b)).sum(0) / 4,
+    "classifier of the sum": lambda net, a, b: net.fc(means(b).sum(0)),
+    "classifier of the mean": lambda net, a, b: net.fc(means(b.mean(0))),
+    "norm of the classifier of the sum": lambda net, a, b: net.norm(net.fc(means(b).sum(0))),
+    "convolution of one pixel": lambda net, a, b: net.conv(b.mean(0).mean((2, 3), keepdim=True)).flatten(1),
+    "sum of pixels": lambda net, a, b: net.fc(b.sum((0, 3, 4))),
+}
+
+
+@pytest.mark.parametrize("read", READOUTS)
+def test_readouts_over_time_are_the_mean_of_logits(read: str) -> None:
+    result = verified(lambda: Case(READOUTS[read]), frames())
+    check = result.checks[QUANTIZED]
+    assert (check.demanded, check.mismatched) == (True, 0)
+
+
+CHAINS: dict[str, tuple[nn.Module, ...]] = {
+    "depthwise, pointwise, norm": (
+        layer.Conv2d(4, 4, 3, padding=1, groups=4, bias=False),
+        layer.Conv2d(4, 4, 1, bias=False),
+        layer.BatchNorm2d(4),
+    ),
+    "convolution, pool": (layer.Conv2d(4, 4, 3, padding=1), layer.AvgPool2d(2)),
+    "padded pool, convolution": (layer.AvgPool2d(3, 2, 1), layer.Conv2d(4, 4, 2)),
+    "norm, convolution": (layer.BatchNorm2d(4), layer.Conv2d(4, 4, 3)),
+    "averages of several sizes, flatten, linear": (
+        layer.AdaptiveAvgPool2d(4),
+        layer.Flatten(),
+        layer.Linear(64, 4),
+    ),
+    "convolution, flatten, linear": (layer.Conv2d(4, 2, 3), layer.Flatten(), layer.Linear(32, 4)),
+}
+
+
+def vector_end(module: Case) -> Case:
+    module.end = net(lif(), layer.Linear(4, 3))
+    return module
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_layers_without_neurons_between_are_one(kind: str) -> None:
+    def make() -> nn.Module:
+        made = Case(lambda net, a, b: b, *CHAINS[kind])
+        return vector_end(made) if "linear" in kind else made
+
+    check = verified(make, frames()).checks[QUANTIZED]
+    assert not check.demanded
+    assert "are one layer of the program" in check.note
+
+
+EXACT: dict[str, tuple[nn.Module, ...]] = {
+    "even kernel": (layer.Conv2d(4, 4, (4, 2), padding="same"),),
+    "even kernel, norm": (layer.Conv2d(4, 4, 2, padding="same", bias=False), layer.BatchNorm2d(4)),
+    "zeros at one side": (layer.SeqToANNContainer(nn.ZeroPad2d((1, 0, 0, 2)), nn.Conv2d(4, 4, 3, 2)),),
+    "ceil_mode without effect": (layer.MaxPool2d(2, ceil_mode=True), layer.Conv2d(4, 4, 2)),
+    "lone norm": (layer.BatchNorm2d(4),),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_windows_keep_the_modules_own_weights(kind: str) -> None:
+    check = verified(lambda: Case(lambda net, a, b: b, *EXACT[kind]), frames()).checks[QUANTIZED]
+    assert (check.demanded, check.mismatched) == (True, 0)
+
+
+JOINS: dict[str, Join] = {
+    "and": lambda net, a, b: a * b,
+    "iand": lambda net, a, b: (1 - b) * a,
+    "or": lambda net, a, b: a + b - a * b,
+    "maximum": lambda net, a, b: torch.maximum(a, b),
+    "clamped": lambda net, a, b: (a + b).clamp(max=1),
+    "half": lambda net, a, b: torch.cat([a[:, :, :2], b[:, :, 2:]], 2),
+    "side by side": lambda net, a, b: torch.cat([a, b], 2),
+}
+
+
+@pytest.mark.parametrize("kind", JOINS)
+def test_joins_of_spikes_are_exact(kind: str) -> None:
+    channels = 8 if kind == "side by side" else 4
+    result = verified(lambda: Case(JOINS[kind], layer.Conv2d(channels, 4, 3, bias=True)), frames())
+    check = result.checks[QUANTIZED]
+    assert check.demanded == (kind != "half")
+    assert check.mismatched == 0 or not check.demanded
+
+
+class Loop(nn.Module):
+    """Neurons that take one step at a time, and a loop over frames."""
+
+    def __init__(self, read: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(2, 4, 3), lif(), nn.Flatten(), nn.Linear(64, 6), lif(), nn.Linear(6, 3))
+        self.read = read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.inner, x)
+
+
+LOOPS: dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
+    "mean": lambda inner, x: sum(inner(x[t]) for t in range(4)) / 4,
+    "stacked": lambda inner, x: torch.stack([inner(frame) for frame in x]),
+    "side by side": lambda inner, x: torch.cat([inner(frame).unsqueeze(0) for frame in x]).sum(0),
+    "multi_step_forward": lambda inner, x: functional.multi_step_forward(x, inner),
+}
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_loop_over_frames_is_the_network_of_all_steps(kind: str) -> None:
+    check = verified(lambda: Loop(LOOPS[kind]), frames()).checks[QUANTIZED]
+    assert (check.demanded, check.mismatched) == (True, 0)
+
+
+def test_a_loop_that_repeats_an_image_finds_how_often() -> None:
+    images = frames()[0]
+    result = verified(lambda: Loop(lambda inner, x: sum(inner(x) for _ in range(3)) / 3), images)
+    assert result.timesteps == 3
+
+
+@pytest.mark.parametrize("kind", ["and", "padded pool, convolution", "delay"])
+def test_lava_fires_the_same(kind: str) -> None:
+    rest = CHAINS.get(kind, (layer.Conv2d(8 if kind == "side by side" else 4, 4, 3),))
+    rest = (layer.Delay(1), *rest) if kind == "delay" else rest
+    verified(lambda: Case(JOINS.get(kind, lambda net, a, b: b), *rest), frames(), "lava")
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.Sequential(layer.Conv2d(2, 4, 3), lif()), r"0 \(Conv2d\): is in step mode 's'.*functional.set_step_mode"),
+        (net(layer.Conv2d(2, 4, 3), lif(), layer.SynapseFilter()), "2: a SynapseFilter keeps a state"),
+        (Loop(lambda inner, x: inner(x[3])), "is given step 3 when it runs for the 1. time"),
+        (Loop(lambda inner, x: sum(inner(x[t]) for t in range(3))), r"reads the sum of steps \[0, 1, 2\] of 4"),
+        (Loop(lambda inner, x: [inner(frame) for frame in x][-1]), "returns what step 3 makes"),
+        (Case(lambda net, a, b: b, layer.MaxPool2d(4, 4, ceil_mode=True)), "ceil_mode adds one that ends behind its 6"),
+        (Case(lambda net, a, b: b, layer.AdaptiveAvgPool2d(4), layer.Conv2d(4, 4, 3)), "by windows of several sizes"),
+        (Case(lambda net, a, b: b, layer.AdaptiveAvgPool2d(4)), "by windows of several sizes"),
+        (
+            Case(lambda net, a, b: b, layer.Conv2d(4, 4, 1), layer.Conv2d(4, 4, 3, padding=1)),
+            "pads what rest.0 makes without neurons between",
+        ),
+        (Case(lambda net, a, b: a * net.current(b)), "multiplies current.0, which is no spike"),
+    ],
+)
+def test_what_has_no_lowering_is_named_with_the_way_out(module: nn.Module, words: str) -> None:
+    with pytest.raises(UnsupportedError, match=words):
+        resformer.compile(module.eval(), frames())
