@@ -327,7 +327,8 @@ class _Choice:
                     if exps[node.name] < max([*(exps[name] for name in node.inputs), *counts]):
                         raise RangeError(
                             f"{node.name}: no scale fits its currents: {reason}, which leaves 2^{exps[node.name]}; "
-                            "normalise the layer, lower --input-scale-exp or give calibration images"
+                            "normalise the layer, lower --input-scale-exp or give calibration images; of a NIR file, "
+                            "see that --dt is in its unit of time"
                         )
                 case _:
                     exps[node.name], *others = dict.fromkeys(exps[name] for name in node.inputs)

@@ -116,7 +116,7 @@ def _local(error: LocalError) -> dict[str, Any]:
         }
     return {
         "name": error.layer.name,
-        "population": error.layer.population or error.layer.onto,
+        "population": error.layer.population,
         "rank": error.rank,
         "current": {
             "compared": error.tally.values,

@@ -201,7 +201,11 @@ def test_networks_from_nir_files(tmp_path: Path, make: Callable[[Path], Written]
     source = Tiny(network.path, build, tmp_path / "x.npy", tmp_path / "none", ())
     sound = verify_local(source, tmp_path, samples=1)
     program = program_of(build)
-    names = [layer["name"] for layer in sound]
+    recurrent = {node.name: f"{node.name}, recurrent" for node in program if isinstance(node.op, RecurrentCubaLIF)}
+    alone = [layer for layer in sound if layer["name"] in recurrent.values()]
+    assert len(alone) == len(recurrent)
+    assert all(layer["population"] is None and layer["current"]["compared"] > 0 for layer in alone)
+    names = [layer["name"] for layer in sound if layer not in alone]
     weighted = [node.name for node in program if isinstance(node.op, Conv2d | Dense | RecurrentCubaLIF)]
     assert [part for name in names for part in name.split(" + ")] == weighted
     assert [layer["population"] for layer in sound if layer["population"] is not None] == list(program.lif_names)
@@ -212,14 +216,16 @@ def test_networks_from_nir_files(tmp_path: Path, make: Callable[[Path], Written]
         change_program(damaged, part, weight=halve)
         # E1 and E2 say nothing of weights, and there is no quantized checkpoint to be unlike
         local = verify_local(source, tmp_path, "--backend", "sim", samples=1, build=damaged)
-        assert [layer["name"] for layer in local if layer["rank"] == 1] == [name]
+        # recurrent synapses are told from those that bring what comes in
+        assert [layer["name"] for layer in local if layer["rank"] == 1] == [recurrent.get(part, name)]
         (before,), (after,) = ([each for each in found if each["name"] == name] for found in (sound, local))
         assert after["current"]["relative_error"] > 0.1 + before["current"]["relative_error"]
-        others = {layer["name"]: layer for layer in sound if layer["name"] != name}
+        touched = {name, recurrent.get(part, name)}
+        others = {layer["name"]: layer for layer in sound if layer["name"] not in touched}
         assert all(
             layer == {**others[layer["name"]], "rank": layer["rank"], "spikes": layer["spikes"]}
             for layer in local
-            if layer["name"] != name
+            if layer["name"] not in touched
         )
 
 

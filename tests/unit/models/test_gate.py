@@ -434,3 +434,9 @@ def test_quoting_a_number_without_end() -> None:
 
 def test_every_key_is_tried_once() -> None:
     assert len(set(weights.KEYS)) == len(weights.KEYS)
+
+
+def test_the_authors_network_for_gestures_is_within_limits() -> None:
+    """Counted of a build of theirs, 64 x 64 pixels in 16 steps: its products, and the bytes of its program."""
+    products, size = 23_157_513_392, 2_841_461
+    assert products * 20 / 16 < limits.MOST_WORK + limits.WORK_SHARE * size
