@@ -40,12 +40,28 @@ def is_stream(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def resolved(path: Path) -> Path:
+    """A path without links, absolute; what it leads to need not be there.
+
+    Raises:
+        OSError: Its links lead in circles, or it is no path.
+    """
+    try:
+        os.stat(path)  # noqa: PTH116 # pathlib says nothing of circles from Python 3.13 on
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
+    except ValueError as error:  # it holds a NUL
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from error
+    return path.resolve()
+
+
 def is_inside(path: Path, directory: Path) -> bool:
     """Whether a file or a folder is a directory, or in it: by its name, by where links lead, or by a second name."""
     if not directory.is_dir():
         return False
     lexically = Path(os.path.abspath(path))  # noqa: PTH100 # resolve() would follow links
-    for each in (lexically, *lexically.parents, *path.resolve().parents):
+    for each in (lexically, *lexically.parents, *resolved(path).parents):
         if each.exists() and directory.samefile(each):
             return True
     if not path.is_file() or path.stat().st_nlink == 1:
@@ -73,7 +89,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with named(path), path.open("wb") as file:
             file.write(content.getbuffer())
         return
-    path = path.resolve()
+    path = resolved(path)
     with named(path), work_folder(path) as folder:
         partial = folder / "content"
         with partial.open("wb") as file:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from resformer.compiler.atomic import exchange, is_inside, named, reap, work_folder
+from resformer.compiler.atomic import exchange, is_inside, named, reap, resolved, work_folder
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.files.digest import sha256
 from resformer.compiler.files.json_schema import check, read_json, shown
@@ -231,7 +231,8 @@ def check_replaceable(directory: Path, inputs: Iterable[Path] = ()) -> None:
         InputError: An input is in the folder, or it is the current one.
         OSError: It cannot be written to.
     """
-    reap(directory.resolve(), partial(_settle, directory.resolve()))
+    place = resolved(directory)
+    reap(place, partial(_settle, place))
     for path in inputs:
         if is_inside(path, directory):
             raise InputError(f"{path}: is in {directory}, which the build replaces; name another folder for the build")
@@ -241,7 +242,7 @@ def check_replaceable(directory: Path, inputs: Iterable[Path] = ()) -> None:
         raise InputError(
             f"{directory}: is the current folder, which a build replaces; change to another, or name a folder in it"
         )
-    for above in directory.resolve().parents:
+    for above in place.parents:
         if above.exists():
             _require_writable(above)
             break
@@ -300,7 +301,7 @@ def replacing(directory: Path) -> Iterator[Path]:
         FileFormatError: The other one is no build, or was changed.
         OSError: Something cannot be written or moved.
     """
-    directory = directory.resolve()
+    directory = resolved(directory)
     with work_folder(directory, partial(_settle, directory)) as work:
         new = work / f"{directory.name}.new"
         new.mkdir()

@@ -179,7 +179,9 @@ def _require_finite(images: npt.NDArray[Any], source: str) -> None:
     if not np.issubdtype(images.dtype, np.floating):
         return
     for start in range(0, len(images), CHECKED_AT_ONCE):
-        finite = np.isfinite(images[start : start + CHECKED_AT_ONCE])
+        part = images[start : start + CHECKED_AT_ONCE]
+        with np.errstate(over="ignore"):  # of wider types, as the numbers that they become
+            finite = np.isfinite(part if part.itemsize <= np.float64().itemsize else part.astype(np.float64))
         if not finite.all():
             sample, *place = (int(each) for each in np.argwhere(~finite)[0])
             raise InputError(

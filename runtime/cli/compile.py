@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from resformer.compiler.atomic import write_json, write_text
+from resformer.compiler.atomic import resolved, write_json, write_text
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_run_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file
@@ -82,7 +82,7 @@ def _compile(arguments: argparse.Namespace) -> int:
     if arguments.check:
         raise UsageError("--report: shows a build, and --check writes none")
     check_writable(arguments.report)
-    if arguments.output is not None and arguments.report.resolve() == arguments.output.resolve():
+    if arguments.output is not None and resolved(arguments.report) == resolved(arguments.output):
         raise UsageError(f"--report: {arguments.report} is the build's folder; name a file, such as report.html in it")
     status = compile_build(arguments)
     if status == DONE:

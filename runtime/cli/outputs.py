@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from resformer.compiler.atomic import is_inside, is_stream
+from resformer.compiler.atomic import is_inside, is_stream, resolved
 from resformer.runtime.cli.terminal import UsageError
 
 
@@ -49,4 +48,4 @@ def _is_same(path: Path, other: Path) -> bool:
     """Whether two paths lead to one file or folder, which need not be there."""
     if path.exists() and other.exists():
         return path.samefile(other)
-    return os.path.realpath(path) == os.path.realpath(other)
+    return resolved(path) == resolved(other)

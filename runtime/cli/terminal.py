@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
 
 from resformer._version import __version__
-from resformer.compiler.atomic import is_stream
+from resformer.compiler.atomic import is_stream, resolved
 from resformer.compiler.progress import Progress, no_progress
 from resformer.errors import ResformerError, ResformerWarning, SampleWarning
 from resformer.models.limits import LONGEST_MESSAGE, cut, printable, raised
@@ -283,7 +283,7 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     # folders that are not there are made as the file is written
-    folder = next(each for each in path.resolve().parents if each.exists())
+    folder = next(each for each in resolved(path).parents if each.exists())
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     if not os.access(folder, os.W_OK):

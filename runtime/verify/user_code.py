@@ -95,9 +95,9 @@ def reported(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except ResformerError:
+    except (ResformerError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # the user's code may raise anything, or end the process
+    except BaseException as error:  # the user's code may raise anything, or end the process
         raise InputError(f"{what}: {described(error)}") from error
 
 

@@ -198,6 +198,7 @@ def with_value(sample: int, value: float) -> Any:
         (with_value(3, np.nan), "index (3, "),
         (np.zeros((4, 3, 2, 16, 16), np.float32), "numpy.swapaxes(x, 0, 1)"),
         (with_value(0, -np.inf), "sample 0 holds a NaN or infinite"),
+        (np.full(GOOD.shape, np.longdouble(2) ** 1025), "holds a NaN or infinite"),
         (np.array([{}, 1], dtype=object), "Python objects"),
     ],
 )

@@ -67,6 +67,12 @@ def raises():
 def ends():
     sys.exit(3)
 
+class Strange(BaseException):
+    pass
+
+def strange():
+    raise Strange("of no usual kind")
+
 class Fails(Wrapped):
     def forward(self, x):
         raise RuntimeError("cannot run\\nat all")  # fails
@@ -144,6 +150,7 @@ def test_another_network_is_not_equivalent(tiny: Tiny, folder: Path, capsys: pyt
         ("theirs.net:several", "theirs.net:several: returns a list; it must return a torch.nn.Module"),
         ("theirs.net:raises", "theirs.net:raises: KeyError: 'no such key' ({folder}/theirs/net.py:{line})"),
         ("theirs.net:ends", "theirs.net:ends: SystemExit: 3 ({folder}/theirs/net.py:"),
+        ("theirs.net:strange", "theirs.net:strange: Strange: of no usual kind ({folder}/theirs/net.py:"),
         ("theirs.broken:make", "theirs.broken:make: SyntaxError: invalid syntax ({folder}/theirs/broken.py:1)"),
         ("theirs.net:Fails", "RuntimeError: cannot run at all ({folder}/theirs/net.py:{line})"),
         ("theirs.net:Tuple", "theirs.net:Tuple: returns a tuple; it must return logits"),

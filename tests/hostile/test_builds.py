@@ -383,6 +383,26 @@ def test_outputs_take_no_inputs_place(tiny: Tiny, tmp_path: Path, capsys: Captur
     assert snapshot(tmp_path) == before
 
 
+def test_outputs_that_are_no_paths_are_named(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    given = [str(tiny.build), "--input", str(tiny.images)]
+    compiling = [str(tiny.model), "--target", "lava", *tiny.arguments]
+    for name, says in (("loop", "symbolic links"), ("loop/x", "symbolic links"), ("a\0b", "Invalid argument")):
+        for command, arguments in (
+            (run_main, [*given, "-o"]),
+            (run_main, [*given, "--cost", "--json"]),
+            (verify_main, [*given, "--report"]),
+            (report_main, [str(tiny.build), "-o"]),
+            (compile_main, [*compiling, "-o"]),
+            (compile_main, [*compiling, "-o", str(tmp_path / "new"), "--report"]),
+        ):
+            assert command([*arguments, str(tmp_path / name)]) == 1
+            said = capsys.readouterr()
+            assert says in said.err
+            assert (said.out, said.err.count("\n")) == ("", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
 def test_a_page_in_the_build_may_be_written_again(tiny: Tiny, tmp_path: Path) -> None:
     build = tmp_path / "b"
     command = [str(tiny.model), "--target", "lava", "-o", str(build), *tiny.arguments, "--quiet"]
