@@ -10,10 +10,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from resformer import errors
-from resformer._version import __version__
-from resformer.compiler.ir import ported as _ported  # noqa: F401  (registers our nodes with NIR)
-from resformer.errors import (
+from resformer._loading import end_at_interrupt as _end_at_interrupt
+
+_end_at_interrupt()  # before anything that takes time
+
+from resformer import errors  # noqa: E402
+from resformer._version import __version__  # noqa: E402
+from resformer.compiler.ir import ported as _ported  # noqa: E402, F401  (registers our nodes with NIR)
+from resformer.errors import (  # noqa: E402
     BackendFailedError,
     BackendMissingError,
     CapacityError,

@@ -63,3 +63,13 @@ def test_commands_tell_their_version_at_once(module: str) -> None:
     command, version, *rest = python(code).split()
     assert command.startswith("resformer-")
     assert (version, rest) == (resformer.__version__, ["0", "False"])
+
+
+@pytest.mark.parametrize(("program", "meaning"), [("resformer-run", "SIG_DFL"), ("other", "default_int_handler")])
+def test_an_interrupt_as_a_command_loads_ends_it_without_a_traceback(program: str, meaning: str) -> None:
+    lines = f"import signal, sys; sys.argv = ['bin/{program}']; import resformer"
+    says = f"print(signal.getsignal(signal.SIGINT) is signal.{meaning})"
+    # a shell's background job ignores the signal
+    asked = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {lines}; {says}"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
