@@ -168,7 +168,7 @@ class Compiled(Summarized):
             record: Keep every population's spikes.
             samples: Take the first N only.
             batch_size: How many samples are in memory together; None: what fits.
-            self_check: With "sim": check every product of the run; several times slower.
+            self_check: With "sim": check every product of the run; three to four times slower.
             progress: Told how far it is.
 
         Warns:

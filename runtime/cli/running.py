@@ -30,7 +30,7 @@ def add_running_options(parser: Parser) -> None:
         "--stock-models", action="store_true", help="lava: use only Lava's own process models, many times slower"
     )
     parser.add_argument(
-        "--self-check", action="store_true", help="sim: check every product of the run, about six times slower"
+        "--self-check", action="store_true", help="sim: check every product of the run, three to four times slower"
     )
 
 

@@ -82,7 +82,7 @@ class SimBackend:
             progress: Told how many samples are done.
             batch_size: How many samples may be in memory at once, for each thread on a CPU; None: as many as are fast.
             self_check: Check every product of the run in int64, beside the trial of its kernel when it was bound.
-                A run of SpikingResformer-Ti takes about six times as long.
+                A run of SpikingResformer-Ti takes three to four times as long.
 
         Raises:
             CapacityError: They do not fit the device's memory.
