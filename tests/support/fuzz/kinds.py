@@ -216,6 +216,8 @@ def _damage_hdf5(rng: Rng, path: Path) -> None:
         for _ in range(int(rng.integers(1, 4))):
             names: list[str] = []
             file.visit(names.append)
+            if not names:  # all is deleted
+                return
             name = pick(rng, names)
             try:
                 _damage_object(rng, file, name)
