@@ -96,6 +96,14 @@ def sends_spikes(tracing: Tracing, name: str) -> bool:
     return isinstance(op, (SpikeGate, *NEURONS)) and not isinstance(op, MultiSpikeIF)
 
 
+def sends_counts(tracing: Tracing, name: str) -> bool:
+    """Whether a node's values are spikes, how many of them neurons fire in a step, or maxima of either."""
+    node = tracing.draft.nodes[name]
+    if isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
+        return sends_counts(tracing, node.inputs[0])
+    return isinstance(node.op, (SpikeGate, *NEURONS))
+
+
 def _spikes(tracing: Tracing, node: fx.Node, argument: object) -> tuple[Value, bool]:
     """Spikes, and whether the argument is one less them."""
     value = tracing.stepwise(node, argument)

@@ -17,6 +17,7 @@ import torch
 from spikingjelly.activation_based import base, functional, neuron
 from torch import nn
 
+from resformer.compiler.frontend.module.counts import check_products
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.operations import OPERATIONS
@@ -144,6 +145,7 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     draft.add("output", nir.Output({"output": np.array(draft.shape(result.node))}), result.node)
     needed = _needed(draft)
     check_parts(needed)
+    check_products(needed)
     if not any(isinstance(each.op, nir.LIF | nir.IF) for each in needed.values()):
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
     assert tracing.timesteps is not None

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from resformer.compiler.frontend.module.counts import gained
 from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either, sends, union
 from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Layout, atoms, whole
 from resformer.compiler.frontend.module.neurons import average_pool, batch_norm, float64, linear, neurons, pair
@@ -628,6 +629,9 @@ def _population(tracing: Tracing, node: fx.Node, value: Value, name: str) -> Val
         op = neurons(name, tracing.module.get_submodule(name), value.shape)
     except UnsupportedError as error:
         raise UnsupportedError(f"{error} ({user_line(node)})") from error
+    value, factor = gained(tracing, value)
+    if factor != 1:
+        op.r = op.r * factor
     if not value.layout.in_order:
         own = value.layout.axes
         timed = value.layout.has(TIME)

@@ -1,4 +1,7 @@
-"""Products of spikes with currents, and the constants that scale them: Dual Spike Self-Attention as code writes it."""
+"""Products of spikes with currents, and the constants that scale them: Dual Spike Self-Attention as code writes it.
+
+Those of spikes with spikes are in ``counts``.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ import nir
 import torch
 from torch import fx
 
+from resformer.compiler.frontend.module.counts import counted, is_counted, scaled, shared_lead
 from resformer.compiler.frontend.module.gates import both
-from resformer.compiler.frontend.module.layout import Atom, Axis, Layout, atoms, whole
+from resformer.compiler.frontend.module.layout import Layout, atoms, whole
 from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.values import Tracing, Value
 from resformer.compiler.ir.primitives import NEURONS, SCALED_BY, UNIT, SpikeMatMul
@@ -62,10 +66,12 @@ def _ordered(value: Value, names: str, wanted: list[str]) -> Value:
 
 
 def _product(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Value:
+    of_spikes = counted(tracing, node, left, right)
+    if of_spikes is not None:
+        return of_spikes
     firing = [isinstance(tracing.draft.nodes[each.node].op, NEURONS) for each in (left, right)]
-    if all(firing) or not any(firing):
-        both = "spikes" if all(firing) else "currents"
-        raise tracing.refusal(node, f"no lowering for a product of {both} with {both}", REMEDY)
+    if not any(firing):
+        raise tracing.refusal(node, "no lowering for a product of currents with currents", REMEDY)
     made = _spikes_times_current(tracing, node, left, right, spikes_left=firing[0])
     if made is None:
         raise tracing.refusal(
@@ -92,7 +98,7 @@ def _spikes_times_current(
     y_own, y_inner, gate_own, gate_inner = (
         (columns, inner_right, rows, inner) if spikes_left else (rows, inner, columns, inner_right)
     )
-    lead, y_heads, gate_heads = _heads(y.layout.axes[:-2], gate.layout.axes[:-2])
+    lead, y_heads, gate_heads = shared_lead(y.layout.axes[:-2], gate.layout.axes[:-2])
     if lead is None or len(y_heads) > 1 or len(gate_heads) > 1:
         return None
     heads = math.prod(atom.size for atom in y_heads)
@@ -133,24 +139,6 @@ def _spikes_times_current(
     batch = tuple((*before, *over_heads) if holds_heads else before for before, holds_heads in lead)
     own = (of_gate, of_y) if spikes_left else (of_y, of_gate)
     return Value(name, shape, Layout((*batch, *own)), made_by=node)
-
-
-def _heads(left: tuple[Axis, ...], right: tuple[Axis, ...]) -> tuple[list[tuple[Axis, bool]] | None, Axis, Axis]:
-    """The axes of time and samples that two operands share, each with whether it holds their heads too; and those."""
-    if len(left) != len(right):
-        return None, (), ()
-    lead: list[tuple[Axis, bool]] = []
-    heads: tuple[list[Atom], list[Atom]] = ([], [])
-    for pair in zip(left, right, strict=True):
-        before = [tuple(atom for atom in axis if atom.dim < 0) for axis in pair]
-        own = [tuple(atom for atom in axis if atom.dim >= 0) for axis in pair]
-        in_order = all((*first, *last) == axis for first, last, axis in zip(before, own, pair, strict=True))
-        if before[0] != before[1] or not in_order:
-            return None, (), ()
-        for found, each in zip(heads, own, strict=True):
-            found.extend(each)
-        lead.append((before[0], bool(own[0])))
-    return lead, tuple(heads[0]), tuple(heads[1])
 
 
 def _part_of(y: Value, heads: int, per_head: int) -> str | None:
@@ -198,6 +186,8 @@ def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tenso
             f"no lowering for mul of {value.layout} by a constant of shape {tuple(constant.shape)}",
             "scale each head, or each channel, by one number, the same for all samples and steps",
         )
+    if is_counted(tracing, value.node) and (scale == scale.flat[0]).all():
+        return scaled(tracing, node, value, float(scale.flat[0]))
     if not isinstance(tracing.draft.nodes[value.node].op, SpikeMatMul):
         return tracing.elementwise(node, tracing.name(node), nir.Scale(scale), value)
     unit = tracing.constants.unit(argument)
