@@ -153,7 +153,7 @@ def damaged_array(rng: Rng, array: Array) -> Array:
     """Another type, shape, order or some other values; never more elements than a few times as many."""
     changes: Sequence[Callable[[], Array]] = (
         lambda: array.astype(pick(rng, ("?", "u1", "i1", "i2", "u2", "i4", "i8", "u8", "f2", "f8", ">f4", "c8"))),
-        lambda: array[..., :0],
+        lambda: array[..., :0] if array.ndim else array,
         lambda: array[0] if array.ndim else array,
         lambda: array[None],
         lambda: np.asfortranarray(array),
