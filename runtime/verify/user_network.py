@@ -133,13 +133,14 @@ class UserNetwork(TorchNetwork):
         """
         given = torch.from_numpy(samples)
         with reported(self.called):
-            fired, logits = _run(self.model, self.neurons, FEEDS[self.feed](given, self.timesteps))
-        for name, calls in fired.items():
-            found = _steps(calls, self.timesteps, len(samples))
+            fired, returned = _run(self.model, self.neurons, FEEDS[self.feed](given, self.timesteps))
+            steps = {name: _steps(calls, self.timesteps, len(samples)) for name, calls in fired.items()}
+            _, logits = _logits(returned, self.timesteps, len(samples), self.called, (self.form,))
+        for name, found in steps.items():
             if found is None:
                 raise InputError(f"{self.called}: {self.populations[name]} does not fire T times for each sample")
             observe(name, *found)
-        return _logits(logits, self.timesteps, len(samples), self.called, (self.form,))[1].numpy()
+        return logits.numpy()
 
 
 Calls: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
@@ -208,15 +209,15 @@ def user_network(module: nn.Module, program: Scheduled, *, called: str) -> UserN
     """
     with reported(called):
         twin = in_float64(module)
-    wanted = {name: math.prod(program[name].shape) for name in program.lif_names}
-    first: InputError | None = None
+    wanted = {name: math.prod(program[name].shape) for name in program.spiking_names}
+    errors: list[InputError] = []
     for feed in _possible(program):
         found = _tried(twin, program, wanted, feed, called)
         if isinstance(found, UserNetwork):
             return found
-        first = first or found
-    assert first is not None, "there is some way to take samples"
-    raise first
+        errors.append(found)
+    # what it lacks where it runs says more than that it does not take samples of another shape
+    raise next((error for error in errors if error.__cause__ is None), errors[0])
 
 
 def _possible(program: Scheduled) -> Sequence[str]:
@@ -253,10 +254,12 @@ def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], f
     own = {name: node for name, node in module.named_modules() if isinstance(node, neuron.BaseNode)}
     with reported(f"{called}: given {feed}"):
         fired, returned = _run(module, own, FEEDS[feed](given, steps))
+        ran = {name: _steps(calls, steps, samples) for name, calls in fired.items()}
+        form, _ = _logits(returned, steps, samples, called)
     sizes: dict[str, int] = {}
-    for name, calls in fired.items():
-        found = _steps(calls, steps, samples)
+    for name, found in ran.items():
         if found is None:
+            calls = fired[name]
             shapes = tuple(calls[0][1].shape)
             raise InputError(
                 f"{called}: given {feed} with T = {steps} and N = {samples}, {name} fires {len(calls)} times in shape "
@@ -276,5 +279,4 @@ def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], f
                 f"{called}: {path} has {sizes[path]} neurons, {name} of the build has {wanted[name]}; give the network "
                 "that was compiled, its populations running in the same order or bearing the same names"
             )
-    form, _ = _logits(returned, steps, samples, called)
     return UserNetwork(module, populations, feed, form, timesteps=steps, called=called, by_name=by_name)

@@ -91,6 +91,10 @@ class Tuple(Wrapped):
     def forward(self, x):
         return super().forward(x), x
 
+class Ragged(Wrapped):
+    def forward(self, x):
+        return [each[:, :size] for size, each in enumerate(self.backbone.module(x))]
+
 def other():
     net = make()
     net.classifier = nn.Linear(1, 2)
@@ -184,6 +188,7 @@ def test_another_network_is_not_equivalent(tiny: Tiny, folder: Path, capsys: pyt
         ("theirs.broken:make", "theirs.broken:make: SyntaxError: invalid syntax ({folder}/theirs/broken.py:1)"),
         ("theirs.net:Fails", "RuntimeError: cannot run at all ({folder}/theirs/net.py:{line})"),
         ("theirs.net:Tuple", "theirs.net:Tuple: returns a tuple; it must return logits"),
+        ("theirs.net:Ragged", "theirs.net:Ragged: returns a list; it must return logits"),
         ("theirs.net:silent", "populations of SpikingJelly's neurons fire, the build has"),
         ("theirs.net:FramesOfAnother", "populations of SpikingJelly's neurons fire, the build has"),
         ("theirs.net:other", "does not fit theirs.net:other: classifier.bias missing in the file; classifier.weight ("),
