@@ -125,11 +125,11 @@ def load_weights(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
         InputError: Names or shapes differ.
     """
     names = {name: bare for name, bare in bare_names(own).items() if name.rpartition(".")[2] not in IGNORED}
-    found = set(bare_names(state).values())
-    given = dict(zip(bare_names(state).values(), state.values(), strict=True))
-    optional = {bare for bare in (*names.values(), *found) if bare.endswith(".num_batches_tracked")}
-    missing = [bare for bare in names.values() if bare not in found and bare not in optional]
-    unexpected = [bare for bare in given if bare not in set(names.values()) and bare not in optional]
+    given = {bare: state[name] for name, bare in bare_names(state).items()}
+    known = set(names.values())
+    optional = {bare for bare in (*known, *given) if bare.endswith(".num_batches_tracked")}
+    missing = [bare for bare in names.values() if bare not in given and bare not in optional]
+    unexpected = [bare for bare in given if bare not in known and bare not in optional]
     wrong = [
         f"{bare} {tuple(given[bare].shape)} instead of {tuple(own[name].shape)}"
         for name, bare in names.items()
