@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from resformer.compiler.files.build import Build
+from resformer.compiler.ir.summary import listed
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.reading import read
@@ -137,10 +138,8 @@ def load_weights(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
     ]
     lists = {"missing in the file": missing, "not in the module": unexpected, "of another shape": wrong}
     if any(lists.values()):
-        raise InputError(
-            f"{what}: {'; '.join(f'{_some(each)} {kind}' for kind, each in lists.items() if each)}; give the function "
-            "that makes the network of these weights"
-        )
+        differ = "; ".join(f"{listed(each, NAMED)} {kind}" for kind, each in lists.items() if each)
+        raise InputError(f"{what}: {differ}; give the function that makes the network of these weights")
     with torch.no_grad():
         for name, bare in names.items():
             if bare in given:
@@ -155,12 +154,6 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
             break
         found = {name: bare.removeprefix(f"{holder}.") for name, bare in found.items()}
     return found
-
-
-def _some(names: list[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _named(found: Callable[..., Any]) -> str:
