@@ -135,7 +135,7 @@ class Compiled(Summarized):
             program = self.program
         except ResformerError as error:
             return "Compiled network", [*rows, ("program", str(error))]
-        populations = program.lif_names
+        populations = program.spiking_names
         neurons = sum(math.prod(program[name].shape) for name in populations)
         return "Compiled network", [
             *rows,
@@ -143,7 +143,7 @@ class Compiled(Summarized):
             ("output", f"{program.output.shape[0]} classes, {counted(program.latency, 'step')} of latency"),
             (
                 "program",
-                f"{counted(len(program), 'node')}, {neurons:,} neurons in {len(populations)} populations",
+                f"{counted(len(program), 'node')}, {neurons:,} neurons in {counted(len(populations), 'population')}",
             ),
         ]
 

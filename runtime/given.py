@@ -163,9 +163,12 @@ def read_given(
         preprocessing: What is done to these samples, whatever they are, in place of what the build does.
 
     Raises:
-        ResformerError: They are damaged, do not fit the program, or there are fewer than ``samples``.
+        ResformerError: They are damaged, do not fit the program, or there are fewer than ``samples``; or there is a
+            preprocessing for what was read before.
     """
     if isinstance(images, Given):
+        if preprocessing is not None:
+            raise InputError("samples: were read already, so preprocessing comes too late; say it where they are read")
         if samples is not None:
             _require_enough("samples", len(images.samples), samples)
         given = images if samples is None else images.first(samples)

@@ -33,6 +33,8 @@ from resformer.models.limits import (
     MOST_WORK,
     WORK_SHARE,
     allowed,
+    cut,
+    printable,
     quote,
     require_within,
 )
@@ -302,6 +304,4 @@ def _shown(value: Any) -> str:
 
 def _brief(error: Exception) -> str:
     """An error as one printable line; names in it come from the file."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    printable = "".join(char if char.isprintable() else "?" for char in text)
-    return printable if len(printable) <= BRIEF else printable[:BRIEF] + "…"
+    return cut(printable(" ".join(str(error).split()) or type(error).__name__), BRIEF)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.ir import summary
 from resformer.errors import FileFormatError, InputError
 from resformer.models.boundary import require_regular
 from resformer.models.limits import LARGEST_CLASSES, LONGEST_NAME
@@ -81,8 +82,7 @@ def named(label: int, classes: Sequence[str] | None) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """Some names in a message: the first few, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(name if name.isprintable() else repr(name) for name in names[:SHOWN]) + more
+    return summary.listed([name if name.isprintable() else repr(name) for name in names], SHOWN)
 
 
 def class_folders(names: Sequence[str]) -> tuple[str, ...] | None:

@@ -65,6 +65,9 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
     Args:
         program: What ran.
         spikes: Of every LIF population, (T, N, ...).
+
+    Raises:
+        UnsupportedError: Neurons fire several spikes a step.
     """
     counting = sorted(set(program.spiking_names) - set(program.lif_names))
     if counting:

@@ -213,17 +213,19 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
 
 def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[str, ...]:
     """What a reader should know of a run beside its results."""
-    fired = {name: train.count for name, train in trace.spikes.items()}
-    chances = {name: train.size for name, train in trace.spikes.items()}
+    populations = program.spiking_names
     lines = clipping(
         sum(part.clipped for part in parts),
         max(part.largest for part in parts),
         real_range(program),
         frames=program.metadata.get("input") == "frames",
     )
-    if fired:
+    # not of some alone: those that fire several spikes a step have no trains
+    if populations and trace.spikes.keys() >= set(populations):
+        fired = {name: trace.spikes[name].count for name in populations}
+        chances = {name: trace.spikes[name].size for name in populations}
         return silence(fired, chances, from_nir=program.metadata.get("source") == "nir") + lines
-    unspoken = (NO_SPIKES_OUT,) if program.lif_names and not trace.logits.any() else ()
+    unspoken = (NO_SPIKES_OUT,) if populations and not trace.logits.any() else ()
     return unspoken + lines
 
 

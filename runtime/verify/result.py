@@ -165,7 +165,9 @@ class Verification(Summarized):
         Equal spikes say nothing of a network that never fires, of an input that was clipped, or of an accuracy that
         fell; so each line says one thing, and EQUIVALENT is said of the first alone.
         """
-        return _same_spikes(self), _accuracy(self), f"to know: {'; '.join(self.to_know) or NOTHING}"
+        said = self.shortfalls
+        known = [each for each in self.to_know if each not in said]
+        return _same_spikes(self), _accuracy(self), f"to know: {'; '.join(known) or NOTHING}"
 
     @property
     def shortfalls(self) -> tuple[str, ...]:
@@ -228,7 +230,11 @@ def _accuracy(result: Verification) -> str:
     lacking = result.shortfalls
     demands = any(limit is not None for limit in (result.limits.min_agreement, result.limits.max_accuracy_drop))
     word = "ACCURACY NOT KEPT" if lacking else "ACCURACY KEPT" if demands else "accuracy"
-    return f"{word}: {'; '.join((_accuracies(result), _agreement(result), *lacking))}"
+    facts = [_accuracies(result), _agreement(result)]
+    if demands and not result.accuracy:
+        # whether it is kept is judged by agreement then, and "kept: unknown" would contradict itself
+        facts = [facts[1], f"accuracy itself is {facts[0]}"]
+    return f"{word}: {'; '.join((*lacking, *facts))}"
 
 
 def _accuracies(result: Verification) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from resformer.compiler.files.build import Build
+from resformer.compiler.ir.summary import listed
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.reading import read
@@ -125,11 +126,11 @@ def load_weights(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
         InputError: Names or shapes differ.
     """
     names = {name: bare for name, bare in bare_names(own).items() if name.rpartition(".")[2] not in IGNORED}
-    found = set(bare_names(state).values())
-    given = dict(zip(bare_names(state).values(), state.values(), strict=True))
-    optional = {bare for bare in (*names.values(), *found) if bare.endswith(".num_batches_tracked")}
-    missing = [bare for bare in names.values() if bare not in found and bare not in optional]
-    unexpected = [bare for bare in given if bare not in set(names.values()) and bare not in optional]
+    given = {bare: state[name] for name, bare in bare_names(state).items()}
+    known = set(names.values())
+    optional = {bare for bare in (*known, *given) if bare.endswith(".num_batches_tracked")}
+    missing = [bare for bare in names.values() if bare not in given and bare not in optional]
+    unexpected = [bare for bare in given if bare not in known and bare not in optional]
     wrong = [
         f"{bare} {tuple(given[bare].shape)} instead of {tuple(own[name].shape)}"
         for name, bare in names.items()
@@ -137,10 +138,8 @@ def load_weights(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
     ]
     lists = {"missing in the file": missing, "not in the module": unexpected, "of another shape": wrong}
     if any(lists.values()):
-        raise InputError(
-            f"{what}: {'; '.join(f'{_some(each)} {kind}' for kind, each in lists.items() if each)}; give the function "
-            "that makes the network of these weights"
-        )
+        differ = "; ".join(f"{listed(each, NAMED)} {kind}" for kind, each in lists.items() if each)
+        raise InputError(f"{what}: {differ}; give the function that makes the network of these weights")
     with torch.no_grad():
         for name, bare in names.items():
             if bare in given:
@@ -155,12 +154,6 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
             break
         found = {name: bare.removeprefix(f"{holder}.") for name, bare in found.items()}
     return found
-
-
-def _some(names: list[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _named(found: Callable[..., Any]) -> str:

@@ -25,7 +25,6 @@ Float64Array = npt.NDArray[np.float64]
 Feed: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
 """Samples, (N, C, H, W) or (N, T, C, H, W), and T, as a module takes them."""
 
-STATIC, FRAMES = "static", "frames"
 SEED = 0
 """Of the samples that it is tried on."""
 
@@ -59,6 +58,8 @@ FEEDS: Mapping[str, Feed] = MappingProxyType(
     }
 )
 """How modules take samples."""
+FORMS = ("N", "TN", "NT")
+"""How modules return logits: the axes before that of classes."""
 
 
 class UserNetwork(TorchNetwork):
@@ -68,6 +69,7 @@ class UserNetwork(TorchNetwork):
         model: In eval mode.
         populations: Its neurons' paths, by the names that the program has for them.
         feed: How it takes samples, a key of ``FEEDS``.
+        form: How it returns logits, one of ``FORMS``.
         timesteps: T.
         called: What messages call it.
         by_name: Whether its populations bear the program's names; else they were matched as they run.
@@ -80,6 +82,7 @@ class UserNetwork(TorchNetwork):
         model: nn.Module,
         populations: Mapping[str, str],
         feed: str,
+        form: str,
         *,
         timesteps: int,
         called: str,
@@ -89,7 +92,7 @@ class UserNetwork(TorchNetwork):
         super().__init__(model, fine_tuned=fine_tuned)
         own = self.neurons
         self.neurons = {name: own[path] for name, path in populations.items()}
-        self.populations, self.feed, self.timesteps = populations, feed, timesteps
+        self.populations, self.feed, self.form, self.timesteps = populations, feed, form, timesteps
         self.called, self.by_name = called, by_name
 
     @property
@@ -114,6 +117,7 @@ class UserNetwork(TorchNetwork):
             model,
             self.populations,
             self.feed,
+            self.form,
             timesteps=self.timesteps,
             called=self.called,
             by_name=self.by_name,
@@ -129,13 +133,14 @@ class UserNetwork(TorchNetwork):
         """
         given = torch.from_numpy(samples)
         with reported(self.called):
-            fired, logits = _run(self.model, self.neurons, FEEDS[self.feed](given, self.timesteps))
-        for name, calls in fired.items():
-            found = _steps(calls, self.timesteps, len(samples))
+            fired, returned = _run(self.model, self.neurons, FEEDS[self.feed](given, self.timesteps))
+            steps = {name: _steps(calls, self.timesteps, len(samples)) for name, calls in fired.items()}
+            _, logits = _logits(returned, self.timesteps, len(samples), self.called, (self.form,))
+        for name, found in steps.items():
             if found is None:
                 raise InputError(f"{self.called}: {self.populations[name]} does not fire T times for each sample")
             observe(name, *found)
-        return _logits(logits, self.timesteps, len(samples), self.called).numpy()
+        return logits.numpy()
 
 
 Calls: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
@@ -172,19 +177,22 @@ def _steps(calls: Calls, steps: int, samples: int) -> tuple[torch.Tensor, torch.
     return None
 
 
-def _logits(returned: object, steps: int, samples: int, called: str) -> torch.Tensor:
-    """What a module returns as (T, N, classes) or (1, N, classes)."""
+def _logits(
+    returned: object, steps: int, samples: int, called: str, forms: Sequence[str] = FORMS
+) -> tuple[str, torch.Tensor]:
+    """Which of some forms a module's logits have, and these as (T, N, classes) or (1, N, classes).
+
+    Where there are as many samples as steps, the shape alone does not tell.
+    """
     if isinstance(returned, list | tuple) and len(returned) == steps and all(map(torch.is_tensor, returned)):
         returned = torch.stack(list(returned))
-    shape = tuple(returned.shape) if isinstance(returned, torch.Tensor) else None
+    what = f"a {type(returned).__name__}"
     if isinstance(returned, torch.Tensor):
-        if shape is not None and len(shape) == 2 and shape[0] == samples:
-            return returned[None]
-        if shape is not None and len(shape) == 3 and shape[:2] == (steps, samples):
-            return returned
-        if shape is not None and len(shape) == 3 and shape[:2] == (samples, steps):
-            return returned.transpose(0, 1)
-    what = f"a tensor of shape {shape}" if shape is not None else f"a {type(returned).__name__}"
+        sizes = {"N": samples, "T": steps}
+        for form in forms:
+            if tuple(returned.shape[:-1]) == tuple(sizes[axis] for axis in form):
+                return form, {"N": returned[None], "TN": returned, "NT": returned.transpose(0, 1)}[form]
+        what = f"a tensor of shape {tuple(returned.shape)}"
     raise InputError(f"{called}: returns {what}; it must return logits, (T, N, classes) or (N, classes)")
 
 
@@ -201,22 +209,22 @@ def user_network(module: nn.Module, program: Scheduled, *, called: str) -> UserN
     """
     with reported(called):
         twin = in_float64(module)
-    wanted = {name: math.prod(program[name].shape) for name in program.lif_names}
-    first: InputError | None = None
+    wanted = {name: math.prod(program[name].shape) for name in program.spiking_names}
+    errors: list[InputError] = []
     for feed in _possible(program):
         found = _tried(twin, program, wanted, feed, called)
         if isinstance(found, UserNetwork):
             return found
-        first = first or found
-    assert first is not None, "there is some way to take samples"
-    raise first
+        errors.append(found)
+    # what it lacks where it runs says more than that it does not take samples of another shape
+    raise next((error for error in errors if error.__cause__ is None), errors[0])
 
 
 def _possible(program: Scheduled) -> Sequence[str]:
     """The ways in which a module may take the program's samples."""
     vectors = program.input.shape[1:] == (1, 1)
     kinds = ["(T, N, C, H, W)", "(N, T, C, H, W)"] + (["(T, N, F)", "(N, T, F)"] if vectors else [])
-    if program.metadata.get("input") == FRAMES:
+    if program.metadata.get("input") == "frames":
         return kinds
     return ["(N, C, H, W)", *(["(N, F)"] if vectors else []), *kinds]
 
@@ -246,10 +254,12 @@ def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], f
     own = {name: node for name, node in module.named_modules() if isinstance(node, neuron.BaseNode)}
     with reported(f"{called}: given {feed}"):
         fired, returned = _run(module, own, FEEDS[feed](given, steps))
+        ran = {name: _steps(calls, steps, samples) for name, calls in fired.items()}
+        form, _ = _logits(returned, steps, samples, called)
     sizes: dict[str, int] = {}
-    for name, calls in fired.items():
-        found = _steps(calls, steps, samples)
+    for name, found in ran.items():
         if found is None:
+            calls = fired[name]
             shapes = tuple(calls[0][1].shape)
             raise InputError(
                 f"{called}: given {feed} with T = {steps} and N = {samples}, {name} fires {len(calls)} times in shape "
@@ -269,5 +279,4 @@ def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], f
                 f"{called}: {path} has {sizes[path]} neurons, {name} of the build has {wanted[name]}; give the network "
                 "that was compiled, its populations running in the same order or bearing the same names"
             )
-    _logits(returned, steps, samples, called)
-    return UserNetwork(module, populations, feed, timesteps=steps, called=called, by_name=by_name)
+    return UserNetwork(module, populations, feed, form, timesteps=steps, called=called, by_name=by_name)

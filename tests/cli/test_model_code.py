@@ -11,14 +11,17 @@ import pytest
 import torch
 
 import resformer
+from resformer.models.checkpoint import build_model, load_checkpoint
 from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.verify.result import CHECKS
+from resformer.runtime.verify.user_network import user_network
 from support.attention import AttentiveNet
 from support.builds import Tiny, read_json
 from support.modules import calibrated
 
 E1, E2, E3, E4 = CHECKS
 GRAPHS = 7
+STEPS = 4
 
 CODE = """
 import sys
@@ -54,7 +57,9 @@ def leaks():
     return net
 
 def silent():
-    net = make()
+    return silenced(make())
+
+def silenced(net):
     net.layers[0][0].activation_in = nn.Identity()
     return net
 
@@ -77,9 +82,18 @@ class Fails(Wrapped):
     def forward(self, x):
         raise RuntimeError("cannot run\\nat all")  # fails
 
+class FramesOfAnother(FramesAlone):
+    def __init__(self):
+        super().__init__()
+        silenced(self.backbone.module)
+
 class Tuple(Wrapped):
     def forward(self, x):
         return super().forward(x), x
+
+class Ragged(Wrapped):
+    def forward(self, x):
+        return [each[:, :size] for size, each in enumerate(self.backbone.module(x))]
 
 def other():
     net = make()
@@ -132,6 +146,26 @@ def test_the_users_class_stands_on_the_left(
     assert f"note: theirs.net:{function}" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("samples_first", [False, True])
+def test_as_many_samples_as_steps_are_no_steps(tiny: Tiny, samples_first: bool) -> None:
+    """Logits (N, T, classes) are told from (T, N, classes) where N is T, too."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = build_model(load_checkpoint(tiny.model), timesteps=STEPS, image_size=16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.net(x)
+            return logits.transpose(0, 1) if samples_first else logits
+
+    network = user_network(Net(), resformer.load(tiny.build).program, called="mine")
+    images = np.random.default_rng(5).random((STEPS, 2, 16, 16))
+    together = network.run(images, lambda *_: None)
+    alone = [network.run(images[each : each + 1], lambda *_: None)[:, 0] for each in range(STEPS)]
+    np.testing.assert_allclose(together, np.stack(alone, axis=1), atol=1e-12)
+
+
 def test_another_network_is_not_equivalent(tiny: Tiny, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(tiny, "theirs.net:leaks", "--json", "r.json") == 1
     found = read_json(folder / "r.json")
@@ -154,7 +188,9 @@ def test_another_network_is_not_equivalent(tiny: Tiny, folder: Path, capsys: pyt
         ("theirs.broken:make", "theirs.broken:make: SyntaxError: invalid syntax ({folder}/theirs/broken.py:1)"),
         ("theirs.net:Fails", "RuntimeError: cannot run at all ({folder}/theirs/net.py:{line})"),
         ("theirs.net:Tuple", "theirs.net:Tuple: returns a tuple; it must return logits"),
+        ("theirs.net:Ragged", "theirs.net:Ragged: returns a list; it must return logits"),
         ("theirs.net:silent", "populations of SpikingJelly's neurons fire, the build has"),
+        ("theirs.net:FramesOfAnother", "populations of SpikingJelly's neurons fire, the build has"),
         ("theirs.net:other", "does not fit theirs.net:other: classifier.bias missing in the file; classifier.weight ("),
     ],
 )

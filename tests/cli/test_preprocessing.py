@@ -304,6 +304,8 @@ def test_python_holds_it_too(plain: Tiny, pixels: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(each.run(given, backend="sim").logits_int, expected)
         with pytest.raises(resformer.InputError, match="preprocessing: 'all' is neither"):
             each.read(values, preprocessing="all")  # type: ignore[arg-type]
+        with pytest.raises(resformer.InputError, match="were read already"):
+            each.read(given, preprocessing="build")
 
 
 def compiled(tiny: Tiny, output: Path, *arguments: str) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import resformer
 from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.files.build import read_build
 from resformer.compiler.files.program import read_program, write_program
@@ -21,10 +22,11 @@ from resformer.compiler.ir.program import Program, may_clip
 from resformer.compiler.pipeline import CompileOptions, compile_network
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.save.build import write_build
-from resformer.errors import FileFormatError, UnsupportedError
+from resformer.errors import FileFormatError, ResformerWarning, UnsupportedError
 from resformer.runtime.cli.compile_options import main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
+from resformer.runtime.run.to_know import NO_SPIKES_OUT
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL
 from resformer.runtime.verify.verify import Comparing, verify
 from support.compare import first_difference
@@ -152,6 +154,17 @@ def test_networks_verify(backend: str, tmp_path: Path) -> None:
     assert result.checks[ORIGINAL].extra["f1"] > 0.9
     counts = reference.run(program, check_samples(SAMPLES, program, "x").real().astype(np.int32), record=True).graded
     assert all(counts[name].max() > 1 for name in ("n1", "n5"))
+
+
+def test_its_silence_is_told(tmp_path: Path) -> None:
+    """Of populations that fire several spikes a step no trains are recorded, but that all logits are zero is seen."""
+    nodes = (nir.Linear(-np.ones((3, 6))), nir.IF(np.ones(3), np.ones(3)), nir.Linear(np.ones((2, 3))))
+    path = write(tmp_path / "n.nir", chain((6,), *nodes))
+    compiled = resformer.compile(path, target="sim", options=OPTIONS)
+    with pytest.warns(ResformerWarning, match=NO_SPIKES_OUT):
+        result = compiled.run(np.ones((2, STEPS, 6)), record=True)
+    assert result.to_know == (NO_SPIKES_OUT,)
+    assert ("program", "6 nodes, 3 neurons in 1 population") in compiled.summary()[1]
 
 
 def test_a_difference_in_a_count_is_seen(tmp_path: Path) -> None:
