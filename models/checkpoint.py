@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from resformer.errors import FileFormatError, ResformerError, UnsupportedError
+from resformer.errors import FileFormatError, UnsupportedError
 from resformer.models.infer import check_shapes, infer_architecture
 from resformer.models.layers import NeuronKind
 from resformer.models.limits import quote
-from resformer.models.reading import read
+from resformer.models.reading import checkpoint_boundary, read
 from resformer.models.spikingresformer import Architecture, Rounding, SpikingResformer
 from resformer.models.weights import StateDict, check_values, find_weights, note_half_precision
 
@@ -95,20 +95,8 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None) -> Chec
         UnsupportedError: where it is a SpikingResformer of a kind that ``Architecture`` does not describe.
     """
     path = Path(path)
-    try:
+    with checkpoint_boundary(path):
         return _load(path, weights_key)
-    except ResformerError as error:
-        raise type(error)(f"{quote_path(path)}: {error}") from error
-    except Exception as error:  # of PyTorch, on tensors that no check above foresaw
-        what = quote(str(error).partition("\n")[0])
-        raise FileFormatError(
-            f"{quote_path(path)}: damaged, or no PyTorch checkpoint ({type(error).__name__}: {what}); copy it again"
-        ) from error
-
-
-def quote_path(path: Path) -> str:
-    """A path without control characters, uncut: a user must recognise it."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(path))
 
 
 def _load(path: Path, weights_key: str | None) -> Checkpoint:

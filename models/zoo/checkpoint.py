@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 
-from resformer.errors import FileFormatError, ResformerError, UnsupportedError
-from resformer.models.checkpoint import quote_path
-from resformer.models.limits import quote
-from resformer.models.reading import read
+from resformer.errors import UnsupportedError
+from resformer.models.reading import checkpoint_boundary, read
 from resformer.models.weights import StateDict, check_values, find_weights, note_half_precision
 from resformer.models.zoo.parts import Classifier
 from resformer.models.zoo.recognise import FAMILIES, STEMS, Recognition, build, canonical, recognise
@@ -52,18 +50,11 @@ def load_zoo_checkpoint(path: str | Path, *, weights_key: str | None = None) -> 
         UnsupportedError: where its shapes are those of no network that its family's architecture describes.
     """
     path = Path(path)
-    try:
+    with checkpoint_boundary(path):
         weights = find_weights(read(path)[0], weights_key, stems=STEMS, whose="known network")
         state = canonical(weights.state)
         recognition = recognise(state)
         check_values(state)
-    except ResformerError as error:
-        raise type(error)(f"{quote_path(path)}: {error}") from error
-    except Exception as error:  # of PyTorch, on tensors that no check above foresaw
-        what = quote(str(error).partition("\n")[0])
-        raise FileFormatError(
-            f"{quote_path(path)}: damaged, or no PyTorch checkpoint ({type(error).__name__}: {what}); copy it again"
-        ) from error
     return ZooCheckpoint(
         path, MappingProxyType(dict(state)), recognition, weights.key, weights.notes + note_half_precision(state)
     )

@@ -8,21 +8,20 @@ and ``event`` in github.com/bic-L/MaxFormer.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from resformer.errors import UnsupportedError
 from resformer.models.zoo.parts import (
-    Classifier,
+    PyramidArchitecture,
+    PyramidNetwork,
     ResidualMLP,
     SpikingSelfAttention,
     Units,
     batch_norm,
-    check_divisible,
+    check_choice,
     check_heads,
-    check_positive,
     convolution,
     lif,
     max_pool,
@@ -128,54 +127,31 @@ MIXER_NAMES: Mapping[Mixer, str] = MappingProxyType({"3": "conv", "5": "conv", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxFormerArchitecture:
+class MaxFormerArchitecture(PyramidArchitecture):
     """Everything about a Max-Former but T and the image size.
 
     No tensor tells the heads.
 
     Attributes:
-        embed_dims: channels of the last stage; each stage before has half as many.
         depths: number of blocks of each stage: three, or two of ``event``.
         num_heads: attention heads of the last stage.
-        mlp_ratio: hidden channels of an MLP divided by its stage's.
-        in_channels: channels of the input.
-        num_classes: number of logits.
-        layout: which of the authors' folders the network is written as.
 
     Raises:
         UnsupportedError: where the fields contradict each other.
     """
 
-    embed_dims: int
-    depths: tuple[int, ...]
-    num_heads: int
-    mlp_ratio: int = 4
-    in_channels: int = 3
-    num_classes: int = 10
     layout: Layout = "cifar"
 
     def __post_init__(self) -> None:
-        if self.layout not in get_args(Layout):
-            raise UnsupportedError(f"layout is {self.layout!r}: must be one of {', '.join(get_args(Layout))}")
-        stages = len(self.kinds.mixers)
-        if len(self.depths) != stages:
-            raise UnsupportedError(f"depths are {self.depths}: layout {self.layout} has {stages} stages")
-        check_positive(mlp_ratio=self.mlp_ratio, in_channels=self.in_channels, num_classes=self.num_classes)
-        for depth in self.depths:
-            check_positive(depth=depth)
+        check_choice(Layout, layout=self.layout)
         first = self.kinds.stem.first
-        check_divisible(self.embed_dims, 2 ** (stages - 1) * (first.narrowing if first else 1))
+        self.check_stages(len(self.kinds.mixers), first.narrowing if first else 1)
         check_heads(self.embed_dims, self.num_heads)
 
     @property
     def kinds(self) -> Kinds:
         """What the layout decides."""
         return LAYOUTS[self.layout]
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each stage."""
-        return tuple(self.embed_dims >> later for later in reversed(range(len(self.depths))))
 
 
 class SpikingConvolution(Units):
@@ -279,7 +255,7 @@ class MaxFormerBlock(nn.Module):
         return result
 
 
-class MaxFormer(Classifier):
+class MaxFormer(PyramidNetwork):
     """A Max-Former whose state dict has the authors' names and shapes; see ``Classifier`` for input and result.
 
     The neuron before the classifier is given means over maps of currents.
@@ -291,20 +267,13 @@ class MaxFormer(Classifier):
         channels = net.in_channels
         for stage, (width, kind) in enumerate(zip(net.widths, net.kinds.mixers, strict=True)):
             plan = HALVING if stage else net.kinds.stem
-            self.add_module(f"patch_embed{stage + 1}", CurrentEmbedding(channels, width, plan))
-            blocks = nn.ModuleList(MaxFormerBlock(net, width, kind) for _ in range(net.depths[stage]))
-            self.add_module(f"stage{stage + 1}", blocks)
+            self.add_stage(
+                CurrentEmbedding(channels, width, plan),
+                (MaxFormerBlock(net, width, kind) for _ in range(net.depths[stage])),
+            )
             channels = width
         self.head_lif = lif()
         self.head = nn.Linear(net.embed_dims, net.num_classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return currents, (T, N, embed_dims, H', W'), for x, (T, N, C, H, W)."""
-        for stage in range(1, len(self.architecture.depths) + 1):
-            x = getattr(self, f"patch_embed{stage}")(x)
-            for block in getattr(self, f"stage{stage}"):
-                x = block(x)
-        return x
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the logits, (N, classes), of the spikes of (T, N, embed_dims), averaged over T as theirs are."""

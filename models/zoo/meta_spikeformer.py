@@ -5,6 +5,7 @@ Next-generation Neuromorphic Chips", ICLR 2024 (arXiv 2404.03663), and the autho
 in github.com/BICLab/Spike-Driven-Transformer-V2.
 """
 
+import abc
 from dataclasses import dataclass
 
 import torch
@@ -145,17 +146,17 @@ class MetaFrame(Classifier):
         self.block4 = nn.ModuleList(self.block(fourth) for _ in range(net.depths[1]))
         self.head = nn.Linear(fourth, net.num_classes)
 
+    @abc.abstractmethod
     def neurons(self) -> nn.Module:
         """Return a new population."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def separable(self, channels: int) -> nn.Module:
         """Return a convolution block's separable convolution."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def block(self, channels: int) -> nn.Module:
         """Return a transformer block."""
-        raise NotImplementedError
 
     def _convolution_block(self, channels: int, word: str) -> ConvolutionBlock:
         return ConvolutionBlock(channels, self.separable(channels), (self.neurons(), self.neurons()), word)

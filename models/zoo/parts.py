@@ -8,8 +8,10 @@ A convolution, its batch normalisation and its neuron lie side by side in the au
 ``q_conv``, ``q_bn`` and ``q_lif``. ``Units`` adds and runs such a unit by its pattern, ``q_{}``.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -285,7 +287,7 @@ class SpikingSelfAttention(Units):
         return self.fire("proj_{}", projected) if self.neuron_before is None else projected
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, abc.ABC):
     """A network from images to logits: stages, a mean over each map, perhaps a neuron, and a linear layer.
 
     Neurons keep their membrane potential between calls: call ``functional.reset_net(model)`` of
@@ -304,13 +306,13 @@ class Classifier(nn.Module):
             raise UnsupportedError(f"timesteps is {timesteps}: must be at least 1")
         self.timesteps = timesteps
 
+    @abc.abstractmethod
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the stages make of x, (T, N, C, H, W): (T, N, C', H', W')."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the logits, (N, classes), for the mean of each map, (T, N, C')."""
-        raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits, (N, classes), averaged over T.
@@ -328,9 +330,135 @@ class Classifier(nn.Module):
         return self.readout(self.features(x).flatten(3).mean(3))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ColumnArchitecture:
+    """What networks of a stem and blocks of one width have in common: everything but T and the image size.
+
+    Attributes:
+        embed_dims: channels of the blocks, a multiple of 8.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden channels of the MLP divided by ``embed_dims``.
+        in_channels: channels of the input.
+        num_classes: number of logits.
+        pooling: a digit for each of four of the stem's units: 1 where it pools.
+
+    Raises:
+        UnsupportedError: where the fields contradict each other.
+    """
+
+    embed_dims: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int = 4
+    in_channels: int = 3
+    num_classes: int = 10
+    pooling: str
+
+    def __post_init__(self) -> None:
+        check_positive(
+            depth=self.depth, mlp_ratio=self.mlp_ratio, in_channels=self.in_channels, num_classes=self.num_classes
+        )
+        check_divisible(self.embed_dims, 8)
+        check_heads(self.embed_dims, self.num_heads)
+        check_pooling(self.pooling)
+
+
+class ColumnNetwork(Classifier):
+    """A stem, ``patch_embed``, and blocks of its width, ``block``, behind each other."""
+
+    patch_embed: nn.Module
+    block: nn.ModuleList
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the last block makes of x, (T, N, C, H, W): (T, N, embed_dims, H', W')."""
+        x = self.patch_embed(x)
+        for block in self.block:
+            x = block(x)
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyramidArchitecture:
+    """What networks whose stages double the channels have in common: everything but T and the image size.
+
+    Attributes:
+        embed_dims: channels of the last stage; each stage before has half as many.
+        depths: number of blocks of each stage.
+        num_heads: attention heads.
+        mlp_ratio: hidden channels of an MLP divided by its stage's.
+        in_channels: channels of the input.
+        num_classes: number of logits.
+        layout: which of the authors' folders the network is written as.
+    """
+
+    embed_dims: int
+    depths: tuple[int, ...]
+    num_heads: int
+    mlp_ratio: int = 4
+    in_channels: int = 3
+    num_classes: int = 10
+    layout: str
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.embed_dims >> later for later in reversed(range(len(self.depths))))
+
+    def check_stages(self, stages: int, narrowing: int) -> None:
+        """Refuse fields that contradict each other or the layout; heads are each family's own to check.
+
+        Args:
+            stages: how many the layout has.
+            narrowing: the first stage's channels divided by those of the stem's first convolution.
+
+        Raises:
+            UnsupportedError: names the field.
+        """
+        if len(self.depths) != stages:
+            raise UnsupportedError(f"depths are {self.depths}: layout {self.layout} has {stages} stages")
+        check_positive(mlp_ratio=self.mlp_ratio, in_channels=self.in_channels, num_classes=self.num_classes)
+        for depth in self.depths:
+            check_positive(depth=depth)
+        check_divisible(self.embed_dims, 2 ** (stages - 1) * narrowing)
+
+
+class PyramidNetwork(Classifier):
+    """Stages behind each other: ``patch_embed1``, the blocks of ``stage1``, ``patch_embed2``, and so on."""
+
+    def __init__(self, *, timesteps: int) -> None:
+        super().__init__(timesteps=timesteps)
+        self.stages = 0
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the last block makes of x, (T, N, C, H, W): (T, N, embed_dims, H', W')."""
+        for stage in range(1, self.stages + 1):
+            x = getattr(self, f"patch_embed{stage}")(x)
+            for block in getattr(self, f"stage{stage}"):
+                x = block(x)
+        return x
+
+    def add_stage(self, embedding: nn.Module, blocks: Iterable[nn.Module]) -> None:
+        """Add a stage behind those that are there."""
+        self.stages += 1
+        self.add_module(f"patch_embed{self.stages}", embedding)
+        self.add_module(f"stage{self.stages}", nn.ModuleList(blocks))
+
+
 def unused_norm(channels: int) -> nn.LayerNorm:
     """Return a layer normalisation that is only held, so that the authors' checkpoints load: nothing reaches it."""
     return nn.LayerNorm(channels)
+
+
+def check_choice(choices: object, **values: str) -> None:
+    """Refuse words of an architecture that are none of a ``Literal``'s.
+
+    Raises:
+        UnsupportedError: names the first, and the words.
+    """
+    for name, value in values.items():
+        if value not in get_args(choices):
+            raise UnsupportedError(f"{name} is {value!r}: must be one of {', '.join(get_args(choices))}")
 
 
 def check_heads(channels: int, num_heads: int) -> None:

@@ -11,21 +11,20 @@ those before it in the batch. Ours keeps the samples apart: it is what theirs co
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from resformer.errors import UnsupportedError
 from resformer.models.zoo.parts import (
     ATTENTION_THRESHOLD,
-    Classifier,
+    PyramidArchitecture,
+    PyramidNetwork,
     SpikingMLP,
     SpikingSelfAttention,
     Units,
-    check_divisible,
+    check_choice,
     check_heads,
-    check_positive,
     convolution,
     lif,
     max_pool,
@@ -106,42 +105,24 @@ LAYOUTS: Mapping[Layout, Kinds] = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class QKFormerArchitecture:
+class QKFormerArchitecture(PyramidArchitecture):
     """Everything about a QKFormer but T and the image size.
 
     No tensor tells the heads.
 
     Attributes:
-        embed_dims: channels of the last stage; each stage before has half as many.
         depths: number of blocks of each stage: three, or two of ``dvs``.
         num_heads: attention heads of every stage.
-        mlp_ratio: hidden channels of an MLP divided by its stage's.
-        in_channels: channels of the input.
-        num_classes: number of logits.
-        layout: which of the authors' folders the network is written as.
 
     Raises:
         UnsupportedError: where the fields contradict each other.
     """
 
-    embed_dims: int
-    depths: tuple[int, ...]
-    num_heads: int
-    mlp_ratio: int = 4
-    in_channels: int = 3
-    num_classes: int = 10
     layout: Layout = "cifar"
 
     def __post_init__(self) -> None:
-        if self.layout not in get_args(Layout):
-            raise UnsupportedError(f"layout is {self.layout!r}: must be one of {', '.join(get_args(Layout))}")
-        stages = self.kinds.token_stages + 1
-        if len(self.depths) != stages:
-            raise UnsupportedError(f"depths are {self.depths}: layout {self.layout} has {stages} stages")
-        check_positive(mlp_ratio=self.mlp_ratio, in_channels=self.in_channels, num_classes=self.num_classes)
-        for depth in self.depths:
-            check_positive(depth=depth)
-        check_divisible(self.embed_dims, 2 ** (stages - 1) * self.kinds.stem[0].narrowing)
+        check_choice(Layout, layout=self.layout)
+        self.check_stages(self.kinds.token_stages + 1, self.kinds.stem[0].narrowing)
         for channels in self.widths:
             check_heads(channels, self.num_heads)
 
@@ -149,11 +130,6 @@ class QKFormerArchitecture:
     def kinds(self) -> Kinds:
         """What the layout decides."""
         return LAYOUTS[self.layout]
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each stage."""
-        return tuple(self.embed_dims >> later for later in reversed(range(len(self.depths))))
 
 
 class PatchEmbedding(Units):
@@ -234,7 +210,7 @@ class QKFormerBlock(nn.Module):
         return x + added
 
 
-class QKFormer(Classifier):
+class QKFormer(PyramidNetwork):
     """A QKFormer whose state dict has the authors' names and shapes; see ``Classifier`` for input and result."""
 
     def __init__(self, architecture: QKFormerArchitecture, *, timesteps: int = 4) -> None:
@@ -243,9 +219,10 @@ class QKFormer(Classifier):
         channels = net.in_channels
         for stage, width in enumerate(net.widths):
             steps, branch = (net.kinds.between, 0) if stage else (net.kinds.stem, net.kinds.branch)
-            self.add_module(f"patch_embed{stage + 1}", PatchEmbedding(channels, width, steps, branch))
-            blocks = nn.ModuleList(self._block(stage, width) for _ in range(net.depths[stage]))
-            self.add_module(f"stage{stage + 1}", blocks)
+            self.add_stage(
+                PatchEmbedding(channels, width, steps, branch),
+                (self._block(stage, width) for _ in range(net.depths[stage])),
+            )
             channels = width
         self.head = nn.Linear(net.embed_dims, net.num_classes)
 
@@ -256,14 +233,6 @@ class QKFormer(Classifier):
             return QKFormerBlock("tssa", QKTokenAttention(channels, num_heads=net.num_heads), mlp)
         attention = SpikingSelfAttention(channels, num_heads=net.num_heads, kind="conv1d")
         return QKFormerBlock(net.kinds.attention, attention, mlp)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return sums of spikes, (T, N, embed_dims, H', W'), for x, (T, N, C, H, W)."""
-        for stage in range(1, len(self.architecture.depths) + 1):
-            x = getattr(self, f"patch_embed{stage}")(x)
-            for block in getattr(self, f"stage{stage}"):
-                x = block(x)
-        return x
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the logits, (N, classes), of the mean over T of (T, N, embed_dims)."""

@@ -114,7 +114,7 @@ class Tensors:
         found = Counter(int(match[1]) for match in map(pattern.match, self.state) if match)
         # a few names would otherwise call for thousands of modules
         lacking = next(index for index in range(len(found) + 1) if found[index] < SMALLEST_BLOCK)
-        if lacking < max(found, default=0) + 1 or not found:
+        if lacking < max(found, default=0) + 1:
             raise FileFormatError(
                 f"{prefix}.{lacking} has {found[lacking]} tensors, where at least {SMALLEST_BLOCK} are expected; save "
                 "the whole model.state_dict()"
@@ -137,9 +137,9 @@ class Tensors:
         return self.shape(stem, 4)[1], self.shape(head, 2)[0]
 
 
-def heads(published: int, channels: int) -> int:
-    """Return the authors' number of heads, or the next lower that divides the channels."""
-    return next(count for count in range(min(published, channels), 0, -1) if channels % count == 0)
+def heads(published: int, *widths: int) -> int:
+    """Return the authors' number of heads, or the next lower that divides the channels of all stages that have them."""
+    return next(count for count in range(published, 0, -1) if not any(width % count for width in widths))
 
 
 def _spikformer(tensors: Tensors) -> spikformer.SpikformerArchitecture:
@@ -255,21 +255,16 @@ def _frame(tensors: Tensors) -> _Frame:
     )
 
 
-def _shared_heads(published: int, widths: tuple[int, ...]) -> int:
-    """The authors' number of heads, or the next lower that divides all of some widths."""
-    return next(count for count in range(published, 0, -1) if not any(width % count for width in widths))
-
-
 def _meta_spikeformer(tensors: Tensors) -> meta_spikeformer.MetaSpikeFormerArchitecture:
     frame = _frame(tensors)
     return meta_spikeformer.MetaSpikeFormerArchitecture(
-        **frame._asdict(), num_heads=_shared_heads(8, frame.embed_dims[2:]), distilled="head_kd.weight" in tensors
+        **frame._asdict(), num_heads=heads(8, *frame.embed_dims[2:]), distilled="head_kd.weight" in tensors
     )
 
 
 def _sdt_v3(tensors: Tensors) -> sdt_v3.SDTV3Architecture:
     frame = _frame(tensors)
-    return sdt_v3.SDTV3Architecture(**frame._asdict(), num_heads=_shared_heads(8, frame.embed_dims[2:]))
+    return sdt_v3.SDTV3Architecture(**frame._asdict(), num_heads=heads(8, *frame.embed_dims[2:]))
 
 
 def _maxformer(tensors: Tensors) -> maxformer.MaxFormerArchitecture:

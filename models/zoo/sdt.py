@@ -6,46 +6,36 @@ Source: Yao et al., "Spike-driven Transformer", NeurIPS 2023 (arXiv 2307.01694),
 
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
 
 import torch
 from spikingjelly.activation_based import layer
 from torch import nn
 
-from resformer.errors import UnsupportedError
 from resformer.models.zoo.parts import (
     ATTENTION_THRESHOLD,
-    Classifier,
+    ColumnArchitecture,
+    ColumnNetwork,
     NeuronKind,
     ResidualMLP,
     Units,
-    check_divisible,
-    check_heads,
-    check_pooling,
-    check_positive,
-    convolution,
+    check_choice,
     lif,
     maps,
-    max_pool,
     pointwise,
     tokens,
 )
+from resformer.models.zoo.spikformer import SpikingPatchSplitting
 
 
 @dataclass(frozen=True, kw_only=True)
-class SDTArchitecture:
+class SDTArchitecture(ColumnArchitecture):
     """Everything about a Spike-driven Transformer but T and the image size.
 
     No tensor tells the stem's pooling, nor whether spikes are pooled in the attention. The heads are told, and decide
     nothing unless spikes are pooled: each channel's are summed for themselves.
 
     Attributes:
-        embed_dims: channels of the blocks, a multiple of 8.
-        depth: number of blocks.
         num_heads: attention heads, of which only a matrix that is held and never read has the shape.
-        mlp_ratio: hidden channels of the MLP divided by ``embed_dims``.
-        in_channels: channels of the input.
-        num_classes: number of logits.
         pooling: the authors' ``pooling_stat``: a digit for each of the stem's first four units, 1 where it pools.
         pools_attention: the authors' ``dvs_mode``: whether 3x3 max-pools of stride 1 follow k, v, their product and
             the attention's result. Those of the last two lie over the tokens and the channels of a head, as theirs do.
@@ -55,46 +45,20 @@ class SDTArchitecture:
         UnsupportedError: where the fields contradict each other.
     """
 
-    embed_dims: int
-    depth: int
-    num_heads: int
-    mlp_ratio: int = 4
-    in_channels: int = 3
-    num_classes: int = 10
     pooling: str = "0011"
     pools_attention: bool = False
     neuron: NeuronKind = "LIF"
 
     def __post_init__(self) -> None:
-        if self.neuron not in get_args(NeuronKind):
-            raise UnsupportedError(f"neuron is {self.neuron!r}: must be one of {', '.join(get_args(NeuronKind))}")
-        check_positive(
-            depth=self.depth, mlp_ratio=self.mlp_ratio, in_channels=self.in_channels, num_classes=self.num_classes
-        )
-        check_divisible(self.embed_dims, 8)
-        check_heads(self.embed_dims, self.num_heads)
-        check_pooling(self.pooling)
+        check_choice(NeuronKind, neuron=self.neuron)
+        super().__post_init__()
 
 
-class MembranePatchSplitting(Units):
+class MembranePatchSplitting(SpikingPatchSplitting):
     """The stem: as Spikformer's, but that the fourth unit pools before its neuron and the fifth adds currents.
 
-    Source: the authors' ``MS_SPS``.
+    Nothing reaches the fifth's neuron, whose ``w`` a PLIF's state dict holds. Source: the authors' ``MS_SPS``.
     """
-
-    UNITS = ("proj_{}", "proj_{}1", "proj_{}2", "proj_{}3")
-
-    def __init__(self, net: SDTArchitecture) -> None:
-        super().__init__()
-        self.pooling = net.pooling
-        channels = net.in_channels
-        for index, unit in enumerate(self.UNITS):
-            width = net.embed_dims >> (3 - index)
-            self.add_unit(unit, convolution(channels, width), width, lif(kind=net.neuron))
-            channels = width
-        self.pool = max_pool()
-        # nothing reaches this neuron, whose w a PLIF's state dict holds
-        self.add_unit("rpe_{}", convolution(channels, channels), channels, lif(kind=net.neuron))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return currents, (T, N, embed_dims, H', W'), for images (T, N, C, H, W)."""
@@ -163,7 +127,7 @@ class SDTBlock(nn.Module):
         return result
 
 
-class SpikeDrivenTransformer(Classifier):
+class SpikeDrivenTransformer(ColumnNetwork):
     """A Spike-driven Transformer with the authors' names and shapes; see ``Classifier`` for input and result.
 
     The neuron before the classifier is given means over maps of currents.
@@ -172,17 +136,12 @@ class SpikeDrivenTransformer(Classifier):
     def __init__(self, architecture: SDTArchitecture, *, timesteps: int = 4) -> None:
         super().__init__(timesteps=timesteps)
         self.architecture = net = architecture
-        self.patch_embed = MembranePatchSplitting(net)
+        self.patch_embed = MembranePatchSplitting(
+            net.in_channels, net.embed_dims, net.pooling, neurons=partial(lif, kind=net.neuron)
+        )
         self.block = nn.ModuleList(SDTBlock(net) for _ in range(net.depth))
         self.head_lif = lif(kind=net.neuron)
         self.head = nn.Linear(net.embed_dims, net.num_classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return currents, (T, N, embed_dims, H', W'), for x, (T, N, C, H, W)."""
-        x = self.patch_embed(x)
-        for block in self.block:
-            x = block(x)
-        return x
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the mean over T of the logits of the spikes of (T, N, embed_dims): (N, classes)."""

@@ -8,14 +8,14 @@ their published checkpoints, in which SpikingJelly's container holds its layers 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from spikingjelly.activation_based import layer, neuron
 from torch import nn
 
 from resformer.errors import UnsupportedError
-from resformer.models.zoo.parts import Classifier, batch_norm, check_positive, convolution, max_pool
+from resformer.models.zoo.parts import Classifier, batch_norm, check_choice, check_positive, convolution, max_pool
 
 Connect = Literal["ADD", "AND", "IAND"]
 BlockKind = Literal["basic", "bottleneck"]
@@ -50,11 +50,8 @@ class SEWResNetArchitecture:
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
-        for name, kinds in (("block", BlockKind), ("connect", Connect)):
-            if getattr(self, name) not in get_args(kinds):
-                raise UnsupportedError(
-                    f"{name} is {getattr(self, name)!r}: must be one of {', '.join(get_args(kinds))}"
-                )
+        check_choice(BlockKind, block=self.block)
+        check_choice(Connect, connect=self.connect)
         if len(self.depths) != 4:
             raise UnsupportedError(f"depths are {self.depths}: a SEW-ResNet has four stages")
         for depth in self.depths:

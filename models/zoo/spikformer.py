@@ -4,24 +4,22 @@ Source: Zhou et al., "Spikformer: When Spiking Neural Network Meets Transformer"
 authors' code, ``cifar10/model.py``, ``imagenet/model.py`` and ``cifar10dvs/model.py`` in github.com/ZK-Zhou/spikformer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from resformer.errors import UnsupportedError
 from resformer.models.zoo.parts import (
-    Classifier,
+    ColumnArchitecture,
+    ColumnNetwork,
     PointwiseKind,
     SpikingMLP,
     SpikingSelfAttention,
     Units,
-    check_divisible,
-    check_heads,
-    check_pooling,
+    check_choice,
     check_positive,
     convolution,
     lif,
@@ -61,18 +59,12 @@ LAYOUTS: Mapping[Layout, Kinds] = MappingProxyType(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpikformerArchitecture:
+class SpikformerArchitecture(ColumnArchitecture):
     """Everything about a Spikformer but T and the image size.
 
     No tensor tells the heads, nor the stem's pooling.
 
     Attributes:
-        embed_dims: channels of the blocks, a multiple of 8.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden channels of the MLP divided by ``embed_dims``.
-        in_channels: channels of the input.
-        num_classes: number of logits.
         layout: which of the authors' folders the names, the shapes and the attention's scale are those of.
         pooling: a digit for each of the stem's first four units: 1 where a max-pool follows it; the layout's if not
             given.
@@ -82,31 +74,16 @@ class SpikformerArchitecture:
         UnsupportedError: where the fields contradict each other.
     """
 
-    embed_dims: int
-    depth: int
-    num_heads: int
-    mlp_ratio: int = 4
-    in_channels: int = 3
-    num_classes: int = 10
     layout: Layout = "cifar"
     pooling: str = ""
     positions: int = 64
 
     def __post_init__(self) -> None:
-        if self.layout not in get_args(Layout):
-            raise UnsupportedError(f"layout is {self.layout!r}: must be one of {', '.join(get_args(Layout))}")
+        check_choice(Layout, layout=self.layout)
         if not self.pooling:
             object.__setattr__(self, "pooling", self.kinds.pooling)
-        check_positive(
-            depth=self.depth,
-            mlp_ratio=self.mlp_ratio,
-            in_channels=self.in_channels,
-            num_classes=self.num_classes,
-            positions=self.positions,
-        )
-        check_divisible(self.embed_dims, 8)
-        check_heads(self.embed_dims, self.num_heads)
-        check_pooling(self.pooling)
+        super().__post_init__()
+        check_positive(positions=self.positions)
 
     @property
     def kinds(self) -> Kinds:
@@ -122,21 +99,24 @@ class SpikingPatchSplitting(Units):
     Args:
         in_channels: of the input.
         embed_dims: channels of the result, a multiple of 8.
-        pooling: a digit a unit, 1 where a max-pool follows its neuron.
+        pooling: a digit a unit, 1 where it pools, here behind its neuron.
+        neurons: makes a population, five times.
     """
 
     UNITS = ("proj_{}", "proj_{}1", "proj_{}2", "proj_{}3")
 
-    def __init__(self, in_channels: int, embed_dims: int, pooling: str) -> None:
+    def __init__(
+        self, in_channels: int, embed_dims: int, pooling: str, *, neurons: Callable[[], nn.Module] = lif
+    ) -> None:
         super().__init__()
         self.pooling = pooling
         channels = in_channels
         for index, unit in enumerate(self.UNITS):
             width = embed_dims >> (3 - index)
-            self.add_unit(unit, convolution(channels, width), width, lif())
+            self.add_unit(unit, convolution(channels, width), width, neurons())
             channels = width
         self.pool = max_pool()
-        self.add_unit("rpe_{}", convolution(embed_dims, embed_dims), embed_dims, lif())
+        self.add_unit("rpe_{}", convolution(embed_dims, embed_dims), embed_dims, neurons())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return sums of spikes, (T, N, embed_dims, H', W'), for images (T, N, C, H, W)."""
@@ -167,7 +147,7 @@ class SpikformerBlock(nn.Module):
         return x + added
 
 
-class Spikformer(Classifier):
+class Spikformer(ColumnNetwork):
     """A Spikformer whose state dict has the authors' names and shapes; see ``Classifier`` for input and result."""
 
     def __init__(self, architecture: SpikformerArchitecture, *, timesteps: int = 4) -> None:
@@ -180,13 +160,6 @@ class Spikformer(Classifier):
             self.pos_embed = nn.Parameter(torch.zeros(1, net.positions, net.embed_dims))
             self.norm = unused_norm(net.embed_dims)
         self.head = nn.Linear(net.embed_dims, net.num_classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return sums of spikes, (T, N, embed_dims, H', W'), for x, (T, N, C, H, W)."""
-        x = self.patch_embed(x)
-        for block in self.block:
-            x = block(x)
-        return x
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the logits, (N, classes), of the mean over T of (T, N, embed_dims)."""

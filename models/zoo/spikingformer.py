@@ -9,21 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
 from resformer.errors import UnsupportedError
 from resformer.models.zoo.parts import (
-    Classifier,
+    ColumnArchitecture,
+    ColumnNetwork,
     SpikingMLP,
     SpikingSelfAttention,
     Units,
-    check_divisible,
-    check_heads,
-    check_pooling,
-    check_positive,
+    check_choice,
     convolution,
     lif,
     max_pool,
@@ -60,18 +58,12 @@ EVENT_TAU = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpikingformerArchitecture:
+class SpikingformerArchitecture(ColumnArchitecture):
     """Everything about a Spikingformer but T and the image size.
 
     No tensor tells the heads, the stem's pooling, nor tau.
 
     Attributes:
-        embed_dims: channels of the blocks, a multiple of 8.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden channels of the MLP divided by ``embed_dims``.
-        in_channels: channels of the input.
-        num_classes: number of logits.
         layout: which of the authors' ways the stem is written in.
         pooling: a digit for each of the stem's last four units: 1 where a max-pool stands before its convolution; the
             layout's if not given.
@@ -81,27 +73,15 @@ class SpikingformerArchitecture:
         UnsupportedError: where the fields contradict each other.
     """
 
-    embed_dims: int
-    depth: int
-    num_heads: int
-    mlp_ratio: int = 4
-    in_channels: int = 3
-    num_classes: int = 10
     layout: Layout = "cifar"
     pooling: str = ""
     tau: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.layout not in get_args(Layout):
-            raise UnsupportedError(f"layout is {self.layout!r}: must be one of {', '.join(get_args(Layout))}")
+        check_choice(Layout, layout=self.layout)
         if not self.pooling:
             object.__setattr__(self, "pooling", self.kinds.pooling)
-        check_positive(
-            depth=self.depth, mlp_ratio=self.mlp_ratio, in_channels=self.in_channels, num_classes=self.num_classes
-        )
-        check_divisible(self.embed_dims, 8)
-        check_heads(self.embed_dims, self.num_heads)
-        check_pooling(self.pooling)
+        super().__post_init__()
         if not self.tau > 1:
             raise UnsupportedError(f"tau is {self.tau:g}: must be more than 1 step")
 
@@ -166,7 +146,7 @@ class SpikingformerBlock(nn.Module):
         return x + added
 
 
-class Spikingformer(Classifier):
+class Spikingformer(ColumnNetwork):
     """A Spikingformer whose state dict has the authors' names and shapes; see ``Classifier`` for input and result.
 
     Its classifier reads currents, not spikes: no neuron stands between the last block and the head.
@@ -178,13 +158,6 @@ class Spikingformer(Classifier):
         self.patch_embed = SpikingTokenizer(net)
         self.block = nn.ModuleList(SpikingformerBlock(net) for _ in range(net.depth))
         self.head = nn.Linear(net.embed_dims, net.num_classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return currents, (T, N, embed_dims, H', W'), for x, (T, N, C, H, W)."""
-        x = self.patch_embed(x)
-        for block in self.block:
-            x = block(x)
-        return x
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the logits, (N, classes), of the mean over T of (T, N, embed_dims)."""

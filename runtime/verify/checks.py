@@ -57,6 +57,8 @@ class Sides:
         inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
         weight_factors: Of each layer of the program whose weights the quantized module holds times something: what.
         kernels: Of each whose kernel has zeros around the module's own: which rows and columns of it are those.
+        gains: Of each population that reads what the module's code scales, and has the factor for its own gain: that
+            factor.
         meant_exact: Whether no potential of the program is truncated as it was compiled, whatever has become of it: a
             program that was changed must not be free of E3.
     """
@@ -70,6 +72,7 @@ class Sides:
     inexact: str = ""
     weight_factors: Mapping[str, Float64Array] = field(default_factory=dict)
     kernels: Mapping[str, tuple[slice, slice]] = field(default_factory=dict)
+    gains: Mapping[str, float] = field(default_factory=dict)
     meant_exact: bool = False
 
     @property
@@ -243,7 +246,7 @@ def _run_quantized(
 
     def keep(name: str, current: torch.Tensor, fired: torch.Tensor) -> None:
         spikes[name] = batch.shaped(name, fired.bool())
-        unit = 2.0 ** program[program[name].inputs[0]].op.signal.scale_exp * UNIT
+        unit = 2.0 ** program[program[name].inputs[0]].op.signal.scale_exp * UNIT / batch.sides.gains.get(name, 1.0)
         largest = np.iinfo(np.int32).max
         currents[name] = np.rint(np.clip(batch.shaped(name, current) * unit, -largest, largest)).astype(np.int32)
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+import nir
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from resformer.compiler.export.checkpoint import inexact_module_terms, weight_factor
 from resformer.compiler.frontend.module.importer import as_samples
+from resformer.compiler.frontend.module.neurons import neurons
 from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import Conv2d, Dense
-from resformer.compiler.ir.primitives import INSIDE, inside
+from resformer.compiler.ir.primitives import INSIDE, collapse, inside
 from resformer.compiler.pipeline import MODULE, Compilation
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.checks import Sides, logit_errors
 from resformer.runtime.verify.sides import float_graphs
 from resformer.runtime.verify.torch_network import ModuleNetwork
-
-if TYPE_CHECKING:
-    import nir
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -58,7 +56,19 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
             for name in layers
             if INSIDE in compilation.folded[name].op.metadata
         },
+        gains=_gains(imported, original),
     )
+
+
+def _gains(imported: Graph[nir.NIRNode], network: ModuleNetwork) -> dict[str, float]:
+    """What neurons gain beside what they gain in the module: a factor by which its code scales their input."""
+    gains = {}
+    for name, node in network.neurons.items():
+        op = imported[name].op
+        if isinstance(op, nir.LIF | nir.IF):
+            own = neurons(name, node, imported[name].shape)
+            gains[name] = float(collapse(op.r).flat[0] / collapse(own.r).flat[0])
+    return gains
 
 
 def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None:

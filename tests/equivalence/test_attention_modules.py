@@ -7,33 +7,18 @@ import torch
 from spikingjelly.activation_based import functional, layer
 
 import resformer
-from resformer.compiler.pipeline import MODULE
 from resformer.errors import UnsupportedError
 from resformer.runtime.compiled import Compiled
-from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED
+from resformer.runtime.verify.result import QUANTIZED
 from support.attention import AttentiveNet, Projections, TokenNet
 from support.modules import calibrated
+from support.verified import assert_equal
 
 IMAGES = torch.rand(3, 3, 6, 6, generator=torch.Generator().manual_seed(3))
 
 
 def attentive(how: str, example: torch.Tensor = IMAGES, **options: int) -> Compiled:
     return resformer.compile(calibrated(AttentiveNet(how, **options), example), example, "sim")
-
-
-def assert_equal(compiled: Compiled, samples: torch.Tensor, *, exact: bool = True) -> None:
-    """Nothing differs in any check that must hold, and every population fires now and then."""
-    result = compiled.verify(samples, backend="sim")
-    assert result.equivalent
-    spikes = sum(result.layers.values())
-    for name, compared in {FLOAT_GRAPH: (len(MODULE.float_passes) + 1) * spikes, BACKEND: spikes}.items():
-        assert (result.checks[name].compared, result.checks[name].mismatched) == (compared, 0)
-    assert result.checks[QUANTIZED].demanded == exact, result.checks[QUANTIZED].note
-    if exact:
-        assert result.checks[QUANTIZED].mismatched == 0
-    trains = compiled.run(samples, backend="sim", record=True).spikes
-    rates = {name: train.count / train.size for name, train in trains.items()}
-    assert all(0 < rate < 1 for rate in rates.values()), rates
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """The ImageNet example: networks of random weights that fire as trained ones do."""
 
-import importlib.util
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +12,7 @@ import torch
 from resformer.compiler.pipeline import CompileOptions, compile_checkpoint
 from resformer.models.checkpoint import check_rates, load_checkpoint
 from resformer.models.spikingresformer import VARIANTS, Architecture
+from support import scripts
 
 pytest.importorskip("sklearn", reason="pip install scikit-learn pillow: they bring the photographs")
 pytest.importorskip("PIL", reason="pip install scikit-learn pillow: they bring the photographs")
@@ -25,13 +24,7 @@ SMALL = replace(VARIANTS["cifar"], planes=(16, 32, 64), num_heads=(1, 2, 4), gro
 
 @pytest.fixture(name="script", scope="module")
 def fixture_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("imagenet_make_checkpoint", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(SCRIPT, "imagenet_make_checkpoint")
 
 
 @pytest.mark.parametrize(

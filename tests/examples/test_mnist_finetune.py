@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +15,7 @@ from resformer.models.checkpoint import load_checkpoint
 from resformer.runtime.cli.compile_options import main as compile_main
 from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run.encode import encode, predict, real_logits
+from support import scripts
 from support.builds import program_of, read_json
 
 FOLDER = Path(__file__).parents[2] / "examples" / "mnist"
@@ -68,13 +68,7 @@ def test_not_one_spike_differs_from_the_checkpoint(build: Path, tmp_path: Path, 
 @pytest.fixture(name="finetune")
 def fixture_finetune(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("mnist_finetune", FOLDER / "finetune.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "mnist_finetune", module)  # where its dataclass looks
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(FOLDER / "finetune.py", "mnist_finetune")
 
 
 def test_fine_tuning_prints_a_table_and_writes_a_checkpoint(

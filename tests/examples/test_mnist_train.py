@@ -1,6 +1,5 @@
 """The MNIST example: what is committed beside it, and that training it works."""
 
-import importlib.util
 import itertools
 import re
 from pathlib import Path
@@ -12,18 +11,14 @@ import torch
 
 from resformer.models.checkpoint import check_rates, load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
+from support import scripts
 
 FOLDER = Path(__file__).parents[2] / "examples" / "mnist"
 
 
 @pytest.fixture(name="train")
 def fixture_train() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mnist_train", FOLDER / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(FOLDER / "train.py", "mnist_train")
 
 
 def test_the_committed_checkpoint_is_right_on_97_percent_of_the_held_out_digits(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+
+from support import scripts
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "module" / "compile_module.py"
 
@@ -13,11 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "module" / "compile_module.py"
 def test_it_compiles_verifies_and_keeps_the_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = importlib.util.spec_from_file_location("compile_module", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = scripts.load(SCRIPT, "compile_module")
     monkeypatch.setattr(script, "SIZE", 8)
     monkeypatch.setattr(script, "SAMPLES", 2)
     assert script.main(str(tmp_path / "build")) == 0

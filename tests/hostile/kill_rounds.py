@@ -192,10 +192,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         rounds = Rounds(Path(folder), MNIST / "spikingresformer_mnist.pt", MNIST / "test_images.npy")
         kill_rounds(rounds, arguments.rounds, arguments.seed)
     for (command, name, outcome), count in sorted(rounds.table.items()):
-        print(f"{command:8} {name:8} {outcome:12} {count:4}")  # noqa: T201 # a script
+        print(f"{command:8} {name:8} {outcome:12} {count:4}")
     for failure in rounds.failures:
-        print(f"WRONG: {failure}")  # noqa: T201
-    print(f"{arguments.rounds} rounds, seed {arguments.seed}: {len(rounds.failures)} failures")  # noqa: T201
+        print(f"WRONG: {failure}")
+    print(f"{arguments.rounds} rounds, seed {arguments.seed}: {len(rounds.failures)} failures")
     return 1 if rounds.failures else 0
 
 

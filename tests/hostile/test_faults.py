@@ -30,7 +30,7 @@ from resformer.runtime.cli.process import Ended, ended_by_signals
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.terminal import Parser, run_command
 from support.builds import Tiny
-from support.program_builder import ProgramBuilder
+from support.program_builder import endless_run
 
 Capture = pytest.CaptureFixture[str]
 NAMED_SECONDS = 5.0
@@ -40,11 +40,7 @@ MAIN = "import sys; from resformer.runtime.cli.{} import main; sys.exit(main())"
 
 @pytest.fixture(scope="module")
 def network() -> tuple[Program, np.ndarray]:
-    """So many samples that no run ends by itself before a test has done its worst."""
-    net = ProgramBuilder((2, 3, 3))
-    relay = net.relay("layers.0.0.relay", net.conv("layers.0.0.conv", "input", 2), limit=1000)
-    net.conv("layers.0.0.last", relay, 2)
-    return net.finish(), np.broadcast_to(net.samples(1), (100_000, 2, 3, 3))
+    return endless_run()
 
 
 @pytest.mark.parametrize("name", ["layers.0.0.relay", "Lava's runtime service"])

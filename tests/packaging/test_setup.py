@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+from support import scripts
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("compiler", "models", "runtime")
 
@@ -18,12 +19,7 @@ PACKAGES = ("compiler", "models", "runtime")
 @pytest.fixture
 def setup() -> ModuleType:
     """The repository's setup.py, imported and not run."""
-    spec = importlib.util.spec_from_file_location("resformer_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load(ROOT / "setup.py", "resformer_setup")
 
 
 @pytest.fixture

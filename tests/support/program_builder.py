@@ -269,3 +269,11 @@ def tiny_resformer(
     x = net.relay("avgpool.relay", x, limit=LOIHI.graded_max, shift=3)
     net.dense("classifier", net.flatten("flatten", x), 5)
     return net.finish(timesteps=timesteps), net
+
+
+def endless_run() -> tuple[Program, npt.NDArray[np.int32]]:
+    """A small program, and so many samples that no run ends by itself before a test has done its worst."""
+    net = ProgramBuilder((2, 3, 3))
+    relay = net.relay("layers.0.0.relay", net.conv("layers.0.0.conv", "input", 2), limit=1000)
+    net.conv("layers.0.0.last", relay, 2)
+    return net.finish(), np.broadcast_to(net.samples(1), (100_000, 2, 3, 3))

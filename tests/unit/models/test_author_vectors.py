@@ -1,10 +1,7 @@
 """Our SpikingResformer against what the authors' own code computed (``tests/data/make_author_vectors.py``)."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,21 +9,11 @@ import torch
 from spikingjelly.activation_based import functional
 
 from resformer.models.spikingresformer import SpikingResformer
+from support import scripts
 
 DATA = Path(__file__).parents[2] / "data"
 
-
-def load_recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("author_recipe", DATA / "author_recipe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe()
+recipe = scripts.load(DATA / "author_recipe.py", "author_recipe")
 VECTORS: dict[str, dict[str, Any]] = json.loads((DATA / "author_vectors.json").read_text())
 CASES = [pytest.param(case, id=case.name) for case in recipe.CASES]
 # One step of the widest costs gigabytes and seconds; the script compares them all.

@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,21 +24,11 @@ from resformer.models.zoo.sdt import SDSA, SDTArchitecture
 from resformer.models.zoo.sdt_v3 import LevelNeuron
 from resformer.models.zoo.sew_resnet import SEWBlock, SEWResNetArchitecture
 from resformer.models.zoo.spikformer import SpikformerArchitecture
+from support import scripts
 
 DATA = Path(__file__).parents[2] / "data"
 
-
-def load_recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("zoo_recipe", DATA / "zoo_recipe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe()
+recipe = scripts.load(DATA / "zoo_recipe.py", "zoo_recipe")
 VECTORS: dict[str, dict[str, Any]] = json.loads((DATA / "zoo_vectors.json").read_text())
 CASES = [pytest.param(case, id=f"{case.family}: {case.name}") for case in recipe.CASES]
 

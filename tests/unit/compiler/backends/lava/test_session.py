@@ -29,7 +29,7 @@ from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.backends.lava.processes.relay import PyRelayModel
 from resformer.compiler.ir.program import Program
 from resformer.errors import BackendFailedError
-from support.program_builder import ProgramBuilder
+from support.program_builder import ProgramBuilder, endless_run
 
 TESTS = Path(__file__).parents[4]
 SECONDS = 10.0
@@ -40,11 +40,7 @@ LOOKS = 3
 
 @pytest.fixture(scope="module")
 def network() -> tuple[Program, np.ndarray]:
-    """So many samples that no run ends by itself before a test has done its worst."""
-    net = ProgramBuilder((2, 3, 3))
-    relay = net.relay("layers.0.0.relay", net.conv("layers.0.0.conv", "input", 2), limit=1000)
-    net.conv("layers.0.0.last", relay, 2)
-    return net.finish(), np.broadcast_to(net.samples(1), (100_000, 2, 3, 3))
+    return endless_run()
 
 
 @pytest.fixture(autouse=True)
