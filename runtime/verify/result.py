@@ -281,8 +281,12 @@ def _empty_agreement(result: Verification) -> str | None:
                 f"the {result.source} itself is right in {accuracy:.2%} of the samples, no better than a guess "
                 f"({guess:.2%} are of one class), {nothing}"
             )
-    elif accuracy is None and result.warnings and len(set(result.predictions)) == 1 and enough:
-        return f"all {result.samples:,} samples are taken for one class, as by the {result.source}, {nothing}"
+    elif accuracy is None and result.warnings:
+        # both networks are given the same samples, and may agree on what neither can read
+        return (
+            f"the samples are prepared otherwise than the build says and have no labels, {nothing} Give --labels, or "
+            "compile with these options"
+        )
     return None
 
 

@@ -110,7 +110,9 @@ def test_what_others_count_is_told_where_it_is_there(sound: Verification) -> Non
     facts = {"ties": {"a": 2, "b": 0, "c": 7}, "warnings": ("mean: not the build's",), "accuracy_absent": "no folders"}
     for name, value in facts.items():
         object.__setattr__(result, name, value)
-    assert result.to_know == ("ties, potentials that land exactly on a threshold: c 7, a 2", "mean: not the build's")
+    assert result.empty_agreement is not None
+    known = ("ties, potentials that land exactly on a threshold: c 7, a 2", "mean: not the build's")
+    assert result.to_know == (result.empty_agreement, *known)
     assert result.verdict[1].startswith("accuracy: unknown: no folders; ")
 
 
@@ -166,9 +168,9 @@ NO_BETTER = "no better than a guess (10.00% are of one class), so agreement with
         ({"accuracy": {"original": 0.13, "quantized": 0.13}}, None),
         ({"accuracy": {"original": 0.5, "quantized": 0.5}, "guess": 0.51}, None),
         ({"samples": 9, "accuracy": {"original": 0.1, "quantized": 0.1}}, None),
-        ({"guess": None, "predictions": 200 * (7,), "warnings": ("mean: not the build's",)}, "taken for one class"),
+        ({"guess": None, "predictions": 200 * (7,), "warnings": ("mean: not the build's",)}, "have no labels"),
         ({"guess": None, "predictions": 200 * (7,)}, None),
-        ({"guess": None, "predictions": (*199 * (7,), 8), "warnings": ("mean: not the build's",)}, None),
+        ({"guess": None, "predictions": (*199 * (7,), 8), "warnings": ("mean: not the build's",)}, "have no labels"),
         ({"fired": {}, "guess": None}, SILENT),
     ],
 )
