@@ -87,15 +87,27 @@ def sends(tracing: Tracing, name: str) -> bool:
     return isinstance(node.op, (nir.Input, SpikeGate, *NEURONS))
 
 
+def is_binary(tracing: Tracing, name: str) -> bool:
+    """Whether a node's values are spikes, or one less them."""
+    return sends_spikes(tracing.draft.nodes, name) or _negated(tracing, name) is not None
+
+
+def _negated(tracing: Tracing, name: str) -> str | None:
+    """The spikes that a node's values are one less of; None if they are something else."""
+    shifted = tracing.draft.nodes[name]
+    if not isinstance(shifted.op, BatchNorm2d) or FIXED not in shifted.op.metadata:
+        return None
+    negative = tracing.draft.nodes[shifted.inputs[0]]
+    one = (shifted.op.bias == 1).all() and isinstance(negative.op, nir.Scale) and (negative.op.scale == -1).all()
+    return negative.inputs[0] if one and sends_spikes(tracing.draft.nodes, negative.inputs[0]) else None
+
+
 def _spikes(tracing: Tracing, node: fx.Node, argument: object) -> tuple[Value, bool]:
     """Spikes, and whether the argument is one less them."""
     value = tracing.stepwise(node, argument)
-    shifted = tracing.draft.nodes[value.node]
-    if isinstance(shifted.op, BatchNorm2d) and FIXED in shifted.op.metadata:
-        negative = tracing.draft.nodes[shifted.inputs[0]]
-        one = (shifted.op.bias == 1).all() and isinstance(negative.op, nir.Scale) and (negative.op.scale == -1).all()
-        if one and sends_spikes(tracing.draft.nodes, negative.inputs[0]):
-            return value.of(negative.inputs[0]), True
+    negated = _negated(tracing, value.node)
+    if negated is not None:
+        return value.of(negated), True
     if not sends_spikes(tracing.draft.nodes, value.node):
         raise tracing.refusal(
             node,

@@ -14,10 +14,11 @@ from typing import TypeVar
 
 import nir
 import numpy as np
+import torch
 from torch import fx
 
 from resformer.compiler.frontend.module.counts import gained
-from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either, sends, union
+from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either, is_binary, sends, union
 from resformer.compiler.frontend.module.in_place import check_unread
 from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Layout, atoms, whole
 from resformer.compiler.frontend.module.neurons import average_pool, batch_norm, float64, linear, neurons, pair
@@ -34,6 +35,7 @@ from resformer.compiler.frontend.module.values import (
     same_steps,
 )
 from resformer.compiler.frontend.module.windows import PADDED, padded_alike
+from resformer.compiler.ir.messages import sends_counts
 from resformer.compiler.ir.primitives import (
     BIAS_SHARES,
     CONCATENATED,
@@ -574,7 +576,7 @@ def _difference(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha:
         raise tracing.refusal(
             node,
             f"takes {second.named_axes} of {second.shape} from {first.named_axes} of {first.shape}",
-            "use one shape",
+            "use one shape, and single steps or what is reduced over time in one way",
         )
     return tracing.elementwise(node, tracing.name(node), Add(), first, second)
 
@@ -825,7 +827,7 @@ def _repeated(tracing: Tracing, node: fx.Node, x: object, sizes: list[int], **_m
     value, made = tracing.value(node, x), tuple(node.meta["val"].shape)
     axes = value.layout.axes
     added = len(made) - len(axes)
-    if added == 1 or (added == 0 and not value.layout.has(TIME)):
+    if value.over_time is None and (added == 1 or (added == 0 and not value.layout.has(TIME))):
         own = ((), *axes) if added else axes
         known = Layout(own, value.layout.starts).sizes
         grown = [index for index, axis in enumerate(own) if not axis and made[index] != known[index]]
@@ -871,7 +873,14 @@ def _dropped(tracing: Tracing, node: fx.Node, x: object, p: float, train: bool) 
 
 
 def _same(tracing: Tracing, node: fx.Node, x: object, *_options: object, **_more: object) -> Value:
-    return tracing.value(node, x)
+    """The same values, of another type where that holds them: a whole number holds counts, and a bool spikes."""
+    value, kind = tracing.value(node, x), node.meta["val"].dtype
+    counts = kind is not torch.bool and sends_counts(tracing.draft.nodes, value.node)
+    if not kind.is_floating_point and not counts and not is_binary(tracing, value.node):
+        raise tracing.refusal(
+            node, f"makes {str(kind).removeprefix('torch.')} of {value.node}, which is no spike", "leave it a float"
+        )
+    return value
 
 
 OPERATIONS: Mapping[str, Importer] = MappingProxyType(

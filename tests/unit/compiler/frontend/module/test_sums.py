@@ -134,6 +134,27 @@ def test_what_is_changed_in_place_may_not_be_read_as_another_view(
         compare(forward, "m")
 
 
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda net, x: net.fired(net.fc(x).int().double()), "makes int32 of fc, which is no spike"),
+        (lambda net, x: net.fired(net.fc(x).bool().double()), "makes bool of fc, which is no spike"),
+        (lambda net, x: net.logits(x).mean(0).repeat(TIMESTEPS, 1, 1), "repeats"),
+    ],
+)
+def test_what_changes_values_or_repeats_a_mean_is_refused(
+    forward: Callable[[Sums, torch.Tensor], torch.Tensor], words: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=words):
+        compare(forward, "m")
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64])
+def test_spikes_may_be_of_any_type(kind: torch.dtype) -> None:
+    compare(lambda net, x: net.out(net.lif(net.fc(x)).to(kind).double()), "m")
+    compare(lambda net, x: net.out((1 - net.lif(net.fc(x))).to(kind).double()), "m")
+
+
 def test_other_parts_of_what_is_changed_in_place_may_be_read() -> None:
     class Parts(nn.Module):
         def __init__(self) -> None:
