@@ -14,12 +14,8 @@ import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.frontend.checkpoint import import_model
-from resformer.compiler.frontend.nir.importer import (
-    endless_populations,
-    import_nir,
-    unstated_counts,
-    unstated_resets,
-)
+from resformer.compiler.frontend.nir.doubts import doubts_of
+from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.frontend.nir.own import import_own, is_modules, read_own
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.neurons import HARD
@@ -296,11 +292,11 @@ def _import_nir(path: Path, options: CompileOptions) -> Imported:
         spikes_per_step=options.spikes_per_step or 1,
         min_v=options.min_v,
     )
-    warnings = (*(() if options.reset is not None else _reset_warnings(path)), *_endless_warnings(path))
-    source = _nir_source(path, graph, warnings)
-    if options.reset is None and options.spikes_per_step is None:
-        source = replace(source, notes=_count_notes(path))
-    return source, graph
+    doubts = doubts_of(path)
+    warnings = (doubts.resets if options.reset is None else "", doubts.endless)
+    note = doubts.counts if options.reset is None and options.spikes_per_step is None else ""
+    source = _nir_source(path, graph)
+    return replace(source, warnings=tuple(filter(None, warnings)), notes=(note,) if note else ()), graph
 
 
 def _import_own(path: Path, options: CompileOptions) -> Imported:
@@ -314,9 +310,7 @@ def _import_own(path: Path, options: CompileOptions) -> Imported:
     graph = read_own(path)
     if graph is None:
         raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
-    graph = import_own(
-        path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind or "static"
-    )
+    graph = import_own(path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
     return _nir_source(path, graph), graph
 
 
@@ -329,7 +323,7 @@ def _check_for_nir(path: Path, options: CompileOptions) -> None:
         )
 
 
-def _nir_source(path: Path, graph: Graph[nir.NIRNode], warnings: tuple[str, ...] = ()) -> Source:
+def _nir_source(path: Path, graph: Graph[nir.NIRNode]) -> Source:
     """What was compiled, if anything in it fires."""
     if not any(isinstance(node.op, NEURONS) for node in graph):
         raise UnsupportedError(
@@ -337,45 +331,7 @@ def _nir_source(path: Path, graph: Graph[nir.NIRNode], warnings: tuple[str, ...]
             "spikes are what is compiled and compared"
         )
     weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
-    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights), warnings=warnings)
-
-
-def _endless_warnings(path: Path) -> tuple[str, ...]:
-    names = endless_populations(path)
-    if not names:
-        return ()
-    warning = (
-        f"{_first_of(names)}: tau is infinite and r is not, so by NIR's equation nothing ever moves these neurons; "
-        "they are read as IF neurons, dv/dt = r * input"
-    )
-    return (warning,)
-
-
-def _count_notes(path: Path) -> tuple[str, ...]:
-    names = unstated_counts(path)
-    if not names:
-        return ()
-    note = (
-        f"{_first_of(names)}: the file does not say how these IF neurons reset, so they fire once a step and reset to "
-        "v_reset. Sinabs' IAF fires several spikes a step and subtracts: if so, --spikes-per-step multi (and --min-v)"
-    )
-    return (note,)
-
-
-def _first_of(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
-def _reset_warnings(path: Path) -> tuple[str, ...]:
-    names = unstated_resets(path)
-    if not names:
-        return ()
-    warning = (
-        f"{_first_of(names)}: the file does not say how these neurons reset, so they do as NIR defines it (hard). They "
-        "seem to be snnTorch's, which subtract the threshold a step late unless told otherwise: if so, --reset late, "
-        "or prompt where they were given reset_delay=False"
-    )
-    return (warning,)
+    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights))
 
 
 def _import_checkpoint(path: Path, options: CompileOptions) -> Imported:

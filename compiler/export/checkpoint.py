@@ -384,7 +384,7 @@ def _settled(program: Program) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def _is_exact_mean(area: int) -> bool:
-    """Whether float64 holds the mean of so many spikes, whatever their count."""
+    """Whether float64 holds the mean of ``area`` spikes, however many of them fire."""
     return area & (area - 1) == 0
 
 

@@ -164,6 +164,17 @@ class GraphEditor(Generic[GraphT, OpT]):
         return replace(self._graph, nodes=topological_order(self._nodes))
 
 
+def needed(nodes: Mapping[str, Node[OpT]], *, first: str, last: str) -> tuple[Node[OpT], ...]:
+    """The nodes that the last one depends on, and the first in any case, each after what it reads."""
+    wanted, stack = {first}, [last]
+    while stack:
+        name = stack.pop()
+        if name not in wanted:
+            wanted.add(name)
+            stack.extend(nodes[name].inputs)
+    return topological_order({name: node for name, node in nodes.items() if name in wanted})
+
+
 def topological_order(nodes: Mapping[str, Node[OpT]]) -> tuple[Node[OpT], ...]:
     """Sort nodes so that each comes after what it reads, depth first, in the order of the mapping otherwise.
 

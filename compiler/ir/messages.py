@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import nir
 
-from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, MultiSpikeIF, SampleDelay, SpikeGate
+
+
+class Nodes(Protocol):
+    """Nodes by their names: a float graph's, or those that are to be one."""
+
+    def __getitem__(self, name: str, /) -> Node[nir.NIRNode]: ...
 
 
 def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
@@ -21,7 +29,7 @@ def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
     return frozenset(found)
 
 
-def sends_spikes(graph: Graph[nir.NIRNode], name: str) -> bool:
+def sends_spikes(graph: Nodes, name: str) -> bool:
     """Whether a node's values are 0 or 1: spikes, or maxima of them, whatever their shape and time."""
     node = graph[name]
     if isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
@@ -29,7 +37,7 @@ def sends_spikes(graph: Graph[nir.NIRNode], name: str) -> bool:
     return isinstance(node.op, (SpikeGate, *NEURONS)) and not isinstance(node.op, MultiSpikeIF)
 
 
-def sends_counts(graph: Graph[nir.NIRNode], name: str) -> bool:
+def sends_counts(graph: Nodes, name: str) -> bool:
     """Whether a node's values are spikes, or how many of them neurons fire in a step, or maxima of either."""
     node = graph[name]
     if isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
@@ -39,8 +47,13 @@ def sends_counts(graph: Graph[nir.NIRNode], name: str) -> bool:
 
 def names_before_neurons(graph: Graph[nir.NIRNode]) -> frozenset[str]:
     """The nodes on whose values some neuron's spikes depend, the neurons included."""
+    return names_before(graph, *NEURONS)
+
+
+def names_before(graph: Graph[nir.NIRNode], *kinds: type[nir.NIRNode]) -> frozenset[str]:
+    """The nodes on whose values some operation of these kinds depends, those operations included."""
     found: set[str] = set()
     for node in reversed(graph.nodes):
-        if isinstance(node.op, NEURONS) or any(reader.name in found for reader in graph.consumers[node.name]):
+        if isinstance(node.op, kinds) or any(reader.name in found for reader in graph.consumers[node.name]):
             found.add(node.name)
     return frozenset(found)

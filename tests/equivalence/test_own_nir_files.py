@@ -103,6 +103,15 @@ def test_the_integers_are_those_of_the_first_build(make: Make, tmp_path: Path, o
     assert nir_route(tmp_path / "again" / "network.nir") is OWN
 
 
+def test_the_kind_of_input_is_the_files_unless_it_is_chosen(tmp_path: Path) -> None:
+    layers = chain((5,), nir.Linear(np.eye(4, 5)), nir_lif((4,)))
+    frames = CompileOptions(dt=1e-4, timesteps=2, input_kind="frames")
+    write_build(compile_nir(write(tmp_path / "n.nir", layers), frames), tmp_path / "b", ["sim"], frames)
+    path = tmp_path / "b" / "network.nir"
+    for chosen, kind in ((None, "frames"), ("frames", "frames"), ("static", "static")):
+        assert compile_network(path, CompileOptions(input_kind=chosen)).program.metadata["input"] == kind
+
+
 def test_a_quantized_network_is_quantized_to_itself(make: Make, tmp_path: Path) -> None:
     """Its weights are whole multiples already, and it says how fine its input is."""
     first = make(tmp_path, CompileOptions())

@@ -342,12 +342,9 @@ class Feedback(NamedTuple):
     def name(self) -> str:
         """For functions with such synapses: they differ, as no attribute reaches the body of a ``Scan``."""
         rows, columns = self.padding
-        groups, parts = (f"{word}{count}" if count > 1 else "" for word, count in self._counts)
+        groups = f"Groups{self.groups}" if self.groups > 1 else ""
+        parts = f"Parts{self.parts}" if self.parts > 1 else ""
         return f"Recurrent{rows}x{columns}{groups}{parts}"
-
-    @property
-    def _counts(self) -> tuple[tuple[str, int], ...]:
-        return ("Groups", self.groups), ("Parts", self.parts)
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ import nir
 import numpy as np
 from torch import fx
 
-from resformer.compiler.frontend.module.gates import sends_counts
 from resformer.compiler.frontend.module.layout import Atom, Axis, Layout, atoms, whole
 from resformer.compiler.frontend.module.tracing import user_line
 from resformer.compiler.frontend.module.values import Tracing, Value
 from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.messages import sends_counts
 from resformer.compiler.ir.primitives import ATTENTION_SHIFT_MAX, SpikeAttention, collapse, constant
 from resformer.errors import UnsupportedError
 
@@ -55,7 +55,7 @@ def counted(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Value
     """
     operands, factors = zip(*(unscaled(tracing, each) for each in (left, right)), strict=True)
     ops = [tracing.draft.nodes[each.node].op for each in operands]
-    sent = [sends_counts(tracing, each.node) for each in operands]
+    sent = [sends_counts(tracing.draft.nodes, each.node) for each in operands]
     pairs = [isinstance(op, SpikePairs) for op in ops]
     if all(sent):
         made = _pairs(tracing, node, *operands)

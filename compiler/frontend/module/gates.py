@@ -7,13 +7,12 @@ import numpy as np
 from torch import fx
 
 from resformer.compiler.frontend.module.values import Tracing, Value
+from resformer.compiler.ir.messages import sends_spikes
 from resformer.compiler.ir.primitives import (
     FIXED,
     NEURONS,
     Add,
     BatchNorm2d,
-    MaxPool2d,
-    MultiSpikeIF,
     SampleDelay,
     SpikeGate,
     constant,
@@ -49,12 +48,12 @@ def at_most_one(
     total = tracing.draft.nodes[value.node]
     if least not in (None, 0) or most != 1:
         raise tracing.refusal(node, f"clamps values to {least} and {most}", "clamp sums of two spikes to 1 at most")
-    if sends_spikes(tracing, value.node):
+    if sends_spikes(tracing.draft.nodes, value.node):
         return value
     if (
         not isinstance(total.op, Add)
         or len(total.inputs) != 2
-        or not all(sends_spikes(tracing, each) for each in total.inputs)
+        or not all(sends_spikes(tracing.draft.nodes, each) for each in total.inputs)
     ):
         raise tracing.refusal(node, f"clamps {value.node}, which is no sum of two spikes", "clamp sums of two spikes")
     return _gate(tracing, node, "or", *(value.of(each) for each in total.inputs))
@@ -88,32 +87,28 @@ def sends(tracing: Tracing, name: str) -> bool:
     return isinstance(node.op, (nir.Input, SpikeGate, *NEURONS))
 
 
-def sends_spikes(tracing: Tracing, name: str) -> bool:
-    """Whether a node's values are 0 or 1."""
-    op = tracing.draft.nodes[name].op
-    if isinstance(op, MaxPool2d | nir.Flatten | SampleDelay):
-        return sends_spikes(tracing, tracing.draft.nodes[name].inputs[0])
-    return isinstance(op, (SpikeGate, *NEURONS)) and not isinstance(op, MultiSpikeIF)
+def is_binary(tracing: Tracing, name: str) -> bool:
+    """Whether a node's values are spikes, or one less them."""
+    return sends_spikes(tracing.draft.nodes, name) or _negated(tracing, name) is not None
 
 
-def sends_counts(tracing: Tracing, name: str) -> bool:
-    """Whether a node's values are spikes, how many of them neurons fire in a step, or maxima of either."""
-    node = tracing.draft.nodes[name]
-    if isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
-        return sends_counts(tracing, node.inputs[0])
-    return isinstance(node.op, (SpikeGate, *NEURONS))
+def _negated(tracing: Tracing, name: str) -> str | None:
+    """The spikes that a node's values are one less of; None if they are something else."""
+    shifted = tracing.draft.nodes[name]
+    if not isinstance(shifted.op, BatchNorm2d) or FIXED not in shifted.op.metadata:
+        return None
+    negative = tracing.draft.nodes[shifted.inputs[0]]
+    one = (shifted.op.bias == 1).all() and isinstance(negative.op, nir.Scale) and (negative.op.scale == -1).all()
+    return negative.inputs[0] if one and sends_spikes(tracing.draft.nodes, negative.inputs[0]) else None
 
 
 def _spikes(tracing: Tracing, node: fx.Node, argument: object) -> tuple[Value, bool]:
     """Spikes, and whether the argument is one less them."""
     value = tracing.stepwise(node, argument)
-    shifted = tracing.draft.nodes[value.node]
-    if isinstance(shifted.op, BatchNorm2d) and FIXED in shifted.op.metadata:
-        negative = tracing.draft.nodes[shifted.inputs[0]]
-        one = (shifted.op.bias == 1).all() and isinstance(negative.op, nir.Scale) and (negative.op.scale == -1).all()
-        if one and sends_spikes(tracing, negative.inputs[0]):
-            return value.of(negative.inputs[0]), True
-    if not sends_spikes(tracing, value.node):
+    negated = _negated(tracing, value.node)
+    if negated is not None:
+        return value.of(negated), True
+    if not sends_spikes(tracing.draft.nodes, value.node):
         raise tracing.refusal(
             node,
             f"multiplies {value.node}, which is no spike, by another value of the network",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import nir
 import numpy as np
@@ -25,7 +24,7 @@ from resformer.compiler.frontend.module.rows import check_parts, whole_of
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, first_line
 from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
 from resformer.compiler.ir.arrays import Shape
-from resformer.compiler.ir.graph import Graph, topological_order
+from resformer.compiler.ir.graph import Graph, needed
 from resformer.compiler.ir.primitives import InputKind
 from resformer.errors import InputError, UnsupportedError
 
@@ -143,13 +142,14 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
             "return a vector, so flatten them"
         )
     draft.add("output", nir.Output({"output": np.array(draft.shape(result.node))}), result.node)
-    needed = _needed(draft)
-    check_parts(needed)
-    check_products(needed)
-    if not any(isinstance(each.op, nir.LIF | nir.IF) for each in needed.values()):
+    nodes = needed(draft.nodes, first=draft.input, last="output")
+    by_name = {node.name: node for node in nodes}
+    check_parts(by_name)
+    check_products(by_name)
+    if not any(isinstance(node.op, nir.LIF | nir.IF) for node in nodes):
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
     assert tracing.timesteps is not None
-    graph = Graph(topological_order(needed), tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
+    graph = Graph(nodes, tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
     return Traced(graph, axes, result.over_time, tracing.layouts, frozenset(tracing.called))
 
 
@@ -183,14 +183,3 @@ def as_samples(example: torch.Tensor, axes: Axes) -> npt.NDArray[np.float64]:
     example = example.transpose(0, 1) if axes is Axes.TIMED else example
     samples: npt.NDArray[np.float64] = (example if example.dim() > 3 else example[..., None, None]).numpy()
     return samples
-
-
-def _needed(draft: Draft) -> dict[str, Any]:
-    """The nodes that the output depends on, in the order of the draft."""
-    wanted, stack = {draft.input}, ["output"]
-    while stack:
-        name = stack.pop()
-        if name not in wanted:
-            wanted.add(name)
-            stack.extend(draft.nodes[name].inputs)
-    return {name: node for name, node in draft.nodes.items() if name in wanted}

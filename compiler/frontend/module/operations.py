@@ -18,7 +18,8 @@ import torch
 from torch import fx
 
 from resformer.compiler.frontend.module.counts import gained
-from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either, sends, union
+from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either, is_binary, sends, union
+from resformer.compiler.frontend.module.in_place import check_unread
 from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Layout, atoms, whole
 from resformer.compiler.frontend.module.neurons import average_pool, batch_norm, float64, linear, neurons, pair
 from resformer.compiler.frontend.module.products import divided, multiplied, named_product, product
@@ -34,6 +35,7 @@ from resformer.compiler.frontend.module.values import (
     same_steps,
 )
 from resformer.compiler.frontend.module.windows import PADDED, padded_alike
+from resformer.compiler.ir.messages import sends_counts
 from resformer.compiler.ir.primitives import (
     BIAS_SHARES,
     CONCATENATED,
@@ -95,12 +97,16 @@ def _convolved(
         dilation=window.dilation,
         groups=groups,
         bias=np.zeros(len(tensor)) if held is None else float64(held),
-        metadata=window.metadata | ({} if held is None else {HELD_BIAS: 1}),
+        metadata=window.metadata | _origins(tracing, weight, bias),
     )
-    if tracing.is_computed(weight) or tracing.is_computed(bias):
-        op.metadata[FIXED] = 1
     op = _at_each_step(value, op)
     return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), op, value.node))
+
+
+def _origins(tracing: Tracing, weight: object, bias: object) -> dict[str, str | int]:
+    """What a layer's metadata say of its numbers: whether it holds a bias, and whether the code computes any."""
+    computed = tracing.is_computed(weight) or tracing.is_computed(bias)
+    return {**({} if bias is None else {HELD_BIAS: 1}), **({FIXED: 1} if computed else {})}
 
 
 def _made(tracing: Tracing, value: Value, name: str) -> Value:
@@ -135,14 +141,14 @@ def _convolution_of_taps(
 ) -> Value:
     """A Conv1d of one tap over tokens: a 1x1 convolution of the map that the tokens show."""
     value = tracing.value(node, x)
-    path, tensor = tracing.tensor(node, weight)
+    tensor = tracing.tensor(node, weight)[1]
     if tensor.shape[2] != 1 or pair(stride)[0] != 1 or pair(padding)[0] != 0:
         raise tracing.refusal(
             node,
             "no lowering for conv1d of several taps",
             f"give it images of one row, (T, N, C, 1, L), and use Conv2d with a kernel of (1, {tensor.shape[2]})",
         )
-    return _tokenwise(tracing, node, value, 1, path, tensor[..., 0], tracing.optional(node, bias), groups)
+    return _tokenwise(tracing, node, value, 1, weight, bias, groups)
 
 
 def _tokenwise(
@@ -150,13 +156,14 @@ def _tokenwise(
     node: fx.Node,
     value: Value,
     axis: int,
-    path: str,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
+    weight: object,
+    bias: object,
     groups: int = 1,
 ) -> Value:
     """A layer with weights for the channels, which are one axis of the value, and none for its pixels."""
     channels = whole(value.shape, (0,))
+    path, tensor = tracing.tensor(node, weight)
+    held = tracing.optional(node, bias)
     if len(value.shape) != 3 or not value.layout.shows_all(value.shape) or value.layout.axes[axis] != channels:
         raise tracing.refusal(
             node,
@@ -165,17 +172,17 @@ def _tokenwise(
         )
     op = nir.Conv2d(
         input_shape=value.shape[1:],
-        weight=float64(weight)[..., None, None],
+        weight=float64(tensor.flatten(1))[..., None, None],
         stride=(1, 1),
         padding=(0, 0),
         dilation=(1, 1),
         groups=groups,
-        bias=np.zeros(len(weight)) if bias is None else float64(bias),
-        metadata={} if bias is None else {HELD_BIAS: 1},
+        bias=np.zeros(len(tensor)) if held is None else float64(held),
+        metadata=_origins(tracing, weight, bias),
     )
     name = tracing.add(node, path.removesuffix(".weight"), _at_each_step(value, op), value.node)
     axes = list(value.layout.axes)
-    axes[axis % len(axes)] = atoms(0, len(weight))
+    axes[axis % len(axes)] = atoms(0, len(tensor))
     return replace(value, node=name, shape=tracing.draft.shape(name), layout=Layout(tuple(axes)))
 
 
@@ -230,15 +237,11 @@ def _concatenated(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: in
     first = values[0]
     axis = dim % len(first.layout.axes)
     if first.steps is not None and first.layout.axes[axis] == () and len({each.node for each in values}) == 1:
-        stacked = [replace(each, layout=each.layout.without([axis])) for each in values]
-        for part, each in zip(parts, stacked, strict=True):
-            tracing.values[part] = each
-        return _stacked(tracing, node, parts, axis)
+        return _in_steps(tracing, node, [replace(each, layout=each.layout.without([axis])) for each in values], axis)
     steps = first.steps
-    values = [replace(whole_of(tracing, node, each), steps=None) for each in values]
-    first = values[0]
-    if any(tracing.value(node, each).steps != steps for each in parts):
+    if any(each.steps != steps for each in values):
         raise tracing.refusal(node, "puts values of several steps side by side", "concatenate values of one step")
+    values = [replace(whole_of(tracing, node, each), steps=None) for each in values]
     if not first.layout.has(TIME):
         key = "cat", tuple((each.node, each.layout) for each in values), axis
         return replace(tracing.once(key, lambda: _side_by_side(tracing, node, values, axis)), steps=steps)
@@ -289,12 +292,11 @@ def _side_by_side(tracing: Tracing, node: fx.Node, values: list[Value], axis: in
 
 def _linear(tracing: Tracing, node: fx.Node, x: object, weight: object, bias: object = None) -> Value:
     value = tracing.value(node, x)
-    path, tensor = tracing.tensor(node, weight)
-    held = tracing.optional(node, bias)
     if value.axes is None or len(value.layout.axes) != len(value.lead) + 1:
-        return _tokenwise(tracing, node, value, -1, path, tensor, held)
+        return _tokenwise(tracing, node, value, -1, weight, bias)
+    path, tensor = tracing.tensor(node, weight)
     value = tracing.as_plain(node, value)
-    op = _at_each_step(value, linear(tensor, held))
+    op = _at_each_step(value, linear(tensor, tracing.optional(node, bias)))
     if tracing.is_computed(weight) or tracing.is_computed(bias):
         op.metadata[FIXED] = 1
     return _made(tracing, value, tracing.add(node, path.removesuffix(".weight"), op, value.node))
@@ -480,8 +482,13 @@ def _time(tracing: Tracing) -> Atom:
 
 def _sum(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float = 1) -> Value:
     if x in tracing.constants or y in tracing.constants or not (isinstance(x, fx.Node) and isinstance(y, fx.Node)):
-        return _shifted(tracing, node, *((x, y) if x in tracing.values else (y, x)), alpha=alpha)
+        if x in tracing.values:
+            return _shifted(tracing, node, x, y, alpha=alpha)
+        return _difference(tracing, node, x, y, alpha=-alpha)
     left, right = tracing.value(node, x), tracing.value(node, y)
+    if left.steps is None or right.steps is None:
+        # what a loop added up over all steps is no value of each
+        left, right = tracing.settled(node, left), tracing.settled(node, right)
     if left.steps != right.steps and left.over_time is right.over_time is None:
         return _sum_of_steps(tracing, node, left, right, alpha=alpha)
     if left.over_time != right.over_time:
@@ -535,7 +542,7 @@ def _sum_of_steps(tracing: Tracing, node: fx.Node, left: Value, right: Value, *,
 
 def _shifted(tracing: Tracing, node: fx.Node, x: object, constant: object, *, alpha: float) -> Value:
     """A value and a number, or one for each channel."""
-    value, added = tracing.value(node, x), tracing.constants.value(constant) * alpha
+    value, added = tracing.settled(node, tracing.value(node, x)), tracing.constants.value(constant) * alpha
     if not added.any():
         return value
     spread = value.layout.spread(added, value.shape) if value.layout.shows_all(value.shape) else None
@@ -569,7 +576,7 @@ def _difference(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha:
         raise tracing.refusal(
             node,
             f"takes {second.named_axes} of {second.shape} from {first.named_axes} of {first.shape}",
-            "use one shape",
+            "use one shape, and single steps or what is reduced over time in one way",
         )
     return tracing.elementwise(node, tracing.name(node), Add(), first, second)
 
@@ -583,9 +590,14 @@ def _negative(tracing: Tracing, node: fx.Node, x: object) -> Value:
 
 
 def _in_place(importer: Importer) -> Importer:
-    """The same, after which what is read from the first operand is the result."""
+    """The same, after which what is read from the first operand is the result.
+
+    Raises:
+        UnsupportedError: What it writes is read later by another name.
+    """
 
     def imported(tracing: Tracing, node: fx.Node, x: fx.Node, *others: object, **more: object) -> Value:
+        check_unread(tracing, node, x)
         value = importer(tracing, node, x, *others, **more)
         assert isinstance(value, Value)
         tracing.values[x] = value
@@ -599,7 +611,7 @@ def _fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
     population = tracing.module.get_submodule(name)
     multi_step = "use step mode 'm' (functional.set_step_mode(net, 'm'))"
     first = value.layout.axes[:1]
-    if population.step_mode == "s" and not value.layout.has(TIME) and value.layout.axes[:1] == ((_samples(),),):
+    if population.step_mode == "s" and not value.layout.has(TIME) and first == ((_samples(),),):
         return _fire_once(tracing, node, value, name)
     if not value.layout.has(TIME):
         raise tracing.refusal(
@@ -687,7 +699,7 @@ def _samples() -> Atom:
 
 
 def _count_votes(tracing: Tracing, node: fx.Node, x: object, name: str, size: int) -> Value:
-    """Means of so many neighbours: their sums, and a division of the logits."""
+    """Means of ``size`` neighbours each: their sums, and a division of the logits."""
     value = tracing.plain(node, x)
     if len(value.shape) != 1 or value.shape[0] % size:
         raise tracing.refusal(node, f"votes of {size} are counted over values of shape {value.shape}", "flatten them")
@@ -815,7 +827,7 @@ def _repeated(tracing: Tracing, node: fx.Node, x: object, sizes: list[int], **_m
     value, made = tracing.value(node, x), tuple(node.meta["val"].shape)
     axes = value.layout.axes
     added = len(made) - len(axes)
-    if added == 1 or (added == 0 and not value.layout.has(TIME)):
+    if value.over_time is None and (added == 1 or (added == 0 and not value.layout.has(TIME))):
         own = ((), *axes) if added else axes
         known = Layout(own, value.layout.starts).sizes
         grown = [index for index, axis in enumerate(own) if not axis and made[index] != known[index]]
@@ -833,7 +845,11 @@ def _repeated(tracing: Tracing, node: fx.Node, x: object, sizes: list[int], **_m
 
 def _stacked(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0) -> Value:
     """One value, once for each step; or what a loop over time made at each, in order."""
-    values = [tracing.value(node, each) for each in parts]
+    return _in_steps(tracing, node, [tracing.value(node, each) for each in parts], dim)
+
+
+def _in_steps(tracing: Tracing, node: fx.Node, values: list[Value], dim: int) -> Value:
+    """Values on a new axis of time."""
     value = values[0]
     steps = [each.steps for each in values]
     same = all((each.node, each.layout, each.over_time) == (value.node, value.layout, None) for each in values)
@@ -844,7 +860,7 @@ def _stacked(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0
             "stacks values that are no steps of one, in order",
             "stack what one layer makes of each step; to put channels side by side, use torch.cat",
         )
-    tracing.timesteps = same_steps(tracing.timesteps, len(parts))
+    tracing.timesteps = same_steps(tracing.timesteps, len(values))
     place = dim % (len(value.layout.axes) + 1)
     axes = (*value.layout.axes[:place], (_time(tracing),), *value.layout.axes[place:])
     return replace(value, layout=replace(value.layout, axes=axes), steps=None)
@@ -857,7 +873,14 @@ def _dropped(tracing: Tracing, node: fx.Node, x: object, p: float, train: bool) 
 
 
 def _same(tracing: Tracing, node: fx.Node, x: object, *_options: object, **_more: object) -> Value:
-    return tracing.value(node, x)
+    """The same values, of another type where that holds them: a whole number holds counts, and a bool spikes."""
+    value, kind = tracing.value(node, x), node.meta["val"].dtype
+    counts = kind is not torch.bool and sends_counts(tracing.draft.nodes, value.node)
+    if not kind.is_floating_point and not counts and not is_binary(tracing, value.node):
+        raise tracing.refusal(
+            node, f"makes {str(kind).removeprefix('torch.')} of {value.node}, which is no spike", "leave it a float"
+        )
+    return value
 
 
 OPERATIONS: Mapping[str, Importer] = MappingProxyType(

@@ -164,7 +164,7 @@ def divided(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
         raise tracing.refusal(
             node, "no lowering for div by a value of the network", "divide products of spikes by constants alone"
         )
-    return _scaled(tracing, node, tracing.value(node, x), 1 / tracing.constants.value(y), y)
+    return _scaled(tracing, node, tracing.value(node, x), 1 / tracing.constants.value(y).double(), y)
 
 
 def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tensor, argument: object) -> Value:

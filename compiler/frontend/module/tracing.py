@@ -78,10 +78,10 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
     for name, node in module.named_modules():
         if isinstance(node, neuron.BaseNode):
             node.forward = lambda current, name=name: torch.ops.resformer.neurons(current, name)
-        if isinstance(node, layer.VotingLayer):
+        elif isinstance(node, layer.VotingLayer):
             size = node.voting_size
             node.forward = lambda spikes, name=name, size=size: torch.ops.resformer.vote(spikes, name, size)
-        if isinstance(node, layer.Delay):
+        elif isinstance(node, layer.Delay):
             steps = node.delay_steps
             node.forward = lambda values, name=name, steps=steps: torch.ops.resformer.delay(values, name, steps)
         elif type(node).__name__ in KEEPS_STATE:

@@ -54,10 +54,6 @@ from resformer.models.limits import MOST_VALUES, require_within
 Float64Array = npt.NDArray[np.float64]
 AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
 """Axes of what a layer reads, where there are not three."""
-SNNTORCH_DT = 1e-4
-"""Seconds that snnTorch's exporter takes a step to be."""
-SNNTORCH_PRECISION = 1e-5
-"""Relative; its constants are quotients in 32 bits."""
 INTEGRATORS = MappingProxyType(
     {"I": ("r",), "LI": ("tau", "r", "v_leak"), "CubaLI": ("tau_syn", "tau_mem", "r", "v_leak", "w_in")}
 )
@@ -132,45 +128,6 @@ def import_nir(
             **({} if spikes_per_step == 1 else {"spikes_per_step": spikes_per_step}),
             **({} if min_v is None else {"min_v": min_v}),
         },
-    )
-
-
-def unstated_resets(path: str | Path) -> list[str]:
-    """The populations of a NIR file that may reset otherwise than NIR has it: snnTorch's, if it does not say how.
-
-    snnTorch subtracts the threshold unless told otherwise, and its exporter writes the same file whatever it was told.
-    Its neurons are known by their constants: r is tau, and w_in tau_syn, in steps of 0.1 ms.
-
-    Raises:
-        FileFormatError: The file is absent, damaged, or no network.
-    """
-    nodes = open_nir(path, read_content).nodes
-    return [
-        name for name, values in nodes.items() if "reset" not in values.get("metadata", {}) and _is_snntorchs(values)
-    ]
-
-
-def endless_populations(path: str | Path) -> list[str]:
-    """The neurons of a NIR file whose tau is infinite and whose r is not, which are read as if they were IFs.
-
-    NIR's equation, tau dv/dt = (v_leak - v) + r * input, taken by its word, leaves them at rest whatever comes in.
-
-    Raises:
-        FileFormatError: The file is absent, damaged, or no network.
-    """
-    nodes = open_nir(path, read_content).nodes
-    return [
-        name
-        for name, values in nodes.items()
-        if any((np.isinf(values.get(tau, 0.0)) & np.isfinite(values.get("r", np.inf))).any() for tau in ENDLESS[:2])
-    ]
-
-
-def _is_snntorchs(values: Values) -> bool:
-    pairs = {"LIF": [("tau", "r")], "CubaLIF": [("tau_mem", "r"), ("tau_syn", "w_in")]}.get(values["type"], [])
-    given = [(np.asarray(values.get(tau, 0.0)), np.asarray(values.get(steps, 1.0))) for tau, steps in pairs]
-    return bool(given) and all(
-        np.allclose(tau, steps * SNNTORCH_DT, rtol=SNNTORCH_PRECISION, atol=0.0) for tau, steps in given
     )
 
 
@@ -439,20 +396,6 @@ def _multi_spike(
         v_floor=np.broadcast_to(floor / gain, shape),
         max_spikes=most,
     )
-
-
-def unstated_counts(path: str | Path) -> list[str]:
-    """The IF neurons of a NIR file that may fire several spikes a step, if the file does not say how they reset.
-
-    Raises:
-        FileFormatError: The file is absent, damaged, or no network.
-    """
-    nodes = open_nir(path, read_content).nodes
-    return [
-        name
-        for name, values in nodes.items()
-        if values["type"] == "IF" and not {"reset", "spikes_per_step"} & set(values.get("metadata", {}))
-    ]
 
 
 def _delay(draft: _Draft, name: str, values: Values, source: str) -> str:

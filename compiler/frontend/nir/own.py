@@ -56,7 +56,7 @@ def import_own(
     *,
     dt: float | None = None,
     timesteps: int | None = None,
-    input_kind: InputKind = "static",
+    input_kind: InputKind | None = None,
 ) -> Graph[nir.NIRNode]:
     """A float graph of our own as a network to compile.
 
@@ -65,7 +65,7 @@ def import_own(
         graph: As ``read_own`` returns it.
         dt: Seconds a step, which must be the file's: its neurons are in steps already. None: the file's.
         timesteps: T; None: the file's.
-        input_kind: "frames" if samples are counts of events whatever the file says.
+        input_kind: Whether samples are real numbers, or counts of events; None: what the file says.
 
     Raises:
         FileFormatError: What a quantized network says of ties is damaged.
@@ -80,7 +80,7 @@ def import_own(
     steps = graph.timesteps if timesteps is None else timesteps
     if steps < 1 or int(steps) != steps:
         raise InputError(f"{path}: timesteps is {steps:g}; give a whole --timesteps of at least 1")
-    kind = input_kind if input_kind == "frames" else graph.metadata.get("input", input_kind)
+    kind = input_kind or graph.metadata.get("input", "static")
     metadata = {"reset": HARD, **graph.metadata, "input": kind, "source": "nir"}
     return replace(without_tie_shifts(graph), timesteps=int(steps), metadata=metadata)
 

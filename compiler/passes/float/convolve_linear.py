@@ -12,7 +12,7 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.messages import names_before_neurons
+from resformer.compiler.ir.messages import names_before
 from resformer.compiler.ir.primitives import NEURONS, SampleDelay
 from resformer.errors import UnsupportedError
 
@@ -26,7 +26,8 @@ def convolve_linear(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     Raises:
         UnsupportedError: A node needs an image where there is a vector, or vectors of unlike images are added.
     """
-    before = names_before_neurons(graph) | _delayed(graph)
+    # neurons send images, and so a delay is of images
+    before = names_before(graph, SampleDelay, *NEURONS)
     # for each value before neurons, the node that makes it as an image
     images: dict[str, str] = {}
     made: dict[str, Node[nir.NIRNode]] = {}
@@ -41,15 +42,6 @@ def convolve_linear(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
         images[node.name] = node.name
         made[node.name] = _as_image(node, inputs, [made[name].shape for name in inputs])
     return replace(graph, nodes=tuple(made.values()))
-
-
-def _delayed(graph: Graph[nir.NIRNode]) -> frozenset[str]:
-    """What a delay makes, and all that it depends on: neurons send images."""
-    found: set[str] = set()
-    for node in reversed(graph.nodes):
-        if isinstance(node.op, SampleDelay) or any(reader.name in found for reader in graph.consumers[node.name]):
-            found.add(node.name)
-    return frozenset(found)
 
 
 def _as_image(node: Node[nir.NIRNode], inputs: tuple[str, ...], shapes: list[Shape]) -> Node[nir.NIRNode]:

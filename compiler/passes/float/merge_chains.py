@@ -7,7 +7,6 @@ convolution, as for NIR files (``merge_synapses``); a module's other layers stay
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import nir
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from resformer.compiler.ir.arrays import Shape
-from resformer.compiler.ir.graph import Graph, Node, topological_order
+from resformer.compiler.ir.graph import Graph, Node, needed
 from resformer.compiler.ir.messages import message_names, names_before_neurons
 from resformer.compiler.ir.primitives import (
     CONCATENATED,
@@ -25,11 +24,9 @@ from resformer.compiler.ir.primitives import (
     AdaptiveAvgPool2d,
     Add,
     columns_name,
-    pair,
-    window_of,
     with_weight,
 )
-from resformer.compiler.passes.float.synapse import Synapse, after, per_channel, undilated
+from resformer.compiler.passes.float.synapse import Synapse, after, of_windows, passing_on
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -51,7 +48,7 @@ def merge_chains(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     merge = _Merge(graph)
     for node in graph:
         merge.take(node)
-    nodes = _needed(merge.made, graph)
+    nodes = needed(merge.made, first=graph.input.name, last=graph.output.name)
     for node in nodes:
         if isinstance(node.op, AdaptiveAvgPool2d):
             raise _several_sizes(node, merge.made[node.inputs[0]].shape)
@@ -115,12 +112,12 @@ class _Merge:
 
     def _merge_image(self, node: Node[nir.NIRNode]) -> None:
         """Write a convolution or pool of currents as convolutions of messages, and their sum."""
-        last = _synapse(node, self.made[node.inputs[0]].shape)
-        terms, layers = self._terms(self.made[node.inputs[0]])
         parts = self._parts(node)
         if parts:
             self._write_parts(node, parts)
             return
+        last = _synapse(node, self.made[node.inputs[0]].shape)
+        terms, layers = self._terms(self.made[node.inputs[0]])
         kept = replace(last, bias=np.zeros_like(last.bias))
         merged = [after(node.name, term, kept if index else last) for index, term in enumerate(terms)]
         self._write(node, [(each.source, each.op(), each.shape) for each in merged], [*layers, node.name])
@@ -158,8 +155,7 @@ class _Merge:
     def _terms(self, node: Node[nir.NIRNode]) -> tuple[list[Synapse], list[str]]:
         """A current as convolutions of messages; and the layers that make it."""
         if node.name in self.messages and not isinstance(node.op, POOLS):
-            channels = node.shape[0]
-            return [per_channel(node.name, np.ones(channels), np.zeros(channels), node.shape)], []
+            return [passing_on(node.name, node.shape)], []
         if isinstance(node.op, Add):
             parts = [self._terms(self.made[name]) for name in node.inputs]
             return [term for terms, _ in parts for term in terms], [name for _, names in parts for name in names]
@@ -304,21 +300,14 @@ def _merged_of(node: Node[nir.NIRNode]) -> list[str]:
 
 def _synapse(node: Node[nir.NIRNode], shape: Shape) -> Synapse:
     """A convolution or a pool as a convolution of a value of some shape."""
-    size = (shape[1], shape[2])
-    if isinstance(node.op, POOLS):
-        window, channels = window_of(node.op), shape[0]
-        share = 1.0 / window.area if isinstance(node.op, nir.AvgPool2d) else 1.0
-        weight = np.full((channels, 1, *window.kernel), share)
-        return Synapse("", weight, np.zeros(channels), window.stride, window.padding, channels, size, "")
     if isinstance(node.op, AdaptiveAvgPool2d):
         raise _several_sizes(node, shape)
-    if not isinstance(node.op, nir.Conv2d):
+    made = of_windows(node, shape)
+    if made is None:
         raise UnsupportedError(
             f"{node.name}: a {type(node.op).__name__} makes a current that another layer reads; put neurons between"
         )
-    op, window = node.op, window_of(node.op)
-    weight = undilated(op.weight, pair(op.dilation))
-    return Synapse("", weight, op.bias, window.stride, window.padding, int(op.groups), size, node.name)
+    return made
 
 
 def _several_sizes(node: Node[nir.NIRNode], shape: Shape) -> UnsupportedError:
@@ -365,14 +354,3 @@ def _back_of_windows(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) 
     spread = F.conv_transpose2d(maps, kernel, None, layer.stride, layer.padding, left, layer.groups)
     offset: Float64Array = maps.sum((2, 3)).numpy() @ layer.bias
     return spread.reshape(len(rows), -1).numpy(), offset
-
-
-def _needed(made: Mapping[str, Node[nir.NIRNode]], graph: Graph[nir.NIRNode]) -> tuple[Node[nir.NIRNode], ...]:
-    """The nodes that the output depends on, in order."""
-    wanted, stack = {graph.input.name}, [graph.output.name]
-    while stack:
-        name = stack.pop()
-        if name not in wanted:
-            wanted.add(name)
-            stack.extend(made[name].inputs)
-    return topological_order({name: node for name, node in made.items() if name in wanted})

@@ -35,10 +35,8 @@ from resformer.compiler.ir.primitives import (
     SampleDelay,
     collapse,
     constant,
-    pair,
-    window_of,
 )
-from resformer.compiler.passes.float.synapse import Synapse, after, per_channel, undilated
+from resformer.compiler.passes.float.synapse import Synapse, after, of_windows, passing_on, per_channel, undilated
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -87,7 +85,7 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 def _sent(name: str, shape: Shape) -> _Value:
     """What a node sends, as it is."""
-    return _Value((per_channel(name, np.ones(shape[0]), np.zeros(shape[0]), shape),), shape)
+    return _Value((passing_on(name, shape),), shape)
 
 
 def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNode]) -> _Value:
@@ -103,23 +101,15 @@ def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNo
             weight = op.weight.reshape(len(op.weight), *x.shape)
             bias = op.bias if isinstance(op, nir.Affine) else np.zeros(len(weight))
             layer = Synapse("", weight, bias, (1, 1), (0, 0), 1, (size[0], size[1]), node.name)
-        case nir.Conv2d():
-            _require_image(node, x, graph)
-            window, weight = window_of(op), undilated(op.weight, pair(op.dilation))
-            layer = Synapse(
-                "", weight, op.bias, window.stride, window.padding, int(op.groups), (size[0], size[1]), node.name
-            )
-        case nir.AvgPool2d() | nir.SumPool2d():
-            _require_image(node, x, graph)
-            window, nothing = window_of(op), np.zeros(channels)
-            share = 1.0 / window.area if isinstance(op, nir.AvgPool2d) else 1.0
-            weight = np.full((channels, 1, *window.kernel), share)
-            layer = Synapse("", weight, nothing, window.stride, window.padding, channels, (size[0], size[1]), "")
         case nir.Scale():
             gain = _of_channels(node, "scale", op.scale, x.shape)
             layer = per_channel("", gain, np.zeros(channels), x.shape)
         case _:
-            raise UnsupportedError(f"{node.name}: no lowering for a {type(op).__name__}; leave it out")
+            windowed = of_windows(node, x.shape)
+            if windowed is None:
+                raise UnsupportedError(f"{node.name}: no lowering for a {type(op).__name__}; leave it out")
+            _require_image(node, x, graph)
+            layer = windowed
     # the layer's bias comes once, however many meet in front of it
     without = replace(layer, bias=np.zeros_like(layer.bias))
     terms = tuple(after(node.name, term, without if index else layer) for index, term in enumerate(x.terms))
@@ -178,8 +168,7 @@ def _merge_discrete(
     else:
         assert isinstance(neurons, nir.LIF | nir.IF | nir.CubaLIF)
         neurons = discrete(node.name, neurons, float(graph.metadata["dt"]), value.shape)
-    nothing = per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
-    current = _write_sum(node.name, value, nothing, graph, made)
+    current = _write_sum(node.name, value, passing_on("", value.shape), graph, made)
     made[node.name] = Node(node.name, neurons, (current,), value.shape)
 
 
@@ -192,8 +181,7 @@ def _merge_multi_spike(
 ) -> None:
     """Write a population that may fire several spikes a step, and the synapses in front of it."""
     arrays: dict[str, Any] = {key: reshaped(getattr(neurons, key), value.shape) for key in PER_MULTI_SPIKE}
-    nothing = per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
-    current = _write_sum(node.name, value, nothing, graph, made)
+    current = _write_sum(node.name, value, passing_on("", value.shape), graph, made)
     made[node.name] = Node(node.name, replace(neurons, **arrays), (current,), value.shape)
 
 
@@ -334,8 +322,7 @@ def _merge_output(
         op = nir.Affine(weight, term.bias) if term.bias.any() else nir.Linear(weight)
         made[result] = Node(result, op, (source,), features)
     else:
-        nothing = per_channel("", np.ones(value.shape[0]), np.zeros(value.shape[0]), value.shape)
-        result = flatten(_write_sum(node.name, value, nothing, graph, made))
+        result = flatten(_write_sum(node.name, value, passing_on("", value.shape), graph, made))
     made[node.name] = replace(node, inputs=(result,), shape=features)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.arrays import Shape
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.primitives import pair, window_of
 from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.window import Window
 from resformer.errors import UnsupportedError
@@ -75,6 +77,25 @@ def per_channel(source: str, gain: Float64Array, bias: Float64Array, shape: Shap
     """What multiplies each channel by a number and adds another."""
     weight = np.asarray(gain, dtype=np.float64).reshape(-1, 1, 1, 1)
     return Synapse(source, weight, bias, (1, 1), (0, 0), len(weight), (shape[1], shape[2]), "")
+
+
+def passing_on(source: str, shape: Shape) -> Synapse:
+    """What makes of a value of some shape the same value."""
+    return per_channel(source, np.ones(shape[0]), np.zeros(shape[0]), shape)
+
+
+def of_windows(node: Node[nir.NIRNode], shape: Shape) -> Synapse | None:
+    """A convolution, or a pool that sums or averages, as a convolution of a value of some shape; None of all else."""
+    op, size = node.op, (shape[1], shape[2])
+    if isinstance(op, nir.Conv2d):
+        window, weight = window_of(op), undilated(op.weight, pair(op.dilation))
+        return Synapse("", weight, op.bias, window.stride, window.padding, int(op.groups), size, node.name)
+    if isinstance(op, nir.AvgPool2d | nir.SumPool2d):
+        window, channels = window_of(op), shape[0]
+        share = 1.0 / window.area if isinstance(op, nir.AvgPool2d) else 1.0
+        weight = np.full((channels, 1, *window.kernel), share)
+        return Synapse("", weight, np.zeros(channels), window.stride, window.padding, channels, size, "")
+    return None
 
 
 def after(name: str, first: Synapse, second: Synapse) -> Synapse:

@@ -1,0 +1,58 @@
+"""Operations in place: nothing may read what they write by another name, for views are values of their own here."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from resformer.compiler.frontend.module.values import Tracing
+
+
+def check_unread(tracing: Tracing, node: fx.Node, written: fx.Node) -> None:
+    """See that nothing behind an operation in place reads what it writes, but what the operation returns.
+
+    Args:
+        tracing: For the error.
+        node: The operation.
+        written: Its first operand, whose memory it writes.
+
+    Raises:
+        UnsupportedError: A view, or what a view was taken of, is read later.
+    """
+    place = {each: index for index, each in enumerate(node.graph.nodes)}
+    memory, family, found = _memory(written), {node, written}, [*written.all_input_nodes, *written.users]
+    while found:
+        other = found.pop()
+        if other in family or not memory & _memory(other):
+            continue
+        family.add(other)
+        found += [*other.all_input_nodes, *other.users]
+        later = place[other] < place[node] and any(place[user] > place[node] for user in other.users)
+        if later and _overlap(written.meta["val"], other.meta["val"]):
+            raise tracing.refusal(
+                node,
+                f"changes in place what {other.name} shows too, which is read later",
+                "write x = x + y in place of x += y or x.add_(y)",
+            )
+
+
+def _tensors(node: fx.Node) -> list[torch.Tensor]:
+    """What an operation makes."""
+    made = node.meta.get("val")
+    return [each for each in (made if isinstance(made, list | tuple) else [made]) if isinstance(each, torch.Tensor)]
+
+
+def _memory(node: fx.Node) -> set[int]:
+    """What tells the memory of an operation's tensors from others'."""
+    return {each.untyped_storage()._cdata for each in _tensors(node)}
+
+
+def _overlap(written: torch.Tensor, read: torch.Tensor) -> bool:
+    """Whether two views of one memory have an element in common: the chunks of a tensor have none."""
+    last = max(
+        each.storage_offset() + sum((size - 1) * step for size, step in zip(each.shape, each.stride(), strict=True))
+        for each in (written, read)
+    )
+    changed = torch.zeros(last + 1, dtype=torch.bool)
+    changed.as_strided(written.shape, written.stride(), written.storage_offset()).fill_(True)
+    return bool(changed.as_strided(read.shape, read.stride(), read.storage_offset()).any())
