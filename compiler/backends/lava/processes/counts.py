@@ -17,6 +17,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from resformer.compiler.backends.lava.blas import matmul
 from resformer.compiler.backends.lava.processes.matmul import ProductModel
 from resformer.compiler.backends.lava.shared import Tally
+from resformer.compiler.ir import fixedpoint
 
 Integers = npt.NDArray[np.signedinteger[Any]]
 
@@ -86,7 +87,7 @@ class PySpikeAttentionModel(ProductModel):
         """One step."""
         self.send()
         if self.factors is not None:
-            self.keep(np.left_shift(matmul(*self.factors), self.weight_exp))
+            self.keep(*fixedpoint.scale_and_saturate(matmul(*self.factors), self.weight_exp, self.limit))
         q, k, v = (self._by_head(port.recv()) for port in (self.q_in, self.k_in, self.v_in))
         if self.scores_first:
             self.factors = v, matmul(k.swapaxes(-1, -2), q)

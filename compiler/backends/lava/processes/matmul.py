@@ -64,7 +64,7 @@ class SpikeMatMul(AbstractProcess):  # type: ignore[misc]
 
 
 class ProductModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """What all products of heads do: they send before they receive, as synapses do, and clip what they make."""
+    """What all products of heads do: they send before they receive, as synapses do, and count what they clip."""
 
     a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
@@ -82,9 +82,9 @@ class ProductModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.a_out.send(self.result)
         self.tally.add(self.time_step - 1, self.clipped)
 
-    def keep(self, product: npt.NDArray[np.int64]) -> None:
-        """Keep a product of the program's axes, clipped, to be sent in the next step."""
-        product, self.clipped = fixedpoint.saturate(product, self.limit)
+    def keep(self, product: npt.NDArray[np.int64], clipped: int) -> None:
+        """Keep a product of the program's axes, of which so many values were clipped, to be sent in the next step."""
+        self.clipped = clipped
         # Reversing the axes gives the program's own (C, h, w) and so on, without a copy.
         self.result = product.reshape(self.result.shape[::-1]).T
 
@@ -108,7 +108,8 @@ class PySpikeMatMulModel(ProductModel):
         self.send()
         y = (self.y_in.recv() + self.bias).T
         spikes = self.s_in.recv().T
-        self.keep(spike_matmul(y, spikes, self.num_heads, transpose=self.transpose))
+        product = spike_matmul(y, spikes, self.num_heads, transpose=self.transpose)
+        self.keep(*fixedpoint.saturate(product, self.limit))
 
 
 def spike_matmul(
