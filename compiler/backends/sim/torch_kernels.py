@@ -558,7 +558,9 @@ class TorchKernels:
             spikes = frame.read(name).view.to(torch.int16)
             by_position = spikes.reshape(len(spikes), self.plan.samples, *self.plan.values[name].size, -1)
             total = total + weight * by_position.repeat_interleave(width // spikes.shape[2], dim=4)
-        frame.put(step.name, (total > op.vth).to(torch.uint8).reshape(len(total), -1, width))
+        # no sum of spikes exceeds their number; torch wraps a threshold that 16 bits do not hold
+        threshold = min(op.vth, len(step.inputs))
+        frame.put(step.name, (total > threshold).to(torch.uint8).reshape(len(total), -1, width))
 
     def flatten(self, step: OpStep, frame: Frame) -> None:
         """(C, H, W) to (C * H * W,), in that order."""
