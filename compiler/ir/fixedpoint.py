@@ -210,3 +210,9 @@ def saturate(x: npt.NDArray[np.int64], limit: int) -> tuple[npt.NDArray[np.int64
     """Clip to [-limit, limit] and count the elements that this changed."""
     clipped = np.clip(x, -limit, limit)
     return clipped, int(np.count_nonzero(clipped != x))
+
+
+def scale_and_saturate(x: npt.NDArray[np.int64], exponent: int, limit: int) -> tuple[npt.NDArray[np.int64], int]:
+    """x * 2^exponent, clipped to [-limit, limit], and how many elements that clipped; 64 bits need not hold it."""
+    beyond = (limit >> exponent) + 1
+    return saturate(np.left_shift(np.clip(x, -beyond, beyond), exponent), limit)

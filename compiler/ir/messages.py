@@ -31,18 +31,21 @@ def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
 
 def sends_spikes(graph: Nodes, name: str) -> bool:
     """Whether a node's values are 0 or 1: spikes, or maxima of them, whatever their shape and time."""
-    node = graph[name]
-    if isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
-        return sends_spikes(graph, node.inputs[0])
-    return isinstance(node.op, (SpikeGate, *NEURONS)) and not isinstance(node.op, MultiSpikeIF)
+    sender = _sender(graph, name)
+    return isinstance(sender, (SpikeGate, *NEURONS)) and not isinstance(sender, MultiSpikeIF)
 
 
 def sends_counts(graph: Nodes, name: str) -> bool:
     """Whether a node's values are spikes, or how many of them neurons fire in a step, or maxima of either."""
+    return isinstance(_sender(graph, name), (SpikeGate, *NEURONS))
+
+
+def _sender(graph: Graph[nir.NIRNode], name: str) -> nir.NIRNode:
+    """The operation whose values a node has, behind all that passes them on; a file may hold thousands of these."""
     node = graph[name]
-    if isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
-        return sends_counts(graph, node.inputs[0])
-    return isinstance(node.op, (SpikeGate, *NEURONS))
+    while isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
+        node = graph[node.inputs[0]]
+    return node.op
 
 
 def names_before_neurons(graph: Graph[nir.NIRNode]) -> frozenset[str]:

@@ -183,7 +183,7 @@ def reach_warnings(program: Program) -> tuple[str, ...]:
             if nearest > 0
             else "no input raises the potential"
         )
-        everything = "no population can ever fire: " if len(found.silent) == len(program.lif_names) else ""
+        everything = "no population can ever fire: " if len(found.silent) == len(program.spiking_names) else ""
         names = listed([each.name for each in roots])
         lines.append(f"{everything}{names}: can never fire: {potential}, whatever the input; {_remedy(program, roots)}")
     starved = [each.name for each in found.silent if each.starved]

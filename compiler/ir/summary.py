@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -18,12 +19,12 @@ LISTED = 3
 """How many of a list of names are told."""
 
 
-class Summarized:
+class Summarized(ABC):
     """A class whose objects print as a summary; a dataclass must be made with ``repr=False``."""
 
+    @abstractmethod
     def summary(self) -> Summary:
         """A title, and rows of (what, value)."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return as_text(self.summary())

@@ -191,9 +191,9 @@ class _Mapper:
 
     def _is_population(self, node: Node[Op]) -> bool:
         match node.op:
-            case Input() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | MaxPool2d():
+            case Input() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF():
                 return True
-            case SpikeMatMul() | SpikeAttention():
+            case Relay() | MaxPool2d() | SpikeMatMul() | SpikeAttention():
                 return True
             case Conv2d() | Dense() | SumPool2d() | Add():
                 return node.name in self._carried
@@ -314,14 +314,12 @@ class _Mapper:
             case SpikeAttention():
                 sizes = attention_sizes([self._program[name].shape for name in node.inputs], op.num_heads)
                 q, _, v = (self._sender(name) for name in node.inputs)
-                first, waits = (
-                    first_product(node.name),
-                    1,
-                )  # what the second product takes as it is, waits for the first
+                first = first_product(node.name), 0
+                # what the second product takes as it is waits a step, for the first
                 if sizes.scores_first:
-                    values, gates, reads = (v[0], v[1] + waits), (first, 0), sizes.keys
+                    values, gates, reads = (v[0], v[1] + 1), first, sizes.keys
                 else:
-                    values, gates, reads = (first, 0), (q[0], q[1] + waits), sizes.depth
+                    values, gates, reads = first, (q[0], q[1] + 1), sizes.depth
                 for link, (source, delay) in ((Link.VALUES, values), (Link.GATES, gates)):
                     yield Edge(source, node.name, link, groups=op.num_heads, delay=delay, reads=reads)
             case MaxPool2d():

@@ -69,14 +69,14 @@ def _among_all(
         The number of pairs, the sum of their hops along each axis, and the time of the longest way.
     """
     hops = []
-    # in floats, as a hop of a hostile chip's mesh may be long: whole numbers are exact in them, unless they are so
+    # in floats, since sums over a hostile chip's mesh may leave 64 bits; an honest one's are far below 2^53, and exact
     for axis in range(2):
-        ordered = np.sort(ends[:, axis]).astype(np.float64)
+        sending, ordered = starts[:, axis].astype(np.float64), np.sort(ends[:, axis]).astype(np.float64)
         sums = np.concatenate([[0], np.cumsum(ordered)])
         # of each sender: the readers on one side of it, and the others
-        before = np.searchsorted(ordered, starts[:, axis])
+        before = np.searchsorted(ordered, sending)
         behind = len(ordered) - before
-        distances = starts[:, axis] * (before - behind) + sums[-1] - 2 * sums[before]
+        distances = sending * (before - behind) + sums[-1] - 2 * sums[before]
         hops.append(float(distances.sum()))
     # |x| + |y| is the largest of the four sums +-x +-y
     longest = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,12 @@ from support.sim_runs import assert_sim_is_the_reference
 from support.traces import assert_same_trace
 
 
-def gated(inputs: int = 2, *, seed: int = 0, timesteps: int = 4) -> tuple[Program, np.ndarray]:
+def gated(inputs: int = 2, *, seed: int = 0, timesteps: int = 4, vth: int | None = None) -> tuple[Program, np.ndarray]:
     """Populations that fire often, a gate of them, and synapses behind it."""
     net = ProgramBuilder((3, 5, 4), seed)
     names = [net.lif(f"lif{index}", net.conv(f"conv{index}", "input", 6)) for index in range(inputs)]
-    gate = net.add("gate", SpikeGate.of("and", len(names)), *names)
+    op = SpikeGate.of("and", len(names))
+    gate = net.add("gate", op if vth is None else replace(op, vth=vth), *names)
     net.conv("after", net.lif("last", net.conv("behind", gate, 5)), 4)
     return net.finish(timesteps=timesteps), net.samples(3, timesteps=timesteps)
 
@@ -47,6 +49,22 @@ def test_it_fires_where_all_inputs_do() -> None:
 @given(inputs=st.integers(2, 4), seed=st.integers(0, 2**16), timesteps=st.integers(1, 4))
 def test_sim(inputs: int, seed: int, timesteps: int) -> None:
     assert_sim_is_the_reference(*gated(inputs, seed=seed, timesteps=timesteps))
+
+
+@pytest.mark.parametrize("vth", [2, 2**15, 2**16, 2**40])
+def test_thresholds_out_of_reach(vth: int) -> None:
+    """Two spikes exceed none of these, however many bits a kernel compares."""
+    program, samples = gated(vth=vth)
+    trace = assert_sim_is_the_reference(program, samples)
+    assert trace.spikes["gate"].count == 0
+
+
+@pytest.mark.parametrize("vth", [2**16, 2**40])
+def test_thresholds_out_of_reach_on_lava(vth: int) -> None:
+    pytest.importorskip("lava")
+    program, samples = gated(vth=vth)
+    expected = reference.run(program, samples, record=True)
+    assert_same_trace(open_backend("lava")(program, samples, record=True), expected)
 
 
 @pytest.mark.parametrize("backend", ["lava", "onnx"])

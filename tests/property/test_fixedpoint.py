@@ -228,5 +228,16 @@ def test_saturation_clips_both_ways_and_counts(values: list[int], limit: int) ->
     assert count == sum(abs(value) > limit for value in values)
 
 
+@given(
+    values=st.lists(st.integers(-(2**62), 2**62) | st.integers(-300, 300), max_size=10),
+    exponent=st.integers(0, 24),
+    limit=st.integers(0, 2**23 - 1),
+)
+def test_scaled_values_saturate_before_they_wrap(values: list[int], exponent: int, limit: int) -> None:
+    clipped, count = fixedpoint.scale_and_saturate(np.array(values, dtype=np.int64), exponent, limit)
+    assert clipped.tolist() == [max(-limit, min(limit, value * 2**exponent)) for value in values]
+    assert count == sum(abs(value) * 2**exponent > limit for value in values)
+
+
 def test_the_limits_are_those_of_the_restatement() -> None:
     assert (LOIHI.v_max, LOIHI.a_max, LOIHI.decay_unity, LOIHI.a_shift) == (V_MAX, A_MAX, 4096, 6)

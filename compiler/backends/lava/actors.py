@@ -153,8 +153,8 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
         """Refuse to wait for a process that is stopped, since all others wait for it.
 
         Raises:
-            BackendFailedError: One was stopped at two looks in succession. A Ctrl-Z stops us as well, and them for
-                longer than us by much less.
+            BackendFailedError: One was stopped at two looks in succession. After a Ctrl-Z, which stops us as well,
+                one look may still find them stopped, since they go on a little later than we do.
         """
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from resformer.compiler.ir.arrays import require
@@ -24,6 +25,21 @@ def exact_float(bound: int) -> type[np.floating[Any]]:
     """
     require(bound < EXACT_IN_FLOAT64, f"sums may reach {bound}, beyond what float64 holds exactly")
     return np.float32 if bound < EXACT_IN_FLOAT32 else np.float64
+
+
+def matmul(
+    left: npt.NDArray[np.signedinteger[Any]], right: npt.NDArray[np.signedinteger[Any]]
+) -> npt.NDArray[np.int64]:
+    """An exact product of two stacks of matrices of integers.
+
+    Raises:
+        InvariantError: Its sums may leave what float64 holds exactly.
+    """
+    # No partial sum of a row exceeds the sum of its magnitudes.
+    bound = int(np.abs(left).sum(axis=-1).max(initial=0)) * int(np.abs(right).max(initial=0))
+    dtype = exact_float(bound)
+    product: npt.NDArray[np.floating[Any]] = np.matmul(left.astype(dtype), right.astype(dtype))
+    return product.astype(np.int64)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from resformer.compiler.backends.lava.processes.gate import SpikeGate as SpikeGa
 from resformer.compiler.backends.lava.processes.matmul import SpikeMatMul as SpikeMatMulProcess
 from resformer.compiler.backends.lava.processes.max_pool import MaxPool2d as MaxPool2dProcess
 from resformer.compiler.backends.lava.processes.multi_spike import MultiSpikeIF as MultiSpikeIFProcess
+from resformer.compiler.backends.lava.processes.neurons import NeuronProcess
 from resformer.compiler.backends.lava.processes.relay import Relay as RelayProcess
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
@@ -208,23 +209,25 @@ def _(op: CubaLIF, node: ProgramNode, context: Context) -> _Lowered:
 
 @_lower.register
 def _(op: CubaLI, node: ProgramNode, context: Context) -> _Lowered:
-    make = partial(
-        CubaLIProcess,
-        shape=lava_shape(node.shape),
-        neurons=_reversed_axes(op.parameters()),
-        clock=context.clock(node),
-        tally=context.tally(node),
-        name=node.name,
-    )
-    return _Lowered(make, ("a_in",), "s_out")
+    return _neurons(CubaLIProcess, _reversed_axes(op.parameters()), node, context)
 
 
 @_lower.register
 def _(op: MultiSpikeIF, node: ProgramNode, context: Context) -> _Lowered:
+    return _neurons(MultiSpikeIFProcess, _reversed_axes(op.parameters()), node, context)
+
+
+def _neurons(
+    process: type[NeuronProcess],
+    neurons: CubaLiParameters | MultiSpikeParameters,
+    node: ProgramNode,
+    context: Context,
+) -> _Lowered:
+    """Neurons that read their own input alone, their parameters in Lava's order."""
     make = partial(
-        MultiSpikeIFProcess,
+        process,
         shape=lava_shape(node.shape),
-        neurons=_reversed_axes(op.parameters()),
+        neurons=neurons,
         clock=context.clock(node),
         tally=context.tally(node),
         name=node.name,

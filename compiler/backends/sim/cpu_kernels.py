@@ -15,9 +15,9 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from resformer.compiler.backends.sim.torch_kernels import (
 )
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, INT32_MAX, largest
-from resformer.compiler.ir.ops import LIF
+from resformer.compiler.ir.ops import LIF, SpikeMatMul
 from resformer.compiler.target import LOIHI
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -128,94 +128,11 @@ class CpuKernels(TorchKernels):
 
     def attention(self, step: AttentionStep, block: Block) -> Work:
         """Both products and their neurons, a few positions at a time."""
-        loops = compiled_loops()
-        assert loops is not None
-        plan, f32 = self.plan, np.float32
-        y1_name, x_name, y2_name = step.inputs
-        y_value, x_value = plan.values[y1_name], plan.values[x_name]
-        (product1, op1), (product2, op2) = step.products
-        (attn_name, attn), (out_name, out) = step.lifs
-        heads = op1.num_heads // block.count
-        width = y_value.channels // op1.num_heads
-        first, all_channels = block.of(y_value.channels)
-        bias1, bias2 = (op.bias[first : first + all_channels].astype(f32) for op in (op1, op2))
-        patches, positions = y_value.positions, x_value.positions
-        constants1, constants2 = (
-            (
-                np.int32(op.limit),
-                f32(lif.bias[0]),
-                *_constants(lif),
-                f32(lif.tie_potentials(1)[0]) if lif.counts_ties else None,
-            )
-            for op, lif in ((op1, attn), (op2, out))
-        )
-        steps = plan.timesteps
-        rows = max(size for size in range(1, ATTENTION_ROWS + 1) if positions % size == 0)
-        known: dict[tuple[object, ...], Compute] = {}
-
-        def bound(name: str, left: torch.Tensor, right: torch.Tensor) -> Compute:
-            """A kernel for matrices like these, whose width depends on the tile's largest y and is not known before."""
-            product = Int8Product.of(name, left, right)
-            key = (name, *product.key)
-            if key not in known:
-                known[key] = self.products.bind(product, INT8_PRODUCTS)
-            return known[key]
-
-        def work(frame: Frame) -> None:
-            y1, x, y2 = frame.read(y1_name), frame.read(x_name), frame.read(y2_name)
-            spikes, spikes_first = _channels(frame.write(out_name, torch.uint8))
-            digits1 = digits_for(loops.largest(*_channels(y1), bias1))
-            digits2 = digits_for(loops.largest(*_channels(y2), bias2))
-            split1 = frame.scratch((steps, digits1 * patches, width), torch.int8)
-            split2 = frame.scratch((steps, patches, digits2 * width), torch.int8)
-            sums1 = frame.scratch((steps, rows, digits1 * patches), torch.int32)
-            sums2 = frame.scratch((steps, rows, digits2 * width), torch.int32)
-            attention = frame.scratch((steps, rows, patches), torch.int8)
-            # (T, N * parts * rows, heads * width) to (N, heads, parts, T, rows, width); x may be some of the channels
-            gates = x.data.view(torch.int8).view(steps, plan.samples, -1, rows, x.data.shape[2] // width, width)
-            gates = gates[..., x.first // width : x.first // width + heads, :].permute(1, 4, 2, 0, 3, 5)
-            products1 = [split1.transpose(1, 2).unbind(), sums1.unbind()]
-            products2 = [attention.unbind(), split2.unbind(), sums2.unbind()]
-            multiply1 = bound(product1, gates[0, 0, 0, 0], split1[0].T)
-            multiply2 = bound(product2, attention[0], split2[0])
-            counts = np.zeros(6, np.int64)
-            for sample, head in np.ndindex(plan.samples, heads):
-                channel = head * width
-                for y, bias, digits, by_row, split in (
-                    (y1, bias1, digits1, True, split1),
-                    (y2, bias2, digits2, False, split2),
-                ):
-                    loops.split_digits(
-                        y.data.numpy(), sample * patches, y.first + channel, bias[channel : channel + width],
-                        digits, by_row, split.numpy(),
-                    )  # fmt: skip
-                for part, gate in enumerate(gates[sample, head].unbind()):
-                    for per_step in zip(gate.unbind(), *products1, strict=True):
-                        multiply1(*per_step)
-                    first_counts = loops.product_neurons(sums1.numpy(), digits1, *constants1, attention.numpy(), 0, 0)
-                    for per_step in zip(*products2, strict=True):
-                        multiply2(*per_step)
-                    row0 = sample * positions + part * rows
-                    counts += first_counts + loops.product_neurons(
-                        sums2.numpy(), digits2, *constants2, spikes, row0, spikes_first + channel
-                    )
-            clipped1, floored1, ties1, clipped2, floored2, ties2 = counts.tolist()
-            for name, count in (
-                (product1, clipped1),
-                (attn_name, floored1),
-                (product2, clipped2),
-                (out_name, floored2),
-            ):
-                frame.clipped(name, count)
-            for name, lif, count in ((attn_name, attn, ties1), (out_name, out, ties2)):
-                if lif.counts_ties:
-                    frame.tied(name, count)
-
-        return work
+        return Attention(self.plan, step, block, self.products).run
 
 
 def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
-    """Whether :meth:`CpuKernels.attention` computes a step exactly, and on this machine."""
+    """Whether :class:`Attention` computes a step exactly, and on this machine."""
     y1, x, y2 = (plan_values[name] for name in step.inputs)
     width = y1.channels // step.products[0][1].num_heads
     if y2.channels != y1.channels or y2.positions != y1.positions or x.channels != y1.channels:
@@ -231,6 +148,152 @@ def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
             return False
     # torch's int8 product takes a transposed matrix of one row for one that is not transposed, and is wrong
     return width > 1 and x.is_spikes and int8_is_exact() and compiled_loops() is not None
+
+
+class Half(NamedTuple):
+    """One of attention's two products, with the neurons that read it.
+
+    Attributes:
+        product: The product's name.
+        neurons: That of the neurons.
+        lif: The neurons.
+        bias: What the product adds to y, (C,) of the block, float32.
+        constants: What the compiled loop needs of both.
+        by_row: Whether y's digits are rows below each other, as the first product takes them, or columns.
+    """
+
+    product: str
+    neurons: str
+    lif: LIF
+    bias: npt.NDArray[np.float32]
+    constants: tuple[np.int32 | np.float32 | None, ...]
+    by_row: bool
+
+    @classmethod
+    def of(cls, product: tuple[str, SpikeMatMul], neurons: tuple[str, LIF], channels: slice, *, by_row: bool) -> Half:
+        """The half of a block of channels."""
+        (name, op), (lif_name, lif) = product, neurons
+        tie = np.float32(lif.tie_potentials(1)[0]) if lif.counts_ties else None
+        constants = np.int32(op.limit), np.float32(lif.bias[0]), *_constants(lif), tie
+        return cls(name, lif_name, lif, op.bias[channels].astype(np.float32), constants, by_row)
+
+
+class Room(NamedTuple):
+    """What a half takes of a frame.
+
+    Attributes:
+        half: Which.
+        y: Its values.
+        digits: How many hold each y + bias.
+        split: These digits of one head, (T, digits * patches, width) or (T, patches, digits * width), int8.
+        sums: What the product makes of them for a part of the positions, (T, rows, columns), int32.
+        fire: Lets the neurons read the sums, given where spikes are written: the array, its first row and its first
+            channel. Returns how many sums, then potentials, were clipped, and how many tied.
+    """
+
+    half: Half
+    y: Slab
+    digits: int
+    split: torch.Tensor
+    sums: torch.Tensor
+    fire: Callable[[npt.NDArray[Any], int, int], tuple[int, int, int]]
+
+
+class Attention:
+    """Both products of DSSA and their neurons, for the heads of one block.
+
+    Args:
+        plan: What the step belongs to.
+        step: Of which ``can_attend`` holds.
+        block: Which channels.
+        products: What tries kernels.
+    """
+
+    def __init__(self, plan: Plan, step: AttentionStep, block: Block, products: Products) -> None:
+        loops = compiled_loops()
+        assert loops is not None
+        self._plan, self._inputs, self._products, self._loops = plan, step.inputs, products, loops
+        y, x = (plan.values[name] for name in step.inputs[:2])
+        heads = step.products[0][1].num_heads
+        first, count = block.of(y.channels)
+        self._heads, self._width = heads // block.count, y.channels // heads
+        self._patches, self._positions = y.positions, x.positions
+        self._rows = max(size for size in range(1, ATTENTION_ROWS + 1) if x.positions % size == 0)
+        self._first, self._second = (
+            Half.of(product, neurons, slice(first, first + count), by_row=by_row)
+            for product, neurons, by_row in zip(step.products, step.lifs, (True, False), strict=True)
+        )
+        self._known: dict[tuple[object, ...], Compute] = {}
+
+    def run(self, frame: Frame) -> None:
+        """Fire the neurons of both products."""
+        y1, x, y2 = (frame.read(name) for name in self._inputs)
+        out = frame.write(self._second.neurons, torch.uint8)
+        spikes = out.data.numpy()
+        first, second = self._room(frame, self._first, y1), self._room(frame, self._second, y2)
+        attention = frame.scratch((self._plan.timesteps, self._rows, self._patches), torch.int8)
+        fired, gates = attention.numpy(), self._gates(x)
+        products1 = [first.split.transpose(1, 2).unbind(), first.sums.unbind()]
+        products2 = [attention.unbind(), second.split.unbind(), second.sums.unbind()]
+        multiply1 = self._multiply(first.half.product, gates[0, 0, 0, 0], first.split[0].T)
+        multiply2 = self._multiply(second.half.product, attention[0], second.split[0])
+        counts = np.zeros(6, np.int64)
+        for sample, head in np.ndindex(self._plan.samples, self._heads):
+            for room in (first, second):
+                self._split(room, sample, head)
+            for part, gate in enumerate(gates[sample, head].unbind()):
+                for per_step in zip(gate.unbind(), *products1, strict=True):
+                    multiply1(*per_step)
+                first_counts = first.fire(fired, 0, 0)
+                for per_step in zip(*products2, strict=True):
+                    multiply2(*per_step)
+                row0 = sample * self._positions + part * self._rows
+                counts += first_counts + second.fire(spikes, row0, out.first + head * self._width)
+        self._tell(frame, counts)
+
+    def _room(self, frame: Frame, half: Half, y: Slab) -> Room:
+        """Memory for a half, as wide as the tile's largest y asks for."""
+        digits = digits_for(self._loops.largest(*_channels(y), half.bias))
+        steps, patches, width = self._plan.timesteps, self._patches, self._width
+        split = (steps, digits * patches, width) if half.by_row else (steps, patches, digits * width)
+        columns = digits * (patches if half.by_row else width)
+        sums = frame.scratch((steps, self._rows, columns), torch.int32)
+        fire = functools.partial(self._loops.product_neurons, sums.numpy(), digits, *half.constants)
+        return Room(half, y, digits, frame.scratch(split, torch.int8), sums, fire)
+
+    def _gates(self, x: Slab) -> torch.Tensor:
+        """x by head and part, (N, heads, parts, T, rows, width); the slab may hold more channels than the block's."""
+        steps, samples, width = self._plan.timesteps, self._plan.samples, self._width
+        # (T, N * parts * rows, heads * width)
+        gates = x.data.view(torch.int8).view(steps, samples, -1, self._rows, x.data.shape[2] // width, width)
+        gates = gates[..., x.first // width : x.first // width + self._heads, :]
+        return gates.permute(1, 4, 2, 0, 3, 5)
+
+    def _multiply(self, name: str, left: torch.Tensor, right: torch.Tensor) -> Compute:
+        """A kernel for matrices like these, whose width depends on the tile's largest y and is not known before."""
+        product = Int8Product.of(name, left, right)
+        key = (name, *product.key)
+        if key not in self._known:
+            self._known[key] = self._products.bind(product, INT8_PRODUCTS)
+        return self._known[key]
+
+    def _split(self, room: Room, sample: int, head: int) -> None:
+        """Write the digits of one head of one sample's y."""
+        half, channel = room.half, head * self._width
+        self._loops.split_digits(
+            room.y.data.numpy(), sample * self._patches, room.y.first + channel,
+            half.bias[channel : channel + self._width], room.digits, half.by_row, room.split.numpy(),
+        )  # fmt: skip
+
+    def _tell(self, frame: Frame, counts: npt.NDArray[np.int64]) -> None:
+        """Note the counts of both halves, (6,)."""
+        for half, (clipped, floored, ties) in zip(
+            (self._first, self._second), counts.reshape(2, 3).tolist(), strict=True
+        ):
+            frame.clipped(half.product, clipped)
+            frame.clipped(half.neurons, floored)
+            if half.lif.counts_ties:
+                frame.tied(half.neurons, ties)
 
 
 def _fits_float32(lif: LIF) -> bool:

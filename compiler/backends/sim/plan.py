@@ -299,7 +299,7 @@ class _Planner:
                 case Conv2d() | Dense() | SumPool2d() | MaxPool2d() | Flatten():
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),))
                 case _:
-                    raise _unknown(node)
+                    raise no_kernel(node.name, node.op)
         return self._steps
 
     def _single(self, node: Node[Op], inputs: tuple[str, ...], *, static: bool = True) -> None:
@@ -353,7 +353,7 @@ class _Planner:
         fused = None
         if lif is not None:
             if not isinstance(lif.op, LIF | CubaLIF):
-                raise _unknown(lif)
+                raise no_kernel(lif.name, lif.op)
             fused = (lif.name, lif.op)
         self._fused |= {first.name, node.name} | ({lif.name} if lif else set())
         reach = self._magnitudes[lif.inputs[0] if lif else node.name].value
@@ -373,9 +373,9 @@ class _Planner:
         return found
 
 
-def _unknown(node: Node[Op]) -> UnsupportedError:
-    """The refusal of an operation that has no step here."""
-    return UnsupportedError(f"{node.name}: sim has no kernel for a {type(node.op).__name__}; use --backend reference")
+def no_kernel(name: str, op: Op) -> UnsupportedError:
+    """The refusal of an operation that sim does not know."""
+    return UnsupportedError(f"{name}: sim has no kernel for a {type(op).__name__}; use --backend reference")
 
 
 def _three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:

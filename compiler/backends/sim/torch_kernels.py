@@ -30,6 +30,7 @@ from resformer.compiler.backends.sim.plan import (
     RelayoutStep,
     Step,
     Value,
+    no_kernel,
 )
 from resformer.compiler.backends.sim.products import Compute, HeadProducts, Kernel, Products, Synapses
 from resformer.compiler.ir import fixedpoint
@@ -56,7 +57,6 @@ from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.ops.neurons import PER_NEURON
 from resformer.compiler.target import LOIHI
-from resformer.errors import UnsupportedError
 
 INT8_ROWS_MIN = 17
 """Fewest rows that CUDA's int8 matrix product takes."""
@@ -117,7 +117,7 @@ class TorchKernels:
             case OpStep(op=Flatten()):
                 return functools.partial(self.flatten, step)
             case OpStep(name=name, op=op):
-                raise UnsupportedError(f"{name}: sim has no kernel for a {type(op).__name__}; use --backend reference")
+                raise no_kernel(name, op)
 
     # --- synapses
 
@@ -259,10 +259,12 @@ class TorchKernels:
         queries, keys, depth, width = sizes
 
         def bind(
-            name: str, gates: tuple[int, ...], y: tuple[int, ...], reaches: tuple[int, int], *, transpose: bool
+            name: str, gates: tuple[int, int, int], y: tuple[int, int, int], gate_reach: int, reach: int
         ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-            gate_reach, reach = reaches
-            product = HeadProducts(name, gates, y, transpose, reach, dtype, self.device, gate_reach)
+            """A product of spikes, which gate, with y: both (steps, rows, columns of a head)."""
+            gate_shape, y_shape = ((each[0], samples, each[1], heads, each[2]) for each in (gates, y))
+            transpose = sizes.scores_first
+            product = HeadProducts(name, gate_shape, y_shape, transpose, reach, dtype, self.device, gate_reach)
             compute = self.products.bind(product, kernels)
 
             def multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -271,39 +273,17 @@ class TorchKernels:
 
             return multiply
 
-        # spikes gate: (steps, samples, positions, heads, depth); what they gate: (steps, samples, rows, heads, width)
+        name = f"{step.name}.first"
         if sizes.scores_first:
             steps = max(q_steps, k_steps)
-            first = bind(
-                f"{step.name}.first",
-                (q_steps, samples, queries, heads, depth),
-                (k_steps, samples, keys, heads, depth),
-                (q_most, k_most),
-                transpose=True,
-            )
-            second = bind(
-                step.name,
-                (v_steps, samples, width, heads, keys),
-                (steps, samples, queries, heads, keys),
-                (v_most, depth * q_most * k_most),
-                transpose=True,
-            )
+            first = bind(name, (q_steps, queries, depth), (k_steps, keys, depth), q_most, k_most)
+            reach = depth * q_most * k_most
+            second = bind(step.name, (v_steps, width, keys), (steps, queries, keys), v_most, reach)
         else:
             steps = max(k_steps, v_steps)
-            first = bind(
-                f"{step.name}.first",
-                (k_steps, samples, depth, heads, keys),
-                (v_steps, samples, keys, heads, width),
-                (k_most, v_most),
-                transpose=False,
-            )
-            second = bind(
-                step.name,
-                (q_steps, samples, queries, heads, depth),
-                (steps, samples, depth, heads, width),
-                (q_most, keys * k_most * v_most),
-                transpose=False,
-            )
+            first = bind(name, (k_steps, depth, keys), (v_steps, keys, width), k_most, v_most)
+            reach = keys * k_most * v_most
+            second = bind(step.name, (q_steps, queries, depth), (steps, depth, width), q_most, reach)
         out_dtype, unit = real_dtype(self.plan.values[step.name]), float(1 << op.weight_exp)
 
         def work(frame: Frame) -> None:
@@ -578,7 +558,9 @@ class TorchKernels:
             spikes = frame.read(name).view.to(torch.int16)
             by_position = spikes.reshape(len(spikes), self.plan.samples, *self.plan.values[name].size, -1)
             total = total + weight * by_position.repeat_interleave(width // spikes.shape[2], dim=4)
-        frame.put(step.name, (total > op.vth).to(torch.uint8).reshape(len(total), -1, width))
+        # no sum of spikes exceeds their number; torch wraps a threshold that 16 bits do not hold
+        threshold = min(op.vth, len(step.inputs))
+        frame.put(step.name, (total > threshold).to(torch.uint8).reshape(len(total), -1, width))
 
     def flatten(self, step: OpStep, frame: Frame) -> None:
         """(C, H, W) to (C * H * W,), in that order."""

@@ -102,7 +102,7 @@ class SpikeAttention(Op):
         else:
             counts = matmul(matmul(v, k.swapaxes(-1, -2)), q)
         counts = counts.reshape(*counts.shape[:2], *self.output_shape([each.shape[2:] for each in inputs]))
-        return Outcome(*fixedpoint.saturate(np.left_shift(counts, self.weight_exp), self.limit))
+        return Outcome(*fixedpoint.scale_and_saturate(counts, self.weight_exp, self.limit))
 
     def operations_of(self, index: int, events: Int64Array, shapes: Shapes) -> Int64Array:
         """See ``Op``; each spike of q or of v meets all that it gates of k, or of what the first product made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -10,16 +11,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from resformer.compiler.ir import fixedpoint
-from resformer.compiler.ir.arrays import (
-    Int8Array,
-    Int16Array,
-    Int32Array,
-    Int64Array,
-    InvariantError,
-    Shape,
-    WeightArray,
-    require,
-)
+from resformer.compiler.ir.arrays import Int8Array, Int16Array, Int32Array, Int64Array, Shape, WeightArray, require
 from resformer.compiler.ir.interval import Interval
 from resformer.compiler.ir.ops.arithmetic import per_channel
 from resformer.compiler.ir.ops.base import Carried, Op, Outcome, one_input, weighted_input
@@ -50,7 +42,7 @@ OUT_OF_REACH = LOIHI.v_max + 1
 
 
 @dataclass(frozen=True, eq=False)
-class Spiking(Op):
+class Spiking(Op, ABC):
     """Base of the neurons that fire.
 
     They fire above their threshold. A surplus makes them fire at it too: an amount too small to carry any other
@@ -84,22 +76,18 @@ class Spiking(Op):
         return 1
 
     @property
+    @abstractmethod
     def thresholds(self) -> Int64Array:
-        """Threshold mantissas, to be broadcast against the population: a neuron fires where v > threshold * 64.
-
-        Raises:
-            InvariantError: This kind of neurons states none; so it is with all that follows.
-        """
-        raise InvariantError(f"no thresholds for {type(self).__name__}")
+        """Threshold mantissas, to be broadcast against the population: a neuron fires where v > threshold * 64."""
 
     @property
+    @abstractmethod
     def decays(self) -> Int64Array:
-        """Decays of the membrane potential, in 1/4096, likewise."""
-        raise InvariantError(f"no decays for {type(self).__name__}")
+        """Decays of the membrane potential, in 1/4096, to be broadcast against the population."""
 
+    @abstractmethod
     def input_bias(self, axes: int) -> Int64Array:
         """What neurons add to their input each step, in 1/64 of it, for a population of ``axes`` axes."""
-        raise InvariantError(f"no bias on {axes} axes for {type(self).__name__}")
 
     @property
     def lowers_threshold(self) -> bool:
@@ -138,13 +126,13 @@ class Spiking(Op):
         ties: Int64Array = np.where(fires, OUT_OF_REACH, self.thresholds << LOIHI.a_shift)
         return ties
 
+    @abstractmethod
     def steps(self, a: Int64Array) -> Iterator[fixedpoint.LifStep]:
         """The steps of neurons that begin at rest and are given ``a``, (T, N, ...)."""
-        raise InvariantError(f"no definition for {type(self).__name__} on {a.shape}")
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:
         """See ``Op``."""
-        return Spiking.evaluate_with_ties(self, *inputs)[0]
+        return self.evaluate_with_ties(*inputs)[0]
 
     def evaluate_with_ties(self, *inputs: Int64Array) -> tuple[Outcome, int]:
         """See ``Op``."""
@@ -158,7 +146,8 @@ class Spiking(Op):
             ties += 0 if tie is None else int(np.count_nonzero(state.charged == tie))
         return Outcome(spikes, clipped), ties
 
-    def settling_surplus(self, bias: Int64Array, timesteps: int, *, lower: bool) -> Int8Array:  # noqa: ARG002
+    @abstractmethod
+    def settling_surplus(self, bias: Int64Array, timesteps: int, *, lower: bool) -> Int8Array:
         """The surplus that makes it fire at its threshold and changes nothing else, (C,); 0 where there is none.
 
         Args:
@@ -166,15 +155,14 @@ class Spiking(Op):
             timesteps: T of a sample, in which it begins at rest.
             lower: Whether its threshold may be lowered, which is for all channels.
         """
-        return np.zeros(len(bias), dtype=np.int8)
 
+    @abstractmethod
     def with_surplus(self, surplus: Int8Array) -> Spiking:
         """The same neurons, which had none, with a surplus; before biases are placed."""
-        raise InvariantError(f"no surplus of {surplus.max()} for {type(self).__name__}")
 
+    @abstractmethod
     def stays_whole(self, decays: int) -> bool:
         """Whether ``decays`` decays leave potentials of whole inputs and these biases untruncated."""
-        raise InvariantError(f"no rule for {decays} decays of {type(self).__name__}")
 
 
 @dataclass(frozen=True, eq=False)

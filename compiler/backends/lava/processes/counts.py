@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires, tag
-from lava.magma.core.model.py.model import PyLoihiProcessModel
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.ports import PyInPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thread
+from resformer.compiler.backends.lava.blas import matmul
+from resformer.compiler.backends.lava.processes.matmul import ProductModel
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
 
@@ -69,50 +69,31 @@ class SpikeAttention(AbstractProcess):  # type: ignore[misc]
 @implements(proc=SpikeAttention, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class PySpikeAttentionModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """Products of float matrices that hold integers, exact; it sends before it receives, as synapses do."""
+class PySpikeAttentionModel(ProductModel):
+    """Products of float matrices that hold integers, exact."""
 
     q_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     k_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     v_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        limit_to_one_thread()
-        self.num_heads: int = proc_params["num_heads"]
         self.scores_first: bool = proc_params["scores_first"]
         self.weight_exp: int = proc_params["weight_exp"]
-        self.limit: int = proc_params["limit"]
-        self.tally: Tally = proc_params["tally"]
-        self.result = np.zeros(proc_params["out_shape"], dtype=np.int64)
-        self.clipped = 0
         self.factors: tuple[Integers, Integers] | None = None
         """Of the second product: what the first made of the last step's input, and the operand that it left."""
 
     def run_spk(self) -> None:
         """One step."""
-        self.a_out.send(self.result)
-        self.tally.add(self.time_step - 1, self.clipped)
+        self.send()
         if self.factors is not None:
-            counts = product(*self.factors)
-            made, self.clipped = fixedpoint.saturate(np.left_shift(counts, self.weight_exp), self.limit)
-            # Reversing the axes gives the program's own (C, H, W), without a copy.
-            self.result = made.reshape(self.result.shape[::-1]).T
+            self.keep(*fixedpoint.scale_and_saturate(matmul(*self.factors), self.weight_exp, self.limit))
         q, k, v = (self._by_head(port.recv()) for port in (self.q_in, self.k_in, self.v_in))
         if self.scores_first:
-            self.factors = v, product(k.swapaxes(-1, -2), q)
+            self.factors = v, matmul(k.swapaxes(-1, -2), q)
         else:
-            self.factors = product(v, k.swapaxes(-1, -2)), q
+            self.factors = matmul(v, k.swapaxes(-1, -2)), q
 
     def _by_head(self, spikes: Integers) -> Integers:
         """A map, (W, H, C), as (heads, channels of one, tokens)."""
         return spikes.T.reshape(self.num_heads, spikes.shape[-1] // self.num_heads, -1)
-
-
-def product(left: Integers, right: Integers) -> npt.NDArray[np.int64]:
-    """The product of two stacks of matrices of numbers that are not negative."""
-    bound = int(left.sum(axis=-1).max(initial=0)) * int(right.max(initial=0))
-    dtype = exact_float(bound)
-    made: npt.NDArray[np.floating[Any]] = np.matmul(left.astype(dtype), right.astype(dtype))
-    return made.astype(np.int64)

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from lava.magma.core.decorator import implements, requires, tag
-from lava.magma.core.model.py.model import PyLoihiProcessModel
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.ports import PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
@@ -18,7 +17,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thread
 from resformer.compiler.backends.lava.clock import SampleClock
 from resformer.compiler.backends.lava.processes.conv import Geometry, Product
-from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
+from resformer.compiler.backends.lava.processes.neurons import NeuronModel, NeuronProcess
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
 
@@ -61,28 +60,17 @@ class CubaLIF(AbstractProcess):  # type: ignore[misc]
         self.s_out = OutPort(shape=shape)
 
 
-class _NeuronModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """What both models hold: the state of neurons that rest when a sample begins, and the count of what they clip."""
-
-    a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
-
-    def __init__(self, proc_params: Any) -> None:
-        super().__init__(proc_params)
-        self.clock: SampleClock = proc_params["clock"]
-        self.tally: Tally = proc_params["tally"]
-        self.u = self.v = np.zeros(proc_params["shape"], dtype=np.int64)
-
-
 @implements(proc=CubaLIF, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class PyCubaLifModel(_NeuronModel):
+class PyCubaLifModel(NeuronModel):
     """Steps as the reference does. A spike is a byte on its way to a synapse."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.bool_, precision=1)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
+        self.u = self.v
         self.neurons: fixedpoint.CubaParameters = proc_params["neurons"]
         self.fired = np.zeros(self.v.shape, dtype=np.bool_)
         self.synapses = _product(proc_params["feedback"], self.v.shape)
@@ -100,41 +88,21 @@ class PyCubaLifModel(_NeuronModel):
         self.tally.add(self.time_step - 1, state.clipped)
 
 
-class CubaLI(AbstractProcess):  # type: ignore[misc]
-    """Neurons that integrate and send their potential, each sample's at rest when it begins.
-
-    Args:
-        shape: Of the population, in Lava's order.
-        neurons: Their parameters, in that order too.
-        clock: When samples begin.
-        tally: Counts what was clipped.
-        name: The node's.
-    """
-
-    def __init__(
-        self,
-        *,
-        shape: tuple[int, ...],
-        neurons: fixedpoint.CubaLiParameters,
-        clock: SampleClock,
-        tally: Tally,
-        name: str,
-    ) -> None:
-        super().__init__(shape=shape, neurons=neurons, clock=clock, tally=tally, name=name)
-        self.a_in = InPort(shape=shape)
-        self.s_out = OutPort(shape=shape)
+class CubaLI(NeuronProcess):
+    """Neurons that integrate and send their potential, each sample's at rest when it begins."""
 
 
 @implements(proc=CubaLI, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class PyCubaLiModel(_NeuronModel):
+class PyCubaLiModel(NeuronModel):
     """Steps as the reference does."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
+        self.u = self.v
         self.neurons: fixedpoint.CubaLiParameters = proc_params["neurons"]
 
     def run_spk(self) -> None:

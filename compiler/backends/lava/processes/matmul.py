@@ -15,7 +15,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thread
+from resformer.compiler.backends.lava.blas import limit_to_one_thread, matmul
 from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 from resformer.compiler.backends.lava.shared import Tally
 from resformer.compiler.ir import fixedpoint
@@ -63,37 +63,53 @@ class SpikeMatMul(AbstractProcess):  # type: ignore[misc]
         self.a_out = OutPort(shape=out_shape)
 
 
-@implements(proc=SpikeMatMul, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PySpikeMatMulModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """A product of float matrices that hold integers, exact; it sends before it receives, as synapses do."""
+class ProductModel(PyLoihiProcessModel):  # type: ignore[misc]
+    """What all products of heads do: they send before they receive, as synapses do, and count what they clip."""
 
-    y_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
-    s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         limit_to_one_thread()
         self.num_heads: int = proc_params["num_heads"]
-        self.transpose: bool = proc_params["transpose"]
-        self.bias = proc_params["bias"].astype(np.int64)
         self.limit: int = proc_params["limit"]
         self.tally: Tally = proc_params["tally"]
         self.result = np.zeros(proc_params["out_shape"], dtype=np.int64)
         self.clipped = 0
 
-    def run_spk(self) -> None:
-        """One step."""
+    def send(self) -> None:
+        """Send what was kept last."""
         self.a_out.send(self.result)
         self.tally.add(self.time_step - 1, self.clipped)
+
+    def keep(self, product: npt.NDArray[np.int64], clipped: int) -> None:
+        """Keep a product of the program's axes, of which so many values were clipped, to be sent in the next step."""
+        self.clipped = clipped
         # Reversing the axes gives the program's own (C, h, w) and so on, without a copy.
+        self.result = product.reshape(self.result.shape[::-1]).T
+
+
+@implements(proc=SpikeMatMul, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PySpikeMatMulModel(ProductModel):
+    """A product of float matrices that hold integers, exact."""
+
+    y_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+    s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.transpose: bool = proc_params["transpose"]
+        self.bias = proc_params["bias"].astype(np.int64)
+
+    def run_spk(self) -> None:
+        """One step."""
+        self.send()
         y = (self.y_in.recv() + self.bias).T
         spikes = self.s_in.recv().T
         product = spike_matmul(y, spikes, self.num_heads, transpose=self.transpose)
-        product, self.clipped = fixedpoint.saturate(product, self.limit)
-        self.result = product.reshape(self.result.shape[::-1]).T
+        self.keep(*fixedpoint.saturate(product, self.limit))
 
 
 def spike_matmul(
@@ -111,8 +127,4 @@ def spike_matmul(
     if transpose:
         left = left.swapaxes(-1, -2)
     right = spikes.reshape(num_heads, left.shape[-1], -1)
-    # No partial sum of a row exceeds the sum of its magnitudes.
-    bound = int(np.abs(left).sum(axis=-1).max(initial=0)) * int(np.abs(right).max(initial=0))
-    dtype = exact_float(bound)
-    product: npt.NDArray[np.floating[Any]] = np.matmul(left.astype(dtype), right.astype(dtype))
-    return product.astype(np.int64)
+    return matmul(left, right)

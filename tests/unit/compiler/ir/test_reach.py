@@ -12,7 +12,7 @@ import pytest
 from resformer.compiler.ir import ops, reference
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.reach import reach, reach_warnings
-from resformer.compiler.ir.signal import SPIKE
+from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.pipeline import CompileOptions, compile_nir
 from support import nir_files
 from support.programs import ProgramByHand
@@ -122,6 +122,22 @@ def test_what_reads_the_silent_is_silent_and_said_apart() -> None:
         "threshold, whatever the input; look at its weights, biases and threshold"
     )
     assert second == "second: can never fire, since what it would read cannot"
+
+
+def test_neurons_that_send_counts_are_a_population_too() -> None:
+    """Beside a LIF that can never fire, such neurons may: it is not said that none can."""
+    program = ProgramByHand((1, 1, 1))
+    program.conv("synapses", "input", [[[[1]]]])
+    program.lif("lif", "synapses", 1000)
+    one, none = np.ones((1, 1, 1), dtype=np.int32), np.zeros((1, 1, 1), dtype=np.int32)
+    counting = ops.MultiSpikeIF(Signal(SignalKind.GRADED, 0), vth=one, floor=none, bias=none, max_spikes=3)
+    program.add("counts", counting, "synapses")
+    program.conv("one", "lif", [[[[1]]]])
+    program.conv("other", "counts", [[[[1]]]])
+    program.add("both", ops.Add(Signal(SignalKind.CURRENT, 0)), "one", "other")
+    program.output("both")
+    (warning,) = reach_warnings(program.finish())
+    assert warning.startswith("lif: can never fire: ")
 
 
 def test_neurons_that_excite_themselves_cannot_begin() -> None:
