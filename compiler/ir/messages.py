@@ -40,7 +40,7 @@ def sends_counts(graph: Nodes, name: str) -> bool:
     return isinstance(_sender(graph, name), (SpikeGate, *NEURONS))
 
 
-def _sender(graph: Graph[nir.NIRNode], name: str) -> nir.NIRNode:
+def _sender(graph: Nodes, name: str) -> nir.NIRNode:
     """The operation whose values a node has, behind all that passes them on; a file may hold thousands of these."""
     node = graph[name]
     while isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):

@@ -59,12 +59,13 @@ def test_thresholds_out_of_reach(vth: int) -> None:
     assert trace.spikes["gate"].count == 0
 
 
+@pytest.mark.parametrize("backend", ["lava", "onnx"])
 @pytest.mark.parametrize("vth", [2**16, 2**40])
-def test_thresholds_out_of_reach_on_lava(vth: int) -> None:
-    pytest.importorskip("lava")
+def test_thresholds_out_of_reach_on_others(vth: int, backend: str) -> None:
+    pytest.importorskip({"lava": "lava", "onnx": "onnxruntime"}[backend])
     program, samples = gated(vth=vth)
     expected = reference.run(program, samples, record=True)
-    assert_same_trace(open_backend("lava")(program, samples, record=True), expected)
+    assert_same_trace(open_backend(backend)(program, samples, record=True), expected)
 
 
 @pytest.mark.parametrize("backend", ["lava", "onnx"])

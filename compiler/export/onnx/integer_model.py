@@ -363,7 +363,7 @@ class _Writer(ModelWriter):
         for index, (weight, value) in enumerate(zip(op.weight[1:], values[1:], strict=True), 1):
             self.add("Add" if weight > 0 else "Sub", f"{node.name}.sum{index}", [total, value])
             total = f"{node.name}.sum{index}"
-        # spikes are summed: a threshold that all of them cannot pass is as good as a larger one, which int32 may not hold
+        # what all spikes together cannot pass is as good as a larger threshold, which int32 may not hold
         threshold = self.constant(f"{node.name}.vth", np.array(min(op.vth, len(values)), dtype=np.int32))
         self.add("Greater", f"{node.name}.fires", [total, threshold])
         self.add_for(node, "Cast", [f"{node.name}.fires"], np.uint8, to=_element(np.uint8))
