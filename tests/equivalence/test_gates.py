@@ -64,6 +64,7 @@ def test_thresholds_out_of_reach(vth: int) -> None:
 def test_thresholds_out_of_reach_on_others(vth: int, backend: str) -> None:
     pytest.importorskip({"lava": "lava", "onnx": "onnxruntime"}[backend])
     program, samples = gated(vth=vth)
+    program = with_input_range(program, samples)
     expected = reference.run(program, samples, record=True)
     assert_same_trace(open_backend(backend)(program, samples, record=True), expected)
 
