@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from resformer.compiler.frontend.module.values import Tracing
+from resformer.compiler.frontend.module.values import Importer, Tracing, Value
 
 
 def check_unread(tracing: Tracing, node: fx.Node, written: fx.Node) -> None:
@@ -56,3 +56,20 @@ def _overlap(written: torch.Tensor, read: torch.Tensor) -> bool:
     changed = torch.zeros(last + 1, dtype=torch.bool)
     changed.as_strided(written.shape, written.stride(), written.storage_offset()).fill_(True)
     return bool(changed.as_strided(read.shape, read.stride(), read.storage_offset()).any())
+
+
+def in_place(importer: Importer) -> Importer:
+    """The same, after which what is read from the first operand is the result.
+
+    Raises:
+        UnsupportedError: What it writes is read later by another name.
+    """
+
+    def imported(tracing: Tracing, node: fx.Node, x: fx.Node, *others: object, **more: object) -> Value:
+        check_unread(tracing, node, x)
+        value = importer(tracing, node, x, *others, **more)
+        assert isinstance(value, Value)
+        tracing.values[x] = value
+        return value
+
+    return imported

@@ -1,0 +1,174 @@
+"""Pools, sums and means over pixels and over time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import nir
+import numpy as np
+from torch import fx
+
+from resformer.compiler.frontend.module.layout import TIME, Atom, whole
+from resformer.compiler.frontend.module.neurons import average_pool, pair
+from resformer.compiler.frontend.module.synapses import made_by_layer
+from resformer.compiler.frontend.module.values import (
+    IMAGES,
+    Tracing,
+    Value,
+)
+from resformer.compiler.ir.primitives import (
+    CONCATENATED,
+    AdaptiveAvgPool2d,
+    MaxPool2d,
+)
+
+
+def max_pool(
+    tracing: Tracing,
+    node: fx.Node,
+    x: object,
+    kernel: object,
+    stride: object = (),
+    padding: object = 0,
+    dilation: object = 1,
+    ceil_mode: bool = False,
+) -> Value:
+    """The largest of each window."""
+    tracing.stepwise(node, x)
+    value = tracing.plain(node, x, *IMAGES)
+    size, step, around = pair(kernel), pair(stride or kernel), pair(padding)
+    if pair(dilation) != (1, 1):
+        raise tracing.refusal(node, "has windows beyond the image, or dilated ones", "use plain windows")
+    if ceil_mode:
+        _check_whole(tracing, node, value, (size, step, around))
+    pool = MaxPool2d(kernel_size=np.array(size), stride=np.array(step), padding=np.array(around))
+    joined = tracing.draft.nodes[value.node]
+    if CONCATENATED in joined.op.metadata:
+        raise tracing.refusal(
+            node, "takes maxima of values side by side", "take those of each, and concatenate them behind the pool"
+        )
+    return made_by_layer(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
+
+
+def _check_whole(
+    tracing: Tracing,
+    node: fx.Node,
+    value: Value,
+    window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    *,
+    divides: bool = False,
+) -> None:
+    """See that rounding up the number of windows adds none.
+
+    Raises:
+        UnsupportedError: It does.
+    """
+    for size, step, around, have in zip(*window, value.shape[1:], strict=True):
+        rest = (have + 2 * around - size) % step
+        if rest and (have + 2 * around - size) // step * step + step < have + around:
+            problem = "divides by something other than its window's area" if divides else "has windows beyond the image"
+            raise tracing.refusal(
+                node,
+                f"{problem}: ceil_mode adds one that ends behind its {have} rows or columns",
+                "leave ceil_mode out, or give it an image whose size the windows fit",
+            )
+
+
+def averaged_windows(
+    tracing: Tracing,
+    node: fx.Node,
+    x: object,
+    kernel: object,
+    stride: object = (),
+    padding: object = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Value:
+    """The mean of each window."""
+    value = tracing.plain(node, x, *IMAGES)
+    size, around = pair(kernel), pair(padding)
+    if divisor not in (None, math.prod(size)) or (any(around) and not count_include_pad):
+        raise tracing.refusal(
+            node, "divides by something other than its window's area", "use the plain average of whole windows"
+        )
+    if ceil_mode:
+        _check_whole(tracing, node, value, (size, pair(stride or kernel), around), divides=True)
+    return _pooled(tracing, node, value, average_pool(size, pair(stride or kernel), around))
+
+
+def averaged_adaptively(tracing: Tracing, node: fx.Node, x: object, size: object) -> Value:
+    """The mean of as many windows as are asked for."""
+    value = tracing.plain(node, x, *IMAGES)
+    wanted = pair(size)
+    if any(have % want for have, want in zip(value.shape[1:], wanted, strict=True)):
+        return made_by_layer(
+            tracing, value, tracing.draft.add(tracing.name(node), AdaptiveAvgPool2d(wanted), value.node)
+        )
+    window = (value.shape[1] // wanted[0], value.shape[2] // wanted[1])
+    return _pooled(tracing, node, value, average_pool(window, window))
+
+
+def _pooled(tracing: Tracing, node: fx.Node, value: Value, pool: nir.AvgPool2d) -> Value:
+    """A pool's node; windows of one pixel are none."""
+    if not any(pool.padding) and tuple(pool.kernel_size) == tuple(pool.stride) == (1, 1):
+        return value
+    return made_by_layer(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
+
+
+def averaged(tracing: Tracing, node: fx.Node, x: object, dims: list[int] | None = None, keepdim: bool = False) -> Value:
+    """Over time, behind all neurons, or over all pixels, or both."""
+    return _reduced(tracing, node, x, dims, keepdim=keepdim, pool=nir.AvgPool2d)
+
+
+def added_up(
+    tracing: Tracing, node: fx.Node, x: object, dims: list[int] | None = None, keepdim: bool = False, **_more: object
+) -> Value:
+    """The same as a sum: of steps, T times the mean."""
+    made = _reduced(tracing, node, x, dims, keepdim=keepdim, pool=nir.SumPool2d)
+    over_time = made.over_time
+    if over_time is not None and tracing.value(node, x).over_time is None:
+        over_time *= tracing.timesteps or 1
+    return replace(made, over_time=over_time)
+
+
+def _reduced(
+    tracing: Tracing,
+    node: fx.Node,
+    x: object,
+    dims: list[int] | None,
+    *,
+    keepdim: bool,
+    pool: type[nir.AvgPool2d | nir.SumPool2d],
+) -> Value:
+    """A mean over steps, or a pool of all pixels, or both, as nodes of each step."""
+    value = tracing.value(node, x)
+    layout = value.layout
+    over = sorted(each % len(layout.axes) for each in (dims or range(len(layout.axes))))
+    steps = [each for each in over if layout.axes[each] == (time_atom(tracing),)]
+    if steps and value.over_time is None:
+        value = replace(value, layout=layout.without(steps, keepdim=keepdim), over_time=1.0)
+        over = [each - (0 if keepdim else sum(step < each for step in steps)) for each in over if each not in steps]
+        layout = value.layout
+    if not over:
+        return value
+    averaged = [layout.axes[each] for each in over]
+    pixels = {atom for axis in averaged for atom in axis}
+    if len(value.shape) == 3 and layout.shows_all(value.shape) and pixels == set(whole(value.shape, (1, 2))):
+        name, size = value.node, np.array(value.shape[1:])
+        if pixels:
+            name = tracing.draft.add(tracing.name(node), pool(size, size, 0 * size), value.node)
+        pooled = layout.without(over, keepdim=keepdim)
+        made_by = None if keepdim else node
+        return replace(value, node=name, shape=tracing.draft.shape(name), layout=pooled, made_by=made_by)
+    raise tracing.refusal(
+        node,
+        f"{'averages' if pool is nir.AvgPool2d else 'sums'} axes {over} of {value.named_axes}",
+        "average or sum over all pixels, or over time behind all neurons",
+    )
+
+
+def time_atom(tracing: Tracing) -> Atom:
+    """All steps."""
+    return Atom(TIME, tracing.timesteps or 0)
