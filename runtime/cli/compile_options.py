@@ -153,7 +153,8 @@ def _add_network_options(group: argparse._ActionsContainer) -> None:
         "--input-kind",
         choices=("static", "frames"),
         help="whether samples are real numbers or frames of events, which are counts, or fractions where they were "
-        "resized (default: frames for checkpoints with PLIF neurons, else static)",
+        "resized (default: what a .nir of ours says; frames for checkpoints with PLIF "
+        "neurons; else static)",
     )
     group.add_argument(
         "--reset",
