@@ -26,6 +26,7 @@ from resformer.compiler.passes.float.merge_chains import merge_chains
 from resformer.compiler.passes.float.merge_synapses import merge_synapses
 from resformer.compiler.passes.float.split_attention_projection import split_attention_projection
 from resformer.compiler.passes.float.sum_pools import sum_pools
+from resformer.compiler.passes.float.sum_streams import sum_streams
 from resformer.compiler.passes.float.weigh_factors import weigh_factors
 from resformer.compiler.passes.float.weigh_spikes import weigh_spikes
 from resformer.compiler.passes.integer.balance_delays import balance_delays
@@ -176,6 +177,7 @@ MODULE: Route[ModuleInput] = Route(
         split_attention_projection,
         fold_attention_scale,
         fold_input_gain,
+        sum_streams,
         sum_pools,
         weigh_spikes,
         fold_average_pool,

@@ -16,7 +16,7 @@ from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import Conv2d, Dense
-from resformer.compiler.ir.primitives import INSIDE, collapse, inside
+from resformer.compiler.ir.primitives import INSIDE, POOL_AREA, collapse, inside
 from resformer.compiler.pipeline import MODULE, Compilation
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.checks import Sides, logit_errors
@@ -56,18 +56,22 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
             for name in layers
             if INSIDE in compilation.folded[name].op.metadata
         },
-        gains=_gains(imported, original),
+        gains=_gains(imported, compilation.folded, original),
     )
 
 
-def _gains(imported: Graph[nir.NIRNode], network: ModuleNetwork) -> dict[str, float]:
-    """What neurons gain beside what they gain in the module: a factor by which its code scales their input."""
+def _gains(imported: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], network: ModuleNetwork) -> dict[str, float]:
+    """What neurons gain beside what they gain in the module: a factor by which its code scales their input.
+
+    Those that read a sum in place of the module's mean have as much less.
+    """
     gains = {}
     for name, node in network.neurons.items():
         op = imported[name].op
         if isinstance(op, nir.LIF | nir.IF):
             own = neurons(name, node, imported[name].shape)
-            gains[name] = float(collapse(op.r).flat[0] / collapse(own.r).flat[0])
+            area = int(folded[name].op.metadata.get(POOL_AREA, 1))
+            gains[name] = float(collapse(op.r).flat[0] / collapse(own.r).flat[0]) / area
     return gains
 
 
