@@ -52,8 +52,10 @@ from resformer.compiler.sources.module import from_module
 from resformer.compiler.sources.nir import from_nir, from_own_nir
 from resformer.compiler.sources.options import FLAGS, NIR_SUFFIX, CompileOptions
 from resformer.compiler.sources.source import Imported, ModuleInput, ModuleSource, Source
+from resformer.compiler.sources.zoo import from_zoo
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.limits import LONGEST_SAMPLE
+from resformer.models.zoo.checkpoint import family_in
 
 __all__ = [
     "CHECKPOINT",
@@ -63,6 +65,7 @@ __all__ = [
     "NIR_SUFFIX",
     "OWN",
     "OWN_MODULE",
+    "ZOO",
     "Compilation",
     "CompileOptions",
     "FloatPass",
@@ -71,6 +74,7 @@ __all__ = [
     "Observer",
     "Route",
     "Source",
+    "checkpoint_route",
     "compile_checkpoint",
     "compile_network",
     "compile_nir",
@@ -184,6 +188,8 @@ MODULE: Route[ModuleInput] = Route(
     ),
 )
 """A SpikingJelly module in memory."""
+ZOO: Route[Path] = Route("checkpoint", from_zoo, MODULE.float_passes)
+"""A checkpoint of one of the zoo's families (``resformer.models.zoo``), whose network is traced as a module is."""
 OWN_MODULE: Route[Path] = Route("NIR file", from_own_nir, MODULE.float_passes)
 """A ``network.nir`` of ours that holds a module's own layers."""
 
@@ -200,11 +206,24 @@ def nir_route(path: Path) -> Route[Path]:
     return OWN_MODULE if is_modules(own) else OWN
 
 
+def checkpoint_route(path: Path) -> Route[Path]:
+    """The route of a checkpoint, by the family that its tensors are of.
+
+    Raises:
+        FileFormatError: It cannot be read.
+    """
+    return CHECKPOINT if family_in(path) is None else ZOO
+
+
 def route_of(source: Path | ModuleInput) -> Route[Any]:
-    """The route of a network: that of a file is told by the end of its name."""
+    """The route of a network: whether a file is a NIR file is told by the end of its name.
+
+    Raises:
+        FileFormatError: The file cannot be read.
+    """
     if isinstance(source, ModuleInput):
         return MODULE
-    return nir_route(source) if source.suffix == NIR_SUFFIX else CHECKPOINT
+    return nir_route(source) if source.suffix == NIR_SUFFIX else checkpoint_route(source)
 
 
 def compile_network(
@@ -231,7 +250,7 @@ def compile_checkpoint(
     path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
 ) -> Compilation:
     """Compile a checkpoint, whatever its name; see :func:`compile_network`."""
-    return _compile(CHECKPOINT, path, options or CompileOptions(), observe, progress)
+    return _compile(checkpoint_route(path), path, options or CompileOptions(), observe, progress)
 
 
 def compile_nir(
@@ -326,7 +345,7 @@ def _calibrate(
     if samples is None:
         if options.synapse_budget is not None:
             raise InputError("synapse budget: widths by layer are measured on images; give --calibration")
-        if source.module is None:
+        if source.module is None or source.module.example is None:
             ranges, seen = estimated_ranges(graph, config.input_range), None
         else:
             ranges = example_ranges(graph, source.module.example, config.input_range)

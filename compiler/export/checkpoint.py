@@ -57,7 +57,7 @@ from resformer.compiler.ir.primitives import (
     inside,
     rows_of,
 )
-from resformer.compiler.ir.program import Program, real_weight
+from resformer.compiler.ir.program import Program, is_stack, real_weight
 from resformer.compiler.ir.ties import settled_currents
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
@@ -402,7 +402,7 @@ def _is_exact_mean(area: int) -> bool:
 def _reads_rounded_mean(program: Program, folded: Graph[nir.NIRNode], name: str) -> bool:
     """Whether a current has a part that a module makes of a mean which float64 rounds."""
     node = program[name]
-    if isinstance(node.op, Conv2d):
+    if isinstance(node.op, Conv2d) or is_stack(program, name):
         return not _is_exact_mean(pool_area(folded, name))
     if isinstance(node.op, Spiking | Input):
         return False

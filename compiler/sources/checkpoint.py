@@ -7,7 +7,7 @@ from pathlib import Path
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.compiler.quantize.plan import QuantizationPlan
-from resformer.compiler.sources.options import FLAGS, NIR_SUFFIX, CompileOptions
+from resformer.compiler.sources.options import FLAGS, LAYOUT, NIR_SUFFIX, CompileOptions
 from resformer.compiler.sources.source import Imported, Source
 from resformer.errors import FileFormatError, InputError
 from resformer.models.checkpoint import Checkpoint, build_model, check_rates, load_checkpoint, settings
@@ -16,10 +16,12 @@ from resformer.models.spikingresformer import patch_counts
 
 def from_checkpoint(path: Path, options: CompileOptions) -> Imported:
     """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
-    if options.dt is not None or options.reset is not None:
-        raise InputError(f"{path}: --dt and --reset are for NIR files; name one that ends in {NIR_SUFFIX}")
-    if options.spikes_per_step is not None or options.min_v is not None:
-        raise InputError(f"{path}: --spikes-per-step and --min-v are for NIR files; name one that ends in {NIR_SUFFIX}")
+    check_for_checkpoints(path, options)
+    if options.architecture:
+        raise InputError(
+            f"{path}: {FLAGS['architecture']}: for other families; what no tensor of a SpikingResformer tells has "
+            f"options of its own: {', '.join(FLAGS[name] for name in LAYOUT)}"
+        )
     checkpoint = load_checkpoint(path, weights_key=options.weights_key)
     check_rates(checkpoint.state)
     model = build_model(checkpoint, timesteps=options.timesteps, image_size=options.image_size, **options.layout)
@@ -36,6 +38,18 @@ def from_checkpoint(path: Path, options: CompileOptions) -> Imported:
         patches=patch_counts(model.architecture, model.image_size, model.feature_rounding),
     )
     return source, graph
+
+
+def check_for_checkpoints(path: Path, options: CompileOptions) -> None:
+    """Refuse options that no checkpoint has a use for.
+
+    Raises:
+        InputError: There is one.
+    """
+    if options.dt is not None or options.reset is not None:
+        raise InputError(f"{path}: --dt and --reset are for NIR files; name one that ends in {NIR_SUFFIX}")
+    if options.spikes_per_step is not None or options.min_v is not None:
+        raise InputError(f"{path}: --spikes-per-step and --min-v are for NIR files; name one that ends in {NIR_SUFFIX}")
 
 
 def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> QuantizationPlan | None:

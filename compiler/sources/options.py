@@ -29,9 +29,13 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "stem_stride": "--stem-stride",
         "stem_pool": "--stem-pool",
         "feature_rounding": "--feature-rounding",
+        "architecture": "--architecture",
     }
 )
 """The options that mean something for a checkpoint alone, as the command names them."""
+
+LAYOUT = ("neuron", "stem_stride", "stem_pool", "feature_rounding")
+"""Those of them that mean something for a SpikingResformer's alone."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class CompileOptions:
         stem_stride: Stride of the stem's convolution.
         stem_pool: Whether a max-pool follows it.
         feature_rounding: How DSSA's patches are counted where sizes are odd.
+        architecture: What no tensor of another family's checkpoint tells, such as ``{"num_heads": 12}``; what is not
+            there is as the file says, or as the authors have it.
         mean: What is subtracted from samples, one number, or one a channel; None: nothing. The build holds this and
             the next three, and whatever runs it heeds them; calibration does too.
         std: What the difference is divided by, likewise.
@@ -82,6 +88,7 @@ class CompileOptions:
     stem_stride: int | None = None
     stem_pool: bool | None = None
     feature_rounding: Rounding | None = None
+    architecture: Mapping[str, Any] = field(default_factory=dict)
     mean: float | Iterable[float] | None = None
     std: float | Iterable[float] | None = None
     resize: bool = False
@@ -102,12 +109,13 @@ class CompileOptions:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """What was chosen of that which no tensor of a checkpoint tells, beside T and the image size."""
-        chosen = {name: getattr(self, name) for name in ("neuron", "stem_stride", "stem_pool", "feature_rounding")}
+        """What was chosen of that which no tensor of a SpikingResformer tells, beside T and the image size."""
+        chosen = {name: getattr(self, name) for name in LAYOUT}
         return {name: value for name, value in chosen.items() if value is not None}
 
     @property
     def for_checkpoints(self) -> tuple[str, ...]:
         """The options that were given and mean something for a checkpoint alone."""
         given = {"image_size": self.image_size, "weights_key": self.weights_key, **self.layout}
-        return tuple(name for name, value in given.items() if value is not None)
+        names = tuple(name for name, value in given.items() if value is not None)
+        return (*names, "architecture") if self.architecture else names

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.models.spikingresformer import Architecture
+from resformer.models.zoo.recognise import Recognition
 
 if TYPE_CHECKING:
     import torch
@@ -38,19 +39,19 @@ class ModuleInput:
 
 @dataclass(frozen=True, eq=False)
 class ModuleSource:
-    """A module in memory that was compiled.
+    """A module that was compiled by tracing it: one in memory, or the network of a checkpoint of the zoo's.
 
     Attributes:
-        name: Its class.
+        name: Its class, or its family.
         module: A copy of it, in float64.
         traced: The graph before all passes, and how the module takes samples.
-        example: The example, (N, C, H, W) or (N, T, C, H, W), which says how large the input is.
+        example: The example, (N, C, H, W) or (N, T, C, H, W), which says how large the input is; None of a checkpoint.
     """
 
     name: str
     module: nn.Module
     traced: Traced
-    example: npt.NDArray[np.float64]
+    example: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,16 @@ class Source:
 
     Attributes:
         path: The checkpoint, or the NIR file; None of a module in memory.
-        architecture: What a checkpoint's shapes tell; None of all else.
+        architecture: What a SpikingResformer's shapes tell; None of all else.
         image_size: Edge of the input, in pixels.
         parameters: How many numbers were trained.
-        module: The module in memory, if it was one.
+        module: The module that was traced, if one was.
+        recognition: What is known of a network of the zoo's; None of all else.
         plan: By which a checkpoint was fine-tuned, and is quantized; None of others.
         warnings: What the user should know of it, a line each.
         notes: What was chosen or ignored in reading it, a sentence each.
         assumptions: What neither the file nor the user said of a checkpoint's network, a sentence each.
-        settings: What no tensor of a checkpoint tells, as ``resformer.models.checkpoint.settings`` has it.
+        settings: What no tensor of a checkpoint tells, as its kind's reader of checkpoints takes it.
         patches: L of each stage, by which a checkpoint's network scales its attention.
     """
 
@@ -76,6 +78,7 @@ class Source:
     image_size: int
     parameters: int
     module: ModuleSource | None = None
+    recognition: Recognition | None = None
     plan: QuantizationPlan | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from resformer.models.limits import quote
 from resformer.models.reading import checkpoint_boundary, read
 from resformer.models.weights import TOP_LEVEL, StateDict, check_values, find_weights, note_half_precision
 from resformer.models.zoo.parts import Classifier
-from resformer.models.zoo.recognise import STEMS, Recognition, build, canonical, recognise
+from resformer.models.zoo.recognise import STEMS, FamilyName, Recognition, build, canonical, family_of, recognise
 
 RECORD = "resformer"
 """The key of what no tensor tells, beside the weights."""
@@ -71,16 +71,16 @@ def load_zoo_checkpoint(path: str | Path, *, weights_key: str | None = None) -> 
     )
 
 
-def _recorded(recognition: Recognition, record: object) -> Recognition:
+def _recorded(recognition: Recognition, stated: object) -> Recognition:
     """What is known of a network with what its file's record says.
 
     Raises:
         FileFormatError: the record is none that ``save_zoo_checkpoint`` writes of such a network.
     """
     remedy = "save it again without that entry"
-    if not isinstance(record, Mapping):
-        raise FileFormatError(f"{RECORD!r} is {quote(record)}: must be a mapping; {remedy}")
-    for name, value in record.items():
+    if not isinstance(stated, Mapping):
+        raise FileFormatError(f"{RECORD!r} is {quote(stated)}: must be a mapping; {remedy}")
+    for name, value in stated.items():
         if name == FAMILY:
             if value != recognition.family:
                 raise FileFormatError(
@@ -97,6 +97,26 @@ def _recorded(recognition: Recognition, record: object) -> Recognition:
     return recognition
 
 
+def record(recognition: Recognition) -> dict[str, object]:
+    """What no tensor tells of a network, as plain data; ``load_zoo_checkpoint`` reads it under ``RECORD``."""
+    return {FAMILY: recognition.family, **recognition.settings}
+
+
+def family_in(path: str | Path) -> FamilyName | None:
+    """Return of which family the network in a checkpoint is; None where it is of none, a SpikingResformer among these.
+
+    Raises:
+        FileFormatError: where the file cannot be read.
+    """
+    path = Path(path)
+    with checkpoint_boundary(path):
+        content = read(path)[0]
+        try:
+            return family_of(canonical(find_weights(content, stems=STEMS).state))
+        except FileFormatError:  # it is for the reader of such a network to say what is wrong with it
+            return None
+
+
 def save_zoo_checkpoint(model: Classifier, path: str | Path, *, image_size: int) -> None:
     """Write a network so that ``load_zoo_checkpoint`` and ``build_zoo_model`` need be told nothing.
 
@@ -110,13 +130,12 @@ def save_zoo_checkpoint(model: Classifier, path: str | Path, *, image_size: int)
         UnsupportedError: it is no network of the zoo.
     """
     known = recognise(model.state_dict())
-    settings = {name: getattr(model.architecture, name) for name in known.untold}
-    record = {FAMILY: known.family, **settings, "timesteps": model.timesteps, "image_size": image_size}
+    said = {name: getattr(model.architecture, name) for name in known.untold}
     try:
-        known.told({name: value for name, value in record.items() if name != FAMILY})
+        known = known.told(said | {"timesteps": model.timesteps, "image_size": image_size})
     except UnsupportedError as error:
         raise InputError(str(error)) from error
-    torch.save({"model": model.state_dict(), RECORD: record}, path)
+    torch.save({"model": model.state_dict(), RECORD: record(known)}, path)
 
 
 def build_zoo_model(

@@ -145,6 +145,15 @@ def _typed(name: str, value: object, kind: type) -> Any:
     return value
 
 
+def setting(text: str, kind: type) -> object:
+    """Return what somebody wrote of a setting, as its type has it, or the text itself where it is no such value."""
+    words: Mapping[str, object] = {"true": True, "yes": True, "false": False, "no": False}
+    try:
+        return words[text] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        return text
+
+
 class Tensors:
     """A state dict's names and shapes, read with errors that name what is missing."""
 
