@@ -57,7 +57,7 @@ from resformer.compiler.ir.primitives import (
     inside,
     rows_of,
 )
-from resformer.compiler.ir.program import Program, real_weight
+from resformer.compiler.ir.program import Program, is_stack, real_weight
 from resformer.compiler.ir.ties import settled_currents
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
@@ -329,7 +329,7 @@ def weight_factor(
 
 
 def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
-    """What a layer's weights were divided by, since it reads a sum in place of an average pool's mean."""
+    """By what a layer's weights were divided, or thresholds multiplied: it reads a sum in place of a pool's mean."""
     return int(folded[name].op.metadata.get(POOL_AREA, 1))
 
 
@@ -343,7 +343,7 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
         if MERGED in each.op.metadata:
             return f"{each.op.metadata[MERGED]} are one layer of the program, whose weights the module has no place for"
     for each in imported:
-        if FIXED in each.op.metadata and each.name in folded:
+        if FIXED in each.op.metadata and each.name in folded and not _is_kept(program, each):
             return f"{each.name} has numbers that the module's code computes or states, and no parameter holds"
         if isinstance(each.op, nir.Scale) and isinstance(imported[each.inputs[0]].op, primitives.SpikeMatMul):
             fixed = SCALED_BY not in each.op.metadata
@@ -356,8 +356,12 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
                 means = 1.0 / math.prod(int(size) for size in pool.kernel_size)
                 if (real_weight(program, node.name) != means).any():
                     return f"the mean of {node.name} is rounded"
+        if isinstance(node.op, SumPool2d) and isinstance(program[node.inputs[0]].op, Relay):
+            return f"what {node.name} sums is rounded"
         if not isinstance(node.op, Spiking):
             continue
+        if not _is_exact_mean(pool_area(folded, node.name)):
+            return f"the mean that {node.name} reads is rounded in float64"
         neurons, scale = as_neurons(folded[node.name].op), 2.0 ** program[node.inputs[0]].op.signal.scale_exp
         if (collapse(neurons.v_threshold) * scale != node.op.meant_thresholds).any():
             return f"the threshold of {node.name} is rounded"
@@ -371,6 +375,13 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
         if needs_shift and not _holds_bias(imported, imported[node.name].inputs[0]):
             return f"no bias on the way to {node.name} can hold the shift of ties"
     return ""
+
+
+def _is_kept(program: Program, layer: Node[nir.NIRNode]) -> bool:
+    """Whether the program has a layer's numbers as the module's code states them, as it has the ones of a sum."""
+    if not isinstance(layer.op, nir.Conv2d) or layer.name not in program or layer.op.bias.any():
+        return False
+    return bool((real_weight(program, layer.name) == layer.op.weight).all())
 
 
 def _settled(program: Program) -> dict[str, npt.NDArray[np.bool_]]:
@@ -391,7 +402,7 @@ def _is_exact_mean(area: int) -> bool:
 def _reads_rounded_mean(program: Program, folded: Graph[nir.NIRNode], name: str) -> bool:
     """Whether a current has a part that a module makes of a mean which float64 rounds."""
     node = program[name]
-    if isinstance(node.op, Conv2d):
+    if isinstance(node.op, Conv2d) or is_stack(program, name):
         return not _is_exact_mean(pool_area(folded, name))
     if isinstance(node.op, Spiking | Input):
         return False

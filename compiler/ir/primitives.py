@@ -304,7 +304,8 @@ Layer: TypeAlias = "nir.Conv2d | nir.Linear | nir.Affine"
 """The type of what only weighs what it reads."""
 
 POOL_AREA = "pool_area"
-"""In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean."""
+"""In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean; in
+neurons': what their thresholds were multiplied by."""
 
 SCALED_BY, UNIT = "scaled_by", "unit"
 """In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""

@@ -171,6 +171,9 @@ class _Lowering:
             case nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 require(not np.any(padding), f"{name}: a sum over windows has no padding")
                 op = integer.SumPool2d(self._current(name), pair(kernel), pair(stride))
+                if self.exps[name] < self.exps[inputs[0]]:
+                    before = [self._coarser(f"{name}.input", self.graph[inputs[0]], self.exps[name])]
+                    inputs = (before[0].name,)
             case SpikeAttention(num_heads=heads, shift=shift):
                 finer = self.exps[name] - shift
                 op = integer.SpikeAttention(self._current(name), heads, weight_exp=finer, limit=LOIHI.a_max)
@@ -181,7 +184,7 @@ class _Lowering:
             case nir.Flatten():
                 op = integer.Flatten(self._sent(inputs[0], self.exps[name]))
                 if self.exps[name] < self.exps[inputs[0]]:
-                    before = [self._coarser(self.graph[inputs[0]], self.exps[name])]
+                    before = [self._coarser(f"{inputs[0]}.relay", self.graph[inputs[0]], self.exps[name])]
                     op, inputs = integer.Flatten(before[0].op.signal), (before[0].name,)
             case nir.Output():
                 op, inputs = self._output(node)
@@ -192,7 +195,7 @@ class _Lowering:
                 )
         return [*before, Node(name, op, inputs, node.shape)]
 
-    def _coarser(self, source: Node[nir.NIRNode], exp: int) -> Node[Op]:
+    def _coarser(self, name: str, source: Node[nir.NIRNode], exp: int) -> Node[Op]:
         """A relay that sends a current at a coarser scale."""
         op = integer.Relay(
             Signal(SignalKind.GRADED, exp),
@@ -200,7 +203,7 @@ class _Lowering:
             limit=LOIHI.graded_max,
             shift=self.exps[source.name] - exp,
         )
-        return Node(f"{source.name}.relay", op, (source.name,), source.shape)
+        return Node(name, op, (source.name,), source.shape)
 
     def _known_bounds(self, name: str) -> tuple[int, int] | tuple[()]:
         """Those of maxima of spikes which gates or attention read: as spikes, 0 or 1, and nothing else is taken."""

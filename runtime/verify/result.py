@@ -22,7 +22,7 @@ ORIGINAL = "quantized_vs_original"
 CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL)
 
 CHECKPOINT, NIR = "checkpoint", "nir"
-SOURCES = MappingProxyType({CHECKPOINT: "checkpoint", NIR: "NIR file", "module": "module"})
+SOURCES = MappingProxyType({CHECKPOINT: "checkpoint", NIR: "NIR file", "module": "module", "zoo": "checkpoint"})
 """What was compiled, in words, by what the program's metadata say of its source."""
 
 SHORT = MappingProxyType({name: f"E{number}" for number, name in enumerate(CHECKS, 1)})

@@ -17,6 +17,7 @@ from torch import nn
 from resformer.compiler.files.report import Options
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.ir.arrays import Shape
+from resformer.compiler.target import LOIHI
 from resformer.errors import InputError
 from resformer.models.checkpoint import build_model, load_checkpoint
 
@@ -110,9 +111,8 @@ class ModuleNetwork(TorchNetwork):
         layouts: For each population whose values it has in another order than the program: how they lie.
         shapes: For each of these, the shape that the program has them in.
         stepwise: The populations that its code steps one by one.
+        source: What messages call where it came from.
     """
-
-    source = "module"
 
     def __init__(
         self,
@@ -127,6 +127,7 @@ class ModuleNetwork(TorchNetwork):
         layouts: Mapping[str, Layout] = MappingProxyType({}),
         shapes: Mapping[str, Shape] = MappingProxyType({}),
         stepwise: Collection[str] = (),
+        source: str = "module",
     ) -> None:
         super().__init__(model)
         self.neurons = {name: node for name, node in self.neurons.items() if name in names}
@@ -138,6 +139,7 @@ class ModuleNetwork(TorchNetwork):
         self.layouts = layouts
         self.shapes = shapes
         self.stepwise = stepwise
+        self.source = source
 
     def copy(self) -> ModuleNetwork:
         """Another one like it."""
@@ -156,6 +158,7 @@ class ModuleNetwork(TorchNetwork):
             layouts=self.layouts,
             shapes=self.shapes,
             stepwise=self.stepwise,
+            source=self.source,
         )
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
@@ -198,6 +201,19 @@ class ModuleNetwork(TorchNetwork):
 
 SAMPLE_AXES = 3
 """(C, H, W)."""
+
+
+def truncates_nothing(network: TorchNetwork, timesteps: int) -> bool:
+    """Whether a program of these neurons, as it is compiled, truncates no potential: IF, or tau 2 for some steps."""
+    kinds = [
+        type(node) is neuron.IFNode or (type(node) is neuron.LIFNode and node.tau == 2.0 and timesteps <= EXACT_STEPS)
+        for node in network.neurons.values()
+    ]
+    return all(kinds)
+
+
+EXACT_STEPS = LOIHI.a_shift + 1
+"""For how many steps no potential that is halved each time is truncated."""
 
 
 def open_checkpoint(path: Path, *, timesteps: int, image_size: int, chosen: Options | None = None) -> TorchNetwork:

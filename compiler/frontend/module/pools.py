@@ -9,7 +9,8 @@ import nir
 import numpy as np
 from torch import fx
 
-from resformer.compiler.frontend.module.layout import TIME, Atom, whole
+from resformer.compiler.frontend.module.gates import sends
+from resformer.compiler.frontend.module.layout import TIME, Atom, Layout, whole
 from resformer.compiler.frontend.module.neurons import average_pool, pair
 from resformer.compiler.frontend.module.synapses import made_by_layer
 from resformer.compiler.frontend.module.values import (
@@ -19,6 +20,7 @@ from resformer.compiler.frontend.module.values import (
 )
 from resformer.compiler.ir.primitives import (
     CONCATENATED,
+    FIXED,
     AdaptiveAvgPool2d,
     MaxPool2d,
 )
@@ -153,6 +155,9 @@ def _reduced(
         layout = value.layout
     if not over:
         return value
+    of_groups = _over_groups(tracing, node, value, over, keepdim=keepdim) if pool is nir.SumPool2d else None
+    if of_groups is not None:
+        return of_groups
     averaged = [layout.axes[each] for each in over]
     pixels = {atom for axis in averaged for atom in axis}
     if len(value.shape) == 3 and layout.shows_all(value.shape) and pixels == set(whole(value.shape, (1, 2))):
@@ -167,6 +172,35 @@ def _reduced(
         f"{'averages' if pool is nir.AvgPool2d else 'sums'} axes {over} of {value.named_axes}",
         "average or sum over all pixels, or over time behind all neurons",
     )
+
+
+def _over_groups(tracing: Tracing, node: fx.Node, value: Value, over: list[int], *, keepdim: bool) -> Value | None:
+    """A sum over the channels of each head, or of all: a convolution of ones; None if it is over others."""
+    layout = value.layout
+    atoms_over = [atom for each in over for atom in layout.axes[each]]
+    if len(value.shape) != 3 or len(atoms_over) != 1 or not layout.shows_all(value.shape):
+        return None
+    depth = atoms_over[0].size
+    if atoms_over[0] != Atom(0, depth) or not sends(tracing, value.node):
+        return None
+    groups = value.shape[0] // depth
+    op = nir.Conv2d(
+        input_shape=value.shape[1:],
+        weight=np.ones((groups, depth, 1, 1)),
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        groups=groups,
+        bias=np.zeros(groups),
+        metadata={FIXED: 1},
+    )
+    kept = layout.without(over, keepdim=keepdim)
+    axes = (
+        tuple(replace(atom, stride=atom.stride // depth) if atom.dim == 0 else atom for atom in axis)
+        for axis in kept.axes
+    )
+    name = tracing.add(node, tracing.name(node), op, value.node)
+    return replace(value, node=name, shape=tracing.draft.shape(name), layout=Layout(tuple(axes)), made_by=node)
 
 
 def time_atom(tracing: Tracing) -> Atom:

@@ -1,0 +1,77 @@
+"""NIR files, of any framework and of ours, as float graphs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nir
+
+from resformer.compiler.frontend.nir.doubts import doubts_of
+from resformer.compiler.frontend.nir.importer import import_nir
+from resformer.compiler.frontend.nir.own import import_own, read_own
+from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.neurons import HARD
+from resformer.compiler.ir.primitives import NEURONS
+from resformer.compiler.sources.options import FLAGS, CompileOptions
+from resformer.compiler.sources.source import Imported, Source
+from resformer.errors import FileFormatError, InputError, UnsupportedError
+
+
+def from_nir(path: Path, options: CompileOptions) -> Imported:
+    """Read a NIR file of any framework into a float graph.
+
+    Raises:
+        InputError: An option is for checkpoints.
+        UnsupportedError: Nothing in it fires.
+    """
+    _check_for_nir(path, options)
+    graph = import_nir(
+        path,
+        dt=options.dt,
+        timesteps=options.timesteps,
+        input_kind=options.input_kind or "static",
+        reset=HARD if options.reset is None else options.reset,
+        spikes_per_step=options.spikes_per_step or 1,
+        min_v=options.min_v,
+    )
+    doubts = doubts_of(path)
+    warnings = (doubts.resets if options.reset is None else "", doubts.endless)
+    note = doubts.counts if options.reset is None and options.spikes_per_step is None else ""
+    source = _nir_source(path, graph)
+    return replace(source, warnings=tuple(filter(None, warnings)), notes=(note,) if note else ()), graph
+
+
+def from_own_nir(path: Path, options: CompileOptions) -> Imported:
+    """Read a NIR file that resformer wrote into the float graph that it was.
+
+    Raises:
+        InputError: An option is for checkpoints, or for other NIR files.
+        UnsupportedError: Nothing in it fires.
+    """
+    _check_for_nir(path, options)
+    graph = read_own(path)
+    if graph is None:
+        raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
+    graph = import_own(path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
+    return _nir_source(path, graph), graph
+
+
+def _check_for_nir(path: Path, options: CompileOptions) -> None:
+    if options.for_checkpoints:
+        names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
+        raise InputError(
+            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; a NIR file "
+            "states the shape of its input and what its nodes are"
+        )
+
+
+def _nir_source(path: Path, graph: Graph[nir.NIRNode]) -> Source:
+    """What was compiled, if anything in it fires."""
+    if not any(isinstance(node.op, NEURONS) for node in graph):
+        raise UnsupportedError(
+            f"{path}: its output depends on no spiking neurons; put LIF, IF or CubaLIF neurons between its layers, for "
+            "spikes are what is compiled and compared"
+        )
+    weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
+    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights))
