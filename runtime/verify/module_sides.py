@@ -82,7 +82,7 @@ def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None
         UnsupportedError: They do not: the module does what does not show in its operations.
     """
     assert compilation.source.module is not None, "only a module is traced"
-    samples = as_samples(example, compilation.source.module.traced.axes)
+    samples = as_samples(example, compilation.source.module.traced)
     # a single sample too, lest what it fires depend on the others
     for part in (samples, samples[:1]):
         _compare(_original(compilation), compilation.source.module.traced.graph, part)
@@ -101,7 +101,8 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         shapes={name: source.traced.graph[name].shape for name in source.traced.layouts},
         over_time=source.traced.over_time,
         stepwise=source.traced.stepwise,
-        vectors="input.flatten" in source.traced.graph,
+        vectors=source.traced.sample_axes == 1,
+        rows=source.traced.sample_axes == 2,
     )
 
 

@@ -132,7 +132,8 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
     single = [
         f"{name} ({type(node).__name__})"
         for name, node in module.named_modules()
-        if isinstance(node, base.StepModule) and not isinstance(node, neuron.BaseNode) and node.step_mode == "s"
+        if isinstance(node, base.StepModule) and not isinstance(node, neuron.BaseNode)
+        if getattr(node, "step_mode", "m") == "s"
     ]
     if single and _is_of_shapes(error):
         return (

@@ -128,6 +128,10 @@ LEADING_AXES = {
 """How many axes come before a sample's own."""
 
 
+ROW_AXES = 2
+"""A sample that is a row of pixels has two axes, (C, L); its node has (C, 1, L)."""
+
+
 class SamplesFirstError(UnsupportedError):
     """Neurons read (N, T, ...): so the module takes samples before time, if it takes anything."""
 
@@ -181,9 +185,13 @@ class Tracing:
                 self.constants.tensors[node] = self.exported.constants[stated[node.name]]
             elif node.op == "placeholder" and node.name in signature.user_inputs:
                 source = self.draft.input
-                if self.draft.shape(source) != shape:
+                if len(shape) == 1:
                     source = self.draft.add("input.flatten", flatten(self.draft.shape(source)), source)
-                self.values[node] = Value(source, shape, plain(self.leading(axes), shape))
+                held = self.draft.shape(source)
+                layout = plain(self.leading(axes), held)
+                if len(shape) == ROW_AXES:
+                    layout = replace(layout, axes=(*layout.axes[:-ROW_AXES], layout.axes[-1]))
+                self.values[node] = Value(source, held, layout)
             elif str(node.target).startswith("aten._assert"):
                 continue
             elif node.op == "call_function" and not self.constants.takes(node):
