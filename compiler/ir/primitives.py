@@ -382,6 +382,12 @@ def rows_of(name: str) -> tuple[str, range] | None:
     return None if found is None else (found[1], range(int(found[2]), int(found[3])))
 
 
+COLUMNS = "columns"
+"""In the metadata of recurrent neurons: the columns of a layer that their synapses onto themselves are."""
+SHARED = "shared"
+"""The same where layers weigh what comes in, too, or are several: which."""
+
+
 def columns_name(layer: str, start: int, count: int) -> str:
     """What a layer is called that weighs some of the channels that another reads."""
     return f"{layer}.columns{start}to{start + count}"

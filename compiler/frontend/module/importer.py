@@ -25,7 +25,7 @@ from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, fir
 from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, needed
-from resformer.compiler.ir.primitives import InputKind
+from resformer.compiler.ir.primitives import NEURONS, InputKind
 from resformer.errors import InputError, UnsupportedError
 
 SAMPLE_AXES = (1, 2, 3)
@@ -189,11 +189,13 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     by_name = {node.name: node for node in nodes}
     check_parts(by_name)
     check_products(by_name)
-    if not any(isinstance(node.op, nir.LIF | nir.IF) for node in nodes):
+    if not any(isinstance(node.op, NEURONS) for node in nodes):
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
     assert tracing.timesteps is not None
     graph = Graph(nodes, tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
-    return Traced(graph, axes, result.over_time, tracing.layouts, frozenset(tracing.called), len(shape))
+    return Traced(
+        graph, axes, result.over_time, tracing.layouts, frozenset(tracing.called) | tracing.stepping, len(shape)
+    )
 
 
 def _check_calls(tracing: Tracing) -> None:

@@ -11,6 +11,7 @@ from resformer.compiler.frontend.module.in_place import in_place
 from resformer.compiler.frontend.module.pools import added_up, averaged, averaged_adaptively, averaged_windows, max_pool
 from resformer.compiler.frontend.module.populations import count_votes, delayed, fire
 from resformer.compiler.frontend.module.products import divided, multiplied, named_product, product
+from resformer.compiler.frontend.module.recurrence import recurrent_linear, returned, step_ago
 from resformer.compiler.frontend.module.sums import added, difference, negative, taken_from
 from resformer.compiler.frontend.module.synapses import (
     convolution,
@@ -117,6 +118,9 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.stack.default": stacked,
         "aten.dropout.default": dropped,
         "resformer.delay.default": delayed,
+        "resformer.step_ago.default": step_ago,
+        "resformer.recurrent_linear.default": recurrent_linear,
+        "resformer.returned.default": returned,
         **dict.fromkeys(
             (
                 "aten.to.dtype",

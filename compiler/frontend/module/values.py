@@ -156,6 +156,9 @@ class Tracing:
         grids: For each node whose last dimension stands for the pixels of an image, that image's size.
         called: For each population that steps one by one, what it was given.
         layouts: For each population that is not given (T, N, ...) as its node has it, how its values are laid out.
+        recurrent: The containers that lead back what they made one step ago.
+        closed: Those whose neurons have synapses onto themselves.
+        stepping: The populations that such a container steps.
     """
 
     module: nn.Module
@@ -169,6 +172,9 @@ class Tracing:
     grids: dict[str, Shape] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     called: dict[str, list[Value]] = field(default_factory=dict)
+    recurrent: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+    stepping: set[str] = field(default_factory=set)
     _known: dict[object, Value | tuple[Value, ...]] = field(default_factory=dict)
     _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
 
