@@ -29,6 +29,7 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     Output,
+    RecurrentCubaLIF,
     Relay,
     SampleDelay,
     SpikeAttention,
@@ -39,12 +40,14 @@ from resformer.compiler.ir.ops import (
 )
 from resformer.compiler.ir.primitives import (
     BIAS_SHARES,
+    COLUMNS,
     FIXED,
     HELD_BIAS,
     MERGED,
     NEURONS,
     POOL_AREA,
     SCALED_BY,
+    SHARED,
     UNIT,
     Add,
     BatchNorm2d,
@@ -52,6 +55,7 @@ from resformer.compiler.ir.primitives import (
     MaxPool2d,
     as_neurons,
     collapse,
+    columns_name,
     columns_of,
     half_rows,
     inside,
@@ -272,6 +276,8 @@ def _module_layers(
         whole[0][rows], whole[1][rows] = weight, bias
 
     for node in program:
+        if isinstance(node.op, RecurrentCubaLIF):
+            _put_feedback(layers, program, node.name, node.op, folded[node.name].op.metadata.get(COLUMNS), state)
         if not isinstance(node.op, Conv2d) or MERGED in folded[node.name].op.metadata:
             continue
         factor = weight_factor(program, folded, imported, node.name)
@@ -284,8 +290,9 @@ def _module_layers(
         columns = columns_of(node.name)
         if columns is not None and f"{columns[0]}.weight" in state:
             shape = tuple(state[f"{columns[0]}.weight"].shape)
-            layers.setdefault(columns[0], (np.zeros(shape), np.zeros(shape[0]), _norm_behind(imported, columns[0])))
-            layers[columns[0]][0][:, columns[1]] = weight
+            norm = _norm_behind(imported, columns[0] if columns[0] in imported else node.name)
+            layers.setdefault(columns[0], (np.zeros(shape), np.zeros(shape[0]), norm))
+            layers[columns[0]][0][:, columns[1]] = weight.reshape(weight.shape[0], -1, *shape[2:])
             if columns[1].start == 0:
                 layers[columns[0]][1][:] = bias
             continue
@@ -305,6 +312,24 @@ def _module_layers(
             shape = (2 * len(weight), *weight.shape[1:])
             put(name, shape, rows, weight, bias, _norm_behind(imported, name))
     return layers
+
+
+def _put_feedback(
+    layers: dict[str, tuple[Float64Array, Float64Array, Node[nir.NIRNode] | None]],
+    program: Program,
+    name: str,
+    op: RecurrentCubaLIF,
+    columns: object,
+    state: Mapping[str, torch.Tensor],
+) -> None:
+    """Write the columns of a layer that are synapses from a population onto itself, beside those for its input."""
+    found = None if columns is None else columns_of(str(columns))
+    if found is None or columns_name(found[0], 0, found[1].start) not in program:
+        return
+    shape = tuple(state[f"{found[0]}.weight"].shape)
+    layers.setdefault(found[0], (np.zeros(shape), np.zeros(shape[0]), None))
+    unit = 2.0 ** -program[program[name].inputs[0]].op.signal.scale_exp
+    layers[found[0]][0][:, found[1]] = op.synapses().whole_weight.reshape(shape[0], -1) * unit
 
 
 def weight_factor(
@@ -340,6 +365,8 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     and something on the way to each population that does not fire at ties must hold a bias for their shift.
     """
     for each in folded:
+        if SHARED in each.op.metadata:
+            return f"{each.op.metadata[SHARED]} weigh what {each.name} fires and what it reads, which are two layers"
         if MERGED in each.op.metadata:
             return f"{each.op.metadata[MERGED]} are one layer of the program, whose weights the module has no place for"
     for each in imported:

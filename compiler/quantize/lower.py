@@ -25,6 +25,7 @@ from resformer.compiler.ir.ops import LIF, CubaLIF, Op, Output
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
+    CeilMaxPool2d,
     DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
@@ -165,6 +166,8 @@ class _Lowering:
             case MaxPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 signal = Signal(SignalKind.GRADED, self.exps[name], *self._known_bounds(name))
                 op = integer.MaxPool2d(signal, pair(kernel), pair(stride), pair(padding))
+                if isinstance(node.op, CeilMaxPool2d):
+                    op = integer.CeilMaxPool2d(signal, op.kernel_size, op.stride, op.padding, pair(node.op.beyond))
             case SpikeMatMul(num_heads=heads, transpose=transpose):
                 bias = np.zeros(self.graph[inputs[0]].shape[0], dtype=np.int32)
                 op = integer.SpikeMatMul(self._current(name), heads, transpose, bias, LOIHI.a_max)

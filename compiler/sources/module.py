@@ -34,5 +34,5 @@ def from_module(given: ModuleInput, options: CompileOptions) -> Imported:
         )
     kind = type(module)
     parameters = sum(each.numel() for each in module.parameters())
-    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, as_samples(given.example, traced.axes))
+    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, as_samples(given.example, traced))
     return Source(None, None, traced.graph.input.shape[-1], parameters, named, warnings=tuple(doubts)), traced.graph

@@ -98,7 +98,7 @@ def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None
         UnsupportedError: They do not: the module does what does not show in its operations.
     """
     assert compilation.source.module is not None, "only a module is traced"
-    samples = as_samples(example, compilation.source.module.traced.axes)
+    samples = as_samples(example, compilation.source.module.traced)
     # a single sample too, lest what it fires depend on the others
     for part in (samples, samples[:1]):
         _compare(_original(compilation), compilation.source.module.traced.graph, part)
@@ -129,7 +129,8 @@ def traced_network(module: nn.Module, traced: Traced, program: Program, *, sourc
         shapes={name: traced.graph[name].shape for name in traced.layouts},
         over_time=traced.over_time,
         stepwise=traced.stepwise,
-        vectors="input.flatten" in traced.graph,
+        vectors=traced.sample_axes == 1,
+        rows=traced.sample_axes == 2,
         source=source,
     )
 

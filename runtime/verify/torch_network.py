@@ -107,6 +107,7 @@ class ModuleNetwork(TorchNetwork):
         over_time: By which factor what it returns, (N, classes), is its logits' mean over time; None: it returns
             those of each step.
         vectors: Whether a sample is a vector to it, where the program has (F, 1, 1).
+        rows: Whether a sample is a row of pixels to it, (C, L), where the program has (C, 1, L).
         samples_first: Whether it is given (N, T, ...) instead, and transposes that itself.
         layouts: For each population whose values it has in another order than the program: how they lie.
         shapes: For each of these, the shape that the program has them in.
@@ -123,6 +124,7 @@ class ModuleNetwork(TorchNetwork):
         repeats: bool,
         over_time: float | None,
         vectors: bool,
+        rows: bool = False,
         samples_first: bool = False,
         layouts: Mapping[str, Layout] = MappingProxyType({}),
         shapes: Mapping[str, Shape] = MappingProxyType({}),
@@ -135,6 +137,7 @@ class ModuleNetwork(TorchNetwork):
         self.repeats = repeats
         self.over_time = over_time
         self.vectors = vectors
+        self.rows = rows
         self.samples_first = samples_first
         self.layouts = layouts
         self.shapes = shapes
@@ -154,6 +157,7 @@ class ModuleNetwork(TorchNetwork):
             repeats=self.repeats,
             over_time=self.over_time,
             vectors=self.vectors,
+            rows=self.rows,
             samples_first=self.samples_first,
             layouts=self.layouts,
             shapes=self.shapes,
@@ -192,6 +196,8 @@ class ModuleNetwork(TorchNetwork):
             )
         if self.vectors:
             samples = samples.flatten(-SAMPLE_AXES)
+        if self.rows:
+            samples = samples.squeeze(-2)
         if not self.repeats:
             samples = samples.expand(self.timesteps, *samples.shape) if static else samples.transpose(0, 1)
             samples = samples.transpose(0, 1) if self.samples_first else samples
