@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.frontend.checkpoint import import_model
+from resformer.compiler.frontend.net.importer import import_net, pixels_preprocessing
 from resformer.compiler.frontend.nir.doubts import doubts_of
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.frontend.nir.own import import_own, is_modules, read_own
@@ -42,6 +43,7 @@ from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.calibrate import Calibrated, calibrate, moments
 from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
+from resformer.compiler.quantize.exact import exact_plan
 from resformer.compiler.quantize.input_range import InputData, describe_input, example_ranges, input_data
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import SCALE_EXP_MAX, QuantizationPlan
@@ -76,7 +78,9 @@ INTEGER_PASSES: tuple[Callable[[Unscheduled], Unscheduled], ...] = (stack_synaps
 """What is done to the integers of every network; then ``balance_delays`` schedules them."""
 
 NIR_SUFFIX = ".nir"
-"""How the name of a file ends that is read as a NIR file; all others are read as checkpoints."""
+"""How the name of a file ends that is read as a NIR file."""
+NET_SUFFIX = ".net"
+"""How that of one ends that is read as a netx network of lava-dl; all others are read as checkpoints."""
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -217,6 +221,7 @@ class Source:
         assumptions: What neither the file nor the user said of a checkpoint's network, a sentence each.
         settings: What no tensor of a checkpoint tells, as ``resformer.models.checkpoint.settings`` has it.
         patches: L of each stage, by which a checkpoint's network scales its attention.
+        preprocessing: What is done to samples as the file says and the user chose; None: as the user chose.
     """
 
     path: Path | None
@@ -230,6 +235,7 @@ class Source:
     assumptions: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     patches: tuple[int, ...] = ()
+    preprocessing: Preprocessing | None = None
 
 
 Imported: TypeAlias = tuple[Source, Graph[nir.NIRNode]]
@@ -312,6 +318,34 @@ def _import_own(path: Path, options: CompileOptions) -> Imported:
         raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
     graph = import_own(path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
     return _nir_source(path, graph), graph
+
+
+def _import_netx(path: Path, options: CompileOptions) -> Imported:
+    """Read a netx network of lava-dl, whose integers are taken as they are.
+
+    Raises:
+        InputError: An option would choose some of them, or is for other files.
+    """
+    chosen = options.quantization
+    others = replace(chosen, input_range=None) != QuantizationConfig() or any(
+        each is not None for each in (options.calibration, options.synapse_budget)
+    )
+    if others:
+        raise InputError(
+            f"{path}: is a netx network, whose integers are taken as they are; leave out --weight-bits, --calibration "
+            "and all else that chooses them"
+        )
+    _check_for_nir(path, options)
+    if any(each is not None for each in (options.dt, options.reset, options.spikes_per_step, options.min_v)):
+        raise InputError(
+            f"{path}: --dt, --reset, --spikes-per-step and --min-v are for NIR files; a netx network says all of it"
+        )
+    read = import_net(path, timesteps=options.timesteps, input_kind=options.input_kind, input_range=chosen.input_range)
+    source = replace(_nir_source(path, read.graph), plan=exact_plan(read.graph, read.input_high), notes=read.notes)
+    if read.pixels is not None:
+        mean, std = pixels_preprocessing(read.pixels, numbers(options.mean), numbers(options.std))
+        source = replace(source, preprocessing=Preprocessing(options.resize, mean, std))
+    return source, read.graph
 
 
 def _check_for_nir(path: Path, options: CompileOptions) -> None:
@@ -488,6 +522,10 @@ OWN_MODULE: Route[Path] = Route("NIR file", _import_own, MODULE.float_passes)
 """A ``network.nir`` of ours that holds a module's own layers."""
 
 
+NET: Route[Path] = Route("netx network", _import_netx, ())
+"""A ``.net`` of lava-dl, of the layers that ``resformer.compiler.frontend.net`` reads."""
+
+
 def nir_route(path: Path) -> Route[Path]:
     """The route of a NIR file, by who wrote it.
 
@@ -504,6 +542,8 @@ def route_of(source: Path | ModuleInput) -> Route[Any]:
     """The route of a network: that of a file is told by the end of its name."""
     if isinstance(source, ModuleInput):
         return MODULE
+    if source.suffix == NET_SUFFIX:
+        return NET
     return nir_route(source) if source.suffix == NIR_SUFFIX else CHECKPOINT
 
 
@@ -516,7 +556,7 @@ def compile_network(
     """Compile a network to a scheduled integer program, by the route of its kind.
 
     Args:
-        source: A checkpoint, a NIR file, or a module in memory.
+        source: A checkpoint, a NIR file, a netx network, or a module in memory.
         options: Choices; the defaults where None.
         observe: Told each pass's name and result.
         progress: Told of each layer that is calibrated.
@@ -558,7 +598,8 @@ def _compile(
     for float_pass in route.float_passes:
         graph = step.run(float_pass, graph)
 
-    options.preprocessing.check(graph.input.shape[0])
+    preprocessing = source.preprocessing or options.preprocessing
+    preprocessing.check(graph.input.shape[0])
     classes = None
     if options.classes is not None:
         classes = check_classes(options.classes, graph.output.shape[0], "--classes")
@@ -587,7 +628,7 @@ def _compile(
         calibrated.plan,
         placement,
         calibration_samples=None if samples is None else len(samples),
-        preprocessing=options.preprocessing,
+        preprocessing=preprocessing,
         classes=classes,
         sample_notes=() if opened is None else opened.notes,
         warnings=(*source.warnings, *of_time, *reach_warnings(program)),
