@@ -1,18 +1,22 @@
 """Spikes, currents and potentials that Intel's silicon recorded, against ours: every value of every layer and step.
 
-Files are read from a checkout of lava-nc/lava-dl that the user gives; none is part of this project. A recording runs on
-from sample to sample: layer l begins a sample l steps late, is reset then, and before its first sample it lives on its
-biases and on what the layers before it make of theirs. :func:`run_on` restates that with the definition of each
-operation (``Op.evaluate``, ``Spiking.steps``); ``sim`` runs samples, and its spikes are compared at the steps of these.
+Files are read from checkouts of lava-nc/lava-dl and neuromorphs/NIR that the user gives; none is part of this project.
+A recording runs on from sample to sample: layer l begins a sample l steps late, is reset then, and before its first
+sample it lives on its biases and on what the layers before it make of theirs. :func:`run_on` restates that with the
+definition of each operation (``Op.evaluate``, ``Spiking.steps``); ``sim`` runs samples, and its spikes are compared at
+the steps of these.
 """
 
 from __future__ import annotations
 
+import csv
 import itertools
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +30,12 @@ Int64Array = npt.NDArray[np.int64]
 
 RECORDED = Path("tests/lava/lib/dl/netx/gts/pilotnet_lif")
 OXFORD = Path("tutorials/lava/lib/dl/netx/oxford")
+NIR_LIF = Path("paper/01_lif")
+NIR_DT = 1e-4
+"""Seconds a step of the NIR paper's neuron."""
+NIR_NEURON = {"weight": 10, "iDecay": 4096, "vDecay": 163, "vThMant": 25}
+"""What the NIR paper's converter gave Loihi (``paper/nir_to_lava.py``): int(256 dt / tau), no memory of the current,
+int(4095 dt / tau), and int(131071 v_threshold) >> 9."""
 RESET_INTERVAL = 17
 """Steps after which the recorded PilotNet is reset: its layers begin anew at step l, l + 17, ..."""
 REFRACTORY = 128
@@ -200,6 +210,46 @@ def _differing(mine: Int64Array, wanted: Int64Array, shift: int) -> int:
     """How many values differ where the recording is ``shift`` steps later than ours."""
     own = mine[max(0, -shift) : len(mine) - max(0, shift)]
     return int(np.count_nonzero(own != wanted[max(0, shift) : len(wanted) + min(0, shift)]))
+
+
+def compare_nir(checkout: Path) -> list[Row]:
+    """The NIR paper's neuron on Loihi: with the integers that it had there, and as we compile its NIR file."""
+    record = checkout / NIR_LIF / "lif_lava_loihi_fixed.csv"
+    if not record.is_file():
+        return [Row("lif", "spikes", note="not in this checkout")]
+    with record.open(newline="") as file:
+        given, potentials, spikes = np.array([[float(each) for each in row] for row in csv.reader(file)]).T
+    steps = len(given)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lif.net"
+        write_neuron(path)
+        exact = compile_network(path, CompileOptions(timesteps=steps)).program
+    # all that comes in reaches the neuron a step later
+    late = np.concatenate([np.zeros(1), given[:-1]]).astype(np.int64)
+    states = _states(populations(exact)[0], late[:, None] * NIR_NEURON["weight"], 0, None)
+    rows = [
+        _row("lif", "spikes", states.spikes[:, 0], spikes.astype(np.int64)),
+        _row("lif", "v", states.v[:, 0], potentials.astype(np.int64)),
+    ]
+    ours = compile_network(checkout / NIR_LIF / "lif_norse.nir", CompileOptions(timesteps=steps, dt=NIR_DT)).program
+    for what, program in (("spikes, sim", exact), ("spikes, sim, as we compile the NIR file", ours)):
+        scale = 1 << program.input.op.signal.scale_exp
+        samples = (given.astype(np.int32) * scale).reshape(1, steps, *program.input.shape)
+        (train,) = open_backend("sim")(program, samples, record=True).spikes.values()
+        mine = np.concatenate([np.zeros(1), train.dense().reshape(-1)[:-1]]).astype(np.int64)
+        rows.append(_row("lif", what, mine, spikes.astype(np.int64)))
+    return rows
+
+
+def write_neuron(path: Path) -> None:
+    """Write the NIR paper's neuron as a netx network, with the integers that Loihi had."""
+    with h5py.File(path, "w") as file:
+        layer = file.create_group("layer/0")
+        layer["type"], layer["shape"] = [b"dense"], [1]
+        layer["weight"] = [[NIR_NEURON["weight"]]]
+        layer["neuron/type"] = b"CUBA"
+        for name in ("iDecay", "vDecay", "vThMant"):
+            layer[f"neuron/{name}"] = NIR_NEURON[name]
 
 
 HEADER = ("layer", "what", "steps", "compared", "differing", "note")
