@@ -49,8 +49,9 @@ from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preproces
 from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
 from resformer.compiler.sources.checkpoint import from_checkpoint
 from resformer.compiler.sources.module import from_module
+from resformer.compiler.sources.net import from_netx
 from resformer.compiler.sources.nir import from_nir, from_own_nir
-from resformer.compiler.sources.options import FLAGS, NIR_SUFFIX, CompileOptions
+from resformer.compiler.sources.options import FLAGS, NET_SUFFIX, NIR_SUFFIX, CompileOptions
 from resformer.compiler.sources.source import Imported, ModuleInput, ModuleSource, Source
 from resformer.compiler.sources.zoo import from_zoo
 from resformer.errors import FileFormatError, InputError, ResformerError
@@ -61,6 +62,8 @@ __all__ = [
     "CHECKPOINT",
     "FLAGS",
     "MODULE",
+    "NET",
+    "NET_SUFFIX",
     "NIR",
     "NIR_SUFFIX",
     "OWN",
@@ -194,6 +197,10 @@ OWN_MODULE: Route[Path] = Route("NIR file", from_own_nir, MODULE.float_passes)
 """A ``network.nir`` of ours that holds a module's own layers."""
 
 
+NET: Route[Path] = Route("netx network", from_netx, ())
+"""A ``.net`` of lava-dl, of the layers that ``resformer.compiler.frontend.net`` reads."""
+
+
 def nir_route(path: Path) -> Route[Path]:
     """The route of a NIR file, by who wrote it.
 
@@ -223,6 +230,8 @@ def route_of(source: Path | ModuleInput) -> Route[Any]:
     """
     if isinstance(source, ModuleInput):
         return MODULE
+    if source.suffix == NET_SUFFIX:
+        return NET
     return nir_route(source) if source.suffix == NIR_SUFFIX else checkpoint_route(source)
 
 
@@ -235,7 +244,7 @@ def compile_network(
     """Compile a network to a scheduled integer program, by the route of its kind.
 
     Args:
-        source: A checkpoint, a NIR file, or a module in memory.
+        source: A checkpoint, a NIR file, a netx network, or a module in memory.
         options: Choices; the defaults where None.
         observe: Told each pass's name and result.
         progress: Told of each layer that is calibrated.
@@ -277,7 +286,8 @@ def _compile(
     for float_pass in route.float_passes:
         graph = step.run(float_pass, graph)
 
-    options.preprocessing.check(graph.input.shape[0])
+    preprocessing = source.preprocessing or options.preprocessing
+    preprocessing.check(graph.input.shape[0])
     classes = None
     if options.classes is not None:
         classes = check_classes(options.classes, graph.output.shape[0], "--classes")
@@ -306,7 +316,7 @@ def _compile(
         calibrated.plan,
         placement,
         calibration_samples=None if samples is None else len(samples),
-        preprocessing=options.preprocessing,
+        preprocessing=preprocessing,
         classes=classes,
         sample_notes=() if opened is None else opened.notes,
         warnings=(*source.warnings, *of_time, *reach_warnings(program)),

@@ -195,19 +195,24 @@ def read_nir(path: str | Path) -> Graph[nir.NIRNode]:
     return open_nir(path, _read_graph)
 
 
-def open_nir(path: str | Path, read: Callable[[h5py.File], ContentT]) -> ContentT:
+def open_nir(path: str | Path, read: Callable[[h5py.File], ContentT], *, named: str = "NIR file") -> ContentT:
     """What a function reads from a file.
+
+    Args:
+        path: Of HDF5; it passes the gate of such files first.
+        read: Reads it.
+        named: What it should be.
 
     Raises:
         FileFormatError: The file is absent, damaged, or holds something else; the message names the file.
     """
     path = Path(path)
     try:
-        with boundary(path, REWRITE, what="damaged, or no NIR file"):
+        with boundary(path, REWRITE, what=f"damaged, or no {named}"):
             try:
                 size = require_regular(path)
             except FileFormatError as error:
-                raise FileFormatError(f"damaged, or no NIR file: {error}") from error
+                raise FileFormatError(f"damaged, or no {named}: {error}") from error
             try:
                 with h5py.File(path, "r") as file:
                     check_hdf5(file, size)

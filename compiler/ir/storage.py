@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resformer.compiler.ir.arrays import Int8Array, WeightArray
+from resformer.compiler.ir.arrays import Int8Array, Int64Array, WeightArray
 from resformer.compiler.target import LOIHI
 
 OUTLIER_BITS = LOIHI.weight_bits_max + 1
@@ -59,3 +59,9 @@ def split_mantissas(weight: WeightArray) -> tuple[Int8Array, Int8Array, int]:
         low = magnitude & ((1 << shift) - 1)
     high = (magnitude - low) >> shift
     return (sign * high).astype(np.int8), (sign * low).astype(np.int8), shift
+
+
+def whole_exponent(weight: Int64Array) -> int:
+    """The largest exponent e, of those that a synapse has, with which all weights are whole numbers times 2^e."""
+    met = int(np.bitwise_or.reduce(np.abs(weight), axis=None))
+    return min((met & -met).bit_length() - 1, LOIHI.weight_exp_max) if met else 0

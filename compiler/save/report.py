@@ -81,7 +81,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "classes": None if compilation.classes is None else list(compilation.classes),
         "architecture": _architecture(source),
         # then its own plan says what the options of quantization would, and there is no width that all start from
-        "fine_tuned": source.plan is not None,
+        "fine_tuned": source.plan is not None and source.architecture is not None,
         "timesteps": program.timesteps,
         "input": _input(program),
         "latency_steps": program.latency,

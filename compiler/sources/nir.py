@@ -25,7 +25,7 @@ def from_nir(path: Path, options: CompileOptions) -> Imported:
         InputError: An option is for checkpoints.
         UnsupportedError: Nothing in it fires.
     """
-    _check_for_nir(path, options)
+    check_states_itself(path, options)
     graph = import_nir(
         path,
         dt=options.dt,
@@ -38,7 +38,7 @@ def from_nir(path: Path, options: CompileOptions) -> Imported:
     doubts = doubts_of(path)
     warnings = (doubts.resets if options.reset is None else "", doubts.endless)
     note = doubts.counts if options.reset is None and options.spikes_per_step is None else ""
-    source = _nir_source(path, graph)
+    source = graph_source(path, graph)
     return replace(source, warnings=tuple(filter(None, warnings)), notes=(note,) if note else ()), graph
 
 
@@ -49,15 +49,20 @@ def from_own_nir(path: Path, options: CompileOptions) -> Imported:
         InputError: An option is for checkpoints, or for other NIR files.
         UnsupportedError: Nothing in it fires.
     """
-    _check_for_nir(path, options)
+    check_states_itself(path, options)
     graph = read_own(path)
     if graph is None:
         raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
     graph = import_own(path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
-    return _nir_source(path, graph), graph
+    return graph_source(path, graph), graph
 
 
-def _check_for_nir(path: Path, options: CompileOptions) -> None:
+def check_states_itself(path: Path, options: CompileOptions) -> None:
+    """Refuse options about what a file says itself.
+
+    Raises:
+        InputError: One was given.
+    """
     if options.for_checkpoints:
         names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
         raise InputError(
@@ -66,7 +71,7 @@ def _check_for_nir(path: Path, options: CompileOptions) -> None:
         )
 
 
-def _nir_source(path: Path, graph: Graph[nir.NIRNode]) -> Source:
+def graph_source(path: Path, graph: Graph[nir.NIRNode]) -> Source:
     """What was compiled, if anything in it fires."""
     if not any(isinstance(node.op, NEURONS) for node in graph):
         raise UnsupportedError(

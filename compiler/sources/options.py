@@ -19,7 +19,9 @@ from resformer.models.layers import NeuronKind
 from resformer.models.spikingresformer import Rounding
 
 NIR_SUFFIX = ".nir"
-"""How the name of a file ends that is read as a NIR file; all others are read as checkpoints."""
+"""How the name of a file ends that is read as a NIR file."""
+NET_SUFFIX = ".net"
+"""How that of one ends that is read as a netx network of lava-dl; all others are read as checkpoints."""
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {

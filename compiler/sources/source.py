@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.quantize.plan import QuantizationPlan
+from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.models.spikingresformer import Architecture
 from resformer.models.zoo.recognise import Recognition
 
@@ -71,6 +72,7 @@ class Source:
         assumptions: What neither the file nor the user said of a checkpoint's network, a sentence each.
         settings: What no tensor of a checkpoint tells, as its kind's reader of checkpoints takes it.
         patches: L of each stage, by which a checkpoint's network scales its attention.
+        preprocessing: What is done to samples as the file says and the user chose; None: as the user chose.
     """
 
     path: Path | None
@@ -85,6 +87,7 @@ class Source:
     assumptions: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     patches: tuple[int, ...] = ()
+    preprocessing: Preprocessing | None = None
 
 
 Imported: TypeAlias = tuple[Source, Graph[nir.NIRNode]]
