@@ -82,10 +82,11 @@ def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None
         UnsupportedError: They do not: the module does what does not show in its operations.
     """
     assert compilation.source.module is not None, "only a module is traced"
-    samples = as_samples(example, compilation.source.module.traced)
+    traced = compilation.source.module.traced
+    samples = as_samples(example, traced.axes, traced.sample_axes)
     # a single sample too, lest what it fires depend on the others
     for part in (samples, samples[:1]):
-        _compare(_original(compilation), compilation.source.module.traced.graph, part)
+        _compare(_original(compilation), traced.graph, part)
 
 
 def _original(compilation: Compilation) -> ModuleNetwork:

@@ -23,10 +23,11 @@ from typing import Any
 
 import spikingjelly
 import torch
-from spikingjelly.activation_based import base, layer, neuron
+from spikingjelly.activation_based import base, layer
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from resformer.compiler.frontend.module.kinds import clocked, is_population
 from resformer.errors import UnsupportedError
 
 TRACED_BATCH = 11
@@ -102,11 +103,11 @@ def _(values: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
     return torch.empty_like(values)
 
 
-RECURRENT = (
-    layer.LinearRecurrentContainer,
-    layer.ElementWiseRecurrentContainer,
-)
-"""Containers that are given what they made one step ago."""
+def _leads_back(node: nn.Module) -> bool:
+    """Whether it is a container that is given what it made one step ago."""
+    rooms = [room for room in (layer, clocked("layer")) if room is not None]
+    names = ("LinearRecurrentContainer", "ElementWiseRecurrentContainer")
+    return isinstance(node, tuple(getattr(room, name) for room in rooms for name in names))
 
 
 def _leading_back(name: str, node: Any) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -137,7 +138,7 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
     """
     module = copy.deepcopy(module)
     for name, node in module.named_modules():
-        if isinstance(node, neuron.BaseNode):
+        if is_population(node):
             node.forward = lambda current, name=name: torch.ops.resformer.neurons(current, name)
         elif isinstance(node, layer.VotingLayer):
             size = node.voting_size
@@ -145,7 +146,7 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
         elif isinstance(node, layer.Delay):
             steps = node.delay_steps
             node.forward = lambda values, name=name, steps=steps: torch.ops.resformer.delay(values, name, steps)
-        elif isinstance(node, RECURRENT):
+        elif _leads_back(node):
             node.forward = _leading_back(name, node)
         elif type(node).__name__ in KEEPS_STATE:
             node.forward = _refusing(name, node)
@@ -193,7 +194,7 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
     single = [
         f"{name} ({type(node).__name__})"
         for name, node in module.named_modules()
-        if isinstance(node, base.StepModule) and not isinstance(node, neuron.BaseNode)
+        if isinstance(node, base.StepModule) and not is_population(node)
         if getattr(node, "step_mode", "m") == "s"
     ]
     if single and _is_of_shapes(error):
