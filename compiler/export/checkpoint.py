@@ -60,6 +60,7 @@ from resformer.compiler.ir.primitives import (
     half_rows,
     inside,
     rows_of,
+    spread,
 )
 from resformer.compiler.ir.program import Program, is_stack, real_weight
 from resformer.compiler.ir.ties import settled_currents
@@ -244,7 +245,7 @@ def quantized_module_state(
     for node in program:
         match node.op:
             case Dense():
-                put(f"{node.name}.weight", real_weight(program, node.name))
+                put(f"{node.name}.weight", spread(folded[node.name].op, real_weight(program, node.name)))
                 # the classifier's bias was multiplied by the area of the pool before it, which divides the output
                 shares = float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
                 bias = node.op.bias * 2.0**-node.op.signal.scale_exp * shares / output.divisor
@@ -286,7 +287,7 @@ def _module_layers(
         if not _is_exact_mean(area):
             bias = bias + TIE_SHIFT * settled[node.name]
         bias = bias * (factor / area).reshape(-1) * float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
-        weight = weight[(..., *inside(folded[node.name].op))]
+        weight = spread(folded[node.name].op, weight[(..., *inside(folded[node.name].op))])
         columns = columns_of(node.name)
         if columns is not None and f"{columns[0]}.weight" in state:
             shape = tuple(state[f"{columns[0]}.weight"].shape)

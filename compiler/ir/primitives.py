@@ -284,6 +284,12 @@ class AdaptiveAvgPool2d(nir.NIRNode):
         return shares
 
 
+def own_targets(shares: Float64Array) -> list[int] | None:
+    """For each row (or column) of a source, one of the result that is that alone; None where one has none."""
+    alone = (shares == 1.0) & (np.count_nonzero(shares, axis=1) == 1)[:, None]
+    return [int(each) for each in alone.argmax(axis=0)] if alone.any(axis=0).all() else None
+
+
 @dataclass(eq=False)
 class EdgeAvgPool2d(AdaptiveAvgPool2d):
     """Averages over windows that reach beyond the image, divided by how much of them is counted.
@@ -381,6 +387,33 @@ def rows_of(name: str) -> tuple[str, range] | None:
     """The layer of which a layer makes some channels alone, and which; None of all others."""
     found = re.fullmatch(r"(.+)\.rows(\d+)to(\d+)", name)
     return None if found is None else (found[1], range(int(found[2]), int(found[3])))
+
+
+SPREAD = "spread"
+"""In the metadata of a linear layer that reads what its module enlarges first: the enlarged size, and of it the rows
+and the columns that are one of the image's own, "ROWSxCOLUMNS;row,row;column,column"."""
+
+
+def spread_of(op: nir.NIRNode) -> tuple[tuple[int, int], list[int], list[int]] | None:
+    """What ``SPREAD`` says of a layer; None of all others."""
+    stated = op.metadata.get(SPREAD)
+    if stated is None:
+        return None
+    size, rows, columns = str(stated).split(";")
+    height, width = map(int, size.split("x"))
+    return (height, width), [int(each) for each in rows.split(",")], [int(each) for each in columns.split(",")]
+
+
+def spread(op: nir.NIRNode, weight: Float64Array) -> Float64Array:
+    """A layer's weights as its module holds them: zero but where an enlarged pixel is one of the image's own."""
+    found = spread_of(op)
+    if found is None:
+        return weight
+    (height, width), rows, columns = found
+    held = weight.reshape(len(weight), -1, len(rows), len(columns))
+    wide = np.zeros((*held.shape[:2], height, width))
+    wide[:, :, np.array(rows)[:, None], columns] = held
+    return wide
 
 
 COLUMNS = "columns"

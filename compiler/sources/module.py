@@ -34,5 +34,6 @@ def from_module(given: ModuleInput, options: CompileOptions) -> Imported:
         )
     kind = type(module)
     parameters = sum(each.numel() for each in module.parameters())
-    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, as_samples(given.example, traced))
+    samples = as_samples(given.example, traced.axes, traced.sample_axes)
+    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, samples)
     return Source(None, None, traced.graph.input.shape[-1], parameters, named, warnings=tuple(doubts)), traced.graph

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import nir
 import numpy as np
@@ -41,6 +41,10 @@ CURRENT_TOLERANCE = UNIT // 4
 shift of ties, which a product of attention adds up at most some thousand times: 2^12 * 2^-30 * 2^13 = 1/32 unit."""
 
 
+Spread: TypeAlias = tuple[tuple[int, int], list[int], list[int]]
+"""The size of an enlarged image, and which of its rows and columns are the image's own."""
+
+
 @dataclass(frozen=True)
 class Sides:
     """The sides that are compared.
@@ -57,6 +61,7 @@ class Sides:
         inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
         weight_factors: Of each layer of the program whose weights the quantized module holds times something: what.
         kernels: Of each whose kernel has zeros around the module's own: which rows and columns of it are those.
+        spreads: Of each linear layer before which the module enlarges its image: by what ``primitives.spread_of`` says.
         gains: Of each population that reads what the module's code scales, and has the factor for its own gain: that
             factor.
         meant_exact: Whether no potential of the program is truncated as it was compiled, whatever has become of it: a
@@ -72,6 +77,7 @@ class Sides:
     inexact: str = ""
     weight_factors: Mapping[str, Float64Array] = field(default_factory=dict)
     kernels: Mapping[str, tuple[slice, slice]] = field(default_factory=dict)
+    spreads: Mapping[str, Spread] = field(default_factory=dict)
     gains: Mapping[str, float] = field(default_factory=dict)
     meant_exact: bool = False
 
@@ -377,6 +383,7 @@ def differing_weights(
     state: Mapping[str, torch.Tensor],
     factors: Mapping[str, Float64Array] = MappingProxyType({}),
     kernels: Mapping[str, tuple[slice, slice]] = MappingProxyType({}),
+    spreads: Mapping[str, Spread] = MappingProxyType({}),
 ) -> dict[str, tuple[int, int]]:
     """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly.
 
@@ -397,6 +404,9 @@ def differing_weights(
             weight = state[f"{layer}.weight"].numpy()
         else:
             continue
+        if layer in spreads:
+            size, rows, columns = spreads[layer]
+            weight = weight.reshape(len(weight), -1, *size)[:, :, np.array(rows)[:, None], columns]
         real = real_weight(program, layer) * factors.get(layer, 1)
         if layer in kernels:
             real = real[(..., *kernels[layer])]

@@ -125,7 +125,8 @@ def _quantized(
     exact, whole = _counts(tally.quantized), _sum([_counts(tally.quantized), _counts(tally.saturated)])
     require_complete(QUANTIZED, {name: compared for name, (compared, _) in whole.items()}, expected)
     require_complete(QUANTIZED, tally.currents.compared, tally.quantized.compared) if tally.quantized.total else None
-    weights = differing_weights(program, quantized.model.state_dict(), sides.weight_factors, sides.kernels)
+    state = quantized.model.state_dict()
+    weights = differing_weights(program, state, sides.weight_factors, sides.kernels, sides.spreads)
     wrong_weights = sum(wrong for _, wrong in weights.values())
     tolerance = logit_tolerance(program)
     logits_agree = tally.quantized_logits_error <= tolerance

@@ -6,15 +6,16 @@ import copy
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from spikingjelly.activation_based import functional, neuron
+from spikingjelly.activation_based import neuron
 from torch import nn
 
 from resformer.compiler.files.report import Options
+from resformer.compiler.frontend.module.kinds import is_population, reset, step
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.target import LOIHI
@@ -41,9 +42,7 @@ class TorchNetwork:
     def __init__(self, model: nn.Module, *, fine_tuned: bool = False) -> None:
         self.model = model
         self.fine_tuned = fine_tuned
-        self.neurons: dict[str, neuron.BaseNode] = {
-            name: module for name, module in model.named_modules() if isinstance(module, neuron.BaseNode)
-        }
+        self.neurons: dict[str, Any] = {name: each for name, each in model.named_modules() if is_population(each)}
 
     def copy(self) -> TorchNetwork:
         """Another one like it: networks keep potentials, so each thread needs its own."""
@@ -62,7 +61,7 @@ class TorchNetwork:
             for name, module in self.neurons.items()
         ]
         try:
-            functional.reset_net(self.model)
+            reset(self.model)
             logits: Float64Array = self.forward(torch.from_numpy(samples)).numpy()
         finally:
             for hook in hooks:
@@ -80,15 +79,14 @@ class TorchNetwork:
         """
         node = copy.deepcopy(self.neurons[name])
         node.reset()
-        node.step_mode = "s"
         values = []
         for current in torch.from_numpy(currents.reshape(len(currents), -1)[:, neuron, None]):
             # what a step adds is seen where no threshold is in reach; SpikingJelly 2.0 has no other way
             charged = copy.deepcopy(node)
             charged.v_threshold = OUT_OF_REACH
-            charged(current)
+            step(charged, current)
             values.append(float(charged.v) / node.v_threshold)
-            node(current)
+            step(node, current)
         return np.array(values)
 
 

@@ -11,10 +11,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
 from resformer.compiler.frontend.module.importer import in_float64
+from resformer.compiler.frontend.module.kinds import is_population, reset
 from resformer.compiler.ir.program import Scheduled
 from resformer.errors import InputError
 from resformer.runtime.verify.torch_network import SAMPLE_AXES, PopulationObserver, TorchNetwork
@@ -148,7 +148,7 @@ Calls: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
 
 
 def _run(
-    model: nn.Module, populations: Mapping[str, neuron.BaseNode], given: torch.Tensor
+    model: nn.Module, populations: Mapping[str, nn.Module], given: torch.Tensor
 ) -> tuple[dict[str, Calls], object]:
     """Run a module from rest: all that its populations were given and fired, in the order in which they ran first."""
     fired: dict[str, Calls] = {}
@@ -159,12 +159,12 @@ def _run(
         for name, node in populations.items()
     ]
     try:
-        functional.reset_net(model)
+        reset(model)
         returned = model(given)
     finally:
         for hook in hooks:
             hook.remove()
-        functional.reset_net(model)
+        reset(model)
     return fired, returned
 
 
@@ -251,7 +251,7 @@ def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], f
         else (samples, steps, *program.input.shape)
     )
     given = torch.rand(axes, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
-    own = {name: node for name, node in module.named_modules() if isinstance(node, neuron.BaseNode)}
+    own = {name: node for name, node in module.named_modules() if is_population(node)}
     with reported(f"{called}: given {feed}"):
         fired, returned = _run(module, own, FEEDS[feed](given, steps))
         ran = {name: _steps(calls, steps, samples) for name, calls in fired.items()}

@@ -292,3 +292,28 @@ def test_lava_fires_the_same(kind: str) -> None:
 def test_what_has_no_lowering_is_named_with_the_way_out(module: nn.Module, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         resformer.compile(module.eval(), frames())
+
+
+class Enlarges(nn.Module):
+    """As VGG does with small images: 7 x 7 averages of fewer pixels, then linear layers."""
+
+    def __init__(self, *rest: nn.Module) -> None:
+        super().__init__()
+        self.first = net(layer.Conv2d(2, 4, (3, 5), 2, bias=False), layer.BatchNorm2d(4), lif())
+        self.end = net(layer.AdaptiveAvgPool2d(7), layer.Flatten(), *rest)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self.first(x))
+
+
+ENLARGED: dict[str, tuple[nn.Module, ...]] = {
+    "hidden": (layer.Linear(196, 6), neuron.IFNode(v_threshold=0.0625), layer.Dropout(), layer.Linear(6, 3)),
+    "classifier": (layer.Linear(196, 3, bias=False),),
+}
+
+
+@pytest.mark.parametrize("kind", ENLARGED)
+def test_layers_of_enlarged_images_keep_their_weights(kind: str) -> None:
+    result = verified(lambda: Enlarges(*ENLARGED[kind]), frames())
+    assert all(result.fired.values())
+    assert (result.checks[QUANTIZED].demanded, result.checks[QUANTIZED].mismatched) == (True, 0)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import nir
 import numpy as np
 import numpy.typing as npt
 import torch
-from spikingjelly.activation_based import base, functional, neuron
+from spikingjelly.activation_based import base
 from torch import nn
 
 from resformer.compiler.frontend.module.counts import check_products
+from resformer.compiler.frontend.module.kinds import is_population, reset
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.operations import OPERATIONS
@@ -72,7 +74,7 @@ def in_float64(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise InputError(f"module: is a {type(module).__name__}; give a torch.nn.Module")
     # potentials of a run with gradients cannot be copied
-    functional.reset_net(module)
+    reset(module)
     try:
         twin: nn.Module = copy.deepcopy(module).cpu().double().eval()
     except RuntimeError as error:
@@ -80,10 +82,12 @@ def in_float64(module: nn.Module) -> nn.Module:
     for name, tensor in twin.state_dict().items():
         if not tensor.isfinite().all():
             raise InputError(f"{name}: holds NaN or infinite values; training diverged, so take earlier weights")
+    node: Any
     for node in twin.modules():
-        if isinstance(node, base.MemoryModule) and getattr(node, "backend", "torch") != "torch":
+        keeps = isinstance(node, base.MemoryModule) or is_population(node)
+        if keeps and getattr(node, "backend", "torch") != "torch":
             node.backend = "torch"
-        if isinstance(node, neuron.BaseNode) and node.store_v_seq:
+        if keeps and getattr(node, "store_v_seq", False):
             node.store_v_seq = False
     return twin
 
@@ -212,12 +216,13 @@ def _check_calls(tracing: Tracing) -> None:
             )
 
 
-def as_samples(example: torch.Tensor, traced: Traced) -> npt.NDArray[np.float64]:
-    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W).
+def as_samples(example: torch.Tensor, axes: Axes, sample_axes: int | None = None) -> npt.NDArray[np.float64]:
+    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel.
 
     Args:
         example: What the module takes.
-        traced: How it takes it.
+        axes: Which of its axes come first.
+        sample_axes: How many come behind; None: those of vectors or images, as there are too few for images or not.
 
     Raises:
         InputError: It holds values that are not finite.
@@ -225,9 +230,10 @@ def as_samples(example: torch.Tensor, traced: Traced) -> npt.NDArray[np.float64]
     example = example.detach().cpu().double()
     if not example.isfinite().all():
         raise InputError("example_input: holds NaN or infinite values; the input's range is read off it, so repair it")
-    example = example.transpose(0, 1) if traced.axes is Axes.TIMED else example
-    lead = example.dim() - traced.sample_axes
-    samples: npt.NDArray[np.float64] = example.reshape(
-        *example.shape[:lead], *as_image(tuple(example.shape[lead:]))
-    ).numpy()
+    example = example.transpose(0, 1) if axes is Axes.TIMED else example
+    if sample_axes is None:
+        sample_axes = 3 if example.dim() > 3 else 1
+    lead = example.dim() - sample_axes
+    image = as_image(tuple(example.shape[lead:]))
+    samples: npt.NDArray[np.float64] = example.reshape(*example.shape[:lead], *image).numpy()
     return samples

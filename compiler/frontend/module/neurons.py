@@ -8,8 +8,8 @@ import nir
 import numpy as np
 import numpy.typing as npt
 import torch
-from spikingjelly.activation_based import neuron
 
+from resformer.compiler.frontend.module.kinds import IF, LIF, kind_of
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.neurons import HARD, SOFT
@@ -71,7 +71,7 @@ def average_pool(kernel: tuple[int, int], stride: tuple[int, int], padding: tupl
     return nir.AvgPool2d(*(np.array(each) for each in (kernel, stride, padding)))
 
 
-def neurons(name: str, node: neuron.BaseNode, shape: Shape) -> nir.LIF | nir.IF:
+def neurons(name: str, node: Any, shape: Shape) -> nir.LIF | nir.IF:
     """A population in NIR's terms, its tau in seconds.
 
     Where the input does not decay, SpikingJelly computes ``v - (v - v_reset) / tau + x`` and NIR's form
@@ -85,10 +85,10 @@ def neurons(name: str, node: neuron.BaseNode, shape: Shape) -> nir.LIF | nir.IF:
         raise UnsupportedError(f"{name}: its threshold {node.v_threshold:g} is not above its reset, {base:g}; raise it")
     threshold, reset = constant(float(node.v_threshold), shape), constant(base, shape)
     metadata: dict[str, str | float] = {"reset": SOFT if node.v_reset is None else HARD, "fires_at": ">="}
-    kind = kind_of(name, node)
-    if kind is neuron.IFNode:
+    kind, _ = kind_of(name, node)
+    if kind == IF:
         return nir.IF(r=constant(1 / DT, shape), v_threshold=threshold, v_reset=reset, metadata=metadata)
-    if kind is neuron.LIFNode:
+    if kind == LIF:
         steps = float(node.tau)
     else:
         # PLIF multiplies by sigmoid(w), which 1 / tau need not equal in its last bit.
@@ -105,53 +105,6 @@ def neurons(name: str, node: neuron.BaseNode, shape: Shape) -> nir.LIF | nir.IF:
         v_reset=reset,
         metadata=metadata | {"tau_steps": steps},
     )
-
-
-KINDS: tuple[type[neuron.BaseNode], ...] = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
-"""The neurons that have a lowering, and so have subclasses of theirs that compute what they do."""
-
-SAYS_NOTHING = frozenset(
-    {
-        *("__init__", "__module__", "__doc__", "__annotations__", "__qualname__", "__parameters__", "__orig_bases__"),
-        *("__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__abstractmethods__"),
-        *("__repr__", "__str__", "extra_repr", "supported_backends", "_abc_impl", "__dict__", "__weakref__"),
-    }
-)
-"""What a subclass may define without computing something else."""
-
-
-def kind_of(name: str, node: neuron.BaseNode) -> type[neuron.BaseNode]:
-    """Which of SpikingJelly's neurons a population is: its own class, or the one whose constructor alone it replaces.
-
-    Raises:
-        UnsupportedError: It is of another type, or overrides what its base computes.
-    """
-    own: list[type] = []
-    for each in type(node).__mro__:
-        if each in KINDS:
-            base = each
-            break
-        own.append(each)
-    else:
-        known = "IFNode, LIFNode and ParametricLIFNode"
-        raise UnsupportedError(
-            f"{name}: no lowering for a {type(node).__name__}; there is one for {known}, and for subclasses that only "
-            "set their arguments"
-        )
-    for each in own:
-        changed = [method for method in vars(each) if method not in SAYS_NOTHING and hasattr(base, method)]
-        if changed:
-            raise UnsupportedError(
-                f"{name}: no lowering for a {each.__name__}, which overrides {changed[0]} of {base.__name__}; set "
-                f"arguments in its constructor alone, or use {base.__name__}"
-            )
-    replaced = [method for method, value in vars(node).items() if callable(value) and hasattr(base, method)]
-    if replaced:
-        raise UnsupportedError(
-            f"{name}: no lowering for neurons whose {replaced[0]} was replaced after they were made; leave it as "
-            f"{base.__name__} has it"
-        )
-    return base
 
 
 def float64(tensor: torch.Tensor) -> Float64Array:

@@ -10,6 +10,7 @@ from torch import fx
 
 from resformer.compiler.frontend.module.counts import gained
 from resformer.compiler.frontend.module.gates import sends
+from resformer.compiler.frontend.module.kinds import multi_step, step_mode
 from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom
 from resformer.compiler.frontend.module.neurons import neurons
 from resformer.compiler.frontend.module.pools import time_atom
@@ -33,18 +34,18 @@ def fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
     """A call of neurons."""
     value = tracing.stepwise(node, x)
     population = tracing.module.get_submodule(name)
-    multi_step = "use step mode 'm' (functional.set_step_mode(net, 'm'))"
+    mode, remedy = step_mode(population), multi_step(name, population)
     first = value.layout.axes[:1]
-    if population.step_mode == "s" and not value.layout.has(TIME) and first == ((samples_atom(),),):
+    if mode == "s" and not value.layout.has(TIME) and first == ((samples_atom(),),):
         return _fire_once(tracing, node, value, name)
-    if population.step_mode == "s" and is_inside(tracing, name, value):
+    if mode == "s" and is_inside(tracing, name, value):
         tracing.stepping.add(name)
         return _population(tracing, node, whole_of(tracing, node, value), name)
     if not value.layout.has(TIME):
         raise tracing.refusal(
             node,
             f"neurons read {value.named_axes}, which has no axis of time",
-            f"{multi_step} and repeat the input over time first: x.unsqueeze(0).repeat(T, 1, 1, 1, 1)",
+            f"{remedy} and repeat the input over time first: x.unsqueeze(0).repeat(T, 1, 1, 1, 1)",
         )
     if value.axes is Axes.SAMPLES_FIRST:
         refusal = tracing.refusal(node, "neurons read (N, T, ...)", "give them (T, N, ...): x.transpose(0, 1)")
@@ -54,11 +55,11 @@ def fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
             node,
             f"neurons read {value.named_axes}, so that time runs on from sample to sample and a sample's spikes "
             "depend on its place in the batch",
-            f"{multi_step} and give them (T, N, ...)",
+            f"{remedy} and give them (T, N, ...)",
         )
     value = whole_of(tracing, node, value)
-    if population.step_mode != "m":
-        raise tracing.refusal(node, f"neurons in step mode {population.step_mode!r} take T steps as one", multi_step)
+    if mode != "m":
+        raise tracing.refusal(node, f"neurons in step mode {mode!r} take T steps as one", remedy)
     return _population(tracing, node, value, name)
 
 

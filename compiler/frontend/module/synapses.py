@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import nir
 import numpy as np
+import torch
 from torch import fx
 
 from resformer.compiler.frontend.module.layout import Layout, atoms, whole
-from resformer.compiler.frontend.module.neurons import batch_norm, float64, linear, pair
+from resformer.compiler.frontend.module.neurons import batch_norm, flatten, float64, linear, pair
 from resformer.compiler.frontend.module.values import (
     IMAGES,
     Tracing,
@@ -22,7 +23,10 @@ from resformer.compiler.ir.primitives import (
     BIAS_SHARES,
     FIXED,
     HELD_BIAS,
+    SPREAD,
+    AdaptiveAvgPool2d,
     BatchNorm2d,
+    own_targets,
     with_weight,
 )
 
@@ -201,10 +205,38 @@ def linear_layer(tracing: Tracing, node: fx.Node, x: object, weight: object, bia
         return per_token(tracing, node, value, -1, weight, bias)
     path, tensor = tracing.tensor(node, weight)
     value = tracing.as_plain(node, value)
+    value, tensor, metadata = _of_own_pixels(tracing, value, tensor)
     op = at_each_step(value, linear(tensor, tracing.optional(node, bias)))
+    op.metadata.update(metadata)
     if tracing.is_computed(weight) or tracing.is_computed(bias):
         op.metadata[FIXED] = 1
     return made_by_layer(tracing, value, tracing.add(node, path.removesuffix(".weight"), op, value.node))
+
+
+def _of_own_pixels(
+    tracing: Tracing, value: Value, tensor: torch.Tensor
+) -> tuple[Value, torch.Tensor, dict[str, str | int]]:
+    """What a linear layer reads, and its weights: those of an image's own pixels, where the code enlarges it first.
+
+    Adaptive averages of more windows than pixels do, such as VGG's 7 x 7 of a smaller image.
+    """
+    flat = tracing.draft.nodes[value.node]
+    pool = tracing.draft.nodes[flat.inputs[0]] if isinstance(flat.op, nir.Flatten) else flat
+    if type(pool.op) is not AdaptiveAvgPool2d:
+        return value, tensor, {}
+    shape = tracing.draft.shape(pool.inputs[0])
+    down, right = (pool.op.shares(axis, shape[1 + axis]) for axis in range(2))
+    rows, columns = own_targets(down), own_targets(right)
+    if rows is None or columns is None:
+        return value, tensor, {}
+    wide = float64(tensor).reshape(len(tensor), *pool.shape)
+    weight = np.einsum("fcij,ih,jw->fchw", wide, down, right, optimize=True).reshape(len(tensor), -1)
+    name = f"{pool.name}.flatten"
+    if name not in tracing.draft.nodes:
+        tracing.draft.add(name, flatten(shape), pool.inputs[0])
+    where = ";".join(",".join(map(str, each)) for each in (rows, columns))
+    said: dict[str, str | int] = {SPREAD: f"{pool.shape[1]}x{pool.shape[2]};{where}"}
+    return made_by_layer(tracing, value, name), torch.from_numpy(weight), said
 
 
 def normalised(

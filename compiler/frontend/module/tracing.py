@@ -23,10 +23,12 @@ from typing import Any
 
 import spikingjelly
 import torch
-from spikingjelly.activation_based import base, layer, neuron
+from spikingjelly.activation_based import base, layer
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from resformer.compiler.frontend.module import remedies
+from resformer.compiler.frontend.module.kinds import clocked, is_population
 from resformer.errors import UnsupportedError
 
 TRACED_BATCH = 11
@@ -102,11 +104,11 @@ def _(values: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
     return torch.empty_like(values)
 
 
-RECURRENT = (
-    layer.LinearRecurrentContainer,
-    layer.ElementWiseRecurrentContainer,
-)
-"""Containers that are given what they made one step ago."""
+def _leads_back(node: nn.Module) -> bool:
+    """Whether it is a container that is given what it made one step ago."""
+    rooms = [room for room in (layer, clocked("layer")) if room is not None]
+    names = ("LinearRecurrentContainer", "ElementWiseRecurrentContainer")
+    return isinstance(node, tuple(getattr(room, name) for room in rooms for name in names))
 
 
 def _leading_back(name: str, node: Any) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -137,7 +139,12 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
     """
     module = copy.deepcopy(module)
     for name, node in module.named_modules():
-        if isinstance(node, neuron.BaseNode):
+        if isinstance(node, torch.jit.ScriptModule):
+            raise UnsupportedError(
+                f"{name or type(module).__name__}: is a scripted module, whose code cannot be traced; give the module "
+                "that torch.jit.script or torch.jit.trace was given"
+            )
+        if is_population(node):
             node.forward = lambda current, name=name: torch.ops.resformer.neurons(current, name)
         elif isinstance(node, layer.VotingLayer):
             size = node.voting_size
@@ -145,8 +152,10 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
         elif isinstance(node, layer.Delay):
             steps = node.delay_steps
             node.forward = lambda values, name=name, steps=steps: torch.ops.resformer.delay(values, name, steps)
-        elif isinstance(node, RECURRENT):
+        elif _leads_back(node):
             node.forward = _leading_back(name, node)
+        elif type(node).__name__ in remedies.MODULES and type(node).__module__.startswith(("torch.", "spikingjelly.")):
+            node.forward = _without_lowering(name, node)
         elif type(node).__name__ in KEEPS_STATE:
             node.forward = _refusing(name, node)
     try:
@@ -188,12 +197,22 @@ def _refusing(name: str, node: nn.Module) -> Callable[..., torch.Tensor]:
     return forward
 
 
+def _without_lowering(name: str, node: nn.Module) -> Callable[..., torch.Tensor]:
+    """A forward that says that there is no lowering."""
+    kind = type(node).__name__
+
+    def forward(*_args: object, **_more: object) -> torch.Tensor:
+        raise UnsupportedError(f"{name}: no lowering for a {kind}; {remedies.MODULES[kind]}")
+
+    return forward
+
+
 def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str | None]], error: Exception) -> str:
     """Why code could not be run on tensors without values, in words that name where, and the way out."""
     single = [
         f"{name} ({type(node).__name__})"
         for name, node in module.named_modules()
-        if isinstance(node, base.StepModule) and not isinstance(node, neuron.BaseNode)
+        if isinstance(node, base.StepModule) and not is_population(node)
         if getattr(node, "step_mode", "m") == "s"
     ]
     if single and _is_of_shapes(error):
@@ -213,15 +232,24 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
         return f"{kept[0]}, a state that is no neuron's, for which there is no lowering; leave it out, or use neurons"
     where = _line(frames)
     own = any(not frame[0].startswith((*LIBRARIES, SPIKINGJELLY)) and Path(frame[0]).exists() for frame in frames)
+    said = first_line(error)
+    if ".numpy()" in said or "numpy" in type(error).__module__:
+        return f"{where}: computes with NumPy, which cannot be traced; use operations of PyTorch on tensors"
+    if _OF_TRACING.search(said):
+        return f"{where}: cannot be traced; use operations of PyTorch whose shapes do not depend on values"
     if own or _is_of_shapes(error):
         return (
-            f"{where}: cannot be traced ({type(error).__name__}: {first_line(error)}); use operations of PyTorch on "
+            f"{where}: cannot be traced ({type(error).__name__}: {said}); use operations of PyTorch on "
             "tensors of any batch size"
         )
     return (
         f"{type(module).__name__}: its code cannot be run on tensors that have shapes but no values; use operations of "
         "PyTorch alone, on what forward is given and on parameters and buffers"
     )
+
+
+_OF_TRACING = re.compile(r"[Ff]ake|\bu\d+\b|\bs\d+\b|subclass|torch\.export|torch\._|[Dd]ynamo|proxy|SymInt|symbolic")
+"""What errors say that speak of tracing rather than of the user's code."""
 
 
 def _is_of_shapes(error: Exception) -> bool:

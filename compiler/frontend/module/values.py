@@ -17,6 +17,7 @@ import nir
 import torch
 from torch import fx, nn
 
+from resformer.compiler.frontend.module import remedies
 from resformer.compiler.frontend.module.constants import Constants
 from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Axis, Layout, plain, whole
 from resformer.compiler.frontend.module.neurons import Draft, flatten
@@ -288,7 +289,8 @@ class Tracing:
             raise self.refusal(
                 node,
                 f"no lowering for {kind}",
-                "the compiler knows convolution, linear layers, batch normalisation, pools, flatten, sums, views, "
+                remedies.OPERATIONS.get(kind)
+                or "the compiler knows convolution, linear layers, batch normalisation, pools, flatten, sums, views, "
                 "products of spikes with currents, gates of spikes, repetition over time, means and sums over time "
                 "behind all neurons, and SpikingJelly's IF, LIF and PLIF neurons",
             )
@@ -307,7 +309,9 @@ class Tracing:
         returned = node.args[0]
         found = returned[0] if isinstance(returned, tuple) and len(returned) == 1 else None
         value = self.values.get(found) if isinstance(found, fx.Node) else None
-        if not isinstance(found, fx.Node) or not isinstance(value, Value):
+        spec = self.exported.call_spec.out_spec
+        # a tuple or a dict of one tensor is none
+        if not isinstance(found, fx.Node) or spec is None or not spec.is_leaf() or not isinstance(value, Value):
             raise UnsupportedError(
                 f"{type(self.module).__name__}: returns something other than one tensor computed from its input; "
                 "wrap it in a module that returns the logits alone"

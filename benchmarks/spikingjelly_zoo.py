@@ -1,0 +1,118 @@
+"""SpikingJelly's own model zoo (``spikingjelly.activation_based.model``) at 64x64: E1 to E3 of every network.
+
+    python benchmarks/spikingjelly_zoo.py                  # one network of each family
+    python benchmarks/spikingjelly_zoo.py sew_resnet vgg   # all whose names hold a word
+    python benchmarks/spikingjelly_zoo.py --all
+
+Weights are random, and batch normalisations those of the example, so that every population fires. The networks for
+event cameras have layers of one input size, and take that. Exits with 1 where anything differs that must not.
+"""
+
+import argparse
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+
+import torch
+from networks import ROOT, print_machine, print_table
+from torch import nn
+
+sys.path.append(str(ROOT / "tests"))
+import resformer
+from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED
+from support.modules import calibrated
+
+CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED)
+SEW = ("sew_resnet18", "sew_resnet34", "sew_resnet50", "sew_resnext50_32x4d", "sew_wide_resnet50_2", "sew_resnet101")
+RESNETS = ("spiking_resnet18", "spiking_resnet34", "spiking_resnet50", "spiking_resnext50_32x4d", "spiking_resnet101")
+VGGS = tuple(f"spiking_vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("_bn", ""))
+PLIF = {"MNISTNet": (1, 28), "FashionMNISTNet": (1, 28), "NMNISTNet": (2, 34)}
+PLIF |= {"CIFAR10Net": (3, 32), "CIFAR10DVSNet": (2, 128), "DVSGestureNet": (2, 128)}
+ONE_EACH = (
+    "sew_resnet18 ADD",
+    "sew_resnet18 AND",
+    "sew_resnet18 IAND",
+    "spiking_resnet18",
+    "spiking_vgg11_bn",
+    "MNISTNet",
+)
+
+
+def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]]:
+    """How each network is made, and the channels and the edge of its images."""
+    # it imports torchvision, for weights to download, which need not be of the same build as torch
+    for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+    sys.modules["torchvision.models.utils"].load_state_dict_from_url = None  # type: ignore[attr-defined]
+    from spikingjelly.activation_based import neuron
+    from spikingjelly.activation_based.model import parametric_lif_net, sew_resnet, spiking_resnet, spiking_vgg
+
+    made: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {}
+    for name in SEW:
+        for join in ("ADD", "AND", "IAND"):
+            build = getattr(sew_resnet, name)
+            made[f"{name} {join}"] = (
+                (lambda build=build, join=join: build(cnf=join, spiking_neuron=neuron.LIFNode)),
+                (3, 64),
+            )
+    for room, names in ((spiking_resnet, RESNETS), (spiking_vgg, VGGS)):
+        for name in names:
+            build = getattr(room, name)
+            made[name] = (lambda build=build: build(spiking_neuron=neuron.LIFNode)), (3, 64)
+    for name, size in PLIF.items():
+        build = getattr(parametric_lif_net, name)
+        made[name] = (lambda build=build: build(channels=32, spiking_neuron=neuron.ParametricLIFNode)), size
+    return made
+
+
+def main() -> int:
+    """Compile, verify and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="networks whose names hold one (default: one of each family)")
+    parser.add_argument("--all", action="store_true", help="every network")
+    parser.add_argument("--timesteps", type=int, default=4, metavar="T", help="(default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1, metavar="N", help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print_machine()
+    known, rows, failed = networks(), [], 0
+    words = arguments.words
+    chosen = [name for name in known if any(word in name for word in words)] if words else list(ONE_EACH)
+    for name in known if arguments.all else chosen:
+        build, (channels, edge) = known[name]
+        started = time.perf_counter()
+        torch.manual_seed(0)
+        example = torch.rand(arguments.timesteps, arguments.images, channels, edge, edge)
+        try:
+            row, wrong = verified(build(), example)
+        except resformer.ResformerError as error:
+            row, wrong = [f"{type(error).__name__}: {error}"], 1
+        failed += wrong
+        rows.append([name, *row, f"{time.perf_counter() - started:.0f}"])
+        print(*rows[-1], sep="  ", flush=True)
+    print_table(
+        ["network", "parameters", "populations", "E1", "E2", "E3", "seconds"], [row for row in rows if len(row) > 3]
+    )
+    return 1 if failed else 0
+
+
+def verified(module: nn.Module, example: torch.Tensor) -> tuple[list[str], int]:
+    """Parameters, populations, and mismatches of each check; and whether something is wrong."""
+    from spikingjelly.activation_based import functional
+
+    functional.set_step_mode(module, "m")
+    module = calibrated(module, example)
+    result = resformer.compile(module, example, "sim").verify(example.transpose(0, 1), backend="sim")
+    checks = [result.checks[name] for name in CHECKS]
+    cells = [
+        f"{each.mismatched:,} / {each.compared:,}" + ("" if each.demanded else f" ({each.note})") for each in checks
+    ]
+    parameters = sum(each.numel() for each in module.parameters())
+    wrong = any(each.mismatched for each in checks) or not result.equivalent
+    return [f"{parameters / 1e6:.2f} M", str(len(result.fired)), *cells], int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
