@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
+from resformer.compiler.files.report import NET_SUFFIX
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.net.importer import import_net, pixels_preprocessing
 from resformer.compiler.frontend.nir.doubts import doubts_of
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.frontend.nir.own import import_own, is_modules, read_own
-from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.graph import NETX, Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.primitives import NEURONS, InputKind
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
@@ -78,9 +79,7 @@ INTEGER_PASSES: tuple[Callable[[Unscheduled], Unscheduled], ...] = (stack_synaps
 """What is done to the integers of every network; then ``balance_delays`` schedules them."""
 
 NIR_SUFFIX = ".nir"
-"""How the name of a file ends that is read as a NIR file."""
-NET_SUFFIX = ".net"
-"""How that of one ends that is read as a netx network of lava-dl; all others are read as checkpoints."""
+"""How the name of a file ends that is read as a NIR file; at NET_SUFFIX a netx network is, else a checkpoint."""
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -317,7 +316,7 @@ def _import_own(path: Path, options: CompileOptions) -> Imported:
     if graph is None:
         raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
     graph = import_own(path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
-    return _nir_source(path, graph), graph
+    return replace(_nir_source(path, graph), plan=_netx_plan(path, graph, options)), graph
 
 
 def _import_netx(path: Path, options: CompileOptions) -> Imported:
@@ -326,26 +325,47 @@ def _import_netx(path: Path, options: CompileOptions) -> Imported:
     Raises:
         InputError: An option would choose some of them, or is for other files.
     """
-    chosen = options.quantization
-    others = replace(chosen, input_range=None) != QuantizationConfig() or any(
-        each is not None for each in (options.calibration, options.synapse_budget)
-    )
-    if others:
-        raise InputError(
-            f"{path}: is a netx network, whose integers are taken as they are; leave out --weight-bits, --calibration "
-            "and all else that chooses them"
-        )
+    _check_nothing_chosen(path, options)
     _check_for_nir(path, options)
     if any(each is not None for each in (options.dt, options.reset, options.spikes_per_step, options.min_v)):
         raise InputError(
             f"{path}: --dt, --reset, --spikes-per-step and --min-v are for NIR files; a netx network says all of it"
         )
-    read = import_net(path, timesteps=options.timesteps, input_kind=options.input_kind, input_range=chosen.input_range)
+    read = import_net(
+        path, timesteps=options.timesteps, input_kind=options.input_kind, input_range=options.quantization.input_range
+    )
     source = replace(_nir_source(path, read.graph), plan=exact_plan(read.graph, read.input_high), notes=read.notes)
     if read.pixels is not None:
         mean, std = pixels_preprocessing(read.pixels, numbers(options.mean), numbers(options.std))
         source = replace(source, preprocessing=Preprocessing(options.resize, mean, std))
     return source, read.graph
+
+
+def _check_nothing_chosen(path: Path, options: CompileOptions) -> None:
+    """Refuse options that would choose the integers of a network that has its own."""
+    chosen = replace(options.quantization, input_range=None) != QuantizationConfig()
+    if chosen or options.calibration is not None or options.synapse_budget is not None:
+        raise InputError(
+            f"{path}: is a netx network, whose integers are taken as they are; leave out --weight-bits, --calibration "
+            "and all else that chooses them"
+        )
+
+
+def _netx_plan(path: Path, graph: Graph[nir.NIRNode], options: CompileOptions) -> QuantizationPlan | None:
+    """The plan of a ``network.nir`` of ours that was a netx network; None of others.
+
+    Raises:
+        FileFormatError: It was changed since.
+        InputError: An option would choose its integers.
+    """
+    high = graph.metadata.get("input_high")
+    if graph.metadata.get("source") != NETX:
+        return None
+    _check_nothing_chosen(path, options)
+    try:
+        return exact_plan(graph, high if isinstance(high, int) else 0)
+    except AssertionError as error:
+        raise FileFormatError(f"{path}: {error}; compile the .net again") from error
 
 
 def _check_for_nir(path: Path, options: CompileOptions) -> None:
