@@ -194,16 +194,18 @@ def test_pixels_may_be_normalized_channel_by_channel() -> None:
     assert pixels_preprocessing((2, 4), None, None) == ((-2.0,), (0.5,))
 
 
-@pytest.mark.parametrize("stated", [True, False])
-def test_a_layer_that_never_fires_is_read_out(tmp_path: Path, stated: bool) -> None:
+@pytest.mark.parametrize(("stated", "delay"), [(True, 0), (False, 0), (True, 2)])
+def test_a_layer_that_never_fires_is_read_out(tmp_path: Path, stated: bool, delay: int) -> None:
     rng = np.random.default_rng(5)
-    last = dense(even(rng, (2, 4)), neuron=neurons(vDecay=0, vThMant=2**18 - 1))
+    last = dense(even(rng, (2, 4)), neuron=neurons(vDecay=0, vThMant=2**18 - 1), delay=[delay])
     program = compiled(tmp_path, dense(even(rng, (4, 6))), last if stated else without(last, "neuron"))
     assert isinstance(program["layer.1.neuron"].op, CubaLI)
     given = given_spikes(rng, 6)
     sent = fired(program, given, "layer.0.neuron")
     logits = reference.run(program, given.reshape(1, T, 6, 1, 1)).logits[:, 0]
-    np.testing.assert_array_equal(logits, 64 * np.cumsum(sent @ last["weight"].T.astype(np.int64), axis=0))
+    potentials = 64 * np.cumsum(sent @ last["weight"].T.astype(np.int64), axis=0)
+    np.testing.assert_array_equal(logits[delay:], potentials[: T - delay])
+    assert not logits[:delay].any()
 
 
 def test_our_own_file_of_it_has_the_same_integers(tmp_path: Path) -> None:
