@@ -39,7 +39,7 @@ def infer_architecture(state: StateDict) -> Architecture:
     if (family := family_of(state)) is not None:
         raise UnsupportedError(
             f"this is no SpikingResformer but a {FAMILIES[family].title}; read it with load_zoo_checkpoint of "
-            "resformer.models.zoo.checkpoint, and give its network to resformer.compile with an example input"
+            "resformer.models.zoo.checkpoint, or compile it, for which it needs no more than its path"
         )
     if "prologue.0.weight" not in state:
         foreign = [name for name in state if not name.startswith(("prologue.", "layers.", "classifier."))]
@@ -47,6 +47,7 @@ def infer_architecture(state: StateDict) -> Architecture:
             f"no tensor prologue.0.weight, so this is not a SpikingResformer: expected names like prologue.0.weight, "
             f"layers.0.0.W.weight and classifier.weight, but {len(foreign)} of {len(state)} names are foreign"
             + (f", such as {_some(foreign)}" if foreign else "")
+            + f"; nor does it bear the marks of another family ({', '.join(each.title for each in FAMILIES.values())})"
         )
     first_planes, in_channels, stem_edge, _ = _shape(state, "prologue.0.weight", axes=4)
     stems: dict[int, StemKind] = {7: "imagenet", 3: "conv3x3"}

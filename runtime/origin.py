@@ -110,9 +110,9 @@ class InMemory:
     def title(self) -> str:
         """What was compiled, in words."""
         source = self.compilation.source
-        if source.module is not None:
+        if source.module is not None and source.path is None:
             return f"{MODULE.name} {source.module.name}"
-        route = CHECKPOINT if source.architecture is not None else NIR
+        route = CHECKPOINT if source.architecture is not None or source.recognition is not None else NIR
         return f"{route.name} {source.path}"
 
     @property
@@ -159,7 +159,10 @@ class InMemory:
     def build(self) -> Iterator[Build]:
         """A build folder of all that running needs, gone at the end."""
         source = self.compilation.source
-        name = Path(source.module.name).suffix[1:] if source.module is not None else Path(source.path or "network").stem
+        if source.path is None and source.module is not None:
+            name = Path(source.module.name).suffix[1:]
+        else:
+            name = Path(source.path or "network").stem
         runs = next((target for target in self.targets if target in BACKENDS), "sim")
         with temporary_folder() as folder:
             directory = folder / (name or "network")
@@ -182,7 +185,7 @@ class InMemory:
             UnsupportedError: Something is asked of a module that only files have.
             ResformerError: A file cannot be read, is another network, or the backend failed.
         """
-        if self.compilation.source.module is None:
+        if self.compilation.source.path is not None:
             with self.build() as build:
                 return verify(build, samples, program, how, model=model or self.model, local=local, user=user)
         if model is not None or local:

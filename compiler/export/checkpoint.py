@@ -29,6 +29,7 @@ from resformer.compiler.ir.ops import (
     Flatten,
     Input,
     Output,
+    RecurrentCubaLIF,
     Relay,
     SampleDelay,
     SpikeAttention,
@@ -39,12 +40,14 @@ from resformer.compiler.ir.ops import (
 )
 from resformer.compiler.ir.primitives import (
     BIAS_SHARES,
+    COLUMNS,
     FIXED,
     HELD_BIAS,
     MERGED,
     NEURONS,
     POOL_AREA,
     SCALED_BY,
+    SHARED,
     UNIT,
     Add,
     BatchNorm2d,
@@ -52,12 +55,13 @@ from resformer.compiler.ir.primitives import (
     MaxPool2d,
     as_neurons,
     collapse,
+    columns_name,
     columns_of,
     half_rows,
     inside,
     rows_of,
 )
-from resformer.compiler.ir.program import Program, real_weight
+from resformer.compiler.ir.program import Program, is_stack, real_weight
 from resformer.compiler.ir.ties import settled_currents
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
@@ -272,6 +276,8 @@ def _module_layers(
         whole[0][rows], whole[1][rows] = weight, bias
 
     for node in program:
+        if isinstance(node.op, RecurrentCubaLIF):
+            _put_feedback(layers, program, node.name, node.op, folded[node.name].op.metadata.get(COLUMNS), state)
         if not isinstance(node.op, Conv2d) or MERGED in folded[node.name].op.metadata:
             continue
         factor = weight_factor(program, folded, imported, node.name)
@@ -284,8 +290,9 @@ def _module_layers(
         columns = columns_of(node.name)
         if columns is not None and f"{columns[0]}.weight" in state:
             shape = tuple(state[f"{columns[0]}.weight"].shape)
-            layers.setdefault(columns[0], (np.zeros(shape), np.zeros(shape[0]), _norm_behind(imported, columns[0])))
-            layers[columns[0]][0][:, columns[1]] = weight
+            norm = _norm_behind(imported, columns[0] if columns[0] in imported else node.name)
+            layers.setdefault(columns[0], (np.zeros(shape), np.zeros(shape[0]), norm))
+            layers[columns[0]][0][:, columns[1]] = weight.reshape(weight.shape[0], -1, *shape[2:])
             if columns[1].start == 0:
                 layers[columns[0]][1][:] = bias
             continue
@@ -305,6 +312,24 @@ def _module_layers(
             shape = (2 * len(weight), *weight.shape[1:])
             put(name, shape, rows, weight, bias, _norm_behind(imported, name))
     return layers
+
+
+def _put_feedback(
+    layers: dict[str, tuple[Float64Array, Float64Array, Node[nir.NIRNode] | None]],
+    program: Program,
+    name: str,
+    op: RecurrentCubaLIF,
+    columns: object,
+    state: Mapping[str, torch.Tensor],
+) -> None:
+    """Write the columns of a layer that are synapses from a population onto itself, beside those for its input."""
+    found = None if columns is None else columns_of(str(columns))
+    if found is None or columns_name(found[0], 0, found[1].start) not in program:
+        return
+    shape = tuple(state[f"{found[0]}.weight"].shape)
+    layers.setdefault(found[0], (np.zeros(shape), np.zeros(shape[0]), None))
+    unit = 2.0 ** -program[program[name].inputs[0]].op.signal.scale_exp
+    layers[found[0]][0][:, found[1]] = op.synapses().whole_weight.reshape(shape[0], -1) * unit
 
 
 def weight_factor(
@@ -329,7 +354,7 @@ def weight_factor(
 
 
 def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
-    """What a layer's weights were divided by, since it reads a sum in place of an average pool's mean."""
+    """By what a layer's weights were divided, or thresholds multiplied: it reads a sum in place of a pool's mean."""
     return int(folded[name].op.metadata.get(POOL_AREA, 1))
 
 
@@ -340,10 +365,12 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
     and something on the way to each population that does not fire at ties must hold a bias for their shift.
     """
     for each in folded:
+        if SHARED in each.op.metadata:
+            return f"{each.op.metadata[SHARED]} weigh what {each.name} fires and what it reads, which are two layers"
         if MERGED in each.op.metadata:
             return f"{each.op.metadata[MERGED]} are one layer of the program, whose weights the module has no place for"
     for each in imported:
-        if FIXED in each.op.metadata and each.name in folded:
+        if FIXED in each.op.metadata and each.name in folded and not _is_kept(program, each):
             return f"{each.name} has numbers that the module's code computes or states, and no parameter holds"
         if isinstance(each.op, nir.Scale) and isinstance(imported[each.inputs[0]].op, primitives.SpikeMatMul):
             fixed = SCALED_BY not in each.op.metadata
@@ -356,8 +383,12 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
                 means = 1.0 / math.prod(int(size) for size in pool.kernel_size)
                 if (real_weight(program, node.name) != means).any():
                     return f"the mean of {node.name} is rounded"
+        if isinstance(node.op, SumPool2d) and isinstance(program[node.inputs[0]].op, Relay):
+            return f"what {node.name} sums is rounded"
         if not isinstance(node.op, Spiking):
             continue
+        if not _is_exact_mean(pool_area(folded, node.name)):
+            return f"the mean that {node.name} reads is rounded in float64"
         neurons, scale = as_neurons(folded[node.name].op), 2.0 ** program[node.inputs[0]].op.signal.scale_exp
         if (collapse(neurons.v_threshold) * scale != node.op.meant_thresholds).any():
             return f"the threshold of {node.name} is rounded"
@@ -371,6 +402,13 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
         if needs_shift and not _holds_bias(imported, imported[node.name].inputs[0]):
             return f"no bias on the way to {node.name} can hold the shift of ties"
     return ""
+
+
+def _is_kept(program: Program, layer: Node[nir.NIRNode]) -> bool:
+    """Whether the program has a layer's numbers as the module's code states them, as it has the ones of a sum."""
+    if not isinstance(layer.op, nir.Conv2d) or layer.name not in program or layer.op.bias.any():
+        return False
+    return bool((real_weight(program, layer.name) == layer.op.weight).all())
 
 
 def _settled(program: Program) -> dict[str, npt.NDArray[np.bool_]]:
@@ -391,7 +429,7 @@ def _is_exact_mean(area: int) -> bool:
 def _reads_rounded_mean(program: Program, folded: Graph[nir.NIRNode], name: str) -> bool:
     """Whether a current has a part that a module makes of a mean which float64 rounds."""
     node = program[name]
-    if isinstance(node.op, Conv2d):
+    if isinstance(node.op, Conv2d) or is_stack(program, name):
         return not _is_exact_mean(pool_area(folded, name))
     if isinstance(node.op, Spiking | Input):
         return False

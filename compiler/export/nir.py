@@ -113,7 +113,9 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
                 made.metadata[TIES] = {RAISED: added * (grain / 2**LOIHI.a_shift)}
             edit.set_op(node.name, made)
         elif isinstance(op, LIF | CubaLIF):
-            unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp
+            # the program's neurons may read a sum where these read a mean
+            area = 1 if graph is folded else int(folded[node.name].op.metadata.get(POOL_AREA, 1))
+            unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp / area
             held = _surplus_is_before(quantized, quantized[node.name])
             edit.set_op(node.name, _neurons(node, op, unit, float(graph.metadata["dt"]), surplus_before=held))
         elif op is not None and not isinstance(op, UNCHANGED):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from resformer.compiler.atomic import exchange, is_inside, named, reap, resolved, work_folder
 from resformer.compiler.chips.chip import Chip
@@ -72,6 +72,12 @@ class Build:
     def from_module(self) -> bool:
         """Whether it was compiled from a module in memory, whose class alone can load the quantized checkpoint."""
         return "module" in self.report["source"]
+
+    @property
+    def family(self) -> str | None:
+        """Of which of the zoo's families the checkpoint was that it was compiled from; None of all else."""
+        net: Any = self.report["architecture"]
+        return None if net is None else net.get("family")
 
     @property
     def files(self) -> tuple[Path, ...]:

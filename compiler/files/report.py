@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypedDict, cast, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive, Within, check, shown
 from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.errors import FileFormatError
 from resformer.models.limits import LONGEST_NAME
+from resformer.models.zoo.recognise import FamilyName
 
 FORMAT = "resformer-build"
 FORMAT_VERSION = 1
@@ -23,6 +24,10 @@ NET_SUFFIX = ".net"
 ScaleExp = Annotated[int, Within(-1000, 1000)]
 """k of a scale 2^k that is a number in double precision, as its reciprocal is."""
 Bits = Annotated[int, Within(0, 64)]
+
+
+Setting: TypeAlias = Annotated[int, Within(0)] | Annotated[float, Within(0)] | str | bool
+"""What no tensor tells of a network of the zoo's."""
 
 
 class FileSource(TypedDict):
@@ -60,6 +65,7 @@ class Options(TypedDict):
     stem_stride: Positive | None
     stem_pool: bool | None
     feature_rounding: Literal["floor", "ceil"] | None
+    architecture: dict[str, Setting]
 
 
 class SamplePreprocessing(TypedDict):
@@ -86,6 +92,13 @@ class Architecture(TypedDict):
     neuron: str
     stem_stride: Positive | None
     stem_pool: bool | None
+
+
+class FamilyArchitecture(TypedDict):
+    """What is known of a network of the zoo's: its family, and the fields of that family's architecture."""
+
+    family: FamilyName
+    fields: dict[str, Setting | list[Positive]]
 
 
 class Input(TypedDict):
@@ -196,7 +209,7 @@ class Report(TypedDict):
     options: Options
     preprocessing: SamplePreprocessing
     classes: list[str] | None
-    architecture: Architecture | None
+    architecture: Architecture | FamilyArchitecture | None
     fine_tuned: bool
     timesteps: Positive
     input: Input

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.ops import Conv2d, Op
+from resformer.compiler.ir.ops import Conv2d, Op, RecurrentCubaLIF
 from resformer.compiler.ir.program import Program, shapes_around
 
 VALUE_BYTES = 8
@@ -19,9 +19,10 @@ PRODUCTS_PER_SECOND = 3 * 10**8
 def operation_bytes(program: Program, node: Node[Op]) -> int:
     """What the reference interpreter takes for one sample of one operation."""
     elements = math.prod(node.shape) + sum(math.prod(program[name].shape) for name in node.inputs)
-    if isinstance(node.op, Conv2d):
+    op = node.op.synapses() if isinstance(node.op, RecurrentCubaLIF) else node.op
+    if isinstance(op, Conv2d):
         # each output position's taps, for one group of channels at a time
-        elements += 2 * math.prod(node.shape[1:]) * node.op.weight.shape[1] * node.op.window.area
+        elements += 2 * math.prod(node.shape[1:]) * op.weight.shape[1] * op.window.area
     return program.timesteps * elements * VALUE_BYTES
 
 

@@ -24,8 +24,10 @@ from resformer.compiler.ir.primitives import (
     AdaptiveAvgPool2d,
     Add,
     BatchNorm2d,
+    CeilMaxPool2d,
     DiscreteCubaLI,
     DiscreteCubaLIF,
+    EdgeAvgPool2d,
     MaxPool2d,
     MultiSpikeIF,
     Neurons,
@@ -38,6 +40,7 @@ from resformer.compiler.ir.primitives import (
     collapse,
     pair,
 )
+from resformer.compiler.ir.window import Window
 
 Observer: TypeAlias = Callable[[str, torch.Tensor], None]
 """Called with a node's name and its output, (T, N, ...), which it must not change."""
@@ -267,7 +270,9 @@ def _(op: BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: MaxPool2d, x: torch.Tensor) -> torch.Tensor:
-    return _split(F.max_pool2d(_merge(x), pair(op.kernel_size), pair(op.stride), pair(op.padding)), x)
+    ceil = isinstance(op, CeilMaxPool2d)
+    pooled = F.max_pool2d(_merge(x), pair(op.kernel_size), pair(op.stride), pair(op.padding), ceil_mode=ceil)
+    return _split(pooled, x)
 
 
 @evaluate.register
@@ -279,6 +284,10 @@ def _(op: nir.AvgPool2d, x: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
+    if isinstance(op, EdgeAvgPool2d):
+        windows = op.kernel_size, op.stride, op.padding
+        ceil = Window(*windows).targets(tuple(x.shape[3:])) != op.size
+        return _split(F.avg_pool2d(_merge(x), *windows, ceil_mode=ceil, count_include_pad=op.counts_padding), x)
     return _split(F.adaptive_avg_pool2d(_merge(x), op.size), x)
 
 

@@ -58,9 +58,12 @@ class PortedGraph(nir.NIRGraph):
         Raises:
             ValueError: They differ; the message begins with the node's name.
         """
+        ends: dict[str, set[str]] = {}
+        for source, target in self.edges:
+            ends.setdefault(target, set()).add(source)
         for name, node in self.nodes.items():
             sources = self._sources(name)
-            edges = {source for source, target in self.edges if target == name}
+            edges = ends.get(name, set())
             if edges != set(sources):
                 raise ValueError(
                     f"{name}: its inputs are {sorted(set(sources))}, but its edges come from {sorted(edges)}"

@@ -54,6 +54,13 @@ class MaxPool2d(nir.NIRNode):
 
 
 @dataclass(eq=False)
+class CeilMaxPool2d(MaxPool2d):
+    """The same with windows that reach ``beyond`` rows below and columns right of the padding."""
+
+    beyond: IntArray
+
+
+@dataclass(eq=False)
 class SpikeMatMul(nir.NIRNode):
     """One of the two products of Dual Spike Self-Attention (arXiv 2403.14302, equations 8 to 11).
 
@@ -277,9 +284,37 @@ class AdaptiveAvgPool2d(nir.NIRNode):
         return shares
 
 
+@dataclass(eq=False)
+class EdgeAvgPool2d(AdaptiveAvgPool2d):
+    """Averages over windows that reach beyond the image, divided by how much of them is counted.
+
+    Attributes:
+        kernel_size: (rows, columns), as are the two that follow.
+        stride: Between windows.
+        padding: Around the image.
+        counts_padding: Whether a divisor counts padding, which never is what ceil_mode adds behind it.
+    """
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    counts_padding: bool
+
+    def shares(self, axis: int, have: int) -> Float64Array:
+        """See ``AdaptiveAvgPool2d``."""
+        shares = np.zeros((self.size[axis], have))
+        for index in range(self.size[axis]):
+            first = index * self.stride[axis] - self.padding[axis]
+            last = min(first + self.kernel_size[axis], have + self.padding[axis])
+            inside = slice(max(first, 0), min(last, have))
+            shares[index, inside] = 1.0 / (last - first if self.counts_padding else inside.stop - inside.start)
+        return shares
+
+
 EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     BatchNorm2d,
     MaxPool2d,
+    CeilMaxPool2d,
     SpikeMatMul,
     Add,
     DiscreteCubaLIF,
@@ -304,7 +339,8 @@ Layer: TypeAlias = "nir.Conv2d | nir.Linear | nir.Affine"
 """The type of what only weighs what it reads."""
 
 POOL_AREA = "pool_area"
-"""In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean."""
+"""In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean; in
+neurons': what their thresholds were multiplied by."""
 
 SCALED_BY, UNIT = "scaled_by", "unit"
 """In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""
@@ -345,6 +381,12 @@ def rows_of(name: str) -> tuple[str, range] | None:
     """The layer of which a layer makes some channels alone, and which; None of all others."""
     found = re.fullmatch(r"(.+)\.rows(\d+)to(\d+)", name)
     return None if found is None else (found[1], range(int(found[2]), int(found[3])))
+
+
+COLUMNS = "columns"
+"""In the metadata of recurrent neurons: the columns of a layer that their synapses onto themselves are."""
+SHARED = "shared"
+"""The same where layers weigh what comes in, too, or are several: which."""
 
 
 def columns_name(layer: str, start: int, count: int) -> str:
@@ -428,7 +470,8 @@ def window_of(op: nir.Conv2d | nir.AvgPool2d | nir.SumPool2d | MaxPool2d) -> Win
     if isinstance(op, nir.Conv2d):
         rows, columns = op.weight.shape[2:]
         return Window((rows, columns), pair(op.stride), pair(op.padding), pair(op.dilation))
-    return Window(pair(op.kernel_size), pair(op.stride), pair(op.padding))
+    beyond = pair(op.beyond) if isinstance(op, CeilMaxPool2d) else (0, 0)
+    return Window(pair(op.kernel_size), pair(op.stride), pair(op.padding), beyond=beyond)
 
 
 def _untyped() -> tuple[Types, Types]:

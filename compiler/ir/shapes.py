@@ -132,7 +132,7 @@ def _(op: nir.Linear | nir.Affine, inputs: Sequence[Shape]) -> Shape:
 
 @output_shape.register(nir.AvgPool2d)
 @output_shape.register(nir.SumPool2d)
-@output_shape.register(primitives.MaxPool2d)
+@output_shape.register(primitives.MaxPool2d)  # CeilMaxPool2d too
 def _(op: nir.AvgPool2d | nir.SumPool2d | primitives.MaxPool2d, inputs: Sequence[Shape]) -> Shape:
     channels, *size = one_input(inputs, axes=3)
     return channels, *primitives.window_of(op).targets(tuple(size))

@@ -160,7 +160,7 @@ def _verify_spikes(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> None:
         require(sends_spikes(graph, name), f"reads {name} ({kind}), where it takes spikes")
 
 
-_SIZES = frozenset({"steps", "kernel_size", "stride", "padding", "dilation", "input_shape"})
+_SIZES = frozenset({"steps", "kernel_size", "stride", "padding", "beyond", "dilation", "input_shape"})
 
 
 def _verify_fires_at(op: nir.NIRNode) -> str:

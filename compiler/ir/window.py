@@ -24,12 +24,14 @@ class Window:
         stride: Between the first that neighbouring targets read.
         padding: Zeros around the source, or what never wins a maximum.
         dilation: Between those that one target reads.
+        beyond: How many rows below, and columns right of, the padding the last targets reach, as ceil_mode lets them.
     """
 
     kernel: Pair
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
+    beyond: Pair = (0, 0)
 
     @property
     def span(self) -> Pair:
@@ -45,7 +47,8 @@ class Window:
     @property
     def is_patch(self) -> bool:
         """Whether each position is read once, by one target: kernel and stride alike, no padding, no dilation."""
-        return self.kernel == self.stride and self.padding == (0, 0) and self.dilation == (1, 1)
+        plain = self.padding == self.beyond == (0, 0) and self.dilation == (1, 1)
+        return self.kernel == self.stride and plain
 
     @property
     def same_padding(self) -> Pair | None:
@@ -65,8 +68,9 @@ class Window:
             least = min(self.kernel[axis], self.stride[axis], self.dilation[axis])
             require(least >= 1, "kernel, stride and dilation must be at least 1")
             require(self.padding[axis] >= 0, f"padding {self.padding[axis]} is negative")
+            require(self.beyond[axis] >= 0, f"{self.beyond[axis]} beyond the padding is negative")
             span = self.span[axis]
-            free = source[axis] + 2 * self.padding[axis] - span
+            free = source[axis] + 2 * self.padding[axis] + self.beyond[axis] - span
             require(free >= 0, f"a window of {span} does not fit {source[axis]} padded by {self.padding[axis]}")
             counts.append(free // self.stride[axis] + 1)
         return counts[0], counts[1]

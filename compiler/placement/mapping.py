@@ -27,6 +27,7 @@ from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import (
     LIF,
     Add,
+    CeilMaxPool2d,
     Conv2d,
     CubaLI,
     CubaLIF,
@@ -450,7 +451,7 @@ def _kind(nodes: Sequence[Node[Op]]) -> str:
         CubaLI: "CubaLI",
         MultiSpikeIF: "multi-spike IF",
         Relay: "relay",
-        MaxPool2d: "max-pool",
+        **dict.fromkeys((MaxPool2d, CeilMaxPool2d), "max-pool"),
         SpikeGate: "gate",
         SpikeAttention: "product",
         SpikeMatMul: "product",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.messages import message_names
+from resformer.compiler.ir.messages import message_names, names_before_neurons
 from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.primitives import (
     NEURONS,
@@ -69,6 +69,8 @@ ROUNDED_SUM_GROWTH = 2
 """Factor by which rounding can raise the sum of weights' magnitudes: half a step becomes at most one."""
 CALIBRATED_PIXEL_BITS = 1
 """By how many bits an image is finer where the weights that it meets are calibrated."""
+EXACT_POOL_BITS = 2
+"""By how many bits currents may be coarser so that a pool's sum of them, which neurons read, need not be rounded."""
 MEASURED_HEADROOM = 1.5
 """Factor by which a current may exceed what calibration saw before it saturates."""
 
@@ -306,6 +308,7 @@ class _Choice:
                 recurrent = [each for each in self.graph.consumers[node.name] if isinstance(each.op, RecurrentCubaLIF)]
                 wanted[domain] = max(wanted[domain], *(self._resolving_exp(each) for each in (node, *recurrent)))
                 limits[domain] += self._limits(node)
+        self._spare_pools(domains, wanted, limits)
         exps: dict[str, int] = {}
         for node in self.graph:
             match node.op:
@@ -320,6 +323,9 @@ class _Choice:
                 case nir.Flatten():
                     source_exp = exps[node.inputs[0]]
                     exps[node.name] = source_exp - self._readout_shift(node, source_exp)
+                case nir.SumPool2d() if node.name in domains:
+                    # a relay before it may send on a coarser value, whose sum the thresholds can hold
+                    exps[node.name] = min(exps[node.inputs[0]], min(limits[node.name])[0])
                 case _ if node.name in domains:
                     exp, reason = min(limits[domains[node.name]])
                     exps[node.name] = min(exp, wanted[domains[node.name]])
@@ -338,6 +344,25 @@ class _Choice:
                             "behind the input"
                         )
         return exps
+
+    def _spare_pools(
+        self, domains: Mapping[str, str], wanted: Mapping[str, int], limits: Mapping[str, list[tuple[int, str]]]
+    ) -> None:
+        """Limit currents to what a pool of theirs can sum as it is, where that costs them a few bits at most."""
+        for node in self.graph:
+            if not isinstance(node.op, nir.SumPool2d) or node.name not in domains:
+                continue
+            domain, (most, reason) = domains[node.inputs[0]], min(limits[domains[node.name]])
+            chosen = min(min(limits[domain])[0], wanted[domain])
+            least = max(self._least_exp(self.graph[name]) for name, each in domains.items() if each == domain)
+            if max(chosen - EXACT_POOL_BITS, least) <= most < chosen:
+                limits[domain].append((most, reason))
+
+    def _least_exp(self, node: Node[nir.NIRNode]) -> int:
+        """The coarsest k that a current may have, so that whole weights and counts are whole in it."""
+        if isinstance(node.op, SpikeAttention):
+            return node.op.shift
+        return self._source_exp(node) if isinstance(node.op, nir.Conv2d) else 0
 
     def _limits(self, node: Node[nir.NIRNode]) -> list[tuple[int, str]]:
         """What bounds the scale of one node's output: the largest k, and why."""
@@ -489,6 +514,7 @@ def _gathered(op: DiscreteCubaLI, timesteps: int) -> float:
 def _domains(graph: Graph[nir.NIRNode], messages: Collection[str]) -> dict[str, str]:
     """For each node whose output is a current of neurons, one node that stands for all that share its scale."""
     parents: dict[str, str] = {}
+    before = names_before_neurons(graph)
 
     def find(name: str) -> str:
         while parents[name] != name:
@@ -498,6 +524,9 @@ def _domains(graph: Graph[nir.NIRNode], messages: Collection[str]) -> dict[str, 
     for node in graph:
         match node.op:
             case nir.Conv2d() | SpikeAttention():
+                parents[node.name] = node.name
+            case nir.SumPool2d() if node.name in before and node.name not in messages:
+                _require_current(node, node.inputs[0], parents)
                 parents[node.name] = node.name
             case Add() | SpikeMatMul() | MaxPool2d() if node.name not in messages:
                 parents[node.name] = node.name

@@ -25,6 +25,7 @@ from resformer.compiler.ir.ops import LIF, CubaLIF, Op, Output
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
+    CeilMaxPool2d,
     DiscreteCubaLI,
     DiscreteCubaLIF,
     MaxPool2d,
@@ -165,12 +166,17 @@ class _Lowering:
             case MaxPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 signal = Signal(SignalKind.GRADED, self.exps[name], *self._known_bounds(name))
                 op = integer.MaxPool2d(signal, pair(kernel), pair(stride), pair(padding))
+                if isinstance(node.op, CeilMaxPool2d):
+                    op = integer.CeilMaxPool2d(signal, op.kernel_size, op.stride, op.padding, pair(node.op.beyond))
             case SpikeMatMul(num_heads=heads, transpose=transpose):
                 bias = np.zeros(self.graph[inputs[0]].shape[0], dtype=np.int32)
                 op = integer.SpikeMatMul(self._current(name), heads, transpose, bias, LOIHI.a_max)
             case nir.SumPool2d(kernel_size=kernel, stride=stride, padding=padding):
                 require(not np.any(padding), f"{name}: a sum over windows has no padding")
                 op = integer.SumPool2d(self._current(name), pair(kernel), pair(stride))
+                if self.exps[name] < self.exps[inputs[0]]:
+                    before = [self._coarser(f"{name}.input", self.graph[inputs[0]], self.exps[name])]
+                    inputs = (before[0].name,)
             case SpikeAttention(num_heads=heads, shift=shift):
                 finer = self.exps[name] - shift
                 op = integer.SpikeAttention(self._current(name), heads, weight_exp=finer, limit=LOIHI.a_max)
@@ -181,7 +187,7 @@ class _Lowering:
             case nir.Flatten():
                 op = integer.Flatten(self._sent(inputs[0], self.exps[name]))
                 if self.exps[name] < self.exps[inputs[0]]:
-                    before = [self._coarser(self.graph[inputs[0]], self.exps[name])]
+                    before = [self._coarser(f"{inputs[0]}.relay", self.graph[inputs[0]], self.exps[name])]
                     op, inputs = integer.Flatten(before[0].op.signal), (before[0].name,)
             case nir.Output():
                 op, inputs = self._output(node)
@@ -192,7 +198,7 @@ class _Lowering:
                 )
         return [*before, Node(name, op, inputs, node.shape)]
 
-    def _coarser(self, source: Node[nir.NIRNode], exp: int) -> Node[Op]:
+    def _coarser(self, name: str, source: Node[nir.NIRNode], exp: int) -> Node[Op]:
         """A relay that sends a current at a coarser scale."""
         op = integer.Relay(
             Signal(SignalKind.GRADED, exp),
@@ -200,7 +206,7 @@ class _Lowering:
             limit=LOIHI.graded_max,
             shift=self.exps[source.name] - exp,
         )
-        return Node(f"{source.name}.relay", op, (source.name,), source.shape)
+        return Node(name, op, (source.name,), source.shape)
 
     def _known_bounds(self, name: str) -> tuple[int, int] | tuple[()]:
         """Those of maxima of spikes which gates or attention read: as spikes, 0 or 1, and nothing else is taken."""

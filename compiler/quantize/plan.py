@@ -17,6 +17,7 @@ import nir
 import numpy as np
 
 from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.messages import message_names, names_before_neurons
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
@@ -128,6 +129,7 @@ class QuantizationPlan:
         """Refuse scales with which integers would not mean what they are taken for, or leave their formats."""
         if not 1 <= self.input_high <= LOIHI.graded_max:
             raise _out_of_range(graph.input.name, f"largest integer {self.input_high}", f"1 to {LOIHI.graded_max}")
+        pooled = names_before_neurons(graph) - message_names(graph)
         for node in graph:
             exp = self.scale_exps[node.name]
             sources = [self.scale_exps[source] for source in node.inputs]
@@ -139,6 +141,8 @@ class QuantizationPlan:
                 case nir.Linear() | nir.Affine():
                     least, most = sources[0], sources[0] + READOUT_SCALE_EXP_MAX
                 case nir.Flatten():
+                    least, most = -SCALE_EXP_MAX, sources[0]
+                case nir.SumPool2d() if node.name in pooled:
                     least, most = -SCALE_EXP_MAX, sources[0]
                 case Add():
                     least, most = max(sources), min(sources)

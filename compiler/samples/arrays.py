@@ -97,9 +97,9 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
 
     Args:
         images: (N, C, H, W); (N, T, C, H, W); (N, H, W) where the network has one channel; without H where it has one
-            row, and without H and W where it takes vectors. Floating point; bool, which are spikes; uint8 for pixels
-            from 0 to 255; other integers where they are 0 and 1 alone, spikes too. For a network of event frames any
-            integers, which are counts.
+            row, and without H and W where it takes vectors; (T, N, C, W), as modules take rows, where nothing else
+            fits. Floating point; bool, which are spikes; uint8 for pixels from 0 to 255; other integers where they are
+            0 and 1 alone, spikes too. For a network of event frames any integers, which are counts.
         network: At either level.
         source: What messages call the images.
 
@@ -115,6 +115,8 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
         )
     wanted = f"(N, {channels}, {height}, {width}) or (N, {steps}, {channels}, {height}, {width})"
     given, images = images, _with_axes(images, (channels, height, width))
+    if height == 1 and given.ndim == 4 and images.ndim == 5 and images.shape[1] != steps == images.shape[0]:
+        images = images.swapaxes(0, 1)
     fits = images.ndim in (4, 5) and images.shape[-3:] == (channels, height, width)
     if not fits or (images.ndim == 5 and images.shape[1] != steps):
         raise InputError(

@@ -112,7 +112,7 @@ def _write_quantized(compilation: Compilation, path: Path) -> None:
         ),
         "timesteps": compilation.program.timesteps,
         "image_size": compilation.source.image_size,
-        **({} if net is None else {SETTINGS: dict(compilation.source.settings)}),
+        **({SETTINGS: dict(compilation.source.settings)} if compilation.source.settings else {}),
         "format": QUANTIZED_FORMAT,
         "format_version": FORMAT_VERSION,
     }

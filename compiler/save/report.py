@@ -75,10 +75,11 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
             "stem_stride": options.stem_stride,
             "stem_pool": options.stem_pool,
             "feature_rounding": options.feature_rounding,
+            "architecture": dict(options.architecture),
         },
         "preprocessing": preprocessing.as_json(compilation.preprocessing),
         "classes": None if compilation.classes is None else list(compilation.classes),
-        "architecture": None if source.architecture is None else dataclasses.asdict(source.architecture),
+        "architecture": _architecture(source),
         # then its own plan says what the options of quantization would, and there is no width that all start from
         "fine_tuned": source.plan is not None and source.architecture is not None,
         "timesteps": program.timesteps,
@@ -110,9 +111,17 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         raise AssertionError(f"report: {error}") from error
 
 
+def _architecture(source: Source) -> dict[str, Any] | None:
+    """What is known of a checkpoint's network; None of all else."""
+    known = source.recognition
+    if known is not None:
+        return {"family": known.family, "fields": dataclasses.asdict(known.architecture)}
+    return None if source.architecture is None else dataclasses.asdict(source.architecture)
+
+
 def _source(source: Source) -> dict[str, Any]:
     """What was compiled, and a hash that tells whether something else is the same."""
-    if source.module is not None:
+    if source.module is not None and source.path is None:
         return {"module": source.module.name, "sha256": state_sha256(source.module.module.state_dict())}
     assert source.path is not None
     return {"file": source.path.name, "sha256": sha256(source.path)}

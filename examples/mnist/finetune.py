@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from digits import HERE, TEST_IMAGES, TEST_LABELS, TRAIN_PER_CLASS, as_input, augment, digits, learning_rate
 from spikingjelly.activation_based import functional
-from train import CHECKPOINT, HERE, TEST_IMAGES, TEST_LABELS, TRAIN_PER_CLASS, augment, digits, learning_rate
+from train import CHECKPOINT
 
 import resformer.quantize
 from resformer.models.checkpoint import build_model, load_checkpoint
@@ -105,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pixels, _ = digits()
-    training = torch.from_numpy(pixels[:TRAIN_PER_CLASS].reshape(-1, 1, 32, 32)).float().to(device) / 255
-    images = torch.from_numpy(np.load(args.folder / TEST_IMAGES)).to(device).double() / 255
+    training = as_input(pixels[:TRAIN_PER_CLASS]).to(device)
+    images = as_input(np.load(args.folder / TEST_IMAGES), dtype=torch.float64).to(device)
     labels = torch.from_numpy(np.load(args.folder / TEST_LABELS)).to(device)
     checkpoint = load_checkpoint(args.folder / CHECKPOINT)
     expected = predictions(build_model(checkpoint).to(device), images)

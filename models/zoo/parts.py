@@ -11,7 +11,7 @@ A convolution, its batch normalisation and its neuron lie side by side in the au
 import abc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -299,6 +299,9 @@ class Classifier(nn.Module, abc.ABC):
     Raises:
         UnsupportedError: where T is less than 1.
     """
+
+    architecture: Any
+    """The network as plain data, of its family's own class."""
 
     def __init__(self, *, timesteps: int) -> None:
         super().__init__()

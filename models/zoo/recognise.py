@@ -6,9 +6,9 @@ What no tensor tells, such as the number of heads, is taken as the authors have 
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -51,18 +51,29 @@ SMALLEST_BLOCK = 12
 MOST_CIFAR_CLASSES = 100
 """Networks of more classes are taken for ImageNet's where nothing but the classes tells."""
 
+LARGEST_SETTING = 2**16
+"""Of numbers that somebody says of a network, such as T."""
+
+LONGEST_WORD = 16
+"""Characters of a word that somebody says of a network, such as where its stem pools."""
+
+KINDS: Mapping[type, str] = MappingProxyType(
+    {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+)
+"""What settings are, in words."""
+
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a state dict tells of its network.
+    """What is known of a network: what its tensors tell, and of what they do not tell what somebody said.
 
     Attributes:
         family: which network it is.
-        architecture: what its tensors tell, and of what they do not tell what the authors have;
-            ``dataclasses.replace`` it where that is otherwise, and give it to ``build``.
+        architecture: what its tensors tell, and of what they do not tell what was said, else what the authors have.
         untold: the architecture's fields that no tensor tells.
-        timesteps: T, as the authors train such a network.
-        image_size: edge of the square input, in pixels, as the authors train such a network.
+        timesteps: T, as was said, else as the authors train such a network.
+        image_size: edge of the square input, in pixels, likewise.
+        stated: which of ``untold``, ``timesteps`` and ``image_size`` somebody said.
     """
 
     family: FamilyName
@@ -70,16 +81,77 @@ class Recognition:
     untold: tuple[str, ...]
     timesteps: int
     image_size: int
+    stated: frozenset[str] = frozenset()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The value of each thing that no tensor tells, by its name."""
+        values = {name: getattr(self.architecture, name) for name in self.untold}
+        return values | {"timesteps": self.timesteps, "image_size": self.image_size}
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """A sentence for each thing that no tensor tells."""
-        values = {name: getattr(self.architecture, name) for name in self.untold}
-        values |= {"timesteps": self.timesteps, "image_size": self.image_size}
+        """A sentence for each thing that neither a tensor nor anybody said."""
         return tuple(
             f"{name.replace('_', ' ')}: {value}, as the authors have it (no tensor says so)"
-            for name, value in values.items()
+            for name, value in self.settings.items()
+            if name not in self.stated
         )
+
+    def told(self, said: Mapping[str, object]) -> "Recognition":
+        """Return the same with what somebody says of the network.
+
+        Args:
+            said: values by the names of ``settings``.
+
+        Raises:
+            UnsupportedError: a name is none of these, or its value is of another type, out of bounds, or does not go
+                with the tensors.
+        """
+        title = FAMILIES[self.family].title
+        known = self.settings
+        for name in said:
+            if name not in known:
+                raise UnsupportedError(
+                    f"{quote(name)}: what no tensor of a {title} tells is {', '.join(known)}; leave out the rest"
+                )
+        values = {name: _typed(name, value, type(known[name])) for name, value in said.items()}
+        fields = {name: value for name, value in values.items() if name in self.untold}
+        return replace(
+            self,
+            architecture=replace(self.architecture, **fields),
+            timesteps=values.get("timesteps", self.timesteps),
+            image_size=values.get("image_size", self.image_size),
+            stated=self.stated | values.keys(),
+        )
+
+
+def _typed(name: str, value: object, kind: type) -> Any:
+    """A value of a setting's type, and no more than any network has.
+
+    Raises:
+        UnsupportedError: it is of another type, or out of bounds.
+    """
+    if kind is float and type(value) is int and abs(value) <= LARGEST_SETTING:
+        value = float(value)
+    if type(value) is not kind:
+        raise UnsupportedError(f"{name} is {quote(value)}: must be {KINDS[kind]}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        least = 1 if kind is int else 0
+        if not least <= value <= LARGEST_SETTING:
+            raise UnsupportedError(f"{name} is {quote(value)}: must be from {least} to {LARGEST_SETTING}")
+    if isinstance(value, str) and len(value) > LONGEST_WORD:
+        raise UnsupportedError(f"{name} is {quote(value)}: must have at most {LONGEST_WORD} characters")
+    return value
+
+
+def setting(text: str, kind: type) -> object:
+    """Return what somebody wrote of a setting, as its type has it, or the text itself where it is no such value."""
+    words: Mapping[str, object] = {"true": True, "yes": True, "false": False, "no": False}
+    try:
+        return words[text] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        return text
 
 
 class Tensors:

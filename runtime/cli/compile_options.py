@@ -53,7 +53,9 @@ def compile_parser() -> Parser:
     """Of the arguments that compiling takes; ``runtime.cli.compile`` adds those that run what was compiled."""
     parser = Parser(
         prog="resformer-compile",
-        description="Compile a trained SpikingResformer, or a NIR or netx network, for Loihi-style hardware.",
+        description="Compile a trained SpikingResformer, a network of another family (Spikformer, Spikingformer, "
+        "QKFormer, Spike-driven Transformer, Max-Former, SEW-ResNet), or a NIR or netx network, for Loihi-style "
+        "hardware.",
         epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     parser.add_argument(
@@ -153,13 +155,23 @@ def _add_network_options(group: argparse._ActionsContainer) -> None:
         "many as there are (ceil) (default: as the file says)",
     )
     group.add_argument(
+        "--architecture",
+        type=_settings,
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="checkpoint of another family than SpikingResformer: what no tensor of it tells, such as num_heads=12 or "
+        "pooling=0011, repeatable or separated by commas (default: as the file says, else as the authors have it)",
+    )
+    group.add_argument(
         "--dt", type=float, metavar="SECONDS", help=".nir: the length of a step (default: as the file's metadata say)"
     )
     group.add_argument(
         "--input-kind",
         choices=("static", "frames"),
         help="whether samples are real numbers or frames of events, which are counts, or fractions where they were "
-        "resized (default: frames for checkpoints with PLIF neurons, else static)",
+        "resized (default: what a .nir of ours says; frames for checkpoints with PLIF neurons, or of other families "
+        "with two channels; else static)",
     )
     group.add_argument(
         "--reset",
@@ -271,6 +283,16 @@ def _layer_bits(text: str) -> list[tuple[str, int]]:
         if not (name and equals):
             raise argparse.ArgumentTypeError(f"{each!r} is not NAME=BITS, a layer's name and its weights' width")
         found.append((name, _weight_bits(bits)))
+    return found
+
+
+def _settings(text: str) -> list[tuple[str, str]]:
+    found = []
+    for each in text.split(","):
+        name, equals, value = each.partition("=")
+        if not (name and equals and value):
+            raise argparse.ArgumentTypeError(f"{each!r} is not NAME=VALUE, such as num_heads=12")
+        found.append((name, value))
     return found
 
 
@@ -433,6 +455,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         stem_stride=arguments.stem_stride,
         stem_pool=arguments.stem_pool,
         feature_rounding=arguments.feature_rounding,
+        architecture=dict(arguments.architecture),
         mean=mean,
         std=std,
         resize=arguments.resize,
@@ -499,7 +522,7 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
         cores = counted(placement["cores"], "core")
         rows.append(("chip", f"{cores}, {counted(placement['chips'], 'chip')} of {placement['chip']}"))
     rows.append(("weights", _weights(report)))
-    if net is not None:
+    if net is not None and "family" not in net:
         exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
         rows.append(("against SpikingJelly", exact))
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
@@ -551,12 +574,23 @@ def _network(report: Any) -> str:
     architecture = report["architecture"]
     if architecture is None:
         return "from netx" if _is_netx(report) else "from NIR"
+    if "family" in architecture:
+        from resformer.models.zoo.recognise import FAMILIES
+
+        fields = architecture["fields"].items()
+        return f"{FAMILIES[architecture['family']].title}, " + ", ".join(
+            f"{_words(name)} {_row(value) if isinstance(value, list) else value}" for name, value in fields
+        )
     planes, heads = (_row(architecture[each]) for each in ("planes", "num_heads"))
     return f"{architecture['neuron']}, planes {planes}, heads {heads}, {architecture['stem']} stem"
 
 
 def _is_netx(report: Any) -> bool:
     return str(report["source"].get("file", "")).endswith(NET_SUFFIX)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _row(values: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.ops import SpikeMatMul, Spiking
+from resformer.compiler.ir.ops import RecurrentCubaLIF, SpikeMatMul, Spiking
 from resformer.compiler.ir.ops.arithmetic import per_channel
 from resformer.compiler.ir.primitives import columns_of, half_rows, rows_of
 from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
@@ -247,8 +247,11 @@ def _run_quantized(
     def keep(name: str, current: torch.Tensor, fired: torch.Tensor) -> None:
         spikes[name] = batch.shaped(name, fired.bool())
         unit = 2.0 ** program[program[name].inputs[0]].op.signal.scale_exp * UNIT / batch.sides.gains.get(name, 1.0)
-        largest = np.iinfo(np.int32).max
-        currents[name] = np.rint(np.clip(batch.shaped(name, current) * unit, -largest, largest)).astype(np.int32)
+        largest, op = np.iinfo(np.int32).max, program[name].op
+        given = np.clip(batch.shaped(name, current) * unit, -largest, largest)
+        if isinstance(op, RecurrentCubaLIF):  # whose synapses onto itself are the neurons' own
+            given = given - op.fed_back(spikes[name].astype(np.int64)) * UNIT
+        currents[name] = np.rint(given).astype(np.int32)
 
     logits = quantized.run(decode(batch.encoded, program), keep)
     return spikes, logits, currents

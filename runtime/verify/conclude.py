@@ -15,9 +15,9 @@ from resformer.compiler.samples.arrays import Samples
 from resformer.runtime.run.trace import Comparison, require_complete
 from resformer.runtime.verify.checks import Sides, Tally, differing_weights, recorded_names
 from resformer.runtime.verify.diverge import backend_divergence, float_divergence, quantized_divergence
+from resformer.runtime.verify.graphs import A_FILE
 from resformer.runtime.verify.nir_network import NirNetwork
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL, QUANTIZED, Check, Counts
-from resformer.runtime.verify.sides import A_FILE
 from resformer.runtime.verify.torch_network import TorchNetwork
 
 

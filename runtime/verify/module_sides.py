@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import nir
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from resformer.compiler.export.checkpoint import inexact_module_terms, weight_factor
-from resformer.compiler.frontend.module.importer import as_samples
+from resformer.compiler.frontend.module.importer import Traced, as_samples
 from resformer.compiler.frontend.module.neurons import neurons
 from resformer.compiler.frontend.module.values import Axes
 from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.ops import Conv2d, Dense
-from resformer.compiler.ir.primitives import INSIDE, collapse, inside
+from resformer.compiler.ir.primitives import INSIDE, POOL_AREA, collapse, inside
+from resformer.compiler.ir.program import Program, layer_names
 from resformer.compiler.pipeline import MODULE, Compilation
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.checks import Sides, logit_errors
-from resformer.runtime.verify.sides import float_graphs
+from resformer.runtime.verify.graphs import float_graphs
 from resformer.runtime.verify.torch_network import ModuleNetwork
 
 Float64Array = npt.NDArray[np.float64]
@@ -37,37 +39,51 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
         quantized_state: The quantized module's.
     """
     assert compilation.source.module is not None, "only a module has these sides"
-    imported = compilation.source.module.traced.graph
+    traced = compilation.source.module.traced
     original = _original(compilation)
     quantized = original.copy()
     quantized.model.load_state_dict(quantized_state)
-    layers = [node.name for node in compilation.quantized if isinstance(node.op, Conv2d | Dense)]
-    return Sides(
-        compilation.program,
-        float_graphs(imported, MODULE.float_passes),
-        original,
-        quantized,
-        inexact=inexact_module_terms(compilation.quantized, compilation.folded, imported),
-        weight_factors={
-            name: weight_factor(compilation.quantized, compilation.folded, imported, name) for name in layers
-        },
-        kernels={
-            name: inside(compilation.folded[name].op)
-            for name in layers
-            if INSIDE in compilation.folded[name].op.metadata
-        },
-        gains=_gains(imported, original),
+    sides = with_module_facts(
+        Sides(compilation.program, float_graphs(traced.graph, MODULE.float_passes), original, quantized),
+        traced.graph,
+        compilation.folded,
+        compilation.quantized,
+    )
+    return replace(sides, gains=gains(traced.graph, compilation.folded, original))
+
+
+def with_module_facts(
+    sides: Sides, imported: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], integers: Program
+) -> Sides:
+    """Sides with what tells the layers of a program from those of the module that it was made of.
+
+    Args:
+        sides: Of a module.
+        imported: The float graph before all passes.
+        folded: The float graph after all float passes.
+        integers: The program, scheduled or not.
+    """
+    layers = layer_names(integers)
+    return replace(
+        sides,
+        inexact=inexact_module_terms(integers, folded, imported),
+        weight_factors={name: weight_factor(integers, folded, imported, name) for name in layers},
+        kernels={name: inside(folded[name].op) for name in layers if INSIDE in folded[name].op.metadata},
     )
 
 
-def _gains(imported: Graph[nir.NIRNode], network: ModuleNetwork) -> dict[str, float]:
-    """What neurons gain beside what they gain in the module: a factor by which its code scales their input."""
+def gains(imported: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], network: ModuleNetwork) -> dict[str, float]:
+    """What neurons gain beside what they gain in the module: a factor by which its code scales their input.
+
+    Those that read a sum in place of the module's mean have as much less.
+    """
     gains = {}
     for name, node in network.neurons.items():
         op = imported[name].op
         if isinstance(op, nir.LIF | nir.IF):
             own = neurons(name, node, imported[name].shape)
-            gains[name] = float(collapse(op.r).flat[0] / collapse(own.r).flat[0])
+            area = int(folded[name].op.metadata.get(POOL_AREA, 1))
+            gains[name] = float(collapse(op.r).flat[0] / collapse(own.r).flat[0]) / area
     return gains
 
 
@@ -82,26 +98,40 @@ def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None
         UnsupportedError: They do not: the module does what does not show in its operations.
     """
     assert compilation.source.module is not None, "only a module is traced"
-    samples = as_samples(example, compilation.source.module.traced.axes)
+    samples = as_samples(example, compilation.source.module.traced)
     # a single sample too, lest what it fires depend on the others
     for part in (samples, samples[:1]):
         _compare(_original(compilation), compilation.source.module.traced.graph, part)
 
 
 def _original(compilation: Compilation) -> ModuleNetwork:
-    source, program = compilation.source.module, compilation.program
+    source = compilation.source.module
     assert source is not None
+    return traced_network(source.module, source.traced, compilation.program)
+
+
+def traced_network(module: nn.Module, traced: Traced, program: Program, *, source: str = "module") -> ModuleNetwork:
+    """A module as a network whose populations are listened to in the program's order.
+
+    Args:
+        module: In float64 and eval mode; it is not copied.
+        traced: What tracing it, or one of its class, gave.
+        program: Its program.
+        source: What messages call where it came from.
+    """
     return ModuleNetwork(
-        source.module,
+        module,
         program.lif_names,
         timesteps=program.timesteps,
-        repeats=source.traced.axes is Axes.STATIC,
-        samples_first=source.traced.axes is Axes.SAMPLES_FIRST,
-        layouts=source.traced.layouts,
-        shapes={name: source.traced.graph[name].shape for name in source.traced.layouts},
-        over_time=source.traced.over_time,
-        stepwise=source.traced.stepwise,
-        vectors="input.flatten" in source.traced.graph,
+        repeats=traced.axes is Axes.STATIC,
+        samples_first=traced.axes is Axes.SAMPLES_FIRST,
+        layouts=traced.layouts,
+        shapes={name: traced.graph[name].shape for name in traced.layouts},
+        over_time=traced.over_time,
+        stepwise=traced.stepwise,
+        vectors=traced.sample_axes == 1,
+        rows=traced.sample_axes == 2,
+        source=source,
     )
 
 

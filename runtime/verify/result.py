@@ -23,7 +23,9 @@ ORIGINAL = "quantized_vs_original"
 CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL)
 
 CHECKPOINT, NIR, NET = "checkpoint", "nir", NETX
-SOURCES = MappingProxyType({CHECKPOINT: "checkpoint", NIR: "NIR file", NET: "netx network", "module": "module"})
+SOURCES = MappingProxyType(
+    {CHECKPOINT: "checkpoint", NIR: "NIR file", NET: "netx network", "module": "module", "zoo": "checkpoint"}
+)
 """What was compiled, in words, by what the program's metadata say of its source."""
 
 SHORT = MappingProxyType({name: f"E{number}" for number, name in enumerate(CHECKS, 1)})

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import nir
-
 from resformer.compiler import pipeline
-from resformer.compiler.files.build import PROGRAM, Build
+from resformer.compiler.files.build import Build
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.net.importer import import_net
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.frontend.nir.own import import_own, read_own
-from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import NEURONS
 from resformer.compiler.ir.program import Scheduled
-from resformer.compiler.pipeline import FloatPass
-from resformer.compiler.target import LOIHI
-from resformer.errors import FileFormatError, InputError
+from resformer.errors import InputError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.verify.checks import Sides
+from resformer.runtime.verify.graphs import A_FILE, build_graphs, file_graph
 from resformer.runtime.verify.nir_network import NirNetwork
 from resformer.runtime.verify.result import CHECKPOINT, FLOAT_GRAPH, NET, NIR, ORIGINAL, QUANTIZED, SOURCES
-from resformer.runtime.verify.torch_network import TorchNetwork, open_checkpoint
+from resformer.runtime.verify.torch_network import TorchNetwork, open_checkpoint, truncates_nothing
 from resformer.runtime.verify.user_network import UserNetwork
-
-A_FILE = "file"
-"""How the name of a float graph begins that was read from a build."""
+from resformer.runtime.verify.zoo_sides import open_zoo_original, zoo_sides
 
 
 def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserNetwork | None = None) -> Sides:
@@ -48,10 +40,12 @@ def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserN
         # what else than a checkpoint was compiled is no file that the user's code has weights in
         known = None if build.from_nir or build.from_module else model
         sides = load_sides(build, program, known)
-        graphs = sides.graphs or {f"{A_FILE} {build.network_path.name}": _file_graph(build, program)}
+        graphs = sides.graphs or {f"{A_FILE} {build.network_path.name}": file_graph(build, program)}
         return replace(sides, graphs=graphs, original=user.tuned(fine_tuned=sides.fine_tuned))
     if build.from_nir:
         return _nir_sides(build, program, model)
+    if build.family is not None:
+        return zoo_sides(build, program, model)
     if build.from_module:
         if model is not None:
             open_original(build, program, model)
@@ -59,21 +53,14 @@ def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserN
     size = program.input.shape[-1]
     quantized = open_checkpoint(build.quantized_path, timesteps=program.timesteps, image_size=size)
     _same_populations(quantized, program, str(build.quantized_path))
-    meant_exact = build.report["is_dyadic"] or _truncates_nothing(quantized, program.timesteps)
+    meant_exact = build.report["is_dyadic"] or truncates_nothing(quantized, program.timesteps)
     if model is None:
         return Sides(program, {}, None, quantized, meant_exact=meant_exact)
     original = open_original(build, program, model)
     assert isinstance(original, TorchNetwork)
     assert isinstance(original.model, SpikingResformer)
-    graphs = _build_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes, build, program)
+    graphs = build_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes, build, program)
     return Sides(program, graphs, original, quantized, fine_tuned=original.fine_tuned, meant_exact=meant_exact)
-
-
-def _truncates_nothing(quantized: TorchNetwork, timesteps: int) -> bool:
-    """Whether a program of these neurons, as it is compiled, truncates no potential: IF, or tau 2 for some steps."""
-    assert isinstance(quantized.model, SpikingResformer)
-    neurons = quantized.model.architecture.neuron
-    return neurons == "IF" or (neurons == "LIF" and timesteps <= LOIHI.a_shift + 1)
 
 
 def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
@@ -83,7 +70,7 @@ def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
     original = open_original(build, program, model)
     assert isinstance(original, NirNetwork)
     passes = () if build.from_net else pipeline.nir_route(model).float_passes
-    return Sides(program, _build_graphs(original.graph, passes, build, program), original, None)
+    return Sides(program, build_graphs(original.graph, passes, build, program), original, None)
 
 
 def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork | NirNetwork:
@@ -102,6 +89,8 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
         raise InputError(
             f"{model}: the build was compiled from a module in memory; verify it there, with Compiled.verify"
         )
+    if build.family is not None:
+        return open_zoo_original(build, program, model)
     if not build.from_nir:
         size, chosen = program.input.shape[-1], build.report["options"]
         checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=size, chosen=chosen)
@@ -138,49 +127,6 @@ def _same_populations(network: TorchNetwork, program: Scheduled, source: str) ->
     wanted = program.output.shape[0], program.input.shape[0]
     if set(network.neurons) != set(program.lif_names) or classes != wanted:
         raise InputError(f"{source}: another network than the one that was compiled; give the checkpoint of the build")
-
-
-def _build_graphs(
-    graph: Graph[nir.NIRNode], passes: Sequence[FloatPass], build: Build, program: Scheduled
-) -> dict[str, Graph[nir.NIRNode]]:
-    """The float graph as imported, after each float pass, and as the build's file holds it.
-
-    Raises:
-        FileFormatError: The file's populations are not the program's.
-    """
-    graphs, wanted = float_graphs(graph, passes), set(program.spiking_names)
-    for stage, each in graphs.items():
-        assert _populations(each) == wanted, f"{stage}: its populations are not the program's"
-    return graphs | {f"{A_FILE} {build.network_path.name}": _file_graph(build, program)}
-
-
-def _file_graph(build: Build, program: Scheduled) -> Graph[nir.NIRNode]:
-    """The float graph as the build's file holds it.
-
-    Raises:
-        FileFormatError: Its populations are not the program's.
-    """
-    path, network = build.network_path, build.network()
-    differing = sorted(_populations(network) ^ set(program.spiking_names))
-    if differing:
-        raise FileFormatError(
-            f"{path}: its populations are not those of {PROGRAM}: only one of the two files has {differing[0]}; "
-            "compile the model again"
-        )
-    return network
-
-
-def _populations(graph: Graph[nir.NIRNode]) -> set[str]:
-    return {node.name for node in graph if isinstance(node.op, NEURONS)}
-
-
-def float_graphs(graph: Graph[nir.NIRNode], passes: Sequence[FloatPass]) -> dict[str, Graph[nir.NIRNode]]:
-    """The float graph as imported, and after each float pass."""
-    graphs = {"import": graph}
-    for float_pass in passes:
-        graph = float_pass(graph)
-        graphs[float_pass.__name__] = graph
-    return graphs
 
 
 def absent_sides(build: Build) -> dict[str, str]:

@@ -17,6 +17,7 @@ from torch import nn
 from resformer.compiler.files.report import Options
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.ir.arrays import Shape
+from resformer.compiler.target import LOIHI
 from resformer.errors import InputError
 from resformer.models.checkpoint import build_model, load_checkpoint
 
@@ -106,13 +107,13 @@ class ModuleNetwork(TorchNetwork):
         over_time: By which factor what it returns, (N, classes), is its logits' mean over time; None: it returns
             those of each step.
         vectors: Whether a sample is a vector to it, where the program has (F, 1, 1).
+        rows: Whether a sample is a row of pixels to it, (C, L), where the program has (C, 1, L).
         samples_first: Whether it is given (N, T, ...) instead, and transposes that itself.
         layouts: For each population whose values it has in another order than the program: how they lie.
         shapes: For each of these, the shape that the program has them in.
         stepwise: The populations that its code steps one by one.
+        source: What messages call where it came from.
     """
-
-    source = "module"
 
     def __init__(
         self,
@@ -123,10 +124,12 @@ class ModuleNetwork(TorchNetwork):
         repeats: bool,
         over_time: float | None,
         vectors: bool,
+        rows: bool = False,
         samples_first: bool = False,
         layouts: Mapping[str, Layout] = MappingProxyType({}),
         shapes: Mapping[str, Shape] = MappingProxyType({}),
         stepwise: Collection[str] = (),
+        source: str = "module",
     ) -> None:
         super().__init__(model)
         self.neurons = {name: node for name, node in self.neurons.items() if name in names}
@@ -134,10 +137,12 @@ class ModuleNetwork(TorchNetwork):
         self.repeats = repeats
         self.over_time = over_time
         self.vectors = vectors
+        self.rows = rows
         self.samples_first = samples_first
         self.layouts = layouts
         self.shapes = shapes
         self.stepwise = stepwise
+        self.source = source
 
     def copy(self) -> ModuleNetwork:
         """Another one like it."""
@@ -152,10 +157,12 @@ class ModuleNetwork(TorchNetwork):
             repeats=self.repeats,
             over_time=self.over_time,
             vectors=self.vectors,
+            rows=self.rows,
             samples_first=self.samples_first,
             layouts=self.layouts,
             shapes=self.shapes,
             stepwise=self.stepwise,
+            source=self.source,
         )
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
@@ -189,6 +196,8 @@ class ModuleNetwork(TorchNetwork):
             )
         if self.vectors:
             samples = samples.flatten(-SAMPLE_AXES)
+        if self.rows:
+            samples = samples.squeeze(-2)
         if not self.repeats:
             samples = samples.expand(self.timesteps, *samples.shape) if static else samples.transpose(0, 1)
             samples = samples.transpose(0, 1) if self.samples_first else samples
@@ -198,6 +207,19 @@ class ModuleNetwork(TorchNetwork):
 
 SAMPLE_AXES = 3
 """(C, H, W)."""
+
+
+def truncates_nothing(network: TorchNetwork, timesteps: int) -> bool:
+    """Whether a program of these neurons, as it is compiled, truncates no potential: IF, or tau 2 for some steps."""
+    kinds = [
+        type(node) is neuron.IFNode or (type(node) is neuron.LIFNode and node.tau == 2.0 and timesteps <= EXACT_STEPS)
+        for node in network.neurons.values()
+    ]
+    return all(kinds)
+
+
+EXACT_STEPS = LOIHI.a_shift + 1
+"""For how many steps no potential that is halved each time is truncated."""
 
 
 def open_checkpoint(path: Path, *, timesteps: int, image_size: int, chosen: Options | None = None) -> TorchNetwork:

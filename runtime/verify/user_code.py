@@ -19,6 +19,7 @@ from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.reading import read
 from resformer.models.weights import HOLDERS, IGNORED, WRAPPERS, find_weights
+from resformer.models.zoo.checkpoint import load_zoo_checkpoint
 
 LIBRARIES = (
     "site-packages",
@@ -51,6 +52,8 @@ def load_user_module(reference: str, weights: Path, build: Build) -> nn.Module:
             state: Mapping[str, torch.Tensor] = find_weights(read(weights)[0]).state
         except FileFormatError as error:
             raise FileFormatError(f"{weights}: {error}") from error
+    elif build.family is not None:
+        state = load_zoo_checkpoint(weights, weights_key=build.report["options"]["weights_key"]).state
     else:
         state = load_checkpoint(weights, weights_key=build.report["options"]["weights_key"]).state
     with reported(reference):

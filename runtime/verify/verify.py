@@ -29,10 +29,11 @@ from resformer.runtime.run.infer import batch_size, batches, notes_of, require_r
 from resformer.runtime.run.trace import split
 from resformer.runtime.verify.checks import Sides, Tally, check_batch, recorded_names
 from resformer.runtime.verify.conclude import judge
+from resformer.runtime.verify.graphs import A_FILE
 from resformer.runtime.verify.limits import NO_LIMITS, Limits
 from resformer.runtime.verify.local import rank
 from resformer.runtime.verify.result import BACKEND, CHECKPOINT, CHECKS, SOURCES, Verification
-from resformer.runtime.verify.sides import A_FILE, absent_sides, load_sides
+from resformer.runtime.verify.sides import absent_sides, load_sides
 from resformer.runtime.verify.user_network import UserNetwork
 
 THE_REFERENCE = "reference"

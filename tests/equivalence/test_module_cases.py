@@ -41,6 +41,7 @@ class Case(nn.Module):
         self.current = net(layer.Conv2d(4, 4, 3, padding=1))
         self.fc, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
         self.conv = nn.Conv2d(4, 3, 1)
+        self.line, self.short = nn.Conv1d(144, 4, 3), nn.Conv1d(4, 4, 3)
         self.rest = net(*rest) if rest else None
         self.end = net(lif(), layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(channels, 3))
         self.join = join
@@ -108,6 +109,16 @@ CHAINS: dict[str, tuple[nn.Module, ...]] = {
         layer.Linear(64, 4),
     ),
     "convolution, flatten, linear": (layer.Conv2d(4, 2, 3), layer.Flatten(), layer.Linear(32, 4)),
+    "averages by ceil_mode, flatten, linear": (
+        layer.AvgPool2d((4, 3), (4, 3), (1, 1), ceil_mode=True),
+        layer.Flatten(),
+        layer.Linear(24, 4),
+    ),
+    "averages of pixels alone, flatten, linear": (
+        layer.AvgPool2d(3, 2, 1, count_include_pad=False),
+        layer.Flatten(),
+        layer.Linear(36, 4),
+    ),
 }
 
 
@@ -139,6 +150,56 @@ EXACT: dict[str, tuple[nn.Module, ...]] = {
 @pytest.mark.parametrize("kind", EXACT)
 def test_windows_keep_the_modules_own_weights(kind: str) -> None:
     check = verified(lambda: Case(lambda net, a, b: b, *EXACT[kind]), frames()).checks[QUANTIZED]
+    assert (check.demanded, check.mismatched) == (True, 0)
+
+
+def between_norms(*middle: nn.Module) -> nn.Module:
+    """Layers between normalised convolutions, so that all populations fire at times; (N, 2, 6, 6) to (N, 3)."""
+    first = layer.Conv2d(2, 4, 2, bias=False), layer.BatchNorm2d(4), lif()
+    last = layer.Conv2d(4, 4, 1, bias=False), layer.BatchNorm2d(4), lif()
+    return net(*first, *middle, *last, layer.AdaptiveAvgPool2d(1), layer.Flatten(), layer.Linear(4, 3))
+
+
+@pytest.mark.parametrize("backend", ["sim", "lava", "onnx"])
+@pytest.mark.parametrize("window", [(2, 2, 0), ((2, 3), (2, 4), (0, 1))], ids=["", "padded"])
+def test_a_max_pool_in_ceil_mode_has_windows_beyond_the_image(window: tuple[object, ...], backend: str) -> None:
+    result = verified(lambda: between_norms(layer.MaxPool2d(*window, ceil_mode=True)), frames(), backend)
+    assert all(result.fired.values())
+    assert (result.checks[QUANTIZED].demanded, result.checks[QUANTIZED].mismatched) == (True, 0)
+
+
+def rows_of_pixels() -> torch.Tensor:
+    """(T, N, C, L)."""
+    return 3 * torch.rand(4, 2, 3, 11, generator=torch.Generator().manual_seed(1))
+
+
+ALONG: dict[str, tuple[nn.Module, ...]] = {
+    "one-sided": (nn.ConstantPad1d((2, 0), 0.0), nn.Conv1d(4, 4, 3, 2)),
+    "dilated, same": (nn.Conv1d(4, 4, 4, padding="same", dilation=2, groups=2), nn.BatchNorm1d(4)),
+    "max-pool, ceil_mode": (nn.MaxPool1d(3, 2, ceil_mode=True), nn.Conv1d(4, 4, 2)),
+    "average pool": (nn.AvgPool1d(2), nn.Conv1d(4, 4, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", ALONG)
+def test_layers_along_one_axis_are_layers_of_images_of_one_row(kind: str) -> None:
+    def make() -> nn.Module:
+        rest = layer.SeqToANNContainer(*ALONG[kind], nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 4))
+        return net(layer.Conv1d(3, 4, 3, bias=False), layer.BatchNorm1d(4), lif(), rest, lif(), layer.Linear(4, 3))
+
+    example = rows_of_pixels()
+    torch.manual_seed(0)
+    compiled = resformer.compile(settled(make(), example), example)
+    assert compiled.verify(example.transpose(0, 1), backend="sim").equivalent
+
+
+def test_layers_along_one_axis_keep_their_weights() -> None:
+    def make() -> nn.Module:
+        two = layer.SeqToANNContainer(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4))
+        end = layer.Flatten(), layer.Linear(44, 3)
+        return net(layer.Conv1d(3, 4, 3, padding="same", bias=False), layer.BatchNorm1d(4), lif(), two, lif(), *end)
+
+    check = verified(make, rows_of_pixels()).checks[QUANTIZED]
     assert (check.demanded, check.mismatched) == (True, 0)
 
 
@@ -209,7 +270,11 @@ def test_lava_fires_the_same(kind: str) -> None:
         (Loop(lambda inner, x: inner(x[3])), "is given step 3 when it runs for the 1. time"),
         (Loop(lambda inner, x: sum(inner(x[t]) for t in range(3))), r"reads the sum of steps \[0, 1, 2\] of 4"),
         (Loop(lambda inner, x: [inner(frame) for frame in x][-1]), "returns what step 3 makes"),
-        (Case(lambda net, a, b: b, layer.MaxPool2d(4, 4, ceil_mode=True)), "ceil_mode adds one that ends behind its 6"),
+        (Case(lambda net, a, b: b, layer.AvgPool2d(4, 4, ceil_mode=True)), "by windows of several sizes"),
+        (
+            Case(lambda net, a, b: b, layer.AvgPool2d(2, divisor_override=3)),
+            "its window's area: by 3, not 4",
+        ),
         (Case(lambda net, a, b: b, layer.AdaptiveAvgPool2d(4), layer.Conv2d(4, 4, 3)), "by windows of several sizes"),
         (Case(lambda net, a, b: b, layer.AdaptiveAvgPool2d(4)), "by windows of several sizes"),
         (
@@ -217,6 +282,11 @@ def test_lava_fires_the_same(kind: str) -> None:
             "pads what rest.0 makes without neurons between",
         ),
         (Case(lambda net, a, b: a * net.current(b)), "multiplies current.0, which is no spike"),
+        (
+            Case(lambda net, a, b: net.short(a.flatten(0, 1).flatten(2))),
+            "give it all channels and the pixels of one row",
+        ),
+        (Case(lambda net, a, b: net.line(a.flatten(2).permute(1, 2, 0))), "so that they mix steps or samples"),
     ],
 )
 def test_what_has_no_lowering_is_named_with_the_way_out(module: nn.Module, words: str) -> None:

@@ -17,8 +17,14 @@ FOLDER = Path(__file__).parents[2] / "examples" / "mnist"
 
 
 @pytest.fixture(name="train")
-def fixture_train() -> ModuleType:
+def fixture_train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
     return scripts.load(FOLDER / "train.py", "mnist_train")
+
+
+@pytest.fixture(name="digits")
+def fixture_digits() -> ModuleType:
+    return scripts.load(FOLDER / "digits.py", "digits")
 
 
 def test_the_committed_checkpoint_is_right_on_97_percent_of_the_held_out_digits(
@@ -62,10 +68,10 @@ def test_the_split_is_even_and_no_digit_is_on_both_sides() -> None:
     assert not {image.tobytes() for image in images} & {image.tobytes() for image in calibration}
 
 
-def test_augmented_digits_stay_digits(train: ModuleType) -> None:
+def test_augmented_digits_stay_digits(digits: ModuleType) -> None:
     images = torch.from_numpy(np.load(FOLDER / "test_images.npy")[:200]).float() / 255
     torch.manual_seed(0)
-    augmented = train.augment(images)
+    augmented = digits.augment(images)
     assert augmented.shape == images.shape
     assert augmented.min() >= 0
     assert augmented.max() <= 1
@@ -77,8 +83,8 @@ def test_augmented_digits_stay_digits(train: ModuleType) -> None:
     assert 0.45 < overlap.mean() < 0.6
 
 
-def test_the_learning_rate_rises_and_falls(train: ModuleType) -> None:
-    rates = [train.learning_rate(step, steps=100, peak=1.0) for step in range(100)]
+def test_the_learning_rate_rises_and_falls(digits: ModuleType) -> None:
+    rates = [digits.learning_rate(step, steps=100, peak=1.0) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == 1.0
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[5:]))

@@ -283,13 +283,14 @@ def _(op: SpikeAttention, node: ProgramNode, context: Context) -> _Lowered:
 
 @_lower.register
 def _(op: MaxPool2d, node: ProgramNode, context: Context) -> _Lowered:
+    top, bottom, left, right = op.around
     make = partial(
         MaxPool2dProcess,
         in_shape=context.in_shape(node),
         out_shape=lava_shape(node.shape),
         kernel_size=op.kernel_size[::-1],
         stride=op.stride[::-1],
-        padding=op.padding[::-1],
+        padding=((left, right), (top, bottom)),
         name=node.name,
     )
     return _Lowered(make, ("s_in",), "s_out")

@@ -539,8 +539,8 @@ class TorchKernels:
     def max_pool(self, step: OpStep, op: MaxPool2d, frame: Frame) -> None:
         """Maxima over windows."""
         image = self._image(frame, step.inputs[0]).to(real_dtype(self.plan.values[step.name]))
-        rows, columns = op.padding
-        padded = F.pad(image, (columns, columns, rows, rows), value=-torch.inf)
+        top, bottom, left, right = op.around
+        padded = F.pad(image, (left, right, top, bottom), value=-torch.inf)
         self._put_image(frame, step, F.max_pool2d(padded, op.kernel_size, op.stride))
 
     def sum_pool(self, step: OpStep, op: SumPool2d, frame: Frame) -> None:

@@ -26,6 +26,7 @@ from resformer.compiler.ir.primitives import (
     SpikeGate,
     SpikeMatMul,
     collapse,
+    window_of,
 )
 from resformer.errors import UnsupportedError
 
@@ -154,7 +155,9 @@ class _Writer(ModelWriter):
     @write.register
     def _(self, op: MaxPool2d, node: Node[nir.NIRNode]) -> None:
         kernel, stride, padding = ints(op.kernel_size), ints(op.stride), ints(op.padding)
-        self._write("MaxPool", node, self.inputs(node), kernel_shape=kernel, strides=stride, pads=padding * 2)
+        below, right = window_of(op).beyond
+        pads = (*padding, padding[0] + below, padding[1] + right)
+        self._write("MaxPool", node, self.inputs(node), kernel_shape=kernel, strides=stride, pads=pads)
 
     @write.register
     def _(self, op: nir.AvgPool2d, node: Node[nir.NIRNode]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -77,11 +76,13 @@ class Constants:
 
     def sources(self, argument: object) -> frozenset[fx.Node]:
         """The parameters and buffers that a constant is computed from."""
-        if not isinstance(argument, fx.Node):
-            return frozenset()
-        if argument in self.tensors:
-            return frozenset({argument}) if argument in self.paths else frozenset()
-        return frozenset(itertools.chain.from_iterable(map(self.sources, argument.all_input_nodes)))
+        found, ahead = {}, [argument] if isinstance(argument, fx.Node) else []
+        while ahead:
+            node = ahead.pop()
+            if node not in found:
+                found[node] = node in self.paths
+                ahead += [] if node in self.tensors else node.all_input_nodes
+        return frozenset(node for node, is_source in found.items() if is_source)
 
     def unit(self, argument: object) -> tuple[str, float] | None:
         """The one buffer that a scale is computed from, and the value of it that makes the scale one.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import nir
 import numpy as np
 from torch import fx
@@ -118,10 +121,31 @@ def _spikes(tracing: Tracing, node: fx.Node, argument: object) -> tuple[Value, b
 
 
 def _gate(tracing: Tracing, node: fx.Node, kind: str, left: Value, right: Value) -> Value:
-    if (left.layout, left.shape, left.steps) != (right.layout, right.shape, right.steps):
+    whole, part = (left, right) if math.prod(left.shape) >= math.prod(right.shape) else (right, left)
+    if left.steps != right.steps or not _spreads(part, whole):
         raise tracing.refusal(
             node,
             f"combines spikes {left.named_axes} of {left.shape} and {right.named_axes} of {right.shape}",
-            "give it spikes of one shape, laid out alike",
+            "give it spikes of one shape, laid out alike, or some that stand for all pixels or all channels of a head",
         )
-    return tracing.elementwise(node, tracing.name(node), SpikeGate(kind), left, right)
+    return whole.of(tracing.elementwise(node, tracing.name(node), SpikeGate(kind), left, right).node)
+
+
+def _spreads(part: Value, whole: Value) -> bool:
+    """Whether a gate spreads some spikes over others as the code does: over channels of a group, rows or columns."""
+    if (part.layout, part.shape) == (whole.layout, whole.shape):
+        return True
+    if len(part.shape) != len(whole.shape) or len(part.layout.axes) != len(whole.layout.axes):
+        return False
+    if not (part.layout.shows_all(part.shape) and whole.layout.shows_all(whole.shape)):
+        return False
+    ratios = [have // had if have % had == 0 else 0 for have, had in zip(whole.shape, part.shape, strict=True)]
+    if 0 in ratios or any(ratio > 1 and had > 1 for ratio, had in zip(ratios[1:], part.shape[1:], strict=True)):
+        return False
+    for own, each in zip(whole.layout.axes, part.layout.axes, strict=True):
+        # a channel of the part is as many of the whole, one behind the other
+        wider = tuple(replace(atom, stride=atom.stride * ratios[0]) if atom.dim == 0 else atom for atom in each)
+        spread = not each and all(atom.dim >= 0 and (atom.dim > 0 or atom.stride < ratios[0]) for atom in own)
+        if wider != own and not spread:
+            return False
+    return True

@@ -25,11 +25,14 @@ from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, fir
 from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, needed
-from resformer.compiler.ir.primitives import InputKind
+from resformer.compiler.ir.primitives import NEURONS, InputKind
 from resformer.errors import InputError, UnsupportedError
 
-SAMPLE_AXES = (1, 3)
-"""Samples are vectors or images."""
+SAMPLE_AXES = (1, 2, 3)
+"""Samples are vectors, rows of pixels, or images."""
+
+ALONG_ONE_AXIS = (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
+"""Layers whose presence lets samples be read as rows of pixels, (C, L)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Traced:
             those of each step.
         layouts: For each population that is not given (T, N, ...) in the order of its node, how its values lie.
         stepwise: The populations that the module's own code steps one by one.
+        sample_axes: How many axes a sample has to the module: 1, (F,); 2, (C, L); or 3, (C, H, W).
     """
 
     graph: Graph[nir.NIRNode]
@@ -51,6 +55,7 @@ class Traced:
     over_time: float | None
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     stepwise: frozenset[str] = frozenset()
+    sample_axes: int = 3
 
     @property
     def mean_over_time(self) -> bool:
@@ -104,14 +109,49 @@ def import_module(
         raise InputError(f"example_input: is a {type(example).__name__}; give a torch.Tensor")
     if not example.numel():
         raise InputError(f"example_input: its shape is {tuple(example.shape)}; give at least one step and one sample")
-    if example.dim() - 1 in SAMPLE_AXES:
-        return _traced(module, Axes.STATIC, tuple(example.shape[1:]), timesteps, input_kind)
-    if example.dim() - 2 not in SAMPLE_AXES:
+    forms = _forms(module, example)
+    if not forms:
         raise InputError(
-            f"example_input: its shape is {tuple(example.shape)}; a module takes (T, N, C, H, W) or (T, N, F), or "
-            "(N, C, H, W) or (N, F) if it repeats samples over time itself"
+            f"example_input: its shape is {tuple(example.shape)}; a module takes (T, N, C, H, W), (T, N, C, L) or "
+            "(T, N, F), or (N, C, H, W), (N, C, L) or (N, F) if it repeats samples over time itself"
         )
-    shape = tuple(example.shape[2:])
+    (is_timed, shape), *others = forms
+    try:
+        return _traced_as(module, example, timesteps, input_kind, shape, is_timed=is_timed)
+    except UnsupportedError as error:
+        if not others:
+            raise
+        refused = error
+    is_timed, shape = others[0]
+    try:
+        return _traced_as(module, example, timesteps, input_kind, shape, is_timed=is_timed)
+    except UnsupportedError:
+        raise refused from None
+
+
+def _forms(module: nn.Module, example: torch.Tensor) -> list[tuple[bool, Shape]]:
+    """How an example may be meant: whether it has an axis of time, and the shape of a sample.
+
+    (4, 2, 3, 8) are four images, or, to layers along one axis, four steps of two samples.
+    """
+    forms = [(lead == 2, tuple(example.shape[lead:])) for lead in (2, 1) if example.dim() - lead in SAMPLE_AXES]
+    if any(isinstance(each, ALONG_ONE_AXIS) for each in module.modules()):
+        return sorted(forms, key=lambda form: len(form[1]) != 2)
+    return [form for form in forms if len(form[1]) != 2]
+
+
+def _traced_as(
+    module: nn.Module,
+    example: torch.Tensor,
+    timesteps: int | None,
+    input_kind: InputKind,
+    shape: Shape,
+    *,
+    is_timed: bool,
+) -> Traced:
+    """The float graph of a module that is given samples of a shape, repeated by itself or not."""
+    if not is_timed:
+        return _traced(module, Axes.STATIC, shape, timesteps, input_kind)
     try:
         return _traced(module, Axes.TIMED, shape, same_steps(timesteps, example.shape[0]), input_kind)
     except SamplesFirstError as error:
@@ -122,6 +162,11 @@ def import_module(
             raise error from None
 
 
+def as_image(shape: Shape) -> Shape:
+    """The shape of a sample as programs have it, (C, H, W): vectors have one pixel, and (C, L) one row."""
+    return (shape[0], 1, shape[1]) if len(shape) == 2 else (*shape, 1, 1)[:3]
+
+
 def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, input_kind: InputKind) -> Traced:
     """The float graph of a module that is given samples of a shape behind some axes."""
     lead = {
@@ -130,9 +175,7 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         Axes.SAMPLES_FIRST: (TRACED_BATCH, timesteps or 0),
     }[axes]
     exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
-    tracing = Tracing(
-        module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps, OPERATIONS, whole_of
-    )
+    tracing = Tracing(module, exported, Draft(as_image(shape)), timesteps, OPERATIONS, whole_of)
     result = tracing.run(axes, shape)
     _check_calls(tracing)
     draft = tracing.draft
@@ -146,11 +189,13 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     by_name = {node.name: node for node in nodes}
     check_parts(by_name)
     check_products(by_name)
-    if not any(isinstance(node.op, nir.LIF | nir.IF) for node in nodes):
+    if not any(isinstance(node.op, NEURONS) for node in nodes):
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
     assert tracing.timesteps is not None
     graph = Graph(nodes, tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
-    return Traced(graph, axes, result.over_time, tracing.layouts, frozenset(tracing.called))
+    return Traced(
+        graph, axes, result.over_time, tracing.layouts, frozenset(tracing.called) | tracing.stepping, len(shape)
+    )
 
 
 def _check_calls(tracing: Tracing) -> None:
@@ -167,12 +212,12 @@ def _check_calls(tracing: Tracing) -> None:
             )
 
 
-def as_samples(example: torch.Tensor, axes: Axes) -> npt.NDArray[np.float64]:
-    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel.
+def as_samples(example: torch.Tensor, traced: Traced) -> npt.NDArray[np.float64]:
+    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W).
 
     Args:
         example: What the module takes.
-        axes: Which of its axes come first.
+        traced: How it takes it.
 
     Raises:
         InputError: It holds values that are not finite.
@@ -180,6 +225,9 @@ def as_samples(example: torch.Tensor, axes: Axes) -> npt.NDArray[np.float64]:
     example = example.detach().cpu().double()
     if not example.isfinite().all():
         raise InputError("example_input: holds NaN or infinite values; the input's range is read off it, so repair it")
-    example = example.transpose(0, 1) if axes is Axes.TIMED else example
-    samples: npt.NDArray[np.float64] = (example if example.dim() > 3 else example[..., None, None]).numpy()
+    example = example.transpose(0, 1) if traced.axes is Axes.TIMED else example
+    lead = example.dim() - traced.sample_axes
+    samples: npt.NDArray[np.float64] = example.reshape(
+        *example.shape[:lead], *as_image(tuple(example.shape[lead:]))
+    ).numpy()
     return samples

@@ -11,14 +11,20 @@ from resformer.compiler.frontend.module.in_place import in_place
 from resformer.compiler.frontend.module.pools import added_up, averaged, averaged_adaptively, averaged_windows, max_pool
 from resformer.compiler.frontend.module.populations import count_votes, delayed, fire
 from resformer.compiler.frontend.module.products import divided, multiplied, named_product, product
+from resformer.compiler.frontend.module.recurrence import recurrent_linear, returned, step_ago
 from resformer.compiler.frontend.module.sums import added, difference, negative, taken_from
 from resformer.compiler.frontend.module.synapses import (
     convolution,
-    convolution_of_taps,
     linear_layer,
     normalised,
-    padded,
     padded_convolution,
+)
+from resformer.compiler.frontend.module.taps import (
+    averaged_adaptively_along,
+    averaged_along,
+    convolution_along,
+    max_pool_along,
+    padded_along,
 )
 from resformer.compiler.frontend.module.values import (
     Importer,
@@ -79,12 +85,15 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
             ),
             reshaped,
         ),
-        "aten.pad.default": padded,
-        "aten.constant_pad_nd.default": lambda tracing, node, x, sizes, fill=0: padded(
+        "aten.pad.default": padded_along,
+        "aten.constant_pad_nd.default": lambda tracing, node, x, sizes, fill=0: padded_along(
             tracing, node, x, sizes, "constant", fill
         ),
         **dict.fromkeys(("aten.cat.default", "aten.concat.default", "aten.concatenate.default"), concatenated),
-        "aten.conv1d.default": convolution_of_taps,
+        **dict.fromkeys(("aten.conv1d.default", "aten.conv1d.padding"), convolution_along),
+        "aten.max_pool1d.default": max_pool_along,
+        "aten.avg_pool1d.default": averaged_along,
+        "aten.adaptive_avg_pool1d.default": averaged_adaptively_along,
         **dict.fromkeys(
             ("aten.transpose.int", "aten.swapaxes.default", "aten.swapdims.default", "aten.mT.default"), transposed
         ),
@@ -109,6 +118,9 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.stack.default": stacked,
         "aten.dropout.default": dropped,
         "resformer.delay.default": delayed,
+        "resformer.step_ago.default": step_ago,
+        "resformer.recurrent_linear.default": recurrent_linear,
+        "resformer.returned.default": returned,
         **dict.fromkeys(
             (
                 "aten.to.dtype",

@@ -9,7 +9,8 @@ import nir
 import numpy as np
 from torch import fx
 
-from resformer.compiler.frontend.module.layout import TIME, Atom, whole
+from resformer.compiler.frontend.module.gates import sends
+from resformer.compiler.frontend.module.layout import TIME, Atom, Layout, whole
 from resformer.compiler.frontend.module.neurons import average_pool, pair
 from resformer.compiler.frontend.module.synapses import made_by_layer
 from resformer.compiler.frontend.module.values import (
@@ -19,9 +20,13 @@ from resformer.compiler.frontend.module.values import (
 )
 from resformer.compiler.ir.primitives import (
     CONCATENATED,
+    FIXED,
     AdaptiveAvgPool2d,
+    CeilMaxPool2d,
+    EdgeAvgPool2d,
     MaxPool2d,
 )
+from resformer.compiler.ir.window import Window
 
 
 def max_pool(
@@ -39,10 +44,11 @@ def max_pool(
     value = tracing.plain(node, x, *IMAGES)
     size, step, around = pair(kernel), pair(stride or kernel), pair(padding)
     if pair(dilation) != (1, 1):
-        raise tracing.refusal(node, "has windows beyond the image, or dilated ones", "use plain windows")
-    if ceil_mode:
-        _check_whole(tracing, node, value, (size, step, around))
+        raise tracing.refusal(node, "takes maxima over dilated windows", "use windows without gaps")
     pool = MaxPool2d(kernel_size=np.array(size), stride=np.array(step), padding=np.array(around))
+    beyond = _beyond(value, size, step, around) if ceil_mode else (0, 0)
+    if any(beyond):
+        pool = CeilMaxPool2d(pool.kernel_size, pool.stride, pool.padding, np.array(beyond))
     joined = tracing.draft.nodes[value.node]
     if CONCATENATED in joined.op.metadata:
         raise tracing.refusal(
@@ -51,28 +57,14 @@ def max_pool(
     return made_by_layer(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
 
 
-def _check_whole(
-    tracing: Tracing,
-    node: fx.Node,
-    value: Value,
-    window: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
-    *,
-    divides: bool = False,
-) -> None:
-    """See that rounding up the number of windows adds none.
-
-    Raises:
-        UnsupportedError: It does.
-    """
-    for size, step, around, have in zip(*window, value.shape[1:], strict=True):
-        rest = (have + 2 * around - size) % step
-        if rest and (have + 2 * around - size) // step * step + step < have + around:
-            problem = "divides by something other than its window's area" if divides else "has windows beyond the image"
-            raise tracing.refusal(
-                node,
-                f"{problem}: ceil_mode adds one that ends behind its {have} rows or columns",
-                "leave ceil_mode out, or give it an image whose size the windows fit",
-            )
+def _beyond(value: Value, size: tuple[int, int], step: tuple[int, int], around: tuple[int, int]) -> tuple[int, int]:
+    """By how many rows and columns the window that ceil_mode adds reaches behind the padding; none begins there."""
+    found = []
+    for window, stride, pad, have in zip(size, step, around, value.shape[1:], strict=True):
+        free = have + 2 * pad - window
+        last = -(-free // stride) * stride
+        found.append(max(0, (last if last < have + pad else last - stride) - free))
+    return found[0], found[1]
 
 
 def averaged_windows(
@@ -89,13 +81,19 @@ def averaged_windows(
     """The mean of each window."""
     value = tracing.plain(node, x, *IMAGES)
     size, around = pair(kernel), pair(padding)
-    if divisor not in (None, math.prod(size)) or (any(around) and not count_include_pad):
+    step = pair(stride or kernel)
+    if divisor not in (None, math.prod(size)):
         raise tracing.refusal(
-            node, "divides by something other than its window's area", "use the plain average of whole windows"
+            node,
+            f"divides by something other than its window's area: by {divisor}, not {math.prod(size)}",
+            "leave divisor_override out, and scale the weights behind the pool",
         )
-    if ceil_mode:
-        _check_whole(tracing, node, value, (size, pair(stride or kernel), around), divides=True)
-    return _pooled(tracing, node, value, average_pool(size, pair(stride or kernel), around))
+    beyond = _beyond(value, size, step, around) if ceil_mode else (0, 0)
+    if any(beyond) or (any(around) and not count_include_pad):
+        window = Window(size, step, around, beyond=beyond)
+        pool = EdgeAvgPool2d(window.targets(value.shape[1:]), size, step, around, count_include_pad)
+        return made_by_layer(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
+    return _pooled(tracing, node, value, average_pool(size, step, around))
 
 
 def averaged_adaptively(tracing: Tracing, node: fx.Node, x: object, size: object) -> Value:
@@ -153,6 +151,9 @@ def _reduced(
         layout = value.layout
     if not over:
         return value
+    of_groups = _over_groups(tracing, node, value, over, keepdim=keepdim) if pool is nir.SumPool2d else None
+    if of_groups is not None:
+        return of_groups
     averaged = [layout.axes[each] for each in over]
     pixels = {atom for axis in averaged for atom in axis}
     if len(value.shape) == 3 and layout.shows_all(value.shape) and pixels == set(whole(value.shape, (1, 2))):
@@ -167,6 +168,35 @@ def _reduced(
         f"{'averages' if pool is nir.AvgPool2d else 'sums'} axes {over} of {value.named_axes}",
         "average or sum over all pixels, or over time behind all neurons",
     )
+
+
+def _over_groups(tracing: Tracing, node: fx.Node, value: Value, over: list[int], *, keepdim: bool) -> Value | None:
+    """A sum over the channels of each head, or of all: a convolution of ones; None if it is over others."""
+    layout = value.layout
+    atoms_over = [atom for each in over for atom in layout.axes[each]]
+    if len(value.shape) != 3 or len(atoms_over) != 1 or not layout.shows_all(value.shape):
+        return None
+    depth = atoms_over[0].size
+    if atoms_over[0] != Atom(0, depth) or not sends(tracing, value.node):
+        return None
+    groups = value.shape[0] // depth
+    op = nir.Conv2d(
+        input_shape=value.shape[1:],
+        weight=np.ones((groups, depth, 1, 1)),
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        groups=groups,
+        bias=np.zeros(groups),
+        metadata={FIXED: 1},
+    )
+    kept = layout.without(over, keepdim=keepdim)
+    axes = (
+        tuple(replace(atom, stride=atom.stride // depth) if atom.dim == 0 else atom for atom in axis)
+        for axis in kept.axes
+    )
+    name = tracing.add(node, tracing.name(node), op, value.node)
+    return replace(value, node=name, shape=tracing.draft.shape(name), layout=Layout(tuple(axes)), made_by=node)
 
 
 def time_atom(tracing: Tracing) -> Atom:

@@ -13,6 +13,7 @@ from resformer.compiler.frontend.module.gates import sends
 from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom
 from resformer.compiler.frontend.module.neurons import neurons
 from resformer.compiler.frontend.module.pools import time_atom
+from resformer.compiler.frontend.module.recurrence import is_inside
 from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.synapses import made_by_layer
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, user_line
@@ -36,6 +37,9 @@ def fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
     first = value.layout.axes[:1]
     if population.step_mode == "s" and not value.layout.has(TIME) and first == ((samples_atom(),),):
         return _fire_once(tracing, node, value, name)
+    if population.step_mode == "s" and is_inside(tracing, name, value):
+        tracing.stepping.add(name)
+        return _population(tracing, node, whole_of(tracing, node, value), name)
     if not value.layout.has(TIME):
         raise tracing.refusal(
             node,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -41,10 +42,10 @@ def convolution(
 ) -> Value:
     """A convolution that pads both sides alike."""
     rows, columns = pair(padding)
-    return _convolved(tracing, node, x, weight, bias, stride, (rows, rows, columns, columns), dilation, groups)
+    return convolved(tracing, node, x, weight, bias, stride, (rows, rows, columns, columns), dilation, groups)
 
 
-def _convolved(
+def convolved(
     tracing: Tracing,
     node: fx.Node,
     x: object,
@@ -54,10 +55,13 @@ def _convolved(
     around: tuple[int, int, int, int],
     dilation: object,
     groups: int,
+    *,
+    kernel_shape: Sequence[int] | None = None,
 ) -> Value:
-    """A convolution that pads by (top, bottom, left, right)."""
+    """A convolution that pads by (top, bottom, left, right); of one axis, its weights have another shape."""
     value = tracing.plain(node, x, *IMAGES)
     path, tensor = tracing.tensor(node, weight)
+    tensor = tensor if kernel_shape is None else tensor.reshape(tuple(kernel_shape))
     held = tracing.optional(node, bias)
     pad = tracing.draft.nodes[value.node]
     if PADDED in pad.op.metadata and around == (0, 0, 0, 0):
@@ -104,30 +108,7 @@ def at_each_step(value: Value, op: WeighedT) -> WeighedT:
     return made  # type: ignore[return-value]
 
 
-def convolution_of_taps(
-    tracing: Tracing,
-    node: fx.Node,
-    x: object,
-    weight: object,
-    bias: object = None,
-    stride: object = 1,
-    padding: object = 0,
-    _dilation: object = 1,
-    groups: int = 1,
-) -> Value:
-    """A Conv1d of one tap over tokens: a 1x1 convolution of the map that the tokens show."""
-    value = tracing.value(node, x)
-    tensor = tracing.tensor(node, weight)[1]
-    if tensor.shape[2] != 1 or pair(stride)[0] != 1 or pair(padding)[0] != 0:
-        raise tracing.refusal(
-            node,
-            "no lowering for conv1d of several taps",
-            f"give it images of one row, (T, N, C, 1, L), and use Conv2d with a kernel of (1, {tensor.shape[2]})",
-        )
-    return _tokenwise(tracing, node, value, 1, weight, bias, groups)
-
-
-def _tokenwise(
+def per_token(
     tracing: Tracing,
     node: fx.Node,
     value: Value,
@@ -175,9 +156,15 @@ def padded_convolution(
 ) -> Value:
     """A convolution whose padding is "same" or "valid"."""
     kernel = tracing.tensor(node, weight)[1].shape[2:]
-    beyond = [gap * (size - 1) if padding == "same" else 0 for gap, size in zip(pair(dilation), kernel, strict=True)]
-    (top, bottom), (left, right) = ((each // 2, each - each // 2) for each in beyond)
-    return _convolved(tracing, node, x, weight, bias, stride, (top, bottom, left, right), dilation, groups)
+    sizes = zip(kernel, pair(dilation), strict=True)
+    (top, bottom), (left, right) = (around_same(padding, size, gap) for size, gap in sizes)
+    return convolved(tracing, node, x, weight, bias, stride, (top, bottom, left, right), dilation, groups)
+
+
+def around_same(padding: str, size: int, gap: int) -> tuple[int, int]:
+    """Zeros before and behind an axis by padding that is "same" or "valid"."""
+    beyond = gap * (size - 1) if padding == "same" else 0
+    return beyond // 2, beyond - beyond // 2
 
 
 def padded(
@@ -211,7 +198,7 @@ def linear_layer(tracing: Tracing, node: fx.Node, x: object, weight: object, bia
     """A linear layer: of vectors, or of the channels of tokens."""
     value = tracing.value(node, x)
     if value.axes is None or len(value.layout.axes) != len(value.lead) + 1:
-        return _tokenwise(tracing, node, value, -1, weight, bias)
+        return per_token(tracing, node, value, -1, weight, bias)
     path, tensor = tracing.tensor(node, weight)
     value = tracing.as_plain(node, value)
     op = at_each_step(value, linear(tensor, tracing.optional(node, bias)))

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import spikingjelly
 import torch
@@ -68,6 +69,66 @@ def _(values: torch.Tensor, name: str, steps: int) -> torch.Tensor:  # noqa: ARG
     return torch.empty_like(values)
 
 
+@torch.library.custom_op("resformer::step_ago", mutates_args=())
+def _step_ago(values: torch.Tensor, name: str, features: int) -> torch.Tensor:  # noqa: ARG001
+    """Stands for what a container made one step ago, of so many numbers or as many as it reads."""
+    raise AssertionError(f"{name}: is only traced")
+
+
+@_step_ago.register_fake
+def _(values: torch.Tensor, name: str, features: int) -> torch.Tensor:  # noqa: ARG001
+    return values.new_empty(*values.shape[:-1], features) if features else torch.empty_like(values)
+
+
+@torch.library.custom_op("resformer::recurrent_linear", mutates_args=())
+def _recurrent_linear(values: torch.Tensor, before: torch.Tensor, name: str, outputs: int) -> torch.Tensor:  # noqa: ARG001
+    """Stands for the layer of a LinearRecurrentContainer."""
+    raise AssertionError(f"{name}: is only traced")
+
+
+@_recurrent_linear.register_fake
+def _(values: torch.Tensor, before: torch.Tensor, name: str, outputs: int) -> torch.Tensor:  # noqa: ARG001
+    return values.new_empty(*values.shape[:-1], outputs)
+
+
+@torch.library.custom_op("resformer::returned", mutates_args=())
+def _returned(values: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
+    """Stands for what a container makes, and reads one step later."""
+    raise AssertionError(f"{name}: is only traced")
+
+
+@_returned.register_fake
+def _(values: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
+    return torch.empty_like(values)
+
+
+RECURRENT = (
+    layer.LinearRecurrentContainer,
+    layer.ElementWiseRecurrentContainer,
+)
+"""Containers that are given what they made one step ago."""
+
+
+def _leading_back(name: str, node: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward of a container that is given what it made one step ago."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        several = getattr(node, "step_mode", "s") == "m"
+        given = x.flatten(0, 1) if several else x
+        layer_of_both = getattr(node, "rc", None)
+        if layer_of_both is None:
+            before = torch.ops.resformer.step_ago(given, name, 0)
+            total = node.element_wise_function(before, given)
+        else:
+            before = torch.ops.resformer.step_ago(given, name, node.sub_module_out_features)
+            outputs = layer_of_both.out_features
+            total = torch.ops.resformer.recurrent_linear(given, before, name, outputs)
+        made: torch.Tensor = torch.ops.resformer.returned(node.sub_module(total), name)
+        return made.reshape(*x.shape[:2], *made.shape[1:]) if several else made
+
+    return forward
+
+
 def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
     """Run a module's code on a tensor without values.
 
@@ -84,6 +145,8 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
         elif isinstance(node, layer.Delay):
             steps = node.delay_steps
             node.forward = lambda values, name=name, steps=steps: torch.ops.resformer.delay(values, name, steps)
+        elif isinstance(node, RECURRENT):
+            node.forward = _leading_back(name, node)
         elif type(node).__name__ in KEEPS_STATE:
             node.forward = _refusing(name, node)
     try:
@@ -106,8 +169,6 @@ KEEPS_STATE: Mapping[str, str] = MappingProxyType(
     {
         "SynapseFilter": "leave it out, or use neurons whose tau does what it does",
         "NeuNorm": "normalise by a batch normalisation",
-        "LinearRecurrentContainer": "compile a recurrent network from a NIR file, or leave the recurrence out",
-        "ElementWiseRecurrentContainer": "compile a recurrent network from a NIR file, or leave the recurrence out",
         "TemporalWiseAttention": "leave it out: it weighs steps by what all of them hold",
         "MultiDimensionalAttention": "leave it out: it weighs values by what all steps hold",
     }
@@ -132,7 +193,8 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
     single = [
         f"{name} ({type(node).__name__})"
         for name, node in module.named_modules()
-        if isinstance(node, base.StepModule) and not isinstance(node, neuron.BaseNode) and node.step_mode == "s"
+        if isinstance(node, base.StepModule) and not isinstance(node, neuron.BaseNode)
+        if getattr(node, "step_mode", "m") == "s"
     ]
     if single and _is_of_shapes(error):
         return (
@@ -192,6 +254,7 @@ def user_line(node: fx.Node) -> str:
 
 def _line(frames: Sequence[tuple[str, int | None, str | None]]) -> str:
     """The innermost of some places in the code that is not in a library."""
+    frames = [frame for frame in frames if not frame[0].startswith(LIBRARIES[-1])]
     known = [frame for frame in frames if not frame[0].startswith(LIBRARIES)] or list(frames)
     own = [frame for frame in known if not frame[0].startswith(SPIKINGJELLY)] or known
     if not own:

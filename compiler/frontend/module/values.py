@@ -128,6 +128,10 @@ LEADING_AXES = {
 """How many axes come before a sample's own."""
 
 
+ROW_AXES = 2
+"""A sample that is a row of pixels has two axes, (C, L); its node has (C, 1, L)."""
+
+
 class SamplesFirstError(UnsupportedError):
     """Neurons read (N, T, ...): so the module takes samples before time, if it takes anything."""
 
@@ -152,6 +156,9 @@ class Tracing:
         grids: For each node whose last dimension stands for the pixels of an image, that image's size.
         called: For each population that steps one by one, what it was given.
         layouts: For each population that is not given (T, N, ...) as its node has it, how its values are laid out.
+        recurrent: The containers that lead back what they made one step ago.
+        closed: Those whose neurons have synapses onto themselves.
+        stepping: The populations that such a container steps.
     """
 
     module: nn.Module
@@ -165,6 +172,9 @@ class Tracing:
     grids: dict[str, Shape] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     called: dict[str, list[Value]] = field(default_factory=dict)
+    recurrent: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+    stepping: set[str] = field(default_factory=set)
     _known: dict[object, Value | tuple[Value, ...]] = field(default_factory=dict)
     _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
 
@@ -181,9 +191,13 @@ class Tracing:
                 self.constants.tensors[node] = self.exported.constants[stated[node.name]]
             elif node.op == "placeholder" and node.name in signature.user_inputs:
                 source = self.draft.input
-                if self.draft.shape(source) != shape:
+                if len(shape) == 1:
                     source = self.draft.add("input.flatten", flatten(self.draft.shape(source)), source)
-                self.values[node] = Value(source, shape, plain(self.leading(axes), shape))
+                held = self.draft.shape(source)
+                layout = plain(self.leading(axes), held)
+                if len(shape) == ROW_AXES:
+                    layout = replace(layout, axes=(*layout.axes[:-ROW_AXES], layout.axes[-1]))
+                self.values[node] = Value(source, held, layout)
             elif str(node.target).startswith("aten._assert"):
                 continue
             elif node.op == "call_function" and not self.constants.takes(node):

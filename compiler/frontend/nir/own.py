@@ -23,7 +23,7 @@ from resformer.compiler.ir.primitives import DiscreteCubaLIF, InputKind, as_neur
 from resformer.compiler.ir.tie_shifts import without_tie_shifts
 from resformer.errors import FileFormatError, InputError
 
-MODULE = "module"
+MODULE, ZOO = "module", "zoo"
 """What the metadata say under ``source`` of a network whose float passes are still to run."""
 SAME_DT = 1e-9
 """Relative; what a user types of a dt is a rounded decimal."""
@@ -88,7 +88,7 @@ def import_own(
 
 def is_modules(graph: Graph[nir.NIRNode]) -> bool:
     """Whether a graph that ``read_own`` returned has all of its float passes still to come."""
-    return graph.metadata.get("source") == MODULE
+    return graph.metadata.get("source") in (MODULE, ZOO)
 
 
 def _marks(file: h5py.File) -> tuple[Any, bool]:

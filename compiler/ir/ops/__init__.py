@@ -15,7 +15,7 @@ from resformer.compiler.ir.ops.multi_spike import MultiSpikeIF
 from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
 from resformer.compiler.ir.ops.prompt import PromptCubaLIF
 from resformer.compiler.ir.ops.stacked import StackedRecurrentCubaLIF
-from resformer.compiler.ir.ops.sums import Add, Flatten, Input, MaxPool2d, Output, Relay
+from resformer.compiler.ir.ops.sums import Add, CeilMaxPool2d, Flatten, Input, MaxPool2d, Output, Relay
 from resformer.compiler.ir.ops.synapses import Conv2d, Dense, SumPool2d, Synapses
 
 OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
@@ -27,6 +27,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             Dense,
             SumPool2d,
             MaxPool2d,
+            CeilMaxPool2d,
             Add,
             Relay,
             LIF,
@@ -53,6 +54,7 @@ __all__ = [
     "OPERATIONS",
     "Add",
     "Carried",
+    "CeilMaxPool2d",
     "Conv2d",
     "CubaLI",
     "CubaLIF",

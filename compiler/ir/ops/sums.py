@@ -12,7 +12,7 @@ import numpy as np
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.arrays import Float64Array, Int32Array, Int64Array, Shape, require
 from resformer.compiler.ir.interval import INT32_MAX, Interval, largest
-from resformer.compiler.ir.ops.arithmetic import pad, per_channel, windows
+from resformer.compiler.ir.ops.arithmetic import per_channel, windows
 from resformer.compiler.ir.ops.base import Carried, Op, Outcome, one_input, same_scale
 from resformer.compiler.ir.ops.formats import Array, RowsAndColumns, Shapes, Whole, integers, per_element
 from resformer.compiler.ir.ops.formats import per_channel as a_value_each
@@ -153,6 +153,12 @@ class MaxPool2d(Op):
         """What each target reads."""
         return Window(self.kernel_size, self.stride, self.padding)
 
+    @property
+    def around(self) -> tuple[int, int, int, int]:
+        """By how many rows and columns windows reach beyond the input: (top, bottom, left, right)."""
+        (rows, columns), (below, right) = self.padding, self.window.beyond
+        return rows, rows + below, columns, columns + right
+
     def windows(self) -> tuple[Window, ...]:
         """See ``Op``."""
         return (self.window,)
@@ -181,8 +187,26 @@ class MaxPool2d(Op):
     def evaluate(self, *inputs: Int64Array) -> Outcome:
         """See ``Op``."""
         (x,) = inputs
-        padded = pad(x, self.padding, np.iinfo(np.int64).min)
+        top, bottom, left, right = self.around
+        edges = [(0, 0)] * (x.ndim - 2) + [(top, bottom), (left, right)]
+        padded = np.pad(x, edges, constant_values=np.iinfo(np.int64).min)
         return Outcome(windows(padded, self.window).max(axis=(-2, -1)))
+
+
+@dataclass(frozen=True, eq=False)
+class CeilMaxPool2d(MaxPool2d):
+    """The same with windows that reach below and right of the padding, where nothing wins either.
+
+    Attributes:
+        beyond: By how many rows and columns the last ones do.
+    """
+
+    beyond: Annotated[Pair, RowsAndColumns()]
+
+    @property
+    def window(self) -> Window:
+        """What each target reads."""
+        return Window(self.kernel_size, self.stride, self.padding, beyond=self.beyond)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import names_before
-from resformer.compiler.ir.primitives import NEURONS, SampleDelay
+from resformer.compiler.ir.primitives import NEURONS, PER_NEURON, DiscreteCubaLIF, SampleDelay
 from resformer.errors import UnsupportedError
 
 
@@ -68,7 +68,8 @@ def _as_image(node: Node[nir.NIRNode], inputs: tuple[str, ...], shapes: list[Sha
             "or neurons behind each flatten"
         )
     if isinstance(op, (SampleDelay, *NEURONS)):
-        fields = {each.name: getattr(op, each.name) for each in dataclasses.fields(op)}
+        names = PER_NEURON if isinstance(op, DiscreteCubaLIF) else [each.name for each in dataclasses.fields(op)]
+        fields = {name: getattr(op, name) for name in names}  # recurrent synapses count vectors as images
         arrays: dict[str, Any] = {
             name: value.reshape(shapes[0]) for name, value in fields.items() if isinstance(value, np.ndarray)
         }

@@ -256,7 +256,7 @@ function provenance(view) {
   if (report.architecture)
     facts.splice(2, 0, [
       "architecture",
-      Object.entries(report.architecture)
+      Object.entries(report.architecture.fields ?? report.architecture)
         .map(([key, value]) => `${key.replaceAll("_", " ")} ${JSON.stringify(value)}`)
         .join(", "),
     ]);
@@ -369,11 +369,13 @@ function frame(kicker, title, subtitle, before, sections, version) {
 function single(view, version) {
   const { build } = view,
     { report, placement } = build;
-  const net = report.architecture
-    ? `SpikingResformer with ${report.architecture.neuron} neurons, planes ${report.architecture.planes.join("-")}, heads ${report.architecture.num_heads.join("-")}`
-    : report.source.module
-      ? "Network from a module in memory"
-      : "Network from NIR";
+  const net = report.architecture?.family
+    ? `Network of the family ${report.architecture.family.replaceAll("_", " ")}`
+    : report.architecture
+      ? `SpikingResformer with ${report.architecture.neuron} neurons, planes ${report.architecture.planes.join("-")}, heads ${report.architecture.num_heads.join("-")}`
+      : report.source.module
+        ? "Network from a module in memory"
+        : "Network from NIR";
   const sections = [
     section(
       "network",

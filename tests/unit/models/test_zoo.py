@@ -15,7 +15,7 @@ from torch import nn
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.spikingresformer import VARIANTS, SpikingResformer
-from resformer.models.zoo.checkpoint import build_zoo_model, load_zoo_checkpoint
+from resformer.models.zoo.checkpoint import build_zoo_model, load_zoo_checkpoint, save_zoo_checkpoint
 from resformer.models.zoo.meta_spikeformer import MetaSpikeFormerArchitecture, rep_conv
 from resformer.models.zoo.parts import Classifier, ResidualMLP, SpikeAttention
 from resformer.models.zoo.qkformer import QKFormerArchitecture, QKTokenAttention
@@ -24,6 +24,7 @@ from resformer.models.zoo.sdt import SDSA, SDTArchitecture
 from resformer.models.zoo.sdt_v3 import LevelNeuron
 from resformer.models.zoo.sew_resnet import SEWBlock, SEWResNetArchitecture
 from resformer.models.zoo.spikformer import SpikformerArchitecture
+from resformer.models.zoo.spikingformer import SpikingformerArchitecture
 from support import scripts
 
 DATA = Path(__file__).parents[2] / "data"
@@ -363,6 +364,63 @@ def test_a_checkpoint_becomes_its_network(case: Any, prefix: str, tmp_path: Path
         build_zoo_model(checkpoint, untold={"in_channels": 1})
     with pytest.raises(UnsupportedError, match=r"model\.pth: this is no SpikingResformer but a"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_saved_network_is_built_without_being_told_anything(case: Any, tmp_path: Path) -> None:
+    model = build(case.architecture, timesteps=3)
+    save_zoo_checkpoint(model, tmp_path / "model.pt", image_size=20)
+    checkpoint = load_zoo_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.recognition.assumptions == ()
+    assert checkpoint.recognition.image_size == 20
+    built = build_zoo_model(checkpoint)
+    assert (built.architecture, built.timesteps) == (case.architecture, 3)
+    # what is said now stands before what the file says
+    assert build_zoo_model(checkpoint, timesteps=2).timesteps == 2
+
+
+RECORD = {"family": "spikformer", "timesteps": 2, "image_size": 16, "num_heads": 4, "pooling": "0101"}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([1], r"'resformer' is a value of type list: must be a mapping"),
+        ({"family": "sdt"}, r"'resformer' says family sdt, but its tensors are those of spikformer"),
+        ({"family": torch.zeros(2)}, r"'resformer' says family a value of type Tensor"),
+        ({"num_heads": 3}, r"the entry num_heads, 3: 16 channels cannot be split evenly into 3 heads"),
+        ({"num_heads": True}, r"the entry num_heads, True: num_heads is True: must be a whole number"),
+        ({"num_heads": 2.0}, r"the entry num_heads, 2\.0: num_heads is 2\.0: must be a whole number"),
+        ({"timesteps": 2**40}, r"timesteps is 1099511627776: must be from 1 to 65536"),
+        ({"image_size": 0}, r"image_size is 0: must be from 1 to 65536"),
+        ({"pooling": "1" * 1000}, r"must have at most 16 characters"),
+        ({"pooling": "2222"}, r"pooling is '2222': must be a 0 or a 1 for each"),
+        ({"embed_dims": 32}, r"the entry embed_dims, 32: embed_dims: what no tensor of a Spikformer tells is"),
+        ({7: 8}, r"the entry 7, 8: 7: what no tensor of a Spikformer tells is"),
+    ],
+)
+def test_records_that_are_not_the_networks_are_refused(record: object, message: str, tmp_path: Path) -> None:
+    state, path = build(SMALL, timesteps=1).state_dict(), tmp_path / "model.pth"
+    torch.save({"model": state, "resformer": RECORD}, path)
+    assert build_zoo_model(load_zoo_checkpoint(path)).architecture.num_heads == 4
+    torch.save({"model": state, "resformer": RECORD | record if isinstance(record, dict) else record}, path)
+    with pytest.raises(FileFormatError, match=r"model\.pth: .*" + message):
+        load_zoo_checkpoint(path)
+
+
+def test_part_of_a_record_leaves_the_rest_to_the_authors(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    architecture = SpikingformerArchitecture(embed_dims=16, depth=1, num_heads=2)
+    torch.save({"model": build(architecture, timesteps=1).state_dict(), "resformer": {"tau": 3}}, path)
+    found = load_zoo_checkpoint(path).recognition
+    assert found.architecture.tau == 3
+    assert [each.partition(":")[0] for each in found.assumptions] == ["num heads", "pooling", "timesteps", "image size"]
+
+
+def test_only_networks_and_sizes_that_are_read_again_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="image_size is 0: must be from 1"):
+        save_zoo_checkpoint(build(SMALL, timesteps=1), tmp_path / "model.pt", image_size=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoints_of_no_family_or_of_no_numbers_are_refused(tmp_path: Path) -> None:

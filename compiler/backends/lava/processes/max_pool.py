@@ -24,7 +24,7 @@ class MaxPool2d(AbstractProcess):  # type: ignore[misc]
         out_shape: (W', H', C).
         kernel_size: (x, y), as those that follow.
         stride: From window to window.
-        padding: Around the input.
+        padding: Around the input: ((left, right), (top, bottom)).
         name: The node's.
     """
 
@@ -35,7 +35,7 @@ class MaxPool2d(AbstractProcess):  # type: ignore[misc]
         out_shape: tuple[int, ...],
         kernel_size: tuple[int, int],
         stride: tuple[int, int],
-        padding: tuple[int, int],
+        padding: tuple[tuple[int, int], tuple[int, int]],
         name: str,
     ) -> None:
         super().__init__(out_shape=out_shape, kernel_size=kernel_size, stride=stride, padding=padding, name=name)
@@ -57,12 +57,12 @@ class PyMaxPool2dModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.out_shape: tuple[int, ...] = proc_params["out_shape"]
         self.kernel_size: tuple[int, int] = proc_params["kernel_size"]
         self.stride: tuple[int, int] = proc_params["stride"]
-        self.padding: tuple[int, int] = proc_params["padding"]
+        self.padding: tuple[tuple[int, int], tuple[int, int]] = proc_params["padding"]
 
     def run_spk(self) -> None:
         """One step."""
-        (pad_x, pad_y), lowest = self.padding, np.iinfo(np.int32).min
-        padded = np.pad(self.s_in.recv(), ((pad_x, pad_x), (pad_y, pad_y), (0, 0)), constant_values=lowest)
+        lowest = np.iinfo(np.int32).min
+        padded = np.pad(self.s_in.recv(), (*self.padding, (0, 0)), constant_values=lowest)
         (columns, rows, _), (step_x, step_y) = self.out_shape, self.stride
         result = np.full(self.out_shape, lowest, dtype=np.int32)
         for x, y in product(*map(range, self.kernel_size)):

@@ -40,6 +40,7 @@ REPORT: dict[str, Any] = {
         "stem_stride": None,
         "stem_pool": None,
         "feature_rounding": None,
+        "architecture": {},
     },
     "preprocessing": {"resize": False, "mean": [0.5], "std": None},
     "classes": None,

@@ -19,6 +19,7 @@ from resformer.compiler.ir import float_interpreter, primitives, reference
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ops import (
     OPERATIONS,
+    CeilMaxPool2d,
     Delay,
     Input,
     Op,
@@ -49,6 +50,7 @@ def everything() -> tuple[Program, np.ndarray]:
     """A program that holds each operation."""
     net = ProgramBuilder((4, 8, 8))
     x = net.max_pool("pool", net.conv("stem", "input", 4), (3, 3), (2, 2), (1, 1))
+    x = net.add("edge", CeilMaxPool2d(GRADED, (3, 3), (1, 1), (0, 0), (2, 2)), x)
     spikes = net.lif("lif", x)
     late = net.add("late", SampleDelay(SPIKE, np.ones((4, 1, 1), np.int32)), spikes)
     y = net.conv("y", spikes, 4, (2, 2), stride=(2, 2))

@@ -23,6 +23,7 @@ from resformer.compiler.passes.float.fold_average_pool import fold_average_pool
 from resformer.compiler.passes.float.fold_input_gain import fold_input_gain
 from resformer.compiler.passes.float.merge_chains import merge_chains
 from resformer.compiler.passes.float.sum_pools import sum_pools
+from resformer.compiler.passes.float.sum_streams import sum_streams
 from resformer.compiler.passes.float.weigh_spikes import weigh_spikes
 from resformer.compiler.pipeline import MODULE, FloatPass
 from resformer.errors import UnsupportedError
@@ -116,6 +117,49 @@ def test_pools_that_neurons_read_are_convolutions_of_each_channel() -> None:
 def test_pools_without_an_exact_form_are_refused(module: nn.Module, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         sum_pools(before(imported(module), merge_chains))
+
+
+def stream(*layers: nn.Module) -> nn.Module:
+    """A max-pool of currents, which no convolution does, and what is behind it."""
+    return chain(layer.Conv2d(4, 4, 3), layer.MaxPool2d(2), *layers, layer.Flatten(), layer.Linear(16, 2))
+
+
+@pytest.mark.parametrize(
+    ("neurons", "larger"),
+    [
+        (lambda: neuron.LIFNode(), {"v_threshold": 8.0, "r": 2.0}),
+        (lambda: neuron.IFNode(v_threshold=0.5), {"v_threshold": 2.0}),
+        (lambda: neuron.LIFNode(v_reset=None), {"v_threshold": 8.0, "v_drop": 8.0, "v_bias": 0.0}),
+    ],
+)
+def test_means_of_currents_are_sums_and_thresholds_as_much_larger(
+    neurons: Callable[[], nn.Module], larger: dict[str, float]
+) -> None:
+    graph = before(imported(stream(layer.AvgPool2d(2, 1), neurons())), sum_streams)
+    result = sum_streams(graph)
+    assert isinstance(result["4"].op, nir.SumPool2d)
+    assert {name: float(np.unique(getattr(result["5"].op, name)).item()) for name in larger} == larger
+    assert result["5"].op.metadata[POOL_AREA] == 4
+    assert format_graph(sum_pools(result)) == format_graph(result)
+
+
+class SummedNet(nn.Module):
+    """Currents that hold maxima, summed over all pixels and added to others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool, self.other = layer.Conv2d(3, 4, 3), layer.MaxPool2d(2), layer.Conv2d(3, 4, 8)
+        self.neurons, self.head = neuron.LIFNode(), layer.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = self.pool(self.conv(x)).sum((3, 4), keepdim=True) + self.other(x)
+        return self.head(self.neurons(total).flatten(2)).mean(0)
+
+
+def test_sums_of_currents_among_others_are_refused() -> None:
+    graph = before(imported(SummedNet()), sum_streams)
+    with pytest.raises(UnsupportedError, match=r"sum: sums currents over windows, and is read by add \(Add\); put neu"):
+        sum_streams(graph)
 
 
 def test_spikes_added_to_currents_get_a_synapse_of_weight_one() -> None:

@@ -1,0 +1,291 @@
+"""Neurons that are given what they fired one step ago: SpikingJelly's containers, and loops that write it out.
+
+While a module is traced, what it reads of the step before is a node of its own. Once the neurons are known that fire
+it, what lies between must be linear: then it is synapses that lead from the population back to it, as NIR's are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import nir
+import numpy as np
+import numpy.typing as npt
+from torch import fx, nn
+
+from resformer.compiler.frontend.module.layout import TIME, Layout, atoms
+from resformer.compiler.frontend.module.neurons import DT, linear
+from resformer.compiler.frontend.module.values import IMAGES, Tracing, Value
+from resformer.compiler.ir.arrays import Shape
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.neurons import discrete
+from resformer.compiler.ir.primitives import (
+    COLUMNS,
+    NEURONS,
+    PER_NEURON,
+    SHARED,
+    Add,
+    BatchNorm2d,
+    RecurrentCubaLIF,
+    columns_name,
+    pair,
+)
+from resformer.compiler.ir.window import Window
+from resformer.errors import UnsupportedError
+
+Float64Array = npt.NDArray[np.float64]
+
+REMEDY = (
+    "let a convolution, linear layer or normalisation, and sums, lead from neurons back to themselves, or compile a "
+    "recurrent network from a NIR file"
+)
+
+
+@dataclass(eq=False)
+class StepAgo(nir.NIRNode):
+    """What a module made one step ago; no graph keeps it."""
+
+    def __post_init__(self) -> None:
+        self.input_type, self.output_type = {"input": None}, {"output": None}
+
+
+@dataclass(frozen=True, eq=False)
+class Feedback:
+    """Synapses of stride one, so far.
+
+    Attributes:
+        weight: (C_out, C_in / groups, K_h, K_w).
+        bias: (C_out,).
+        padding: (rows, columns).
+        groups: Blocks of channels that do not mix.
+        layers: Those whose weights it is made of.
+    """
+
+    weight: Float64Array
+    bias: Float64Array
+    padding: tuple[int, int]
+    groups: int
+    layers: tuple[str, ...] = ()
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether it only multiplies each channel."""
+        return self.groups == len(self.weight) and self.weight.shape[1:] == (1, 1, 1)
+
+    @property
+    def dense(self) -> Float64Array:
+        """The weights of a kernel of one pixel with the zeros between groups, (C_out, C_in)."""
+        rows, taken = self.weight.shape[:2]
+        wide = np.zeros((rows, taken * self.groups))
+        for group, own in enumerate(np.split(np.arange(rows), self.groups)):
+            wide[own, group * taken : (group + 1) * taken] = self.weight[own, :, 0, 0]
+        return wide
+
+    def scaled(self, gain: Float64Array, bias: Float64Array, *layers: str) -> Feedback:
+        """The same times a number a channel, and another added."""
+        weight = self.weight * gain[:, None, None, None]
+        return replace(self, weight=weight, bias=self.bias * gain + bias, layers=(*self.layers, *layers))
+
+
+def unchanged(shape: Shape) -> Feedback:
+    """What passes on values of a shape."""
+    return Feedback(np.ones((shape[0], 1, 1, 1)), np.zeros(shape[0]), (0, 0), shape[0])
+
+
+def step_ago(tracing: Tracing, node: fx.Node, x: object, name: str, features: int) -> Value:
+    """What a container made one step before it reads a value: of its shape, or so many numbers."""
+    value = tracing.value(node, x)
+    made = f"{name}.step_ago"
+    if features:
+        value = tracing.plain(node, x, *IMAGES)
+    shape = (features,) if features else value.shape
+    if made not in tracing.draft.nodes:
+        tracing.draft.add(made, StepAgo(), shape=shape)
+        tracing.recurrent.add(name)
+    if not features:
+        return value.of(made)
+    layout = Layout((*value.lead, atoms(0, features)))
+    return replace(value, node=made, shape=shape, layout=layout, made_by=None)
+
+
+def recurrent_linear(tracing: Tracing, node: fx.Node, x: object, before: object, name: str, _outputs: int) -> Value:
+    """The layer of a LinearRecurrentContainer: some of its columns weigh the input, the others what came a step ago."""
+    given, fed = tracing.plain(node, x, *IMAGES), tracing.plain(node, before, *IMAGES)
+    if len(given.shape) != 1:
+        raise tracing.refusal(
+            node, f"{name}: reads values of shape {given.shape} for each sample", "flatten them to vectors before it"
+        )
+    layer = tracing.module.get_submodule(f"{name}.rc")
+    assert isinstance(layer, nn.Linear)
+    weight, start = layer.weight.detach(), given.shape[0]
+    parts = []
+    for value, first, size, bias in ((given, 0, start, layer.bias), (fed, start, fed.shape[0], None)):
+        part = columns_name(f"{name}.rc", first, size)
+        op = linear(weight[:, first : first + size], bias)
+        parts.append(tracing.draft.add(part, op, value.node))
+    total = tracing.draft.add(f"{name}.rc", Add(), *parts)
+    return replace(given, node=total, shape=(len(weight),), layout=Layout((*given.lead, atoms(0, len(weight)))))
+
+
+def returned(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
+    """What a container makes, its neurons given synapses that lead back to them."""
+    value = tracing.value(node, x)
+    before = f"{name}.step_ago"
+    closed = tracing.closed
+    if name not in closed:
+        closed.add(name)
+        close(tracing, node, value.node, before)
+    return value
+
+
+def close(tracing: Tracing, node: fx.Node, made: str, before: str) -> None:
+    """Make recurrent the neurons that are given, one step later, what is made of their spikes.
+
+    Args:
+        tracing: So far.
+        node: For errors.
+        made: What leads back.
+        before: The node that stands for it, one step later.
+
+    Raises:
+        UnsupportedError: There are no such neurons, or what lies between has no lowering.
+    """
+    name, behind = made, list[Node[nir.NIRNode]]()
+    while not isinstance(tracing.draft.nodes[name].op, NEURONS):
+        each = tracing.draft.nodes[name]
+        if len(each.inputs) != 1 or isinstance(each.op, StepAgo):
+            raise _refusal(tracing, node, each, "leads back, and is made of more than what neurons fire")
+        behind.insert(0, each)
+        name = each.inputs[0]
+    population = tracing.draft.nodes[name]
+    feedback = unchanged(population.shape)
+    for each in behind:
+        feedback = _behind(tracing, node, feedback, each)
+    if feedback.bias.any():
+        raise _refusal(tracing, node, behind[-1], "leads back, and its bias is not there in the first step")
+    dependent = {before}
+    for each in tracing.draft.nodes.values():
+        if dependent.intersection(each.inputs):
+            dependent.add(each.name)
+    source, led_back = split(tracing, node, population.inputs[0], before, dependent, feedback)
+    if led_back is None:
+        return
+    if source is None:
+        raise _refusal(tracing, node, population, "is given what it fired one step ago, and nothing else")
+    tracing.draft.nodes[name] = replace(population, op=recurrent(population, led_back), inputs=(source,))
+
+
+def recurrent(population: Node[nir.NIRNode], led_back: Feedback) -> RecurrentCubaLIF:
+    """A population with synapses onto itself."""
+    assert isinstance(population.op, nir.LIF | nir.IF)
+    neurons = discrete(population.name, population.op, DT, population.shape)
+    whose: dict[str, str | int] = {}
+    if len(led_back.layers) == 1 and columns_of_linear(led_back.layers[0]):
+        whose[COLUMNS] = led_back.layers[0]
+    elif led_back.layers:
+        whose[SHARED] = ", ".join(led_back.layers)
+    return RecurrentCubaLIF(
+        **{key: getattr(neurons, key) for key in (*PER_NEURON, "soft_reset")},
+        weight=led_back.weight,
+        bias=led_back.bias,
+        padding=led_back.padding,
+        dilation=(1, 1),
+        groups=led_back.groups,
+        metadata=dict(neurons.metadata) | whose,
+    )
+
+
+def columns_of_linear(layer: str) -> bool:
+    """Whether a layer is the columns of a container's own that weigh what came a step ago."""
+    return ".columns" in layer
+
+
+def split(
+    tracing: Tracing, node: fx.Node, name: str, before: str, dependent: set[str], feedback: Feedback
+) -> tuple[str | None, Feedback | None]:
+    """What neurons are given, parted: the node of what does not come back, and what does as synapses from them.
+
+    Nodes that made both make the first alone from then on.
+    """
+    if name == before:
+        return None, feedback
+    if name not in dependent:
+        return name, None
+    each = tracing.draft.nodes[name]
+    if isinstance(each.op, NEURONS):
+        raise _refusal(tracing, node, each, "fires between, so that two populations lead back to each other")
+    if isinstance(each.op, Add):
+        parts = [split(tracing, node, source, before, dependent, feedback) for source in each.inputs]
+        sources = [source for source, _ in parts if source is not None]
+        led_back = [found for _, found in parts if found is not None]
+        total = led_back[0]
+        for other in led_back[1:]:
+            total = _sum(tracing, node, each, total, other)
+        if len(sources) > 1:
+            tracing.draft.nodes[name] = replace(each, inputs=tuple(sources))
+            return name, total
+        return (sources[0] if sources else None), total
+    if len(each.inputs) != 1:
+        raise _refusal(tracing, node, each, f"is a {type(each.op).__name__}, which is not linear")
+    source, found = split(tracing, node, each.inputs[0], before, dependent, feedback)
+    assert found is not None
+    if source is None:
+        return None, _behind(tracing, node, found, each)
+    made = _behind(tracing, node, replace(found, bias=0 * found.bias), each)
+    # the bias comes once, with what does not come back
+    tracing.draft.nodes[name] = replace(each, inputs=(source,))
+    return name, replace(made, bias=0 * made.bias)
+
+
+def _sum(tracing: Tracing, node: fx.Node, each: Node[nir.NIRNode], one: Feedback, other: Feedback) -> Feedback:
+    alike = (one.weight.shape, one.padding, one.groups) == (other.weight.shape, other.padding, other.groups)
+    if not alike:
+        raise _refusal(tracing, node, each, "adds what comes back in two ways, by kernels of two sizes")
+    layers = (*one.layers, *other.layers)
+    return replace(one, weight=one.weight + other.weight, bias=one.bias + other.bias, layers=layers)
+
+
+def _behind(tracing: Tracing, node: fx.Node, first: Feedback, each: Node[nir.NIRNode]) -> Feedback:
+    """Synapses, and a layer behind them, as synapses."""
+    op, layers = each.op, (*first.layers, each.name)
+    if isinstance(op, nir.Linear | nir.Affine) and first.weight.shape[2:] == (1, 1):
+        bias = op.bias if isinstance(op, nir.Affine) else np.zeros(len(op.weight))
+        weight = op.weight @ first.dense
+        return Feedback(weight[..., None, None], op.weight @ first.bias + bias, (0, 0), 1, layers)
+    if isinstance(op, BatchNorm2d):
+        gain = op.weight / np.sqrt(op.running_var + op.eps)
+        return first.scaled(gain, op.bias - op.running_mean * gain, each.name)
+    if isinstance(op, nir.Scale):
+        gain = np.broadcast_to(op.scale, each.shape).reshape(each.shape[0], -1)
+        if (gain == gain[:, :1]).all():
+            return first.scaled(gain[:, 0], np.zeros(len(gain)), *(() if (np.abs(gain) == 1).all() else (each.name,)))
+    if isinstance(op, nir.Conv2d) and pair(op.stride) == (1, 1) and not first.bias.any():
+        weight, taken = _undilated(op.weight, pair(op.dilation)), op.weight.shape[1]
+        if first.by_channel:
+            gain = first.weight.reshape(int(op.groups), taken)
+            per_row = np.repeat(gain, len(weight) // int(op.groups), axis=0)
+            return Feedback(
+                weight * per_row[:, :, None, None], op.bias.copy(), pair(op.padding), int(op.groups), layers
+            )
+        if weight.shape[2:] == (1, 1) and pair(op.padding) == (0, 0) and int(op.groups) == first.groups == 1:
+            mixed = np.einsum("oi,iujk->oujk", weight[:, :, 0, 0], first.weight)
+            return Feedback(mixed, op.bias.copy(), first.padding, 1, layers)
+    raise _refusal(tracing, node, each, f"is a {type(op).__name__} on the way back")
+
+
+def _undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
+    """Weights with the zeros between dilated taps."""
+    rows, columns = weight.shape[2:]
+    spread = np.zeros((*weight.shape[:2], *Window((rows, columns), dilation=dilation).span))
+    spread[:, :, :: dilation[0], :: dilation[1]] = weight
+    return spread
+
+
+def _refusal(tracing: Tracing, node: fx.Node, each: Node[nir.NIRNode], problem: str) -> UnsupportedError:
+    return tracing.refusal(node, f"{each.name} {problem}", REMEDY)
+
+
+def is_inside(tracing: Tracing, name: str, value: Value) -> bool:
+    """Whether neurons run in a container that steps them, given all steps of all samples as one axis."""
+    merged = value.layout.axes[:1] and {atom.dim for atom in value.layout.axes[0]} >= {TIME}
+    return bool(merged) and any(name.startswith(f"{each}.") for each in tracing.recurrent)

@@ -1,0 +1,38 @@
+"""A module in memory as a float graph."""
+
+from __future__ import annotations
+
+from resformer.compiler.sources.options import CompileOptions
+from resformer.compiler.sources.source import Imported, ModuleInput, ModuleSource, Source
+from resformer.errors import InputError
+
+
+def from_module(given: ModuleInput, options: CompileOptions) -> Imported:
+    """Run a module's code into a float graph.
+
+    Raises:
+        InputError: An option is for files.
+    """
+    # torch.export takes a while to load
+    from resformer.compiler.frontend.module.importer import as_samples, import_module, in_float64
+
+    if options.dt is not None or options.image_size is not None:
+        raise InputError(
+            "dt and image_size are for files; a module's example says the size, and its steps have no unit"
+        )
+    if options.for_checkpoints:
+        raise InputError(f"{', '.join(options.for_checkpoints)}: for checkpoints; a module's own code says all of it")
+    module = given.module
+    twin = in_float64(module)
+    kind_of_input = options.input_kind or "static"
+    traced = import_module(twin, given.example, timesteps=options.timesteps, input_kind=kind_of_input)
+    doubts: list[str] = []
+    if str(given.example.dtype) == "torch.uint8":
+        doubts.append(
+            f"example_input: its values, up to {int(given.example.max())}, are the module's input as they are, but its "
+            "type is uint8, which run and verify divide by 255; give floating point there"
+        )
+    kind = type(module)
+    parameters = sum(each.numel() for each in module.parameters())
+    named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, as_samples(given.example, traced))
+    return Source(None, None, traced.graph.input.shape[-1], parameters, named, warnings=tuple(doubts)), traced.graph

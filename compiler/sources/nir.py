@@ -1,0 +1,116 @@
+"""NIR files, of any framework and of ours, as float graphs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nir
+
+from resformer.compiler.frontend.nir.doubts import doubts_of
+from resformer.compiler.frontend.nir.importer import import_nir
+from resformer.compiler.frontend.nir.own import import_own, read_own
+from resformer.compiler.ir.graph import NETX, Graph
+from resformer.compiler.ir.neurons import HARD
+from resformer.compiler.ir.primitives import NEURONS
+from resformer.compiler.quantize.choose import QuantizationConfig
+from resformer.compiler.quantize.exact import exact_plan
+from resformer.compiler.quantize.plan import QuantizationPlan
+from resformer.compiler.sources.options import FLAGS, CompileOptions
+from resformer.compiler.sources.source import Imported, Source
+from resformer.errors import FileFormatError, InputError, UnsupportedError
+
+
+def from_nir(path: Path, options: CompileOptions) -> Imported:
+    """Read a NIR file of any framework into a float graph.
+
+    Raises:
+        InputError: An option is for checkpoints.
+        UnsupportedError: Nothing in it fires.
+    """
+    check_states_itself(path, options)
+    graph = import_nir(
+        path,
+        dt=options.dt,
+        timesteps=options.timesteps,
+        input_kind=options.input_kind or "static",
+        reset=HARD if options.reset is None else options.reset,
+        spikes_per_step=options.spikes_per_step or 1,
+        min_v=options.min_v,
+    )
+    doubts = doubts_of(path)
+    warnings = (doubts.resets if options.reset is None else "", doubts.endless)
+    note = doubts.counts if options.reset is None and options.spikes_per_step is None else ""
+    source = graph_source(path, graph)
+    return replace(source, warnings=tuple(filter(None, warnings)), notes=(note,) if note else ()), graph
+
+
+def from_own_nir(path: Path, options: CompileOptions) -> Imported:
+    """Read a NIR file that resformer wrote into the float graph that it was.
+
+    Raises:
+        InputError: An option is for checkpoints, or for other NIR files.
+        UnsupportedError: Nothing in it fires.
+    """
+    check_states_itself(path, options)
+    graph = read_own(path)
+    if graph is None:
+        raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
+    graph = import_own(path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
+    return replace(graph_source(path, graph), plan=_netx_plan(path, graph, options)), graph
+
+
+def _netx_plan(path: Path, graph: Graph[nir.NIRNode], options: CompileOptions) -> QuantizationPlan | None:
+    """The plan of a ``network.nir`` of ours that was a netx network; None of others.
+
+    Raises:
+        FileFormatError: It was changed since.
+        InputError: An option would choose its integers.
+    """
+    if graph.metadata.get("source") != NETX:
+        return None
+    check_nothing_chosen(path, options)
+    high = graph.metadata.get("input_high")
+    try:
+        return exact_plan(graph, high if isinstance(high, int) else 0)
+    except AssertionError as error:
+        raise FileFormatError(f"{path}: {error}; compile the .net again") from error
+
+
+def check_nothing_chosen(path: Path, options: CompileOptions) -> None:
+    """Refuse options that would choose the integers of a network that has its own.
+
+    Raises:
+        InputError: One was given.
+    """
+    chosen = replace(options.quantization, input_range=None) != QuantizationConfig()
+    if chosen or options.calibration is not None or options.synapse_budget is not None:
+        raise InputError(
+            f"{path}: is a netx network, whose integers are taken as they are; leave out --weight-bits, --calibration "
+            "and all else that chooses them"
+        )
+
+
+def check_states_itself(path: Path, options: CompileOptions) -> None:
+    """Refuse options about what a file says itself.
+
+    Raises:
+        InputError: One was given.
+    """
+    if options.for_checkpoints:
+        names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
+        raise InputError(
+            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; a NIR file "
+            "states the shape of its input and what its nodes are"
+        )
+
+
+def graph_source(path: Path, graph: Graph[nir.NIRNode]) -> Source:
+    """What was compiled, if anything in it fires."""
+    if not any(isinstance(node.op, NEURONS) for node in graph):
+        raise UnsupportedError(
+            f"{path}: its output depends on no spiking neurons; put LIF, IF or CubaLIF neurons between its layers, for "
+            "spikes are what is compiled and compared"
+        )
+    weights = [getattr(node.op, name) for node in graph for name in ("weight", "bias") if hasattr(node.op, name)]
+    return Source(path, None, graph.input.shape[-1], sum(each.size for each in weights))

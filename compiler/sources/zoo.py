@@ -1,0 +1,127 @@
+"""A checkpoint of one of the zoo's families as a float graph: its network is built, and then traced as a module is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resformer.compiler.frontend.nir.own import ZOO
+from resformer.compiler.ir.primitives import InputKind
+from resformer.compiler.sources.checkpoint import check_for_checkpoints
+from resformer.compiler.sources.options import FLAGS, CompileOptions
+from resformer.compiler.sources.source import Imported, ModuleSource, Source
+from resformer.errors import InputError, UnsupportedError
+from resformer.models.limits import LARGEST_RUN, require_within
+from resformer.models.zoo.checkpoint import ZooCheckpoint, build_zoo_model, load_zoo_checkpoint, record
+from resformer.models.zoo.recognise import EVENT_CHANNELS, FAMILIES, Recognition, setting
+
+if TYPE_CHECKING:
+    from resformer.compiler.frontend.module.importer import Traced
+    from resformer.models.zoo.parts import Classifier
+
+ALONE = (
+    "samples: each is computed for itself, as a QKFormer's own code, which takes T and the batch for one axis, does at "
+    "batch 1"
+)
+
+
+def from_zoo(path: Path, options: CompileOptions) -> Imported:
+    """Read a checkpoint into a float graph.
+
+    Raises:
+        InputError: An option is for sources of other kinds.
+        ResformerError: It cannot be read, an option does not go with its tensors, or the network has no lowering.
+    """
+    check_for_checkpoints(path, options)
+    checkpoint = load_zoo_checkpoint(path, weights_key=options.weights_key)
+    known = checkpoint.recognition
+    if options.layout:
+        raise InputError(
+            f"{path}: {', '.join(FLAGS[name] for name in options.layout)}: for SpikingResformers, and this is a "
+            f"{FAMILIES[known.family].title}; what no tensor of it tells, {', '.join(known.untold)}, is said with "
+            f"{FLAGS['architecture']}"
+        )
+    sizes = {"timesteps": options.timesteps, "image_size": options.image_size}
+    known = known.told({name: value for name, value in sizes.items() if value is not None})
+    checkpoint = replace(checkpoint, recognition=told(known, options.architecture, path))
+    return source_of(checkpoint, input_kind=options.input_kind)
+
+
+def told(known: Recognition, said: Mapping[str, object], path: Path) -> Recognition:
+    """What is known of a network with what the user says of it; text is read as each setting's type.
+
+    Raises:
+        InputError: A name is of nothing that tensors leave open.
+        UnsupportedError: A value is of another type, out of bounds, or does not go with the tensors.
+    """
+    foreign = [name for name in said if name not in known.untold]
+    if foreign:
+        raise InputError(
+            f"{path}: {FLAGS['architecture']} {foreign[0]}: what no tensor of a {FAMILIES[known.family].title} tells "
+            f"is {', '.join(known.untold)}; T and the size have options of their own"
+        )
+    kinds = {name: type(value) for name, value in known.settings.items()}
+    values = {name: setting(value, kinds[name]) if isinstance(value, str) else value for name, value in said.items()}
+    try:
+        return known.told(values)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path}: {FLAGS['architecture']}: {error}") from error
+
+
+def source_of(checkpoint: ZooCheckpoint, *, input_kind: InputKind | None = None) -> Imported:
+    """Build a checkpoint's network and trace it.
+
+    Args:
+        checkpoint: Its recognition says all that no tensor tells.
+        input_kind: Whether samples are real numbers or frames of events; None: frames where it has their two channels.
+
+    Raises:
+        UnsupportedError: The network has no lowering.
+    """
+    known = checkpoint.recognition
+    model = build_zoo_model(checkpoint)
+    kind = input_kind or ("frames" if known.architecture.in_channels == EVENT_CHANNELS else "static")
+    size = known.image_size
+    traced = trace(model, (known.architecture.in_channels, size, size), timesteps=known.timesteps, input_kind=kind)
+    source = Source(
+        checkpoint.path,
+        None,
+        size,
+        parameters=sum(each.numel() for each in model.parameters()),
+        module=ModuleSource(FAMILIES[known.family].title, model, traced),
+        recognition=known,
+        notes=(*checkpoint.notes, *((ALONE,) if known.family == "qkformer" else ())),
+        assumptions=known.assumptions,
+        settings=record(known),
+    )
+    return source, traced.graph
+
+
+def trace(model: Classifier, shape: tuple[int, ...], *, timesteps: int, input_kind: InputKind) -> Traced:
+    """The float graph of one of the zoo's networks, in float64 and eval mode.
+
+    Args:
+        model: The network.
+        shape: (C, H, W) of the input.
+        timesteps: T.
+        input_kind: Whether it is given images, which it repeats itself, or frames of events.
+
+    Raises:
+        UnsupportedError: It has no lowering.
+        FileFormatError: A sample is larger than any program's may be.
+    """
+    # torch.export takes a while to load
+    import torch
+
+    from resformer.compiler.frontend.module.importer import import_module
+
+    # a file says T and the size in a few bytes, and tracing makes such a sample
+    require_within(8 * timesteps * math.prod(shape), LARGEST_RUN, "a sample of all steps has {} bytes")
+    axes = (1,) if input_kind == "static" else (timesteps, 1)
+    example = torch.zeros((), dtype=torch.float64).expand(*axes, *shape)
+    traced = import_module(model, example, timesteps=timesteps, input_kind=input_kind)
+    metadata: dict[str, Any] = {**traced.graph.metadata, "source": ZOO}
+    return replace(traced, graph=replace(traced.graph, metadata=metadata))
