@@ -32,8 +32,9 @@ from resformer.errors import ResformerError
 from resformer.models.zoo.checkpoint import build_zoo_model, load_zoo_checkpoint, save_zoo_checkpoint
 from resformer.models.zoo.maxformer import MaxFormerArchitecture
 from resformer.models.zoo.meta_spikeformer import MetaSpikeFormerArchitecture
+from resformer.models.zoo.names import FamilyName
 from resformer.models.zoo.qkformer import QKFormerArchitecture
-from resformer.models.zoo.recognise import FAMILIES, FamilyName, ZooArchitecture, build
+from resformer.models.zoo.recognise import FAMILIES, ZooArchitecture, build
 from resformer.models.zoo.sdt import SDTArchitecture
 from resformer.models.zoo.sdt_v3 import SDTV3Architecture
 from resformer.models.zoo.sew_resnet import SEWResNetArchitecture

@@ -8,7 +8,7 @@ from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive
 from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.errors import FileFormatError
 from resformer.models.limits import LONGEST_NAME
-from resformer.models.zoo.recognise import FamilyName
+from resformer.models.zoo.names import FamilyName
 
 FORMAT = "resformer-build"
 FORMAT_VERSION = 1

@@ -12,8 +12,9 @@ from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.models.limits import quote
 from resformer.models.reading import checkpoint_boundary, read
 from resformer.models.weights import TOP_LEVEL, StateDict, check_values, find_weights, note_half_precision
+from resformer.models.zoo.names import FamilyName
 from resformer.models.zoo.parts import Classifier
-from resformer.models.zoo.recognise import STEMS, FamilyName, Recognition, build, canonical, family_of, recognise
+from resformer.models.zoo.recognise import STEMS, Recognition, build, canonical, family_of, recognise
 
 RECORD = "resformer"
 """The key of what no tensor tells, beside the weights."""

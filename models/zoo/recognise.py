@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,11 +25,8 @@ from resformer.models.zoo import (
     spikformer,
     spikingformer,
 )
+from resformer.models.zoo.names import FamilyName
 from resformer.models.zoo.parts import Classifier, NeuronKind
-
-FamilyName = Literal[
-    "spikformer", "spikingformer", "qkformer", "sdt", "sew_resnet", "meta_spikeformer", "maxformer", "sdt_v3"
-]
 
 ZooArchitecture = (
     spikformer.SpikformerArchitecture

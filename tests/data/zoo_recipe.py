@@ -17,8 +17,9 @@ from torch import nn
 
 from resformer.models.zoo.maxformer import MaxFormerArchitecture
 from resformer.models.zoo.meta_spikeformer import MetaSpikeFormerArchitecture
+from resformer.models.zoo.names import FamilyName
 from resformer.models.zoo.qkformer import QKFormerArchitecture
-from resformer.models.zoo.recognise import FamilyName, ZooArchitecture
+from resformer.models.zoo.recognise import ZooArchitecture
 from resformer.models.zoo.sdt import SDTArchitecture
 from resformer.models.zoo.sdt_v3 import LevelNeuron, SDTV3Architecture
 from resformer.models.zoo.sew_resnet import SEWResNetArchitecture

@@ -171,6 +171,29 @@ def test_the_quantized_network_fires_the_programs_spikes(name: str, make: MakeNe
         assert_fires_the_programs_spikes(quantized, network.program, example.transpose(0, 1).double().numpy())
 
 
+def test_neurons_of_a_sum_read_a_mean_in_the_quantized_network() -> None:
+    """The mean of currents with maxima is a sum of the program's, with thresholds that are four times as large."""
+    module, example = (
+        nn.Sequential(
+            layer.Conv2d(3, 4, 3),
+            layer.BatchNorm2d(4),
+            layer.MaxPool2d(2),
+            layer.AvgPool2d(2, 1),
+            lif(),
+            layer.Flatten(),
+            layer.Linear(16, 5),
+        ),
+        rand(STEPS, SAMPLES, 3, 8, 8),
+    )
+    functional.set_step_mode(module, "m")
+    network = resformer.compile(calibrated(module, example), example, "nir")
+    compilation, samples = network.compilation, example.transpose(0, 1).double().numpy()
+    assert isinstance(compilation.folded["3"].op, nir.SumPool2d)
+    for graph in (compilation.network, compilation.folded):
+        quantized = quantized_graph(graph, compilation.folded, compilation.quantized)
+        assert_fires_the_programs_spikes(quantized, network.program, samples)
+
+
 def test_the_quantized_network_gives_the_programs_logits() -> None:
     """The classifier behind the last pool has a bias, which the program's, divided by the pool's area, has times it."""
     example = rand(STEPS, SAMPLES, 3, 8, 8)
