@@ -166,7 +166,7 @@ def compare_pilotnet(checkout: Path) -> list[Row]:
 def _row(name: str, what: str, mine: Int64Array, theirs: Int64Array | None) -> Row:
     if theirs is None:
         return Row(name, what, note="not in this checkout")
-    return Row(name, what, len(theirs), theirs.size, int(np.count_nonzero(mine != theirs)))
+    return Row(name, what, len(theirs), theirs.size, int(np.count_nonzero(mine.reshape(theirs.shape) != theirs)))
 
 
 def _sim_row(name: str, sample: npt.NDArray[np.bool_], theirs: Int64Array | None, first: int) -> Row:
@@ -183,8 +183,9 @@ def _last_row(folder: Path, program: Scheduled) -> Row:
     spikes, current = recorded(folder / "fc-2.npy"), recorded(folder / "fc-3-u.npy")
     if spikes is None or current is None:
         return Row("fc-3", "u", note="not in this checkout")
-    layer = program["layer.10"].op
-    made = np.concatenate([np.zeros((1, 1)), layer.evaluate(spikes[:, None]).value[:, 0]]).astype(np.int64) << 6
+    given = spikes.reshape(len(spikes), 1, *program["layer.9.neuron"].shape)
+    made = program["layer.10"].op.evaluate(given).value.reshape(-1, 1)
+    made = np.concatenate([np.zeros((1, 1), dtype=np.int64), made]) << 6
     wrong = int(np.count_nonzero(made[: len(current)] != current[: len(made)]))
     note = f"recorded of another run: {wrong} of {len(made)} do not follow from fc-2's own recorded spikes"
     return Row("fc-3", "u", note=note if wrong else "follows from fc-2's own recorded spikes")
@@ -199,7 +200,13 @@ def compare_oxford(checkout: Path) -> list[Row]:
     options = CompileOptions(timesteps=len(given))
     program = compile_network(folder / "Trained" / "network.net", options).program
     samples = given.astype(np.int32).reshape(1, len(given), *program.input.shape)
-    mine = open_backend("sim")(program, samples, record=True).spikes["layer.0.neuron"].dense()[:, 0].astype(np.int64)
+    mine = (
+        open_backend("sim")(program, samples, record=True)
+        .spikes["layer.0.neuron"]
+        .dense()
+        .reshape(wanted.shape)
+        .astype(np.int64)
+    )
     shift = min(range(-2, 3), key=lambda each: _differing(mine, wanted, each))
     compared = mine[max(0, -shift) : len(mine) - max(0, shift)]
     note = f"recorded {shift} step(s) later than a synapse's one" if shift else ""
@@ -226,10 +233,10 @@ def compare_nir(checkout: Path) -> list[Row]:
         exact = compile_network(path, CompileOptions(timesteps=steps)).program
     # all that comes in reaches the neuron a step later
     late = np.concatenate([np.zeros(1), given[:-1]]).astype(np.int64)
-    states = _states(populations(exact)[0], late[:, None] * NIR_NEURON["weight"], 0, None)
+    states = _states(populations(exact)[0], late.reshape(-1, 1, 1, 1) * NIR_NEURON["weight"], 0, None)
     rows = [
-        _row("lif", "spikes", states.spikes[:, 0], spikes.astype(np.int64)),
-        _row("lif", "v", states.v[:, 0], potentials.astype(np.int64)),
+        _row("lif", "spikes", states.spikes.reshape(-1), spikes.astype(np.int64)),
+        _row("lif", "v", states.v.reshape(-1), potentials.astype(np.int64)),
     ]
     ours = compile_network(checkout / NIR_LIF / "lif_norse.nir", CompileOptions(timesteps=steps, dt=NIR_DT)).program
     for what, program in (("spikes, sim", exact), ("spikes, sim, as we compile the NIR file", ours)):

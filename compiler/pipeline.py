@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import DEFAULT, load_chip
+from resformer.compiler.files.report import NET_SUFFIX
 from resformer.compiler.frontend.nir.own import is_modules, read_own
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
@@ -51,7 +52,7 @@ from resformer.compiler.sources.checkpoint import from_checkpoint
 from resformer.compiler.sources.module import from_module
 from resformer.compiler.sources.net import from_netx
 from resformer.compiler.sources.nir import from_nir, from_own_nir
-from resformer.compiler.sources.options import FLAGS, NET_SUFFIX, NIR_SUFFIX, CompileOptions
+from resformer.compiler.sources.options import FLAGS, NIR_SUFFIX, CompileOptions
 from resformer.compiler.sources.source import Imported, ModuleInput, ModuleSource, Source
 from resformer.compiler.sources.zoo import from_zoo
 from resformer.errors import FileFormatError, InputError, ResformerError

@@ -29,6 +29,8 @@ from resformer.models.limits import (
 
 FileFormat = Literal["PyTorch", "safetensors"]
 
+HDF5 = b"\x89HDF\r\n"
+"""How files of HDF5 begin, which hold networks in NIR and in netx."""
 OLD_PICKLES = 5
 """What a file of PyTorch before 1.6 begins with: a magic number, a version, the machine, the content, the storages."""
 
@@ -78,6 +80,11 @@ def read(path: Path) -> tuple[object, FileFormat]:
             return load_file(path, device="cpu"), "safetensors"
         except Exception as error:  # of its header's JSON, its types, its sizes
             raise FileFormatError(f"damaged safetensors file ({brief(error)}); copy or save it again") from error
+    if head.startswith(HDF5):
+        raise FileFormatError(
+            "not a checkpoint but an HDF5 file; name it so that it ends in .nir if it is a NIR network, in .net if "
+            "it is one of lava-dl's netx"
+        )
     if not head.startswith((b"PK", b"\x80")):
         raise FileFormatError(
             f"not a checkpoint: it begins with {head!r}, where a PyTorch file begins with b'PK' or b'\\x80'; "

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from resformer.compiler.files.build import Build
 from resformer.compiler.files.report import Report
+from resformer.compiler.ir.graph import NETX
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.quantize.plan import SCALE_EXP_MAX
 from resformer.compiler.samples.arrays import Samples, as_array, check_labels, check_samples, read_array
@@ -306,7 +307,8 @@ def warn_of_rounding(samples: Samples, program: Scheduled, source: str) -> None:
         program: What encodes them.
         source: What messages call them.
     """
-    warning = rounding_warning(rounding_cost(samples, program.input.op.signal.scale_exp), source, SCALE_EXP_MAX)
+    finest = 0 if program.metadata.get("source") == NETX else SCALE_EXP_MAX
+    warning = rounding_warning(rounding_cost(samples, program.input.op.signal.scale_exp), source, finest)
     if warning is not None:
         warnings.warn(warning, SampleWarning, stacklevel=2)
 

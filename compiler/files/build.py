@@ -19,7 +19,7 @@ from resformer.compiler.files.digest import sha256
 from resformer.compiler.files.json_schema import check, read_json, shown
 from resformer.compiler.files.placement import PlacementFile
 from resformer.compiler.files.program import read_program
-from resformer.compiler.files.report import FORMAT, FORMAT_VERSION, Report, check_report
+from resformer.compiler.files.report import FORMAT, FORMAT_VERSION, NET_SUFFIX, Report, check_report
 from resformer.compiler.ir.program import Scheduled
 from resformer.errors import FileFormatError, InputError
 
@@ -60,8 +60,13 @@ class Build:
 
     @property
     def from_nir(self) -> bool:
-        """Whether it was compiled from a NIR file, and so has no quantized checkpoint."""
+        """Whether it was compiled from a NIR file or a netx network, and so has no quantized checkpoint."""
         return self.report["architecture"] is None and not self.from_module
+
+    @property
+    def from_net(self) -> bool:
+        """Whether it was compiled from a netx network, whose integers are its own."""
+        return self.from_nir and str(self.report["source"].get("file", "")).endswith(NET_SUFFIX)
 
     @property
     def from_module(self) -> bool:

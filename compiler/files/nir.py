@@ -40,6 +40,8 @@ from resformer.models.limits import LARGEST_TEXTS, MOST_VALUES, require_within
 ContentT = TypeVar("ContentT")
 
 FORMAT_VERSION = 1
+LFS_POINTER = b"version https://git-lfs"
+"""How the text begins that stands in a Git checkout for a large file that was not fetched."""
 
 NO_INPUT_SHAPE = "no_input_shape"
 """Among our facts about a convolution: that it states no shape of its input, other than in the file."""
@@ -213,6 +215,9 @@ def open_nir(path: str | Path, read: Callable[[h5py.File], ContentT], *, named: 
                 size = require_regular(path)
             except FileFormatError as error:
                 raise FileFormatError(f"damaged, or no {named}: {error}") from error
+            with path.open("rb") as opened:
+                if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+                    raise FileFormatError(f"is a pointer of Git LFS and no {named}; fetch the file with git lfs pull")
             try:
                 with h5py.File(path, "r") as file:
                     check_hdf5(file, size)

@@ -18,6 +18,9 @@ TARGETS: tuple[str, ...] = get_args(Target)
 """``lava``, ``sim``: all that running and verifying need, the same for both. ``onnx``: that and the ONNX models.
 ``nir``: the float graph and the quantized one, as NIR alone."""
 
+NET_SUFFIX = ".net"
+"""How the name of a file ends that is read as a netx network of lava-dl."""
+
 ScaleExp = Annotated[int, Within(-1000, 1000)]
 """k of a scale 2^k that is a number in double precision, as its reciprocal is."""
 Bits = Annotated[int, Within(0, 64)]
@@ -28,7 +31,7 @@ Setting: TypeAlias = Annotated[int, Within(0)] | Annotated[float, Within(0)] | s
 
 
 class FileSource(TypedDict):
-    """A checkpoint or a NIR file that was compiled."""
+    """A checkpoint, a NIR file or a netx network that was compiled."""
 
     file: str
     sha256: str

@@ -14,6 +14,9 @@ from typing import Any, Generic, TypeVar
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.summary import Summarized, Summary, counted, sizes
 
+NETX = "net"
+"""What the metadata say under ``source`` of a network all of whose numbers are the chip's own integers."""
+
 OpT = TypeVar("OpT")
 GraphT = TypeVar("GraphT", bound="Graph[Any]")
 

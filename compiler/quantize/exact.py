@@ -7,7 +7,7 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import Int64Array, require
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.primitives import DiscreteCubaLI, as_weighted
+from resformer.compiler.ir.primitives import DiscreteCubaLI, SampleDelay, as_weighted
 from resformer.compiler.ir.storage import mantissa_bits, mantissa_max, whole_exponent
 from resformer.compiler.quantize.plan import CONVOLUTIONAL, WEIGHTED, LayerPlan, QuantizationPlan
 from resformer.compiler.target import LOIHI
@@ -30,7 +30,7 @@ def exact_plan(graph: Graph[nir.NIRNode], input_high: int) -> QuantizationPlan:
     layers: dict[str, LayerPlan] = {}
     for node in graph:
         integrates = isinstance(node.op, DiscreteCubaLI) or (
-            isinstance(node.op, nir.Flatten | nir.Output) and bool(scales[node.inputs[0]])
+            isinstance(node.op, nir.Flatten | nir.Output | SampleDelay) and bool(scales[node.inputs[0]])
         )
         scales[node.name] = LOIHI.a_shift if integrates else 0
         if isinstance(node.op, WEIGHTED):

@@ -75,14 +75,19 @@ def rounding_warning(cost: RoundingCost, source: str, finest_exp: int) -> str | 
     Args:
         cost: Of rounding the samples.
         source: What messages call them.
-        finest_exp: The largest k that an input can have.
+        finest_exp: The largest k that an input can have; 0: it takes whole numbers and nothing else.
     """
-    if not cost.matters:
+    fixed = finest_exp == 0
+    if not cost.matters or (fixed and cost.rms <= LOST_SHARE * cost.signal):
         return None
+    remedy = (
+        "the network is given whole numbers alone, so scale the samples to such"
+        if fixed
+        else f"compile with such samples as --calibration, or with --input-scale-exp {min(cost.finer_exp, finest_exp)}"
+    )
     share = f"{cost.rms / cost.signal:.0%} of the samples' own" if cost.signal else "of samples that are zero"
     steps = "whole numbers" if cost.scale_exp == 0 else f"multiples of 2^-{cost.scale_exp}"
     return (
         f"{source}: the build rounds its input to {steps}, which changes these values by up to {cost.largest:.3g} and "
-        f"by {cost.rms:.3g} in root mean square, {share}; compile with such samples as --calibration, or with "
-        f"--input-scale-exp {min(cost.finer_exp, finest_exp)}"
+        f"by {cost.rms:.3g} in root mean square, {share}; {remedy}"
     )

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from resformer.compiler.frontend.net.importer import import_net, pixels_preprocessing
-from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.compiler.quantize.exact import exact_plan
 from resformer.compiler.samples.preprocessing import Preprocessing, numbers
-from resformer.compiler.sources.nir import check_states_itself, graph_source
+from resformer.compiler.sources.nir import check_nothing_chosen, check_states_itself, graph_source
 from resformer.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,21 +24,14 @@ def from_netx(path: Path, options: CompileOptions) -> Imported:
     Raises:
         InputError: An option would choose some of them, or is for other files.
     """
-    chosen = options.quantization
-    others = replace(chosen, input_range=None) != QuantizationConfig() or any(
-        each is not None for each in (options.calibration, options.synapse_budget)
-    )
-    if others:
-        raise InputError(
-            f"{path}: is a netx network, whose integers are taken as they are; leave out --weight-bits, --calibration "
-            "and all else that chooses them"
-        )
+    check_nothing_chosen(path, options)
     check_states_itself(path, options)
     if any(each is not None for each in (options.dt, options.reset, options.spikes_per_step, options.min_v)):
         raise InputError(
             f"{path}: --dt, --reset, --spikes-per-step and --min-v are for NIR files; a netx network says all of it"
         )
-    read = import_net(path, timesteps=options.timesteps, input_kind=options.input_kind, input_range=chosen.input_range)
+    within = options.quantization.input_range
+    read = import_net(path, timesteps=options.timesteps, input_kind=options.input_kind, input_range=within)
     source = replace(graph_source(path, read.graph), plan=exact_plan(read.graph, read.input_high), notes=read.notes)
     if read.pixels is not None:
         mean, std = pixels_preprocessing(read.pixels, numbers(options.mean), numbers(options.std))

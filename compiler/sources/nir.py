@@ -10,9 +10,12 @@ import nir
 from resformer.compiler.frontend.nir.doubts import doubts_of
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.frontend.nir.own import import_own, read_own
-from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.graph import NETX, Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.primitives import NEURONS
+from resformer.compiler.quantize.choose import QuantizationConfig
+from resformer.compiler.quantize.exact import exact_plan
+from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.sources.options import FLAGS, CompileOptions
 from resformer.compiler.sources.source import Imported, Source
 from resformer.errors import FileFormatError, InputError, UnsupportedError
@@ -54,7 +57,38 @@ def from_own_nir(path: Path, options: CompileOptions) -> Imported:
     if graph is None:
         raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
     graph = import_own(path, graph, dt=options.dt, timesteps=options.timesteps, input_kind=options.input_kind)
-    return graph_source(path, graph), graph
+    return replace(graph_source(path, graph), plan=_netx_plan(path, graph, options)), graph
+
+
+def _netx_plan(path: Path, graph: Graph[nir.NIRNode], options: CompileOptions) -> QuantizationPlan | None:
+    """The plan of a ``network.nir`` of ours that was a netx network; None of others.
+
+    Raises:
+        FileFormatError: It was changed since.
+        InputError: An option would choose its integers.
+    """
+    if graph.metadata.get("source") != NETX:
+        return None
+    check_nothing_chosen(path, options)
+    high = graph.metadata.get("input_high")
+    try:
+        return exact_plan(graph, high if isinstance(high, int) else 0)
+    except AssertionError as error:
+        raise FileFormatError(f"{path}: {error}; compile the .net again") from error
+
+
+def check_nothing_chosen(path: Path, options: CompileOptions) -> None:
+    """Refuse options that would choose the integers of a network that has its own.
+
+    Raises:
+        InputError: One was given.
+    """
+    chosen = replace(options.quantization, input_range=None) != QuantizationConfig()
+    if chosen or options.calibration is not None or options.synapse_budget is not None:
+        raise InputError(
+            f"{path}: is a netx network, whose integers are taken as they are; leave out --weight-bits, --calibration "
+            "and all else that chooses them"
+        )
 
 
 def check_states_itself(path: Path, options: CompileOptions) -> None:

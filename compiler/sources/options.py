@@ -19,9 +19,7 @@ from resformer.models.layers import NeuronKind
 from resformer.models.spikingresformer import Rounding
 
 NIR_SUFFIX = ".nir"
-"""How the name of a file ends that is read as a NIR file."""
-NET_SUFFIX = ".net"
-"""How that of one ends that is read as a netx network of lava-dl; all others are read as checkpoints."""
+"""How the name of a file ends that is read as a NIR file; at NET_SUFFIX a netx network is, else a checkpoint."""
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {

@@ -1,4 +1,4 @@
-"""What ``resformer-compile`` does: a checkpoint or a NIR file to a build folder."""
+"""What ``resformer-compile`` does: a checkpoint, a NIR file or a netx network to a build folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
-from resformer.compiler.files.report import TARGETS
+from resformer.compiler.files.report import NET_SUFFIX, TARGETS
 from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.summary import counted, sizes
 from resformer.compiler.progress import Progress
@@ -54,11 +54,15 @@ def compile_parser() -> Parser:
     parser = Parser(
         prog="resformer-compile",
         description="Compile a trained SpikingResformer, a network of another family (Spikformer, Spikingformer, "
-        "QKFormer, Spike-driven Transformer, Max-Former, SEW-ResNet), or a NIR network, for Loihi-style hardware.",
+        "QKFormer, Spike-driven Transformer, Max-Former, SEW-ResNet), or a NIR or netx network, for Loihi-style "
+        "hardware.",
         epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="checkpoint: .pt, .pth or .safetensors; or a .nir file"
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="checkpoint: .pt, .pth or .safetensors; or a .nir file, or a .net of lava-dl",
     )
     _add_output_options(parser.add_argument_group("what to write"))
     _add_chip_options(parser.add_argument_group("where to place it"))
@@ -114,7 +118,10 @@ def _add_chip_options(group: argparse._ActionsContainer) -> None:
 
 def _add_network_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
-        "--timesteps", type=positive_int, metavar="T", help="steps a sample (default: as trained, or as the file says)"
+        "--timesteps",
+        type=positive_int,
+        metavar="T",
+        help="steps a sample; of a .net its reset interval (default: as trained, or as the file says)",
     )
     group.add_argument(
         "--input-size", type=positive_int, metavar="N", help="edge of the square input, in pixels (default: as trained)"
@@ -495,7 +502,7 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
     ]
     scales = [signal["scale_exp"] for signal in signals if signal["kind"] != "spike"] or [0]
     rows = [
-        ("network", _network(net)),
+        ("network", _network(report)),
         ("input", f"{sizes(entry['shape'])}, steps of 2^-{entry['scale_exp']} from {low:g} to {high:g}"),
         ("time", f"{report['timesteps']} steps a sample, {report['latency_steps']} steps of latency"),
         (
@@ -552,6 +559,8 @@ def _weights(report: Any) -> str:
     """How wide the weights are, what they were rounded by, and what that lacks."""
     widths = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node}) or [0]
     bits = f"{widths[-1]} bits" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} bits"
+    if _is_netx(report):
+        return f"as the file has them, {bits}"
     if report["fine_tuned"]:
         return f"as fine-tuned, {bits}"
     samples = report["options"]["calibration_samples"]
@@ -560,10 +569,11 @@ def _weights(report: Any) -> str:
     return f"{bits}, rounded for what {samples:,} calibration samples make each layer read"
 
 
-def _network(architecture: Any) -> str:
-    """What a checkpoint's tensors, or a NIR file, hold, in a line."""
+def _network(report: Any) -> str:
+    """What a checkpoint's tensors, or another file, hold, in a line."""
+    architecture = report["architecture"]
     if architecture is None:
-        return "from NIR"
+        return "from netx" if _is_netx(report) else "from NIR"
     if "family" in architecture:
         from resformer.models.zoo.recognise import FAMILIES
 
@@ -573,6 +583,10 @@ def _network(architecture: Any) -> str:
         )
     planes, heads = (_row(architecture[each]) for each in ("planes", "num_heads"))
     return f"{architecture['neuron']}, planes {planes}, heads {heads}, {architecture['stem']} stem"
+
+
+def _is_netx(report: Any) -> bool:
+    return str(report["source"].get("file", "")).endswith(NET_SUFFIX)
 
 
 def _words(name: str) -> str:

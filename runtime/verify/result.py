@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from resformer.compiler.ir.graph import NETX
 from resformer.compiler.ir.summary import Summarized, Summary, counted, listed
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing
 from resformer.runtime.run.to_know import NONE_FIRED, clipping, silence
@@ -21,8 +22,10 @@ QUANTIZED = "backend_vs_quantized_torch"
 ORIGINAL = "quantized_vs_original"
 CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED, ORIGINAL)
 
-CHECKPOINT, NIR = "checkpoint", "nir"
-SOURCES = MappingProxyType({CHECKPOINT: "checkpoint", NIR: "NIR file", "module": "module", "zoo": "checkpoint"})
+CHECKPOINT, NIR, NET = "checkpoint", "nir", NETX
+SOURCES = MappingProxyType(
+    {CHECKPOINT: "checkpoint", NIR: "NIR file", NET: "netx network", "module": "module", "zoo": "checkpoint"}
+)
 """What was compiled, in words, by what the program's metadata say of its source."""
 
 SHORT = MappingProxyType({name: f"E{number}" for number, name in enumerate(CHECKS, 1)})
@@ -87,7 +90,7 @@ class Verification(Summarized):
         model_is_source: Whether the given checkpoint is, bit for bit, the one that was compiled; None if not given.
         accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
         local: Each layer's own error, in topological order; empty if it was not asked for.
-        source: What was compiled, in words: a checkpoint, a NIR file or a module.
+        source: What was compiled, in words: a checkpoint, a NIR file, a netx network or a module.
         notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly; and what was
             chosen in reading the samples.
         warnings: What is doubtful in how the samples were read, a sentence each.

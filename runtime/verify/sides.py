@@ -8,6 +8,7 @@ from pathlib import Path
 from resformer.compiler import pipeline
 from resformer.compiler.files.build import Build
 from resformer.compiler.frontend.checkpoint import import_model
+from resformer.compiler.frontend.net.importer import import_net
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.frontend.nir.own import import_own, read_own
 from resformer.compiler.ir.program import Scheduled
@@ -16,7 +17,7 @@ from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.verify.checks import Sides
 from resformer.runtime.verify.graphs import A_FILE, build_graphs, file_graph
 from resformer.runtime.verify.nir_network import NirNetwork
-from resformer.runtime.verify.result import CHECKPOINT, FLOAT_GRAPH, NIR, ORIGINAL, QUANTIZED, SOURCES
+from resformer.runtime.verify.result import CHECKPOINT, FLOAT_GRAPH, NET, NIR, ORIGINAL, QUANTIZED, SOURCES
 from resformer.runtime.verify.torch_network import TorchNetwork, open_checkpoint, truncates_nothing
 from resformer.runtime.verify.user_network import UserNetwork
 from resformer.runtime.verify.zoo_sides import open_zoo_original, zoo_sides
@@ -63,12 +64,12 @@ def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserN
 
 
 def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
-    """The sides of a network from a NIR file."""
+    """The sides of a network from a NIR file, or from a netx network."""
     if model is None:
         return Sides(program, {}, None, None)
     original = open_original(build, program, model)
     assert isinstance(original, NirNetwork)
-    passes = pipeline.nir_route(model).float_passes
+    passes = () if build.from_net else pipeline.nir_route(model).float_passes
     return Sides(program, build_graphs(original.graph, passes, build, program), original, None)
 
 
@@ -76,7 +77,7 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
     """What a build was compiled from, in real numbers.
 
     Args:
-        build: Of a checkpoint or a NIR file.
+        build: Of a checkpoint, a NIR file or a netx network.
         program: The build's.
         model: The file.
 
@@ -96,8 +97,10 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
         _same_populations(checkpoint, program, str(model))
         return checkpoint
     known = build.network().metadata
-    dt, own = float(known["dt"]), read_own(model)
-    if own is None:
+    dt, own = float(known["dt"]), None if build.from_net else read_own(model)
+    if build.from_net:
+        graph = import_net(model, timesteps=program.timesteps).graph
+    elif own is None:
         graph = import_nir(
             model,
             dt=dt,
@@ -132,7 +135,8 @@ def absent_sides(build: Build) -> dict[str, str]:
         return dict.fromkeys((FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: Compiled.verify")
     return {
         **dict.fromkeys(
-            (FLOAT_GRAPH, ORIGINAL), f"needs the {SOURCES[NIR if build.from_nir else CHECKPOINT]}: give --model"
+            (FLOAT_GRAPH, ORIGINAL),
+            f"needs the {SOURCES[NET if build.from_net else NIR if build.from_nir else CHECKPOINT]}: give --model",
         ),
-        QUANTIZED: "a network from a NIR file has no quantized checkpoint",
+        QUANTIZED: f"a {SOURCES[NET if build.from_net else NIR]} has no quantized checkpoint",
     }

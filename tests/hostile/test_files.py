@@ -16,6 +16,7 @@ from support.hostile_files import (
     ARRAYS,
     CHECKPOINTS,
     CHIPS,
+    NET,
     NIR,
     VERIFICATIONS,
     Write,
@@ -87,6 +88,7 @@ def cases() -> Iterator[tuple[str, Case]]:
     reporting = ("report", "{build}", "-o", "{}.html")
     for files, ending, commands in (
         (NIR, ".nir", {"compile": compiling}),
+        (NET, ".net", {"compile": compiling[:-2]}),
         (
             ARRAYS,
             ".npy",
@@ -101,7 +103,7 @@ def cases() -> Iterator[tuple[str, Case]]:
             others["folder"] = (folder, "is a directory")
         for name, (write, says) in {**files, **others}.items():
             for kind, command in commands.items():
-                steps = ("--timesteps", "4") if ending == ".nir" and name != "infinite timesteps" else ()
+                steps = ("--timesteps", "4") if ending in (".nir", ".net") and name != "infinite timesteps" else ()
                 yield (
                     f"{kind} {name}{ending}",
                     Case(write, f"{name.replace(' ', '_')}{ending}", (*command, *steps), says),

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from support.builds import Tiny
+from support.net_files import conv, dense, flatten, pixels, write_net
 
 Write = Callable[[Path, Tiny], None]
 """Writes one file."""
@@ -144,6 +145,79 @@ NIR: Mapping[str, tuple[Write, str]] = {
     "infinite timesteps": (
         damaged_network(lambda file: metadata_group(file).__setitem__("timesteps", np.inf)),
         "timesteps is inf",
+    ),
+}
+
+
+# --- netx, which is HDF5 too
+
+LAYER_BIAS = "layer/1/bias"
+
+
+def damaged_net(damage: Callable[[h5py.File], object]) -> Write:
+    """A small netx network, and what a damage makes of it."""
+
+    def write(path: Path, _tiny: Tiny) -> None:
+        maps = conv(np.full((2, 1, 3, 3), 8.0), (2, 2, 2), bias=np.zeros(2))
+        write_net(path, pixels(1, 4, 4), maps, flatten(8), dense(np.ones((3, 8))))
+        with h5py.File(path, "r+") as file:
+            damage(file)
+
+    return write
+
+
+def instead_of(name: str, make: Callable[[h5py.File], Any]) -> Write:
+    """Something else under a name."""
+
+    def damage(file: h5py.File) -> None:
+        made = make(file)
+        del file[name]
+        file[name] = made
+
+    return damaged_net(damage)
+
+
+def own_external(file: h5py.File) -> None:
+    del file[LAYER_BIAS]
+    file.create_dataset(LAYER_BIAS, (2,), "u1", external=[("/etc/passwd", 0, 2)])
+
+
+def own_virtual(file: h5py.File) -> None:
+    del file[LAYER_BIAS]
+    layout = h5py.VirtualLayout((2,), "f8")
+    layout[:] = h5py.VirtualSource("other.net", LAYER_BIAS, (2,))
+    file.create_virtual_dataset(LAYER_BIAS, layout)
+
+
+NET: Mapping[str, tuple[Write, str]] = {
+    "external storage": (damaged_net(own_external), "its values lie in another file"),
+    "external link": (
+        instead_of(LAYER_BIAS, lambda _: h5py.ExternalLink("other.net", LAYER_BIAS)),
+        "is a link into another file",
+    ),
+    "soft link": (instead_of(LAYER_BIAS, lambda _: h5py.SoftLink("/layer/1/weight")), "is a soft link"),
+    "hard link": (instead_of(LAYER_BIAS, lambda file: file["layer/3/weight"]), "under another name"),
+    "virtual data set": (damaged_net(own_virtual), "is a virtual data set"),
+    "deep groups": (damaged_net(lambda file: file.create_group("layer/1/" + "/".join("a" * 100))), "nested too deeply"),
+    "declared": (
+        damaged_net(lambda file: file.create_dataset("layer/1/junk", (10**9,), "f8")),
+        "bytes larger than 4 times the file",
+    ),
+    "endless input": (instead_of("layer/0/shape", lambda _: [10**9, 10**9, 3]), "values a step"),
+    "infinite shape": (instead_of("layer/0/shape", lambda _: [np.inf, 3, 3]), "shape holds NaN or infinite values"),
+    "no numbers": (instead_of("layer/1/weight", lambda _: np.full((2, 1, 3, 3), np.nan)), "weight holds NaN"),
+    "fractions": (instead_of("layer/3/weight", lambda _: np.full((3, 8), 0.5)), "weight holds 0.5"),
+    "type of bytes": (instead_of("layer/1/type", lambda _: np.void(b"\x00\xff")), "neither numbers nor texts"),
+    "a number as type": (instead_of("layer/1/type", lambda _: 3), "has no type that is a text"),
+    "a layer that is a number": (instead_of("layer/2", lambda _: 3), "layer.2: is no group of fields"),
+    "neurons that are a number": (instead_of("layer/1/neuron", lambda _: 3), "layer.1: its neuron is no group"),
+    "layers without numbers": (
+        damaged_net(lambda file: file.move("layer/3", "layer/x")),
+        "layer.x: the layers are not",
+    ),
+    "infinite timesteps": (
+        damaged_net(lambda file: file.__setitem__("simulation/tSample", np.inf)),
+        "tSample holds NaN",
     ),
 }
 

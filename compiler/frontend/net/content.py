@@ -375,7 +375,7 @@ def _integers(name: str, values: Values, key: str, least: int, most: int, *, rem
                 f"{name}: {key} holds {float(array[broken].flat[0]):.6g}, which is no whole number as netx's are; "
                 f"{REWRITE} with its weights quantized (pre_hook_fx)"
             )
-    low, high = array.min().item(), array.max().item()
+    low, high = int(array.min()), int(array.max())
     if low < least or high > most:
         raise RangeError(
             f"{name}: {key} holds {quote(low if low < least else high)}, the limit is {least} to {most}; {remedy}"

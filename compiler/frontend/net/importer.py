@@ -1,9 +1,10 @@
 """The float graph of a netx network (``.net``) of lava-dl, every number of which is one of the chip's integers.
 
-Each layer becomes its synapses (``layer.3``) and its neurons (``layer.3.neuron``). Where nothing is lost by it the
-neurons are NIR's LIF or IF, which are stock Lava's; else they are neurons in steps, which hold decays for each neuron,
-a memory of the current, and biases. An axonal delay becomes a delay of what the neurons send, since netx delays what
-they are given by as many steps, which is the same. docs/net.md says what of netx is taken, and what is refused.
+Each layer becomes its synapses (``layer.3``) and its neurons (``layer.3.neuron``). Vectors are images of one pixel,
+(F, 1, 1), and a dense layer is a convolution as large as what it reads, as for NIR files. Where nothing is lost by it
+the neurons are NIR's LIF or IF, which are stock Lava's; else they are neurons in steps, which hold decays for each
+neuron, a memory of the current, and biases. An axonal delay becomes a delay of what the neurons send, since netx delays
+what they are given by as many steps, which is the same. docs/net.md says what of netx is taken, and what is refused.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import numpy as np
 from resformer.compiler.files.nir import open_nir
 from resformer.compiler.frontend.net.content import REWRITE, Content, Layer, Neurons, read_content
 from resformer.compiler.ir.arrays import Float64Array, Int64Array, Shape
-from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.graph import NETX, Graph, Node
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.primitives import (
-    Add,
     DiscreteCubaLI,
     DiscreteCubaLIF,
     InputKind,
@@ -30,7 +30,6 @@ from resformer.compiler.ir.primitives import (
     constant,
 )
 from resformer.compiler.ir.shapes import output_shape
-from resformer.compiler.ir.storage import split_mantissas, whole_exponent
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.models.boundary import boundary
@@ -42,8 +41,6 @@ NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
 """How Loihi's neurons reset, and that a potential which meets the threshold does not fire."""
 SPIKES = 1
 """The largest integer that comes in where the first layer is given spikes."""
-STORED_MAX = 2 ** (LOIHI.weight_bits_max - 1) - 1
-"""Of a mantissa that one synapse holds."""
 UNITY = LOIHI.decay_unity
 
 
@@ -101,7 +98,13 @@ def import_net(
             draft.add_layer(layer)
         draft.finish()
     kind = input_kind or ("frames" if draft.pixels is None else "static")
-    metadata: dict[str, str | int | float] = {"dt": STEP, "input": kind, "reset": HARD, "source": "net"}
+    metadata: dict[str, str | int | float] = {
+        "dt": STEP,
+        "input": kind,
+        "input_high": draft.input_high,
+        "reset": HARD,
+        "source": NETX,
+    }
     graph = Graph(tuple(draft.nodes.values()), int(steps), metadata)
     return Network(graph, draft.input_high, draft.pixels, _notes(content, draft))
 
@@ -132,6 +135,7 @@ class _Draft:
         value: The name of the node that the next layer reads.
         reach: The largest magnitude of what it sends.
         input_high, pixels: As :class:`Network` has them.
+        flattened: Whether a flatten layer came, so that the next layer reads maps as a vector.
         read_out: The layer that does not fire.
     """
 
@@ -141,6 +145,7 @@ class _Draft:
     reach: int = SPIKES
     input_high: int = SPIKES
     pixels: tuple[int, int] | None = None
+    flattened: bool = False
     read_out: str = ""
 
     @property
@@ -181,7 +186,7 @@ class _Draft:
         if not self.nodes:
             self._add_spikes(layer)
         if layer.kind == "flatten":
-            self._flatten(layer.name)
+            self.flattened = True
         elif layer.kind == "conv":
             self._add_conv(layer)
         else:
@@ -195,8 +200,7 @@ class _Draft:
         """
         if not any(isinstance(node.op, nir.LIF | nir.IF | DiscreteCubaLIF) for node in self.nodes.values()):
             raise UnsupportedError("none of its layers fires; export a network of layers with neurons")
-        if len(self.shape) > 1:
-            self._flatten("output.flatten")
+        self.add("output.flatten", nir.Flatten({"input": np.array(self.shape)}, start_dim=0))
         self.add("output", nir.Output({"output": np.array(self.shape)}))
 
     def _add_input(self, layer: Layer) -> None:
@@ -219,8 +223,6 @@ class _Draft:
         none = np.zeros(1, dtype=np.int64)
         self.add(name, _stock(layer.neurons, self.shape) if held else self._in_steps(layer.neurons, none))
         self.reach = SPIKES
-        if len(layer.shape) == 1:
-            self._flatten("input.flatten")
 
     def _add_spikes(self, layer: Layer) -> None:
         """The input of a network whose first layer has synapses, which are given spikes."""
@@ -251,21 +253,10 @@ class _Draft:
             )
         return math.ceil(self.input_range)
 
-    def _flatten(self, name: str) -> None:
-        if len(self.shape) > 1:
-            self.add(name, nir.Flatten({"input": np.array(self.shape)}, start_dim=0))
-
     def _add_conv(self, layer: Layer) -> None:
-        convolution = nir.Conv2d(
-            input_shape=None,
-            weight=layer.weight.astype(np.float64),
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-            bias=np.broadcast_to(self._synapses_bias(layer), len(layer.weight)).astype(np.float64),
-        )
-        self.add(layer.name, convolution)
+        if self.flattened:
+            raise UnsupportedError(f"{layer.name}: is a convolution and reads a vector; leave out the flatten layer")
+        self._add_synapses(layer, layer.weight)
         if self.shape != layer.shape:
             raise FileFormatError(
                 f"{layer.name}: states the shape {layer.shape}, but makes {self.shape} of what it reads; {REWRITE}"
@@ -273,36 +264,34 @@ class _Draft:
         self._after(layer)
 
     def _add_dense(self, layer: Layer) -> None:
-        if len(self.shape) > 1:
-            if self.shape[1:] != (1, 1):
-                raise UnsupportedError(
-                    f"{layer.name}: is {layer.kind} and reads maps of shape {self.shape}; export a flatten layer before"
-                )
-            self._flatten(f"{self.value}.flatten")
         rows, features = layer.weight.shape
-        if self.shape != (features,):
-            raise FileFormatError(
-                f"{layer.name}: weight has shape {layer.weight.shape}, but reads {self.shape[0]} values; {REWRITE}"
+        if not self.flattened and self.shape[1:] != (1, 1):
+            raise UnsupportedError(
+                f"{layer.name}: is {layer.kind} and reads maps of shape {self.shape}; export a flatten layer before it"
             )
+        read = math.prod(self.shape)
+        if read != features:
+            raise FileFormatError(
+                f"{layer.name}: weight has shape {layer.weight.shape}, but reads {read} values; {REWRITE}"
+            )
+        self.flattened = False
         if layer.delay.any() and len(layer.delay) not in (1, rows):
             self._delay_input(layer, features)
-        self._add_matrix(layer.name, layer.weight, self._synapses_bias(layer))
+        self._add_synapses(layer, layer.weight.reshape(rows, *self.shape))
         self._after(layer)
 
-    def _add_matrix(self, name: str, weight: Int64Array, bias: Int64Array) -> None:
-        """A dense layer's synapses; those that one cannot hold are two, whose currents add."""
-        rows = len(weight)
-        exponent = whole_exponent(weight)
-        mantissas = weight >> exponent
-        biases = np.broadcast_to(bias, rows).astype(np.float64)
-        if int(np.abs(mantissas).max()) <= STORED_MAX:
-            self.add(name, nir.Affine(weight.astype(np.float64), biases))
-            return
-        high, low, shift = split_mantissas(mantissas.astype(np.int32).astype(np.int16))
-        source = self.value
-        self.add(f"{name}.high", nir.Linear(high.astype(np.float64) * 2.0 ** (shift + exponent)), source)
-        self.add(f"{name}.low", nir.Affine(low.astype(np.float64) * 2.0**exponent, biases), source)
-        self.add(name, Add(), f"{name}.high", f"{name}.low")
+    def _add_synapses(self, layer: Layer, weight: Int64Array) -> None:
+        """A layer's synapses; weights are (C_out, C_in / groups, K_h, K_w)."""
+        convolution = nir.Conv2d(
+            input_shape=None,
+            weight=weight.astype(np.float64),
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+            bias=np.broadcast_to(self._synapses_bias(layer), len(weight)).astype(np.float64),
+        )
+        self.add(layer.name, convolution)
 
     def _delay_input(self, layer: Layer, features: int) -> None:
         """Delays of what a dense layer reads, one a feature.
@@ -315,7 +304,7 @@ class _Draft:
                 f"{layer.name}: delay has {len(layer.delay)} values; it must be one, or one for each of "
                 f"{len(layer.weight)} neurons or of {features} inputs; {REWRITE}"
             )
-        self.add(f"{layer.name}.delay", SampleDelay(layer.delay.copy()))
+        self.add(f"{layer.name}.inputs", SampleDelay(layer.delay.reshape(self.shape)))
 
     def _synapses_bias(self, layer: Layer) -> Int64Array:
         """What a layer's synapses add, which their neurons do otherwise: Loihi adds biases to the potential."""
@@ -352,7 +341,9 @@ class _Draft:
                     f"{layer.name}: has axonal delays of up to {layer.delay.max()} steps and {what}, of which lava-dl "
                     "trains one order and netx runs another; train without one of them"
                 )
-            self.add(f"{layer.name}.delay", SampleDelay(np.broadcast_to(layer.delay, population).copy()))
+            self.add(
+                f"{layer.name}.delay", SampleDelay(np.broadcast_to(layer.delay.reshape(-1, 1, 1), population).copy())
+            )
         self.reach = SPIKES
 
     def _add_read_out(self, name: str, layer: Layer) -> None:
@@ -398,7 +389,7 @@ class _Draft:
 
     def _in_steps(self, neurons: Neurons, bias: Int64Array) -> DiscreteCubaLIF:
         shape = self.shape
-        biases = bias.reshape(-1, *(1,) * (len(shape) - 1))
+        biases = bias.reshape(-1, 1, 1)
         return DiscreteCubaLIF(
             syn_decay=_spread(neurons.i_decay / UNITY, shape),
             mem_decay=_spread(neurons.v_decay / UNITY, shape),
@@ -435,7 +426,7 @@ def _stock(neurons: Neurons, shape: Shape) -> nir.LIF | nir.IF:
 
 def _spread(values: Float64Array, shape: Shape) -> Float64Array:
     """A parameter at each neuron; what repeats takes no memory."""
-    return np.broadcast_to(values, shape)
+    return np.broadcast_to(values.reshape((*values.shape, 1, 1)[:3]), shape)
 
 
 def pixels_preprocessing(

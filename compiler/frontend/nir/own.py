@@ -16,7 +16,7 @@ import h5py
 import nir
 
 from resformer.compiler.files.nir import open_nir, read_nir
-from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.graph import NETX, Graph
 from resformer.compiler.ir.neurons import HARD
 from resformer.compiler.ir.ported import PORTS, PortedGraph
 from resformer.compiler.ir.primitives import DiscreteCubaLIF, InputKind, as_neurons, collapse
@@ -81,7 +81,8 @@ def import_own(
     if steps < 1 or int(steps) != steps:
         raise InputError(f"{path}: timesteps is {steps:g}; give a whole --timesteps of at least 1")
     kind = input_kind or graph.metadata.get("input", "static")
-    metadata = {"reset": HARD, **graph.metadata, "input": kind, "source": "nir"}
+    source = NETX if graph.metadata.get("source") == NETX else "nir"
+    metadata = {"reset": HARD, **graph.metadata, "input": kind, "source": source}
     return replace(without_tie_shifts(graph), timesteps=int(steps), metadata=metadata)
 
 

@@ -41,6 +41,7 @@ from support.fuzz.damage import (
     pick,
 )
 from support.fuzz.forks import Wrong, run_command
+from support.net_files import conv, dense, even, flatten, neurons, pixels, write_net
 from support.program_files import put_together, take_apart
 
 Statuses: TypeAlias = tuple[int, ...]
@@ -56,6 +57,7 @@ class Seeds:
     Attributes:
         tiny: A checkpoint, its build and its samples.
         nir: A NIR file.
+        net: A netx network.
         spikes: Its samples.
         verification: What ``resformer-verify --json`` wrote of the build.
         cost: What ``resformer-run --cost --json`` wrote.
@@ -64,6 +66,7 @@ class Seeds:
 
     tiny: Tiny
     nir: Path
+    net: Path
     spikes: Path
     verification: Path
     cost: Path
@@ -72,13 +75,18 @@ class Seeds:
 
 def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     """Write the rest of the seeds; every command runs once, so that whoever is forked from here has it all loaded."""
-    seeds = Seeds(tiny, *(folder / name for name in ("net.nir", "spikes.npy", "verify.json", "cost.json", "zoo.pt")))
+    names = "net.nir", "net.net", "spikes.npy", "verify.json", "cost.json", "zoo.pt"
+    seeds = Seeds(tiny, *(folder / name for name in names))
     rng, ones = np.random.default_rng(0), np.ones(5)
     network = nir.NIRGraph.from_list(
         nir.Affine(rng.normal(size=(5, 6)), ones), nir.LIF(2 * ones, ones, 0 * ones, ones, v_reset=0 * ones),
         nir.Linear(rng.normal(size=(4, 5))), nir.IF(np.ones(4), np.ones(4), v_reset=np.zeros(4)),
     )  # fmt: skip
     nir.write(seeds.nir, network)
+    back = {**dense(even(rng, (4, 6)), bias=np.ones(4)), "type": [b"dense_rec"], "weight_rec": even(rng, (4, 4))}
+    maps = conv(even(rng, (2, 1, 3, 3)), (2, 2, 2), bias=np.ones(2))
+    inner = dense(even(rng, (6, 8)), delay=np.arange(6.0), neuron=neurons(iDecay=400, vDecay=np.arange(6)))
+    write_net(seeds.net, pixels(1, 4, 4), maps, flatten(8), inner, back)
     np.save(seeds.spikes, (rng.random((2, 3, 6)) < 0.5).astype(np.float32))
     build, images = tiny.build, ("--input", tiny.images, "--samples", 2)
     verify(build, *images, "--backend", "sim", "--model", tiny.model, "--json", seeds.verification)
@@ -87,6 +95,7 @@ def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     report(build, "--verify", seeds.verification, "--cost", seeds.cost, "-o", folder / "page.html")
     compile_(seeds.nir, *NIR_OPTIONS, "-o", folder / "nir")
     run(folder / "nir", "--input", seeds.spikes, "--backend", "sim")
+    compile_(seeds.net, *NET_OPTIONS, "-o", folder / "net")
     compile_(tiny.model, *tiny.arguments, "--target", "sim", "-o", folder / "again")
     architecture = SpikformerArchitecture(embed_dims=8, depth=1, num_heads=2, num_classes=3, pooling="0110")
     save_zoo_checkpoint(build_zoo(architecture, timesteps=2), seeds.zoo, image_size=8)
@@ -94,6 +103,7 @@ def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     return seeds
 
 
+NET_OPTIONS = ("--timesteps", 3, "--target", "sim", "--quiet")
 ZOO_OPTIONS = ("--target", "sim", "--quiet")
 NIR_OPTIONS = ("--dt", 1, "--timesteps", 3, "--target", "sim", "--quiet")
 
@@ -238,6 +248,14 @@ def nir_file(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
     return (compile_(path, *NIR_OPTIONS, "-o", folder / "build"),)
 
 
+def net_file(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A netx network: datasets, groups, links, or its bytes."""
+    path = folder / "x.net"
+    shutil.copy(seeds.net, path)
+    _damage_hdf5(rng, path)
+    return (compile_(path, *NET_OPTIONS, "-o", folder / "build"),)
+
+
 def _damage_hdf5(rng: Rng, path: Path) -> None:
     if rng.random() < 0.4:
         path.write_bytes(damaged_bytes(rng, path.read_bytes()))
@@ -263,7 +281,16 @@ def _damage_object(rng: Rng, file: Any, name: str) -> None:
         del file[name]
         if isinstance(value, bytes):
             file[name] = pick(
-                rng, (b"LIF", b"Conv2d", b"", b"\xff\xfe", b"x" * 1000, 3, *map(str.encode, ("IF", "CubaLIF")))
+                rng,
+                (
+                    b"LIF",
+                    b"Conv2d",
+                    b"",
+                    b"\xff\xfe",
+                    b"x" * 1000,
+                    3,
+                    *map(str.encode, ("IF", "CubaLIF", "conv", "dense_rec", "SDNN")),
+                ),
             )
         else:
             file[name] = damaged_array(rng, np.asarray(value))
@@ -494,6 +521,7 @@ KINDS: Mapping[str, tuple[float, Callable[[Seeds, Rng, Path], Statuses]]] = {
     "checkpoint": (2, checkpoint),
     "zoo checkpoint": (1, zoo_checkpoint),
     "NIR": (3, nir_file),
+    "netx": (0.5, net_file),
     "program": (3, program),
     "quantized checkpoint": (0.5, quantized),
     "network of a build": (0.5, network),
