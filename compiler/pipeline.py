@@ -425,6 +425,11 @@ def _import_module(given: ModuleInput, options: CompileOptions) -> Imported:
             f"example_input: its values, up to {int(given.example.max())}, are the module's input as they are, but its "
             "type is uint8, which run and verify divide by 255; give floating point there"
         )
+    if traced.alone:
+        doubts.append(
+            f"{next(iter(traced.alone))}: the module's code merges T and samples before these neurons, so that it is "
+            "right of one sample at a time: so the program runs them, and so verify runs the module"
+        )
     kind = type(module)
     parameters = sum(each.numel() for each in module.parameters())
     named = ModuleSource(f"{kind.__module__}.{kind.__qualname__}", twin, traced, as_samples(given.example, traced.axes))

@@ -105,6 +105,7 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         shapes={name: source.traced.graph[name].shape for name in source.traced.layouts},
         over_time=source.traced.over_time,
         stepwise=source.traced.stepwise,
+        alone=source.traced.alone,
         vectors="input.flatten" in source.traced.graph,
     )
 

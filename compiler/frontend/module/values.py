@@ -152,6 +152,8 @@ class Tracing:
         grids: For each node whose last dimension stands for the pixels of an image, that image's size.
         called: For each population that steps one by one, what it was given.
         layouts: For each population that is not given (T, N, ...) as its node has it, how its values are laid out.
+        alone: For each population that is given (T * N, ...), which is right of one sample alone, why it is refused of
+            others.
     """
 
     module: nn.Module
@@ -165,6 +167,7 @@ class Tracing:
     grids: dict[str, Shape] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
     called: dict[str, list[Value]] = field(default_factory=dict)
+    alone: dict[str, str] = field(default_factory=dict)
     _known: dict[object, Value | tuple[Value, ...]] = field(default_factory=dict)
     _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
 
@@ -291,7 +294,8 @@ class Tracing:
 
     def _returned(self, node: fx.Node) -> Value:
         returned = node.args[0]
-        found = returned[0] if isinstance(returned, tuple) and len(returned) == 1 else None
+        given = [each for each in returned if each is not None] if isinstance(returned, tuple) else []
+        found = given[0] if len(given) == 1 else None
         value = self.values.get(found) if isinstance(found, fx.Node) else None
         if not isinstance(found, fx.Node) or not isinstance(value, Value):
             raise UnsupportedError(
