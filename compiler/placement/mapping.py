@@ -228,17 +228,23 @@ class _Mapper:
 
     def _wants_values(self, node: Node[Op], reader: Node[Op]) -> bool:
         """Whether a reader, behind delays, takes a node's sums one by one rather than sums them further."""
-        match reader.op:
-            case MaxPool2d() | Conv2d() | Dense() | SumPool2d():
-                return True
-            case SpikeMatMul():
-                return reader.inputs[0] == node.name
-            case Delay() | Flatten() | SampleDelay():
-                return any(self._wants_values(reader, each) for each in self._program.consumers[reader.name])
-            case Add() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | Output() | SpikeAttention():
-                return False
-            case _:
-                raise _unknown(reader)
+        pending = [(node, reader)]
+        while pending:
+            sender, reader = pending.pop()
+            match reader.op:
+                case MaxPool2d() | Conv2d() | Dense() | SumPool2d():
+                    return True
+                case SpikeMatMul() if reader.inputs[0] == sender.name:
+                    return True
+                case Delay() | Flatten() | SampleDelay():
+                    pending += [(reader, each) for each in self._program.consumers[reader.name]]
+                case Add() | Spiking() | SpikeGate() | CubaLI() | MultiSpikeIF() | Relay() | Output():
+                    pass
+                case SpikeAttention() | SpikeMatMul():
+                    pass
+                case _:
+                    raise _unknown(reader)
+        return False
 
     def _population(self, last: Node[Op]) -> Population:
         """The population whose values a node sends."""
@@ -355,23 +361,24 @@ class _Mapper:
 
     def _incoming(self, name: str, reader: Node[Op], delay: int) -> Iterator[Edge]:
         """The connections that a current, read by a neuron, consists of."""
-        node = self._program[name]
-        if self._is_population(node):
-            channels = _shape3(node.shape)[0]
-            yield Edge(name, reader.name, Link.CONVOLUTION, groups=channels, delay=delay)
-            return
-        match node.op:
-            case Delay() | SampleDelay():
-                yield from self._incoming(node.inputs[0], reader, delay + _waits(node.op))
-            case Add() if is_stack(self._program, name):
-                yield self._synapses(node, delay)
-            case Add() | Flatten():
-                for each in node.inputs:
-                    yield from self._incoming(each, reader, delay)
-            case Conv2d() | Dense() | SumPool2d():
-                yield self._synapses(node, delay)
-            case _:
-                raise _unknown(node)
+        pending = [(name, delay)]  # a stream adds up as many layers as a network is deep
+        while pending:
+            name, delay = pending.pop()
+            node = self._program[name]
+            match node.op:
+                case _ if self._is_population(node):
+                    channels = _shape3(node.shape)[0]
+                    yield Edge(name, reader.name, Link.CONVOLUTION, groups=channels, delay=delay)
+                case Delay() | SampleDelay():
+                    pending.append((node.inputs[0], delay + _waits(node.op)))
+                case Add() if is_stack(self._program, name):
+                    yield self._synapses(node, delay)
+                case Add() | Flatten():
+                    pending += [(each, delay) for each in reversed(node.inputs)]
+                case Conv2d() | Dense() | SumPool2d():
+                    yield self._synapses(node, delay)
+                case _:
+                    raise _unknown(node)
 
     def _synapses(self, node: Node[Op], delay: int) -> Edge:
         parts = layer_synapses(self._program, node.name)

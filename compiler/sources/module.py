@@ -32,6 +32,11 @@ def from_module(given: ModuleInput, options: CompileOptions) -> Imported:
             f"example_input: its values, up to {int(given.example.max())}, are the module's input as they are, but its "
             "type is uint8, which run and verify divide by 255; give floating point there"
         )
+    if traced.alone:
+        doubts.append(
+            f"{next(iter(traced.alone))}: the module's code merges T and samples before these neurons, so that it is "
+            "right of one sample at a time: so the program runs them, and so verify runs the module"
+        )
     kind = type(module)
     parameters = sum(each.numel() for each in module.parameters())
     samples = as_samples(given.example, traced.axes, traced.sample_axes)

@@ -131,6 +131,7 @@ def traced_network(module: nn.Module, traced: Traced, program: Program, *, sourc
         shapes={name: traced.graph[name].shape for name in traced.layouts},
         over_time=traced.over_time,
         stepwise=traced.stepwise,
+        alone=traced.alone,
         vectors=traced.sample_axes == 1,
         rows=traced.sample_axes == 2,
         source=source,

@@ -111,6 +111,7 @@ class ModuleNetwork(TorchNetwork):
         shapes: For each of these, the shape that the program has them in.
         stepwise: The populations that its code steps one by one.
         source: What messages call where it came from.
+        alone: Those that it gives (T * N, ...): if there are any, it is given one sample at a time.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class ModuleNetwork(TorchNetwork):
         shapes: Mapping[str, Shape] = MappingProxyType({}),
         stepwise: Collection[str] = (),
         source: str = "module",
+        alone: Collection[str] = (),
     ) -> None:
         super().__init__(model)
         self.neurons = {name: node for name, node in self.neurons.items() if name in names}
@@ -141,6 +143,7 @@ class ModuleNetwork(TorchNetwork):
         self.shapes = shapes
         self.stepwise = stepwise
         self.source = source
+        self.alone = alone
 
     def copy(self) -> ModuleNetwork:
         """Another one like it."""
@@ -161,11 +164,25 @@ class ModuleNetwork(TorchNetwork):
             shapes=self.shapes,
             stepwise=self.stepwise,
             source=self.source,
+            alone=self.alone,
         )
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
         """What ``forward`` returns of samples, each population's spikes told in the program's order."""
+        if not self.alone:
+            return self._run_together(samples, observe)
+        told: dict[str, list[tuple[torch.Tensor, ...]]] = {}
 
+        def keep(name: str, *values: torch.Tensor) -> None:
+            told.setdefault(name, []).append(tuple(each.clone() for each in values))
+
+        logits = [self._run_together(samples[each : each + 1], keep) for each in range(len(samples))]
+        for name, parts in told.items():
+            observe(name, *(torch.cat(each, dim=1) for each in zip(*parts, strict=True)))
+        return np.concatenate(logits, axis=1)
+
+    def _run_together(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
+        """The same, of samples given at once."""
         gathered: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in self.stepwise}
 
         def arranged(name: str, *values: torch.Tensor) -> None:
@@ -174,6 +191,8 @@ class ModuleNetwork(TorchNetwork):
                 if len(gathered[name]) < self.timesteps:
                     return
                 values = tuple(torch.stack(each) for each in zip(*gathered[name], strict=True))
+            if name in self.alone:
+                values = tuple(each.unsqueeze(1) for each in values)
             if name in self.layouts:
                 values = tuple(self.layouts[name].arrange(value, self.shapes[name]) for value in values)
             observe(name, *values)
@@ -199,7 +218,9 @@ class ModuleNetwork(TorchNetwork):
         if not self.repeats:
             samples = samples.expand(self.timesteps, *samples.shape) if static else samples.transpose(0, 1)
             samples = samples.transpose(0, 1) if self.samples_first else samples
-        logits: torch.Tensor = self.model(samples.contiguous())
+        returned = self.model(samples.contiguous())
+        logits: torch.Tensor
+        (logits,) = (each for each in returned if each is not None) if isinstance(returned, tuple) else (returned,)
         return logits if self.over_time is None else logits[None] / self.over_time
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import resformer
 from resformer.compiler.ir.ops import SpikeAttention, SpikeGate
-from resformer.errors import UnsupportedError
+from resformer.errors import ResformerWarning, UnsupportedError
 from resformer.models.zoo.maxformer import MaxFormerArchitecture
 from resformer.models.zoo.qkformer import QKFormerArchitecture
 from resformer.models.zoo.recognise import build
@@ -19,6 +20,7 @@ from resformer.models.zoo.sdt import SDTArchitecture
 from resformer.models.zoo.spikformer import SpikformerArchitecture
 from resformer.models.zoo.spikingformer import SpikingformerArchitecture
 from resformer.runtime.compiled import Compiled
+from resformer.runtime.verify.module_sides import require_same_spikes
 from resformer.runtime.verify.result import QUANTIZED
 from support.modules import calibrated
 from support.verified import assert_equal
@@ -157,7 +159,7 @@ class MaskingNet(nn.Module):
         super().__init__()
         self.how = how
         self.conv, self.norm, self.lif = layer.Conv2d(3, 8, 1), layer.BatchNorm2d(8), neuron.LIFNode()
-        self.mask_lif = neuron.LIFNode(v_threshold=1.5)
+        self.mask_lif = neuron.LIFNode(v_threshold=0.5 if how == "heads of one channel" else 1.5)
         self.last, self.last_norm, self.last_lif = layer.Conv2d(8, 6, 3), layer.BatchNorm2d(6), neuron.LIFNode()
         self.head = layer.Linear(24, 3)
         functional.set_step_mode(self, "m")
@@ -168,13 +170,16 @@ class MaskingNet(nn.Module):
             made = x * self.mask_lif(x.sum((3, 4), keepdim=True))
         elif self.how == "channels":
             made = x * (1 - self.mask_lif(x.sum(2, keepdim=True)))
+        elif self.how == "other heads":
+            mask = self.mask_lif(x.unflatten(2, (2, 4)).sum(3))
+            made = (x.unflatten(2, (4, 2)) * mask.unsqueeze(2)).flatten(2, 3)
         else:
-            by_head = x.unflatten(2, (2, 4))
+            by_head = x.unflatten(2, (2, 4) if self.how == "heads" else (8, 1))
             made = (self.mask_lif(by_head.sum(3, keepdim=True)) * by_head).flatten(2, 3)
         return self.head(self.last_lif(self.last_norm(self.last(made))).flatten(2)).mean(0)
 
 
-@pytest.mark.parametrize("how", ["pixels", "channels", "heads"])
+@pytest.mark.parametrize("how", ["pixels", "channels", "heads", "heads of one channel"])
 def test_masks_that_are_spread(how: str) -> None:
     compiled = resformer.compile(calibrated(MaskingNet(how), FRAMES), FRAMES, "sim")
     assert any(isinstance(node.op, SpikeGate) for node in compiled.program)
@@ -182,6 +187,11 @@ def test_masks_that_are_spread(how: str) -> None:
         compiled,
         FRAMES.transpose(0, 1),
     )
+
+
+def test_masks_of_other_channels_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"combines spikes .* or some that stand for all pixels or all channels"):
+        resformer.compile(calibrated(MaskingNet("other heads"), FRAMES), FRAMES, "sim")
 
 
 class StreamNet(nn.Module):
@@ -236,3 +246,45 @@ def test_a_mean_of_a_stream_that_is_rounded() -> None:
     assert_equal(compiled, FRAMES.transpose(0, 1), exact=False)
     for backend in ("onnx", "lava"):
         assert compiled.verify(FRAMES.transpose(0, 1), backend=backend).equivalent
+
+
+class MergingNet(nn.Module):
+    """Neurons that are given (T * N, ...), as QKFormer's are; it takes (N, T, 3, 4, 4) and returns a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.lif = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), neuron.LIFNode(step_mode="m")
+        self.token_lif = neuron.LIFNode(v_threshold=0.5, step_mode="m")
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        steps, samples = x.shape[1], x.shape[0]
+        merged = x.transpose(0, 1).flatten(0, 1)
+        fired = self.lif(self.norm(self.conv(merged)))
+        tokens = self.token_lif(fired.flatten(2).transpose(1, 2))
+        return self.head(tokens.transpose(1, 2).reshape(steps, samples, 8, 16).mean(3)).mean(0), None
+
+
+def test_neurons_that_read_steps_and_samples_merged_are_right_of_one_sample() -> None:
+    frames = FRAMES.transpose(0, 1)
+    net = calibrated(MergingNet(), frames[:1])
+    with pytest.warns(ResformerWarning, match=r"lif: the module's code merges T and samples before these neurons"):
+        compiled = resformer.compile(net, frames[:1], "sim")
+    assert_equal(compiled, frames)
+    require_same_spikes(compiled.compilation, frames)  # of two at once, each by itself
+    with pytest.raises(UnsupportedError, match=r"or give the module one sample at a time, as the example too \(/"):
+        resformer.compile(net, frames, "sim")
+
+
+def test_weights_that_code_computes_are_no_parameters() -> None:
+    net = nn.Sequential(
+        parametrizations.weight_norm(layer.Conv2d(3, 8, 1)),
+        neuron.LIFNode(v_threshold=0.1),
+        layer.Flatten(),
+        layer.Linear(128, 3),
+    )
+    functional.set_step_mode(net, "m")
+    compiled = resformer.compile(net, FRAMES, "sim")
+    assert_equal(compiled, FRAMES.transpose(0, 1), exact=False)
+    note = compiled.verify(FRAMES.transpose(0, 1), backend="sim").checks[QUANTIZED].note
+    assert note == "not demanded: 0 has numbers that the module's code computes or states, and no parameter holds"

@@ -50,6 +50,8 @@ class Traced:
         layouts: For each population that is not given (T, N, ...) in the order of its node, how its values lie.
         stepwise: The populations that the module's own code steps one by one.
         sample_axes: How many axes a sample has to the module: 1, (F,); 2, (C, L); or 3, (C, H, W).
+        alone: The populations that its code gives (T * N, ...), so that it is right of one sample at a time; and why it
+            is refused of more.
     """
 
     graph: Graph[nir.NIRNode]
@@ -58,6 +60,7 @@ class Traced:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     stepwise: frozenset[str] = frozenset()
     sample_axes: int = 3
+    alone: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def mean_over_time(self) -> bool:
@@ -109,6 +112,14 @@ def import_module(
             message names the node and the line of code.
         InputError: The example is no tensor, is empty, or has no such axes.
     """
+    traced = _imported(module, example, timesteps, input_kind)
+    if traced.alone and example.shape[traced.axes is Axes.TIMED] > 1:
+        raise UnsupportedError(next(iter(traced.alone.values())))
+    return traced
+
+
+def _imported(module: nn.Module, example: torch.Tensor, timesteps: int | None, input_kind: InputKind) -> Traced:
+    """The same, whether or not it may be given several samples."""
     if not isinstance(example, torch.Tensor):
         raise InputError(f"example_input: is a {type(example).__name__}; give a torch.Tensor")
     if not example.numel():
@@ -198,7 +209,13 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     assert tracing.timesteps is not None
     graph = Graph(nodes, tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
     return Traced(
-        graph, axes, result.over_time, tracing.layouts, frozenset(tracing.called) | tracing.stepping, len(shape)
+        graph,
+        axes,
+        result.over_time,
+        tracing.layouts,
+        frozenset(tracing.called) | tracing.stepping,
+        len(shape),
+        tracing.alone,
     )
 
 

@@ -94,7 +94,8 @@ class Layout:
 
     def reshaped(self, sizes: Sequence[int]) -> Layout | None:
         """The same elements in the same order on other axes; None where an axis would mix what cannot be parted."""
-        left, axes = list(self.atoms), []
+        left = list(self.atoms)
+        axes: list[Axis] = []
         for size in sizes:
             axis: list[Atom] = []
             while size > 1 and left:
@@ -112,6 +113,9 @@ class Layout:
             if size > 1:
                 return None
             if not axis and left and left[0].size == 1:
+                axis.append(left.pop(0))
+            elif axis and left and left[0].size == 1 and 1 not in sizes[len(axes) + 1 : len(axes) + 2]:
+                # a single step, or sample, is of the axis before, unless it has one of its own
                 axis.append(left.pop(0))
             axes.append(_joined(axis))
         if any(atom.size > 1 for atom in left) or (left and not axes):

@@ -163,6 +163,9 @@ def _reduced(
         pooled = layout.without(over, keepdim=keepdim)
         made_by = None if keepdim else node
         return replace(value, node=name, shape=tracing.draft.shape(name), layout=pooled, made_by=made_by)
+    if not any(averaged):
+        # axes of one channel a head
+        return replace(value, layout=layout.without(over, keepdim=keepdim))
     raise tracing.refusal(
         node,
         f"{'averages' if pool is nir.AvgPool2d else 'sums'} axes {over} of {value.named_axes}",

@@ -51,12 +51,17 @@ def fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
         refusal = tracing.refusal(node, "neurons read (N, T, ...)", "give them (T, N, ...): x.transpose(0, 1)")
         raise SamplesFirstError(str(refusal))
     if first != ((time_atom(tracing),),):
-        raise tracing.refusal(
+        refusal = tracing.refusal(
             node,
             f"neurons read {value.named_axes}, so that time runs on from sample to sample and a sample's spikes "
             "depend on its place in the batch",
-            f"{remedy} and give them (T, N, ...)",
+            f"{remedy} and give them (T, N, ...), or give the module one sample at a time, as the example too",
         )
+        if first == ((samples_atom(), time_atom(tracing)),):
+            raise SamplesFirstError(str(refusal))
+        if first != ((time_atom(tracing), samples_atom()),):
+            raise refusal
+        tracing.alone.setdefault(name, str(refusal))
     value = whole_of(tracing, node, value)
     if mode != "m":
         raise tracing.refusal(node, f"neurons in step mode {mode!r} take T steps as one", remedy)
@@ -75,7 +80,9 @@ def _population(tracing: Tracing, node: fx.Node, value: Value, name: str) -> Val
     if not value.layout.in_order:
         own = value.layout.axes
         timed = value.layout.has(TIME)
-        tracing.layouts[name] = value.layout if timed else replace(value.layout, axes=((Atom(TIME, 0),), *own))
+        if name in tracing.alone:
+            own = (*((each,) for each in own[0]), *own[1:])
+        tracing.layouts[name] = replace(value.layout, axes=own if timed else ((Atom(TIME, 0),), *own))
     return tracing.elementwise(node, name, op, value)
 
 

@@ -160,6 +160,8 @@ class Tracing:
         recurrent: The containers that lead back what they made one step ago.
         closed: Those whose neurons have synapses onto themselves.
         stepping: The populations that such a container steps.
+        alone: For each population that is given (T * N, ...), which is right of one sample alone, why it is refused of
+            others.
     """
 
     module: nn.Module
@@ -176,6 +178,7 @@ class Tracing:
     recurrent: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     stepping: set[str] = field(default_factory=set)
+    alone: dict[str, str] = field(default_factory=dict)
     _known: dict[object, Value | tuple[Value, ...]] = field(default_factory=dict)
     _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
 
@@ -307,7 +310,8 @@ class Tracing:
 
     def _returned(self, node: fx.Node) -> Value:
         returned = node.args[0]
-        found = returned[0] if isinstance(returned, tuple) and len(returned) == 1 else None
+        given = [each for each in returned if each is not None] if isinstance(returned, tuple) else []
+        found = given[0] if len(given) == 1 else None
         value = self.values.get(found) if isinstance(found, fx.Node) else None
         spec = self.exported.call_spec.out_spec
         # a tuple or a dict of one tensor is none
