@@ -314,8 +314,9 @@ class Tracing:
         found = given[0] if len(given) == 1 else None
         value = self.values.get(found) if isinstance(found, fx.Node) else None
         spec = self.exported.call_spec.out_spec
-        # a tuple or a dict of one tensor is none
-        if not isinstance(found, fx.Node) or spec is None or not spec.is_leaf() or not isinstance(value, Value):
+        # one tensor, or with it nothing in the place of what else there might be; a tuple or a dict of one is neither
+        plain_result = spec is not None and (spec.is_leaf() or (spec.type is tuple and spec.num_children > 1))
+        if not isinstance(found, fx.Node) or not plain_result or not isinstance(value, Value):
             raise UnsupportedError(
                 f"{type(self.module).__name__}: returns something other than one tensor computed from its input; "
                 "wrap it in a module that returns the logits alone"
