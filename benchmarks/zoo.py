@@ -267,7 +267,7 @@ def full(net: Network) -> bool:
         started = time.monotonic()
         result = compared(compiled, ready.samples[:1], "sim")
         print(
-            f"E2 in sim, one image: {counts(result.checks[BACKEND])} spikes differ, {time.monotonic() - started:.0f} "
+            f"E2 in sim, one image: {counts(result.checks[BACKEND])} differ, {time.monotonic() - started:.0f} "
             f"s; {sum(map(bool, result.fired.values()))} of {len(result.fired)} populations fired"
         )
         return result.equivalent
