@@ -55,6 +55,8 @@ BACKENDS = ("sim", "lava", "onnx")
 CHIP = "loihi2"
 SMALLEST_VARIANCE = 0.05
 """Of a channel of made weights: one that nothing reaches has none, and a normalisation would make much of it."""
+CALIBRATED_ON = 4
+"""Samples of made weights' normalisations, at least."""
 BATCH = 50
 """Samples of the float network at once."""
 
@@ -144,14 +146,14 @@ class Prepared:
     labels: npt.NDArray[np.int64] | None = None
 
 
-def prepare(net: Network, folder: Path, samples: int) -> Prepared:
-    """The trained checkpoint, or one of made weights."""
+def prepare(net: Network, folder: Path, count: int) -> Prepared:
+    """The trained checkpoint, or one of made weights and so many samples."""
     trained = TRAINED / f"{net.family}.pt"
     if trained.exists() and net.variant in ("", "ADD"):
         images, labels = (np.load(MNIST / f"test_{name}.npy") for name in ("images", "labels"))
         return Prepared(trained, np.load(MNIST / "calibration_images.npy"), images, labels)
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(max(4, samples), net.architecture.in_channels, net.size, net.size, generator=generator)
+    x = torch.rand(count, net.architecture.in_channels, net.size, net.size, generator=generator)
     model: Any = calibrated(build(net.architecture, timesteps=net.timesteps), x)
     for norm in (each for each in model.modules() if isinstance(each, torch.nn.BatchNorm2d)):
         norm.running_var.clamp_(min=SMALLEST_VARIANCE)
@@ -191,7 +193,7 @@ def verified(compiled: Compiled, samples: npt.NDArray[Any], model: Path) -> dict
 
 def row(net: Network, folder: Path, samples: int) -> tuple[list[str], bool]:
     """A network's row, and whether all is equal that must be."""
-    ready = prepare(net, folder, samples)
+    ready = prepare(net, folder, max(CALIBRATED_ON, samples))
     parameters = sum(each.numel() for each in build_zoo_model(load_zoo_checkpoint(ready.checkpoint)).parameters())
     options = CompileOptions(calibration=ready.calibration, chip=load_chip(CHIP))
     compiled = resformer.compile(ready.checkpoint, target="sim", options=options)
@@ -258,10 +260,15 @@ def full(net: Network) -> bool:
             f"{program.latency} steps of latency; {placement.cores:,} cores, {placement.chips:,} chips of {CHIP}",
             flush=True,
         )
+        try:
+            placement.require()
+            print(f"check: fits {CHIP}", flush=True)
+        except ResformerError as error:
+            print(f"check: {error}", flush=True)
         started = time.monotonic()
         result = compared(compiled, ready.samples[:1], "sim")
         print(
-            f"E2 in sim, one image: {counts(result.checks[BACKEND])} spikes differ, {time.monotonic() - started:.0f} "
+            f"E2 in sim, one image: {counts(result.checks[BACKEND])} differ, {time.monotonic() - started:.0f} "
             f"s; {sum(map(bool, result.fired.values()))} of {len(result.fired)} populations fired"
         )
         return result.equivalent

@@ -114,14 +114,16 @@ def trace(model: Classifier, shape: tuple[int, ...], *, timesteps: int, input_ki
         FileFormatError: A sample is larger than any program's may be.
     """
     # torch.export takes a while to load
-    import torch
+    from resformer.compiler.frontend.module.importer import import_as
+    from resformer.compiler.frontend.module.tracing import TRACED_BATCH
+    from resformer.compiler.frontend.module.values import Axes
 
-    from resformer.compiler.frontend.module.importer import import_module
-
-    # a file says T and the size in a few bytes, and tracing makes such a sample
-    require_within(8 * timesteps * math.prod(shape), LARGEST_RUN, "a sample of all steps has {} bytes")
-    axes = (1,) if input_kind == "static" else (timesteps, 1)
-    example = torch.zeros((), dtype=torch.float64).expand(*axes, *shape)
-    traced = import_module(model, example, timesteps=timesteps, input_kind=input_kind)
+    axes = Axes.STATIC if input_kind == "static" else Axes.TIMED
+    # its own T where it repeats samples itself
+    steps = None if axes is Axes.STATIC else timesteps
+    # a file says T and the size in a few bytes, and tracing makes such a batch
+    traced_bytes = 8 * TRACED_BATCH * (steps or 1) * math.prod(shape)
+    require_within(traced_bytes, LARGEST_RUN, "what it is traced with, for its input's size and steps, has {} bytes")
+    traced = import_as(model, axes, shape, timesteps=steps, input_kind=input_kind)
     metadata: dict[str, Any] = {**traced.graph.metadata, "source": ZOO}
     return replace(traced, graph=replace(traced.graph, metadata=metadata))

@@ -170,6 +170,16 @@ def test_networks_of_no_family_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert "another family (Spikformer, Spikingformer, QKFormer, Spike-driven Transformer, SEW-ResNet, " in said
 
 
+def test_a_record_cannot_ask_for_more_than_a_program_may_take(
+    spikformer: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(spikformer.told, weights_only=True)
+    content["resformer"]["image_size"] = 2**16
+    torch.save(content, tmp_path / "large.pt")
+    assert main([str(tmp_path / "large.pt"), "--check"]) == 1
+    assert "for its input's size and steps, has" in capsys.readouterr().err
+
+
 def test_another_network_is_no_original(built: Path, spikformer: Made, tiny: Tiny, tmp_path: Path) -> None:
     other: Any = build(SpikformerArchitecture(embed_dims=16, depth=2, num_heads=2, num_classes=5), timesteps=1)
     save_zoo_checkpoint(other, tmp_path / "deeper.pt", image_size=SIZE)

@@ -254,3 +254,18 @@ def as_samples(example: torch.Tensor, axes: Axes, sample_axes: int | None = None
     image = as_image(tuple(example.shape[lead:]))
     samples: npt.NDArray[np.float64] = example.reshape(*example.shape[:lead], *image).numpy()
     return samples
+
+
+def import_as(
+    module: nn.Module, axes: Axes, shape: Shape, *, timesteps: int | None = None, input_kind: InputKind = "static"
+) -> Traced:
+    """The float graph of a module of which it is known how it takes samples; see :func:`import_module`.
+
+    Args:
+        module: As ``in_float64`` returns it.
+        axes: Which axes of what it is given come first.
+        shape: Of a sample.
+        timesteps: T, which a module that repeats samples itself need not be told.
+        input_kind: Whether samples are real numbers or counts of events.
+    """
+    return _traced(module, axes, shape, timesteps, input_kind)
