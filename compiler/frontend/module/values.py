@@ -160,6 +160,7 @@ class Tracing:
         recurrent: The containers that lead back what they made one step ago.
         closed: Those whose neurons have synapses onto themselves.
         stepping: The populations that such a container steps.
+        bordered: The images into whose borders the code wrote what normalisation makes of zeros.
     """
 
     module: nn.Module
@@ -176,6 +177,7 @@ class Tracing:
     recurrent: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     stepping: set[str] = field(default_factory=set)
+    bordered: set[fx.Node] = field(default_factory=set)
     _known: dict[object, Value | tuple[Value, ...]] = field(default_factory=dict)
     _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
 
