@@ -317,3 +317,59 @@ def test_layers_of_enlarged_images_keep_their_weights(kind: str) -> None:
     result = verified(lambda: Enlarges(*ENLARGED[kind]), frames())
     assert all(result.fired.values())
     assert (result.checks[QUANTIZED].demanded, result.checks[QUANTIZED].mismatched) == (True, 0)
+
+
+class Bordered(nn.Module):
+    """A normalisation, and around what it makes a border of what it makes of zero, as RepConv has it."""
+
+    def __init__(self, *, factor: float = 1.0, sides: int = 4) -> None:
+        super().__init__()
+        self.norm, self.factor, self.sides = nn.BatchNorm2d(4), factor, sides
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm = self.norm
+        of_zero = norm.bias - norm.running_mean * norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        made, border = nn.functional.pad(norm(x), [1] * 4), self.factor * of_zero.detach().view(1, -1, 1, 1)
+        parts = made[:, :, :1], made[:, :, -1:], made[:, :, :, :1], made[:, :, :, -1:]
+        for part in parts[: self.sides]:
+            part.copy_(border)
+        return made
+
+
+def reparameterised(**border: float) -> nn.Module:
+    first = nn.Conv2d(4, 4, 1, bias=False), Bordered(**border)
+    last = nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4)
+    return between_norms(layer.SeqToANNContainer(*first, *last), lif())
+
+
+def test_a_border_of_normalised_zeros_is_padding_before_the_normalisation() -> None:
+    def make() -> nn.Module:
+        module = reparameterised()
+        nn.init.uniform_(module[3][1].norm.bias, -1, 1)
+        return module
+
+    assert all(verified(make, frames()).fired.values())
+
+
+@pytest.mark.parametrize(
+    ("border", "words"),
+    [({"factor": 2.0}, "other values than normalised zeros"), ({"sides": 3}, "a part of .* that is not its border")],
+)
+def test_other_borders_are_refused(border: dict[str, float], words: str) -> None:
+    module = reparameterised(**border)
+    nn.init.uniform_(module[3][1].norm.bias, -1, 1)
+    with pytest.raises(UnsupportedError, match=words):
+        resformer.compile(module.eval(), frames())
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_pytorch_computes_are_those_of_eval_mode(norm: Callable[[nn.Module], nn.Module]) -> None:
+    result = verified(lambda: between_norms(layer.SeqToANNContainer(norm(nn.Conv2d(4, 4, 3))), lif()), frames())
+    assert not result.checks[QUANTIZED].demanded
+
+
+@pytest.mark.parametrize("zeros", [(0, 1, 0, 1), (1, 1, 1, 1)])
+def test_a_max_pool_of_padded_spikes_is_one_of_more_windows(zeros: tuple[int, ...]) -> None:
+    result = verified(lambda: between_norms(layer.SeqToANNContainer(nn.ZeroPad2d(zeros), nn.MaxPool2d(2, 2))), frames())
+    assert all(result.fired.values())
+    assert (result.checks[QUANTIZED].demanded, result.checks[QUANTIZED].mismatched) == (True, 0)

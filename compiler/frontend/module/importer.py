@@ -79,7 +79,7 @@ def in_float64(module: nn.Module) -> nn.Module:
     # potentials of a run with gradients cannot be copied
     reset(module)
     try:
-        twin: nn.Module = copy.deepcopy(module).cpu().double().eval()
+        twin: nn.Module = copy.deepcopy(module, _detached(module)).cpu().double().eval()
     except RuntimeError as error:
         raise InputError(f"{type(module).__name__}: cannot be copied ({first_line(error)})") from error
     for name, tensor in twin.state_dict().items():
@@ -93,6 +93,16 @@ def in_float64(module: nn.Module) -> nn.Module:
         if keeps and getattr(node, "store_v_seq", False):
             node.store_v_seq = False
     return twin
+
+
+def _detached(module: nn.Module) -> dict[int, Any]:
+    """What a copy has in place of tensors that hold a history, such as the weights that weight_norm computes."""
+    return {
+        id(held): held.detach().clone()
+        for each in module.modules()
+        for held in vars(each).values()
+        if isinstance(held, torch.Tensor) and not held.is_leaf
+    }
 
 
 def import_module(

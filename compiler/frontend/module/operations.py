@@ -6,6 +6,7 @@ import operator
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from resformer.compiler.frontend.module.borders import copied
 from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either
 from resformer.compiler.frontend.module.in_place import in_place
 from resformer.compiler.frontend.module.pools import added_up, averaged, averaged_adaptively, averaged_windows, max_pool
@@ -85,6 +86,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
             ),
             reshaped,
         ),
+        "aten.copy_.default": copied,
         "aten.pad.default": padded_along,
         "aten.constant_pad_nd.default": lambda tracing, node, x, sizes, fill=0: padded_along(
             tracing, node, x, sizes, "constant", fill

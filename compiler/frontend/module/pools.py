@@ -18,6 +18,10 @@ from resformer.compiler.frontend.module.values import (
     Tracing,
     Value,
 )
+from resformer.compiler.frontend.module.windows import PADDED
+from resformer.compiler.ir.arrays import Shape
+from resformer.compiler.ir.graph import Node
+from resformer.compiler.ir.messages import sends_counts
 from resformer.compiler.ir.primitives import (
     CONCATENATED,
     FIXED,
@@ -45,8 +49,14 @@ def max_pool(
     size, step, around = pair(kernel), pair(stride or kernel), pair(padding)
     if pair(dilation) != (1, 1):
         raise tracing.refusal(node, "takes maxima over dilated windows", "use windows without gaps")
-    pool = MaxPool2d(kernel_size=np.array(size), stride=np.array(step), padding=np.array(around))
     beyond = _beyond(value, size, step, around) if ceil_mode else (0, 0)
+    source = tracing.draft.nodes[value.node]
+    if PADDED in source.op.metadata and not any(around) and sends_counts(tracing.draft.nodes, source.inputs[0]):
+        window = _of_padded(source, value.shape, size, step, beyond)
+        if window is not None:  # zeros win nothing from spikes either
+            around, beyond = window
+            value = replace(value, node=source.inputs[0], shape=tracing.draft.shape(source.inputs[0]))
+    pool = MaxPool2d(kernel_size=np.array(size), stride=np.array(step), padding=np.array(around))
     if any(beyond):
         pool = CeilMaxPool2d(pool.kernel_size, pool.stride, pool.padding, np.array(beyond))
     joined = tracing.draft.nodes[value.node]
@@ -65,6 +75,24 @@ def _beyond(value: Value, size: tuple[int, int], step: tuple[int, int], around: 
         last = -(-free // stride) * stride
         found.append(max(0, (last if last < have + pad else last - stride) - free))
     return found[0], found[1]
+
+
+def _of_padded(
+    pad: Node[nir.NIRNode], shape: Shape, size: tuple[int, int], step: tuple[int, int], beyond: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The padding of windows that read what lies before a pad, and how far they reach behind it; None: no such ones."""
+    top, bottom, left, right = (int(each) for each in str(pad.op.metadata[PADDED]).split(","))
+    around, reach = (top, left), []
+    counts = Window(size, step, beyond=beyond).targets(shape[1:])
+    have = shape[1] - top - bottom, shape[2] - left - right
+    for axis, behind in enumerate((bottom, right)):
+        first, last = around[axis], (counts[axis] - 1) * step[axis] + size[axis] - have[axis] - around[axis]
+        # no window lies in the padding alone
+        if min(first, behind) < 0 or max(first, last) >= size[axis]:
+            return None
+        reach.append(max(last - first, 0))
+    found = Window(size, step, around, beyond=(reach[0], reach[1]))
+    return (around, found.beyond) if found.targets(have) == counts else None
 
 
 def averaged_windows(

@@ -162,6 +162,7 @@ class Tracing:
         stepping: The populations that such a container steps.
         alone: For each population that is given (T * N, ...), which is right of one sample alone, why it is refused of
             others.
+        bordered: The images into whose borders the code wrote what normalisation makes of zeros.
     """
 
     module: nn.Module
@@ -179,6 +180,7 @@ class Tracing:
     closed: set[str] = field(default_factory=set)
     stepping: set[str] = field(default_factory=set)
     alone: dict[str, str] = field(default_factory=dict)
+    bordered: set[fx.Node] = field(default_factory=set)
     _known: dict[object, Value | tuple[Value, ...]] = field(default_factory=dict)
     _flat: dict[tuple[str, fx.Node | None], str] = field(default_factory=dict)
 
