@@ -189,7 +189,14 @@ def own_virtual(file: h5py.File) -> None:
     file.create_virtual_dataset(LAYER_BIAS, layout)
 
 
+def repeated(file: h5py.File) -> None:
+    """Weights that are one value, which HDF5 stores once."""
+    del file["layer/3/weight"]
+    file.create_dataset("layer/3/weight", (2**10, 2**16), "u1", chunks=(2**10, 2**10), fillvalue=1)
+
+
 NET: Mapping[str, tuple[Write, str]] = {
+    "repeated weights": (damaged_net(repeated), "weight repeats values 67108864 times, the limit is"),
     "external storage": (damaged_net(own_external), "its values lie in another file"),
     "external link": (
         instead_of(LAYER_BIAS, lambda _: h5py.ExternalLink("other.net", LAYER_BIAS)),

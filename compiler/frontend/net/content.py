@@ -366,6 +366,9 @@ def _integers(name: str, values: Values, key: str, least: int, most: int, *, rem
         raise FileFormatError(f"{name}: {key} is {array.dtype}, not numbers; {REWRITE}")
     if not array.size:
         raise FileFormatError(f"{name}: {key} has shape {array.shape}, which is empty; {REWRITE}")
+    if 0 in array.strides:
+        # a few bytes of the file, of which each value takes eight here
+        require_within(array.size, MOST_VALUES, f"{name}: {key} repeats values {{}} times")
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise FileFormatError(f"{name}: {key} holds NaN or infinite values; repair the network and {REWRITE}")
