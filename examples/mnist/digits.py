@@ -48,12 +48,17 @@ def as_input(images: npt.NDArray[np.uint8], *, dtype: torch.dtype = torch.float3
     return torch.from_numpy(images.reshape(-1, *images.shape[-3:])).to(dtype) / 255
 
 
-def augment(images: torch.Tensor) -> torch.Tensor:
-    """Rotate, scale, shear and shift each image, (N, 1, H, W), a little and at random; pixels from outside are 0."""
+def augment(images: torch.Tensor, *, strength: float = 1.0) -> torch.Tensor:
+    """Rotate, scale, shear and shift each image, (N, 1, H, W), a little and at random; pixels from outside are 0.
+
+    Args:
+        images: digits.
+        strength: of all of it, 0 to 1.
+    """
     count, device = len(images), images.device
 
     def uniform(limit: float) -> torch.Tensor:
-        return (2 * torch.rand(count, device=device) - 1) * limit
+        return (2 * torch.rand(count, device=device) - 1) * (limit * strength)
 
     angle, shear = uniform(math.radians(15)), uniform(0.2)
     scale_x, scale_y = 1 + uniform(0.15), 1 + uniform(0.15)
@@ -84,6 +89,7 @@ def fit(
     epochs: int,
     batch_size: int,
     peak_lr: float,
+    strength: float = 1.0,
 ) -> None:
     """Train a network, and print a line an epoch.
 
@@ -95,6 +101,7 @@ def fit(
         epochs: how often each image is seen, each time augmented anew.
         batch_size: images a step of the optimizer.
         peak_lr: the highest learning rate, after warm-up.
+        strength: of the augmentation.
     """
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     batches = len(images) // batch_size
@@ -106,7 +113,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * batches + batch, steps=epochs * batches, peak=peak_lr)
             chosen = order[batch * batch_size : (batch + 1) * batch_size]
-            logits = classify(augment(images[chosen]))
+            logits = classify(augment(images[chosen], strength=strength))
             loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
