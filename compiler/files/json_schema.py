@@ -136,7 +136,7 @@ def _member(value: object, union: Any, place: str) -> Any:
     """
     members = [each for each in get_args(union) if _has_form(value, each)]
     if not members:
-        raise _wrong(place, f"is {shown(value)}, not {' or '.join(_form(each) for each in get_args(union))}")
+        raise _wrong(place, f"is {shown(value)}, not {' or '.join(dict.fromkeys(map(_form, get_args(union))))}")
     if isinstance(value, Mapping) and len(members) > 1:
         return max(members, key=lambda each: sum(key in value for key in _fields(each)))
     return members[0]

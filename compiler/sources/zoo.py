@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,11 @@ from resformer.compiler.sources.checkpoint import check_for_checkpoints
 from resformer.compiler.sources.options import FLAGS, CompileOptions
 from resformer.compiler.sources.source import Imported, ModuleSource, Source
 from resformer.errors import InputError, UnsupportedError
+from resformer.models.limits import LARGEST_RUN, require_within
 from resformer.models.zoo.checkpoint import ZooCheckpoint, build_zoo_model, load_zoo_checkpoint, record
 from resformer.models.zoo.recognise import EVENT_CHANNELS, FAMILIES, Recognition, setting
 
 if TYPE_CHECKING:
-    import torch
-
     from resformer.compiler.frontend.module.importer import Traced
     from resformer.models.zoo.parts import Classifier
 
@@ -111,14 +111,17 @@ def trace(model: Classifier, shape: tuple[int, ...], *, timesteps: int, input_ki
 
     Raises:
         UnsupportedError: It has no lowering.
+        FileFormatError: A sample is larger than any program's may be.
     """
     # torch.export takes a while to load
     import torch
 
     from resformer.compiler.frontend.module.importer import import_module
 
+    # a file says T and the size in a few bytes, and tracing makes such a sample
+    require_within(8 * timesteps * math.prod(shape), LARGEST_RUN, "a sample of all steps has {} bytes")
     axes = (1,) if input_kind == "static" else (timesteps, 1)
-    example: torch.Tensor = torch.zeros(*axes, *shape, dtype=torch.float64)
+    example = torch.zeros((), dtype=torch.float64).expand(*axes, *shape)
     traced = import_module(model, example, timesteps=timesteps, input_kind=input_kind)
     metadata: dict[str, Any] = {**traced.graph.metadata, "source": ZOO}
     return replace(traced, graph=replace(traced.graph, metadata=metadata))

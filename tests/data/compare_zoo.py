@@ -213,15 +213,21 @@ def aligned(theirs: torch.Tensor, ours: torch.Tensor, *, tokens_first: bool) -> 
     return theirs.reshape(steps, -1), ours.reshape(steps, -1)
 
 
-def compare(case: recipe.Case, checkout: Path) -> dict[str, Any]:
-    """Compare one case, print what was compared, and return what to record; stop where anything differs."""
-    started = time.monotonic()
+def network_of(case: recipe.Case, checkout: Path) -> tuple[Any, nn.Module]:
+    """The authors' module of a case, and their network in float64 and eval mode, with new weights."""
     family = FAMILIES[case.family]
     module = import_theirs(checkout / family.file(case.name.partition(" ")[0]))
     theirs = family.make(module, case).double().eval()
     for each in theirs.modules():
         if hasattr(each, "backend"):
             each.backend = "torch"
+    return module, theirs
+
+
+def compare(case: recipe.Case, checkout: Path) -> dict[str, Any]:
+    """Compare one case, print what was compared, and return what to record; stop where anything differs."""
+    started = time.monotonic()
+    module, theirs = network_of(case, checkout)
     ours = build(case.architecture, timesteps=case.timesteps).double().eval()
     shapes = [{name: tuple(each.shape) for name, each in model.state_dict().items()} for model in (theirs, ours)]
     if shapes[0] != shapes[1]:

@@ -22,6 +22,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import resformer.compiler.chips
+from resformer.models.zoo.checkpoint import save_zoo_checkpoint
+from resformer.models.zoo.recognise import build as build_zoo
+from resformer.models.zoo.spikformer import SpikformerArchitecture
 from resformer.runtime.cli import compile_options as compile_command
 from resformer.runtime.cli import report as report_command
 from resformer.runtime.cli import run as run_command_module
@@ -56,6 +59,7 @@ class Seeds:
         spikes: Its samples.
         verification: What ``resformer-verify --json`` wrote of the build.
         cost: What ``resformer-run --cost --json`` wrote.
+        zoo: A checkpoint of another family.
     """
 
     tiny: Tiny
@@ -63,11 +67,12 @@ class Seeds:
     spikes: Path
     verification: Path
     cost: Path
+    zoo: Path
 
 
 def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     """Write the rest of the seeds; every command runs once, so that whoever is forked from here has it all loaded."""
-    seeds = Seeds(tiny, *(folder / name for name in ("net.nir", "spikes.npy", "verify.json", "cost.json")))
+    seeds = Seeds(tiny, *(folder / name for name in ("net.nir", "spikes.npy", "verify.json", "cost.json", "zoo.pt")))
     rng, ones = np.random.default_rng(0), np.ones(5)
     network = nir.NIRGraph.from_list(
         nir.Affine(rng.normal(size=(5, 6)), ones), nir.LIF(2 * ones, ones, 0 * ones, ones, v_reset=0 * ones),
@@ -83,9 +88,13 @@ def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     compile_(seeds.nir, *NIR_OPTIONS, "-o", folder / "nir")
     run(folder / "nir", "--input", seeds.spikes, "--backend", "sim")
     compile_(tiny.model, *tiny.arguments, "--target", "sim", "-o", folder / "again")
+    architecture = SpikformerArchitecture(embed_dims=8, depth=1, num_heads=2, num_classes=3, pooling="0110")
+    save_zoo_checkpoint(build_zoo(architecture, timesteps=2), seeds.zoo, image_size=8)
+    compile_(seeds.zoo, *ZOO_OPTIONS, "-o", folder / "zoo")
     return seeds
 
 
+ZOO_OPTIONS = ("--target", "sim", "--quiet")
 NIR_OPTIONS = ("--dt", 1, "--timesteps", 3, "--target", "sim", "--quiet")
 
 compile_ = functools.partial(run_command, compile_command.main)
@@ -147,6 +156,25 @@ def _run_sim(seeds: Seeds, samples: Path, *options: object) -> int:
 def checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
     """A checkpoint: its tensors, what lies beside them, its bytes, as .pt or .safetensors."""
     content = torch.load(seeds.tiny.model, weights_only=True)
+    path = _damaged_checkpoint(rng, folder, content)
+    return () if path is None else (_compile_checkpoint(path, folder, *seeds.tiny.arguments),)
+
+
+def zoo_checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A checkpoint of another family: as ``checkpoint``, and what it says that no tensor tells."""
+    content = torch.load(seeds.zoo, weights_only=True)
+    if rng.random() < 0.4:
+        content["resformer"] = damaged_tree(rng, content["resformer"])
+    path = _damaged_checkpoint(rng, folder, content)
+    return () if path is None else (_compile_checkpoint(path, folder),)
+
+
+def _compile_checkpoint(path: Path, folder: Path, *arguments: object) -> int:
+    return compile_(path, *arguments, "--target", "sim", "--quiet", "-o", folder / "build")
+
+
+def _damaged_checkpoint(rng: Rng, folder: Path, content: dict[str, Any]) -> Path | None:
+    """A checkpoint that was damaged; None where its format cannot hold what came of it."""
     state = content["model"]
     chance = rng.random()
     if chance < 0.7:
@@ -158,7 +186,7 @@ def checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
         try:
             save_file({name: each.contiguous() for name, each in tensors.items()}, path)
         except (ValueError, RuntimeError, NotImplementedError, TypeError):  # no such tensors there
-            return ()
+            return None
     else:
         if rng.random() < 0.3:
             content[str(pick(rng, TEXTS))[:1000]] = pick(rng, (*NUMBERS, [], {}, torch.zeros(2), None))
@@ -166,7 +194,7 @@ def checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
         torch.save(pick(rng, (content, content, state, {"net": state})), path, _use_new_zipfile_serialization=not old)
     if chance > 0.6:
         path.write_bytes(damaged_bytes(rng, path.read_bytes()))
-    return (compile_(path, *seeds.tiny.arguments, "--target", "sim", "--quiet", "-o", folder / "build"),)
+    return path
 
 
 LARGE = 1 << 20
@@ -464,6 +492,7 @@ KINDS: Mapping[str, tuple[float, Callable[[Seeds, Rng, Path], Statuses]]] = {
     "array .npz": (3, npz),
     "labels": (1, labels),
     "checkpoint": (2, checkpoint),
+    "zoo checkpoint": (1, zoo_checkpoint),
     "NIR": (3, nir_file),
     "program": (3, program),
     "quantized checkpoint": (0.5, quantized),
