@@ -21,14 +21,10 @@ from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
 from resformer.models.zoo.checkpoint import build_zoo_model, load_zoo_checkpoint, save_zoo_checkpoint
-from resformer.models.zoo.maxformer import MaxFormerArchitecture
 from resformer.models.zoo.parts import Classifier
-from resformer.models.zoo.qkformer import QKFormerArchitecture
 from resformer.models.zoo.recognise import ZooArchitecture, build
-from resformer.models.zoo.sdt import SDTArchitecture
 from resformer.models.zoo.sew_resnet import SEWResNetArchitecture
 from resformer.models.zoo.spikformer import SpikformerArchitecture
-from resformer.models.zoo.spikingformer import SpikingformerArchitecture
 
 HERE = Path(__file__).parent
 MNIST = HERE.parent / "mnist"
@@ -43,7 +39,11 @@ from digits import (  # noqa: E402  # it lies in another example's folder
     count_correct,
     digits,
     fit,
+    settle,
 )
+
+SETTLING_BATCH = 100
+"""Digits of whose normalisations' statistics an average is taken."""
 
 
 class Recipe(NamedTuple):
@@ -56,7 +56,8 @@ class Recipe(NamedTuple):
         peak_lr: the highest learning rate, after warm-up.
         first_current: what normalisations add to currents before training, in thresholds. Neurons that leak reach
             theirs too seldom otherwise, in few steps, to learn from.
-        strength: of the augmentation: the less, the sooner a network has learned its digits.
+        strength: of the augmentation in the first epoch and in the last.
+        settles: whether normalisations take the statistics of the digits as they are in the end.
     """
 
     architecture: ZooArchitecture
@@ -64,7 +65,8 @@ class Recipe(NamedTuple):
     epochs: int
     peak_lr: float
     first_current: float
-    strength: float
+    strength: tuple[float, float]
+    settles: bool
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -75,43 +77,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             epochs=20,
             peak_lr=3e-3,
             first_current=0.5,
-            strength=0.4,
-        ),
-        "spikingformer": Recipe(
-            SpikingformerArchitecture(embed_dims=64, depth=1, num_heads=4, mlp_ratio=4, in_channels=1, pooling="1110"),
-            timesteps=2,
-            epochs=20,
-            peak_lr=3e-3,
-            first_current=0.5,
-            strength=0.4,
-        ),
-        "sdt": Recipe(
-            SDTArchitecture(embed_dims=64, depth=1, num_heads=4, mlp_ratio=4, in_channels=1, pooling="1110"),
-            timesteps=2,
-            epochs=20,
-            peak_lr=3e-3,
-            first_current=0.5,
-            strength=0.4,
-        ),
-        "qkformer": Recipe(
-            QKFormerArchitecture(
-                embed_dims=96, depths=(1, 1, 1), num_heads=4, mlp_ratio=2, in_channels=1, layout="imagenet"
-            ),
-            timesteps=2,
-            epochs=20,
-            peak_lr=3e-3,
-            first_current=0.5,
-            strength=0.4,
-        ),
-        "maxformer": Recipe(
-            MaxFormerArchitecture(
-                embed_dims=96, depths=(1, 1, 1), num_heads=4, mlp_ratio=2, in_channels=1, layout="imagenet"
-            ),
-            timesteps=2,
-            epochs=20,
-            peak_lr=3e-3,
-            first_current=0.5,
-            strength=0.4,
+            strength=(0.4, 0.4),
+            settles=True,
         ),
         "sew_resnet": Recipe(
             SEWResNetArchitecture(block="basic", depths=(1, 1, 1, 1), width=16, in_channels=1, num_classes=10),
@@ -119,7 +86,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             epochs=30,
             peak_lr=2e-3,
             first_current=0.0,
-            strength=1.0,
+            strength=(1.0, 1.0),
+            settles=False,
         ),
     }
 )
@@ -175,16 +143,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     images, labels = (each[:TRAIN_PER_CLASS] for each in digits())
     model = new_network(recipe).to(device)
     started, used = time.monotonic(), time.process_time()
+    training_images = as_input(images).to(device)
     fit(
         model,
         model,
-        as_input(images).to(device),
+        training_images,
         torch.from_numpy(labels.ravel()).to(device),
         epochs=recipe.epochs if args.epochs is None else args.epochs,
         batch_size=args.batch_size,
         peak_lr=recipe.peak_lr if args.learning_rate is None else args.learning_rate,
         strength=recipe.strength,
     )
+    if recipe.settles:
+        settle(model, model, training_images, batch_size=SETTLING_BATCH)
     print(f"trained in {time.monotonic() - started:.0f} s, of which {time.process_time() - used:.0f} s on CPUs")
     args.folder.mkdir(parents=True, exist_ok=True)
     save_zoo_checkpoint(model.cpu(), path, image_size=IMAGE_SIZE)
