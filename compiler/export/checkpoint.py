@@ -384,8 +384,8 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
                 means = 1.0 / math.prod(int(size) for size in pool.kernel_size)
                 if (real_weight(program, node.name) != means).any():
                     return f"the mean of {node.name} is rounded"
-        relay = program[node.inputs[0]].op if node.inputs else None
-        if isinstance(node.op, SumPool2d) and isinstance(relay, Relay) and relay.shift:
+        before = program[node.inputs[0]].op if node.inputs else None
+        if isinstance(node.op, SumPool2d) and isinstance(before, Relay) and before.shift:
             return f"what {node.name} sums is rounded"
         if not isinstance(node.op, Spiking):
             continue

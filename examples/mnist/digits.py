@@ -48,12 +48,17 @@ def as_input(images: npt.NDArray[np.uint8], *, dtype: torch.dtype = torch.float3
     return torch.from_numpy(images.reshape(-1, *images.shape[-3:])).to(dtype) / 255
 
 
-def augment(images: torch.Tensor) -> torch.Tensor:
-    """Rotate, scale, shear and shift each image, (N, 1, H, W), a little and at random; pixels from outside are 0."""
+def augment(images: torch.Tensor, *, strength: float = 1.0) -> torch.Tensor:
+    """Rotate, scale, shear and shift each image, (N, 1, H, W), a little and at random; pixels from outside are 0.
+
+    Args:
+        images: digits.
+        strength: of all of it, 0 to 1.
+    """
     count, device = len(images), images.device
 
     def uniform(limit: float) -> torch.Tensor:
-        return (2 * torch.rand(count, device=device) - 1) * limit
+        return (2 * torch.rand(count, device=device) - 1) * (limit * strength)
 
     angle, shear = uniform(math.radians(15)), uniform(0.2)
     scale_x, scale_y = 1 + uniform(0.15), 1 + uniform(0.15)
@@ -84,6 +89,7 @@ def fit(
     epochs: int,
     batch_size: int,
     peak_lr: float,
+    strength: tuple[float, float] = (1.0, 1.0),
 ) -> None:
     """Train a network, and print a line an epoch.
 
@@ -95,6 +101,7 @@ def fit(
         epochs: how often each image is seen, each time augmented anew.
         batch_size: images a step of the optimizer.
         peak_lr: the highest learning rate, after warm-up.
+        strength: of the augmentation in the first epoch and in the last; it goes evenly from one to the other.
     """
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.02)
     batches = len(images) // batch_size
@@ -102,11 +109,13 @@ def fit(
     for epoch in range(epochs):
         order = torch.randperm(len(images), device=images.device)
         losses, correct = 0.0, 0
+        first, last = strength
+        now = first + (last - first) * epoch / max(1, epochs - 1)
         for batch in range(batches):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * batches + batch, steps=epochs * batches, peak=peak_lr)
             chosen = order[batch * batch_size : (batch + 1) * batch_size]
-            logits = classify(augment(images[chosen]))
+            logits = classify(augment(images[chosen], strength=now))
             loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -120,6 +129,30 @@ def fit(
             f"{time.monotonic() - started:6.0f} s",
             flush=True,
         )
+    model.eval()
+
+
+@torch.no_grad()
+def settle(model: nn.Module, classify: Classify, images: torch.Tensor, *, batch_size: int) -> None:
+    """Give normalisations the statistics of digits as they are; those of augmented ones are blurred.
+
+    Args:
+        model: the network; it ends in evaluation mode.
+        classify: what of the model gives logits.
+        images: (N, 1, 32, 32) in [0, 1], which trained it.
+        batch_size: images at once, whose statistics are averaged.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # an average of all batches alike
+    model.train()
+    for part in images.split(batch_size):
+        classify(part)
+        functional.reset_net(model)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
     model.eval()
 
 

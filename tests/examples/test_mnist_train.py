@@ -83,6 +83,31 @@ def test_augmented_digits_stay_digits(digits: ModuleType) -> None:
     assert 0.45 < overlap.mean() < 0.6
 
 
+def test_augmentation_can_be_weaker(digits: ModuleType) -> None:
+    images = torch.from_numpy(np.load(FOLDER / "test_images.npy")[:50]).float() / 255
+
+    def change(strength: float) -> float:
+        torch.manual_seed(0)
+        return float((digits.augment(images, strength=strength) - images).abs().mean())
+
+    assert change(0.0) < 1e-5
+    assert 2 * change(0.0) < change(0.2) < change(0.5) < change(1.0)
+
+
+def test_normalisations_settle_on_the_digits_they_are_given(digits: ModuleType) -> None:
+    norm = torch.nn.BatchNorm2d(1)
+    images = torch.rand(8, 1, 4, 4)
+    norm(images + 1)
+    digits.settle(norm, norm, images, batch_size=4)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    halves = images[:4], images[4:]
+    torch.testing.assert_close(norm.running_mean[0], images.mean())
+    torch.testing.assert_close(norm.running_var[0], sum(half.var() for half in halves) / 2)
+    assert norm.momentum == 0.1
+    assert not norm.training
+
+
 def test_the_learning_rate_rises_and_falls(digits: ModuleType) -> None:
     rates = [digits.learning_rate(step, steps=100, peak=1.0) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
