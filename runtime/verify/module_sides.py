@@ -93,7 +93,7 @@ def _original(compilation: Compilation) -> ModuleNetwork:
     assert source is not None
     return ModuleNetwork(
         source.module,
-        program.lif_names,
+        program.spiking_names,
         timesteps=program.timesteps,
         repeats=source.traced.axes is Axes.STATIC,
         samples_first=source.traced.axes is Axes.SAMPLES_FIRST,
@@ -101,6 +101,7 @@ def _original(compilation: Compilation) -> ModuleNetwork:
         shapes={name: source.traced.graph[name].shape for name in source.traced.layouts},
         over_time=source.traced.over_time,
         stepwise=source.traced.stepwise,
+        levels=source.traced.levels,
         vectors="input.flatten" in source.traced.graph,
     )
 

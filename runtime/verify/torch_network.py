@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
@@ -16,9 +16,11 @@ from torch import nn
 
 from resformer.compiler.files.report import Options
 from resformer.compiler.frontend.module.layout import Layout
+from resformer.compiler.frontend.module.levels import LevelCall
 from resformer.compiler.ir.arrays import Shape
 from resformer.errors import InputError
 from resformer.models.checkpoint import build_model, load_checkpoint
+from resformer.runtime.verify.roundings import Roundings
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -110,6 +112,7 @@ class ModuleNetwork(TorchNetwork):
         layouts: For each population whose values it has in another order than the program: how they lie.
         shapes: For each of these, the shape that the program has them in.
         stepwise: The populations that its code steps one by one.
+        levels: For each rounding that its code runs, in order, the population of levels that it is.
     """
 
     source = "module"
@@ -127,6 +130,7 @@ class ModuleNetwork(TorchNetwork):
         layouts: Mapping[str, Layout] = MappingProxyType({}),
         shapes: Mapping[str, Shape] = MappingProxyType({}),
         stepwise: Collection[str] = (),
+        levels: Sequence[LevelCall | None] = (),
     ) -> None:
         super().__init__(model)
         self.neurons = {name: node for name, node in self.neurons.items() if name in names}
@@ -138,6 +142,7 @@ class ModuleNetwork(TorchNetwork):
         self.layouts = layouts
         self.shapes = shapes
         self.stepwise = stepwise
+        self.levels = tuple(each if each is not None and each.name in names else None for each in levels)
 
     def copy(self) -> ModuleNetwork:
         """Another one like it."""
@@ -147,7 +152,7 @@ class ModuleNetwork(TorchNetwork):
         """The same of another module of this class."""
         return ModuleNetwork(
             model,
-            self.neurons.keys(),
+            {*self.neurons, *(each.name for each in self.levels if each is not None)},
             timesteps=self.timesteps,
             repeats=self.repeats,
             over_time=self.over_time,
@@ -156,6 +161,7 @@ class ModuleNetwork(TorchNetwork):
             layouts=self.layouts,
             shapes=self.shapes,
             stepwise=self.stepwise,
+            levels=self.levels,
         )
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
@@ -173,7 +179,16 @@ class ModuleNetwork(TorchNetwork):
                 values = tuple(self.layouts[name].arrange(value, self.shapes[name]) for value in values)
             observe(name, *values)
 
-        return super().run(samples, arranged)
+        if not any(self.levels):
+            return super().run(samples, arranged)
+        with Roundings(self.levels, self.timesteps, observe):
+            return super().run(samples, arranged)
+
+    def potentials(self, name: str, neuron: int, currents: Float64Array) -> Float64Array:
+        """See ``TorchNetwork``; of neurons of levels, which remember nothing, what they are given."""
+        if name in self.neurons:
+            return super().potentials(name, neuron, currents)
+        return currents.reshape(len(currents), -1)[:, neuron]
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """The logits, (T, N, classes), or (1, N, classes) where the module returns their mean over time.

@@ -18,6 +18,7 @@ from torch import nn
 
 from resformer.compiler.frontend.module.counts import check_products
 from resformer.compiler.frontend.module.layout import Layout
+from resformer.compiler.frontend.module.levels import LevelCall, level_calls, mark
 from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.operations import OPERATIONS
 from resformer.compiler.frontend.module.rows import check_parts, whole_of
@@ -25,7 +26,7 @@ from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, fir
 from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, needed
-from resformer.compiler.ir.primitives import InputKind
+from resformer.compiler.ir.primitives import NEURONS, InputKind
 from resformer.errors import InputError, UnsupportedError
 
 SAMPLE_AXES = (1, 3)
@@ -44,6 +45,7 @@ class Traced:
             those of each step.
         layouts: For each population that is not given (T, N, ...) in the order of its node, how its values lie.
         stepwise: The populations that the module's own code steps one by one.
+        levels: For each rounding that its code runs, in order, the population of levels that it is.
     """
 
     graph: Graph[nir.NIRNode]
@@ -51,6 +53,7 @@ class Traced:
     over_time: float | None
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     stepwise: frozenset[str] = frozenset()
+    levels: tuple[LevelCall | None, ...] = ()
 
     @property
     def mean_over_time(self) -> bool:
@@ -130,6 +133,7 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         Axes.SAMPLES_FIRST: (TRACED_BATCH, timesteps or 0),
     }[axes]
     exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
+    marked = mark(exported, module)
     tracing = Tracing(
         module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps, OPERATIONS, whole_of
     )
@@ -146,11 +150,12 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     by_name = {node.name: node for node in nodes}
     check_parts(by_name)
     check_products(by_name)
-    if not any(isinstance(node.op, nir.LIF | nir.IF) for node in nodes):
+    if not any(isinstance(node.op, NEURONS) for node in nodes):
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")
     assert tracing.timesteps is not None
     graph = Graph(nodes, tracing.timesteps, {"dt": DT, "input": input_kind, "source": "module"})
-    return Traced(graph, axes, result.over_time, tracing.layouts, frozenset(tracing.called))
+    stepwise = frozenset(tracing.called)
+    return Traced(graph, axes, result.over_time, tracing.layouts, stepwise, level_calls(tracing, marked))
 
 
 def _check_calls(tracing: Tracing) -> None:
