@@ -220,7 +220,9 @@ def _levels(node: Node[nir.NIRNode], op: IntegerLIF, unit: float) -> nir.NIRNode
     """A population of levels with its thresholds and its decay rounded."""
     neurons = node.op
     assert isinstance(neurons, primitives.IntegerLIF)
-    made = replace(neurons, v_threshold=_spread(op.vth * unit, node.shape), mem_decay=op.dv / LOIHI.decay_unity)
+    made = replace(
+        neurons, v_threshold=_spread(op.vth.astype(np.float64) * unit, node.shape), mem_decay=op.dv / LOIHI.decay_unity
+    )
     made.metadata = neurons.metadata | {INTEGERS: {name: getattr(op, name) for name in ("vth", "dv")}}
     return made
 

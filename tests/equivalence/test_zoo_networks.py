@@ -10,6 +10,7 @@ from torch import nn
 import resformer
 from resformer.compiler.ir.ops import SpikeAttention
 from resformer.errors import UnsupportedError
+from resformer.models.zoo.meta_spikeformer import MetaSpikeFormerArchitecture
 from resformer.models.zoo.recognise import ZooArchitecture, build
 from resformer.models.zoo.spikformer import SpikformerArchitecture
 from resformer.models.zoo.spikingformer import SpikingformerArchitecture
@@ -31,6 +32,15 @@ def test_a_family_compiles(architecture: ZooArchitecture) -> None:
     size = 32 if isinstance(architecture, SpikingformerArchitecture) else 16  # its stem halves the image four times
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     assert_equal(resformer.compile(calibrated(build(architecture, timesteps=3), images), images, "sim"), images)
+
+
+def test_meta_spikeformer() -> None:
+    """Its convolutions follow each other without neurons between, so that no module has a place for what they merge to;
+    among them are RepConv's, whose first pads an image that others convolve again."""
+    architecture = MetaSpikeFormerArchitecture(embed_dims=(4, 4, 24, 24), depths=(1, 1), num_heads=1, num_classes=3)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    compiled = resformer.compile(calibrated(build(architecture, timesteps=2), images), images, "sim")
+    assert_equal(compiled, images, exact=False)
 
 
 class CountingNet(nn.Module):
