@@ -20,11 +20,13 @@ from resformer.compiler.backends.lava.backend import LavaBackend
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.ops import IntegerLIF, SpikeAttention
 from resformer.compiler.ir.program import Program, may_clip
+from resformer.compiler.ir.trace import CountTrain
 from resformer.compiler.pipeline import MODULE
 from resformer.errors import UnsupportedError
 from resformer.models.zoo.recognise import build
 from resformer.models.zoo.sdt_v3 import SDTV3Architecture
 from resformer.runtime.compiled import Compiled
+from resformer.runtime.run.encode import encode
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED
 from support.modules import calibrated
 from support.networks import with_input_range
@@ -186,6 +188,26 @@ def test_however_they_are_written(how: str) -> None:
     assert {op.even for op in found.values()} == {how != "half up"}
     assert any(isinstance(node.op, SpikeAttention) for node in compiled.program)
     assert_verifies(compiled, IMAGES)
+
+
+def test_a_level_is_one_event() -> None:
+    compiled = resformer.compile(calibrated(LevelNet("function"), IMAGES), IMAGES, "sim")
+    result = compiled.run(IMAGES, record=True)
+    cost = compiled.cost(result)
+    levels = reference.run(
+        compiled.program, encode(IMAGES.double().numpy(), compiled.program).values, record=True
+    ).graded
+    for name in compiled.program.spiking_names:
+        train = result.spikes[name]
+        assert isinstance(train, CountTrain)
+        np.testing.assert_array_equal(train.values(), levels[name])
+        sent = (levels[name] != 0).sum((1, 2))
+        np.testing.assert_array_equal(cost.activity.spikes[name], sent.reshape(cost.activity.spikes[name].shape))
+    assert cost.activity.sops["proj.0"].sum() == 8 * np.count_nonzero(levels["attended"])
+    # of the second product each q meets four of v, and of the first each v four of k, tokens being more than channels
+    wanted = 4 * (np.count_nonzero(levels["q_levels"]) + np.count_nonzero(levels["v_levels"]))
+    attention = next(node.name for node in compiled.program if isinstance(node.op, SpikeAttention))
+    assert cost.activity.sops[attention].sum() == wanted
 
 
 def test_neurons_that_are_used_several_times() -> None:
