@@ -22,7 +22,7 @@ from resformer.compiler.ir.ops import IntegerLIF, SpikeAttention
 from resformer.compiler.ir.program import Program, may_clip
 from resformer.compiler.ir.trace import CountTrain
 from resformer.compiler.pipeline import MODULE
-from resformer.errors import UnsupportedError
+from resformer.errors import RangeError, UnsupportedError
 from resformer.models.zoo.recognise import build
 from resformer.models.zoo.sdt_v3 import SDTV3Architecture
 from resformer.runtime.compiled import Compiled
@@ -115,6 +115,7 @@ WAYS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "function": lambda x: Rounds.apply(x, 4) / 4,  # type: ignore[no-untyped-call]
     "half up": lambda x: torch.floor(torch.clamp(x, 0, 4) + 0.5) / 4,
     "rounded first": lambda x: x.round().clamp(min=0).clamp_max(4) * 0.25,
+    "many": lambda x: torch.clamp(x, 0, 255).round(),
     "relu6": lambda x: F.relu6(x).round(),
     "hardtanh": lambda x: F.hardtanh(x, 0, 3).round() / 2,
     "straight through": lambda x: (x.clamp(0, 4) + (x.clamp(0, 4).round() - x.clamp(0, 4)).detach()) / 4,
@@ -135,17 +136,20 @@ class Levels(nn.Module):
 class LevelNet(nn.Module):
     """Images, without an axis of time: convolutions, attention of levels as SDT v3 writes it, and a classifier."""
 
-    def __init__(self, how: str, *, shared: bool = False, scale: float = 0.5) -> None:
+    def __init__(
+        self, how: str, *, shared: bool = False, scale: float = 0.5, channels: int = 8, heads: int = 2
+    ) -> None:
         super().__init__()
-        self.scale, self.shared = scale, shared
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.scale, self.shared, self.heads = scale, shared, heads
+        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels))
         self.first = Levels(how)
         self.pool = nn.MaxPool2d(2)
         for name in "qkv":
-            self.add_module(f"{name}_conv", nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8)))
+            conv = nn.Conv2d(channels, channels, 1, bias=False)
+            self.add_module(f"{name}_conv", nn.Sequential(conv, nn.BatchNorm2d(channels)))
             self.add_module(f"{name}_levels", Levels(how))
         self.attended = Levels(how)
-        self.proj = nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8))
+        self.proj = nn.Sequential(nn.Conv2d(channels, 8, 1, bias=False), nn.BatchNorm2d(8))
         self.last = Levels(how)
         self.head = nn.Linear(8 * 16, 3)
 
@@ -156,11 +160,11 @@ class LevelNet(nn.Module):
             (self.first if self.shared else self.get_submodule(f"{name}_levels"))(
                 self.get_submodule(f"{name}_conv")(given)
             )
-            .flatten(2).transpose(1, 2).reshape(len(x), 16, 2, 4).permute(0, 2, 1, 3)
+            .flatten(2).transpose(1, 2).reshape(len(x), 16, self.heads, -1).permute(0, 2, 1, 3)
             for name in "qkv"
         )  # fmt: skip
-        made = (q @ k.transpose(-2, -1) @ v * self.scale).transpose(2, 3).reshape(len(x), 8, 16)
-        stream = self.proj(self.attended(made).reshape(len(x), 8, 4, 4))
+        made = (q @ k.transpose(-2, -1) @ v * self.scale).transpose(2, 3).reshape(len(x), -1, 16)
+        stream = self.proj(self.attended(made).reshape(len(x), -1, 4, 4))
         return self.head(self.last(stream).flatten(1))
 
 
@@ -184,7 +188,7 @@ def test_however_they_are_written(how: str) -> None:
     compiled = resformer.compile(calibrated(LevelNet(how), IMAGES), IMAGES, "sim")
     found = {node.name: node.op for node in compiled.program if isinstance(node.op, IntegerLIF)}
     assert set(found) == {"first", "q_levels", "k_levels", "v_levels", "attended", "last"}
-    assert {op.max_spikes for op in found.values()} == {{"relu6": 6, "hardtanh": 3}.get(how, 4)}
+    assert {op.max_spikes for op in found.values()} == {{"relu6": 6, "hardtanh": 3, "many": 255}.get(how, 4)}
     assert {op.even for op in found.values()} == {how != "half up"}
     assert any(isinstance(node.op, SpikeAttention) for node in compiled.program)
     assert_verifies(compiled, IMAGES)
@@ -229,6 +233,12 @@ def test_sdt_v3(size: int) -> None:
     compiled = resformer.compile(calibrated(build(architecture, timesteps=1), images), images, "sim")
     # a mean over several pixels, and all layers that add to it, are one layer of the last population
     assert_verifies(compiled, images, "onnx", exact=size == 16)
+
+
+def test_counts_that_no_graded_spike_holds_are_refused() -> None:
+    net = LevelNet("many", channels=144, heads=1)
+    with pytest.raises(RangeError, match=r"first product may count to 9363600, the limit of a 24-bit value is 8388607"):
+        resformer.compile(calibrated(net, IMAGES), IMAGES, "sim")
 
 
 class Odd(nn.Module):
