@@ -272,7 +272,8 @@ def _current_observer(
         for reader in readers[name]:
             if isinstance(reader.op, IntegerLIF):
                 most = reader.op.max_spikes * UNIT * reader.op.vth.astype(np.int64)
-                differ[reader.name] = np.clip(value * UNIT + reader.op.bias, 0, most) != expected[reader.name]
+                charged = np.stack([each.charged for each in reader.op.steps(value)])
+                differ[reader.name] = np.clip(charged, 0, most) != expected[reader.name]
                 continue
             assert isinstance(reader.op, Spiking)
             given = value * UNIT + reader.op.meant_bias(value.ndim - 2)

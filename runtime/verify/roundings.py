@@ -15,7 +15,7 @@ from resformer.errors import InputError
 class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, tells what each population of levels is given and sends, (T, N, ...).
 
-    What it is told to be given is what the code rounds: its current, clamped.
+    What it is told to be given is what the code rounds: its potential, clamped.
 
     Args:
         calls: For each rounding of a forward, in order, which population it is.

@@ -185,7 +185,7 @@ class ModuleNetwork(TorchNetwork):
             return super().run(samples, arranged)
 
     def potentials(self, name: str, neuron: int, currents: Float64Array) -> Float64Array:
-        """See ``TorchNetwork``; of neurons of levels, which remember nothing, what they are given."""
+        """See ``TorchNetwork``; of neurons of levels, what they round, clamped."""
         if name in self.neurons:
             return super().potentials(name, neuron, currents)
         return currents.reshape(len(currents), -1)[:, neuron]

@@ -241,6 +241,55 @@ def test_counts_that_no_graded_spike_holds_are_refused() -> None:
         resformer.compile(calibrated(net, IMAGES), IMAGES, "sim")
 
 
+class Remembers(nn.Module):
+    """SpikeYOLO's neurons: a quarter of what the last step left stays."""
+
+    def __init__(self, decay: float, *, backwards: bool = False) -> None:
+        super().__init__()
+        self.decay, self.backwards = decay, backwards
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        sent = []
+        for step in reversed(range(len(x))) if self.backwards else range(len(x)):
+            potential = (before - spike.detach()) * self.decay + x[step] if sent else x[step]  # noqa: F821
+            spike = Rounds.apply(potential, 4)  # type: ignore[no-untyped-call]
+            before = potential.clone()  # noqa: F841
+            sent.append(spike)
+        return torch.stack(sent[::-1] if self.backwards else sent)
+
+
+class OverTime(nn.Module):
+    """Such neurons between convolutions; it takes (T, N, 3, 4, 4)."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.first, self.second = Remembers(**options), Remembers(**options)
+        self.hidden, self.norm2 = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6)
+        self.head = nn.Linear(96, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(self.norm(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2]))
+        made = self.second(self.norm2(self.hidden(hidden.flatten(0, 1))).unflatten(0, x.shape[:2]))
+        return self.head(made.flatten(2)).mean(0)
+
+
+FRAMES = torch.rand(4, 2, 3, 4, 4, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize(("decay", "exact"), [(0.25, True), (1.0, True), (0.3, False)])
+def test_neurons_that_remember(decay: float, exact: bool) -> None:
+    compiled = resformer.compile(calibrated(OverTime(decay=decay), FRAMES), FRAMES, "sim")
+    ops = [node.op for node in compiled.program if isinstance(node.op, IntegerLIF)]
+    assert [op.dv for op in ops] == [round(4096 * (1 - decay))] * 2
+    assert_verifies(compiled, FRAMES.transpose(0, 1), "onnx", exact=exact)
+
+
+def test_steps_out_of_order_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"first: remembers, and is given step 3 when it runs for the 1\. time"):
+        resformer.compile(OverTime(decay=0.25, backwards=True), FRAMES, "sim")
+
+
 class Odd(nn.Module):
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()

@@ -36,13 +36,13 @@ REMEDY = (
 
 
 @torch.library.custom_op("resformer::levels", mutates_args=())
-def _levels(current: torch.Tensor, path: str, most: int, even: bool) -> torch.Tensor:  # noqa: ARG001
+def _levels(current: torch.Tensor, path: str, most: int, even: bool, keep: float) -> torch.Tensor:  # noqa: ARG001
     """Stands for a population of levels in a traced module."""
     raise AssertionError(f"{path}: is only traced")
 
 
 @_levels.register_fake
-def _(current: torch.Tensor, path: str, most: int, even: bool) -> torch.Tensor:  # noqa: ARG001
+def _(current: torch.Tensor, path: str, most: int, even: bool, keep: float) -> torch.Tensor:  # noqa: ARG001
     return torch.empty_like(current)
 
 
@@ -111,7 +111,57 @@ def mark(exported: torch.export.ExportedProgram, module: nn.Module) -> list[fx.N
         if (node.op == "placeholder" and node.name in inputs) or varying.intersection(node.all_input_nodes):
             varying.add(node)
     roundings = [node for node in graph.nodes if str(node.target) in ROUNDINGS]
-    return [_marked(graph, node, module) if node in varying else None for node in roundings]
+    found = [_marked(graph, node, module) if node in varying else None for node in roundings]
+    _remember(graph, [each for each in found if each is not None])
+    return found
+
+
+def _remember(graph: fx.Graph, found: Sequence[fx.Node]) -> None:
+    """Where each step of a loop adds what its last one left, let neurons that remember read what it is added to.
+
+    So does SpikeYOLO's code: ``mem = (mem - spike) * decay + x[t]``, and ``x[0]`` at first.
+    """
+    sources = {each: _clamped(each.args[0])[0] for each in found}
+    before: dict[fx.Node, fx.Node] = {}
+    for node, source in sources.items():
+        for current, keep, last in _left_over(source):
+            earlier = [each for each, potential in sources.items() if (potential, each) == last]
+            if earlier:
+                before[node] = earlier[0]
+                node.args = (current, *node.args[1:4], keep)
+    for node, earlier_node in before.items():
+        while earlier_node in before:
+            earlier_node = before[earlier_node]
+        earlier_node.args = (*earlier_node.args[:4], node.args[4])
+    for node in before:
+        _forget(graph, sources[node])
+
+
+def _left_over(source: fx.Node) -> Iterator[tuple[fx.Node, float, tuple[fx.Node, fx.Node]]]:
+    """The ways to read a potential as (v - s) * keep + x: x, keep, and v with s."""
+    if str(source.target) != "aten.add.Tensor" or source.kwargs:
+        return
+    for current, left in (source.args, source.args[::-1]):
+        if not isinstance(left, fx.Node) or not isinstance(current, fx.Node):
+            continue
+        scaled, keep = left, 1.0
+        if str(left.target) == "aten.mul.Tensor":
+            factor = left.args[1] if isinstance(left.args[0], fx.Node) else left.args[0]
+            inner = left.args[0] if isinstance(left.args[0], fx.Node) else left.args[1]
+            if not isinstance(factor, int | float) or not isinstance(inner, fx.Node):
+                continue
+            scaled, keep = inner, float(factor)
+        if str(scaled.target) == "aten.sub.Tensor" and not scaled.kwargs and 0 < keep <= 1:
+            potential, sent = (_passed_on(each) for each in scaled.args)
+            if potential is not None and sent is not None:
+                yield current, keep, (potential, sent)
+
+
+def _passed_on(given: object) -> fx.Node | None:
+    """A value behind what only passes it on."""
+    while isinstance(given, fx.Node) and str(given.target) in SAME:
+        given = given.args[0]
+    return given if isinstance(given, fx.Node) else None
 
 
 def _marked(graph: fx.Graph, rounding: fx.Node, module: nn.Module) -> fx.Node:
@@ -139,7 +189,7 @@ def _marked(graph: fx.Graph, rounding: fx.Node, module: nn.Module) -> fx.Node:
         path = str(stack[-1][0])
         if next(module.get_submodule(path).children(), None) is not None:
             path = f"{path}.levels".removeprefix(".")
-        arguments = (source, path, int(high), even)
+        arguments = (source, path, int(high), even, 0.0)
         made = graph.call_function(torch.ops.resformer.levels.default, arguments)
     made.meta = dict(last.meta)
     last.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
@@ -160,6 +210,8 @@ def _no_levels(rounding: fx.Node, problem: str) -> UnsupportedError:
 
 def _forget(graph: fx.Graph, node: fx.Node) -> None:
     """Erase an operation that nothing reads, and those that only it read; but nothing that mark found."""
+    for copy in [each for each in node.users if str(each.target) in SAME and not each.users]:
+        graph.erase_node(copy)
     if node.users or node.op != "call_function" or node.target is torch.ops.resformer.levels.default:
         return
     sources = node.all_input_nodes
@@ -250,8 +302,8 @@ def _bounds(node: fx.Node) -> tuple[float | None, float | None] | None:
     return (found[0], found[1]) if found else None
 
 
-def levels(tracing: Tracing, node: fx.Node, x: object, path: str, most: int, even: bool) -> Value:
-    """A population of levels without memory."""
+def levels(tracing: Tracing, node: fx.Node, x: object, path: str, most: int, even: bool, keep: float) -> Value:
+    """A population of levels, which keeps a part of what a step leaves."""
     value = whole_of(tracing, node, tracing.stepwise(node, x))
     if most > MOST_SPIKES:
         raise tracing.refusal(
@@ -264,7 +316,7 @@ def levels(tracing: Tracing, node: fx.Node, x: object, path: str, most: int, eve
         v_threshold=constant(1 / factor, value.shape),
         v_floor=constant(NO_FLOOR, value.shape),
         max_spikes=most,
-        mem_decay=1.0,
+        mem_decay=1 - keep,
         even=even,
     )
     name, count = path, 1
@@ -274,7 +326,11 @@ def levels(tracing: Tracing, node: fx.Node, x: object, path: str, most: int, eve
 
 
 def level_calls(tracing: Tracing, marked: Sequence[fx.Node | None]) -> tuple[LevelCall | None, ...]:
-    """What each rounding that the code runs sends, once all operations are imported."""
+    """What each rounding that the code runs sends, once all operations are imported.
+
+    Raises:
+        UnsupportedError: Neurons that remember are not given all steps in order.
+    """
     calls: list[LevelCall | None] = []
     for node in marked:
         value = None if node is None else tracing.values.get(node)
@@ -284,5 +340,11 @@ def level_calls(tracing: Tracing, marked: Sequence[fx.Node | None]) -> tuple[Lev
         step = None if value.steps is None else value.steps[0]
         most = node.args[2]
         assert isinstance(most, int)
+        ran = [each.step for each in calls if each is not None and each.name == value.node]
+        if node.args[4] and step != len(ran):
+            raise UnsupportedError(
+                f"{value.node}: remembers, and is given step {step} when it runs for the {len(ran) + 1}. time; let the "
+                f"loop take the steps in order, each once ({user_line(node)})"
+            )
         calls.append(LevelCall(value.node, step, value.layout, value.shape, most))
     return tuple(calls)
