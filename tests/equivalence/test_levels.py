@@ -244,17 +244,22 @@ def test_counts_that_no_graded_spike_holds_are_refused() -> None:
 class Remembers(nn.Module):
     """SpikeYOLO's neurons: a quarter of what the last step left stays."""
 
-    def __init__(self, decay: float, *, backwards: bool = False) -> None:
+    def __init__(self, decay: float, *, backwards: bool = False, fills: bool = False) -> None:
         super().__init__()
-        self.decay, self.backwards = decay, backwards
+        self.decay, self.backwards, self.fills = decay, backwards, fills
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        sent = []
+        sent: list[torch.Tensor] = []
+        filled = torch.zeros_like(x)
         for step in reversed(range(len(x))) if self.backwards else range(len(x)):
             potential = (before - spike.detach()) * self.decay + x[step] if sent else x[step]  # noqa: F821
             spike = Rounds.apply(potential, 4)  # type: ignore[no-untyped-call]
             before = potential.clone()  # noqa: F841
             sent.append(spike)
+            if self.fills:
+                filled[step] = spike
+        if self.fills:
+            return filled
         return torch.stack(sent[::-1] if self.backwards else sent)
 
 
@@ -277,9 +282,11 @@ class OverTime(nn.Module):
 FRAMES = torch.rand(4, 2, 3, 4, 4, generator=torch.Generator().manual_seed(4))
 
 
-@pytest.mark.parametrize(("decay", "exact"), [(0.25, True), (1.0, True), (0.3, False)])
-def test_neurons_that_remember(decay: float, exact: bool) -> None:
-    compiled = resformer.compile(calibrated(OverTime(decay=decay), FRAMES), FRAMES, "sim")
+@pytest.mark.parametrize(
+    ("decay", "exact", "fills"), [(0.25, True, False), (0.25, True, True), (1.0, True, False), (0.3, False, True)]
+)
+def test_neurons_that_remember(decay: float, exact: bool, fills: bool) -> None:
+    compiled = resformer.compile(calibrated(OverTime(decay=decay, fills=fills), FRAMES), FRAMES, "sim")
     ops = [node.op for node in compiled.program if isinstance(node.op, IntegerLIF)]
     assert [op.dv for op in ops] == [round(4096 * (1 - decay))] * 2
     assert_verifies(compiled, FRAMES.transpose(0, 1), "onnx", exact=exact)

@@ -17,6 +17,7 @@ from spikingjelly.activation_based import base, functional, neuron
 from torch import nn
 
 from resformer.compiler.frontend.module.counts import check_products
+from resformer.compiler.frontend.module.filled import stack_what_fills
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.levels import LevelCall, level_calls, mark
 from resformer.compiler.frontend.module.neurons import DT, Draft
@@ -133,6 +134,7 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         Axes.SAMPLES_FIRST: (TRACED_BATCH, timesteps or 0),
     }[axes]
     exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
+    stack_what_fills(exported)
     marked = mark(exported, module)
     tracing = Tracing(
         module, exported, Draft(shape if len(shape) == 3 else (*shape, 1, 1)), timesteps, OPERATIONS, whole_of
