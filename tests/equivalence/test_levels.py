@@ -297,6 +297,25 @@ def test_steps_out_of_order_are_refused() -> None:
         resformer.compile(OverTime(decay=0.25, backwards=True), FRAMES, "sim")
 
 
+class LayerScaled(nn.Module):
+    """A last block whose branch is scaled by channel, as Model_Large of SDT v3 has it; only layers follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.conv = nn.Conv2d(3, 4, 3), Levels("half up"), nn.Conv2d(4, 4, 1)
+        self.gamma, self.head = nn.Parameter(torch.rand(4)), nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.conv(self.first(x)) * self.gamma[:, None, None]
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_scaled_layer_behind_all_neurons() -> None:
+    torch.manual_seed(6)
+    assert_verifies(resformer.compile(LayerScaled(), IMAGES, "sim"), IMAGES, exact=False)
+
+
 class Odd(nn.Module):
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
