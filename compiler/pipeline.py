@@ -23,6 +23,7 @@ from resformer.compiler.passes.float.fold_attention_scale import fold_attention_
 from resformer.compiler.passes.float.fold_average_pool import fold_average_pool
 from resformer.compiler.passes.float.fold_batchnorm import fold_batchnorm
 from resformer.compiler.passes.float.fold_input_gain import fold_input_gain
+from resformer.compiler.passes.float.fold_level_norms import fold_level_norms
 from resformer.compiler.passes.float.merge_chains import merge_chains
 from resformer.compiler.passes.float.merge_synapses import merge_synapses
 from resformer.compiler.passes.float.split_attention_projection import split_attention_projection
@@ -134,7 +135,11 @@ class Compilation:
     def network(self) -> Graph[nir.NIRNode]:
         """The float graph that goes to others: of a module its own layers, batch normalisations folded."""
         module = self.source.module
-        return self.folded if module is None else merge_chains(fold_batchnorm(weigh_factors(module.traced.graph)))
+        return (
+            self.folded
+            if module is None
+            else merge_chains(fold_batchnorm(weigh_factors(fold_level_norms(module.traced.graph))))
+        )
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,7 @@ MODULE: Route[ModuleInput] = Route(
     "module",
     from_module,
     (
+        fold_level_norms,
         weigh_factors,
         fold_batchnorm,
         merge_chains,

@@ -308,7 +308,7 @@ class Compiled(Summarized):
         if isinstance(images, Inference):
             if samples is not None or backend is not None:
                 raise InputError("cost: the inference has run; leave out samples and backend, or give its images")
-            if not images.spikes and self.program.lif_names:
+            if not images.spikes and self.program.spiking_names:
                 raise InputError("cost: the inference recorded no spikes; give run(images, record=True), or the images")
             result = images
         else:

@@ -28,6 +28,7 @@ from resformer.compiler.ir.ops import (
     Dense,
     Flatten,
     Input,
+    IntegerLIF,
     Output,
     RecurrentCubaLIF,
     Relay,
@@ -43,6 +44,7 @@ from resformer.compiler.ir.primitives import (
     COLUMNS,
     FIXED,
     HELD_BIAS,
+    LEVEL_NORM,
     MERGED,
     NEURONS,
     POOL_AREA,
@@ -88,6 +90,7 @@ WITHOUT_WEIGHTS = (
     ops.MaxPool2d,
     Relay,
     Spiking,
+    IntegerLIF,
     CubaLI,
     SpikeAttention,
     SpikeGate,
@@ -245,7 +248,8 @@ def quantized_module_state(
     for node in program:
         match node.op:
             case Dense():
-                put(f"{node.name}.weight", spread(folded[node.name].op, real_weight(program, node.name)))
+                weight = spread(folded[node.name].op, real_weight(program, node.name))
+                put(f"{node.name}.weight", weight * level_norm(folded, node.name))
                 # the classifier's bias was multiplied by the area of the pool before it, which divides the output
                 shares = float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
                 bias = node.op.bias * 2.0**-node.op.signal.scale_exp * shares / output.divisor
@@ -286,7 +290,8 @@ def _module_layers(
         bias = _real_bias(program, node.name, settled[node.name])
         if not _is_exact_mean(area):
             bias = bias + TIE_SHIFT * settled[node.name]
-        bias = bias * (factor / area).reshape(-1) * float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
+        gain = factor / area / level_norm(folded, node.name)
+        bias = bias * gain.reshape(-1) * float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
         weight = spread(folded[node.name].op, weight[(..., *inside(folded[node.name].op))])
         columns = columns_of(node.name)
         if columns is not None and f"{columns[0]}.weight" in state:
@@ -338,10 +343,11 @@ def weight_factor(
 ) -> Float64Array:
     """What a module's weights are of the program's, by row, as an array that multiplies them.
 
-    A layer that reads a sum in place of a mean has the area; one that a product reads which the code scales by what no
+    A layer that reads a sum in place of a mean has the area, and one that reads levels has what divides them in the
+    module; one that a product reads which the code scales by what no
     buffer decides has the reciprocal of that.
     """
-    factor = np.full((1, 1, 1, 1), float(pool_area(folded, name)))
+    factor = np.full((1, 1, 1, 1), pool_area(folded, name) * level_norm(folded, name))
     for reader in program.consumers[name]:
         if not isinstance(reader.op, SpikeMatMul) or reader.name not in imported:
             continue
@@ -357,6 +363,11 @@ def weight_factor(
 def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
     """By what a layer's weights were divided, or thresholds multiplied: it reads a sum in place of a pool's mean."""
     return int(folded[name].op.metadata.get(POOL_AREA, 1))
+
+
+def level_norm(folded: Graph[nir.NIRNode], name: str) -> float:
+    """What a layer's weights were divided by, since it reads levels in place of what divides them."""
+    return float(folded[name].op.metadata.get(LEVEL_NORM, 1))
 
 
 def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode]) -> str:
@@ -387,6 +398,12 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
         before = program[node.inputs[0]].op if node.inputs else None
         if isinstance(node.op, SumPool2d) and isinstance(before, Relay) and before.shift:
             return f"what {node.name} sums is rounded"
+        if isinstance(node.op, Conv2d | Dense) and math.frexp(level_norm(folded, node.name))[0] != 0.5:
+            return f"the levels that {node.name} reads are divided by {level_norm(folded, node.name):g}, which rounds"
+        if isinstance(node.op, IntegerLIF):
+            if reason := _inexact_levels(program, folded, node):
+                return reason
+            continue
         if not isinstance(node.op, Spiking):
             continue
         if not _is_exact_mean(pool_area(folded, node.name)):
@@ -413,6 +430,20 @@ def _is_kept(program: Program, layer: Node[nir.NIRNode]) -> bool:
     return bool((real_weight(program, layer.name) == layer.op.weight).all())
 
 
+def _inexact_levels(program: Program, folded: Graph[nir.NIRNode], node: Node[ops.Op]) -> str:
+    """Why the levels of a population need not be the module's, or ""."""
+    neurons, op, scale = folded[node.name].op, node.op, 2.0 ** program[node.inputs[0]].op.signal.scale_exp
+    assert isinstance(neurons, primitives.IntegerLIF)
+    assert isinstance(op, IntegerLIF)
+    if (collapse(neurons.v_threshold) * scale != op.vth).any():
+        return f"the threshold of {node.name} is rounded"
+    if neurons.mem_decay * LOIHI.decay_unity != op.dv:
+        return f"the decay of {node.name} is rounded"
+    if _reads_rounded_mean(program, folded, node.inputs[0]):
+        return f"a mean on the way to {node.name} is rounded, and none of its levels may be shifted"
+    return ""
+
+
 def _settled(program: Program) -> dict[str, npt.NDArray[np.bool_]]:
     """For each node and channel, whether all neurons that its bias reaches fire at ties."""
     for node in program:
@@ -433,7 +464,7 @@ def _reads_rounded_mean(program: Program, folded: Graph[nir.NIRNode], name: str)
     node = program[name]
     if isinstance(node.op, Conv2d) or is_stack(program, name):
         return not _is_exact_mean(pool_area(folded, name))
-    if isinstance(node.op, Spiking | Input):
+    if isinstance(node.op, Spiking | IntegerLIF | Input):
         return False
     return any(_reads_rounded_mean(program, folded, source) for source in node.inputs)
 

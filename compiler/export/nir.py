@@ -16,7 +16,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir import fixedpoint, primitives
 from resformer.compiler.ir import ops as integer
 from resformer.compiler.ir.arrays import Int64Array
 from resformer.compiler.ir.graph import Graph, Node
@@ -30,6 +30,7 @@ from resformer.compiler.ir.ops import (
     Dense,
     Flatten,
     Input,
+    IntegerLIF,
     MaxPool2d,
     Output,
     Relay,
@@ -118,6 +119,9 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
             unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp / area
             held = _surplus_is_before(quantized, quantized[node.name])
             edit.set_op(node.name, _neurons(node, op, unit, float(graph.metadata["dt"]), surplus_before=held))
+        elif isinstance(op, IntegerLIF):
+            unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp
+            edit.set_op(node.name, _levels(node, op, unit))
         elif op is not None and not isinstance(op, UNCHANGED):
             raise UnsupportedError(
                 f"{node.name}: a quantized {type(op).__name__} has no form in NIR; compile without --target nir"
@@ -212,6 +216,17 @@ def _neurons(
         v_reset=neurons.v_reset,
         metadata=metadata,
     )
+
+
+def _levels(node: Node[nir.NIRNode], op: IntegerLIF, unit: float) -> nir.NIRNode:
+    """A population of levels with its thresholds and its decay rounded."""
+    neurons = node.op
+    assert isinstance(neurons, primitives.IntegerLIF)
+    made = replace(
+        neurons, v_threshold=_spread(op.vth.astype(np.float64) * unit, node.shape), mem_decay=op.dv / LOIHI.decay_unity
+    )
+    made.metadata = neurons.metadata | {INTEGERS: {name: getattr(op, name) for name in ("vth", "dv")}}
+    return made
 
 
 def _ties(raised: Float64Array, fires_at: str) -> dict[str, Any]:

@@ -182,6 +182,7 @@ class NodeFacts(TypedDict, total=False):
     limit: Count
     floor: Bounds
     max_spikes: Count
+    rounds_half: Literal["up", "to even"]
     num_heads: Positive
     gate: Literal["and", "or", "iand", "threshold"]
     may_saturate: bool

@@ -5,6 +5,7 @@ Source: Lava 0.10.0, ``lava/proc/lif/models.py``, class ``AbstractPyLifModelFixe
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,6 +169,14 @@ def cuba_li_step(
     return LiStep(u, v, lost + clipped)
 
 
+class Rounding(Enum):
+    """Which count of spikes a potential of so many thresholds makes."""
+
+    DOWN = "the whole ones"
+    UP = "the nearest number, the larger of two"
+    EVEN = "the nearest number, the even one of two"
+
+
 class MultiSpikeParameters(NamedTuple):
     """What :func:`multi_spike_step` needs of neurons, in 64 bits, broadcast against their state."""
 
@@ -175,12 +184,22 @@ class MultiSpikeParameters(NamedTuple):
     floor: npt.NDArray[np.int64]
     bias: npt.NDArray[np.int64]
     max_spikes: int
+    dv: int = 0
+    rounding: Rounding = Rounding.DOWN
 
 
 class MultiSpikeStep(NamedTuple):
-    """What one step does to neurons that fire several spikes: potentials, counts, and how many values were clipped."""
+    """What one step does to neurons that fire several spikes.
+
+    Attributes:
+        v: The new potentials.
+        charged: The potentials that fired or not, before the reset.
+        counts: How often each fired.
+        clipped: How many values saturated.
+    """
 
     v: npt.NDArray[np.int64]
+    charged: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
     clipped: int
 
@@ -188,7 +207,7 @@ class MultiSpikeStep(NamedTuple):
 def multi_spike_step(
     v: npt.NDArray[np.int64], a: npt.NDArray[np.int64], neurons: MultiSpikeParameters
 ) -> MultiSpikeStep:
-    """One step of neurons that fire once for each threshold in their potential; as in ``MultiSpikeIF``.
+    """One step of neurons that fire once for each threshold in their potential; as in ``MultiSpikeIF``, ``IntegerLIF``.
 
     Args:
         v: Membrane potentials, any shape.
@@ -196,9 +215,19 @@ def multi_spike_step(
         neurons: Their parameters.
     """
     threshold = neurons.vth << LOIHI.a_shift
-    v, clipped = saturate(v + (a << LOIHI.a_shift) + neurons.bias, LOIHI.v_max)
-    counts = np.clip(v // threshold, 0, neurons.max_spikes)
-    return MultiSpikeStep(np.maximum(v - counts * threshold, neurons.floor), counts, clipped)
+    v, clipped = saturate(decay(v, neurons.dv) + (a << LOIHI.a_shift) + neurons.bias, LOIHI.v_max)
+    counts = np.clip(_rounded_quotient(v, threshold, neurons.rounding), 0, neurons.max_spikes)
+    return MultiSpikeStep(np.maximum(v - counts * threshold, neurons.floor), v, counts, clipped)
+
+
+def _rounded_quotient(
+    x: npt.NDArray[np.int64], divisor: npt.NDArray[np.int64], rounding: Rounding
+) -> npt.NDArray[np.int64]:
+    """x / divisor as a whole number."""
+    if rounding is Rounding.DOWN:
+        return x // divisor
+    nearest, rest = np.divmod(2 * x + divisor, 2 * divisor)
+    return nearest - (nearest & 1) * (rest == 0) if rounding is Rounding.EVEN else nearest
 
 
 def shift_right(x: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:

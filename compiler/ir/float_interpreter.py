@@ -28,6 +28,7 @@ from resformer.compiler.ir.primitives import (
     DiscreteCubaLI,
     DiscreteCubaLIF,
     EdgeAvgPool2d,
+    IntegerLIF,
     MaxPool2d,
     MultiSpikeIF,
     Neurons,
@@ -169,9 +170,13 @@ def _count(neurons: MultiSpikeIF, current: torch.Tensor) -> Iterator[tuple[torch
     """For each step, the potentials before the reset, and how often neurons fire that may do so several times."""
     v_threshold, v_floor = _constant(neurons.v_threshold, current), _constant(neurons.v_floor, current)
     v = torch.zeros_like(current[0])
+    keep = 1 - neurons.mem_decay if isinstance(neurons, IntegerLIF) else 1.0
+    half = 0.5 if isinstance(neurons, IntegerLIF) else 0.0
+    even = isinstance(neurons, IntegerLIF) and neurons.even
     for now in current:
-        v = v + now
-        counts = torch.floor(v / v_threshold).clamp(0, neurons.max_spikes)
+        v = v * keep + now
+        levels = (v / v_threshold).clamp(0, neurons.max_spikes)
+        counts = torch.round(levels) if even else torch.floor(levels + half)
         yield v, counts
         v = torch.maximum(v - counts * v_threshold, v_floor)
 

@@ -176,6 +176,29 @@ class MultiSpikeIF(nir.NIRNode):
 
 PER_MULTI_SPIKE = ("v_threshold", "v_floor")
 """The parameters of :class:`MultiSpikeIF` that each neuron has."""
+
+
+@dataclass(eq=False)
+class IntegerLIF(MultiSpikeIF):
+    """Neurons of levels: I-LIF of SpikeYOLO and of Spike-driven Transformer v3, which has no memory.
+
+    Of the input x of a step, v zero before the first:
+
+        v <- v * (1 - mem_decay) + x
+        s = round(v / v_threshold), but not below zero and no more than max_spikes
+        v <- max(v - s * v_threshold, v_floor)
+
+    They make s. Half way between two numbers, s is the even one, or else the larger.
+    """
+
+    mem_decay: float
+    even: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mem_decay, self.even = float(self.mem_decay), bool(self.even)
+
+
 PER_INTEGRATOR = ("syn_decay", "mem_decay", "gain", "v_leak")
 """The parameters of :class:`DiscreteCubaLI`."""
 
@@ -326,6 +349,7 @@ EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
     DiscreteCubaLIF,
     RecurrentCubaLIF,
     MultiSpikeIF,
+    IntegerLIF,
     DiscreteCubaLI,
     SampleDelay,
     SpikeGate,
@@ -347,6 +371,9 @@ Layer: TypeAlias = "nir.Conv2d | nir.Linear | nir.Affine"
 POOL_AREA = "pool_area"
 """In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean; in
 neurons': what their thresholds were multiplied by."""
+
+LEVEL_NORM = "level_norm"
+"""In a layer's metadata: what its weights were divided by, since it reads levels in place of what divides them."""
 
 SCALED_BY, UNIT = "scaled_by", "unit"
 """In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import Float64Array, Int32Array, InvariantError
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import Add, Conv2d, Dense, MultiSpikeIF, Op, Shapes, Spiking
+from resformer.compiler.ir.ops import Add, Conv2d, Dense, IntegerLIF, MultiSpikeIF, Op, Shapes, Spiking
 from resformer.compiler.ir.summary import Summary, counted
 
 ProgramNode: TypeAlias = Node[Op]
@@ -52,7 +52,8 @@ class Program(Graph[Op]):
         fractional bits, or of those that its bias leaves free, and they must not run out. A decay of 1/2 takes one; an
         IF's takes none.
         """
-        return all(node.op.stays_whole(self.timesteps - 1) for node in self.nodes if isinstance(node.op, Spiking))
+        neurons = [node.op for node in self.nodes if isinstance(node.op, Spiking | IntegerLIF)]
+        return all(each.stays_whole(self.timesteps - 1) for each in neurons)
 
     @property
     def spiking_names(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ PER_ELEMENT: dict[type[nir.NIRNode], tuple[str, ...]] = {
     primitives.DiscreteCubaLIF: primitives.PER_NEURON,
     primitives.RecurrentCubaLIF: primitives.PER_NEURON,
     primitives.DiscreteCubaLI: primitives.PER_INTEGRATOR,
-    primitives.MultiSpikeIF: primitives.PER_MULTI_SPIKE,
+    **dict.fromkeys((primitives.MultiSpikeIF, primitives.IntegerLIF), primitives.PER_MULTI_SPIKE),
     primitives.SampleDelay: ("steps",),
     nir.Scale: ("scale",),
 }

@@ -55,6 +55,40 @@ class SpikeTrain:
 
 
 @dataclass(frozen=True, eq=False)
+class CountTrain(SpikeTrain):
+    """What a population sends that may fire several spikes a step, a byte each: ``dense`` says where it sends any.
+
+    Attributes:
+        packed: The flattened counts.
+    """
+
+    @classmethod
+    def pack(cls, spikes: npt.NDArray[np.generic]) -> CountTrain:
+        """Pack dense counts, (T, N, ...), none of which is larger than a byte."""
+        return cls(spikes.shape, spikes.astype(np.uint8).reshape(-1))
+
+    @property
+    def count(self) -> int:
+        """How many messages there are: one for each count that is not zero."""
+        return int(np.count_nonzero(self.packed))
+
+    def values(self) -> npt.NDArray[np.uint8]:
+        """The counts, (T, N, ...)."""
+        return self.packed.reshape(self.shape)
+
+    def dense(self) -> npt.NDArray[np.bool_]:
+        """Where a count is not zero, (T, N, ...)."""
+        fired: npt.NDArray[np.bool_] = self.values() != 0
+        return fired
+
+    def mismatches(self, other: SpikeTrain) -> int:
+        """See ``SpikeTrain``; of counts."""
+        require(self.shape == other.shape, f"{self.shape} against {other.shape}")
+        require(isinstance(other, CountTrain), "counts against spikes")
+        return int(np.count_nonzero(self.packed != other.packed))
+
+
+@dataclass(frozen=True, eq=False)
 class Trace:
     """The record of one run.
 

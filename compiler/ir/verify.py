@@ -27,6 +27,7 @@ from resformer.compiler.ir.primitives import (
     BatchNorm2d,
     DiscreteCubaLI,
     DiscreteCubaLIF,
+    IntegerLIF,
     SpikeAttention,
     SpikeGate,
     SpikeMatMul,
@@ -137,6 +138,9 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
             for name in ("syn_decay", "mem_decay"):
                 decay = collapse(getattr(op, name))
                 require(((decay >= 0) & (decay <= 1)).all(), f"{name} is not within 0 and 1")
+        case IntegerLIF(mem_decay=decay):
+            require(0 <= decay <= 1, f"mem_decay is {decay}, not within 0 and 1")
+            require((collapse(op.v_threshold) > 0).all(), "v_threshold is not positive")
         case SpikeMatMul():
             require(op.part in ("y1", "y2", "all"), f"part is {op.part!r}")
             gate = graph[node.inputs[1]]

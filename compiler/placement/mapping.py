@@ -35,6 +35,7 @@ from resformer.compiler.ir.ops import (
     Dense,
     Flatten,
     Input,
+    IntegerLIF,
     MaxPool2d,
     MultiSpikeIF,
     Op,
@@ -188,7 +189,7 @@ class _Mapper:
         """The width of the largest count of a first product, its sign included."""
         sizes = attention_sizes([self._program[name].shape for name in node.inputs], op.num_heads)
         q, k, v = (self._program[name].op.signal.high or 1 for name in node.inputs)
-        return 1 + (k * (sizes.depth * q if sizes.scores_first else sizes.keys * v)).bit_length()
+        return 1 + sizes.first_product(q, k, v).bit_length()
 
     def _is_population(self, node: Node[Op]) -> bool:
         match node.op:
@@ -457,6 +458,7 @@ def _kind(nodes: Sequence[Node[Op]]) -> str:
         **dict.fromkeys((RecurrentCubaLIF, StackedRecurrentCubaLIF), "recurrent CubaLIF"),
         CubaLI: "CubaLI",
         MultiSpikeIF: "multi-spike IF",
+        IntegerLIF: "integer LIF",
         Relay: "relay",
         **dict.fromkeys((MaxPool2d, CeilMaxPool2d), "max-pool"),
         SpikeGate: "gate",

@@ -374,7 +374,13 @@ class _Choice:
         if isinstance(node.op, SpikeAttention):
             # what it may reach is known, whatever samples do; counts that are too large for any scale saturate
             sizes = attention_sizes([self.graph[name].shape for name in node.inputs], node.op.num_heads)
-            most = sizes.most * math.prod(self._message_reach(self.graph[name]) for name in node.inputs)
+            q, k, v = (int(self._message_reach(self.graph[name])) for name in node.inputs)
+            first, most = sizes.first_product(q, k, v), sizes.most * q * k * v
+            if first > LOIHI.graded_max:
+                raise RangeError(
+                    f"{node.name}: its first product may count to {first}, the limit of a 24-bit value is "
+                    f"{LOIHI.graded_max}; train it with fewer levels, or with more heads"
+                )
             finest = max(floor_log2(LOIHI.a_max / most), 0) + node.op.shift
             limits[1] = (finest, f"{node.name} may count to {most:.0f}")
         if isinstance(node.op, nir.Conv2d):

@@ -28,6 +28,7 @@ from resformer.compiler.ir.primitives import (
     CeilMaxPool2d,
     DiscreteCubaLI,
     DiscreteCubaLIF,
+    IntegerLIF,
     MaxPool2d,
     MultiSpikeIF,
     RecurrentCubaLIF,
@@ -328,12 +329,29 @@ class _Lowering:
                 f"{node.name}: its least threshold is {collapse(neurons.v_threshold).min():.4g}, less than a unit of "
                 f"its current at scale 2^{self.exps[node.inputs[0]]}; normalise the layer before it"
             )
-        return integer.MultiSpikeIF(
+        op = integer.MultiSpikeIF(
             Signal(SignalKind.GRADED, 0),
             vth=vth,
             floor=_rounded(floor, unit * 2**LOIHI.a_shift),
             bias=np.zeros((1,) * len(node.shape), dtype=np.int32),
             max_spikes=neurons.max_spikes,
+        )
+        if not isinstance(neurons, IntegerLIF):
+            return op
+        if neurons.max_spikes > integer.MOST_SPIKES:
+            raise RangeError(
+                f"{node.name}: has {neurons.max_spikes} levels, the limit is {integer.MOST_SPIKES}, what eight bits of "
+                "a graded spike hold; train it with fewer levels"
+            )
+        if 0 < neurons.mem_decay <= MIN_DECAY:
+            raise UnsupportedError(
+                f"{node.name}: keeps {1 - neurons.mem_decay:.6g} of its potential a step; Loihi's decays have 12 bits, "
+                "so train it with a decay of all, or of less"
+            )
+        return integer.IntegerLIF(
+            **{field.name: getattr(op, field.name) for field in dataclasses.fields(op)},
+            dv=round(neurons.mem_decay * LOIHI.decay_unity),
+            even=neurons.even,
         )
 
     def _syn_decay(self, node: Node[nir.NIRNode]) -> npt.NDArray[np.int32]:

@@ -57,7 +57,8 @@ def _parser() -> Parser:
         epilog="OUT.npz holds logits (N, T, classes), predictions (N,), logits_int, of a folder the files' names (N,), "
         "the classes' names if the build holds them, "
         "and with --record-spikes, for each LIF population, 'spikes/NAME' (numpy.packbits of the flattened spikes) and "
-        "'shape/NAME' (T, N, ...). Several processes, each on a GPU of its own, share the samples: torchrun "
+        "'shape/NAME' (T, N, ...), or 'counts/NAME' (T, N, ...) of neurons that send counts. "
+        "Several processes, each on a GPU of its own, share the samples: torchrun "
         "--nproc-per-node 2 --no-python resformer-run ... Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     add_running_options(parser)
@@ -251,6 +252,8 @@ def _cost(
 def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[str] | None, file: IO[Any]) -> None:
     import numpy as np
 
+    from resformer.compiler.ir.trace import CountTrain
+
     arrays: dict[str, Any] = {
         "format_version": np.array(RESULT_FORMAT_VERSION),
         "logits": result.logits,
@@ -262,6 +265,9 @@ def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[s
     if result.classes is not None:
         arrays["classes"] = np.array(result.classes)
     for name, train in spikes.items():
+        if isinstance(train, CountTrain):
+            arrays[f"counts/{name}"] = train.values()
+            continue
         arrays[f"spikes/{name}"] = train.packed
         arrays[f"shape/{name}"] = np.array(train.shape, dtype=np.int64)
     np.savez(file, **arrays)

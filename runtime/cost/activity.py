@@ -4,7 +4,7 @@ Synaptic operations (SOPs) are counted as the authors' ``SOPMonitor`` does (Spik
 every convolution and linear layer but the stem's and the classifier, the sum of the layer's output on its spikes with
 all weights one and no bias, so that a synapse that falls into the padding is not counted; for DSSA's products, the sum
 with the operand that is no spike replaced by ones. What reads counts of spikes or their maxima, as residual sums and
-pools send them, does one operation for each value that is not zero: a graded spike is one event.
+pools send them, and levels, does one operation for each value that is not zero: a graded spike is one event.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from resformer.compiler.ir.ops import (
 )
 from resformer.compiler.ir.program import Program, layer_names, layer_synapses, shapes_around, stacked_parts
 from resformer.compiler.ir.trace import SpikeTrain
-from resformer.errors import UnsupportedError
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -43,7 +42,8 @@ class Activity:
     Attributes:
         samples: How many there were.
         timesteps: T.
-        spikes: Of each LIF population, (T, rows, columns), summed over samples and channels.
+        spikes: Of each population, (T, rows, columns), summed over samples and channels; of those that may fire several
+            a step, how often they send a count.
         sops: Of each layer, (T,); a recurrent one's under the name of its population. As the authors count them: one
             for each weight, of which a chip does two where they are stacked.
     """
@@ -64,17 +64,8 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
 
     Args:
         program: What ran.
-        spikes: Of every LIF population, (T, N, ...).
-
-    Raises:
-        UnsupportedError: Neurons fire several spikes a step.
+        spikes: Of every population, (T, N, ...); counts, of those that may fire several a step.
     """
-    counting = sorted(set(program.spiking_names) - set(program.lif_names))
-    if counting:
-        raise UnsupportedError(
-            f"{counting[0]}: fires several spikes a step, whose cost is not known, nor is a page drawn of it; leave "
-            "out --cost and --report"
-        )
     maps = {name: _positions(train.dense()) for name, train in spikes.items()}
     for node in program:
         if isinstance(node.op, SpikeGate) and node.name not in maps:

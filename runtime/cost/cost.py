@@ -196,9 +196,9 @@ def _layer(activity: Activity, placement: Placement, placed: Placed) -> tuple[La
 def _sent(activity: Activity, population: Population) -> npt.NDArray[np.float64]:
     """Messages that a population sends for one sample, (T, rows, columns), summed over channels.
 
-    Graded neurons are taken to send at every step.
+    Graded neurons are taken to send at every step, but for those that send counts of spikes, which were recorded.
     """
-    if not population.graded and population.name in activity.spikes:
+    if population.name in activity.spikes:
         return activity.spikes[population.name] / activity.samples
     channels, rows, columns = population.shape
     return np.full((activity.timesteps, rows, columns), float(channels))

@@ -18,7 +18,7 @@ from resformer.compiler.files.build import Build
 from resformer.compiler.files.json_schema import check, read_json, shown
 from resformer.compiler.placement.place import place, tile_positions
 from resformer.compiler.progress import Progress
-from resformer.errors import FileFormatError, InputError
+from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.activity import measure
 from resformer.runtime.given import GivenBuild
@@ -97,6 +97,12 @@ def run_shown(
         ResformerError: The model cannot be read, or is another network.
     """
     program = given.program
+    counting = sorted(set(program.spiking_names) - set(program.lif_names))
+    if counting:
+        raise UnsupportedError(
+            f"{counting[0]}: may fire several spikes a step, of which no page is drawn yet; leave out --report, or use "
+            "--cost"
+        )
     activity = measure(program, result.spikes)
     placement = place(program, chip or given.build.chip() or load_chip(DEFAULT))
     cost = costs.to_json(costs.estimate(program, activity, placement))

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.effort import operation_bytes
-from resformer.compiler.ir.ops import MaxPool2d, Relay, SpikeAttention, SpikeMatMul
+from resformer.compiler.ir.ops import MaxPool2d, MultiSpikeIF, Relay, SpikeAttention, SpikeMatMul
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.summary import Summarized, Summary, counted
-from resformer.compiler.ir.trace import SpikeTrain, Trace
+from resformer.compiler.ir.trace import CountTrain, SpikeTrain, Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.samples.classes import named
 from resformer.errors import CapacityError
@@ -51,7 +51,7 @@ class Inference(Summarized):
         logits_int: (N, T, classes), the program's integers.
         logits: Likewise, the real numbers that they stand for.
         predictions: (N,), the class with the largest mean logit.
-        spikes: Each LIF population's, (T, N, ...), if they were recorded.
+        spikes: Each population's, (T, N, ...), if they were recorded; counts, of those that may fire several a step.
         saturated: How often a value was clipped, by node.
         uncounted: The populations whose clipped potentials the backend does not count.
         clipped: How many values of the input its range could not hold.
@@ -183,8 +183,18 @@ def infer_part(
         except MemoryError as error:
             raise does_not_fit(stop - start) from error
         clipped, largest = clipped + encoded.clipped, max(largest, encoded.largest)
-        traces.append(replace(trace, graded={}))
+        traces.append(replace(trace, graded={}, spikes=_sent(program, trace)))
     return Part(join(traces), clipped, notes_of(runner), largest)
+
+
+def _sent(program: Scheduled, trace: Trace) -> dict[str, SpikeTrain]:
+    """What populations sent, in their order: spikes, or counts of them; nothing where nothing was recorded."""
+    trains = dict(trace.spikes) | {
+        name: CountTrain.pack(trace.graded[name])
+        for name in program.spiking_names
+        if isinstance(program[name].op, MultiSpikeIF) and name in trace.graded
+    }
+    return {name: trains[name] for name in program.spiking_names if name in trains}
 
 
 def notes_of(runner: Runner) -> tuple[str, ...]:
@@ -220,7 +230,6 @@ def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[s
         real_range(program),
         frames=program.metadata.get("input") == "frames",
     )
-    # not of some alone: those that fire several spikes a step have no trains
     if populations and trace.spikes.keys() >= set(populations):
         fired = {name: trace.spikes[name].count for name in populations}
         chances = {name: trace.spikes[name].size for name in populations}
@@ -235,12 +244,17 @@ def require_room_for_spikes(program: Scheduled, samples: int) -> None:
     Raises:
         CapacityError: They are.
     """
-    size = program.timesteps * sum(math.prod(program[name].shape) for name in program.lif_names) // 8 + 1
+    size = program.timesteps * sum(_train_bits(program, name) for name in program.spiking_names) // 8 + 1
     if samples * size > RECORD_BYTES:
         raise CapacityError(
             f"--record-spikes: the spikes of {samples} samples take {samples * size / 1e9:.1f} GB, the limit is "
             f"{RECORD_BYTES / 1e9:.1f} GB; record no more than --samples {max(RECORD_BYTES // size, 1)}"
         )
+
+
+def _train_bits(program: Scheduled, name: str) -> int:
+    """Bits that a step of a population takes in a record."""
+    return math.prod(program[name].shape) * (1 if program[name].op.fires else 8)
 
 
 def require_room_for_batch(program: Scheduled, backend: str, samples: int) -> None:
@@ -296,7 +310,7 @@ def samples_at_once(program: Scheduled, backend: str, *, record: bool) -> int:
     if record:
         kinds = Relay | SpikeMatMul | SpikeAttention | MaxPool2d
         graded = sum(math.prod(node.shape) for node in program if isinstance(node.op, kinds))
-        spikes = sum(math.prod(program[name].shape) for name in program.lif_names)
+        spikes = sum(_train_bits(program, name) for name in program.spiking_names)
         size += steps * (4 * graded + spikes // 8)
     return max(1, STREAM_BYTES // size)
 

@@ -15,7 +15,7 @@ import torch
 
 from resformer.compiler.ir import float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.ops import RecurrentCubaLIF, SpikeMatMul, Spiking
+from resformer.compiler.ir.ops import IntegerLIF, MultiSpikeIF, RecurrentCubaLIF, SpikeMatMul, Spiking
 from resformer.compiler.ir.ops.arithmetic import per_channel
 from resformer.compiler.ir.primitives import columns_of, half_rows, rows_of
 from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
@@ -123,7 +123,7 @@ class Tally:
         self.float_graph = {stage: Comparison(spiking) for stage in sides.graphs}
         self.float_logits_error = dict.fromkeys(sides.graphs, 0.0)
         self.backend = Comparison(recorded_names(program))
-        self.quantized, self.saturated, self.currents = Comparison(lifs), Comparison(lifs), Comparison(lifs)
+        self.quantized, self.saturated, self.currents = (Comparison(spiking) for _ in range(3))
         self.quantized_logits_error = 0.0
         self.original, self.local = Comparison(spiking), Comparison(spiking)
         self.layers: dict[Layer, LayerTally] = {}
@@ -251,9 +251,13 @@ def _run_quantized(
     currents: dict[str, npt.NDArray[np.int32]] = {}
 
     def keep(name: str, current: torch.Tensor, fired: torch.Tensor) -> None:
-        spikes[name] = batch.shaped(name, fired.bool())
-        unit = 2.0 ** program[program[name].inputs[0]].op.signal.scale_exp * UNIT / batch.sides.gains.get(name, 1.0)
-        largest, op = np.iinfo(np.int32).max, program[name].op
+        spikes[name] = batch.sent(name, fired)
+        op = program[name].op
+        if isinstance(op, IntegerLIF):  # told what it clamps, in thresholds
+            unit: Any = op.vth * UNIT
+        else:
+            unit = 2.0 ** program[program[name].inputs[0]].op.signal.scale_exp * UNIT / batch.sides.gains.get(name, 1.0)
+        largest = np.iinfo(np.int32).max
         given = np.clip(batch.shaped(name, current) * unit, -largest, largest)
         if isinstance(op, RecurrentCubaLIF):  # whose synapses onto itself are the neurons' own
             given = given - op.fed_back(spikes[name].astype(np.int64)) * UNIT
@@ -269,12 +273,17 @@ def _current_observer(
     """Notes where a neuron of the program is given another current than in SpikingJelly."""
     program = batch.sides.program
     readers = {
-        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, Spiking)]
+        node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, Spiking | IntegerLIF)]
         for node in program
     }
 
     def observe(name: str, value: IntArray) -> None:
         for reader in readers[name]:
+            if isinstance(reader.op, IntegerLIF):
+                most = reader.op.max_spikes * UNIT * reader.op.vth.astype(np.int64)
+                charged = np.stack([each.charged for each in reader.op.steps(value)])
+                differ[reader.name] = np.clip(charged, 0, most) != expected[reader.name]
+                continue
             assert isinstance(reader.op, Spiking)
             given = value * UNIT + reader.op.meant_bias(value.ndim - 2)
             # no shift is taken where ties fire, and a bias that holds a surplus too may be wrong by a 64th
@@ -309,7 +318,7 @@ def _compare_quantized(
     program, tally = batch.sides.program, batch.tally
     saturated, readout_saturated = _saturated(batch)
     exact = [position for position in range(len(batch.indices)) if position not in saturated]
-    for name in program.lif_names:
+    for name in program.spiking_names:
         differ = spikes[name] != expected[name]
         for comparison, values, positions in (
             (tally.quantized, differ, exact),
@@ -373,7 +382,11 @@ def before_spikes(program: Scheduled) -> set[str]:
     """The nodes on whose values the spikes of some population depend, the populations included."""
     found: set[str] = set()
     for node in reversed(program.nodes):
-        if node.op.fires or any(reader.name in found for reader in program.consumers[node.name]):
+        if (
+            node.op.fires
+            or isinstance(node.op, MultiSpikeIF)
+            or any(reader.name in found for reader in program.consumers[node.name])
+        ):
             found.add(node.name)
     return found
 

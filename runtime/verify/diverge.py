@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import nir
@@ -10,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.ir import float_interpreter, reference
+from resformer.compiler.ir import fixedpoint, float_interpreter, reference
 from resformer.compiler.ir.graph import Graph
-from resformer.compiler.ir.ops import Spiking
+from resformer.compiler.ir.ops import MultiSpikeIF, Spiking
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
@@ -101,7 +102,7 @@ def backend_divergence(
 ) -> Divergence:
     """Where a backend leaves the reference interpreter (E2); all that reached this neuron was still the same."""
     side = Side("program", None)
-    if isinstance(program[layer].op, Spiking):
+    if isinstance(program[layer].op, Spiking | MultiSpikeIF):
         sample = encode(samples.real(place.sample, place.sample + 1), program).values
         side = _program_side(place, layer, program, sample)
     return _at(place, layer, side, Side(backend, None))
@@ -141,11 +142,12 @@ def _currents(network: TorchNetwork | NirNetwork, layer: str, sample: Float64Arr
 def _program_side(place: ElementPosition, layer: str, program: Scheduled, sample: npt.NDArray[np.int32]) -> Side:
     """The membrane potential of one of the program's neurons."""
     neurons = program[layer].op
-    assert isinstance(neurons, Spiking)
+    assert isinstance(neurons, Spiking | MultiSpikeIF)
     caught: dict[str, npt.NDArray[np.int64]] = {}
     reference.run(program, sample, observe=caught.__setitem__)
-    steps = neurons.steps(caught[program[layer].inputs[0]])
+    steps: Iterator[fixedpoint.LifStep | fixedpoint.MultiSpikeStep] = neurons.steps(caught[program[layer].inputs[0]])
     state = next(itertools.islice(steps, place.step, None))
     potential = int(state.charged[(0, *place.neuron)])
-    threshold = int(np.broadcast_to(neurons.thresholds, program[layer].shape)[place.neuron])
+    heights = neurons.vth if isinstance(neurons, MultiSpikeIF) else neurons.thresholds
+    threshold = int(np.broadcast_to(heights, program[layer].shape)[place.neuron])
     return Side("program", potential / (threshold << LOIHI.a_shift), potential)

@@ -123,7 +123,7 @@ def traced_network(module: nn.Module, traced: Traced, program: Program, *, sourc
     """
     return ModuleNetwork(
         module,
-        program.lif_names,
+        program.spiking_names,
         timesteps=program.timesteps,
         repeats=traced.axes is Axes.STATIC,
         samples_first=traced.axes is Axes.SAMPLES_FIRST,
@@ -132,6 +132,7 @@ def traced_network(module: nn.Module, traced: Traced, program: Program, *, sourc
         over_time=traced.over_time,
         stepwise=traced.stepwise,
         alone=traced.alone,
+        levels=traced.levels,
         vectors=traced.sample_axes == 1,
         rows=traced.sample_axes == 2,
         source=source,

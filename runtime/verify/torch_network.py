@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -17,10 +17,12 @@ from torch import nn
 from resformer.compiler.files.report import Options
 from resformer.compiler.frontend.module.kinds import is_population, reset, step
 from resformer.compiler.frontend.module.layout import Layout
+from resformer.compiler.frontend.module.levels import LevelCall
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError
 from resformer.models.checkpoint import build_model, load_checkpoint
+from resformer.runtime.verify.roundings import Roundings
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -112,6 +114,7 @@ class ModuleNetwork(TorchNetwork):
         stepwise: The populations that its code steps one by one.
         source: What messages call where it came from.
         alone: Those that it gives (T * N, ...): if there are any, it is given one sample at a time.
+        levels: For each rounding that its code runs, in order, the population of levels that it is.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class ModuleNetwork(TorchNetwork):
         stepwise: Collection[str] = (),
         source: str = "module",
         alone: Collection[str] = (),
+        levels: Sequence[LevelCall | None] = (),
     ) -> None:
         super().__init__(model)
         self.neurons = {name: node for name, node in self.neurons.items() if name in names}
@@ -144,6 +148,7 @@ class ModuleNetwork(TorchNetwork):
         self.stepwise = stepwise
         self.source = source
         self.alone = alone
+        self.levels = tuple(each if each is not None and each.name in names else None for each in levels)
 
     def copy(self) -> ModuleNetwork:
         """Another one like it."""
@@ -153,7 +158,7 @@ class ModuleNetwork(TorchNetwork):
         """The same of another module of this class."""
         return ModuleNetwork(
             model,
-            self.neurons.keys(),
+            {*self.neurons, *(each.name for each in self.levels if each is not None)},
             timesteps=self.timesteps,
             repeats=self.repeats,
             over_time=self.over_time,
@@ -165,6 +170,7 @@ class ModuleNetwork(TorchNetwork):
             stepwise=self.stepwise,
             source=self.source,
             alone=self.alone,
+            levels=self.levels,
         )
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
@@ -197,7 +203,16 @@ class ModuleNetwork(TorchNetwork):
                 values = tuple(self.layouts[name].arrange(value, self.shapes[name]) for value in values)
             observe(name, *values)
 
-        return super().run(samples, arranged)
+        if not any(self.levels):
+            return super().run(samples, arranged)
+        with Roundings(self.levels, self.timesteps, observe):
+            return super().run(samples, arranged)
+
+    def potentials(self, name: str, neuron: int, currents: Float64Array) -> Float64Array:
+        """See ``TorchNetwork``; of neurons of levels, what they round, clamped."""
+        if name in self.neurons:
+            return super().potentials(name, neuron, currents)
+        return currents.reshape(len(currents), -1)[:, neuron]
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """The logits, (T, N, classes), or (1, N, classes) where the module returns their mean over time.

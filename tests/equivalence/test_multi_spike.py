@@ -26,7 +26,7 @@ from resformer.errors import FileFormatError, ResformerWarning, UnsupportedError
 from resformer.runtime.cli.compile_options import main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
-from resformer.runtime.run.to_know import NO_SPIKES_OUT
+from resformer.runtime.run.to_know import NO_SPIKES_OUT, NONE_FIRED
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, ORIGINAL
 from resformer.runtime.verify.verify import Comparing, verify
 from support.compare import first_difference
@@ -157,13 +157,15 @@ def test_networks_verify(backend: str, tmp_path: Path) -> None:
 
 
 def test_its_silence_is_told(tmp_path: Path) -> None:
-    """Of populations that fire several spikes a step no trains are recorded, but that all logits are zero is seen."""
+    """By what is recorded, and without a record by logits that are all zero."""
     nodes = (nir.Linear(-np.ones((3, 6))), nir.IF(np.ones(3), np.ones(3)), nir.Linear(np.ones((2, 3))))
     path = write(tmp_path / "n.nir", chain((6,), *nodes))
     compiled = resformer.compile(path, target="sim", options=OPTIONS)
     with pytest.warns(ResformerWarning, match=NO_SPIKES_OUT):
-        result = compiled.run(np.ones((2, STEPS, 6)), record=True)
+        result = compiled.run(np.ones((2, STEPS, 6)))
     assert result.to_know == (NO_SPIKES_OUT,)
+    with pytest.warns(ResformerWarning, match=NONE_FIRED):
+        compiled.run(np.ones((2, STEPS, 6)), record=True)
     assert ("program", "6 nodes, 3 neurons in 1 population") in compiled.summary()[1]
 
 
@@ -236,7 +238,15 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main([str(build), *given, "-o", str(tmp_path / "o.npz")]) == 0
     assert verify_main([str(build), *given, "--model", str(path)]) == 0
     capsys.readouterr()
-    assert run_main([str(build), *given, "--cost"]) == 1
-    assert "fires several spikes a step, whose cost is not known" in capsys.readouterr().err
+    recorded = tmp_path / "recorded.npz"
+    assert run_main([str(build), *given, "--cost", "--record-spikes", "-o", str(recorded)]) == 0
+    assert "Synaptic operations" in capsys.readouterr().out
+    program = read_build(build).program()
+    expected = reference.run(program, check_samples(SAMPLES, program, "x").real().astype(np.int32), record=True).graded
+    with np.load(recorded) as arrays:
+        for name in ("n1", "n5"):
+            np.testing.assert_array_equal(arrays[f"counts/{name}"], expected[name])
+    assert run_main([str(build), *given, "--report", str(tmp_path / "page.html")]) == 1
+    assert "no page is drawn yet; leave out --report" in capsys.readouterr().err
     assert verify_main([str(build), *given, "--model", str(path), "--local"]) == 1
     assert "leave out --local" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import resformer
 from resformer.compiler.ir.ops import SpikeAttention, SpikeGate
 from resformer.errors import ResformerWarning, UnsupportedError
 from resformer.models.zoo.maxformer import MaxFormerArchitecture
+from resformer.models.zoo.meta_spikeformer import MetaSpikeFormerArchitecture
 from resformer.models.zoo.qkformer import QKFormerArchitecture
 from resformer.models.zoo.recognise import build
 from resformer.models.zoo.sdt import SDTArchitecture
@@ -56,6 +57,15 @@ def test_a_family_compiles(name: str) -> None:
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     compiled = resformer.compile(calibrated(build(architecture, timesteps=3), images), images, "sim")
     assert_equal(compiled, images, exact=name not in ROUNDED)
+
+
+def test_meta_spikeformer() -> None:
+    """Its convolutions follow each other without neurons between, so that no module has a place for what they merge to;
+    among them are RepConv's, whose first pads an image that others convolve again."""
+    architecture = MetaSpikeFormerArchitecture(embed_dims=(4, 4, 24, 24), depths=(1, 1), num_heads=1, num_classes=3)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    compiled = resformer.compile(calibrated(build(architecture, timesteps=2), images), images, "sim")
+    assert_equal(compiled, images, exact=False)
 
 
 class CountingNet(nn.Module):

@@ -19,6 +19,7 @@ from resformer.compiler.ir.ops import (
     Dense,
     Flatten,
     Input,
+    IntegerLIF,
     MaxPool2d,
     MultiSpikeIF,
     Op,
@@ -161,6 +162,22 @@ class ProgramBuilder:
             floor=np.minimum(floor + self.rng.integers(0, 99, held), 0).astype(np.int32),
             bias=self.rng.integers(-500, 500, held).astype(np.int32),
             max_spikes=most,
+        )
+        return self.add(name, op, source)
+
+    def integer_lif(
+        self, name: str, source: str, *, vth: int = 300, dv: int = 4096, even: bool = True, most: int = 4
+    ) -> str:
+        """Neurons of levels, whose parameters vary by channel."""
+        held = (self.shape(source)[0], *(1,) * (len(self.shape(source)) - 1))
+        op = IntegerLIF(
+            GRADED,
+            vth=(vth + self.rng.integers(0, 1 + vth // 4, held)).astype(np.int32),
+            floor=np.full((1,) * len(held), -LOIHI.v_max, dtype=np.int32),
+            bias=self.rng.integers(-500, 500, held).astype(np.int32),
+            max_spikes=most,
+            dv=dv,
+            even=even,
         )
         return self.add(name, op, source)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,6 +63,15 @@ INT8_ROWS_MIN = 17
 """Fewest rows that CUDA's int8 matrix product takes."""
 INT8_MULTIPLE = 8
 """What its depth and width must be multiples of."""
+
+ROUNDED: Mapping[fixedpoint.Rounding, Callable[[torch.Tensor], torch.Tensor]] = MappingProxyType(
+    {
+        fixedpoint.Rounding.DOWN: torch.floor,
+        fixedpoint.Rounding.UP: lambda x: torch.floor(x + 0.5),
+        fixedpoint.Rounding.EVEN: torch.round,
+    }
+)
+"""What makes a count of a potential in thresholds."""
 
 Count: TypeAlias = "int | torch.Tensor"
 """How many values were clipped, or were ties; on a device, maybe not yet known here."""
@@ -422,14 +432,19 @@ class TorchKernels:
         return work
 
     def multi_spikes(self, step: OpStep, op: MultiSpikeIF, block: Block) -> Work:
-        """Neurons that send counts of spikes, in float64 likewise: a quotient of whole numbers below 2^24 rounds down
-        exactly."""
+        """Neurons that send counts of spikes, in float64 likewise.
+
+        A quotient of whole numbers below 2^25 is rounded to the next whole number, or to the nearest, as the fraction
+        would be: float64 holds a half exactly, and nothing else comes so near to one.
+        """
         value = self.plan.values[step.inputs[0]]
         vth, floor, bias = (
             self._constant(neuron_share(each, value, block), torch.float64) for each in (op.vth, op.floor, op.bias)
         )
         unit, limit = 1 << LOIHI.a_shift, LOIHI.v_max
         threshold = vth * unit
+        own = op.parameters()
+        keep, rounded = (LOIHI.decay_unity - own.dv) / LOIHI.decay_unity, ROUNDED[own.rounding]
 
         def work(frame: Frame) -> None:
             x = frame.read(step.inputs[0]).view
@@ -438,9 +453,9 @@ class TorchKernels:
             v = torch.zeros_like(by_position[0])
             clipped: Count = 0
             for t in range(self.plan.timesteps):
-                free = v + by_position[t if len(x) > 1 else 0] * unit + bias
+                free = torch.trunc(v * keep) + by_position[t if len(x) > 1 else 0] * unit + bias
                 v = free.clamp(-limit, limit)
-                counts = torch.floor(v / threshold).clamp(0, op.max_spikes)
+                counts = rounded(v / threshold).clamp(0, op.max_spikes)
                 clipped = clipped + torch.count_nonzero(free != v)
                 v = torch.maximum(v - counts * threshold, floor)
                 made.view[t] = counts.reshape(x.shape[1:])

@@ -8,10 +8,12 @@ Where a function is *counted*, it has one output more: how many values it clippe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from string import Template
+from types import MappingProxyType
 from typing import NamedTuple
 
+from resformer.compiler.ir.fixedpoint import Rounding
 from resformer.compiler.target import LOIHI
 
 BYTE_BITS = 8
@@ -269,8 +271,15 @@ CubaLI <timesteps> (current, keep_u, keep_v, u_bias) => (potentials$saturated)
 """As ``fixedpoint.cuba_li_step``."""
 
 
-def multi_spike(*, counted: bool) -> str:
-    """Neurons that fire several spikes a step: their counts."""
+def multi_spike(name: str, *, rounding: Rounding, leaks: bool, counted: bool) -> str:
+    """Neurons that fire several spikes a step: their counts.
+
+    Args:
+        name: The function's.
+        rounding: Which count a potential makes.
+        leaks: Whether a step leaves v * keep / 4096, or else all of it.
+        counted: Whether clipped potentials are counted.
+    """
     counting = _counting(counted)
     if counted:
         counting["count"] = """
@@ -278,11 +287,40 @@ def multi_spike(*, counted: bool) -> str:
             lost = Not (kept)
             each = Cast <to = 6> (lost)
             clipped = ReduceSum <keepdims = 0> (each)"""
-    return _MULTI_SPIKE.substitute(counting)
+    return _MULTI_SPIKE.substitute(
+        counting,
+        name=name,
+        keep=", keep" if leaks else "",
+        leak=_leak("v", "keep") if leaks else "v_left = Identity (v)",
+        quotient=_QUOTIENTS[rounding],
+    )
 
+
+_NEAREST = """
+            doubled = Mul (positive, two)
+            raised = Add (doubled, threshold)
+            span = Mul (threshold, two)
+            nearest = Div (raised, span)"""
+
+_QUOTIENTS: Mapping[Rounding, str] = MappingProxyType(
+    {
+        Rounding.DOWN: """
+            whole = Div (positive, threshold)""",
+        Rounding.UP: f"""{_NEAREST}
+            whole = Identity (nearest)""",
+        Rounding.EVEN: f"""{_NEAREST}
+            back = Mul (nearest, span)
+            is_tie = Equal (raised, back)
+            tie = Cast <to = 6> (is_tie)
+            odd = Mod (nearest, two)
+            excess = Mul (tie, odd)
+            whole = Sub (nearest, excess)""",
+    }
+)
+"""What makes a count of a potential that is not negative, in 32 bits: twice the potential and a threshold fit."""
 
 _MULTI_SPIKE = Template(f"""
-MultiSpikeIF <timesteps> (current, threshold, floor, bias, most) => (counts$saturated)
+$name <timesteps> (current, threshold, floor, bias, most$keep) => (counts$saturated)
 {{
     {_by_step("current")}
     neurons = Shape <start = 1> (current_by_step)
@@ -290,16 +328,19 @@ MultiSpikeIF <timesteps> (current, threshold, floor, bias, most) => (counts$satu
     high = Constant <value = int32 {{{LOIHI.v_max}}}> ()
     low = Neg (high)
     none = Constant <value = int32 {{0}}> ()
+    two = Constant <value = int32 {{2}}> ()
+    unity = Constant <value = int32 {{{LOIHI.decay_unity}}}> ()
     start = ConstantOfShape <value = int32[1] {{0}}> (neurons)
     v_end, counts_by_step$clipped_by_step = Scan <num_scan_inputs = 1, body = step
         (int32[] v, int32[] now) => (int32[] v_next, int32[] count$clipped_type)
         {{
             arriving = Mul (now, shift)
             biased = Add (arriving, bias)
-            free = Add (v, biased)
+            $leak
+            free = Add (v_left, biased)
             charged = Clip (free, low, high)
             positive = Max (charged, none)
-            whole = Div (positive, threshold)
+            $quotient
             count = Min (whole, most)
             taken = Mul (count, threshold)
             left = Sub (charged, taken)

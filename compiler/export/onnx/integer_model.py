@@ -290,18 +290,22 @@ class _Writer(ModelWriter):
 
     @write.register
     def _(self, op: MultiSpikeIF, node: ProgramNode) -> None:
-        self.functions["MultiSpikeIF"] = functions.multi_spike(counted=self._counted)
-        self._check(node, (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + 2 * LOIHI.v_max)
         own = op.parameters()
+        leaks = own.dv > 0
+        name = f"{type(op).__name__}{own.rounding.name.title()}{'' if leaks else 'Whole'}"
+        self.functions[name] = functions.multi_spike(name, rounding=own.rounding, leaks=leaks, counted=self._counted)
+        self._check(node, (self._bounds[node.inputs[0]].value << LOIHI.a_shift) + 2 * LOIHI.v_max)
         values = {
             "threshold": own.vth << LOIHI.a_shift,
             "floor": own.floor,
             "bias": own.bias,
             "most": np.asarray(own.max_spikes),
         }
+        if leaks:
+            values["keep"] = np.asarray(LOIHI.decay_unity - own.dv)
         constants = [self.constant(f"{node.name}.{key}", each.astype(np.int32)) for key, each in values.items()]
         inputs = [self._int32(node.inputs[0]), *constants]
-        self._clipping(node, "MultiSpikeIF", inputs, np.int32, timesteps=self.graph.timesteps)
+        self._clipping(node, name, inputs, np.int32, timesteps=self.graph.timesteps)
 
     @write.register
     def _(self, op: SpikeMatMul, node: ProgramNode) -> None:

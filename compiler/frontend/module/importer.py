@@ -18,8 +18,10 @@ from spikingjelly.activation_based import base
 from torch import nn
 
 from resformer.compiler.frontend.module.counts import check_products
+from resformer.compiler.frontend.module.filled import stack_what_fills
 from resformer.compiler.frontend.module.kinds import is_population, reset
 from resformer.compiler.frontend.module.layout import Layout
+from resformer.compiler.frontend.module.levels import LevelCall, level_calls, mark
 from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.operations import OPERATIONS
 from resformer.compiler.frontend.module.rows import check_parts, whole_of
@@ -52,6 +54,7 @@ class Traced:
         sample_axes: How many axes a sample has to the module: 1, (F,); 2, (C, L); or 3, (C, H, W).
         alone: The populations that its code gives (T * N, ...), so that it is right of one sample at a time; and why it
             is refused of more.
+        levels: For each rounding that its code runs, in order, the population of levels that it is.
     """
 
     graph: Graph[nir.NIRNode]
@@ -61,6 +64,7 @@ class Traced:
     stepwise: frozenset[str] = frozenset()
     sample_axes: int = 3
     alone: Mapping[str, str] = field(default_factory=dict)
+    levels: tuple[LevelCall | None, ...] = ()
 
     @property
     def mean_over_time(self) -> bool:
@@ -200,6 +204,8 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         Axes.SAMPLES_FIRST: (TRACED_BATCH, timesteps or 0),
     }[axes]
     exported = export(module, torch.zeros(*lead, *shape, dtype=torch.float64))
+    stack_what_fills(exported)
+    marked = mark(exported, module)
     tracing = Tracing(module, exported, Draft(as_image(shape)), timesteps, OPERATIONS, whole_of)
     result = tracing.run(axes, shape)
     _check_calls(tracing)
@@ -226,6 +232,7 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
         frozenset(tracing.called) | tracing.stepping,
         len(shape),
         tracing.alone,
+        level_calls(tracing, marked),
     )
 
 

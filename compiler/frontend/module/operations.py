@@ -9,6 +9,7 @@ from types import MappingProxyType
 from resformer.compiler.frontend.module.borders import copied
 from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either
 from resformer.compiler.frontend.module.in_place import in_place
+from resformer.compiler.frontend.module.levels import levels
 from resformer.compiler.frontend.module.pools import added_up, averaged, averaged_adaptively, averaged_windows, max_pool
 from resformer.compiler.frontend.module.populations import count_votes, delayed, fire
 from resformer.compiler.frontend.module.products import divided, multiplied, named_product, product
@@ -71,6 +72,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         **dict.fromkeys(("aten.clamp.default", "aten.clip.default"), at_most_one),
         "aten.clamp_max.default": lambda tracing, node, x, most: at_most_one(tracing, node, x, None, most),
         "aten.conv2d.padding": padded_convolution,
+        "resformer.levels.default": levels,
         "resformer.neurons.default": fire,
         "resformer.vote.default": count_votes,
         **dict.fromkeys(

@@ -330,6 +330,9 @@ class Tracing:
             raise self.refusal(
                 found, f"returns what step {value.steps[0]} makes", "return all steps, stacked, or their sum or mean"
             )
+        if value.axes is Axes.STATIC and self.timesteps in (None, 1):
+            # without time or memory in its code, it runs once
+            self.timesteps, value = 1, replace(value, over_time=1.0)
         if value.axes not in (Axes.TIMED, Axes.REDUCED):
             raise self.refusal(
                 found,

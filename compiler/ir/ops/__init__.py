@@ -11,7 +11,8 @@ from resformer.compiler.ir.ops.counts import SpikeAttention
 from resformer.compiler.ir.ops.delays import Delay, SampleDelay
 from resformer.compiler.ir.ops.formats import Shapes
 from resformer.compiler.ir.ops.gates import SpikeGate
-from resformer.compiler.ir.ops.multi_spike import MultiSpikeIF
+from resformer.compiler.ir.ops.levels import IntegerLIF
+from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES, MultiSpikeIF
 from resformer.compiler.ir.ops.neurons import LIF, CubaLI, CubaLIF, RecurrentCubaLIF, Spiking
 from resformer.compiler.ir.ops.prompt import PromptCubaLIF
 from resformer.compiler.ir.ops.stacked import StackedRecurrentCubaLIF
@@ -37,6 +38,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
             StackedRecurrentCubaLIF,
             CubaLI,
             MultiSpikeIF,
+            IntegerLIF,
             SampleDelay,
             SpikeGate,
             SpikeMatMul,
@@ -51,6 +53,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
 
 __all__ = [
     "LIF",
+    "MOST_SPIKES",
     "OPERATIONS",
     "Add",
     "Carried",
@@ -62,6 +65,7 @@ __all__ = [
     "Dense",
     "Flatten",
     "Input",
+    "IntegerLIF",
     "MaxPool2d",
     "MultiSpikeIF",
     "Op",

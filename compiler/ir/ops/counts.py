@@ -70,7 +70,10 @@ class SpikeAttention(Op):
 
     def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:
         """See ``Op``; all tokens may fire on all channels, unless an input never does."""
-        most = self._most([int(each.high.max()) for each in inputs], shapes)
+        highs = [int(each.high.max()) for each in inputs]
+        first = attention_sizes(shapes.inputs, self.num_heads).first_product(*highs)
+        require(first <= LOIHI.graded_max, f"its first product may count to {first}, beyond {LOIHI.graded_max}")
+        most = self._most(highs, shapes)
         return Interval.between(0, most << self.weight_exp).clip(self.limit)
 
     def sums(self, inputs: Sequence[int], shapes: Shapes) -> int:
@@ -136,6 +139,10 @@ class AttentionSizes(NamedTuple):
     def most(self) -> int:
         """The largest count of spikes."""
         return self.keys * self.depth
+
+    def first_product(self, q: int, k: int, v: int) -> int:
+        """The largest value of the product that is made first and sent on, given those of its inputs."""
+        return k * (self.depth * q if self.scores_first else self.keys * v)
 
     @property
     def scores_first(self) -> bool:

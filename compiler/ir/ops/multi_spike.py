@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -91,12 +91,19 @@ class MultiSpikeIF(Op):
     def evaluate(self, *inputs: Int64Array) -> Outcome:
         """See ``Op``."""
         (a,) = inputs
-        own, v = self.parameters(), np.zeros(a.shape[1:], dtype=np.int64)
         counts, clipped = np.empty_like(a), 0
-        for step, now in enumerate(a):
-            v, counts[step], lost = fixedpoint.multi_spike_step(v, now, own)
-            clipped += lost
+        for step, made in enumerate(self.steps(a)):
+            counts[step] = made.counts
+            clipped += made.clipped
         return Outcome(counts, clipped)
+
+    def steps(self, a: Int64Array) -> Iterator[fixedpoint.MultiSpikeStep]:
+        """Each step of one sample or several, given their input, (T, N, ...)."""
+        own, v = self.parameters(), np.zeros(a.shape[1:], dtype=np.int64)
+        for now in a:
+            made = fixedpoint.multi_spike_step(v, now, own)
+            v = made.v
+            yield made
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""

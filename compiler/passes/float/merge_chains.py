@@ -69,13 +69,17 @@ class _Merge:
         """Write a node, merged with what it reads if it must be."""
         node = replace(node, inputs=tuple(self.renamed.get(name, name) for name in node.inputs))
         self.made[node.name] = node
-        if node.name not in self.before:
+        if node.name not in self.before and not self._is_second(node):
             self._take_readout(node)
         elif self._must_merge(node):
             if len(node.shape) == 1:
                 self._merge_vector(node)
             else:
                 self._merge_image(node)
+
+    def _is_second(self, node: Node[nir.NIRNode]) -> bool:
+        """Whether it is a convolution of an image that another makes, which no synapse can be, a readout's either."""
+        return isinstance(node.op, nir.Conv2d) and isinstance(self.made[node.inputs[0]].op, nir.Conv2d)
 
     def _must_merge(self, node: Node[nir.NIRNode]) -> bool:
         """Whether what a layer or pool reads is no message, or a pool that may not stay one."""

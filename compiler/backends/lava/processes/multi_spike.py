@@ -36,6 +36,6 @@ class PyMultiSpikeIfModel(NeuronModel):
         a = self.a_in.recv().astype(np.int64)
         if self.clock.begins(self.time_step):
             self.v = np.zeros_like(self.v)
-        self.v, counts, clipped = fixedpoint.multi_spike_step(self.v, a, self.neurons)
+        self.v, _, counts, clipped = fixedpoint.multi_spike_step(self.v, a, self.neurons)
         self.s_out.send(counts)
         self.tally.add(self.time_step - 1, clipped)

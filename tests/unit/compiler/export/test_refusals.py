@@ -8,7 +8,7 @@ import pytest
 
 from resformer.compiler.export import checkpoint
 from resformer.compiler.export.nir import UNCHANGED, quantized_graph
-from resformer.compiler.ir.ops import LIF, OPERATIONS, Conv2d, CubaLIF, Dense, MultiSpikeIF, Op
+from resformer.compiler.ir.ops import LIF, OPERATIONS, Conv2d, CubaLIF, Dense, IntegerLIF, MultiSpikeIF, Op
 from resformer.compiler.ir.program import Program
 from resformer.compiler.pipeline import Compilation, CompileOptions, compile_checkpoint
 from resformer.errors import UnsupportedError
@@ -27,7 +27,7 @@ def with_strange(program: Program, name: str) -> Program:
 @pytest.mark.parametrize("kind", OPERATIONS.values())
 def test_each_operation_is_named(kind: type[Op]) -> None:
     named = kind is not MultiSpikeIF  # neither format has neurons that fire several times a step
-    assert issubclass(kind, (Conv2d, Dense, LIF, CubaLIF, *UNCHANGED)) is named
+    assert issubclass(kind, (Conv2d, Dense, LIF, CubaLIF, IntegerLIF, *UNCHANGED)) is named
     assert issubclass(kind, (Conv2d, Dense, *checkpoint.WITHOUT_WEIGHTS)) is named
 
 

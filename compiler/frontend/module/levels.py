@@ -1,0 +1,350 @@
+"""Neurons of levels, known by what they compute: a current clamped to 0 .. D and rounded, whatever their class is.
+
+``mark`` finds them among the operations of a traced module, so that each is imported as one population (``levels``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import fx, nn
+
+from resformer.compiler.frontend.module.counts import gained
+from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Layout
+from resformer.compiler.frontend.module.rows import whole_of
+from resformer.compiler.frontend.module.tracing import user_line
+from resformer.compiler.frontend.module.values import Tracing, Value
+from resformer.compiler.ir.arrays import Shape
+from resformer.compiler.ir.ops import MOST_SPIKES
+from resformer.compiler.ir.primitives import IntegerLIF, constant
+from resformer.errors import UnsupportedError
+
+NO_FLOOR = -1e30
+"""Below all potentials."""
+ROUNDINGS = frozenset({"aten.round.default", "aten.floor.default"})
+"""The operations that neurons of levels are known by."""
+HALF = 0.5
+
+REMEDY = (
+    "neurons of levels clamp their current to 0 and a whole number D and round it: torch.round(torch.clamp(x, 0, D)), "
+    "or torch.floor(torch.clamp(x, 0, D) + 0.5)"
+)
+
+
+@torch.library.custom_op("resformer::levels", mutates_args=())
+def _levels(current: torch.Tensor, path: str, most: int, even: bool, keep: float) -> torch.Tensor:  # noqa: ARG001
+    """Stands for a population of levels in a traced module."""
+    raise AssertionError(f"{path}: is only traced")
+
+
+@_levels.register_fake
+def _(current: torch.Tensor, path: str, most: int, even: bool, keep: float) -> torch.Tensor:  # noqa: ARG001
+    return torch.empty_like(current)
+
+
+@dataclass(frozen=True)
+class LevelCall:
+    """A rounding that is what a population of levels sends.
+
+    Attributes:
+        name: The population's.
+        step: The step that the code computes by itself, in a loop over time; None: all steps at once.
+        layout: How its tensor shows the population.
+        shape: The population's.
+        most: D.
+    """
+
+    name: str
+    step: int | None
+    layout: Layout
+    shape: Shape
+    most: int
+
+    def arranged(self, values: torch.Tensor, timesteps: int) -> torch.Tensor:
+        """The tensor as (T, N, *shape), or as (1, N, *shape) if it is that of one step."""
+        axes, sizes = [], []
+        steps = 1 if self.step is not None else timesteps
+        for axis, size in zip(self.layout.axes, values.shape, strict=True):
+            leading = [atom for atom in axis if atom.dim < 0]
+            if len(leading) < 2:
+                axes.append(axis)
+                sizes.append(size)
+                continue
+            # time and samples on one axis
+            rest = tuple(atom for atom in axis if atom.dim >= 0)
+            for atom in leading:
+                axes.append((atom,))
+                sizes.append(steps if atom.dim == TIME else size // steps)
+            axes[-1] = (*axes[-1], *rest)
+        values = values.reshape(sizes)
+        if not any(atom.dim == TIME for axis in axes for atom in axis):
+            axes.insert(0, (Atom(TIME, 0),))
+            values = values.expand(steps, *values.shape)
+        if not any(atom.dim == BATCH for axis in axes for atom in axis):
+            axes.insert(1, (Atom(BATCH, 0),))
+            values = values[:, None]
+        return Layout(tuple(axes)).arrange(values, self.shape)
+
+
+def mark(exported: torch.export.ExportedProgram, module: nn.Module) -> list[fx.Node | None]:
+    """Put a single operation in the place of each chain that neurons of levels are.
+
+    Args:
+        exported: Whose operations are changed.
+        module: That was traced.
+
+    Returns:
+        For each rounding that the code runs, in order, the operation that stands for its population; None where it is
+        none, such as of a constant.
+
+    Raises:
+        UnsupportedError: The code rounds what no neurons of levels do.
+    """
+    graph = exported.graph
+    inputs = exported.graph_signature.user_inputs
+    varying: set[fx.Node] = set()
+    for node in graph.nodes:
+        if (node.op == "placeholder" and node.name in inputs) or varying.intersection(node.all_input_nodes):
+            varying.add(node)
+    roundings = [node for node in graph.nodes if str(node.target) in ROUNDINGS]
+    found = [_marked(graph, node, module) if node in varying else None for node in roundings]
+    _remember(graph, [each for each in found if each is not None])
+    return found
+
+
+def _remember(graph: fx.Graph, found: Sequence[fx.Node]) -> None:
+    """Where each step of a loop adds what its last one left, let neurons that remember read what it is added to.
+
+    So does SpikeYOLO's code: ``mem = (mem - spike) * decay + x[t]``, and ``x[0]`` at first.
+    """
+    sources = {each: _clamped(each.args[0])[0] for each in found}
+    before: dict[fx.Node, fx.Node] = {}
+    for node, source in sources.items():
+        for current, keep, last in _left_over(source):
+            earlier = [each for each, potential in sources.items() if (potential, each) == last]
+            if earlier:
+                before[node] = earlier[0]
+                node.args = (current, *node.args[1:4], keep)
+    for node, earlier_node in before.items():
+        while earlier_node in before:
+            earlier_node = before[earlier_node]
+        earlier_node.args = (*earlier_node.args[:4], node.args[4])
+    for node in before:
+        _forget(graph, sources[node])
+
+
+def _left_over(source: fx.Node) -> Iterator[tuple[fx.Node, float, tuple[fx.Node, fx.Node]]]:
+    """The ways to read a potential as (v - s) * keep + x: x, keep, and v with s."""
+    if str(source.target) != "aten.add.Tensor" or source.kwargs:
+        return
+    for current, left in (source.args, source.args[::-1]):
+        if not isinstance(left, fx.Node) or not isinstance(current, fx.Node):
+            continue
+        scaled, keep = left, 1.0
+        if str(left.target) == "aten.mul.Tensor":
+            factor = left.args[1] if isinstance(left.args[0], fx.Node) else left.args[0]
+            inner = left.args[0] if isinstance(left.args[0], fx.Node) else left.args[1]
+            if not isinstance(factor, int | float) or not isinstance(inner, fx.Node):
+                continue
+            scaled, keep = inner, float(factor)
+        if str(scaled.target) == "aten.sub.Tensor" and not scaled.kwargs and 0 < keep <= 1:
+            potential, sent = (_passed_on(each) for each in scaled.args)
+            if potential is not None and sent is not None:
+                yield current, keep, (potential, sent)
+
+
+def _passed_on(given: object) -> fx.Node | None:
+    """A value behind what only passes it on."""
+    while isinstance(given, fx.Node) and str(given.target) in SAME:
+        given = given.args[0]
+    return given if isinstance(given, fx.Node) else None
+
+
+def _marked(graph: fx.Graph, rounding: fx.Node, module: nn.Module) -> fx.Node:
+    """What stands for a population, put behind it for all that read it.
+
+    Raises:
+        UnsupportedError: It is none.
+    """
+    even = str(rounding.target) == "aten.round.default"
+    source, low, high = _clamped(rounding.args[0])
+    if not even:
+        plus_half = str(source.target) == "aten.add.Tensor" and source.args[1:] == (HALF,)
+        if not plus_half or (low, high) != (None, None):
+            raise _no_levels(rounding, "does not round to the nearest")
+        source, low, high = _clamped(source.args[0])
+    last = rounding
+    while len(last.users) == 1 and (bounds := _bounds(next(iter(last.users)))) is not None:
+        last = next(iter(last.users))
+        low, high = _narrower(low, high, *bounds)
+    if low != 0 or high is None or high < 1 or high != int(high):
+        shown = [each if each is None else f"{each:g}" for each in (low, high)]
+        raise _no_levels(rounding, f"rounds what is clamped to {shown[0]} and {shown[1]}")
+    with graph.inserting_after(last):
+        stack = list((rounding.meta.get("nn_module_stack") or {"": ("", "")}).values())
+        path = str(stack[-1][0])
+        if next(module.get_submodule(path).children(), None) is not None:
+            path = f"{path}.levels".removeprefix(".")
+        arguments = (source, path, int(high), even, 0.0)
+        made = graph.call_function(torch.ops.resformer.levels.default, arguments)
+    made.meta = dict(last.meta)
+    last.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
+    replaced = [last, *_straight_through(made)]
+    for total in replaced[1:]:
+        total.replace_all_uses_with(made)
+    for each in replaced:
+        _forget(graph, each)
+    return made
+
+
+def _no_levels(rounding: fx.Node, problem: str) -> UnsupportedError:
+    """The refusal of a rounding that is no population."""
+    stack = list((rounding.meta.get("nn_module_stack") or {"": ("", "")}).values())
+    name = str(stack[-1][0]) or rounding.name.rstrip("_0123456789")
+    return UnsupportedError(f"{name}: {problem}, for which there is no lowering; {REMEDY} ({user_line(rounding)})")
+
+
+def _forget(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase an operation that nothing reads, and those that only it read; but nothing that mark found."""
+    for copy in [each for each in node.users if str(each.target) in SAME and not each.users]:
+        graph.erase_node(copy)
+    if node.users or node.op != "call_function" or node.target is torch.ops.resformer.levels.default:
+        return
+    sources = node.all_input_nodes
+    graph.erase_node(node)
+    for each in sources:
+        _forget(graph, each)
+
+
+def _straight_through(made: fx.Node) -> Iterator[fx.Node]:
+    """What adds a value to its own rounding error, x + (round(x) - x): in training, the gradient passes by it."""
+    for error in made.users:
+        if str(error.target) != "aten.sub.Tensor" or error.args[0] is not made or error.kwargs:
+            continue
+        whole = error.args[1]
+        behind = error
+        while len(behind.users) == 1 and str(next(iter(behind.users)).target) in SAME:
+            behind = next(iter(behind.users))
+        for total in behind.users:
+            if str(total.target) == "aten.add.Tensor" and behind in total.args and not total.kwargs:
+                other = total.args[0] if total.args[1] is behind else total.args[1]
+                if _alike(other, whole):
+                    yield total
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether two operands are the same value, which the code may compute twice."""
+    if not isinstance(one, fx.Node) or not isinstance(other, fx.Node) or one is other:
+        return one is other or one == other
+    if one.op != "call_function" or one.target != other.target or len(one.args) != len(other.args):
+        return False
+    return one.kwargs == other.kwargs and all(map(_alike, one.args, other.args))
+
+
+SAME = frozenset({"aten.detach.default", "aten.alias.default", "aten.clone.default", "aten.contiguous.default"})
+"""What passes on its values."""
+
+
+def _clamped(given: object) -> tuple[fx.Node, float | None, float | None]:
+    """What is clamped, and to what; None where it is not, on either side."""
+    assert isinstance(given, fx.Node)
+    bounds = (None, None) if str(given.target) in SAME else _bounds(given)
+    if bounds is None:
+        return given, None, None
+    source, low, high = _clamped(given.args[0])
+    return source, *_narrower(low, high, *bounds)
+
+
+def _narrower(
+    low: float | None, high: float | None, least: float | None, most: float | None
+) -> tuple[float | None, float | None]:
+    """Bounds within bounds."""
+    lows, highs = ([each for each in pair if each is not None] for pair in ((low, least), (high, most)))
+    return max(lows, default=None), min(highs, default=None)
+
+
+class _Given(NamedTuple):
+    """A bound that is an argument of the operation, or a number."""
+
+    place: int
+    name: str
+    default: float | None = None
+
+
+CLAMPS: Mapping[str, tuple[_Given | float | None, _Given | float | None]] = MappingProxyType(
+    {
+        **dict.fromkeys(("aten.clamp.default", "aten.clip.default"), (_Given(1, "min"), _Given(2, "max"))),
+        "aten.clamp_min.default": (_Given(1, "min"), None),
+        "aten.clamp_max.default": (None, _Given(1, "max")),
+        "aten.relu.default": (0, None),
+        "aten.relu6.default": (0, 6),
+        "aten.hardtanh.default": (_Given(1, "min_val", -1), _Given(2, "max_val", 1)),
+    }
+)
+"""What clamps its first operand: the least and the most."""
+
+
+def _bounds(node: fx.Node) -> tuple[float | None, float | None] | None:
+    """To what an operation clamps; None if it does not, or not to numbers."""
+    found: list[float | None] = []
+    for bound in CLAMPS.get(str(node.target), ()):
+        value: object = bound
+        if isinstance(bound, _Given):
+            given = node.args[bound.place] if len(node.args) > bound.place else node.kwargs.get(bound.name)
+            value = bound.default if given is None else given
+        if not (value is None or isinstance(value, int | float)):
+            return None
+        found.append(value)
+    return (found[0], found[1]) if found else None
+
+
+def levels(tracing: Tracing, node: fx.Node, x: object, path: str, most: int, even: bool, keep: float) -> Value:
+    """A population of levels, which keeps a part of what a step leaves."""
+    value = whole_of(tracing, node, tracing.stepwise(node, x))
+    if most > MOST_SPIKES:
+        raise tracing.refusal(
+            node,
+            f"{path}: has {most} levels, the limit is {MOST_SPIKES}, what eight bits of a graded spike hold",
+            "train it with fewer",
+        )
+    value, factor = gained(tracing, value)
+    op = IntegerLIF(
+        v_threshold=constant(1 / factor, value.shape),
+        v_floor=constant(NO_FLOOR, value.shape),
+        max_spikes=most,
+        mem_decay=1 - keep,
+        even=even,
+    )
+    name, count = path, 1
+    while name in tracing.draft.nodes:
+        name, count = f"{path}.{count}", count + 1
+    return tracing.elementwise(node, name, op, value)
+
+
+def level_calls(tracing: Tracing, marked: Sequence[fx.Node | None]) -> tuple[LevelCall | None, ...]:
+    """What each rounding that the code runs sends, once all operations are imported.
+
+    Raises:
+        UnsupportedError: Neurons that remember are not given all steps in order.
+    """
+    calls: list[LevelCall | None] = []
+    for node in marked:
+        value = None if node is None else tracing.values.get(node)
+        if node is None or not isinstance(value, Value):
+            calls.append(None)
+            continue
+        step = None if value.steps is None else value.steps[0]
+        most = node.args[2]
+        assert isinstance(most, int)
+        ran = [each.step for each in calls if each is not None and each.name == value.node]
+        if node.args[4] and step != len(ran):
+            raise UnsupportedError(
+                f"{value.node}: remembers, and is given step {step} when it runs for the {len(ran) + 1}. time; let the "
+                f"loop take the steps in order, each once ({user_line(node)})"
+            )
+        calls.append(LevelCall(value.node, step, value.layout, value.shape, most))
+    return tuple(calls)

@@ -1,0 +1,75 @@
+"""Let layers read levels as whole numbers: what divides them before becomes part of the weights."""
+
+from __future__ import annotations
+
+import nir
+
+from resformer.compiler.ir.graph import Graph, Node
+from resformer.compiler.ir.primitives import (
+    LEVEL_NORM,
+    Add,
+    IntegerLIF,
+    MaxPool2d,
+    SampleDelay,
+    as_layer,
+    bias_of,
+    collapse,
+    with_weight,
+)
+
+PASSES = (MaxPool2d, nir.AvgPool2d, nir.SumPool2d, nir.Flatten, SampleDelay)
+"""What a positive factor passes through."""
+
+
+def fold_level_norms(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
+    """Multiply the weights of layers by the factor that the levels which they read are scaled by, as I-LIF's norm does.
+
+    Where something else than layers reads them, such as a sum, the factor stays a layer of its own.
+    """
+    edit = graph.edit()
+    factors: dict[str, float] = {}
+    for node in graph:
+        if not _scales_levels(graph, node):
+            continue
+        assert isinstance(node.op, nir.Scale)
+        readers = _readers(graph, node)
+        if not all(isinstance(each.op, nir.Conv2d | nir.Linear | nir.Affine) for each in readers):
+            continue
+        for reader in readers:
+            factors[reader.name] = factors.get(reader.name, 1.0) * float(collapse(node.op.scale).flat[0])
+        edit.bypass(node.name)
+    for name, factor in factors.items():
+        layer = as_layer(graph[name].op)
+        made: nir.Conv2d | nir.Linear | nir.Affine
+        if isinstance(layer, nir.Linear):
+            made = nir.Linear(layer.weight * factor, metadata=dict(layer.metadata))
+        else:
+            made = with_weight(layer, weight=layer.weight * factor, bias=bias_of(layer))
+        made.metadata[LEVEL_NORM] = 1 / factor
+        edit.set_op(name, made, inputs=None)
+    return edit.finish()
+
+
+def _scales_levels(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> bool:
+    """Whether a node multiplies levels, or sums and maxima of them, by one positive number."""
+    if not isinstance(node.op, nir.Scale) or node.name not in graph:
+        return False
+    scale = collapse(node.op.scale)
+    return bool((scale == scale.flat[0]).all() and scale.flat[0] > 0) and _is_levels(graph, node.inputs[0])
+
+
+def _is_levels(graph: Graph[nir.NIRNode], name: str) -> bool:
+    """Whether a value is what populations of levels send, behind what a factor passes through."""
+    node = graph[name]
+    if isinstance(node.op, (*PASSES, Add, nir.Scale)):
+        return all(_is_levels(graph, each) for each in node.inputs)
+    return isinstance(node.op, IntegerLIF)
+
+
+def _readers(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> list[Node[nir.NIRNode]]:
+    """What reads a value, seen through what a factor passes through, and through other factors."""
+    found: list[Node[nir.NIRNode]] = []
+    for each in graph.consumers[node.name]:
+        passes = isinstance(each.op, PASSES) or (isinstance(each.op, nir.Scale) and _scales_levels(graph, each))
+        found += _readers(graph, each) if passes else [each]
+    return found

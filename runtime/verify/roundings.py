@@ -1,0 +1,79 @@
+"""What populations of levels send in a module's own code, however it is written: its roundings, seen as they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from resformer.compiler.frontend.module.levels import HALF, ROUNDINGS, LevelCall
+from resformer.errors import InputError
+
+
+class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, tells what each population of levels is given and sends, (T, N, ...).
+
+    What it is told to be given is what the code rounds: its potential, clamped.
+
+    Args:
+        calls: For each rounding of a forward, in order, which population it is.
+        timesteps: T.
+        observe: Told a population's name, what it is given, and its levels.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[LevelCall | None],
+        timesteps: int,
+        observe: Callable[[str, torch.Tensor, torch.Tensor], None],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls, self.timesteps, self.observe = calls, timesteps, observe
+        self.count = 0
+        self.steps: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, and note it if it is a rounding."""
+        made = func(*args, **(kwargs or {}))
+        if str(func) in ROUNDINGS:
+            if self.count >= len(self.calls):
+                raise _other(len(self.calls))
+            call, self.count = self.calls[self.count], self.count + 1
+            if call is not None:
+                # what is rounded down has a half added, and what is clamped afterwards is not clamped yet
+                half = HALF if func is torch.ops.aten.floor.default else 0.0
+                both = ((each - extra).clamp(0, call.most) for each, extra in ((args[0], half), (made, 0.0)))
+                given, sent = (call.arranged(each, self.timesteps) for each in both)
+                self._note(call, given, sent)
+        return made
+
+    def _note(self, call: LevelCall, given: torch.Tensor, sent: torch.Tensor) -> None:
+        """Tell of a population, of one that the code steps once all its steps are there."""
+        if call.step is not None:
+            steps = self.steps.setdefault(call.name, [])
+            steps.append((given, sent))
+            if len(steps) < self.timesteps:
+                return
+            given, sent = (torch.cat(each) for each in zip(*self.steps.pop(call.name), strict=True))
+        self.observe(call.name, given, sent)
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave, and see that every rounding came.
+
+        Raises:
+            InputError: The module's code rounds less often than when it was traced.
+        """
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if error[0] is None and self.count != len(self.calls):
+            raise _other(len(self.calls))
+
+
+def _other(count: int) -> InputError:
+    return InputError(
+        f"module: its code rounds values another number of times than the {count} that it was traced with; leave out "
+        "roundings whose results nothing reads"
+    )
