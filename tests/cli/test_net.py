@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,9 @@ def test_samples_need_not_be_whole(network: Path) -> None:
     # pixels are fractions, and 10 x + 2 is rounded as the chip's bias is: no option could change that
     compiled = compile_network(network)
     given = np.random.default_rng(1).random((3, 1, 4, 4))
-    run = compiled.run(given, backend="sim")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = compiled.run(given, backend="sim")
     whole = compiled.run(np.rint(10 * given + 2) / 10 - 0.2, backend="sim")
     np.testing.assert_array_equal(run.logits_int, whole.logits_int)
 

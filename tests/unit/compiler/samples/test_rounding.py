@@ -70,3 +70,13 @@ def test_bytes_of_pixels_are_fractions_and_counts_are_not() -> None:
     pixels = np.arange(256, dtype=np.uint8)
     assert rounding_cost(samples(pixels), 0).rms == 0
     assert rounding_cost(samples(pixels, counts=False), 0).matters
+
+
+def test_what_takes_whole_numbers_alone_is_warned_of_large_losses_only() -> None:
+    values = np.linspace(-20.0, 20.0, 3 * 4 * 4).reshape(3, 1, 4, 4)
+    assert rounding_warning(rounding_cost(samples(values), 0), "x.npy", 2) is not None
+    assert rounding_warning(rounding_cost(samples(values), 0), "x.npy", 0) is None
+    warning = rounding_warning(rounding_cost(samples(values / 20), 0), "x.npy", 0)
+    assert warning is not None
+    assert "so scale the samples" in warning
+    assert "--calibration" not in warning

@@ -341,6 +341,12 @@ def test_what_has_no_lowering_is_refused_in_a_sentence(tmp_path: Path, case: str
     assert "; " in str(caught.value)  # what to do about it
 
 
+def test_layers_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    weights = [np.full((count + 2, count + 3), 8) for count in reversed(range(12))]
+    program = compiled(tmp_path, *map(dense, weights))
+    assert program.spiking_names == tuple(f"layer.{index}.neuron" for index in range(12))
+
+
 def test_layers_are_numbered(tmp_path: Path) -> None:
     path = write_net(tmp_path / "x.net", dense(W), steps=T)
     with h5py.File(path, "r+") as file:
@@ -368,3 +374,22 @@ def test_another_hdf5_file_is_none(tmp_path: Path) -> None:
         file["node"] = 1
     with pytest.raises(FileFormatError, match="no netx network: it has no group 'layer'"):
         import_net(tmp_path / "x.net", timesteps=T)
+
+
+def test_a_dense_layer_reads_maps_channel_by_channel(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    weight = even(rng, (3, 12))
+    program = compiled(tmp_path, spikes(2, 2, 3), flatten(12), dense(weight))
+    image = (rng.random((2, 2, 3)) < 0.5).astype(np.int64)
+    seen: dict[str, np.ndarray] = {}
+    reference.run(program, np.broadcast_to(image, (1, T, 2, 2, 3)), observe=seen.__setitem__)
+    np.testing.assert_array_equal(seen["layer.2"][0, 0].reshape(-1), weight.astype(np.int64) @ image.reshape(-1))
+
+
+def test_currents_that_lavas_lif_would_wrap_go_to_neurons_that_saturate(tmp_path: Path) -> None:
+    large = dense(np.full((1, 600), 254), neuron=neurons(vThMant=131070))
+    program = compiled(tmp_path, large)
+    assert type(program["layer.0.neuron"].op) is CubaLIF
+    given = np.ones((T, 600), dtype=np.int64)
+    assert fired(program, given, "layer.0.neuron").all()  # 152400 a step
+    assert type(compiled(tmp_path, dense(np.full((1, 400), 254)))["layer.0.neuron"].op) is LIF
