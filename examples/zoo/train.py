@@ -25,6 +25,7 @@ from resformer.models.zoo.parts import Classifier
 from resformer.models.zoo.recognise import ZooArchitecture, build
 from resformer.models.zoo.sew_resnet import SEWResNetArchitecture
 from resformer.models.zoo.spikformer import SpikformerArchitecture
+from resformer.models.zoo.spikingformer import SpikingformerArchitecture
 
 HERE = Path(__file__).parent
 MNIST = HERE.parent / "mnist"
@@ -78,6 +79,15 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             peak_lr=3e-3,
             first_current=0.5,
             strength=(0.4, 0.4),
+            settles=True,
+        ),
+        "spikingformer": Recipe(
+            SpikingformerArchitecture(embed_dims=64, depth=1, num_heads=4, mlp_ratio=4, in_channels=1, pooling="1110"),
+            timesteps=4,
+            epochs=12,
+            peak_lr=3e-3,
+            first_current=0.5,
+            strength=(0.4, 0.0),
             settles=True,
         ),
         "sew_resnet": Recipe(
