@@ -8,7 +8,8 @@ from resformer.compiler.files.json_schema import Count, Positive, Within
 from resformer.compiler.files.placement import ChipFacts
 
 FORMAT = "resformer-cost"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no intervals, no operations of weights that are not zero, and no terms of a step."""
 
 LARGEST = 1e60
 """Of an energy, a time or a mean; a chip's constants reach 1e15."""
@@ -73,6 +74,7 @@ class CostFile(TypedDict):
     timesteps: Positive
     paper: Paper
     sops: dict[str, list[Amount]]
+    sops_not_zero: dict[str, list[Amount]]
     spikes: dict[str, list[Amount]]
     chip: ChipFacts
     fits: bool

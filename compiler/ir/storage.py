@@ -24,8 +24,10 @@ def stored_share(weight: WeightArray, index_bits: int) -> float:
 
     Args:
         weight: Mantissas.
-        index_bits: Of what names the target of a weight that is stored by itself.
+        index_bits: Of what names the target of a weight that is stored by itself; with 0 none can be.
     """
+    if index_bits == 0:
+        return 1.0
     bits, nonzero = mantissa_bits(weight), int(np.count_nonzero(weight))
     return nonzero / weight.size if nonzero * (bits + index_bits) < weight.size * bits else 1.0
 

@@ -101,7 +101,8 @@ class Edge:
         delay: Steps that a spike waits.
         reads: For products, how many values each target selects among: a head's channels, or the map's rows.
         transpose: For products, which of the two.
-        weights: Of a convolution, its mantissas; of stacked synapses those of both parts, which an axon reaches alike.
+        weights: The mantissas of a convolution or a dense layer; of stacked synapses those of both parts, which an axon
+            reaches alike.
     """
 
     source: str
@@ -115,9 +116,19 @@ class Edge:
     transpose: bool = False
     weights: tuple[WeightArray, ...] = field(default=(), compare=False, repr=False)
 
-    def synapses(self, index_bits: int) -> float:
-        """How many a message meets for each target of its kernel, on average: weights that are not stored are none."""
-        return sum(stored_share(weight, index_bits) for weight in self.weights) if self.weights else 1.0
+    def synapses(self, index_bits: int, *, skips_zero: bool = False) -> float:
+        """How many a message meets for each target of its kernel, on average.
+
+        Args:
+            index_bits: Of what names the target of a weight that is stored by itself; weights that are not stored are
+                none.
+            skips_zero: Weights of zero are none, however they are stored.
+        """
+        if not self.weights:
+            return 1.0
+        if skips_zero:
+            return sum(np.count_nonzero(weight) / weight.size for weight in self.weights)
+        return sum(stored_share(weight, index_bits) for weight in self.weights)
 
 
 @dataclass(frozen=True)
@@ -381,7 +392,8 @@ class _Mapper:
                 convolutions = [part.op for part in parts if isinstance(part.op, Conv2d)]
                 return _convolution(source, node.name, convolutions, delay)
             case Dense() as dense:
-                return Edge(source, node.name, Link.DENSE, weight_bits=mantissa_bits(dense.weight), delay=delay)
+                bits = mantissa_bits(dense.weight)
+                return Edge(source, node.name, Link.DENSE, weight_bits=bits, delay=delay, weights=(dense.weight,))
             case SumPool2d() as pool:
                 channels = node.shape[0]
                 return Edge(source, node.name, Link.CONVOLUTION, 2, pool.window, groups=channels, delay=delay)

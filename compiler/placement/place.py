@@ -11,15 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
+from resformer.compiler.files.placement import FORMAT, FORMAT_VERSION
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.placement.mapping import Population, map_program
 from resformer.compiler.placement.tiling import RESOURCES, Reader, Tiling, best_tiling
 from resformer.errors import CapacityError
 from resformer.models.limits import MOST_CORES, allowed, raise_limits
-
-FORMAT = "resformer-placement"
-FORMAT_VERSION = 1
 
 REMEDIES = {
     "neurons": "a smaller --input-size needs fewer",

@@ -161,7 +161,7 @@ def _layer(activity: Activity, placement: Placement, placed: Placed) -> tuple[La
             sent = sent[:-1]  # what the last step of a sample fires does not come back
         way = route(placement, edge, placed)
         arrived = float(sent.sum()) * way.fan_out
-        operations[len(operations) - len(sent) :] += _operations(edge, population, sent, chip)
+        operations[len(operations) - len(sent) :] += _operations(edge, population, sent, activity, chip)
         messages += arrived
         hops += arrived * (way.hops_east_west + way.hops_north_south)
         energy += arrived * (
@@ -205,23 +205,39 @@ def _sent(activity: Activity, population: Population) -> npt.NDArray[np.float64]
 
 
 def _operations(
-    edge: Edge, population: Population, sent: npt.NDArray[np.float64], chip: Chip
+    edge: Edge, population: Population, sent: npt.NDArray[np.float64], activity: Activity, chip: Chip
 ) -> npt.NDArray[np.float64]:
-    """Synaptic operations that messages cause, (T,); weights that are not stored cause none, all being taken alike."""
+    """Synaptic operations that messages cause, (T,); weights that the chip passes over cause none."""
     channels, rows, _ = population.shape
     total: npt.NDArray[np.float64] = sent.sum(axis=(1, 2))
     match edge.link:
         case Link.CONVOLUTION:
             counts = [edge.window.readers(axis, sent.shape[1 + axis], population.shape[1 + axis]) for axis in range(2)]
             found: npt.NDArray[np.float64] = np.einsum("trc,r,c->t", sent, *counts) * (channels // edge.groups)
-            return found * edge.synapses(chip.synapse_index_bits)
+            if not chip.skips_zero_weights:
+                return found * edge.synapses(chip.synapse_index_bits)
+            return found * _not_zero(edge, activity, len(sent))
         case Link.DENSE:
-            return total * population.neurons
+            found = total * population.neurons
+            return found * _not_zero(edge, activity, len(sent)) if chip.sparse_dense_rows else found
         case Link.GATES:
             return total * (rows if edge.transpose else channels // edge.groups)
         case Link.VALUES:
             # written into the core's words, added by the gates
             return np.zeros(len(sent))
+
+
+def _not_zero(edge: Edge, activity: Activity, steps: int) -> npt.NDArray[np.float64]:
+    """Of a layer's synapses that messages meet, the share whose weight is not zero, (steps,), two where it is stacked.
+
+    As counted spike by spike where the layer reads spikes; else as though all messages were alike.
+    """
+    mean = edge.synapses(0, skips_zero=True)
+    if edge.name not in activity.not_zero:
+        return np.full(steps, mean)
+    # of a recurrent layer, the first step's messages came from no step
+    found, every = (each[edge.name][-steps:] for each in (activity.not_zero, activity.sops))
+    return np.where(every > 0, found / np.maximum(every, 1), mean)
 
 
 def to_json(cost: Cost) -> dict[str, Any]:
@@ -241,6 +257,9 @@ def to_json(cost: Cost) -> dict[str, Any]:
             },
         },
         "sops": {name: [int(each) / activity.samples for each in steps] for name, steps in activity.sops.items()},
+        "sops_not_zero": {
+            name: [int(each) / activity.samples for each in steps] for name, steps in activity.not_zero.items()
+        },
         "spikes": {
             name: [int(each) / activity.samples for each in steps.sum(axis=(1, 2))]
             for name, steps in activity.spikes.items()
@@ -262,10 +281,19 @@ def to_json(cost: Cost) -> dict[str, Any]:
 def sop_rows(cost: Cost) -> tuple[Sequence[str], list[Sequence[str]]]:
     """SOPs by layer and step: headings and rows."""
     samples = cost.activity.samples
-    headings = ("layer", *(f" step {step}" for step in range(cost.activity.timesteps)), " SOPs a sample")
+    steps_shown = (f" step {step}" for step in range(cost.activity.timesteps))
+    headings = ("layer", *steps_shown, " SOPs a sample", " weights not zero")
     rows: list[Sequence[str]] = []
     for name, steps in cost.activity.sops.items():
-        rows.append((name, *(f"{each / samples:,.1f}" for each in steps), f"{steps.sum() / samples:,.1f}"))
+        not_zero = cost.activity.not_zero.get(name)
+        rows.append(
+            (
+                name,
+                *(f"{each / samples:,.1f}" for each in steps),
+                f"{steps.sum() / samples:,.1f}",
+                "-" if not_zero is None else f"{not_zero.sum() / samples:,.1f}",
+            )
+        )
     return headings, rows
 
 
@@ -288,6 +316,10 @@ def layer_rows(cost: Cost) -> tuple[Sequence[str], list[Sequence[str]]]:
     return headings, rows
 
 
+def _skipping(chip: Chip) -> str:
+    return ", where weights of zero cause none" if chip.skips_zero_weights else ""
+
+
 def total_rows(cost: Cost) -> list[tuple[str, str]]:
     """The sums, with how far each can be trusted."""
     chip, placement = cost.placement.chip, cost.placement
@@ -296,6 +328,7 @@ def total_rows(cost: Cost) -> list[tuple[str, str]]:
     pace = f"{cost.step_ns * 1e-3:,.4g} us a step ({slowest.name} is the slowest), a sample every {interval}"
     rows = [
         ("SOPs", f"{cost.paper.sops:,.1f}, as the authors count them"),
+        ("operations", f"{sum(layer.operations for layer in cost.layers):,.1f} on the chip{_skipping(chip)}"),
         ("paper's energy", f"{cost.paper.energy_mj:.4g} mJ at {SOP_PJ} pJ a SOP"),
         (
             "and with the stem",
