@@ -86,6 +86,7 @@ class Chip:
         message_out_ns: Time of sending one out of it.
         neuron_update_active_ns: Of updating a neuron that fires.
         neuron_update_inactive_ns: Of updating one that does not.
+        link_ns: Time for which a message keeps a link between two tiles from others.
         hop_east_west_ns: Of a hop to the next tile of a row.
         hop_north_south_ns: Of a hop to the next row.
         step_ns: What every step takes besides: the barrier.
@@ -131,6 +132,7 @@ class Chip:
     message_out_ns: float
     neuron_update_active_ns: float
     neuron_update_inactive_ns: float
+    link_ns: float
     hop_east_west_ns: float
     hop_north_south_ns: float
     step_ns: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypedDict
 
-from resformer.compiler.files.json_schema import Count, Positive, Within
+from resformer.compiler.files.json_schema import Count, Length, Positive, Within
 from resformer.compiler.files.placement import ChipFacts
 
 FORMAT = "resformer-cost"
@@ -48,6 +48,36 @@ class Energy(TypedDict):
     total: Amount
 
 
+Between = Annotated[list[Amount], Length(2)]
+"""The least and the most that a figure may be."""
+
+
+class EnergyIntervals(TypedDict):
+    """Those of energies."""
+
+    dynamic: Between
+    static: Between
+    total: Between
+
+
+class Intervals(TypedDict):
+    """Those of all figures that rest on a chip's constants."""
+
+    step_ns: Between
+    latency_us: Between
+    interval_us: Between
+    power_mw: Between
+    energy_mj: EnergyIntervals
+
+
+class Step(TypedDict):
+    """One step of the chip, and what it waits for longest: a layer and its term, or the mesh."""
+
+    ns: Amount
+    layer: str
+    term: str
+
+
 class Layer(TypedDict):
     """One population and one sample on the chip."""
 
@@ -61,6 +91,11 @@ class Layer(TypedDict):
     synapses_pj: Amount
     neurons_pj: Amount
     messages_pj: Amount
+    busiest: Amount
+    synapses_ns: Amount
+    neurons_ns: Amount
+    messages_in_ns: Amount
+    messages_out_ns: Amount
     step_ns: Amount
 
 
@@ -83,5 +118,8 @@ class CostFile(TypedDict):
     step_ns: Amount
     latency_us: Amount
     interval_us: Amount
+    power_mw: Amount
     energy_mj: Energy
+    intervals: Intervals
+    steps: list[Step]
     layers: list[Layer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,6 +52,12 @@ class Placed:
         """On how many cores."""
         return self.tiling.cores
 
+    @property
+    def busiest(self) -> float:
+        """The share of the neurons that the fullest core holds."""
+        held = math.prod(map(min, self.tiling.tile, self.population.shape))
+        return held / self.population.neurons
+
     def boxes(self) -> Iterator[tuple[int, list[list[int]]]]:
         """Each core's number, and its neurons as [first, past the last] of channels, rows and columns."""
         for offset, index in enumerate(np.ndindex(*self.tiling.counts)):
@@ -82,15 +89,20 @@ class Placement(Summarized):
         """Chips in all."""
         return -(-self.cores // self.chip.cores_per_chip)
 
-    @property
-    def depth(self) -> int:
-        """Messages in a row between the input and the logits, each of which takes a step on the chip."""
-        depth: dict[str, int] = {}
+    @cached_property
+    def depths(self) -> dict[str, int]:
+        """Of each population, the messages in a row between the input and it, each of which takes a step."""
+        depths: dict[str, int] = {}
         for layer in self.layers:
             population = layer.population
             before = [edge.source for edge in population.edges if edge.source != population.name]
-            depth[population.name] = max((depth[source] + 1 for source in before), default=0)
-        return depth[self.layers[-1].population.name]
+            depths[population.name] = max((depths[source] + 1 for source in before), default=0)
+        return depths
+
+    @property
+    def depth(self) -> int:
+        """Messages in a row between the input and the logits, each of which takes a step on the chip."""
+        return self.depths[self.layers[-1].population.name]
 
     def summary(self) -> Summary:
         """What it takes, and whether it fits."""

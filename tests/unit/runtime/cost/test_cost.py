@@ -61,7 +61,10 @@ def test_one_layers_cost_by_hand() -> None:
     assert second.synapses_pj == pytest.approx(65 * 23.6)
     assert second.neurons_pj == pytest.approx(2 * 81 + 158 * 52)
     assert second.messages_pj == pytest.approx(2 * 1.7)  # in the same tile
-    assert second.step_ns == pytest.approx(65 * 3.5 + 2 * 8.4 + 78 * 5.3)
+    # a core does both at the same time
+    assert second.synapses_ns == pytest.approx(65 * 3.5)
+    assert second.step_ns == second.neurons_ns == pytest.approx(2 * 8.4 + 78 * 5.3)
+    assert (second.messages_in_ns, second.messages_out_ns) == (2 * 2.1, 0)
     # pixels are graded: every one is sent at both steps
     assert layers["first"].messages == 2 * 2 * 16
     assert layers["first"].operations == 2 * 2 * 3 * (4 * 4 + 8 * 6 + 4 * 9)
@@ -273,7 +276,13 @@ def test_each_chip_takes_its_own_static_power() -> None:
 
 
 NS = {"hop_east_west_ns": 1000.0, "hop_north_south_ns": 70.0, "step_ns": 5.0}
-NO_WORK = dict.fromkeys(("synaptic_op_ns", "neuron_update_active_ns", "neuron_update_inactive_ns"), 0.0)
+NO_WORK = dict.fromkeys(
+    (
+        *("synaptic_op_ns", "neuron_update_active_ns", "neuron_update_inactive_ns"),
+        *("message_in_ns", "message_out_ns", "link_ns"),
+    ),
+    0.0,
+)
 
 
 @pytest.mark.parametrize(
