@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -94,7 +94,7 @@ MEASURED = tuple(each.name for each in fields(Point) if each.name not in ("choic
 ENDS = ("low", "high")
 WITH_INTERVALS = ("energy_mj", "power_mw", "latency_us", "interval_us")
 """What is measured of a chip, of which the least and the most are told beside."""
-_TEXTS = {
+_TEXTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "fits": ("fits", lambda value: "yes" if value else "NO"),
     "cores": (" cores", "{:,}".format),
     "chips": (" chips", "{:,}".format),
