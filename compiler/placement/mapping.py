@@ -52,7 +52,7 @@ from resformer.compiler.ir.ops import (
 from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.program import Program, is_stack, layer_synapses
 from resformer.compiler.ir.signal import SignalKind
-from resformer.compiler.ir.storage import mantissa_bits, stored_share
+from resformer.compiler.ir.storage import stored_share, synapse_bits
 from resformer.compiler.ir.window import Window
 from resformer.errors import UnsupportedError
 
@@ -115,6 +115,22 @@ class Edge:
     reads: int = 0
     transpose: bool = False
     weights: tuple[WeightArray, ...] = field(default=(), compare=False, repr=False)
+
+    def values_read(self, source: Shape3) -> int:
+        """How many values one target reads, each by a synapse of its own.
+
+        Args:
+            source: The shape of the population that sends.
+        """
+        match self.link:
+            case Link.DENSE:
+                return math.prod(source)
+            case Link.CONVOLUTION:
+                return max(source[0] // self.groups, 1) * self.window.area
+            case Link.VALUES:
+                return self.reads
+            case Link.GATES:
+                return 0
 
     def synapses(self, index_bits: int, *, skips_zero: bool = False) -> float:
         """How many a message meets for each target of its kernel, on average.
@@ -392,7 +408,7 @@ class _Mapper:
                 convolutions = [part.op for part in parts if isinstance(part.op, Conv2d)]
                 return _convolution(source, node.name, convolutions, delay)
             case Dense() as dense:
-                bits = mantissa_bits(dense.weight)
+                bits = synapse_bits(dense.weight)
                 return Edge(source, node.name, Link.DENSE, weight_bits=bits, delay=delay, weights=(dense.weight,))
             case SumPool2d() as pool:
                 channels = node.shape[0]
