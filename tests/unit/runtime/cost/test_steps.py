@@ -25,7 +25,8 @@ CHIP = replace(
 
 def work(name: str, depth: int = 0, **counts: list[float]) -> Work:
     kinds = ("narrow", "wide", "active", "inactive", "arriving", "leaving")
-    return Work(name, depth, *(np.array(counts.get(kind, [0.0] * 3)) for kind in kinds))
+    steps = len(next(iter(counts.values())))
+    return Work(name, depth, *(np.array(counts.get(kind, [0.0] * steps)) for kind in kinds))
 
 
 def links(rows: list[float], columns: list[float]) -> dict[str, np.ndarray]:
@@ -55,3 +56,14 @@ def test_a_layer_works_on_a_step_when_it_has_reached_it() -> None:
     steps = lasting(works, links([0] * 3, [0] * 3), CHIP, 0.0)
     assert steps.busy_ns.tolist() == [9, 8, 5]
     assert [layer for layer, _ in steps.slowest] == ["a", "b", "b"]
+
+
+def test_pilotnets_printed_steps() -> None:
+    """lava-dl, pilotnet_snn/benchmark.ipynb: what its busiest cores do, and how long its steps take over and over."""
+    chip = load_chip("loihi2")
+    third = work("conv3", wide=[195_104, 106_176, 177_184, 124_376])
+    second = work("conv2", narrow=[108_419, 153_600, 108_419, 153_600])
+    steps = lasting([second, third], links([0] * 4, [0] * 4), chip, 0.0)
+    assert steps.ns * 1e-3 == pytest.approx([201, 107, 181, 125], rel=0.05)
+    assert steps.mean_ns * 1e-3 == pytest.approx(152.8, rel=0.01)
+    assert [layer for layer, _ in steps.slowest] == ["conv3"] * 4
