@@ -560,10 +560,15 @@ def total_rows(cost: Cost) -> list[tuple[str, str]]:
         ("a sample every", f"{shown_between(cost, 'interval_us', 'us')}"),
         ("frame to logits", f"{shown_between(cost, 'latency_us', 'us')}"),
     ]
-    for status in ("assumed", "fitted"):
-        names = [name for name, source in chip.sources.items() if source.status == status and name.endswith(_COSTS)]
-        if names:
-            rows.append((f"{status} for {chip.name}", ", ".join(names)))
+    costs = {name: source for name, source in chip.sources.items() if name.endswith(_COSTS)}
+    told = {
+        "in a range": [name for name, source in costs.items() if source.range is not None],
+        f"assumed for {chip.name}": [
+            name for name, source in costs.items() if source.status == "assumed" and source.range is None
+        ],
+        f"fitted for {chip.name}": [name for name, source in costs.items() if source.status == "fitted"],
+    }
+    rows.extend((title, ", ".join(names)) for title, names in told.items() if names)
     if placement.violations:
         rows.append(("does not fit", f"{len(placement.violations)} limits of {chip.name} are exceeded: see --check"))
     return rows

@@ -196,9 +196,9 @@ function costSections(view) {
   const layers = view.layers.filter((layer) => layer.charge);
   const parts = layers.map((layer) => ({ name: layer.name, value: layer.energy, colour: view.colour(layer.name) }));
   const all = [...parts, { name: "static power", value: total.static * 1e9, colour: "var(--strong)" }];
-  const assumed = Object.entries(cost.chip.constants)
-    .filter(([key, each]) => each.status === "assumed" && /_(pj|ns)$|_mw_per_chip$/.test(key))
-    .map(([key]) => key);
+  const constants = Object.entries(cost.chip.constants).filter(([key]) => /_(pj|ns)$|_mw_per_chip$/.test(key));
+  const ranged = constants.filter(([, each]) => each.range).map(([key]) => key);
+  const assumed = constants.filter(([, each]) => each.status === "assumed" && !each.range).map(([key]) => key);
   const sops = view.layers
     .filter((layer) => layer.sops !== null)
     .map((layer) => ({ name: layer.name, value: layer.sops, colour: view.colour(layer.name) }));
@@ -253,11 +253,17 @@ function costSections(view) {
         cost.latency_us,
       ],
     ]),
-    assumed.length > 0 &&
+    ranged.length + assumed.length > 0 &&
       html(
         "p",
         { class: "caption warn" },
-        `Assumed, not published, for ${cost.chip.name}: ${assumed.join(", ")}. Section "Where the numbers come from" says what each rests on.`,
+        [
+          ranged.length > 0 && `The intervals come of the ranges of ${ranged.join(", ")}.`,
+          assumed.length > 0 && `Assumed for ${cost.chip.name}, with no range known: ${assumed.join(", ")}.`,
+          'Section "Where the numbers come from" says what each rests on.',
+        ]
+          .filter(Boolean)
+          .join(" "),
       ),
     html("h3", {}, `Energy of a sample on ${cost.chip.name} `, html("small", {}, energy(total.total * 1e9))),
     stacked(view, all, sum(all.map((each) => each.value)), energy),
