@@ -17,7 +17,7 @@ from resformer.errors import FileFormatError
 from resformer.models.boundary import require_regular
 from resformer.models.limits import LARGEST_YAML, LONGEST_MESSAGE, LONGEST_QUOTE, quote
 
-PACKAGED = ("loihi2", "loihi1")
+PACKAGED = ("loihi2", "loihi2-152", "loihi1")
 DEFAULT = PACKAGED[0]
 STATUSES = ("published", "decoded", "fitted", "assumed")
 """How far a constant can be trusted; one that a user gives without a word is assumed."""
@@ -31,10 +31,12 @@ class Source:
     Attributes:
         status: One of :data:`STATUSES`.
         text: The publication, or what was assumed.
+        range: Between which values the constant lies, as far as is known; None where no more than one is.
     """
 
     status: str
     text: str
+    range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class Chip:
         synapse_row_header_bits: What a row of synapses takes beside its weights.
         synapse_index_bits: What a synapse takes beside its weight where each names its target: of a dense layer, and of
             a convolution of which only the weights that are not zero are stored.
+        shared_kernels: 1 where a core keeps a convolution's kernel once, for all positions of its tile; 0 where each
+            synapse is kept by itself.
+        sparse_dense_rows: 1 where rows of a dense layer hold only the weights that are not zero; 0 where they hold all.
+        skips_zero_weights: 1 where a convolution's weights of zero cause no operation; 0 where they do.
+        dense_fill: The share of a core's synapse words up to which a dense layer that is cut fills it.
         axon_in_per_edge: Entries that a shared (convolution's) connection takes in a core.
         axon_map_per_position: Words a position of a tile takes for each connection that leaves it.
         axon_map_per_destination: Words that each further core takes which reads the position.
@@ -73,8 +80,13 @@ class Chip:
         hop_north_south_pj: Of its hop to the next row.
         static_mw_per_chip: Power of an idle chip, in mW.
         synaptic_op_ns: Time of one synaptic operation in a core, in ns.
+        synaptic_op_wide_ns: The same, of a convolution whose core holds more outputs than ``wide_row_outputs``.
+        wide_row_outputs: The outputs up to which a convolution's row of weights is no wide one.
+        message_in_ns: Time of taking one message into a core.
+        message_out_ns: Time of sending one out of it.
         neuron_update_active_ns: Of updating a neuron that fires.
         neuron_update_inactive_ns: Of updating one that does not.
+        link_ns: Time for which a message keeps a link between two tiles from others.
         hop_east_west_ns: Of a hop to the next tile of a row.
         hop_north_south_ns: Of a hop to the next row.
         step_ns: What every step takes besides: the barrier.
@@ -97,6 +109,10 @@ class Chip:
     payload_bits: int
     synapse_row_header_bits: int
     synapse_index_bits: int
+    shared_kernels: int
+    sparse_dense_rows: int
+    skips_zero_weights: int
+    dense_fill: float
     axon_in_per_edge: int
     axon_map_per_position: int
     axon_map_per_destination: int
@@ -110,17 +126,43 @@ class Chip:
     hop_north_south_pj: float
     static_mw_per_chip: float
     synaptic_op_ns: float
+    synaptic_op_wide_ns: float
+    wide_row_outputs: int
+    message_in_ns: float
+    message_out_ns: float
     neuron_update_active_ns: float
     neuron_update_inactive_ns: float
+    link_ns: float
     hop_east_west_ns: float
     hop_north_south_ns: float
     step_ns: float
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False, compare=False)
 
+    def bounds(self, name: str) -> tuple[float, float]:
+        """The least and the most that a constant may be: both its value where no range is known."""
+        value = float(getattr(self, name))
+        source = self.sources.get(name)
+        if source is None or source.range is None:
+            return value, value
+        # a caller may have replaced the value alone
+        return min(source.range[0], value), max(source.range[1], value)
+
+    def extreme(self, *, high: bool) -> Chip:
+        """The chip whose constants are all the least, or all the most, that they may be."""
+        wanted: dict[str, Any] = {
+            name: self.bounds(name)[high] for name, source in self.sources.items() if source.range is not None
+        }
+        return dataclasses.replace(self, **wanted)
+
     def to_json(self) -> dict[str, Any]:
-        """Every constant with its source."""
+        """Every constant with its source, and its range if it has one."""
         constants = {
-            name: {"value": getattr(self, name), "status": source.status, "source": source.text}
+            name: {
+                "value": getattr(self, name),
+                "range": None if source.range is None else list(source.range),
+                "status": source.status,
+                "source": source.text,
+            }
             for name, source in self.sources.items()
         }
         return {"name": self.name, "constants": constants}
@@ -141,7 +183,8 @@ class Chip:
             what = "unknown" if differ[0] in given else "missing"
             raise FileFormatError(f"chip.constants: {quote(differ[0])!r} is {what}")
         _check_name(content["name"], "chip")
-        read = {key: _constant(key, each, "chip.constants", content["name"]) for key, each in given.items()}
+        where = dict.fromkeys(("", "range"), "chip.constants")
+        read = {key: _constant(key, each, where, content["name"]) for key, each in given.items()}
         sources = {key: source for key, (_, source) in read.items()}
         return cls(name=content["name"], sources=sources, **{key: value for key, (value, _) in read.items()})
 
@@ -150,20 +193,30 @@ _FIELDS = {each.name: str(each.type) for each in dataclasses.fields(Chip) if eac
 _MAY_BE_ZERO = frozenset(
     {"payload_bits", "delay_steps_max", "synapse_row_header_bits", "synapse_index_bits", "axon_in_per_edge"}
     | {"axon_map_per_position", "axon_map_per_destination", "power_of_two_tiles"}
+    | {"shared_kernels", "sparse_dense_rows", "skips_zero_weights"}
 )
 LARGEST_COUNT = 2**31 - 1
 """Of a constant that counts; no chip comes near it, and products of a few stay within 64 bits or a float."""
 LARGEST_FLOAT = 1e15
 """Of an energy in pJ, a time in ns or a power in mW."""
-_MOST = {"cores_per_chip": 2**16, "payload_bits": WORD_BITS, "synapse_index_bits": WORD_BITS, "power_of_two_tiles": 1}
+_FLAGS = ("power_of_two_tiles", "shared_kernels", "sparse_dense_rows", "skips_zero_weights")
+_MOST = {
+    "cores_per_chip": 2**16,
+    "payload_bits": WORD_BITS,
+    "synapse_index_bits": WORD_BITS,
+    "dense_fill": 1,
+    **dict.fromkeys(_FLAGS, 1),
+}
 """Where a constant has a largest value of its own."""
+_HAVE_RANGES = ("_pj", "_ns", "_mw_per_chip")
+"""How the names of constants end that may have a range: energies, times and powers, which no other choice rests on."""
 
 
 def load_chip(name: str) -> Chip:
     """A packaged chip by its name, or a description in YAML by its path.
 
     A file names all constants, or ``extends: loihi2`` and those that differ; each is a value, or a mapping of
-    ``value``, ``status`` and ``source``.
+    ``value``, ``status``, ``source`` and, of an energy, a time or a power, ``range: [low, high]``.
 
     Raises:
         FileFormatError: There is no such chip, or its description is wrong; the message names the line.
@@ -174,7 +227,7 @@ def load_chip(name: str) -> Chip:
         return _parse(text, f"{name}.yaml")
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        raise FileFormatError(f"{name}: no such chip; there are {' and '.join(PACKAGED)}, or name a .yaml file")
+        raise FileFormatError(f"{name}: no such chip; there are {_names()}, or name a .yaml file")
     try:
         require_regular(path, largest=LARGEST_YAML, named="a .yaml file")
     except FileFormatError as error:
@@ -183,6 +236,10 @@ def load_chip(name: str) -> Chip:
         return _parse(path.read_text(encoding="utf-8"), name)
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{name}: no text in UTF-8 ({error.reason}); name a description in YAML") from error
+
+
+def _names() -> str:
+    return f"{', '.join(PACKAGED[:-1])} and {PACKAGED[-1]}"
 
 
 def _parse(text: str, where: str) -> Chip:
@@ -195,9 +252,9 @@ def _parse(text: str, where: str) -> Chip:
     constants: dict[str, Any] = {} if base is None else {each: getattr(base, each) for each in _FIELDS}
     sources: dict[str, Source] = {} if base is None else dict(base.sources)
     for key, given in values.items():
-        at = f"{where}:{lines[key]}"
+        at = {"": f"{where}:{lines[key]}", "range": f"{where}:{lines.get(f'{key}.range', lines[key])}"}
         if key not in _FIELDS:
-            raise FileFormatError(f"{at}: {quote(key)}: no such constant; there are {', '.join(_FIELDS)}")
+            raise FileFormatError(f"{at['']}: {quote(key)}: no such constant; there are {', '.join(_FIELDS)}")
         constants[key], sources[key] = _constant(key, given, at, where)
     missing = [each for each in _FIELDS if each not in constants]
     if missing:
@@ -209,7 +266,7 @@ def _base(name: Any, at: str) -> Chip | None:
     if name is None:
         return None
     if name not in PACKAGED:
-        raise FileFormatError(f"{at}: extends {quote(name)!r}; there are {' and '.join(PACKAGED)}")
+        raise FileFormatError(f"{at}: extends {quote(name)!r}; there are {_names()}")
     return load_chip(name)
 
 
@@ -220,30 +277,58 @@ def _check_name(name: Any, at: str) -> None:
         raise FileFormatError(f"{at}: name is {shown}; give the chip a name of 1 to {LONGEST_QUOTE} characters")
 
 
-def _constant(key: str, given: Any, at: str, where: str) -> tuple[Any, Source]:
-    """One constant's value and source."""
-    status, text, value = "assumed", f"given in {quote(Path(where).name)}", given
-    if isinstance(given, dict):
-        unknown = sorted(quote(str(each)) for each in given.keys() - {"value", "status", "source"})
+def _constant(key: str, given: Any, places: Mapping[str, str], where: str) -> tuple[Any, Source]:
+    """One constant's value and source.
+
+    Args:
+        key: Its name.
+        given: What stands there: a value, or a mapping.
+        places: What errors call its place, and its range's.
+        where: What errors call the file.
+    """
+    at = places[""]
+    status, text, value, between = "assumed", f"given in {quote(Path(where).name)}", given, None
+    if isinstance(given, Mapping):
+        unknown = sorted(quote(str(each)) for each in given.keys() - {"value", "range", "status", "source"})
         if unknown or "value" not in given:
             raise FileFormatError(f"{at}: {key} has {', '.join(unknown) or 'no value'}; give value, status and source")
         value, status, text = given["value"], given.get("status", status), given.get("source", text)
+        between = given.get("range")
         if status not in STATUSES:
             shown = repr(quote(status)) if isinstance(status, str) else quote(status)
             raise FileFormatError(f"{at}: {key}: status {shown} is none of {', '.join(STATUSES)}")
         if not isinstance(text, str) or not text.isprintable() or len(text) > LONGEST_MESSAGE:
             raise FileFormatError(f"{at}: {key}: its source is no text of up to {LONGEST_MESSAGE} characters")
-    kind = _FIELDS[key]
-    if value is None and "None" in kind:
+    if value is None and "None" in _FIELDS[key] and between is None:
         return None, Source(status, text)
+    number = _number(key, value, key, at)
+    return number, Source(status, text, None if between is None else _range(key, between, number, places["range"]))
+
+
+def _range(key: str, given: Any, value: float, at: str) -> tuple[float, float]:
+    """Between which values a constant lies."""
+    if not key.endswith(_HAVE_RANGES):
+        raise FileFormatError(f"{at}: {key} has a range; only energies, times and powers have one")
+    if not isinstance(given, list) or len(given) != 2:
+        raise FileFormatError(f"{at}: {key}: its range is no list of two numbers; write range: [low, high]")
+    low, high = (_number(key, each, f"{key}: its range's end", at) for each in given)
+    if not low <= value <= high:
+        what = "is reversed" if low > high else f"leaves out its value, {value:g}"
+        raise FileFormatError(f"{at}: {key}: its range [{low:g}, {high:g}] {what}; write low <= value <= high")
+    return low, high
+
+
+def _number(key: str, value: Any, name: str, at: str) -> Any:
+    """A constant's value, or an end of its range, if a constant of that name may be so large."""
+    kind = _FIELDS[key]
     number = isinstance(value, int) or (kind == "float" and isinstance(value, float) and math.isfinite(value))
     if not number or isinstance(value, bool):
         shown = repr(quote(value)) if isinstance(value, str) else quote(value)
-        raise FileFormatError(f"{at}: {key} is {shown}; write a {'number' if kind == 'float' else 'whole number'}")
+        raise FileFormatError(f"{at}: {name} is {shown}; write a {'number' if kind == 'float' else 'whole number'}")
     least = 0 if kind == "float" or key in _MAY_BE_ZERO else 1
     if value < least:
-        raise FileFormatError(f"{at}: {key} is {quote(value)}; the least is {least}")
+        raise FileFormatError(f"{at}: {name} is {quote(value)}; the least is {least}")
     most = _MOST.get(key, LARGEST_FLOAT if kind == "float" else LARGEST_COUNT)
     if value > most:
-        raise FileFormatError(f"{at}: {key} is {quote(value)}; the largest is {most:g}")
-    return (float(value) if kind == "float" else value), Source(status, text)
+        raise FileFormatError(f"{at}: {name} is {quote(value)}; the largest is {most:g}")
+    return float(value) if kind == "float" else value

@@ -6,12 +6,14 @@ from typing import Any
 
 import yaml
 from yaml.constructor import SafeConstructor
-from yaml.nodes import MappingNode, Node, ScalarNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from resformer.errors import FileFormatError
 from resformer.models.limits import DEEPEST_YAML, LONGEST_NUMBER, MOST_YAML_ITEMS, allowed, quote
 
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+LISTS = ("range",)
+"""The keys inside a constant whose value is a list."""
 
 
 def read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[str, int]]:
@@ -22,7 +24,7 @@ def read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[str, int]]
         where: What errors call it.
 
     Returns:
-        Each key's value, a mapping or a plain value; and each key's line.
+        Each key's value, a mapping or a plain value; and each key's line, those inside a mapping as ``outer.inner``.
 
     Raises:
         FileFormatError: It is something else, or has a tag, an alias, too many items or too deep ones; the message
@@ -39,7 +41,12 @@ def read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[str, int]]
         raise FileFormatError(f"{where}: no YAML: {quote(problem)}{line}") from error
     if not isinstance(root, MappingNode):
         raise FileFormatError(f"{where}: no chip: write a mapping of constants, as the packaged loihi2.yaml is")
-    return _mapping(root, where), {_key(key, where): _line(key) for key, _ in root.value}
+    lines = {}
+    for key, value in root.value:
+        lines[_key(key, where)] = _line(key)
+        if isinstance(value, MappingNode):
+            lines |= {f"{_key(key, where)}.{_key(inner, where)}": _line(inner) for inner, _ in value.value}
+    return _mapping(root, where), lines
 
 
 def _check_events(text: str, where: str) -> None:
@@ -72,7 +79,11 @@ def _mapping(node: MappingNode, where: str) -> dict[str, Any]:
         key, line = _key(key_node, where), _line(key_node)
         if key in found:
             raise FileFormatError(f"{where}:{line}: {quote(key)} is there already, in line {lines[key]}")
-        found[key], lines[key] = _value(value, where), line
+        if key in LISTS and isinstance(value, SequenceNode):
+            found[key] = [_value(each, where) for each in value.value]
+        else:
+            found[key] = _value(value, where)
+        lines[key] = line
     return found
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypedDict
 
-from resformer.compiler.files.json_schema import Count, Positive, Within
+from resformer.compiler.files.json_schema import Count, Length, Positive, Within
 from resformer.compiler.files.placement import ChipFacts
 
 FORMAT = "resformer-cost"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no intervals, no operations of weights that are not zero, and no terms of a step."""
 
 LARGEST = 1e60
 """Of an energy, a time or a mean; a chip's constants reach 1e15."""
@@ -47,6 +48,36 @@ class Energy(TypedDict):
     total: Amount
 
 
+Between = Annotated[list[Amount], Length(2)]
+"""The least and the most that a figure may be."""
+
+
+class EnergyIntervals(TypedDict):
+    """Those of energies."""
+
+    dynamic: Between
+    static: Between
+    total: Between
+
+
+class Intervals(TypedDict):
+    """Those of all figures that rest on a chip's constants."""
+
+    step_ns: Between
+    latency_us: Between
+    interval_us: Between
+    power_mw: Between
+    energy_mj: EnergyIntervals
+
+
+class Step(TypedDict):
+    """One step of the chip, and what it waits for longest: a layer and its term, or the mesh."""
+
+    ns: Amount
+    layer: str
+    term: str
+
+
 class Layer(TypedDict):
     """One population and one sample on the chip."""
 
@@ -60,6 +91,11 @@ class Layer(TypedDict):
     synapses_pj: Amount
     neurons_pj: Amount
     messages_pj: Amount
+    busiest: Amount
+    synapses_ns: Amount
+    neurons_ns: Amount
+    messages_in_ns: Amount
+    messages_out_ns: Amount
     step_ns: Amount
 
 
@@ -73,6 +109,7 @@ class CostFile(TypedDict):
     timesteps: Positive
     paper: Paper
     sops: dict[str, list[Amount]]
+    sops_not_zero: dict[str, list[Amount]]
     spikes: dict[str, list[Amount]]
     chip: ChipFacts
     fits: bool
@@ -81,5 +118,8 @@ class CostFile(TypedDict):
     step_ns: Amount
     latency_us: Amount
     interval_us: Amount
+    power_mw: Amount
     energy_mj: Energy
+    intervals: Intervals
+    steps: list[Step]
     layers: list[Layer]

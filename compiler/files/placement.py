@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict
 
-from resformer.compiler.files.json_schema import Bounds, Count, Positive, Within
+from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive, Within
+
+FORMAT = "resformer-placement"
+FORMAT_VERSION = 2
+"""1 had no ranges, and fewer constants of chips."""
 
 Share = Annotated[float, Within(0)]
 
@@ -13,6 +17,7 @@ class Constant(TypedDict):
     """A constant of a chip; ``Chip.from_json`` knows the ranges."""
 
     value: float | None
+    range: Annotated[list[float], Length(2)] | None
     status: str
     source: str
 
@@ -54,8 +59,8 @@ class Layer(TypedDict):
 class PlacementFile(TypedDict):
     """The whole file."""
 
-    format: str
-    format_version: int
+    format: Literal["resformer-placement"]
+    format_version: Annotated[int, Within(FORMAT_VERSION, FORMAT_VERSION)]
     chip: ChipFacts
     fits: bool
     violations: list[str]

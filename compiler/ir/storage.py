@@ -14,9 +14,24 @@ OUTLIER_BITS = LOIHI.weight_bits_max + 1
 """A bit more than a synapse holds: a second one for the few weights that are too large for the first."""
 
 
+NEXT_WIDTH = {7: 8}
+"""Of a width that synapses cannot have, the one that they take."""
+
+
 def mantissa_bits(weight: WeightArray) -> int:
     """The bits that mantissas need, sign included."""
     return 1 + int(np.abs(weight.astype(np.int64)).max(initial=0)).bit_length()
+
+
+def synapse_bits(weight: WeightArray) -> int:
+    """The bits that a core keeps of each of a layer's weights.
+
+    There is no sign where no weight is negative, or none positive. Seven bits are kept as eight: Loihi knows widths of
+    1 to 6 and 8, and lava-dl's netx/oxford/run.ipynb prints 8 for weights that seven would hold.
+    """
+    signed = bool((weight > 0).any()) and bool((weight < 0).any())
+    bits = mantissa_bits(weight) - (not signed)
+    return NEXT_WIDTH.get(bits, max(bits, 1))
 
 
 def stored_share(weight: WeightArray, index_bits: int) -> float:
@@ -24,8 +39,10 @@ def stored_share(weight: WeightArray, index_bits: int) -> float:
 
     Args:
         weight: Mantissas.
-        index_bits: Of what names the target of a weight that is stored by itself.
+        index_bits: Of what names the target of a weight that is stored by itself; with 0 none can be.
     """
+    if index_bits == 0:
+        return 1.0
     bits, nonzero = mantissa_bits(weight), int(np.count_nonzero(weight))
     return nonzero / weight.size if nonzero * (bits + index_bits) < weight.size * bits else 1.0
 

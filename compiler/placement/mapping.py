@@ -54,7 +54,7 @@ from resformer.compiler.ir.ops import (
 from resformer.compiler.ir.ops.counts import attention_sizes
 from resformer.compiler.ir.program import Program, is_stack, layer_synapses
 from resformer.compiler.ir.signal import SignalKind
-from resformer.compiler.ir.storage import mantissa_bits, stored_share
+from resformer.compiler.ir.storage import stored_share, synapse_bits
 from resformer.compiler.ir.window import Window
 from resformer.errors import UnsupportedError
 
@@ -103,7 +103,8 @@ class Edge:
         delay: Steps that a spike waits.
         reads: For products, how many values each target selects among: a head's channels, or the map's rows.
         transpose: For products, which of the two.
-        weights: Of a convolution, its mantissas; of stacked synapses those of both parts, which an axon reaches alike.
+        weights: The mantissas of a convolution or a dense layer; of stacked synapses those of both parts, which an axon
+            reaches alike.
     """
 
     source: str
@@ -117,9 +118,35 @@ class Edge:
     transpose: bool = False
     weights: tuple[WeightArray, ...] = field(default=(), compare=False, repr=False)
 
-    def synapses(self, index_bits: int) -> float:
-        """How many a message meets for each target of its kernel, on average: weights that are not stored are none."""
-        return sum(stored_share(weight, index_bits) for weight in self.weights) if self.weights else 1.0
+    def values_read(self, source: Shape3) -> int:
+        """How many values one target reads, each by a synapse of its own.
+
+        Args:
+            source: The shape of the population that sends.
+        """
+        match self.link:
+            case Link.DENSE:
+                return math.prod(source)
+            case Link.CONVOLUTION:
+                return max(source[0] // self.groups, 1) * self.window.area
+            case Link.VALUES:
+                return self.reads
+            case Link.GATES:
+                return 0
+
+    def synapses(self, index_bits: int, *, skips_zero: bool = False) -> float:
+        """How many a message meets for each target of its kernel, on average.
+
+        Args:
+            index_bits: Of what names the target of a weight that is stored by itself; weights that are not stored are
+                none.
+            skips_zero: Weights of zero are none, however they are stored.
+        """
+        if not self.weights:
+            return 1.0
+        if skips_zero:
+            return sum(np.count_nonzero(weight) / weight.size for weight in self.weights)
+        return sum(stored_share(weight, index_bits) for weight in self.weights)
 
 
 @dataclass(frozen=True)
@@ -390,7 +417,8 @@ class _Mapper:
                 convolutions = [part.op for part in parts if isinstance(part.op, Conv2d)]
                 return _convolution(source, node.name, convolutions, delay)
             case Dense() as dense:
-                return Edge(source, node.name, Link.DENSE, weight_bits=mantissa_bits(dense.weight), delay=delay)
+                bits = synapse_bits(dense.weight)
+                return Edge(source, node.name, Link.DENSE, weight_bits=bits, delay=delay, weights=(dense.weight,))
             case SumPool2d() as pool:
                 channels = node.shape[0]
                 return Edge(source, node.name, Link.CONVOLUTION, 2, pool.window, groups=channels, delay=delay)

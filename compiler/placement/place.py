@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
+from resformer.compiler.files.placement import FORMAT, FORMAT_VERSION
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import Summarized, Summary, counted
-from resformer.compiler.placement.mapping import Population, map_program
+from resformer.compiler.placement.mapping import Population, Shape3, map_program
 from resformer.compiler.placement.tiling import RESOURCES, Reader, Tiling, best_tiling
 from resformer.errors import CapacityError
 from resformer.models.limits import MOST_CORES, allowed, raise_limits
-
-FORMAT = "resformer-placement"
-FORMAT_VERSION = 1
 
 REMEDIES = {
     "neurons": "a smaller --input-size needs fewer",
@@ -29,6 +28,8 @@ REMEDIES = {
     "memory words": "fewer --weight-bits or a smaller --input-size need fewer",
     "neuron groups": "name a chip whose cores hold more",
 }
+FAN_IN = ("synapse words", "axons in", "memory words")
+"""What values that a neuron reads take, a word or an entry each at least."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Placed:
     def cores(self) -> int:
         """On how many cores."""
         return self.tiling.cores
+
+    @property
+    def busiest(self) -> float:
+        """The share of the neurons that the fullest core holds."""
+        held = math.prod(map(min, self.tiling.tile, self.population.shape))
+        return held / self.population.neurons
 
     def boxes(self) -> Iterator[tuple[int, list[list[int]]]]:
         """Each core's number, and its neurons as [first, past the last] of channels, rows and columns."""
@@ -84,15 +91,20 @@ class Placement(Summarized):
         """Chips in all."""
         return -(-self.cores // self.chip.cores_per_chip)
 
-    @property
-    def depth(self) -> int:
-        """Messages in a row between the input and the logits, each of which takes a step on the chip."""
-        depth: dict[str, int] = {}
+    @cached_property
+    def depths(self) -> dict[str, int]:
+        """Of each population, the messages in a row between the input and it, each of which takes a step."""
+        depths: dict[str, int] = {}
         for layer in self.layers:
             population = layer.population
             before = [edge.source for edge in population.edges if edge.source != population.name]
-            depth[population.name] = max((depth[source] + 1 for source in before), default=0)
-        return depth[self.layers[-1].population.name]
+            depths[population.name] = max((depths[source] + 1 for source in before), default=0)
+        return depths
+
+    @property
+    def depth(self) -> int:
+        """Messages in a row between the input and the logits, each of which takes a step on the chip."""
+        return self.depths[self.layers[-1].population.name]
 
     def summary(self) -> Summary:
         """What it takes, and whether it fits."""
@@ -190,7 +202,7 @@ def place_populations(
     for population in populations:
         layers.append(Placed(tilings[population.name], core))
         core += layers[-1].cores
-    found = [line for layer in layers for line in _violations(layer, chip)]
+    found = [line for layer in layers for line in _violations(layer, shapes, chip)]
     chips = -(-core // chip.cores_per_chip)
     if chips > chip.chips_per_system:
         found.append(
@@ -218,7 +230,28 @@ def _require_countable(tilings: Sequence[Tiling], chip: Chip) -> None:
     )
 
 
-def _violations(layer: Placed, chip: Chip) -> Iterator[str]:
+def _largest_fan_in(chip: Chip) -> int:
+    """The most values that a neuron can read: each takes an axon or a part of one, and a word of synapses."""
+    limits = [chip.synapse_words_per_core]
+    if chip.memory_words_per_core is not None:
+        # beside the neuron itself and its way out, which may take a word
+        limits.append((chip.memory_words_per_core - 2) // 2)
+    return max(min(*limits, chip.axon_in_per_core), 1)
+
+
+def _remedy(name: str, population: Population, shapes: Mapping[str, Shape3], chip: Chip) -> str:
+    """What makes a population take less of a resource."""
+    read = sum(edge.values_read(shapes[edge.source]) for edge in population.edges)
+    most = _largest_fan_in(chip)
+    if name in FAN_IN and read > most:
+        return (
+            f"each neuron reads {read:,} values, whatever the bits and the tile; let it read at most {most:,}: pool or "
+            "stride what it reads, or make it narrower"
+        )
+    return REMEDIES[name]
+
+
+def _violations(layer: Placed, shapes: Mapping[str, Shape3], chip: Chip) -> Iterator[str]:
     population, tiling = layer.population, layer.tiling
     read = dict.fromkeys(edge.name for edge in population.edges if edge.name != population.name)
     title = f"{population.name} (of {', '.join(read)})" if read else population.name
@@ -226,7 +259,7 @@ def _violations(layer: Placed, chip: Chip) -> Iterator[str]:
         size = " x ".join(map(str, tiling.tile))
         yield (
             f"{title}: needs {need:,} {name} in a core even in tiles of {size}, {chip.name} has {limit:,}; "
-            f"{REMEDIES[name]}"
+            f"{_remedy(name, population, shapes, chip)}"
         )
     if population.delay > chip.delay_steps_max:
         yield (

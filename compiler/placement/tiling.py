@@ -13,10 +13,16 @@ import numpy.typing as npt
 
 from resformer.compiler.chips.chip import WORD_BITS, Chip
 from resformer.compiler.ir.arrays import WeightArray
-from resformer.compiler.ir.storage import mantissa_bits, stored_share
+from resformer.compiler.ir.storage import stored_share, synapse_bits
 from resformer.compiler.placement.mapping import Edge, Link, Population, Shape3
 
 Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+WHOLE_CHANNELS = 1.1
+"""How many times the fewest cores a tiling may take that keeps channels whole: Intel's compiler took 13 for 12."""
+DENSE_STEP = 0.8
+"""By which a dense layer's cores are filled less, as long as they are too full."""
 
 RESOURCES = {
     "neurons": "neurons_per_core",
@@ -95,7 +101,71 @@ def best_tiling(
         chip: Whose limits hold.
         at_least: Take so many cores, if it can be cut into as many.
     """
+    if any(edge.link is Link.DENSE for edge in population.edges):
+        return _dense_tiling(population, shapes, readers, chip, at_least)
     tiles = _candidates(population.shape, power_of_two=bool(chip.power_of_two_tiles))
+    judged = _judge(population, tiles, shapes, readers, chip)
+    over = np.maximum(judged.worst, 1)
+    # a product is cut along all of its axes alike
+    products = any(edge.link in (Link.VALUES, Link.GATES) for edge in population.edges)
+    fewest = judged.cores[judged.worst <= 1].min(initial=np.iinfo(np.int64).max)
+    whole = (judged.counts[:, 0] == 1) & (judged.cores <= WHOLE_CHANNELS * fewest)
+    split = np.zeros_like(whole) if products else ~whole
+    too_few = judged.cores < at_least
+    # lexsort's last key leads
+    chosen = int(np.lexsort((judged.worst, judged.deliveries, judged.cores, split, too_few, over))[0])
+    return judged.tiling(chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Sizes of tiles, and what each comes to; one element a candidate.
+
+    Attributes:
+        population: What is cut.
+        tiles: The sizes, (candidates, 3).
+        counts: Boxes along each axis, (candidates, 3).
+        usage: Of each resource, what a full core takes.
+        shares: Of each resource, the part of its limit that this is.
+        deliveries: Messages that all cores receive if every neuron that they read sends one.
+    """
+
+    population: Population
+    tiles: Int64Array
+    counts: Int64Array
+    usage: dict[str, Int64Array]
+    shares: dict[str, FloatArray]
+    deliveries: Int64Array
+
+    @property
+    def cores(self) -> Int64Array:
+        """How many boxes there are."""
+        cores: Int64Array = self.counts.prod(axis=1)
+        return cores
+
+    @property
+    def worst(self) -> FloatArray:
+        """The part that is taken of the limit that is exceeded, or reached, most."""
+        worst: FloatArray = np.max(list(self.shares.values()), axis=0)
+        return worst
+
+    def tiling(self, chosen: int) -> Tiling:
+        """One of the candidates."""
+        most = np.iinfo(np.int64).max
+        return Tiling(
+            self.population,
+            tile=_triple(self.tiles[chosen]),
+            counts=_triple(self.counts[chosen]),
+            usage={name: int(values[chosen]) for name, values in self.usage.items()},
+            needed={name: int(self.cores[share <= 1].min(initial=most)) for name, share in self.shares.items()},
+            deliveries=int(self.deliveries[chosen]),
+        )
+
+
+def _judge(
+    population: Population, tiles: Int64Array, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip
+) -> _Judged:
+    """What sizes of tiles come to."""
     held = np.minimum(tiles, np.array(population.shape))
     counts = -(-np.array(population.shape) // tiles)
     usage = _usage(population, tiles, held, counts, shapes, readers, chip)
@@ -103,25 +173,38 @@ def best_tiling(
         (_deliveries(edge, population, tiles, held, counts, shapes[edge.source]) for edge in population.edges),
         start=np.zeros(len(tiles), dtype=np.int64),
     )
-    cores = counts.prod(axis=1)
-    needed = {}
-    worst = np.zeros(len(tiles))
-    for name, attribute in RESOURCES.items():
-        limit = getattr(chip, attribute)
-        share = usage[name] / limit if limit is not None else np.zeros(len(tiles))
-        worst = np.maximum(worst, share)
-        needed[name] = int(cores[share <= 1].min(initial=np.iinfo(np.int64).max))
-    over = np.maximum(worst, 1)
-    # lexsort's last key leads
-    chosen = int(np.lexsort((worst, deliveries, cores, cores < at_least, over))[0])
-    return Tiling(
-        population,
-        tile=_triple(tiles[chosen]),
-        counts=_triple(counts[chosen]),
-        usage={name: int(values[chosen]) for name, values in usage.items()},
-        needed=needed,
-        deliveries=int(deliveries[chosen]),
-    )
+    limits = {name: getattr(chip, attribute) for name, attribute in RESOURCES.items()}
+    shares = {name: np.zeros(len(tiles)) if limit is None else usage[name] / limit for name, limit in limits.items()}
+    return _Judged(population, tiles, counts, usage, shares, deliveries)
+
+
+def _dense_tiling(
+    population: Population, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip, at_least: int
+) -> Tiling:
+    """The tiling of a population that a dense layer reaches: cores are filled one after another, the last in part.
+
+    As Intel's compiler cuts them: into a power of two of parts, less a neuron each, and where these are too many for a
+    core, into parts of four fifths of that, and so on.
+    """
+    neurons = population.shape[0]
+
+    def judge(sizes: list[int]) -> _Judged:
+        tiles = np.array([[size, *population.shape[1:]] for size in sizes], dtype=np.int64)
+        return _judge(population, tiles, shapes, readers, chip)
+
+    whole = judge([neurons, max(neurons - 1, 1)])
+    if whole.worst[0] <= 1 and at_least <= 1:
+        return whole.tiling(0)
+    parts = max(float(whole.worst[1]), at_least, 2)
+    size = max(-(-neurons // 2 ** math.ceil(math.log2(parts))) - 1, 1)
+    sizes = [size]
+    while sizes[-1] > 1:
+        sizes.append(int(sizes[-1] * DENSE_STEP))
+    # the whole is judged with them, since a limit that it keeps asks for no more than one core
+    judged = judge([neurons, *sizes])
+    shares = {**judged.shares, "synapse words": judged.shares["synapse words"] / chip.dense_fill}
+    fits = np.max(list(shares.values()), axis=0)[1:] <= 1
+    return judged.tiling(1 + (int(fits.argmax()) if fits.any() else len(sizes) - 1))
 
 
 def fan_out(reader: Reader, source: Shape3) -> float:
@@ -172,12 +255,17 @@ def _usage(
     synapses, axons_in = np.zeros_like(neurons), np.zeros_like(neurons)
     for edge in population.edges:
         synapses = synapses + _synapse_words(edge, population, held, shapes[edge.source], chip)
-        axons_in = axons_in + _axons_in(edge, held, shapes[edge.source], chip)
+        axons_in = axons_in + _axons_in(edge, population, held, shapes[edge.source], chip)
     positions = held[:, 1] * held[:, 2]
     axon_map = np.zeros_like(neurons)
     for reader in readers:
         if reader.edge.link is Link.DENSE:
             axon_map = axon_map + held.prod(axis=1)
+            continue
+        if reader.edge.link is Link.CONVOLUTION and not chip.shared_kernels:
+            # a word a neuron for each core that reads it
+            copies = max(fan_out(reader, population.shape), 1.0)
+            axon_map = axon_map + np.ceil(held.prod(axis=1) * copies).astype(np.int64)
             continue
         further = max(fan_out(reader, population.shape) - 1, 0.0)
         words = chip.axon_map_per_position + chip.axon_map_per_destination * further
@@ -203,6 +291,9 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
     channels: Int64Array = held[:, 0]
     match edge.link:
         case Link.DENSE:
+            if chip.sparse_dense_rows:
+                (weight,) = edge.weights
+                return _sparse_words(weight, 1, channels, chip)
             bits = channels * (edge.weight_bits + chip.synapse_index_bits) + chip.synapse_row_header_bits
             return math.prod(source) * _words(bits)
         case Link.VALUES:
@@ -210,6 +301,8 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
             return edge.reads * (channels * held[:, 1] if edge.transpose else channels)
         case Link.GATES:
             return np.zeros_like(channels)
+        case Link.CONVOLUTION if not chip.shared_kernels:
+            return _unshared_words(edge, population, held, source, chip)
         case Link.CONVOLUTION:
             in_row = np.minimum(channels, max(population.shape[0] // edge.groups, 1))
             groups, _ = _groups_read(edge, population, channels)
@@ -221,8 +314,39 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
                 if stored_share(weight, chip.synapse_index_bits) < 1:
                     words = words + groups * _sparse_words(weight, edge.groups, in_row, chip)
                 else:
-                    words = words + rows * _words(in_row * mantissa_bits(weight) + chip.synapse_row_header_bits)
+                    words = words + rows * _words(in_row * synapse_bits(weight) + chip.synapse_row_header_bits)
             return words
+
+
+def _unshared_words(edge: Edge, population: Population, held: Int64Array, source: Shape3, chip: Chip) -> Int64Array:
+    """Words of a convolution whose synapses are each kept by themselves: a row for each neuron that a core reads."""
+    channels: Int64Array = held[:, 0]
+    in_row = np.minimum(channels, max(population.shape[0] // edge.groups, 1))
+    groups, _ = _groups_read(edge, population, channels)
+    widths = [synapse_bits(weight) for weight in edge.weights] or [edge.weight_bits]
+    words = np.zeros_like(channels)
+    for index, (_, rows, columns) in enumerate(held):
+        (down, often), (across, as_often) = (
+            _targets(edge, axis, int(size), population.shape, source) for axis, size in enumerate((rows, columns))
+        )
+        targets = np.multiply.outer(down, across) * in_row[index]
+        neurons = np.multiply.outer(often, as_often)
+        for bits in widths:
+            row = _words(targets * (bits + chip.synapse_index_bits) + chip.synapse_row_header_bits)
+            words[index] += int((row * neurons).sum())
+    read: Int64Array = words * groups * (source[0] // edge.groups)
+    return read
+
+
+def _targets(edge: Edge, axis: int, size: int, shape: Shape3, source: Shape3) -> tuple[Int64Array, Int64Array]:
+    """Into how many of a tile's rows (axis 0) or columns those that it reads lead, and how many lead into as many."""
+    read = edge.window.reads(axis, size)
+    if size >= shape[1 + axis]:
+        # of a tile between others, what it reads is padding nowhere
+        read = read[(read >= 0) & (read < source[1 + axis])]
+    _, targets = np.unique(read, return_counts=True)
+    counts, often = np.unique(targets, return_counts=True)
+    return counts.astype(np.int64), often.astype(np.int64)
 
 
 def _sparse_words(weight: WeightArray, groups: int, in_row: Int64Array, chip: Chip) -> Int64Array:
@@ -232,12 +356,12 @@ def _sparse_words(weight: WeightArray, groups: int, in_row: Int64Array, chip: Ch
     for held in np.unique(in_row):
         # (groups, cores, rows)
         targets = np.add.reduceat(nonzero, np.arange(0, nonzero.shape[1], held), axis=1, dtype=np.int64)
-        bits = targets * (mantissa_bits(weight) + chip.synapse_index_bits) + chip.synapse_row_header_bits
+        bits = targets * (synapse_bits(weight) + chip.synapse_index_bits) + chip.synapse_row_header_bits
         words[in_row == held] = np.where(targets > 0, _words(bits), 0).sum(axis=2).max()
     return words
 
 
-def _axons_in(edge: Edge, held: Int64Array, source: Shape3, chip: Chip) -> Int64Array:
+def _axons_in(edge: Edge, population: Population, held: Int64Array, source: Shape3, chip: Chip) -> Int64Array:
     channels: Int64Array = held[:, 0]
     match edge.link:
         case Link.DENSE:
@@ -245,6 +369,13 @@ def _axons_in(edge: Edge, held: Int64Array, source: Shape3, chip: Chip) -> Int64
         case Link.VALUES:
             values: Int64Array = edge.reads * (channels * held[:, 1] if edge.transpose else channels)
             return values
+        case Link.CONVOLUTION if not chip.shared_kernels:
+            groups, _ = _groups_read(edge, population, channels)
+            read = groups * (source[0] // edge.groups)
+            for axis in range(2):
+                low, high = edge.window.reach(axis, np.zeros_like(channels), held[:, 1 + axis] - 1)
+                read = read * np.minimum(high - low, source[1 + axis])
+            return read
         case _:
             return np.full_like(channels, chip.axon_in_per_edge)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,28 +108,46 @@ def _among_readers(
     Returns:
         Likewise, pairs and hops being weighted.
     """
+    total, hops, longest = 0, [0.0, 0.0], 0.0
+    for sending, reading, weights in _pairs_of(shared):
+        distance = np.abs(starts[sending] - ends[reading])
+        total += int(weights.sum())
+        for axis in range(2):
+            hops[axis] += float(weights @ distance[:, axis].astype(np.float64))
+        longest = max(longest, float(_times(distance, nanoseconds).max()))
+    return total, hops, longest
+
+
+def shared_parts(
+    edge: Edge, sender: Placed, reader: Placed
+) -> Iterator[tuple[Int64Array, Int64Array, npt.NDArray[np.float64]]]:
+    """The pairs of cores between which a convolution's messages go, some at a time.
+
+    Returns:
+        The numbers of the sender's cores and of the reader's, and how many neurons of the one the other reads.
+    """
+    for sending, reading, weights in _pairs_of(_shared(edge, sender, reader)):
+        yield sending, reading, weights.astype(np.float64)
+
+
+def _pairs_of(shared: tuple[Int64Array, Int64Array, Int64Array]) -> Iterator[tuple[Int64Array, Int64Array, Int64Array]]:
+    """As :func:`shared_parts`, of what :func:`_shared` returned."""
     channels, rows, columns = shared
     (row, row_read), (column, column_read) = np.nonzero(rows), np.nonzero(columns)
-    weights = np.multiply.outer(rows[row, row_read], columns[column, column_read]).ravel()
+    plane_weights = np.multiply.outer(rows[row, row_read], columns[column, column_read]).ravel()
     # where the pairs of a plane are, within the cores of one tile of channels
-    sending = np.add.outer(row * columns.shape[0], column).ravel()
-    reading = np.add.outer(row_read * columns.shape[1], column_read).ravel()
-    senders = starts.reshape(len(channels), -1, 2)
-    readers = ends.reshape(channels.shape[1], -1, 2)
+    plane_sending = np.add.outer(row * columns.shape[0], column).ravel()
+    plane_reading = np.add.outer(row_read * columns.shape[1], column_read).ravel()
+    planes = rows.shape[0] * columns.shape[0], rows.shape[1] * columns.shape[1]
     channel, channel_read = np.nonzero(channels)
-    total, hops, longest = 0, [0.0, 0.0], 0.0
-    for plane in _parts(len(weights), PAIRS_AT_ONCE):
-        for part in _parts(len(channel), max(PAIRS_AT_ONCE // len(weights), 1)):
-            distance = np.abs(
-                senders[channel[part, None], sending[None, plane]]
-                - readers[channel_read[part, None], reading[None, plane]]
+    depth = channels[channel, channel_read]
+    for plane in _parts(len(plane_weights), PAIRS_AT_ONCE):
+        for part in _parts(len(channel), max(PAIRS_AT_ONCE // len(plane_weights), 1)):
+            yield (
+                np.add.outer(channel[part] * planes[0], plane_sending[plane]).ravel(),
+                np.add.outer(channel_read[part] * planes[1], plane_reading[plane]).ravel(),
+                np.multiply.outer(depth[part], plane_weights[plane]).ravel(),
             )
-            depth = channels[channel[part], channel_read[part]]
-            total += int(depth.sum()) * int(weights[plane].sum())
-            for axis in range(2):
-                hops[axis] += float(depth @ distance[..., axis].astype(np.float64) @ weights[plane])
-            longest = max(longest, float(_times(distance, nanoseconds).max()))
-    return total, hops, longest
 
 
 def _parts(size: int, largest: int) -> list[slice]:

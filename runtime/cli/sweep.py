@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -19,7 +19,8 @@ from resformer.runtime.cli.compile_options import compile_options
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
 
 FORMAT = "resformer-sweep"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no intervals and no power."""
 BACKEND = "sim"
 
 Axes: TypeAlias = Mapping[str, Sequence[tuple[str, str, object]]]
@@ -41,8 +42,17 @@ class Point:
         sops: Of a sample.
         paper_mj: The paper's energy of a sample, without the stem.
         energy_mj: The chip's.
+        energy_mj_low: The least that it may be, as each figure of a chip has one.
+        energy_mj_high: The most.
+        power_mw: Of the chips.
+        power_mw_low: See ``energy_mj_low``.
+        power_mw_high: See ``energy_mj_high``.
         latency_us: From frame to logits.
+        latency_us_low: See ``energy_mj_low``.
+        latency_us_high: See ``energy_mj_high``.
         interval_us: Between samples.
+        interval_us_low: See ``energy_mj_low``.
+        interval_us_high: See ``energy_mj_high``.
         saturated: How many values were clipped, in all samples.
         warnings: What is doubtful of the network, the samples, or the run, a sentence each.
         notes: What was chosen or found beside, a sentence each: kernels that were replaced among it.
@@ -58,8 +68,17 @@ class Point:
     sops: float | None = None
     paper_mj: float | None = None
     energy_mj: float | None = None
+    energy_mj_low: float | None = None
+    energy_mj_high: float | None = None
+    power_mw: float | None = None
+    power_mw_low: float | None = None
+    power_mw_high: float | None = None
     latency_us: float | None = None
+    latency_us_low: float | None = None
+    latency_us_high: float | None = None
     interval_us: float | None = None
+    interval_us_low: float | None = None
+    interval_us_high: float | None = None
     saturated: int | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -72,7 +91,10 @@ class Point:
 
 TOLD = ("warnings", "notes")
 MEASURED = tuple(each.name for each in fields(Point) if each.name not in ("choices", "error", *TOLD))
-_TEXTS = {
+ENDS = ("low", "high")
+WITH_INTERVALS = ("energy_mj", "power_mw", "latency_us", "interval_us")
+"""What is measured of a chip, of which the least and the most are told beside."""
+_TEXTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "fits": ("fits", lambda value: "yes" if value else "NO"),
     "cores": (" cores", "{:,}".format),
     "chips": (" chips", "{:,}".format),
@@ -81,6 +103,7 @@ _TEXTS = {
     "sops": (" SOPs", "{:,.1f}".format),
     "paper_mj": (" paper, mJ", "{:.4g}".format),
     "energy_mj": (" chip, mJ", "{:.4g}".format),
+    "power_mw": (" power, mW", "{:,.4g}".format),
     "latency_us": (" latency, us", "{:,.4g}".format),
     "interval_us": (" every, us", "{:,.4g}".format),
     "saturated": (" saturated", "{:,}".format),
@@ -158,25 +181,32 @@ def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, An
     if compiled.options.chip is not None:
         facts |= {
             "paper_mj": cost.paper.energy_mj,
-            "energy_mj": cost.energy_mj,
-            "latency_us": cost.latency_us,
-            "interval_us": cost.interval_us,
+            **{name: getattr(cost, name) for name in WITH_INTERVALS},
+            **{f"{name}_{end}": cost.between(name)[index] for name in WITH_INTERVALS for index, end in enumerate(ENDS)},
         }
     return facts
 
 
 def rows(points: Sequence[Point]) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Headings and rows of what was measured of any."""
-    shown = [name for name in MEASURED if any(getattr(point, name) is not None for point in points)]
+    shown = [name for name in _TEXTS if any(getattr(point, name) is not None for point in points)]
     headings = (*points[0].choices, *(_TEXTS[name][0] for name in shown))
     table: list[Sequence[str]] = []
     for point in points:
-        values = [(name, getattr(point, name)) for name in shown]
-        cells = ["-" if value is None else _TEXTS[name][1](value) for name, value in values]
+        cells = [_cell(point, name) for name in shown]
         if point.error is not None and cells:
             cells[0] = "failed"
         table.append((*point.choices.values(), *cells))
     return headings, table
+
+
+def _cell(point: Point, name: str) -> str:
+    """What was measured, with its interval if it has one."""
+    text, value = _TEXTS[name][1], getattr(point, name)
+    if value is None:
+        return "-"
+    low, high = (getattr(point, f"{name}_{end}", value) for end in ENDS)
+    return text(value) if low == high else f"{text(value)} ({text(low)} to {text(high)})"
 
 
 def told(points: Sequence[Point], kind: str) -> list[str]:

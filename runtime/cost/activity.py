@@ -10,8 +10,8 @@ pools send them, and levels, does one operation for each value that is not zero:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +46,15 @@ class Activity:
             a step, how often they send a count.
         sops: Of each layer, (T,); a recurrent one's under the name of its population. As the authors count them: one
             for each weight, of which a chip does two where they are stacked.
+        not_zero: Of each layer of weights in ``sops``, (T,): the operations of weights that are not zero, of which
+            stacked ones have two.
     """
 
     samples: int
     timesteps: int
     spikes: Mapping[str, Int64Array]
     sops: Mapping[str, Int64Array]
+    not_zero: Mapping[str, Int64Array] = field(default_factory=dict)
 
     @property
     def sops_per_sample(self) -> float:
@@ -71,6 +74,7 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         if isinstance(node.op, SpikeGate) and node.name not in maps:
             maps[node.name] = _positions(_required_message(program, node, spikes) != 0)
     sops: dict[str, Int64Array] = {}
+    not_zero: dict[str, Int64Array] = {}
     parts = stacked_parts(program)
     for node in program:
         synapse = layer_synapses(program, node.name)[0]
@@ -80,12 +84,19 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
             if events is not None:
                 counted = synapse.op.operations_of(index, events, around)
                 sops[node.name] = sops.get(node.name, np.int64(0)) + counted
+                weights = [each.op for each in layer_synapses(program, node.name)]
+                if isinstance(synapse.op, Conv2d | Dense):
+                    sent = _channels(_required_message(program, _source(program, synapse, index), spikes))
+                    not_zero[node.name] = _not_zero(weights, sent, around)
         if isinstance(node.op, RecurrentCubaLIF):
             # a step later, and what the last one fires does not come back
-            returning = node.op.synapses().operations(maps[node.name][:-1], Shapes((node.shape,), node.shape))
+            own = Shapes((node.shape,), node.shape)
+            returning = node.op.synapses().operations(maps[node.name][:-1], own)
             sops[node.name] = np.append(np.int64(0), returning)
+            sent = _channels(spikes[node.name].dense()[:-1])
+            not_zero[node.name] = np.append(np.int64(0), _not_zero(node.op.parts(), sent, own))
     first = next(iter(spikes.values()))
-    return Activity(first.shape[1], program.timesteps, maps, sops)
+    return Activity(first.shape[1], program.timesteps, maps, sops, not_zero)
 
 
 def stem_macs(program: Program) -> int:
@@ -126,7 +137,7 @@ def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain])
 
 
 def _required_message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array:
-    """What a gate fires, of which a run need not keep a record."""
+    """What a node sends on that spikes decide, such as what a gate fires, of which a run need not keep a record."""
     message = _message(program, node, spikes)
     if message is None:
         raise InvariantError(f"{node.name}: reads what no spikes decide")
@@ -150,6 +161,21 @@ def _reads_pixels(program: Program, node: Node[Op]) -> bool:
 
 def _is_classifier(program: Program, node: Node[Op]) -> bool:
     return isinstance(node.op, Dense) and any(isinstance(each.op, Output) for each in program.consumers[node.name])
+
+
+def _not_zero(synapses: Sequence[Op], events: Int64Array, shapes: Shapes) -> Int64Array:
+    """The operations of weights that are not zero, of all parts of a layer's synapses, (T,)."""
+    total = np.zeros(len(events), dtype=np.int64)
+    for op in synapses:
+        assert isinstance(op, Conv2d | Dense)
+        total += op.operations_not_zero(events, shapes)
+    return total
+
+
+def _channels(message: npt.NDArray[np.bool_] | Int64Array) -> Int64Array:
+    """The events of a message, (T, N, ...), of all samples, (T, channels, rows, columns)."""
+    counts: Int64Array = np.count_nonzero(message, axis=1).astype(np.int64)
+    return counts.reshape(len(counts), *(*counts.shape[1:], 1, 1)[:3])
 
 
 def _positions(events: npt.NDArray[np.bool_]) -> Int64Array:

@@ -56,7 +56,7 @@ def spread(program: Scheduled, activity: Activity, cost: Cost, chips: int | None
     """
     fewest, chip = cost.placement, cost.placement.chip
     chips = chips_to_use(fewest, chips)
-    work = {layer.name: layer.step_ns * layer.cores for layer in cost.layers}
+    work = {layer.name: layer.work_ns for layer in cost.layers}
 
     def layout(step_ns: float) -> Placement | None:
         wanted = {name: math.ceil(each / step_ns) for name, each in work.items()}

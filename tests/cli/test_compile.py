@@ -288,7 +288,7 @@ def test_all_violations_are_listed_a_line_each(
     assert all(line.startswith("resformer-compile: error: ") for line in lines)
     (words,) = [line for line in lines if "layers.0.1.down.0 (of layers.0.1.conv.0.1, layers.0.1.up.1): needs" in line]
     assert "synapse words in a core even in tiles of" in words
-    assert "small has 20; fewer --weight-bits" in words
+    assert "small has 20; each neuron reads " in words
     assert any("needs graded spikes" in line and "small's have 4; name a chip" in line for line in lines)
     assert not (tmp_path / "b").exists()
 

@@ -10,6 +10,7 @@ import pytest
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.run import infer as run
 from support.builds import Tiny, read_json
+from support.pages import read_page
 
 
 def cost(tiny: Tiny, folder: Path, line: str = "") -> Any:
@@ -48,6 +49,7 @@ def test_a_dearer_operation_costs_as_much_more(
     assert after["step_ns"] == before["step_ns"]
     assert after["chip"]["constants"][constant] == {
         "value": price + 1000,
+        "range": None,
         "status": "assumed",
         "source": "given in mine.yaml",
     }
@@ -58,14 +60,82 @@ def test_a_slower_barrier_and_idle_power(tiny: Tiny, tmp_path: Path) -> None:
     slower = cost(tiny, tmp_path, "step_ns: 5200")
     assert slower["step_ns"] - before["step_ns"] == pytest.approx(5000)
     assert slower["interval_us"] == pytest.approx(steps * slower["step_ns"] * 1e-3)
-    hotter = cost(tiny, tmp_path, "static_mw_per_chip: 208")
+    hotter = cost(tiny, tmp_path, "static_mw_per_chip: 542")
     assert hotter["energy_mj"]["static"] == pytest.approx(2 * before["energy_mj"]["static"])
     assert hotter["energy_mj"]["dynamic"] == before["energy_mj"]["dynamic"]
 
 
+def test_a_constants_range_is_the_intervals(tiny: Tiny, tmp_path: Path) -> None:
+    """Of each constant alone, in all that it enters and in nothing else."""
+    known = {name: each["value"] for name, each in cost(tiny, tmp_path)["chip"]["constants"].items()}
+    costs = [name for name in known if name.endswith(("_pj", "_ns", "_mw_per_chip"))]
+    exact = "\n".join(f"{name}: {known[name]}" for name in costs)
+    alone = cost(tiny, tmp_path, exact)
+    figures = ("step_ns", "latency_us", "interval_us", "power_mw")
+    assert all(alone["intervals"][name] == [alone[name]] * 2 for name in figures)
+    assert alone["intervals"]["energy_mj"] == {name: [each] * 2 for name, each in alone["energy_mj"].items()}
+
+    def ranged(name: str) -> Any:
+        value = known[name]
+        line = f"{name}: {{value: {value}, range: [{value / 2}, {value * 3}]}}"
+        return cost(tiny, tmp_path, exact.replace(f"{name}: {value}", line))
+
+    idle = ranged("static_mw_per_chip")
+    static = alone["energy_mj"]["static"]
+    assert idle["energy_mj"] == alone["energy_mj"]
+    assert idle["intervals"]["energy_mj"]["static"] == pytest.approx([static / 2, static * 3])
+    assert idle["intervals"]["energy_mj"]["dynamic"] == [alone["energy_mj"]["dynamic"]] * 2
+    assert idle["intervals"]["step_ns"] == [alone["step_ns"]] * 2
+    power = [alone["power_mw"] + factor * known["static_mw_per_chip"] for factor in (-1 / 2, 2)]
+    assert idle["intervals"]["power_mw"] == pytest.approx(power)
+
+    dear = ranged("synaptic_op_pj")
+    synapses = total(alone, "synapses_pj") * 1e-9
+    low, high = dear["intervals"]["energy_mj"]["dynamic"]
+    assert (low, high) == pytest.approx(
+        (alone["energy_mj"]["dynamic"] - synapses / 2, alone["energy_mj"]["dynamic"] + 2 * synapses)
+    )
+    assert dear["intervals"]["energy_mj"]["static"] == [static] * 2
+
+    slow = ranged("step_ns")
+    assert slow["intervals"]["step_ns"] == pytest.approx([alone["step_ns"] - 100, alone["step_ns"] + 400])
+    steps = alone["timesteps"]
+    assert slow["intervals"]["interval_us"] == pytest.approx(
+        [steps * each * 1e-3 for each in slow["intervals"]["step_ns"]]
+    )
+    assert slow["intervals"]["energy_mj"]["static"] == pytest.approx(
+        [static * each / alone["step_ns"] for each in slow["intervals"]["step_ns"]]
+    )
+    # the same energy in a shorter time is more power
+    dynamic = alone["energy_mj"]["dynamic"] * 1e6
+    assert slow["intervals"]["power_mw"] == pytest.approx(
+        [known["static_mw_per_chip"] + dynamic / each for each in reversed(slow["intervals"]["interval_us"])]
+    )
+
+
+def test_intervals_are_shown_and_reach_the_page(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nextends: loihi2\nstatic_mw_per_chip: {value: 9, range: [1, 99]}\n")
+    given = [str(tiny.build), "--input", str(tiny.images), "--samples", "1", "--backend", "sim", "--cost"]
+    page, table = tmp_path / "page.html", tmp_path / "c.json"
+    chip = ["--chip", str(tmp_path / "mine.yaml")]
+    assert run_main([*given, *chip, "--json", str(table), "--report", str(page)]) == 0
+    found, out = read_json(table), capsys.readouterr().out
+    assert found["intervals"]["power_mw"][0] < found["power_mw"] < found["intervals"]["power_mw"][1]
+    low, high = found["intervals"]["energy_mj"]["static"]
+    assert f"{found['energy_mj']['static']:,.4g} mJ ({low:,.4g} to {high:,.4g})" in out
+    drawn = read_page(page)[0]["builds"][0]["cost"]
+    assert drawn["intervals"] == found["intervals"]
+    assert drawn["chip"]["constants"]["static_mw_per_chip"]["range"] == [1, 99]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("synaptic_op_pj: -1", "mine.yaml:3: synaptic_op_pj is -1"), ("synop_pj: 1", "mine.yaml:3: synop_pj: no such")],
+    [
+        ("step_ns: {value: 1, range: [3, 1]}", "mine.yaml:3: step_ns: its range [3, 1] is reversed"),
+        ("step_ns: {value: 1, range: [-3, 1]}", "mine.yaml:3: step_ns: its range's end is -3; the least is 0"),
+        ("synaptic_op_pj: -1", "mine.yaml:3: synaptic_op_pj is -1"),
+        ("synop_pj: 1", "mine.yaml:3: synop_pj: no such"),
+    ],
 )
 def test_wrong_constants_name_their_line(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str

@@ -185,7 +185,7 @@ def cost_of_strangers() -> dict[str, Any]:
     constant = {"value": 0.9, "source": "a paper"}
     return {
         "format": "resformer-cost",
-        "format_version": 1,
+        "format_version": 2,
         "version": "0",
         "samples": 1,
         "timesteps": 4,
@@ -197,13 +197,19 @@ def cost_of_strangers() -> dict[str, Any]:
             "constants": {"sop_pj": constant, "mac_pj": constant},
         },
         "sops": {},
+        "sops_not_zero": {},
         "spikes": {"stranger": []},
         "chip": load_chip("loihi2").to_json(),
         "fits": True,
         "cores": 1,
         "chips": 1,
-        **dict.fromkeys(("step_ns", "latency_us", "interval_us"), 1.0),
+        **dict.fromkeys(("step_ns", "latency_us", "interval_us", "power_mw"), 1.0),
         "energy_mj": {"dynamic": 1.0, "static": 1.0, "total": 2.0},
+        "intervals": {
+            **{key: [1.0, 1.0] for key in ("step_ns", "latency_us", "interval_us", "power_mw")},
+            "energy_mj": {key: [1.0, 1.0] for key in ("dynamic", "static", "total")},
+        },
+        "steps": [],
         "layers": [],
     }
 
@@ -219,7 +225,7 @@ def cost_of_strangers() -> dict[str, Any]:
         (["--verify", "{nan}"], 1, "no JSON (NaN is no number in JSON)"),
         (["--verify", "{deep}"], 1, "no JSON (nested too deeply)"),
         (["--cost", "{wrong}"], 1, "not what resformer-run --cost --json writes"),
-        (["--cost", "{old}"], 1, "format version 0, this resformer reads 1"),
+        (["--cost", "{old}"], 1, "format version 0, this resformer reads 2"),
         (["--cost", "{other}"], 1, "this build has no layer stranger"),
         (["--cost", "{bare}"], 1, "bare.json: damaged ('version' is missing); write it again with resformer-run"),
         (["--verify", "{hollow}"], 1, "hollow.json: damaged ('version' is missing); write it again with resformer-v"),
@@ -236,7 +242,7 @@ def test_bad_input(
         "wrong": '{"format": "resformer-verification"}',
         "old": '{"format": "resformer-cost", "format_version": 0}',
         "other": json.dumps(cost_of_strangers()),
-        "bare": '{"format": "resformer-cost", "format_version": 1}',
+        "bare": '{"format": "resformer-cost", "format_version": 2}',
         "hollow": '{"format": "resformer-verification", "format_version": 1, "layers": [{}]}',
     }
     for name, text in texts.items():

@@ -48,6 +48,11 @@ def test_each_point_is_what_compiling_and_running_it_alone_says(
     assert point["energy_mj"] == found["energy_mj"]["total"]
     assert (point["latency_us"], point["interval_us"]) == (found["latency_us"], found["interval_us"])
 
+    for name in ("latency_us", "interval_us", "power_mw"):
+        assert [point[f"{name}_low"], point[f"{name}_high"]] == found["intervals"][name]
+        assert point[f"{name}_low"] < point[name] < point[f"{name}_high"]
+    assert [point["energy_mj_low"], point["energy_mj_high"]] == found["intervals"]["energy_mj"]["total"]
+
     with sheet.open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["weight-bits"] for line in lines] == ["4", "4", "8", "8"]

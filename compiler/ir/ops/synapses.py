@@ -148,6 +148,30 @@ class Conv2d(Synapses):
         weights: Int64Array = np.einsum("trc,r,c->t", events, rows, columns)
         return weights * (shapes.output[0] // self.groups)
 
+    def operations_not_zero(self, events: Int64Array, shapes: Shapes) -> Int64Array:
+        """What ``operations`` counts, of the weights that are not zero alone, (T,).
+
+        Args:
+            events: The number of them that each neuron of the input sends, (T, channels, rows, columns).
+            shapes: Of the input and the output.
+        """
+        outputs, per_group, *kernel = self.weight.shape
+        grouped = (self.weight != 0).reshape(self.groups, outputs // self.groups, per_group, *kernel)
+        # of each input channel and tap, the targets whose weight is not zero
+        targets = np.count_nonzero(grouped, axis=1).reshape(-1, *kernel)
+        total = np.zeros(len(events), dtype=np.int64)
+        taps = [self._through_taps(axis, events.shape[2 + axis], shapes.output[1 + axis]) for axis in range(2)]
+        for row, rows in enumerate(taps[0]):
+            along = events[:, :, rows].sum(axis=2, dtype=np.int64)
+            for column, columns in enumerate(taps[1]):
+                total += along[:, :, columns].sum(axis=2) @ targets[:, row, column]
+        return total
+
+    def _through_taps(self, axis: int, source: int, targets: int) -> list[Int64Array]:
+        """Of each tap along an axis, the rows (axis 0) or columns of the source that targets read through it."""
+        read = self.window.reads(axis, targets)
+        return [each[(each >= 0) & (each < source)] for each in read.T]
+
     def connections(self, shapes: Shapes, index_bits: int) -> int | None:
         """See ``Op``."""
         sparse = stored_share(self.weight, index_bits) < 1
@@ -219,6 +243,11 @@ class Dense(Synapses):
         """See ``Op``."""
         total: Int64Array = events.sum(axis=(1, 2))
         return total * shapes.output[0]
+
+    def operations_not_zero(self, events: Int64Array, shapes: Shapes) -> Int64Array:  # noqa: ARG002
+        """As :meth:`Conv2d.operations_not_zero`."""
+        total: Int64Array = events.reshape(len(events), -1) @ np.count_nonzero(self.weight, axis=0)
+        return total
 
     def connections(self, shapes: Shapes, index_bits: int) -> int | None:  # noqa: ARG002
         """See ``Op``; those of weight zero are stored too."""

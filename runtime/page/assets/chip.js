@@ -196,9 +196,9 @@ function costSections(view) {
   const layers = view.layers.filter((layer) => layer.charge);
   const parts = layers.map((layer) => ({ name: layer.name, value: layer.energy, colour: view.colour(layer.name) }));
   const all = [...parts, { name: "static power", value: total.static * 1e9, colour: "var(--strong)" }];
-  const assumed = Object.entries(cost.chip.constants)
-    .filter(([key, each]) => each.status === "assumed" && /_(pj|ns)$|_mw_per_chip$/.test(key))
-    .map(([key]) => key);
+  const constants = Object.entries(cost.chip.constants).filter(([key]) => /_(pj|ns)$|_mw_per_chip$/.test(key));
+  const ranged = constants.filter(([, each]) => each.range).map(([key]) => key);
+  const assumed = constants.filter(([, each]) => each.status === "assumed" && !each.range).map(([key]) => key);
   const sops = view.layers
     .filter((layer) => layer.sops !== null)
     .map((layer) => ({ name: layer.name, value: layer.sops, colour: view.colour(layer.name) }));
@@ -222,24 +222,48 @@ function costSections(view) {
       [
         `on ${cost.chip.name}`,
         energy(total.total * 1e9, 4),
-        `${energy(total.dynamic * 1e9)} dynamic, ${energy(total.static * 1e9)} static`,
+        [
+          between(cost.intervals.energy_mj.total, energy, 1e9),
+          `${energy(total.dynamic * 1e9)} dynamic${between(cost.intervals.energy_mj.dynamic, energy, 1e9, ": ")}`,
+          `${energy(total.static * 1e9)} static${between(cost.intervals.energy_mj.static, energy, 1e9, ": ")}`,
+        ]
+          .filter(Boolean)
+          .join("; "),
         "energy_mj.total",
         total.total,
       ],
-      ["a step takes", duration(cost.step_ns), "slowest layer, longest way, barrier", "step_ns", cost.step_ns],
+      ["power", watts(cost.power_mw), between(cost.intervals.power_mw, watts), "power_mw", cost.power_mw],
+      [
+        "a step takes",
+        duration(cost.step_ns),
+        [between(cost.intervals.step_ns, duration), "slowest part, longest way, barrier"].filter(Boolean).join("; "),
+        "step_ns",
+        cost.step_ns,
+      ],
       [
         "from frame to logits",
         duration(1e3 * cost.latency_us),
-        `a sample every ${duration(1e3 * cost.interval_us)}`,
+        [
+          between(cost.intervals.latency_us, duration, 1e3),
+          `a sample every ${duration(1e3 * cost.interval_us)}${between(cost.intervals.interval_us, duration, 1e3, ": ")}`,
+        ]
+          .filter(Boolean)
+          .join("; "),
         "latency_us",
         cost.latency_us,
       ],
     ]),
-    assumed.length > 0 &&
+    ranged.length + assumed.length > 0 &&
       html(
         "p",
         { class: "caption warn" },
-        `Assumed, not published, for ${cost.chip.name}: ${assumed.join(", ")}. Section "Where the numbers come from" says what each rests on.`,
+        [
+          ranged.length > 0 && `The intervals come of the ranges of ${ranged.join(", ")}.`,
+          assumed.length > 0 && `Assumed for ${cost.chip.name}, with no range known: ${assumed.join(", ")}.`,
+          'Section "Where the numbers come from" says what each rests on.',
+        ]
+          .filter(Boolean)
+          .join(" "),
       ),
     html("h3", {}, `Energy of a sample on ${cost.chip.name} `, html("small", {}, energy(total.total * 1e9))),
     stacked(view, all, sum(all.map((each) => each.value)), energy),
@@ -326,13 +350,24 @@ function energyByKind(view, layers) {
   ];
 }
 
+// A core does all of its work at once: the longest of these is what its step takes.
+const stepTip = (charge) =>
+  `${charge.name}\n${duration(charge.step_ns)} at its busiest step, on ${charge.cores} cores\n${[
+    ["operations", charge.synapses_ns],
+    ["updates", charge.neurons_ns],
+    ["messages in", charge.messages_in_ns],
+    ["messages out", charge.messages_out_ns],
+  ]
+    .map(([word, time]) => `${word} ${duration(time)}`)
+    .join("\n")}`;
+
 function stepTimes(view, layers) {
   const { cost } = view.build,
     by = new Map(layers.map((layer) => [layer.name, layer.charge.step_ns]));
   const slowest = Math.max(...by.values()),
-    barrier = cost.chip.constants.step_ns.value,
-    rest = cost.step_ns - slowest - barrier;
+    barrier = cost.chip.constants.step_ns.value;
   const slow = [...by.entries()].find(([, value]) => value === slowest)[0];
+  const worst = cost.steps.reduce((one, other) => (other.ns > one.ns ? other : one));
   return [
     along(view, [...by.keys()], {
       label: "time of a step of each layer",
@@ -341,7 +376,7 @@ function stepTimes(view, layers) {
       ticks: ticksUpTo(slowest * 1.08, 3),
       unit: duration,
       tip: (name) =>
-        `${name}\n${duration(by.get(name))} at its busiest step, on ${by.size && layers.find((layer) => layer.name === name).charge.cores} cores`,
+        stepTip(layers.find((layer) => layer.name === name).charge),
       mark: (name, at) =>
         svg("rect", {
           x: at.x - Math.min(at.step * 0.36, 17),
@@ -353,7 +388,7 @@ function stepTimes(view, layers) {
         }),
     }),
     caption(
-      `A step: ${duration(slowest)} of ${slow}, ${duration(rest)} for the longest way of a message, ${duration(barrier)} for the barrier; ${duration(cost.step_ns)} in all.`,
+      `Steps: ${cost.steps.map((step) => duration(step.ns)).join(", ")}; the longest waits for the ${worst.term} of ${worst.layer}; ${duration(barrier)} of each for the barrier.`,
     ),
   ];
 }

@@ -77,6 +77,11 @@ function energy(picojoules, count = 3) {
     if (picojoules >= unit) return `${digits(picojoules / unit, count)} ${name}`;
   return `${digits(picojoules, count)} pJ`;
 }
+const watts = (milliwatts) =>
+  milliwatts >= 1e3 ? `${digits(milliwatts / 1e3)} W` : `${digits(milliwatts)} mW`;
+// Between which values a figure lies, after a sign of its own; nothing where no more than one is known.
+const between = ([low, high], text, factor = 1, before = "") =>
+  low === high ? "" : `${before}${text(low * factor)} to ${text(high * factor)}`;
 const counted = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
 const bytes = (text) => Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
 

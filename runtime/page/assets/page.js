@@ -202,9 +202,15 @@ function headline(view) {
     cost && [
       "energy a sample",
       energy(cost.energy_mj.total * 1e9),
-      `on ${cost.chip.name}; the paper's base ${energy(cost.paper.energy_mj * 1e9)}`,
+      `on ${cost.chip.name}${between(cost.intervals.energy_mj.total, energy, 1e9, ": ")}; the paper's base ${energy(cost.paper.energy_mj * 1e9)}`,
     ],
-    cost && ["latency", duration(cost.latency_us * 1e3), `a sample every ${duration(cost.interval_us * 1e3)}`],
+    cost && [
+      "latency",
+      duration(cost.latency_us * 1e3),
+      [between(cost.intervals.latency_us, duration, 1e3), `a sample every ${duration(cost.interval_us * 1e3)}`]
+        .filter(Boolean)
+        .join("; "),
+    ],
     [
       "may saturate",
       report.may_saturate.length,
@@ -278,13 +284,14 @@ function provenance(view) {
         html(
           "small",
           {},
-          "published: its maker said so; decoded: read off tables that its compiler printed; assumed: ours",
+          "published: its maker said so; decoded: read off tables that its compiler printed; fitted: to measurements; assumed: ours",
         ),
       ),
       sortable(
         [
           { title: "constant", value: (row) => row.name, text: (row) => html("span", { class: "mono" }, row.name) },
           { title: "value", value: (row) => row.value, text: (row) => String(row.value), numeric: true },
+          { title: "range", value: (row) => row.range?.[0] ?? null, text: (row) => row.range?.join(" to ") ?? "" },
           {
             title: "status",
             value: (row) => row.status,

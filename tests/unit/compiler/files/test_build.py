@@ -11,6 +11,7 @@ import pytest
 
 from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.files.build import Build
+from resformer.compiler.files.placement import FORMAT_VERSION
 from resformer.compiler.files.report import Report
 from resformer.errors import FileFormatError
 
@@ -32,7 +33,7 @@ LAYER = {
 }
 PLACEMENT: dict[str, Any] = {
     "format": "resformer-placement",
-    "format_version": 1,
+    "format_version": FORMAT_VERSION,
     "chip": load_chip("loihi2").to_json(),
     "fits": True,
     "violations": [],

@@ -29,3 +29,10 @@ def test_zeros_are_left_out_where_that_takes_less(nonzero: int, share: float, bi
     weight.flat[:nonzero] = 127
     assert stored_share(weight, 12) == share
     assert stored_bits(weight, 12) == bits
+
+
+def test_without_an_index_no_weight_is_stored_by_itself() -> None:
+    weight = np.zeros((10, 10), dtype=np.int8)
+    weight[0, 0] = 127
+    assert stored_share(weight, 0) == 1
+    assert stored_bits(weight, 0) == 800

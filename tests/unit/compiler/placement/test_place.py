@@ -9,7 +9,7 @@ import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.ops import OPERATIONS, Conv2d, Delay, Flatten, Op, SampleDelay
+from resformer.compiler.ir.ops import OPERATIONS, Conv2d, Delay, Dense, Flatten, Op, SampleDelay
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.placement.mapping import Link, _kind, map_program
@@ -151,6 +151,86 @@ def test_dense_layers_store_an_index_beside_each_weight() -> None:
     usage = layer(place(net.finish(), LOIHI2), "second").tiling.usage
     # 40 inputs, each row 7 weights of 8 and 12 bits and 10 bits: 150 bits, three words
     assert (usage["synapse words"], usage["axons in"]) == (120, 40)
+
+
+def test_weights_of_one_sign_take_no_bit_for_it_and_seven_bits_take_eight() -> None:
+    def words(weight: np.ndarray) -> int:
+        net = ProgramBuilder((4, 1, 1))
+        net.conv("conv", "input", 40)
+        op = net.nodes["conv"].op
+        assert isinstance(op, Conv2d)
+        net.nodes["conv"] = replace(net.nodes["conv"], op=replace(op, weight=weight.reshape(40, 4, 1, 1)))
+        net.lif("lif", "conv")
+        return layer(place(net.finish(), small(synapse_row_header_bits=0)), "lif").tiling.usage["synapse words"]
+
+    three = np.full(160, 7, dtype=np.int8)
+    assert [words(each) for each in (three, -three)] == [4 * 2, 4 * 2]  # 40 x 3 bits: two words
+    three[0] = -7
+    assert words(three) == 4 * 3  # 40 x 4 bits
+    seven = np.full(160, 63, dtype=np.int8)
+    seven[0] = -63
+    assert words(seven) == 4 * 5  # 40 x 8 bits
+    assert words(np.full(160, 63, dtype=np.int8)) == 4 * 4  # 40 x 6 bits
+
+
+def test_rows_of_a_dense_layer_hold_what_is_not_zero_where_the_chip_does_so() -> None:
+    net = ProgramBuilder((4, 1, 1))
+    net.dense("dense", net.flatten("flat", net.lif("first", net.conv("conv", "input", 4))), 12)
+    op = net.nodes["dense"].op
+    assert isinstance(op, Dense)
+    weight = np.zeros((12, 4), dtype=np.int8)
+    weight[:4, 0], weight[:3, 1], weight[11, 2] = 127, -127, 1
+    net.nodes["dense"] = replace(net.nodes["dense"], op=replace(op, weight=weight))
+    net.lif("second", "dense")
+    program = net.finish()
+    words = [
+        layer(place(program, small(sparse_dense_rows=sparse)), "second").tiling.usage["synapse words"]
+        for sparse in (0, 1)
+    ]
+    # all: 12 x 20 bits and 10, four words a row; else 90, 70 and 30 bits, and a row without any
+    assert words == [4 * 4, 2 + 2 + 1]
+
+
+@pytest.mark.parametrize(("size", "cores"), [(6, 1), (32, 2)])
+def test_kernels_that_are_not_shared_keep_each_synapse(size: int, cores: int) -> None:
+    """Of a 3 x 3 kernel, counted neuron by neuron: how many of a tile's neurons each source reaches."""
+    net = ProgramBuilder((2, size, size))
+    net.lif("lif", net.conv("conv", "input", 4, (3, 3), padding=(1, 1), largest=15))
+    chip = small(shared_kernels=0, synapse_index_bits=0, neurons_per_core=2048, synapse_words_per_core=10**6)
+    found = layer(place(net.finish(), replace(chip, memory_words_per_core=None)), "lif")
+    assert found.cores == cores
+    rows, columns = (min(each, size) for each in found.tiling.tile[1:])
+    # a tile between others reads no padding
+    around = [range(each) if each == size else range(-1, each + 1) for each in (rows, columns)]
+    reached = [
+        sum(abs(y - ty) <= 1 and abs(x - tx) <= 1 for ty in range(rows) for tx in range(columns))
+        for y in around[0]
+        for x in around[1]
+    ]
+    words = sum(-(-(targets * 4 * 5 + 10) // 64) for targets in reached)
+    assert found.tiling.usage["synapse words"] == 2 * words
+    read = min(rows + 2, size) * min(columns + 2, size)
+    assert found.tiling.usage["axons in"] == 2 * read
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_what_reads_too_much_for_a_core_is_told_how_much_it_may_read(kind: str) -> None:
+    def placed(values: int) -> Placement:
+        net = ProgramBuilder((values, 1, 1))
+        if kind == "dense":
+            net.lif("lif", net.dense("layer", net.flatten("flat", "input"), 10))
+        else:
+            net.lif("lif", net.conv("layer", "input", 10))
+        chip = small(synapse_words_per_core=600, axon_in_per_core=500, memory_words_per_core=1000)
+        return place(net.finish(), chip)
+
+    lines = [line for line in placed(5000).violations if line.startswith("lif (of layer)")]
+    assert len(lines) == (3 if kind == "dense" else 2)
+    for line in lines:
+        assert "each neuron reads 5,000 values, whatever the bits and the tile; let it read at most 499: pool" in line
+    assert not any("--weight-bits" in line for line in lines)
+    # and that helps
+    assert not [line for line in placed(499).violations if line.startswith("lif (of layer)")]
 
 
 @pytest.mark.parametrize(("header", "words"), [(0, 2), (8, 2), (9, 3), (10, 3), (72, 3), (73, 4)])
