@@ -49,7 +49,7 @@ from resformer.compiler.samples.classes import check_classes
 from resformer.compiler.samples.files import CalibrationSamples, SampleFiles, open_array
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing
 from resformer.compiler.samples.rounding import rounding_cost, rounding_warning
-from resformer.compiler.sources.checkpoint import from_checkpoint
+from resformer.compiler.sources.checkpoint import check_for_checkpoints, from_checkpoint
 from resformer.compiler.sources.module import from_module
 from resformer.compiler.sources.net import from_netx
 from resformer.compiler.sources.nir import from_nir, from_own_nir
@@ -220,26 +220,30 @@ def nir_route(path: Path) -> Route[Path]:
     return OWN_MODULE if is_modules(own) else OWN
 
 
-def checkpoint_route(path: Path) -> Route[Path]:
+def checkpoint_route(path: Path, options: CompileOptions | None = None) -> Route[Path]:
     """The route of a checkpoint, by the family that its tensors are of.
 
     Raises:
+        InputError: An option is for sources of other kinds, which is said before the file is read.
         FileFormatError: It cannot be read.
     """
+    if options is not None:
+        check_for_checkpoints(path, options)
     return CHECKPOINT if family_in(path) is None else ZOO
 
 
-def route_of(source: Path | ModuleInput) -> Route[Any]:
+def route_of(source: Path | ModuleInput, options: CompileOptions | None = None) -> Route[Any]:
     """The route of a network: whether a file is a NIR file is told by the end of its name.
 
     Raises:
+        InputError: It is a checkpoint, and an option is for sources of other kinds.
         FileFormatError: The file cannot be read.
     """
     if isinstance(source, ModuleInput):
         return MODULE
     if source.suffix == NET_SUFFIX:
         return NET
-    return nir_route(source) if source.suffix == NIR_SUFFIX else checkpoint_route(source)
+    return nir_route(source) if source.suffix == NIR_SUFFIX else checkpoint_route(source, options)
 
 
 def compile_network(
@@ -259,14 +263,16 @@ def compile_network(
     Raises:
         ResformerError: The network or a choice cannot be compiled; the message says what to do.
     """
-    return _compile(route_of(source), source, options or CompileOptions(), observe, progress)
+    options = options or CompileOptions()
+    return _compile(route_of(source, options), source, options, observe, progress)
 
 
 def compile_checkpoint(
     path: Path, options: CompileOptions | None = None, observe: Observer | None = None, progress: Progress | None = None
 ) -> Compilation:
     """Compile a checkpoint, whatever its name; see :func:`compile_network`."""
-    return _compile(checkpoint_route(path), path, options or CompileOptions(), observe, progress)
+    options = options or CompileOptions()
+    return _compile(checkpoint_route(path, options), path, options, observe, progress)
 
 
 def compile_nir(

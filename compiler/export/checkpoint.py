@@ -64,7 +64,7 @@ from resformer.compiler.ir.primitives import (
     rows_of,
     spread,
 )
-from resformer.compiler.ir.program import Program, is_stack, real_weight
+from resformer.compiler.ir.program import Program, is_stack, real_weight, stacked_parts
 from resformer.compiler.ir.ties import settled_currents
 from resformer.compiler.target import LOIHI
 from resformer.errors import UnsupportedError
@@ -388,18 +388,21 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
             fixed = SCALED_BY not in each.op.metadata
             if fixed and (np.frexp(np.abs(collapse(each.op.scale)))[0] != 0.5).any():
                 return f"the code scales {each.inputs[0]} by a constant that is no power of two"
+    parts = stacked_parts(program)
     for node in program:
-        if isinstance(node.op, Conv2d) and node.name in imported:
-            pool = imported[node.name].op
+        # the parts of stacked synapses are one layer of the module
+        layer = parts.get(node.name, node.name)
+        if isinstance(node.op, Conv2d) and layer in imported:
+            pool = imported[layer].op
             if isinstance(pool, nir.AvgPool2d):
                 means = 1.0 / math.prod(int(size) for size in pool.kernel_size)
-                if (real_weight(program, node.name) != means).any():
-                    return f"the mean of {node.name} is rounded"
+                if (real_weight(program, layer) != means).any():
+                    return f"the mean of {layer} is rounded"
         before = program[node.inputs[0]].op if node.inputs else None
         if isinstance(node.op, SumPool2d) and isinstance(before, Relay) and before.shift:
             return f"what {node.name} sums is rounded"
-        if isinstance(node.op, Conv2d | Dense) and math.frexp(level_norm(folded, node.name))[0] != 0.5:
-            return f"the levels that {node.name} reads are divided by {level_norm(folded, node.name):g}, which rounds"
+        if isinstance(node.op, Conv2d | Dense) and math.frexp(level_norm(folded, layer))[0] != 0.5:
+            return f"the levels that {layer} reads are divided by {level_norm(folded, layer):g}, which rounds"
         if isinstance(node.op, IntegerLIF):
             if reason := _inexact_levels(program, folded, node):
                 return reason

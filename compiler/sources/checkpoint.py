@@ -16,7 +16,6 @@ from resformer.models.spikingresformer import patch_counts
 
 def from_checkpoint(path: Path, options: CompileOptions) -> Imported:
     """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
-    check_for_checkpoints(path, options)
     if options.architecture:
         raise InputError(
             f"{path}: {FLAGS['architecture']}: for other families; what no tensor of a SpikingResformer tells has "

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.frontend.nir.own import ZOO
 from resformer.compiler.ir.primitives import InputKind
-from resformer.compiler.sources.checkpoint import check_for_checkpoints
 from resformer.compiler.sources.options import FLAGS, CompileOptions
 from resformer.compiler.sources.source import Imported, ModuleSource, Source
 from resformer.errors import InputError, UnsupportedError
@@ -35,7 +34,6 @@ def from_zoo(path: Path, options: CompileOptions) -> Imported:
         InputError: An option is for sources of other kinds.
         ResformerError: It cannot be read, an option does not go with its tensors, or the network has no lowering.
     """
-    check_for_checkpoints(path, options)
     checkpoint = load_zoo_checkpoint(path, weights_key=options.weights_key)
     known = checkpoint.recognition
     if options.layout:

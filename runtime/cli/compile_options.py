@@ -358,12 +358,13 @@ def compile_build(arguments: argparse.Namespace) -> int:
         from resformer.compiler.pipeline import route_of
         from resformer.runtime.compiled import compile  # noqa: A004
 
-        dump = _Dump(arguments.dump_after, route_of(arguments.model).pass_names, update)
+        options = compile_options(arguments)
+        dump = _Dump(arguments.dump_after, route_of(arguments.model, options).pass_names, update)
         compile(
             arguments.model,
             target=arguments.target,
             output=arguments.output,
-            options=compile_options(arguments),
+            options=options,
             observe=dump,
             progress=update,
         )
@@ -382,8 +383,9 @@ def _check(arguments: argparse.Namespace) -> int:
         from resformer.compiler.pipeline import route_of
         from resformer.runtime.compiled import compile  # noqa: A004
 
-        dump = _Dump(arguments.dump_after, route_of(arguments.model).pass_names, update)
-        compiled = compile(arguments.model, options=compile_options(arguments), observe=dump, progress=update)
+        options = compile_options(arguments)
+        dump = _Dump(arguments.dump_after, route_of(arguments.model, options).pass_names, update)
+        compiled = compile(arguments.model, options=options, observe=dump, progress=update)
         placement = compiled.place()
     for text in dump.texts:
         Terminal().line(text)
