@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import silicon_cost
 from networks import print_machine, print_table
 from silicon_spikes import HEADER, NIR_LIF, OXFORD, RECORDED, Row, compare_nir, compare_oxford, compare_pilotnet, table
 
@@ -30,7 +31,11 @@ def main() -> int:
             if path is not None and not (path / each).is_dir():
                 parser.error(f"{path}: has no folder {each}; name a whole checkout")
     print_machine()
-    return show_spikes(arguments.lava_dl, arguments.nir)
+    status = show_spikes(arguments.lava_dl, arguments.nir)
+    if arguments.lava_dl is not None:
+        print("## Cores, operations, steps and energies beside what Intel's compiler and silicon printed\n")
+        silicon_cost.show(arguments.lava_dl)
+    return status
 
 
 def show_spikes(lava_dl: Path | None, nir: Path | None) -> int:
