@@ -20,8 +20,8 @@ from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.levels import LevelCall
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.target import LOIHI
-from resformer.errors import InputError
-from resformer.models.checkpoint import build_model, load_checkpoint
+from resformer.errors import InputError, UnsupportedError
+from resformer.models.checkpoint import build_model, check_rates, load_checkpoint
 from resformer.runtime.verify.roundings import Roundings
 
 Float64Array = npt.NDArray[np.float64]
@@ -282,4 +282,8 @@ def open_checkpoint(path: Path, *, timesteps: int, image_size: int, chosen: Opti
             stem_pool=chosen["stem_pool"],
             feature_rounding=chosen["feature_rounding"],
         )
+    try:
+        check_rates(checkpoint.state)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path}: {error}") from error
     return TorchNetwork(model, fine_tuned=checkpoint.quantization is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -404,6 +405,18 @@ def test_damaged_sides_of_a_verification(
     arguments = ["--input", str(tiny.images), "--model", str(tiny.model), "--backend", "reference"]
     assert verify_main([str(copy), *arguments]) == 1
     assert name in error_line(capsys)
+
+
+def test_a_rate_of_the_quantized_checkpoint_that_has_no_root(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    copy = shutil.copytree(tiny.build, tmp_path / "build")
+    content = torch.load(copy / "quantized.pt", weights_only=True)
+    arguments = [str(copy), "--input", str(tiny.images), "--model", str(tiny.model), "--backend", "reference"]
+    rate = next(name for name in content["model"] if name.endswith("firing_rate_attn"))
+    torch.save(content | {"model": content["model"] | {rate: -content["model"][rate]}}, copy / "quantized.pt")
+    assert verify_main(arguments) == 1
+    line = error_line(capsys)
+    assert "quantized.pt" in line
+    assert f"{rate}: head 0 has the firing rate" in line
 
 
 def test_what_is_no_build(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -129,7 +130,8 @@ def damaged_tree(rng: Rng, tree: Any) -> Any:
 def _near(rng: Rng, value: object) -> object:
     """What is nearly right: a number beside it, a text cut."""
     if isinstance(value, int | float):
-        return pick(rng, (value + 1, value - 1, -value, value * 2, value * 1000, float(value), str(value)))
+        of_another_type = float(value) if abs(value) <= sys.float_info.max else str(value)
+        return pick(rng, (value + 1, value - 1, -value, value * 2, value * 1000, of_another_type, str(value)))
     if isinstance(value, str):
         return pick(rng, (value[:-1], value + "x", value.upper(), [value]))
     if isinstance(value, list):
