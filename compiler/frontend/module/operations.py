@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from resformer.compiler.frontend.module.borders import copied
 from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either
-from resformer.compiler.frontend.module.in_place import in_place
+from resformer.compiler.frontend.module.in_place import in_place, viewed_in_place
 from resformer.compiler.frontend.module.levels import levels
 from resformer.compiler.frontend.module.pools import added_up, averaged, averaged_adaptively, averaged_windows, max_pool
 from resformer.compiler.frontend.module.populations import count_votes, delayed, fire
@@ -36,6 +36,8 @@ from resformer.compiler.frontend.module.views import (
     concatenated,
     dropped,
     item,
+    moved,
+    narrowed,
     permuted,
     repeated,
     reshaped,
@@ -45,6 +47,7 @@ from resformer.compiler.frontend.module.views import (
     split,
     stacked,
     transposed,
+    turned,
     unbound,
 )
 
@@ -85,9 +88,27 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
                 "aten.squeeze.default",
                 "aten.squeeze.dim",
                 "aten.squeeze.dims",
+                "aten.view_as.default",
+                "aten.reshape_as.default",
+                "aten.ravel.default",
             ),
             reshaped,
         ),
+        **dict.fromkeys(
+            ("aten.unsqueeze_.default", "aten.squeeze_.default", "aten.squeeze_.dim", "aten.squeeze_.dims"),
+            viewed_in_place(reshaped),
+        ),
+        **dict.fromkeys(
+            ("aten.transpose_.default", "aten.swapaxes_.default", "aten.swapdims_.default"),
+            viewed_in_place(transposed),
+        ),
+        "aten.t.default": turned,
+        "aten.t_.default": viewed_in_place(turned),
+        "aten.numpy_T.default": turned,
+        **dict.fromkeys(
+            ("aten.movedim.int", "aten.movedim.intlist", "aten.moveaxis.int", "aten.moveaxis.intlist"), moved
+        ),
+        "aten.narrow.default": narrowed,
         "aten.copy_.default": copied,
         "aten.pad.default": padded_along,
         "aten.constant_pad_nd.default": lambda tracing, node, x, sizes, fill=0: padded_along(
@@ -119,6 +140,8 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.div_.Tensor": in_place(divided),
         "aten.repeat.default": repeated,
         "aten.expand.default": repeated,
+        "aten.expand_as.default": repeated,
+        "aten.tile.default": repeated,
         "aten.stack.default": stacked,
         "aten.dropout.default": dropped,
         "resformer.delay.default": delayed,
@@ -134,6 +157,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
                 "aten.clone.default",
                 "aten.contiguous.default",
                 "aten.detach.default",
+                "aten.detach_.default",
                 "aten.alias.default",
             ),
             same,
