@@ -50,6 +50,12 @@ from resformer.compiler.frontend.module.views import (
     turned,
     unbound,
 )
+from resformer.compiler.frontend.module.volumes import (
+    averaged_adaptively_of_volumes,
+    averaged_windows_of_volumes,
+    max_pool_of_volumes,
+)
+from resformer.compiler.frontend.module.written import written
 
 OPERATIONS: Mapping[str, Importer] = MappingProxyType(
     {
@@ -59,6 +65,9 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.max_pool2d.default": max_pool,
         "aten.avg_pool2d.default": averaged_windows,
         "aten.adaptive_avg_pool2d.default": averaged_adaptively,
+        "aten.max_pool3d.default": max_pool_of_volumes,
+        "aten.avg_pool3d.default": averaged_windows_of_volumes,
+        "aten.adaptive_avg_pool3d.default": averaged_adaptively_of_volumes,
         "aten.mean.dim": averaged,
         "aten.sum.dim_IntList": added_up,
         "aten.add.Tensor": added,
@@ -77,6 +86,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.conv2d.padding": padded_convolution,
         "resformer.levels.default": levels,
         "resformer.neurons.default": fire,
+        "resformer.written.default": written,
         "resformer.vote.default": count_votes,
         **dict.fromkeys(
             (
@@ -154,6 +164,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
                 "aten._to_copy.default",
                 "aten.to.other",
                 "aten.to.device",
+                "aten.to.dtype_layout",
                 "aten.clone.default",
                 "aten.contiguous.default",
                 "aten.detach.default",
