@@ -1,4 +1,4 @@
-"""What the authors of spiking networks write in their code: views in place, two classifiers."""
+"""What the authors of spiking networks write in their code: views in place, two classifiers, pools of volumes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from spikingjelly.activation_based import neuron
 from torch import nn
 
 import resformer
+from resformer.errors import UnsupportedError
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH
 from support.modules import calibrated
 
@@ -76,3 +77,40 @@ def test_views_in_place(steps: Callable[[torch.Tensor], torch.Tensor]) -> None:
 )
 def test_two_classifiers(readout: Callable[[Written, torch.Tensor], torch.Tensor]) -> None:
     assert_compiles(Written(unsqueezed, readout))
+
+
+class Volumes(nn.Module):
+    """Pools of three axes on (T, N, C, H, W), as MS-ResNet's shortcuts and readout have them."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.first = (
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            neuron.LIFNode(step_mode="m"),
+        )
+        self.pool, self.hidden = pool, nn.Conv2d(6, 4, 1)
+        self.second, self.mean, self.head = (
+            neuron.IFNode(step_mode="m"),
+            nn.AdaptiveAvgPool3d((None, 1, 1)),
+            nn.Linear(4, 3),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.pool(self.first(unsqueezed(self.norm(self.conv(x)))))
+        second = self.second(self.hidden(pooled.flatten(0, 1)).unflatten(0, pooled.shape[:2]))
+        return self.head(self.mean(second).flatten(2)).mean(0)
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.AvgPool3d((1, 2, 2), stride=(1, 2, 2)), nn.MaxPool3d((1, 3, 3), (1, 1, 1), (0, 1, 1))]
+)
+def test_pools_of_images_that_volumes_hold(pool: nn.Module) -> None:
+    assert_compiles(Volumes(pool))
+
+
+def test_a_pool_over_several_images_is_refused() -> None:
+    with pytest.raises(
+        UnsupportedError, match=r"^pool: pools windows \(3, 2, 2\), which reach over several images; pool"
+    ):
+        resformer.compile(Volumes(nn.AvgPool3d((3, 2, 2), (1, 2, 2), (1, 0, 0))), IMAGES, "sim")
