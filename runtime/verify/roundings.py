@@ -1,14 +1,20 @@
-"""What populations of levels send in a module's own code, however it is written: its roundings, seen as they run."""
+"""What populations of levels send in a module's own code, however it is written: its roundings, seen as they run.
+
+And what neurons fire that the code writes out: its comparisons.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from resformer.compiler.frontend.module.levels import HALF, ROUNDINGS, LevelCall
+from resformer.compiler.frontend.module.written import COMPARISONS
 from resformer.errors import InputError
 
 
@@ -21,6 +27,7 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         calls: For each rounding of a forward, in order, which population it is.
         timesteps: T.
         observe: Told a population's name, what it is given, and its levels.
+        unseen: Modules in which nothing counts: those that the frontend does not look into.
     """
 
     def __init__(
@@ -28,8 +35,12 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         calls: Sequence[LevelCall | None],
         timesteps: int,
         observe: Callable[[str, torch.Tensor, torch.Tensor], None],
+        unseen: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        compares = any(each is not None and each.compares for each in calls)
+        self.counted = ROUNDINGS | COMPARISONS.keys() if compares else ROUNDINGS
+        self.unseen, self.inside, self.hooks = tuple(unseen), 0, list[RemovableHandle]()
         self.calls, self.timesteps, self.observe = calls, timesteps, observe
         self.count = 0
         self.steps: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -39,11 +50,13 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation, and note it if it is a rounding."""
         made = func(*args, **(kwargs or {}))
-        if str(func) in ROUNDINGS:
+        if not self.inside and str(func) in self.counted:
             if self.count >= len(self.calls):
                 raise _other(len(self.calls))
             call, self.count = self.calls[self.count], self.count + 1
-            if call is not None:
+            if call is not None and call.compares:
+                self._note(call, *(call.arranged(each.double(), self.timesteps) for each in (args[0], made)))
+            elif call is not None:
                 # what is rounded down has a half added, and what is clamped afterwards is not clamped yet
                 half = HALF if func is torch.ops.aten.floor.default else 0.0
                 both = ((each - extra).clamp(0, call.most) for each, extra in ((args[0], half), (made, 0.0)))
@@ -61,12 +74,24 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
             given, sent = (torch.cat(each) for each in zip(*self.steps.pop(call.name), strict=True))
         self.observe(call.name, given, sent)
 
+    def __enter__(self) -> Any:
+        """Begin to listen."""
+        for each in self.unseen:
+            self.hooks.append(each.register_forward_pre_hook(lambda *_: self._enter(1)))
+            self.hooks.append(each.register_forward_hook(lambda *_: self._enter(-1)))
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def _enter(self, by: int) -> None:
+        self.inside += by
+
     def __exit__(self, *error: Any) -> None:
         """Leave, and see that every rounding came.
 
         Raises:
             InputError: The module's code rounds less often than when it was traced.
         """
+        for hook in self.hooks:
+            hook.remove()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         if error[0] is None and self.count != len(self.calls):
             raise _other(len(self.calls))

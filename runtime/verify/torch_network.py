@@ -18,6 +18,7 @@ from resformer.compiler.files.report import Options
 from resformer.compiler.frontend.module.kinds import is_population, reset, step
 from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.levels import LevelCall
+from resformer.compiler.frontend.module.tracing import InFloat64
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError, UnsupportedError
@@ -205,7 +206,8 @@ class ModuleNetwork(TorchNetwork):
 
         if not any(self.levels):
             return super().run(samples, arranged)
-        with Roundings(self.levels, self.timesteps, observe):
+        unseen = [each for each in self.model.modules() if is_population(each)]
+        with Roundings(self.levels, self.timesteps, observe, unseen):
             return super().run(samples, arranged)
 
     def potentials(self, name: str, neuron: int, currents: Float64Array) -> Float64Array:
@@ -233,7 +235,8 @@ class ModuleNetwork(TorchNetwork):
         if not self.repeats:
             samples = samples.expand(self.timesteps, *samples.shape) if static else samples.transpose(0, 1)
             samples = samples.transpose(0, 1) if self.samples_first else samples
-        returned = self.model(samples.contiguous())
+        with InFloat64():
+            returned = self.model(samples.contiguous())
         logits: torch.Tensor
         (logits,) = (each for each in returned if each is not None) if isinstance(returned, tuple) else (returned,)
         return logits if self.over_time is None else logits[None] / self.over_time

@@ -73,3 +73,15 @@ def in_place(importer: Importer) -> Importer:
         return value
 
     return imported
+
+
+def viewed_in_place(importer: Importer) -> Importer:
+    """The same of a view in place, such as ``unsqueeze_``: no number is written, so other views stay what they are."""
+
+    def imported(tracing: Tracing, node: fx.Node, x: fx.Node, *others: object, **more: object) -> Value:
+        value = importer(tracing, node, x, *others, **more)
+        assert isinstance(value, Value)
+        tracing.values[x] = value
+        return value
+
+    return imported

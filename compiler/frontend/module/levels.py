@@ -18,6 +18,7 @@ from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Layout
 from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.tracing import user_line
 from resformer.compiler.frontend.module.values import Tracing, Value
+from resformer.compiler.frontend.module.written import COMPARISONS, stand_ins
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.ops import MOST_SPIKES
 from resformer.compiler.ir.primitives import IntegerLIF, constant
@@ -56,6 +57,7 @@ class LevelCall:
         layout: How its tensor shows the population.
         shape: The population's.
         most: D.
+        compares: Whether it is no rounding, but a comparison that neurons fire by which the code writes out.
     """
 
     name: str
@@ -63,6 +65,7 @@ class LevelCall:
     layout: Layout
     shape: Shape
     most: int
+    compares: bool = False
 
     def arranged(self, values: torch.Tensor, timesteps: int) -> torch.Tensor:
         """The tensor as (T, N, *shape), or as (1, N, *shape) if it is that of one step."""
@@ -99,7 +102,7 @@ def mark(exported: torch.export.ExportedProgram, module: nn.Module) -> list[fx.N
 
     Returns:
         For each rounding that the code runs, in order, the operation that stands for its population; None where it is
-        none, such as of a constant.
+        none, such as of a constant. Where the code writes neurons out, for each comparison too.
 
     Raises:
         UnsupportedError: The code rounds what no neurons of levels do.
@@ -110,9 +113,16 @@ def mark(exported: torch.export.ExportedProgram, module: nn.Module) -> list[fx.N
     for node in graph.nodes:
         if (node.op == "placeholder" and node.name in inputs) or varying.intersection(node.all_input_nodes):
             varying.add(node)
-    roundings = [node for node in graph.nodes if str(node.target) in ROUNDINGS]
-    found = [_marked(graph, node, module) if node in varying else None for node in roundings]
-    _remember(graph, [each for each in found if each is not None])
+    seen = [node for node in graph.nodes if str(node.target) in (ROUNDINGS | COMPARISONS.keys())]
+    compared = [str(node.target) in COMPARISONS for node in seen]
+    written = stand_ins(graph, varying, module)
+    found = [
+        written.get(node) if is_compared else _marked(graph, node, module) if node in varying else None
+        for node, is_compared in zip(seen, compared, strict=True)
+    ]
+    _remember(graph, [each for each in found if each is not None and each not in written.values()])
+    if not written:
+        return [each for each, is_compared in zip(found, compared, strict=True) if not is_compared]
     return found
 
 
@@ -346,5 +356,6 @@ def level_calls(tracing: Tracing, marked: Sequence[fx.Node | None]) -> tuple[Lev
                 f"{value.node}: remembers, and is given step {step} when it runs for the {len(ran) + 1}. time; let the "
                 f"loop take the steps in order, each once ({user_line(node)})"
             )
-        calls.append(LevelCall(value.node, step, value.layout, value.shape, most))
+        compares = node.target is torch.ops.resformer.written.default
+        calls.append(LevelCall(value.node, step, value.layout, value.shape, most, compares))
     return tuple(calls)

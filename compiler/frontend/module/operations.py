@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from resformer.compiler.frontend.module.borders import copied
 from resformer.compiler.frontend.module.gates import at_most_one, both, complement, either
-from resformer.compiler.frontend.module.in_place import in_place
+from resformer.compiler.frontend.module.in_place import in_place, viewed_in_place
 from resformer.compiler.frontend.module.levels import levels
 from resformer.compiler.frontend.module.pools import added_up, averaged, averaged_adaptively, averaged_windows, max_pool
 from resformer.compiler.frontend.module.populations import count_votes, delayed, fire
@@ -36,6 +36,8 @@ from resformer.compiler.frontend.module.views import (
     concatenated,
     dropped,
     item,
+    moved,
+    narrowed,
     permuted,
     repeated,
     reshaped,
@@ -45,8 +47,15 @@ from resformer.compiler.frontend.module.views import (
     split,
     stacked,
     transposed,
+    turned,
     unbound,
 )
+from resformer.compiler.frontend.module.volumes import (
+    averaged_adaptively_of_volumes,
+    averaged_windows_of_volumes,
+    max_pool_of_volumes,
+)
+from resformer.compiler.frontend.module.written import written
 
 OPERATIONS: Mapping[str, Importer] = MappingProxyType(
     {
@@ -56,6 +65,9 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.max_pool2d.default": max_pool,
         "aten.avg_pool2d.default": averaged_windows,
         "aten.adaptive_avg_pool2d.default": averaged_adaptively,
+        "aten.max_pool3d.default": max_pool_of_volumes,
+        "aten.avg_pool3d.default": averaged_windows_of_volumes,
+        "aten.adaptive_avg_pool3d.default": averaged_adaptively_of_volumes,
         "aten.mean.dim": averaged,
         "aten.sum.dim_IntList": added_up,
         "aten.add.Tensor": added,
@@ -74,6 +86,7 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.conv2d.padding": padded_convolution,
         "resformer.levels.default": levels,
         "resformer.neurons.default": fire,
+        "resformer.written.default": written,
         "resformer.vote.default": count_votes,
         **dict.fromkeys(
             (
@@ -85,9 +98,27 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
                 "aten.squeeze.default",
                 "aten.squeeze.dim",
                 "aten.squeeze.dims",
+                "aten.view_as.default",
+                "aten.reshape_as.default",
+                "aten.ravel.default",
             ),
             reshaped,
         ),
+        **dict.fromkeys(
+            ("aten.unsqueeze_.default", "aten.squeeze_.default", "aten.squeeze_.dim", "aten.squeeze_.dims"),
+            viewed_in_place(reshaped),
+        ),
+        **dict.fromkeys(
+            ("aten.transpose_.default", "aten.swapaxes_.default", "aten.swapdims_.default"),
+            viewed_in_place(transposed),
+        ),
+        "aten.t.default": turned,
+        "aten.t_.default": viewed_in_place(turned),
+        "aten.numpy_T.default": turned,
+        **dict.fromkeys(
+            ("aten.movedim.int", "aten.movedim.intlist", "aten.moveaxis.int", "aten.moveaxis.intlist"), moved
+        ),
+        "aten.narrow.default": narrowed,
         "aten.copy_.default": copied,
         "aten.pad.default": padded_along,
         "aten.constant_pad_nd.default": lambda tracing, node, x, sizes, fill=0: padded_along(
@@ -119,6 +150,8 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         "aten.div_.Tensor": in_place(divided),
         "aten.repeat.default": repeated,
         "aten.expand.default": repeated,
+        "aten.expand_as.default": repeated,
+        "aten.tile.default": repeated,
         "aten.stack.default": stacked,
         "aten.dropout.default": dropped,
         "resformer.delay.default": delayed,
@@ -131,9 +164,11 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
                 "aten._to_copy.default",
                 "aten.to.other",
                 "aten.to.device",
+                "aten.to.dtype_layout",
                 "aten.clone.default",
                 "aten.contiguous.default",
                 "aten.detach.default",
+                "aten.detach_.default",
                 "aten.alias.default",
             ),
             same,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import nir
@@ -37,7 +38,7 @@ def fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
     mode, remedy = step_mode(population), multi_step(name, population)
     first = value.layout.axes[:1]
     if mode == "s" and not value.layout.has(TIME) and first == ((samples_atom(),),):
-        return _fire_once(tracing, node, value, name)
+        return fire_once(tracing, node, value, name)
     if mode == "s" and is_inside(tracing, name, value):
         tracing.stepping.add(name)
         return _population(tracing, node, whole_of(tracing, node, value), name)
@@ -86,8 +87,22 @@ def _population(tracing: Tracing, node: fx.Node, value: Value, name: str) -> Val
     return tracing.elementwise(node, name, op, value)
 
 
-def _fire_once(tracing: Tracing, node: fx.Node, value: Value, name: str) -> Value:
-    """One step of neurons that a loop over time calls: the node of all steps, made at the first."""
+def fire_once(
+    tracing: Tracing,
+    node: fx.Node,
+    value: Value,
+    name: str,
+    write: Callable[[Tracing, fx.Node, Value, str], Value] | None = None,
+) -> Value:
+    """One step of neurons that a loop over time runs: the node of all steps, made at the first.
+
+    Args:
+        tracing: The module's.
+        node: The step.
+        value: What it is given.
+        name: The population's.
+        write: Writes the population; None: it is the module's of this name.
+    """
     value = whole_of(tracing, node, value)
     calls = tracing.called.setdefault(name, [])
     step = len(calls)
@@ -106,7 +121,7 @@ def _fire_once(tracing: Tracing, node: fx.Node, value: Value, name: str) -> Valu
         )
     calls.append(value)
     if step == 0:
-        _population(tracing, node, replace(value, steps=None), name)
+        (write or _population)(tracing, node, replace(value, steps=None), name)
     return replace(value, node=name, steps=(step,))
 
 

@@ -10,8 +10,9 @@ STATISTICS = "it normalises by what each sample holds; use a batch normalisation
 RANDOM = "leave random numbers out of what eval mode runs"
 RECURRENT = "use spiking neurons, or a LinearRecurrentContainer with neurons in it"
 HAND_WRITTEN = (
-    "neurons that the code writes out are not recognised: let an IFNode, LIFNode or ParametricLIFNode of SpikingJelly "
-    "compare potentials with thresholds"
+    "neurons that the code writes out are recognised step by step alone, as mem = mem * decay * (1 - spike) + x[t] or "
+    "mem = (mem - threshold * spike) * decay + x[t], with spike = mem > threshold or mem >= threshold: write them so, "
+    "or let an IFNode, LIFNode or ParametricLIFNode of SpikingJelly compare potentials with thresholds"
 )
 CHOOSES = "what is chosen depends on values; take fixed channels or pixels, as slices"
 REORDERS = "take runs of channels or pixels in their order, as slices"
@@ -42,6 +43,7 @@ OPERATIONS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(
             ("conv3d", "conv_transpose1d", "im2col", "col2im", "grid_sampler", "adaptive_max_pool2d"), RESIZES
         ),
+        "adaptive_max_pool3d": "pool the pixels of (T, N, C, H, W) alone, by windows (1, h, w)",
         "mean": WHOLE,
         "sum": WHOLE,
         "max": WHOLE,

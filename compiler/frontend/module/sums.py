@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import nir
 import numpy as np
 from torch import fx
 
@@ -19,6 +20,7 @@ from resformer.compiler.ir.primitives import (
     FIXED,
     Add,
     BatchNorm2d,
+    constant,
 )
 
 
@@ -34,6 +36,11 @@ def added(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float
         left, right = tracing.settled(node, left), tracing.settled(node, right)
     if left.steps != right.steps and left.over_time is right.over_time is None:
         return _sum_of_steps(tracing, node, left, right, alpha=alpha)
+    if left.over_time and right.over_time and left.over_time != right.over_time:
+        # two multiples of means over time: the second as a multiple of the mean that the first is
+        scale = nir.Scale(constant(right.over_time / left.over_time, right.shape))
+        scaled = tracing.elementwise(node, tracing.name(node), scale, right)
+        right = replace(scaled, over_time=left.over_time)
     if left.over_time != right.over_time:
         raise tracing.refusal(
             node,

@@ -26,6 +26,7 @@ import torch
 from spikingjelly.activation_based import base, layer
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 
 from resformer.compiler.frontend.module import remedies
 from resformer.compiler.frontend.module.kinds import clocked, is_population
@@ -104,6 +105,23 @@ def _(values: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
     return torch.empty_like(values)
 
 
+class InFloat64(TorchFunctionMode):
+    """While it is entered, code makes tensors of zeros, ones or nothing in float64 where it names no type.
+
+    ``torch.zeros(T, N, ...)``, which a forward fills step by step, is of PyTorch's default type rather than of that of
+    the network's weights.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run a function."""
+        given = dict(kwargs or {})
+        if func in (torch.zeros, torch.ones, torch.empty) and given.get("dtype") is None:
+            given["dtype"] = torch.float64
+        return func(*args, **given)
+
+
 def _leads_back(node: nn.Module) -> bool:
     """Whether it is a container that is given what it made one step ago."""
     rooms = [room for room in (layer, clocked("layer")) if room is not None]
@@ -159,7 +177,7 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
         elif type(node).__name__ in KEEPS_STATE:
             node.forward = _refusing(name, node)
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), InFloat64():
             return torch.export.export(module, (example,), strict=False)
     except UnsupportedError:
         raise

@@ -103,6 +103,7 @@ JOINS_STEPS = frozenset(
         ("aten.stack", "default"),
         ("aten.cat", "default"),
         ("resformer.neurons", "default"),
+        ("resformer.written", "default"),
         ("resformer.delay", "default"),
     )
 )

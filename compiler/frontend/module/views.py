@@ -125,6 +125,28 @@ def transposed(tracing: Tracing, node: fx.Node, x: object, first: int = -2, seco
     return permuted(tracing, node, x, order)
 
 
+def turned(tracing: Tracing, node: fx.Node, x: object) -> Value:
+    """All axes in reverse order; ``t`` has at most two."""
+    return permuted(tracing, node, x, list(range(len(tracing.value(node, x).layout.axes)))[::-1])
+
+
+def moved(tracing: Tracing, node: fx.Node, x: object, source: int | list[int], target: int | list[int]) -> Value:
+    """Axes moved to other places, the others in their order."""
+    count = len(tracing.value(node, x).layout.axes)
+    sources, targets = (
+        [each % count for each in ([axes] if isinstance(axes, int) else axes)] for axes in (source, target)
+    )
+    others = iter(axis for axis in range(count) if axis not in sources)
+    moves = dict(zip(targets, sources, strict=True))
+    return permuted(tracing, node, x, [moves[axis] if axis in moves else next(others) for axis in range(count)])
+
+
+def narrowed(tracing: Tracing, node: fx.Node, x: object, dim: int, start: int, length: int) -> Value:
+    """A part of an axis, from a first index on."""
+    first = start % tracing.value(node, x).layout.sizes[dim]
+    return sliced(tracing, node, x, dim, first, first + length)
+
+
 def sliced(
     tracing: Tracing,
     node: fx.Node,

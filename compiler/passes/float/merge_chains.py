@@ -220,18 +220,22 @@ class _Merge:
         return flat
 
     def _take_readout(self, node: Node[nir.NIRNode]) -> None:
-        """Make one linear layer of what follows a pool behind all neurons, unless it is flattened and read once."""
+        """Make one linear layer of what follows a pool behind all neurons, unless it is flattened and read once.
+
+        So it does of a sum of linear layers, such as that of two classifiers.
+        """
         if not isinstance(node.op, nir.Output):
             return
         chain = [self.made[node.inputs[0]]]
         while isinstance(chain[0].op, (*LAYERS, *WINDOWED, nir.Flatten)):
             chain.insert(0, self.made[chain[0].inputs[0]])
         pools = [each for each in chain if isinstance(each.op, WINDOWED)]
-        if not pools or not self._needs_one_layer(chain, pools):
+        if not self._is_sum_of_vectors(chain[0]) and not (pools and self._needs_one_layer(chain, pools)):
             return
         last = chain[-1]
         rows, bias = np.eye(math.prod(last.shape)), np.zeros(math.prod(last.shape))
         parts, layers = self._matrices(rows, last.name)
+        parts = _by_source(parts)
         bias = bias + parts[0][2]
         if len(parts) > 1:
             self._join_readout(node, parts, bias + sum(added for _, _, added in parts[1:]), layers)
@@ -246,6 +250,10 @@ class _Merge:
         self.made.pop(name, None)
         self.made[name] = Node(name, op, (flat,), (len(weight),))
         self.made[node.name] = replace(node, inputs=(name,))
+
+    def _is_sum_of_vectors(self, node: Node[nir.NIRNode]) -> bool:
+        """Whether it adds what linear layers make, which no synapses of a neuron do."""
+        return isinstance(node.op, Add) and len(node.shape) == 1 and node.name not in self.messages
 
     def _join_readout(
         self,
@@ -294,6 +302,17 @@ class _Merge:
             self.made[f"{node.name}.sum"] = Node(f"{node.name}.sum", Add(), tuple(names), node.shape)
             names = [f"{node.name}.sum"]
         self.renamed[node.name] = names[0]
+
+
+def _by_source(
+    parts: list[tuple[str, Float64Array, Float64Array]],
+) -> list[tuple[str, Float64Array, Float64Array]]:
+    """Rows that weigh messages, one matrix for each message."""
+    found: dict[str, tuple[str, Float64Array, Float64Array]] = {}
+    for source, rows, added in parts:
+        _, before, offset = found.get(source, (source, 0 * rows, 0 * added))
+        found[source] = source, before + rows, offset + added
+    return list(found.values())
 
 
 def _merged_of(node: Node[nir.NIRNode]) -> list[str]:
