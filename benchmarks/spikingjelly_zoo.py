@@ -1,11 +1,12 @@
 """SpikingJelly's own model zoo (``spikingjelly.activation_based.model``) at 64x64: E1 to E3 of every network.
 
     python benchmarks/spikingjelly_zoo.py                  # one network of each family
-    python benchmarks/spikingjelly_zoo.py sew_resnet vgg   # all whose names hold a word
+    python benchmarks/spikingjelly_zoo.py sew_resnet vgg   # those of this name, or all whose names hold it, in turn
     python benchmarks/spikingjelly_zoo.py --all
 
-Weights are random, and batch normalisations those of the example, so that every population fires. The networks for
-event cameras have layers of one input size, and take that. Exits with 1 where anything differs that must not.
+A row is printed as soon as its network is done, and all rows as a table at the end. Weights are random, and batch
+normalisations those of the example, so that every population fires. The networks for event cameras and for digits have
+layers of one input size, and take that. Exits with 1 where anything differs that must not.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import torch
 from networks import ROOT, print_machine, print_table
@@ -24,9 +25,12 @@ import resformer
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED
 from support.modules import calibrated
 
+HEADER = ["network", "parameters", "populations that fire", "E1", "E2", "E3", "seconds"]
 CHECKS = (FLOAT_GRAPH, BACKEND, QUANTIZED)
-SEW = ("sew_resnet18", "sew_resnet34", "sew_resnet50", "sew_resnext50_32x4d", "sew_wide_resnet50_2", "sew_resnet101")
-RESNETS = ("spiking_resnet18", "spiking_resnet34", "spiking_resnet50", "spiking_resnext50_32x4d", "spiking_resnet101")
+RESNETS = (
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+)
 VGGS = tuple(f"spiking_vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("_bn", ""))
 PLIF = {"MNISTNet": (1, 28), "FashionMNISTNet": (1, 28), "NMNISTNet": (2, 34)}
 PLIF |= {"CIFAR10Net": (3, 32), "CIFAR10DVSNet": (2, 128), "DVSGestureNet": (2, 128)}
@@ -50,14 +54,14 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]]:
     from spikingjelly.activation_based.model import parametric_lif_net, sew_resnet, spiking_resnet, spiking_vgg
 
     made: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {}
-    for name in SEW:
+    for name in RESNETS:
         for join in ("ADD", "AND", "IAND"):
-            build = getattr(sew_resnet, name)
-            made[f"{name} {join}"] = (
+            build = getattr(sew_resnet, f"sew_{name}")
+            made[f"sew_{name} {join}"] = (
                 (lambda build=build, join=join: build(cnf=join, spiking_neuron=neuron.LIFNode)),
                 (3, 64),
             )
-    for room, names in ((spiking_resnet, RESNETS), (spiking_vgg, VGGS)):
+    for room, names in ((spiking_resnet, [f"spiking_{name}" for name in RESNETS]), (spiking_vgg, VGGS)):
         for name in names:
             build = getattr(room, name)
             made[name] = (lambda build=build: build(spiking_neuron=neuron.LIFNode)), (3, 64)
@@ -70,7 +74,7 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]]:
 def main() -> int:
     """Compile, verify and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="networks whose names hold one (default: one of each family)")
+    parser.add_argument("words", nargs="*", help="names, or parts of names (default: one of each family)")
     parser.add_argument("--all", action="store_true", help="every network")
     parser.add_argument("--timesteps", type=int, default=4, metavar="T", help="(default: %(default)s)")
     parser.add_argument("--images", type=int, default=1, metavar="N", help="(default: %(default)s)")
@@ -78,8 +82,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     print_machine()
     known, rows, failed = networks(), [], 0
-    words = arguments.words
-    chosen = [name for name in known if any(word in name for word in words)] if words else list(ONE_EACH)
+    chosen = {name: None for word in arguments.words or ONE_EACH for name in known if named(name, word, known)}
+    print(f"T = {arguments.timesteps}, {arguments.images} image(s)")
     for name in known if arguments.all else chosen:
         build, (channels, edge) = known[name]
         started = time.perf_counter()
@@ -92,10 +96,13 @@ def main() -> int:
         failed += wrong
         rows.append([name, *row, f"{time.perf_counter() - started:.0f}"])
         print(*rows[-1], sep="  ", flush=True)
-    print_table(
-        ["network", "parameters", "populations", "E1", "E2", "E3", "seconds"], [row for row in rows if len(row) > 3]
-    )
+    print_table(HEADER, [row for row in rows if len(row) == len(HEADER)])
     return 1 if failed else 0
+
+
+def named(name: str, word: str, known: Container[str]) -> bool:
+    """Whether a word names a network: as a whole, or, where it is no name, as a part."""
+    return word == name if word in known else word in name
 
 
 def verified(module: nn.Module, example: torch.Tensor) -> tuple[list[str], int]:
@@ -107,11 +114,13 @@ def verified(module: nn.Module, example: torch.Tensor) -> tuple[list[str], int]:
     result = resformer.compile(module, example, "sim").verify(example.transpose(0, 1), backend="sim")
     checks = [result.checks[name] for name in CHECKS]
     cells = [
-        f"{each.mismatched:,} / {each.compared:,}" + ("" if each.demanded else f" ({each.note})") for each in checks
+        f"{each.mismatched:,} / {each.compared:,}" + (f" ({each.note})" if "demanded" in each.note else "")
+        for each in checks
     ]
     parameters = sum(each.numel() for each in module.parameters())
     wrong = any(each.mismatched for each in checks) or not result.equivalent
-    return [f"{parameters / 1e6:.2f} M", str(len(result.fired)), *cells], int(wrong)
+    fired = f"{sum(map(bool, result.fired.values()))} of {len(result.fired)}"
+    return [f"{parameters / 1e6:.2f} M", fired, *cells], int(wrong)
 
 
 if __name__ == "__main__":

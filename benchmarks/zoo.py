@@ -191,8 +191,8 @@ def verified(compiled: Compiled, samples: npt.NDArray[Any], model: Path) -> dict
     return found | {name: compared(compiled, samples, name) for name in BACKENDS[1:]}
 
 
-def row(net: Network, folder: Path, samples: int) -> tuple[list[str], bool]:
-    """A network's row, and whether all is equal that must be."""
+def row(net: Network, folder: Path, samples: int) -> tuple[list[str], str, bool]:
+    """A network's row, of what E3 is demanded if not of all, and whether all is equal that must be."""
     ready = prepare(net, folder, max(CALIBRATED_ON, samples))
     parameters = sum(each.numel() for each in build_zoo_model(load_zoo_checkpoint(ready.checkpoint)).parameters())
     options = CompileOptions(calibration=ready.calibration, chip=load_chip(CHIP))
@@ -208,6 +208,7 @@ def row(net: Network, folder: Path, samples: int) -> tuple[list[str], bool]:
         accuracies = [f"{each:.1%}" for each in reversed(right)]
     found = verified(compiled, few, ready.checkpoint)
     checks = found["sim"].checks
+    terms = checks[QUANTIZED].note if "demanded" in checks[QUANTIZED].note else ""
     cost = compiled.cost(few, CHIP)
     cells = [
         f"{parameters:,}",
@@ -220,28 +221,29 @@ def row(net: Network, folder: Path, samples: int) -> tuple[list[str], bool]:
         f"{cost.paper.sops:,.0f}",
         f"{compiled.place(CHIP).cores:,}",
     ]
-    return cells, all(each.equivalent for each in found.values())
+    return cells, terms, all(each.equivalent for each in found.values())
 
 
 def table(names: list[str], samples: int) -> bool:
     """Print the table; whether all is equal that must be."""
-    rows, refused, right = [], list[str](), True
+    rows, below, right = [], list[str](), True
     with tempfile.TemporaryDirectory() as folder:
         for net in NETWORKS:
             if names and net.family not in names:
                 continue
             started = time.monotonic()
             try:
-                cells, equal = row(net, Path(folder), samples)
+                cells, terms, equal = row(net, Path(folder), samples)
                 right = right and equal
+                below += [f"- {net.title}, E3: {terms}"] if terms else []
             except ResformerError as error:
                 cells = ["refused", *["-"] * (len(HEADER) - 2)]
                 # lines of code are named by their path on this machine
-                refused.append(f"- {net.title} is refused: {str(error).replace(f'{ROOT}/src/', '')}")
+                below.append(f"- {net.title} is refused: {str(error).replace(f'{ROOT}/src/', '')}")
             print(f"{net.title}: {time.monotonic() - started:.0f} s", file=sys.stderr)
             rows.append([net.title, *cells])
     print_table(HEADER, rows)
-    print("\n".join(refused))
+    print("\n".join(below))
     return right
 
 

@@ -115,6 +115,13 @@ class Graph(Summarized, Generic[OpT]):
             ("metadata", ", ".join(f"{name} {value}" for name, value in self.metadata.items())),
         ]
 
+    def is_made_of(self, other: Graph[OpT]) -> bool:
+        """Whether its nodes are the other's, of the very same operations, as where a pass found nothing to change."""
+        return (self.timesteps, self.metadata, len(self)) == (other.timesteps, other.metadata, len(other)) and all(
+            mine.op is its.op and (mine.name, mine.inputs, mine.shape) == (its.name, its.inputs, its.shape)
+            for mine, its in zip(self, other, strict=True)
+        )
+
     def edit(self: GraphT) -> GraphEditor[GraphT, OpT]:
         """A mutable copy to make the next graph from."""
         return GraphEditor(self)

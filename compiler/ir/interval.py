@@ -60,13 +60,11 @@ class Interval:
         outputs, per_group = weight.shape[:2]
         group = np.arange(outputs) // (outputs // groups)
         channels = group[:, None] * per_group + np.arange(per_group)
-        shape = (outputs, per_group, *(1,) * (weight.ndim - 2))
-        low, high = (
-            np.broadcast_to(each, groups * per_group)[channels].reshape(shape) for each in (self.low, self.high)
-        )
-        positive, negative = np.maximum(weight, 0), np.minimum(weight, 0)
-        axes = tuple(range(1, weight.ndim))
-        return Interval((positive * low + negative * high).sum(axes), (positive * high + negative * low).sum(axes))
+        low, high = (np.broadcast_to(each, groups * per_group)[channels] for each in (self.low, self.high))
+        # all taps of a channel read the same interval: their weights are added first, (C_out, C / groups)
+        taps = tuple(range(2, weight.ndim))
+        positive, negative = np.maximum(weight, 0).sum(taps), np.minimum(weight, 0).sum(taps)
+        return Interval((positive * low + negative * high).sum(1), (positive * high + negative * low).sum(1))
 
 
 class Magnitude(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,20 @@ def reads(graph: Graph[str]) -> dict[str, tuple[str, ...]]:
 
 
 DIAMOND = {"a": "", "b": "a", "c": "a", "d": "b c", "e": "d d"}
+
+
+def test_a_graph_is_made_of_another_if_nothing_was_changed() -> None:
+    diamond = graph(**DIAMOND)
+    assert diamond.edit().finish().is_made_of(diamond)
+    edit = diamond.edit()
+    edit.set_op("d", "".join(("op ", "of d")))  # equal, but another object, whose arrays may differ
+    assert not edit.finish().is_made_of(diamond)
+    edit = diamond.edit()
+    edit.set_op("d", diamond["d"].op, inputs=("c", "b"))
+    assert not edit.finish().is_made_of(diamond)
+    assert not graph(a="", b="a").is_made_of(diamond)
+    assert not replace(diamond, timesteps=2).is_made_of(diamond)
+    assert not replace(diamond, metadata={"dt": 2}).is_made_of(diamond)
 
 
 def test_nodes_are_found_by_name_and_by_what_they_read() -> None:

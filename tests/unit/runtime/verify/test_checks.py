@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from resformer.compiler.files.build import read_build
+from resformer.compiler.ir import float_interpreter
 from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Relay
 from resformer.compiler.ir.program import real_weight
+from resformer.compiler.samples.arrays import ArraySamples
 from resformer.models.checkpoint import load_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.verify.checks import before_spikes, differing_weights, recorded_names
+from resformer.runtime.verify.checks import before_spikes, check_batch, differing_weights, recorded_names
 from resformer.runtime.verify.conclude import logit_tolerance
+from resformer.runtime.verify.sides import load_sides
 from resformer.runtime.verify.torch_network import TorchNetwork, open_checkpoint
 from support.builds import Tiny, program_of
 
@@ -98,3 +103,29 @@ def test_a_copied_network_keeps_its_own_potentials(tiny: Tiny) -> None:
     twin = network.copy()
     assert twin.neurons.keys() == network.neurons.keys()
     assert all(twin.neurons[name] is not neuron for name, neuron in network.neurons.items())
+
+
+def test_a_graph_that_a_pass_left_as_it_was_is_run_once(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, program, ran = read_build(tiny.build), program_of(tiny.build), list[int]()
+    sides = load_sides(build, program, tiny.model)
+    one, other = (sides.graphs[stage] for stage in ("import", "fold_batchnorm"))
+    run = float_interpreter.run
+
+    def counted(graph: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+        ran.append(id(graph))
+        return run(graph, *arguments, **options)
+
+    monkeypatch.setattr(float_interpreter, "run", counted)
+    stages = {"import": one, "nothing": one.edit().finish(), "fold_batchnorm": other, "again": other.edit().finish()}
+    # a graph whose neurons fire far less, behind one that is as the import's
+    quiet = one.edit()
+    neurons = next(node for node in one if node.name in program.lif_names)
+    quiet.set_op(neurons.name, replace(neurons.op, v_threshold=neurons.op.v_threshold * 4))
+    stages["quiet"] = quiet.finish()
+    samples = ArraySamples(np.load(tiny.images)[:1], counts=False)
+    tally = check_batch(replace(sides, graphs=stages), samples, 0, 1, None)
+    assert ran == [id(stages[name]) for name in ("import", "fold_batchnorm", "quiet")]
+    assert len({comparison.total for comparison in tally.float_graph.values()}) == 1
+    wrong = {stage: comparison.wrong for stage, comparison in tally.float_graph.items()}
+    assert wrong.pop("quiet") > 0
+    assert set(wrong.values()) == {0}
