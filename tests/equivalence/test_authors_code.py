@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from spikingjelly.activation_based import neuron
 from torch import nn
 
 import resformer
+from resformer.compiler.frontend.module.importer import in_float64
+from resformer.compiler.ir import float_interpreter
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH
 from support.modules import calibrated
@@ -41,7 +44,13 @@ class Written(nn.Module):
 
 
 def assert_compiles(module: nn.Module, example: torch.Tensor = IMAGES) -> None:
-    compiled = resformer.compile(calibrated(module, example), example, "sim")
+    module = calibrated(module, example)
+    compiled = resformer.compile(module, example, "sim")
+    traced, twin = compiled.compilation.source.module.traced, in_float64(module)
+    made = float_interpreter.run(compiled.compilation.folded, example.double().numpy(), dtype=torch.float64).mean(0)
+    with torch.no_grad():
+        wanted = twin(example.double())
+    np.testing.assert_allclose(made * traced.over_time, wanted, rtol=0, atol=1e-9)  # another order of the same sums
     result = compiled.verify(example, backend="sim")
     assert sum(map(bool, result.fired.values())) == len(result.fired)
     for name in (FLOAT_GRAPH, BACKEND):
