@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,15 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(
         check_replaceable(tmp_path / "b")
 
 
+@pytest.fixture
+def heeds_hangups() -> Iterator[None]:
+    """What nohup started ignores them, and so do commands: these tests want them heeded."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heeds_hangups")
 @pytest.mark.parametrize(
     ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "interrupted")]
 )
