@@ -46,14 +46,12 @@ from resformer.compiler.quantize.plan import (
     weight_exp_max,
     weight_unit_exp,
 )
-from resformer.compiler.quantize.ranges import Ranges, pixel_deviation
+from resformer.compiler.quantize.ranges import pixel_deviation
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError, RangeError, UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
 
-POTENTIAL_MAX = LOIHI.v_max / 2**LOIHI.a_shift
-"""Largest magnitude of a potential, in units of a current."""
 SMALLEST_MAGNITUDE = 2.0**-SCALE_EXP_MAX
 """What is smaller bounds no scale."""
 SCALE_EXP_ENOUGH = 10
@@ -73,12 +71,8 @@ CALIBRATED_PIXEL_BITS = 1
 """By how many bits an image is finer where the weights that it meets are calibrated."""
 EXACT_POOL_BITS = 2
 """By how many bits currents may be coarser so that a pool's sum of them, which neurons read, need not be rounded."""
-POTENTIAL_BITS = 3
-"""By how many bits currents may be coarser so that potentials, which add them up, need not saturate."""
 MEASURED_HEADROOM = 1.5
 """Factor by which a current may exceed what calibration saw before it saturates."""
-POTENTIAL_HEADROOM = 1.25
-"""Factor by which a potential may, which adds up several steps' currents and strays less."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +140,7 @@ def choose_plan(
 
     Args:
         graph: After all float passes.
-        ranges: The magnitude of each node's output (``quantize.ranges``); those of a ``Ranges`` tell of potentials too.
+        ranges: The magnitude of each node's output (``quantize.ranges``).
         config: Widths and granularity.
         measured: Whether the ranges come from data and want headroom, or are bounds already.
         seen: What samples say of the input; None if there were none: event frames are whole numbers then.
@@ -158,13 +152,7 @@ def choose_plan(
     """
     _check_widths(graph, config.layer_bits)
     headroom = MEASURED_HEADROOM if measured else 1.0
-    potential_headroom = POTENTIAL_HEADROOM if measured else 1.0
-    reach = Ranges(
-        {name: headroom * each for name, each in ranges.items()},
-        {name: potential_headroom * each for name, each in ranges.potentials.items()}
-        if isinstance(ranges, Ranges)
-        else {},
-    )
+    reach = {name: headroom * each for name, each in ranges.items()}
     return _Choice(graph, reach, config, finer_pixels=CALIBRATED_PIXEL_BITS if measured else 0, seen=seen).plan()
 
 
@@ -195,7 +183,7 @@ class _Choice:
     def __init__(
         self,
         graph: Graph[nir.NIRNode],
-        reach: Ranges,
+        reach: Mapping[str, float],
         config: QuantizationConfig,
         *,
         finer_pixels: int,
@@ -321,7 +309,6 @@ class _Choice:
                 wanted[domain] = max(wanted[domain], *(self._resolving_exp(each) for each in (node, *recurrent)))
                 limits[domain] += self._limits(node)
         self._spare_pools(domains, wanted, limits)
-        self._spare_potentials(domains, wanted, limits)
         exps: dict[str, int] = {}
         for node in self.graph:
             match node.op:
@@ -370,25 +357,6 @@ class _Choice:
             least = max(self._least_exp(self.graph[name]) for name, each in domains.items() if each == domain)
             if max(chosen - EXACT_POOL_BITS, least) <= most < chosen:
                 limits[domain].append((most, reason))
-
-    def _spare_potentials(
-        self, domains: Mapping[str, str], wanted: Mapping[str, int], limits: Mapping[str, list[tuple[int, str]]]
-    ) -> None:
-        """Limit currents to what neurons can add up in a sample, as far as that costs them a few bits at most.
-
-        Potentials beyond are clipped and counted: coarser weights would lose more.
-        """
-        spared: dict[str, int] = {}
-        for node in self.graph:
-            domain = domains.get(node.inputs[0]) if isinstance(node.op, NEURONS) else None
-            if domain is None or node.name not in self.reach.potentials:
-                continue
-            chosen = spared.setdefault(domain, min(min(limits[domain])[0], wanted[domain]))
-            least = max(self._least_exp(self.graph[name]) for name, each in domains.items() if each == domain)
-            furthest = max(self.reach.potentials[node.name], SMALLEST_MAGNITUDE)
-            most = max(floor_log2(POTENTIAL_MAX / furthest), chosen - POTENTIAL_BITS, least)
-            if most < chosen:
-                limits[domain].append((most, f"{node.name} may gather {furthest:.4g}"))
 
     def _least_exp(self, node: Node[nir.NIRNode]) -> int:
         """The coarsest k that a current may have, so that whole weights and counts are whole in it."""
@@ -442,7 +410,7 @@ class _Choice:
 
     def _cuba_limits(self, node: Node[nir.NIRNode], reach: float) -> list[tuple[int, str]]:
         """What neurons bound whose current has a memory: it adds up over a sample's steps, and must not saturate."""
-        neurons = node.op
+        neurons, potential_max = node.op, LOIHI.v_max / 2**LOIHI.a_shift
         assert isinstance(neurons, DiscreteCubaLIF)
         slowest = 1 - float(collapse(neurons.syn_decay).min())
         limits = []
@@ -465,8 +433,8 @@ class _Choice:
         limits += [
             (LOIHI.a_max, gathered, f"the current of {node.name} may reach {gathered:.4g}"),
             (LOIHI.vth_mantissa_max, threshold, f"{node.name} fires at {threshold:.4g}"),
-            (POTENTIAL_MAX, drop, f"a spike takes {drop:.4g} from {node.name}"),
-            (POTENTIAL_MAX, bias, f"{node.name} leaks by {bias:.4g}"),
+            (potential_max, drop, f"a spike takes {drop:.4g} from {node.name}"),
+            (potential_max, bias, f"{node.name} leaks by {bias:.4g}"),
         ]
         return [(floor_log2(limit / max(each, SMALLEST_MAGNITUDE)), reason) for limit, each, reason in limits]
 

@@ -13,7 +13,6 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.ranges import (
     ESTIMATED_INPUT_RANGE,
-    Ranges,
     estimated_ranges,
     measured_ranges,
     pixel_deviation,
@@ -50,7 +49,7 @@ def input_data(samples: npt.NDArray[np.floating[Any]], source: str) -> InputData
 
 def example_ranges(
     graph: Graph[nir.NIRNode], example: npt.NDArray[np.float64], input_range: float | None = None
-) -> Ranges:
+) -> dict[str, float]:
     """Magnitudes that hold what a module's example makes of each node, and are nowhere below the weights' estimate.
 
     An example shows how large the input is, and little else: it may be noise, or a single sample. So the input's own
@@ -62,16 +61,11 @@ def example_ranges(
         input_range: The largest magnitude of the input, if it is known.
     """
     measured = measured_ranges(graph, example)
-    largest = measured[graph.input.name]
+    largest = measured.pop(graph.input.name)
     if input_range is None:
         input_range = max(largest, ESTIMATED_INPUT_RANGE * pixel_deviation(largest))
     estimated = estimated_ranges(graph, input_range)
-    outputs = {name: max(each, EXAMPLE_HEADROOM * measured[name]) for name, each in estimated.items()}
-    outputs[graph.input.name] = input_range
-    potentials = {
-        name: max(each, EXAMPLE_HEADROOM * measured.potentials[name]) for name, each in estimated.potentials.items()
-    }
-    return Ranges(outputs, potentials)
+    return {name: max(each, EXAMPLE_HEADROOM * measured.get(name, 0.0)) for name, each in estimated.items()}
 
 
 def describe_input(graph: Graph[nir.NIRNode], plan: QuantizationPlan, why: str) -> str:

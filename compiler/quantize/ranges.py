@@ -5,36 +5,31 @@ Scales are chosen from these ranges. They are no proof: what cannot be proved is
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nir
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from resformer.compiler.ir import float_interpreter
-from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.neurons import HARD
+from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import (
     NEURONS,
     Add,
     DiscreteCubaLI,
-    DiscreteCubaLIF,
     MaxPool2d,
     MultiSpikeIF,
-    Neurons,
-    RecurrentCubaLIF,
     SampleDelay,
     SpikeAttention,
     SpikeGate,
     SpikeMatMul,
-    as_neurons,
     collapse,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -46,64 +41,26 @@ ESTIMATED_INPUT_RANGE = 4.0
 """Largest magnitude that the estimate gives a pixel; images normalised as for ImageNet reach 2.64."""
 ESTIMATED_DEVIATIONS = 6.0
 """Standard deviations from the mean that the estimate allows for."""
-ESTIMATED_POTENTIAL_DEVIATIONS = 3.0
-"""Standard deviations from the mean that a current is given at each step of a sample, where potentials are estimated:
-what lasts for all steps strays less than what one step brings."""
 CALIBRATION_VALUES = 2**24
 """Values of one node that are held at once: 128 MiB, where a single sample has no more."""
 
 
-@dataclass(frozen=True, eq=False)
-class Ranges(Mapping[str, float]):
-    """The magnitude of each node's output; it is a mapping of these.
-
-    Attributes:
-        outputs: By node.
-        potentials: By population, how far its potentials go where they may not be clipped: down, or either way where
-            what a spike leaves depends on how far above the threshold they were.
-    """
-
-    outputs: Mapping[str, float]
-    potentials: Mapping[str, float]
-
-    def __getitem__(self, name: str) -> float:
-        return self.outputs[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.outputs)
-
-    def __len__(self) -> int:
-        return len(self.outputs)
-
-
-def measured_ranges(graph: Graph[nir.NIRNode], samples: npt.NDArray[np.floating[Any]]) -> Ranges:
-    """The largest magnitude of each node's output, and of potentials, on calibration samples.
+def measured_ranges(graph: Graph[nir.NIRNode], samples: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
+    """The largest magnitude of each node's output on calibration samples.
 
     Args:
         graph: A float graph after all float passes.
         samples: (N, C, H, W) or (N, T, C, H, W), as the network expects them.
     """
-    dt = float(graph.metadata["dt"])
     largest = {graph.input.name: float(np.abs(samples).max())}
-    furthest: dict[str, float] = {}
+
+    def note(name: str, value: torch.Tensor) -> None:
+        largest[name] = max(largest.get(name, 0.0), float(value.abs().max()))
+
     count = max(CALIBRATION_VALUES // (graph.timesteps * max(math.prod(node.shape) for node in graph)), 1)
     for start in range(0, len(samples), count):
-        for node, inputs, value in float_interpreter.trace(graph, samples[start : start + count]):
-            largest[node.name] = max(largest.get(node.name, 0.0), float(value.abs().max()))
-            if isinstance(node.op, NEURONS):
-                furthest[node.name] = max(furthest.get(node.name, 0.0), _furthest(node.op, inputs[0], dt))
-    return Ranges(largest, furthest)
-
-
-@torch.no_grad()
-def _furthest(neurons: Neurons, current: torch.Tensor, dt: float) -> float:
-    """How far potentials go that may not be clipped; ``current`` is (T, N, ...)."""
-    if isinstance(neurons, DiscreteCubaLIF):
-        forgets = not neurons.soft_reset
-    else:
-        forgets = not isinstance(neurons, MultiSpikeIF) and neurons.metadata.get("reset", HARD) == HARD
-    potentials = (v for v, _ in float_interpreter.charge(neurons, current, dt))
-    return max(float(-v.min() if forgets else v.abs().max()) for v in potentials)
+        float_interpreter.run(graph, samples[start : start + count], observe=note)
+    return largest
 
 
 @dataclass(frozen=True)
@@ -128,8 +85,8 @@ def pixel_deviation(largest: float) -> float:
     return max(largest / ESTIMATED_INPUT_RANGE, 1.0)
 
 
-def estimated_ranges(graph: Graph[nir.NIRNode], input_range: float | None = None) -> Ranges:
-    """A statistical bound on each node's output, and on potentials, from the weights alone.
+def estimated_ranges(graph: Graph[nir.NIRNode], input_range: float | None = None) -> dict[str, float]:
+    """A statistical bound on each node's output, from the weights alone.
 
     Args:
         graph: A float graph after all float passes.
@@ -138,8 +95,7 @@ def estimated_ranges(graph: Graph[nir.NIRNode], input_range: float | None = None
     Every neuron fires with probability ``ESTIMATED_RATE``, independently of all others, and pixels have zero mean, and
     unless their range is known, unit variance and magnitudes up to ``ESTIMATED_INPUT_RANGE``; the bound is
     ``ESTIMATED_DEVIATIONS`` standard deviations beyond the mean of the channel that reaches furthest. Sums add means
-    and variances, except in DSSA's products, whose terms are taken to deviate together. Potentials are those of neurons
-    whose current is ``ESTIMATED_POTENTIAL_DEVIATIONS`` standard deviations from its mean at each step of a sample.
+    and variances, except in DSSA's products, whose terms are taken to deviate together.
     """
     largest = ESTIMATED_INPUT_RANGE if input_range is None else input_range
     pixels = pixel_deviation(largest)
@@ -147,35 +103,7 @@ def estimated_ranges(graph: Graph[nir.NIRNode], input_range: float | None = None
     for node in graph:
         inputs = [(moments[name], graph[name].shape) for name in node.inputs]
         moments[node.name] = _propagate(node.op, node.shape, inputs, pixels)
-    outputs = {name: each.bound for name, each in moments.items()} | {graph.input.name: largest}
-    potentials = {
-        node.name: _estimated_potential(graph, node, moments[node.inputs[0]])
-        for node in graph
-        if isinstance(node.op, NEURONS)
-    }
-    return Ranges(outputs, potentials)
-
-
-def _estimated_potential(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], current: _Moments) -> float:
-    """How far a population's potentials go whose current deviates the same way at each step of a sample."""
-    neurons, shape = as_neurons(node.op), (*current.mean.shape, *(1,) * (len(node.shape) - 1))
-    if isinstance(neurons, RecurrentCubaLIF):
-        # what comes back is taken to deviate as what comes in does, so that nothing need be fed back
-        fed = _propagate(neurons.synapses(), node.shape, [(_spikes(node.shape), node.shape)], pixels=1.0)
-        current = _Moments(current.mean + fed.mean, current.variance + fed.variance)
-        neurons = dataclasses.replace(neurons, weight=0 * neurons.weight, bias=0 * neurons.bias)
-    deviation = ESTIMATED_POTENTIAL_DEVIATIONS * np.sqrt(current.variance)
-    extremes = np.stack([(current.mean + each).reshape(shape) for each in (-deviation, deviation)])
-    if isinstance(neurons, RecurrentCubaLIF):
-        extremes = np.broadcast_to(extremes, (2, *node.shape))
-    lasting = torch.from_numpy(np.broadcast_to(extremes, (graph.timesteps, *extremes.shape)).copy())
-    return _furthest(neurons, lasting, float(graph.metadata["dt"]))
-
-
-def _spikes(shape: tuple[int, ...]) -> _Moments:
-    """The moments of what neurons send that fire once a step at most."""
-    rate = np.full(shape[0], ESTIMATED_RATE)
-    return _Moments(rate, rate * (1 - rate))
+    return {name: each.bound for name, each in moments.items()} | {graph.input.name: largest}
 
 
 def _propagate(
@@ -189,7 +117,8 @@ def _propagate(
         mean = np.full(shape[0], ESTIMATED_COUNT)
         return _Moments(mean, mean * (1 + mean))
     if isinstance(op, NEURONS):
-        return _spikes(shape)
+        rate = np.full(shape[0], ESTIMATED_RATE)
+        return _Moments(rate, rate * (1 - rate))
     (x, x_shape), *others = inputs
     match op:
         case nir.Conv2d():
