@@ -196,7 +196,7 @@ def _damaged_checkpoint(rng: Rng, folder: Path, content: dict[str, Any]) -> Path
         small = {name: each for name, each in state.items() if isinstance(each, torch.Tensor) and each.numel() <= LARGE}
         try:
             save_file({name: each.contiguous() for name, each in small.items()}, path)
-        except (ValueError, RuntimeError, NotImplementedError, TypeError):  # no such tensors there
+        except (ValueError, RuntimeError, NotImplementedError, TypeError):  # safetensors holds none that are sparse, meta or quantized
             return None
     else:
         if rng.random() < 0.3:
@@ -236,7 +236,7 @@ def _damage_state(rng: Rng, state: dict[str, Any]) -> None:
     try:
         state[name] = pick(rng, changes)()
     except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
-        del state[name]
+        del state[name]  # PyTorch makes no such change of this tensor, so it goes missing instead
     if rng.random() < 0.2:
         state[pick(rng, ("x", f"{name}.x", "module." + name, "\x1b[1m", "layers.99.0.conv.weight"))] = tensor
 
