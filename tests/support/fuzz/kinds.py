@@ -196,8 +196,8 @@ def _damaged_checkpoint(rng: Rng, folder: Path, content: dict[str, Any]) -> Path
         small = {name: each for name, each in state.items() if isinstance(each, torch.Tensor) and each.numel() <= LARGE}
         try:
             save_file({name: each.contiguous() for name, each in small.items()}, path)
-        except (ValueError, RuntimeError, NotImplementedError, TypeError):  # safetensors holds none that are sparse, meta or quantized
-            return None
+        except (ValueError, RuntimeError, NotImplementedError, TypeError):
+            return None  # safetensors holds none that are sparse, meta or quantized
     else:
         if rng.random() < 0.3:
             content[str(pick(rng, TEXTS))[:1000]] = pick(rng, (*NUMBERS, [], {}, torch.zeros(2), None))
