@@ -147,14 +147,14 @@ def _imported(module: nn.Module, example: torch.Tensor, timesteps: int | None, i
     (is_timed, shape), *others = forms
     try:
         return _traced_as(module, example, timesteps, input_kind, shape, is_timed=is_timed)
-    except UnsupportedError as error:
+    except (UnsupportedError, InputError) as error:
         if not others:
             raise
-        refused = error
+        refused: UnsupportedError | InputError = error
     is_timed, shape = others[0]
     try:
         return _traced_as(module, example, timesteps, input_kind, shape, is_timed=is_timed)
-    except UnsupportedError:
+    except (UnsupportedError, InputError):
         raise refused from None
 
 

@@ -480,3 +480,16 @@ def test_the_example_needs_axes_that_can_be_told() -> None:
         traced(Net(), torch.zeros(2, 2, 2, 2, 2, 2))
     with pytest.raises(InputError, match="timesteps: 5 are asked for, but the module runs 4"):
         traced(Net(), FRAMES, timesteps=5)
+
+
+@pytest.mark.parametrize("timesteps", [None, 2])
+def test_images_may_go_through_layers_along_one_axis(timesteps: int | None) -> None:
+    """Four images of (3, 8, 8), which such layers could take for four steps of three samples."""
+
+    def repeats(net: Net, x: torch.Tensor) -> torch.Tensor:
+        return plain(net, x.unsqueeze(0).repeat(2, 1, 1, 1, 1))
+
+    module = Net(repeats)
+    module.add_module("unused", layer.Conv1d(3, 4, 1))
+    found = traced(module, torch.zeros(4, 3, 8, 8), timesteps)
+    assert (found.axes, found.sample_axes, found.graph.timesteps) == (Axes.STATIC, 3, 2)
