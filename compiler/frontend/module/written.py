@@ -25,6 +25,9 @@ from resformer.compiler.ir.primitives import DiscreteCubaLIF, constant
 COMPARISONS: Mapping[str, str] = {"aten.gt.Scalar": ">", "aten.ge.Scalar": ">="}
 """The operations that written neurons are known by: where they fire."""
 
+STANDS = frozenset({"resformer.levels.default", "resformer.written.default"})
+"""What stands for neurons that the code writes out."""
+
 SAME = frozenset({"aten.detach.default", "aten.alias.default", "aten.clone.default", "aten.contiguous.default"})
 """What passes on its values."""
 
@@ -258,16 +261,16 @@ def _is_lowered(node: fx.Node, before: _Comparison) -> bool:
     return passed(node.args[0]) is before.potential and is_spike and height == before.threshold
 
 
-def forget(graph: fx.Graph, made: fx.Node) -> None:
-    """Erase a comparison that something stands for, and what only it read."""
-    ahead = [made]
+def forget(graph: fx.Graph, replaced: fx.Node) -> None:
+    """Erase an operation that something stands for, and what only it read; but nothing that stands for neurons."""
+    ahead = [replaced]
     while ahead:
         node = ahead.pop()
         for user in [each for each in node.users if str(each.target) in PASSED_ON and not each.users]:
             graph.erase_node(user)
         for user in [each for each in node.users if str(each.target).startswith("aten._assert")]:
             graph.erase_node(user)
-        if node.users or node.op != "call_function" or node.target is torch.ops.resformer.written.default:
+        if node.users or node.op != "call_function" or str(node.target) in STANDS:
             continue
         sources = node.all_input_nodes
         graph.erase_node(node)
