@@ -331,6 +331,7 @@ class Odd(nn.Module):
         (lambda x: x.round(), r"clamped to None and None, .*clamp their current to 0 and a whole number D"),
         (lambda x: x.clamp(-2, 2).round(), r"rounds what is clamped to -2 and 2, .*test_levels\.py"),
         (lambda x: x.clamp(0, 2.5).round(), r"clamped to 0 and 2\.5"),
+        (lambda x: x.clamp(0, math.inf).round(), "rounds what is clamped to 0 and inf"),
         (lambda x: x.clamp(0, 4).floor(), "does not round to the nearest"),
         (lambda x: x.clamp(0, 300).round(), "has 300 levels, the limit is 255"),
     ],

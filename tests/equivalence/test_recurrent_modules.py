@@ -11,6 +11,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 
 import resformer
+from resformer.compiler.frontend.module.importer import import_module, in_float64
 from resformer.compiler.ir.ops import RecurrentCubaLIF
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH, QUANTIZED, Verification
@@ -173,3 +174,39 @@ def test_the_quantized_state_leads_back_too(tmp_path: Path) -> None:
 def test_what_cannot_lead_back_is_refused(container: nn.Module, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         resformer.compile(behind_spikes(container).eval(), vectors())
+
+
+class Reading(nn.Module):
+    """A container, and other neurons that read what its own are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.container = layer.ElementWiseRecurrentContainer(Keeping(), lambda y, x: x + y, step_mode="m")
+        self.other, self.head = neuron.IFNode(step_mode="m"), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spikes = self.container(x)
+        return self.head(spikes + self.other(self.container.sub_module.given.unflatten(0, x.shape[:2]))).mean(0)
+
+
+class Keeping(nn.Module):
+    """Neurons that keep what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.neurons = layer.Linear(4, 4), neuron.IFNode()
+        self.given: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.given = self.fc(x)
+        spikes: torch.Tensor = self.neurons(self.given)
+        return spikes
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute")
+def test_what_leads_back_is_read_by_its_neurons_alone() -> None:
+    words = (
+        r"^other: reads container\.sub_module\.fc, which holds what container\.sub_module\.neurons fired one step ago"
+    )
+    with pytest.raises(UnsupportedError, match=words):
+        import_module(in_float64(Reading()), torch.zeros(3, 2, 4))

@@ -11,6 +11,7 @@ from spikingjelly.activation_based import neuron
 from torch import nn
 
 import resformer
+from resformer.compiler.frontend.module.importer import import_module, in_float64
 from resformer.compiler.ir.ops import LIF, CubaLIF
 from resformer.errors import UnsupportedError
 from resformer.runtime.verify.result import BACKEND, FLOAT_GRAPH
@@ -55,6 +56,27 @@ def twice(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[torch.Tenso
 def other_threshold(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[torch.Tensor, torch.Tensor]:
     mem = mem * 0.25 * (1 - spike) + x[step] if step else x[step]
     return mem, (mem > THRESHOLD + 0.25 * step).float()
+
+
+def whole_potential(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    mem = mem.int() * 0.25 * (1 - spike) + x[step] if step else x[step]
+    return mem, (mem > THRESHOLD).float()
+
+
+def whole_compared(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    mem = mem * 0.25 * (1 - spike) + x[step] if step else x[step]
+    return mem, (mem.int() > THRESHOLD).float()
+
+
+def bits_of_numbers(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of no neurons: ~1 is -2."""
+    mem = mem * 0.25 * ~spike.int() + x[step] if step else x[step]
+    return mem, (mem > THRESHOLD).float()
+
+
+def bits_of_spikes(x: torch.Tensor, step: int, mem: Any, spike: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    mem = mem * 0.25 * ~spike.bool() + x[step] if step else x[step]
+    return mem, (mem > THRESHOLD).float()
 
 
 Update = Callable[[torch.Tensor, int, Any, Any], tuple[torch.Tensor, torch.Tensor]]
@@ -115,7 +137,20 @@ def test_neurons_that_are_written_out(update: Update, decay: float, fires_at: st
         assert (result.checks[check].mismatched, bool(result.checks[check].compared)) == (0, True)
 
 
-@pytest.mark.parametrize("update", [twice, other_threshold])
+def test_spikes_may_be_of_any_type() -> None:
+    found = import_module(in_float64(made(bits_of_spikes)), FRAMES)
+    assert {"first", "second"} <= {node.name for node in found.graph}
+
+
+@pytest.mark.parametrize("update", [twice, other_threshold, bits_of_numbers])
 def test_what_is_no_such_recurrence_is_refused(update: Update) -> None:
     with pytest.raises(UnsupportedError, match=r"^first\.gt: no lowering for gt; neurons that the code writes out are"):
         resformer.compile(made(update), FRAMES, "sim")
+
+
+@pytest.mark.parametrize("update", [whole_potential, whole_compared])
+def test_potentials_cut_to_whole_numbers_are_refused(update: Update) -> None:
+    with pytest.raises(
+        UnsupportedError, match=r"^first\.(gt: no lowering for gt|to: makes int32 of norm, which is no)"
+    ):
+        import_module(in_float64(made(update)), FRAMES)

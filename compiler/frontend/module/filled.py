@@ -26,7 +26,7 @@ def stack_what_fills(exported: torch.export.ExportedProgram) -> None:
     places = {node: index for index, node in enumerate(graph.nodes)}
     for made in [each for each in graph.nodes if str(each.target) in MADE_EMPTY]:
         writes = {place: found for place in made.users if (found := _written(place)) is not None}
-        parts = {each.step: each.value for each in writes.values()}
+        parts = {each.step: each for each in writes.values()}
         shape = made.meta["val"].shape
         readers = [each for each in made.users if each not in writes]
         if len(parts) < len(writes) or not parts or sorted(parts) != list(range(shape[0])) or not readers:
@@ -34,7 +34,7 @@ def stack_what_fills(exported: torch.export.ExportedProgram) -> None:
         if min(places[each] for each in readers) < max(places[each.copy] for each in writes.values()):
             continue
         with graph.inserting_before(min(readers, key=places.__getitem__)):
-            whole = [parts[index] for index in range(shape[0])]
+            whole = [_held(graph, parts[index]) for index in range(shape[0])]
             stacked = graph.call_function(torch.ops.aten.stack.default, (whole,))
         stacked.meta = {**made.meta, "stack_trace": readers[0].meta.get("stack_trace")}
         made.replace_all_uses_with(stacked, delete_user_cb=lambda user, readers=readers: user in readers)
@@ -48,7 +48,17 @@ class _Write(NamedTuple):
 
     step: int
     value: fx.Node
+    place: fx.Node
     copy: fx.Node
+
+
+def _held(graph: fx.Graph, write: _Write) -> fx.Node:
+    """What a tensor holds from then on: the value as it is when it is written, of the tensor's type."""
+    made = write.place.meta["val"]
+    with graph.inserting_before(write.copy):
+        held = graph.call_function(torch.ops.aten.to.dtype, (write.value, made.dtype))
+    held.meta = {**write.copy.meta, "val": made}
+    return held
 
 
 def _written(place: fx.Node) -> _Write | None:
@@ -61,4 +71,4 @@ def _written(place: fx.Node) -> _Write | None:
     value = copy.args[1]
     if not isinstance(value, fx.Node) or not isinstance(step, int):
         return None
-    return _Write(step, value, copy) if value.meta["val"].shape == place.meta["val"].shape else None
+    return _Write(step, value, place, copy) if value.meta["val"].shape == place.meta["val"].shape else None

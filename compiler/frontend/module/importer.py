@@ -24,6 +24,7 @@ from resformer.compiler.frontend.module.layout import Layout
 from resformer.compiler.frontend.module.levels import LevelCall, level_calls, mark
 from resformer.compiler.frontend.module.neurons import DT, Draft
 from resformer.compiler.frontend.module.operations import OPERATIONS
+from resformer.compiler.frontend.module.recurrence import check_parted
 from resformer.compiler.frontend.module.rows import check_parts, whole_of
 from resformer.compiler.frontend.module.tracing import TRACED_BATCH, export, first_line
 from resformer.compiler.frontend.module.values import Axes, SamplesFirstError, Tracing, same_steps
@@ -147,14 +148,14 @@ def _imported(module: nn.Module, example: torch.Tensor, timesteps: int | None, i
     (is_timed, shape), *others = forms
     try:
         return _traced_as(module, example, timesteps, input_kind, shape, is_timed=is_timed)
-    except UnsupportedError as error:
+    except (UnsupportedError, InputError) as error:
         if not others:
             raise
-        refused = error
+        refused: UnsupportedError | InputError = error
     is_timed, shape = others[0]
     try:
         return _traced_as(module, example, timesteps, input_kind, shape, is_timed=is_timed)
-    except UnsupportedError:
+    except (UnsupportedError, InputError):
         raise refused from None
 
 
@@ -219,6 +220,7 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
     nodes = needed(draft.nodes, first=draft.input, last="output")
     by_name = {node.name: node for node in nodes}
     check_parts(by_name)
+    check_parted(tracing, nodes)
     check_products(by_name)
     if not any(isinstance(node.op, NEURONS) for node in nodes):
         raise UnsupportedError(f"{type(module).__name__}: its output depends on no spiking neurons")

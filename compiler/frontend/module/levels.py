@@ -18,7 +18,7 @@ from resformer.compiler.frontend.module.layout import BATCH, TIME, Atom, Layout
 from resformer.compiler.frontend.module.rows import whole_of
 from resformer.compiler.frontend.module.tracing import user_line
 from resformer.compiler.frontend.module.values import Tracing, Value
-from resformer.compiler.frontend.module.written import COMPARISONS, stand_ins
+from resformer.compiler.frontend.module.written import COMPARISONS, SAME, forget, passed, stand_ins
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.ops import MOST_SPIKES
 from resformer.compiler.ir.primitives import IntegerLIF, constant
@@ -144,7 +144,7 @@ def _remember(graph: fx.Graph, found: Sequence[fx.Node]) -> None:
             earlier_node = before[earlier_node]
         earlier_node.args = (*earlier_node.args[:4], node.args[4])
     for node in before:
-        _forget(graph, sources[node])
+        forget(graph, sources[node])
 
 
 def _left_over(source: fx.Node) -> Iterator[tuple[fx.Node, float, tuple[fx.Node, fx.Node]]]:
@@ -162,16 +162,9 @@ def _left_over(source: fx.Node) -> Iterator[tuple[fx.Node, float, tuple[fx.Node,
                 continue
             scaled, keep = inner, float(factor)
         if str(scaled.target) == "aten.sub.Tensor" and not scaled.kwargs and 0 < keep <= 1:
-            potential, sent = (_passed_on(each) for each in scaled.args)
-            if potential is not None and sent is not None:
-                yield current, keep, (potential, sent)
-
-
-def _passed_on(given: object) -> fx.Node | None:
-    """A value behind what only passes it on."""
-    while isinstance(given, fx.Node) and str(given.target) in SAME:
-        given = given.args[0]
-    return given if isinstance(given, fx.Node) else None
+            potential, sent = scaled.args
+            if isinstance(potential, fx.Node) and isinstance(sent, fx.Node):
+                yield current, keep, (passed(potential), passed(sent))
 
 
 def _marked(graph: fx.Graph, rounding: fx.Node, module: nn.Module) -> fx.Node:
@@ -191,7 +184,7 @@ def _marked(graph: fx.Graph, rounding: fx.Node, module: nn.Module) -> fx.Node:
     while len(last.users) == 1 and (bounds := _bounds(next(iter(last.users)))) is not None:
         last = next(iter(last.users))
         low, high = _narrower(low, high, *bounds)
-    if low != 0 or high is None or high < 1 or high != int(high):
+    if low != 0 or high is None or high < 1 or not float(high).is_integer():
         shown = [each if each is None else f"{each:g}" for each in (low, high)]
         raise _no_levels(rounding, f"rounds what is clamped to {shown[0]} and {shown[1]}")
     with graph.inserting_after(last):
@@ -207,7 +200,7 @@ def _marked(graph: fx.Graph, rounding: fx.Node, module: nn.Module) -> fx.Node:
     for total in replaced[1:]:
         total.replace_all_uses_with(made)
     for each in replaced:
-        _forget(graph, each)
+        forget(graph, each)
     return made
 
 
@@ -216,18 +209,6 @@ def _no_levels(rounding: fx.Node, problem: str) -> UnsupportedError:
     stack = list((rounding.meta.get("nn_module_stack") or {"": ("", "")}).values())
     name = str(stack[-1][0]) or rounding.name.rstrip("_0123456789")
     return UnsupportedError(f"{name}: {problem}, for which there is no lowering; {REMEDY} ({user_line(rounding)})")
-
-
-def _forget(graph: fx.Graph, node: fx.Node) -> None:
-    """Erase an operation that nothing reads, and those that only it read; but nothing that mark found."""
-    for copy in [each for each in node.users if str(each.target) in SAME and not each.users]:
-        graph.erase_node(copy)
-    if node.users or node.op != "call_function" or node.target is torch.ops.resformer.levels.default:
-        return
-    sources = node.all_input_nodes
-    graph.erase_node(node)
-    for each in sources:
-        _forget(graph, each)
 
 
 def _straight_through(made: fx.Node) -> Iterator[fx.Node]:
@@ -253,10 +234,6 @@ def _alike(one: object, other: object) -> bool:
     if one.op != "call_function" or one.target != other.target or len(one.args) != len(other.args):
         return False
     return one.kwargs == other.kwargs and all(map(_alike, one.args, other.args))
-
-
-SAME = frozenset({"aten.detach.default", "aten.alias.default", "aten.clone.default", "aten.contiguous.default"})
-"""What passes on its values."""
 
 
 def _clamped(given: object) -> tuple[fx.Node, float | None, float | None]:

@@ -6,6 +6,7 @@ it, what lies between must be linear: then it is synapses that lead from the pop
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import nir
@@ -167,12 +168,34 @@ def close(tracing: Tracing, node: fx.Node, made: str, before: str) -> None:
     for each in tracing.draft.nodes.values():
         if dependent.intersection(each.inputs):
             dependent.add(each.name)
+    ahead = [population.inputs[0]]
+    while ahead:
+        each_name = ahead.pop()
+        if each_name in dependent:
+            tracing.parted[each_name] = name
+            ahead += tracing.draft.nodes[each_name].inputs
     source, led_back = split(tracing, node, population.inputs[0], before, dependent, feedback)
     if led_back is None:
         return
     if source is None:
         raise _refusal(tracing, node, population, "is given what it fired one step ago, and nothing else")
     tracing.draft.nodes[name] = replace(population, op=recurrent(population, led_back), inputs=(source,))
+
+
+def check_parted(tracing: Tracing, needed: Iterable[Node[nir.NIRNode]]) -> None:
+    """See that what neurons are given together with what they fired one step ago is read by them alone.
+
+    Raises:
+        UnsupportedError: Something else reads it, which would read a part of it.
+    """
+    for node in needed:
+        for source in node.inputs:
+            neurons = tracing.parted.get(source)
+            if neurons is not None and node.name not in tracing.parted and node.name != neurons:
+                raise UnsupportedError(
+                    f"{node.name}: reads {source}, which holds what {neurons} fired one step ago, and which no other "
+                    "layer may read; read only what the container returns"
+                )
 
 
 def recurrent(population: Node[nir.NIRNode], led_back: Feedback) -> RecurrentCubaLIF:

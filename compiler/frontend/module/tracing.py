@@ -172,10 +172,8 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
             node.forward = lambda values, name=name, steps=steps: torch.ops.resformer.delay(values, name, steps)
         elif _leads_back(node):
             node.forward = _leading_back(name, node)
-        elif type(node).__name__ in remedies.MODULES and type(node).__module__.startswith(("torch.", "spikingjelly.")):
-            node.forward = _without_lowering(name, node)
-        elif type(node).__name__ in KEEPS_STATE:
-            node.forward = _refusing(name, node)
+        elif (why := _no_lowering(node)) is not None:
+            node.forward = _refusing(name, why)
     try:
         with _quiet(), torch.no_grad(), InFloat64():
             return torch.export.export(module, (example,), strict=False)
@@ -203,24 +201,21 @@ KEEPS_STATE: Mapping[str, str] = MappingProxyType(
 """SpikingJelly's layers that keep a state, or look at all steps at once, and have no lowering; and the way out."""
 
 
-def _refusing(name: str, node: nn.Module) -> Callable[..., torch.Tensor]:
+def _no_lowering(node: nn.Module) -> str | None:
+    """Why a layer of PyTorch's or SpikingJelly's has no lowering, and the way out; None of others."""
+    kind = type(node).__name__
+    if not type(node).__module__.startswith(("torch.", "spikingjelly.")):
+        return None
+    if kind in KEEPS_STATE:
+        return f"a {kind} keeps a state from step to step, for which there is no lowering; {KEEPS_STATE[kind]}"
+    return f"no lowering for a {kind}; {remedies.MODULES[kind]}" if kind in remedies.MODULES else None
+
+
+def _refusing(name: str, why: str) -> Callable[..., torch.Tensor]:
     """A forward that says why there is no lowering."""
-    kind = type(node).__name__
 
     def forward(*_args: object, **_more: object) -> torch.Tensor:
-        raise UnsupportedError(
-            f"{name}: a {kind} keeps a state from step to step, for which there is no lowering; {KEEPS_STATE[kind]}"
-        )
-
-    return forward
-
-
-def _without_lowering(name: str, node: nn.Module) -> Callable[..., torch.Tensor]:
-    """A forward that says that there is no lowering."""
-    kind = type(node).__name__
-
-    def forward(*_args: object, **_more: object) -> torch.Tensor:
-        raise UnsupportedError(f"{name}: no lowering for a {kind}; {remedies.MODULES[kind]}")
+        raise UnsupportedError(f"{name}: {why}")
 
     return forward
 

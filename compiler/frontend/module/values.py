@@ -160,6 +160,7 @@ class Tracing:
         layouts: For each population that is not given (T, N, ...) as its node has it, how its values are laid out.
         recurrent: The containers that lead back what they made one step ago.
         closed: Those whose neurons have synapses onto themselves.
+        parted: For each node that makes less from then on, without what such neurons fired one step ago: the neurons.
         stepping: The populations that such a container steps.
         alone: For each population that is given (T * N, ...), which is right of one sample alone, why it is refused of
             others.
@@ -179,6 +180,7 @@ class Tracing:
     called: dict[str, list[Value]] = field(default_factory=dict)
     recurrent: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    parted: dict[str, str] = field(default_factory=dict)
     stepping: set[str] = field(default_factory=set)
     alone: dict[str, str] = field(default_factory=dict)
     bordered: set[fx.Node] = field(default_factory=set)

@@ -40,7 +40,7 @@ def concatenated(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int
         raise tracing.refusal(node, "puts values of several steps side by side", "concatenate values of one step")
     values = [replace(whole_of(tracing, node, each), steps=None) for each in values]
     if not first.layout.has(TIME):
-        key = "cat", tuple((each.node, each.layout) for each in values), axis
+        key = "cat", tuple((each.node, each.layout, each.over_time) for each in values), axis
         return replace(tracing.once(key, lambda: _side_by_side(tracing, node, values, axis)), steps=steps)
     return _side_by_side(tracing, node, values, axis)
 

@@ -25,13 +25,16 @@ from resformer.compiler.ir.primitives import DiscreteCubaLIF, constant
 COMPARISONS: Mapping[str, str] = {"aten.gt.Scalar": ">", "aten.ge.Scalar": ">="}
 """The operations that written neurons are known by: where they fire."""
 
-PASSED_ON = frozenset(
-    {
-        *("aten.detach.default", "aten.alias.default", "aten.clone.default", "aten.contiguous.default"),
-        *("aten.to.dtype", "aten.to.dtype_layout", "aten._to_copy.default", "aten.to.other", "aten.to.device"),
-    }
-)
-"""What passes on its values, of another type perhaps."""
+STANDS = frozenset({"resformer.levels.default", "resformer.written.default"})
+"""What stands for neurons that the code writes out."""
+
+SAME = frozenset({"aten.detach.default", "aten.alias.default", "aten.clone.default", "aten.contiguous.default"})
+"""What passes on its values."""
+
+PASSED_ON = SAME | {
+    *("aten.to.dtype", "aten.to.dtype_layout", "aten._to_copy.default", "aten.to.other", "aten.to.device"),
+}
+"""What passes on its values, of another type perhaps: whole numbers hold spikes, but not potentials."""
 
 
 @torch.library.custom_op("resformer::written", mutates_args=())
@@ -171,12 +174,12 @@ def _comparison(node: fx.Node) -> _Comparison | None:
 
 
 def passed(node: fx.Node) -> fx.Node:
-    """A value behind what only passes it on."""
-    while str(node.target) in PASSED_ON:
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        node = source
-    return node
+    """A value behind what only passes it on; a potential that is cut to a whole number is another value."""
+    if str(node.target) not in PASSED_ON or not isinstance(node.args[0], fx.Node):
+        return node
+    source = passed(node.args[0])
+    holds = node.meta["val"].dtype.is_floating_point or source.meta["val"].dtype is torch.bool
+    return source if holds else node
 
 
 def _first(potential: fx.Node) -> fx.Node:
@@ -243,9 +246,10 @@ def _is_rest(node: fx.Node, before: _Comparison) -> bool:
         return False
     if str(node.target) == "aten.rsub.Scalar":
         return _is_spike(node.args[0], before) and node.args[1:] in ((1,), (1.0,))
-    return str(node.target) in ("aten.logical_not.default", "aten.bitwise_not.default") and _is_spike(
-        node.args[0], before
-    )
+    # of whole numbers, ~ makes -1 less the number
+    kind, is_bool = str(node.target), node.meta["val"].dtype is torch.bool
+    inverts = kind == "aten.logical_not.default" or (kind == "aten.bitwise_not.default" and is_bool)
+    return inverts and _is_spike(node.args[0], before)
 
 
 def _is_lowered(node: fx.Node, before: _Comparison) -> bool:
@@ -257,16 +261,16 @@ def _is_lowered(node: fx.Node, before: _Comparison) -> bool:
     return passed(node.args[0]) is before.potential and is_spike and height == before.threshold
 
 
-def forget(graph: fx.Graph, made: fx.Node) -> None:
-    """Erase a comparison that something stands for, and what only it read."""
-    ahead = [made]
+def forget(graph: fx.Graph, replaced: fx.Node) -> None:
+    """Erase an operation that something stands for, and what only it read; but nothing that stands for neurons."""
+    ahead = [replaced]
     while ahead:
         node = ahead.pop()
         for user in [each for each in node.users if str(each.target) in PASSED_ON and not each.users]:
             graph.erase_node(user)
         for user in [each for each in node.users if str(each.target).startswith("aten._assert")]:
             graph.erase_node(user)
-        if node.users or node.op != "call_function" or node.target is torch.ops.resformer.written.default:
+        if node.users or node.op != "call_function" or str(node.target) in STANDS:
             continue
         sources = node.all_input_nodes
         graph.erase_node(node)

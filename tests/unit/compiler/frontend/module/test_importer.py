@@ -480,3 +480,36 @@ def test_the_example_needs_axes_that_can_be_told() -> None:
         traced(Net(), torch.zeros(2, 2, 2, 2, 2, 2))
     with pytest.raises(InputError, match="timesteps: 5 are asked for, but the module runs 4"):
         traced(Net(), FRAMES, timesteps=5)
+
+
+@pytest.mark.parametrize("timesteps", [None, 2])
+def test_images_may_go_through_layers_along_one_axis(timesteps: int | None) -> None:
+    """Four images of (3, 8, 8), which such layers could take for four steps of three samples."""
+
+    def repeats(net: Net, x: torch.Tensor) -> torch.Tensor:
+        return plain(net, x.unsqueeze(0).repeat(2, 1, 1, 1, 1))
+
+    module = Net(repeats)
+    module.add_module("unused", layer.Conv1d(3, 4, 1))
+    found = traced(module, torch.zeros(4, 3, 8, 8), timesteps)
+    assert (found.axes, found.sample_axes, found.graph.timesteps) == (Axes.STATIC, 3, 2)
+
+
+class Joins(nn.Module):
+    """Channels side by side at each step of a loop, and those of their means behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Sequential(nn.Linear(4, 6), neuron.IFNode()) for _ in range(2))
+        self.both, self.head, self.tail = nn.Linear(12, 5), nn.Linear(12, 3), nn.Linear(5, 3)
+        self.sn = neuron.IFNode()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pairs = [(self.first(each), self.second(each)) for each in x]
+        made = torch.stack([self.tail(self.sn(self.both(torch.cat(pair, 1)))) for pair in pairs])
+        means = torch.cat([torch.stack(each).mean(0) for each in zip(*pairs, strict=True)], 1)
+        return self.head(means) + made.mean(0)
+
+
+def test_means_over_time_side_by_side_are_not_what_is_so_at_each_step() -> None:
+    assert traced(Joins(), torch.zeros(3, 2, 4)).over_time == 1

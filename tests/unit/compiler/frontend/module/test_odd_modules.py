@@ -107,3 +107,12 @@ def test_printing_code_is_run_and_says_nothing(capfd: pytest.CaptureFixture[str]
 
     assert import_module(in_float64(Odd(says)), FRAMES).graph.timesteps == 4
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_module_of_ones_own_may_bear_the_name_of_what_has_no_lowering() -> None:
+    own = type("NeuNorm", (nn.Identity,), {})()
+    found = import_module(in_float64(Odd(lambda m, x: m.own(x), own=own)), FRAMES)
+    assert "sn" in {node.name for node in found.graph}
+    theirs = Odd(lambda m, x: m.norm(x), norm=layer.NeuNorm(36, 1, 1))
+    with pytest.raises(UnsupportedError, match=r"^norm: a NeuNorm keeps a state from step to step"):
+        import_module(in_float64(theirs), FRAMES)
