@@ -265,7 +265,11 @@ def test_nothing_chooses_its_integers(tmp_path: Path, options: Fields) -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"dt": 1e-3}, "for NIR files"), ({"reset": "soft"}, "for NIR files"), ({"image_size": 3}, "for checkpoints")],
+    [
+        ({"dt": 1e-3}, "for NIR files"),
+        ({"reset": "soft"}, "for NIR files"),
+        ({"image_size": 3}, "for checkpoints; a netx network states"),
+    ],
 )
 def test_options_of_other_files_are_refused(tmp_path: Path, options: Fields, says: str) -> None:
     with pytest.raises(InputError, match=says):
