@@ -258,16 +258,16 @@ def _neurons(name: str, values: Values, shape: Shape) -> Neurons:
             f"{name}: its neurons are of type {quote(kind)}, which has no lowering; the compiler knows "
             f"{' and '.join(NEURON_KINDS)}, so train the network with one of them"
         )
-    for key, least, most, remedy in (
-        ("refDelay", 1, 1, "train without a refractory delay"),
-        ("wgtExp", 0, 0, "export weights without an exponent of their own"),
-        ("weight_exp", 0, 0, "fold the normalisation into the weights"),
-        ("gradedSpike", 0, 0, "train with graded_spike=False"),
-        ("messageBits", 0, 0, "train with graded_spike=False"),
+    for key, only, remedy in (
+        ("refDelay", 1, "train without a refractory delay"),
+        ("wgtExp", 0, "export weights without an exponent of their own"),
+        ("weight_exp", 0, "fold the normalisation into the weights"),
+        ("gradedSpike", 0, "train with graded_spike=False"),
+        ("messageBits", 0, "train with graded_spike=False"),
     ):
-        found = _one(where, {key: least, **stated}, key, -SIZE_MOST, SIZE_MOST)
-        if not least <= found <= most:
-            raise UnsupportedError(f"{name}: its neurons' {key} is {found}, only {least} has a lowering; {remedy}")
+        found = _one(where, {key: only, **stated}, key, -SIZE_MOST, SIZE_MOST)
+        if found != only:
+            raise UnsupportedError(f"{name}: its neurons' {key} is {found}, only {only} has a lowering; {remedy}")
     read = {}
     for key, least, most in (
         ("iDecay", 0, LOIHI.decay_unity),
