@@ -13,7 +13,7 @@ import csv
 import itertools
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -207,16 +207,15 @@ def compare_oxford(checkout: Path) -> list[Row]:
         .reshape(wanted.shape)
         .astype(np.int64)
     )
-    shift = min(range(-2, 3), key=lambda each: _differing(mine, wanted, each))
-    compared = mine[max(0, -shift) : len(mine) - max(0, shift)]
-    note = f"recorded {shift} step(s) later than a synapse's one" if shift else ""
-    return [Row("hidden", "spikes, sim", len(compared), compared.size, _differing(mine, wanted, shift), note)]
+    return [min((_late_row(mine, wanted, each) for each in range(-2, 3)), key=lambda row: row.differing or 0)]
 
 
-def _differing(mine: Int64Array, wanted: Int64Array, shift: int) -> int:
-    """How many values differ where the recording is ``shift`` steps later than ours."""
+def _late_row(mine: Int64Array, wanted: Int64Array, shift: int) -> Row:
+    """The hidden layer's, where the recording is ``shift`` steps later than ours."""
     own = mine[max(0, -shift) : len(mine) - max(0, shift)]
-    return int(np.count_nonzero(own != wanted[max(0, shift) : len(wanted) + min(0, shift)]))
+    theirs = wanted[max(0, shift) : len(wanted) + min(0, shift)]
+    note = f"recorded {shift} step(s) later than a synapse's one" if shift else ""
+    return replace(_row("hidden", "spikes, sim", own, theirs), note=note)
 
 
 def compare_nir(checkout: Path) -> list[Row]:

@@ -49,7 +49,7 @@ def from_own_nir(path: Path, options: CompileOptions) -> Imported:
     """Read a NIR file that resformer wrote into the float graph that it was.
 
     Raises:
-        InputError: An option is for checkpoints, or for other NIR files.
+        InputError: An option is for checkpoints, would choose a netx network's integers, or says another dt.
         UnsupportedError: Nothing in it fires.
     """
     check_states_itself(path, options, "a NIR file")
