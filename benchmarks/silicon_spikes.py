@@ -147,19 +147,23 @@ def recorded(path: Path) -> npt.NDArray[np.int64] | None:
 def compare_pilotnet(checkout: Path) -> list[Row]:
     """PilotNet's LIF network on its recorded road frame."""
     folder = checkout / RECORDED
+    image, fired = recorded(folder / "image.npy"), {name: recorded(folder / f"{name}.npy") for name in LAYERS}
+    steps = max(0 if each is None else len(each) for each in fired.values())
+    if image is None or not steps:
+        return [Row("all", "spikes", note="not in this checkout")]
     program = compile_network(folder / "network.net", CompileOptions(timesteps=RESET_INTERVAL)).program
-    image = np.load(folder / "image.npy", allow_pickle=False).transpose(2, 1, 0).astype(np.int32)
-    steps = max(len(each) for name in LAYERS if (each := recorded(folder / f"{name}.npy")) is not None)
     ours = run_on(program, image, RESET_INTERVAL, steps)
-    trains = open_backend("sim")(program, image[None], record=True).spikes
+    trains = open_backend("sim")(program, image[None].astype(np.int32), record=True).spikes
     rows: list[Row] = []
     for index, (name, layer) in enumerate(LAYERS.items()):
         mine = ours[f"{layer}.neuron"]
-        spikes = recorded(folder / f"{name}.npy")
-        rows.append(_sim_row(name, trains[f"{layer}.neuron"].dense()[:, 0], spikes, index))
-        for what, suffix, values in (("spikes", "", mine.spikes), ("u", "-u", mine.u), ("v", "-v", mine.v)):
-            if name != "input" or what == "spikes":
-                rows.append(_row(name, what, values, recorded(folder / f"{name}{suffix}.npy")))
+        rows.append(_sim_row(name, trains[f"{layer}.neuron"].dense()[:, 0], fired[name], index))
+        rows.append(_row(name, "spikes", mine.spikes, fired[name]))
+        if name != "input":
+            rows.extend(
+                _row(name, what, values, recorded(folder / f"{name}-{what}.npy"))
+                for what, values in (("u", mine.u), ("v", mine.v))
+            )
     return [*rows, _last_row(folder, program)]
 
 
