@@ -203,8 +203,6 @@ class _Draft:
             raise UnsupportedError(
                 f"{layer.name}: is an input layer, but not the first; a network has one input, so export one"
             )
-        if not layer.shape:
-            raise FileFormatError(f"{layer.name}: states no shape; {REWRITE}")
         self._add_door(layer.shape)
         if layer.neurons is None:
             return

@@ -319,6 +319,7 @@ DAMAGED: dict[str, Refusal] = {
     "no weight": ((without(dense(W), "weight"),), "layer.0: has no weight"),
     "no type": ((without(dense(W), "type"),), "layer.0: has no type"),
     "no shape": ((without(dense(W), "shape"),), "layer.0: has no shape"),
+    "no shape of spikes": ((without(MAPS, "shape"), dense(W)), "layer.0: has no shape"),
     "no decay": ((dense(W, neuron=without(neurons(), "iDecay")),), "layer.0.neuron: has no iDecay"),
     "other decays": ((dense(W, neuron=neurons(vDecay=[1, 2, 3])),), "layer.0.neuron: vDecay has shape"),
     "other weights": ((dense(W), dense(np.ones((2, 5)))), "layer.1: weight has shape .* but reads 2 values"),
