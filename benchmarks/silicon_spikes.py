@@ -13,7 +13,7 @@ import csv
 import itertools
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -147,19 +147,23 @@ def recorded(path: Path) -> npt.NDArray[np.int64] | None:
 def compare_pilotnet(checkout: Path) -> list[Row]:
     """PilotNet's LIF network on its recorded road frame."""
     folder = checkout / RECORDED
+    image, fired = recorded(folder / "image.npy"), {name: recorded(folder / f"{name}.npy") for name in LAYERS}
+    steps = max(0 if each is None else len(each) for each in fired.values())
+    if image is None or not steps:
+        return [Row("all", "spikes", note="not in this checkout")]
     program = compile_network(folder / "network.net", CompileOptions(timesteps=RESET_INTERVAL)).program
-    image = np.load(folder / "image.npy", allow_pickle=False).transpose(2, 1, 0).astype(np.int32)
-    steps = max(len(each) for name in LAYERS if (each := recorded(folder / f"{name}.npy")) is not None)
     ours = run_on(program, image, RESET_INTERVAL, steps)
-    trains = open_backend("sim")(program, image[None], record=True).spikes
+    trains = open_backend("sim")(program, image[None].astype(np.int32), record=True).spikes
     rows: list[Row] = []
     for index, (name, layer) in enumerate(LAYERS.items()):
         mine = ours[f"{layer}.neuron"]
-        spikes = recorded(folder / f"{name}.npy")
-        rows.append(_sim_row(name, trains[f"{layer}.neuron"].dense()[:, 0], spikes, index))
-        for what, suffix, values in (("spikes", "", mine.spikes), ("u", "-u", mine.u), ("v", "-v", mine.v)):
-            if name != "input" or what == "spikes":
-                rows.append(_row(name, what, values, recorded(folder / f"{name}{suffix}.npy")))
+        rows.append(_sim_row(name, trains[f"{layer}.neuron"].dense()[:, 0], fired[name], index))
+        rows.append(_row(name, "spikes", mine.spikes, fired[name]))
+        if name != "input":
+            rows.extend(
+                _row(name, what, values, recorded(folder / f"{name}-{what}.npy"))
+                for what, values in (("u", mine.u), ("v", mine.v))
+            )
     return [*rows, _last_row(folder, program)]
 
 
@@ -207,16 +211,15 @@ def compare_oxford(checkout: Path) -> list[Row]:
         .reshape(wanted.shape)
         .astype(np.int64)
     )
-    shift = min(range(-2, 3), key=lambda each: _differing(mine, wanted, each))
-    compared = mine[max(0, -shift) : len(mine) - max(0, shift)]
-    note = f"recorded {shift} step(s) later than a synapse's one" if shift else ""
-    return [Row("hidden", "spikes, sim", len(compared), compared.size, _differing(mine, wanted, shift), note)]
+    return [min((_late_row(mine, wanted, each) for each in range(-2, 3)), key=lambda row: row.differing or 0)]
 
 
-def _differing(mine: Int64Array, wanted: Int64Array, shift: int) -> int:
-    """How many values differ where the recording is ``shift`` steps later than ours."""
+def _late_row(mine: Int64Array, wanted: Int64Array, shift: int) -> Row:
+    """The hidden layer's, where the recording is ``shift`` steps later than ours."""
     own = mine[max(0, -shift) : len(mine) - max(0, shift)]
-    return int(np.count_nonzero(own != wanted[max(0, shift) : len(wanted) + min(0, shift)]))
+    theirs = wanted[max(0, shift) : len(wanted) + min(0, shift)]
+    note = f"recorded {shift} step(s) later than a synapse's one" if shift else ""
+    return replace(_row("hidden", "spikes, sim", own, theirs), note=note)
 
 
 def compare_nir(checkout: Path) -> list[Row]:

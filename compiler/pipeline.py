@@ -53,8 +53,8 @@ from resformer.compiler.sources.checkpoint import check_for_checkpoints, from_ch
 from resformer.compiler.sources.module import from_module
 from resformer.compiler.sources.net import from_netx
 from resformer.compiler.sources.nir import from_nir, from_own_nir
-from resformer.compiler.sources.options import FLAGS, NIR_SUFFIX, CompileOptions
-from resformer.compiler.sources.source import Imported, ModuleInput, ModuleSource, Source
+from resformer.compiler.sources.options import NIR_SUFFIX, CompileOptions
+from resformer.compiler.sources.source import Imported, ModuleInput, Source
 from resformer.compiler.sources.zoo import from_zoo
 from resformer.errors import FileFormatError, InputError, ResformerError
 from resformer.models.limits import LONGEST_SAMPLE
@@ -62,12 +62,10 @@ from resformer.models.zoo.checkpoint import family_in
 
 __all__ = [
     "CHECKPOINT",
-    "FLAGS",
+    "INTEGER_PASSES",
     "MODULE",
     "NET",
-    "NET_SUFFIX",
     "NIR",
-    "NIR_SUFFIX",
     "OWN",
     "OWN_MODULE",
     "ZOO",
@@ -75,7 +73,6 @@ __all__ = [
     "CompileOptions",
     "FloatPass",
     "ModuleInput",
-    "ModuleSource",
     "Observer",
     "Route",
     "Source",
@@ -94,6 +91,9 @@ MadeT = TypeVar("MadeT", bound="Graph[Any]")
 InputT = TypeVar("InputT")
 
 FloatPass: TypeAlias = Callable[[Graph[nir.NIRNode]], Graph[nir.NIRNode]]
+
+LAYER_PASSES: tuple[FloatPass, ...] = (fold_level_norms, weigh_factors, fold_batchnorm, merge_chains)
+"""The first that are done to a module's graph, after which it still holds the module's own layers."""
 
 INTEGER_PASSES: tuple[Callable[[Unscheduled], Unscheduled], ...] = (stack_synapses, place_biases, bound_ranges)
 """What is done to the integers of every network; then ``balance_delays`` schedules them."""
@@ -134,12 +134,12 @@ class Compilation:
     @property
     def network(self) -> Graph[nir.NIRNode]:
         """The float graph that goes to others: of a module its own layers, batch normalisations folded."""
-        module = self.source.module
-        return (
-            self.folded
-            if module is None
-            else merge_chains(fold_batchnorm(weigh_factors(fold_level_norms(module.traced.graph))))
-        )
+        if self.source.module is None:
+            return self.folded
+        graph = self.source.module.traced.graph
+        for float_pass in LAYER_PASSES:
+            graph = float_pass(graph)
+        return graph
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,7 @@ MODULE: Route[ModuleInput] = Route(
     "module",
     from_module,
     (
-        fold_level_norms,
-        weigh_factors,
-        fold_batchnorm,
-        merge_chains,
+        *LAYER_PASSES,
         convolve_linear,
         split_attention_projection,
         fold_attention_scale,
@@ -202,8 +199,6 @@ ZOO: Route[Path] = Route("checkpoint", from_zoo, MODULE.float_passes)
 """A checkpoint of one of the zoo's families (``resformer.models.zoo``), whose network is traced as a module is."""
 OWN_MODULE: Route[Path] = Route("NIR file", from_own_nir, MODULE.float_passes)
 """A ``network.nir`` of ours that holds a module's own layers."""
-
-
 NET: Route[Path] = Route("netx network", from_netx, ())
 """A ``.net`` of lava-dl, of the layers that ``resformer.compiler.frontend.net`` reads."""
 
@@ -233,7 +228,7 @@ def checkpoint_route(path: Path, options: CompileOptions | None = None) -> Route
 
 
 def route_of(source: Path | ModuleInput, options: CompileOptions | None = None) -> Route[Any]:
-    """The route of a network: whether a file is a NIR file is told by the end of its name.
+    """The route of a network: a NIR file or a netx network is told by the end of its name, a checkpoint by neither.
 
     Raises:
         InputError: It is a checkpoint, and an option is for sources of other kinds.

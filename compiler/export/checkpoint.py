@@ -344,8 +344,7 @@ def weight_factor(
     """What a module's weights are of the program's, by row, as an array that multiplies them.
 
     A layer that reads a sum in place of a mean has the area, and one that reads levels has what divides them in the
-    module; one that a product reads which the code scales by what no
-    buffer decides has the reciprocal of that.
+    module; one that a product reads which the code scales by what no buffer decides has the reciprocal of that.
     """
     factor = np.full((1, 1, 1, 1), pool_area(folded, name) * level_norm(folded, name))
     for reader in program.consumers[name]:

@@ -93,11 +93,12 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
     """
     output, signal, edit = quantized.output.op, quantized.input.op.signal, graph.edit()
     assert isinstance(output, Output)
+    # the program's layers and neurons may read a sum, or be divided, where these read a mean
+    areas = {} if graph is folded else {each.name: int(each.op.metadata.get(POOL_AREA, 1)) for each in folded}
     for node in graph:
         op = quantized[node.name].op if node.name in quantized else None
         if isinstance(op, Conv2d | Dense):
-            # the program's layer may read a sum, or be divided, where this one reads a mean
-            area = 1 if graph is folded else int(folded[node.name].op.metadata.get(POOL_AREA, 1))
+            area = areas.get(node.name, 1)
             divisor = output.divisor if isinstance(op, Dense) and graph is not folded else 1
             whole_bias = op.bias + _held_surplus(quantized, node.name) / 2**LOIHI.a_shift
             grain = 2.0**-op.signal.scale_exp / divisor
@@ -114,9 +115,7 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
                 made.metadata[TIES] = {RAISED: added * (grain / 2**LOIHI.a_shift)}
             edit.set_op(node.name, made)
         elif isinstance(op, LIF | CubaLIF):
-            # the program's neurons may read a sum where these read a mean
-            area = 1 if graph is folded else int(folded[node.name].op.metadata.get(POOL_AREA, 1))
-            unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp / area
+            unit = 2.0 ** -quantized[quantized[node.name].inputs[0]].op.signal.scale_exp / areas.get(node.name, 1)
             held = _surplus_is_before(quantized, quantized[node.name])
             edit.set_op(node.name, _neurons(node, op, unit, float(graph.metadata["dt"]), surplus_before=held))
         elif isinstance(op, IntegerLIF):

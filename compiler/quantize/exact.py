@@ -8,7 +8,7 @@ import numpy as np
 from resformer.compiler.ir.arrays import Int64Array, require
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import DiscreteCubaLI, SampleDelay, as_weighted
-from resformer.compiler.ir.storage import mantissa_bits, mantissa_max, whole_exponent
+from resformer.compiler.ir.storage import mantissa_max, whole_exponent
 from resformer.compiler.quantize.plan import CONVOLUTIONAL, WEIGHTED, LayerPlan, QuantizationPlan
 from resformer.compiler.target import LOIHI
 
@@ -46,9 +46,7 @@ def exact_plan(graph: Graph[nir.NIRNode], input_high: int) -> QuantizationPlan:
 def _layer(weight: Int64Array) -> LayerPlan:
     """The width and the exponent of whole numbers."""
     exponent = whole_exponent(weight)
-    mantissas = weight >> exponent
-    largest = int(np.abs(mantissas).max(initial=0))
-    bits = max(mantissa_bits(mantissas.astype(np.int32).astype(np.int16)), LOIHI.weight_bits_max)
+    largest, bits = int(np.abs(weight >> exponent).max(initial=0)), LOIHI.weight_bits_max
     while largest > mantissa_max(bits):
         bits += 1
     return LayerPlan(bits, (exponent,))

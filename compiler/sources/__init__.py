@@ -1,1 +1,1 @@
-"""What is compiled, and what its user chose: checkpoints, NIR files and modules, each read into a float graph."""
+"""What is compiled, and what its user chose: each kind of file, and modules, read into a float graph."""

@@ -25,7 +25,7 @@ def from_netx(path: Path, options: CompileOptions) -> Imported:
         InputError: An option would choose some of them, or is for other files.
     """
     check_nothing_chosen(path, options)
-    check_states_itself(path, options)
+    check_states_itself(path, options, "a netx network")
     if any(each is not None for each in (options.dt, options.reset, options.spikes_per_step, options.min_v)):
         raise InputError(
             f"{path}: --dt, --reset, --spikes-per-step and --min-v are for NIR files; a netx network says all of it"

@@ -28,7 +28,7 @@ def from_nir(path: Path, options: CompileOptions) -> Imported:
         InputError: An option is for checkpoints.
         UnsupportedError: Nothing in it fires.
     """
-    check_states_itself(path, options)
+    check_states_itself(path, options, "a NIR file")
     graph = import_nir(
         path,
         dt=options.dt,
@@ -49,10 +49,10 @@ def from_own_nir(path: Path, options: CompileOptions) -> Imported:
     """Read a NIR file that resformer wrote into the float graph that it was.
 
     Raises:
-        InputError: An option is for checkpoints, or for other NIR files.
+        InputError: An option is for checkpoints, would choose a netx network's integers, or says another dt.
         UnsupportedError: Nothing in it fires.
     """
-    check_states_itself(path, options)
+    check_states_itself(path, options, "a NIR file")
     graph = read_own(path)
     if graph is None:
         raise FileFormatError(f"{path}: was not written by resformer; compile it as any NIR file")
@@ -91,8 +91,13 @@ def check_nothing_chosen(path: Path, options: CompileOptions) -> None:
         )
 
 
-def check_states_itself(path: Path, options: CompileOptions) -> None:
+def check_states_itself(path: Path, options: CompileOptions, kind: str) -> None:
     """Refuse options about what a file says itself.
+
+    Args:
+        path: The file.
+        options: What was chosen.
+        kind: What the file is, for the sentence, such as "a NIR file".
 
     Raises:
         InputError: One was given.
@@ -100,7 +105,7 @@ def check_states_itself(path: Path, options: CompileOptions) -> None:
     if options.for_checkpoints:
         names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
         raise InputError(
-            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; a NIR file "
+            f"{path}: {names} {'is' if len(options.for_checkpoints) == 1 else 'are'} for checkpoints; {kind} "
             "states the shape of its input and what its nodes are"
         )
 

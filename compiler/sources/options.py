@@ -43,8 +43,8 @@ class CompileOptions:
     """What a user chooses about a compilation.
 
     Attributes:
-        timesteps: T; None for what the checkpoint says or its kind of network is trained with, or a NIR file says.
-        image_size: Edge of the square input; likewise. A NIR file states its own.
+        timesteps: T; None for what the file says, or a checkpoint's kind of network is trained with.
+        image_size: Edge of the square input of a checkpoint's network; likewise. Other files state their own.
         quantization: Widths and granularity.
         synapse_budget: Of the memory that 8 bits everywhere take, the weights' share: each layer then gets a
             width, up to that of ``quantization``, by what it is measured to lose on ``calibration``. None: one for all.
@@ -52,8 +52,9 @@ class CompileOptions:
             ranges.
         chip: Where to place the program; None to leave that out.
         dt: Seconds a step of a network in a NIR file; None for what the file says.
-        input_kind: Whether samples are real numbers ("static") or frames of events ("frames"); None: as a checkpoint
-            was trained, frames of those with PLIF neurons, and real numbers of all else.
+        input_kind: Whether samples are real numbers ("static") or frames of events ("frames"); None: frames for
+            SpikingResformers with PLIF neurons, networks of the zoo's with two input channels and netx networks that
+            are given spikes, what a NIR file of ours says, and real numbers for all else.
         reset: How its neurons reset where the file does not say, one of ``ir.neurons.RESETS``; None: as NIR defines it.
         spikes_per_step: How many spikes a step an IF of such a network may fire whose metadata do not say; None: one.
         min_v: The floor under the potential of those that may fire several; None: none.

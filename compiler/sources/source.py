@@ -60,7 +60,7 @@ class Source:
     """What was compiled.
 
     Attributes:
-        path: The checkpoint, or the NIR file; None of a module in memory.
+        path: The checkpoint, the NIR file or the netx network; None of a module in memory.
         architecture: What a SpikingResformer's shapes tell; None of all else.
         image_size: Edge of the input, in pixels.
         parameters: How many numbers were trained.

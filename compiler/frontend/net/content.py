@@ -76,7 +76,7 @@ class Layer:
     Attributes:
         name: The path of its group, such as ``layer.3``.
         kind: One of :data:`KINDS`.
-        shape: (C, H, W), or (F,); empty where the file does not say.
+        shape: (C, H, W), or (F,); empty of a flatten layer.
         neurons: None of a flatten layer, and of an input that is given spikes.
         weight: (C_out, C_in / groups, K_h, K_w), or (F_out, F_in), or of an input (1,).
         recurrent: (F, F), of ``dense_rec``.
@@ -152,11 +152,9 @@ def _read_layer(name: str, values: Any) -> Layer:
 
 
 def _input(name: str, values: Values) -> Layer:
-    shape = _shape(name, values) if "shape" in values else ()
+    shape = _shape(name, values)
     if "neuron" not in values:
         return Layer(name, "input", shape)
-    if not shape:
-        raise FileFormatError(f"{name}: states no shape; {REWRITE}")
     given = {"weight": INPUT_WEIGHT, "bias": 0, **values}
     weight = np.array([_one(name, given, "weight", 1, LOIHI.bias_mantissa_max)])
     bias = np.array([_one(name, given, "bias", -LOIHI.bias_mantissa_max, LOIHI.bias_mantissa_max)])
@@ -258,16 +256,16 @@ def _neurons(name: str, values: Values, shape: Shape) -> Neurons:
             f"{name}: its neurons are of type {quote(kind)}, which has no lowering; the compiler knows "
             f"{' and '.join(NEURON_KINDS)}, so train the network with one of them"
         )
-    for key, least, most, remedy in (
-        ("refDelay", 1, 1, "train without a refractory delay"),
-        ("wgtExp", 0, 0, "export weights without an exponent of their own"),
-        ("weight_exp", 0, 0, "fold the normalisation into the weights"),
-        ("gradedSpike", 0, 0, "train with graded_spike=False"),
-        ("messageBits", 0, 0, "train with graded_spike=False"),
+    for key, only, remedy in (
+        ("refDelay", 1, "train without a refractory delay"),
+        ("wgtExp", 0, "export weights without an exponent of their own"),
+        ("weight_exp", 0, "fold the normalisation into the weights"),
+        ("gradedSpike", 0, "train with graded_spike=False"),
+        ("messageBits", 0, "train with graded_spike=False"),
     ):
-        found = _one(where, {key: least, **stated}, key, -SIZE_MOST, SIZE_MOST)
-        if not least <= found <= most:
-            raise UnsupportedError(f"{name}: its neurons' {key} is {found}, only {least} has a lowering; {remedy}")
+        found = _one(where, {key: only, **stated}, key, -SIZE_MOST, SIZE_MOST)
+        if found != only:
+            raise UnsupportedError(f"{name}: its neurons' {key} is {found}, only {only} has a lowering; {remedy}")
     read = {}
     for key, least, most in (
         ("iDecay", 0, LOIHI.decay_unity),

@@ -18,6 +18,7 @@ import numpy as np
 
 from resformer.compiler.files.nir import open_nir
 from resformer.compiler.frontend.net.content import REWRITE, Content, Layer, Neurons, read_content
+from resformer.compiler.frontend.shapes import checked_shape
 from resformer.compiler.ir.arrays import Float64Array, Int64Array, Shape
 from resformer.compiler.ir.graph import NETX, Graph, Node
 from resformer.compiler.ir.neurons import HARD
@@ -29,11 +30,9 @@ from resformer.compiler.ir.primitives import (
     SampleDelay,
     constant,
 )
-from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.models.boundary import boundary
-from resformer.models.limits import MOST_VALUES, require_within
 
 STEP = 1e-3
 """Seconds; a netx network lives in steps, which have no unit."""
@@ -153,19 +152,15 @@ class _Draft:
         """Of what the next layer reads."""
         return self.nodes[self.value].shape
 
-    def add(self, name: str, op: nir.NIRNode, *inputs: str) -> None:
-        """Append a node that reads the last one, or those named, and is the last from then on.
+    def add(self, name: str, op: nir.NIRNode) -> None:
+        """Append a node that reads the last one, and is the last from then on.
 
         Raises:
             FileFormatError: Its inputs do not fit it.
         """
-        sources = inputs or ((self.value,) if self.value else ())
-        try:
-            shape = output_shape(op, [self.nodes[source].shape for source in sources])
-        except AssertionError as error:
-            raise FileFormatError(f"{name}: {error}; correct the network and {REWRITE}") from error
-        require_within(math.prod(shape), MOST_VALUES, f"{name}: makes {{}} values a step")
-        self.nodes[name] = Node(name, op, sources, shape)
+        inputs = (self.value,) if self.value else ()
+        shape = checked_shape(name, op, [self.nodes[source].shape for source in inputs], remedy=REWRITE)
+        self.nodes[name] = Node(name, op, inputs, shape)
         self.value = name
 
     def add_layer(self, layer: Layer) -> None:
@@ -208,8 +203,6 @@ class _Draft:
             raise UnsupportedError(
                 f"{layer.name}: is an input layer, but not the first; a network has one input, so export one"
             )
-        if not layer.shape:
-            raise FileFormatError(f"{layer.name}: states no shape; {REWRITE}")
         self._add_door(layer.shape)
         if layer.neurons is None:
             return

@@ -29,6 +29,7 @@ from resformer.compiler.frontend.nir.content import (
     without_doors,
     without_recurrence,
 )
+from resformer.compiler.frontend.shapes import checked_shape
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.neurons import HARD, LATE, PROMPT, SOFT, discrete, discrete_integrator
@@ -43,13 +44,11 @@ from resformer.compiler.ir.primitives import (
     SampleDelay,
     collapse,
 )
-from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.verify import TAU_TOLERANCE
 from resformer.compiler.ir.window import Window
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.models.boundary import boundary
-from resformer.models.limits import MOST_VALUES, require_within
 
 Float64Array = npt.NDArray[np.float64]
 AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
@@ -169,11 +168,7 @@ class _Draft:
         Raises:
             FileFormatError: Its inputs do not fit it.
         """
-        try:
-            shape = output_shape(op, [self.nodes[source].shape for source in inputs])
-        except AssertionError as error:
-            raise FileFormatError(f"{name}: {error}; correct the network and write it again") from error
-        require_within(math.prod(shape), MOST_VALUES, f"{name}: makes {{}} values a step")
+        shape = checked_shape(name, op, [self.nodes[source].shape for source in inputs], remedy="write it again")
         self.nodes[name] = Node(name, op, inputs, shape)
         return name
 
@@ -452,10 +447,7 @@ def _add_neurons(
             f"{', '.join(CONVOLUTIONS)}"
         )
     synapses, shape = convolution(layer, values), draft.shape(source)
-    try:
-        made = output_shape(synapses, [(*shape, 1, 1)[:3]])
-    except AssertionError as error:
-        raise FileFormatError(f"{layer}: {error}; correct the network and write it again") from error
+    made = checked_shape(layer, synapses, [(*shape, 1, 1)[:3]], remedy="write it again")
     if synapses.stride != (1, 1) or made != (*shape, 1, 1)[:3]:
         raise FileFormatError(f"{layer}: makes shape {made} of the spikes of {name}, {shape}, which it leads back to")
     neurons = discrete(name, op, draft.dt, shape)

@@ -52,7 +52,7 @@ def fold_level_norms(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 def _scales_levels(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> bool:
     """Whether a node multiplies levels, or sums and maxima of them, by one positive number."""
-    if not isinstance(node.op, nir.Scale) or node.name not in graph:
+    if not isinstance(node.op, nir.Scale):
         return False
     scale = collapse(node.op.scale)
     return bool((scale == scale.flat[0]).all() and scale.flat[0] > 0) and _is_levels(graph, node.inputs[0])
@@ -70,6 +70,6 @@ def _readers(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> list[Node[ni
     """What reads a value, seen through what a factor passes through, and through other factors."""
     found: list[Node[nir.NIRNode]] = []
     for each in graph.consumers[node.name]:
-        passes = isinstance(each.op, PASSES) or (isinstance(each.op, nir.Scale) and _scales_levels(graph, each))
+        passes = isinstance(each.op, PASSES) or _scales_levels(graph, each)
         found += _readers(graph, each) if passes else [each]
     return found

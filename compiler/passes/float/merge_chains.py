@@ -308,11 +308,11 @@ def _by_source(
     parts: list[tuple[str, Float64Array, Float64Array]],
 ) -> list[tuple[str, Float64Array, Float64Array]]:
     """Rows that weigh messages, one matrix for each message."""
-    found: dict[str, tuple[str, Float64Array, Float64Array]] = {}
+    found: dict[str, tuple[Float64Array, Float64Array]] = {}
     for source, rows, added in parts:
-        _, before, offset = found.get(source, (source, 0 * rows, 0 * added))
-        found[source] = source, before + rows, offset + added
-    return list(found.values())
+        before = found.get(source)
+        found[source] = (rows, added) if before is None else (before[0] + rows, before[1] + added)
+    return [(source, rows, added) for source, (rows, added) in found.items()]
 
 
 def _merged_of(node: Node[nir.NIRNode]) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import nir
 import numpy as np
@@ -13,12 +15,14 @@ from resformer.compiler.ir.messages import message_names, names_before_neurons
 from resformer.compiler.ir.primitives import POOL_AREA, DiscreteCubaLIF, MultiSpikeIF
 from resformer.errors import UnsupportedError
 
-PER_UNIT: dict[type[nir.NIRNode], tuple[str, ...]] = {
-    nir.LIF: ("v_threshold", "v_leak"),
-    nir.IF: ("v_threshold",),
-    DiscreteCubaLIF: ("v_threshold", "v_bias", "v_drop"),
-    MultiSpikeIF: ("v_threshold", "v_floor"),
-}
+PER_UNIT: Mapping[type[nir.NIRNode], tuple[str, ...]] = MappingProxyType(
+    {
+        nir.LIF: ("v_threshold", "v_leak"),
+        nir.IF: ("v_threshold",),
+        DiscreteCubaLIF: ("v_threshold", "v_bias", "v_drop"),
+        MultiSpikeIF: ("v_threshold", "v_floor"),
+    }
+)
 """The parameters of neurons that are measured in the unit of their input, their reset potential being 0."""
 
 
@@ -40,12 +44,14 @@ def sum_streams(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
             continue
         readers = graph.consumers[node.name]
         alone = all(type(reader.op) in PER_UNIT for reader in readers) and not np.any(pool.padding)
-        if isinstance(pool, nir.SumPool2d) and not alone:
-            others = ", ".join(f"{reader.name} ({type(reader.op).__name__})" for reader in readers)
-            raise UnsupportedError(
-                f"{node.name}: sums currents over windows, and is read by {others}; put neurons behind it"
-            )
-        if isinstance(pool, nir.SumPool2d) or not alone:
+        if isinstance(pool, nir.SumPool2d):
+            if not alone:
+                others = ", ".join(f"{reader.name} ({type(reader.op).__name__})" for reader in readers)
+                raise UnsupportedError(
+                    f"{node.name}: sums currents over windows, and is read by {others}; put neurons behind it"
+                )
+            continue
+        if not alone:
             continue
         area = math.prod(int(size) for size in pool.kernel_size)
         edit.set_op(node.name, nir.SumPool2d(kernel_size=pool.kernel_size, stride=pool.stride, padding=pool.padding))

@@ -94,3 +94,12 @@ def test_the_nir_papers_neuron(silicon: ModuleType, tmp_path: Path) -> None:
     program = silicon.compile_network(path, silicon.CompileOptions(timesteps=60)).program
     states = silicon._states(silicon.populations(program)[0], 10 * late.reshape(-1, 1, 1, 1), 0, None)
     np.testing.assert_array_equal(states.spikes.reshape(-1), fired)
+
+
+def test_a_checkout_without_recordings_is_said(silicon: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / silicon.RECORDED
+    folder.mkdir(parents=True)
+    for name in ("image", "input", "conv-0"):
+        (folder / f"{name}.npy").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (row,) = silicon.compare_pilotnet(tmp_path)
+    assert (row.compared, row.note) == (None, "not in this checkout")

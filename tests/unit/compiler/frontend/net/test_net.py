@@ -265,7 +265,11 @@ def test_nothing_chooses_its_integers(tmp_path: Path, options: Fields) -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"dt": 1e-3}, "for NIR files"), ({"reset": "soft"}, "for NIR files"), ({"image_size": 3}, "for checkpoints")],
+    [
+        ({"dt": 1e-3}, "for NIR files"),
+        ({"reset": "soft"}, "for NIR files"),
+        ({"image_size": 3}, "for checkpoints; a netx network states"),
+    ],
 )
 def test_options_of_other_files_are_refused(tmp_path: Path, options: Fields, says: str) -> None:
     with pytest.raises(InputError, match=says):
@@ -315,6 +319,7 @@ DAMAGED: dict[str, Refusal] = {
     "no weight": ((without(dense(W), "weight"),), "layer.0: has no weight"),
     "no type": ((without(dense(W), "type"),), "layer.0: has no type"),
     "no shape": ((without(dense(W), "shape"),), "layer.0: has no shape"),
+    "no shape of spikes": ((without(MAPS, "shape"), dense(W)), "layer.0: has no shape"),
     "no decay": ((dense(W, neuron=without(neurons(), "iDecay")),), "layer.0.neuron: has no iDecay"),
     "other decays": ((dense(W, neuron=neurons(vDecay=[1, 2, 3])),), "layer.0.neuron: vDecay has shape"),
     "other weights": ((dense(W), dense(np.ones((2, 5)))), "layer.1: weight has shape .* but reads 2 values"),
