@@ -183,8 +183,8 @@ class Chip:
             what = "unknown" if differ[0] in given else "missing"
             raise FileFormatError(f"chip.constants: {quote(differ[0])!r} is {what}")
         _check_name(content["name"], "chip")
-        where = dict.fromkeys(("", "range"), "chip.constants")
-        read = {key: _constant(key, each, where, content["name"]) for key, each in given.items()}
+        places = ("chip.constants", "chip.constants")
+        read = {key: _constant(key, each, places, content["name"]) for key, each in given.items()}
         sources = {key: source for key, (_, source) in read.items()}
         return cls(name=content["name"], sources=sources, **{key: value for key, (value, _) in read.items()})
 
@@ -252,10 +252,10 @@ def _parse(text: str, where: str) -> Chip:
     constants: dict[str, Any] = {} if base is None else {each: getattr(base, each) for each in _FIELDS}
     sources: dict[str, Source] = {} if base is None else dict(base.sources)
     for key, given in values.items():
-        at = {"": f"{where}:{lines[key]}", "range": f"{where}:{lines.get(f'{key}.range', lines[key])}"}
+        at, range_at = f"{where}:{lines[key]}", f"{where}:{lines.get(f'{key}.range', lines[key])}"
         if key not in _FIELDS:
-            raise FileFormatError(f"{at['']}: {quote(key)}: no such constant; there are {', '.join(_FIELDS)}")
-        constants[key], sources[key] = _constant(key, given, at, where)
+            raise FileFormatError(f"{at}: {quote(key)}: no such constant; there are {', '.join(_FIELDS)}")
+        constants[key], sources[key] = _constant(key, given, (at, range_at), where)
     missing = [each for each in _FIELDS if each not in constants]
     if missing:
         raise FileFormatError(f"{where}: lacks {', '.join(missing)}; add them, or extends: {DEFAULT}")
@@ -277,7 +277,7 @@ def _check_name(name: Any, at: str) -> None:
         raise FileFormatError(f"{at}: name is {shown}; give the chip a name of 1 to {LONGEST_QUOTE} characters")
 
 
-def _constant(key: str, given: Any, places: Mapping[str, str], where: str) -> tuple[Any, Source]:
+def _constant(key: str, given: Any, places: tuple[str, str], where: str) -> tuple[Any, Source]:
     """One constant's value and source.
 
     Args:
@@ -286,7 +286,7 @@ def _constant(key: str, given: Any, places: Mapping[str, str], where: str) -> tu
         places: What errors call its place, and its range's.
         where: What errors call the file.
     """
-    at = places[""]
+    at, range_at = places
     status, text, value, between = "assumed", f"given in {quote(Path(where).name)}", given, None
     if isinstance(given, Mapping):
         unknown = sorted(quote(str(each)) for each in given.keys() - {"value", "range", "status", "source"})
@@ -302,7 +302,7 @@ def _constant(key: str, given: Any, places: Mapping[str, str], where: str) -> tu
     if value is None and "None" in _FIELDS[key] and between is None:
         return None, Source(status, text)
     number = _number(key, value, key, at)
-    return number, Source(status, text, None if between is None else _range(key, between, number, places["range"]))
+    return number, Source(status, text, None if between is None else _range(key, between, number, range_at))
 
 
 def _range(key: str, given: Any, value: float, at: str) -> tuple[float, float]:

@@ -170,9 +170,9 @@ def _count(neurons: MultiSpikeIF, current: torch.Tensor) -> Iterator[tuple[torch
     """For each step, the potentials before the reset, and how often neurons fire that may do so several times."""
     v_threshold, v_floor = _constant(neurons.v_threshold, current), _constant(neurons.v_floor, current)
     v = torch.zeros_like(current[0])
-    keep = 1 - neurons.mem_decay if isinstance(neurons, IntegerLIF) else 1.0
-    half = 0.5 if isinstance(neurons, IntegerLIF) else 0.0
-    even = isinstance(neurons, IntegerLIF) and neurons.even
+    keep, half, even = 1.0, 0.0, False
+    if isinstance(neurons, IntegerLIF):
+        keep, half, even = 1 - neurons.mem_decay, 0.5, neurons.even
     for now in current:
         v = v * keep + now
         levels = (v / v_threshold).clamp(0, neurons.max_spikes)
@@ -289,11 +289,14 @@ def _(op: nir.AvgPool2d, x: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:
-    if isinstance(op, EdgeAvgPool2d):
-        windows = op.kernel_size, op.stride, op.padding
-        ceil = Window(*windows).targets(tuple(x.shape[3:])) != op.size
-        return _split(F.avg_pool2d(_merge(x), *windows, ceil_mode=ceil, count_include_pad=op.counts_padding), x)
     return _split(F.adaptive_avg_pool2d(_merge(x), op.size), x)
+
+
+@evaluate.register
+def _(op: EdgeAvgPool2d, x: torch.Tensor) -> torch.Tensor:
+    windows = op.kernel_size, op.stride, op.padding
+    ceil = Window(*windows).targets(tuple(x.shape[3:])) != op.size
+    return _split(F.avg_pool2d(_merge(x), *windows, ceil_mode=ceil, count_include_pad=op.counts_padding), x)
 
 
 @evaluate.register

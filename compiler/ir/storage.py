@@ -13,7 +13,6 @@ from resformer.compiler.target import LOIHI
 OUTLIER_BITS = LOIHI.weight_bits_max + 1
 """A bit more than a synapse holds: a second one for the few weights that are too large for the first."""
 
-
 NEXT_WIDTH = {7: 8}
 """Of a width that synapses cannot have, the one that they take."""
 

@@ -69,10 +69,11 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         program: What ran.
         spikes: Of every population, (T, N, ...); counts, of those that may fire several a step.
     """
-    maps = {name: _positions(train.dense()) for name, train in spikes.items()}
+    sent = {name: _by_channel(train.dense()) for name, train in spikes.items()}
     for node in program:
-        if isinstance(node.op, SpikeGate) and node.name not in maps:
-            maps[node.name] = _positions(_required_message(program, node, spikes) != 0)
+        if isinstance(node.op, SpikeGate) and node.name not in sent:
+            sent[node.name] = _by_channel(_required_message(program, node, spikes))
+    maps = {name: each.sum(axis=1) for name, each in sent.items()}
     sops: dict[str, Int64Array] = {}
     not_zero: dict[str, Int64Array] = {}
     parts = stacked_parts(program)
@@ -80,21 +81,20 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         synapse = layer_synapses(program, node.name)[0]
         around = shapes_around(program, synapse)
         for index in () if node.name in parts else synapse.op.counted_inputs:
-            events = _events_read(program, synapse, index, spikes, maps)
+            events = _events_read(program, synapse, index, spikes, sent)
             if events is not None:
-                counted = synapse.op.operations_of(index, events, around)
+                counted = synapse.op.operations_of(index, events.sum(axis=1), around)
                 sops[node.name] = sops.get(node.name, np.int64(0)) + counted
-                weights = [each.op for each in layer_synapses(program, node.name)]
                 if isinstance(synapse.op, Conv2d | Dense):
-                    sent = _channels(_required_message(program, _source(program, synapse, index), spikes))
-                    not_zero[node.name] = _not_zero(weights, sent, around)
+                    weights = [each.op for each in layer_synapses(program, node.name)]
+                    not_zero[node.name] = _not_zero(weights, events, around)
         if isinstance(node.op, RecurrentCubaLIF):
             # a step later, and what the last one fires does not come back
             own = Shapes((node.shape,), node.shape)
             returning = node.op.synapses().operations(maps[node.name][:-1], own)
             sops[node.name] = np.append(np.int64(0), returning)
-            sent = _channels(spikes[node.name].dense()[:-1])
-            not_zero[node.name] = np.append(np.int64(0), _not_zero(node.op.parts(), sent, own))
+            returned = _not_zero(node.op.parts(), sent[node.name][:-1], own)
+            not_zero[node.name] = np.append(np.int64(0), returned)
     first = next(iter(spikes.values()))
     return Activity(first.shape[1], program.timesteps, maps, sops, not_zero)
 
@@ -110,16 +110,21 @@ def stem_macs(program: Program) -> int:
 
 
 def _events_read(
-    program: Program, node: Node[Op], index: int, spikes: Mapping[str, SpikeTrain], maps: Mapping[str, Int64Array]
+    program: Program, node: Node[Op], index: int, spikes: Mapping[str, SpikeTrain], sent: dict[str, Int64Array]
 ) -> Int64Array | None:
-    """The events that a layer of synapses reads at each position of an input, (T, rows, columns); None of values."""
+    """The events that a layer of synapses reads of an input, (T, channels, rows, columns); None of values.
+
+    They are kept in ``sent``, for the next that reads them.
+    """
     if not node.op.counts_operations or _is_classifier(program, node):
         return None
     source = _source(program, node, index)
-    if source.name in maps:
-        return maps[source.name]
-    message = _message(program, source, spikes)
-    return None if message is None else _positions(message != 0)
+    if source.name not in sent:
+        message = _message(program, source, spikes)
+        if message is None:
+            return None
+        sent[source.name] = _by_channel(message)
+    return sent[source.name]
 
 
 def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array | None:
@@ -172,13 +177,7 @@ def _not_zero(synapses: Sequence[Op], events: Int64Array, shapes: Shapes) -> Int
     return total
 
 
-def _channels(message: npt.NDArray[np.bool_] | Int64Array) -> Int64Array:
+def _by_channel(message: npt.NDArray[np.bool_] | Int64Array) -> Int64Array:
     """The events of a message, (T, N, ...), of all samples, (T, channels, rows, columns)."""
     counts: Int64Array = np.count_nonzero(message, axis=1).astype(np.int64)
     return counts.reshape(len(counts), *(*counts.shape[1:], 1, 1)[:3])
-
-
-def _positions(events: npt.NDArray[np.bool_]) -> Int64Array:
-    """Events, (T, N, ...), at each position, (T, rows, columns)."""
-    counts: Int64Array = events.sum(axis=(1, 2), dtype=np.int64)
-    return counts.reshape(len(counts), *(*counts.shape[1:], 1, 1)[:2])

@@ -19,6 +19,7 @@ from resformer.compiler.placement.links import Mesh
 from resformer.compiler.placement.mapping import Edge, Link, Population
 from resformer.compiler.placement.place import Placed, Placement
 from resformer.compiler.placement.traffic import Route, route
+from resformer.errors import FileFormatError
 from resformer.runtime.cost.activity import Activity, stem_macs
 from resformer.runtime.cost.steps import Steps, Work, lasting
 
@@ -205,6 +206,8 @@ class Cost(Summarized):
 FIGURES = ("step_ns", "latency_us", "interval_us", "power_mw")
 """The figures of a cost that have an interval, beside its energies."""
 ENERGIES = ("dynamic", "static", "total")
+SHORTEST_STEP_NS = 1e-6
+"""What a step takes at least: power is an energy divided by a time, which a description may give as zero."""
 
 
 def _milliwatts(energy_mj: float, interval_us: float) -> float:
@@ -223,6 +226,9 @@ def estimate(program: Program, activity: Activity, placement: Placement) -> Cost
         program: Scheduled.
         activity: Of its run.
         placement: Of its populations.
+
+    Raises:
+        FileFormatError: The chip's constants let a step take no time.
     """
     sops, macs = activity.sops_per_sample, stem_macs(program)
     paper = PaperCost(sops, macs, sops * SOP_PJ * 1e-9, (sops * SOP_PJ + macs * MAC_PJ) * 1e-9)
@@ -232,6 +238,11 @@ def estimate(program: Program, activity: Activity, placement: Placement) -> Cost
     low, high = (
         _price(counts, activity, replace(placement, chip=chip.extreme(high=high)))[2] for high in (False, True)
     )
+    if low.step_ns < SHORTEST_STEP_NS:
+        raise FileFormatError(
+            f"{chip.name}: a step may take {low.step_ns:g} ns, so that its power has no bound; give step_ns, or the "
+            f"low end of its range, at least {SHORTEST_STEP_NS:g} ns"
+        )
     return Cost(activity, paper, placement, layers, steps, totals, low, high)
 
 
@@ -552,13 +563,13 @@ def total_rows(cost: Cost) -> list[tuple[str, str]]:
             f"{cost.paper.energy_with_stem_mj:.4g} mJ: {cost.paper.stem_macs:,} MACs at {MAC_PJ} pJ each",
         ),
         ("chip", f"{counted(placement.cores, 'core')}, {counted(placement.chips, 'chip')} of {chip.name}"),
-        ("energy there", f"{shown_between(cost, 'energy_mj', 'mJ')}"),
-        ("of it dynamic", f"{shown_between(cost, 'dynamic_mj', 'mJ')}"),
-        ("of it static", f"{shown_between(cost, 'static_mj', 'mJ')}"),
-        ("power there", f"{shown_between(cost, 'power_mw', 'mW')}"),
+        ("energy there", shown_between(cost, "energy_mj", "mJ")),
+        ("of it dynamic", shown_between(cost, "dynamic_mj", "mJ")),
+        ("of it static", shown_between(cost, "static_mj", "mJ")),
+        ("power there", shown_between(cost, "power_mw", "mW")),
         ("a step there", f"{shown_between(cost, 'step_ns', 'us')}; {waits}"),
-        ("a sample every", f"{shown_between(cost, 'interval_us', 'us')}"),
-        ("frame to logits", f"{shown_between(cost, 'latency_us', 'us')}"),
+        ("a sample every", shown_between(cost, "interval_us", "us")),
+        ("frame to logits", shown_between(cost, "latency_us", "us")),
     ]
     costs = {name: source for name, source in chip.sources.items() if name.endswith(_COSTS)}
     told = {

@@ -283,16 +283,14 @@ class TorchKernels:
 
             return multiply
 
-        name = f"{step.name}.first"
+        name, reach = f"{step.name}.first", sizes.first_product(q_most, k_most, v_most)
         if sizes.scores_first:
             steps = max(q_steps, k_steps)
             first = bind(name, (q_steps, queries, depth), (k_steps, keys, depth), q_most, k_most)
-            reach = depth * q_most * k_most
             second = bind(step.name, (v_steps, width, keys), (steps, queries, keys), v_most, reach)
         else:
             steps = max(k_steps, v_steps)
             first = bind(name, (k_steps, depth, keys), (v_steps, keys, width), k_most, v_most)
-            reach = keys * k_most * v_most
             second = bind(step.name, (q_steps, queries, depth), (steps, depth, width), q_most, reach)
         out_dtype, unit = real_dtype(self.plan.values[step.name]), float(1 << op.weight_exp)
 

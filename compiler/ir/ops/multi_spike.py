@@ -74,14 +74,17 @@ class MultiSpikeIF(Op):
         """See ``Op``; the most and the least input in every step."""
         own = self.parameters()
         low, high = known_bounds(inputs[0])
+        threshold = own.vth << LOIHI.a_shift
+        # a count that is rounded up leaves as little as half a threshold below zero
+        least = 0 if own.rounding is fixedpoint.Rounding.DOWN else np.maximum(-(threshold // 2), own.floor)
         # what a step leaves is below a threshold, or what the most input has left beside the most spikes
-        for bound, left in ((low, -LOIHI.v_max), (high, own.vth << LOIHI.a_shift)):
+        for bound, further, left in ((low, np.minimum, least), (high, np.maximum, threshold)):
             v = np.zeros((), dtype=np.int64)
             for _ in range(timesteps):
                 step = fixedpoint.multi_spike_step(v, np.asarray(bound), own)
                 if step.clipped:
                     return True
-                v = np.maximum(step.v, left)
+                v = further(step.v, left)
         return False
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:

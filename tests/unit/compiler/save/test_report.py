@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, Relay
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, IntegerLIF, Relay
 from resformer.compiler.ir.program import Program, connections, may_clip, real_weight
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.save.report import sqnr_db
@@ -93,6 +93,24 @@ def test_potentials_saturate_where_their_worst_sum_leaves_24_bits() -> None:
     assert lif_after(-largest + 10, dv=2048, bias=-20)
     assert not lif_after(-largest - 1, dv=2048, timesteps=1)
     assert lif_after(-largest, dv=1024)
+
+
+def test_rounded_counts_leave_potentials_that_saturate_below() -> None:
+    vth, low, high = 71_875, -25_000, 35_938
+    held = {"vth": vth, "floor": -LOIHI.v_max, "bias": 0}
+    op = IntegerLIF(
+        Signal(SignalKind.GRADED, 0),
+        **{name: np.array([[[each]]], dtype=np.int32) for name, each in held.items()},
+        max_spikes=4,
+        dv=0,
+        even=False,
+    )
+    # half of the threshold makes one spike, which leaves the other half below zero
+    given = np.array([high, low, low, low, low], dtype=np.int64).reshape(5, 1, 1, 1, 1)
+    for timesteps, expected in ((4, False), (5, True)):
+        assert bool(op.evaluate(given[:timesteps]).clipped) is expected
+        assert op.may_clip([current(low, high, 0)], timesteps) is expected
+    assert not op.may_clip([current(low, 0, 0)], 4)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-90, 0), (0, 95)])

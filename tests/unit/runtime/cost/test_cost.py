@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.placement import traffic
 from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.compiler.placement.traffic import route
+from resformer.errors import FileFormatError
 from resformer.runtime.cost.activity import Activity, measure
 from resformer.runtime.cost.cost import Cost, estimate, to_json
 from support.program_builder import ProgramBuilder, tiny_resformer
@@ -42,6 +43,13 @@ def test_the_papers_energy_has_two_bases(run) -> None:
     assert paper.energy_mj == pytest.approx(0.9e-9 * paper.sops, rel=1e-12)
     assert paper.stem_macs == 4 * 16 * 16 * 27
     assert paper.energy_with_stem_mj == pytest.approx(paper.energy_mj + 4.6e-9 * paper.stem_macs, rel=1e-12)
+
+
+def test_a_step_takes_time_since_power_divides_by_it(run) -> None:
+    none = dict.fromkeys((each.name for each in fields(Chip) if each.name.endswith("_ns")), 0.0)
+    with pytest.raises(FileFormatError, match=r"loihi2: a step may take 0 ns.*give step_ns, .*at least 1e-06 ns"):
+        cost_on(run, replace(LOIHI2, **none, sources={}))
+    assert cost_on(run, replace(LOIHI2, **{**none, "step_ns": 1e-6}, sources={})).power_mw > 0
 
 
 def test_one_layers_cost_by_hand() -> None:
