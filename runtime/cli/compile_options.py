@@ -54,8 +54,8 @@ def compile_parser() -> Parser:
     parser = Parser(
         prog="resformer-compile",
         description="Compile a trained SpikingResformer, a network of another family (Spikformer, Spikingformer, "
-        "QKFormer, Spike-driven Transformer, Max-Former, SEW-ResNet), or a NIR or netx network, for Loihi-style "
-        "hardware.",
+        "QKFormer, Spike-driven Transformer v1 and v3, Meta-SpikeFormer, Max-Former, SEW-ResNet), or a NIR or netx "
+        "network, for Loihi-style hardware.",
         epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     parser.add_argument(
