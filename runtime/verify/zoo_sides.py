@@ -16,7 +16,7 @@ from resformer.errors import InputError, UnsupportedError
 from resformer.models.zoo.checkpoint import ZooCheckpoint, build_zoo_model, load_zoo_checkpoint
 from resformer.models.zoo.parts import Classifier
 from resformer.runtime.verify.checks import Sides
-from resformer.runtime.verify.graphs import build_graphs, float_graphs, populations
+from resformer.runtime.verify.graphs import float_graphs, populations, with_file_graph
 from resformer.runtime.verify.module_sides import gains, traced_network, with_module_facts
 from resformer.runtime.verify.torch_network import ModuleNetwork, truncates_nothing
 
@@ -41,8 +41,9 @@ def zoo_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
     if traced is None:
         traced = _traced(module, program, build.quantized_path)
     quantized = _network(module, traced, program, build.quantized_path)
-    graphs = {} if model is None else build_graphs(traced.graph, ZOO.float_passes, build, program)
-    *_, folded = float_graphs(traced.graph, ZOO.float_passes).values()
+    stages = float_graphs(traced.graph, ZOO.float_passes)
+    *_, folded = stages.values()
+    graphs = {} if model is None else with_file_graph(stages, build, program)
     exact = build.report["is_dyadic"] or truncates_nothing(quantized, program.timesteps)
     sides = Sides(program, graphs, original, quantized, meant_exact=exact)
     return replace(
