@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from resformer.errors import FileFormatError
+from resformer.errors import FileFormatError, ResformerError
 from resformer.models.limits import printable, quote, require_within
 
 DAMAGE: tuple[type[Exception], ...] = (
@@ -63,6 +63,26 @@ def boundary(path: str | Path, remedy: str, *, what: str = "damaged") -> Iterato
         ) from error
     except DAMAGE as error:
         raise FileFormatError(f"{printable(str(path))}: {what} ({brief(error)}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def checkpoint_boundary(path: Path) -> Iterator[None]:
+    """Name the file in every error of ours that reading and recognising a checkpoint raises.
+
+    Whatever else is raised there is taken for damage: PyTorch's kinds of errors are not a list that could be closed.
+
+    Raises:
+        FileFormatError: The checkpoint cannot be read or recognised.
+        ResformerError: Of the kind that was raised.
+    """
+    try:
+        yield
+    except ResformerError as error:
+        raise type(error)(f"{printable(str(path))}: {error}") from error
+    except Exception as error:  # of PyTorch, on tensors that no check foresaw
+        raise FileFormatError(
+            f"{printable(str(path))}: damaged, or no PyTorch checkpoint ({brief(error)}); copy it again"
+        ) from error
 
 
 def require_regular(path: Path, *, largest: int | None = None, named: str = "a file") -> int:

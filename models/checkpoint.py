@@ -15,10 +15,11 @@ from typing import Any, Literal, get_args
 import torch
 
 from resformer.errors import FileFormatError, UnsupportedError
+from resformer.models.boundary import checkpoint_boundary
 from resformer.models.infer import check_shapes, infer_architecture
 from resformer.models.layers import NeuronKind
 from resformer.models.limits import quote
-from resformer.models.reading import checkpoint_boundary, read
+from resformer.models.reading import read
 from resformer.models.spikingresformer import Architecture, Rounding, SpikingResformer
 from resformer.models.weights import StateDict, check_values, find_weights, note_half_precision
 

@@ -7,25 +7,17 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import torch
 from safetensors.torch import load_file
 
-from resformer.errors import FileFormatError, ResformerError
+from resformer.errors import FileFormatError
 from resformer.models.archive import open_archive
 from resformer.models.boundary import brief, require_regular
 from resformer.models.gate import RESAVE, STAND_INS, look
-from resformer.models.limits import (
-    LARGEST_PICKLE,
-    LARGEST_SAFETENSORS_HEADER,
-    allowed,
-    printable,
-    quote,
-    require_within,
-)
+from resformer.models.limits import LARGEST_PICKLE, LARGEST_SAFETENSORS_HEADER, allowed, quote, require_within
 
 FileFormat = Literal["PyTorch", "safetensors"]
 
@@ -33,24 +25,6 @@ HDF5 = b"\x89HDF\r\n"
 """How files of HDF5 begin, which hold networks in NIR and in netx."""
 OLD_PICKLES = 5
 """What a file of PyTorch before 1.6 begins with: a magic number, a version, the machine, the content, the storages."""
-
-
-@contextlib.contextmanager
-def checkpoint_boundary(path: Path) -> Iterator[None]:
-    """Name the file in every error of ours that reading and recognising a checkpoint raises; what else is, is damage.
-
-    Raises:
-        FileFormatError: The checkpoint cannot be read or recognised.
-        ResformerError: Of the kind that was raised.
-    """
-    try:
-        yield
-    except ResformerError as error:
-        raise type(error)(f"{printable(str(path))}: {error}") from error
-    except Exception as error:  # of PyTorch, on tensors that no check foresaw
-        raise FileFormatError(
-            f"{printable(str(path))}: damaged, or no PyTorch checkpoint ({brief(error)}); copy it again"
-        ) from error
 
 
 def read(path: Path) -> tuple[object, FileFormat]:

@@ -464,9 +464,10 @@ def compile(  # noqa: A001
     What a user should know of the network, such as populations that can never fire, is a ``ResformerWarning`` each.
 
     Args:
-        source: A path to a SpikingResformer's checkpoint, to a NIR file if it ends in ``.nir``, or to a netx
-            network of lava-dl if it ends in ``.net``; or a module in memory, in any mode and type: what it computes in
-            eval mode and float64 is compiled. A module forgets its potentials and is otherwise left alone.
+        source: A path to a checkpoint, of a SpikingResformer or of another family (docs/zoo.md), to a NIR file if it
+            ends in ``.nir``, or to a netx network of lava-dl if it ends in ``.net``; or a module in memory, in any mode
+            and type: what it computes in eval mode and float64 is compiled. A module forgets its potentials and is
+            otherwise left alone.
         example_input: Of a module: samples as its ``forward`` takes them, (T, N, C, H, W) or (T, N, F), or (N, C, H, W)
             or (N, F) if it repeats them over time itself.
         target: Of "lava", "sim", "onnx" and "nir", one or several: a sequence, or separated by commas.

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from resformer.errors import FileFormatError, InputError, UnsupportedError
+from resformer.models.boundary import checkpoint_boundary
 from resformer.models.limits import quote
-from resformer.models.reading import checkpoint_boundary, read
+from resformer.models.reading import read
 from resformer.models.weights import TOP_LEVEL, StateDict, check_values, find_weights, note_half_precision
 from resformer.models.zoo.names import FamilyName
 from resformer.models.zoo.parts import Classifier

@@ -54,8 +54,8 @@ def compile_parser() -> Parser:
     parser = Parser(
         prog="resformer-compile",
         description="Compile a trained SpikingResformer, a network of another family (Spikformer, Spikingformer, "
-        "QKFormer, Spike-driven Transformer, Max-Former, SEW-ResNet), or a NIR or netx network, for Loihi-style "
-        "hardware.",
+        "QKFormer, Spike-driven Transformer v1 and v3, Meta-SpikeFormer, Max-Former, SEW-ResNet), or a NIR or netx "
+        "network, for Loihi-style hardware.",
         epilog="The architecture is read off the checkpoint's tensors. Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
     parser.add_argument(
@@ -581,7 +581,7 @@ def _network(report: Any) -> str:
 
         fields = architecture["fields"].items()
         return f"{FAMILIES[architecture['family']].title}, " + ", ".join(
-            f"{_words(name)} {_row(value) if isinstance(value, list) else value}" for name, value in fields
+            f"{name.replace('_', ' ')} {_row(value) if isinstance(value, list) else value}" for name, value in fields
         )
     planes, heads = (_row(architecture[each]) for each in ("planes", "num_heads"))
     return f"{architecture['neuron']}, planes {planes}, heads {heads}, {architecture['stem']} stem"
@@ -589,10 +589,6 @@ def _network(report: Any) -> str:
 
 def _is_netx(report: Any) -> bool:
     return str(report["source"].get("file", "")).endswith(NET_SUFFIX)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _row(values: Sequence[int]) -> str:

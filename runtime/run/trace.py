@@ -26,26 +26,30 @@ def join(traces: Sequence[Trace]) -> Trace:
         ties.update(trace.ties)
     return Trace(
         logits=np.concatenate([trace.logits for trace in traces], axis=1),
-        spikes={name: joined([trace.spikes[name] for trace in traces]) for name in traces[0].spikes},
+        spikes={name: _joined([trace.spikes[name] for trace in traces]) for name in traces[0].spikes},
         graded={name: np.concatenate([trace.graded[name] for trace in traces], axis=1) for name in traces[0].graded},
         saturated=dict(saturated),
         ties=dict(ties),
     )
 
 
-def joined(trains: Sequence[SpikeTrain]) -> SpikeTrain:
+def _joined(trains: Sequence[SpikeTrain]) -> SpikeTrain:
     """The trains of one population, of samples that follow each other."""
-    values = [each.values() if isinstance(each, CountTrain) else each.dense() for each in trains]
-    return type(trains[0]).pack(np.concatenate(values, axis=1))
+    return type(trains[0]).pack(np.concatenate([_values(each) for each in trains], axis=1))
+
+
+def _values(train: SpikeTrain) -> npt.NDArray[np.generic]:
+    """What a population sent, (T, N, ...): spikes, or counts of them."""
+    return train.values() if isinstance(train, CountTrain) else train.dense()
 
 
 def split(trace: Trace, ranges: Sequence[tuple[int, int]]) -> list[Trace]:
     """The traces of some of its samples each, without counts: those are of all samples together."""
     spikes: list[dict[str, SpikeTrain]] = [{} for _ in ranges]
     for name, train in trace.spikes.items():
-        dense = train.values() if isinstance(train, CountTrain) else train.dense()
+        sent = _values(train)
         for part, (start, stop) in zip(spikes, ranges, strict=True):
-            part[name] = type(train).pack(dense[:, start:stop])
+            part[name] = type(train).pack(sent[:, start:stop])
     return [
         Trace(
             logits=trace.logits[:, start:stop],

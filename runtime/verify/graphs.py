@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import nir
 
@@ -17,21 +17,21 @@ A_FILE = "file"
 """How the name of a float graph begins that was read from a build."""
 
 
-def build_graphs(
-    graph: Graph[nir.NIRNode], passes: Sequence[FloatPass], build: Build, program: Scheduled
+def with_file_graph(
+    graphs: Mapping[str, Graph[nir.NIRNode]], build: Build, program: Scheduled
 ) -> dict[str, Graph[nir.NIRNode]]:
-    """The float graph as imported, after each float pass, and as the build's file holds it.
+    """What ``float_graphs`` made, and the float graph as the build's file holds it.
 
     Raises:
         FileFormatError: The file's populations are not the program's.
     """
-    graphs, wanted = float_graphs(graph, passes), set(program.spiking_names)
+    wanted = set(program.spiking_names)
     for stage, each in graphs.items():
         assert populations(each) == wanted, f"{stage}: its populations are not the program's"
-    return graphs | {f"{A_FILE} {build.network_path.name}": file_graph(build, program)}
+    return {**graphs, f"{A_FILE} {build.network_path.name}": _file_graph(build, program)}
 
 
-def file_graph(build: Build, program: Scheduled) -> Graph[nir.NIRNode]:
+def _file_graph(build: Build, program: Scheduled) -> Graph[nir.NIRNode]:
     """The float graph as the build's file holds it.
 
     Raises:

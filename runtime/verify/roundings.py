@@ -19,12 +19,13 @@ from resformer.errors import InputError
 
 
 class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, tells what each population of levels is given and sends, (T, N, ...).
+    """While it is entered, tells what each population that the code writes out is given and sends, (T, N, ...).
 
-    What it is told to be given is what the code rounds: its potential, clamped.
+    What one of levels is told to be given is what the code rounds: its potential, clamped.
 
     Args:
-        calls: For each rounding of a forward, in order, which population it is.
+        calls: For each rounding of a forward, in order, which population it is; where neurons are written out by
+            comparisons, for each of these too.
         timesteps: T.
         observe: Told a population's name, what it is given, and its levels.
         unseen: Modules in which nothing counts: those that the frontend does not look into.
@@ -48,7 +49,11 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and note it if it is a rounding."""
+        """Run an operation, and note it if it is a rounding, or a comparison that counts.
+
+        Raises:
+            InputError: The module's code rounds or compares more often than when it was traced.
+        """
         made = func(*args, **(kwargs or {}))
         if not self.inside and str(func) in self.counted:
             if self.count >= len(self.calls):
@@ -88,7 +93,7 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Leave, and see that every rounding came.
 
         Raises:
-            InputError: The module's code rounds less often than when it was traced.
+            InputError: The module's code rounds or compares less often than when it was traced.
         """
         for hook in self.hooks:
             hook.remove()
@@ -99,6 +104,6 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _other(count: int) -> InputError:
     return InputError(
-        f"module: its code rounds values another number of times than the {count} that it was traced with; leave out "
-        "roundings whose results nothing reads"
+        f"module: its code rounds or compares values another number of times than the {count} that it was traced with; "
+        "leave out roundings and comparisons whose results nothing reads"
     )

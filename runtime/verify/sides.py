@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import nir
+
 from resformer.compiler import pipeline
 from resformer.compiler.files.build import Build
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.frontend.net.importer import import_net
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.frontend.nir.own import import_own, read_own
+from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Scheduled
 from resformer.errors import InputError
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.verify.checks import Sides
-from resformer.runtime.verify.graphs import A_FILE, build_graphs, file_graph
+from resformer.runtime.verify.graphs import float_graphs, with_file_graph
 from resformer.runtime.verify.nir_network import NirNetwork
 from resformer.runtime.verify.result import CHECKPOINT, FLOAT_GRAPH, NET, NIR, ORIGINAL, QUANTIZED, SOURCES
 from resformer.runtime.verify.torch_network import TorchNetwork, open_checkpoint, truncates_nothing
@@ -40,7 +43,7 @@ def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserN
         # what else than a checkpoint was compiled is no file that the user's code has weights in
         known = None if build.from_nir or build.from_module else model
         sides = load_sides(build, program, known)
-        graphs = sides.graphs or {f"{A_FILE} {build.network_path.name}": file_graph(build, program)}
+        graphs = sides.graphs or with_file_graph({}, build, program)
         return replace(sides, graphs=graphs, original=user.tuned(fine_tuned=sides.fine_tuned))
     if build.from_nir:
         return _nir_sides(build, program, model)
@@ -59,7 +62,8 @@ def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserN
     original = open_original(build, program, model)
     assert isinstance(original, TorchNetwork)
     assert isinstance(original.model, SpikingResformer)
-    graphs = build_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes, build, program)
+    graphs = float_graphs(import_model(original.model), pipeline.CHECKPOINT.float_passes)
+    graphs = with_file_graph(graphs, build, program)
     return Sides(program, graphs, original, quantized, fine_tuned=original.fine_tuned, meant_exact=meant_exact)
 
 
@@ -70,7 +74,8 @@ def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
     original = open_original(build, program, model)
     assert isinstance(original, NirNetwork)
     passes = () if build.from_net else pipeline.nir_route(model).float_passes
-    return Sides(program, build_graphs(original.graph, passes, build, program), original, None)
+    graphs = with_file_graph(float_graphs(original.graph, passes), build, program)
+    return Sides(program, graphs, original, None)
 
 
 def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork | NirNetwork:
@@ -96,21 +101,8 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
         checkpoint = open_checkpoint(model, timesteps=program.timesteps, image_size=size, chosen=chosen)
         _same_populations(checkpoint, program, str(model))
         return checkpoint
-    known = build.network().metadata
-    dt, own = float(known["dt"]), None if build.from_net else read_own(model)
-    if build.from_net:
-        graph = import_net(model, timesteps=program.timesteps).graph
-    elif own is None:
-        graph = import_nir(
-            model,
-            dt=dt,
-            timesteps=program.timesteps,
-            reset=str(known["reset"]),
-            spikes_per_step=int(known.get("spikes_per_step", 1)),
-            min_v=None if "min_v" not in known else float(known["min_v"]),
-        )
-    else:
-        graph = import_own(model, own, dt=dt, timesteps=program.timesteps)
+    steps = program.timesteps
+    graph = import_net(model, timesteps=steps).graph if build.from_net else _nir_graph(build, model, steps)
     original = NirNetwork(graph)
     same = set(original.neurons) == set(program.spiking_names) and (graph.input.shape, graph.output.shape) == (
         program.input.shape,
@@ -119,6 +111,22 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
     if not same:
         raise InputError(f"{model}: another network than the one that was compiled; give the file of the build")
     return original
+
+
+def _nir_graph(build: Build, model: Path, timesteps: int) -> Graph[nir.NIRNode]:
+    """A NIR file's float graph, read as the build says."""
+    known, own = build.network().metadata, read_own(model)
+    dt = float(known["dt"])
+    if own is not None:
+        return import_own(model, own, dt=dt, timesteps=timesteps)
+    return import_nir(
+        model,
+        dt=dt,
+        timesteps=timesteps,
+        reset=str(known["reset"]),
+        spikes_per_step=int(known.get("spikes_per_step", 1)),
+        min_v=None if "min_v" not in known else float(known["min_v"]),
+    )
 
 
 def _same_populations(network: TorchNetwork, program: Scheduled, source: str) -> None:
@@ -133,10 +141,8 @@ def absent_sides(build: Build) -> dict[str, str]:
     """Why a check is not run, by its name, if its side is absent."""
     if build.from_module:
         return dict.fromkeys((FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: Compiled.verify")
+    source = SOURCES[NET if build.from_net else NIR if build.from_nir else CHECKPOINT]
     return {
-        **dict.fromkeys(
-            (FLOAT_GRAPH, ORIGINAL),
-            f"needs the {SOURCES[NET if build.from_net else NIR if build.from_nir else CHECKPOINT]}: give --model",
-        ),
-        QUANTIZED: f"a {SOURCES[NET if build.from_net else NIR]} has no quantized checkpoint",
+        **dict.fromkeys((FLOAT_GRAPH, ORIGINAL), f"needs the {source}: give --model"),
+        QUANTIZED: f"a {source} has no quantized checkpoint",
     }

@@ -115,7 +115,7 @@ class ModuleNetwork(TorchNetwork):
         stepwise: The populations that its code steps one by one.
         source: What messages call where it came from.
         alone: Those that it gives (T * N, ...): if there are any, it is given one sample at a time.
-        levels: For each rounding that its code runs, in order, the population of levels that it is.
+        levels: For each rounding that its code runs, in order, the population that it is; see ``Roundings``.
     """
 
     def __init__(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from resformer.compiler.files.build import Build
 from resformer.compiler.frontend.module.importer import Traced
 from resformer.compiler.ir.primitives import InputKind
-from resformer.compiler.ir.program import Scheduled
+from resformer.compiler.ir.program import Scheduled, layer_names
 from resformer.compiler.pipeline import ZOO
 from resformer.compiler.sources.zoo import trace
 from resformer.errors import InputError, UnsupportedError
 from resformer.models.zoo.checkpoint import ZooCheckpoint, build_zoo_model, load_zoo_checkpoint
 from resformer.models.zoo.parts import Classifier
 from resformer.runtime.verify.checks import Sides
-from resformer.runtime.verify.graphs import build_graphs, float_graphs, populations
+from resformer.runtime.verify.graphs import float_graphs, populations, with_file_graph
 from resformer.runtime.verify.module_sides import gains, traced_network, with_module_facts
 from resformer.runtime.verify.torch_network import ModuleNetwork, truncates_nothing
 
@@ -41,8 +41,11 @@ def zoo_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
     if traced is None:
         traced = _traced(module, program, build.quantized_path)
     quantized = _network(module, traced, program, build.quantized_path)
-    graphs = {} if model is None else build_graphs(traced.graph, ZOO.float_passes, build, program)
-    *_, folded = float_graphs(traced.graph, ZOO.float_passes).values()
+    stages = float_graphs(traced.graph, ZOO.float_passes)
+    *_, folded = stages.values()
+    if any(name not in folded for name in layer_names(program)):
+        raise _another(model or build.quantized_path)
+    graphs = {} if model is None else with_file_graph(stages, build, program)
     exact = build.report["is_dyadic"] or truncates_nothing(quantized, program.timesteps)
     sides = Sides(program, graphs, original, quantized, meant_exact=exact)
     return replace(
@@ -80,11 +83,13 @@ def _module(checkpoint: ZooCheckpoint, build: Build, program: Scheduled) -> Clas
     """A checkpoint's network, for the program's number of steps.
 
     Raises:
-        InputError: It is of another family than was compiled, or its input or output is not the program's.
+        InputError: It has another architecture than was compiled, or its input or output is not the program's.
     """
-    net = checkpoint.recognition.architecture
+    known, compiled = checkpoint.recognition, build.report["architecture"]
+    net = known.architecture
+    fields = {name: list(each) if isinstance(each, tuple) else each for name, each in asdict(net).items()}
     same = (net.in_channels, net.num_classes) == (program.input.shape[0], program.output.shape[0])
-    if checkpoint.recognition.family != build.family or not same:
+    if not same or {"family": known.family, "fields": fields} != compiled:
         raise _another(checkpoint.path)
     return build_zoo_model(checkpoint, timesteps=program.timesteps)
 

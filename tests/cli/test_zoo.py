@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,11 @@ def test_another_network_is_no_original(built: Path, spikformer: Made, tiny: Tin
     save_zoo_checkpoint(sew, tmp_path / "sew.pt", image_size=SIZE)
     with pytest.raises(InputError, match=r"sew\.pt: another network than the one that was compiled"):
         resformer.load(built, model=tmp_path / "sew.pt").verify(spikformer.samples, backend="sim")
+    # its populations are the same, its layers are not
+    folders: Any = build(replace(SPIKFORMER, layout="imagenet"), timesteps=1)
+    save_zoo_checkpoint(folders, tmp_path / "imagenet.pt", image_size=SIZE)
+    with pytest.raises(InputError, match=r"imagenet\.pt: another network than the one that was compiled"):
+        resformer.load(built, model=tmp_path / "imagenet.pt").verify(spikformer.samples, backend="sim")
     with pytest.raises(InputError, match=r"another network than the one that was compiled"):
         resformer.load(built, model=tmp_path / "deeper.pt").report(tmp_path / "p.html", spikformer.samples, samples=1)
 

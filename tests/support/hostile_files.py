@@ -55,28 +55,42 @@ def junk(**options: Any) -> Write:
     return damaged_network(lambda file: file.require_group("node/metadata").create_dataset("junk", **options))
 
 
-def instead_of_bias(make: Callable[[h5py.File], Any]) -> Write:
-    """Something else under the name of the bias."""
+def replaced(name: str, make: Callable[[h5py.File], Any]) -> Callable[[h5py.File], None]:
+    """Something else under a name."""
 
     def damage(file: h5py.File) -> None:
         made = make(file)
-        del file[NETWORK_BIAS]
-        if made is not None:
-            file[NETWORK_BIAS] = made
+        del file[name]
+        file[name] = made
 
-    return damaged_network(damage)
-
-
-def external_storage(file: h5py.File) -> None:
-    del file[NETWORK_BIAS]
-    file.create_dataset(NETWORK_BIAS, (20,), "u1", external=[("/etc/passwd", 0, 20)])
+    return damage
 
 
-def virtual(file: h5py.File) -> None:
-    del file[NETWORK_BIAS]
-    layout = h5py.VirtualLayout((20,), "f8")
-    layout[:] = h5py.VirtualSource("other.nir", NETWORK_BIAS, (20,))
-    file.create_virtual_dataset(NETWORK_BIAS, layout)
+def external_storage(name: str, size: int) -> Callable[[h5py.File], None]:
+    """Values that lie in another file."""
+
+    def damage(file: h5py.File) -> None:
+        del file[name]
+        file.create_dataset(name, (size,), "u1", external=[("/etc/passwd", 0, size)])
+
+    return damage
+
+
+def virtual(name: str, size: int) -> Callable[[h5py.File], None]:
+    """Values that are a view of another file's."""
+
+    def damage(file: h5py.File) -> None:
+        del file[name]
+        layout = h5py.VirtualLayout((size,), "f8")
+        layout[:] = h5py.VirtualSource("other", name, (size,))
+        file.create_virtual_dataset(name, layout)
+
+    return damage
+
+
+def instead_of_bias(make: Callable[[h5py.File], Any]) -> Write:
+    """Something else under the name of the small network's bias."""
+    return damaged_network(replaced(NETWORK_BIAS, make))
 
 
 def doubled(file: h5py.File) -> None:
@@ -114,14 +128,14 @@ def metadata_group(file: h5py.File) -> h5py.Group:
 
 
 NIR: Mapping[str, tuple[Write, str]] = {
-    "external storage": (damaged_network(external_storage), "its values lie in another file"),
+    "external storage": (damaged_network(external_storage(NETWORK_BIAS, 20)), "its values lie in another file"),
     "external link": (
         instead_of_bias(lambda _: h5py.ExternalLink("other.nir", NETWORK_BIAS)),
         "is a link into another file",
     ),
     "soft link": (instead_of_bias(lambda _: h5py.SoftLink("/node/nodes/affine/weight")), "is a soft link"),
     "hard link": (instead_of_bias(lambda file: file["node/nodes/lif/r"]), "under another name"),
-    "virtual data set": (damaged_network(virtual), "is a virtual data set"),
+    "virtual data set": (damaged_network(virtual(NETWORK_BIAS, 20)), "is a virtual data set"),
     "doubled groups": (damaged_network(doubled), "under another name"),
     "group in itself": (damaged_network(circle), "under another name"),
     "deep groups": (damaged_network(deep), "nested too deeply"),
@@ -167,26 +181,8 @@ def damaged_net(damage: Callable[[h5py.File], object]) -> Write:
 
 
 def instead_of(name: str, make: Callable[[h5py.File], Any]) -> Write:
-    """Something else under a name."""
-
-    def damage(file: h5py.File) -> None:
-        made = make(file)
-        del file[name]
-        file[name] = made
-
-    return damaged_net(damage)
-
-
-def own_external(file: h5py.File) -> None:
-    del file[LAYER_BIAS]
-    file.create_dataset(LAYER_BIAS, (2,), "u1", external=[("/etc/passwd", 0, 2)])
-
-
-def own_virtual(file: h5py.File) -> None:
-    del file[LAYER_BIAS]
-    layout = h5py.VirtualLayout((2,), "f8")
-    layout[:] = h5py.VirtualSource("other.net", LAYER_BIAS, (2,))
-    file.create_virtual_dataset(LAYER_BIAS, layout)
+    """Something else under a name of the small netx network."""
+    return damaged_net(replaced(name, make))
 
 
 def repeated(file: h5py.File) -> None:
@@ -197,14 +193,14 @@ def repeated(file: h5py.File) -> None:
 
 NET: Mapping[str, tuple[Write, str]] = {
     "repeated weights": (damaged_net(repeated), "weight repeats values 67108864 times, the limit is"),
-    "external storage": (damaged_net(own_external), "its values lie in another file"),
+    "external storage": (damaged_net(external_storage(LAYER_BIAS, 2)), "its values lie in another file"),
     "external link": (
         instead_of(LAYER_BIAS, lambda _: h5py.ExternalLink("other.net", LAYER_BIAS)),
         "is a link into another file",
     ),
     "soft link": (instead_of(LAYER_BIAS, lambda _: h5py.SoftLink("/layer/1/weight")), "is a soft link"),
     "hard link": (instead_of(LAYER_BIAS, lambda file: file["layer/3/weight"]), "under another name"),
-    "virtual data set": (damaged_net(own_virtual), "is a virtual data set"),
+    "virtual data set": (damaged_net(virtual(LAYER_BIAS, 2)), "is a virtual data set"),
     "deep groups": (damaged_net(lambda file: file.create_group("layer/1/" + "/".join("a" * 100))), "nested too deeply"),
     "declared": (
         damaged_net(lambda file: file.create_dataset("layer/1/junk", (10**9,), "f8")),
