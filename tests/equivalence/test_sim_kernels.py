@@ -306,6 +306,33 @@ def test_the_check_of_synapses_finds_every_single_error(
             assert not drawn.is_right((image,), wrong)
 
 
+@pytest.mark.parametrize("types", [(torch.float64, torch.float32), (torch.float32, torch.float32)])
+def test_types_that_hold_the_real_sums_are_not_tried_with_larger_ones(types: tuple[torch.dtype, torch.dtype]) -> None:
+    """Weights below 1 make sums that float32 holds; the largest of their type would not, in kernels that all hold."""
+    synapses = Synapses(
+        name="dense",
+        weight=np.ones((8, 64, 1, 1), np.int8),
+        weight_exp=np.zeros(8, np.int8),
+        bias=np.zeros(8, np.int32),
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        groups=1,
+        images=3,
+        size=(1, 1),
+        dtype=torch.float64,
+        reach=45_390,
+        sum_dtype=types[0],
+        out_dtype=types[1],
+        device=torch.device("cpu"),
+    )
+    for kernel in MATRIX:
+        if kernel.limit >= synapses.reach * synapses.depth:
+            products = Products()
+            assert products.bind(synapses, [kernel]) is not None
+            assert not products.notes
+
+
 @pytest.mark.parametrize("transpose", [True, False])
 def test_the_check_of_head_products_finds_every_single_error(transpose: bool) -> None:
     shapes = ((3, 2, 9, 2, 4), (3, 2, 5, 2, 4)) if transpose else ((3, 2, 9, 2, 5), (3, 2, 5, 2, 4))

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 
 from resformer.compiler.backends.sim.frame import is_out_of_memory
 from resformer.compiler.ir import fixedpoint
+from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64
 from resformer.compiler.ir.window import Window
 from resformer.errors import BackendFailedError
 
@@ -55,6 +56,11 @@ VERDICTS: dict[tuple[object, ...], str] = {}
 """What was found of kernels in this process: nothing to object to, or what is wrong with it."""
 _TRYING = threading.Lock()
 RIGHT, WRONG, ABSENT = "", "sums wrongly", "does not run"
+
+
+def exact_below(dtype: torch.dtype) -> int:
+    """Below it, a type of floats holds every integer."""
+    return EXACT_IN_FLOAT32 if dtype is torch.float32 else EXACT_IN_FLOAT64
 
 
 class Product(Protocol):
@@ -262,6 +268,8 @@ class Synapses:
     def trials(self, limit: int) -> Iterator[Trial]:
         """Draw weights and images of which no partial sum reaches the limit."""
         rng = np.random.default_rng(self.depth)
+        # bounds of the real weights chose the types; the drawn ones are larger, and must not be called wrong for that
+        limit = min(limit, exact_below(self.sum_dtype))
         bias_max = min(TRIAL_BIAS, limit // 4) if self.bias.any() else 0
         exponents = 1 if self.reach << TRIAL_EXPONENTS >= limit else TRIAL_EXPONENTS
         reach = max(min(self.reach, limit - 1 - bias_max), 1)
@@ -273,6 +281,7 @@ class Synapses:
                 weight=_draw_weights(rng, self.weight, budgets, turn),
                 weight_exp=weight_exp.astype(self.weight_exp.dtype),
                 bias=rng.integers(-bias_max, bias_max + 1, len(self.bias)).astype(self.bias.dtype),
+                out_dtype=self.sum_dtype,
             )
             shape = (self.images, *self.size, self.channels)
             low = 0 if self.dtype is torch.uint8 else -reach
@@ -356,6 +365,7 @@ class HeadProducts:
     def trials(self, limit: int) -> Iterator[Trial]:
         """Draw gates and a y of which no partial sum reaches the limit."""
         rng = np.random.default_rng(self.gates[4])
+        limit = min(limit, exact_below(self.dtype))
         reach = max(min(self.reach, (limit - 1) // (self.gates[4] * self.gate_reach)), 1)
         for turn in range(-(-PATTERNS // self.y[2])):
             gates = _draw_images(rng, self.gates, 0, self.gate_reach, turn).to(self.device, torch.uint8)

@@ -33,7 +33,7 @@ from resformer.compiler.backends.sim.plan import (
     Value,
     no_kernel,
 )
-from resformer.compiler.backends.sim.products import Compute, HeadProducts, Kernel, Products, Synapses
+from resformer.compiler.backends.sim.products import Compute, HeadProducts, Kernel, Products, Synapses, exact_below
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64, largest
@@ -664,11 +664,6 @@ def output_share(op: Conv2d, block: Block) -> tuple[slice, int]:
     """The outputs that a block makes, and in how many groups."""
     first, width = block.of(len(op.weight))
     return slice(first, first + width), max(op.groups // block.count, 1)
-
-
-def exact_below(dtype: torch.dtype) -> int:
-    """Below it, a type of floats holds every integer."""
-    return EXACT_IN_FLOAT32 if dtype is torch.float32 else EXACT_IN_FLOAT64
 
 
 def matrix_product(synapses: Synapses, dtype: torch.dtype) -> Compute:
