@@ -311,7 +311,7 @@ def test_types_that_hold_the_real_sums_are_not_tried_with_larger_ones(types: tup
     """Weights below 1 make sums that float32 holds; the largest of their type would not, in kernels that all hold."""
     synapses = Synapses(
         name="dense",
-        weight=np.ones((8, 64, 1, 1), np.int8),
+        weight=np.ones((8, 63, 1, 1), np.int8),
         weight_exp=np.zeros(8, np.int8),
         bias=np.zeros(8, np.int32),
         stride=(1, 1),
@@ -321,7 +321,7 @@ def test_types_that_hold_the_real_sums_are_not_tried_with_larger_ones(types: tup
         images=3,
         size=(1, 1),
         dtype=torch.float64,
-        reach=45_390,
+        reach=45_391,
         sum_dtype=types[0],
         out_dtype=types[1],
         device=torch.device("cpu"),
