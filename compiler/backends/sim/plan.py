@@ -171,12 +171,62 @@ class AttentionStep:
     lifs: tuple[tuple[str, LIF], tuple[str, LIF]]
 
     @property
+    def parts(self) -> tuple[Step, ...]:
+        """The same as steps of their own."""
+        (first, second), (scores, sums) = self.lifs, self.products
+        y1, x, y2 = self.inputs
+        return (
+            OpStep(scores[0], scores[1], (y1, x)),
+            NeuronStep((scores[0],), None, None, first, scores[1].limit),
+            OpStep(sums[0], sums[1], (y2, first[0])),
+            NeuronStep((sums[0],), None, None, second, sums[1].limit),
+        )
+
+    @property
     def writes(self) -> tuple[str, ...]:
         """The values that it makes."""
         return (self.lifs[1][0],)
 
 
-Step: TypeAlias = OpStep | RelayoutStep | NeuronStep | AttentionStep
+@dataclass(frozen=True, eq=False)
+class LayerStep:
+    """Synapses and the sum, relay and neurons that read them, in one kernel, so that their sums need not be stored.
+
+    Attributes:
+        synapses: A convolution or dense layer.
+        neurons: What reads it, or None: the synapses alone.
+        keeps_sums: Whether something else reads the synapses' sums.
+    """
+
+    synapses: OpStep
+    neurons: NeuronStep | None
+    keeps_sums: bool
+
+    @property
+    def name(self) -> str:
+        """The synapses'."""
+        return self.synapses.name
+
+    @property
+    def other(self) -> str | None:
+        """What is added to the synapses' sums."""
+        if self.neurons is None:
+            return None
+        return next((name for name in self.neurons.inputs if name != self.name), None)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What it reads."""
+        return self.synapses.inputs if self.other is None else (*self.synapses.inputs, self.other)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The values that it makes."""
+        sums = (self.name,) if self.keeps_sums else ()
+        return sums if self.neurons is None else (*sums, *self.neurons.writes)
+
+
+Step: TypeAlias = OpStep | RelayoutStep | NeuronStep | AttentionStep | LayerStep
 
 
 @dataclass(frozen=True)
@@ -226,6 +276,7 @@ def build_plan(
     keep_graded: bool,
     workers: int | None,
     can_attend: Callable[[AttentionStep, Mapping[str, Value]], bool] | None = None,
+    can_join: Callable[[LayerStep, Mapping[str, Value]], bool] | None = None,
 ) -> Plan:
     """Plan a program.
 
@@ -236,6 +287,7 @@ def build_plan(
         keep_graded: Whether every graded value must exist, to be recorded.
         workers: How many threads share a sample; None: a device that takes all channels at once.
         can_attend: Whether the kernels compute a fused attention step exactly; None: they have none.
+        can_join: The same of synapses and what reads them.
 
     Raises:
         UnsupportedError: An operation has no kernel; the message names its node.
@@ -244,6 +296,8 @@ def build_plan(
     steps = planner.steps()
     if can_attend is not None and not keep_graded:
         steps = _fuse_attention(steps, planner.values, can_attend)
+    if can_join is not None:
+        steps = _join_layers(steps, planner.values, can_join, planner.resolve(program.output.name))
     groups = list(_group(steps))
     read_last = {name: index for index, group in enumerate(groups) for step in group for name in step.inputs}
     output = planner.resolve(program.output.name)
@@ -427,6 +481,42 @@ def _fuse_attention(
     return [fused.get(id(step), step) for step in steps if id(step) not in dropped]
 
 
+def _join_layers(
+    steps: list[Step],
+    values: Mapping[str, Value],
+    can_join: Callable[[LayerStep, Mapping[str, Value]], bool],
+    output: str,
+) -> list[Step]:
+    """Put synapses and what reads them into one step, where nothing that comes between needs their sums."""
+    made_at = {name: index for index, step in enumerate(steps) for name in step.writes}
+    readers: dict[str, list[int]] = {}
+    for index, step in enumerate(steps):
+        for name in dict.fromkeys(step.inputs):
+            readers.setdefault(name, []).append(index)
+    joined: dict[int, Step] = {}
+    dropped: set[int] = set()
+    for index, neurons in enumerate(steps):
+        if not isinstance(neurons, NeuronStep) or len(neurons.inputs) > 2:
+            continue
+        # the latest of its inputs: the others are known by then
+        last = max((made_at.get(name, -1) for name in neurons.inputs), default=-1)
+        synapses = steps[last] if last >= 0 else None
+        if not (isinstance(synapses, OpStep) and isinstance(synapses.op, Conv2d | Dense)):
+            continue
+        if len(set(neurons.inputs)) < len(neurons.inputs):
+            continue
+        layer = LayerStep(synapses, neurons, synapses.name == output or readers[synapses.name] != [index])
+        if last not in joined and can_join(layer, values):
+            joined[last] = layer
+            dropped.add(index)
+    for index, step in enumerate(steps):
+        if index not in joined and isinstance(step, OpStep) and isinstance(step.op, Conv2d | Dense):
+            alone = LayerStep(step, None, keeps_sums=True)
+            if can_join(alone, values):
+                joined[index] = alone
+    return [joined.get(index, step) for index, step in enumerate(steps) if index not in dropped]
+
+
 def _group(steps: list[Step]) -> Iterator[list[Step]]:
     """Cut where a step needs all channels of what the steps since the last cut write."""
     group: list[Step] = []
@@ -451,7 +541,8 @@ def _mixes_channels(step: Step) -> bool:
 
 
 def _reads_all_channels(step: Step) -> bool:
-    return isinstance(step, OpStep) and isinstance(step.op, Conv2d) and step.op.groups == 1
+    grouped = isinstance(step, OpStep) and isinstance(step.op, Conv2d) and step.op.groups > 1
+    return isinstance(step, LayerStep) or (isinstance(step, OpStep) and isinstance(step.op, Conv2d) and not grouped)
 
 
 def _choose_blocks(steps: list[Step], values: Mapping[str, Value], timesteps: int, samples: int, workers: int) -> int:

@@ -149,6 +149,15 @@ class Products:
             "use --device cpu or --backend reference"
         )
 
+    def allows(self, product: ProductT, kernel: Kernel[ProductT]) -> bool:
+        """Whether a kernel that does more than a product computes it rightly; else a note says what it does wrong."""
+        verdict = _verdict(product, kernel)
+        if verdict != RIGHT:
+            self.note(
+                f"{product.name}: this machine's {kernel.name} ({product.shown}) {verdict}; its parts run by themselves"
+            )
+        return verdict == RIGHT
+
     def note(self, sentence: str) -> None:
         """Say once what differs from what would be fastest."""
         self.notes[sentence] = None
@@ -178,14 +187,15 @@ def _verdict(product: ProductT, kernel: Kernel[ProductT]) -> str:
 
 def _try(product: ProductT, kernel: Kernel[ProductT]) -> str:
     with torch.inference_mode():
-        try:
-            for drawn, inputs in product.trials(kernel.limit):
-                if not drawn.is_right(inputs, kernel.make(drawn)(*inputs)):  # type: ignore[arg-type]
-                    return WRONG
-        except (AttributeError, NotImplementedError, RuntimeError) as error:  # builds of PyTorch may lack a kernel
-            if is_out_of_memory(error):
-                raise
-            return ABSENT
+        for drawn, inputs in product.trials(kernel.limit):
+            try:
+                made = kernel.make(drawn)(*inputs)  # type: ignore[arg-type]
+            except (AttributeError, NotImplementedError, RuntimeError) as error:  # builds of PyTorch may lack a kernel
+                if is_out_of_memory(error):
+                    raise
+                return ABSENT
+            if not drawn.is_right(inputs, made):
+                return WRONG
     return RIGHT
 
 

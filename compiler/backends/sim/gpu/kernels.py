@@ -1,0 +1,338 @@
+"""Binds a plan's steps to the kernels in Triton, where bounds prove these exact and a trial shows that they are.
+
+What they do not compute (neurons whose current has a memory, attention of counts, values beyond int32) ``TorchKernels``
+computes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from resformer.compiler.backends.sim.frame import Block, Frame, Work
+from resformer.compiler.backends.sim.gpu.launch import (
+    COUNTS,
+    Attention,
+    AttentionKernel,
+    Half,
+    LayerKernel,
+    Outputs,
+    Tail,
+    TailKernel,
+    Tiles,
+    pool,
+)
+from resformer.compiler.backends.sim.gpu.trials import AttentionTrial, LayerTrial
+from resformer.compiler.backends.sim.gpu.tuning import attention_tiles, choose, layer_tiles
+from resformer.compiler.backends.sim.plan import AttentionStep, LayerStep, NeuronStep, OpStep, Plan, Step, Value
+from resformer.compiler.backends.sim.products import Kernel, Products, Synapses
+from resformer.compiler.backends.sim.torch_kernels import TorchKernels, real_dtype
+from resformer.compiler.ir.interval import INT32_MAX, largest
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, MaxPool2d, SumPool2d
+from resformer.compiler.target import LOIHI
+
+INT8_MAX = 127
+PATCHES_MAX = 512
+"""Patches whose potentials a program of attention can hold in registers."""
+WIDTH_MAX = 128
+"""Channels of a head that it can."""
+ELEMENTS = 1 << 31
+"""Offsets within one step are 32 bits wide."""
+INT32 = INT32_MAX + 1
+
+
+class GpuKernels(TorchKernels):
+    """Binds steps to kernels in Triton, and to torch's operations where these do not fit.
+
+    Args:
+        plan: What the steps belong to.
+        device: A GPU; or the CPU, where Triton interprets its kernels.
+        products: What tries kernels and keeps notes.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device, products: Products) -> None:
+        super().__init__(plan, device, int8=True, products=products)
+
+    def bind(self, step: Step, block: Block) -> Work:
+        """What runs one step."""
+        match step:
+            case LayerStep():
+                return self.layer(step, block)
+            case AttentionStep():
+                return self.dual_attention(step, block)
+            case OpStep(op=MaxPool2d() | SumPool2d() as op) if _fits_int32(self.plan, step):
+                return functools.partial(self.pool, step, op)
+        return super().bind(step, block)
+
+    def layer(self, step: LayerStep, block: Block) -> Work:
+        """Synapses and what reads them, in one kernel."""
+        synapses, neurons = step.synapses, step.neurons
+        source, made = self.plan.values[synapses.inputs[0]], self.plan.values[step.name]
+        other = None if step.other is None else self.plan.values[step.other]
+        fires = neurons is not None and neurons.lif is not None
+        steps = 1 if source.static and (other is None or other.static) and not fires else self.plan.timesteps
+        if not fires and other is None:
+            steps = 1  # all of them are one, of more images
+        images = self.plan.samples * (self.plan.timesteps if steps == 1 and not source.static else 1)
+        own = replace(self._own_synapses(synapses, block), images=images, out_dtype=real_dtype(made))
+        tail = Tail(None, None, made.channels, 0, may_clip=False) if neurons is None else self._tail(neurons, made)
+        kernel = LayerKernel(own, tail, steps, static=source.static or steps == 1)
+        tiles = self._layer_tiles(kernel, tail, other)
+        static_other = other is not None and other.static
+        trial = LayerTrial(own, tail, steps, kernel.static, other is not None, static_other, tuple(tiles))
+        if not self.products.allows(trial, LAYER):
+            parts = [super(GpuKernels, self).bind(each, block) for each in (synapses, neurons) if each is not None]
+            return functools.partial(_in_turn, parts)
+        repeats = self.plan.timesteps // steps if source.static else 1
+
+        def work(frame: Frame) -> None:
+            x = _as_int8(frame.read(synapses.inputs[0]).data)
+            x = x if kernel.steps > 1 or source.static else x.reshape(1, -1, x.shape[2])
+            outputs = self._outputs(frame, step.name if step.keeps_sums else None, neurons)
+            second = None if step.other is None else frame.read(step.other).data
+            kernel.run(x, second, outputs, tiles)
+            if neurons is not None:
+                _tell(frame, neurons, outputs.counts, repeats)
+
+        return work
+
+    def _own_synapses(self, step: OpStep, block: Block) -> Synapses:
+        """A step's synapses, whichever operation they are of."""
+        if isinstance(step.op, Conv2d):
+            return self._synapses(step, step.op, block)
+        assert isinstance(step.op, Dense), "can_join"
+        weight_exp = np.full(len(step.op.weight), step.op.weight_exp, np.int8)
+        return self._synapses_of(
+            step.name, step.inputs[0], step.op.weight[:, :, None, None], weight_exp, step.op.bias, images=1
+        )
+
+    def _tail(self, step: NeuronStep, made: Value) -> Tail:
+        """What a step does with the sum of what it reads."""
+        relay, lif = step.relay, step.lif
+        assert lif is None or isinstance(lif[1], LIF), "can_join"
+        reach = sum(self.plan.values[name].magnitude.value for name in step.inputs)
+        clips = relay is not None and reach + largest(relay[1].bias) >> relay[1].shift >= relay[1].limit
+        neurons = lif[1] if lif is not None and isinstance(lif[1], LIF) else None
+        return Tail(None if relay is None else relay[1], neurons, made.channels, step.reach, may_clip=clips)
+
+    def _layer_tiles(self, kernel: LayerKernel, tail: Tail, other: Value | None) -> Tiles:
+        """How a layer is cut: on a GPU, by trying it on values like its own."""
+        own = kernel.synapses
+        candidates = layer_tiles(kernel.group_outputs, kernel.group_channels, kernel.rows)
+        key = *replace(own, images=kernel.rows).key, tail.lif is None, other is None, kernel.steps, kernel.static
+
+        @functools.cache
+        def tensors() -> tuple[torch.Tensor, torch.Tensor | None, Outputs]:
+            made = 1 if kernel.static and tail.lif is None else kernel.steps, kernel.rows, kernel.outputs
+            x_shape = 1 if kernel.static else kernel.steps, own.images * own.size[0] * own.size[1], own.channels
+            x = torch.randint(0, 2, x_shape, dtype=torch.int8, device=self.device)
+            read = None if other is None else torch.zeros(made, dtype=real_dtype(other), device=self.device)
+            sums = torch.empty(made, dtype=torch.float32, device=self.device) if tail.lif is None else None
+            spikes = None if tail.lif is None else torch.empty(made, dtype=torch.int8, device=self.device)
+            return x, read, Outputs(sums, None, spikes, self._zeros())
+
+        return choose(key, candidates, lambda tiles: kernel.run(*tensors(), tiles), self.device)
+
+    def _outputs(self, frame: Frame, sums: str | None, neurons: NeuronStep | None) -> Outputs:
+        """Where a step's kernel writes."""
+        stream, lif = (None, None) if neurons is None else (neurons.stream, neurons.lif)
+        values = self.plan.values
+        return Outputs(
+            None if sums is None else frame.write(sums, real_dtype(values[sums])).data,
+            None if stream is None else frame.write(stream, real_dtype(values[stream])).data,
+            None if lif is None else frame.write(lif[0], torch.uint8).data.view(torch.int8),
+            self._zeros(),
+        )
+
+    def _zeros(self) -> torch.Tensor:
+        return torch.zeros(COUNTS, dtype=torch.int64, device=self.device)
+
+    def neurons(self, step: NeuronStep, block: Block) -> Work:
+        """A sum, a relay and neurons that read no synapses of their own."""
+        inputs = [self.plan.values[name] for name in step.inputs]
+        if not fits_tail(step, self.plan.values):
+            return super().neurons(step, block)
+        steps = 1 if all(value.static for value in inputs) and step.lif is None else self.plan.timesteps
+        kernel = TailKernel(self._tail(step, inputs[0]), steps, self.device)
+
+        def work(frame: Frame) -> None:
+            x, *others = (frame.read(name).data for name in step.inputs)
+            outputs = self._outputs(frame, None, step)
+            kernel.run(x, others[0] if others else None, outputs)
+            _tell(frame, step, outputs.counts, self.plan.timesteps // steps)
+
+        return work
+
+    def dual_attention(self, step: AttentionStep, block: Block) -> Work:
+        """DSSA's products and their neurons, in one kernel."""
+        y, x = (self.plan.values[name] for name in step.inputs[:2])
+        heads = step.products[0][1].num_heads
+        size = Attention(self.plan.samples, self.plan.timesteps, heads, x.channels, x.positions, y.positions)
+        halves = [
+            Half(product.bias, product.limit, lif, self.plan.values[name].magnitude.value + largest(product.bias))
+            for name, (_, product), (_, lif) in zip(step.inputs[::2], step.products, step.lifs, strict=True)
+        ]
+        kernel = AttentionKernel(size, halves, self.device)
+        tiles = self._attention_tiles(kernel)
+        trial = AttentionTrial(step.products[1][0], size, (halves[0], halves[1]), self.device, tuple(tiles))
+        if not self.products.allows(trial, ATTENTION):
+            return functools.partial(_in_turn, [super(GpuKernels, self).bind(each, block) for each in step.parts])
+
+        def work(frame: Frame) -> None:
+            y1, gates, y2 = (frame.read(name).data for name in step.inputs)
+            spikes = frame.write(step.lifs[1][0], torch.uint8).data.view(torch.int8)
+            counts = torch.zeros((2, COUNTS), dtype=torch.int64, device=self.device)
+            kernel.run(y1, _as_int8(gates), y2, spikes, counts, tiles)
+            for (product, _), (name, lif), (clipped, floored, ties) in zip(
+                step.products, step.lifs, counts, strict=True
+            ):
+                frame.clipped(product, clipped)
+                frame.clipped(name, floored)
+                if lif.counts_ties:
+                    frame.tied(name, ties)
+
+        return work
+
+    def _attention_tiles(self, kernel: AttentionKernel) -> Tiles:
+        """How attention is cut, likewise."""
+        size = kernel.size
+
+        @functools.cache
+        def tensors() -> tuple[torch.Tensor, ...]:
+            y = torch.zeros((size.steps, size.samples * size.patches, size.channels), device=self.device)
+            shape = size.steps, size.samples * size.positions, size.channels
+            x = torch.randint(0, 2, shape, dtype=torch.int8, device=self.device)
+            counts = torch.zeros((2, COUNTS), dtype=torch.int64, device=self.device)
+            return y, x, y, torch.empty_like(x), counts
+
+        return choose(
+            tuple(size), attention_tiles(size.patches), lambda tiles: kernel.run(*tensors(), tiles), self.device
+        )
+
+    def pool(self, step: OpStep, op: MaxPool2d | SumPool2d, frame: Frame) -> None:
+        """Maxima or sums over windows."""
+        source, made = self.plan.values[step.inputs[0]], self.plan.values[step.name]
+        top, _, left, _ = op.around if isinstance(op, MaxPool2d) else (0, 0, 0, 0)
+        slab = frame.write(step.name, real_dtype(made)).data
+        pool(
+            frame.read(step.inputs[0]).data, slab, source.size, made.size, op.kernel_size, op.stride, (top, left),
+            largest=isinstance(op, MaxPool2d),
+        )  # fmt: skip
+
+
+def can_join(step: LayerStep, values: Mapping[str, Value]) -> bool:
+    """Whether a kernel computes synapses and what reads them exactly."""
+    op, source, made = step.synapses.op, values[step.synapses.inputs[0]], values[step.name]
+    in_int8 = source.is_spikes or source.magnitude.value <= INT8_MAX
+    if not in_int8 or not isinstance(op, Conv2d | Dense) or op.weight.dtype != np.int8:
+        return False
+    if isinstance(op, Conv2d) and not _is_plain(op, source, made):
+        return False
+    if made.magnitude.sums >= INT32 or max(source.channels, made.channels) * source.positions >= ELEMENTS:
+        return False
+    return step.neurons is None or fits_tail(step.neurons, values)
+
+
+def _is_plain(op: Conv2d, source: Value, made: Value) -> bool:
+    """Whether a convolution's window pads both sides alike."""
+    return op.window.targets(source.size) == made.size
+
+
+def fits_tail(step: NeuronStep, values: Mapping[str, Value]) -> bool:
+    """Whether a kernel computes a sum, a relay and neurons exactly: all that they make is below 2^31."""
+    reach = sum(values[name].magnitude.value for name in step.inputs)
+    if step.relay is not None:
+        reach += largest(step.relay[1].bias) + (1 << step.relay[1].shift >> 1)
+    if step.lif is not None:
+        neurons = step.lif[1]
+        if not isinstance(neurons, LIF) or neurons.du != LOIHI.du_no_memory or step.reach > LOIHI.a_max:
+            return False
+    widest = max(values[name].channels * values[name].positions for name in step.inputs)
+    return len(step.inputs) <= 2 and reach < INT32 and widest < ELEMENTS
+
+
+def can_attend(step: AttentionStep, values: Mapping[str, Value]) -> bool:
+    """Whether a kernel computes both of DSSA's products and their neurons exactly."""
+    y1, x, y2 = (values[name] for name in step.inputs)
+    width = y1.channels // step.products[0][1].num_heads
+    if y2.channels != y1.channels or y2.positions != y1.positions or x.channels != y1.channels:
+        return False
+    if not x.is_spikes or x.static or y1.positions > PATCHES_MAX or width > WIDTH_MAX:
+        return False
+    for y, terms, (_, product), (_, lif) in zip((y1, y2), (width, y2.positions), step.products, step.lifs, strict=True):
+        reach = y.magnitude.value + largest(product.bias)
+        # digits are put together from the most significant on: what is left of them is at most half of one more
+        if y.static or y.is_spikes or y.is_wide or (reach + 256) * terms >= INT32:
+            return False
+        if product.limit > LOIHI.a_max or lif.du != LOIHI.du_no_memory:
+            return False
+        if (lif.bias != lif.bias[0]).any() or (lif.surplus != lif.surplus[0]).any():
+            return False
+    return True
+
+
+def _fits_int32(plan: Plan, step: OpStep) -> bool:
+    source, made = plan.values[step.inputs[0]], plan.values[step.name]
+    elements = plan.samples * plan.timesteps * source.positions * source.channels
+    return max(source.magnitude.value, made.magnitude.sums) < INT32 and elements < ELEMENTS
+
+
+def _as_int8(values: torch.Tensor) -> torch.Tensor:
+    """Spikes as they are; other numbers, of at most 127, as bytes."""
+    return values.view(torch.int8) if values.dtype is torch.uint8 else values.to(torch.int8)
+
+
+def _tell(frame: Frame, step: NeuronStep, counts: torch.Tensor, repeats: int) -> None:
+    """Note what a kernel counted."""
+    if step.relay is not None:
+        frame.clipped(step.relay[0], counts[0] * repeats if repeats > 1 else counts[0])
+    if step.lif is not None:
+        frame.clipped(step.lif[0], counts[1])
+        if step.lif[1].counts_ties:
+            frame.tied(step.lif[0], counts[2])
+
+
+def _in_turn(works: list[Work], frame: Frame) -> None:
+    for work in works:
+        work(frame)
+
+
+def _run_layer(trial: LayerTrial) -> functools.partial[tuple[torch.Tensor, ...]]:
+    kernel = LayerKernel(trial.synapses, trial.tail, trial.steps, static=trial.static)
+    return functools.partial(_try_layer, trial, kernel)
+
+
+def _try_layer(
+    trial: LayerTrial, kernel: LayerKernel, x: torch.Tensor, other: torch.Tensor | None
+) -> tuple[torch.Tensor | None, ...]:
+    """What a layer's kernel makes of a trial's values, its sums and what its neurons read kept."""
+    device, fires = trial.synapses.device, trial.tail.lif is not None
+    read = len(x) if other is None else max(len(x), len(other))
+    shapes = [(steps, kernel.rows, kernel.outputs) for steps in (len(x), trial.steps if fires else read)]
+    sums, stream = (torch.empty(shape, dtype=trial.synapses.sum_dtype, device=device) for shape in shapes)
+    spikes = torch.empty((trial.steps, *shapes[0][1:]), dtype=torch.int8, device=device) if fires else None
+    counts = torch.zeros(COUNTS, dtype=torch.int64, device=device)
+    kernel.run(x, other, Outputs(sums, stream, spikes, counts), Tiles(*trial.tiles))
+    return sums, stream, spikes, counts
+
+
+def _run_attention(trial: AttentionTrial) -> functools.partial[tuple[torch.Tensor, torch.Tensor]]:
+    kernel = AttentionKernel(trial.size, trial.halves, trial.device)
+    return functools.partial(_try_attention, kernel, Tiles(*trial.tiles))
+
+
+def _try_attention(
+    kernel: AttentionKernel, tiles: Tiles, y1: torch.Tensor, x: torch.Tensor, y2: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    spikes = torch.empty_like(x)
+    counts = torch.zeros((2, COUNTS), dtype=torch.int64, device=x.device)
+    kernel.run(y1, x, y2, spikes, counts, tiles)
+    return spikes, counts
+
+
+LAYER: Kernel[LayerTrial] = Kernel("fused layer in Triton", INT32, _run_layer)
+ATTENTION: Kernel[AttentionTrial] = Kernel("fused attention in Triton", INT32, _run_attention)

@@ -1,0 +1,319 @@
+"""Kernels with the numbers that they hold on the device, ready to be launched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import triton
+
+from resformer.compiler.backends.sim.gpu import loops
+from resformer.compiler.backends.sim.products import Synapses
+from resformer.compiler.ir.interval import largest
+from resformer.compiler.ir.ops import LIF, Relay
+from resformer.compiler.target import LOIHI
+
+DEPTH_MIN = 32
+"""Fewest int8 numbers that a product of the GPU's matrix units is deep."""
+NARROWEST = 16
+"""Fewest rows and columns of a tile."""
+FEW_CHANNELS = 16
+"""Below it, a run of one tap's channels would leave most of a product's depth empty."""
+COUNTS = 3
+"""Of a step: sums clipped, potentials clipped from below, ties."""
+PLANE_ROWS, PLANE_CHANNELS = 32, 64
+"""The tile of a kernel without products."""
+
+
+class Tiles(NamedTuple):
+    """How a kernel is cut: the tile that a program makes, the depth of each product, and what the compiler is told."""
+
+    rows: int
+    outputs: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def decay(lif: LIF) -> tuple[int, int]:
+    """The shift that is a decay of potentials, or -1 where it is none, and what a step keeps of 4096."""
+    kept = LOIHI.decay_unity - lif.dv
+    halves = kept > 0 and kept & (kept - 1) == 0
+    return (LOIHI.decay_unity // kept).bit_length() - 1 if halves else -1, kept
+
+
+def may_floor(lif: LIF, reach: int) -> bool:
+    """Whether inputs of at most this magnitude can bring a potential to its floor."""
+    push = (reach << LOIHI.a_shift) + largest(lif.bias)
+    # what all steps leave at most: push * (1 + keep + keep^2 + ...)
+    return lif.dv == 0 or push * LOIHI.decay_unity // lif.dv >= LOIHI.v_max
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """What reads a current of so many channels: a relay and neurons, each optional.
+
+    Attributes:
+        relay: Bias and saturation.
+        lif: The neurons.
+        channels: How many there are.
+        reach: A bound on what the neurons read.
+        may_clip: Whether the relay's limit can be met.
+    """
+
+    relay: Relay | None
+    lif: LIF | None
+    channels: int
+    reach: int
+    may_clip: bool
+
+
+class TailNumbers:
+    """A tail's numbers on a device, as both kernels that have one take them."""
+
+    def __init__(self, tail: Tail, device: torch.device) -> None:
+        relay, lif, channels = tail.relay, tail.lif, tail.channels
+        none = np.zeros(1, np.int64)
+        self.relay_bias = _int32(none if relay is None else relay.bias, channels, device)
+        self.lif_bias = _int32(none if lif is None else lif.bias, channels, device)
+        self.tie = _int32(none if lif is None else lif.tie_potentials(1), channels, device)
+        self.scalars = (
+            0 if relay is None else relay.limit,
+            0 if relay is None else relay.shift,
+            0 if relay is None else 1 << relay.shift >> 1,
+            0 if lif is None else lif.vth << LOIHI.a_shift,
+        )
+        self.with_relay = int(relay is not None)
+        self.counting = (
+            int(relay is not None and tail.may_clip),
+            int(lif is not None and may_floor(lif, tail.reach)),
+            int(lif is not None and lif.counts_ties),
+        )
+        shift, keep = (0, 0) if lif is None else decay(lif)
+        self.compiled: dict[str, Any] = {"FIRE": lif is not None, "SHIFT": shift, "KEEP": keep, "V_MAX": LOIHI.v_max}
+
+
+def _int32(values: npt.NDArray[np.integer[Any]], channels: int, device: torch.device) -> torch.Tensor:
+    """One number for each channel."""
+    each = np.repeat(values, channels // len(values)) if len(values) > 1 else np.broadcast_to(values, channels)
+    return torch.from_numpy(np.ascontiguousarray(each, np.int32)).to(device)
+
+
+class Outputs(NamedTuple):
+    """Where a kernel writes: tensors (steps or 1, rows, channels), None where nothing is kept, and its counts, (3,)."""
+
+    sums: torch.Tensor | None
+    stream: torch.Tensor | None
+    spikes: torch.Tensor | None
+    counts: torch.Tensor
+
+
+class LayerKernel:
+    """Synapses and their tail.
+
+    Args:
+        synapses: Of which ``images`` are those of one step.
+        tail: What reads them; its relay and neurons may both be None.
+        steps: How many steps a launch runs.
+        static: Whether the synapses read the same at all of them.
+    """
+
+    def __init__(self, synapses: Synapses, tail: Tail, steps: int, *, static: bool) -> None:
+        device = synapses.device
+        self.synapses, self.steps, self.static = synapses, steps, static
+        by_tap = np.ascontiguousarray(synapses.weight.transpose(0, 2, 3, 1)).reshape(len(synapses.weight), -1)
+        self._weight = torch.from_numpy(by_tap).to(device)
+        self._exponent = _int32(synapses.weight_exp, len(by_tap), device)
+        self._bias = _int32(synapses.bias, len(by_tap), device)
+        self._tail = TailNumbers(tail, device)
+        self._nothing = torch.zeros(1, dtype=torch.float32, device=device)
+        self._no_spikes = torch.zeros(1, dtype=torch.int8, device=device)
+        window = synapses.window
+        self._made = window.targets(synapses.size)
+        self.rows = synapses.images * self._made[0] * self._made[1]
+        self.group_channels, self.outputs = synapses.weight.shape[1], len(by_tap)
+        self.group_outputs = self.outputs // synapses.groups
+        plain = window.kernel == window.stride == (1, 1) and window.padding == (0, 0)
+        self.gather = loops.POINTWISE if plain else loops.TAPS if self.group_channels >= FEW_CHANNELS else loops.FLAT
+
+    def run(self, x: torch.Tensor, other: torch.Tensor | None, outputs: Outputs, tiles: Tiles) -> None:
+        """Launch it.
+
+        Args:
+            x: (steps or 1, images * height * width, channels), int8.
+            other: (steps or 1, rows, outputs), what is added.
+            outputs: Where to write.
+            tiles: How it is cut.
+        """
+        own, tail = self.synapses, self._tail
+        (height, width), (kernel_height, kernel_width) = own.size, own.kernel
+        blocks = triton.cdiv(self.group_outputs, tiles.outputs)
+        grid = triton.cdiv(self.rows, tiles.rows), own.groups * blocks
+        even = self.group_channels % tiles.depth == 0
+        loops.synapses[grid](
+            x, self._weight, self._exponent, self._bias, self._or_nothing(other), tail.relay_bias, tail.lif_bias,
+            tail.tie, self._or_nothing(outputs.sums), self._or_nothing(outputs.stream),
+            self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
+            self.rows, *self._made, height, width, self.steps, _step(x), _step(other),
+            own.channels, self.group_channels, self.outputs, self.group_outputs,
+            kernel_height * kernel_width, kernel_width, *own.stride, *own.padding, *own.dilation,
+            *tail.scalars, blocks,
+            int(other is not None), tail.with_relay, int(outputs.sums is not None), int(outputs.stream is not None),
+            *tail.counting,
+            ROWS=tiles.rows, OUTPUTS=tiles.outputs, DEPTH=tiles.depth, GATHER=self.gather, EVEN=even,
+            STATIC=self.static, **tail.compiled, num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
+
+    def _or_nothing(self, tensor: torch.Tensor | None) -> torch.Tensor:
+        return self._nothing if tensor is None else tensor
+
+
+def _step(tensor: torch.Tensor | None) -> int:
+    """Numbers from one step to the next; 0 where all are alike."""
+    return 0 if tensor is None or len(tensor) == 1 else tensor[0].numel()
+
+
+class TailKernel:
+    """A tail by itself, of one summand or two."""
+
+    def __init__(self, tail: Tail, steps: int, device: torch.device) -> None:
+        self._tail, self._channels, self._steps = TailNumbers(tail, device), tail.channels, steps
+        self._nothing = torch.zeros(1, dtype=torch.float32, device=device)
+        self._no_spikes = torch.zeros(1, dtype=torch.int8, device=device)
+
+    def run(self, x: torch.Tensor, other: torch.Tensor | None, outputs: Outputs) -> None:
+        """Launch it on (steps or 1, rows, channels)."""
+        rows, tail = x.shape[1], self._tail
+        columns = min(PLANE_CHANNELS, triton.next_power_of_2(self._channels))
+        grid = triton.cdiv(rows, PLANE_ROWS), triton.cdiv(self._channels, columns)
+        loops.neurons[grid](
+            x, self._nothing if other is None else other, tail.relay_bias, tail.lif_bias, tail.tie,
+            self._nothing if outputs.stream is None else outputs.stream,
+            self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
+            rows, self._steps, _step(x), _step(other), self._channels, *tail.scalars,
+            int(other is not None), tail.with_relay, int(outputs.stream is not None), *tail.counting,
+            ROWS=PLANE_ROWS, CHANNELS=columns, **tail.compiled,
+        )  # fmt: skip
+
+
+def digits_for(reach: int) -> int:
+    """How many digits from -128 to 127 to the base 256 hold every integer of at most this magnitude."""
+    digits = 1
+    while reach > 127 * (256**digits - 1) // 255:
+        digits += 1
+    return digits
+
+
+class Half(NamedTuple):
+    """One of attention's products, and the neurons that read it.
+
+    Attributes:
+        bias: (channels,), what is added to y.
+        limit: The product's.
+        lif: The neurons, all alike.
+        reach: A bound on y + bias.
+    """
+
+    bias: npt.NDArray[np.int32]
+    limit: int
+    lif: LIF
+    reach: int
+
+
+class Attention(NamedTuple):
+    """The sizes of DSSA."""
+
+    samples: int
+    steps: int
+    heads: int
+    channels: int
+    positions: int
+    patches: int
+
+
+class AttentionKernel:
+    """Both products and their neurons."""
+
+    def __init__(self, size: Attention, halves: Sequence[Half], device: torch.device) -> None:
+        self.size, self.halves, self.device = size, tuple(halves), device
+        self._biases = [_int32(half.bias, size.channels, device) for half in halves]
+        self._padded = max(triton.next_power_of_2(size.patches), DEPTH_MIN)
+        self._digits = [digits_for(half.reach) for half in halves]
+        self._limits = [half.limit for half in halves]
+        self._scalars = [int(half.lif.bias[0]) for half in halves]
+        self._scalars += [int(half.lif.tie_potentials(1)[0]) for half in halves]
+        self._scalars += [half.lif.vth << LOIHI.a_shift for half in halves]
+        terms = size.channels // size.heads, size.patches
+        self._counting = [int(half.reach * each > half.limit) for half, each in zip(halves, terms, strict=True)]
+        self._counting += [int(may_floor(half.lif, half.limit)) for half in halves]
+        self._counting += [int(half.lif.counts_ties) for half in halves]
+        (shift1, keep1), (shift2, keep2) = (decay(half.lif) for half in halves)
+        self._compiled = {"SHIFT1": shift1, "SHIFT2": shift2, "KEEP1": keep1, "KEEP2": keep2, "V_MAX": LOIHI.v_max}
+        self._planes: list[torch.Tensor] = []
+
+    def run(
+        self, y1: torch.Tensor, x: torch.Tensor, y2: torch.Tensor, spikes: torch.Tensor, counts: torch.Tensor,
+        tiles: Tiles,
+    ) -> None:  # fmt: skip
+        """Launch it.
+
+        Args:
+            y1: (steps, samples * patches, channels).
+            x: (steps, samples * positions, channels), int8.
+            y2: As y1.
+            spikes: As x; what the second neurons fire.
+            counts: (2, 3), of both halves.
+            tiles: Of which ``outputs`` is not read.
+        """
+        size = self.size
+        planes = [self._split(half, y) for half, y in enumerate((y1, y2))]
+        width = size.channels // size.heads
+        grid = triton.cdiv(size.positions, tiles.rows), size.samples * size.heads
+        loops.attention[grid](
+            x, *planes, spikes, counts[0], counts[1],
+            size.positions, size.patches, size.steps, size.samples, size.heads, size.channels,
+            *self._limits, *self._scalars, *self._counting,
+            ROWS=tiles.rows, PADDED=self._padded, WIDTH=width,
+            DEPTH=max(triton.next_power_of_2(width), DEPTH_MIN), DIGITS1=self._digits[0], DIGITS2=self._digits[1],
+            **self._compiled, num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
+
+    def _split(self, half: int, y: torch.Tensor) -> torch.Tensor:
+        """y's digits, as the kernel takes them; the second product's patches follow each other in memory."""
+        size, padded, digits = self.size, self._padded, self._digits[half]
+        images = size.steps * size.samples
+        planes = torch.empty((digits, images, padded, size.channels), dtype=torch.int8, device=self.device)
+        rows, columns = images * padded, min(PLANE_CHANNELS, triton.next_power_of_2(size.channels))
+        loops.digits[triton.cdiv(rows, PLANE_ROWS), triton.cdiv(size.channels, columns)](
+            y, self._biases[half], planes, rows, size.patches, size.channels,
+            PADDED=padded, DIGITS=digits, BY_CHANNEL=half == 1, ROWS=PLANE_ROWS, CHANNELS=columns,
+        )  # fmt: skip
+        return planes
+
+
+def pool(
+    x: torch.Tensor, made: torch.Tensor, size: tuple[int, int], made_size: tuple[int, int], kernel: tuple[int, int],
+    stride: tuple[int, int], first: tuple[int, int], *, largest: bool,
+) -> None:  # fmt: skip
+    """Maxima or sums over windows.
+
+    Args:
+        x: (steps or 1, images * height * width, channels).
+        made: The same of what is made.
+        size: (height, width).
+        made_size: Likewise.
+        kernel: (rows, columns).
+        stride: Likewise.
+        first: How far above and left of the image the first window begins.
+        largest: Maxima, not sums.
+    """
+    rows, channels = made.shape[0] * made.shape[1], made.shape[2]
+    columns = min(PLANE_CHANNELS, triton.next_power_of_2(channels))
+    loops.pool[triton.cdiv(rows, PLANE_ROWS), triton.cdiv(channels, columns)](
+        x, made, rows, *made_size, *size, channels, *kernel, *stride, *first,
+        LARGEST=largest, ROWS=PLANE_ROWS, CHANNELS=columns,
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+"""Which tiles a kernel is cut into: the fastest of a few on this device, chosen once for each kind of layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from resformer.compiler.backends.sim.gpu.launch import NARROWEST, Tiles
+
+SECONDS = 90.0
+"""What a process may spend on trying tiles, the compiling included; after that the first of each list is taken."""
+LAUNCHES = 3
+"""Timed for each candidate, after one that compiles it."""
+
+Key = tuple[object, ...]
+
+CHOSEN: dict[Key, Tiles] = {}
+"""What was found in this process, by device and kind of layer."""
+_spent = 0.0
+
+
+def layer_tiles(group_outputs: int, group_channels: int, rows: int) -> list[Tiles]:
+    """Candidates for synapses, what is likely to be best first."""
+    widest = _power_of_2(group_outputs, 128)
+    depth = 64 if group_channels % 64 == 0 else 32
+    tall = 128 if rows >= 128 else _power_of_2(rows, 128)
+    tiles = [Tiles(tall, min(widest, 64), depth, 4, 3)]
+    if widest >= 128:
+        tiles.append(Tiles(tall, 128, depth, 8, 3))
+    if group_channels % 128 == 0:
+        tiles.append(Tiles(tall, min(widest, 128), 128, 8, 3))
+    tiles.append(Tiles(min(tall, 64), min(widest, 64), depth, 4, 4))
+    return list(dict.fromkeys(tiles))
+
+
+def attention_tiles(patches: int) -> list[Tiles]:
+    """Candidates for attention: potentials of all patches are in registers."""
+    if patches > 256:
+        return [Tiles(32, 0, 0, 8, 1)]
+    return [Tiles(64, 0, 0, 8, 1), Tiles(64, 0, 0, 8, 2), Tiles(32, 0, 0, 4, 1)]
+
+
+def choose(key: Key, candidates: Sequence[Tiles], launch: Callable[[Tiles], None], device: torch.device) -> Tiles:
+    """The fastest tiles that the device can run.
+
+    Args:
+        key: The kind of layer.
+        candidates: One or more.
+        launch: Runs the kernel with some tiles.
+        device: Where; only a GPU is timed.
+    """
+    global _spent
+    if device.type != "cuda" or len(candidates) == 1:
+        return candidates[0]
+    key = (torch.cuda.get_device_name(device), *key)
+    if key not in CHOSEN:
+        began = time.perf_counter()
+        if _spent >= SECONDS:
+            return candidates[0]
+        CHOSEN[key] = min(candidates, key=lambda tiles: _milliseconds(launch, tiles))
+        _spent += time.perf_counter() - began
+    return CHOSEN[key]
+
+
+def _milliseconds(launch: Callable[[Tiles], None], tiles: Tiles) -> float:
+    """How long a launch takes; infinite where the device cannot."""
+    try:
+        launch(tiles)
+        torch.cuda.synchronize()
+    except Exception as error:  # Triton has no class of its own for all that does not fit a device
+        if "out of resource" not in str(error):
+            raise
+        return float("inf")
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(LAUNCHES):
+        launch(tiles)
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end)
+
+
+def _power_of_2(count: int, most: int) -> int:
+    """The least power of two that is not below a count, within the tiles that are possible."""
+    return max(min(1 << (count - 1).bit_length(), most), NARROWEST)
