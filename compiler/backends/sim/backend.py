@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,8 @@ from resformer.compiler.backends.base import StepProgress, check_samples, does_n
 from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
 from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.frame import is_out_of_memory
-from resformer.compiler.backends.sim.plan import build_plan
+from resformer.compiler.backends.sim.gpu.batches import Batches, Pending, finish
+from resformer.compiler.backends.sim.plan import Plan, build_plan
 from resformer.compiler.backends.sim.products import Products
 from resformer.compiler.backends.sim.recorder import Recorder
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels
@@ -53,6 +57,7 @@ class SimBackend:
         self._threads: Workers | None = None
         self._engines: dict[tuple[int, bool, bool, int | None, bool], Engine] = {}
         self._products = {each: Products(self_check=each) for each in (False, True)}
+        self._batches: dict[Engine, Batches] = {}
         self._program: Program | None = None
 
     @property
@@ -91,7 +96,7 @@ class SimBackend:
         """
         check_samples(program, samples)
         if program is not self._program:
-            self._program, self._engines = program, {}
+            self._program, self._engines, self._batches = program, {}, {}
             for each in self._products.values():
                 each.notes.clear()
         recorder = Recorder(program, len(samples), values=record)
@@ -146,12 +151,33 @@ class SimBackend:
         batch_size: int,
         self_check: bool,
     ) -> Iterator[int]:
-        """One batch after another. Yields samples done."""
+        """One batch after another, the next begun before the last is done. Yields samples done."""
+        pending: list[Pending] = []
+
+        def finished() -> int:
+            batch = pending.pop(0)
+            finish(batch, recorder)
+            return batch.first_sample + batch.logits.shape[1]
+
         for start in range(0, len(samples), batch_size):
             count = min(batch_size, len(samples) - start)
+            part = samples[start : start + count]
             engine = self._engine(program, samples, count, recorder, self_check, sharing=None)
-            engine.run(samples[start : start + count], recorder, start)
-            yield start + count
+            if recorder.keeps_values or self_check:
+                engine.run(part, recorder, start)
+                yield start + count
+                continue
+            pending.append(self._batches_of(engine).begin(part, start))
+            if len(pending) > 1:
+                yield finished()
+        while pending:
+            yield finished()
+
+    def _batches_of(self, engine: Engine) -> Batches:
+        """What runs an engine's batches."""
+        if engine not in self._batches:
+            self._batches[engine] = Batches(engine, self._device, capture=not engine.waits)
+        return self._batches[engine]
 
     def _engine(
         self,
@@ -171,6 +197,9 @@ class SimBackend:
         on_cpu = self._device.type == "cpu"
         products = self._products[self_check]
 
+        # what a self-check checks are the products of libraries, one by one
+        fused = None if on_cpu or self_check or not has_triton() else _fused_kernels()
+
         def bind(sharing: int | None) -> Engine:
             plan = build_plan(
                 program,
@@ -178,23 +207,40 @@ class SimBackend:
                 static_input=static,
                 keep_graded=recorder.keeps_values,
                 workers=sharing,
-                can_attend=can_attend if on_cpu else None,
+                can_attend=can_attend if on_cpu else fused.can_attend if fused is not None else None,
+                can_join=fused.can_join if fused is not None else None,
             )
-            kernels = (
-                CpuKernels(plan, products) if on_cpu else TorchKernels(plan, self._device, int8=True, products=products)
-            )
-            return Engine(plan, kernels)
+            return Engine(plan, self._kernels(plan, products, fused))
 
         # on a thread like those that run it: kernels are tried as they will run
         (engine,) = self._workers().map(bind, [sharing]) if on_cpu else [bind(sharing)]
         self._engines[key] = engine
         return engine
 
+    def _kernels(self, plan: Plan, products: Products, fused: ModuleType | None) -> TorchKernels:
+        """What binds a plan's steps on this device."""
+        if self._device.type == "cpu":
+            return CpuKernels(plan, products)
+        if fused is None:
+            return TorchKernels(plan, self._device, int8=True, products=products)
+        kernels: TorchKernels = fused.GpuKernels(plan, self._device, products)
+        return kernels
+
     def _workers(self) -> Workers:
         """As many threads as torch would use."""
         if self._threads is None or self._threads.count != torch.get_num_threads():
             self._threads = Workers(torch.get_num_threads())
         return self._threads
+
+
+def has_triton() -> bool:
+    """Whether the kernels of a GPU can be compiled."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def _fused_kernels() -> ModuleType:
+    """The kernels in Triton, which takes a second to import."""
+    return importlib.import_module("resformer.compiler.backends.sim.gpu.kernels")
 
 
 def _tile_samples(program: Program, samples: int, workers: int, batch_size: int | None) -> int:

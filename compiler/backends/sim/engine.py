@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.frame import Arena, Block, Frame, Slab, Work
+from resformer.compiler.backends.sim.frame import Arena, Block, Counted, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import Plan, Segment
 from resformer.compiler.backends.sim.recorder import Recorder
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels, natural_order, real_dtype
@@ -51,23 +51,41 @@ def _work_alone() -> None:
     torch.get_num_threads()
 
 
+class Result(NamedTuple):
+    """What a tile makes, beside what a recorder keeps.
+
+    Attributes:
+        logits: (T or 1, N, ...).
+        clips: How often values saturated: names and counts, which may be on a device still.
+        ties: How often potentials met their threshold exactly and did not fire, likewise.
+    """
+
+    logits: torch.Tensor
+    clips: list[Counted]
+    ties: list[Counted]
+
+
 class Engine:
     """A plan bound to the kernels of one device.
 
     Args:
         plan: What to run.
         kernels: What binds its steps.
+
+    Attributes:
+        waits: Whether a step waits for the device.
     """
 
     def __init__(self, plan: Plan, kernels: TorchKernels) -> None:
         self.plan = plan
-        self._device = kernels.device
+        self._kernels, self._device = kernels, kernels.device
         self._memory = threading.local()
         self.segments: list[tuple[Segment, list[tuple[Block, list[Work]]]]] = []
         for segment in plan.segments:
             blocks = [Block(index, segment.blocks) for index in range(segment.blocks)]
             works = [(block, [kernels.bind(step, block) for step in segment.steps]) for block in blocks]
             self.segments.append((segment, works))
+        self.waits = kernels.waits
 
     def run(
         self, samples: npt.NDArray[np.integer], recorder: Recorder, first_sample: int, workers: Workers | None = None
@@ -80,10 +98,26 @@ class Engine:
             first_sample: Where the tile stands in the whole run.
             workers: Threads to share the tile; None: the caller's own.
         """
+        result = self.compute(self.encode(samples), recorder, first_sample, workers)
+        recorder.add_counts(result.clips, result.ties)
+        recorder.put_logits(result.logits, first_sample)
+
+    def compute(
+        self, encoded: torch.Tensor, recorder: Recorder | None, first_sample: int = 0, workers: Workers | None = None
+    ) -> Result:
+        """Run one tile of encoded samples, and wait for nothing.
+
+        Args:
+            encoded: What ``encode`` makes.
+            recorder: Told of values, if it keeps them.
+            first_sample: Where the tile stands in the whole run.
+            workers: Threads to share the tile; None: the caller's own.
+        """
         plan, arena = self.plan, self._arena()
-        clips: list[tuple[str, int | torch.Tensor]] = []
-        ties: list[tuple[str, int | torch.Tensor]] = []
-        full = {plan.input: self._encode(samples)}
+        self._kernels.start()
+        clips: list[Counted] = []
+        ties: list[Counted] = []
+        full = {plan.input: Slab(encoded, 0, plan.values[plan.input].channels)}
         for segment, works in self.segments:
             for name in segment.exports:
                 value = plan.values[name]
@@ -102,10 +136,11 @@ class Engine:
                 if name != plan.input:
                     arena.give(slab.data)
         output = full[plan.output]
-        recorder.add_counts(clips, ties)
-        recorder.put_logits(natural_order(output.data, plan.values[plan.output], plan.samples), first_sample)
+        # a copy: the arena may hand the memory out again
+        logits = natural_order(output.data, plan.values[plan.output], plan.samples).contiguous().clone()
         if plan.output != plan.input:
             arena.give(output.data)
+        return Result(logits, clips, ties)
 
     def _run_block(
         self,
@@ -113,7 +148,7 @@ class Engine:
         block: Block,
         steps: list[Work],
         full: dict[str, Slab],
-        recorder: Recorder,
+        recorder: Recorder | None,
         first_sample: int,
     ) -> Frame:
         """Run one block of one segment; its frame holds what it counted."""
@@ -121,21 +156,21 @@ class Engine:
             frame = Frame(self.plan, full, self._arena(), segment, block)
             for work in steps:
                 work(frame)
-            if recorder.keeps_values:
+            if recorder is not None and recorder.keeps_values:
                 for name in (name for step in segment.steps for name in step.writes):
                     first, _ = block.of(self.plan.values[name].channels)
                     recorder.put(self.plan, name, frame.read(name).view, first_sample, first)
             frame.done()
             return frame
 
-    def _encode(self, samples: npt.NDArray[np.integer]) -> Slab:
-        """Samples as a slab."""
+    def encode(self, samples: npt.NDArray[np.integer]) -> torch.Tensor:
+        """Samples as a plan has them, (T or 1, N * positions, channels)."""
         value = self.plan.values[self.plan.input]
         # (N, ...) or (N, T, ...) to (T or 1, N, C, positions), then channels last
         frames = np.asarray(samples)[None] if value.static else np.asarray(samples).swapaxes(0, 1)
         frames = frames.reshape(len(frames), self.plan.samples, value.channels, value.positions).swapaxes(2, 3)
         flat = np.ascontiguousarray(frames).reshape(len(frames), -1, value.channels)
-        return Slab(torch.from_numpy(flat).to(self._device, real_dtype(value)), 0, value.channels)
+        return torch.from_numpy(flat).to(self._device, real_dtype(value))
 
     def _arena(self) -> Arena:
         """The calling thread's memory."""

@@ -14,6 +14,10 @@ Work = Callable[["Frame"], None]
 """One step, bound to its weights and its block: reads and writes a frame."""
 
 
+Counted = tuple[str, "int | torch.Tensor"]
+"""A node and a count of it, which may be on a device still."""
+
+
 @dataclass(frozen=True, eq=False)
 class Slab:
     """Some channels of a value.
@@ -84,8 +88,8 @@ class Frame:
         self.plan = plan
         self.full = full
         self.arena = arena
-        self.clips: list[tuple[str, int | torch.Tensor]] = []
-        self.ties: list[tuple[str, int | torch.Tensor]] = []
+        self.clips: list[Counted] = []
+        self.ties: list[Counted] = []
         self._segment = segment
         self._block = block
         self._local: dict[str, Slab] = {}

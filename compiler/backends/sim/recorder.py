@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from resformer.compiler.backends.sim.frame import Counted
 from resformer.compiler.backends.sim.plan import Plan
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain, Trace
@@ -61,9 +62,7 @@ class Recorder:
         logits = self._logits[:, first_sample : first_sample + natural.shape[1]]
         logits[...] = natural.cpu().numpy().reshape(len(natural), *logits.shape[1:])
 
-    def add_counts(
-        self, clips: Iterable[tuple[str, int | torch.Tensor]], ties: Iterable[tuple[str, int | torch.Tensor]]
-    ) -> None:
+    def add_counts(self, clips: Iterable[Counted], ties: Iterable[Counted]) -> None:
         """Add to the counts of saturation and of ties."""
         for counts, found in ((self._saturated, clips), (self._ties, ties)):
             known = [(name, int(count)) for name, count in found]

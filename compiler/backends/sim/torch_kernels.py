@@ -87,6 +87,9 @@ class TorchKernels:
         device: Where weights and values are.
         int8: Whether to try its int8 matrix products.
         products: What tries kernels and keeps notes; None: one of its own.
+
+    Attributes:
+        waits: Whether something that was bound waits for the device.
     """
 
     def __init__(self, plan: Plan, device: torch.device, *, int8: bool, products: Products | None = None) -> None:
@@ -94,6 +97,10 @@ class TorchKernels:
         self.device = device
         self.int8 = int8
         self.products = Products() if products is None else products
+        self.waits = False
+
+    def start(self) -> None:
+        """Make ready for a tile."""
 
     def bind(self, step: Step, block: Block) -> Work:
         """What runs one step for one block of channels."""
@@ -497,6 +504,7 @@ class TorchKernels:
         keep_u = (LOIHI.decay_unity - 1 - lif.du) / LOIHI.decay_unity
         bias = self._constant(channel_share(fixedpoint.scale_bias(lif.bias_mant, lif.bias_exp), value, block), dtype)
         checked = reach > LOIHI.a_max or keep_u > 0
+        self.waits |= checked
         unit, floor = 1 << LOIHI.a_shift, -LOIHI.v_max
 
         tie = None

@@ -40,6 +40,8 @@ PATCHES_MAX = 512
 """Patches whose potentials a program of attention can hold in registers."""
 WIDTH_MAX = 128
 """Channels of a head that it can."""
+COUNTERS_A_STEP = 2
+"""The most that a step takes: attention has a half's and the other's."""
 ELEMENTS = 1 << 31
 """Offsets within one step are 32 bits wide."""
 INT32 = INT32_MAX + 1
@@ -56,6 +58,13 @@ class GpuKernels(TorchKernels):
 
     def __init__(self, plan: Plan, device: torch.device, products: Products) -> None:
         super().__init__(plan, device, int8=True, products=products)
+        rows = COUNTERS_A_STEP * sum(len(segment.steps) for segment in plan.segments)
+        self._counts = torch.zeros((rows, COUNTS), dtype=torch.int64, device=device)
+        self._counters = iter(self._counts)
+
+    def start(self) -> None:
+        """Begin to count anew."""
+        self._counts.zero_()
 
     def bind(self, step: Step, block: Block) -> Work:
         """What runs one step."""
@@ -88,11 +97,12 @@ class GpuKernels(TorchKernels):
             parts = [super(GpuKernels, self).bind(each, block) for each in (synapses, neurons) if each is not None]
             return functools.partial(_in_turn, parts)
         repeats = self.plan.timesteps // steps if source.static else 1
+        counts = next(self._counters)
 
         def work(frame: Frame) -> None:
             x = _as_int8(frame.read(synapses.inputs[0]).data)
             x = x if kernel.steps > 1 or source.static else x.reshape(1, -1, x.shape[2])
-            outputs = self._outputs(frame, step.name if step.keeps_sums else None, neurons)
+            outputs = self._outputs(frame, step.name if step.keeps_sums else None, neurons, counts)
             second = None if step.other is None else frame.read(step.other).data
             kernel.run(x, second, outputs, tiles)
             if neurons is not None:
@@ -122,7 +132,8 @@ class GpuKernels(TorchKernels):
     def _layer_tiles(self, kernel: LayerKernel, tail: Tail, other: Value | None) -> Tiles:
         """How a layer is cut: on a GPU, by trying it on values like its own."""
         own = kernel.synapses
-        candidates = layer_tiles(kernel.group_outputs, kernel.group_channels, kernel.rows)
+        light = tail.relay is None and other is None
+        candidates = layer_tiles(kernel.group_outputs, kernel.group_channels, kernel.rows, light=light)
         key = *replace(own, images=kernel.rows).key, tail.lif is None, other is None, kernel.steps, kernel.static
 
         @functools.cache
@@ -137,7 +148,7 @@ class GpuKernels(TorchKernels):
 
         return choose(key, candidates, lambda tiles: kernel.run(*tensors(), tiles), self.device)
 
-    def _outputs(self, frame: Frame, sums: str | None, neurons: NeuronStep | None) -> Outputs:
+    def _outputs(self, frame: Frame, sums: str | None, neurons: NeuronStep | None, counts: torch.Tensor) -> Outputs:
         """Where a step's kernel writes."""
         stream, lif = (None, None) if neurons is None else (neurons.stream, neurons.lif)
         values = self.plan.values
@@ -145,7 +156,7 @@ class GpuKernels(TorchKernels):
             None if sums is None else frame.write(sums, real_dtype(values[sums])).data,
             None if stream is None else frame.write(stream, real_dtype(values[stream])).data,
             None if lif is None else frame.write(lif[0], torch.uint8).data.view(torch.int8),
-            self._zeros(),
+            counts,
         )
 
     def _zeros(self) -> torch.Tensor:
@@ -158,10 +169,11 @@ class GpuKernels(TorchKernels):
             return super().neurons(step, block)
         steps = 1 if all(value.static for value in inputs) and step.lif is None else self.plan.timesteps
         kernel = TailKernel(self._tail(step, inputs[0]), steps, self.device)
+        counts = next(self._counters)
 
         def work(frame: Frame) -> None:
             x, *others = (frame.read(name).data for name in step.inputs)
-            outputs = self._outputs(frame, None, step)
+            outputs = self._outputs(frame, None, step, counts)
             kernel.run(x, others[0] if others else None, outputs)
             _tell(frame, step, outputs.counts, self.plan.timesteps // steps)
 
@@ -182,10 +194,11 @@ class GpuKernels(TorchKernels):
         if not self.products.allows(trial, ATTENTION):
             return functools.partial(_in_turn, [super(GpuKernels, self).bind(each, block) for each in step.parts])
 
+        counts = next(self._counters), next(self._counters)
+
         def work(frame: Frame) -> None:
             y1, gates, y2 = (frame.read(name).data for name in step.inputs)
             spikes = frame.write(step.lifs[1][0], torch.uint8).data.view(torch.int8)
-            counts = torch.zeros((2, COUNTS), dtype=torch.int64, device=self.device)
             kernel.run(y1, _as_int8(gates), y2, spikes, counts, tiles)
             for (product, _), (name, lif), (clipped, floored, ties) in zip(
                 step.products, step.lifs, counts, strict=True

@@ -87,14 +87,12 @@ class TailNumbers:
             0 if relay is None else 1 << relay.shift >> 1,
             0 if lif is None else lif.vth << LOIHI.a_shift,
         )
-        self.with_relay = int(relay is not None)
-        self.counting = (
-            int(relay is not None and tail.may_clip),
-            int(lif is not None and may_floor(lif, tail.reach)),
-            int(lif is not None and lif.counts_ties),
-        )
+        self.count_clips = int(relay is not None and tail.may_clip)
         shift, keep = (0, 0) if lif is None else decay(lif)
-        self.compiled: dict[str, Any] = {"FIRE": lif is not None, "SHIFT": shift, "KEEP": keep, "V_MAX": LOIHI.v_max}
+        self.compiled: dict[str, Any] = {
+            "RELAY": relay is not None, "FIRE": lif is not None, "SHIFT": shift, "KEEP": keep, "V_MAX": LOIHI.v_max,
+            "FLOORS": lif is not None and may_floor(lif, tail.reach), "TIES": lif is not None and lif.counts_ties,
+        }  # fmt: skip
 
 
 def _int32(values: npt.NDArray[np.integer[Any]], channels: int, device: torch.device) -> torch.Tensor:
@@ -127,7 +125,7 @@ class LayerKernel:
         self.synapses, self.steps, self.static = synapses, steps, static
         by_tap = np.ascontiguousarray(synapses.weight.transpose(0, 2, 3, 1)).reshape(len(synapses.weight), -1)
         self._weight = torch.from_numpy(by_tap).to(device)
-        self._exponent = _int32(synapses.weight_exp, len(by_tap), device)
+        self._scale = _int32(np.left_shift(1, synapses.weight_exp.astype(np.int64)), len(by_tap), device)
         self._bias = _int32(synapses.bias, len(by_tap), device)
         self._tail = TailNumbers(tail, device)
         self._nothing = torch.zeros(1, dtype=torch.float32, device=device)
@@ -155,17 +153,16 @@ class LayerKernel:
         grid = triton.cdiv(self.rows, tiles.rows), own.groups * blocks
         even = self.group_channels % tiles.depth == 0
         loops.synapses[grid](
-            x, self._weight, self._exponent, self._bias, self._or_nothing(other), tail.relay_bias, tail.lif_bias,
+            x, self._weight, self._scale, self._bias, self._or_nothing(other), tail.relay_bias, tail.lif_bias,
             tail.tie, self._or_nothing(outputs.sums), self._or_nothing(outputs.stream),
             self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
             self.rows, *self._made, height, width, self.steps, _step(x), _step(other),
             own.channels, self.group_channels, self.outputs, self.group_outputs,
             kernel_height * kernel_width, kernel_width, *own.stride, *own.padding, *own.dilation,
-            *tail.scalars, blocks,
-            int(other is not None), tail.with_relay, int(outputs.sums is not None), int(outputs.stream is not None),
-            *tail.counting,
+            *tail.scalars, blocks, tail.count_clips,
             ROWS=tiles.rows, OUTPUTS=tiles.outputs, DEPTH=tiles.depth, GATHER=self.gather, EVEN=even,
-            STATIC=self.static, **tail.compiled, num_warps=tiles.warps, num_stages=tiles.stages,
+            WHOLE=self.group_outputs % tiles.outputs == 0, STATIC=self.static, OTHER=other is not None,
+            SUMS=outputs.sums is not None, STREAM=outputs.stream is not None, **tail.compiled, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
 
     def _or_nothing(self, tensor: torch.Tensor | None) -> torch.Tensor:
@@ -195,8 +192,8 @@ class TailKernel:
             self._nothing if outputs.stream is None else outputs.stream,
             self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
             rows, self._steps, _step(x), _step(other), self._channels, *tail.scalars,
-            int(other is not None), tail.with_relay, int(outputs.stream is not None), *tail.counting,
-            ROWS=PLANE_ROWS, CHANNELS=columns, **tail.compiled,
+            tail.count_clips, ROWS=PLANE_ROWS, CHANNELS=columns, OTHER=other is not None,
+            STREAM=outputs.stream is not None, **tail.compiled,
         )  # fmt: skip
 
 
@@ -248,16 +245,17 @@ class AttentionKernel:
         self._scalars += [int(half.lif.tie_potentials(1)[0]) for half in halves]
         self._scalars += [half.lif.vth << LOIHI.a_shift for half in halves]
         terms = size.channels // size.heads, size.patches
-        self._counting = [int(half.reach * each > half.limit) for half, each in zip(halves, terms, strict=True)]
-        self._counting += [int(may_floor(half.lif, half.limit)) for half in halves]
-        self._counting += [int(half.lif.counts_ties) for half in halves]
-        (shift1, keep1), (shift2, keep2) = (decay(half.lif) for half in halves)
-        self._compiled = {"SHIFT1": shift1, "SHIFT2": shift2, "KEEP1": keep1, "KEEP2": keep2, "V_MAX": LOIHI.v_max}
-        self._planes: list[torch.Tensor] = []
+        self._compiled: dict[str, Any] = {"V_MAX": LOIHI.v_max}
+        for number, (half, each) in enumerate(zip(halves, terms, strict=True), start=1):
+            shift, keep = decay(half.lif)
+            self._compiled |= {
+                f"SHIFT{number}": shift, f"KEEP{number}": keep, f"CLIPS{number}": half.reach * each > half.limit,
+                f"FLOORS{number}": may_floor(half.lif, half.limit), f"TIES{number}": half.lif.counts_ties,
+            }  # fmt: skip
 
     def run(
-        self, y1: torch.Tensor, x: torch.Tensor, y2: torch.Tensor, spikes: torch.Tensor, counts: torch.Tensor,
-        tiles: Tiles,
+        self, y1: torch.Tensor, x: torch.Tensor, y2: torch.Tensor, spikes: torch.Tensor,
+        counts: Sequence[torch.Tensor] | torch.Tensor, tiles: Tiles,
     ) -> None:  # fmt: skip
         """Launch it.
 
@@ -266,8 +264,8 @@ class AttentionKernel:
             x: (steps, samples * positions, channels), int8.
             y2: As y1.
             spikes: As x; what the second neurons fire.
-            counts: (2, 3), of both halves.
-            tiles: Of which ``outputs`` is not read.
+            counts: (3,) of each half.
+            tiles: ``outputs`` are the patches of a part: all, or half of them.
         """
         size = self.size
         planes = [self._split(half, y) for half, y in enumerate((y1, y2))]
@@ -276,8 +274,8 @@ class AttentionKernel:
         loops.attention[grid](
             x, *planes, spikes, counts[0], counts[1],
             size.positions, size.patches, size.steps, size.samples, size.heads, size.channels,
-            *self._limits, *self._scalars, *self._counting,
-            ROWS=tiles.rows, PADDED=self._padded, WIDTH=width,
+            *self._limits, *self._scalars,
+            ROWS=tiles.rows, PADDED=self._padded, PART=min(tiles.outputs, self._padded), WIDTH=width,
             DEPTH=max(triton.next_power_of_2(width), DEPTH_MIN), DIGITS1=self._digits[0], DIGITS2=self._digits[1],
             **self._compiled, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip

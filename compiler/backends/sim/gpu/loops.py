@@ -19,8 +19,7 @@ where a tap has too few channels to fill a product's depth."""
 _SIZES = (
     "rows", "made_height", "made_width", "height", "width", "steps", "x_step", "other_step", "taps", "kernel_width",
     "stride_rows", "stride_columns", "top", "left", "dilation_rows", "dilation_columns", "relay_limit", "relay_shift",
-    "relay_half", "threshold", "blocks", "with_other", "with_relay", "with_sums", "with_stream", "count_clips", "count_floors",
-    "count_ties",
+    "relay_half", "threshold", "blocks", "count_clips",
 )  # fmt: skip
 
 
@@ -45,10 +44,11 @@ def _add(counts, at, found):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _window(  # type: ignore[no-untyped-def]
-    x, weight, row, group, output, inside,
+    x, weight, row, group, output, there,
     made_height, made_width, height, width, channels, group_channels, taps, kernel_width, stride_rows,
     stride_columns, top, left, dilation_rows, dilation_columns,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, EVEN: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
     """The sums of one tile, (ROWS, OUTPUTS), in units of each output's exponent."""
     sums = tl.zeros((ROWS, OUTPUTS), tl.int32)
@@ -60,12 +60,15 @@ def _window(  # type: ignore[no-untyped-def]
         for start in range(0, group_channels, DEPTH):
             if EVEN:
                 a = tl.load(x + base[:, None] + (start + k)[None, :])
-                b = tl.load(weights[None, :] + (start + k)[:, None])
+                if WHOLE:
+                    b = tl.load(weights[None, :] + (start + k)[:, None])
+                else:
+                    b = tl.load(weights[None, :] + (start + k)[:, None], mask=there[None, :], other=0)
             else:
                 whole = start + k < group_channels
                 a = tl.load(x + base[:, None] + (start + k)[None, :], mask=whole[None, :], other=0)
-                b = tl.load(weights[None, :] + (start + k)[:, None], mask=whole[:, None], other=0)
-            sums = tl.dot(a, b, sums)
+                b = tl.load(weights[None, :] + (start + k)[:, None], mask=whole[:, None] & there[None, :], other=0)
+            sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     else:
         column = row % made_width
         rest = row // made_width
@@ -79,17 +82,20 @@ def _window(  # type: ignore[no-untyped-def]
                 start = (turn % chunks) * DEPTH
                 y = first_row + (tap // kernel_width) * dilation_rows
                 z = first_column + (tap % kernel_width) * dilation_columns
-                there = (y >= 0) & (y < height) & (z >= 0) & (z < width)
+                image_has = (y >= 0) & (y < height) & (z >= 0) & (z < width)
                 base = ((image * height + y) * width + z) * channels + group * group_channels + start
                 at = tap * group_channels + start
                 if EVEN:
-                    a = tl.load(x + base[:, None] + k[None, :], mask=there[:, None], other=0)
-                    b = tl.load(weights[None, :] + (at + k)[:, None])
+                    a = tl.load(x + base[:, None] + k[None, :], mask=image_has[:, None], other=0)
+                    if WHOLE:
+                        b = tl.load(weights[None, :] + (at + k)[:, None])
+                    else:
+                        b = tl.load(weights[None, :] + (at + k)[:, None], mask=there[None, :], other=0)
                 else:
                     whole = start + k < group_channels
-                    a = tl.load(x + base[:, None] + k[None, :], mask=there[:, None] & whole[None, :], other=0)
-                    b = tl.load(weights[None, :] + (at + k)[:, None], mask=whole[:, None], other=0)
-                sums = tl.dot(a, b, sums)
+                    a = tl.load(x + base[:, None] + k[None, :], mask=image_has[:, None] & whole[None, :], other=0)
+                    b = tl.load(weights[None, :] + (at + k)[:, None], mask=whole[:, None] & there[None, :], other=0)
+                sums = tl.dot(a, b, sums, out_dtype=tl.int32)
         else:
             for start in range(0, depth, DEPTH):
                 each = start + k
@@ -97,11 +103,11 @@ def _window(  # type: ignore[no-untyped-def]
                 y = first_row[:, None] + ((tap // kernel_width) * dilation_rows)[None, :]
                 z = first_column[:, None] + ((tap % kernel_width) * dilation_columns)[None, :]
                 whole = each < depth
-                there = (y >= 0) & (y < height) & (z >= 0) & (z < width) & whole[None, :]
+                image_has = (y >= 0) & (y < height) & (z >= 0) & (z < width) & whole[None, :]
                 at = ((image[:, None] * height + y) * width + z) * channels + group * group_channels
-                a = tl.load(x + at + (each % group_channels)[None, :], mask=there, other=0)
-                b = tl.load(weights[None, :] + each[:, None], mask=whole[:, None], other=0)
-                sums = tl.dot(a, b, sums)
+                a = tl.load(x + at + (each % group_channels)[None, :], mask=image_has, other=0)
+                b = tl.load(weights[None, :] + each[:, None], mask=whole[:, None] & there[None, :], other=0)
+                sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     return sums
 
 
@@ -117,37 +123,39 @@ def _relayed(x, bias, inside, counts, limit, shift, half, count):  # type: ignor
 
 @triton.jit
 def _fired(  # type: ignore[no-untyped-def]
-    x, v, bias, tie, inside, counts, at, threshold, count_floors, count_ties, V_MAX: tl.constexpr, SHIFT: tl.constexpr,
-    KEEP: tl.constexpr,
+    x, v, bias, tie, inside, counts, threshold, FLOORS: tl.constexpr, TIES: tl.constexpr,
+    V_MAX: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """One step of neurons: who fires, and the potentials that are left."""
     free = _decayed(v, SHIFT, KEEP) + (x * 64 + bias)
-    kept = tl.maximum(free, -V_MAX)
-    if count_floors != 0:
-        _add(counts, at, (kept != free) & inside)
-    if count_ties != 0:
-        _add(counts, at + 1, (free == tie) & inside)
+    kept = free
+    if FLOORS:
+        kept = tl.maximum(free, -V_MAX)
+        _add(counts, 1, (kept != free) & inside)
+    if TIES:
+        _add(counts, 2, (free == tie) & inside)
     fired = kept > threshold
     return fired, tl.where(fired, 0, kept)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def synapses(  # type: ignore[no-untyped-def]
-    x, weight, exponent, bias, other, relay_bias, lif_bias, tie, sums, stream, spikes, counts,
+    x, weight, scale, bias, other, relay_bias, lif_bias, tie, sums, stream, spikes, counts,
     rows, made_height, made_width, height, width, steps, x_step, other_step,
     channels, group_channels, outputs, group_outputs,
     taps, kernel_width, stride_rows, stride_columns, top, left, dilation_rows, dilation_columns,
     relay_limit, relay_shift, relay_half, threshold, blocks,
-    with_other, with_relay, with_sums, with_stream, count_clips, count_floors, count_ties,
+    count_clips,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, EVEN: tl.constexpr,
-    STATIC: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, V_MAX: tl.constexpr,
+    WHOLE: tl.constexpr, STATIC: tl.constexpr, OTHER: tl.constexpr, RELAY: tl.constexpr, SUMS: tl.constexpr,
+    STREAM: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, V_MAX: tl.constexpr,
 ):  # fmt: skip
     """A convolution of spikes, and what reads it: a second summand, a relay, neurons.
 
     Args:
         x: (steps or 1, images * height * width, channels), int8.
         weight: (outputs, taps * group_channels), int8, taps first.
-        exponent: (outputs,), int32; each sum is multiplied by two to its power.
+        scale: (outputs,), int32: what each sum is multiplied by, a power of two.
         bias: (outputs,), int32.
         other: (steps or 1, rows, outputs), what is added.
         relay_bias: (outputs,), int32.
@@ -165,51 +173,52 @@ def synapses(  # type: ignore[no-untyped-def]
     tile = tl.program_id(1)
     group = tile // blocks
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    within = (tile % blocks) * OUTPUTS + tl.arange(0, OUTPUTS)
-    inside = (row < rows)[:, None] & (within < group_outputs)[None, :]
-    row = tl.minimum(row, rows - 1)
-    output = group * group_outputs + tl.minimum(within, group_outputs - 1)
-    scale = tl.load(exponent + output)
-    offset = tl.load(bias + output)
+    first = (tile % blocks) * OUTPUTS
+    output = group * group_outputs + first + tl.arange(0, OUTPUTS)
+    if WHOLE:
+        there = tl.full((OUTPUTS,), True, tl.int1)
+        inside = (row < rows)[:, None]
+    else:
+        there = first + tl.arange(0, OUTPUTS) < group_outputs
+        inside = (row < rows)[:, None] & there[None, :]
+    read_row = tl.minimum(row, rows - 1)
     at = row[:, None] * outputs + output[None, :]
     step = rows.to(tl.int64) * outputs
-    relayed = tl.load(relay_bias + output)
     wide_x, wide_other = x_step.to(tl.int64), other_step.to(tl.int64)
     if FIRE:
         v = tl.zeros((ROWS, OUTPUTS), tl.int32)
-        driven = tl.load(lif_bias + output)[None, :]
-        ties = tl.load(tie + output)[None, :]
     if STATIC:
         own = _window(
-            x, weight, row, group, output, inside,
+            x, weight, read_row, group, output, there,
             made_height, made_width, height, width, channels, group_channels, taps, kernel_width, stride_rows,
-            stride_columns, top, left, dilation_rows, dilation_columns, ROWS, OUTPUTS, DEPTH, GATHER, EVEN,
+            stride_columns, top, left, dilation_rows, dilation_columns, ROWS, OUTPUTS, DEPTH, GATHER, EVEN, WHOLE,
         )  # fmt: skip
-        own = (own << scale[None, :]) + offset[None, :]
-        if with_sums != 0:
+        own = own * tl.load(scale + output, mask=there)[None, :] + tl.load(bias + output, mask=there)[None, :]
+        if SUMS:
             tl.store(sums + at, own.to(sums.dtype.element_ty), mask=inside)
     for t in range(steps):
         if STATIC:
             now = own
         else:
             now = _window(
-                x + t * wide_x, weight, row, group, output, inside,
+                x + t * wide_x, weight, read_row, group, output, there,
                 made_height, made_width, height, width, channels, group_channels, taps, kernel_width, stride_rows,
-                stride_columns, top, left, dilation_rows, dilation_columns, ROWS, OUTPUTS, DEPTH, GATHER, EVEN,
+                stride_columns, top, left, dilation_rows, dilation_columns, ROWS, OUTPUTS, DEPTH, GATHER, EVEN, WHOLE,
             )  # fmt: skip
-            now = (now << scale[None, :]) + offset[None, :]
-            if with_sums != 0:
+            now = now * tl.load(scale + output, mask=there)[None, :] + tl.load(bias + output, mask=there)[None, :]
+            if SUMS:
                 tl.store(sums + t * step + at, now.to(sums.dtype.element_ty), mask=inside)
-        if with_other != 0:
-            now += tl.load(other + t * wide_other + at).to(tl.int32)
-        if with_relay != 0:
+        if OTHER:
+            now += tl.load(other + t * wide_other + at, mask=inside, other=0).to(tl.int32)
+        if RELAY:
+            relayed = tl.load(relay_bias + output, mask=there)
             now = _relayed(now, relayed, inside, counts, relay_limit, relay_shift, relay_half, count_clips)
-        if with_stream != 0:
+        if STREAM:
             tl.store(stream + t * step + at, now.to(stream.dtype.element_ty), mask=inside)
         if FIRE:
-            fired, v = _fired(
-                now, v, driven, ties, inside, counts, 1, threshold, count_floors, count_ties, V_MAX, SHIFT, KEEP
-            )  # fmt: skip
+            driven = tl.load(lif_bias + output, mask=there)[None, :]
+            met = tl.load(tie + output, mask=there)[None, :] if TIES else 0
+            fired, v = _fired(now, v, driven, met, inside, counts, threshold, FLOORS, TIES, V_MAX, SHIFT, KEEP)
             tl.store(spikes + t * step + at, fired.to(tl.int8), mask=inside)
 
 
@@ -217,36 +226,34 @@ def synapses(  # type: ignore[no-untyped-def]
 def neurons(  # type: ignore[no-untyped-def]
     x, other, relay_bias, lif_bias, tie, stream, spikes, counts,
     rows, steps, x_step, other_step, channels, relay_limit, relay_shift, relay_half, threshold,
-    with_other, with_relay, with_stream, count_clips, count_floors, count_ties,
-    ROWS: tl.constexpr, CHANNELS: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr,
+    count_clips,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr, OTHER: tl.constexpr, RELAY: tl.constexpr, STREAM: tl.constexpr,
+    FLOORS: tl.constexpr, TIES: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr,
     V_MAX: tl.constexpr,
 ):  # fmt: skip
     """A sum, a relay and neurons, as ``synapses`` has them; x is (steps or 1, rows, channels)."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (row < rows)[:, None] & (channel < channels)[None, :]
-    row = tl.minimum(row, rows - 1)
-    channel = tl.minimum(channel, channels - 1)
+    there = channel < channels
+    inside = (row < rows)[:, None] & there[None, :]
     at = row[:, None] * channels + channel[None, :]
     step = rows.to(tl.int64) * channels
-    relayed = tl.load(relay_bias + channel)
     wide_x, wide_other = x_step.to(tl.int64), other_step.to(tl.int64)
     if FIRE:
         v = tl.zeros((ROWS, CHANNELS), tl.int32)
-        driven = tl.load(lif_bias + channel)[None, :]
-        ties = tl.load(tie + channel)[None, :]
     for t in range(steps):
-        now = tl.load(x + t * wide_x + at).to(tl.int32)
-        if with_other != 0:
-            now += tl.load(other + t * wide_other + at).to(tl.int32)
-        if with_relay != 0:
+        now = tl.load(x + t * wide_x + at, mask=inside, other=0).to(tl.int32)
+        if OTHER:
+            now += tl.load(other + t * wide_other + at, mask=inside, other=0).to(tl.int32)
+        if RELAY:
+            relayed = tl.load(relay_bias + channel, mask=there)
             now = _relayed(now, relayed, inside, counts, relay_limit, relay_shift, relay_half, count_clips)
-        if with_stream != 0:
+        if STREAM:
             tl.store(stream + t * step + at, now.to(stream.dtype.element_ty), mask=inside)
         if FIRE:
-            fired, v = _fired(
-                now, v, driven, ties, inside, counts, 1, threshold, count_floors, count_ties, V_MAX, SHIFT, KEEP
-            )  # fmt: skip
+            driven = tl.load(lif_bias + channel, mask=there)[None, :]
+            met = tl.load(tie + channel, mask=there)[None, :] if TIES else 0
+            fired, v = _fired(now, v, driven, met, inside, counts, threshold, FLOORS, TIES, V_MAX, SHIFT, KEEP)
             tl.store(spikes + t * step + at, fired.to(tl.int8), mask=inside)
 
 
@@ -284,15 +291,49 @@ def digits(  # type: ignore[no-untyped-def]
         rest = (rest - low) >> 8
 
 
+@triton.jit
+def _columns(y, of_head, WIDTH: tl.constexpr, DEPTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Digits of y2, (patches, DEPTH); heads are padded to a power of two."""
+    if WIDTH == DEPTH:
+        result = tl.load(y)
+    else:
+        result = tl.load(y, mask=of_head[None, :], other=0)
+    return result
+
+
+@triton.jit
+def _scores(  # type: ignore[no-untyped-def]
+    gates, y, v, patch, there, of_head, counts, plane, patches, limit, bias, tie, threshold,
+    ROWS: tl.constexpr, PART: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, DIGITS: tl.constexpr,
+    CLIPS: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr, V_MAX: tl.constexpr, SHIFT: tl.constexpr,
+    KEEP: tl.constexpr,
+):  # fmt: skip
+    """The attention map of some patches at one step, (ROWS, PART), and the potentials that are left."""
+    sums = tl.zeros((ROWS, PART), tl.int32)
+    for digit in tl.static_range(0, DIGITS):
+        if WIDTH == DEPTH:
+            part = tl.load(y + digit * plane)
+        else:
+            part = tl.load(y + digit * plane, mask=of_head[:, None], other=0)
+        sums = tl.dot(gates, part, sums << 8, out_dtype=tl.int32)
+    kept = tl.minimum(tl.maximum(sums, -limit), limit)
+    inside = there & (patch < patches)[None, :]
+    if CLIPS:
+        _add(counts, 0, (kept != sums) & inside)
+    fired, v = _fired(kept, v, bias, tie, inside, counts, threshold, FLOORS, TIES, V_MAX, SHIFT, KEEP)
+    return fired.to(tl.int8), v
+
+
 @triton.jit(do_not_specialize=("positions", "patches", "steps", "images", "heads", "limit1", "limit2", "bias1", "bias2",
-                               "tie1", "tie2", "threshold1", "threshold2", "count_clips1", "count_clips2",
-                               "count_floors1", "count_floors2", "count_ties1", "count_ties2"))  # fmt: skip
+                               "tie1", "tie2", "threshold1", "threshold2"))  # fmt: skip
 def attention(  # type: ignore[no-untyped-def]
     x, planes1, planes2, spikes, counts1, counts2,
     positions, patches, steps, images, heads, channels, limit1, limit2, bias1, bias2, tie1, tie2, threshold1,
-    threshold2, count_clips1, count_clips2, count_floors1, count_floors2, count_ties1, count_ties2,
-    ROWS: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
-    DIGITS1: tl.constexpr, DIGITS2: tl.constexpr, SHIFT1: tl.constexpr, SHIFT2: tl.constexpr, KEEP1: tl.constexpr, KEEP2: tl.constexpr, V_MAX: tl.constexpr,
+    threshold2,
+    ROWS: tl.constexpr, PADDED: tl.constexpr, PART: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
+    DIGITS1: tl.constexpr, DIGITS2: tl.constexpr, CLIPS1: tl.constexpr, CLIPS2: tl.constexpr,
+    FLOORS1: tl.constexpr, FLOORS2: tl.constexpr, TIES1: tl.constexpr, TIES2: tl.constexpr,
+    SHIFT1: tl.constexpr, SHIFT2: tl.constexpr, KEEP1: tl.constexpr, KEEP2: tl.constexpr, V_MAX: tl.constexpr,
 ):  # fmt: skip
     """Both of DSSA's products and the neurons after each, for one head and some positions, over all steps.
 
@@ -309,46 +350,46 @@ def attention(  # type: ignore[no-untyped-def]
     position = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = (position < positions)[:, None]
     row = image * positions + tl.minimum(position, positions - 1)
-    patch = tl.arange(0, PADDED)
+    patch = tl.arange(0, PART)
     depth = tl.arange(0, DEPTH)
+    channel = head * WIDTH + depth
     of_head = depth < WIDTH
-    channel = head * WIDTH + tl.minimum(depth, WIDTH - 1)
-    inside1 = there & (patch < patches)[None, :]
-    inside2 = there & of_head[None, :]
+    inside = there & of_head[None, :]
     at = row[:, None] * channels + channel[None, :]
     step = (images * positions).to(tl.int64) * channels
     plane_step = (images * PADDED).to(tl.int64) * channels
     plane = plane_step * steps
     at1 = image * PADDED * channels + patch[None, :] * channels + channel[:, None]
     at2 = image * PADDED * channels + channel[None, :] * PADDED + patch[:, None]
-    v1 = tl.zeros((ROWS, PADDED), tl.int32)
+    v1 = tl.zeros((ROWS, PART), tl.int32)
+    beyond = tl.zeros((ROWS, PART), tl.int32)
     v2 = tl.zeros((ROWS, DEPTH), tl.int32)
     for t in range(steps):
-        gates = tl.load(x + t * step + at, mask=inside2, other=0)
-        scores = tl.zeros((ROWS, PADDED), tl.int32)
-        for digit in tl.static_range(0, DIGITS1):
-            y = tl.load(planes1 + digit * plane + t * plane_step + at1)
-            scores = tl.dot(gates, y, scores << 8)
-        kept = tl.minimum(tl.maximum(scores, -limit1), limit1)
-        if count_clips1 != 0:
-            _add(counts1, 0, (kept != scores) & inside1)
-        fired1, v1 = _fired(
-            kept, v1, bias1, tie1, inside1, counts1, 1, threshold1, count_floors1, count_ties1, V_MAX,
-            SHIFT1, KEEP1,
+        gates = tl.load(x + t * step + at, mask=inside, other=0)
+        y1 = planes1 + t * plane_step + at1
+        chosen, v1 = _scores(
+            gates, y1, v1, patch, there, of_head, counts1, plane, patches, limit1, bias1, tie1, threshold1,
+            ROWS, PART, WIDTH, DEPTH, DIGITS1, CLIPS1, FLOORS1, TIES1, V_MAX, SHIFT1, KEEP1,
         )  # fmt: skip
-        chosen = fired1.to(tl.int8)
+        if PART < PADDED:
+            also, beyond = _scores(
+                gates, y1 + PART * channels, beyond, patch + PART, there, of_head, counts1, plane, patches, limit1,
+                bias1, tie1, threshold1,
+                ROWS, PART, WIDTH, DEPTH, DIGITS1, CLIPS1, FLOORS1, TIES1, V_MAX, SHIFT1, KEEP1,
+            )  # fmt: skip
         sums = tl.zeros((ROWS, DEPTH), tl.int32)
         for digit in tl.static_range(0, DIGITS2):
-            y = tl.load(planes2 + digit * plane + t * plane_step + at2)
-            sums = tl.dot(chosen, y, sums << 8)
+            y2 = planes2 + digit * plane + t * plane_step + at2
+            sums = tl.dot(chosen, _columns(y2, of_head, WIDTH, DEPTH), sums << 8, out_dtype=tl.int32)
+            if PART < PADDED:
+                sums = tl.dot(also, _columns(y2 + PART, of_head, WIDTH, DEPTH), sums, out_dtype=tl.int32)
         kept = tl.minimum(tl.maximum(sums, -limit2), limit2)
-        if count_clips2 != 0:
-            _add(counts2, 0, (kept != sums) & inside2)
-        fired2, v2 = _fired(
-            kept, v2, bias2, tie2, inside2, counts2, 1, threshold2, count_floors2, count_ties2, V_MAX,
-            SHIFT2, KEEP2,
+        if CLIPS2:
+            _add(counts2, 0, (kept != sums) & inside)
+        fired, v2 = _fired(
+            kept, v2, bias2, tie2, inside, counts2, threshold2, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2,
         )  # fmt: skip
-        tl.store(spikes + t * step + at, fired2.to(tl.int8), mask=inside2)
+        tl.store(spikes + t * step + at, fired.to(tl.int8), mask=inside)
 
 
 @triton.jit(do_not_specialize=("rows", "made_height", "made_width", "height", "width", "kernel_height", "kernel_width",

@@ -21,25 +21,34 @@ CHOSEN: dict[Key, Tiles] = {}
 _spent = 0.0
 
 
-def layer_tiles(group_outputs: int, group_channels: int, rows: int) -> list[Tiles]:
-    """Candidates for synapses, what is likely to be best first."""
-    widest = _power_of_2(group_outputs, 128)
+def layer_tiles(group_outputs: int, group_channels: int, rows: int, *, light: bool) -> list[Tiles]:
+    """Candidates for synapses, what is likely to be best first.
+
+    Args:
+        group_outputs: Outputs of a group.
+        group_channels: Channels that each reads of a position.
+        rows: Positions made.
+        light: Whether little follows the product: else a tile must be smaller, for its registers to suffice.
+    """
+    widest, tall = _power_of_2(group_outputs, 128), _power_of_2(rows, 128)
+    narrow, short = min(widest, 64), min(tall, 64)
     depth = 64 if group_channels % 64 == 0 else 32
-    tall = 128 if rows >= 128 else _power_of_2(rows, 128)
-    tiles = [Tiles(tall, min(widest, 64), depth, 4, 3)]
-    if widest >= 128:
-        tiles.append(Tiles(tall, 128, depth, 8, 3))
-    if group_channels % 128 == 0:
-        tiles.append(Tiles(tall, min(widest, 128), 128, 8, 3))
-    tiles.append(Tiles(min(tall, 64), min(widest, 64), depth, 4, 4))
+    if light:
+        tiles = [Tiles(tall, narrow, depth, 8, 3), Tiles(short, widest, depth, 8, 3), Tiles(tall, widest, depth, 16, 3)]
+    else:
+        tiles = [
+            Tiles(short, narrow, depth, 8, 3),
+            Tiles(tall, narrow, depth, 16, 3),
+            Tiles(short, narrow, depth, 4, 4),
+        ]
     return list(dict.fromkeys(tiles))
 
 
 def attention_tiles(patches: int) -> list[Tiles]:
-    """Candidates for attention: potentials of all patches are in registers."""
+    """Candidates for attention: the potentials of all patches are in registers."""
     if patches > 256:
-        return [Tiles(32, 0, 0, 8, 1)]
-    return [Tiles(64, 0, 0, 8, 1), Tiles(64, 0, 0, 8, 2), Tiles(32, 0, 0, 4, 1)]
+        return [Tiles(32, 256, 0, 8, 1)]
+    return [Tiles(64, 128, 0, 8, 1), Tiles(32, 256, 0, 8, 1), Tiles(64, 256, 0, 8, 1)]
 
 
 def choose(key: Key, candidates: Sequence[Tiles], launch: Callable[[Tiles], None], device: torch.device) -> Tiles:

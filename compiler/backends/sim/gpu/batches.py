@@ -1,0 +1,134 @@
+"""Runs an engine on a GPU batch after batch: the next is on its way while one is computed.
+
+From the second batch on, one CUDA graph launches all of an engine's kernels at once; to launch them one by one takes
+longer than a small batch's work. Nothing waits for the device but for the results of the batch before.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.backends.sim.engine import Engine
+from resformer.compiler.backends.sim.recorder import Recorder
+from resformer.compiler.backends.sim.torch_kernels import real_dtype
+
+NARROW = (torch.int8, torch.int16, torch.int32)
+"""Types in which samples may travel."""
+
+
+class Pending(NamedTuple):
+    """A batch whose results are on their way.
+
+    Attributes:
+        logits: (T or 1, N, ...), in memory that the device writes.
+        counts: All clips, then all ties, likewise.
+        names: The nodes of these clips, and of these ties.
+        done: Tells when they are there.
+        first_sample: Where the batch stands in the run.
+    """
+
+    logits: torch.Tensor
+    counts: torch.Tensor
+    names: tuple[list[str], list[str]]
+    done: torch.cuda.Event
+    first_sample: int
+
+
+class Batches:
+    """An engine's batches, all of one size.
+
+    Args:
+        engine: On a GPU; keeps no values.
+        device: That GPU.
+        capture: Whether a graph may launch it: no kernel of it waits for the device.
+    """
+
+    def __init__(self, engine: Engine, device: torch.device, *, capture: bool) -> None:
+        self._engine, self._device, self._may_capture = engine, device, capture
+        value = engine.plan.values[engine.plan.input]
+        most = value.magnitude.value
+        self._travels_as = next(each for each in NARROW if most <= torch.iinfo(each).max)
+        self._staged: list[torch.Tensor] = []
+        self._encoded: torch.Tensor | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._made: tuple[torch.Tensor, torch.Tensor, tuple[list[str], list[str]]] | None = None
+        self._begun = 0
+
+    def begin(self, samples: npt.NDArray[np.integer], first_sample: int) -> Pending:
+        """Start a batch."""
+        uploaded = self._upload(samples)
+        with torch.inference_mode():
+            if self._graph is not None and self._encoded is not None:
+                self._encoded.copy_(uploaded)
+                self._graph.replay()
+            elif self._may_capture and self._begun == 1:
+                self._capture(uploaded)
+            else:
+                self._made = self._compute(uploaded)
+            assert self._made is not None
+            logits, counts, names = self._made
+            arriving = tuple(_to_host(each) for each in (logits, counts))
+        done = torch.cuda.Event()
+        done.record()
+        self._begun += 1
+        return Pending(*arriving, names, done, first_sample)
+
+    def _upload(self, samples: npt.NDArray[np.integer]) -> torch.Tensor:
+        """Samples on the device as a plan has them, (T or 1, N * positions, channels)."""
+        plan = self._engine.plan
+        value = plan.values[plan.input]
+        whole = torch.from_numpy(np.ascontiguousarray(samples))
+        if not self._staged:
+            self._staged = [torch.empty(whole.shape, dtype=self._travels_as, pin_memory=True) for _ in range(2)]
+        # at most two batches are under way, so the one before the last has left its memory
+        staged = self._staged[self._begun % 2]
+        staged.copy_(whole)
+        there = staged.to(self._device, non_blocking=True)
+        frames = there[None] if value.static else there.transpose(0, 1)
+        frames = frames.reshape(len(frames), plan.samples, value.channels, value.positions).transpose(2, 3)
+        return frames.to(real_dtype(value)).reshape(len(frames), -1, value.channels).contiguous()
+
+    def _capture(self, uploaded: torch.Tensor) -> None:
+        """Record all launches, and do them once."""
+        self._encoded = uploaded.clone()
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._made = self._compute(self._encoded)
+        self._graph = graph
+        graph.replay()
+
+    def _compute(self, encoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tuple[list[str], list[str]]]:
+        result = self._engine.compute(encoded, None)
+        counted = [count for _, count in (*result.clips, *result.ties)]
+        whole = [
+            count.reshape(()).to(torch.int64) if isinstance(count, torch.Tensor) else self._number(count)
+            for count in counted
+        ]
+        counts = torch.stack(whole) if whole else torch.zeros(0, dtype=torch.int64, device=self._device)
+        names = [name for name, _ in result.clips], [name for name, _ in result.ties]
+        return result.logits, counts, names
+
+    def _number(self, count: int) -> torch.Tensor:
+        return torch.full((), count, dtype=torch.int64, device=self._device)
+
+
+def finish(pending: Pending, recorder: Recorder) -> None:
+    """Wait for a batch, and tell the recorder."""
+    pending.done.synchronize()
+    clipped, tied = pending.names
+    counts = pending.counts.tolist()
+    recorder.add_counts(
+        list(zip(clipped, counts[: len(clipped)], strict=True)), list(zip(tied, counts[len(clipped) :], strict=True))
+    )
+    recorder.put_logits(pending.logits, pending.first_sample)
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in memory that the device writes while others go on."""
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return there.copy_(tensor, non_blocking=True)
