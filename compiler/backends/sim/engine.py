@@ -122,7 +122,7 @@ class Engine:
             for name in segment.exports:
                 value = plan.values[name]
                 shape = (1 if value.static else plan.timesteps, plan.samples * value.positions, value.channels)
-                full[name] = Slab(arena.take(shape, real_dtype(value)), 0, value.channels)
+                full[name] = Slab(arena.take(shape, self._kernels.stored(name)), 0, value.channels)
 
             def run_block(item: tuple[Block, list[Work]], segment: Segment = segment) -> None:
                 frame = self._run_block(segment, *item, full, recorder, first_sample)

@@ -102,6 +102,10 @@ class TorchKernels:
     def start(self) -> None:
         """Make ready for a tile."""
 
+    def stored(self, name: str) -> torch.dtype:
+        """The type in which a value is kept."""
+        return real_dtype(self.plan.values[name])
+
     def bind(self, step: Step, block: Block) -> Work:
         """What runs one step for one block of channels."""
         match step:
@@ -344,7 +348,7 @@ class TorchKernels:
                     x = torch.floor((x + (1 << relay.shift >> 1)) * 2.0**-relay.shift)
                 frame.clipped(step.relay[0], self._saturate(x, relay.limit))
             if step.stream is not None:
-                stream = frame.write(step.stream, real_dtype(self.plan.values[step.stream]))
+                stream = frame.write(step.stream, self.stored(step.stream))
                 stream.view.copy_(x)
             if fire is not None and step.lif is not None:
                 spikes = frame.write(step.lif[0], torch.uint8)

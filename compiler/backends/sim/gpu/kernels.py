@@ -7,6 +7,7 @@ computes.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ from resformer.compiler.backends.sim.gpu.launch import (
     Tiles,
     pool,
 )
-from resformer.compiler.backends.sim.gpu.trials import AttentionTrial, LayerTrial
+from resformer.compiler.backends.sim.gpu.trials import AttentionTrial, Kept, LayerTrial
 from resformer.compiler.backends.sim.gpu.tuning import attention_tiles, choose, layer_tiles
 from resformer.compiler.backends.sim.plan import AttentionStep, LayerStep, NeuronStep, OpStep, Plan, Step, Value
 from resformer.compiler.backends.sim.products import Kernel, Products, Synapses
@@ -35,11 +36,13 @@ from resformer.compiler.ir.interval import INT32_MAX, largest
 from resformer.compiler.ir.ops import LIF, Conv2d, Dense, MaxPool2d, SumPool2d
 from resformer.compiler.target import LOIHI
 
-INT8_MAX = 127
+INT8_MAX, INT16_MAX = 127, 32767
 PATCHES_MAX = 512
 """Patches whose potentials a program of attention can hold in registers."""
 WIDTH_MAX = 128
 """Channels of a head that it can."""
+TAPS_MAX = 32
+"""Of a pool that a program reads one after the other."""
 COUNTERS_A_STEP = 2
 """The most that a step takes: attention has a half's and the other's."""
 ELEMENTS = 1 << 31
@@ -61,10 +64,15 @@ class GpuKernels(TorchKernels):
         rows = COUNTERS_A_STEP * sum(len(segment.steps) for segment in plan.segments)
         self._counts = torch.zeros((rows, COUNTS), dtype=torch.int64, device=device)
         self._counters = iter(self._counts)
+        self._narrow = _narrow_types(plan)
 
     def start(self) -> None:
         """Begin to count anew."""
         self._counts.zero_()
+
+    def stored(self, name: str) -> torch.dtype:
+        """The type in which a value is kept: as few bytes as hold it, where these kernels alone read it."""
+        return self._narrow.get(name) or super().stored(name)
 
     def bind(self, step: Step, block: Block) -> Work:
         """What runs one step."""
@@ -73,7 +81,7 @@ class GpuKernels(TorchKernels):
                 return self.layer(step, block)
             case AttentionStep():
                 return self.dual_attention(step, block)
-            case OpStep(op=MaxPool2d() | SumPool2d() as op) if _fits_int32(self.plan, step):
+            case OpStep(op=MaxPool2d() | SumPool2d() as op) if _fits_pool(self.plan, step):
                 return functools.partial(self.pool, step, op)
         return super().bind(step, block)
 
@@ -90,9 +98,14 @@ class GpuKernels(TorchKernels):
         own = replace(self._own_synapses(synapses, block), images=images, out_dtype=real_dtype(made))
         tail = Tail(None, None, made.channels, 0, may_clip=False) if neurons is None else self._tail(neurons, made)
         kernel = LayerKernel(own, tail, steps, static=source.static or steps == 1)
-        tiles = self._layer_tiles(kernel, tail, other)
+        tiles = self._layer_tiles(kernel, tail, step)
         static_other = other is not None and other.static
-        trial = LayerTrial(own, tail, steps, kernel.static, other is not None, static_other, tuple(tiles))
+        kept = Kept(
+            self.stored(step.name) if step.keeps_sums else None,
+            self.stored(neurons.stream) if neurons is not None and neurons.stream is not None else None,
+            None if step.other is None else self.stored(step.other),
+        )
+        trial = LayerTrial(own, tail, steps, kernel.static, static_other, kept, tiles)
         if not self.products.allows(trial, LAYER):
             parts = [super(GpuKernels, self).bind(each, block) for each in (synapses, neurons) if each is not None]
             return functools.partial(_in_turn, parts)
@@ -129,32 +142,39 @@ class GpuKernels(TorchKernels):
         neurons = lif[1] if lif is not None and isinstance(lif[1], LIF) else None
         return Tail(None if relay is None else relay[1], neurons, made.channels, step.reach, may_clip=clips)
 
-    def _layer_tiles(self, kernel: LayerKernel, tail: Tail, other: Value | None) -> Tiles:
+    def _layer_tiles(self, kernel: LayerKernel, tail: Tail, step: LayerStep) -> Tiles:
         """How a layer is cut: on a GPU, by trying it on values like its own."""
-        own = kernel.synapses
+        own, keeps = kernel.synapses, step.keeps_sums
+        other = None if step.other is None else self.plan.values[step.other]
         light = tail.relay is None and other is None
         candidates = layer_tiles(kernel.group_outputs, kernel.group_channels, kernel.rows, light=light)
-        key = *replace(own, images=kernel.rows).key, tail.lif is None, other is None, kernel.steps, kernel.static
+        key = *replace(own, images=kernel.rows).key, tail.lif is None, other is None, keeps, kernel.steps, kernel.static
 
         @functools.cache
         def tensors() -> tuple[torch.Tensor, torch.Tensor | None, Outputs]:
             made = 1 if kernel.static and tail.lif is None else kernel.steps, kernel.rows, kernel.outputs
             x_shape = 1 if kernel.static else kernel.steps, own.images * own.size[0] * own.size[1], own.channels
             x = torch.randint(0, 2, x_shape, dtype=torch.int8, device=self.device)
-            read = None if other is None else torch.zeros(made, dtype=real_dtype(other), device=self.device)
-            sums = torch.empty(made, dtype=torch.float32, device=self.device) if tail.lif is None else None
+            read = None
+            if other is not None and step.other is not None:
+                of_other = (1, *made[1:]) if other.static else made
+                read = torch.zeros(of_other, dtype=self.stored(step.other), device=self.device)
             spikes = None if tail.lif is None else torch.empty(made, dtype=torch.int8, device=self.device)
-            return x, read, Outputs(sums, None, spikes, self._zeros())
+            stream = None if step.neurons is None else step.neurons.stream
+            sums, kept = (
+                None if name is None else torch.empty(made, dtype=self.stored(name), device=self.device)
+                for name in (step.name if keeps else None, stream)
+            )
+            return x, read, Outputs(sums, kept, spikes, self._zeros())
 
         return choose(key, candidates, lambda tiles: kernel.run(*tensors(), tiles), self.device)
 
     def _outputs(self, frame: Frame, sums: str | None, neurons: NeuronStep | None, counts: torch.Tensor) -> Outputs:
         """Where a step's kernel writes."""
         stream, lif = (None, None) if neurons is None else (neurons.stream, neurons.lif)
-        values = self.plan.values
         return Outputs(
-            None if sums is None else frame.write(sums, real_dtype(values[sums])).data,
-            None if stream is None else frame.write(stream, real_dtype(values[stream])).data,
+            None if sums is None else frame.write(sums, self.stored(sums)).data,
+            None if stream is None else frame.write(stream, self.stored(stream)).data,
             None if lif is None else frame.write(lif[0], torch.uint8).data.view(torch.int8),
             counts,
         )
@@ -190,7 +210,7 @@ class GpuKernels(TorchKernels):
         ]
         kernel = AttentionKernel(size, halves, self.device)
         tiles = self._attention_tiles(kernel)
-        trial = AttentionTrial(step.products[1][0], size, (halves[0], halves[1]), self.device, tuple(tiles))
+        trial = AttentionTrial(step.products[1][0], size, (halves[0], halves[1]), self.device, tiles)
         if not self.products.allows(trial, ATTENTION):
             return functools.partial(_in_turn, [super(GpuKernels, self).bind(each, block) for each in step.parts])
 
@@ -288,10 +308,37 @@ def can_attend(step: AttentionStep, values: Mapping[str, Value]) -> bool:
     return True
 
 
-def _fits_int32(plan: Plan, step: OpStep) -> bool:
+def _fits_pool(plan: Plan, step: Step) -> bool:
+    """Whether a kernel takes maxima or sums over windows, exactly and fast: one program reads all of a window."""
+    if not (isinstance(step, OpStep) and isinstance(step.op, MaxPool2d | SumPool2d)):
+        return False
     source, made = plan.values[step.inputs[0]], plan.values[step.name]
     elements = plan.samples * plan.timesteps * source.positions * source.channels
-    return max(source.magnitude.value, made.magnitude.sums) < INT32 and elements < ELEMENTS
+    fits = max(source.magnitude.value, made.magnitude.sums) < INT32 and elements < ELEMENTS
+    return fits and math.prod(step.op.kernel_size) <= TAPS_MAX
+
+
+def _narrow_types(plan: Plan) -> dict[str, torch.dtype]:
+    """Of values that these kernels alone make and read, the narrowest type that holds them."""
+    steps = [step for segment in plan.segments for step in segment.steps]
+    made: set[str] = set()
+    read: set[str] = {plan.output}
+    for step in steps:
+        if isinstance(step, LayerStep):
+            made.update(step.writes)
+            read.update(step.synapses.inputs)
+        elif isinstance(step, NeuronStep) and fits_tail(step, plan.values):
+            made.update(step.writes)
+        elif isinstance(step, AttentionStep):
+            read.add(step.inputs[1])
+        elif not _fits_pool(plan, step):
+            read.update(step.inputs)
+    candidates = {name: plan.values[name] for name in made - read}
+    return {
+        name: torch.int16 if value.magnitude.value <= INT16_MAX else torch.int32
+        for name, value in candidates.items()
+        if not value.is_spikes and value.magnitude.value <= INT32_MAX
+    }
 
 
 def _as_int8(values: torch.Tensor) -> torch.Tensor:
@@ -314,28 +361,39 @@ def _in_turn(works: list[Work], frame: Frame) -> None:
         work(frame)
 
 
-def _run_layer(trial: LayerTrial) -> functools.partial[tuple[torch.Tensor, ...]]:
+def _run_layer(trial: LayerTrial) -> functools.partial[tuple[Outputs, Outputs]]:
     kernel = LayerKernel(trial.synapses, trial.tail, trial.steps, static=trial.static)
     return functools.partial(_try_layer, trial, kernel)
 
 
 def _try_layer(
     trial: LayerTrial, kernel: LayerKernel, x: torch.Tensor, other: torch.Tensor | None
-) -> tuple[torch.Tensor | None, ...]:
-    """What a layer's kernel makes of a trial's values, its sums and what its neurons read kept."""
-    device, fires = trial.synapses.device, trial.tail.lif is not None
-    read = len(x) if other is None else max(len(x), len(other))
-    shapes = [(steps, kernel.rows, kernel.outputs) for steps in (len(x), trial.steps if fires else read)]
-    sums, stream = (torch.empty(shape, dtype=trial.synapses.sum_dtype, device=device) for shape in shapes)
-    spikes = torch.empty((trial.steps, *shapes[0][1:]), dtype=torch.int8, device=device) if fires else None
-    counts = torch.zeros(COUNTS, dtype=torch.int64, device=device)
-    kernel.run(x, other, Outputs(sums, stream, spikes, counts), Tiles(*trial.tiles))
-    return sums, stream, spikes, counts
+) -> tuple[Outputs, Outputs]:
+    """What a layer's kernel makes of a trial's values: with all that it can tell, and as it will run."""
+    device, kept = trial.synapses.device, trial.kept
+    fires = trial.tail.lif is not None
+    read = trial.steps if fires else len(x) if other is None else max(len(x), len(other))
+    types = (Kept(torch.int32, torch.int32, kept.other), kept)
+
+    def run(types: Kept) -> Outputs:
+        sums, stream = (
+            None if dtype is None else torch.empty((steps, kernel.rows, kernel.outputs), dtype=dtype, device=device)
+            for steps, dtype in ((len(x), types.sums), (read, types.stream))
+        )
+        spikes = None
+        if fires:
+            spikes = torch.empty((trial.steps, kernel.rows, kernel.outputs), dtype=torch.int8, device=device)
+        made = Outputs(sums, stream, spikes, torch.zeros(COUNTS, dtype=torch.int64, device=device))
+        kernel.run(x, other, made, trial.tiles)
+        return made
+
+    whole, own = (run(each) for each in types)
+    return whole, own
 
 
 def _run_attention(trial: AttentionTrial) -> functools.partial[tuple[torch.Tensor, torch.Tensor]]:
     kernel = AttentionKernel(trial.size, trial.halves, trial.device)
-    return functools.partial(_try_attention, kernel, Tiles(*trial.tiles))
+    return functools.partial(_try_attention, kernel, trial.tiles)
 
 
 def _try_attention(

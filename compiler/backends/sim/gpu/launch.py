@@ -23,6 +23,10 @@ NARROWEST = 16
 """Fewest rows and columns of a tile."""
 FEW_CHANNELS = 16
 """Below it, a run of one tap's channels would leave most of a product's depth empty."""
+SEEN_BITS = 31
+"""Taps of which a kernel remembers in one number which lie within the image."""
+THRESHOLD_UNIT = 1 << LOIHI.a_shift
+"""Potentials are counted in this share of the neurons' input."""
 COUNTS = 3
 """Of a step: sums clipped, potentials clipped from below, ties."""
 PLANE_ROWS, PLANE_CHANNELS = 32, 64
@@ -128,7 +132,10 @@ class LayerKernel:
         self._scale = _int32(np.left_shift(1, synapses.weight_exp.astype(np.int64)), len(by_tap), device)
         self._bias = _int32(synapses.bias, len(by_tap), device)
         self._tail = TailNumbers(tail, device)
-        self._nothing = torch.zeros(1, dtype=torch.float32, device=device)
+        self._drive_scale = self._scale * THRESHOLD_UNIT
+        # what leaves 32 bits here comes back with the sum, which does not
+        self._drive_bias = self._bias * THRESHOLD_UNIT + self._tail.lif_bias
+        self._nothing = torch.zeros(1, dtype=torch.int32, device=device)
         self._no_spikes = torch.zeros(1, dtype=torch.int8, device=device)
         window = synapses.window
         self._made = window.targets(synapses.size)
@@ -136,7 +143,13 @@ class LayerKernel:
         self.group_channels, self.outputs = synapses.weight.shape[1], len(by_tap)
         self.group_outputs = self.outputs // synapses.groups
         plain = window.kernel == window.stride == (1, 1) and window.padding == (0, 0)
-        self.gather = loops.POINTWISE if plain else loops.TAPS if self.group_channels >= FEW_CHANNELS else loops.FLAT
+        self.gather = (
+            loops.POINTWISE
+            if plain
+            else loops.TAPS
+            if self.group_channels >= FEW_CHANNELS and window.area <= SEEN_BITS
+            else loops.FLAT
+        )
 
     def run(self, x: torch.Tensor, other: torch.Tensor | None, outputs: Outputs, tiles: Tiles) -> None:
         """Launch it.
@@ -151,17 +164,17 @@ class LayerKernel:
         (height, width), (kernel_height, kernel_width) = own.size, own.kernel
         blocks = triton.cdiv(self.group_outputs, tiles.outputs)
         grid = triton.cdiv(self.rows, tiles.rows), own.groups * blocks
-        even = self.group_channels % tiles.depth == 0
+        even, whole = self.group_channels % tiles.depth == 0, self.group_outputs % tiles.outputs == 0
         loops.synapses[grid](
-            x, self._weight, self._scale, self._bias, self._or_nothing(other), tail.relay_bias, tail.lif_bias,
+            x, self._weight, self._scale, self._bias, self._drive_scale, self._drive_bias, self._or_nothing(other), tail.relay_bias, tail.lif_bias,
             tail.tie, self._or_nothing(outputs.sums), self._or_nothing(outputs.stream),
             self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
             self.rows, *self._made, height, width, self.steps, _step(x), _step(other),
-            own.channels, self.group_channels, self.outputs, self.group_outputs,
+            own.channels, self.group_channels, own.depth, self.outputs, self.group_outputs,
             kernel_height * kernel_width, kernel_width, *own.stride, *own.padding, *own.dilation,
             *tail.scalars, blocks, tail.count_clips,
             ROWS=tiles.rows, OUTPUTS=tiles.outputs, DEPTH=tiles.depth, GATHER=self.gather, EVEN=even,
-            WHOLE=self.group_outputs % tiles.outputs == 0, STATIC=self.static, OTHER=other is not None,
+            WHOLE=whole, FULL=whole and self.rows % tiles.rows == 0, PADDED=self.gather != loops.POINTWISE and any(own.padding), STATIC=self.static, OTHER=other is not None,
             SUMS=outputs.sums is not None, STREAM=outputs.stream is not None, **tail.compiled, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip
 
@@ -179,7 +192,7 @@ class TailKernel:
 
     def __init__(self, tail: Tail, steps: int, device: torch.device) -> None:
         self._tail, self._channels, self._steps = TailNumbers(tail, device), tail.channels, steps
-        self._nothing = torch.zeros(1, dtype=torch.float32, device=device)
+        self._nothing = torch.zeros(1, dtype=torch.int32, device=device)
         self._no_spikes = torch.zeros(1, dtype=torch.int8, device=device)
 
     def run(self, x: torch.Tensor, other: torch.Tensor | None, outputs: Outputs) -> None:
@@ -285,10 +298,12 @@ class AttentionKernel:
         size, padded, digits = self.size, self._padded, self._digits[half]
         images = size.steps * size.samples
         planes = torch.empty((digits, images, padded, size.channels), dtype=torch.int8, device=self.device)
-        rows, columns = images * padded, min(PLANE_CHANNELS, triton.next_power_of_2(size.channels))
-        loops.digits[triton.cdiv(rows, PLANE_ROWS), triton.cdiv(size.channels, columns)](
+        rows = images * padded
+        # what is stored is contiguous, a line of the cache at a time
+        tall, columns = (128, 16) if half else (PLANE_ROWS, min(PLANE_CHANNELS, triton.next_power_of_2(size.channels)))
+        loops.digits[triton.cdiv(rows, tall), triton.cdiv(size.channels, columns)](
             y, self._biases[half], planes, rows, size.patches, size.channels,
-            PADDED=padded, DIGITS=digits, BY_CHANNEL=half == 1, ROWS=PLANE_ROWS, CHANNELS=columns,
+            PADDED=padded, DIGITS=digits, BY_CHANNEL=half == 1, ROWS=tall, CHANNELS=columns,
         )  # fmt: skip
         return planes
 

@@ -17,7 +17,7 @@ POINTWISE, TAPS, FLAT = 0, 1, 2
 where a tap has too few channels to fill a product's depth."""
 
 _SIZES = (
-    "rows", "made_height", "made_width", "height", "width", "steps", "x_step", "other_step", "taps", "kernel_width",
+    "rows", "made_height", "made_width", "height", "width", "steps", "taps", "kernel_width",
     "stride_rows", "stride_columns", "top", "left", "dilation_rows", "dilation_columns", "relay_limit", "relay_shift",
     "relay_half", "threshold", "blocks", "count_clips",
 )  # fmt: skip
@@ -27,10 +27,9 @@ _SIZES = (
 def _decayed(v, SHIFT: tl.constexpr, KEEP: tl.constexpr):  # type: ignore[no-untyped-def]
     """v * KEEP / 4096, rounded toward zero; by a shift where KEEP is a power of two."""
     if SHIFT >= 0:
-        result = (v + ((v >> 31) & ((1 << SHIFT) - 1))) >> SHIFT
+        result = v // (1 << SHIFT)  # toward zero, as in C
     else:
-        wide = v.to(tl.int64) * KEEP
-        result = ((wide + ((wide >> 63) & 4095)) >> 12).to(tl.int32)
+        result = (v.to(tl.int64) * KEEP // 4096).to(tl.int32)
     return result
 
 
@@ -43,120 +42,175 @@ def _add(counts, at, found):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _window(  # type: ignore[no-untyped-def]
-    x, weight, row, group, output, there,
-    made_height, made_width, height, width, channels, group_channels, taps, kernel_width, stride_rows,
-    stride_columns, top, left, dilation_rows, dilation_columns,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, EVEN: tl.constexpr,
-    WHOLE: tl.constexpr,
+def _of(values, channel, there, WHOLE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A number for each channel."""
+    if WHOLE:
+        result = tl.load(values + channel)
+    else:
+        result = tl.load(values + channel, mask=there, other=0)
+    return result
+
+
+@triton.jit
+def _read(values, at, inside, FULL: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A tile, as int32."""
+    if FULL:
+        result = tl.load(values + at).to(tl.int32)
+    else:
+        result = tl.load(values + at, mask=inside, other=0).to(tl.int32)
+    return result
+
+
+@triton.jit
+def _put(values, at, tile, inside, FULL: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Store a tile."""
+    if FULL:
+        tl.store(values + at, tile.to(values.dtype.element_ty))
+    else:
+        tl.store(values + at, tile.to(values.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _first(  # type: ignore[no-untyped-def]
+    row, made_height, made_width, stride_rows, stride_columns, top, left,
 ):  # fmt: skip
-    """The sums of one tile, (ROWS, OUTPUTS), in units of each output's exponent."""
+    """The image, and the row and column in it, that the first tap of each position made reads."""
+    column = row % made_width
+    rest = row // made_width
+    return rest // made_height, (rest % made_height) * stride_rows - top, column * stride_columns - left
+
+
+@triton.jit
+def _seen(  # type: ignore[no-untyped-def]
+    first_row, first_column, height, width, taps, kernel_width, dilation_rows, dilation_columns, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Which taps of each position lie within the image, a bit each."""
+    seen = tl.zeros((ROWS,), tl.int32)
+    for tap in range(taps):
+        y = first_row + (tap // kernel_width) * dilation_rows
+        z = first_column + (tap % kernel_width) * dilation_columns
+        there = (y >= 0) & (y < height) & (z >= 0) & (z < width)
+        seen |= there.to(tl.int32) << tap
+    return seen
+
+
+@triton.jit
+def _window(  # type: ignore[no-untyped-def]
+    x, weight, base, seen, first_row, first_column, output, there,
+    height, width, channels, group_channels, depth, taps, kernel_width, dilation_rows, dilation_columns,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, PADDED: tl.constexpr,
+    EVEN: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
+    """The sums of one tile, (ROWS, OUTPUTS), to be multiplied by each output's scale.
+
+    Args:
+        base: (ROWS,), the first number that each position reads.
+        seen: (ROWS,), from ``_seen``, where there is padding.
+        first_row: (ROWS,), from ``_first``, as is the column; ``FLAT`` alone reads them.
+        output: (OUTPUTS,).
+        there: (OUTPUTS,), which of them there are.
+    """
     sums = tl.zeros((ROWS, OUTPUTS), tl.int32)
     k = tl.arange(0, DEPTH)
-    depth = taps * group_channels
     weights = weight + output * depth
-    if GATHER == 0:
-        base = row * channels + group * group_channels
-        for start in range(0, group_channels, DEPTH):
-            if EVEN:
-                a = tl.load(x + base[:, None] + (start + k)[None, :])
-                if WHOLE:
-                    b = tl.load(weights[None, :] + (start + k)[:, None])
-                else:
-                    b = tl.load(weights[None, :] + (start + k)[:, None], mask=there[None, :], other=0)
-            else:
-                whole = start + k < group_channels
-                a = tl.load(x + base[:, None] + (start + k)[None, :], mask=whole[None, :], other=0)
-                b = tl.load(weights[None, :] + (start + k)[:, None], mask=whole[:, None] & there[None, :], other=0)
+    if GATHER == 2:
+        for start in range(0, depth, DEPTH):
+            each = start + k
+            tap = each // group_channels
+            down = (tap // kernel_width) * dilation_rows
+            along = (tap % kernel_width) * dilation_columns
+            y = first_row[:, None] + down[None, :]
+            z = first_column[:, None] + along[None, :]
+            whole = each < depth
+            inside = (y >= 0) & (y < height) & (z >= 0) & (z < width) & whole[None, :]
+            at = (down * width + along) * channels + each % group_channels
+            a = tl.load(x + base[:, None] + at[None, :], mask=inside, other=0)
+            b = tl.load(weights[None, :] + each[:, None], mask=whole[:, None] & there[None, :], other=0)
             sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     else:
-        column = row % made_width
-        rest = row // made_width
-        image = rest // made_height
-        first_row = (rest % made_height) * stride_rows - top
-        first_column = column * stride_columns - left
-        if GATHER == 1:
-            chunks = (group_channels + DEPTH - 1) // DEPTH
-            for turn in range(taps * chunks):
+        chunks = (group_channels + DEPTH - 1) // DEPTH
+        turns = chunks if GATHER == 0 else taps * chunks
+        for turn in range(turns):
+            if GATHER == 0:
+                start = turn * DEPTH
+                from_x = start
+                from_weights = start
+            else:
                 tap = turn // chunks
                 start = (turn % chunks) * DEPTH
-                y = first_row + (tap // kernel_width) * dilation_rows
-                z = first_column + (tap % kernel_width) * dilation_columns
-                image_has = (y >= 0) & (y < height) & (z >= 0) & (z < width)
-                base = ((image * height + y) * width + z) * channels + group * group_channels + start
-                at = tap * group_channels + start
-                if EVEN:
-                    a = tl.load(x + base[:, None] + k[None, :], mask=image_has[:, None], other=0)
-                    if WHOLE:
-                        b = tl.load(weights[None, :] + (at + k)[:, None])
-                    else:
-                        b = tl.load(weights[None, :] + (at + k)[:, None], mask=there[None, :], other=0)
+                moved = (tap // kernel_width) * dilation_rows * width + (tap % kernel_width) * dilation_columns
+                from_x = moved * channels + start
+                from_weights = tap * group_channels + start
+            a_at = x + from_x + base[:, None] + k[None, :]
+            b_at = weights[None, :] + (from_weights + k)[:, None]
+            if EVEN:
+                if PADDED:
+                    a = tl.load(a_at, mask=((seen >> tap) & 1)[:, None] != 0, other=0)
                 else:
-                    whole = start + k < group_channels
-                    a = tl.load(x + base[:, None] + k[None, :], mask=image_has[:, None] & whole[None, :], other=0)
-                    b = tl.load(weights[None, :] + (at + k)[:, None], mask=whole[:, None] & there[None, :], other=0)
-                sums = tl.dot(a, b, sums, out_dtype=tl.int32)
-        else:
-            for start in range(0, depth, DEPTH):
-                each = start + k
-                tap = each // group_channels
-                y = first_row[:, None] + ((tap // kernel_width) * dilation_rows)[None, :]
-                z = first_column[:, None] + ((tap % kernel_width) * dilation_columns)[None, :]
-                whole = each < depth
-                image_has = (y >= 0) & (y < height) & (z >= 0) & (z < width) & whole[None, :]
-                at = ((image[:, None] * height + y) * width + z) * channels + group * group_channels
-                a = tl.load(x + at + (each % group_channels)[None, :], mask=image_has, other=0)
-                b = tl.load(weights[None, :] + each[:, None], mask=whole[:, None] & there[None, :], other=0)
-                sums = tl.dot(a, b, sums, out_dtype=tl.int32)
+                    a = tl.load(a_at)
+                if WHOLE:
+                    b = tl.load(b_at)
+                else:
+                    b = tl.load(b_at, mask=there[None, :], other=0)
+            else:
+                whole = start + k < group_channels
+                if PADDED:
+                    a = tl.load(a_at, mask=(((seen >> tap) & 1)[:, None] != 0) & whole[None, :], other=0)
+                else:
+                    a = tl.load(a_at, mask=whole[None, :], other=0)
+                b = tl.load(b_at, mask=whole[:, None] & there[None, :], other=0)
+            sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     return sums
 
 
 @triton.jit
-def _relayed(x, bias, inside, counts, limit, shift, half, count):  # type: ignore[no-untyped-def]
+def _relayed(x, bias, inside, counts, limit, shift, half, count, FULL: tl.constexpr):  # type: ignore[no-untyped-def]
     """A relay's bias, shift and saturation."""
     whole = (x + bias[None, :] + half) >> shift
     kept = tl.minimum(tl.maximum(whole, -limit), limit)
     if count != 0:
-        _add(counts, 0, (kept != whole) & inside)
+        _add(counts, 0, (kept != whole) if FULL else (kept != whole) & inside)
     return kept
 
 
 @triton.jit
 def _fired(  # type: ignore[no-untyped-def]
-    x, v, bias, tie, inside, counts, threshold, FLOORS: tl.constexpr, TIES: tl.constexpr,
+    driven, v, tie, inside, counts, threshold, FULL: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr,
     V_MAX: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """One step of neurons: who fires, and the potentials that are left."""
-    free = _decayed(v, SHIFT, KEEP) + (x * 64 + bias)
+    """One step of neurons, given what drives them in 1/64 of their input: who fires, and the potentials left."""
+    free = _decayed(v, SHIFT, KEEP) + driven
     kept = free
     if FLOORS:
         kept = tl.maximum(free, -V_MAX)
-        _add(counts, 1, (kept != free) & inside)
+        _add(counts, 1, (kept != free) if FULL else (kept != free) & inside)
     if TIES:
-        _add(counts, 2, (free == tie) & inside)
+        _add(counts, 2, (free == tie) if FULL else (free == tie) & inside)
     fired = kept > threshold
     return fired, tl.where(fired, 0, kept)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def synapses(  # type: ignore[no-untyped-def]
-    x, weight, scale, bias, other, relay_bias, lif_bias, tie, sums, stream, spikes, counts,
+    x, weight, scale, bias, drive_scale, drive_bias, other, relay_bias, lif_bias, tie, sums, stream, spikes, counts,
     rows, made_height, made_width, height, width, steps, x_step, other_step,
-    channels, group_channels, outputs, group_outputs,
+    channels, group_channels, depth, outputs, group_outputs,
     taps, kernel_width, stride_rows, stride_columns, top, left, dilation_rows, dilation_columns,
     relay_limit, relay_shift, relay_half, threshold, blocks,
     count_clips,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, EVEN: tl.constexpr,
-    WHOLE: tl.constexpr, STATIC: tl.constexpr, OTHER: tl.constexpr, RELAY: tl.constexpr, SUMS: tl.constexpr,
+    WHOLE: tl.constexpr, FULL: tl.constexpr, PADDED: tl.constexpr, STATIC: tl.constexpr, OTHER: tl.constexpr, RELAY: tl.constexpr, SUMS: tl.constexpr,
     STREAM: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, V_MAX: tl.constexpr,
 ):  # fmt: skip
     """A convolution of spikes, and what reads it: a second summand, a relay, neurons.
 
     Args:
         x: (steps or 1, images * height * width, channels), int8.
-        weight: (outputs, taps * group_channels), int8, taps first.
+        weight: (outputs, depth), int8, depth being taps times group_channels, taps first.
         scale: (outputs,), int32: what each sum is multiplied by, a power of two.
         bias: (outputs,), int32.
+        drive_scale: (outputs,), int32: the scale in 1/64 of the neurons' input.
+        drive_bias: (outputs,), int32: likewise what drives them beside the sums.
         other: (steps or 1, rows, outputs), what is added.
         relay_bias: (outputs,), int32.
         lif_bias: (outputs,), int32, in 1/64 of the input.
@@ -175,13 +229,21 @@ def synapses(  # type: ignore[no-untyped-def]
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first = (tile % blocks) * OUTPUTS
     output = group * group_outputs + first + tl.arange(0, OUTPUTS)
-    if WHOLE:
-        there = tl.full((OUTPUTS,), True, tl.int1)
-        inside = (row < rows)[:, None]
+    there = first + tl.arange(0, OUTPUTS) < group_outputs
+    inside = (row < rows)[:, None] & there[None, :]
+    read_row = row if FULL else tl.minimum(row, rows - 1)
+    first_row, first_column, seen = read_row, read_row, read_row
+    if GATHER == 0:
+        base = read_row * channels + group * group_channels
     else:
-        there = first + tl.arange(0, OUTPUTS) < group_outputs
-        inside = (row < rows)[:, None] & there[None, :]
-    read_row = tl.minimum(row, rows - 1)
+        image, first_row, first_column = _first(
+            read_row, made_height, made_width, stride_rows, stride_columns, top, left
+        )  # fmt: skip
+        base = ((image * height + first_row) * width + first_column) * channels + group * group_channels
+        if PADDED:
+            seen = _seen(
+                first_row, first_column, height, width, taps, kernel_width, dilation_rows, dilation_columns, ROWS
+            )  # fmt: skip
     at = row[:, None] * outputs + output[None, :]
     step = rows.to(tl.int64) * outputs
     wide_x, wide_other = x_step.to(tl.int64), other_step.to(tl.int64)
@@ -189,37 +251,43 @@ def synapses(  # type: ignore[no-untyped-def]
         v = tl.zeros((ROWS, OUTPUTS), tl.int32)
     if STATIC:
         own = _window(
-            x, weight, read_row, group, output, there,
-            made_height, made_width, height, width, channels, group_channels, taps, kernel_width, stride_rows,
-            stride_columns, top, left, dilation_rows, dilation_columns, ROWS, OUTPUTS, DEPTH, GATHER, EVEN, WHOLE,
+            x, weight, base, seen, first_row, first_column, output, there,
+            height, width, channels, group_channels, depth, taps, kernel_width, dilation_rows, dilation_columns,
+            ROWS, OUTPUTS, DEPTH, GATHER, PADDED, EVEN, WHOLE,
         )  # fmt: skip
-        own = own * tl.load(scale + output, mask=there)[None, :] + tl.load(bias + output, mask=there)[None, :]
-        if SUMS:
-            tl.store(sums + at, own.to(sums.dtype.element_ty), mask=inside)
     for t in range(steps):
         if STATIC:
-            now = own
+            sum = own
         else:
-            now = _window(
-                x + t * wide_x, weight, read_row, group, output, there,
-                made_height, made_width, height, width, channels, group_channels, taps, kernel_width, stride_rows,
-                stride_columns, top, left, dilation_rows, dilation_columns, ROWS, OUTPUTS, DEPTH, GATHER, EVEN, WHOLE,
+            sum = _window(
+                x + t * wide_x, weight, base, seen, first_row, first_column, output, there,
+                height, width, channels, group_channels, depth, taps, kernel_width, dilation_rows, dilation_columns,
+                ROWS, OUTPUTS, DEPTH, GATHER, PADDED, EVEN, WHOLE,
             )  # fmt: skip
-            now = now * tl.load(scale + output, mask=there)[None, :] + tl.load(bias + output, mask=there)[None, :]
-            if SUMS:
-                tl.store(sums + t * step + at, now.to(sums.dtype.element_ty), mask=inside)
+        if SUMS or RELAY or STREAM:
+            now = sum * _of(scale, output, there, WHOLE)[None, :] + _of(bias, output, there, WHOLE)[None, :]
+        if SUMS and (not STATIC or t == 0):
+            _put(sums + t * step, at, now, inside, FULL)
         if OTHER:
-            now += tl.load(other + t * wide_other + at, mask=inside, other=0).to(tl.int32)
+            added = _read(other + t * wide_other, at, inside, FULL)
+            if RELAY or STREAM:
+                now += added
         if RELAY:
-            relayed = tl.load(relay_bias + output, mask=there)
-            now = _relayed(now, relayed, inside, counts, relay_limit, relay_shift, relay_half, count_clips)
+            relayed = _of(relay_bias, output, there, WHOLE)
+            now = _relayed(now, relayed, inside, counts, relay_limit, relay_shift, relay_half, count_clips, FULL)
         if STREAM:
-            tl.store(stream + t * step + at, now.to(stream.dtype.element_ty), mask=inside)
+            _put(stream + t * step, at, now, inside, FULL)
         if FIRE:
-            driven = tl.load(lif_bias + output, mask=there)[None, :]
-            met = tl.load(tie + output, mask=there)[None, :] if TIES else 0
-            fired, v = _fired(now, v, driven, met, inside, counts, threshold, FLOORS, TIES, V_MAX, SHIFT, KEEP)
-            tl.store(spikes + t * step + at, fired.to(tl.int8), mask=inside)
+            if RELAY:
+                driven = now * 64 + _of(lif_bias, output, there, WHOLE)[None, :]
+            else:
+                driven = sum * _of(drive_scale, output, there, WHOLE)[None, :]
+                driven += _of(drive_bias, output, there, WHOLE)[None, :]
+                if OTHER:
+                    driven += added * 64
+            met = _of(tie, output, there, WHOLE)[None, :] if TIES else 0
+            fired, v = _fired(driven, v, met, inside, counts, threshold, FULL, FLOORS, TIES, V_MAX, SHIFT, KEEP)
+            _put(spikes + t * step, at, fired, inside, FULL)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -242,19 +310,19 @@ def neurons(  # type: ignore[no-untyped-def]
     if FIRE:
         v = tl.zeros((ROWS, CHANNELS), tl.int32)
     for t in range(steps):
-        now = tl.load(x + t * wide_x + at, mask=inside, other=0).to(tl.int32)
+        now = _read(x + t * wide_x, at, inside, False)
         if OTHER:
-            now += tl.load(other + t * wide_other + at, mask=inside, other=0).to(tl.int32)
+            now += _read(other + t * wide_other, at, inside, False)
         if RELAY:
-            relayed = tl.load(relay_bias + channel, mask=there)
-            now = _relayed(now, relayed, inside, counts, relay_limit, relay_shift, relay_half, count_clips)
+            relayed = _of(relay_bias, channel, there, False)
+            now = _relayed(now, relayed, inside, counts, relay_limit, relay_shift, relay_half, count_clips, False)
         if STREAM:
-            tl.store(stream + t * step + at, now.to(stream.dtype.element_ty), mask=inside)
+            _put(stream + t * step, at, now, inside, False)
         if FIRE:
-            driven = tl.load(lif_bias + channel, mask=there)[None, :]
-            met = tl.load(tie + channel, mask=there)[None, :] if TIES else 0
-            fired, v = _fired(now, v, driven, met, inside, counts, threshold, FLOORS, TIES, V_MAX, SHIFT, KEEP)
-            tl.store(spikes + t * step + at, fired.to(tl.int8), mask=inside)
+            driven = now * 64 + _of(lif_bias, channel, there, False)[None, :]
+            met = _of(tie, channel, there, False)[None, :] if TIES else 0
+            fired, v = _fired(driven, v, met, inside, counts, threshold, False, FLOORS, TIES, V_MAX, SHIFT, KEEP)
+            _put(spikes + t * step, at, fired, inside, False)
 
 
 @triton.jit(do_not_specialize=("rows", "patches"))
@@ -320,7 +388,7 @@ def _scores(  # type: ignore[no-untyped-def]
     inside = there & (patch < patches)[None, :]
     if CLIPS:
         _add(counts, 0, (kept != sums) & inside)
-    fired, v = _fired(kept, v, bias, tie, inside, counts, threshold, FLOORS, TIES, V_MAX, SHIFT, KEEP)
+    fired, v = _fired(kept * 64 + bias, v, tie, inside, counts, threshold, False, FLOORS, TIES, V_MAX, SHIFT, KEEP)
     return fired.to(tl.int8), v
 
 
@@ -387,7 +455,7 @@ def attention(  # type: ignore[no-untyped-def]
         if CLIPS2:
             _add(counts2, 0, (kept != sums) & inside)
         fired, v2 = _fired(
-            kept, v2, bias2, tie2, inside, counts2, threshold2, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2,
+            kept * 64 + bias2, v2, tie2, inside, counts2, threshold2, False, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2,
         )  # fmt: skip
         tl.store(spikes + t * step + at, fired.to(tl.int8), mask=inside)
 

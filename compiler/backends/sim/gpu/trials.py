@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.gpu.launch import Attention, Half, Tail, may_floor
+from resformer.compiler.backends.sim.gpu.launch import Attention, Half, Tail, Tiles, may_floor
 from resformer.compiler.backends.sim.products import Synapses, Trial
 from resformer.compiler.ir.interval import INT32_MAX, largest
 from resformer.compiler.ir.ops import SpikeMatMul
@@ -30,19 +30,27 @@ RATE = 0.3
 """Of a trial's spikes, those that are neither all nor none."""
 
 
+class Kept(NamedTuple):
+    """In which types a layer's sums and its neurons' input are kept, and a second summand comes; None: not at all."""
+
+    sums: torch.dtype | None
+    stream: torch.dtype | None
+    other: torch.dtype | None
+
+
 @dataclass(frozen=True, eq=False)
 class LayerTrial:
     """Synapses and their tail, as ``products`` tries them.
 
-    Kernels read (x, other) and return sums, stream, spikes and counts.
+    Kernels read (x, other) and return what they make with all that they can tell, and as they will run.
 
     Attributes:
         synapses: Of one step.
         tail: What reads them.
         steps: T.
         static: Whether the synapses read the same at all steps.
-        with_other: Whether there is a second summand.
-        other_static: Whether that is the same at all steps.
+        other_static: Whether a second summand is the same at all steps.
+        kept: Types.
         tiles: How the kernel is cut: another cut is another kernel.
     """
 
@@ -50,9 +58,9 @@ class LayerTrial:
     tail: Tail
     steps: int
     static: bool
-    with_other: bool
     other_static: bool
-    tiles: tuple[int, ...]
+    kept: Kept
+    tiles: Tiles
 
     @property
     def name(self) -> str:
@@ -71,7 +79,7 @@ class LayerTrial:
         neurons = None if lif is None else (lif.vth, lif.du, lif.dv, lif.counts_ties)
         relayed = None if relay is None else (relay.limit, relay.shift)
         own = replace(self.synapses, images=SAMPLES).key
-        return *own, neurons, relayed, self.steps, self.static, self.with_other, self.other_static, self.tiles
+        return *own, neurons, relayed, self.steps, self.static, self.other_static, self.kept, self.tiles
 
     def trials(self, limit: int) -> Iterator[Trial]:
         """Draw weights and what is read, of which no sum leaves what neurons take."""
@@ -85,10 +93,10 @@ class LayerTrial:
             images = own.images // (1 if self.static else self.steps)
             rows = images * int(np.prod(own.window.targets(own.size)))
             other = None
-            if self.with_other:
+            if self.kept.other is not None:
                 shape = 1 if self.other_static else self.steps, rows, len(own.weight)
-                values = rng.integers(-TRIAL_REACH, TRIAL_REACH + 1, shape).astype(np.float32)
-                other = torch.from_numpy(values).to(own.device)
+                values = rng.integers(-TRIAL_REACH, TRIAL_REACH + 1, shape)
+                other = torch.from_numpy(values).to(own.device, self.kept.other)
             by_step = x.reshape(1 if self.static else self.steps, -1, own.channels).to(torch.int8)
             made = replace(self, synapses=replace(drawn, images=images))
             yield made, (by_step, other)  # type: ignore[misc]
@@ -96,7 +104,11 @@ class LayerTrial:
     def is_right(self, inputs: Sequence[Any], result: Any) -> bool:
         """Whether sums, stream, spikes and counts are right."""
         x, other = inputs
-        sums, stream, spikes, counts = result
+        whole, own_outputs = result
+        sums, stream, spikes, counts = whole
+        for each, told in zip(own_outputs, whole, strict=True):
+            if each is not None and not torch.equal(each, told.to(each.dtype)):
+                return False
         steps = len(x)
         own = replace(self.synapses, images=self.synapses.images * steps)
         image = x.reshape(own.images, *own.size, own.channels)
@@ -104,7 +116,7 @@ class LayerTrial:
         image = image.view(torch.uint8) if own.dtype is torch.uint8 else image.to(own.dtype)
         if not own.is_right((image,), sums.reshape(-1, sums.shape[2])):
             return False
-        read = sums if other is None else sums + other.to(sums.dtype)
+        read = sums if other is None else sums + other
         return self._tail_is_right(read, stream, spikes, counts.tolist())
 
     def _tail_is_right(
@@ -155,7 +167,7 @@ class AttentionTrial:
     size: Attention
     halves: tuple[Half, Half]
     device: torch.device
-    tiles: tuple[int, ...]
+    tiles: Tiles
 
     @property
     def shown(self) -> str:
