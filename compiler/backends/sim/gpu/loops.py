@@ -387,8 +387,8 @@ def _scores(  # type: ignore[no-untyped-def]
     kept = tl.minimum(tl.maximum(sums, -limit), limit)
     inside = there & (patch < patches)[None, :]
     if CLIPS:
-        _add(counts, 0, (kept != sums) & inside)
-    fired, v = _fired(kept * 64 + bias, v, tie, inside, counts, threshold, False, FLOORS, TIES, V_MAX, SHIFT, KEEP)
+        _add(counts, 0, kept != sums)  # what pads patches and positions sums to zero
+    fired, v = _fired(kept * 64 + bias, v, tie, inside, counts, threshold, not TIES, FLOORS, TIES, V_MAX, SHIFT, KEEP)
     return fired.to(tl.int8), v
 
 
@@ -453,9 +453,9 @@ def attention(  # type: ignore[no-untyped-def]
                 sums = tl.dot(also, _columns(y2 + PART, of_head, WIDTH, DEPTH), sums, out_dtype=tl.int32)
         kept = tl.minimum(tl.maximum(sums, -limit2), limit2)
         if CLIPS2:
-            _add(counts2, 0, (kept != sums) & inside)
+            _add(counts2, 0, kept != sums)
         fired, v2 = _fired(
-            kept * 64 + bias2, v2, tie2, inside, counts2, threshold2, False, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2,
+            kept * 64 + bias2, v2, tie2, inside, counts2, threshold2, not TIES2, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2,
         )  # fmt: skip
         tl.store(spikes + t * step + at, fired.to(tl.int8), mask=inside)
 
