@@ -171,9 +171,10 @@ class LayerKernel:
             self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
             self.rows, *self._made, height, width, self.steps, _step(x), _step(other),
             own.channels, self.group_channels, own.depth, self.outputs, self.group_outputs,
-            kernel_height * kernel_width, kernel_width, *own.stride, *own.padding, *own.dilation,
+            kernel_height * kernel_width, *own.stride, *own.padding, *own.dilation,
             *tail.scalars, blocks, tail.count_clips,
             ROWS=tiles.rows, OUTPUTS=tiles.outputs, DEPTH=tiles.depth, GATHER=self.gather, EVEN=even,
+            CHUNKS=triton.cdiv(self.group_channels, tiles.depth), TAPS_WIDE=kernel_width,
             WHOLE=whole, FULL=whole and self.rows % tiles.rows == 0, PADDED=self.gather != loops.POINTWISE and any(own.padding), STATIC=self.static, OTHER=other is not None,
             SUMS=outputs.sums is not None, STREAM=outputs.stream is not None, **tail.compiled, num_warps=tiles.warps, num_stages=tiles.stages,
         )  # fmt: skip

@@ -17,7 +17,7 @@ POINTWISE, TAPS, FLAT = 0, 1, 2
 where a tap has too few channels to fill a product's depth."""
 
 _SIZES = (
-    "rows", "made_height", "made_width", "height", "width", "steps", "taps", "kernel_width",
+    "rows", "made_height", "made_width", "height", "width", "steps", "taps",
     "stride_rows", "stride_columns", "top", "left", "dilation_rows", "dilation_columns", "relay_limit", "relay_shift",
     "relay_half", "threshold", "blocks", "count_clips",
 )  # fmt: skip
@@ -36,7 +36,7 @@ def _decayed(v, SHIFT: tl.constexpr, KEEP: tl.constexpr):  # type: ignore[no-unt
 @triton.jit
 def _add(counts, at, found):  # type: ignore[no-untyped-def]
     """Add how many of a tile were found to a count of 64 bits."""
-    count = tl.sum(tl.sum(found.to(tl.int32), axis=1), axis=0)
+    count = tl.sum(found.to(tl.int32))
     if count > 0:
         tl.atomic_add(counts + at, count.to(tl.int64))
 
@@ -82,13 +82,14 @@ def _first(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _seen(  # type: ignore[no-untyped-def]
-    first_row, first_column, height, width, taps, kernel_width, dilation_rows, dilation_columns, ROWS: tl.constexpr,
+    first_row, first_column, height, width, taps, dilation_rows, dilation_columns, ROWS: tl.constexpr,
+    TAPS_WIDE: tl.constexpr,
 ):  # fmt: skip
     """Which taps of each position lie within the image, a bit each."""
     seen = tl.zeros((ROWS,), tl.int32)
     for tap in range(taps):
-        y = first_row + (tap // kernel_width) * dilation_rows
-        z = first_column + (tap % kernel_width) * dilation_columns
+        y = first_row + (tap // TAPS_WIDE) * dilation_rows
+        z = first_column + (tap % TAPS_WIDE) * dilation_columns
         there = (y >= 0) & (y < height) & (z >= 0) & (z < width)
         seen |= there.to(tl.int32) << tap
     return seen
@@ -97,9 +98,9 @@ def _seen(  # type: ignore[no-untyped-def]
 @triton.jit
 def _window(  # type: ignore[no-untyped-def]
     x, weight, base, seen, first_row, first_column, output, there,
-    height, width, channels, group_channels, depth, taps, kernel_width, dilation_rows, dilation_columns,
+    height, width, channels, group_channels, depth, taps, dilation_rows, dilation_columns,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, PADDED: tl.constexpr,
-    EVEN: tl.constexpr, WHOLE: tl.constexpr,
+    EVEN: tl.constexpr, WHOLE: tl.constexpr, CHUNKS: tl.constexpr, TAPS_WIDE: tl.constexpr,
 ):  # fmt: skip
     """The sums of one tile, (ROWS, OUTPUTS), to be multiplied by each output's scale.
 
@@ -117,8 +118,8 @@ def _window(  # type: ignore[no-untyped-def]
         for start in range(0, depth, DEPTH):
             each = start + k
             tap = each // group_channels
-            down = (tap // kernel_width) * dilation_rows
-            along = (tap % kernel_width) * dilation_columns
+            down = (tap // TAPS_WIDE) * dilation_rows
+            along = (tap % TAPS_WIDE) * dilation_columns
             y = first_row[:, None] + down[None, :]
             z = first_column[:, None] + along[None, :]
             whole = each < depth
@@ -128,17 +129,16 @@ def _window(  # type: ignore[no-untyped-def]
             b = tl.load(weights[None, :] + each[:, None], mask=whole[:, None] & there[None, :], other=0)
             sums = tl.dot(a, b, sums, out_dtype=tl.int32)
     else:
-        chunks = (group_channels + DEPTH - 1) // DEPTH
-        turns = chunks if GATHER == 0 else taps * chunks
+        turns = CHUNKS if GATHER == 0 else taps * CHUNKS
         for turn in range(turns):
             if GATHER == 0:
                 start = turn * DEPTH
                 from_x = start
                 from_weights = start
             else:
-                tap = turn // chunks
-                start = (turn % chunks) * DEPTH
-                moved = (tap // kernel_width) * dilation_rows * width + (tap % kernel_width) * dilation_columns
+                tap = turn // CHUNKS
+                start = (turn % CHUNKS) * DEPTH
+                moved = (tap // TAPS_WIDE) * dilation_rows * width + (tap % TAPS_WIDE) * dilation_columns
                 from_x = moved * channels + start
                 from_weights = tap * group_channels + start
             a_at = x + from_x + base[:, None] + k[None, :]
@@ -186,8 +186,8 @@ def _fired(  # type: ignore[no-untyped-def]
         _add(counts, 1, (kept != free) if FULL else (kept != free) & inside)
     if TIES:
         _add(counts, 2, (free == tie) if FULL else (free == tie) & inside)
-    fired = kept > threshold
-    return fired, tl.where(fired, 0, kept)
+    fired = (threshold - kept) >> 31  # all bits where it fires
+    return (fired & 1).to(tl.int8), kept & ~fired
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -195,11 +195,11 @@ def synapses(  # type: ignore[no-untyped-def]
     x, weight, scale, bias, drive_scale, drive_bias, other, relay_bias, lif_bias, tie, sums, stream, spikes, counts,
     rows, made_height, made_width, height, width, steps, x_step, other_step,
     channels, group_channels, depth, outputs, group_outputs,
-    taps, kernel_width, stride_rows, stride_columns, top, left, dilation_rows, dilation_columns,
+    taps, stride_rows, stride_columns, top, left, dilation_rows, dilation_columns,
     relay_limit, relay_shift, relay_half, threshold, blocks,
     count_clips,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, EVEN: tl.constexpr,
-    WHOLE: tl.constexpr, FULL: tl.constexpr, PADDED: tl.constexpr, STATIC: tl.constexpr, OTHER: tl.constexpr, RELAY: tl.constexpr, SUMS: tl.constexpr,
+    CHUNKS: tl.constexpr, TAPS_WIDE: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr, PADDED: tl.constexpr, STATIC: tl.constexpr, OTHER: tl.constexpr, RELAY: tl.constexpr, SUMS: tl.constexpr,
     STREAM: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, V_MAX: tl.constexpr,
 ):  # fmt: skip
     """A convolution of spikes, and what reads it: a second summand, a relay, neurons.
@@ -242,7 +242,7 @@ def synapses(  # type: ignore[no-untyped-def]
         base = ((image * height + first_row) * width + first_column) * channels + group * group_channels
         if PADDED:
             seen = _seen(
-                first_row, first_column, height, width, taps, kernel_width, dilation_rows, dilation_columns, ROWS
+                first_row, first_column, height, width, taps, dilation_rows, dilation_columns, ROWS, TAPS_WIDE
             )  # fmt: skip
     at = row[:, None] * outputs + output[None, :]
     step = rows.to(tl.int64) * outputs
@@ -252,8 +252,8 @@ def synapses(  # type: ignore[no-untyped-def]
     if STATIC:
         own = _window(
             x, weight, base, seen, first_row, first_column, output, there,
-            height, width, channels, group_channels, depth, taps, kernel_width, dilation_rows, dilation_columns,
-            ROWS, OUTPUTS, DEPTH, GATHER, PADDED, EVEN, WHOLE,
+            height, width, channels, group_channels, depth, taps, dilation_rows, dilation_columns,
+            ROWS, OUTPUTS, DEPTH, GATHER, PADDED, EVEN, WHOLE, CHUNKS, TAPS_WIDE,
         )  # fmt: skip
     for t in range(steps):
         if STATIC:
@@ -261,8 +261,8 @@ def synapses(  # type: ignore[no-untyped-def]
         else:
             sum = _window(
                 x + t * wide_x, weight, base, seen, first_row, first_column, output, there,
-                height, width, channels, group_channels, depth, taps, kernel_width, dilation_rows, dilation_columns,
-                ROWS, OUTPUTS, DEPTH, GATHER, PADDED, EVEN, WHOLE,
+                height, width, channels, group_channels, depth, taps, dilation_rows, dilation_columns,
+                ROWS, OUTPUTS, DEPTH, GATHER, PADDED, EVEN, WHOLE, CHUNKS, TAPS_WIDE,
             )  # fmt: skip
         if SUMS or RELAY or STREAM:
             now = sum * _of(scale, output, there, WHOLE)[None, :] + _of(bias, output, there, WHOLE)[None, :]
@@ -389,7 +389,7 @@ def _scores(  # type: ignore[no-untyped-def]
     if CLIPS:
         _add(counts, 0, kept != sums)  # what pads patches and positions sums to zero
     fired, v = _fired(kept * 64 + bias, v, tie, inside, counts, threshold, not TIES, FLOORS, TIES, V_MAX, SHIFT, KEEP)
-    return fired.to(tl.int8), v
+    return fired, v
 
 
 @triton.jit(do_not_specialize=("positions", "patches", "steps", "images", "heads", "limit1", "limit2", "bias1", "bias2",
@@ -457,7 +457,7 @@ def attention(  # type: ignore[no-untyped-def]
         fired, v2 = _fired(
             kept * 64 + bias2, v2, tie2, inside, counts2, threshold2, not TIES2, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2,
         )  # fmt: skip
-        tl.store(spikes + t * step + at, fired.to(tl.int8), mask=inside)
+        tl.store(spikes + t * step + at, fired, mask=inside)
 
 
 @triton.jit(do_not_specialize=("rows", "made_height", "made_width", "height", "width", "kernel_height", "kernel_width",
