@@ -56,11 +56,30 @@ def check_samples(program: Program, samples: npt.NDArray[np.integer]) -> None:
     Raises:
         InvariantError: They have another shape than the input, or leave the range that it promises.
     """
-    shape, steps, signal = program.input.shape, program.timesteps, program.input.op.signal
+    check_shape(program, samples)
+    if samples.size:
+        check_range(program, int(samples.min()), int(samples.max()))
+
+
+def check_shape(program: Program, samples: npt.NDArray[np.integer]) -> None:
+    """See that samples have the input's shape, with or without steps.
+
+    Raises:
+        InvariantError: They have not.
+    """
+    shape, steps = program.input.shape, program.timesteps
     require(samples.shape[1:] in (shape, (steps, *shape)), f"samples of shape {samples.shape[1:]} for {shape}")
-    if signal.low is not None and signal.high is not None and samples.size:
-        low, high = int(samples.min()), int(samples.max())
+
+
+def check_range(program: Program, low: int, high: int) -> None:
+    """See that samples, which lie between two numbers, keep the range that the input promises.
+
+    Raises:
+        InvariantError: They do not.
+    """
+    signal = program.input.op.signal
+    if signal.low is not None and signal.high is not None:
         require(
-            signal.low <= low <= high <= signal.high,
+            signal.low <= low and high <= signal.high,
             f"{program.input.name}: [{low}, {high}] leaves the promised [{signal.low}, {signal.high}]",
         )

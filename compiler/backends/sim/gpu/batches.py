@@ -58,9 +58,19 @@ class Batches:
         self._made: tuple[torch.Tensor, torch.Tensor, tuple[list[str], list[str]]] | None = None
         self._begun = 0
 
-    def begin(self, samples: npt.NDArray[np.integer], first_sample: int) -> Pending:
-        """Start a batch."""
-        uploaded = self._upload(samples)
+    def stage(self, samples: npt.NDArray[np.integer]) -> tuple[int, int]:
+        """Make a batch's samples ready to travel; the least and the largest of them."""
+        whole = torch.from_numpy(np.ascontiguousarray(samples))
+        if not self._staged:
+            self._staged = [torch.empty(whole.shape, dtype=self._travels_as, pin_memory=True) for _ in range(2)]
+        # at most two batches are under way, so the one before the last has left its memory
+        self._staged[self._begun % 2].copy_(whole)
+        low, high = torch.aminmax(whole)
+        return int(low), int(high)
+
+    def begin(self, first_sample: int) -> Pending:
+        """Start the batch that is staged."""
+        uploaded = self._upload(self._staged[self._begun % 2])
         with torch.inference_mode():
             if self._graph is not None and self._encoded is not None:
                 self._encoded.copy_(uploaded)
@@ -77,16 +87,10 @@ class Batches:
         self._begun += 1
         return Pending(*arriving, names, done, first_sample)
 
-    def _upload(self, samples: npt.NDArray[np.integer]) -> torch.Tensor:
+    def _upload(self, staged: torch.Tensor) -> torch.Tensor:
         """Samples on the device as a plan has them, (T or 1, N * positions, channels)."""
         plan = self._engine.plan
         value = plan.values[plan.input]
-        whole = torch.from_numpy(np.ascontiguousarray(samples))
-        if not self._staged:
-            self._staged = [torch.empty(whole.shape, dtype=self._travels_as, pin_memory=True) for _ in range(2)]
-        # at most two batches are under way, so the one before the last has left its memory
-        staged = self._staged[self._begun % 2]
-        staged.copy_(whole)
         there = staged.to(self._device, non_blocking=True)
         frames = there[None] if value.static else there.transpose(0, 1)
         frames = frames.reshape(len(frames), plan.samples, value.channels, value.positions).transpose(2, 3)

@@ -41,6 +41,8 @@ class Tiles(NamedTuple):
     depth: int
     warps: int
     stages: int
+    registers: int | None = None
+    """The most that a thread may use; fewer let more programs run side by side."""
 
 
 def decay(lif: LIF) -> tuple[int, int]:
@@ -177,6 +179,7 @@ class LayerKernel:
             CHUNKS=triton.cdiv(self.group_channels, tiles.depth), TAPS_WIDE=kernel_width,
             WHOLE=whole, FULL=whole and self.rows % tiles.rows == 0, PADDED=self.gather != loops.POINTWISE and any(own.padding), STATIC=self.static, OTHER=other is not None,
             SUMS=outputs.sums is not None, STREAM=outputs.stream is not None, **tail.compiled, num_warps=tiles.warps, num_stages=tiles.stages,
+            maxnreg=tiles.registers,
         )  # fmt: skip
 
     def _or_nothing(self, tensor: torch.Tensor | None) -> torch.Tensor:
@@ -292,6 +295,7 @@ class AttentionKernel:
             ROWS=tiles.rows, PADDED=self._padded, PART=min(tiles.outputs, self._padded), WIDTH=width,
             DEPTH=max(triton.next_power_of_2(width), DEPTH_MIN), DIGITS1=self._digits[0], DIGITS2=self._digits[1],
             **self._compiled, num_warps=tiles.warps, num_stages=tiles.stages,
+            maxnreg=tiles.registers,
         )  # fmt: skip
 
     def _split(self, half: int, y: torch.Tensor) -> torch.Tensor:
@@ -300,8 +304,8 @@ class AttentionKernel:
         images = size.steps * size.samples
         planes = torch.empty((digits, images, padded, size.channels), dtype=torch.int8, device=self.device)
         rows = images * padded
-        # what is stored is contiguous, a line of the cache at a time
-        tall, columns = (128, 16) if half else (PLANE_ROWS, min(PLANE_CHANNELS, triton.next_power_of_2(size.channels)))
+        tall = 2 * PLANE_ROWS if half else PLANE_ROWS  # lines of the cache, whichever way they run
+        columns = min(PLANE_CHANNELS, triton.next_power_of_2(size.channels))
         loops.digits[triton.cdiv(rows, tall), triton.cdiv(size.channels, columns)](
             y, self._biases[half], planes, rows, size.patches, size.channels,
             PADDED=padded, DIGITS=digits, BY_CHANNEL=half == 1, ROWS=tall, CHANNELS=columns,

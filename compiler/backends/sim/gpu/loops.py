@@ -176,9 +176,12 @@ def _relayed(x, bias, inside, counts, limit, shift, half, count, FULL: tl.conste
 @triton.jit
 def _fired(  # type: ignore[no-untyped-def]
     driven, v, tie, inside, counts, threshold, FULL: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr,
-    V_MAX: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr,
+    V_MAX: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, MASK: tl.constexpr,
 ):  # fmt: skip
-    """One step of neurons, given what drives them in 1/64 of their input: who fires, and the potentials left."""
+    """One step of neurons, given what drives them in 1/64 of their input: who fires, and the potentials left.
+
+    ``MASK``: by bits, which takes fewer instructions; else by a comparison, which takes fewer registers.
+    """
     free = _decayed(v, SHIFT, KEEP) + driven
     kept = free
     if FLOORS:
@@ -186,8 +189,15 @@ def _fired(  # type: ignore[no-untyped-def]
         _add(counts, 1, (kept != free) if FULL else (kept != free) & inside)
     if TIES:
         _add(counts, 2, (free == tie) if FULL else (free == tie) & inside)
-    fired = (threshold - kept) >> 31  # all bits where it fires
-    return (fired & 1).to(tl.int8), kept & ~fired
+    if MASK:
+        fired = (threshold - kept) >> 31  # all bits where it fires
+        result = (fired & 1).to(tl.int8)
+        left = kept & ~fired
+    else:
+        over = kept > threshold
+        result = over.to(tl.int8)
+        left = tl.where(over, 0, kept)
+    return result, left
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -278,7 +288,7 @@ def synapses(  # type: ignore[no-untyped-def]
         if STREAM:
             _put(stream + t * step, at, now, inside, FULL)
         if FIRE:
-            if RELAY:
+            if RELAY or (SUMS and not OTHER):
                 driven = now * 64 + _of(lif_bias, output, there, WHOLE)[None, :]
             else:
                 driven = sum * _of(drive_scale, output, there, WHOLE)[None, :]
@@ -286,7 +296,7 @@ def synapses(  # type: ignore[no-untyped-def]
                 if OTHER:
                     driven += added * 64
             met = _of(tie, output, there, WHOLE)[None, :] if TIES else 0
-            fired, v = _fired(driven, v, met, inside, counts, threshold, FULL, FLOORS, TIES, V_MAX, SHIFT, KEEP)
+            fired, v = _fired(driven, v, met, inside, counts, threshold, FULL, FLOORS, TIES, V_MAX, SHIFT, KEEP, True)
             _put(spikes + t * step, at, fired, inside, FULL)
 
 
@@ -321,11 +331,11 @@ def neurons(  # type: ignore[no-untyped-def]
         if FIRE:
             driven = now * 64 + _of(lif_bias, channel, there, False)[None, :]
             met = _of(tie, channel, there, False)[None, :] if TIES else 0
-            fired, v = _fired(driven, v, met, inside, counts, threshold, False, FLOORS, TIES, V_MAX, SHIFT, KEEP)
+            fired, v = _fired(driven, v, met, inside, counts, threshold, False, FLOORS, TIES, V_MAX, SHIFT, KEEP, True)
             _put(spikes + t * step, at, fired, inside, False)
 
 
-@triton.jit(do_not_specialize=("rows", "patches"))
+@triton.jit(do_not_specialize=("patches",))
 def digits(  # type: ignore[no-untyped-def]
     y, bias, planes, rows, patches, channels,
     PADDED: tl.constexpr, DIGITS: tl.constexpr, BY_CHANNEL: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -388,7 +398,9 @@ def _scores(  # type: ignore[no-untyped-def]
     inside = there & (patch < patches)[None, :]
     if CLIPS:
         _add(counts, 0, kept != sums)  # what pads patches and positions sums to zero
-    fired, v = _fired(kept * 64 + bias, v, tie, inside, counts, threshold, not TIES, FLOORS, TIES, V_MAX, SHIFT, KEEP)
+    fired, v = _fired(
+        kept * 64 + bias, v, tie, inside, counts, threshold, not TIES, FLOORS, TIES, V_MAX, SHIFT, KEEP, False
+    )
     return fired, v
 
 
@@ -455,7 +467,7 @@ def attention(  # type: ignore[no-untyped-def]
         if CLIPS2:
             _add(counts2, 0, kept != sums)
         fired, v2 = _fired(
-            kept * 64 + bias2, v2, tie2, inside, counts2, threshold2, not TIES2, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2,
+            kept * 64 + bias2, v2, tie2, inside, counts2, threshold2, not TIES2, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2, False,
         )  # fmt: skip
         tl.store(spikes + t * step + at, fired, mask=inside)
 

@@ -11,8 +11,10 @@ from resformer.compiler.backends.sim.gpu.launch import NARROWEST, Tiles
 
 SECONDS = 90.0
 """What a process may spend on trying tiles, the compiling included; after that the first of each list is taken."""
-LAUNCHES = 3
-"""Timed for each candidate, after one that compiles it."""
+LAUNCHES = 5
+"""Timed for each candidate, after one that compiles it; in one graph, for a small one is over before it is launched."""
+FEWER = 168
+"""Registers of a thread with which three programs of four warps run side by side, not two."""
 
 Key = tuple[object, ...]
 
@@ -31,16 +33,19 @@ def layer_tiles(group_outputs: int, group_channels: int, rows: int, *, light: bo
         light: Whether little follows the product: else a tile must be smaller, for its registers to suffice.
     """
     widest, tall = _power_of_2(group_outputs, 128), _power_of_2(rows, 128)
-    narrow, short = min(widest, 64), min(tall, 64)
+    narrow, short, low = min(widest, 64), min(tall, 64), min(tall, 32)
     depth = 64 if group_channels % 64 == 0 else 32
     if light:
-        tiles = [Tiles(tall, narrow, depth, 8, 3), Tiles(short, widest, depth, 8, 3), Tiles(tall, widest, depth, 16, 3)]
+        tiles = [
+            Tiles(tall, narrow, depth, 4, 3), Tiles(short, narrow, depth, 4, 3, FEWER), Tiles(low, narrow, depth, 4, 4),
+            Tiles(tall, narrow, depth, 8, 3, FEWER),
+        ]  # fmt: skip
     else:
         tiles = [
-            Tiles(short, narrow, depth, 8, 3),
-            Tiles(tall, narrow, depth, 16, 3),
-            Tiles(short, narrow, depth, 4, 4),
-        ]
+            Tiles(short, narrow, depth, 4, 4, FEWER), Tiles(low, narrow, depth, 4, 4), Tiles(short, narrow, depth, 4, 3),
+        ]  # fmt: skip
+        if group_channels % 128 == 0:
+            tiles.append(Tiles(short, narrow, 128, 4, 3, FEWER))
     return list(dict.fromkeys(tiles))
 
 
@@ -48,7 +53,7 @@ def attention_tiles(patches: int) -> list[Tiles]:
     """Candidates for attention: the potentials of all patches are in registers."""
     if patches > 256:
         return [Tiles(32, 256, 0, 8, 1)]
-    return [Tiles(64, 128, 0, 8, 1), Tiles(32, 256, 0, 8, 1), Tiles(64, 256, 0, 8, 1)]
+    return [Tiles(64, 128, 0, 4, 1), Tiles(32, 128, 0, 4, 1), Tiles(32, 256, 0, 8, 1), Tiles(64, 256, 0, 4, 1)]
 
 
 def choose(key: Key, candidates: Sequence[Tiles], launch: Callable[[Tiles], None], device: torch.device) -> Tiles:
@@ -82,10 +87,14 @@ def _milliseconds(launch: Callable[[Tiles], None], tiles: Tiles) -> float:
         if "out of resource" not in str(error):
             raise
         return float("inf")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(LAUNCHES):
+            launch(tiles)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    graph.replay()
     begin.record()
-    for _ in range(LAUNCHES):
-        launch(tiles)
+    graph.replay()
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end)
