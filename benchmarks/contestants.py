@@ -134,6 +134,9 @@ def spikingjelly(task: Task) -> Run:
     model = build_model(load_checkpoint(task.checkpoint), dtype=torch.float32).to(device)
     if "cupy" in parts:
         functional.set_backend(model, "cupy", neuron.BaseNode)
+        for module in model.modules():
+            if isinstance(module, neuron.BaseNode):
+                module.training = True  # 0.0.0.0.14 takes the backend's kernels only then; the neurons do the same
     forward: Callable[[torch.Tensor], torch.Tensor] = model
     if {"compiled", "frozen", "graphs"} & parts:
         torch._dynamo.config.recompile_limit = RECOMPILATIONS
@@ -172,8 +175,11 @@ class EnergyCounter:
             import pynvml
 
             pynvml.nvmlInit()
-            uuid = str(torch.cuda.get_device_properties(torch.device(device)).uuid)
-            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+            if pynvml.nvmlDeviceGetCount() == 1:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            else:
+                uuid = torch.cuda.get_device_properties(torch.device(device)).uuid
+                handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
             pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
             self._read, self._handle = pynvml.nvmlDeviceGetTotalEnergyConsumption, handle
 

@@ -35,7 +35,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ from resformer.runtime.verify.torch_network import TorchNetwork
 
 WORKER = Path(__file__).with_name("contestants.py")
 ON_CPU = ("eager", "compiled", "frozen")
-ON_GPU = ("compiled-autocast", "autocast", "cupy-autocast", "compiled", "eager", "cupy")
+ON_GPU = ("compiled-autocast", "cupy-autocast", "autocast", "compiled", "cupy", "eager")
 ON_GPU_2 = ("2-compiled-autocast", "2-autocast", "2-compiled", "2-eager")
 BATCHES = {"cpu": (1, 8), "cuda": (32, 128, 1, 8)}
 ROUND_SECONDS = {"cpu": 0.0, "cuda": 0.5}
@@ -145,7 +145,7 @@ class Worker:
         self._process.wait()
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """A contestant on one batch.
 
@@ -184,18 +184,43 @@ def environment_of(contestant: Contestant, second: Path | None) -> dict[str, str
     return made
 
 
-def start(entry: Entry, task: Task, environment: Mapping[str, str], log: Path | None, clock: Clock) -> None:
-    """Begin a contestant's process and run its batch for the first time."""
-    if not clock.left():
-        return
+def prepare(entry: Entry, clock: Clock) -> None:
+    """Run a contestant's batch for the first time, in time or not."""
+    assert entry.worker is not None
     began = time.monotonic()
-    entry.worker = Worker(task, environment, log)
     answer = entry.worker.ask({"do": "prepare"}, clock)
-    taken = f"{time.monotonic() - began:.0f} s"
     if answer is not None:
         entry.classes = answer["classes"]
     outcome = "ready" if answer is not None else f"does not run: {entry.failure}"
+    taken = f"{time.monotonic() - began:.0f} s"
     print(f"batch {entry.batch}, {entry.contestant.title}: {outcome} ({taken})", file=sys.stderr, flush=True)
+
+
+def prepare_all(
+    entries: Sequence[Entry], launch: Callable[[Entry], Worker], at_once: int, limit: float | None, clock: Clock
+) -> None:
+    """Begin all contestants, sim first and alone: its kernels choose their tiles by their speed.
+
+    Args:
+        entries: In the order in which they begin.
+        launch: Starts a contestant's process.
+        at_once: How many may prepare side by side.
+        limit: Seconds for each; None: no limit.
+        clock: After which nothing begins and nothing is waited for.
+    """
+    ours = [entry for entry in entries if SIM in entry.contestant.parts]
+    for entry in ours:
+        entry.worker = launch(entry)
+    for entry in ours:
+        prepare(entry, clock.until(limit))
+
+    def begin(entry: Entry) -> None:
+        if clock.left():
+            entry.worker = launch(entry)
+            prepare(entry, clock.until(limit))
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(begin, [entry for entry in entries if entry not in ours]))
 
 
 def take_turns(entries: Sequence[Entry], rounds: int, seconds: float, clock: Clock) -> None:
@@ -302,12 +327,10 @@ def measure(variant: str, args: argparse.Namespace, clock: Clock) -> list[list[s
     entries = [
         Entry(Contestant(name), batch) for batch in args.batches for name in dict.fromkeys((SIM, *args.contestants))
     ]
-    waiting = clock.until(args.prepare_seconds)
 
-    def begin(entry: Entry) -> None:
-        name = entry.contestant.name
+    def launch(entry: Entry) -> Worker:
         task = Task(
-            contestant=name,
+            contestant=entry.contestant.name,
             checkpoint=str(checkpoint),
             program=str(program),
             images=str(images),
@@ -316,13 +339,11 @@ def measure(variant: str, args: argparse.Namespace, clock: Clock) -> list[list[s
             threads=args.threads,
             from_host=args.from_host,
         )
-        limit = waiting.until(args.contestant_seconds)
-        start(entry, task, environment_of(entry.contestant, args.spikingjelly_2), args.log, limit)
+        return Worker(task, environment_of(entry.contestant, args.spikingjelly_2), args.log)
 
     rows: list[list[str]] = []
     try:
-        with ThreadPoolExecutor(args.at_once) as pool:
-            list(pool.map(begin, entries))
+        prepare_all(entries, launch, args.at_once, args.contestant_seconds, clock.until(args.prepare_seconds))
         for batch in args.batches:
             mine = [entry for entry in entries if entry.batch == batch]
             take_turns(mine, args.rounds, args.round_seconds, clock)
