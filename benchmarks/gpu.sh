@@ -106,8 +106,8 @@ waited=$SECONDS
 while kill -0 "$preparing" 2>/dev/null && [ $((SECONDS - waited)) -lt 90 ]; do sleep 0.5; done
 echo "== waited $((SECONDS - waited)) s for networks"
 
-sim_vs 200 "speed: ${VARIANTS%% *}" --variants ${VARIANTS%% *} --batches $BATCHES --contestants $CONTESTANTS \
-  --prepare-seconds 125 --rounds 4
+sim_vs 215 "speed: ${VARIANTS%% *}" --variants ${VARIANTS%% *} --batches $BATCHES --contestants $CONTESTANTS \
+  --prepare-seconds 140 --rounds 4
 part 45 "exactness: $LARGE" "$PYTHON" benchmarks/gpu_exact.py --device "$DEVICE" --folder "$MADE/exact" \
   --variants $LARGE --batches 1 ${BATCHES%% *}
 sim_vs 60 "speed: $LARGE ${VARIANTS#* }" --variants $LARGE ${VARIANTS#* } --batches ${BATCHES%% *} \

@@ -180,7 +180,7 @@ def environment_of(contestant: Contestant, second: Path | None) -> dict[str, str
     if SECOND in contestant.parts:
         assert second is not None
         made["PYTHONPATH"] = os.pathsep.join(filter(None, (str(second.resolve()), made.get("PYTHONPATH"))))
-    made.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")  # several compile side by side
+    made.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # several compile side by side
     return made
 
 
