@@ -60,6 +60,8 @@ ON_GPU_2 = ("2-compiled-autocast", "2-autocast", "2-compiled", "2-eager")
 BATCHES = {"cpu": (1, 8), "cuda": (32, 128, 1, 8)}
 ROUND_SECONDS = {"cpu": 0.0, "cuda": 0.5}
 """How long a round of one contestant takes at least; 0: it is one run."""
+PREPARING = 0.6
+"""Which share of --seconds the contestants may take to begin, unless --prepare-seconds says otherwise."""
 AT_ONCE = {"cpu": 1, "cuda": 8}
 """How many contestants prepare side by side."""
 
@@ -140,7 +142,7 @@ class Worker:
 
     def end(self, failure: str | None = None) -> None:
         """End the process."""
-        self.failure = self.failure or failure or "ended"
+        self.failure = self.failure or failure or "no time was left to run"
         self._process.kill()
         self._process.wait()
 
@@ -171,7 +173,7 @@ class Entry:
     @property
     def failure(self) -> str:
         """Why it was not measured."""
-        return "no time was left to begin" if self.worker is None else self.worker.failure or "no time was left to run"
+        return "no time was left to begin" if self.worker is None else str(self.worker.failure)
 
 
 def environment_of(contestant: Contestant, second: Path | None) -> dict[str, str]:
@@ -391,6 +393,8 @@ def arguments() -> argparse.Namespace:
         parser.error("contestants of SpikingJelly 2 need --spikingjelly-2 PATH")
     if args.spikingjelly_2 is not None and not (args.spikingjelly_2 / "spikingjelly").is_dir():
         parser.error(f"--spikingjelly-2 {args.spikingjelly_2}: holds no folder spikingjelly; unpack its wheel there")
+    if args.seconds is not None and args.prepare_seconds is None:
+        args.prepare_seconds = PREPARING * args.seconds / len(args.variants)
     for name, defaults in (("batches", BATCHES), ("round_seconds", ROUND_SECONDS), ("at_once", AT_ONCE)):
         if getattr(args, name) is None:
             setattr(args, name, defaults[kind])

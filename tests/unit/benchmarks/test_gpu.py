@@ -93,6 +93,25 @@ def test_nothing_begins_when_no_time_is_left(against: ModuleType) -> None:
     assert row[0].endswith("no time was left to begin")
 
 
+def test_who_is_ready_too_late_is_told(against: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
+    monkeypatch.setattr(against, "WORKER", tmp_path / "worker.py")
+    entry = against.Entry(against.Contestant("eager"), 2)
+    task = against.Task("eager", "", "", "", 2, "cuda", 1, False)
+    against.prepare_all([entry], lambda _: against.Worker(task, {}, None), 1, None, against.Clock(30))
+    assert entry.ready
+    against.take_turns([entry], 3, 0.1, against.Clock(0))
+    (row,) = against.table("ti", [entry], on_gpu=True)
+    assert row[0].endswith("no time was left to run")
+
+
+def test_preparing_leaves_time_to_measure(against: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["", "--seconds", "100", "--variants", "ti", "s"])
+    assert against.arguments().prepare_seconds == 30
+    monkeypatch.setattr(sys, "argv", ["", "--seconds", "100", "--prepare-seconds", "9"])
+    assert against.arguments().prepare_seconds == 9
+
+
 def test_names_say_which_spikingjelly(against: ModuleType, tmp_path: Path) -> None:
     first, second = against.Contestant("cupy-autocast"), against.Contestant("2-compiled-autocast")
     assert first.title == "SpikingJelly cupy-autocast"
