@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
-.PHONY: setup demo test bad-input fuzz kill-rounds lint docs browser clean
+.PHONY: setup demo test test-gpu bad-input fuzz kill-rounds lint docs browser clean
 
 setup: $(READY)
 
@@ -45,6 +45,10 @@ docs: $(READY)
 # Two processes: most tests wait for commands that they start. A file's tests stay together, for what they share.
 test: lint docs bad-input
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The equivalence suite with sim on a GPU; where there is none, all of it is skipped.
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -n 4 --dist loadfile @tests/gpu/arguments.txt
 
 # What comes from outside is refused without asserts as well, which python -O removes.
 bad-input: $(READY)

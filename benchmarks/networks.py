@@ -99,8 +99,8 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) ->
     }
 
 
-def print_machine() -> None:
-    """What a table's numbers were taken on."""
+def print_machine(device: str = "cpu") -> None:
+    """What a table's numbers were taken on; with the GPU, if that is the device."""
     processor = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -109,7 +109,9 @@ def print_machine() -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
-    print(f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}, commit {commit or 'unknown'}\n")
+    gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(torch.device(device))}, "
+    threads = torch.get_num_threads()
+    print(f"{gpu}{processor}, {threads} threads, torch {torch.__version__}, commit {commit or 'unknown'}\n", flush=True)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 from resformer.models.spikingresformer import SpikingResformer
-from support import networks
+from support import networks, sim_runs
 
 # The same examples on every machine and every run; machines that are busy are no reason to fail.
 settings.register_profile("resformer", max_examples=50, derandomize=True, deadline=None)
@@ -26,6 +26,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of this project's own."""
     parser.addoption("--update-golden", action="store_true", help="rewrite the files of tests/golden")
+    parser.addoption("--device", default=sim_runs.CPU, help="where sim runs: cpu, cuda or cuda:1 (make test-gpu)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let sim run where it should."""
+    sim_runs.choose_device(config.getoption("--device"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip all where there is no such device, and say so."""
+    reason = sim_runs.why_not_on(config.getoption("--device"))
+    if reason is not None:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"

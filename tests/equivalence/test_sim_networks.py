@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.ir import reference
 from resformer.models.spikingresformer import SpikingResformer
 from support.networks import compiled, images, with_input_range
 from support.program_builder import tiny_resformer
-from support.sim_runs import assert_same_as, assert_sim_is_the_reference, threads
+from support.sim_runs import assert_same_as, assert_sim_is_the_reference, sim_backend, threads
 
 
 @pytest.mark.parametrize("timesteps", range(1, 9))
@@ -52,7 +51,7 @@ def test_batches_of_any_size(make_model: Callable[..., SpikingResformer], tmp_pa
     expected = reference.run(program, samples, record=True)
     for count in (1, 2, 3):
         with threads(count):
-            backend = SimBackend()
+            backend = sim_backend()
             for batch_size in (None, 1, 2, 3, 100):
                 for record in (True, False):
                     done: list[tuple[int, int]] = []
@@ -71,7 +70,7 @@ def test_batches_of_any_size(make_model: Callable[..., SpikingResformer], tmp_pa
 
 def test_no_samples(make_model: Callable[..., SpikingResformer], tmp_path: Path) -> None:
     program = compiled(make_model(), tmp_path)
-    trace = SimBackend().run(program, images(program, 0), record=True)
+    trace = sim_backend().run(program, images(program, 0), record=True)
     assert trace.logits.shape == (4, 0, 5)
     assert all(train.shape[:2] == (4, 0) for train in trace.spikes.values())
 
@@ -79,7 +78,7 @@ def test_no_samples(make_model: Callable[..., SpikingResformer], tmp_path: Path)
 def test_one_backend_runs_several_programs(make_model: Callable[..., SpikingResformer], tmp_path: Path) -> None:
     """And images after frames: nothing of one run stays in the next."""
     programs = [compiled(make_model(seed=seed), tmp_path) for seed in (1, 2)]
-    backend = SimBackend()
+    backend = sim_backend()
     for program in (*programs, *programs):
         for steps in (None, 4):
             samples = images(program, 2, steps)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.ops import LIF, Delay, MaxPool2d, Relay
 from resformer.compiler.ir.program import Program
@@ -16,7 +15,7 @@ from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.target import LOIHI
 from support.networks import with_input_range
 from support.program_builder import GRADED, ProgramBuilder
-from support.sim_runs import assert_sim_is_the_reference
+from support.sim_runs import assert_sim_is_the_reference, sim_backend
 
 SEEDS = st.integers(0, 2**16)
 SIZES = st.integers(1, 6)
@@ -180,7 +179,7 @@ def test_a_current_that_would_wrap_is_refused() -> None:
         with pytest.raises(AssertionError, match="wrap"):
             reference.run(program, samples)
         with pytest.raises(AssertionError, match="lif: a current would wrap"):
-            SimBackend().run(program, samples)
+            sim_backend().run(program, samples)
 
 
 @EXAMPLES

@@ -20,10 +20,42 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
 from support.traces import assert_same_trace
 
+CPU = "cpu"
+_chosen = {"device": CPU}
+"""Where sim runs in these tests: what ``pytest --device`` says."""
+
+
+def choose_device(device: str) -> None:
+    """Let ``assert_sim_is_the_reference`` and ``sim_backend`` run there from now on."""
+    _chosen["device"] = device
+
+
+def sim_backend() -> SimBackend:
+    """One on the device that was chosen."""
+    return SimBackend(_chosen["device"])
+
+
+def why_not_on(device: str) -> str | None:
+    """Why nothing can run on a device; None where it can."""
+    if torch.device(device).type != "cuda" or torch.cuda.is_available():
+        return None
+    return f"--device {device}: torch {torch.__version__} sees no GPU here"
+
 
 def assert_sim_is_the_reference(program: Program, samples: npt.NDArray[np.int32]) -> Trace:
-    """Recorded or not, on one thread or two, in whatever batches, on a CPU's kernels or a device's; the reference's."""
+    """Recorded or not, on one thread or two, in whatever batches, on a CPU's kernels or a device's; the reference's.
+
+    On another device than a CPU (``choose_device``), sim runs there alone.
+    """
     expected = reference.run(program, samples, record=True)
+    if _chosen["device"] != CPU:
+        backend = sim_backend()
+        for record in (True, False):
+            for batch_size in (None, 1):
+                trace = backend.run(program, samples, record=record, batch_size=batch_size)
+                assert_same_as(trace, expected, record=record)
+                assert trace.ties == expected.ties
+        return expected
     for record in (True, False):
         with threads(1):
             assert_same_as(SimBackend().run(program, samples, record=record), expected, record=record)

@@ -1,0 +1,258 @@
+"""Who sim_vs_spikingjelly.py measures, each in a process of its own: two SpikingJellys cannot share one.
+
+The process is told on its command line who it is, and on standard input what to do, a line of JSON each; it answers
+with a line of JSON. ``{"do": "prepare"}`` runs the batch for the first time, which compiles what is to be compiled;
+``{"do": "round"}`` times it. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+SIM = "sim"
+SECOND = "2"
+"""What begins the names of SpikingJelly 2's contestants."""
+RECOMPILATIONS = 64
+WARM_UPS = 2
+"""Runs before a round's first that counts, where it has several."""
+
+Logits: TypeAlias = npt.NDArray[np.float64]
+Run: TypeAlias = Callable[[], Logits]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to run a network.
+
+    Attributes:
+        name: Its parts, such as ``2-compiled-autocast``.
+    """
+
+    name: str
+
+    PARTS = (SIM, "narrow", SECOND, "eager", "compiled", "frozen", "graphs", "cupy", "autocast")
+
+    def __post_init__(self) -> None:
+        unknown = self.parts - set(self.PARTS)
+        if unknown or not self.parts:
+            raise ValueError(f"{self.name}: {', '.join(sorted(unknown))} is none of {', '.join(self.PARTS)}")
+
+    @property
+    def parts(self) -> set[str]:
+        """The words of its name."""
+        return set(self.name.split("-"))
+
+    @property
+    def title(self) -> str:
+        """Its name in a table."""
+        if SIM in self.parts:
+            return self.name
+        rest = "-".join(part for part in self.name.split("-") if part != SECOND)
+        return f"SpikingJelly 2 {rest}" if SECOND in self.parts else f"SpikingJelly {rest}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process runs.
+
+    Attributes:
+        contestant: Its name.
+        checkpoint: The float network's file.
+        program: The integer network's file.
+        images: (8 or more, ...), float32.
+        batch: How many images at once.
+        device: Such as "cuda".
+        threads: Of torch.
+        from_host: Whether SpikingJelly's images lie in the host's memory, as sim's do, when the clock starts.
+    """
+
+    contestant: str
+    checkpoint: str
+    program: str
+    images: str
+    batch: int
+    device: str
+    threads: int
+    from_host: bool
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round took, for one batch.
+
+    Attributes:
+        wall: Seconds.
+        cpu: Seconds of processor time, of all threads.
+        joules: Of the whole device, by its own counter; None where it cannot be read.
+        peak_bytes: Of the device's memory, what the process held at most; None of a CPU.
+    """
+
+    wall: float
+    cpu: float
+    joules: float | None
+    peak_bytes: int | None
+
+
+def sim(task: Task) -> Run:
+    """A function that runs the images in sim, from the host's memory to the host's memory."""
+    from resformer.compiler.backends.sim import SimBackend
+    from resformer.compiler.files.program import read_program
+    from resformer.runtime.run.encode import encode, real_logits
+
+    program = read_program(Path(task.program))
+    backend = SimBackend(task.device)
+    values = encode(_images(task).astype(np.float64), program).values
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if "narrow" in Contestant(task.contestant).parts:
+        values = values.astype(np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high)))
+    batch_size = None if task.device == "cpu" else task.batch
+    return lambda: real_logits(backend.run(program, values, batch_size=batch_size).logits, program)
+
+
+def spikingjelly(task: Task) -> Run:
+    """A function that runs the images in SpikingJelly; it may compile when it is first called."""
+    from spikingjelly.activation_based import functional, neuron
+
+    from resformer.models.checkpoint import build_model, load_checkpoint
+
+    parts = Contestant(task.contestant).parts
+    device = torch.device(task.device)
+    model = build_model(load_checkpoint(task.checkpoint), dtype=torch.float32).to(device)
+    if "cupy" in parts:
+        functional.set_backend(model, "cupy", neuron.BaseNode)
+        for module in model.modules():
+            if isinstance(module, neuron.BaseNode):
+                module.training = True  # 0.0.0.0.14 takes the backend's kernels only then; the neurons do the same
+    forward: Callable[[torch.Tensor], torch.Tensor] = model
+    if {"compiled", "frozen", "graphs"} & parts:
+        torch._dynamo.config.recompile_limit = RECOMPILATIONS
+        options: dict[str, Any] = {"options": {"freezing": "frozen" in parts}}
+        forward = torch.compile(model, dynamic=False, **({"mode": "reduce-overhead"} if "graphs" in parts else options))
+    torch.backends.cudnn.benchmark = True
+    images = torch.from_numpy(_images(task))
+    given = images if task.from_host else images.to(device)
+    half = torch.bfloat16 if device.type == "cpu" else torch.float16
+
+    def run() -> Logits:
+        functional.reset_net(model)
+        # not inference_mode: frozen weights are refused there, and it gains compiled code nothing
+        with (
+            torch.inference_mode() if forward is model else torch.no_grad(),
+            torch.autocast(device.type, half, enabled="autocast" in parts),
+        ):
+            return forward(given.to(device)).float().cpu().numpy().astype(np.float64)
+
+    return run
+
+
+def _images(task: Task) -> npt.NDArray[np.float32]:
+    images = np.load(task.images)
+    return np.take(images, np.arange(task.batch) % len(images), axis=0)
+
+
+class EnergyCounter:
+    """A GPU's own counter of all the energy that it took since its driver was loaded."""
+
+    def __init__(self, device: str) -> None:
+        self._handle: Any = None
+        if device == "cpu":
+            return
+        with contextlib.suppress(Exception):  # no such package, no such counter: then it is not readable
+            import pynvml
+
+            pynvml.nvmlInit()
+            if pynvml.nvmlDeviceGetCount() == 1:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            else:
+                uuid = torch.cuda.get_device_properties(torch.device(device)).uuid
+                handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+            self._read, self._handle = pynvml.nvmlDeviceGetTotalEnergyConsumption, handle
+
+    def joules(self) -> float | None:
+        """What it shows now; None: it cannot be read."""
+        return None if self._handle is None else self._read(self._handle) / 1e3
+
+
+def timed(run: Run, task: Task, seconds: float, energy: EnergyCounter) -> Round:
+    """Run the batch again and again for so many seconds, after warming up; once alone if that is none."""
+    on_device = task.device != "cpu"
+    if on_device:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(torch.device(task.device))
+    for _ in range(WARM_UPS if seconds else 0):
+        run()
+    count = 0
+    joules, wall, cpu = energy.joules(), time.perf_counter(), time.process_time()
+    walls = []
+    while not count or time.perf_counter() - wall < seconds:
+        start = time.perf_counter()
+        run()  # its logits have arrived: all is done
+        walls.append(time.perf_counter() - start)
+        count += 1
+    cpu = (time.process_time() - cpu) / count
+    now = energy.joules()
+    peak = torch.cuda.max_memory_reserved(torch.device(task.device)) if on_device else None
+    if on_device:
+        torch.cuda.empty_cache()  # for the others on this device
+    spent = None if joules is None or now is None else (now - joules) / count
+    return Round(float(np.median(walls)), cpu, spent, peak)
+
+
+def serve(task: Task, answer: Callable[[dict[str, Any]], None], commands: Iterator[str]) -> None:
+    """Do what is asked until nothing more is."""
+    torch.set_num_threads(task.threads)
+    run: Run | None = None
+    energy = EnergyCounter(task.device)
+    for line in commands:
+        command = json.loads(line)
+        if command["do"] == "prepare":
+            start = time.perf_counter()
+            try:
+                run = (sim if SIM in Contestant(task.contestant).parts else spikingjelly)(task)
+                logits = run()
+                run()  # some recompile when states have become tensors
+            except Exception as error:  # noqa: BLE001 # torch.compile raises all kinds
+                traceback.print_exc()
+                brief = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                answer({"error": f"{type(error).__name__}: {brief}"})
+                return
+            gc.collect()
+            if task.device != "cpu":
+                torch.cuda.empty_cache()
+            classes = logits.mean(0).argmax(-1).tolist()
+            answer({"classes": classes, "seconds": time.perf_counter() - start})
+        else:
+            assert run is not None, "not prepared"
+            answer(asdict(timed(run, task, command["seconds"], energy)))
+
+
+def main() -> None:
+    """Be the contestant that the command line names."""
+    task = Task(**json.loads(sys.argv[1]))
+    # what libraries print is no answer
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def answer(content: dict[str, Any]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    serve(task, answer, iter(sys.stdin.readline, ""))
+
+
+if __name__ == "__main__":
+    main()
