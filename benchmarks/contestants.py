@@ -75,6 +75,7 @@ class Task:
         program: The integer network's file.
         images: (8 or more, ...), float32.
         batch: How many images at once.
+        batches: How many such batches a run has, one after the other: what hides behind what is part of the speed.
         device: Such as "cuda".
         threads: Of torch.
         from_host: Whether SpikingJelly's images lie in the host's memory, as sim's do, when the clock starts.
@@ -85,6 +86,7 @@ class Task:
     program: str
     images: str
     batch: int
+    batches: int
     device: str
     threads: int
     from_host: bool
@@ -92,7 +94,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Round:
-    """What a round took, for one batch.
+    """What a round took, for one batch of it.
 
     Attributes:
         wall: Seconds.
@@ -115,12 +117,18 @@ def sim(task: Task) -> Run:
 
     program = read_program(Path(task.program))
     backend = SimBackend(task.device)
-    values = encode(_images(task).astype(np.float64), program).values
+    one = encode(_images(task).astype(np.float64), program).values
+    values = np.concatenate([one] * task.batches)
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if "narrow" in Contestant(task.contestant).parts:
         values = values.astype(np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high)))
     batch_size = None if task.device == "cpu" else task.batch
-    return lambda: real_logits(backend.run(program, values, batch_size=batch_size).logits, program)
+
+    def run() -> Logits:
+        logits = backend.run(program, values, batch_size=batch_size).logits
+        return real_logits(logits[:, : task.batch], program)
+
+    return run
 
 
 def spikingjelly(task: Task) -> Run:
@@ -148,13 +156,15 @@ def spikingjelly(task: Task) -> Run:
     half = torch.bfloat16 if device.type == "cpu" else torch.float16
 
     def run() -> Logits:
-        functional.reset_net(model)
         # not inference_mode: frozen weights are refused there, and it gains compiled code nothing
         with (
             torch.inference_mode() if forward is model else torch.no_grad(),
             torch.autocast(device.type, half, enabled="autocast" in parts),
         ):
-            return forward(given.to(device)).float().cpu().numpy().astype(np.float64)
+            for _ in range(task.batches):
+                functional.reset_net(model)
+                made = forward(given.to(device)).float()
+            return made.cpu().numpy().astype(np.float64)
 
     return run
 
@@ -210,7 +220,8 @@ def timed(run: Run, task: Task, seconds: float, energy: EnergyCounter) -> Round:
     if on_device:
         torch.cuda.empty_cache()  # for the others on this device
     spent = None if joules is None or now is None else (now - joules) / count
-    return Round(float(np.median(walls)), cpu, spent, peak)
+    each = task.batches
+    return Round(float(np.median(walls)) / each, cpu / each, None if spent is None else spent / each, peak)
 
 
 def serve(task: Task, answer: Callable[[dict[str, Any]], None], commands: Iterator[str]) -> None:

@@ -13,11 +13,13 @@ cd "$(dirname "$0")/.."
 GPU_FOLDER=${GPU_FOLDER:-.gpu}
 VARIANTS=${VARIANTS:-ti s} # the first is measured in full
 LARGE=${LARGE:-l}          # too large to travel: made there
-BATCHES=${BATCHES:-32 128 1}
-EXACT_BATCHES=${EXACT_BATCHES:-1 8 32 128}
-CONTESTANTS=${CONTESTANTS:-sim-narrow compiled-autocast 2-compiled-autocast 2-autocast cupy-autocast autocast}
-MORE_CONTESTANTS=${MORE_CONTESTANTS:-cupy-autocast 2-autocast}
-LIMIT=${LIMIT:-470}
+BATCHES=${BATCHES:-32 128}
+EXACT_BATCHES=${EXACT_BATCHES:-1 8 32}
+CONTESTANTS=${CONTESTANTS:-compiled-autocast 2-compiled-autocast 2-autocast}
+SINGLE=${SINGLE:-compiled-autocast graphs-autocast 2-autocast cupy-autocast} # of batches of one
+SPEED_SECONDS=${SPEED_SECONDS:-270}
+COMPILE_SECONDS=${COMPILE_SECONDS:-170}
+LIMIT=${LIMIT:-430}
 # shellcheck disable=SC2086 # lists of words
 
 if [ "${1:-}" = prepare ]; then
@@ -69,13 +71,12 @@ sim_vs() { # SECONDS NAME ARGUMENTS...
     --spikingjelly-2 build/gpu-second --seconds $((seconds - 8)) --log "$OUT/contestants.txt" "$@"
 }
 
-# Networks that both run, and the reference on the large one.
+# Networks that both run; and the reference on the large one, which does not travel.
 if [ "${1:-}" = networks ]; then
-  for variant in $VARIANTS $LARGE; do
-    "$PYTHON" benchmarks/sim_vs_spikingjelly.py --prepare --variants "$variant" --folder "$MADE"
-  done
-  "$PYTHON" benchmarks/gpu_exact.py --prepare --variants $LARGE --images 1 --folder "$MADE/exact" --checkpoints "$MADE"
-  exit
+  "$PYTHON" benchmarks/sim_vs_spikingjelly.py --prepare --variants "$2" --folder "$MADE"
+  [ "$2" = "$LARGE" ] &&
+    "$PYTHON" benchmarks/gpu_exact.py --prepare --variants "$2" --images 1 --folder "$MADE/exact" --checkpoints "$MADE"
+  exit 0
 fi
 
 {
@@ -95,23 +96,31 @@ END
 echo "commit $(cat "$GPU_FOLDER/commit" 2>/dev/null)"
 nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm,temperature.gpu --format=csv
 
-# what needs only the processor, while the GPU is checked
-timeout --kill-after=5 200 bash benchmarks/gpu.sh networks >"$OUT/prepare.txt" 2>&1 &
+# SpikingJelly compiles on the processor while the GPU is checked; sim's contestants begin when it has been.
+FIRST=${VARIANTS%% *}
+touch "$MADE/checking"
+timeout --kill-after=5 60 bash benchmarks/gpu.sh networks $FIRST >"$OUT/prepare.txt" 2>&1
+timeout --kill-after=5 150 bash benchmarks/gpu.sh networks $LARGE >>"$OUT/prepare.txt" 2>&1 &
 preparing=$!
+touch "$MADE/measuring"
+sim_vs "$SPEED_SECONDS" "speed: $FIRST" --variants $FIRST --batches $BATCHES --contestants $CONTESTANTS \
+  --prepare-seconds "$COMPILE_SECONDS" --rounds 4 --wait-for "$MADE/checking" >"$OUT/speed.txt" 2>&1 &
+speed=$!
+sim_vs "$((SPEED_SECONDS + 40))" "speed: $FIRST, one by one" --variants $FIRST --batches 1 --contestants $SINGLE \
+  --prepare-seconds "$COMPILE_SECONDS" --rounds 4 --wait-for "$MADE/measuring" >"$OUT/single.txt" 2>&1 &
+single=$!
 
 part 130 "exactness" "$PYTHON" benchmarks/gpu_exact.py --device "$DEVICE" --folder "$GPU_FOLDER/exact" \
   --variants $VARIANTS --batches $EXACT_BATCHES
-
-waited=$SECONDS
-while kill -0 "$preparing" 2>/dev/null && [ $((SECONDS - waited)) -lt 90 ]; do sleep 0.5; done
-echo "== waited $((SECONDS - waited)) s for networks"
-
-sim_vs 215 "speed: ${VARIANTS%% *}" --variants ${VARIANTS%% *} --batches $BATCHES --contestants $CONTESTANTS \
-  --prepare-seconds 140 --rounds 4
-part 45 "exactness: $LARGE" "$PYTHON" benchmarks/gpu_exact.py --device "$DEVICE" --folder "$MADE/exact" \
+rm "$MADE/checking"
+wait "$speed"
+rm "$MADE/measuring"
+cat "$OUT/speed.txt"
+wait "$single"
+cat "$OUT/single.txt"
+wait "$preparing"
+part 70 "exactness: $LARGE" "$PYTHON" benchmarks/gpu_exact.py --device "$DEVICE" --folder "$MADE/exact" \
   --variants $LARGE --batches 1 ${BATCHES%% *}
-sim_vs 60 "speed: $LARGE ${VARIANTS#* }" --variants $LARGE ${VARIANTS#* } --batches ${BATCHES%% *} \
-  --contestants $MORE_CONTESTANTS --prepare-seconds 20 --rounds 2
 part 120 "tests" "$PYTHON" -m pytest -q -p no:cacheprovider -n 8 --dist loadfile @tests/gpu/arguments.txt
 
 kill "$preparing" 2>/dev/null

@@ -11,9 +11,9 @@ thinks fit (``autocast``: float16 on a GPU, bfloat16 on a CPU). ``2-`` before it
 folder that --spikingjelly-2 names, which picks its neurons' kernels itself. ``sim-narrow`` is sim, given its integers
 in as few bytes as hold them. Each contestant and batch is a process of its own, which waits while the others run.
 
-On a GPU, sim's clock runs from integers in the host's memory to logits there. SpikingJelly's images are on the device
-when its clock starts, unless --from-host is given. Memory is what torch reserved in a round, energy the whole device's
-by its own counter.
+On a GPU a run has several batches. sim's clock runs from integers in the host's memory to logits there. SpikingJelly's
+images, one batch of them again and again, are on the device when its clock starts, unless --from-host is given. Memory
+is what torch reserved in a round, energy the whole device's by its own counter.
 
 --seconds bounds the whole run: what is measured by then is printed. --prepare makes what takes time on the CPU
 (checkpoint, images, program), and --prepared takes it as it is.
@@ -60,8 +60,12 @@ ON_GPU_2 = ("2-compiled-autocast", "2-autocast", "2-compiled", "2-eager")
 BATCHES = {"cpu": (1, 8), "cuda": (32, 128, 1, 8)}
 ROUND_SECONDS = {"cpu": 0.0, "cuda": 0.5}
 """How long a round of one contestant takes at least; 0: it is one run."""
+WAITING = 0.2
+"""Seconds between looks at a file."""
 PREPARING = 0.6
 """Which share of --seconds the contestants may take to begin, unless --prepare-seconds says otherwise."""
+IMAGES_A_RUN, MOST_BATCHES = 512, 64
+"""On a GPU a run has so many images, in no more batches than these: data sets do not come a batch at a time."""
 AT_ONCE = {"cpu": 1, "cuda": 8}
 """How many contestants prepare side by side."""
 
@@ -199,22 +203,26 @@ def prepare(entry: Entry, clock: Clock) -> None:
 
 
 def prepare_all(
-    entries: Sequence[Entry], launch: Callable[[Entry], Worker], at_once: int, limit: float | None, clock: Clock
+    entries: Sequence[Entry],
+    launch: Callable[[Entry], Worker],
+    at_once: int,
+    limit: float | None,
+    clock: Clock,
+    whole: Clock,
+    wait_for: Path | None,
 ) -> None:
-    """Begin all contestants, sim first and alone: its kernels choose their tiles by their speed.
+    """Begin all contestants, sim last and alone: its kernels choose their tiles by their speed.
 
     Args:
         entries: In the order in which they begin.
         launch: Starts a contestant's process.
         at_once: How many may prepare side by side.
         limit: Seconds for each; None: no limit.
-        clock: After which nothing begins and nothing is waited for.
+        clock: After which none of the others begins or is waited for.
+        whole: The same for sim.
+        wait_for: While this file is there, something else is on the device, and sim does not begin.
     """
     ours = [entry for entry in entries if SIM in entry.contestant.parts]
-    for entry in ours:
-        entry.worker = launch(entry)
-    for entry in ours:
-        prepare(entry, clock.until(limit))
 
     def begin(entry: Entry) -> None:
         if clock.left():
@@ -223,6 +231,11 @@ def prepare_all(
 
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(begin, [entry for entry in entries if entry not in ours]))
+    while wait_for is not None and wait_for.exists() and whole.left():
+        time.sleep(WAITING)
+    for entry in ours:
+        entry.worker = launch(entry)
+        prepare(entry, whole)
 
 
 def take_turns(entries: Sequence[Entry], rounds: int, seconds: float, clock: Clock) -> None:
@@ -309,6 +322,11 @@ def mismatches(net: Network) -> int:
     return sum(counts)
 
 
+def batches_a_run(batch: int) -> int:
+    """How many batches a run on a GPU has."""
+    return max(min(IMAGES_A_RUN // batch, MOST_BATCHES), 1)
+
+
 def program_path(variant: str, folder: Path) -> Path:
     """Where a variant's program is."""
     return folder / f"{variant}.safetensors"
@@ -337,6 +355,7 @@ def measure(variant: str, args: argparse.Namespace, clock: Clock) -> list[list[s
             program=str(program),
             images=str(images),
             batch=entry.batch,
+            batches=batches_a_run(entry.batch) if on_gpu else 1,
             device=args.device,
             threads=args.threads,
             from_host=args.from_host,
@@ -345,7 +364,15 @@ def measure(variant: str, args: argparse.Namespace, clock: Clock) -> list[list[s
 
     rows: list[list[str]] = []
     try:
-        prepare_all(entries, launch, args.at_once, args.contestant_seconds, clock.until(args.prepare_seconds))
+        prepare_all(
+            entries,
+            launch,
+            args.at_once,
+            args.contestant_seconds,
+            clock.until(args.prepare_seconds),
+            clock,
+            args.wait_for,
+        )
         for batch in args.batches:
             mine = [entry for entry in entries if entry.batch == batch]
             take_turns(mine, args.rounds, args.round_seconds, clock)
@@ -377,6 +404,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--log", type=Path, metavar="FILE", help="what the contestants' processes print is added to it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--exact", action="store_true", help="compare with quantized.pt in float64, too")
+    parser.add_argument("--wait-for", type=Path, metavar="FILE", help="sim begins when this file is gone")
     parser.add_argument("--prepare", action="store_true", help="only make checkpoints, images and programs")
     parser.add_argument("--prepared", action="store_true", help="take programs that --prepare made")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "benchmarks", help="where checkpoints are")

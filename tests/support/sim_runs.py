@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from numpy.testing import assert_array_equal
 from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.backends.sim.engine import Engine
 from resformer.compiler.backends.sim.plan import build_plan
+from resformer.compiler.backends.sim.products import Products
 from resformer.compiler.backends.sim.recorder import Recorder
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels
 from resformer.compiler.ir import reference
@@ -21,6 +23,8 @@ from resformer.compiler.ir.trace import Trace
 from support.traces import assert_same_trace
 
 CPU = "cpu"
+INTERPRETER = "interpreter"
+"""Instead of a device: the kernels in Triton, interpreted on a CPU's tensors; needs TRITON_INTERPRET=1 from the start."""
 _chosen = {"device": CPU}
 """Where sim runs in these tests: what ``pytest --device`` says."""
 
@@ -32,11 +36,13 @@ def choose_device(device: str) -> None:
 
 def sim_backend() -> SimBackend:
     """One on the device that was chosen."""
-    return SimBackend(_chosen["device"])
+    return SimBackend(CPU if _chosen["device"] == INTERPRETER else _chosen["device"])
 
 
 def why_not_on(device: str) -> str | None:
     """Why nothing can run on a device; None where it can."""
+    if device == INTERPRETER:
+        return None if importlib.util.find_spec("triton") else "Triton is not installed"
     if torch.device(device).type != "cuda" or torch.cuda.is_available():
         return None
     return f"--device {device}: torch {torch.__version__} sees no GPU here"
@@ -48,6 +54,12 @@ def assert_sim_is_the_reference(program: Program, samples: npt.NDArray[np.int32]
     On another device than a CPU (``choose_device``), sim runs there alone.
     """
     expected = reference.run(program, samples, record=True)
+    if _chosen["device"] == INTERPRETER:
+        for record in (True, False):
+            trace = run_interpreted(program, samples, record=record)
+            assert_same_as(trace, expected, record=record)
+            assert trace.ties == expected.ties
+        return expected
     if _chosen["device"] != CPU:
         backend = sim_backend()
         for record in (True, False):
@@ -72,6 +84,29 @@ def run_as_on_a_device(program: Program, samples: npt.NDArray[np.int32], *, int8
     recorder = Recorder(program, len(samples), values=True)
     plan = build_plan(program, samples=len(samples), static_input=samples.ndim == 4, keep_graded=True, workers=None)
     Engine(plan, TorchKernels(plan, torch.device("cpu"), int8=int8)).run(samples, recorder, 0)
+    return recorder.trace()
+
+
+def run_interpreted(
+    program: Program, samples: npt.NDArray[np.int32], *, record: bool, products: Products | None = None
+) -> Trace:
+    """Run the kernels of a GPU in Triton's interpreter, all samples at once."""
+    from resformer.compiler.backends.sim.gpu.kernels import GpuKernels, can_attend, can_join
+
+    recorder = Recorder(program, len(samples), values=record)
+    plan = build_plan(
+        program,
+        samples=len(samples),
+        static_input=samples.ndim == 4,
+        keep_graded=record,
+        workers=None,
+        can_attend=can_attend,
+        can_join=can_join,
+    )
+    tried = Products() if products is None else products
+    Engine(plan, GpuKernels(plan, torch.device("cpu"), tried)).run(samples, recorder, 0)
+    if products is None:
+        assert not tried.notes, "a kernel was refused"
     return recorder.trace()
 
 
