@@ -24,6 +24,7 @@ from resformer.compiler.pipeline import (
     Observer,
     compile_network,
 )
+from resformer.compiler.placement.activity import measure
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
@@ -31,7 +32,6 @@ from resformer.compiler.samples.files import SampleFiles
 from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
 from resformer.runtime.cost import cost as costs
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import Cost
 from resformer.runtime.given import (
     Given,

@@ -226,7 +226,7 @@ def _cost(
     terminal: Terminal, arguments: argparse.Namespace, program: Scheduled, result: Inference, placement: Placement
 ) -> None:
     """Estimate what the run costs, print it and write it."""
-    from resformer.runtime.cost.activity import measure
+    from resformer.compiler.placement.activity import measure
     from resformer.runtime.cost.cost import estimate, layer_rows, sop_rows, to_json, total_rows
 
     activity = measure(program, result.spikes)

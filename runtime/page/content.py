@@ -16,11 +16,11 @@ from resformer.compiler.files import cost as cost_file
 from resformer.compiler.files import verification as verification_file
 from resformer.compiler.files.build import Build
 from resformer.compiler.files.json_schema import check, read_json, shown
+from resformer.compiler.placement.activity import measure
 from resformer.compiler.placement.place import place, tile_positions
 from resformer.compiler.progress import Progress
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.cost import cost as costs
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.given import GivenBuild
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes

@@ -16,9 +16,9 @@ from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.ops import Delay, Flatten, Relay, SpikeMatMul, Spiking
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
+from resformer.compiler.placement.activity import Activity
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
-from resformer.runtime.cost.activity import Activity
 from resformer.runtime.given import Given
 from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.run.infer import Inference
