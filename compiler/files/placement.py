@@ -7,10 +7,15 @@ from typing import Annotated, Literal, TypedDict
 from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive, Within
 
 FORMAT = "resformer-placement"
-FORMAT_VERSION = 2
-"""1 had no ranges, and fewer constants of chips."""
+FORMAT_VERSION = 3
+"""2 had no layout; 1 had no ranges, and fewer constants of chips."""
 
 Share = Annotated[float, Within(0)]
+LARGEST = 1e60
+"""Of an energy, a time or a mean; a chip's constants reach 1e15."""
+Amount = Annotated[float, Within(0, LARGEST)]
+Between = Annotated[list[Amount], Length(2)]
+"""The least and the most that a figure may be."""
 
 
 class Constant(TypedDict):
@@ -56,6 +61,33 @@ class Layer(TypedDict):
     placed: list[Core]
 
 
+class Predicted(TypedDict):
+    """What a layout takes for one sample, each figure with the least and the most that it may be."""
+
+    cores: Count
+    chips: Count
+    step_ns: Amount
+    step_ns_between: Between
+    energy_mj: Amount
+    energy_mj_between: Between
+
+
+class Layout(TypedDict):
+    """How an optimised layout was chosen, beside the one with the fewest cores, at the same activity.
+
+    ``least`` is what no layout can go below whose cores are as few: of the step's ns if the goal is time, of the
+    energy's mJ if it is energy.
+    """
+
+    goal: Literal["time", "energy"]
+    activity: str
+    seed: Count
+    cores_allowed: Positive
+    default: Predicted
+    chosen: Predicted
+    least: Amount
+
+
 class PlacementFile(TypedDict):
     """The whole file."""
 
@@ -67,4 +99,5 @@ class PlacementFile(TypedDict):
     cores: Count
     chips: Count
     neurons: Count
+    layout: Layout | None
     layers: list[Layer]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -164,6 +165,74 @@ def predict(activity: Activity, placement: Placement) -> Prediction:
     return Prediction(layers, steps, totals, low, high)
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Ways to cut a population, as far as its cores' work depends on them; one element a way.
+
+    Attributes:
+        cores: On how many cores.
+        depths: How many channels a core holds.
+        busiest: The share of the neurons that the fullest core holds.
+        fan_outs: Of each of the population's connections, the cores that receive a message, (connections, ways).
+    """
+
+    cores: Int64Array
+    depths: Int64Array
+    busiest: FloatArray
+    fan_outs: FloatArray
+
+
+def work_of(
+    population: Population, depth: int, sent: Sequence[FloatArray], cut: Cut, activity: Activity, chip: Chip
+) -> tuple[Work, FloatArray]:
+    """What a population's fullest core does for a sample, but for sending, which its readers decide.
+
+    Args:
+        population: Whose.
+        depth: The steps by which it works later than the input.
+        sent: Of each of its connections, the messages that come through it, as :func:`arriving_through` has them.
+        cut: Ways to cut it.
+        activity: Of the run.
+        chip: Which rows are wide, and which weights cause no operation.
+
+    Returns:
+        The work, each kind of it (ways, T); and the operations of all its cores, (T,).
+    """
+    steps, ways = activity.timesteps, len(cut.cores)
+    narrow, wide, arriving = (np.zeros((ways, steps)) for _ in range(3))
+    total = np.zeros(steps)
+    for edge, messages, fan_out in zip(population.edges, sent, cut.fan_outs, strict=True):
+        first = steps - len(messages)
+        operations = operations_of(edge, population, messages, activity, chip)
+        is_wide = outputs_in_row(edge, population, cut.depths)[:, None] > chip.wide_row_outputs
+        narrow[:, first:] += np.where(is_wide, 0.0, operations)
+        wide[:, first:] += np.where(is_wide, operations, 0.0)
+        arriving[:, first:] += np.multiply.outer(fan_out, messages.sum(axis=(1, 2)))
+        total[first:] += operations
+    active = messages_of(activity, population).sum(axis=(1, 2))
+    share = cut.busiest[:, None]
+    work = Work(
+        population.name,
+        depth,
+        narrow=narrow * share,
+        wide=wide * share,
+        active=active * share,
+        inactive=(population.neurons - active) * share,
+        arriving=arriving / cut.cores[:, None],
+        leaving=np.zeros((ways, steps)),
+    )
+    return work, total
+
+
+def arriving_through(edge: Edge, source: Population, reader: Population, activity: Activity) -> FloatArray:
+    """The messages that come through a connection for a sample, (T, rows, columns), or one step fewer.
+
+    What the last step of a sample fires does not come back to the population itself.
+    """
+    sent = messages_of(activity, source)
+    return sent[:-1] if edge.source == reader.name else sent
+
+
 def count(activity: Activity, placement: Placement) -> Counts:
     """What a sample of an activity does on a placement."""
     chip, mesh = placement.chip, Mesh.of(placement)
@@ -174,48 +243,36 @@ def count(activity: Activity, placement: Placement) -> Counts:
     for placed in placement.layers:
         population = placed.population
         depth = placement.depths[population.name]
-        narrow, wide, arriving = np.zeros(steps), np.zeros(steps), np.zeros(steps)
-        counts, routes = [], []
-        for edge in population.edges:
-            source = placement.by_name[edge.source]
-            sent = messages_of(activity, source.population)
-            if edge.source == population.name:
-                sent = sent[:-1]  # what the last step of a sample fires does not come back
-            way = route(placement, edge, placed)
-            first = steps - len(sent)
-            outputs = outputs_in_row(edge, population, np.array(placed.tiling.tile[0]))
-            operations = wide if outputs > chip.wide_row_outputs else narrow
-            operations[first:] += operations_of(edge, population, sent, activity, chip)
-            messages = sent.sum(axis=(1, 2))
-            arriving[first:] += messages * way.fan_out
-            leaving[edge.source][: len(sent)] += messages * way.fan_out
+        sources = [placement.by_name[edge.source].population for edge in population.edges]
+        sent = [
+            arriving_through(edge, source, population, activity)
+            for edge, source in zip(population.edges, sources, strict=True)
+        ]
+        routes = [route(placement, edge, placed) for edge in population.edges]
+        counts = []
+        for edge, source, through, way in zip(population.edges, sources, sent, routes, strict=True):
+            messages = through.sum(axis=(1, 2))
+            leaving[edge.source][: len(messages)] += messages * way.fan_out
             counts.append(float(messages.sum()) * way.fan_out)
-            routes.append(way)
             load = mesh.carry(edge, placed)
-            for step, each in enumerate(messages, first):
+            for step, each in enumerate(messages, steps - len(messages)):
                 at = (step + depth) % steps
-                carried[at] = carried[at].plus(load.times(float(each) / source.population.neurons))
-        active = messages_of(activity, population).sum(axis=(1, 2))
-        share, cores = placed.busiest, placed.cores
-        works.append(
-            Work(
-                population.name,
-                depth,
-                narrow=narrow * share,
-                wide=wide * share,
-                active=active * share,
-                inactive=(population.neurons - active) * share,
-                arriving=arriving / cores,
-                leaving=leaving[population.name],
-            )
+                carried[at] = carried[at].plus(load.times(float(each) / source.neurons))
+        cut = Cut(
+            cores=np.array([placed.cores]),
+            depths=np.array([placed.tiling.tile[0]]),
+            busiest=np.array([placed.busiest]),
+            fan_outs=np.array([[way.fan_out] for way in routes]),
         )
-        totals.append(narrow + wide)
+        work, total = work_of(population, depth, sent, cut, activity, chip)
+        works.append(work)
+        totals.append(total)
         arrived.append(tuple(counts))
         ways.append(tuple(routes))
     # what a layer sends is known once all of its readers have been seen
     sending = {placed.population.name: leaving[placed.population.name] / placed.cores for placed in placement.layers}
     return Counts(
-        tuple(replace(work, leaving=sending[work.name]) for work in works),
+        tuple(work.of_way(0, sending[work.name]) for work in works),
         tuple(totals),
         tuple(arrived),
         chip,
@@ -305,7 +362,7 @@ def messages_of(activity: Activity, population: Population) -> FloatArray:
     if population.name in activity.spikes:
         return activity.spikes[population.name] / activity.samples
     channels, rows, columns = population.shape
-    return np.full((activity.timesteps, rows, columns), float(channels))
+    return np.broadcast_to(float(channels), (activity.timesteps, rows, columns))
 
 
 def operations_of(edge: Edge, population: Population, sent: FloatArray, activity: Activity, chip: Chip) -> FloatArray:
