@@ -33,6 +33,7 @@ from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.cost import Cost
+from resformer.runtime.cost.placed import placed
 from resformer.runtime.given import (
     Given,
     GivenBuild,
@@ -273,14 +274,16 @@ class Compiled(Summarized):
         """The program on neurocores, which it may exceed: ``Placement.require()`` raises if so.
 
         Args:
-            chip: A packaged chip's name, a YAML file, or a ``Chip``; None: the one it was compiled for, else
-                loihi2.
+            chip: A packaged chip's name, a YAML file, or a ``Chip``; None: the one it was compiled for, and the layout
+                that was chosen there, else loihi2.
 
         Raises:
             ResformerError: There is no such chip.
         """
         if chip is None and isinstance(self.origin, InMemory) and self.origin.compilation.placement is not None:
             return self.origin.compilation.placement
+        if chip is None and isinstance(self.origin, InFolder):
+            return placed(self.origin.folder, self.program)
         return place_program(self.program, self._chip(chip) or load_chip(DEFAULT))
 
     def cost(
@@ -392,7 +395,8 @@ class Compiled(Summarized):
         with self.origin.build() as build:
             if given is not None:
                 samples = GivenBuild(**vars(given), build=build, program=self.program)
-                run, estimated = run_and_show(samples, chip=self._chip(chip), model=self.origin.model, update=progress)
+                other = None if chip is None else self._chip(chip)
+                run, estimated = run_and_show(samples, chip=other, model=self.origin.model, update=progress)
             return as_shown(build, verification=verification, cost=estimated if cost is None else cost, run=run)
 
     def read(

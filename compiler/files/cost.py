@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypedDict
 
 from resformer.compiler.files.json_schema import Count, Positive, Within
-from resformer.compiler.files.placement import Amount, Between, ChipFacts
+from resformer.compiler.files.placement import Amount, Between, ChipFacts, Layout
 
 FORMAT = "resformer-cost"
-FORMAT_VERSION = 2
-"""1 had no intervals, no operations of weights that are not zero, and no terms of a step."""
+FORMAT_VERSION = 3
+"""2 had no layout; 1 had no intervals, no operations of weights that are not zero, and no terms of a step."""
 
 
 class PaperConstant(TypedDict):
@@ -114,4 +114,5 @@ class CostFile(TypedDict):
     energy_mj: Energy
     intervals: Intervals
     steps: list[Step]
+    layout: Layout | None
     layers: list[Layer]

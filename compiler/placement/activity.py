@@ -99,6 +99,23 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
     return Activity(first.shape[1], program.timesteps, maps, sops, not_zero)
 
 
+ASSUMED_RATE = 0.18
+"""Of 100 neurons that fire, how many do at each step where no data are at hand: Ti's mean in benchmarks/layout.py."""
+ASSUMED_SAMPLES = 1000
+"""Over which an assumed activity is spread, since spikes are counted whole."""
+
+
+def assumed(program: Program, rate: float = ASSUMED_RATE) -> Activity:
+    """An activity in which all neurons that fire do so equally often, at each place and step."""
+    spikes = {}
+    for node in program:
+        if node.name in program.spiking_names or isinstance(node.op, SpikeGate):
+            channels, rows, columns = (*node.shape, 1, 1)[:3]
+            sent = round(rate * channels * ASSUMED_SAMPLES)
+            spikes[node.name] = np.full((program.timesteps, rows, columns), sent, dtype=np.int64)
+    return Activity(ASSUMED_SAMPLES, program.timesteps, spikes, {})
+
+
 def stem_macs(program: Program) -> int:
     """Multiplications of the convolution that reads the input, padding included; one frame's, or all T frames'."""
     layers = [layer_synapses(program, name)[0] for name in layer_names(program)]

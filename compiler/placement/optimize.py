@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
-from resformer.compiler.files.placement import Layout, Predicted
+from resformer.compiler.files.placement import CORES_PERCENT, Layout, Predicted
 from resformer.compiler.placement.activity import Activity
 from resformer.compiler.placement.bound import Table, least_busy_ns, tables_of
 from resformer.compiler.placement.curves import curves
@@ -34,8 +34,6 @@ from resformer.compiler.placement.ways import Ways, ways_of
 FloatArray = npt.NDArray[np.float64]
 
 Goal = Literal["time", "energy"]
-CORES_PERCENT = 110
-"""Of the fewest cores, how many a layout may take unless told otherwise."""
 MAP_PRICES = (0.0, 0.5, 1.0, 2.0)
 """Of a core's axon map that a population's messages fill where they come from, in cores."""
 MESSAGE_PRICES = (0.0, 0.1, 0.5)
@@ -217,25 +215,57 @@ def optimize(
             if goal == "time" and all(term != LINKS for _, term in found.steps.slowest):
                 # no other curve is faster but for the way of the farthest message
                 break
-    tables = tables_of(ways)
+    layout = _compared(ways, activity, told, goal, seed, allowed, (default, before), (best, best_found))
+    return replace(best, layout=layout)
+
+
+def compare(chosen: Placement, default: Placement, activity: Activity, told: str) -> Layout | None:
+    """How an optimised layout and the one with the fewest cores do at another activity; None if it is not optimised.
+
+    Args:
+        chosen: The layout.
+        default: The one with the fewest cores, of the same program on the same chip.
+        activity: By which both are judged, and the bound too.
+        told: What that activity is, in words.
+    """
+    if chosen.layout is None:
+        return None
+    goal, seed, allowed = chosen.layout["goal"], chosen.layout["seed"], chosen.layout["cores_allowed"]
+    pairs = [(each, predict(activity, each)) for each in (default, chosen)]
+    return _compared(ways_of(default, activity), activity, told, goal, seed, allowed, pairs[0], pairs[1])
+
+
+def _compared(
+    ways: Sequence[Ways],
+    activity: Activity,
+    told: str,
+    goal: Goal,
+    seed: int,
+    allowed: int,
+    default: tuple[Placement, Prediction],
+    chosen: tuple[Placement, Prediction],
+) -> Layout:
+    """Two layouts, each with what it takes, and the bound."""
+    tables, chip = tables_of(ways), default[0].chip
+    known = chosen[1]
     least = (
-        _least_step_ns(tables, allowed, best_found.steps.busy_ns, chip)
+        _least_step_ns(tables, allowed, known.steps.busy_ns, chip)
         if goal == "time"
-        else _least_energy_mj(tables, allowed, ways, before, best_found, activity, chip)
+        else _least_energy_mj(tables, allowed, ways, known, activity, chip)
     )
-    layout: Layout = {
+    figure = known.totals.step_ns if goal == "time" else known.totals.energy_mj
+    return {
         "goal": goal,
         "activity": told,
         "seed": seed,
         "cores_allowed": allowed,
-        "default": predicted(before, default),
-        "chosen": predicted(best_found, best),
-        "least": min(least, judge.figure(best_found)),
+        "default": predicted(*default),
+        "chosen": predicted(*chosen),
+        "least": min(least, figure),
     }
-    return replace(best, layout=layout)
 
 
-def predicted(found: Prediction, placement: Placement) -> Predicted:
+def predicted(placement: Placement, found: Prediction) -> Predicted:
     """What a layout takes, as files say it."""
     return {
         "cores": placement.cores,
@@ -383,7 +413,6 @@ def _least_energy_mj(
     tables: Sequence[Table],
     cores: int,
     ways: Sequence[Ways],
-    before: Prediction,
     known: Prediction,
     activity: Activity,
     chip: Chip,
@@ -396,7 +425,7 @@ def _least_energy_mj(
     delivered = sum(
         float(table.fan_outs @ each.through) for each, table in zip(ways, tables, strict=True) if len(each.through)
     )
-    picojoules = computing_pj(before) + delivered * chip.spike_in_tile_pj
+    picojoules = computing_pj(known) + delivered * chip.spike_in_tile_pj
     fewest = sum(int(table.cores.min()) for table in tables)
     static = known.totals.energy_mj * 1e9 - picojoules
     for chips in range(-(-cores // chip.cores_per_chip), -(-fewest // chip.cores_per_chip) - 1, -1):

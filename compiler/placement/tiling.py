@@ -184,6 +184,10 @@ class Candidates:
         added = {name: self.usage[name] + words for name in ("axon map words", "memory words")}
         return replace(self, usage={**self.usage, **added})
 
+    def read_by(self, readers: Sequence[Reader]) -> Candidates:
+        """These, and the words that say where their messages go, whose readers have been cut."""
+        return self.sending([(reader.edge, fan_out(reader, self.population.shape)) for reader in readers])
+
     def tiling(self, chosen: int) -> Tiling:
         """One of the candidates."""
         most = np.iinfo(np.int64).max
@@ -233,7 +237,7 @@ def _judge(
     found = Candidates(
         population, chip, tiles, counts, _usage(population, tiles, held, shapes, arriving, chip), arriving
     )
-    return found.sending([(reader.edge, fan_out(reader, population.shape)) for reader in readers])
+    return found.read_by(readers)
 
 
 def _dense_tiling(

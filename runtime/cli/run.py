@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_atomically, write_json
-from resformer.compiler.chips.chip import DEFAULT, PACKAGED
+from resformer.compiler.chips.chip import PACKAGED
 from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import read_given, show_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file
@@ -28,7 +28,6 @@ from resformer.runtime.run.processes import Processes, from_environment
 
 if TYPE_CHECKING:
     from resformer.compiler.chips.chip import Chip
-    from resformer.compiler.files.build import Build
     from resformer.compiler.ir.program import Scheduled
     from resformer.compiler.ir.trace import SpikeTrain
     from resformer.compiler.placement.place import Placement
@@ -97,8 +96,8 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
 
         given = read_given(arguments, arguments.build)
         bounds = processes.share(len(given.samples))
-        chip = _chip(arguments, given.build) if _counts_cost(arguments) else None
-        placement = _placement(arguments, given.program, chip) if arguments.cost and chip is not None else None
+        chip = _chip(arguments)
+        placement = _placement(arguments, given, chip) if arguments.cost else None
         result = _infer(arguments, processes, given, bounds, update)
     if result is None:
         return DONE
@@ -198,26 +197,26 @@ def _infer(
     return None if parts is None else conclude(program, parts, time.perf_counter() - started)
 
 
-def _chip(arguments: argparse.Namespace, build: Build) -> Chip:
-    """The chip that was asked for, or else the one that the build was placed on."""
+def _chip(arguments: argparse.Namespace) -> Chip | None:
+    """The chip that was asked for; None for the one that the build was placed on."""
     from resformer.compiler.chips.chip import load_chip
 
-    if arguments.chip is not None:
-        return load_chip(arguments.chip)
-    return build.chip() or load_chip(DEFAULT)
+    return None if arguments.chip is None else load_chip(arguments.chip)
 
 
-def _placement(arguments: argparse.Namespace, program: Scheduled, chip: Chip) -> Placement:
-    """The layout with the fewest cores, from which another may be asked for.
+def _placement(arguments: argparse.Namespace, given: GivenBuild, chip: Chip | None) -> Placement:
+    """The build's layout on a chip, or the one with the fewest cores if another is to be made of that.
 
     Raises:
-        CapacityError: That one cannot be.
+        CapacityError: That other one cannot be.
     """
     from resformer.compiler.placement.place import place
     from resformer.runtime.cost.layout import chips_to_use
+    from resformer.runtime.cost.placed import placed
 
-    placement = place(program, chip)
+    placement = placed(given.build, given.program, chip)
     if arguments.spread is not None:
+        placement = place(given.program, placement.chip)
         chips_to_use(placement, arguments.spread or None)
     return placement
 
@@ -240,6 +239,10 @@ def _cost(
     terminal.table("Synaptic operations", *sop_rows(cost))
     terminal.table(f"On {placement.chip.name}, a sample", *layer_rows(cost))
     terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
+    if cost.layout is not None:
+        from resformer.compiler.files.placement import layout_rows
+
+        terminal.table(f"Layouts, activity {cost.layout['activity']}", *layout_rows(cost.layout))
     if arguments.spread is not None:
         before, after = fewest.placement.cores, cost.placement.cores
         terminal.line(

@@ -172,6 +172,13 @@ def positive_int(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """An argument that must be a whole number from 0, of at most 63 bits."""
+    if not (text.isascii() and text.isdigit()) or int(text[:20]) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
+
+
 def _factor(text: str) -> float:
     try:
         factor = float(text)

@@ -10,10 +10,12 @@ from resformer._version import __version__
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.files.cost import FORMAT, FORMAT_VERSION, CostFile
 from resformer.compiler.files.json_schema import check
+from resformer.compiler.files.placement import Layout
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.placement.activity import Activity, stem_macs
-from resformer.compiler.placement.place import Placement
+from resformer.compiler.placement.optimize import compare
+from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.placement.price import LayerCost, Totals, predict
 from resformer.compiler.placement.steps import Steps
 
@@ -56,6 +58,7 @@ class Cost(Summarized):
         totals: What it takes.
         low: What it takes if each constant is the least that it may be.
         high: If each is the most.
+        layout: Of an optimised placement, how it and the one with the fewest cores do; None of any other.
     """
 
     activity: Activity
@@ -66,6 +69,7 @@ class Cost(Summarized):
     totals: Totals
     low: Totals
     high: Totals
+    layout: Layout | None = None
 
     def summary(self) -> Summary:
         """The sums, as ``total_rows`` has them."""
@@ -144,7 +148,11 @@ def estimate(program: Program, activity: Activity, placement: Placement) -> Cost
     sops, macs = activity.sops_per_sample, stem_macs(program)
     paper = PaperCost(sops, macs, sops * SOP_PJ * 1e-9, (sops * SOP_PJ + macs * MAC_PJ) * 1e-9)
     found = predict(activity, placement)
-    return Cost(activity, paper, placement, found.layers, found.steps, found.totals, found.low, found.high)
+    layout = None
+    if placement.layout is not None:
+        told = f"measured on {counted(activity.samples, 'sample')}"
+        layout = compare(placement, place(program, placement.chip), activity, told)
+    return Cost(activity, paper, placement, found.layers, found.steps, found.totals, found.low, found.high, layout)
 
 
 def to_json(cost: Cost) -> dict[str, Any]:
@@ -185,6 +193,7 @@ def to_json(cost: Cost) -> dict[str, Any]:
             {"ns": float(ns), "layer": layer, "term": term}
             for ns, (layer, term) in zip(cost.steps.ns, cost.steps.slowest, strict=True)
         ],
+        "layout": cost.layout,
         "layers": [{**asdict(layer), "step_ns": layer.step_ns} for layer in cost.layers],
     }
     check(content, CostFile)
