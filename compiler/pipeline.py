@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from resformer.compiler.backends import open_backend
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
-from resformer.compiler.files.placement import FEWEST_PERCENT
+from resformer.compiler.files.placement import ASSUMED_RATE, FEWEST_PERCENT
 from resformer.compiler.files.report import NET_SUFFIX
 from resformer.compiler.frontend.nir.own import is_modules, read_own
 from resformer.compiler.ir.graph import Graph
@@ -38,7 +38,7 @@ from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.passes.integer.stack_synapses import stack_synapses
-from resformer.compiler.placement.activity import ASSUMED_RATE, assumed, measure
+from resformer.compiler.placement.activity import assumed, measure
 from resformer.compiler.placement.optimize import optimize
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.progress import Progress

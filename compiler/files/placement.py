@@ -14,6 +14,8 @@ FORMAT_VERSION = 3
 CORES_PERCENT = 110
 """Of the fewest cores, how many an optimised layout may take unless told otherwise."""
 FEWEST_PERCENT = 100
+ASSUMED_RATE = 0.18
+"""The share of neurons that fire at each step where a layout has no data: Ti's mean in benchmarks/layout.py."""
 
 Share = Annotated[float, Within(0)]
 LARGEST = 1e60

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.files.placement import ASSUMED_RATE
 from resformer.compiler.ir.arrays import InvariantError
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import (
@@ -99,8 +100,6 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
     return Activity(first.shape[1], program.timesteps, maps, sops, not_zero)
 
 
-ASSUMED_RATE = 0.18
-"""Of 100 neurons that fire, how many do at each step where no data are at hand: Ti's mean in benchmarks/layout.py."""
 ASSUMED_SAMPLES = 1000
 """Over which an assumed activity is spread, since spikes are counted whole."""
 

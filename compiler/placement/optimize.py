@@ -177,7 +177,7 @@ def optimize(
     """A layout for a goal, never worse than the one with the fewest cores; its ``layout`` tells both and a bound.
 
     Args:
-        default: The layout with the fewest cores, whose network fits.
+        default: The layout with the fewest cores, whose cores fit; limits that no layout changes may be exceeded.
         activity: By which all layouts are judged.
         told: What that activity is, in words.
         goal: The step, or the energy of a sample.
@@ -210,7 +210,7 @@ def optimize(
         for sites in curves(chip, cutter.cores(each)):
             tried = lay_out(tilings, chip, sites)
             found = predict(activity, tried)
-            if not tried.violations and judge.figure(found) < judge.figure(best_found):
+            if set(tried.violations) <= set(default.violations) and judge.figure(found) < judge.figure(best_found):
                 best, best_found = tried, found
             if goal == "time" and all(term != LINKS for _, term in found.steps.slowest):
                 # no other curve is faster but for the way of the farthest message

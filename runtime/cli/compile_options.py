@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
-from resformer.compiler.files.placement import CORES_PERCENT, FEWEST_PERCENT, Layout, layout_rows
+from resformer.compiler.files.placement import ASSUMED_RATE, CORES_PERCENT, FEWEST_PERCENT, Layout, layout_rows
 from resformer.compiler.files.report import NET_SUFFIX, TARGETS
 from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.summary import counted, sizes
@@ -118,7 +118,8 @@ def _add_chip_options(group: argparse._ActionsContainer) -> None:
         choices=("cores", "time", "energy"),
         default="cores",
         help="lay the network out on the fewest cores, for the shortest step, or for the least energy of a sample, as "
-        "the model of --cost predicts them for the first --calibration samples, or for neurons of which 18 %% fire "
+        f"the model of --cost predicts them for the first --calibration samples, or for {100 * ASSUMED_RATE:.0f} %% of "
+        "all neurons firing at each step "
         "(default: %(default)s)",
     )
     group.add_argument(

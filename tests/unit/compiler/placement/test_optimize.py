@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
+from resformer.compiler.files.placement import ASSUMED_RATE
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Program
-from resformer.compiler.placement.activity import ASSUMED_RATE, Activity, assumed, measure
+from resformer.compiler.placement.activity import Activity, assumed, measure
 from resformer.compiler.placement.bound import Table, least_busy_ns, tables_of
 from resformer.compiler.placement.curves import curves
 from resformer.compiler.placement.mapping import map_program
