@@ -40,6 +40,10 @@ MESSAGE_PRICES = (0.0, 0.1, 0.5)
 """Of all messages together, in times the fewest cores."""
 PRECISION = 0.003
 """Targets are told apart by so much of them."""
+CLEARLY = 1 - 1e-9
+"""Of a figure, what a better one is below: sums of floats may differ by less from run to run."""
+DIGITS = 12
+"""That count where figures are put in order, likewise."""
 WORSE = 1.05
 """Fewer chips are tried until the energy is this times the best."""
 SHORTER = 0.99
@@ -110,7 +114,7 @@ class _Cutter:
     def cost(self, chosen: Sequence[int], prices: _Prices) -> tuple[float, float]:
         """What cuts cost: cores and messages; then words of axon maps."""
         words = sum(float(ways.words[index]) for ways, index in zip(self.ways, chosen, strict=True))
-        return self.cores(chosen) + prices.message * self.messages(chosen), words
+        return round(self.cores(chosen) + prices.message * self.messages(chosen), 6), round(words, 3)
 
     def cores(self, chosen: Sequence[int]) -> int:
         """How many the cuts take."""
@@ -201,7 +205,7 @@ def optimize(
     judge = _Judge(cutter, goal, activity, before)
     cuts = sorted(
         set(_searched(cutter, judge, start, shortest, allowed, np.random.default_rng(seed))),
-        key=lambda each: (judge.optimistic(each), each),
+        key=lambda each: (float(f"{judge.optimistic(each):.{DIGITS}g}"), each),
     )
     for each in cuts:
         if judge.optimistic(each) >= judge.figure(best_found):
@@ -210,7 +214,9 @@ def optimize(
         for sites in curves(chip, cutter.cores(each)):
             tried = lay_out(tilings, chip, sites)
             found = predict(activity, tried)
-            if set(tried.violations) <= set(default.violations) and judge.figure(found) < judge.figure(best_found):
+            if set(tried.violations) <= set(default.violations) and judge.figure(found) < CLEARLY * judge.figure(
+                best_found
+            ):
                 best, best_found = tried, found
             if goal == "time" and all(term != LINKS for _, term in found.steps.slowest):
                 # no other curve is faster but for the way of the farthest message
