@@ -20,7 +20,7 @@ from resformer.compiler.placement.place import place, tile_positions
 from resformer.compiler.progress import Progress
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.cost import cost as costs
-from resformer.runtime.cost.activity import measure
+from resformer.runtime.cost.activity import activity, events
 from resformer.runtime.given import GivenBuild
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
@@ -88,7 +88,7 @@ def run_shown(
 
     Args:
         given: What ran, and on what.
-        result: With every spike.
+        result: With every spike, or with events and the spikes of as many samples as are shown.
         backend: Where.
         chip: What it costs on; None for the one that the build was placed on.
         model: What was compiled, to see where spikes differ from its own.
@@ -103,11 +103,11 @@ def run_shown(
             f"{counting[0]}: may fire several spikes a step, of which no page is drawn yet; leave out --report, or use "
             "--cost"
         )
-    activity = measure(program, result.spikes)
+    done = activity(program, events(program, result.spikes) if result.events is None else result.events)
     placement = place(program, chip or given.build.chip() or load_chip(DEFAULT))
-    cost = costs.to_json(costs.estimate(program, activity, placement))
+    cost = costs.to_json(costs.estimate(program, done, placement))
     original = None if model is None else open_original(given.build, program, model)
-    return observe_run(program, given, result, activity, backend, original), cost
+    return observe_run(program, given, result, done, backend, original), cost
 
 
 def run_and_show(
