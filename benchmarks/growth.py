@@ -232,8 +232,9 @@ def prepare(point: Point, folder: Path) -> int:
     checkpoint = folder / f"{point.variant}-{point.size}.pt"
     if not checkpoint.exists():
         print(f"making {checkpoint}", file=sys.stderr)
-        command = [sys.executable, MAKE_CHECKPOINT, point.variant, "--input-size", point.size, "--images", IMAGES]
-        subprocess.run([*map(str, command), "-o", str(checkpoint)], check=True, stdout=subprocess.DEVNULL)
+        size = ["--input-size", point.size, "--images", IMAGES, "--threads", 1]
+        command = [sys.executable, MAKE_CHECKPOINT, point.variant, *size, "-o", checkpoint]
+        subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL)
     counted = folder / f"{point.program_name}.json"
     if not counted.exists():
         print(f"compiling {point.program_name}", file=sys.stderr)
@@ -375,7 +376,7 @@ def conclusions(series: Series, found: Mapping[Point, Measured]) -> list[str]:
         ((series.amount(point, found[point]), found[point]) for point in series.points if found[point].skipped is None),
         key=lambda pair: pair[0],
     )
-    threads = f"{series.points[0].threads} thread{'s' * (series.points[0].threads > 1)}"
+    threads = _threads(series)
     if len(ran) < 2:
         return [f"{series.name}, {threads}: {len(ran)} of {len(series.points)} points ran, too few to say how it grows"]
     amounts = [amount for amount, _ in ran]
@@ -383,6 +384,11 @@ def conclusions(series: Series, found: Mapping[Point, Measured]) -> list[str]:
     return [
         f"{series.name}, {threads}: {sentence(what, series.unit, amounts, values, say)}." for what, values, say in told
     ]
+
+
+def _threads(series: Series) -> str:
+    count = series.points[0].threads
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def scaling(one: Mapping[Point, Measured], many: Mapping[Point, Measured], threads: int) -> str:
@@ -424,8 +430,10 @@ def plot(groups: Sequence[Sequence[Series]], found: Mapping[Point, Measured], pa
             for series in kind:
                 ran = [point for point in series.points if found[point].skipped is None]
                 pairs = sorted((series.amount(point, found[point]), value(found[point])) for point in ran)
+                if not pairs:
+                    continue
                 style = "o-" if len(kind) == 1 or series is kind[0] else "s--"
-                axes[row][column].loglog(*zip(*pairs, strict=True), style, label=f"{series.points[0].threads} threads")
+                axes[row][column].loglog(*zip(*pairs, strict=True), style, label=_threads(series))
             axes[row][column].set_ylabel(label)
             axes[row][column].set_xlabel(f"{kind[0].unit}s")
             axes[row][column].grid(alpha=0.3)

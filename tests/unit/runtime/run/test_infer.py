@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
+from resformer.compiler.backends import open_backend
 from resformer.compiler.ir.trace import CountTrain
 from resformer.compiler.samples.arrays import check_samples
 from resformer.runtime.cost.activity import activity, measure
 from resformer.runtime.run import infer as run
-from resformer.runtime.run.infer import Record, batch_size, batches, infer, samples_at_once
+from resformer.runtime.run.infer import Record, batch_size, batches, infer, infer_part, samples_at_once
 from support.builds import Tiny, program_of
 from support.program_builder import ProgramBuilder
 
@@ -101,6 +104,21 @@ def test_a_cost_is_counted_batch_by_batch_without_keeping_spikes(tiny: Tiny, siz
         assert {train.shape[1] for train in found.spikes.values()} == ({kept} if kept else set())
         for name, train in found.spikes.items():
             np.testing.assert_array_equal(train.dense(), whole.spikes[name].dense()[:, :kept])
+
+
+def test_fired_and_could_have_add_up_over_batches(tiny: Tiny) -> None:
+    program = program_of(tiny.build)
+    samples = check_samples(np.load(tiny.images), program, "images")
+    runner = open_backend("reference")
+    whole, parts = (
+        infer_part(program, samples, runner, bounds=(0, 6), batch_size=size, record=Record(0)) for size in (6, 4)
+    )
+    assert (
+        parts.chances
+        == whole.chances
+        == {name: program.timesteps * 6 * math.prod(program[name].shape) for name in program.spiking_names}
+    )
+    assert parts.fired == whole.fired
 
 
 def test_the_first_counts_of_a_train_alone() -> None:
