@@ -24,7 +24,7 @@ from resformer.compiler.pipeline import (
     Observer,
     compile_network,
 )
-from resformer.compiler.placement.activity import measure
+from resformer.compiler.placement.activity import activity, events
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
@@ -47,7 +47,7 @@ from resformer.runtime.given import (
 from resformer.runtime.origin import InFolder, InMemory, Origin
 from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
 from resformer.runtime.page.write import write_page
-from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
+from resformer.runtime.run.infer import Inference, Record, infer, require_room_for_spikes
 from resformer.runtime.verify import as_json as verifications
 from resformer.runtime.verify.limits import Limits
 from resformer.runtime.verify.module_sides import require_same_spikes
@@ -154,6 +154,7 @@ class Compiled(Summarized):
         *,
         backend: str | None = None,
         record: bool = False,
+        count: bool = False,
         samples: int | None = None,
         batch_size: int | None = None,
         self_check: bool = False,
@@ -167,6 +168,7 @@ class Compiled(Summarized):
                 by 255. Then what was chosen at compile time is done to them, as ``read`` has it.
             backend: A key of ``BACKENDS``; None: the first target that is one, else "sim".
             record: Keep every population's spikes.
+            count: Count what every population sends, for ``cost``, which takes no more memory for more samples.
             samples: Take the first N only.
             batch_size: How many samples are in memory together; None: what fits.
             self_check: With "sim": check every product of the run; three to four times slower.
@@ -189,7 +191,7 @@ class Compiled(Summarized):
             self.program,
             given.samples,
             backend,
-            record=record,
+            record=Record(kept=None if record else 0, counts=count) if record or count else False,
             batch_size=batch_size,
             self_check=self_check,
             progress=lambda done, total: progress(f"running in {backend}", done, total),
@@ -298,7 +300,7 @@ class Compiled(Summarized):
         """Synaptic operations, and an estimate of energy (mJ) and time (us) of a sample on a chip.
 
         Args:
-            images: As ``run`` takes them, or what ``run(…, record=True)`` returned.
+            images: As ``run`` takes them, or what ``run(…, record=True)`` or ``run(…, count=True)`` returned.
             chip: As ``place`` takes it.
             backend: Where to run images; None: sim, since all backends fire the same spikes.
             samples: Take the first N images only.
@@ -311,12 +313,13 @@ class Compiled(Summarized):
         if isinstance(images, Inference):
             if samples is not None or backend is not None:
                 raise InputError("cost: the inference has run; leave out samples and backend, or give its images")
-            if not images.spikes and self.program.spiking_names:
+            if images.events is None and not images.spikes and self.program.spiking_names:
                 raise InputError("cost: the inference recorded no spikes; give run(images, record=True), or the images")
             result = images
         else:
-            result = self.run(images, backend=backend or COST_BACKEND, record=True, samples=samples, progress=progress)
-        return costs.estimate(self.program, measure(self.program, result.spikes), self.place(chip))
+            result = self.run(images, backend=backend or COST_BACKEND, count=True, samples=samples, progress=progress)
+        seen = events(self.program, result.spikes) if result.events is None else result.events
+        return costs.estimate(self.program, activity(self.program, seen), self.place(chip))
 
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Write a build folder as resformer-compile does, or copy the one it was loaded from; returns its files.

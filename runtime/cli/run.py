@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from resformer.compiler.ir.trace import SpikeTrain
     from resformer.compiler.placement.place import Placement
     from resformer.runtime.given import GivenBuild
-    from resformer.runtime.run.infer import Inference
+    from resformer.runtime.run.infer import Inference, Record
 
 RESULT_FORMAT_VERSION = 1
 
@@ -44,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser(),
         argv,
         lambda arguments: _run(arguments, processes),
-        may_complain=processes.claim_failure,
-        warns=processes.leads,
+        processes,
     )
 
 
@@ -141,8 +140,20 @@ def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
 
 
 def _counts_cost(arguments: argparse.Namespace) -> bool:
-    """Whether the cost is shown somewhere, for which every spike is recorded."""
+    """Whether the cost is shown somewhere, for which every spike is counted."""
     return arguments.cost or arguments.report is not None
+
+
+def _record(arguments: argparse.Namespace) -> Record | None:
+    """What is remembered of spikes: of a cost alone no more than counts, so that any number of samples fits."""
+    from resformer.runtime.page.observe import SPIKES_SHOWN
+    from resformer.runtime.run.infer import Record
+
+    if arguments.record_spikes:
+        return Record(counts=_counts_cost(arguments))
+    if not _counts_cost(arguments):
+        return None
+    return Record(kept=0 if arguments.report is None else SPIKES_SHOWN, counts=True)
 
 
 def _infer(
@@ -173,11 +184,11 @@ def _infer(
     )
 
     program, samples = given.program, given.samples
-    record = arguments.record_spikes or _counts_cost(arguments)
-    batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=record)
+    record = _record(arguments)
+    batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=bool(record))
     require_room_for_batch(program, arguments.backend, min(batch_size, bounds[1] - bounds[0]))
     if record:
-        require_room_for_spikes(program, len(samples))
+        require_room_for_spikes(program, record.kept_of(len(samples)))
     runner = open_backend(
         arguments.backend,
         stock_models=arguments.stock_models,
@@ -191,7 +202,9 @@ def _infer(
         speed = done / (time.perf_counter() - started)
         update(f"running in {arguments.backend}, {done:.0f} of {total:.0f}, {speed:.3g} images/s", done, total)
 
-    part = infer_part(program, samples, runner, bounds=bounds, batch_size=batch_size, record=record, progress=show)
+    part = infer_part(
+        program, samples, runner, bounds=bounds, batch_size=batch_size, record=record or False, progress=show
+    )
     update("gathering", 0, 0)
     parts = processes.gather(part)
     return None if parts is None else conclude(program, parts, time.perf_counter() - started)
@@ -225,15 +238,16 @@ def _cost(
     terminal: Terminal, arguments: argparse.Namespace, program: Scheduled, result: Inference, placement: Placement
 ) -> None:
     """Estimate what the run costs, print it and write it."""
-    from resformer.compiler.placement.activity import measure
+    from resformer.compiler.placement.activity import activity
     from resformer.runtime.cost.cost import estimate, layer_rows, sop_rows, to_json, total_rows
 
-    activity = measure(program, result.spikes)
-    cost = fewest = estimate(program, activity, placement)
+    assert result.events is not None, "they are counted for a cost"
+    done = activity(program, result.events)
+    cost = fewest = estimate(program, done, placement)
     if arguments.spread is not None:
         from resformer.runtime.cost.layout import spread
 
-        cost = spread(program, activity, fewest, arguments.spread or None)
+        cost = spread(program, done, fewest, arguments.spread or None)
     if arguments.json is not None:
         write_json(arguments.json, to_json(cost))
     terminal.table("Synaptic operations", *sop_rows(cost))

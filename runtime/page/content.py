@@ -16,7 +16,7 @@ from resformer.compiler.files import cost as cost_file
 from resformer.compiler.files import verification as verification_file
 from resformer.compiler.files.build import Build
 from resformer.compiler.files.json_schema import check, read_json, shown
-from resformer.compiler.placement.activity import measure
+from resformer.compiler.placement.activity import activity, events
 from resformer.compiler.placement.place import tile_positions
 from resformer.compiler.progress import Progress
 from resformer.errors import FileFormatError, InputError, UnsupportedError
@@ -89,7 +89,7 @@ def run_shown(
 
     Args:
         given: What ran, and on what.
-        result: With every spike.
+        result: With every spike, or with events and the spikes of as many samples as are shown.
         backend: Where.
         chip: What it costs on; None for the one that the build was placed on, with its layout.
         model: What was compiled, to see where spikes differ from its own.
@@ -104,11 +104,11 @@ def run_shown(
             f"{counting[0]}: may fire several spikes a step, of which no page is drawn yet; leave out --report, or use "
             "--cost"
         )
-    activity = measure(program, result.spikes)
+    done = activity(program, events(program, result.spikes) if result.events is None else result.events)
     placement = placed(given.build, program, chip)
-    cost = costs.to_json(costs.estimate(program, activity, placement))
+    cost = costs.to_json(costs.estimate(program, done, placement))
     original = None if model is None else open_original(given.build, program, model)
-    return observe_run(program, given, result, activity, backend, original), cost
+    return observe_run(program, given, result, done, backend, original), cost
 
 
 def run_and_show(

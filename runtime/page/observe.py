@@ -31,6 +31,8 @@ RASTER_ROWS = 48
 """Neurons of a population that a raster shows, spread over all of it."""
 RASTER_STEPS = 48
 """And about how many steps."""
+SPIKES_SHOWN = max(IMAGES, RASTER_STEPS)
+"""The samples of whose single spikes anything is shown, as even with one step a raster has no more."""
 MARGIN_SAMPLES = 8
 """Samples whose potentials are counted: the reference interpreter is slow."""
 MARGIN_NEURONS = 4_000_000
