@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -37,14 +37,14 @@ SHAPES = [
 
 
 @pytest.fixture(params=KERNELS)
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A machine with but one of the kernels."""
     found = [each for each in strip_kernels() if each.name == request.param]
     if not found or cpu_kernels.compiled_loops() is None:
         pytest.skip(f"this processor, or numba, has no {request.param}")
     monkeypatch.setattr(products, "VERDICTS", {})
     monkeypatch.setattr(cpu_kernels, "strip_kernels", lambda: tuple(found))
-    yield request.param
+    return str(request.param)
 
 
 def an_attention(
