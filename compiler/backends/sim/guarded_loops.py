@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.backends.sim import loops
-from resformer.compiler.ir.arrays import require
+from resformer.compiler.ir.arrays import InvariantError, require
 
 Array = npt.NDArray[Any]
 
@@ -32,10 +32,10 @@ def neurons(
         require_room("a second input", b, b0, width, rows, steps, one_for_all=True)
     if stream is not None:
         require_room("a stream", stream, s0, width, rows, steps)
-    require(bias is None or bias.shape == (width,), f"a relay's biases do not fit {width} channels")
+    _require_width("a relay's biases", bias, width)
     if fire is not None:
-        require(fire[0].shape == (width,), f"biases of shape {fire[0].shape} for neurons of {width} channels")
-        require(tie is None or tie.shape == (width,), f"potentials of ties do not fit {width} channels")
+        _require_width("neurons' biases", fire[0], width)
+        _require_width("potentials of ties", tie, width)
         require_room("spikes", spikes, p0, width, rows, steps)
     found: tuple[int, int, int] = loops.neurons(
         a, a0, b, b0, bias, limit, stream, s0, fire, tie, spikes, p0, width, steps
@@ -96,6 +96,12 @@ def split_digits(y: Array, row0: int, first: int, bias: Array, digits: int, by_r
     loops.split_digits(y, row0, first, bias, digits, by_row, out)
 
 
+def _require_width(name: str, array: Array | None, width: int) -> None:
+    """See that there is one value for each channel of a block, if there are any."""
+    if array is not None and (array.shape != (width,) or not array.flags.c_contiguous):
+        raise InvariantError(f"{name} of shape {array.shape} do not fit {width} channels")
+
+
 def require_room(
     name: str, array: Array, first: int, width: int, rows: int, steps: int, *, one_for_all: bool = False
 ) -> None:
@@ -107,6 +113,7 @@ def require_room(
     fits = array.ndim == 3 and array.flags.c_contiguous and first >= 0 and width >= 0
     fits = fits and first + width <= array.shape[2] and 0 <= rows <= array.shape[1]
     fits = fits and (steps <= array.shape[0] or (one_for_all and array.shape[0] == 1))
-    require(
-        fits, f"{name} of shape {array.shape} has no {steps} steps, {rows} rows and channels {first} to {first + width}"
-    )
+    if not fits:  # the sentence costs more than the look
+        raise InvariantError(
+            f"{name} of shape {array.shape} has no {steps} steps, {rows} rows and channels {first} to {first + width}"
+        )
