@@ -69,10 +69,15 @@ def shapes_of(kernel: Kernel[StripProduct]) -> npt.NDArray[np.uint8] | None:
 
 
 def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None) -> Compute:
+    from numba.core.errors import NumbaError
+
     from resformer.compiler.backends.sim import guarded_strips
 
     def compute(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        guarded_strips.multiply_all(shapes, left.numpy(), right.numpy(), out.numpy())
+        try:
+            guarded_strips.multiply_all(shapes, left.numpy(), right.numpy(), out.numpy())
+        except NumbaError as error:  # a version of LLVM that has the instructions under other names
+            raise NotImplementedError(f"numba does not compile a product of bytes: {error}") from error
         return out
 
     return compute

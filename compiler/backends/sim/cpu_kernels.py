@@ -2,8 +2,9 @@
 
 - Spikes are bytes of 0 and 1, weights 8-bit mantissas: oneDNN's int8 convolution sums them in int32 and scales by the
   channel's power of two in float32, exact while the sums stay below 2^24.
-- DSSA's products: y is split into digits to the base 256, each an int8 matrix product with the spikes; the digits' sums
-  are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
+- DSSA's products: by ``strips``, where the processor has instructions for products of bytes and two digits hold y;
+  elsewhere y is split into digits to the base 256, each an int8 matrix product of a library with the spikes, and the
+  digits' sums are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
 - Sums, relays and neurons: ``loops``.
 
 Each of these is used where the bounds prove it exact and a trial shows that it is (``products``); elsewhere
