@@ -14,7 +14,9 @@ from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.sim import SimBackend, byte_products, cpu_kernels, products
 from resformer.compiler.backends.sim.byte_products import HELD, shapes_of, strip_kernels
+from resformer.compiler.backends.sim.cpu_kernels import BY_LIBRARY as LAST
 from resformer.compiler.backends.sim.products import Products, StripProduct
+from resformer.compiler.backends.sim.strip_trials import HeadAttention, attention_by
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.arrays import InvariantError
 from resformer.compiler.ir.ops import Conv2d
@@ -126,6 +128,43 @@ def test_a_product_that_breaks_later_is_noticed_by_self_check(kernel: str, monke
     monkeypatch.setattr(strips, "multiply_all", flip_one(strips.multiply_all))
     with pytest.raises(BackendFailedError, match=rf"^scores: a {kernel} \(16x64 by 64x16\) summed wrongly"):
         backend.run(program, samples, self_check=True)
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_attention_that_counts_wrongly_is_replaced(count: int, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, samples = an_attention(*SHAPES[0])
+    expected = reference.run(program, samples)
+    strips = cpu_kernels.compiled_strips()
+    right = strips.attend
+
+    def broken(*arguments: Any) -> list[int]:
+        counts = list(right(*arguments))
+        counts[count] += 1
+        return counts
+
+    monkeypatch.setattr(strips, "attend", broken)
+    backend = SimBackend()
+    assert_same_as(backend.run(program, samples), expected, record=False)
+    name = kernel.replace("product", "products")
+    wanted = f"out: this machine's attention by {name} (8 channels, 16 patches) sums wrongly; replaced by a {LAST}"
+    assert wanted in backend.notes
+
+
+@pytest.mark.parametrize(("width", "patches", "steps"), [(1, 1, 1), (8, 49, 4), (64, 196, 2), (33, 20, 5)])
+def test_the_trial_of_attention_meets_all_that_it_counts(width: int, patches: int, steps: int, kernel: str) -> None:
+    (chosen,) = cpu_kernels.strip_kernels()
+    head = HeadAttention("out", steps, width, patches)
+    met = np.zeros(6, np.int64)
+    for drawn, inputs in head.trials(2**31):
+        made = attention_by(chosen).make(head)(*inputs)
+        assert drawn.is_right(inputs, made), kernel
+        met += made[-6:].numpy()
+        for at in np.random.default_rng(1).integers(0, made.numel(), 30):
+            wrong = made.clone()
+            wrong[at] += 1 - 2 * wrong[at]
+            assert not drawn.is_right(inputs, wrong)
+    if min(width, patches, steps) > 1:
+        assert met.all()
 
 
 @pytest.mark.parametrize("steps", [1, 3])

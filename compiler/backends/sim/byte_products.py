@@ -68,6 +68,16 @@ def shapes_of(kernel: Kernel[StripProduct]) -> npt.NDArray[np.uint8] | None:
     return make.keywords["shapes"] if isinstance(make, functools.partial) else None
 
 
+def strip_depth(depth: int) -> int:
+    """How many bytes two digits of so many have, as ``strips`` pads them."""
+    return -(-2 * whole_lanes(depth) // TILE_BYTES) * TILE_BYTES
+
+
+def whole_lanes(count: int) -> int:
+    """Up to a multiple of a vector's lanes."""
+    return -(-count // LANES) * LANES
+
+
 def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None) -> Compute:
     from numba.core.errors import NumbaError
 

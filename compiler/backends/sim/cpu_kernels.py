@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.byte_products import HELD, LANES, TILE_BYTES, shapes_of, strip_kernels
+from resformer.compiler.backends.sim.byte_products import HELD, shapes_of, strip_depth, strip_kernels, whole_lanes
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, Plan, Step, Value
 from resformer.compiler.backends.sim.products import (
@@ -36,6 +36,7 @@ from resformer.compiler.backends.sim.products import (
     StripProduct,
     Synapses,
 )
+from resformer.compiler.backends.sim.strip_trials import HeadAttention, attention_by
 from resformer.compiler.backends.sim.torch_kernels import (
     INT8_MATRIX,
     INT64,
@@ -59,6 +60,9 @@ PATCH_MAX = 3
 """Up to this edge oneDNN convolves patches faster than a matrix product does, and rightly on all machines tried."""
 ATTENTION_ROWS = 112
 """Positions whose attention is computed at a time, for all steps, by a library: their sums stay in a core's L2."""
+
+BY_LIBRARY = "product of a library"
+"""What takes the place of strips, for notes."""
 
 
 class CpuKernels(TorchKernels):
@@ -343,9 +347,15 @@ class StripAttention:
     def of(
         cls, plan: Plan, step: AttentionStep, block: Block, products: Products, otherwise: Attention
     ) -> StripAttention | None:
-        """A step's, or None where this processor has no such instructions, or they sum wrongly."""
-        kernel = products.choose(cls._asked(plan, step), strip_kernels(), "product of a library")
-        return None if kernel is None else cls(plan, step, block, products, kernel, otherwise)
+        """A step's, or None where this processor has no such instructions, or what they make is wrong."""
+        kernel = products.choose(cls._asked(plan, step), strip_kernels(), BY_LIBRARY)
+        if kernel is None:
+            return None
+        y, (_, width) = plan.values[step.inputs[0]], _heads_of(plan, step, block)
+        head = HeadAttention(step.writes[0], plan.timesteps, width, y.positions)
+        if products.choose([head], [attention_by(kernel)], BY_LIBRARY) is None:
+            return None
+        return cls(plan, step, block, products, kernel, otherwise)
 
     @classmethod
     def _asked(cls, plan: Plan, step: AttentionStep) -> list[StripProduct]:
@@ -412,16 +422,6 @@ def _heads_of(plan: Plan, step: AttentionStep, block: Block) -> tuple[int, int]:
     """How many heads a block has, and how wide each is."""
     heads = step.products[0][1].num_heads
     return heads // block.count, plan.values[step.inputs[0]].channels // heads
-
-
-def strip_depth(depth: int) -> int:
-    """How many bytes two digits of so many have, as ``strips`` pads them."""
-    return -(-2 * whole_lanes(depth) // TILE_BYTES) * TILE_BYTES
-
-
-def whole_lanes(count: int) -> int:
-    """Up to a multiple of a vector's lanes."""
-    return -(-count // LANES) * LANES
 
 
 def _fits_float32(lif: LIF) -> bool:
