@@ -99,7 +99,8 @@ def _has(needed: Sequence[str]) -> bool:
         return False
     from numba.core.registry import cpu_target
 
-    features = cpu_target.target_context.codegen()._tm_features.split(",")
+    # not public: a numba without it is taken to have none of these
+    features = str(getattr(cpu_target.target_context.codegen(), "_tm_features", "")).split(",")
     return all(f"+{each}" in features for each in needed) and allowed(needed)
 
 
