@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
-.PHONY: setup demo test test-gpu bad-input fuzz kill-rounds lint docs browser clean
+.PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs browser clean
 
 setup: $(READY)
 
@@ -43,8 +43,12 @@ docs: $(READY)
 	$(BIN)/mkdocs build --quiet
 
 # Two processes: most tests wait for commands that they start. A file's tests stay together, for what they share.
-test: lint docs bad-input
+test: lint docs bad-input interpreted
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The kernels of a GPU, in Triton's interpreter on the CPU.
+interpreted: $(READY)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n 2 --disable-warnings -p no:cacheprovider --device interpreter tests/equivalence/test_sim_ops.py
 
 # The equivalence suite with sim on a GPU; where there is none, all of it is skipped.
 test-gpu: $(READY)

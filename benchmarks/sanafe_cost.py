@@ -24,8 +24,8 @@ from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.pipeline import CompileOptions, compile_nir
+from resformer.compiler.placement.activity import measure
 from resformer.compiler.placement.place import place
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import estimate
 from resformer.runtime.cost.sanafe import compare, simulate
 from resformer.runtime.run.encode import encode

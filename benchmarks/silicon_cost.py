@@ -24,9 +24,9 @@ from resformer.compiler.ir.program import Program, Scheduled
 from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
 from resformer.compiler.passes.integer.balance_delays import balance_delays
+from resformer.compiler.placement.activity import Activity, measure
 from resformer.compiler.placement.mapping import map_program
 from resformer.compiler.placement.place import Placement, place_populations
-from resformer.runtime.cost.activity import Activity, measure
 from resformer.runtime.cost.cost import Cost, estimate
 
 NETX = Path("tutorials/lava/lib/dl/netx")

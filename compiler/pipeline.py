@@ -11,12 +11,15 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.chips.chip import DEFAULT, load_chip
+from resformer.compiler.backends import open_backend
+from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
+from resformer.compiler.files.placement import ASSUMED_RATE, FEWEST_PERCENT
 from resformer.compiler.files.report import NET_SUFFIX
 from resformer.compiler.frontend.nir.own import is_modules, read_own
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
 from resformer.compiler.ir.reach import reach_warnings, time_warnings
+from resformer.compiler.ir.summary import counted
 from resformer.compiler.ir.verify import verify_graph, verify_program
 from resformer.compiler.passes.float.convolve_linear import convolve_linear
 from resformer.compiler.passes.float.fold_attention_scale import fold_attention_scale
@@ -35,6 +38,8 @@ from resformer.compiler.passes.integer.balance_delays import balance_delays
 from resformer.compiler.passes.integer.bound_ranges import bound_ranges
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.passes.integer.stack_synapses import stack_synapses
+from resformer.compiler.placement.activity import assumed, measure
+from resformer.compiler.placement.optimize import optimize
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.calibrate import Calibrated, calibrate, moments
@@ -94,6 +99,9 @@ FloatPass: TypeAlias = Callable[[Graph[nir.NIRNode]], Graph[nir.NIRNode]]
 
 LAYER_PASSES: tuple[FloatPass, ...] = (fold_level_norms, weigh_factors, fold_batchnorm, merge_chains)
 """The first that are done to a module's graph, after which it still holds the module's own layers."""
+
+LAYOUT_SAMPLES = 4
+"""Of the calibration samples, how many are run to see which neurons are active."""
 
 INTEGER_PASSES: tuple[Callable[[Unscheduled], Unscheduled], ...] = (stack_synapses, place_biases, bound_ranges)
 """What is done to the integers of every network; then ``balance_delays`` schedules them."""
@@ -314,7 +322,7 @@ def _compile(
     for integer_pass in INTEGER_PASSES:
         integers = step.run(integer_pass, integers)
     program = step.run(balance_delays, integers)
-    placement = None if options.chip is None else place(program, options.chip)
+    placement = None if options.chip is None else _placed(program, options.chip, options, samples, progress)
     return Compilation(
         source,
         graph,
@@ -329,6 +337,37 @@ def _compile(
         sample_notes=() if opened is None else opened.notes,
         warnings=(*source.warnings, *of_time, *reach_warnings(program)),
     )
+
+
+def _placed(
+    program: Scheduled,
+    chip: Chip,
+    options: CompileOptions,
+    samples: npt.NDArray[np.float64] | None,
+    progress: Progress | None,
+) -> Placement:
+    """The program on a chip, laid out for what the user wants; for the fewest cores where it does not fit.
+
+    Raises:
+        InputError: A layout is to take fewer cores than the fewest.
+    """
+    if options.cores_percent < FEWEST_PERCENT:
+        raise InputError(
+            f"cores: {options.cores_percent} percent of the fewest is fewer than the network takes; give "
+            f"{FEWEST_PERCENT} or more"
+        )
+    fewest = place(program, chip)
+    if options.optimize == "cores" or fewest.violations:
+        return fewest
+    if progress is not None:
+        progress(f"looking for a layout for {options.optimize}", 0, 0)
+    if samples is None:
+        activity, told = assumed(program), f"assumed: {ASSUMED_RATE:.0%} of the neurons fire at each step"
+    else:
+        values, _ = program.input.op.signal.integers(samples[:LAYOUT_SAMPLES])
+        activity = measure(program, open_backend("sim")(program, values, record=True).spikes)
+        told = f"measured on {counted(activity.samples, 'calibration sample')}"
+    return optimize(fewest, activity, told, options.optimize, cores_percent=options.cores_percent, seed=options.seed)
 
 
 def _calibration_samples(graph: Graph[nir.NIRNode], options: CompileOptions) -> CalibrationSamples | None:

@@ -24,6 +24,7 @@ from resformer.compiler.pipeline import (
     Observer,
     compile_network,
 )
+from resformer.compiler.placement.activity import activity, events
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
@@ -31,8 +32,8 @@ from resformer.compiler.samples.files import SampleFiles
 from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
 from resformer.runtime.cost import cost as costs
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import Cost
+from resformer.runtime.cost.placed import placed
 from resformer.runtime.given import (
     Given,
     GivenBuild,
@@ -46,7 +47,7 @@ from resformer.runtime.given import (
 from resformer.runtime.origin import InFolder, InMemory, Origin
 from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
 from resformer.runtime.page.write import write_page
-from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
+from resformer.runtime.run.infer import Inference, Record, infer, require_room_for_spikes
 from resformer.runtime.verify import as_json as verifications
 from resformer.runtime.verify.limits import Limits
 from resformer.runtime.verify.module_sides import require_same_spikes
@@ -153,6 +154,7 @@ class Compiled(Summarized):
         *,
         backend: str | None = None,
         record: bool = False,
+        count: bool = False,
         samples: int | None = None,
         batch_size: int | None = None,
         self_check: bool = False,
@@ -166,6 +168,7 @@ class Compiled(Summarized):
                 by 255. Then what was chosen at compile time is done to them, as ``read`` has it.
             backend: A key of ``BACKENDS``; None: the first target that is one, else "sim".
             record: Keep every population's spikes.
+            count: Count what every population sends, for ``cost``, which takes no more memory for more samples.
             samples: Take the first N only.
             batch_size: How many samples are in memory together; None: what fits.
             self_check: With "sim": check every product of the run; three to four times slower.
@@ -188,7 +191,7 @@ class Compiled(Summarized):
             self.program,
             given.samples,
             backend,
-            record=record,
+            record=Record(kept=None if record else 0, counts=count) if record or count else False,
             batch_size=batch_size,
             self_check=self_check,
             progress=lambda done, total: progress(f"running in {backend}", done, total),
@@ -273,14 +276,16 @@ class Compiled(Summarized):
         """The program on neurocores, which it may exceed: ``Placement.require()`` raises if so.
 
         Args:
-            chip: A packaged chip's name, a YAML file, or a ``Chip``; None: the one it was compiled for, else
-                loihi2.
+            chip: A packaged chip's name, a YAML file, or a ``Chip``; None: the one it was compiled for, and the layout
+                that was chosen there, else loihi2.
 
         Raises:
             ResformerError: There is no such chip.
         """
         if chip is None and isinstance(self.origin, InMemory) and self.origin.compilation.placement is not None:
             return self.origin.compilation.placement
+        if chip is None and isinstance(self.origin, InFolder):
+            return placed(self.origin.folder, self.program)
         return place_program(self.program, self._chip(chip) or load_chip(DEFAULT))
 
     def cost(
@@ -295,7 +300,7 @@ class Compiled(Summarized):
         """Synaptic operations, and an estimate of energy (mJ) and time (us) of a sample on a chip.
 
         Args:
-            images: As ``run`` takes them, or what ``run(…, record=True)`` returned.
+            images: As ``run`` takes them, or what ``run(…, record=True)`` or ``run(…, count=True)`` returned.
             chip: As ``place`` takes it.
             backend: Where to run images; None: sim, since all backends fire the same spikes.
             samples: Take the first N images only.
@@ -308,12 +313,13 @@ class Compiled(Summarized):
         if isinstance(images, Inference):
             if samples is not None or backend is not None:
                 raise InputError("cost: the inference has run; leave out samples and backend, or give its images")
-            if not images.spikes and self.program.spiking_names:
+            if images.events is None and not images.spikes and self.program.spiking_names:
                 raise InputError("cost: the inference recorded no spikes; give run(images, record=True), or the images")
             result = images
         else:
-            result = self.run(images, backend=backend or COST_BACKEND, record=True, samples=samples, progress=progress)
-        return costs.estimate(self.program, measure(self.program, result.spikes), self.place(chip))
+            result = self.run(images, backend=backend or COST_BACKEND, count=True, samples=samples, progress=progress)
+        seen = events(self.program, result.spikes) if result.events is None else result.events
+        return costs.estimate(self.program, activity(self.program, seen), self.place(chip))
 
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Write a build folder as resformer-compile does, or copy the one it was loaded from; returns its files.
@@ -392,7 +398,8 @@ class Compiled(Summarized):
         with self.origin.build() as build:
             if given is not None:
                 samples = GivenBuild(**vars(given), build=build, program=self.program)
-                run, estimated = run_and_show(samples, chip=self._chip(chip), model=self.origin.model, update=progress)
+                other = None if chip is None else self._chip(chip)
+                run, estimated = run_and_show(samples, chip=other, model=self.origin.model, update=progress)
             return as_shown(build, verification=verification, cost=estimated if cost is None else cost, run=run)
 
     def read(

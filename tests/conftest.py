@@ -1,5 +1,6 @@
 """Networks and files that many tests need."""
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,10 @@ torch.set_num_threads(1)
 
 # A shell's background job ignores Ctrl-C, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Without a GPU, the kernels for one run in Triton's interpreter, which is chosen when they are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypedDict
 
-from resformer.compiler.files.json_schema import Count, Length, Positive, Within
-from resformer.compiler.files.placement import ChipFacts
+from resformer.compiler.files.json_schema import Count, Positive, Within
+from resformer.compiler.files.placement import Amount, Between, ChipFacts, Layout
 
 FORMAT = "resformer-cost"
-FORMAT_VERSION = 2
-"""1 had no intervals, no operations of weights that are not zero, and no terms of a step."""
-
-LARGEST = 1e60
-"""Of an energy, a time or a mean; a chip's constants reach 1e15."""
-Amount = Annotated[float, Within(0, LARGEST)]
+FORMAT_VERSION = 3
+"""2 had no layout; 1 had no intervals, no operations of weights that are not zero, and no terms of a step."""
 
 
 class PaperConstant(TypedDict):
@@ -46,10 +42,6 @@ class Energy(TypedDict):
     dynamic: Amount
     static: Amount
     total: Amount
-
-
-Between = Annotated[list[Amount], Length(2)]
-"""The least and the most that a figure may be."""
 
 
 class EnergyIntervals(TypedDict):
@@ -122,4 +114,5 @@ class CostFile(TypedDict):
     energy_mj: Energy
     intervals: Intervals
     steps: list[Step]
+    layout: Layout | None
     layers: list[Layer]

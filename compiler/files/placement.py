@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypedDict
 
 from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive, Within
 
 FORMAT = "resformer-placement"
-FORMAT_VERSION = 2
-"""1 had no ranges, and fewer constants of chips."""
+FORMAT_VERSION = 3
+"""2 had no layout; 1 had no ranges, and fewer constants of chips."""
+
+CORES_PERCENT = 110
+"""Of the fewest cores, how many an optimised layout may take unless told otherwise."""
+FEWEST_PERCENT = 100
+ASSUMED_RATE = 0.18
+"""The share of neurons that fire at each step where a layout has no data: Ti's mean in benchmarks/layout.py."""
 
 Share = Annotated[float, Within(0)]
+LARGEST = 1e60
+"""Of an energy, a time or a mean; a chip's constants reach 1e15."""
+Amount = Annotated[float, Within(0, LARGEST)]
+Between = Annotated[list[Amount], Length(2)]
+"""The least and the most that a figure may be."""
 
 
 class Constant(TypedDict):
@@ -56,6 +68,55 @@ class Layer(TypedDict):
     placed: list[Core]
 
 
+class Predicted(TypedDict):
+    """What a layout takes for one sample, each figure with the least and the most that it may be."""
+
+    cores: Count
+    chips: Count
+    step_ns: Amount
+    step_ns_between: Between
+    energy_mj: Amount
+    energy_mj_between: Between
+
+
+class Layout(TypedDict):
+    """How an optimised layout was chosen, beside the one with the fewest cores, at the same activity.
+
+    ``least`` is what no layout can go below whose cores are as few: of the step's ns if the goal is time, of the
+    energy's mJ if it is energy.
+    """
+
+    goal: Literal["time", "energy"]
+    activity: str
+    seed: Count
+    cores_allowed: Positive
+    default: Predicted
+    chosen: Predicted
+    least: Amount
+
+
+def layout_rows(layout: Layout) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Both layouts and the bound, as a table: headings and rows."""
+    headings = ("layout", " cores", " chips", " a step, us", " from", " to", " a sample, mJ", " from", " to")
+    rows: list[Sequence[str]] = [
+        (
+            title,
+            f"{each['cores']:,}",
+            f"{each['chips']:,}",
+            *(f"{1e-3 * ns:,.4g}" for ns in (each["step_ns"], *each["step_ns_between"])),
+            *(f"{mj:,.4g}" for mj in (each["energy_mj"], *each["energy_mj_between"])),
+        )
+        for title, each in (("fewest cores", layout["default"]), (f"for {layout['goal']}", layout["chosen"]))
+    ]
+    is_time = layout["goal"] == "time"
+    least = f"{1e-3 * layout['least']:,.4g}" if is_time else f"{layout['least']:,.4g}"
+    bound = ["-"] * len(headings)
+    bound[0], bound[1] = "no layout below", f"{layout['cores_allowed']:,}"
+    bound[headings.index(" a step, us" if is_time else " a sample, mJ")] = least
+    rows.append(bound)
+    return headings, rows
+
+
 class PlacementFile(TypedDict):
     """The whole file."""
 
@@ -67,4 +128,5 @@ class PlacementFile(TypedDict):
     cores: Count
     chips: Count
     neurons: Count
+    layout: Layout | None
     layers: list[Layer]

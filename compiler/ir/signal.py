@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+import numpy.typing as npt
+
 
 class SignalKind(Enum):
     """What travels along an edge."""
@@ -41,6 +44,14 @@ class Signal:
         if self.low is None or self.high is None:
             return None
         return 1 + max((~self.low).bit_length() if self.low < 0 else 0, self.high.bit_length())
+
+    def integers(self, real: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int32], int]:
+        """Real numbers as the integers that travel: rint(x * 2^k), clipped to the bounds; and how many were clipped."""
+        assert self.low is not None
+        assert self.high is not None
+        rounded = np.rint(real * 2.0**self.scale_exp)
+        clipped = np.clip(rounded, self.low, self.high)
+        return clipped.astype(np.int32), int(np.count_nonzero(clipped != rounded))
 
     @property
     def bounds(self) -> tuple[int, int] | None:

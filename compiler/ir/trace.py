@@ -39,6 +39,12 @@ class SpikeTrain:
         """How many spikes there are."""
         return int(np.bitwise_count(self.packed).sum()) if hasattr(np, "bitwise_count") else int(self.dense().sum())
 
+    def first(self, samples: int) -> SpikeTrain:
+        """That of the first samples alone."""
+        if not samples:
+            return SpikeTrain((self.shape[0], 0, *self.shape[2:]), np.empty(0, dtype=np.uint8))
+        return SpikeTrain.pack(self.dense()[:, :samples])
+
     def dense(self) -> npt.NDArray[np.bool_]:
         """The spikes, (T, N, ...), bool."""
         flat = np.unpackbits(self.packed, count=self.size)
@@ -75,6 +81,10 @@ class CountTrain(SpikeTrain):
     def values(self) -> npt.NDArray[np.uint8]:
         """The counts, (T, N, ...)."""
         return self.packed.reshape(self.shape)
+
+    def first(self, samples: int) -> CountTrain:
+        """See ``SpikeTrain``."""
+        return CountTrain.pack(self.values()[:, :samples])
 
     def dense(self) -> npt.NDArray[np.bool_]:
         """Where a count is not zero, (T, N, ...)."""

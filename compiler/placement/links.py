@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.placement.mapping import Edge, Link
-from resformer.compiler.placement.place import Placed, Placement, tile_positions
+from resformer.compiler.placement.place import Placed, Placement
 from resformer.compiler.placement.tiling import Reader, fan_out
 from resformer.compiler.placement.traffic import shared_parts
 
@@ -38,7 +38,7 @@ class Mesh:
     @classmethod
     def of(cls, placement: Placement) -> Mesh:
         """The mesh of a placement."""
-        places = tile_positions(placement.chip, np.arange(placement.cores))
+        places = placement.positions
         ranks = [np.unique(places[:, axis], return_inverse=True) for axis in range(2)]
         columns, rows = (len(kept) for kept, _ in ranks)
         return cls(placement, np.stack([rank for _, rank in ranks], axis=-1).astype(np.int64), rows, columns)

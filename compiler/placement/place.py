@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
-from resformer.compiler.files.placement import FORMAT, FORMAT_VERSION
+from resformer.compiler.files.placement import FORMAT, FORMAT_VERSION, Layout
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.placement.mapping import Population, Shape3, map_program
@@ -38,7 +38,8 @@ class Placed:
 
     Attributes:
         tiling: How it is cut.
-        first_core: The number of its first core; the others follow, columns fastest, then rows, then channels.
+        first_core: The number of its first core, in the order of the layers; the others follow, columns fastest, then
+            rows, then channels.
     """
 
     tiling: Tiling
@@ -75,11 +76,16 @@ class Placement(Summarized):
         chip: Of which kind.
         layers: The populations, in the program's order.
         violations: One line for each limit that is exceeded; empty where the network fits.
+        sites: Of each core, in the order of the layers, its number on the chips; None where they are numbered in that
+            order.
+        layout: How it was chosen, as ``placement.json`` says it; None for the layout with the fewest cores.
     """
 
     chip: Chip
     layers: tuple[Placed, ...]
     violations: tuple[str, ...]
+    sites: tuple[int, ...] | None = None
+    layout: Layout | None = None
 
     @property
     def cores(self) -> int:
@@ -90,6 +96,21 @@ class Placement(Summarized):
     def chips(self) -> int:
         """Chips in all."""
         return -(-self.cores // self.chip.cores_per_chip)
+
+    @cached_property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """Of each core, in the order of the layers, its number on the chips, which are filled one after another."""
+        return np.arange(self.cores) if self.sites is None else np.array(self.sites, dtype=np.int64)
+
+    @cached_property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """Where each core's tile lies, as ``tile_positions`` has it, (cores, 2)."""
+        return tile_positions(self.chip, self.numbers)
+
+    def boxes(self, layer: Placed) -> Iterator[tuple[int, list[list[int]]]]:
+        """As ``Placed.boxes``, with the numbers on the chips."""
+        for core, box in layer.boxes():
+            yield int(self.numbers[core]), box
 
     @cached_property
     def depths(self) -> dict[str, int]:
@@ -140,6 +161,7 @@ class Placement(Summarized):
             "cores": self.cores,
             "chips": self.chips,
             "neurons": sum(layer.population.neurons for layer in self.layers),
+            "layout": self.layout,
             "layers": [self._layer(layer, boxes=boxes) for layer in self.layers],
         }
 
@@ -158,12 +180,12 @@ class Placement(Summarized):
             "usage": tiling.usage,
             "utilization": {name: round(share, 4) for name, share in tiling.utilization(self.chip).items()},
             "deliveries": tiling.deliveries,
-            "first_core": layer.first_core,
+            "first_core": int(self.numbers[layer.first_core]),
         }
         if boxes:
             facts["placed"] = [
                 {"chip": core // self.chip.cores_per_chip, "core": core % self.chip.cores_per_chip, "neurons": box}
-                for core, box in layer.boxes()
+                for core, box in self.boxes(layer)
             ]
         return facts
 
@@ -197,11 +219,26 @@ def place_populations(
         for edge in population.edges:
             if edge.source != population.name:
                 readers[edge.source].append(Reader(edge, tiling))
-    _require_countable([tilings[population.name] for population in populations], chip)
+    return lay_out([tilings[population.name] for population in populations], chip)
+
+
+def lay_out(tilings: Sequence[Tiling], chip: Chip, sites: tuple[int, ...] | None = None) -> Placement:
+    """Lay populations out that have been cut.
+
+    Args:
+        tilings: Of all populations, in topological order.
+        chip: Of which kind.
+        sites: As ``Placement`` has them.
+
+    Raises:
+        CapacityError: They take more cores than anybody has.
+    """
+    _require_countable(tilings, chip)
+    shapes = {tiling.population.name: tiling.population.shape for tiling in tilings}
     layers, core = [], 0
-    for population in populations:
-        layers.append(Placed(tilings[population.name], core))
-        core += layers[-1].cores
+    for tiling in tilings:
+        layers.append(Placed(tiling, core))
+        core += tiling.cores
     found = [line for layer in layers for line in _violations(layer, shapes, chip)]
     chips = -(-core // chip.cores_per_chip)
     if chips > chip.chips_per_system:
@@ -209,7 +246,7 @@ def place_populations(
             f"the network: takes {core:,} cores, {chips:,} chips, {chip.name}'s largest system has "
             f"{chip.chips_per_system:,}; a smaller --input-size takes fewer"
         )
-    return Placement(chip, tuple(layers), tuple(found))
+    return Placement(chip, tuple(layers), tuple(found), sites)
 
 
 def _require_countable(tilings: Sequence[Tiling], chip: Chip) -> None:

@@ -6,7 +6,9 @@ All candidates of a population are judged at once, in arrays, one element a cand
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -118,36 +120,73 @@ def best_tiling(
 
 
 @dataclass(frozen=True, eq=False)
-class _Judged:
+class Candidates:
     """Sizes of tiles, and what each comes to; one element a candidate.
 
     Attributes:
         population: What is cut.
+        chip: Whose limits hold.
         tiles: The sizes, (candidates, 3).
         counts: Boxes along each axis, (candidates, 3).
         usage: Of each resource, what a full core takes.
-        shares: Of each resource, the part of its limit that this is.
-        deliveries: Messages that all cores receive if every neuron that they read sends one.
+        arriving: Of each of the population's connections, the messages that all cores receive if every neuron that they
+            read sends one, (candidates,).
     """
 
     population: Population
+    chip: Chip
     tiles: Int64Array
     counts: Int64Array
     usage: dict[str, Int64Array]
-    shares: dict[str, FloatArray]
-    deliveries: Int64Array
+    arriving: tuple[Int64Array, ...]
 
-    @property
+    @cached_property
+    def held(self) -> Int64Array:
+        """What a full tile holds of the population, (candidates, 3)."""
+        held: Int64Array = np.minimum(self.tiles, np.array(self.population.shape))
+        return held
+
+    @cached_property
     def cores(self) -> Int64Array:
         """How many boxes there are."""
         cores: Int64Array = self.counts.prod(axis=1)
         return cores
 
-    @property
+    @cached_property
+    def deliveries(self) -> Int64Array:
+        """Messages that all cores receive if every neuron that they read sends one."""
+        return sum(self.arriving, start=np.zeros(len(self.tiles), dtype=np.int64))
+
+    @cached_property
+    def shares(self) -> dict[str, FloatArray]:
+        """Of each resource, the part of its limit that a full core takes."""
+        limits = {name: getattr(self.chip, attribute) for name, attribute in RESOURCES.items()}
+        return {
+            name: np.zeros(len(self.tiles)) if limit is None else self.usage[name] / limit
+            for name, limit in limits.items()
+        }
+
+    @cached_property
     def worst(self) -> FloatArray:
         """The part that is taken of the limit that is exceeded, or reached, most."""
         worst: FloatArray = np.max(list(self.shares.values()), axis=0)
         return worst
+
+    def sending(self, copies: Sequence[tuple[Edge, float]]) -> Candidates:
+        """These, and the words that say where their messages go.
+
+        Args:
+            copies: The connections by which others read the population, and to how many cores each message goes.
+        """
+        words = np.zeros_like(self.cores)
+        for edge, each in copies:
+            words = words + _map_words(edge, each, self.held, self.chip)
+        added = {name: self.usage[name] + words for name in ("axon map words", "memory words")}
+        return replace(self, usage={**self.usage, **added})
+
+    def read_by(self, readers: Sequence[Reader]) -> Candidates:
+        """These, and the words that say where their messages go, whose readers have been cut."""
+        return self.sending([(reader.edge, fan_out(reader, self.population.shape)) for reader in readers])
 
     def tiling(self, chosen: int) -> Tiling:
         """One of the candidates."""
@@ -162,20 +201,43 @@ class _Judged:
         )
 
 
+def candidates(population: Population, shapes: dict[str, Shape3], chip: Chip, also: Shape3) -> Candidates:
+    """All ways to cut a population that a layout may choose among, as though its messages went to one core each.
+
+    Args:
+        population: What to cut.
+        shapes: Of all populations.
+        chip: Whose limits hold.
+        also: The size of a tile that is to be among them.
+    """
+    if any(edge.link is Link.DENSE for edge in population.edges):
+        neurons, *rest = population.shape
+        tiles = np.array([[size, *rest] for size in parts(neurons)], dtype=np.int64)
+    else:
+        tiles = _candidates(population.shape, power_of_two=bool(chip.power_of_two_tiles))
+    if not (tiles == also).all(axis=1).any():
+        tiles = np.concatenate([tiles, np.array([also], dtype=np.int64)])
+    found = _judge(population, tiles, shapes, [], chip)
+    if not any(edge.link is Link.DENSE for edge in population.edges):
+        return found
+    # as the default cuts them: what is cut is not filled up
+    kept = (found.shares["synapse words"] <= chip.dense_fill) | (found.cores == 1) | (tiles == also).all(axis=1)
+    return _judge(population, tiles[kept], shapes, [], chip)
+
+
 def _judge(
     population: Population, tiles: Int64Array, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip
-) -> _Judged:
+) -> Candidates:
     """What sizes of tiles come to."""
     held = np.minimum(tiles, np.array(population.shape))
     counts = -(-np.array(population.shape) // tiles)
-    usage = _usage(population, tiles, held, counts, shapes, readers, chip)
-    deliveries = sum(
-        (_deliveries(edge, population, tiles, held, counts, shapes[edge.source]) for edge in population.edges),
-        start=np.zeros(len(tiles), dtype=np.int64),
+    arriving = tuple(
+        _deliveries(edge, population, tiles, held, counts, shapes[edge.source]) for edge in population.edges
     )
-    limits = {name: getattr(chip, attribute) for name, attribute in RESOURCES.items()}
-    shares = {name: np.zeros(len(tiles)) if limit is None else usage[name] / limit for name, limit in limits.items()}
-    return _Judged(population, tiles, counts, usage, shares, deliveries)
+    found = Candidates(
+        population, chip, tiles, counts, _usage(population, tiles, held, shapes, arriving, chip), arriving
+    )
+    return found.read_by(readers)
 
 
 def _dense_tiling(
@@ -188,7 +250,7 @@ def _dense_tiling(
     """
     neurons = population.shape[0]
 
-    def judge(sizes: list[int]) -> _Judged:
+    def judge(sizes: list[int]) -> Candidates:
         tiles = np.array([[size, *population.shape[1:]] for size in sizes], dtype=np.int64)
         return _judge(population, tiles, shapes, readers, chip)
 
@@ -223,14 +285,16 @@ def fan_out(reader: Reader, source: Shape3) -> float:
             return float(_deliveries(edge, tiling.population, tiles, held, counts, source)[0]) / neurons
 
 
+def parts(size: int) -> list[int]:
+    """The sizes of the parts into which so many can be cut, the last being smaller."""
+    return sorted({-(-size // k) for k in range(1, size + 1)})
+
+
 def _candidates(shape: Shape3, *, power_of_two: bool) -> Int64Array:
     """Sizes of tiles, (candidates, 3)."""
 
     def halvings(size: int) -> list[int]:
         return sorted({-(-size // 2**k) for k in range(size.bit_length() + 1)})
-
-    def parts(size: int) -> list[int]:
-        return sorted({-(-size // k) for k in range(1, size + 1)})
 
     channels, rows, columns = shape
     if power_of_two:
@@ -245,12 +309,11 @@ def _usage(
     population: Population,
     tiles: Int64Array,
     held: Int64Array,
-    counts: Int64Array,
     shapes: dict[str, Shape3],
-    readers: list[Reader],
+    arriving: tuple[Int64Array, ...],
     chip: Chip,
 ) -> dict[str, Int64Array]:
-    """Of each resource, what a full core of each candidate takes."""
+    """Of each resource, what a full core of each candidate takes, but for messages to others."""
     neurons = tiles.prod(axis=1)
     synapses, axons_in = np.zeros_like(neurons), np.zeros_like(neurons)
     for edge in population.edges:
@@ -258,23 +321,11 @@ def _usage(
         axons_in = axons_in + _axons_in(edge, population, held, shapes[edge.source], chip)
     positions = held[:, 1] * held[:, 2]
     axon_map = np.zeros_like(neurons)
-    for reader in readers:
-        if reader.edge.link is Link.DENSE:
-            axon_map = axon_map + held.prod(axis=1)
-            continue
-        if reader.edge.link is Link.CONVOLUTION and not chip.shared_kernels:
-            # a word a neuron for each core that reads it
-            copies = max(fan_out(reader, population.shape), 1.0)
-            axon_map = axon_map + np.ceil(held.prod(axis=1) * copies).astype(np.int64)
-            continue
-        further = max(fan_out(reader, population.shape) - 1, 0.0)
-        words = chip.axon_map_per_position + chip.axon_map_per_destination * further
-        axon_map = axon_map + np.ceil(positions * words).astype(np.int64)
-    for edge in population.edges:
+    for edge, reached in zip(population.edges, arriving, strict=True):
         if edge.source == population.name:
             # where its own messages go, each candidate says of itself
-            reached = _deliveries(edge, population, tiles, held, counts, population.shape) / population.neurons
-            each = chip.axon_map_per_position + chip.axon_map_per_destination * np.maximum(reached - 1, 0)
+            further = np.maximum(reached / population.neurons - 1, 0)
+            each = chip.axon_map_per_position + chip.axon_map_per_destination * further
             axon_map = axon_map + np.ceil(positions * each).astype(np.int64)
     waiting = -(-population.delay // chip.delay_slots_per_word)
     return {
@@ -285,6 +336,21 @@ def _usage(
         "memory words": neurons * (1 + population.parameter_words + waiting) + synapses + axons_in + axon_map,
         "neuron groups": np.ones_like(neurons),
     }
+
+
+def _map_words(edge: Edge, copies: float, held: Int64Array, chip: Chip) -> Int64Array:
+    """Words that say to how many cores a core's messages go, for one connection by which another population reads."""
+    neurons: Int64Array = held.prod(axis=1)
+    if edge.link is Link.DENSE:
+        return neurons
+    if edge.link is Link.CONVOLUTION and not chip.shared_kernels:
+        # a word a neuron for each core that reads it
+        words = neurons * max(copies, 1.0)
+    else:
+        each = chip.axon_map_per_position + chip.axon_map_per_destination * max(copies - 1, 0.0)
+        words = held[:, 1] * held[:, 2] * each
+    rounded: Int64Array = np.ceil(words).astype(np.int64)
+    return rounded
 
 
 def _synapse_words(edge: Edge, population: Population, held: Int64Array, source: Shape3, chip: Chip) -> Int64Array:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.placement.mapping import Edge, Link
-from resformer.compiler.placement.place import Placed, Placement, tile_positions
+from resformer.compiler.placement.place import Placed, Placement
 from resformer.compiler.placement.tiling import Reader, fan_out
 
 Int64Array = npt.NDArray[np.int64]
@@ -41,8 +41,7 @@ def route(placement: Placement, edge: Edge, reader: Placed) -> Route:
     Convolutions send to the cores that read the sender's place; all others as though every pair of cores talked alike.
     """
     chip, sender = placement.chip, placement.by_name[edge.source]
-    starts = tile_positions(chip, np.arange(sender.cores) + sender.first_core)
-    ends = tile_positions(chip, np.arange(reader.cores) + reader.first_core)
+    starts, ends = (placement.positions[each.first_core : each.first_core + each.cores] for each in (sender, reader))
     nanoseconds = np.array([chip.hop_east_west_ns, chip.hop_north_south_ns])
     if edge.link is Link.CONVOLUTION:
         total, hops, longest = _among_readers(_shared(edge, sender, reader), starts, ends, nanoseconds)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
+from resformer.compiler.files.placement import CORES_PERCENT
 from resformer.compiler.ir.primitives import InputKind
 from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.compiler.quantize.precision import WIDEST
@@ -34,6 +35,9 @@ FLAGS: Mapping[str, str] = MappingProxyType(
 )
 """The options that mean something for a checkpoint alone, as the command names them."""
 
+Aim = Literal["cores", "time", "energy"]
+"""For what a program is laid out on cores."""
+
 LAYOUT = ("neuron", "stem_stride", "stem_pool", "feature_rounding")
 """Those of them that mean something for a SpikingResformer's alone."""
 
@@ -51,6 +55,11 @@ class CompileOptions:
         calibration: Samples to measure ranges on, as ``check_samples`` takes them or in files; None to estimate the
             ranges.
         chip: Where to place the program; None to leave that out.
+        optimize: For what the program is laid out: the fewest "cores", the shortest step ("time") or the least "energy"
+            of a sample, as the model of costs predicts them for the activity of the first samples of ``calibration``,
+            or for an assumed one.
+        cores_percent: The most cores that a layout for time or energy may take, in percent of the fewest.
+        seed: Of the order in which such a layout is looked for.
         dt: Seconds a step of a network in a NIR file; None for what the file says.
         input_kind: Whether samples are real numbers ("static") or frames of events ("frames"); None: frames for
             SpikingResformers with PLIF neurons, networks of the zoo's with two input channels and netx networks that
@@ -79,6 +88,9 @@ class CompileOptions:
     synapse_budget: float | None = None
     calibration: npt.NDArray[Any] | SampleFiles | None = None
     chip: Chip | None = None
+    optimize: Aim = "cores"
+    cores_percent: int = CORES_PERCENT
+    seed: int = 0
     dt: float | None = None
     input_kind: InputKind | None = None
     reset: str | None = None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resformer.compiler.atomic import resolved, write_json, write_text
+from resformer.compiler.progress import no_progress
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_run_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file
@@ -21,6 +22,7 @@ from resformer.runtime.cli.terminal import (
     run_command,
     size_of,
 )
+from resformer.runtime.run.processes import Processes, from_environment
 
 NOT_SWEPT = (
     *("help", "version", "limits", "model", "target", "output", "check", "json", "dump_after", "quiet", "classes"),
@@ -32,8 +34,15 @@ TABLES = (".json", ".csv")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile; returns the exit status."""
-    return run_command(_parser(), argv, _compile)
+    """Compile, and of several processes share a sweep; returns the exit status."""
+    processes = from_environment()
+    return run_command(
+        _parser(),
+        argv,
+        lambda arguments: _compile(arguments, processes),
+        processes,
+        shares=lambda arguments: arguments.sweep is not None,
+    )
 
 
 def _parser() -> Parser:
@@ -45,7 +54,8 @@ def _parser() -> Parser:
         type=_axis,
         metavar="OPTION=V,V",
         help="compile once for each combination of values, such as --sweep weight-bits=4,8 timesteps=2,4, and print "
-        "one table; writes no build; exit status 1 if a combination fails",
+        "one table; writes no build; exit status 1 if a combination fails. torchrun --nproc-per-node 2 --no-python "
+        "resformer-compile ... shares the combinations",
     )
     more.add_argument(
         "--table", type=Path, action="append", default=[], metavar="FILE", help="with --sweep: .json or .csv to write"
@@ -56,7 +66,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _compile(arguments: argparse.Namespace) -> int:
+def _compile(arguments: argparse.Namespace, processes: Processes) -> int:
     if arguments.input is None:
         require_input(arguments)
         check_preprocessing_usage(arguments, *filter(None, (arguments.calibration,)))
@@ -70,7 +80,7 @@ def _compile(arguments: argparse.Namespace) -> int:
     tables = {f"--table {path}": path for path in arguments.table}
     check_outputs({**written, **tables}, read, filter(None, (arguments.output,)))
     if arguments.sweep is not None:
-        return _sweep(arguments)
+        return _sweep(arguments, processes)
     if arguments.output is not None:
         from resformer.compiler.files.build import check_replaceable
 
@@ -109,7 +119,7 @@ def _report(arguments: argparse.Namespace) -> None:
     terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
 
 
-def _sweep(arguments: argparse.Namespace) -> int:
+def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
     """Compile, place and run every combination; print and write the table."""
     for name in ("target", "output", "check", "json", "dump_after", "report"):
         if getattr(arguments, name):
@@ -121,21 +131,24 @@ def _sweep(arguments: argparse.Namespace) -> int:
     for path in arguments.table:
         if path.suffix not in TABLES:
             raise UsageError(f"--table: {path} ends in neither {' nor '.join(TABLES)}")
-        check_writable(path)
+        if processes.leads:
+            check_writable(path)
     terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("starting", 0, 0)
         from resformer.runtime.cli import sweep
 
-        points = sweep.run(arguments, axes, update)
+        points = sweep.run(arguments, axes, update if processes.leads else no_progress, processes)
         sweep.require_any(points)
+        failed = [point for point in points if point.error is not None]
+        if not processes.leads:
+            return FAILED if failed else DONE
         for path in arguments.table:
             if path.suffix == ".csv":
                 write_text(path, sweep.to_csv(points))
             else:
                 write_json(path, sweep.to_json(points, arguments))
     terminal.table(f"{arguments.model.name}, {len(points)} ways", *sweep.rows(points))
-    failed = [point for point in points if point.error is not None]
     for point in failed:
         terminal.line(f"{point.title}: {point.error}", style="red")
     for line in sweep.told(points, "notes"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
+from resformer.compiler.files.placement import ASSUMED_RATE, CORES_PERCENT, FEWEST_PERCENT, Layout, layout_rows
 from resformer.compiler.files.report import NET_SUFFIX, TARGETS
 from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.summary import counted, sizes
@@ -26,10 +27,12 @@ from resformer.runtime.cli.terminal import (
     names,
     positive_int,
     run_command,
+    seed,
     size_of,
 )
 
 if TYPE_CHECKING:
+    from resformer.compiler.files.placement import PlacementFile
     from resformer.compiler.ir.graph import Graph
     from resformer.compiler.pipeline import CompileOptions
     from resformer.compiler.placement.place import Placement
@@ -109,6 +112,29 @@ def _add_chip_options(group: argparse._ActionsContainer) -> None:
         default=DEFAULT,
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml,{NO_CHIP}}}",
         help="chip to place the network on, or none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--optimize",
+        choices=("cores", "time", "energy"),
+        default="cores",
+        help="lay the network out on the fewest cores, for the shortest step, or for the least energy of a sample, as "
+        f"the model of --cost predicts them for the first --calibration samples, or for {100 * ASSUMED_RATE:.0f} %% of "
+        "all neurons firing at each step "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--optimize-cores",
+        type=positive_int,
+        metavar="PERCENT",
+        help=f"with --optimize time or energy: the most cores to take, in percent of the fewest (default: "
+        f"{CORES_PERCENT})",
+    )
+    group.add_argument(
+        "--seed",
+        type=seed,
+        metavar="N",
+        help="with --optimize time or energy: of the order in which layouts are tried; the same seed, the same layout "
+        "(default: 0)",
     )
     group.add_argument(
         "--check", action="store_true", help="only say whether the network fits the chip, and what bounds each layer"
@@ -330,6 +356,16 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise UsageError("--precision auto: chooses every layer's width; leave out --layer-bits, or it")
     if arguments.precision != "auto" and arguments.synapse_budget is not None:
         raise UsageError("--synapse-budget: goes with --precision auto")
+    if arguments.optimize == "cores":
+        needs = {"--optimize-cores": arguments.optimize_cores, "--seed": arguments.seed}
+        for name in (name for name, value in needs.items() if value is not None):
+            raise UsageError(f"{name}: goes with --optimize time or --optimize energy")
+    elif arguments.chip == NO_CHIP or set(arguments.target) == {"nir"}:
+        raise UsageError(f"--optimize {arguments.optimize}: lays a program out on a chip; name a chip and its target")
+    if arguments.optimize_cores is not None and arguments.optimize_cores < FEWEST_PERCENT:
+        raise UsageError(
+            f"--optimize-cores: {arguments.optimize_cores} percent are too few; give {FEWEST_PERCENT} or more"
+        )
     if not arguments.check:
         given = {"--target": arguments.target, "-o/--output": arguments.output}
         missing = [name for name, value in given.items() if not value]
@@ -371,7 +407,7 @@ def compile_build(arguments: argparse.Namespace) -> int:
         build = read_build(arguments.output)
     for text in dump.texts:
         Terminal().line(text)
-    _summarize(terminal, arguments.model, build.report, build.files)
+    _summarize(terminal, arguments.model, build.report, build.placement(), build.files)
     return DONE
 
 
@@ -417,6 +453,14 @@ def _show_placement(terminal: Terminal, placement: Placement) -> None:
             for layer in placement.layers
         ],
     )
+    _show_layout(terminal, placement.layout)
+
+
+def _show_layout(terminal: Terminal, layout: Layout | None) -> None:
+    """Print how an optimised layout compares with the one with the fewest cores."""
+    if layout is not None:
+        title = f"Layouts, activity {layout['activity']}, seed {layout['seed']}"
+        terminal.table(title, *layout_rows(layout))
 
 
 def compile_options(arguments: argparse.Namespace) -> CompileOptions:
@@ -447,6 +491,9 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         calibration=None if calibration is None else SampleFiles(calibration),
         # the float graph alone has nothing to place
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
+        optimize=arguments.optimize,
+        cores_percent=arguments.optimize_cores or CORES_PERCENT,
+        seed=arguments.seed or 0,
         dt=arguments.dt,
         input_kind=arguments.input_kind,
         reset=arguments.reset,
@@ -491,7 +538,9 @@ class _Dump:
             self.texts.append(f"# after {name}\n{format_graph(graph)}")
 
 
-def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Path]) -> None:
+def _summarize(
+    terminal: Terminal, model: Path, report: Any, placed: PlacementFile | None, files: Sequence[Path]
+) -> None:
     """Print what became of the network, and what was written."""
     from resformer.compiler.samples.classes import listed
     from resformer.compiler.samples.preprocessing import Preprocessing
@@ -524,10 +573,12 @@ def _summarize(terminal: Terminal, model: Path, report: Any, files: Sequence[Pat
         cores = counted(placement["cores"], "core")
         rows.append(("chip", f"{cores}, {counted(placement['chips'], 'chip')} of {placement['chip']}"))
     rows.append(("weights", _weights(report)))
+    layout = None if placed is None else placed["layout"]
     if net is not None and "family" not in net:
         exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
         rows.append(("against SpikingJelly", exact))
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
+    _show_layout(terminal, layout)
     if report["options"]["synapse_budget"] is not None:
         weighted = [(node["name"], node["weight_bits"]) for node in report["nodes"] if "weight_bits" in node]
         terminal.table("Widths by layer", ("layer", " bits"), weighted)

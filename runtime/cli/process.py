@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from resformer.runtime.run.processes import from_environment
+from resformer.runtime.run.processes import Processes, from_environment
 
 AGAIN_SECONDS = 2.0
 """After a signal to end: while what is to be tidied is tidied, further ones are not heard."""
@@ -52,6 +52,8 @@ class _Handler:
 def ended_by_signals() -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP raise :class:`Ended` inside, where nobody has said what they do.
 
+    One of several processes that was ended so hears no SIGTERM any more: it says why first.
+
     Raises:
         Ended: One came. Whatever else it was turned into on the way, by a library that it found at work, is this.
     """
@@ -60,9 +62,7 @@ def ended_by_signals() -> Iterator[None]:
         return
     handler = _Handler()
     before = {}
-    # torchrun ends its processes by SIGTERM, while they wait for each other where no Python runs
-    names = ("SIGINT", "SIGTERM", "SIGHUP") if from_environment().count == 1 else ("SIGINT",)
-    for name in names:
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             before[number] = signal.signal(number, handler)
@@ -75,8 +75,22 @@ def ended_by_signals() -> Iterator[None]:
             raise
         raise Ended(handler.last) from error
     finally:
+        deaf = handler.last is not None and from_environment().count > 1
         for number, old in before.items():
-            signal.signal(number, old)
+            signal.signal(number, signal.SIG_IGN if deaf and number == signal.SIGTERM else old)
+
+
+@contextlib.contextmanager
+def together(processes: Processes) -> Iterator[None]:
+    """Look after the other processes no longer than inside, and then heed SIGTERM as before."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        processes.stop()
+        if main and processes.count > 1:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_atomically, write_json
-from resformer.compiler.chips.chip import DEFAULT, PACKAGED
+from resformer.compiler.chips.chip import PACKAGED
 from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import read_given, show_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file
@@ -28,12 +28,11 @@ from resformer.runtime.run.processes import Processes, from_environment
 
 if TYPE_CHECKING:
     from resformer.compiler.chips.chip import Chip
-    from resformer.compiler.files.build import Build
     from resformer.compiler.ir.program import Scheduled
     from resformer.compiler.ir.trace import SpikeTrain
     from resformer.compiler.placement.place import Placement
     from resformer.runtime.given import GivenBuild
-    from resformer.runtime.run.infer import Inference
+    from resformer.runtime.run.infer import Inference, Record
 
 RESULT_FORMAT_VERSION = 1
 
@@ -45,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser(),
         argv,
         lambda arguments: _run(arguments, processes),
-        may_complain=processes.claim_failure,
-        warns=processes.leads,
+        processes,
     )
 
 
@@ -97,8 +95,8 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
 
         given = read_given(arguments, arguments.build)
         bounds = processes.share(len(given.samples))
-        chip = _chip(arguments, given.build) if _counts_cost(arguments) else None
-        placement = _placement(arguments, given.program, chip) if arguments.cost and chip is not None else None
+        chip = _chip(arguments)
+        placement = _placement(arguments, given, chip) if arguments.cost else None
         result = _infer(arguments, processes, given, bounds, update)
     if result is None:
         return DONE
@@ -142,8 +140,20 @@ def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
 
 
 def _counts_cost(arguments: argparse.Namespace) -> bool:
-    """Whether the cost is shown somewhere, for which every spike is recorded."""
+    """Whether the cost is shown somewhere, for which every spike is counted."""
     return arguments.cost or arguments.report is not None
+
+
+def _record(arguments: argparse.Namespace) -> Record | None:
+    """What is remembered of spikes: of a cost alone no more than counts, so that any number of samples fits."""
+    from resformer.runtime.page.observe import SPIKES_SHOWN
+    from resformer.runtime.run.infer import Record
+
+    if arguments.record_spikes:
+        return Record(counts=_counts_cost(arguments))
+    if not _counts_cost(arguments):
+        return None
+    return Record(kept=0 if arguments.report is None else SPIKES_SHOWN, counts=True)
 
 
 def _infer(
@@ -174,11 +184,11 @@ def _infer(
     )
 
     program, samples = given.program, given.samples
-    record = arguments.record_spikes or _counts_cost(arguments)
-    batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=record)
+    record = _record(arguments)
+    batch_size = arguments.batch_size or samples_at_once(program, arguments.backend, record=bool(record))
     require_room_for_batch(program, arguments.backend, min(batch_size, bounds[1] - bounds[0]))
     if record:
-        require_room_for_spikes(program, len(samples))
+        require_room_for_spikes(program, record.kept_of(len(samples)))
     runner = open_backend(
         arguments.backend,
         stock_models=arguments.stock_models,
@@ -192,32 +202,34 @@ def _infer(
         speed = done / (time.perf_counter() - started)
         update(f"running in {arguments.backend}, {done:.0f} of {total:.0f}, {speed:.3g} images/s", done, total)
 
-    part = infer_part(program, samples, runner, bounds=bounds, batch_size=batch_size, record=record, progress=show)
+    part = infer_part(
+        program, samples, runner, bounds=bounds, batch_size=batch_size, record=record or False, progress=show
+    )
     update("gathering", 0, 0)
     parts = processes.gather(part)
     return None if parts is None else conclude(program, parts, time.perf_counter() - started)
 
 
-def _chip(arguments: argparse.Namespace, build: Build) -> Chip:
-    """The chip that was asked for, or else the one that the build was placed on."""
+def _chip(arguments: argparse.Namespace) -> Chip | None:
+    """The chip that was asked for; None for the one that the build was placed on."""
     from resformer.compiler.chips.chip import load_chip
 
-    if arguments.chip is not None:
-        return load_chip(arguments.chip)
-    return build.chip() or load_chip(DEFAULT)
+    return None if arguments.chip is None else load_chip(arguments.chip)
 
 
-def _placement(arguments: argparse.Namespace, program: Scheduled, chip: Chip) -> Placement:
-    """The layout with the fewest cores, from which another may be asked for.
+def _placement(arguments: argparse.Namespace, given: GivenBuild, chip: Chip | None) -> Placement:
+    """The build's layout on a chip, or the one with the fewest cores if another is to be made of that.
 
     Raises:
-        CapacityError: That one cannot be.
+        CapacityError: That other one cannot be.
     """
     from resformer.compiler.placement.place import place
     from resformer.runtime.cost.layout import chips_to_use
+    from resformer.runtime.cost.placed import placed
 
-    placement = place(program, chip)
+    placement = placed(given.build, given.program, chip)
     if arguments.spread is not None:
+        placement = place(given.program, placement.chip)
         chips_to_use(placement, arguments.spread or None)
     return placement
 
@@ -226,20 +238,25 @@ def _cost(
     terminal: Terminal, arguments: argparse.Namespace, program: Scheduled, result: Inference, placement: Placement
 ) -> None:
     """Estimate what the run costs, print it and write it."""
-    from resformer.runtime.cost.activity import measure
+    from resformer.compiler.placement.activity import activity
     from resformer.runtime.cost.cost import estimate, layer_rows, sop_rows, to_json, total_rows
 
-    activity = measure(program, result.spikes)
-    cost = fewest = estimate(program, activity, placement)
+    assert result.events is not None, "they are counted for a cost"
+    done = activity(program, result.events)
+    cost = fewest = estimate(program, done, placement)
     if arguments.spread is not None:
         from resformer.runtime.cost.layout import spread
 
-        cost = spread(program, activity, fewest, arguments.spread or None)
+        cost = spread(program, done, fewest, arguments.spread or None)
     if arguments.json is not None:
         write_json(arguments.json, to_json(cost))
     terminal.table("Synaptic operations", *sop_rows(cost))
     terminal.table(f"On {placement.chip.name}, a sample", *layer_rows(cost))
     terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
+    if cost.layout is not None:
+        from resformer.compiler.files.placement import layout_rows
+
+        terminal.table(f"Layouts, activity {cost.layout['activity']}", *layout_rows(cost.layout))
     if arguments.spread is not None:
         before, after = fewest.placement.cores, cost.placement.cores
         terminal.line(

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
@@ -14,9 +15,10 @@ from resformer._version import __version__
 from resformer.compiler.ir.program import layer_names
 from resformer.compiler.progress import Progress
 from resformer.compiler.save.report import sqnr_db
-from resformer.errors import ResformerError
+from resformer.errors import ResformerError, SampleWarning
 from resformer.runtime.cli.compile_options import compile_options
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
+from resformer.runtime.run.processes import Processes
 
 FORMAT = "resformer-sweep"
 FORMAT_VERSION = 2
@@ -110,26 +112,44 @@ _TEXTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def run(arguments: argparse.Namespace, axes: Axes, update: Progress) -> tuple[Point, ...]:
+def run(
+    arguments: argparse.Namespace, axes: Axes, update: Progress, processes: Processes | None = None
+) -> tuple[Point, ...]:
     """Compile, place and run every combination; those that fail say why.
 
     Args:
         arguments: Of ``resformer-compile``.
         axes: What varies; the last varies fastest.
         update: Told how far it is.
+        processes: Those that share the combinations, in turn; all are given all points. None: this one
+            is alone.
+
+    Warns:
+        SampleWarning: Of the samples, as if all combinations had been compiled here.
     """
+    processes = processes or Processes()
     combinations = list(itertools.product(*axes.values()))
-    points = []
-    for index, values in enumerate(combinations):
+    mine = range(processes.rank, len(combinations), processes.count)
+    points: list[Point] = []
+    said: list[list[str]] = []
+    for index in mine:
+        values = combinations[index]
         choices = {key: text for key, (text, _, _) in zip(axes, values, strict=True)}
         update(Point(choices).title, index, len(combinations))
         chosen = argparse.Namespace(**{**vars(arguments), **{name: value for _, name, value in values}})
-        try:
-            points.append(_point(chosen, choices))
-        except (ResformerError, MemoryError) as error:
-            reason = "; ".join(error.findings) if isinstance(error, ResformerError) else "out of memory"
-            points.append(Point(choices, error=" ".join(reason.split())))
-    return tuple(points)
+        with warnings.catch_warnings(record=processes.count > 1) as caught:
+            try:
+                points.append(_point(chosen, choices))
+            except (ResformerError, MemoryError) as error:
+                reason = "; ".join(error.findings) if isinstance(error, ResformerError) else "out of memory"
+                points.append(Point(choices, error=" ".join(reason.split())))
+        said.append([str(each.message) for each in caught or () if issubclass(each.category, SampleWarning)])
+    update("gathering", 0, 0)
+    parts = processes.gather_for_all(list(zip(points, said, strict=True)))
+    for index in range(len(combinations)):
+        for message in parts[index % processes.count][index // processes.count][1]:
+            warnings.warn(message, SampleWarning, stacklevel=2)
+    return tuple(parts[index % processes.count][index // processes.count][0] for index in range(len(combinations)))
 
 
 def require_any(points: Sequence[Point]) -> None:
@@ -168,7 +188,7 @@ def _worst_sqnr(compiled: Compiled) -> float | None:
 def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, Any]:
     """What a run of the samples tells."""
     given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
-    result = compiled.run(given, backend=BACKEND, record=True)
+    result = compiled.run(given, backend=BACKEND, count=True)
     facts: dict[str, Any] = {
         "saturated": sum(result.saturated.values()),
         "warnings": (*given.warnings, *result.to_know),

@@ -22,7 +22,16 @@ from resformer.compiler.atomic import is_stream, resolved
 from resformer.compiler.progress import Progress, no_progress
 from resformer.errors import ResformerError, ResformerWarning, SampleWarning
 from resformer.models.limits import LONGEST_MESSAGE, cut, printable, raised
-from resformer.runtime.cli.process import OUTPUT, Ended, drop_output, ended_by_signals, named_output, whole_process
+from resformer.runtime.cli.process import (
+    OUTPUT,
+    Ended,
+    drop_output,
+    ended_by_signals,
+    named_output,
+    together,
+    whole_process,
+)
+from resformer.runtime.run.processes import Processes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,9 +81,9 @@ def run_command(
     parser: Parser,
     argv: Sequence[str] | None,
     command: Callable[[argparse.Namespace], int],
-    may_complain: Callable[[], bool] = lambda: True,
+    processes: Processes | None = None,
     *,
-    warns: bool = True,
+    shares: Callable[[argparse.Namespace], bool] = lambda _arguments: True,
 ) -> int:
     """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status.
 
@@ -84,16 +93,26 @@ def run_command(
         parser: Of the command's arguments.
         argv: What to parse; the process's own arguments if None.
         command: Returns the exit status.
-        may_complain: Asked, when something has gone wrong, whether it is for this process to say so.
-        warns: Whether it is for this process to say what is warned of.
+        processes: Those that share the command's work: the first warns, and the first that fails says why. None: this
+            one is alone.
+        shares: Whether the processes share what these arguments ask for; else each does it alone.
     """
-    with whole_process() as closed:
+    processes = processes or Processes()
+
+    def complain(message: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{parser.prog}: error: {_one_line(message)}\n")
+            sys.stderr.flush()
+
+    with whole_process() as closed, together(processes):
         try:
             if "stdout" in closed:
                 raise OSError(errno.EBADF, "is closed; redirect it, to /dev/null if nothing is to be told", OUTPUT)
             with ended_by_signals():
                 arguments = parser.parse_args(argv)
-                quiet = not warns or getattr(arguments, "quiet", False)
+                processes = processes if shares(arguments) else Processes()
+                quiet = not processes.leads or getattr(arguments, "quiet", False)
+                processes.start(complain)
                 with raised(arguments.limits), _one_line_warnings(parser, quiet=quiet):
                     status = command(arguments)
                 with named_output():
@@ -108,11 +127,11 @@ def run_command(
             if output_ended:
                 # whoever read our output has had enough
                 return FAILED
-            messages, status = _explain(parser, error)
-            if may_complain():
-                with contextlib.suppress(OSError):
-                    for message in messages:
-                        sys.stderr.write(f"{parser.prog}: error: {_one_line(message)}\n")
+            messages, status = _explain(parser, processes.cause(error) if isinstance(error, Ended) else error)
+            if processes.claim_failure():
+                for message in messages:
+                    complain(message)
+            processes.leave(status)
     return status
 
 
@@ -170,6 +189,13 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
+
+
+def seed(text: str) -> int:
+    """An argument that must be a whole number from 0, of at most 63 bits."""
+    if not (text.isascii() and text.isdigit()) or int(text[:20]) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
+    return int(text)
 
 
 def _factor(text: str) -> float:

@@ -15,7 +15,7 @@ from resformer.runtime.cli.inputs import read_given
 from resformer.runtime.cli.outputs import check_outputs
 from resformer.runtime.cli.running import add_running_options, check_running_usage
 from resformer.runtime.cli.terminal import DONE, FAILED, Parser, Terminal, UsageError, check_writable, run_command
-from resformer.runtime.run.processes import from_environment
+from resformer.runtime.run.processes import Processes, from_environment
 
 if TYPE_CHECKING:
     from resformer.runtime.given import GivenBuild
@@ -28,8 +28,9 @@ LIMITS = {"--min-agreement": "min_agreement", "--max-accuracy-drop": "max_accura
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verify a build; returns the exit status: 0 equivalent and as accurate as demanded, 1 not."""
-    return run_command(_parser(), argv, _verify)
+    """Verify a build, in one process or as one of several; the exit status: 0 equivalent and accurate enough, 1 not."""
+    processes = from_environment()
+    return run_command(_parser(), argv, lambda arguments: _verify(arguments, processes), processes)
 
 
 def _parser() -> Parser:
@@ -37,7 +38,8 @@ def _parser() -> Parser:
         prog="resformer-verify",
         description="Compare a compiled SpikingResformer with its checkpoint, spike for spike.",
         epilog="The last three lines are the verdict: the same spikes (E1 to E3), accuracy, and what to know of both. "
-        "Exit status: 0 equivalent and as accurate as demanded, 1 failed or not, 2 wrong usage.",
+        "Several processes, each on a GPU of its own, share the samples: torchrun --nproc-per-node 2 --no-python "
+        "resformer-verify ... Exit status: 0 equivalent and as accurate as demanded, 1 failed or not, 2 wrong usage.",
     )
     add_running_options(parser)
     parser.add_argument(
@@ -112,11 +114,11 @@ def _either(choices: Sequence[str]) -> str:
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(arguments: argparse.Namespace, processes: Processes) -> int:
     local = arguments.local or arguments.local_plot is not None
     limits = _limits(arguments)
-    _check_usage(arguments, local=local)
-    terminal = Terminal()
+    _check_usage(arguments, processes, local=local)
+    terminal = Terminal(quiet=not processes.leads)
     with terminal.progress() as update:
         update("starting", 0, 0)
         from resformer.runtime.given import describe_verification
@@ -127,6 +129,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         if arguments.local_plot is not None:
             require_matplotlib()
         given = read_given(arguments, arguments.build)
+        processes.share(len(given.samples))
         if limits.max_accuracy_drop is not None and given.labels is None:
             raise UsageError("--max-accuracy-drop: there are no labels to measure accuracy by; give --labels")
         user = None
@@ -145,17 +148,20 @@ def _verify(arguments: argparse.Namespace) -> int:
                 backend=arguments.backend,
                 labels=given.labels,
                 stock_models=arguments.stock_models,
-                device=arguments.device,
+                device=processes.device(arguments.device),
                 batch_size=arguments.batch_size,
                 self_check=arguments.self_check,
                 limits=limits,
                 update=update,
+                processes=processes,
             ),
             model=arguments.model,
             local=local,
             user=user,
         )
         result = describe_verification(result, given)
+        if not processes.leads:
+            return DONE if result.passed else FAILED
         if arguments.report is not None:
             _write_page(arguments, given, result, update)
     if arguments.local_plot is not None:
@@ -181,18 +187,16 @@ def _limits(arguments: argparse.Namespace) -> Limits:
         raise UsageError(f"--{name.replace('_', '-')}: {message}") from error
 
 
-def _check_usage(arguments: argparse.Namespace, *, local: bool) -> None:
+def _check_usage(arguments: argparse.Namespace, processes: Processes, *, local: bool) -> None:
     """Find out before any work is done that it would be in vain.
 
     Raises:
-        UsageError: Options contradict each other, or several processes were started.
+        UsageError: Options contradict each other.
         OSError: An output cannot be written.
     """
-    if from_environment().count > 1:
-        raise UsageError("start one process: only resformer-run shares its samples among several")
     written = {"--json": arguments.json, "--report": arguments.report, "--local-plot": arguments.local_plot}
     check_outputs(written, [arguments.input, arguments.labels, arguments.model], [arguments.build])
-    check_running_usage(arguments, arguments.json)
+    check_running_usage(arguments, arguments.json if processes.leads else None)
     if arguments.model_code is not None and arguments.model is None:
         raise UsageError("--model-code: needs the weights that your code is compared with; name them with --model")
     if local and arguments.model is None:
@@ -200,10 +204,9 @@ def _check_usage(arguments: argparse.Namespace, *, local: bool) -> None:
     for option, name in LIMITS.items():
         if getattr(arguments, name) is not None and arguments.model is None:
             raise UsageError(f"{option}: compares with the original; name it with --model")
-    if arguments.local_plot is not None:
-        check_writable(arguments.local_plot)
-    if arguments.report is not None:
-        check_writable(arguments.report)
+    if processes.leads:
+        for path in filter(None, (arguments.local_plot, arguments.report)):
+            check_writable(path)
 
 
 def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verification, update: Progress) -> None:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from resformer._version import __version__
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.files.cost import FORMAT, FORMAT_VERSION, CostFile
 from resformer.compiler.files.json_schema import check
+from resformer.compiler.files.placement import Layout
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.summary import Summarized, Summary, counted
-from resformer.compiler.placement.links import Mesh
-from resformer.compiler.placement.mapping import Edge, Link, Population
-from resformer.compiler.placement.place import Placed, Placement
-from resformer.compiler.placement.traffic import Route, route
-from resformer.errors import FileFormatError
-from resformer.runtime.cost.activity import Activity, stem_macs
-from resformer.runtime.cost.steps import Steps, Work, lasting
+from resformer.compiler.placement.activity import Activity, stem_macs
+from resformer.compiler.placement.optimize import compare
+from resformer.compiler.placement.place import Placement, place
+from resformer.compiler.placement.price import LayerCost, Totals, predict
+from resformer.compiler.placement.steps import Steps
 
 SOP_PJ = 0.9
 """Energy of one SOP in the paper's table: SpikingResformer, arXiv 2403.14302."""
@@ -49,87 +45,6 @@ class PaperCost:
     energy_with_stem_mj: float
 
 
-@dataclass(frozen=True)
-class LayerCost:
-    """One population and one sample on the chip; energies in pJ, all T steps; times in ns.
-
-    Attributes:
-        name: The population.
-        cores: On how many cores.
-        operations: Synaptic operations: those of graded spikes and of copied synapses included, those of weights that
-            the chip passes over left out.
-        updates: Neuron updates.
-        active: Of those, updates of neurons that fire or send.
-        messages: Spikes that arrive at its cores.
-        hops: Tiles that they cross.
-        synapses_pj: Energy of the operations.
-        neurons_pj: Of the updates.
-        messages_pj: Of the messages.
-        busiest: The share of the neurons, and of the work, that its fullest core has.
-        synapses_ns: What the operations of its busiest step take that core.
-        neurons_ns: What the updates of its busiest step take.
-        messages_in_ns: What taking in its busiest step's messages takes a core, on average.
-        messages_out_ns: What sending those of its busiest step takes.
-    """
-
-    name: str
-    cores: int
-    operations: float
-    updates: int
-    active: float
-    messages: float
-    hops: float
-    synapses_pj: float
-    neurons_pj: float
-    messages_pj: float
-    busiest: float
-    synapses_ns: float
-    neurons_ns: float
-    messages_in_ns: float
-    messages_out_ns: float
-
-    @property
-    def energy_pj(self) -> float:
-        """All of its energy."""
-        return self.synapses_pj + self.neurons_pj + self.messages_pj
-
-    @property
-    def step_ns(self) -> float:
-        """What its busiest step takes: a core does all of its work at the same time."""
-        return max(self.synapses_ns, self.neurons_ns, self.messages_in_ns, self.messages_out_ns)
-
-    @property
-    def work_ns(self) -> float:
-        """What its busiest step would take a single core."""
-        return max(self.synapses_ns, self.neurons_ns) / self.busiest
-
-
-@dataclass(frozen=True)
-class Totals:
-    """What a sample takes on the chip, with one value of each constant.
-
-    Attributes:
-        step_ns: How long a step lasts, on average.
-        latency_us: From a sample's first frame to its last logits.
-        interval_us: Between samples that follow each other.
-        dynamic_mj: Energy of operations, updates and messages.
-        static_mj: What idle chips take in that interval.
-        static_mw: Their power.
-    """
-
-    step_ns: float
-    latency_us: float
-    interval_us: float
-    dynamic_mj: float
-    static_mj: float
-    static_mw: float
-
-    @property
-    def energy_mj(self) -> float:
-        """All energy of one sample."""
-        return self.dynamic_mj + self.static_mj
-
-
 @dataclass(frozen=True, repr=False)
 class Cost(Summarized):
     """One sample, on average over those that ran.
@@ -143,6 +58,7 @@ class Cost(Summarized):
         totals: What it takes.
         low: What it takes if each constant is the least that it may be.
         high: If each is the most.
+        layout: Of an optimised placement, how it and the one with the fewest cores do; None of any other.
     """
 
     activity: Activity
@@ -153,6 +69,7 @@ class Cost(Summarized):
     totals: Totals
     low: Totals
     high: Totals
+    layout: Layout | None = None
 
     def summary(self) -> Summary:
         """The sums, as ``total_rows`` has them."""
@@ -206,8 +123,6 @@ class Cost(Summarized):
 FIGURES = ("step_ns", "latency_us", "interval_us", "power_mw")
 """The figures of a cost that have an interval, beside its energies."""
 ENERGIES = ("dynamic", "static", "total")
-SHORTEST_STEP_NS = 1e-6
-"""What a step takes at least: power is an energy divided by a time, which a description may give as zero."""
 
 
 def _milliwatts(energy_mj: float, interval_us: float) -> float:
@@ -232,215 +147,12 @@ def estimate(program: Program, activity: Activity, placement: Placement) -> Cost
     """
     sops, macs = activity.sops_per_sample, stem_macs(program)
     paper = PaperCost(sops, macs, sops * SOP_PJ * 1e-9, (sops * SOP_PJ + macs * MAC_PJ) * 1e-9)
-    counts = _count(activity, placement)
-    chip = placement.chip
-    layers, steps, totals = _price(counts, activity, placement)
-    low, high = (
-        _price(counts, activity, replace(placement, chip=chip.extreme(high=high)))[2] for high in (False, True)
-    )
-    if low.step_ns < SHORTEST_STEP_NS:
-        raise FileFormatError(
-            f"{chip.name}: a step may take {low.step_ns:g} ns, so that its power has no bound; give step_ns, or the "
-            f"low end of its range, at least {SHORTEST_STEP_NS:g} ns"
-        )
-    return Cost(activity, paper, placement, layers, steps, totals, low, high)
-
-
-@dataclass(frozen=True, eq=False)
-class _Counts:
-    """What a run does on a placement, whatever that costs.
-
-    Attributes:
-        works: Of each layer, what its busiest core does.
-        operations: Of each layer, (T,).
-        arrived: Of each connection, the messages that arrive for a sample.
-        chip: On which they were counted.
-        ways: Of each connection, its messages' way.
-        links: Messages of the busiest link along each axis, in the order of the first layer's steps, (T,).
-    """
-
-    works: tuple[Work, ...]
-    operations: tuple[npt.NDArray[np.float64], ...]
-    arrived: tuple[tuple[float, ...], ...]
-    chip: Chip
-    ways: tuple[tuple[Route, ...], ...]
-    links: dict[str, npt.NDArray[np.float64]]
-
-
-def _count(activity: Activity, placement: Placement) -> _Counts:
-    chip, mesh = placement.chip, Mesh.of(placement)
-    steps = activity.timesteps
-    leaving = {placed.population.name: np.zeros(steps) for placed in placement.layers}
-    works, totals, arrived, ways = [], [], [], []
-    carried = [mesh.none() for _ in range(steps)]
-    for placed in placement.layers:
-        population = placed.population
-        depth = placement.depths[population.name]
-        narrow, wide, arriving = np.zeros(steps), np.zeros(steps), np.zeros(steps)
-        counts, routes = [], []
-        for edge in population.edges:
-            source = placement.by_name[edge.source]
-            sent = _sent(activity, source.population)
-            if edge.source == population.name:
-                sent = sent[:-1]  # what the last step of a sample fires does not come back
-            way = route(placement, edge, placed)
-            first = steps - len(sent)
-            operations = wide if _is_wide(edge, placed, chip) else narrow
-            operations[first:] += _operations(edge, population, sent, activity, chip)
-            messages = sent.sum(axis=(1, 2))
-            arriving[first:] += messages * way.fan_out
-            leaving[edge.source][: len(sent)] += messages * way.fan_out
-            counts.append(float(messages.sum()) * way.fan_out)
-            routes.append(way)
-            load = mesh.carry(edge, placed)
-            for step, each in enumerate(messages, first):
-                at = (step + depth) % steps
-                carried[at] = carried[at].plus(load.times(float(each) / source.population.neurons))
-        active = _sent(activity, population).sum(axis=(1, 2))
-        share, cores = placed.busiest, placed.cores
-        works.append(
-            Work(
-                population.name,
-                depth,
-                narrow=narrow * share,
-                wide=wide * share,
-                active=active * share,
-                inactive=(population.neurons - active) * share,
-                arriving=arriving / cores,
-                leaving=leaving[population.name],
-            )
-        )
-        totals.append(narrow + wide)
-        arrived.append(tuple(counts))
-        ways.append(tuple(routes))
-    # what a layer sends is known once all of its readers have been seen
-    sending = {placed.population.name: leaving[placed.population.name] / placed.cores for placed in placement.layers}
-    return _Counts(
-        tuple(replace(work, leaving=sending[work.name]) for work in works),
-        tuple(totals),
-        tuple(arrived),
-        chip,
-        tuple(ways),
-        {
-            "east-west": np.array([each.along_rows.max(initial=0) for each in carried]),
-            "north-south": np.array([each.along_columns.max(initial=0) for each in carried]),
-        },
-    )
-
-
-def _longest_ns(counts: _Counts, placement: Placement) -> float:
-    """The longest way of a message, which is measured anew where hops take another time than when it was counted."""
-    hop_ns = [(chip.hop_east_west_ns, chip.hop_north_south_ns) for chip in (counts.chip, placement.chip)]
-    if hop_ns[0] == hop_ns[1]:
-        return max((way.longest_ns for ways in counts.ways for way in ways), default=0.0)
-    edges = ((edge, placed) for placed in placement.layers for edge in placed.population.edges)
-    return max((route(placement, edge, placed).longest_ns for edge, placed in edges), default=0.0)
-
-
-def _is_wide(edge: Edge, placed: Placed, chip: Chip) -> bool:
-    """Whether a connection's rows hold more outputs than the chip does at its best."""
-    if edge.link is not Link.CONVOLUTION or not edge.weights:
-        return False
-    channels = placed.population.shape[0]
-    return min(placed.tiling.tile[0], channels // edge.groups) > chip.wide_row_outputs
-
-
-def _price(counts: _Counts, activity: Activity, placement: Placement) -> tuple[tuple[LayerCost, ...], Steps, Totals]:
-    """What the counts cost with the constants of a placement's chip."""
-    chip = placement.chip
-    layers = []
-    for index, (placed, work) in enumerate(zip(placement.layers, counts.works, strict=True)):
-        population, ways, arrived = placed.population, counts.ways[index], counts.arrived[index]
-        operations = float(counts.operations[index].sum())
-        active = float(_sent(activity, population).sum())
-        updates = population.neurons * activity.timesteps
-        hops = energy = 0.0
-        for way, messages in zip(ways, arrived, strict=True):
-            hops += messages * (way.hops_east_west + way.hops_north_south)
-            energy += messages * (
-                chip.spike_in_tile_pj
-                + way.hops_east_west * chip.hop_east_west_pj
-                + way.hops_north_south * chip.hop_north_south_pj
-            )
-        synapses, neurons, messages_in, messages_out = (float(each.max()) for each in work.terms(chip).values())
-        layers.append(
-            LayerCost(
-                population.name,
-                placed.cores,
-                operations=operations,
-                updates=updates,
-                active=active,
-                messages=sum(arrived),
-                hops=hops,
-                synapses_pj=operations * chip.synaptic_op_pj,
-                neurons_pj=active * chip.neuron_update_active_pj + (updates - active) * chip.neuron_update_inactive_pj,
-                messages_pj=energy,
-                busiest=placed.busiest,
-                synapses_ns=synapses,
-                neurons_ns=neurons,
-                messages_in_ns=messages_in,
-                messages_out_ns=messages_out,
-            )
-        )
-    steps = lasting(counts.works, counts.links, chip, _longest_ns(counts, placement))
-    interval = steps.mean_ns * activity.timesteps
-    static = placement.chips * chip.static_mw_per_chip
-    totals = Totals(
-        step_ns=steps.mean_ns,
-        latency_us=steps.mean_ns * (placement.depth + activity.timesteps) * 1e-3,
-        interval_us=interval * 1e-3,
-        dynamic_mj=sum(layer.energy_pj for layer in layers) * 1e-9,
-        static_mj=static * interval * 1e-9,
-        static_mw=static,
-    )
-    return tuple(layers), steps, totals
-
-
-def _sent(activity: Activity, population: Population) -> npt.NDArray[np.float64]:
-    """Messages that a population sends for one sample, (T, rows, columns), summed over channels.
-
-    Graded neurons are taken to send at every step, but for those that send counts of spikes, which were recorded.
-    """
-    if population.name in activity.spikes:
-        return activity.spikes[population.name] / activity.samples
-    channels, rows, columns = population.shape
-    return np.full((activity.timesteps, rows, columns), float(channels))
-
-
-def _operations(
-    edge: Edge, population: Population, sent: npt.NDArray[np.float64], activity: Activity, chip: Chip
-) -> npt.NDArray[np.float64]:
-    """Synaptic operations that messages cause, (T,); weights that the chip passes over cause none."""
-    channels, rows, _ = population.shape
-    total: npt.NDArray[np.float64] = sent.sum(axis=(1, 2))
-    match edge.link:
-        case Link.CONVOLUTION:
-            counts = [edge.window.readers(axis, sent.shape[1 + axis], population.shape[1 + axis]) for axis in range(2)]
-            found: npt.NDArray[np.float64] = np.einsum("trc,r,c->t", sent, *counts) * (channels // edge.groups)
-            if not chip.skips_zero_weights:
-                return found * edge.synapses(chip.synapse_index_bits)
-            return found * _not_zero(edge, activity, len(sent))
-        case Link.DENSE:
-            found = total * population.neurons
-            return found * _not_zero(edge, activity, len(sent)) if chip.sparse_dense_rows else found
-        case Link.GATES:
-            return total * (rows if edge.transpose else channels // edge.groups)
-        case Link.VALUES:
-            # written into the core's words, added by the gates
-            return np.zeros(len(sent))
-
-
-def _not_zero(edge: Edge, activity: Activity, steps: int) -> npt.NDArray[np.float64]:
-    """Of a layer's synapses that messages meet, the share whose weight is not zero, (steps,), two where it is stacked.
-
-    As counted spike by spike where the layer reads spikes; else as though all messages were alike.
-    """
-    mean = edge.synapses(0, skips_zero=True)
-    if edge.name not in activity.not_zero:
-        return np.full(steps, mean)
-    # of a recurrent layer, the first step's messages came from no step
-    found, every = (each[edge.name][-steps:] for each in (activity.not_zero, activity.sops))
-    return np.where(every > 0, found / np.maximum(every, 1), mean)
+    found = predict(activity, placement)
+    layout = None
+    if placement.layout is not None:
+        told = f"measured on {counted(activity.samples, 'sample')}"
+        layout = compare(placement, place(program, placement.chip), activity, told)
+    return Cost(activity, paper, placement, found.layers, found.steps, found.totals, found.low, found.high, layout)
 
 
 def to_json(cost: Cost) -> dict[str, Any]:
@@ -481,6 +193,7 @@ def to_json(cost: Cost) -> dict[str, Any]:
             {"ns": float(ns), "layer": layer, "term": term}
             for ns, (layer, term) in zip(cost.steps.ns, cost.steps.slowest, strict=True)
         ],
+        "layout": cost.layout,
         "layers": [{**asdict(layer), "step_ns": layer.step_ns} for layer in cost.layers],
     }
     check(content, CostFile)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from resformer.compiler.ir.program import Scheduled
+from resformer.compiler.placement.activity import Activity
 from resformer.compiler.placement.place import Placement, place
 from resformer.errors import CapacityError
-from resformer.runtime.cost.activity import Activity
 from resformer.runtime.cost.cost import Cost, estimate
 
 ROUNDS = 16

@@ -298,7 +298,7 @@ def _map(group: Any, placement: Placement, name: str, architecture: Any) -> None
     shape = placed.population.shape
     rows = _mesh_rows(chip)
     cores, neurons = architecture.cores(), list(group)
-    for core, box in placed.boxes():
+    for core, box in placement.boxes(placed):
         column, row = tile_positions(chip, np.array(core))
         # SANA-FE numbers tiles down the columns
         where = cores[(int(column) * rows + int(row)) * chip.cores_per_tile + core % chip.cores_per_tile]

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from resformer._version import __version__
-from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
+from resformer.compiler.chips.chip import Chip
 from resformer.compiler.files import cost as cost_file
 from resformer.compiler.files import verification as verification_file
 from resformer.compiler.files.build import Build
 from resformer.compiler.files.json_schema import check, read_json, shown
-from resformer.compiler.placement.place import place, tile_positions
+from resformer.compiler.placement.activity import activity, events
+from resformer.compiler.placement.place import tile_positions
 from resformer.compiler.progress import Progress
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.cost import cost as costs
-from resformer.runtime.cost.activity import measure
+from resformer.runtime.cost.placed import placed
 from resformer.runtime.given import GivenBuild
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
@@ -88,9 +89,9 @@ def run_shown(
 
     Args:
         given: What ran, and on what.
-        result: With every spike.
+        result: With every spike, or with events and the spikes of as many samples as are shown.
         backend: Where.
-        chip: What it costs on; None for the one that the build was placed on.
+        chip: What it costs on; None for the one that the build was placed on, with its layout.
         model: What was compiled, to see where spikes differ from its own.
 
     Raises:
@@ -103,11 +104,11 @@ def run_shown(
             f"{counting[0]}: may fire several spikes a step, of which no page is drawn yet; leave out --report, or use "
             "--cost"
         )
-    activity = measure(program, result.spikes)
-    placement = place(program, chip or given.build.chip() or load_chip(DEFAULT))
-    cost = costs.to_json(costs.estimate(program, activity, placement))
+    done = activity(program, events(program, result.spikes) if result.events is None else result.events)
+    placement = placed(given.build, program, chip)
+    cost = costs.to_json(costs.estimate(program, done, placement))
     original = None if model is None else open_original(given.build, program, model)
-    return observe_run(program, given, result, activity, backend, original), cost
+    return observe_run(program, given, result, done, backend, original), cost
 
 
 def run_and_show(
@@ -185,13 +186,16 @@ def _require_known(what: str, names: Iterable[str], build: Build) -> None:
 
 
 def _placement(build: Build) -> Json | None:
-    """The placement with each core's neurons counted, and where a chip's cores lie."""
+    """The placement with each core's neurons counted and its number on the chips, and where a chip's cores lie."""
     content, chip = build.placement(), build.chip()
     if content is None or chip is None:
         return None
     layers = [
         {name: value for name, value in layer.items() if name != "placed"}
-        | {"filled": [math.prod(last - first for first, last in core["neurons"]) for core in layer["placed"]]}
+        | {
+            "filled": [math.prod(last - first for first, last in core["neurons"]) for core in layer["placed"]],
+            "sites": [core["chip"] * chip.cores_per_chip + core["core"] for core in layer["placed"]],
+        }
         for layer in content["layers"]
     ]
     within = np.arange(chip.cores_per_chip)

@@ -16,9 +16,9 @@ from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.ops import Delay, Flatten, Relay, SpikeMatMul, Spiking
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
+from resformer.compiler.placement.activity import Activity
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
-from resformer.runtime.cost.activity import Activity
 from resformer.runtime.given import Given
 from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.run.infer import Inference
@@ -31,6 +31,8 @@ RASTER_ROWS = 48
 """Neurons of a population that a raster shows, spread over all of it."""
 RASTER_STEPS = 48
 """And about how many steps."""
+SPIKES_SHOWN = max(IMAGES, RASTER_STEPS)
+"""The samples of whose single spikes anything is shown, as even with one step a raster has no more."""
 MARGIN_SAMPLES = 8
 """Samples whose potentials are counted: the reference interpreter is slow."""
 MARGIN_NEURONS = 4_000_000

@@ -35,13 +35,8 @@ def encode(samples: Float64Array, program: Program) -> Encoded:
         samples: Finite, (N, C, H, W) or (N, T, C, H, W).
         program: Whose input's signal says k and the range.
     """
-    signal = program.input.op.signal
-    assert signal.low is not None
-    assert signal.high is not None
-    rounded = np.rint(samples * 2.0**signal.scale_exp)
-    clipped = np.clip(rounded, signal.low, signal.high)
-    count = int(np.count_nonzero(clipped != rounded))
-    return Encoded(clipped.astype(np.int32), count, float(max(samples.max(initial=0), -samples.min(initial=0))))
+    values, clipped = program.input.op.signal.integers(samples)
+    return Encoded(values, clipped, float(max(samples.max(initial=0), -samples.min(initial=0))))
 
 
 def real_range(program: Program) -> tuple[float, float]:

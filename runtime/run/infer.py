@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -18,6 +21,7 @@ from resformer.compiler.ir.ops import MaxPool2d, MultiSpikeIF, Relay, SpikeAtten
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.summary import Summarized, Summary, counted
 from resformer.compiler.ir.trace import CountTrain, SpikeTrain, Trace
+from resformer.compiler.placement.activity import Events, events
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.samples.classes import named
 from resformer.errors import CapacityError
@@ -64,6 +68,7 @@ class Inference(Summarized):
             are not there, and none is where the backend does not count.
         to_know: What a reader should know beside the results, a sentence each: clipped input, populations that never or
             always fired (if spikes were recorded).
+        events: What all samples sent, if that was counted: what a cost is estimated from.
     """
 
     logits_int: npt.NDArray[np.int64]
@@ -80,6 +85,7 @@ class Inference(Summarized):
     accuracy_absent: str | None = None
     ties: Mapping[str, int] = field(default_factory=dict)
     to_know: tuple[str, ...] = ()
+    events: Events | None = None
 
     def summary(self) -> Summary:
         """What ran, how fast, and what it recorded and clipped."""
@@ -109,12 +115,35 @@ class Part:
         clipped: How many values of the input its range could not hold.
         notes: What the backend found of the machine that ran them.
         largest: The largest magnitude of any value of the input.
+        fired: How often each population fired, if spikes were recorded.
+        chances: How often each could have.
+        events: What was sent, if that was to be counted.
     """
 
     trace: Trace
     clipped: int
     notes: tuple[str, ...] = ()
     largest: float = 0.0
+    fired: Mapping[str, int] = field(default_factory=dict)
+    chances: Mapping[str, int] = field(default_factory=dict)
+    events: Events | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is remembered of spikes.
+
+    Attributes:
+        kept: Of how many samples, the first of all, every spike is kept to the end; None: of all.
+        counts: Whether events are counted, which takes no more memory for more samples.
+    """
+
+    kept: int | None = None
+    counts: bool = False
+
+    def kept_of(self, samples: int) -> int:
+        """Of so many samples, how many have their spikes kept."""
+        return samples if self.kept is None else min(self.kept, samples)
 
 
 def infer(
@@ -122,7 +151,7 @@ def infer(
     samples: Samples,
     backend: str,
     *,
-    record: bool,
+    record: bool | Record,
     batch_size: int | None = None,
     self_check: bool = False,
     progress: SampleProgress | None = None,
@@ -133,7 +162,7 @@ def infer(
         program: Scheduled.
         samples: Checked against it.
         backend: A key of ``BACKENDS``.
-        record: Keep every LIF's spikes.
+        record: Keep every LIF's spikes, or what of them a ``Record`` says.
         batch_size: How many samples are in memory together; None: as many as ``samples_at_once`` says.
         self_check: As in ``open_backend``.
         progress: Told how far the run is.
@@ -142,7 +171,7 @@ def infer(
         ResformerError: The backend cannot run it, or its run ended too early.
     """
     runner = open_backend(backend, self_check=self_check)
-    batch_size = batch_size or samples_at_once(program, backend, record=record)
+    batch_size = batch_size or samples_at_once(program, backend, record=bool(record))
     started = time.perf_counter()
     part = infer_part(
         program, samples, runner, bounds=(0, len(samples)), batch_size=batch_size, record=record, progress=progress
@@ -157,7 +186,7 @@ def infer_part(
     *,
     bounds: tuple[int, int],
     batch_size: int,
-    record: bool = False,
+    record: bool | Record = False,
     progress: SampleProgress | None = None,
 ) -> Part:
     """Run some of the samples, as ``infer`` runs all.
@@ -168,23 +197,38 @@ def infer_part(
         runner: From ``open_backend``.
         bounds: The first and the past-the-last of those to run.
         batch_size: How many samples are in memory together.
-        record: Keep every LIF's spikes.
+        record: Keep every LIF's spikes, or what of them a ``Record`` says.
         progress: Told how far the run of these samples is.
 
     Raises:
         CapacityError: A batch does not fit in memory.
     """
     first, count = bounds[0], bounds[1] - bounds[0]
+    wanted = record if isinstance(record, Record) else Record()
     traces, clipped, largest = [], 0, 0.0
+    fired: Counter[str] = Counter()
+    chances: Counter[str] = Counter()
+    seen: Events | None = None
     for start, stop in batches(count, batch_size):
         try:
             encoded = encode(samples.real(first + start, first + stop), program)
-            trace = runner(program, encoded.values, record=record, progress=_within(progress, start, stop, count))
+            trace = runner(program, encoded.values, record=bool(record), progress=_within(progress, start, stop, count))
         except MemoryError as error:
             raise does_not_fit(stop - start) from error
         clipped, largest = clipped + encoded.clipped, max(largest, encoded.largest)
-        traces.append(replace(trace, graded={}, spikes=_sent(program, trace)))
-    return Part(join(traces), clipped, notes_of(runner), largest)
+        spikes = _sent(program, trace)
+        fired.update({name: train.count for name, train in spikes.items()})
+        chances.update({name: train.size for name, train in spikes.items()})
+        if wanted.counts and spikes:
+            found = events(program, spikes)
+            seen = found if seen is None else seen + found
+        kept = wanted.kept_of(first + stop) - (first + start)
+        if wanted.kept == 0:
+            spikes = {}
+        elif kept < stop - start:
+            spikes = {name: train.first(max(kept, 0)) for name, train in spikes.items()}
+        traces.append(replace(trace, graded={}, spikes=spikes))
+    return Part(join(traces), clipped, notes_of(runner), largest, dict(fired), dict(chances), seen)
 
 
 def _sent(program: Scheduled, trace: Trace) -> dict[str, SpikeTrain]:
@@ -206,6 +250,7 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
     """What all parts of the samples gave, in their order."""
     trace = join([part.trace for part in parts])
     logits = real_logits(trace.logits, program)
+    seen = [part.events for part in parts if part.events is not None]
     return Inference(
         logits_int=trace.logits.swapaxes(0, 1),
         logits=logits.swapaxes(0, 1),
@@ -218,6 +263,7 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
         seconds=seconds,
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         to_know=_to_know(program, trace, parts),
+        events=functools.reduce(operator.add, seen) if seen else None,
     )
 
 
@@ -230,9 +276,9 @@ def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[s
         real_range(program),
         frames=program.metadata.get("input") == "frames",
     )
-    if populations and trace.spikes.keys() >= set(populations):
-        fired = {name: trace.spikes[name].count for name in populations}
-        chances = {name: trace.spikes[name].size for name in populations}
+    if populations and all(part.fired.keys() >= set(populations) for part in parts):
+        fired = {name: sum(part.fired[name] for part in parts) for name in populations}
+        chances = {name: sum(part.chances[name] for part in parts) for name in populations}
         return silence(fired, chances, from_nir=program.metadata.get("source") == "nir") + lines
     unspoken = (NO_SPIKES_OUT,) if populations and not trace.logits.any() else ()
     return unspoken + lines

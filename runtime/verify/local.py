@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 
 import nir
 import numpy as np
@@ -42,6 +43,8 @@ from resformer.runtime.run.encode import real_logits
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
+ZERO = Fraction(0)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -70,6 +73,8 @@ class Layer:
 class LayerTally:
     """What was counted of one layer; everything adds up over samples but ``worst``.
 
+    The sums are exact, lest they depend on which batch, or which of several processes, comes first.
+
     Attributes:
         values: How many currents, or logits, there were.
         squared_error: Sum of the squares of how far these are from the original's, in thresholds (of logits, as is).
@@ -83,9 +88,9 @@ class LayerTally:
     """
 
     values: int = 0
-    squared_error: float = 0.0
+    squared_error: Fraction | float = ZERO
     worst: float = 0.0
-    squared_current: float = 0.0
+    squared_current: Fraction | float = ZERO
     compared: int = 0
     mismatched: int = 0
     fired: int = 0
@@ -97,9 +102,9 @@ class LayerTally:
     def add_errors(self, error: Float64Array, current: Float64Array) -> None:
         """Count errors of what the layer makes, and what it makes in the original, in the same unit."""
         self.values += error.size
-        self.squared_error += float((error**2).sum())
+        self.squared_error += _exact(error)
         self.worst = max(self.worst, float(np.abs(error).max(initial=0.0)))
-        self.squared_current += float((current**2).sum())
+        self.squared_current += _exact(current)
 
     def add_spikes(self, fired: BoolArray, original: BoolArray, quantized: BoolArray) -> None:
         """Count spikes: of the layer alone, of the original, and of the whole quantized network."""
@@ -174,7 +179,7 @@ def rank(tallies: Mapping[Layer, LayerTally]) -> tuple[LocalError, ...]:
             layer,
             rank=1 + order.index(layer),
             relative=relative[layer],
-            rms=math.sqrt(tally.squared_error / tally.values),
+            rms=math.sqrt(float(tally.squared_error) / tally.values),
             worst=tally.worst,
             tally=tally,
         )
@@ -182,9 +187,15 @@ def rank(tallies: Mapping[Layer, LayerTally]) -> tuple[LocalError, ...]:
     )
 
 
-def _ratio(error: float, current: float) -> float:
+def _exact(values: Float64Array) -> Fraction | float:
+    """The sum of the squares of a batch's values, to be added up without rounding; as it is where it is infinite."""
+    total = float((values**2).sum())
+    return Fraction(total) if math.isfinite(total) else total
+
+
+def _ratio(error: Fraction | float, current: Fraction | float) -> float:
     """Root of a ratio of two sums of squares: an error where there was no current at all is as large as itself."""
-    return math.sqrt(error / current) if current else math.sqrt(error)
+    return math.sqrt(float(error) / float(current)) if current else math.sqrt(float(error))
 
 
 def find_layers(program: Scheduled) -> tuple[Layer, ...]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,6 +25,7 @@ from resformer.compiler.samples.arrays import Samples
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.run.encode import encode, real_range
 from resformer.runtime.run.infer import batch_size, batches, notes_of, require_room_for_batch, samples_at_once
+from resformer.runtime.run.processes import Processes, machine_cores
 from resformer.runtime.run.trace import split
 from resformer.runtime.verify.checks import Sides, Tally, check_batch, recorded_names
 from resformer.runtime.verify.conclude import judge
@@ -53,6 +53,7 @@ class Comparing:
         self_check: As in ``open_backend``.
         limits: What is demanded of accuracy.
         update: Told how far it is.
+        processes: Those that share the samples; all of them are given the result. ``device`` is this one's own.
     """
 
     backend: str
@@ -63,6 +64,7 @@ class Comparing:
     self_check: bool = False
     limits: Limits = NO_LIMITS
     update: Progress = no_progress
+    processes: Processes = field(default_factory=Processes)
 
 
 def verify(
@@ -184,7 +186,13 @@ def verify_sides(
         )
     at_once = len(samples) if runner is None else how.batch_size or samples_at_once(program, how.backend, record=True)
     require_room_for_batch(program, how.backend, 1 if runner is None else min(at_once, len(samples)))
-    tally = _compare(sides, samples, runner, at_once, how)
+    mine = _compare(sides, samples, runner, at_once, how)
+    how.update("gathering", 0, 0)
+    tally = Tally(sides)
+    notes: tuple[str, ...] = ()
+    for part, noted in how.processes.gather_for_all((mine, () if runner is None else notes_of(runner))):
+        tally.merge(part)
+        notes = (*notes, *noted)
     how.update("concluding", 0, 0)
     expected = {
         name: program.timesteps * len(samples) * math.prod(program[name].shape) for name in program.spiking_names
@@ -200,7 +208,7 @@ def verify_sides(
         saturation=dict(tally.saturation),
         ties={name: tally.ties[name] for name in program.lif_names if program[name].op.counts_ties},
         clipped=tally.clipped,
-        notes=() if runner is None else notes_of(runner),
+        notes=tuple(dict.fromkeys(notes)),
         model_is_source=is_source,
         accuracy=_accuracy(tally, how.labels),
         local=rank(tally.layers),
@@ -231,10 +239,10 @@ def _check_limits(sides: Sides, how: Comparing) -> None:
 
 
 def _compare(sides: Sides, samples: Samples, runner: Runner | None, at_once: int, how: Comparing) -> Tally:
-    """All samples through all sides, in bounded memory."""
+    """This process's samples through all sides, in bounded memory."""
     program, total = sides.program, Tally(sides)
-    for start, stop in batches(len(samples), at_once):
-        trace = None
+    for share in shares(program, len(samples), at_once, how.processes):
+        start, stop, trace = share.start, share.stop, None
         if runner is not None:
             # before any thread of ours starts: a backend may fork
             encoded = encode(samples.real(start, stop), program).values
@@ -249,33 +257,81 @@ def _compare(sides: Sides, samples: Samples, runner: Runner | None, at_once: int
             missing = set(recorded_names(program)) - {*trace.spikes, *trace.graded, program.output.name}
             if missing:  # python -O keeps this: what was not recorded must not count as equal
                 raise AssertionError(f"{how.backend} did not record {', '.join(sorted(missing))}, which is compared")
-        for tally in _in_parallel(sides, samples, start, stop, trace):
+        for tally in _in_parallel(sides, samples, share, trace, how.processes.cores):
             total.merge(tally)
             how.update("comparing", len(total.predictions_quantized), len(samples))
     return total
 
 
-def _in_parallel(sides: Sides, samples: Samples, first: int, last: int, trace: Trace | None) -> Iterator[Tally]:
+@dataclass(frozen=True)
+class Share:
+    """Samples that the backend is given together, and the batches in which they are compared.
+
+    Attributes:
+        ranges: The first and the past-the-last sample of each batch, one behind the other.
+        threads: What one batch runs on.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    threads: int
+
+    @property
+    def start(self) -> int:
+        """The first sample."""
+        return self.ranges[0][0]
+
+    @property
+    def stop(self) -> int:
+        """The past-the-last."""
+        return self.ranges[-1][1]
+
+
+def shares(program: Scheduled, samples: int, at_once: int, processes: Processes) -> list[Share]:
+    """What this process compares.
+
+    Sums of real numbers may depend on how many samples, and threads, a batch has. So these are as they are where one
+    process does it all, and the batches are shared.
+
+    Args:
+        program: What is verified.
+        samples: How many there are in all.
+        at_once: How many the backend is given together.
+        processes: Those that share them.
+    """
+    cores, whole = machine_cores(), []
+    for start, stop in batches(samples, at_once):
+        # small batches rather than several threads in one: what is not parallel in a batch then runs beside another's
+        size = min(batch_size(program), math.ceil((stop - start) / cores))
+        ranges = tuple((start + first, start + last) for first, last in batches(stop - start, size))
+        whole.append(Share(ranges, max(1, cores // min(cores, len(ranges)))))
+    first, last = processes.part(sum(len(share.ranges) for share in whole))
+    mine, position = [], 0
+    for share in whole:
+        ranges = share.ranges[max(first - position, 0) : max(last - position, 0)]
+        if ranges:
+            mine.append(Share(ranges, share.threads))
+        position += len(share.ranges)
+    return mine
+
+
+def _in_parallel(sides: Sides, samples: Samples, share: Share, trace: Trace | None, cores: int) -> Iterator[Tally]:
     """The tallies of all batches in order, each batch on one thread of few, each thread with a network of its own."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # small batches rather than several threads in one: what is not parallel in a batch then runs beside another's
-    size = min(batch_size(sides.program), math.ceil((last - first) / cores))
-    ranges = list(batches(last - first, size))
-    traces = [None] * len(ranges) if trace is None else split(trace, ranges)
-    workers = min(cores, len(ranges))
+    within = [(first - share.start, last - share.start) for first, last in share.ranges]
+    traces = [None] * len(within) if trace is None else split(trace, within)
+    workers = max(1, min(cores // share.threads, len(within)))
     idle = deque([sides, *(sides.copy() for _ in range(workers - 1))])
 
     def check(bounds: tuple[int, int], part: Trace | None) -> Tally:
         mine = idle.pop()
         try:
-            return check_batch(mine, samples, first + bounds[0], first + bounds[1], part)
+            return check_batch(mine, samples, *bounds, part)
         finally:
             idle.append(mine)
 
-    with _threads(max(1, cores // workers)):
+    with _threads(share.threads):
         executor = ThreadPoolExecutor(workers)
         try:
-            yield from executor.map(check, ranges, traces)
+            yield from executor.map(check, share.ranges, traces)
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 

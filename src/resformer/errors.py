@@ -46,6 +46,10 @@ class BackendFailedError(ResformerError):
     """A backend ended before its work did, such as a killed child process."""
 
 
+class ProcessDiedError(ResformerError):
+    """One of several processes that share a command's work ended before it was done: the message names it."""
+
+
 class FileFormatError(ResformerError):
     """A file is not what it should be: absent, truncated, of another format or version, or inconsistent."""
 

@@ -31,7 +31,9 @@ def test_a_build_alone(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
     assert build["report"] == read_json(tiny.build / "report.json")
     placement = read_json(tiny.build / "placement.json")
     for shown, layer in zip(build["placement"]["layers"], placement["layers"], strict=True):
-        sizes = [box["neurons"] for box in layer.pop("placed")]
+        placed = layer.pop("placed")
+        sizes = [box["neurons"] for box in placed]
+        assert shown.pop("sites") == [box["chip"] * 120 + box["core"] for box in placed]
         assert shown.pop("filled") == [(a[1] - a[0]) * (b[1] - b[0]) * (c[1] - c[0]) for a, b, c in sizes]
         assert shown == layer
     cores = build["placement"]["chip_cores"]
@@ -185,7 +187,7 @@ def cost_of_strangers() -> dict[str, Any]:
     constant = {"value": 0.9, "source": "a paper"}
     return {
         "format": "resformer-cost",
-        "format_version": 2,
+        "format_version": 3,
         "version": "0",
         "samples": 1,
         "timesteps": 4,
@@ -199,6 +201,7 @@ def cost_of_strangers() -> dict[str, Any]:
         "sops": {},
         "sops_not_zero": {},
         "spikes": {"stranger": []},
+        "layout": None,
         "chip": load_chip("loihi2").to_json(),
         "fits": True,
         "cores": 1,
@@ -225,7 +228,7 @@ def cost_of_strangers() -> dict[str, Any]:
         (["--verify", "{nan}"], 1, "no JSON (NaN is no number in JSON)"),
         (["--verify", "{deep}"], 1, "no JSON (nested too deeply)"),
         (["--cost", "{wrong}"], 1, "not what resformer-run --cost --json writes"),
-        (["--cost", "{old}"], 1, "format version 0, this resformer reads 2"),
+        (["--cost", "{old}"], 1, "format version 0, this resformer reads 3"),
         (["--cost", "{other}"], 1, "this build has no layer stranger"),
         (["--cost", "{bare}"], 1, "bare.json: damaged ('version' is missing); write it again with resformer-run"),
         (["--verify", "{hollow}"], 1, "hollow.json: damaged ('version' is missing); write it again with resformer-v"),
@@ -242,7 +245,7 @@ def test_bad_input(
         "wrong": '{"format": "resformer-verification"}',
         "old": '{"format": "resformer-cost", "format_version": 0}',
         "other": json.dumps(cost_of_strangers()),
-        "bare": '{"format": "resformer-cost", "format_version": 2}',
+        "bare": '{"format": "resformer-cost", "format_version": 3}',
         "hollow": '{"format": "resformer-verification", "format_version": 1, "layers": [{}]}',
     }
     for name, text in texts.items():

@@ -1,7 +1,8 @@
-"""``resformer-run`` in several processes."""
+"""Commands in several processes."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from resformer.runtime.cli.run import main as run_main
-from resformer.runtime.cli.verify import main as verify_main
 from support.builds import Tiny
+from support.together import commands_together
 
 SCRIPT = Path(sys.executable).with_name("resformer-run")
 
@@ -60,8 +61,47 @@ def test_two_processes_give_what_one_gives_and_one_of_them_says_what_fails(tiny:
     assert not (tmp_path / "none.npz").exists()
 
 
-def test_verify_is_one_process(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
-        monkeypatch.setenv(name, value)
-    assert verify_main([str(tiny.build), "--input", str(tiny.images), "--backend", "reference"]) == 2
-    assert "start one process" in capsys.readouterr().err
+def commands(tiny: Tiny, folder: Path) -> list[tuple[str, list[str]]]:
+    """Every command that is shared, with all that it writes."""
+    given = ["--input", str(tiny.images), "--labels", str(tiny.labels)]
+    ran = [str(tiny.build), *given, "--backend", "sim", "--batch-size", "2"]
+    table = folder / "t.json"
+    return [
+        ("verify", [*ran, "--model", str(tiny.model), "--local", "--json", str(folder / "v.json")]),
+        ("run", [*ran, "--cost", "--json", str(folder / "c.json"), "--report", str(folder / "r.html")]),
+        ("compile", [str(tiny.model), *tiny.arguments, *given, "--sweep", "weight-bits=4,8,6", "--table", str(table)]),
+    ]
+
+
+def test_two_processes_write_what_one_writes_byte_for_byte(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for command, arguments in commands(tiny, one):
+        assert importlib.import_module(f"resformer.runtime.cli.{command}").main(arguments) == 0
+    alone = capsys.readouterr()
+    first, second = commands_together(commands(tiny, two))
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert {path.name for path in two.iterdir()} == {"v.json", "c.json", "r.html", "t.json"}
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+    assert second.out == ""
+    assert first.err == alone.err == second.err == ""
+    told = [[line for line in text.splitlines() if " images/s " not in line] for text in (first.out, alone.out)]
+    assert [line.replace(str(two), str(one)) for line in told[0]] == told[1]
+
+
+def test_a_process_that_dies_is_named_and_the_other_ends(tiny: Tiny) -> None:
+    arguments = [str(tiny.build), "--input", str(tiny.images), "--backend", "sim"]
+    before = """
+import os
+from resformer.runtime.verify import verify
+if os.environ["RANK"] == "1":
+    verify.check_batch = lambda *_: os.kill(os.getpid(), 9)
+"""
+    other, killed = commands_together([("verify", arguments)], before=before)
+    assert (other.status, killed.status) == (1, -9)
+    (said,) = other.err.splitlines()
+    assert said.startswith("resformer-verify: error: rank 1 of 2 (pid ")
+    assert "was killed by SIGKILL" in said
+    assert other.out == ""

@@ -24,11 +24,11 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.text import format_graph
 from resformer.compiler.passes.integer.place_biases import place_biases
 from resformer.compiler.pipeline import CompileOptions, compile_network
+from resformer.compiler.placement.activity import measure
 from resformer.compiler.placement.place import place
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.samples.arrays import check_samples
 from resformer.compiler.save.build import write_build
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.run.encode import encode
 from resformer.runtime.verify.verify import Comparing, verify
 from support.graphs import GraphBuilder

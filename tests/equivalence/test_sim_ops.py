@@ -15,12 +15,12 @@ from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.target import LOIHI
 from support.networks import with_input_range
 from support.program_builder import GRADED, ProgramBuilder
-from support.sim_runs import assert_sim_is_the_reference, sim_backend
+from support.sim_runs import assert_sim_is_the_reference, examples, sim_backend
 
 SEEDS = st.integers(0, 2**16)
 SIZES = st.integers(1, 6)
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
-EXAMPLES = settings(max_examples=20)
+EXAMPLES = settings(max_examples=examples(20))
 
 
 def finish(net: ProgramBuilder, samples: np.ndarray, *, timesteps: int, promised: bool) -> Program:

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 import resformer
+from resformer.compiler.placement.activity import measure
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import VARIANTS, Architecture, SpikingResformer
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.verify.module_sides import module_sides
 from support.modules import SEWResNet, SpikingVGG, calibrated, integrate_and_fire

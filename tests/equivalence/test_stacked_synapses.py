@@ -14,8 +14,8 @@ from resformer.compiler.files.program import read_program, write_program
 from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import layer_names, stacked_parts
+from resformer.compiler.placement.activity import measure, stem_macs
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.cost.activity import measure, stem_macs
 from resformer.runtime.verify.checks import differing_weights
 from support.compare import first_difference
 from support.programs import Lowered, encode, lower

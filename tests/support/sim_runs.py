@@ -24,7 +24,7 @@ from support.traces import assert_same_trace
 
 CPU = "cpu"
 INTERPRETER = "interpreter"
-"""Instead of a device: the kernels in Triton, interpreted on a CPU's tensors; needs TRITON_INTERPRET=1 from the start."""
+"""Instead of a device: a GPU's kernels, which Triton's interpreter runs on a CPU's tensors."""
 _chosen = {"device": CPU}
 """Where sim runs in these tests: what ``pytest --device`` says."""
 
@@ -32,6 +32,11 @@ _chosen = {"device": CPU}
 def choose_device(device: str) -> None:
     """Let ``assert_sim_is_the_reference`` and ``sim_backend`` run there from now on."""
     _chosen["device"] = device
+
+
+def examples(count: int) -> int:
+    """How many examples a test should draw: fewer where an interpreter runs them."""
+    return max(count // 5, 4) if _chosen["device"] == INTERPRETER else count
 
 
 def sim_backend() -> SimBackend:
@@ -91,6 +96,7 @@ def run_interpreted(
     program: Program, samples: npt.NDArray[np.int32], *, record: bool, products: Products | None = None
 ) -> Trace:
     """Run the kernels of a GPU in Triton's interpreter, all samples at once."""
+    from resformer.compiler.backends.sim.gpu.batches import Batches, finish
     from resformer.compiler.backends.sim.gpu.kernels import GpuKernels, can_attend, can_join
 
     recorder = Recorder(program, len(samples), values=record)
@@ -104,7 +110,14 @@ def run_interpreted(
         can_join=can_join,
     )
     tried = Products() if products is None else products
-    Engine(plan, GpuKernels(plan, torch.device("cpu"), tried)).run(samples, recorder, 0)
+    device = torch.device("cpu")
+    engine = Engine(plan, GpuKernels(plan, device, tried))
+    if record:
+        engine.run(samples, recorder, 0)
+    else:
+        batches = Batches(engine, device, capture=False)
+        batches.stage(samples)
+        finish(batches.begin(0), recorder)
     if products is None:
         assert not tried.notes, "a kernel was refused"
     return recorder.trace()

@@ -18,9 +18,9 @@ from resformer.compiler.backends import open_backend
 from resformer.compiler.export.checkpoint import quantized_state
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.pipeline import compile_checkpoint
+from resformer.compiler.placement.activity import measure
 from resformer.models.layers import SpikeMatMul
 from resformer.models.spikingresformer import SpikingResformer
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.verify.torch_network import TorchNetwork
 
@@ -33,7 +33,7 @@ class SopComparison:
     """Both counts, summed over the samples.
 
     Attributes:
-        ours: From the program's spikes, by ``resformer.runtime.cost.activity``.
+        ours: From the program's spikes, by ``resformer.compiler.placement.activity``.
         monitor: By hooks on SpikingJelly.
         same_spikes: How many spikes' chances were compared between the two networks; 0 where rounded decays forbid it.
     """

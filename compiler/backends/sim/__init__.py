@@ -2,7 +2,8 @@
 
 ``backend`` cuts a batch into tiles, ``plan`` says once for each program what runs together, ``engine`` runs a plan on a
 tile, ``torch_kernels`` computes each step on any device, and ``cpu_kernels`` (with ``loops``) does what a CPU can do
-faster. ``products`` tries what these call in libraries. ``frame`` holds the values of a tile, ``recorder`` what the
+faster: DSSA by ``strips``, with the instructions that ``byte_products`` finds, and loops in vectors (``lanes``,
+``tiles``). ``products`` tries what these call in libraries. ``frame`` holds the values of a tile, ``recorder`` what the
 trace keeps of them.
 
 Why it is exact
@@ -30,11 +31,15 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
   ``torch._int_mm`` reaches on large matrices; float32 makes 55.
 - Patches (kernel = stride) of more than 3x3 taps: a reshape and ``torch._int_mm``, up to twice as slow as oneDNN
   where both are right (on a Xeon with AMX), in layers that cost little.
-- DSSA's products: ``torch._int_mm`` makes 350 to 450 GMAC/s even on the smallest, in 6 us a call, float32 55. It costs
-  one product for each digit of y to the base 256, of which the real networks need two.
-- Sums, relays and neurons, over all steps in one pass: numba makes 5 to 6 G updates/s; torch's own operations 0.75,
-  since each is a pass over memory, and a whole image takes five times as long. torch.compile would need
-  a C++ compiler on the user's machine. So numba is an optional dependency; without it sim is slower, not other.
+- DSSA's products, on one thread of a Xeon with AMX: ``torch._int_mm`` makes 300 to 500 GMAC/s, in calls of 10 to 30 us
+  whose sums of two digits go through the cache. By strips (``strips``) AMX makes 580 to 1300 GMAC/s and VNNI 320 to
+  360, and sums stay in the nearest caches until the neurons have fired: attention takes 9 ms of an image, not 31.
+- Sums, relays and neurons, over all steps in one pass: written in vectors (``lanes``), whose potentials stay in
+  registers, they take 0.18 to 0.5 ns an update; as loops in which LLVM finds vectors, twice as long; in torch's own
+  operations, each of them a pass over memory, ten times. torch.compile, or C++, would need a compiler on the user's
+  machine. So numba is an optional dependency; without it sim is slower, not other.
+- Convolutions by strips, with neurons at once, were tried and are not here: oneDNN's int8 convolution makes 900 GMAC/s
+  with its sums written, and strips made 500 to 800, which no saved pass over memory made up for.
 - Memory: what a block of channels makes stays in the cache until it is read (``plan.Segment``), attention maps are
   never whole (``cpu_kernels.CpuKernels.attention``), and memory is handed out again last in, first out. Fresh memory
   for a layer's output costs more than the layer.
@@ -42,8 +47,8 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
   wait for each other at every one of some 500 operations a sample.
 - What is the same at all steps (the stem of a static image) is computed once.
 
-``benchmarks/roofline.py`` and ``benchmarks/sim_vs_spikingjelly.py`` measure the outcome: half of the int8 roofline
-over a whole image, 80 % in the convolutions.
+``benchmarks/roofline.py`` and ``benchmarks/sim_vs_spikingjelly.py`` measure the outcome: half of the int8 roofline of
+VNNI over a whole image, 80 % in the convolutions, and a third of AMX's.
 
 On a GPU each step takes all samples and channels at once, in torch's operations alone.
 """

@@ -2,8 +2,9 @@
 
 - Spikes are bytes of 0 and 1, weights 8-bit mantissas: oneDNN's int8 convolution sums them in int32 and scales by the
   channel's power of two in float32, exact while the sums stay below 2^24.
-- DSSA's products: y is split into digits to the base 256, each an int8 matrix product with the spikes; the digits' sums
-  are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
+- DSSA's products: by ``strips``, where the processor has instructions for products of bytes and two digits hold y;
+  elsewhere y is split into digits to the base 256, each an int8 matrix product of a library with the spikes, and the
+  digits' sums are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
 - Sums, relays and neurons: ``loops``.
 
 Each of these is used where the bounds prove it exact and a trial shows that it is (``products``); elsewhere
@@ -17,15 +18,25 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from resformer.compiler.backends.sim.byte_products import HELD, shapes_of, strip_depth, strip_kernels, whole_lanes
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, Plan, Step, Value
-from resformer.compiler.backends.sim.products import Compute, Int8Product, Kernel, Products, Synapses
+from resformer.compiler.backends.sim.products import (
+    STRIP_ROWS,
+    Compute,
+    Int8Product,
+    Kernel,
+    Products,
+    StripProduct,
+    Synapses,
+)
+from resformer.compiler.backends.sim.strip_trials import HeadAttention, attention_by
 from resformer.compiler.backends.sim.torch_kernels import (
     INT8_MATRIX,
     INT64,
@@ -38,12 +49,20 @@ from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, INT32_MAX, largest
 from resformer.compiler.ir.ops import LIF, SpikeMatMul
 from resformer.compiler.target import LOIHI
 
+if TYPE_CHECKING:
+    from resformer.compiler.backends.sim.guarded_strips import Sizes, StripHalf
+
+Array: TypeAlias = npt.NDArray[Any]
+
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 PATCH_MAX = 3
 """Up to this edge oneDNN convolves patches faster than a matrix product does, and rightly on all machines tried."""
-ATTENTION_ROWS = 448
-"""Positions whose attention is computed at a time, for all steps: their sums stay in a core's L2."""
+ATTENTION_ROWS = 112
+"""Positions whose attention is computed at a time, for all steps, by a library: their sums stay in a core's L2."""
+
+BY_LIBRARY = "product of a library"
+"""What takes the place of strips, for notes."""
 
 
 class CpuKernels(TorchKernels):
@@ -95,12 +114,12 @@ class CpuKernels(TorchKernels):
         repeats = self.plan.timesteps // steps
 
         def work(frame: Frame) -> None:
-            a = frame.read(step.inputs[0])
-            b = frame.read(step.inputs[1]) if len(inputs) > 1 else None
+            a = _read(frame.read(step.inputs[0]))
+            b = _read(frame.read(step.inputs[1])) if len(inputs) > 1 else (None, 0)
             stream = frame.write(step.stream, torch.float32) if step.stream is not None else None
             spikes = frame.write(step.lif[0], torch.uint8) if step.lif is not None else None
             saturated, floored, ties = loops.neurons(
-                *_channels(a), *_channels(b), bias, limit, *_channels(stream), fire, tie,
+                *a, *b, bias, limit, *_channels(stream), fire, tie,
                 *((nothing, 0) if spikes is None else _channels(spikes)), width, steps,
             )  # fmt: skip
             if step.relay is not None:
@@ -128,7 +147,9 @@ class CpuKernels(TorchKernels):
 
     def attention(self, step: AttentionStep, block: Block) -> Work:
         """Both products and their neurons, a few positions at a time."""
-        return Attention(self.plan, step, block, self.products).run
+        by_library = Attention(self.plan, step, block, self.products)
+        by_strips = StripAttention.of(self.plan, step, block, self.products, by_library)
+        return by_library.run if by_strips is None else by_strips.run
 
 
 def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
@@ -214,12 +235,11 @@ class Attention:
         assert loops is not None
         self._plan, self._inputs, self._products, self._loops = plan, step.inputs, products, loops
         y, x = (plan.values[name] for name in step.inputs[:2])
-        heads = step.products[0][1].num_heads
         first, count = block.of(y.channels)
-        self._heads, self._width = heads // block.count, y.channels // heads
+        self._heads, self._width = _heads_of(plan, step, block)
         self._patches, self._positions = y.positions, x.positions
         self._rows = max(size for size in range(1, ATTENTION_ROWS + 1) if x.positions % size == 0)
-        self._first, self._second = (
+        self.halves = tuple(
             Half.of(product, neurons, slice(first, first + count), by_row=by_row)
             for product, neurons, by_row in zip(step.products, step.lifs, (True, False), strict=True)
         )
@@ -228,9 +248,9 @@ class Attention:
     def run(self, frame: Frame) -> None:
         """Fire the neurons of both products."""
         y1, x, y2 = (frame.read(name) for name in self._inputs)
-        out = frame.write(self._second.neurons, torch.uint8)
+        out = frame.write(self.halves[1].neurons, torch.uint8)
         spikes = out.data.numpy()
-        first, second = self._room(frame, self._first, y1), self._room(frame, self._second, y2)
+        first, second = (self._room(frame, *each) for each in zip(self.halves, (y1, y2), strict=True))
         attention = frame.scratch((self._plan.timesteps, self._rows, self._patches), torch.int8)
         fired, gates = attention.numpy(), self._gates(x)
         products1 = [first.split.transpose(1, 2).unbind(), first.sums.unbind()]
@@ -249,11 +269,11 @@ class Attention:
                     multiply2(*per_step)
                 row0 = sample * self._positions + part * self._rows
                 counts += first_counts + second.fire(spikes, row0, out.first + head * self._width)
-        self._tell(frame, counts)
+        self.tell(frame, counts)
 
     def _room(self, frame: Frame, half: Half, y: Slab) -> Room:
         """Memory for a half, as wide as the tile's largest y asks for."""
-        digits = digits_for(self._loops.largest(*_channels(y), half.bias))
+        digits = digits_for(self._loops.largest(*_read(y), half.bias))
         steps, patches, width = self._plan.timesteps, self._patches, self._width
         split = (steps, digits * patches, width) if half.by_row else (steps, patches, digits * width)
         columns = digits * (patches if half.by_row else width)
@@ -281,19 +301,127 @@ class Attention:
         """Write the digits of one head of one sample's y."""
         half, channel = room.half, head * self._width
         self._loops.split_digits(
-            room.y.data.numpy(), sample * self._patches, room.y.first + channel,
+            _read(room.y)[0], sample * self._patches, room.y.first + channel,
             half.bias[channel : channel + self._width], room.digits, half.by_row, room.split.numpy(),
         )  # fmt: skip
 
-    def _tell(self, frame: Frame, counts: npt.NDArray[np.int64]) -> None:
+    def tell(self, frame: Frame, counts: npt.NDArray[np.int64]) -> None:
         """Note the counts of both halves, (6,)."""
-        for half, (clipped, floored, ties) in zip(
-            (self._first, self._second), counts.reshape(2, 3).tolist(), strict=True
-        ):
+        for half, (clipped, floored, ties) in zip(self.halves, counts.reshape(2, 3).tolist(), strict=True):
             frame.clipped(half.product, clipped)
             frame.clipped(half.neurons, floored)
             if half.lif.counts_ties:
                 frame.tied(half.neurons, ties)
+
+
+class StripAttention:
+    """Both products of DSSA and their neurons in one compiled loop, by instructions for products of bytes.
+
+    Args:
+        plan: What the step belongs to.
+        step: Of which ``can_attend`` holds.
+        block: Which channels.
+        products: What tries kernels.
+        kernel: What multiplies, and was right for both products.
+        otherwise: What attends where y needs more digits than two.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        step: AttentionStep,
+        block: Block,
+        products: Products,
+        kernel: Kernel[StripProduct],
+        otherwise: Attention,
+    ) -> None:
+        self._plan, self._inputs, self._otherwise = plan, step.inputs, otherwise
+        self._tiles = shapes_of(kernel)
+        patches, positions = (plan.values[name].positions for name in step.inputs[:2])
+        self._sizes = compiled_strips().Sizes(plan.samples, *_heads_of(plan, step, block), positions, patches)
+        asked = self._asked(plan, step)
+        self._multiply = [products.make(each, kernel) for each in asked] if products.self_check else None
+        self._shapes_of_products = [(each.depth, each.columns) for each in asked]
+
+    @classmethod
+    def of(
+        cls, plan: Plan, step: AttentionStep, block: Block, products: Products, otherwise: Attention
+    ) -> StripAttention | None:
+        """A step's, or None where this processor has no such instructions, or what they make is wrong."""
+        kernel = products.choose(cls._asked(plan, step), strip_kernels(), BY_LIBRARY)
+        if kernel is None:
+            return None
+        y, (_, width) = plan.values[step.inputs[0]], _heads_of(plan, step, block)
+        head = HeadAttention(step.writes[0], plan.timesteps, width, y.positions)
+        if products.choose([head], [attention_by(kernel)], BY_LIBRARY) is None:
+            return None
+        return cls(plan, step, block, products, kernel, otherwise)
+
+    @classmethod
+    def _asked(cls, plan: Plan, step: AttentionStep) -> list[StripProduct]:
+        """Both products of a strip."""
+        y = plan.values[step.inputs[0]]
+        width = y.channels // step.products[0][1].num_heads
+        return [
+            StripProduct(name, plan.timesteps, strip_depth(depth), whole_lanes(columns))
+            for (name, _), depth, columns in zip(step.products, (width, y.positions), (y.positions, width), strict=True)
+        ]
+
+    def run(self, frame: Frame) -> None:
+        """Fire the neurons of both products."""
+        y1, x, y2 = (frame.read(name) for name in self._inputs)
+        halves = self._otherwise.halves
+        loops = compiled_loops()
+        assert loops is not None
+        if max(loops.largest(*_read(y), half.bias) for y, half in zip((y1, y2), halves, strict=True)) > HELD:
+            self._otherwise.run(frame)
+            return
+        out = frame.write(halves[1].neurons, torch.uint8)
+        spikes, (gates, x0) = out.data.numpy(), _read(x)
+        first = self._room(frame, halves[0], y1, *self._shapes_of_products[0], self._sizes.width)
+        second = self._room(frame, halves[1], y2, *self._shapes_of_products[1], self._sizes.patches)
+        attend = compiled_strips().attend if self._multiply is None else self._attend_checked
+        found = attend(self._tiles, self._sizes, gates, x0, first, second, spikes, out.first)
+        self._otherwise.tell(frame, np.array(found, np.int64))
+
+    def _room(self, frame: Frame, half: Half, y: Slab, whole_depth: int, columns: int, depth: int) -> StripHalf:
+        """Memory for a half."""
+        steps = self._plan.timesteps
+        spikes = frame.scratch((steps, STRIP_ROWS, whole_depth), torch.uint8)
+        digits = frame.scratch((steps, whole_depth // 4, columns), torch.int32)
+        sums = frame.scratch((steps, STRIP_ROWS, columns), torch.int32)
+        *neurons, tie = half.constants
+        matrices = spikes.numpy(), digits.numpy(), sums.numpy()
+        made: StripHalf = compiled_strips().StripHalf(
+            *matrices, whole_lanes(depth), tuple(neurons), *_read(y), half.bias, tie
+        )
+        return made
+
+    def _attend_checked(
+        self, _: object, sizes: Sizes, x: Array, x0: int, first: StripHalf, second: StripHalf, spikes: Array, p0: int
+    ) -> list[int]:
+        """As ``strips.attend``, strip by strip, with a check of both products of each."""
+        strips = compiled_strips()
+        counts = np.zeros(6, np.int64)
+        assert self._multiply is not None
+        for sample, head in np.ndindex(sizes.samples, sizes.heads):
+            strips.digits_by_channel(first, sizes, sample, head)
+            strips.digits_by_row(second, sizes, sample, head)
+            c = head * sizes.width
+            for start in range(0, sizes.positions, STRIP_ROWS):
+                rows, row0 = min(STRIP_ROWS, sizes.positions - start), sample * sizes.positions + start
+                strips.spread_spikes(x, row0, x0 + c, rows, sizes.width, first)
+                self._multiply[0](*(torch.from_numpy(each) for each in first[:3]))
+                counts[:3] += strips.fire_into_strip(first, second, sizes, rows)
+                self._multiply[1](*(torch.from_numpy(each) for each in second[:3]))
+                counts[3:] += strips.fire_into_rows(second, rows, sizes.width, spikes, row0, p0 + c)
+        return counts.tolist()
+
+
+def _heads_of(plan: Plan, step: AttentionStep, block: Block) -> tuple[int, int]:
+    """How many heads a block has, and how wide each is."""
+    heads = step.products[0][1].num_heads
+    return heads // block.count, plan.values[step.inputs[0]].channels // heads
 
 
 def _fits_float32(lif: LIF) -> bool:
@@ -315,6 +443,11 @@ def digits_for(largest: int) -> int:
     return digits
 
 
+def _read(slab: Slab) -> tuple[npt.NDArray[Any], int]:
+    """A slab that compiled loops read, whose elements are side by side."""
+    return slab.data.contiguous().numpy(), slab.first
+
+
 def _channels(slab: Slab | None) -> tuple[npt.NDArray[Any] | None, int]:
     """A slab as the compiled loops take it."""
     return (None, 0) if slab is None else (slab.data.numpy(), slab.first)
@@ -326,6 +459,11 @@ def compiled_loops() -> ModuleType | None:
     if importlib.util.find_spec("numba") is None:
         return None
     return importlib.import_module("resformer.compiler.backends.sim.guarded_loops")
+
+
+def compiled_strips() -> ModuleType:
+    """The loops over strips, behind their guards; where there is numba."""
+    return importlib.import_module("resformer.compiler.backends.sim.guarded_strips")
 
 
 def int8_convolution(synapses: Synapses) -> Compute:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from resformer.compiler.backends.sim.products import Compute, Synapses
-from resformer.compiler.ir.arrays import require
+from resformer.compiler.ir.arrays import InvariantError, require
 
 
 def guarded(synapses: Synapses, compute: Compute) -> Compute:
@@ -22,13 +22,16 @@ def guarded(synapses: Synapses, compute: Compute) -> Compute:
         require(array.shape == (outputs,), f"{synapses.name}: {array.shape} values for {outputs} outputs")
     made = synapses.window.targets(synapses.size)
     wanted = (synapses.images, *synapses.size, synapses.channels)
+    dtype = synapses.dtype
     result = (synapses.images * made[0] * made[1], outputs)
 
     def checked(image: torch.Tensor) -> torch.Tensor:
-        fits = tuple(image.shape) == wanted and image.dtype == synapses.dtype
-        require(fits, f"{synapses.name}: reads {tuple(image.shape)} of {image.dtype}, not {wanted} of {synapses.dtype}")
+        if image.shape != wanted or image.dtype != dtype:  # the sentence costs more than the look
+            shape = tuple(image.shape)
+            raise InvariantError(f"{synapses.name}: reads {shape} of {image.dtype}, not {wanted} of {dtype}")
         sums = compute(image)
-        require(tuple(sums.shape) == result, f"{synapses.name}: makes {tuple(sums.shape)}, not {result}")
+        if sums.shape != result:
+            raise InvariantError(f"{synapses.name}: makes {tuple(sums.shape)}, not {result}")
         return sums
 
     return checked

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.backends.sim import loops
-from resformer.compiler.ir.arrays import require
+from resformer.compiler.ir.arrays import InvariantError, require
 
 Array = npt.NDArray[Any]
 
@@ -27,16 +27,16 @@ def neurons(
         InvariantError: An array is too small for what is read or written.
     """
     rows = a.shape[1]
-    _require_room("an input", a, a0, width, rows, steps, one_for_all=True)
+    require_room("an input", a, a0, width, rows, steps, one_for_all=True)
     if b is not None:
-        _require_room("a second input", b, b0, width, rows, steps, one_for_all=True)
+        require_room("a second input", b, b0, width, rows, steps, one_for_all=True)
     if stream is not None:
-        _require_room("a stream", stream, s0, width, rows, steps)
-    require(bias is None or bias.shape == (width,), f"a relay's biases do not fit {width} channels")
+        require_room("a stream", stream, s0, width, rows, steps)
+    _require_width("a relay's biases", bias, width)
     if fire is not None:
-        require(fire[0].shape == (width,), f"biases of shape {fire[0].shape} for neurons of {width} channels")
-        require(tie is None or tie.shape == (width,), f"potentials of ties do not fit {width} channels")
-        _require_room("spikes", spikes, p0, width, rows, steps)
+        _require_width("neurons' biases", fire[0], width)
+        _require_width("potentials of ties", tie, width)
+        require_room("spikes", spikes, p0, width, rows, steps)
     found: tuple[int, int, int] = loops.neurons(
         a, a0, b, b0, bias, limit, stream, s0, fire, tie, spikes, p0, width, steps
     )
@@ -64,7 +64,7 @@ def product_neurons(
     steps, rows, columns = sums.shape
     require(digits >= 1 and columns % digits == 0, f"{columns} columns of sums are not {digits} digits")
     require(row0 >= 0, f"row {row0}")
-    _require_room("spikes", spikes, first, columns // digits, row0 + rows, steps)
+    require_room("spikes", spikes, first, columns // digits, row0 + rows, steps)
     found: tuple[int, int, int] = loops.product_neurons(
         sums, digits, limit, bias, keep, threshold, floor, tie, spikes, row0, first
     )
@@ -77,7 +77,7 @@ def largest(y: Array, first: int, bias: Array) -> int:
     Raises:
         InvariantError: There are fewer channels than biases.
     """
-    _require_room("y", y, first, len(bias), 0, len(y), one_for_all=True)
+    require_room("y", y, first, len(bias), 0, len(y), one_for_all=True)
     return int(loops.largest(y, first, bias))
 
 
@@ -90,18 +90,30 @@ def split_digits(y: Array, row0: int, first: int, bias: Array, digits: int, by_r
     width = len(bias)
     rows = out.shape[1] // digits if by_row else out.shape[1]
     require(row0 >= 0, f"row {row0}")
-    _require_room("y", y, first, width, row0 + rows, len(out))
+    require_room("y", y, first, width, row0 + rows, len(out))
     wanted = (len(y), digits * rows, width) if by_row else (len(y), rows, digits * width)
     require(out.shape == wanted, f"digits of shape {out.shape}, not {wanted}")
     loops.split_digits(y, row0, first, bias, digits, by_row, out)
 
 
-def _require_room(
+def _require_width(name: str, array: Array | None, width: int) -> None:
+    """See that there is one value for each channel of a block, if there are any."""
+    if array is not None and (array.shape != (width,) or not array.flags.c_contiguous):
+        raise InvariantError(f"{name} of shape {array.shape} do not fit {width} channels")
+
+
+def require_room(
     name: str, array: Array, first: int, width: int, rows: int, steps: int, *, one_for_all: bool = False
 ) -> None:
-    """See that an array (steps, rows, channels) has what is used of it; maybe one step that stands for all."""
-    fits = array.ndim == 3 and first >= 0 and first + width <= array.shape[2] and rows <= array.shape[1]
+    """See that an array (steps, rows, channels) has what is used of it; maybe one step that stands for all.
+
+    Raises:
+        InvariantError: It has not, or its elements are not side by side.
+    """
+    fits = array.ndim == 3 and array.flags.c_contiguous and first >= 0 and width >= 0
+    fits = fits and first + width <= array.shape[2] and 0 <= rows <= array.shape[1]
     fits = fits and (steps <= array.shape[0] or (one_for_all and array.shape[0] == 1))
-    require(
-        fits, f"{name} of shape {array.shape} has no {steps} steps, {rows} rows and channels {first} to {first + width}"
-    )
+    if not fits:  # the sentence costs more than the look
+        raise InvariantError(
+            f"{name} of shape {array.shape} has no {steps} steps, {rows} rows and channels {first} to {first + width}"
+        )

@@ -1,8 +1,8 @@
 """The memory-bound loops of a CPU, compiled by numba: sums, relays and neurons in one pass over T.
 
-Numbers are integers in float32, where bounds prove that exact; adding,
-halving, truncating and comparing them in whatever order and vector width gives the same bits. Inner loops are kept
-short and over few arrays, or LLVM gives up proving that they do not overlap and stops using vectors.
+Numbers are integers in float32, where bounds prove that exact; adding, halving, truncating and comparing them in
+whatever order and vector width gives the same bits. Arrays are contiguous; 16 neighbouring channels go through all
+steps at once (``lanes``), so that potentials and counts stay in registers.
 """
 
 from __future__ import annotations
@@ -12,11 +12,103 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from resformer.compiler.backends.sim.byte_products import LANES
+from resformer.compiler.backends.sim.lanes import (
+    as_floats,
+    chosen,
+    counted,
+    differs,
+    equals,
+    exceeds,
+    first_lanes,
+    floats,
+    greater,
+    integers,
+    lesser,
+    load,
+    plus,
+    store,
+    store_bytes,
+    times,
+    total,
+    truncated,
+)
 from resformer.compiler.target import LOIHI
 
 UNIT = np.float32(1 << LOIHI.a_shift)
 """Neurons count in 1/64 of their input. An int here would make numba compute in float64."""
 NOTHING = np.float32(0)
+COUNTED_ROWS = 256
+"""Rows between which counts of 32 bits are put together."""
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def integrate(x: Any, v: Any, bias: Any, keep: Any, threshold: Any, floor: Any, floored: Any, mask: Any) -> Any:
+    """One step of 16 neurons: whether they fire, their potentials, and the count of those clipped from below."""
+    free = plus(truncated(times(v, floats(keep))), plus(times(x, floats(UNIT)), bias))
+    least = floats(floor)
+    floored = counted(floored, exceeds(least, free), mask)
+    free = greater(free, least)
+    fired = exceeds(free, floats(threshold))
+    return fired, chosen(fired, floats(NOTHING), free), floored
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _neurons_of_lanes(
+    a: Any, a_at: int, a_step: int, b: Any, b_at: int, b_step: int, bias: Any, limit: Any, stream: Any, s_at: int,
+    s_step: int, fire: Any, tie: Any, spikes: Any, p_at: int, p_step: int, c: int, steps: int, mask: Any, counts: Any,
+) -> Any:  # fmt: skip
+    """Sum, relay and neurons of 16 channels of one row, from channel ``c`` of the block on, at all steps."""
+    saturated, floored, ties = counts
+    v = floats(NOTHING)
+    relay_bias, lif_bias, ties_at = v, v, v
+    if bias is not None:
+        relay_bias = load(bias, c, mask)
+    if fire is not None:
+        each_bias, keep, threshold, floor = fire
+        lif_bias = load(each_bias, c, mask)
+    if tie is not None:
+        ties_at = load(tie, c, mask)
+    for t in range(steps):
+        x = load(a, a_at + t * a_step, mask)
+        if b is not None:
+            x = plus(x, load(b, b_at + t * b_step, mask))
+        if bias is not None:
+            whole = plus(x, relay_bias)
+            x = lesser(greater(whole, floats(-limit)), floats(limit))
+            saturated = counted(saturated, differs(x, whole), mask)
+        if stream is not None:
+            store(stream, s_at + t * s_step, x, mask)
+        if fire is not None:
+            fired, v, floored = integrate(x, v, lif_bias, keep, threshold, floor, floored, mask)
+            store_bytes(spikes, p_at + t * p_step, fired, 1, mask)
+            if tie is not None:
+                # a tie does not fire, so it is what the potential was left at
+                ties = counted(ties, equals(v, ties_at), mask)
+    return saturated, floored, ties
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _product_neurons_of_lanes(
+    sums: Any, s_at: int, digits: int, width: int, limit: Any, bias: Any, keep: Any, threshold: Any, floor: Any,
+    tie: Any, spikes: Any, p_at: int, mask: Any, counts: Any,
+) -> Any:  # fmt: skip
+    """16 neurons that read a product's sums of digits, at all steps."""
+    saturated, floored, ties = counts
+    s_step, p_step = sums.shape[1] * sums.shape[2], spikes.shape[1] * spikes.shape[2]
+    v = floats(NOTHING)
+    for t in range(len(sums)):
+        whole = integers(np.int32(0))
+        for digit in range(digits - 1, -1, -1):
+            each = load(sums, s_at + t * s_step + digit * width, mask)
+            whole = plus(times(whole, integers(np.int32(256))), each)
+        kept = lesser(greater(whole, integers(-limit)), integers(limit))
+        saturated = counted(saturated, differs(kept, whole), mask)
+        fired, v, floored = integrate(as_floats(kept), v, floats(bias), keep, threshold, floor, floored, mask)
+        store_bytes(spikes, p_at + t * p_step, fired, 1, mask)
+        if tie is not None:
+            ties = counted(ties, equals(v, floats(tie)), mask)
+    return saturated, floored, ties
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -40,53 +132,36 @@ def neurons(
     Returns:
         How many sums the relay clipped, how many potentials were clipped from below, and how many were ties.
     """
-    saturated: Any = 0
-    floored: Any = 0
-    ties: Any = 0
-    x = np.empty(width, np.float32)
-    v = np.empty(width, np.float32)
-    for row in range(a.shape[1]):
-        for c in range(width):
-            v[c] = NOTHING
-        for t in range(steps):
-            a_row = a[t if a.shape[0] > 1 else 0, row, a0 : a0 + width]
-            if b is None:
-                for c in range(width):
-                    x[c] = a_row[c]
-            else:
-                b_row = b[t if b.shape[0] > 1 else 0, row, b0 : b0 + width]
-                for c in range(width):
-                    x[c] = a_row[c] + b_row[c]
-            if bias is not None:
-                count = np.int32(0)
-                for c in range(width):
-                    whole = x[c] + bias[c]
-                    kept = min(max(whole, -limit), limit)
-                    count += np.int32(kept != whole)
-                    x[c] = kept
-                saturated += count
-            if stream is not None:
-                stream_row = stream[t, row, s0 : s0 + width]
-                for c in range(width):
-                    stream_row[c] = x[c]
-            if fire is not None:
-                lif_bias, keep, threshold, floor = fire
-                count = np.int32(0)
-                spike_row = spikes[t, row, p0 : p0 + width]
-                for c in range(width):
-                    free = np.trunc(v[c] * keep) + (x[c] * UNIT + lif_bias[c])
-                    count += np.int32(free < floor)
-                    free = max(free, floor)
-                    fired = free > threshold
-                    spike_row[c] = fired
-                    v[c] = NOTHING if fired else free
-                floored += count
-                if tie is not None:
-                    # a tie does not fire, so it is what the potential was left at
-                    count = np.int32(0)
-                    for c in range(width):
-                        count += np.int32(v[c] == tie[c])
-                    ties += count
+    rows = a.shape[1]
+    # an array of one step stands for all
+    a_step, p_step = rows * a.shape[2] * (len(a) > 1), spikes.shape[1] * spikes.shape[2]
+    b_row, b_step, s_row, s_step = 0, 0, 0, 0
+    if b is not None:
+        b_row = b.shape[2]
+        b_step = b.shape[1] * b_row * (len(b) > 1)
+    if stream is not None:
+        s_row = stream.shape[2]
+        s_step = stream.shape[1] * s_row
+    whole = width // LANES * LANES
+    saturated, floored, ties = 0, 0, 0
+    for first_row in range(0, rows, COUNTED_ROWS):
+        none = integers(np.int32(0))
+        counts = none, none, none
+        for row in range(first_row, min(first_row + COUNTED_ROWS, rows)):
+            a_at, b_at = row * a.shape[2] + a0, row * b_row + b0
+            s_at, p_at = row * s_row + s0, row * spikes.shape[2] + p0
+            for c in range(0, whole, LANES):
+                counts = _neurons_of_lanes(
+                    a, a_at + c, a_step, b, b_at + c, b_step, bias, limit, stream, s_at + c, s_step, fire, tie,
+                    spikes, p_at + c, p_step, c, steps, None, counts,
+                )  # fmt: skip
+            if whole < width:
+                c, mask = whole, first_lanes(width - whole)
+                counts = _neurons_of_lanes(
+                    a, a_at + c, a_step, b, b_at + c, b_step, bias, limit, stream, s_at + c, s_step, fire, tie,
+                    spikes, p_at + c, p_step, c, steps, mask, counts,
+                )  # fmt: skip
+        saturated, floored, ties = saturated + total(counts[0]), floored + total(counts[1]), ties + total(counts[2])
     return saturated, floored, ties
 
 
@@ -111,43 +186,19 @@ def product_neurons(
     Returns:
         How many sums were clipped, how many potentials from below, and how many were ties.
     """
-    steps, rows, _ = sums.shape
-    width = sums.shape[2] // digits
-    x = np.empty(width, np.int32)
-    v = np.empty(width, np.float32)
-    saturated: Any = 0
-    floored: Any = 0
-    ties: Any = 0
+    _, rows, columns = sums.shape
+    width, channels = columns // digits, spikes.shape[2]
+    saturated, floored, ties = 0, 0, 0
     for row in range(rows):
-        for c in range(width):
-            v[c] = NOTHING
-        for t in range(steps):
-            last = sums[t, row, (digits - 1) * width : digits * width]
-            for c in range(width):
-                x[c] = last[c]
-            for digit in range(digits - 2, -1, -1):
-                digit_row = sums[t, row, digit * width : (digit + 1) * width]
-                for c in range(width):
-                    x[c] = (x[c] << 8) + digit_row[c]
-            spike_row = spikes[t, row0 + row, p0 : p0 + width]
-            clipped = np.int32(0)
-            count = np.int32(0)
-            for c in range(width):
-                kept = min(max(x[c], -limit), limit)
-                clipped += np.int32(kept != x[c])
-                free = np.trunc(v[c] * keep) + (np.float32(kept) * UNIT + bias)
-                count += np.int32(free < floor)
-                free = max(free, floor)
-                fired = free > threshold
-                spike_row[c] = fired
-                v[c] = NOTHING if fired else free
-            saturated += clipped
-            floored += count
-            if tie is not None:
-                count = np.int32(0)
-                for c in range(width):
-                    count += np.int32(v[c] == tie)
-                ties += count
+        none = integers(np.int32(0))
+        counts = none, none, none
+        for c in range(0, width, LANES):
+            s_at, p_at = row * columns + c, (row0 + row) * channels + p0 + c
+            counts = _product_neurons_of_lanes(
+                sums, s_at, digits, width, limit, bias, keep, threshold, floor, tie, spikes, p_at,
+                first_lanes(width - c), counts,
+            )  # fmt: skip
+        saturated, floored, ties = saturated + total(counts[0]), floored + total(counts[1]), ties + total(counts[2])
     return saturated, floored, ties
 
 
@@ -169,8 +220,8 @@ def split_digits(y: Any, row0: int, first: int, bias: Any, digits: int, by_row: 
 
     Args:
         y: (T, all rows, all channels), of which rows from ``row0`` and ``len(bias)`` channels from ``first`` are read.
-        row0: Likewise.
-        first: Likewise.
+        row0: The first row.
+        first: The first channel.
         bias: (width,).
         digits: How many.
         by_row: Whether digits follow each other row by row (rows first) or as blocks of columns.

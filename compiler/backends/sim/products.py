@@ -43,6 +43,8 @@ TRIAL_BIAS = 1000
 SIGNED = (np.int8, np.int16, np.int32, np.int64)
 PATTERNS = 3
 """Kinds of input that a trial has, an image each: all largest, largest and least in turn, random."""
+STRIP_ROWS = 16
+"""Positions of a strip, as ``strips`` has them."""
 WEIGHT_PATTERNS = 8
 """Kinds of weights that a trial has, an output each."""
 
@@ -105,7 +107,7 @@ class Kernel(Generic[ProductT]):
 
     name: str
     limit: int
-    make: Callable[[ProductT], Compute]
+    make: Callable[[ProductT], Callable[..., Any]]
 
 
 class Products:
@@ -132,31 +134,43 @@ class Products:
         Raises:
             BackendFailedError: All of them sum wrongly.
         """
-        refused: list[tuple[str, str]] = []
-        for kernel in kernels:
-            verdict = _verdict(product, kernel)
-            if verdict == RIGHT:
-                for name, why in refused:
-                    self.note(
-                        f"{product.name}: this machine's {name} ({product.shown}) {why}; replaced by a {kernel.name}"
-                    )
-                compute = kernel.make(product)
-                return self._checked(product, kernel, compute) if self.self_check else compute
-            refused.append((kernel.name, verdict))
-        tried = ", ".join(f"{name} {why}" for name, why in refused)
+        kernel = self.choose([product], kernels)
+        if kernel is not None:
+            return self.make(product, kernel)
+        tried = ", ".join(f"{each.name} {_verdict(product, each)}" for each in kernels)
         raise BackendFailedError(
             f"{product.name}: this machine has no kernel for it ({product.shown}) that sums rightly: {tried}; "
             "use --device cpu or --backend reference"
         )
 
-    def allows(self, product: ProductT, kernel: Kernel[ProductT]) -> bool:
-        """Whether a kernel that does more than a product computes it rightly; else a note says what it does wrong."""
-        verdict = _verdict(product, kernel)
-        if verdict != RIGHT:
-            self.note(
-                f"{product.name}: this machine's {kernel.name} ({product.shown}) {verdict}; its parts run by themselves"
-            )
-        return verdict == RIGHT
+    def choose(
+        self, products: Sequence[ProductT], kernels: Sequence[Kernel[ProductT]], last: str | None = None
+    ) -> Kernel[ProductT] | None:
+        """The first kernel that sums all of some products rightly, or None.
+
+        Args:
+            products: What to compute.
+            kernels: The fastest first.
+            last: What takes the place of all, for the notes; None: nothing does.
+        """
+        refused: list[tuple[ProductT, str, str]] = []
+        chosen = None
+        for kernel in kernels:
+            wrong = [(each, kernel.name, _verdict(each, kernel)) for each in products if _verdict(each, kernel)]
+            if not wrong:
+                chosen = kernel
+                break
+            refused += wrong
+        instead = last if chosen is None else chosen.name
+        if instead is not None:
+            for product, name, why in refused:
+                self.note(f"{product.name}: this machine's {name} ({product.shown}) {why}; replaced by a {instead}")
+        return chosen
+
+    def make(self, product: ProductT, kernel: Kernel[ProductT]) -> Compute:
+        """A product by a kernel that was chosen for it."""
+        compute: Compute = kernel.make(product)
+        return self._checked(product, kernel, compute) if self.self_check else compute
 
     def note(self, sentence: str) -> None:
         """Say once what differs from what would be fastest."""
@@ -452,6 +466,58 @@ class Int8Product:
         left, right, _ = inputs
         r = torch.from_numpy(_odd_numbers(right.shape[1]))
         return torch.equal(_dot(result, r), _dot(left, _dot(right, r)))
+
+
+@dataclass(frozen=True, eq=False)
+class StripProduct:
+    """DSSA's product of a strip of 16 positions, at all steps: bytes by digits, as ``strips`` lays them out.
+
+    Kernels read (bytes, digits, out) and fill out.
+
+    Attributes:
+        name: The node's.
+        steps: T.
+        depth: Of the sums, in bytes.
+        columns: Of the result.
+    """
+
+    name: str
+    steps: int
+    depth: int
+    columns: int
+
+    @property
+    def shown(self) -> str:
+        """Its size, for notes."""
+        return f"{STRIP_ROWS}x{self.depth} by {self.depth}x{self.columns}"
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that a kernel's choice of algorithm may depend on."""
+        return self.steps, self.depth, self.columns
+
+    def trials(self, limit: int) -> Iterator[Trial]:
+        """Draw bytes and digits."""
+        rng = np.random.default_rng(self.depth)
+        high = min(127, (limit - 1) // (255 * self.depth))
+        shape = self.steps, STRIP_ROWS, self.depth
+        for turn in range(PATTERNS):
+            left = _draw_images(rng, shape, 0, 255, turn).to(torch.uint8)
+            # columns first: patterns vary from one to the next
+            digits = _draw_images(rng, (self.columns, self.depth), -high - (high == 127), high, turn).to(torch.int8)
+            packed = digits.view(self.columns, -1, 4).transpose(0, 1).contiguous().view(torch.int32).squeeze(-1)
+            right = torch.stack([packed.roll(t, 1) for t in range(self.steps)])
+            yield self, (left, right, torch.empty(*shape[:2], self.columns, dtype=torch.int32))
+
+    def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
+        """Whether all sums are right, by a random sum over each row."""
+        left, right, _ = inputs
+        r = torch.from_numpy(_odd_numbers(self.columns))
+        for spikes, packed, sums in zip(left, right, result, strict=True):
+            digits = packed.unsqueeze(-1).view(torch.int8).transpose(1, 2).reshape(self.depth, self.columns)
+            if not torch.equal(_dot(sums, r), _dot(spikes, _dot(digits, r))):
+                return False
+        return True
 
 
 def _dot(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.guarded_kernels import guarded
 from resformer.compiler.backends.sim.plan import (
     AttentionStep,
+    LayerStep,
     Layout,
     NeuronStep,
     OpStep,
@@ -113,8 +114,8 @@ class TorchKernels:
                 return self.neurons(step, block)
             case RelayoutStep():
                 return functools.partial(self.relayout, step)
-            case AttentionStep():
-                raise AssertionError(f"{step.writes[0]}: only a plan for a CPU fuses attention")
+            case AttentionStep() | LayerStep():
+                raise AssertionError(f"{step.writes[0]}: no plan for torch's operations alone joins steps")
             case OpStep(op=Conv2d() as op):
                 return self.conv(step, op, block)
             case OpStep(op=Dense() as op):

@@ -2,8 +2,32 @@
 
 const CHIPS_DRAWN = 96;
 
+// An optimised layout beside the one with the fewest cores, at one activity.
+function layouts(layout) {
+  const interval = ([low, high], text) => (low === high ? "" : ` (${text(low)} to ${text(high)})`);
+  const told = ({ cores, chips, ...each }) =>
+    `${counted(cores, "core")}, ${counted(chips, "chip")}; a step of ${duration(each.step_ns)}${interval(each.step_ns_between, duration)}; ` +
+    `${energy(each.energy_mj * 1e9)}${interval(each.energy_mj_between.map((mj) => mj * 1e9), energy)} a sample`;
+  const isTime = layout.goal === "time";
+  const least = isTime ? `a step of ${duration(layout.least)}` : `${energy(layout.least * 1e9)} a sample`;
+  const figure = isTime ? "step_ns" : "energy_mj";
+  const gap = layout.chosen[figure] / layout.least - 1;
+  return html("div", {}, [
+    html("h3", {}, "Layouts ", html("small", {}, `activity ${layout.activity}; seed ${layout.seed}`)),
+    html("ul", {}, [
+      html("li", {}, `Fewest cores: ${told(layout.default)}.`),
+      html("li", {}, `For ${layout.goal}, as built: ${told(layout.chosen)}.`),
+      html(
+        "li",
+        {},
+        `No layout of at most ${counted(layout.cores_allowed, "core")} goes below ${least}: this one is ${(100 * gap).toFixed(1)} % above.`,
+      ),
+    ]),
+  ]);
+}
+
 function chipMap(view) {
-  const { placement } = view.build;
+  const { placement, cost } = view.build;
   if (!placement)
     return empty(
       "Not placed: this build was compiled with --chip none.",
@@ -12,7 +36,8 @@ function chipMap(view) {
   const perChip = placement.chip_cores.length;
   const limit = placement.chip.constants.neurons_per_core.value;
   const owners = [];
-  for (const layer of placement.layers) layer.filled.forEach((neurons) => owners.push({ layer, neurons }));
+  for (const layer of placement.layers)
+    layer.filled.forEach((neurons, index) => (owners[layer.sites[index]] = { layer, neurons }));
   const chips = Math.ceil(owners.length / perChip);
   const slots = 1 + Math.max(...placement.chip_cores.map((core) => core[2])),
     across = Math.ceil(Math.sqrt(slots));
@@ -92,6 +117,7 @@ function chipMap(view) {
       `A square is a core, ${slots} to a tile of the mesh, filled to the part of the ${whole(limit)} neurons that it holds; outlines are free cores.`,
     ),
     chips > 1 && legend,
+    placement.layout && layouts(cost?.layout ?? placement.layout),
     html(
       "h3",
       {},

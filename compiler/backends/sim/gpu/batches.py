@@ -27,14 +27,14 @@ class Pending(NamedTuple):
         logits: (T or 1, N, ...), in memory that the device writes.
         counts: All clips, then all ties, likewise.
         names: The nodes of these clips, and of these ties.
-        done: Tells when they are there.
+        done: Tells when they are there; None: they are.
         first_sample: Where the batch stands in the run.
     """
 
     logits: torch.Tensor
     counts: torch.Tensor
     names: tuple[list[str], list[str]]
-    done: torch.cuda.Event
+    done: torch.cuda.Event | None
     first_sample: int
 
 
@@ -42,16 +42,19 @@ class Batches:
     """An engine's batches, all of one size.
 
     Args:
-        engine: On a GPU; keeps no values.
-        device: That GPU.
+        engine: On a device; keeps no values.
+        device: A GPU; or a CPU, where nothing goes on beside, in tests.
         capture: Whether a graph may launch it: no kernel of it waits for the device.
     """
 
     def __init__(self, engine: Engine, device: torch.device, *, capture: bool) -> None:
-        self._engine, self._device, self._may_capture = engine, device, capture
+        self._engine, self._device = engine, device
+        self._on_gpu = device.type == "cuda"
+        self._may_capture = capture and self._on_gpu
         value = engine.plan.values[engine.plan.input]
         most = value.magnitude.value
-        self._travels_as = next(each for each in NARROW if most <= torch.iinfo(each).max)
+        # a range that nobody promised is that of the type in which samples come
+        self._travels_as = next((each for each in NARROW if most <= torch.iinfo(each).max), NARROW[-1])
         self._staged: list[torch.Tensor] = []
         self._encoded: torch.Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -62,15 +65,20 @@ class Batches:
         """Make a batch's samples ready to travel; the least and the largest of them."""
         whole = torch.from_numpy(np.ascontiguousarray(samples))
         if not self._staged:
-            self._staged = [torch.empty(whole.shape, dtype=self._travels_as, pin_memory=True) for _ in range(2)]
-        # at most two batches are under way, so the one before the last has left its memory
-        self._staged[self._begun % 2].copy_(whole)
+            self._staged = [torch.empty(whole.shape, dtype=self._travels_as, pin_memory=self._on_gpu) for _ in range(2)]
+        self.staged.copy_(whole)
         low, high = torch.aminmax(whole)
         return int(low), int(high)
 
+    @property
+    def staged(self) -> torch.Tensor:
+        """The samples of the batch that begins next, as they travel."""
+        # at most two batches are under way, so the one before the last has left its memory
+        return self._staged[self._begun % 2]
+
     def begin(self, first_sample: int) -> Pending:
         """Start the batch that is staged."""
-        uploaded = self._upload(self._staged[self._begun % 2])
+        uploaded = self._upload(self.staged)
         with torch.inference_mode():
             if self._graph is not None and self._encoded is not None:
                 self._encoded.copy_(uploaded)
@@ -81,11 +89,13 @@ class Batches:
                 self._made = self._compute(uploaded)
             assert self._made is not None
             logits, counts, names = self._made
-            arriving = tuple(_to_host(each) for each in (logits, counts))
-        done = torch.cuda.Event()
-        done.record()
+            logits, counts = _to_host(logits), _to_host(counts)
+        done = None
+        if self._on_gpu:
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
         self._begun += 1
-        return Pending(*arriving, names, done, first_sample)
+        return Pending(logits, counts, names, done, first_sample)
 
     def _upload(self, staged: torch.Tensor) -> torch.Tensor:
         """Samples on the device as a plan has them, (T or 1, N * positions, channels)."""
@@ -123,7 +133,8 @@ class Batches:
 
 def finish(pending: Pending, recorder: Recorder) -> None:
     """Wait for a batch, and tell the recorder."""
-    pending.done.synchronize()
+    if pending.done is not None:
+        pending.done.synchronize()
     clipped, tied = pending.names
     counts = pending.counts.tolist()
     recorder.add_counts(
@@ -134,5 +145,5 @@ def finish(pending: Pending, recorder: Recorder) -> None:
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     """A copy in memory that the device writes while others go on."""
-    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
     return there.copy_(tensor, non_blocking=True)

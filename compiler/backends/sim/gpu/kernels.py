@@ -36,6 +36,7 @@ from resformer.compiler.ir.interval import INT32_MAX, largest
 from resformer.compiler.ir.ops import LIF, Conv2d, Dense, MaxPool2d, SumPool2d
 from resformer.compiler.target import LOIHI
 
+IN_PARTS = "kernel for each of its parts"
 INT8_MAX, INT16_MAX = 127, 32767
 PATCHES_MAX = 512
 """Patches whose potentials a program of attention can hold in registers."""
@@ -106,7 +107,7 @@ class GpuKernels(TorchKernels):
             None if step.other is None else self.stored(step.other),
         )
         trial = LayerTrial(own, tail, steps, kernel.static, static_other, kept, tiles)
-        if not self.products.allows(trial, LAYER):
+        if self.products.choose([trial], [LAYER], last=IN_PARTS) is None:
             parts = [super(GpuKernels, self).bind(each, block) for each in (synapses, neurons) if each is not None]
             return functools.partial(_in_turn, parts)
         repeats = self.plan.timesteps // steps if source.static else 1
@@ -211,7 +212,7 @@ class GpuKernels(TorchKernels):
         kernel = AttentionKernel(size, halves, self.device)
         tiles = self._attention_tiles(kernel)
         trial = AttentionTrial(step.products[1][0], size, (halves[0], halves[1]), self.device, tiles)
-        if not self.products.allows(trial, ATTENTION):
+        if self.products.choose([trial], [ATTENTION], last=IN_PARTS) is None:
             return functools.partial(_in_turn, [super(GpuKernels, self).bind(each, block) for each in step.parts])
 
         counts = next(self._counters), next(self._counters)
@@ -235,7 +236,7 @@ class GpuKernels(TorchKernels):
         size = kernel.size
 
         @functools.cache
-        def tensors() -> tuple[torch.Tensor, ...]:
+        def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
             y = torch.zeros((size.steps, size.samples * size.patches, size.channels), device=self.device)
             shape = size.steps, size.samples * size.positions, size.channels
             x = torch.randint(0, 2, shape, dtype=torch.int8, device=self.device)

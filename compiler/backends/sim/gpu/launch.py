@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +32,23 @@ COUNTS = 3
 """Of a step: sums clipped, potentials clipped from below, ties."""
 PLANE_ROWS, PLANE_CHANNELS = 32, 64
 """The tile of a kernel without products."""
+
+
+class KernelRefusedError(RuntimeError):
+    """Triton cannot compile a kernel for this device, or launch it."""
+
+
+@contextmanager
+def compiling(kernel: str) -> Iterator[None]:
+    """Turn Triton's own errors into one that whoever tries kernels knows.
+
+    Raises:
+        KernelRefusedError: There was one.
+    """
+    try:
+        yield
+    except triton.TritonError as error:
+        raise KernelRefusedError(f"{kernel}: {error}") from error
 
 
 class Tiles(NamedTuple):
@@ -104,7 +122,7 @@ class TailNumbers:
 def _int32(values: npt.NDArray[np.integer[Any]], channels: int, device: torch.device) -> torch.Tensor:
     """One number for each channel."""
     each = np.repeat(values, channels // len(values)) if len(values) > 1 else np.broadcast_to(values, channels)
-    return torch.from_numpy(np.ascontiguousarray(each, np.int32)).to(device)
+    return torch.from_numpy(np.array(each, np.int32)).to(device)
 
 
 class Outputs(NamedTuple):
@@ -167,20 +185,24 @@ class LayerKernel:
         blocks = triton.cdiv(self.group_outputs, tiles.outputs)
         grid = triton.cdiv(self.rows, tiles.rows), own.groups * blocks
         even, whole = self.group_channels % tiles.depth == 0, self.group_outputs % tiles.outputs == 0
-        loops.synapses[grid](
-            x, self._weight, self._scale, self._bias, self._drive_scale, self._drive_bias, self._or_nothing(other), tail.relay_bias, tail.lif_bias,
-            tail.tie, self._or_nothing(outputs.sums), self._or_nothing(outputs.stream),
-            self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
-            self.rows, *self._made, height, width, self.steps, _step(x), _step(other),
-            own.channels, self.group_channels, own.depth, self.outputs, self.group_outputs,
-            kernel_height * kernel_width, *own.stride, *own.padding, *own.dilation,
-            *tail.scalars, blocks, tail.count_clips,
-            ROWS=tiles.rows, OUTPUTS=tiles.outputs, DEPTH=tiles.depth, GATHER=self.gather, EVEN=even,
-            CHUNKS=triton.cdiv(self.group_channels, tiles.depth), TAPS_WIDE=kernel_width,
-            WHOLE=whole, FULL=whole and self.rows % tiles.rows == 0, PADDED=self.gather != loops.POINTWISE and any(own.padding), STATIC=self.static, OTHER=other is not None,
-            SUMS=outputs.sums is not None, STREAM=outputs.stream is not None, **tail.compiled, num_warps=tiles.warps, num_stages=tiles.stages,
-            maxnreg=tiles.registers,
-        )  # fmt: skip
+        with compiling("synapses"):
+            loops.synapses[grid](
+                x, self._weight, self._scale, self._bias, self._drive_scale, self._drive_bias, self._or_nothing(other),
+                tail.relay_bias, tail.lif_bias,
+                tail.tie, self._or_nothing(outputs.sums), self._or_nothing(outputs.stream),
+                self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
+                self.rows, *self._made, height, width, self.steps, _step(x), _step(other),
+                own.channels, self.group_channels, own.depth, self.outputs, self.group_outputs,
+                kernel_height * kernel_width, *own.stride, *own.padding, *own.dilation,
+                *tail.scalars, blocks, tail.count_clips,
+                ROWS=tiles.rows, OUTPUTS=tiles.outputs, DEPTH=tiles.depth, GATHER=self.gather, EVEN=even,
+                CHUNKS=triton.cdiv(self.group_channels, tiles.depth), TAPS_WIDE=kernel_width,
+                WHOLE=whole, FULL=whole and self.rows % tiles.rows == 0,
+                PADDED=self.gather != loops.POINTWISE and any(own.padding), STATIC=self.static, OTHER=other is not None,
+                SUMS=outputs.sums is not None, STREAM=outputs.stream is not None, **tail.compiled,
+                num_warps=tiles.warps, num_stages=tiles.stages,
+                maxnreg=tiles.registers,
+            )  # fmt: skip
 
     def _or_nothing(self, tensor: torch.Tensor | None) -> torch.Tensor:
         return self._nothing if tensor is None else tensor
@@ -204,14 +226,15 @@ class TailKernel:
         rows, tail = x.shape[1], self._tail
         columns = min(PLANE_CHANNELS, triton.next_power_of_2(self._channels))
         grid = triton.cdiv(rows, PLANE_ROWS), triton.cdiv(self._channels, columns)
-        loops.neurons[grid](
-            x, self._nothing if other is None else other, tail.relay_bias, tail.lif_bias, tail.tie,
-            self._nothing if outputs.stream is None else outputs.stream,
-            self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
-            rows, self._steps, _step(x), _step(other), self._channels, *tail.scalars,
-            tail.count_clips, ROWS=PLANE_ROWS, CHANNELS=columns, OTHER=other is not None,
-            STREAM=outputs.stream is not None, **tail.compiled,
-        )  # fmt: skip
+        with compiling("neurons"):
+            loops.neurons[grid](
+                x, self._nothing if other is None else other, tail.relay_bias, tail.lif_bias, tail.tie,
+                self._nothing if outputs.stream is None else outputs.stream,
+                self._no_spikes if outputs.spikes is None else outputs.spikes, outputs.counts,
+                rows, self._steps, _step(x), _step(other), self._channels, *tail.scalars,
+                tail.count_clips, ROWS=PLANE_ROWS, CHANNELS=columns, OTHER=other is not None,
+                STREAM=outputs.stream is not None, **tail.compiled,
+            )  # fmt: skip
 
 
 def digits_for(reach: int) -> int:
@@ -288,15 +311,16 @@ class AttentionKernel:
         planes = [self._split(half, y) for half, y in enumerate((y1, y2))]
         width = size.channels // size.heads
         grid = triton.cdiv(size.positions, tiles.rows), size.samples * size.heads
-        loops.attention[grid](
-            x, *planes, spikes, counts[0], counts[1],
-            size.positions, size.patches, size.steps, size.samples, size.heads, size.channels,
-            *self._limits, *self._scalars,
-            ROWS=tiles.rows, PADDED=self._padded, PART=min(tiles.outputs, self._padded), WIDTH=width,
-            DEPTH=max(triton.next_power_of_2(width), DEPTH_MIN), DIGITS1=self._digits[0], DIGITS2=self._digits[1],
-            **self._compiled, num_warps=tiles.warps, num_stages=tiles.stages,
-            maxnreg=tiles.registers,
-        )  # fmt: skip
+        with compiling("attention"):
+            loops.attention[grid](
+                x, *planes, spikes, counts[0], counts[1],
+                size.positions, size.patches, size.steps, size.samples, size.heads, size.channels,
+                *self._limits, *self._scalars,
+                ROWS=tiles.rows, PADDED=self._padded, PART=min(tiles.outputs, self._padded), WIDTH=width,
+                DEPTH=max(triton.next_power_of_2(width), DEPTH_MIN), DIGITS1=self._digits[0], DIGITS2=self._digits[1],
+                **self._compiled, num_warps=tiles.warps, num_stages=tiles.stages,
+                maxnreg=tiles.registers,
+            )  # fmt: skip
 
     def _split(self, half: int, y: torch.Tensor) -> torch.Tensor:
         """y's digits, as the kernel takes them; the second product's patches follow each other in memory."""
@@ -306,10 +330,11 @@ class AttentionKernel:
         rows = images * padded
         tall = 2 * PLANE_ROWS if half else PLANE_ROWS  # lines of the cache, whichever way they run
         columns = min(PLANE_CHANNELS, triton.next_power_of_2(size.channels))
-        loops.digits[triton.cdiv(rows, tall), triton.cdiv(size.channels, columns)](
-            y, self._biases[half], planes, rows, size.patches, size.channels,
-            PADDED=padded, DIGITS=digits, BY_CHANNEL=half == 1, ROWS=tall, CHANNELS=columns,
-        )  # fmt: skip
+        with compiling("digits"):
+            loops.digits[triton.cdiv(rows, tall), triton.cdiv(size.channels, columns)](
+                y, self._biases[half], planes, rows, size.patches, size.channels,
+                PADDED=padded, DIGITS=digits, BY_CHANNEL=half == 1, ROWS=tall, CHANNELS=columns,
+            )  # fmt: skip
         return planes
 
 
@@ -331,7 +356,8 @@ def pool(
     """
     rows, channels = made.shape[0] * made.shape[1], made.shape[2]
     columns = min(PLANE_CHANNELS, triton.next_power_of_2(channels))
-    loops.pool[triton.cdiv(rows, PLANE_ROWS), triton.cdiv(channels, columns)](
-        x, made, rows, *made_size, *size, channels, *kernel, *stride, *first,
-        LARGEST=largest, ROWS=PLANE_ROWS, CHANNELS=columns,
-    )  # fmt: skip
+    with compiling("pool"):
+        loops.pool[triton.cdiv(rows, PLANE_ROWS), triton.cdiv(channels, columns)](
+            x, made, rows, *made_size, *size, channels, *kernel, *stride, *first,
+            LARGEST=largest, ROWS=PLANE_ROWS, CHANNELS=columns,
+        )  # fmt: skip

@@ -24,7 +24,7 @@ _SIZES = (
 
 
 @triton.jit
-def _decayed(v, SHIFT: tl.constexpr, KEEP: tl.constexpr):  # type: ignore[no-untyped-def]
+def _decayed(v, SHIFT: tl.constexpr, KEEP: tl.constexpr):
     """v * KEEP / 4096, rounded toward zero; by a shift where KEEP is a power of two."""
     if SHIFT >= 0:
         result = v // (1 << SHIFT)  # toward zero, as in C
@@ -34,7 +34,7 @@ def _decayed(v, SHIFT: tl.constexpr, KEEP: tl.constexpr):  # type: ignore[no-unt
 
 
 @triton.jit
-def _add(counts, at, found):  # type: ignore[no-untyped-def]
+def _add(counts, at, found):
     """Add how many of a tile were found to a count of 64 bits."""
     count = tl.sum(found.to(tl.int32))
     if count > 0:
@@ -42,7 +42,7 @@ def _add(counts, at, found):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _of(values, channel, there, WHOLE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _of(values, channel, there, WHOLE: tl.constexpr):
     """A number for each channel."""
     if WHOLE:
         result = tl.load(values + channel)
@@ -52,7 +52,7 @@ def _of(values, channel, there, WHOLE: tl.constexpr):  # type: ignore[no-untyped
 
 
 @triton.jit
-def _read(values, at, inside, FULL: tl.constexpr):  # type: ignore[no-untyped-def]
+def _read(values, at, inside, FULL: tl.constexpr):
     """A tile, as int32."""
     if FULL:
         result = tl.load(values + at).to(tl.int32)
@@ -62,7 +62,7 @@ def _read(values, at, inside, FULL: tl.constexpr):  # type: ignore[no-untyped-de
 
 
 @triton.jit
-def _put(values, at, tile, inside, FULL: tl.constexpr):  # type: ignore[no-untyped-def]
+def _put(values, at, tile, inside, FULL: tl.constexpr):
     """Store a tile."""
     if FULL:
         tl.store(values + at, tile.to(values.dtype.element_ty))
@@ -71,7 +71,7 @@ def _put(values, at, tile, inside, FULL: tl.constexpr):  # type: ignore[no-untyp
 
 
 @triton.jit
-def _first(  # type: ignore[no-untyped-def]
+def _first(
     row, made_height, made_width, stride_rows, stride_columns, top, left,
 ):  # fmt: skip
     """The image, and the row and column in it, that the first tap of each position made reads."""
@@ -81,7 +81,7 @@ def _first(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _seen(  # type: ignore[no-untyped-def]
+def _seen(
     first_row, first_column, height, width, taps, dilation_rows, dilation_columns, ROWS: tl.constexpr,
     TAPS_WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -96,7 +96,7 @@ def _seen(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _window(  # type: ignore[no-untyped-def]
+def _window(
     x, weight, base, seen, first_row, first_column, output, there,
     height, width, channels, group_channels, depth, taps, dilation_rows, dilation_columns,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, PADDED: tl.constexpr,
@@ -164,7 +164,7 @@ def _window(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _relayed(x, bias, inside, counts, limit, shift, half, count, FULL: tl.constexpr):  # type: ignore[no-untyped-def]
+def _relayed(x, bias, inside, counts, limit, shift, half, count, FULL: tl.constexpr):
     """A relay's bias, shift and saturation."""
     whole = (x + bias[None, :] + half) >> shift
     kept = tl.minimum(tl.maximum(whole, -limit), limit)
@@ -174,7 +174,7 @@ def _relayed(x, bias, inside, counts, limit, shift, half, count, FULL: tl.conste
 
 
 @triton.jit
-def _fired(  # type: ignore[no-untyped-def]
+def _fired(
     driven, v, tie, inside, counts, threshold, FULL: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr,
     V_MAX: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, MASK: tl.constexpr,
 ):  # fmt: skip
@@ -201,7 +201,7 @@ def _fired(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def synapses(  # type: ignore[no-untyped-def]
+def synapses(
     x, weight, scale, bias, drive_scale, drive_bias, other, relay_bias, lif_bias, tie, sums, stream, spikes, counts,
     rows, made_height, made_width, height, width, steps, x_step, other_step,
     channels, group_channels, depth, outputs, group_outputs,
@@ -209,8 +209,10 @@ def synapses(  # type: ignore[no-untyped-def]
     relay_limit, relay_shift, relay_half, threshold, blocks,
     count_clips,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, EVEN: tl.constexpr,
-    CHUNKS: tl.constexpr, TAPS_WIDE: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr, PADDED: tl.constexpr, STATIC: tl.constexpr, OTHER: tl.constexpr, RELAY: tl.constexpr, SUMS: tl.constexpr,
-    STREAM: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, V_MAX: tl.constexpr,
+    CHUNKS: tl.constexpr, TAPS_WIDE: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr, PADDED: tl.constexpr,
+    STATIC: tl.constexpr, OTHER: tl.constexpr, RELAY: tl.constexpr, SUMS: tl.constexpr,
+    STREAM: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr,
+    KEEP: tl.constexpr, V_MAX: tl.constexpr,
 ):  # fmt: skip
     """A convolution of spikes, and what reads it: a second summand, a relay, neurons.
 
@@ -267,15 +269,15 @@ def synapses(  # type: ignore[no-untyped-def]
         )  # fmt: skip
     for t in range(steps):
         if STATIC:
-            sum = own
+            current = own
         else:
-            sum = _window(
+            current = _window(
                 x + t * wide_x, weight, base, seen, first_row, first_column, output, there,
                 height, width, channels, group_channels, depth, taps, dilation_rows, dilation_columns,
                 ROWS, OUTPUTS, DEPTH, GATHER, PADDED, EVEN, WHOLE, CHUNKS, TAPS_WIDE,
             )  # fmt: skip
         if SUMS or RELAY or STREAM:
-            now = sum * _of(scale, output, there, WHOLE)[None, :] + _of(bias, output, there, WHOLE)[None, :]
+            now = current * _of(scale, output, there, WHOLE)[None, :] + _of(bias, output, there, WHOLE)[None, :]
         if SUMS and (not STATIC or t == 0):
             _put(sums + t * step, at, now, inside, FULL)
         if OTHER:
@@ -291,7 +293,7 @@ def synapses(  # type: ignore[no-untyped-def]
             if RELAY or (SUMS and not OTHER):
                 driven = now * 64 + _of(lif_bias, output, there, WHOLE)[None, :]
             else:
-                driven = sum * _of(drive_scale, output, there, WHOLE)[None, :]
+                driven = current * _of(drive_scale, output, there, WHOLE)[None, :]
                 driven += _of(drive_bias, output, there, WHOLE)[None, :]
                 if OTHER:
                     driven += added * 64
@@ -301,7 +303,7 @@ def synapses(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def neurons(  # type: ignore[no-untyped-def]
+def neurons(
     x, other, relay_bias, lif_bias, tie, stream, spikes, counts,
     rows, steps, x_step, other_step, channels, relay_limit, relay_shift, relay_half, threshold,
     count_clips,
@@ -336,7 +338,7 @@ def neurons(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=("patches",))
-def digits(  # type: ignore[no-untyped-def]
+def digits(
     y, bias, planes, rows, patches, channels,
     PADDED: tl.constexpr, DIGITS: tl.constexpr, BY_CHANNEL: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -370,7 +372,7 @@ def digits(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _columns(y, of_head, WIDTH: tl.constexpr, DEPTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _columns(y, of_head, WIDTH: tl.constexpr, DEPTH: tl.constexpr):
     """Digits of y2, (patches, DEPTH); heads are padded to a power of two."""
     if WIDTH == DEPTH:
         result = tl.load(y)
@@ -380,7 +382,7 @@ def _columns(y, of_head, WIDTH: tl.constexpr, DEPTH: tl.constexpr):  # type: ign
 
 
 @triton.jit
-def _scores(  # type: ignore[no-untyped-def]
+def _scores(
     gates, y, v, patch, there, of_head, counts, plane, patches, limit, bias, tie, threshold,
     ROWS: tl.constexpr, PART: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, DIGITS: tl.constexpr,
     CLIPS: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr, V_MAX: tl.constexpr, SHIFT: tl.constexpr,
@@ -406,7 +408,7 @@ def _scores(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=("positions", "patches", "steps", "images", "heads", "limit1", "limit2", "bias1", "bias2",
                                "tie1", "tie2", "threshold1", "threshold2"))  # fmt: skip
-def attention(  # type: ignore[no-untyped-def]
+def attention(
     x, planes1, planes2, spikes, counts1, counts2,
     positions, patches, steps, images, heads, channels, limit1, limit2, bias1, bias2, tie1, tie2, threshold1,
     threshold2,
@@ -467,14 +469,15 @@ def attention(  # type: ignore[no-untyped-def]
         if CLIPS2:
             _add(counts2, 0, kept != sums)
         fired, v2 = _fired(
-            kept * 64 + bias2, v2, tie2, inside, counts2, threshold2, not TIES2, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2, False,
+            kept * 64 + bias2, v2, tie2, inside, counts2, threshold2, not TIES2, FLOORS2, TIES2, V_MAX, SHIFT2, KEEP2,
+            False,
         )  # fmt: skip
         tl.store(spikes + t * step + at, fired, mask=inside)
 
 
 @triton.jit(do_not_specialize=("rows", "made_height", "made_width", "height", "width", "kernel_height", "kernel_width",
                                "stride_rows", "stride_columns", "top", "left"))  # fmt: skip
-def pool(  # type: ignore[no-untyped-def]
+def pool(
     x, made, rows, made_height, made_width, height, width, channels, kernel_height, kernel_width, stride_rows,
     stride_columns, top, left,
     LARGEST: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,

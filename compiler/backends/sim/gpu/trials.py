@@ -131,14 +131,14 @@ class LayerTrial:
             outcome = relay.evaluate(chosen)
             chosen = outcome.value
             if self.tail.may_clip:
-                wanted[0] = outcome.clipped * (self.steps // len(chosen))
+                wanted[0] = (outcome.clipped or 0) * (self.steps // len(chosen))
         if not np.array_equal(_rows(stream, rows), np.broadcast_to(chosen, (len(stream), *chosen.shape[1:]))):
             return False
         if lif is None or spikes is None:
             return True
         outcome, ties = lif.evaluate_with_ties(np.broadcast_to(chosen, (self.steps, *chosen.shape[1:])))
         if may_floor(lif, self.tail.reach):
-            wanted[1] = outcome.clipped
+            wanted[1] = outcome.clipped or 0
         if lif.counts_ties:
             wanted[2] = ties
         whole = len(rows) == read.shape[1]

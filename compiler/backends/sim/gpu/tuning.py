@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
+from resformer.compiler.backends.sim.frame import is_out_of_memory
 from resformer.compiler.backends.sim.gpu.launch import NARROWEST, Tiles
 
 SECONDS = 90.0
@@ -20,7 +23,16 @@ Key = tuple[object, ...]
 
 CHOSEN: dict[Key, Tiles] = {}
 """What was found in this process, by device and kind of layer."""
-_spent = 0.0
+
+
+@dataclass
+class Budget:
+    """What is left of the seconds that trying may take."""
+
+    left: float = SECONDS
+
+
+BUDGET = Budget()
 
 
 def layer_tiles(group_outputs: int, group_channels: int, rows: int, *, light: bool) -> list[Tiles]:
@@ -42,7 +54,8 @@ def layer_tiles(group_outputs: int, group_channels: int, rows: int, *, light: bo
         ]  # fmt: skip
     else:
         tiles = [
-            Tiles(short, narrow, depth, 4, 4, FEWER), Tiles(low, narrow, depth, 4, 4), Tiles(short, narrow, depth, 4, 3),
+            Tiles(short, narrow, depth, 4, 4, FEWER), Tiles(low, narrow, depth, 4, 4), Tiles(short, narrow, depth, 4,
+            3),
         ]  # fmt: skip
         if group_channels % 128 == 0:
             tiles.append(Tiles(short, narrow, 128, 4, 3, FEWER))
@@ -65,16 +78,15 @@ def choose(key: Key, candidates: Sequence[Tiles], launch: Callable[[Tiles], None
         launch: Runs the kernel with some tiles.
         device: Where; only a GPU is timed.
     """
-    global _spent
     if device.type != "cuda" or len(candidates) == 1:
         return candidates[0]
     key = (torch.cuda.get_device_name(device), *key)
     if key not in CHOSEN:
-        began = time.perf_counter()
-        if _spent >= SECONDS:
+        if BUDGET.left <= 0:
             return candidates[0]
+        began = time.perf_counter()
         CHOSEN[key] = min(candidates, key=lambda tiles: _milliseconds(launch, tiles))
-        _spent += time.perf_counter() - began
+        BUDGET.left -= time.perf_counter() - began
     return CHOSEN[key]
 
 
@@ -83,21 +95,21 @@ def _milliseconds(launch: Callable[[Tiles], None], tiles: Tiles) -> float:
     try:
         launch(tiles)
         torch.cuda.synchronize()
-    except Exception as error:  # Triton has no class of its own for all that does not fit a device
-        if "out of resource" not in str(error):
+    except RuntimeError as error:
+        if is_out_of_memory(error):
             raise
-        return float("inf")
+        return math.inf
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(LAUNCHES):
             launch(tiles)
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     graph.replay()
     begin.record()
     graph.replay()
     end.record()
     torch.cuda.synchronize()
-    return begin.elapsed_time(end)
+    return float(begin.elapsed_time(end))
 
 
 def _power_of_2(count: int, most: int) -> int:

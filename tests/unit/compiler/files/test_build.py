@@ -40,6 +40,7 @@ PLACEMENT: dict[str, Any] = {
     "cores": 1,
     "chips": 1,
     "neurons": 64,
+    "layout": None,
     "layers": [LAYER],
 }
 

@@ -13,6 +13,7 @@ import pytest
 from resformer.compiler.ir.summary import counted
 from resformer.errors import RangeError, ResformerWarning, SampleWarning
 from resformer.runtime.cli.terminal import Parser, Terminal, UsageError, check_writable, run_command, size_of
+from resformer.runtime.run.processes import Processes
 
 
 def run(error: BaseException | None) -> int:
@@ -54,7 +55,7 @@ def test_warnings_of_samples_are_one_line_and_told_once(
         warnings.warn("what a command prints itself", ResformerWarning, stacklevel=1)
         return 0
 
-    assert run_command(parser, arguments, command, warns=warns) == 0
+    assert run_command(parser, arguments, command, Processes(rank=0 if warns else 1)) == 0
     told = "" if arguments or not warns else "prog: warning: two lines\nprog: warning: another\n"
     assert capsys.readouterr() == ("", told)
 

@@ -15,10 +15,10 @@ from resformer.compiler.ir.ops import Conv2d, Dense
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain
 from resformer.compiler.placement import traffic
+from resformer.compiler.placement.activity import Activity, measure
 from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.compiler.placement.traffic import route
 from resformer.errors import FileFormatError
-from resformer.runtime.cost.activity import Activity, measure
 from resformer.runtime.cost.cost import Cost, estimate, to_json
 from support.program_builder import ProgramBuilder, tiny_resformer
 

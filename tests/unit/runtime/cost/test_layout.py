@@ -8,9 +8,9 @@ import pytest
 
 from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.ir import reference
+from resformer.compiler.placement.activity import measure
 from resformer.compiler.placement.place import place
 from resformer.errors import CapacityError
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import Cost, estimate
 from resformer.runtime.cost.layout import PRECISION, spread
 from support.program_builder import tiny_resformer

@@ -11,10 +11,10 @@ import yaml
 from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Program
+from resformer.compiler.placement.activity import measure
 from resformer.compiler.placement.place import place
 from resformer.errors import BackendMissingError, UnsupportedError
 from resformer.runtime.cost import sanafe as sanafe_chip
-from resformer.runtime.cost.activity import measure
 from resformer.runtime.cost.cost import estimate
 from support.program_builder import ProgramBuilder, tiny_resformer
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
+from resformer.compiler.backends import open_backend
+from resformer.compiler.ir.trace import CountTrain
+from resformer.compiler.placement.activity import activity, measure
 from resformer.compiler.samples.arrays import check_samples
 from resformer.runtime.run import infer as run
-from resformer.runtime.run.infer import batch_size, batches, infer, samples_at_once
+from resformer.runtime.run.infer import Record, batch_size, batches, infer, infer_part, samples_at_once
 from support.builds import Tiny, program_of
 from support.program_builder import ProgramBuilder
 
@@ -77,3 +82,46 @@ def test_results_do_not_depend_on_the_batch(tiny: Tiny) -> None:
         np.testing.assert_array_equal(whole.spikes[name].dense(), single.spikes[name].dense())
     assert reports == [1.0, *((1 + index) / 6 for index in range(6))]
     assert whole.uncounted == ()
+
+
+@pytest.mark.parametrize("size", [1, 4, 6])
+def test_a_cost_is_counted_batch_by_batch_without_keeping_spikes(tiny: Tiny, size: int) -> None:
+    program = program_of(tiny.build)
+    samples = check_samples(np.load(tiny.images), program, "images")
+    whole = infer(program, samples, "reference", record=True)
+    wanted = measure(program, whole.spikes)
+    for kept in (0, 5):
+        found = infer(program, samples, "reference", record=Record(kept, counts=True), batch_size=size)
+        assert found.events is not None
+        seen = activity(program, found.events)
+        assert seen.samples == wanted.samples == 6
+        for name in ("spikes", "sops", "not_zero"):
+            mine, theirs = getattr(seen, name), getattr(wanted, name)
+            assert list(mine) == list(theirs)
+            for key in mine:
+                np.testing.assert_array_equal(mine[key], theirs[key], err_msg=f"{name} of {key}")
+        assert found.to_know == whole.to_know
+        assert {train.shape[1] for train in found.spikes.values()} == ({kept} if kept else set())
+        for name, train in found.spikes.items():
+            np.testing.assert_array_equal(train.dense(), whole.spikes[name].dense()[:, :kept])
+
+
+def test_fired_and_could_have_add_up_over_batches(tiny: Tiny) -> None:
+    program = program_of(tiny.build)
+    samples = check_samples(np.load(tiny.images), program, "images")
+    runner = open_backend("reference")
+    whole, parts = (
+        infer_part(program, samples, runner, bounds=(0, 6), batch_size=size, record=Record(0)) for size in (6, 4)
+    )
+    assert (
+        parts.chances
+        == whole.chances
+        == {name: program.timesteps * 6 * math.prod(program[name].shape) for name in program.spiking_names}
+    )
+    assert parts.fired == whole.fired
+
+
+def test_the_first_counts_of_a_train_alone() -> None:
+    counts = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    np.testing.assert_array_equal(CountTrain.pack(counts).first(3).values(), counts[:, :3])
+    assert CountTrain.pack(counts).first(0).values().shape == (2, 0, 3)

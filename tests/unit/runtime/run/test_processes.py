@@ -13,6 +13,7 @@ TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "l
 
 def test_torchruns_variables_are_read() -> None:
     assert from_environment(TORCHRUN) == Processes(rank=3, count=4, local_rank=1)
+    assert from_environment(TORCHRUN | {"LOCAL_WORLD_SIZE": "2"}) == Processes(3, 4, 1, local_count=2)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
         assert from_environment({key: value for key, value in TORCHRUN.items() if key != name}) == Processes()
     assert from_environment(TORCHRUN | {"RANK": "first"}) == Processes()
@@ -29,6 +30,18 @@ def test_shares_are_contiguous_and_even(samples: int, count: int) -> None:
 def test_no_process_may_be_idle() -> None:
     with pytest.raises(InputError, match="2 samples for 3 processes; start at most 2"):
         Processes(0, 3).share(2)
+
+
+def test_of_few_things_some_processes_have_none() -> None:
+    parts = [Processes(rank, 3).part(2) for rank in range(3)]
+    assert [index for start, stop in parts for index in range(start, stop)] == [0, 1]
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resformer.runtime.run.processes.machine_cores", lambda: 7)
+    assert Processes().cores == 7
+    assert Processes(5, 8, 1, local_count=2).cores == 3
+    assert Processes(5, 16, 1, local_count=16).cores == 1
 
 
 def test_each_process_has_a_gpu_of_its_own() -> None:

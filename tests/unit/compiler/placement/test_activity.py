@@ -7,7 +7,7 @@ import numpy as np
 from resformer.compiler.ir.ops import SampleDelay
 from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.ir.trace import SpikeTrain
-from resformer.runtime.cost.activity import measure, stem_macs
+from resformer.compiler.placement.activity import measure, stem_macs
 from support.program_builder import ProgramBuilder
 
 

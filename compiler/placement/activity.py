@@ -10,12 +10,13 @@ pools send them, and levels, does one operation for each value that is not zero:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from resformer.compiler.files.placement import ASSUMED_RATE
 from resformer.compiler.ir.arrays import InvariantError
 from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.ops import (
@@ -62,6 +63,29 @@ class Activity:
         return sum(int(each.sum()) for each in self.sops.values()) / self.samples
 
 
+@dataclass(frozen=True, eq=False)
+class Events:
+    """What some samples sent, of which the whole of a data set is added up: all that their activity is counted from.
+
+    Attributes:
+        samples: How many there were.
+        fired: Of each population and gate, (T, channels, rows, columns), summed over samples.
+        passed: Likewise of what else synapses read that spikes alone decide.
+    """
+
+    samples: int
+    fired: Mapping[str, Int64Array]
+    passed: Mapping[str, Int64Array]
+
+    def __add__(self, other: Events) -> Events:
+        """Of the samples of both."""
+        return Events(self.samples + other.samples, _added(self.fired, other.fired), _added(self.passed, other.passed))
+
+
+def _added(some: Mapping[str, Int64Array], others: Mapping[str, Int64Array]) -> dict[str, Int64Array]:
+    return {name: each + others[name] for name, each in some.items()}
+
+
 def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
     """Count what a recorded run did.
 
@@ -69,11 +93,39 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         program: What ran.
         spikes: Of every population, (T, N, ...); counts, of those that may fire several a step.
     """
-    sent = {name: _by_channel(train.dense()) for name, train in spikes.items()}
+    return activity(program, events(program, spikes))
+
+
+def events(program: Program, spikes: Mapping[str, SpikeTrain]) -> Events:
+    """The events of a recorded run, or of some samples of it.
+
+    Args:
+        program: What ran.
+        spikes: Of every population, (T, N, ...); counts, of those that may fire several a step.
+    """
+    fired = {name: _by_channel(train.dense()) for name, train in spikes.items()}
     for node in program:
-        if isinstance(node.op, SpikeGate) and node.name not in sent:
-            sent[node.name] = _by_channel(_required_message(program, node, spikes))
-    maps = {name: each.sum(axis=1) for name, each in sent.items()}
+        if isinstance(node.op, SpikeGate) and node.name not in fired:
+            fired[node.name] = _by_channel(_required_message(program, node, spikes))
+    passed: dict[str, Int64Array] = {}
+    for synapse, index in _counted(program):
+        source = _source(program, synapse, index)
+        if source.name not in fired and source.name not in passed:
+            message = _message(program, source, spikes)
+            if message is not None:
+                passed[source.name] = _by_channel(message)
+    return Events(next(iter(spikes.values())).shape[1], fired, passed)
+
+
+def activity(program: Program, seen: Events) -> Activity:
+    """What all samples did whose events were added up.
+
+    Args:
+        program: What ran.
+        seen: Of all samples.
+    """
+    sent = {**seen.fired, **seen.passed}
+    maps = {name: each.sum(axis=1) for name, each in seen.fired.items()}
     sops: dict[str, Int64Array] = {}
     not_zero: dict[str, Int64Array] = {}
     parts = stacked_parts(program)
@@ -81,13 +133,13 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
         synapse = layer_synapses(program, node.name)[0]
         around = shapes_around(program, synapse)
         for index in () if node.name in parts else synapse.op.counted_inputs:
-            events = _events_read(program, synapse, index, spikes, sent)
-            if events is not None:
-                counted = synapse.op.operations_of(index, events.sum(axis=1), around)
+            read = _events_read(program, synapse, index, sent)
+            if read is not None:
+                counted = synapse.op.operations_of(index, read.sum(axis=1), around)
                 sops[node.name] = sops.get(node.name, np.int64(0)) + counted
                 if isinstance(synapse.op, Conv2d | Dense):
                     weights = [each.op for each in layer_synapses(program, node.name)]
-                    not_zero[node.name] = _not_zero(weights, events, around)
+                    not_zero[node.name] = _not_zero(weights, read, around)
         if isinstance(node.op, RecurrentCubaLIF):
             # a step later, and what the last one fires does not come back
             own = Shapes((node.shape,), node.shape)
@@ -95,8 +147,31 @@ def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
             sops[node.name] = np.append(np.int64(0), returning)
             returned = _not_zero(node.op.parts(), sent[node.name][:-1], own)
             not_zero[node.name] = np.append(np.int64(0), returned)
-    first = next(iter(spikes.values()))
-    return Activity(first.shape[1], program.timesteps, maps, sops, not_zero)
+    return Activity(seen.samples, program.timesteps, maps, sops, not_zero)
+
+
+def _counted(program: Program) -> Iterator[tuple[Node[Op], int]]:
+    """The synapses whose operations are counted, and of which of their inputs."""
+    parts = stacked_parts(program)
+    for node in program:
+        synapse = layer_synapses(program, node.name)[0]
+        if node.name not in parts and synapse.op.counts_operations and not _is_classifier(program, synapse):
+            yield from ((synapse, index) for index in synapse.op.counted_inputs)
+
+
+ASSUMED_SAMPLES = 1000
+"""Over which an assumed activity is spread, since spikes are counted whole."""
+
+
+def assumed(program: Program, rate: float = ASSUMED_RATE) -> Activity:
+    """An activity in which all neurons that fire do so equally often, at each place and step."""
+    spikes = {}
+    for node in program:
+        if node.name in program.spiking_names or isinstance(node.op, SpikeGate):
+            channels, rows, columns = (*node.shape, 1, 1)[:3]
+            sent = round(rate * channels * ASSUMED_SAMPLES)
+            spikes[node.name] = np.full((program.timesteps, rows, columns), sent, dtype=np.int64)
+    return Activity(ASSUMED_SAMPLES, program.timesteps, spikes, {})
 
 
 def stem_macs(program: Program) -> int:
@@ -109,22 +184,11 @@ def stem_macs(program: Program) -> int:
     )
 
 
-def _events_read(
-    program: Program, node: Node[Op], index: int, spikes: Mapping[str, SpikeTrain], sent: dict[str, Int64Array]
-) -> Int64Array | None:
-    """The events that a layer of synapses reads of an input, (T, channels, rows, columns); None of values.
-
-    They are kept in ``sent``, for the next that reads them.
-    """
+def _events_read(program: Program, node: Node[Op], index: int, sent: Mapping[str, Int64Array]) -> Int64Array | None:
+    """The events that a layer of synapses reads of an input, (T, channels, rows, columns); None of values."""
     if not node.op.counts_operations or _is_classifier(program, node):
         return None
-    source = _source(program, node, index)
-    if source.name not in sent:
-        message = _message(program, source, spikes)
-        if message is None:
-            return None
-        sent[source.name] = _by_channel(message)
-    return sent[source.name]
+    return sent.get(_source(program, node, index).name)
 
 
 def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array | None:

@@ -25,7 +25,7 @@ LINKS = "links"
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a layer's busiest core does for one sample, step by step.
+    """What a layer's busiest core does for one sample, step by step; or would do, in each of several ways to cut it.
 
     Attributes:
         name: The population.
@@ -36,6 +36,8 @@ class Work:
         inactive: Of those that do not, (T,).
         arriving: Messages that it takes in, (T,).
         leaving: Those that it sends, (T,).
+
+    Of several ways, each is (ways, T).
     """
 
     name: str
@@ -47,8 +49,21 @@ class Work:
     arriving: FloatArray
     leaving: FloatArray
 
+    def of_way(self, chosen: int, leaving: FloatArray) -> Work:
+        """One of several ways, and what it sends, (T,)."""
+        return Work(
+            self.name,
+            self.depth,
+            narrow=self.narrow[chosen],
+            wide=self.wide[chosen],
+            active=self.active[chosen],
+            inactive=self.inactive[chosen],
+            arriving=self.arriving[chosen],
+            leaving=leaving,
+        )
+
     def terms(self, chip: Chip) -> dict[str, FloatArray]:
-        """The time of each of :data:`TERMS`, in ns, (T,)."""
+        """The time of each of :data:`TERMS`, in ns, (T,) or (ways, T)."""
         times = (
             self.narrow * chip.synaptic_op_ns + self.wide * chip.synaptic_op_wide_ns,
             self.active * chip.neuron_update_active_ns + self.inactive * chip.neuron_update_inactive_ns,

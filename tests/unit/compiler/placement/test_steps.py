@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import load_chip
-from resformer.runtime.cost.steps import TERMS, Work, lasting
+from resformer.compiler.placement.steps import TERMS, Work, lasting
 
 CHIP = replace(
     load_chip("loihi2"),

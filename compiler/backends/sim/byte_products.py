@@ -1,0 +1,122 @@
+"""What instructions this processor has for products of bytes, and the kernels of ``strips`` that use them.
+
+LLVM aborts the process where it must compile an instruction that it may not use, so the compiled loops ask here first.
+oneDNN's variable ONEDNN_MAX_CPU_ISA, which tells it what instructions to do without, tells these kernels, too: one
+variable makes a machine try what another would do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.backends.sim.products import Compute, Kernel, StripProduct
+from resformer.compiler.ir.interval import INT32_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VNNI = ("avx512vnni", "avx512bw", "avx512vl")
+AMX = ("amx-tile", "amx-int8", *VNNI)
+"""LLVM's names of what a kernel needs."""
+EVERYTHING = ("", "ALL", "DEFAULT")
+"""Of oneDNN's variable: no limit."""
+
+ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA, SYS_ARCH_PRCTL = 0x1023, 18, 158
+"""Linux on x86-64: how a process asks to use tiles."""
+TILES, TILE_ROWS, TILE_BYTES = 8, 16, 64
+"""How many tiles a thread has, and how large they are."""
+LANES = 16
+"""How many numbers of 32 bits a vector has."""
+BASE = 255
+"""Of strips' digits: the most that a byte multiplies by."""
+HELD = 127 * (BASE + 1)
+"""The largest magnitude that two of these digits hold."""
+
+
+@functools.cache
+def strip_kernels() -> tuple[Kernel[StripProduct], ...]:
+    """What may compute the products of ``strips``, the fastest first; none without numba."""
+    found = []
+    if _has(AMX) and _may_use_tiles():
+        found.append(Kernel("product of bytes in tiles", INT32_MAX, functools.partial(_compiled, shapes=tile_shapes())))
+    if _has(VNNI):
+        found.append(Kernel("product of bytes in vectors", INT32_MAX, functools.partial(_compiled, shapes=None)))
+    return tuple(found)
+
+
+def tile_shapes() -> npt.NDArray[np.uint8]:
+    """What configures all tiles as 16 rows of 64 bytes, (64,)."""
+    shapes = np.zeros(64, np.uint8)
+    shapes[0] = 1  # the palette
+    shapes[16 : 16 + 2 * TILES : 2] = TILE_BYTES
+    shapes[48 : 48 + TILES] = TILE_ROWS
+    return shapes
+
+
+def shapes_of(kernel: Kernel[StripProduct]) -> npt.NDArray[np.uint8] | None:
+    """What a kernel's tiles are configured with, or None if it uses none."""
+    make = kernel.make
+    return make.keywords["shapes"] if isinstance(make, functools.partial) else None
+
+
+def strip_depth(depth: int) -> int:
+    """How many bytes two digits of so many have, as ``strips`` pads them."""
+    return -(-2 * whole_lanes(depth) // TILE_BYTES) * TILE_BYTES
+
+
+def whole_lanes(count: int) -> int:
+    """Up to a multiple of a vector's lanes."""
+    return -(-count // LANES) * LANES
+
+
+def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None) -> Compute:
+    from numba.core.errors import NumbaError
+
+    from resformer.compiler.backends.sim import guarded_strips
+
+    def compute(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        try:
+            guarded_strips.multiply_all(shapes, left.numpy(), right.numpy(), out.numpy())
+        except NumbaError as error:  # a version of LLVM that has the instructions under other names
+            raise NotImplementedError(f"numba does not compile a product of bytes: {error}") from error
+        return out
+
+    return compute
+
+
+def _has(needed: Sequence[str]) -> bool:
+    """Whether numba compiles for a processor with all of these."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    from numba.core.registry import cpu_target
+
+    # not public: a numba without it is taken to have none of these
+    features = str(getattr(cpu_target.target_context.codegen(), "_tm_features", "")).split(",")
+    return all(f"+{each}" in features for each in needed) and allowed(needed)
+
+
+def allowed(needed: Sequence[str]) -> bool:
+    """Whether oneDNN's variable leaves a kernel its instructions."""
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if most in EVERYTHING:
+        return True
+    if needed is AMX:
+        return "AMX" in most
+    return most.startswith("AVX10") or (most.startswith("AVX512_CORE") and most != "AVX512_CORE")
+
+
+def _may_use_tiles() -> bool:
+    """Ask Linux to let this process use tiles; it keeps the answer for all threads."""
+    if sys.platform != "linux":
+        return False
+    ask = ctypes.CDLL(None, use_errno=True).syscall
+    return int(ask(SYS_ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)) == 0

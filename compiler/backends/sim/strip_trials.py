@@ -1,0 +1,161 @@
+"""A trial of attention by strips as a whole: not of its products alone, but of digits, neurons and counts, too.
+
+The loop is ours, yet numba and LLVM make its instructions on the user's machine. So before it is used it attends for
+one head of the very width and number of patches, over some strips, on values as large as they can be and on random
+ones, and what it makes is compared with the definition in plain integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resformer.compiler.backends.sim.byte_products import HELD, shapes_of, strip_depth, whole_lanes
+from resformer.compiler.backends.sim.products import STRIP_ROWS, Compute, Kernel, StripProduct, Trial
+from resformer.compiler.ir.interval import INT32_MAX
+from resformer.compiler.target import LOIHI
+
+if TYPE_CHECKING:
+    from resformer.compiler.backends.sim.guarded_strips import StripHalf
+
+POSITIONS = 2 * STRIP_ROWS + 5
+"""Of a trial: whole strips, and one that is not."""
+BIAS = TIE = 64
+"""Of a trial's neurons, in 1/64 of their input: what reads nothing ties."""
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadAttention:
+    """Attention of one head over some positions.
+
+    Kernels read x, (steps, positions, width), y1 and y2, (steps, patches, width), and make the spikes and six counts,
+    one after the other.
+
+    Attributes:
+        name: The node's.
+        steps: T.
+        width: Channels of the head.
+        patches: Columns of the map.
+    """
+
+    name: str
+    steps: int
+    width: int
+    patches: int
+
+    @property
+    def shown(self) -> str:
+        """Its size, for notes."""
+        return f"{self.width} channels, {self.patches} patches"
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that the loop's course depends on."""
+        return self.steps, self.width, self.patches
+
+    @property
+    def reach(self) -> int:
+        """The largest y of which neither product leaves 32 bits."""
+        return min(HELD, INT32_MAX // max(self.width, self.patches))
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """What both products clip at: what random sums reach now and then."""
+        first, second = (min(self.reach * terms, LOIHI.a_max) for terms in (self.width, self.patches))
+        return first, second
+
+    @property
+    def thresholds(self) -> tuple[int, int]:
+        """Of both populations, in units of their input: about what random sums are."""
+        first, second = self.limits
+        return first // 8, second // 8
+
+    def trials(self, limit: int) -> Iterator[Trial]:
+        """Draw spikes and y: large ones, and small ones."""
+        rng = np.random.default_rng(self.width)
+        shape = self.steps, self.patches, self.width
+        for reach in (min(self.reach, limit), 3):
+            x = rng.integers(0, 2, (self.steps, POSITIONS, self.width)).astype(np.uint8)
+            x[:, :3], x[:, 3:6] = 1, 0
+            ys = [rng.integers(-reach, reach + 1, shape).astype(np.float32) for _ in range(2)]
+            for y in ys:
+                y[:, ::3] = np.sign(y[:, ::3]) * reach
+                y[:, 0] = reach
+            yield self, tuple(torch.from_numpy(each) for each in (x, *ys))
+
+    def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
+        """Whether spikes and counts are what plain integers make."""
+        x, y1, y2 = (each.numpy().astype(np.int64) for each in inputs)
+        scores = x @ y1.swapaxes(1, 2)
+        attention, counts1 = self._fire(scores, 0)
+        spikes, counts2 = self._fire(attention @ y2, 1)
+        wanted = np.concatenate([spikes.ravel(), counts1, counts2])
+        return bool(np.array_equal(result.numpy(), wanted))
+
+    def _fire(self, sums: IntArray, half: int) -> tuple[IntArray, list[int]]:
+        """Clip sums, integrate them with half of the potential kept, and fire."""
+        limit, threshold = self.limits[half], self.thresholds[half] << LOIHI.a_shift
+        kept = np.clip(sums, -limit, limit)
+        floored, ties = 0, 0
+        v = np.zeros_like(sums[0])
+        spikes = np.zeros_like(sums)
+        for t, a in enumerate(kept):
+            free = np.sign(v) * (np.abs(v) // 2) + (a << LOIHI.a_shift) + BIAS
+            floored += int((free < -LOIHI.v_max).sum())
+            v = np.maximum(free, -LOIHI.v_max)
+            spikes[t] = v > threshold
+            v = np.where(v > threshold, 0, v)
+            ties += int((v == TIE).sum())
+        return spikes, [int((kept != sums).sum()), floored, ties]
+
+
+def attention_by(kernel: Kernel[StripProduct]) -> Kernel[HeadAttention]:
+    """The loop over strips that multiplies by a kernel."""
+
+    def make(head: HeadAttention) -> Compute:
+        return _Attend(head, shapes_of(kernel))
+
+    return Kernel(f"attention by {kernel.name.replace('product', 'products')}", INT32_MAX, make)
+
+
+class _Attend:
+    """The loop, with memory of its own."""
+
+    def __init__(self, head: HeadAttention, tiles: npt.NDArray[np.uint8] | None) -> None:
+        self._head, self._tiles = head, tiles
+
+    def __call__(self, x: torch.Tensor, y1: torch.Tensor, y2: torch.Tensor) -> torch.Tensor:
+        from resformer.compiler.backends.sim import guarded_strips
+
+        head = self._head
+        first = self._half(0, y1.numpy(), head.width, head.patches)
+        second = self._half(1, y2.numpy(), head.patches, head.width)
+        spikes = np.full((head.steps, POSITIONS, head.width), 9, np.uint8)
+        sizes = guarded_strips.Sizes(1, 1, head.width, POSITIONS, head.patches)
+        counts = guarded_strips.attend(self._tiles, sizes, x.numpy(), 0, first, second, spikes, 0)
+        return torch.from_numpy(np.concatenate([spikes.ravel().astype(np.int64), counts]))
+
+    def _half(self, index: int, y: npt.NDArray[np.float32], depth: int, columns: int) -> StripHalf:
+        from resformer.compiler.backends.sim import guarded_strips
+
+        head, held, made, f32 = self._head, strip_depth(depth), whole_lanes(columns), np.float32
+        threshold = head.thresholds[index] << LOIHI.a_shift
+        return guarded_strips.StripHalf(
+            # what is beyond the real bytes may be anything
+            spikes=np.full((head.steps, STRIP_ROWS, held), 255, np.uint8),
+            digits=np.full((head.steps, held // 4, made), -1, np.int32),
+            sums=np.full((head.steps, STRIP_ROWS, made), -1, np.int32),
+            second=whole_lanes(depth),
+            neurons=(np.int32(head.limits[index]), f32(BIAS), f32(0.5), f32(threshold), f32(-LOIHI.v_max)),
+            y=y,
+            first=0,
+            bias=np.zeros(head.width, f32),
+            tie=f32(TIE),
+        )

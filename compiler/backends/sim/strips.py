@@ -1,0 +1,351 @@
+"""DSSA in one compiled loop, a strip of 16 positions at a time, whose sums never leave the nearest caches.
+
+A strip's spikes are multiplied with the digits of y for all steps, the neurons fire, their spikes are multiplied with
+the digits of the other y, and the neurons after that fire. y + bias is held in two digits to the base 255, from -127 to
+127, one below the other: spikes stand twice in a row of their matrix, as 1 for the lower digit and as 255 for the
+higher, so that one sum in 32 bits is the product. Sums of digits may wrap on their way, and the sum is right all the
+same, since it fits.
+
+Matrices of bytes are (steps, 16, depth), and those of digits (steps, depth / 4, columns) of int32, each four int8 that
+are neighbours in depth. Depth is a multiple of 64, columns are one of 16. What is beyond the real ones is zero in the
+matrix of digits, and anything in the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from resformer.compiler.backends.sim.byte_products import BASE, LANES, TILE_BYTES
+from resformer.compiler.backends.sim.lanes import (
+    as_floats,
+    counted,
+    differs,
+    equals,
+    first_lanes,
+    floats,
+    four_bytes,
+    greater,
+    integers,
+    lesser,
+    load,
+    nearest,
+    plus,
+    store,
+    store_bytes,
+    store_low_bytes,
+    times,
+    total,
+)
+from resformer.compiler.backends.sim.loops import NOTHING, integrate
+from resformer.compiler.backends.sim.products import STRIP_ROWS
+from resformer.compiler.backends.sim.tiles import (
+    clear_tile,
+    configure_tiles,
+    dot_block,
+    dot_tiles,
+    load_tile,
+    release_tiles,
+    store_tile,
+)
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def multiply(shapes: Any, a: Any, t: int, b: Any, c: Any) -> None:
+    """One step's product of a strip.
+
+    Args:
+        shapes: Of the tiles, which are configured so; None: there are none, but VNNI.
+        a: (steps, 16, depth), uint8.
+        t: The step.
+        b: (steps, depth / 4, columns), int32.
+        c: (steps, 16, columns), int32: where the sums belong.
+    """
+    depth, columns = a.shape[2], b.shape[2]
+    a_at, b_at, c_at = t * STRIP_ROWS * depth, t * b.shape[1] * columns, t * STRIP_ROWS * columns
+    if shapes is not None:
+        step = 4 * columns
+        fours = columns // (4 * LANES) * (4 * LANES)
+        for n in range(0, fours, 4 * LANES):
+            clear_tile(0)
+            clear_tile(1)
+            clear_tile(2)
+            clear_tile(3)
+            for k in range(0, depth, TILE_BYTES):
+                at = b_at + k // 4 * columns + n
+                load_tile(4, a, a_at + k, depth)
+                load_tile(5, b, at, step)
+                dot_tiles(0, 4, 5)
+                load_tile(6, b, at + LANES, step)
+                dot_tiles(1, 4, 6)
+                load_tile(7, b, at + 2 * LANES, step)
+                dot_tiles(2, 4, 7)
+                load_tile(5, b, at + 3 * LANES, step)
+                dot_tiles(3, 4, 5)
+            store_tile(0, c, c_at + n, step)
+            store_tile(1, c, c_at + n + LANES, step)
+            store_tile(2, c, c_at + n + 2 * LANES, step)
+            store_tile(3, c, c_at + n + 3 * LANES, step)
+        for n in range(fours, columns, LANES):
+            clear_tile(0)
+            for k in range(0, depth, TILE_BYTES):
+                load_tile(4, a, a_at + k, depth)
+                load_tile(5, b, b_at + k // 4 * columns + n, step)
+                dot_tiles(0, 4, 5)
+            store_tile(0, c, c_at + n, step)
+    else:
+        threes = columns // (3 * LANES) * (3 * LANES)
+        for row in range(0, STRIP_ROWS, 8):
+            left, out = a_at + row * depth, c_at + row * columns
+            for n in range(0, threes, 3 * LANES):
+                dot_block(8, 3, a, left, depth, b, b_at + n, columns, depth // 4, c, out + n, columns)
+            for n in range(threes, columns, LANES):
+                dot_block(8, 1, a, left, depth, b, b_at + n, columns, depth // 4, c, out + n, columns)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def multiply_all(shapes: Any, a: Any, b: Any, c: Any) -> None:
+    """The products of all steps; as :func:`multiply`."""
+    if shapes is not None:
+        configure_tiles(shapes)
+    for t in range(len(a)):
+        multiply(shapes, a, t, b, c)
+    if shapes is not None:
+        release_tiles()
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def spread_spikes(x: Any, row0: int, first: int, rows: int, width: int, second: int, a: Any) -> None:
+    """Copy a strip's spikes into its matrix, once for each digit.
+
+    Args:
+        x: (steps, all rows, all channels), uint8, of which ``rows`` from ``row0`` and ``width`` from ``first`` are
+            read.
+        row0: The first row.
+        first: The first channel.
+        rows: At most 16.
+        width: How many channels.
+        second: Where in depth the higher digit begins.
+        a: (steps, 16, depth), uint8.
+    """
+    for t in range(len(a)):
+        for row in range(rows):
+            x_row, low = x[t, row0 + row, first : first + width], a[t, row, :width]
+            for c in range(width):
+                low[c] = x_row[c]
+            high = a[t, row, second : second + width]
+            for c in range(width):
+                high[c] = np.uint8(BASE) * x_row[c]
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def digits_of(y: Any, at: int, bias: Any, c: int, mask: Any) -> Any:
+    """16 values as digits, lower and higher, int32: a half is never between two, since 255 is odd."""
+    whole = plus(load(y, at, mask), load(bias, c, mask))
+    high = nearest(times(whole, floats(np.float32(1 / BASE))))
+    return plus(nearest(whole), times(high, integers(np.int32(-BASE)))), high
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def digits_by_row(y: Any, row0: int, first: int, bias: Any, rows: int, second: int, b: Any) -> None:
+    """y + bias as a matrix of digits whose depth is y's rows and whose columns are its channels.
+
+    Args:
+        y: (steps, all rows, all channels), float32, of which ``rows`` from ``row0`` and ``len(bias)`` channels from
+            ``first`` are read; magnitudes with bias are at most ``HELD``.
+        row0: The first row.
+        first: The first channel.
+        bias: (width,).
+        rows: How many.
+        second: Where in depth the higher digit begins, a multiple of 4.
+        b: (steps, depth / 4, columns), int32.
+    """
+    width, channels = len(bias), y.shape[2]
+    zero = integers(np.int32(0))
+    b[:] = 0
+    for t in range(len(b)):
+        for four in range(0, rows, 4):
+            for c in range(0, width, LANES):
+                mask = first_lanes(width - c)
+                at = (t * y.shape[1] + row0 + four) * channels + first + c
+                low0, high0 = digits_of(y, at, bias, c, mask)
+                low1, high1, low2, high2, low3, high3 = zero, zero, zero, zero, zero, zero
+                if four + 1 < rows:
+                    low1, high1 = digits_of(y, at + channels, bias, c, mask)
+                if four + 2 < rows:
+                    low2, high2 = digits_of(y, at + 2 * channels, bias, c, mask)
+                if four + 3 < rows:
+                    low3, high3 = digits_of(y, at + 3 * channels, bias, c, mask)
+                to = (t * b.shape[1] + four // 4) * b.shape[2] + c
+                store(b, to, four_bytes(low0, low1, low2, low3), None)
+                store(b, to + second // 4 * b.shape[2], four_bytes(high0, high1, high2, high3), None)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def digits_by_channel(y: Any, row0: int, first: int, bias: Any, rows: int, second: int, b: Any) -> None:
+    """y + bias as a matrix of digits whose depth is y's channels and whose columns are its rows.
+
+    Arguments are those of :func:`digits_by_row`; ``second`` leaves room for the channels up to a multiple of 16.
+    """
+    width = len(bias)
+    held = (width + LANES - 1) // LANES * LANES
+    low_bytes, high_bytes = np.zeros(held, np.uint8), np.zeros(held, np.uint8)
+    low_words, high_words = low_bytes.view(np.int32), high_bytes.view(np.int32)
+    b[:] = 0
+    for t in range(len(b)):
+        for row in range(rows):
+            at = (t * y.shape[1] + row0 + row) * y.shape[2] + first
+            for c in range(0, width, LANES):
+                low, high = digits_of(y, at + c, bias, c, first_lanes(width - c))
+                store_low_bytes(low_bytes, c, low, None)
+                store_low_bytes(high_bytes, c, high, None)
+            for four in range(held // 4):
+                b[t, four, row] = low_words[four]
+                b[t, second // 4 + four, row] = high_words[four]
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _fire_lanes(
+    sums: Any, s_at: int, s_step: int, steps: int, half: Any, tie: Any, out: Any, o_at: int, o_step: int, second: int,
+    mask: Any, padded: Any, counts: Any,
+) -> Any:  # fmt: skip
+    """16 neurons, over all steps; ``padded`` is None where what is beyond the mask must not be written."""
+    saturated, floored, ties = counts
+    most, bias, keep, threshold, floor = half
+    v = floats(NOTHING)
+    for t in range(steps):
+        whole = load(sums, s_at + t * s_step, None)
+        kept = lesser(greater(whole, integers(-most)), integers(most))
+        saturated = counted(saturated, differs(kept, whole), mask)
+        fired, v, floored = integrate(as_floats(kept), v, floats(bias), keep, threshold, floor, floored, mask)
+        at = o_at + t * o_step
+        if padded is None:
+            store_bytes(out, at, fired, 1, mask)
+        else:
+            store_bytes(out, at, fired, 1, None)
+            store_bytes(out, at + second, fired, BASE, None)
+        if tie is not None:
+            # a tie does not fire, so it is what the potential was left at
+            ties = counted(ties, equals(v, floats(tie)), mask)
+    return saturated, floored, ties
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _fire(
+    sums: Any,
+    rows: int,
+    width: int,
+    half: Any,
+    tie: Any,
+    out: Any,
+    at: int,
+    row_step: int,
+    o_step: int,
+    second: int,
+    padded: Any,
+) -> tuple[int, int, int]:
+    steps, s_step = sums.shape[0], STRIP_ROWS * sums.shape[2]
+    none = integers(np.int32(0))
+    counts = none, none, none
+    whole = width // LANES * LANES
+    for row in range(rows):
+        s_at, o_at = row * sums.shape[2], at + row * row_step
+        for c in range(0, whole, LANES):
+            counts = _fire_lanes(
+                sums, s_at + c, s_step, steps, half, tie, out, o_at + c, o_step, second, None, padded, counts
+            )  # fmt: skip
+        if whole < width:
+            mask = first_lanes(width - whole)
+            counts = _fire_lanes(
+                sums, s_at + whole, s_step, steps, half, tie, out, o_at + whole, o_step, second, mask, padded, counts
+            )  # fmt: skip
+    return total(counts[0]), total(counts[1]), total(counts[2])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def fire_into_strip(sums: Any, rows: int, width: int, half: Any, tie: Any, second: int, a: Any) -> tuple[int, int, int]:
+    """Neurons whose spikes are a strip's matrix of bytes.
+
+    Args:
+        sums: (steps, 16, columns), int32: what they read.
+        rows: How many of the 16.
+        width: How many of the columns.
+        half: The product's limit, and the neurons' bias, share of the potential that one step keeps, threshold and
+            floor.
+        tie: The potential that is counted as a tie, or None: none is counted.
+        second: Where in depth the spikes stand again for the higher digit.
+        a: (steps, 16, depth), uint8.
+
+    Returns:
+        How many sums were clipped, how many potentials from below, and how many were ties.
+    """
+    found: tuple[int, int, int] = _fire(
+        sums, rows, width, half, tie, a, 0, a.shape[2], STRIP_ROWS * a.shape[2], second, True
+    )
+    return found
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def fire_into_rows(
+    sums: Any, rows: int, width: int, half: Any, tie: Any, spikes: Any, row0: int, first: int
+) -> tuple[int, int, int]:
+    """Neurons whose spikes are rows from ``row0`` and channels from ``first`` of (steps, all rows, all channels)."""
+    channels = spikes.shape[2]
+    at = row0 * channels + first
+    step = spikes.shape[1] * channels
+    found: tuple[int, int, int] = _fire(sums, rows, width, half, tie, spikes, at, channels, step, 0, None)
+    return found
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def attend(
+    shapes: Any, sizes: Any, x: Any, x0: int, first: Any, tie1: Any, second: Any, tie2: Any, spikes: Any, p0: int
+) -> tuple[int, int, int, int, int, int]:  # fmt: skip
+    """Both products of all heads of a block, and their neurons.
+
+    Args:
+        shapes: As :func:`multiply`.
+        sizes: How many samples, heads, channels a head, positions a sample, and columns of the map.
+        x: (steps, samples * positions, all channels), uint8.
+        x0: The first head's first channel in x.
+        first: What the first product needs: its matrices of bytes and of digits, its sums, where in depth its higher
+            digit begins, ``half`` as :func:`fire_into_strip` has it, y, the first head's first channel in it, and what
+            is added to it.
+        tie1: The potential of its neurons that is counted as a tie, or None.
+        second: What the second needs; the first's neurons fire into its matrix of bytes.
+        tie2: That of its neurons, or None.
+        spikes: (steps, samples * positions, all channels), uint8.
+        p0: The first head's first channel in the spikes.
+
+    Returns:
+        How many sums of the first product and potentials of its neurons were clipped, and how many were ties; the same
+        of the second.
+    """
+    samples, heads, width, positions, patches = sizes
+    a1, b1, sums1, second1, half1, y1, y1_first, bias1 = first
+    a2, b2, sums2, second2, half2, y2, y2_first, bias2 = second
+    saturated1, floored1, ties1, saturated2, floored2, ties2 = 0, 0, 0, 0, 0, 0
+    if shapes is not None:
+        configure_tiles(shapes)
+    for sample in range(samples):
+        y_row, row0 = sample * patches, sample * positions
+        for head in range(heads):
+            c = head * width
+            digits_by_channel(y1, y_row, y1_first + c, bias1[c : c + width], patches, second1, b1)
+            digits_by_row(y2, y_row, y2_first + c, bias2[c : c + width], patches, second2, b2)
+            for start in range(0, positions, STRIP_ROWS):
+                rows = min(STRIP_ROWS, positions - start)
+                spread_spikes(x, row0 + start, x0 + c, rows, width, second1, a1)
+                for t in range(len(a1)):
+                    multiply(shapes, a1, t, b1, sums1)
+                found = fire_into_strip(sums1, rows, patches, half1, tie1, second2, a2)
+                saturated1, floored1, ties1 = saturated1 + found[0], floored1 + found[1], ties1 + found[2]
+                for t in range(len(a2)):
+                    multiply(shapes, a2, t, b2, sums2)
+                found = fire_into_rows(sums2, rows, width, half2, tie2, spikes, row0 + start, p0 + c)
+                saturated2, floored2, ties2 = saturated2 + found[0], floored2 + found[1], ties2 + found[2]
+    if shapes is not None:
+        release_tiles()
+    return saturated1, floored1, ties1, saturated2, floored2, ties2

@@ -1,0 +1,147 @@
+"""Products of bytes into int32, for numba: AVX-512's VNNI, and the tiles of AMX.
+
+These are instructions of some processors. LLVM aborts the process where it must compile one that the processor lacks,
+so ``byte_products`` says first what there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from resformer.compiler.backends.sim.byte_products import LANES
+from resformer.compiler.backends.sim.lanes import Codegen, address, splat, vector
+
+_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
+_POINTER = ir.PointerType(_I8)
+_VOID = ir.VoidType()
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def dot_block(
+    typing: Any, rows: Any, columns: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, steps: Any,
+    c: Any, c_at: Any, c_step: Any,
+) -> tuple[Any, Codegen]:  # fmt: skip
+    """A block of a product of bytes, summed in registers: VNNI's.
+
+    Args:
+        typing: Numba's.
+        rows: Of the block, a literal.
+        columns: Of it, in vectors, a literal; rows times columns must fit the registers.
+        a: uint8, of which row r starts at byte ``a_at + r * a_step``.
+        b: int32, four int8 each: those of four neighbours in depth, of one column; the four next in depth lie
+            ``b_step`` further.
+        steps: A quarter of the depth.
+        c: int32, of which row r starts at ``c_at + r * c_step``.
+    """
+    count, width = rows.literal_value, columns.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        _, _, a, a_at, a_step, b, b_at, b_step, steps, c, c_at, c_step = arguments
+        a_type, b_type, c_type = (signature.args[index] for index in (2, 5, 9))
+        zero = ir.Constant(vector(_I32), None)
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(width)] for _ in range(count)]
+        kind = ir.FunctionType(vector(_I32), [vector(_I32)] * 3)
+        dot = builder.module.declare_intrinsic("llvm.x86.avx512.vpdpbusd.512", fnty=kind)
+        for each in (each for row in sums for each in row):
+            builder.store(zero, each)
+        with cgutils.for_range(builder, steps) as loop:
+            b_row = builder.add(b_at, builder.mul(loop.index, b_step))
+            taps = []
+            for column in range(width):
+                at = builder.add(b_row, ir.Constant(_I64, column * LANES))
+                taps.append(builder.load(address(context, builder, b_type, b, at, vector(_I32)), align=4))
+            a_four = builder.add(a_at, builder.mul(loop.index, ir.Constant(_I64, 4)))
+            for row in range(count):
+                at = builder.add(a_four, builder.mul(a_step, ir.Constant(_I64, row)))
+                word = builder.load(address(context, builder, a_type, a, at, _I32), align=1)
+                spikes = splat(builder, _I32, word)
+                for column in range(width):
+                    made = builder.call(dot, [builder.load(sums[row][column]), spikes, taps[column]])
+                    builder.store(made, sums[row][column])
+        for row in range(count):
+            for column in range(width):
+                at = builder.add(c_at, builder.mul(c_step, ir.Constant(_I64, row)))
+                at = builder.add(at, ir.Constant(_I64, column * LANES))
+                builder.store(
+                    builder.load(sums[row][column]), address(context, builder, c_type, c, at, vector(_I32)), 4
+                )
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(rows, columns, a, place, place, b, place, place, place, c, place, place), codegen
+
+
+def _call(builder: Any, name: str, arguments: list[Any]) -> Any:
+    kind = ir.FunctionType(_VOID, [each.type for each in arguments])
+    return builder.call(builder.module.declare_intrinsic(f"llvm.x86.{name}", fnty=kind), arguments)
+
+
+def _number(tile: Any) -> Any:
+    return ir.Constant(_I8, tile.literal_value)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def configure_tiles(typing: Any, shapes: Any) -> tuple[Any, Codegen]:
+    """Say what shapes the thread's tiles have: 64 bytes, as the processor reads them."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        where = address(context, builder, signature.args[0], arguments[0], ir.Constant(_I64, 0), _I8)
+        _call(builder, "ldtilecfg", [where])
+        return context.get_dummy_value()
+
+    return types.void(shapes), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def release_tiles(typing: Any) -> tuple[Any, Codegen]:
+    """Let the thread's tiles be as they were before they were configured."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        _call(builder, "tilerelease", [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def clear_tile(typing: Any, tile: Any) -> tuple[Any, Codegen]:
+    """Zeros in a tile, of a literal number."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        _call(builder, "tilezero", [_number(tile)])
+        return context.get_dummy_value()
+
+    return types.void(tile), codegen
+
+
+def _memory_of_tile(name: str) -> Any:
+    def operation(typing: Any, tile: Any, array: Any, at: Any, step: Any) -> tuple[Any, Codegen]:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+            _, array_value, place, stride = arguments
+            where = address(context, builder, signature.args[1], array_value, place, _I8)
+            _call(builder, name, [_number(tile), where, stride])
+            return context.get_dummy_value()
+
+        return types.void(tile, array, types.intp, types.intp), codegen
+
+    operation.__doc__ = "Load or store a tile: rows of an array from element ``at`` on, ``step`` bytes apart."
+    return intrinsic(prefer_literal=True)(operation)
+
+
+load_tile = _memory_of_tile("tileloadd64")
+store_tile = _memory_of_tile("tilestored64")
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def dot_tiles(typing: Any, sums: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """Add to a tile of int32 the product of one of uint8 and one of int8."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        _call(builder, "tdpbusd", [_number(sums), _number(a), _number(b)])
+        return context.get_dummy_value()
+
+    return types.void(sums, a, b), codegen

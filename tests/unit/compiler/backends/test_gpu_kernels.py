@@ -1,0 +1,157 @@
+"""The kernels of a GPU in Triton's interpreter: what joins, in which types, and what happens to a wrong one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from resformer.compiler.backends.sim import products
+from resformer.compiler.backends.sim.engine import Engine
+from resformer.compiler.backends.sim.plan import AttentionStep, LayerStep, OpStep, Plan, build_plan
+from resformer.compiler.backends.sim.products import Products
+from resformer.compiler.ir import reference
+from resformer.compiler.ir.ops import Conv2d
+from resformer.compiler.ir.program import Program
+from resformer.compiler.pipeline import compile_checkpoint
+from support.program_builder import ProgramBuilder
+from support.sim_runs import run_interpreted
+from support.traces import assert_same_trace
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or torch.cuda.is_available(),
+    reason="needs Triton, and its interpreter: a GPU compiles the kernels (make test-gpu)",
+)
+
+
+def plan_of(program: Program, *, record: bool = False) -> Plan:
+    from resformer.compiler.backends.sim.gpu.kernels import can_attend, can_join
+
+    return build_plan(
+        program,
+        samples=1,
+        static_input=True,
+        keep_graded=record,
+        workers=None,
+        can_attend=can_attend,
+        can_join=can_join,
+    )
+
+
+def two_layers() -> tuple[Program, np.ndarray]:
+    net = ProgramBuilder((16, 5, 6))
+    spikes = net.lif("first", net.relay("relay", "input", limit=500))
+    net.conv("last", net.lif("second", net.conv("conv", spikes, 32, (3, 3), padding=(1, 1))), 16)
+    return net.finish(timesteps=3), net.samples(2, timesteps=3, largest=1000)
+
+
+def test_all_of_the_trained_example_joins(mnist_checkpoint: Path) -> None:
+    """Else its tests would say nothing about the kernels."""
+    plan = plan_of(compile_checkpoint(mnist_checkpoint).program)
+    steps = [step for segment in plan.segments for step in segment.steps]
+    assert sum(isinstance(step, LayerStep) for step in steps) == 13
+    assert sum(isinstance(step, AttentionStep) for step in steps) == 2
+    alone = [step.name for step in steps if isinstance(step, OpStep) and isinstance(step.op, Conv2d)]
+    assert alone == ["prologue.0"], "its input is 128 at most, one more than a byte of either sign holds"
+
+
+def test_values_are_kept_in_as_few_bytes_as_hold_them(mnist_checkpoint: Path) -> None:
+    from resformer.compiler.backends.sim.gpu.kernels import GpuKernels
+
+    plan = plan_of(compile_checkpoint(mnist_checkpoint).program)
+    kernels = GpuKernels(plan, torch.device("cpu"), Products())
+    kept = {name: kernels.stored(name) for name in plan.values}
+    for name, value in plan.values.items():
+        assert value.is_spikes or value.magnitude.value <= torch.iinfo(torch.int32).max or kept[name] is torch.float64
+        if kept[name] is torch.int16:
+            assert value.magnitude.value <= 32767
+    assert {torch.int16, torch.int32} <= set(kept.values())
+    assert not kept[plan.output].is_complex
+    assert kept[plan.output].is_floating_point
+
+
+@pytest.mark.parametrize("wrong", ["spikes", "stream", "sums", "counts"])
+def test_a_layer_that_is_wrong_runs_in_parts(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of a kernel's outputs is looked at when it is tried."""
+    from resformer.compiler.backends.sim.gpu.launch import LayerKernel, Outputs, Tiles
+
+    right = LayerKernel.run
+
+    def run(self: LayerKernel, x: torch.Tensor, other: torch.Tensor | None, outputs: Outputs, tiles: Tiles) -> None:
+        right(self, x, other, outputs, tiles)
+        broken = getattr(outputs, wrong)
+        if broken is not None:
+            broken.view(-1)[-1] ^= 1
+
+    monkeypatch.setattr(products, "VERDICTS", {})
+    monkeypatch.setattr(LayerKernel, "run", run)
+    program, samples = two_layers()
+    tried = Products()
+    trace = run_interpreted(program, samples, record=True, products=tried)
+    assert_same_trace(trace, reference.run(program, samples, record=True))
+    refused = [note for note in tried.notes if "sums wrongly; replaced by a kernel for each of its parts" in note]
+    assert any(note.startswith("conv: this machine's fused layer in Triton") for note in refused)
+
+
+def test_a_kernel_that_triton_refuses_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    from resformer.compiler.backends.sim.gpu import loops
+
+    class Refusing:
+        def __getitem__(self, grid: object) -> object:
+            raise triton.TritonError("no such instruction")
+
+    monkeypatch.setattr(products, "VERDICTS", {})
+    monkeypatch.setattr(loops, "synapses", Refusing())
+    program, samples = two_layers()
+    tried = Products()
+    trace = run_interpreted(program, samples, record=True, products=tried)
+    assert_same_trace(trace, reference.run(program, samples, record=True))
+    assert any("does not run; replaced by a kernel for each of its parts" in note for note in tried.notes)
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+@pytest.mark.parametrize("reach", [127, 128, 32639, 32640, 8388607])
+def test_digits_hold_every_number(reach: int, by_channel: bool) -> None:
+    from resformer.compiler.backends.sim.gpu import loops
+    from resformer.compiler.backends.sim.gpu.launch import digits_for
+
+    count, patches, padded, channels = digits_for(reach), 5, 32, 3
+    rng = np.random.default_rng(reach)
+    y = rng.integers(-reach, reach + 1, (2, patches, channels)).astype(np.int32)
+    y[0, 0], y[1, 1] = reach, -reach
+    planes = torch.empty((count, 2, padded, channels), dtype=torch.int8)
+    bias = torch.zeros(channels, dtype=torch.int32)
+    loops.digits[2, 1](
+        torch.from_numpy(y), bias, planes, 2 * padded, patches, channels,
+        PADDED=padded, DIGITS=count, BY_CHANNEL=by_channel, ROWS=32, CHANNELS=16,
+    )  # fmt: skip
+    found = planes.numpy().astype(np.int64)
+    if by_channel:
+        found = found.reshape(count, 2, channels, padded).swapaxes(2, 3)
+    whole = sum(found[digit] * 256 ** (count - 1 - digit) for digit in range(count))
+    np.testing.assert_array_equal(whole[:, :patches], y)
+    assert not whole[:, patches:].any()
+
+
+def test_samples_travel_in_as_few_bytes_as_their_range_takes() -> None:
+    from resformer.compiler.backends.sim.gpu.batches import Batches
+    from resformer.compiler.backends.sim.gpu.kernels import GpuKernels
+
+    program, samples = two_layers()
+    for promised, wanted in ((program, torch.int32), (with_range(program, 100), torch.int8)):
+        plan = build_plan(promised, samples=2, static_input=False, keep_graded=False, workers=None)
+        engine = Engine(plan, GpuKernels(plan, torch.device("cpu"), Products()))
+        batches = Batches(engine, torch.device("cpu"), capture=False)
+        assert batches.stage(samples) == (samples.min(), samples.max())
+        assert batches.staged.dtype is wanted
+
+
+def with_range(program: Program, most: int) -> Program:
+    from support.networks import with_input_range
+
+    return with_input_range(program, np.array([-most, most]))
