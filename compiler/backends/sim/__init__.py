@@ -3,7 +3,7 @@
 ``backend`` cuts a batch into tiles, ``plan`` says once for each program what runs together, ``engine`` runs a plan on a
 tile, ``torch_kernels`` computes each step on any device, and ``cpu_kernels`` (with ``loops``) does what a CPU can do
 faster: DSSA by ``strips``, with the instructions that ``byte_products`` finds, and loops in vectors (``lanes``,
-``tiles``). ``products`` tries what these call in libraries. ``frame`` holds the values of a tile, ``recorder`` what the
+``tiles``). ``gpu`` holds the kernels of a GPU. ``products`` tries what these call in libraries. ``frame`` holds the values of a tile, ``recorder`` what the
 trace keeps of them.
 
 Why it is exact
@@ -38,8 +38,8 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
   registers, they take 0.18 to 0.5 ns an update; as loops in which LLVM finds vectors, twice as long; in torch's own
   operations, each of them a pass over memory, ten times. torch.compile, or C++, would need a compiler on the user's
   machine. So numba is an optional dependency; without it sim is slower, not other.
-- Convolutions by strips, with neurons at once, were tried and are not here: oneDNN's int8 convolution makes 900 GMAC/s
-  with its sums written, and strips made 500 to 800, which no saved pass over memory made up for.
+- Convolutions by strips, with neurons at once, were tried once, not tuned, and are not here: oneDNN's int8 convolution
+  makes 900 GMAC/s with its sums written, and strips made 500 to 800.
 - Memory: what a block of channels makes stays in the cache until it is read (``plan.Segment``), attention maps are
   never whole (``cpu_kernels.CpuKernels.attention``), and memory is handed out again last in, first out. Fresh memory
   for a layer's output costs more than the layer.
@@ -50,7 +50,14 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
 ``benchmarks/roofline.py`` and ``benchmarks/sim_vs_spikingjelly.py`` measure the outcome: half of the int8 roofline of
 VNNI over a whole image, 80 % in the convolutions, and a third of AMX's.
 
-On a GPU each step takes all samples and channels at once, in torch's operations alone.
+On a GPU (``gpu``), where Triton is installed, synapses and what reads them are one kernel (``plan.LayerStep``): int8
+products summed in int32 from spikes where they lie, no taps gathered, then a second summand, a relay and all T steps of
+the neurons in registers; DSSA is another, whose attention map never leaves the chip. On an H200, a kernel of layers is
+held up by its loads wherever the compiler cannot see that they are aligned (three times as slow), then by the
+instructions that follow each product, about 25 a number and step. Values are kept in 16 bits where bounds allow it. A
+CUDA graph launches a batch's 70 kernels at once; samples of the next batch are looked at, narrowed and sent meanwhile.
+What these kernels do not compute, and everything without Triton, runs in torch's operations, all samples and channels
+at once.
 """
 
 from resformer.compiler.backends.sim.backend import SimBackend
