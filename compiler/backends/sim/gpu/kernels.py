@@ -107,7 +107,8 @@ class GpuKernels(TorchKernels):
             None if step.other is None else self.stored(step.other),
         )
         trial = LayerTrial(own, tail, steps, kernel.static, static_other, kept, tiles)
-        if self.products.choose([trial], [LAYER], last=IN_PARTS) is None:
+        fits = _offsets_fit(images, source, made)
+        if not fits or self.products.choose([trial], [LAYER], last=IN_PARTS) is None:
             parts = [super(GpuKernels, self).bind(each, block) for each in (synapses, neurons) if each is not None]
             return functools.partial(_in_turn, parts)
         repeats = self.plan.timesteps // steps if source.static else 1
@@ -186,7 +187,7 @@ class GpuKernels(TorchKernels):
     def neurons(self, step: NeuronStep, block: Block) -> Work:
         """A sum, a relay and neurons that read no synapses of their own."""
         inputs = [self.plan.values[name] for name in step.inputs]
-        if not fits_tail(step, self.plan.values):
+        if not fits_tail(step, self.plan.values) or not _offsets_fit(self.plan.samples, *inputs):
             return super().neurons(step, block)
         steps = 1 if all(value.static for value in inputs) and step.lif is None else self.plan.timesteps
         kernel = TailKernel(self._tail(step, inputs[0]), steps, self.device)
@@ -212,7 +213,8 @@ class GpuKernels(TorchKernels):
         kernel = AttentionKernel(size, halves, self.device)
         tiles = self._attention_tiles(kernel)
         trial = AttentionTrial(step.products[1][0], size, (halves[0], halves[1]), self.device, tiles)
-        if self.products.choose([trial], [ATTENTION], last=IN_PARTS) is None:
+        fits = _offsets_fit(self.plan.samples, x, y)
+        if not fits or self.products.choose([trial], [ATTENTION], last=IN_PARTS) is None:
             return functools.partial(_in_turn, [super(GpuKernels, self).bind(each, block) for each in step.parts])
 
         counts = next(self._counters), next(self._counters)
@@ -266,7 +268,7 @@ def can_join(step: LayerStep, values: Mapping[str, Value]) -> bool:
         return False
     if isinstance(op, Conv2d) and not _is_plain(op, source, made):
         return False
-    if made.magnitude.sums >= INT32 or max(source.channels, made.channels) * source.positions >= ELEMENTS:
+    if made.magnitude.sums >= INT32:
         return False
     return step.neurons is None or fits_tail(step.neurons, values)
 
@@ -285,8 +287,7 @@ def fits_tail(step: NeuronStep, values: Mapping[str, Value]) -> bool:
         neurons = step.lif[1]
         if not isinstance(neurons, LIF) or neurons.du != LOIHI.du_no_memory or step.reach > LOIHI.a_max:
             return False
-    widest = max(values[name].channels * values[name].positions for name in step.inputs)
-    return len(step.inputs) <= 2 and reach < INT32 and widest < ELEMENTS
+    return len(step.inputs) <= 2 and reach < INT32
 
 
 def can_attend(step: AttentionStep, values: Mapping[str, Value]) -> bool:
@@ -307,6 +308,11 @@ def can_attend(step: AttentionStep, values: Mapping[str, Value]) -> bool:
         if (lif.bias != lif.bias[0]).any() or (lif.surplus != lif.surplus[0]).any():
             return False
     return True
+
+
+def _offsets_fit(images: int, *values: Value) -> bool:
+    """Whether 32 bits hold the place of every number of one step, of so many images."""
+    return all(images * value.positions * value.channels < ELEMENTS for value in values)
 
 
 def _fits_pool(plan: Plan, step: Step) -> bool:

@@ -155,3 +155,23 @@ def with_range(program: Program, most: int) -> Program:
     from support.networks import with_input_range
 
     return with_input_range(program, np.array([-most, most]))
+
+
+def test_offsets_beyond_32_bits_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 32 bits held fewer numbers than a step has: the kernels' offsets would wrap."""
+    from resformer.compiler.backends.sim.gpu import kernels
+
+    started: list[str] = []
+    right = kernels.LayerKernel.run
+
+    def run(self: kernels.LayerKernel, *arguments: object) -> None:
+        started.append(self.synapses.name)
+        right(self, *arguments)
+
+    monkeypatch.setattr(kernels, "ELEMENTS", 2 * 5 * 6 * 32)
+    program, samples = two_layers()
+    expected = reference.run(program, samples, record=True)
+    run_interpreted(program, samples, record=True)  # all are tried by now
+    monkeypatch.setattr(kernels.LayerKernel, "run", run)
+    assert_same_trace(run_interpreted(program, samples, record=True), expected)
+    assert "conv" not in started, "2 samples of 5x6 positions and 32 channels"
