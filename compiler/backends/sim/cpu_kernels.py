@@ -35,6 +35,7 @@ from resformer.compiler.backends.sim.products import (
     Products,
     StripProduct,
     Synapses,
+    digits_for,
 )
 from resformer.compiler.backends.sim.strip_trials import HeadAttention, attention_by
 from resformer.compiler.backends.sim.torch_kernels import (
@@ -433,14 +434,6 @@ def _constants(lif: LIF) -> tuple[np.float32, np.float32, np.float32]:
     """What the compiled loops need of neurons: the share of the potential that is kept, threshold and floor."""
     keep = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
     return np.float32(keep), np.float32(lif.vth << LOIHI.a_shift), np.float32(-LOIHI.v_max)
-
-
-def digits_for(largest: int) -> int:
-    """How many digits from -128 to 127 to the base 256 hold every integer of at most this magnitude."""
-    digits = 1
-    while largest > 127 * (256**digits - 1) // 255:
-        digits += 1
-    return digits
 
 
 def _read(slab: Slab) -> tuple[npt.NDArray[Any], int]:

@@ -65,6 +65,14 @@ def exact_below(dtype: torch.dtype) -> int:
     return EXACT_IN_FLOAT32 if dtype is torch.float32 else EXACT_IN_FLOAT64
 
 
+def digits_for(largest: int) -> int:
+    """How many digits from -128 to 127 to the base 256 hold every integer of at most this magnitude."""
+    digits = 1
+    while largest > 127 * (256**digits - 1) // 255:
+        digits += 1
+    return digits
+
+
 class Product(Protocol):
     """What a kernel is asked for."""
 

@@ -13,9 +13,10 @@ import torch
 import triton
 
 from resformer.compiler.backends.sim.gpu import loops
-from resformer.compiler.backends.sim.products import Synapses
+from resformer.compiler.backends.sim.products import Synapses, digits_for
 from resformer.compiler.ir.interval import largest
 from resformer.compiler.ir.ops import LIF, Relay
+from resformer.compiler.ir.ops.neurons import THRESHOLD_UNIT
 from resformer.compiler.target import LOIHI
 
 DEPTH_MIN = 32
@@ -26,8 +27,6 @@ FEW_CHANNELS = 16
 """Below it, a run of one tap's channels would leave most of a product's depth empty."""
 SEEN_BITS = 31
 """Taps of which a kernel remembers in one number which lie within the image."""
-THRESHOLD_UNIT = 1 << LOIHI.a_shift
-"""Potentials are counted in this share of the neurons' input."""
 COUNTS = 3
 """Of a step: sums clipped, potentials clipped from below, ties."""
 PLANE_ROWS, PLANE_CHANNELS = 32, 64
@@ -235,14 +234,6 @@ class TailKernel:
                 tail.count_clips, ROWS=PLANE_ROWS, CHANNELS=columns, OTHER=other is not None,
                 STREAM=outputs.stream is not None, **tail.compiled,
             )  # fmt: skip
-
-
-def digits_for(reach: int) -> int:
-    """How many digits from -128 to 127 to the base 256 hold every integer of at most this magnitude."""
-    digits = 1
-    while reach > 127 * (256**digits - 1) // 255:
-        digits += 1
-    return digits
 
 
 class Half(NamedTuple):

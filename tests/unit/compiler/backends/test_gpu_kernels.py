@@ -118,7 +118,7 @@ def test_a_kernel_that_triton_refuses_runs_in_parts(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("reach", [127, 128, 32639, 32640, 8388607])
 def test_digits_hold_every_number(reach: int, by_channel: bool) -> None:
     from resformer.compiler.backends.sim.gpu import loops
-    from resformer.compiler.backends.sim.gpu.launch import digits_for
+    from resformer.compiler.backends.sim.products import digits_for
 
     count, patches, padded, channels = digits_for(reach), 5, 32, 3
     rng = np.random.default_rng(reach)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.sim import SimBackend, cpu_kernels
-from resformer.compiler.backends.sim.cpu_kernels import can_attend, digits_for, int8_is_exact
+from resformer.compiler.backends.sim.cpu_kernels import can_attend, int8_is_exact
 from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.frame import Arena
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, build_plan
+from resformer.compiler.backends.sim.products import digits_for
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.bounds import magnitudes
 from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, Interval
