@@ -52,7 +52,7 @@ class _Handler:
 def ended_by_signals() -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP raise :class:`Ended` inside, where nobody has said what they do.
 
-    One of several processes that was ended so hears no SIGTERM any more: it says why first.
+    One of several processes hears no SIGTERM any more behind it: it says first why it ends.
 
     Raises:
         Ended: One came. Whatever else it was turned into on the way, by a library that it found at work, is this.
@@ -75,7 +75,7 @@ def ended_by_signals() -> Iterator[None]:
             raise
         raise Ended(handler.last) from error
     finally:
-        deaf = handler.last is not None and from_environment().count > 1
+        deaf = from_environment().count > 1
         for number, old in before.items():
             signal.signal(number, signal.SIG_IGN if deaf and number == signal.SIGTERM else old)
 

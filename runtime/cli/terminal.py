@@ -117,6 +117,7 @@ def run_command(
                     status = command(arguments)
                 with named_output():
                     sys.stdout.flush()
+            processes.leave(status)
         except SystemExit as exit_:  # after --help
             return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
         except (KeyboardInterrupt, UsageError, ResformerError, OSError, MemoryError, ImportError) as error:

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from resformer.errors import InputError, ProcessDiedError
 from resformer.models.boundary import brief
-from resformer.runtime.run.watch import Watch
+from resformer.runtime.run.exchange import Store, receive, send
+from resformer.runtime.run.watch import Watch, claim_failure
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=7)
-"""How long one process waits for the others' results, as long as none of them dies."""
 STORE_TIMEOUT = timedelta(seconds=60)
 """How long the first process may take to come up where it, rather than ``torchrun``, keeps the others together."""
 CLAIM_TIMEOUT = timedelta(seconds=10)
 CAUSE_SECONDS = 2.0
 """How long a process that was ended from outside waits to hear which other died."""
+BROKEN_SECONDS = 15.0
+"""And so one that has lost the others: somebody must have died."""
 POLL_SECONDS = 0.05
+FIRST_POLL_SECONDS = 0.001
 
 
 @dataclass
@@ -44,9 +46,8 @@ class Processes:
     local_rank: int = 0
     local_count: int = 1
     _watch: Watch | None = field(default=None, init=False, repr=False, compare=False)
-    _store: Any = field(default=None, init=False, repr=False, compare=False)
-    _exchanging: threading.Thread | None = field(default=None, init=False, repr=False, compare=False)
-    _failures: Any = field(default=None, init=False, repr=False, compare=False)
+    _store: Store | None = field(default=None, init=False, repr=False, compare=False)
+    _failed: bool = field(default=False, init=False, repr=False, compare=False)
 
     @property
     def leads(self) -> bool:
@@ -89,10 +90,10 @@ class Processes:
             return
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a connection that breaks we tell in one line
         try:
-            self._store = _connect(hosts=self.leads and not _agent_hosts(), timeout=STORE_TIMEOUT)
-            # each of its own: what waits in one keeps everything else in it waiting
-            watched, self._failures = (_connect(hosts=False, timeout=STORE_TIMEOUT) for _ in range(2))
-            self._watch = Watch(self.rank, self.count, watched, _attempt(), say, self.claim_failure)
+            self._store = _connect(hosts=self._hosts, timeout=STORE_TIMEOUT)
+            # of its own: what waits in one keeps everything else in it waiting
+            watched = _connect(hosts=False, timeout=STORE_TIMEOUT)
+            self._watch = Watch(self.rank, self.count, watched, _attempt(), say)
         except (KeyError, ValueError, RuntimeError) as error:
             raise ProcessDiedError(
                 f"rank {self.rank} of {self.count}: cannot reach the process that keeps all together, which "
@@ -105,21 +106,24 @@ class Processes:
             torch.set_num_threads(self.cores)
         self._watch.start()
 
-    def stop(self) -> None:
-        """Look after the others no longer."""
-        if self._watch is not None:
-            self._watch.stop()
+    def stop(self) -> bool:
+        """Look after the others no longer; tells whether whoever looked has ended."""
+        return self._watch is None or self._watch.stop()
 
     def leave(self, status: int) -> None:
-        """End at once, after a failure, if this is one of several processes.
+        """Let the others go, as the last that this process does with them.
 
-        What still waits for the others can be told nothing, in a thread of ours or of the library's, and may abort as
-        Python ends.
+        After a failure, the process that keeps the others together stays until all know of it. Python is not left to
+        end by itself where it would abort: in the midst of asking a machine that does not answer.
 
         Args:
             status: Of this process.
         """
-        if self._watch is not None:
+        stopped = self.stop()
+        if stopped and self._failed and self._watch is not None:
+            with contextlib.suppress(KeyboardInterrupt):
+                self._watch.leave(last=self._hosts)
+        if not stopped:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
@@ -144,15 +148,7 @@ class Processes:
         Raises:
             ProcessDiedError: One of the others died.
         """
-        if self.count == 1:
-            return [part]
-
-        def exchange(distributed: Any) -> list[T] | None:
-            parts: list[T | None] | None = [None] * self.count if self.leads else None
-            distributed.gather_object(part, parts)
-            return None if parts is None else [each for each in parts if each is not None]
-
-        return self._together(exchange)
+        return self._together(part, for_all=False)
 
     def gather_for_all(self, part: T) -> list[T]:
         """As :meth:`gather`, but every process is given it: for what is small.
@@ -160,67 +156,56 @@ class Processes:
         Raises:
             ProcessDiedError: One of the others died.
         """
+        return cast("list[T]", self._together(part, for_all=True))
+
+    def _together(self, part: T, *, for_all: bool) -> list[T] | None:
+        """Exchange something with all processes; signals, and deaths of others, are heard meanwhile."""
         if self.count == 1:
             return [part]
+        try:
+            store = self._store = self._store or _connect(hosts=self._hosts, timeout=STORE_TIMEOUT)
+            parts = self._exchange(store, part, for_all=for_all)
+            if self._watch is not None:
+                self._watch.finish()
+                if self.leads:  # they need the store, which may be in this process
+                    self._until(self._watch.all_finished)
+        except RuntimeError as error:  # all errors of stores are
+            found = None if self._watch is None else self._watch.death_within(BROKEN_SECONDS)
+            raise ProcessDiedError(
+                found or f"rank {self.rank} of {self.count}: lost another process ({brief(error)}); see what it said"
+            ) from error
+        self.stop()
+        return parts
 
-        def exchange(distributed: Any) -> list[T]:
-            parts: list[Any] = [None] * self.count
-            distributed.all_gather_object(parts, part)
-            return parts
+    def _exchange(self, store: Store, part: T, *, for_all: bool) -> list[T] | None:
+        keys = [f"resformer/part/{_attempt()}/{rank}" for rank in range(self.count)]
+        if not self.leads:
+            send(store, keys[self.rank], pickle.dumps(part), self._until)
+            return _unpacked(receive(store, f"{keys[self.rank]}/all", self._until)) if for_all else None
+        parts = [part, *(_unpacked(receive(store, key, self._until)) for key in keys[1:])]
+        if for_all:
+            content = pickle.dumps(parts)
+            for key in keys[1:]:
+                send(store, f"{key}/all", content, self._until)
+        return parts
 
-        return self._together(exchange)
+    def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so.
 
-    def _together(self, exchange: Callable[[Any], T]) -> T:
-        """Exchange something with all processes, in a thread: signals, and deaths of others, are heard meanwhile."""
-        outcome: list[T] = []
-        failures: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                outcome.append(self._exchange(exchange))
-            except BaseException as error:  # noqa: BLE001 # raised again where it is waited for
-                failures.append(error)
-
-        self._exchanging = thread = threading.Thread(target=work, name="resformer-gather", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
+        Raises:
+            ProcessDiedError: One of the others died first.
+        """
+        pause = FIRST_POLL_SECONDS
+        while not condition():
             if self._watch is not None and (found := self._watch.death) is not None:
                 raise ProcessDiedError(found)
-        if not failures:
-            self.stop()
-            return outcome[0]
-        (error,) = failures
-        if not isinstance(error, RuntimeError):
-            raise error
-        found = None if self._watch is None else self._watch.death_within(CAUSE_SECONDS)
-        raise ProcessDiedError(
-            found or f"rank {self.rank} of {self.count}: lost another process ({brief(error)}); see what it said"
-        ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS)
 
-    def _exchange(self, exchange: Callable[[Any], T]) -> T:
-        from torch import distributed
-
-        store = self._store or _connect(hosts=self.leads and not _agent_hosts(), timeout=STORE_TIMEOUT)
-        attempt = _attempt()
-        distributed.init_process_group(
-            "gloo",
-            store=distributed.PrefixStore(  # type: ignore[attr-defined]
-                f"resformer/gloo/{attempt}", store
-            ),
-            rank=self.rank,
-            world_size=self.count,
-            timeout=PATIENCE,
-        )
-        try:
-            result = exchange(distributed)
-        finally:
-            distributed.destroy_process_group()
-        if self._watch is not None:
-            self._watch.finish()
-            while self.leads and not self._watch.all_finished():  # they need the store, which may be in this process
-                time.sleep(POLL_SECONDS)
-        return result
+    @property
+    def _hosts(self) -> bool:
+        """Whether this process, rather than ``torchrun`` itself, keeps the processes together."""
+        return self.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
     def claim_failure(self) -> bool:
         """Whether this process is the first to fail, and so the one to say why.
@@ -229,11 +214,13 @@ class Processes:
         """
         if self.count == 1:
             return True
+        self._failed = True
+        self.stop()  # others' failures are no news any more
         try:
-            store = self._failures or _connect(hosts=False, timeout=CLAIM_TIMEOUT)
-            return int(store.add(f"resformer/failed/{_attempt()}", 1)) == 1
+            store = self._store or _connect(hosts=False, timeout=CLAIM_TIMEOUT)
         except (KeyError, ValueError, RuntimeError):
             return True  # nobody to ask: better told twice than not at all
+        return claim_failure(store, _attempt())
 
 
 def machine_cores() -> int:
@@ -252,18 +239,18 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Processes:
     return Processes(rank, count, local_rank, max(1, int(local)) if local.isdecimal() else 1)
 
 
-def _connect(*, hosts: bool, timeout: timedelta) -> Any:
+def _connect(*, hosts: bool, timeout: timedelta) -> Store:
     from torch import distributed
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return distributed.TCPStore(  # type: ignore[attr-defined]
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
         host, port, is_master=hosts, timeout=timeout, wait_for_workers=False
     )
+    return cast("Store", store)  # its values may be bytes, whatever its stubs say
 
 
-def _agent_hosts() -> bool:
-    """Whether ``torchrun`` itself, rather than the first process, keeps the processes together."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+def _unpacked(content: bytes) -> Any:
+    return pickle.loads(content)  # noqa: S301 # from another process of the same command
 
 
 def _attempt() -> str:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from resformer.models.boundary import brief
+from resformer.runtime.run.exchange import Store
 
 LOOK_SECONDS = 0.2
+LEAVE_LOOK_SECONDS = 0.02
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 300.0
 """A process on another machine that says nothing for so long is taken for dead."""
@@ -25,25 +26,15 @@ START_SECONDS = 600.0
 """And so is one that has not begun by then."""
 GRACE_SECONDS = 15.0
 """After another's death, how long the work at hand may go on before this process ends in the midst of it."""
+LOST_SECONDS = 5.0
+"""Where the store is gone, how long its process may take to end: its connections are closed before that."""
+STOP_SECONDS = 10.0
+"""How long it may take to look no longer: more only where the store's machine does not answer."""
+LEAVE_SECONDS = GRACE_SECONDS + 5.0
+"""How long the process that keeps the store stays, after a failure, for the others to ask who says why."""
 EXIT_CODE_FIELD = 49
 """Where ``/proc/PID/stat`` has the status that a process ended with, counted from behind its name."""
 FAILED = 1
-
-
-class Store(Protocol):
-    """What all processes read and write: PyTorch's ``Store``, of which this is used."""
-
-    def set(self, key: str, value: str, /) -> None:
-        """Write."""
-
-    def get(self, key: str, /) -> bytes:
-        """Read; waits until it is there."""
-
-    def check(self, keys: list[str], /) -> bool:
-        """Whether all of them are there."""
-
-    def add(self, key: str, amount: int, /) -> int:
-        """Add to a number, and tell what it then is."""
 
 
 @dataclass
@@ -77,7 +68,6 @@ class Watch(threading.Thread):
         store: What all of them read and write; used by nothing else here.
         attempt: Which start of all of them this is.
         say: Told why this process ends, if it must end in the midst of its work.
-        claims: Whether it is for this process to say so.
     """
 
     def __init__(
@@ -87,12 +77,11 @@ class Watch(threading.Thread):
         store: Store,
         attempt: str,
         say: Callable[[str], None],
-        claims: Callable[[], bool],
     ) -> None:
         super().__init__(name="resformer-watch", daemon=True)
         self.death: str | None = None
         self._rank, self._count, self._store, self._attempt = rank, count, store, attempt
-        self._say, self._claims = say, claims
+        self._say = say
         self._over, self._found = threading.Event(), threading.Event()
         self._others: dict[int, _Other] = {}
         self._gone: set[int] = set()
@@ -100,6 +89,7 @@ class Watch(threading.Thread):
         # before anything else may happen to this process
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "place": self._place}
         self._store.set(self._key("process", self._rank), json.dumps(mine))
+        self._meet()
 
     def finish(self) -> None:
         """Tell the others that this process has what it came for, and needs none of them any more."""
@@ -109,11 +99,37 @@ class Watch(threading.Thread):
 
     def all_finished(self) -> bool:
         """Whether all processes have what they came for."""
-        return bool(self._store.check([self._key("finished", rank) for rank in range(self._count)]))
+        return all(self._finished(rank) for rank in range(self._count))
 
-    def stop(self) -> None:
-        """Look no longer; who dies from now on is no concern of this process."""
+    def stop(self) -> bool:
+        """Look no longer; who dies from now on is no concern of this process.
+
+        Python aborts if it ends while this thread is inside the store.
+
+        Returns:
+            Whether this thread has ended.
+        """
         self._over.set()
+        if self.ident is not None:
+            self.join(STOP_SECONDS)
+        return not self.is_alive()
+
+    def leave(self, *, last: bool) -> None:
+        """Tell the others that this process asks nothing any more; only after :meth:`stop`.
+
+        Args:
+            last: Whether to wait until all others have done so, or have ended.
+        """
+        until = time.monotonic() + LEAVE_SECONDS
+        with contextlib.suppress(RuntimeError):
+            self._store.set(self._key("left", self._rank), "1")
+            while last and time.monotonic() < until:
+                self._meet()
+                self._gone.update(other.rank for other in self._ended(0.0))
+                there = [rank for rank in range(self._count) if rank not in self._gone]
+                if all(self._store.check([self._key("left", rank)]) or self._finished(rank) for rank in there):
+                    return
+                time.sleep(LEAVE_LOOK_SECONDS)
 
     def death_within(self, seconds: float) -> str | None:
         """Which other process died, and how, as soon as it is known; None if none is known to have."""
@@ -136,7 +152,7 @@ class Watch(threading.Thread):
         self._found.set()
         _interrupt()
         if not self._over.wait(GRACE_SECONDS):
-            if self._claims():
+            if claim_failure(self._store, self._attempt):
                 self._say(death)
             os._exit(FAILED)
 
@@ -146,9 +162,11 @@ class Watch(threading.Thread):
 
     def _lost(self, error: Exception) -> str:
         """What is to be said where the store is gone: it was in the first process, unless torchrun keeps it."""
-        died = sorted(self._ended(), key=lambda other: other.rank)
-        if died:
-            return f"{self._named([died[0].rank])} {_ending(died[0])}"
+        until = time.monotonic() + LOST_SECONDS
+        while not self._over.is_set() and time.monotonic() < until:
+            died = sorted(self._ended(LOOK_SECONDS), key=lambda other: other.rank)
+            if died:
+                return f"{self._named([died[0].rank])} {_ending(died[0])}"
         return f"the process that keeps all together is gone ({brief(error)})"
 
     def _look(self) -> str | None:
@@ -161,12 +179,14 @@ class Watch(threading.Thread):
                 beaten = now
                 self._listen(now)
             self._meet()
-            for other in self._ended():
-                if not self._store.check([self._key("finished", other.rank)]):
+            for other in self._ended(LOOK_SECONDS):
+                if not self._finished(other.rank):
                     return f"{self._named([other.rank])} {_ending(other)}"
                 self._gone.add(other.rank)
                 if other.descriptor is not None:
                     os.close(other.descriptor)
+            if self._store.check([_failure(self._attempt)]):
+                return "another process failed; see what it said"
             for other in self._others.values():
                 if not other.here and other.rank not in self._gone and now - other.heard > SILENT_SECONDS:
                     return f"{self._named([other.rank])} has said nothing for {SILENT_SECONDS:.0f} s"
@@ -196,21 +216,21 @@ class Watch(threading.Thread):
                 said = self._store.get(key)
                 if said != other.beat:
                     other.beat, other.heard = said, now
-                elif self._store.check([self._key("finished", other.rank)]):
+                elif self._finished(other.rank):
                     self._gone.add(other.rank)
 
-    def _ended(self) -> list[_Other]:
-        """Those on this machine that have ended since it was last asked; it takes a moment."""
+    def _ended(self, seconds: float) -> list[_Other]:
+        """Those on this machine that have ended since it was last asked; waits for one no longer than told."""
         near = [each for each in self._others.values() if each.here and each.rank not in self._gone]
         poll = select.poll() if hasattr(select, "poll") else None
         watched = [each for each in near if each.descriptor is not None]
         if poll is None or not watched:
-            self._over.wait(LOOK_SECONDS)
+            self._over.wait(seconds)
             ready = set()
         else:
             for each in watched:
                 poll.register(each.descriptor or 0, select.POLLIN)
-            ready = {descriptor for descriptor, _ in poll.poll(1000 * LOOK_SECONDS)}
+            ready = {descriptor for descriptor, _ in poll.poll(1000 * seconds)}
         return [each for each in near if each.descriptor in ready or (each.descriptor is None and not _lives(each.pid))]
 
     def _absent(self) -> list[int]:
@@ -222,8 +242,31 @@ class Watch(threading.Thread):
         other = self._others[ranks[0]]
         return f"rank {other.rank} of {self._count} (pid {other.pid} on {other.host})"
 
+    def _finished(self, rank: int) -> bool:
+        return self._store.check([self._key("finished", rank)])
+
     def _key(self, what: str, rank: int) -> str:
         return f"resformer/{what}/{self._attempt}/{rank}"
+
+
+def claim_failure(store: Store, attempt: str) -> bool:
+    """Whether this process is the first to fail, and so the one to say why; all others see that one has.
+
+    Args:
+        store: Of all processes.
+        attempt: Which start of all of them this is.
+
+    Returns:
+        Whether it is; also where the store cannot be reached: better told twice than not at all.
+    """
+    try:
+        return store.add(_failure(attempt), 1) == 1
+    except RuntimeError:
+        return True
+
+
+def _failure(attempt: str) -> str:
+    return f"resformer/failed/{attempt}"
 
 
 def _place() -> str:

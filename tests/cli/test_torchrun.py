@@ -14,7 +14,9 @@ import pytest
 
 from resformer.runtime.cli.run import main as run_main
 from support.builds import Tiny
-from support.together import commands_together
+from support.together import commands_together, launcher
+
+__all__ = ["launcher"]
 
 SCRIPT = Path(sys.executable).with_name("resformer-run")
 
@@ -74,13 +76,13 @@ def commands(tiny: Tiny, folder: Path) -> list[tuple[str, list[str]]]:
 
 
 def test_two_processes_write_what_one_writes_byte_for_byte(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    launcher: subprocess.Popen[str], tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for command, arguments in commands(tiny, one):
         assert importlib.import_module(f"resformer.runtime.cli.{command}").main(arguments) == 0
     alone = capsys.readouterr()
-    first, second = commands_together(commands(tiny, two))
+    first, second = commands_together(launcher, commands(tiny, two))
     assert (first.status, second.status) == (0, 0), first.err + second.err
     assert {path.name for path in two.iterdir()} == {"v.json", "c.json", "r.html", "t.json"}
     for path in one.iterdir():
@@ -91,7 +93,7 @@ def test_two_processes_write_what_one_writes_byte_for_byte(
     assert [line.replace(str(two), str(one)) for line in told[0]] == told[1]
 
 
-def test_a_process_that_dies_is_named_and_the_other_ends(tiny: Tiny) -> None:
+def test_a_process_that_dies_is_named_and_the_other_ends(launcher: subprocess.Popen[str], tiny: Tiny) -> None:
     arguments = [str(tiny.build), "--input", str(tiny.images), "--backend", "sim"]
     before = """
 import os
@@ -99,7 +101,7 @@ from resformer.runtime.verify import verify
 if os.environ["RANK"] == "1":
     verify.check_batch = lambda *_: os.kill(os.getpid(), 9)
 """
-    other, killed = commands_together([("verify", arguments)], before=before)
+    other, killed = commands_together(launcher, [("verify", arguments)], before=before)
     assert (other.status, killed.status) == (1, -9)
     (said,) = other.err.splitlines()
     assert said.startswith("resformer-verify: error: rank 1 of 2 (pid ")

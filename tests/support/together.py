@@ -1,18 +1,30 @@
-"""Several processes, as ``torchrun`` starts them, but without it: each process's own end is seen."""
+"""Several processes, as ``torchrun`` starts them, but without it: each process's own end is seen.
+
+They are forked from one that has imported already what they need: to import PyTorch takes longer than all else here.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-PATIENCE = 120
-"""Seconds; on a busy machine, to import what the commands need takes long."""
+import pytest
+
+from support import launcher as launcher_program
+
+PATIENCE = 240
+"""Seconds, for a busy machine; nothing here waits so long unless for ever."""
+PORTS = (10000, 32000)
+NEEDED = ("torch.distributed", "resformer.runtime.cli.terminal", "resformer.runtime.run.processes")
 
 COMMANDS = """
 import importlib, json, os, sys
@@ -40,56 +52,84 @@ class Ended:
     err: str
 
 
+def _free_port() -> int:
+    """A port that nobody else is given unasked: those of connections, which the system chooses, lie higher."""
+    while True:
+        port = random.randrange(*PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("localhost", port)):
+            return port
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[subprocess.Popen[str]]:
+    """What forks processes, for :func:`together`; it ends with the tests of a file."""
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    # which the commands set before anything is imported
+    environment |= {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    program = [sys.executable, launcher_program.__file__]
+    with subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        yield process
+
+
 def commands_together(
-    commands: Sequence[tuple[str, Sequence[str]]], count: int = 2, before: str = "import os\n"
+    launcher: subprocess.Popen[str],
+    commands: Sequence[tuple[str, Sequence[str]]],
+    count: int = 2,
+    before: str = "import os\n",
 ) -> list[Ended]:
     """Run commands one after the other, each shared by all processes; ends with the first that fails.
 
     Args:
+        launcher: The fixture.
         commands: Modules of ``resformer.runtime.cli``, and their arguments.
         count: How many processes.
         before: Python that each process runs first.
     """
     given = json.dumps([(command, list(map(str, arguments))) for command, arguments in commands])
-    return together(before + COMMANDS, count, arguments=[given], ports=len(commands))
+    modules = [f"resformer.runtime.cli.{command}" for command, _ in commands]
+    return together(launcher, before + COMMANDS, count, arguments=[given], ports=len(commands), modules=modules)
 
 
-def together(script: str, count: int = 2, *, arguments: Sequence[str] = (), ports: int = 1) -> list[Ended]:
+def together(
+    launcher: subprocess.Popen[str],
+    script: str,
+    count: int = 2,
+    *,
+    arguments: Sequence[str] = (),
+    ports: int = 1,
+    modules: Sequence[str] = (),
+) -> list[Ended]:
     """Run a script in several processes that are told of each other.
 
     Args:
+        launcher: The fixture.
         script: Python.
         count: How many processes.
         arguments: Its arguments.
         ports: How often the processes come together; ``PORTS`` holds a port for each time.
+        modules: What to import before, once for all processes.
     """
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(ports)]
-    free = [str(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    common = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": free[0], "PORTS": ",".join(free), "OMP_NUM_THREADS": "1"}
+    free = [str(_free_port()) for _ in range(ports)]
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": free[0], "PORTS": ",".join(free)}
     common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    # which the commands set before anything is imported
-    common["TORCH_CPP_LOG_LEVEL"] = "ERROR"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]
-    try:
-        until = time.monotonic() + PATIENCE
-        for process in started:  # how it ended is known until somebody asks, as torchrun does every 0.1 s
-            while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-                assert time.monotonic() < until, "the processes wait for ever"
-                time.sleep(0.02)
-        said = [process.communicate(timeout=PATIENCE) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [Ended(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+    request = {
+        "modules": [*NEEDED, *modules],
+        "environments": [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)],
+        "script": script,
+        "arguments": list(arguments),
+        "seconds": PATIENCE,
+    }
+    assert launcher.stdin is not None
+    assert launcher.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        launcher.stdin.write(json.dumps({**request, "folder": folder}) + "\n")
+        launcher.stdin.flush()
+        answer = json.loads(launcher.stdout.readline())
+        said = [
+            [Path(folder, f"{rank}.{name}").read_text(encoding="utf-8") for name in ("out", "err")]
+            for rank in range(count)
+        ]
+    assert not answer["late"], f"the processes wait for ever: {said}"
+    return [Ended(status, *texts) for status, texts in zip(answer["ended"], said, strict=True)]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import threading
+
 import pytest
 from torch import distributed
 
 from resformer.errors import InputError
+from resformer.runtime.cli.terminal import Parser, run_command
 from resformer.runtime.run.processes import Processes, from_environment
+from resformer.runtime.run.watch import Watch
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
@@ -70,3 +76,48 @@ def test_the_first_to_fail_speaks_for_all(monkeypatch: pytest.MonkeyPatch) -> No
 def test_where_nobody_can_be_asked_each_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     assert Processes(1, 3).claim_failure()
+
+
+def fails(_arguments: argparse.Namespace) -> int:
+    raise InputError("found by one")
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> object:
+    """The store that torchrun keeps, and this process one of two."""
+    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    for name, value in {**TORCHRUN, "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # which leaves the number of threads alone
+    return store
+
+
+@pytest.mark.parametrize("command", [fails, lambda _: 0], ids=["after a failure", "after success"])
+@pytest.mark.usefixtures("agent")
+def test_no_thread_is_left_in_the_store_as_python_ends_where_it_would_abort(command: object) -> None:
+    run_command(Parser("prog"), [], command, Processes(0, 2))
+    assert "resformer-watch" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_process_whose_thread_does_not_come_back_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    stop = Watch.stop
+    monkeypatch.setattr(Watch, "stop", lambda watch: stop(watch) and False)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    run_command(Parser("prog"), [], fails, Processes(0, 2))
+    assert ended == [1]
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_failure_ends_the_others_silently(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Processes(0, 2).claim_failure()
+
+    other = Processes(1, 2)
+
+    def waits(_arguments: argparse.Namespace) -> int:
+        other.gather_for_all("mine")
+        return 0
+
+    assert run_command(Parser("prog"), [], waits, other) == 1
+    assert capsys.readouterr().err == ""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+
 import pytest
 
 from resformer.runtime.run.watch import how_ended
-from support.together import together
+from support.together import launcher, together
+
+__all__ = ["launcher"]
 
 SCRIPT = """
-import os, signal, sys, time
+import os, sys, time
 from resformer.errors import InputError
 from resformer.runtime.cli.terminal import Parser, run_command
 from resformer.runtime.run.processes import from_environment
@@ -30,20 +35,26 @@ def command(_arguments):
 sys.exit(run_command(Parser(prog="prog"), [], command, processes))
 """
 
-MET = "while not processes._watch._others: time.sleep(0.05)\n"
-"""Only once the other is there, which else finds nobody to come to."""
+MEET = """
+while not processes._watch._others: time.sleep(0.01)
+processes._store.set(f"met {processes.rank}", "")
+while not processes._store.check([f"met {rank}" for rank in range(processes.count)]): time.sleep(0.01)
+"""
+"""Only once each knows of the other; who dies before is not there to be named."""
 
 
-def run(dies: int, end: str, before: str = "", count: int = 2) -> list[tuple[int, str, str]]:
-    ended = together(SCRIPT.format(dies=dies, end=end, before=before), count)
+def run(
+    launcher: subprocess.Popen[str], dies: int, end: str, before: str = "", count: int = 2
+) -> list[tuple[int, str, str]]:
+    ended = together(launcher, SCRIPT.format(dies=dies, end=end, before=before), count)
     return [(each.status, each.out, each.err) for each in ended]
 
 
-def test_all_are_given_what_each_has() -> None:
-    found = run(2, "time.sleep(1)")
+def test_all_are_given_what_each_has(launcher: subprocess.Popen[str]) -> None:
+    found = run(launcher, 2, "")
     assert [status for status, _, _ in found] == [0, 0]
     assert found[0][1] == found[1][1]
-    assert [rank for rank, _ in eval(found[0][1])] == [0, 1]
+    assert [rank for rank, _ in ast.literal_eval(found[0][1])] == [0, 1]
     assert found[0][2] == found[1][2] == ""
 
 
@@ -51,13 +62,15 @@ def test_all_are_given_what_each_has() -> None:
     ("dies", "end", "before", "how"),
     [
         (1, "os.kill(os.getpid(), 9)", "", "was killed by SIGKILL, as the system does where memory runs out"),
-        (0, MET + "os.kill(os.getpid(), 9)", "", "was killed by SIGKILL, as the system does where memory runs out"),
-        (1, "time.sleep(1); os._exit(3)", "time.sleep(50)", "ended with exit status 3 before its work was done"),
+        (0, MEET + "os.kill(os.getpid(), 9)", MEET, "was killed by SIGKILL, as the system does where memory runs out"),
+        (1, MEET + "os._exit(3)", MEET + "time.sleep(500)", "ended with exit status 3 before its work was done"),
     ],
     ids=["while the others wait", "the first", "while the others work"],
 )
-def test_one_that_dies_is_named_and_the_others_end(dies: int, end: str, before: str, how: str) -> None:
-    found = run(dies, end, before)
+def test_one_that_dies_is_named_and_the_others_end(
+    launcher: subprocess.Popen[str], dies: int, end: str, before: str, how: str
+) -> None:
+    found = run(launcher, dies, end, before)
     status, out, err = found[1 - dies]
     assert (status, out) == (1, "")
     assert err.startswith(f"prog: error: rank {dies} of 2 (pid ")
@@ -65,11 +78,11 @@ def test_one_that_dies_is_named_and_the_others_end(dies: int, end: str, before: 
     assert err.count("\n") == 1
 
 
-def test_one_of_several_speaks_for_all() -> None:
-    killed = run(2, "os.kill(os.getpid(), 9)", count=3)
+def test_one_of_several_speaks_for_all(launcher: subprocess.Popen[str]) -> None:
+    killed = run(launcher, 2, "os.kill(os.getpid(), 9)", count=3)
     assert [status for status, _, _ in killed] == [1, 1, -9]
     assert "".join(err for _, _, err in killed).count("rank 2 of 3") == 1
-    failed = run(1, "fail()")
+    failed = run(launcher, 1, "fail()")
     assert [status for status, _, _ in failed] == [1, 1]
     assert "".join(err for _, _, err in failed) == "prog: error: found by one\n"
 
