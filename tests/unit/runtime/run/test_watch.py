@@ -39,9 +39,12 @@ MEET = """
 while not processes._watch._others: time.sleep(0.01)
 processes._store.set(f"met {processes.rank}", "")
 """
-MET = MEET + """
+MET = (
+    MEET
+    + """
 while not processes._store.check([f"met {rank}" for rank in range(processes.count)]): time.sleep(0.01)
 """
+)
 """Only once each knows of the other; who dies before is not there to be named."""
 
 
