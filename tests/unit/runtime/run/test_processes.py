@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import threading
+from collections.abc import Callable
 
 import pytest
 from torch import distributed
@@ -94,7 +95,10 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> object:
 
 @pytest.mark.parametrize("command", [fails, lambda _: 0], ids=["after a failure", "after success"])
 @pytest.mark.usefixtures("agent")
-def test_no_thread_is_left_in_the_store_as_python_ends_where_it_would_abort(command: object) -> None:
+def test_no_thread_is_left_in_the_store_as_python_ends_where_it_would_abort(
+    command: Callable[[argparse.Namespace], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "_exit", lambda _: pytest.fail("Python does not end by itself"))
     run_command(Parser("prog"), [], command, Processes(0, 2))
     assert "resformer-watch" not in {thread.name for thread in threading.enumerate()}
 

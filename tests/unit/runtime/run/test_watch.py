@@ -38,8 +38,13 @@ sys.exit(run_command(Parser(prog="prog"), [], command, processes))
 MEET = """
 while not processes._watch._others: time.sleep(0.01)
 processes._store.set(f"met {processes.rank}", "")
+"""
+MET = (
+    MEET
+    + """
 while not processes._store.check([f"met {rank}" for rank in range(processes.count)]): time.sleep(0.01)
 """
+)
 """Only once each knows of the other; who dies before is not there to be named."""
 
 
@@ -62,8 +67,8 @@ def test_all_are_given_what_each_has(launcher: subprocess.Popen[str]) -> None:
     ("dies", "end", "before", "how"),
     [
         (1, "os.kill(os.getpid(), 9)", "", "was killed by SIGKILL, as the system does where memory runs out"),
-        (0, MEET + "os.kill(os.getpid(), 9)", MEET, "was killed by SIGKILL, as the system does where memory runs out"),
-        (1, MEET + "os._exit(3)", MEET + "time.sleep(500)", "ended with exit status 3 before its work was done"),
+        (0, MET + "os.kill(os.getpid(), 9)", MEET, "was killed by SIGKILL, as the system does where memory runs out"),
+        (1, MET + "os._exit(3)", MEET + "time.sleep(500)", "ended with exit status 3 before its work was done"),
     ],
     ids=["while the others wait", "the first", "while the others work"],
 )
