@@ -96,28 +96,31 @@ def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     inner = dense(even(rng, (6, 8)), delay=np.arange(6.0), neuron=neurons(iDecay=400, vDecay=np.arange(6)))
     write_net(seeds.net, pixels(1, 4, 4), maps, flatten(8), inner, back)
     np.save(seeds.spikes, (rng.random((2, 3, 6)) < 0.5).astype(np.float32))
+    statuses: list[int] = []
     build, images = tiny.build, ("--input", tiny.images, "--samples", 2)
-    verify(build, *images, "--backend", "sim", "--model", tiny.model, "--json", seeds.verification)
-    run(build, *images, "--backend", "sim", "--cost", "--json", seeds.cost)
-    run(build, *images, "--backend", "reference")
-    report(build, "--verify", seeds.verification, "--cost", seeds.cost, "-o", folder / "page.html")
+    statuses.append(verify(build, *images, "--backend", "sim", "--model", tiny.model, "--json", seeds.verification))
+    statuses.append(run(build, *images, "--backend", "sim", "--cost", "--json", seeds.cost))
+    statuses.append(run(build, *images, "--backend", "reference"))
+    statuses.append(report(build, "--verify", seeds.verification, "--cost", seeds.cost, "-o", folder / "page.html"))
     (folder / "small.yaml").write_text(SMALL_CORES, encoding="utf-8")
     time = ("--chip", folder / "small.yaml", "--optimize", "time", "--optimize-cores", 150, "--quiet")
-    compile_(tiny.model, *tiny.arguments, "--target", "lava", *time, "-o", seeds.laid_out)
-    run(seeds.laid_out, *images, "--backend", "sim", "--cost", "--json", seeds.laid_out_cost)
+    statuses.append(compile_(tiny.model, *tiny.arguments, "--target", "lava", *time, "-o", seeds.laid_out))
+    statuses.append(run(seeds.laid_out, *images, "--backend", "sim", "--cost", "--json", seeds.laid_out_cost))
     if not all(
         json.loads(path.read_text())["layout"] for path in (seeds.laid_out / "placement.json", seeds.laid_out_cost)
     ):
         raise ValueError("the build was not laid out anew: no input would reach the reader of layouts")
-    report(seeds.laid_out, "--cost", seeds.laid_out_cost, "-o", folder / "page.html")
+    statuses.append(report(seeds.laid_out, "--cost", seeds.laid_out_cost, "-o", folder / "page.html"))
     resformer.load(seeds.laid_out).place()
-    compile_(seeds.nir, *NIR_OPTIONS, "-o", folder / "nir")
-    run(folder / "nir", "--input", seeds.spikes, "--backend", "sim")
-    compile_(seeds.net, *NET_OPTIONS, "-o", folder / "net")
-    compile_(tiny.model, *tiny.arguments, "--target", "sim", "-o", folder / "again")
+    statuses.append(compile_(seeds.nir, *NIR_OPTIONS, "-o", folder / "nir"))
+    statuses.append(run(folder / "nir", "--input", seeds.spikes, "--backend", "sim"))
+    statuses.append(compile_(seeds.net, *NET_OPTIONS, "-o", folder / "net"))
+    statuses.append(compile_(tiny.model, *tiny.arguments, "--target", "sim", "-o", folder / "again"))
     architecture = SpikformerArchitecture(embed_dims=8, depth=1, num_heads=2, num_classes=3, pooling="0110")
     save_zoo_checkpoint(build_zoo(architecture, timesteps=2), seeds.zoo, image_size=8)
-    compile_(seeds.zoo, *ZOO_OPTIONS, "-o", folder / "zoo")
+    statuses.append(compile_(seeds.zoo, *ZOO_OPTIONS, "-o", folder / "zoo"))
+    if any(statuses):
+        raise ValueError(f"a command refused what is right, before any damage: {statuses}")
     return seeds
 
 
