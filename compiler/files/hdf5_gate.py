@@ -2,16 +2,19 @@
 
 HDF5 can name other files (external and soft links, external storage, virtual data sets), hold an object under many
 names, and declare arrays of any size in a few bytes. A network needs none of these. What passes here is a tree of
-groups and of plain data sets, whose declared bytes are within budgets.
+groups and of plain data sets, whose declared bytes are within budgets, those of texts of any length included.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 from h5py import h5d, h5g, h5l, h5o, h5t, h5z
 
+from resformer.compiler.files.hdf5_texts import reference_size, text_lengths
 from resformer.errors import FileFormatError
 from resformer.models.limits import (
     DEEPEST_GROUP,
@@ -43,16 +46,22 @@ class _Seen:
 
     Attributes:
         size: Of the file, in bytes.
+        opened: The file.
+        reference: Bytes of a reference to a text.
         objects: Where each object lies, and under which name it was first met.
         compressed, repeated: Declared bytes of compressed arrays, and of those that repeat one value.
         texts: How many.
+        text_bytes: Of all texts of variable length, as they are stated.
     """
 
     size: int
+    opened: BinaryIO
+    reference: int
     objects: dict[int, str] = field(default_factory=dict)
     compressed: int = 0
     repeated: int = 0
     texts: int = 0
+    text_bytes: int = 0
 
 
 def check_hdf5(file: h5py.File, size: int) -> None:
@@ -66,7 +75,12 @@ def check_hdf5(file: h5py.File, size: int) -> None:
         FileFormatError: It is none; the message names the object.
         Exception: It is damaged.
     """
-    seen = _Seen(size)
+    with Path(file.filename).open("rb") as opened:
+        _check_objects(file, _Seen(size, opened, reference_size(file)))
+
+
+def _check_objects(file: h5py.File, seen: _Seen) -> None:
+    """Look at all objects of a file."""
     seen.objects[_address(file.id, b".")] = "/"
     todo = [("", file.id, 0)]
     while todo:
@@ -149,10 +163,12 @@ def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
     count = 1
     for edge in shape:
         count *= int(edge)
-    if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str():
+    if isinstance(kind, h5t.TypeStringID):
         seen.texts += count
         require_within(seen.texts, MOST_TEXTS, "holds {} texts")
-        return
+        if kind.is_variable_str():
+            _check_texts(shown, dataset, seen)
+            return
     declared = count * int(kind.get_size())
     if not dataset.get_storage_size() and shape:
         if layout == h5d.CHUNKED:
@@ -166,6 +182,17 @@ def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
     elif declared > dataset.get_storage_size() or made.get_nfilters():
         seen.compressed += declared
     require_expansion(shown, seen.compressed, seen.size)
+
+
+def _check_texts(shown: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
+    """Refuse texts that say that they are longer than the file, or take too much together."""
+    lengths = text_lengths(shown, dataset, seen.opened, seen.reference)
+    if (longest := int(lengths.max(initial=0))) > seen.size:
+        raise FileFormatError(
+            f"{shown}: damaged: states a text of {longest} bytes, the file has {seen.size}; {REWRITE}"
+        )
+    seen.text_bytes += int(lengths.sum())
+    require_within(seen.text_bytes, LARGEST_TEXTS, f"{shown}: with it, texts have {{}} bytes")
 
 
 def require_expansion(shown: str, declared: int, size: int) -> None:
@@ -185,11 +212,3 @@ def require_expansion(shown: str, declared: int, size: int) -> None:
         f"{shown}: with it, arrays are {{}} bytes larger than {EXPANSION_SHARE} times the file",
     )
 
-
-def text_rows(size: int) -> int:
-    """How many texts of a file may be read at once: each may be as large as the file.
-
-    Args:
-        size: Of the file, in bytes.
-    """
-    return max(1, allowed(LARGEST_TEXTS) // max(size, 1))

@@ -26,7 +26,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.files.hdf5_gate import REWRITE, check_hdf5, text_rows
+from resformer.compiler.files.hdf5_gate import REWRITE, check_hdf5
 from resformer.compiler.ir.arrays import Shape, require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ported import PORTS, PortedGraph
@@ -35,7 +35,7 @@ from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import FileFormatError
 from resformer.models.boundary import boundary, brief, require_regular
 from resformer.models.json_text import parse_json
-from resformer.models.limits import LARGEST_TEXTS, MOST_VALUES, require_within
+from resformer.models.limits import MOST_AXES, MOST_VALUES, require_within
 
 ContentT = TypeVar("ContentT")
 
@@ -250,7 +250,7 @@ def _read_graph(file: h5py.File) -> Graph[nir.NIRNode]:
     for _, node in nodes:
         require_within(math.prod(node.shape), MOST_VALUES, f"{node.name}: makes {{}} values a step")
     graph = Graph(tuple(node for _, node in nodes), facts["timesteps"], metadata)
-    edges = {(source.decode(), target.decode()) for source, target in root["edges"][()]}
+    edges = set(read_edges(root["edges"][()]))
     for source, target in edges:
         for end in (source, target):
             if end not in graph:
@@ -303,13 +303,38 @@ def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
             values["input_shape"] = None
         for field in ("input_shape", "stride", "padding", "dilation"):
             if isinstance(values.get(field), np.ndarray):
-                values[field] = tuple(values[field].tolist())
+                values[field] = _sizes(name, field, values[field])
     try:
         op = NODE_TYPES[kind].from_dict(values)
         inputs = tuple(_parsed(facts["inputs"]))
-        return facts["position"], Node(name, op, inputs, tuple(facts["shape"].tolist()))
+        return facts["position"], Node(name, op, inputs, _sizes(name, "shape", facts["shape"]))
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise FileFormatError(f"{name}: no valid {kind}: {_first_line(error)}") from error
+
+
+def _sizes(name: str, key: str, values: npt.NDArray[Any]) -> tuple[Any, ...]:
+    """A few numbers of a file as Python's, which take many times as much memory."""
+    if values.size > MOST_AXES:
+        raise FileFormatError(f"{name}: {key} has {values.size} values, the limit is {MOST_AXES}; {REWRITE}")
+    return tuple(values.tolist())
+
+
+def read_edges(values: Any) -> list[tuple[str, str]]:
+    """Pairs of names from what a file holds as edges; none of an empty array, of whatever type.
+
+    Raises:
+        FileFormatError: It is no list of pairs of texts.
+    """
+    pairs: npt.NDArray[Any] = np.asarray(values)
+    if not pairs.size:
+        return []
+    if pairs.dtype.kind not in "OSU" or pairs.size % 2:
+        raise FileFormatError(f"edges: damaged: {pairs.dtype} of shape {pairs.shape}, no pairs of names; {REWRITE}")
+    return [(_name(source), _name(target)) for source, target in pairs.reshape(-1, 2).tolist()]
+
+
+def _name(text: str | bytes) -> str:
+    return text.decode() if isinstance(text, bytes) else text
 
 
 def read_values(group: h5py.Group) -> dict[str, Any]:
@@ -323,26 +348,13 @@ def _read_value(dataset: h5py.Dataset) -> npt.NDArray[Any] | str | int | float:
     """A scalar, or an array; what repeats in one takes no memory."""
     if dataset.shape and dataset.chunks and not dataset.id.get_storage_size():
         return np.broadcast_to(dataset.fillvalue, dataset.shape)
-    value = _texts(dataset) if h5py.check_string_dtype(dataset.dtype) and dataset.shape else dataset[()]
+    value = dataset[()]
     if isinstance(value, bytes):
         return value.decode()
     if not isinstance(value, np.ndarray):
         scalar: int | float = value.item()
         return scalar
     return np.broadcast_to(_distinct(value), value.shape) if dataset.compression else value
-
-
-def _texts(dataset: h5py.Dataset) -> npt.NDArray[Any]:
-    """An array of texts, read a few at a time until they are too many bytes: all may be one large text of the file."""
-    size, rows = Path(dataset.file.filename).stat().st_size, []
-    per_row = math.prod(dataset.shape[1:])
-    at_once = max(text_rows(size) // max(per_row, 1), 1)
-    found = 0
-    for start in range(0, len(dataset), at_once):
-        rows.append(dataset[start : start + at_once])
-        found += sum(map(len, rows[-1].reshape(-1).tolist()))
-        require_within(found, LARGEST_TEXTS, "its texts have {} bytes or more")
-    return np.concatenate(rows) if rows else np.empty(dataset.shape, object)
 
 
 def _distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -51,12 +51,14 @@ class Table:
 
 
 def tables_of(ways: Sequence[Ways]) -> tuple[Table, ...]:
-    """The table of each population, as its readers at best allow."""
+    """The table of each population, as its readers at best allow; if none of its ways keeps to the limits, of all."""
     tables: dict[int, Table] = {}
     for number in reversed(range(len(ways))):
         each = ways[number]
         copies = [float(tables[read.reader].fan_outs[read.index]) for read in each.reads]
         usable = each.fits(copies)
+        if not usable.any():
+            usable = np.ones_like(usable)
         busy, cores = each.busy_ns(copies)[usable], each.cores[usable]
         kept = _undominated(cores, busy)
         least = each.fan_outs[:, usable].min(axis=1, initial=np.inf)

@@ -19,6 +19,8 @@ PIXEL_MAX = 255
 """What uint8 images are divided by."""
 CHECKED_AT_ONCE = 256
 """Samples looked at together in the search for values that are not finite."""
+LARGEST_VALUE = 1e100
+"""The largest magnitude of a sample's values: no measurement comes near it, and its square is still a number."""
 
 
 class Samples(Protocol):
@@ -173,7 +175,7 @@ def _are_spikes(images: npt.NDArray[Any]) -> bool:
 
 
 def _require_finite(images: npt.NDArray[Any], source: str) -> None:
-    """See that samples hold no NaN and nothing infinite.
+    """See that samples hold no NaN and nothing infinite, nor what becomes so once it is squared or scaled.
 
     Raises:
         InputError: One does.
@@ -189,6 +191,14 @@ def _require_finite(images: npt.NDArray[Any], source: str) -> None:
             raise InputError(
                 f"{source}: sample {start + sample} holds a NaN or infinite value, at index "
                 f"{(start + sample, *place)}; remove or repair it"
+            )
+        if part.itemsize < np.float64().itemsize:
+            continue  # such types hold nothing as large
+        if (large := np.abs(part) > LARGEST_VALUE).any():
+            sample, *place = (int(each) for each in np.argwhere(large)[0])
+            raise InputError(
+                f"{source}: sample {start + sample} holds {float(part[(sample, *place)]):.4g}, at index "
+                f"{(start + sample, *place)}; the limit is {LARGEST_VALUE:g}, so remove or repair it"
             )
 
 

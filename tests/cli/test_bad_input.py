@@ -200,6 +200,7 @@ def with_value(sample: int, value: float) -> Any:
         (np.zeros((4, 3, 2, 16, 16), np.float32), "numpy.swapaxes(x, 0, 1)"),
         (with_value(0, -np.inf), "sample 0 holds a NaN or infinite"),
         (np.full(GOOD.shape, np.longdouble(2) ** 1025), "holds a NaN or infinite"),
+        (with_value(2, 0.0).astype(np.float64) - 2e100 * (with_value(2, 3.0) == 3.0), "sample 2 holds -2e+100, at"),
         (np.array([{}, 1], dtype=object), "Python objects"),
     ],
 )

@@ -2,6 +2,7 @@
 
     python tests/hostile/fuzz.py --inputs 100000 --seed 1        # make fuzz N=100000 SEED=1
     python tests/hostile/fuzz.py --seed 1 --only 4711            # one input again, with its traceback
+    python tests/hostile/fuzz.py --inputs 500 --kind NIR --kind netx
 
 Each input is made from its number and the seed alone, and runs in a process of its own, with limits of time, memory
 and disk. A table says what became of them; each distinct failure is listed with an input that shows it.
@@ -68,9 +69,11 @@ class Tally:
             self.ran += 1
 
 
-def fuzz(seed: int, numbers: Iterable[int], seeds: Seeds, limits: Limits) -> Iterator[tuple[int, str, Outcome]]:
-    """Run inputs, and yield their numbers, kinds and outcomes."""
-    names = list(KINDS)
+def fuzz(
+    seed: int, numbers: Iterable[int], seeds: Seeds, limits: Limits, kinds: Sequence[str] = tuple(KINDS)
+) -> Iterator[tuple[int, str, Outcome]]:
+    """Run inputs of some kinds, and yield their numbers, kinds and outcomes; other kinds make other inputs of them."""
+    names = list(kinds)
     weights = np.array([KINDS[name][0] for name in names])
     for number in numbers:
         rng = np.random.default_rng([seed, number])
@@ -94,16 +97,19 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", type=int, help="run one input, by its number")
     parser.add_argument(
+        "--kind", action="append", choices=KINDS, metavar="NAME", help="only this kind; more than once: these"
+    )
+    parser.add_argument(
         "--seconds", type=float, default=Limits.seconds, help="an input may take (default: %(default)s)"
     )
     parser.add_argument("--share", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    limits = Limits(seconds=arguments.seconds)
+    limits, kinds = Limits(seconds=arguments.seconds), tuple(arguments.kind or KINDS)
     if arguments.share or arguments.only is not None:
         first, step = arguments.share or (arguments.only, arguments.inputs)
         numbers = [first] if arguments.only is not None else range(first, arguments.inputs, step)
         with tempfile.TemporaryDirectory(prefix="fuzz-seeds-") as place:
-            for number, name, outcome in fuzz(arguments.seed, numbers, seeds_in(Path(place)), limits):
+            for number, name, outcome in fuzz(arguments.seed, numbers, seeds_in(Path(place)), limits, kinds):
                 print(json.dumps([number, name, vars(outcome)]), flush=True)
                 if arguments.only is not None:
                     print(outcome.detail)
@@ -145,7 +151,7 @@ def show(results: Sequence[tuple[int, str, Outcome]], wanted: int, seconds: floa
         if outcome.failure:
             examples.setdefault((name, outcome.failure), number)
     print(f"{'kind':22}{'inputs':>9}{'refused':>9}{'ran':>9}{'failed':>9}{'distinct':>9}{'longest s':>11}{'MiB':>7}")
-    for name in (*KINDS, "all"):
+    for name in (*(name for name in KINDS if name in tallies), "all"):
         each = tallies[name]
         print(
             f"{name:22}{each.inputs:9,}{each.refused:9,}{each.ran:9,}{each.failures.total():9,}{len(each.failures):9,}"

@@ -127,6 +127,31 @@ def metadata_group(file: h5py.File) -> h5py.Group:
     return file.require_group("node/metadata")
 
 
+def endless_text(write: Write, name: str) -> Write:
+    """The last text of a network says that it is longer than any file."""
+
+    def written(path: Path, tiny: Tiny) -> None:
+        write(path, tiny)
+        with h5py.File(path, "r") as file:
+            place, size = file[name].id.get_offset(), file[name].id.get_storage_size()
+        data = bytearray(path.read_bytes())
+        data[place + size - 16 : place + size - 12] = b"\xff" * 4
+        path.write_bytes(data)
+
+    return written
+
+
+def edges_of_numbers(file: h5py.File) -> None:
+    """Numbers where names are expected, which take eight times as much as Python's."""
+    del file["node/edges"]
+    file.create_dataset("node/edges", (2**24, 2), "f8")
+
+
+def short_texts(file: h5py.File) -> None:
+    """Texts of one byte, each of which takes fifty as Python's."""
+    metadata_group(file).create_dataset("junk", (2**21,), "S1")
+
+
 NIR: Mapping[str, tuple[Write, str]] = {
     "external storage": (damaged_network(external_storage(NETWORK_BIAS, 20)), "its values lie in another file"),
     "external link": (
@@ -144,6 +169,13 @@ NIR: Mapping[str, tuple[Write, str]] = {
     "compressed": (
         damaged_network(one_chunk_of_many),
         "bytes larger than 4 times the file",
+    ),
+    "edges of numbers": (damaged_network(edges_of_numbers), "no pairs of names"),
+    "endless text": (endless_text(damaged_network(lambda _: None), "node/edges"), "states a text of 4294967295 bytes"),
+    "short texts": (damaged_network(short_texts), "texts, the limit is 1048576"),
+    "many sizes": (
+        damaged_network(replaced("node/nodes/input/shape", lambda _: np.ones(2**20, np.int8))),
+        "shape has 1048576 values",
     ),
     "another filter": (junk(data=np.arange(4), chunks=(4,), scaleoffset=0), "is compressed by filter"),
     "records": (junk(data=np.zeros(3, [("a", "f4"), ("b", "i4")])), "holds neither numbers nor texts"),
@@ -206,6 +238,11 @@ NET: Mapping[str, tuple[Write, str]] = {
         damaged_net(lambda file: file.create_dataset("layer/1/junk", (10**9,), "f8")),
         "bytes larger than 4 times the file",
     ),
+    "endless text": (
+        endless_text(damaged_net(lambda _: None), "layer/1/neuron/type"),
+        "states a text of 4294967295 bytes",
+    ),
+    "many sizes": (instead_of("layer/0/shape", lambda _: np.ones(2**20)), "its shape has 1048576 sizes"),
     "endless input": (instead_of("layer/0/shape", lambda _: [10**9, 10**9, 3]), "values a step"),
     "infinite shape": (instead_of("layer/0/shape", lambda _: [np.inf, 3, 3]), "shape holds NaN or infinite values"),
     "no numbers": (instead_of("layer/1/weight", lambda _: np.full((2, 1, 3, 3), np.nan)), "weight holds NaN"),

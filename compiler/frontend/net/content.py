@@ -402,9 +402,10 @@ def _pair(name: str, values: Values, key: str, least: int) -> tuple[int, int]:
 
 def _shape(name: str, values: Values) -> Shape:
     """The shape that a layer states: (C, H, W), or (F,)."""
-    shape = tuple(_integers(name, values, "shape", 1, SIZE_MOST).reshape(-1).tolist())
-    if len(shape) not in (1, 3):
-        raise FileFormatError(f"{name}: its shape is {shape}; it must be (F,) or (C, H, W); {REWRITE}")
+    sizes = _integers(name, values, "shape", 1, SIZE_MOST).reshape(-1)
+    if len(sizes) not in (1, 3):
+        raise FileFormatError(f"{name}: its shape has {len(sizes)} sizes; it must be (F,) or (C, H, W); {REWRITE}")
+    shape = tuple(sizes.tolist())
     require_within(math.prod(shape), MOST_VALUES, f"{name}: makes {{}} values a step")
     return shape
 
@@ -412,7 +413,7 @@ def _shape(name: str, values: Values) -> Shape:
 def _text(name: str, values: Values, key: str) -> str:
     """A field that is a text."""
     found = values.get(key)
-    items = [found] if isinstance(found, str) else np.asarray(found).reshape(-1).tolist()
+    items = [found] if isinstance(found, str) else np.asarray(found).reshape(-1)[:2].tolist()
     if len(items) == 1 and isinstance(items[0], bytes):
         items = [items[0].decode("utf-8", "replace")]
     if len(items) != 1 or not isinstance(items[0], str):

@@ -11,9 +11,8 @@ from typing import Any, TypeAlias
 
 import h5py
 import nir
-import numpy as np
 
-from resformer.compiler.files.nir import read_values
+from resformer.compiler.files.nir import read_edges, read_values
 from resformer.compiler.ir.ported import PortedGraph
 from resformer.errors import FileFormatError, UnsupportedError
 
@@ -99,7 +98,7 @@ def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple
             nodes[name] = values
     edges = [
         (doors.get(prefix + source, ("", prefix + source))[1], doors.get(prefix + target, (prefix + target, ""))[0])
-        for source, target in (map(_text, edge) for edge in np.asarray(graph["edges"]).reshape(-1, 2).tolist())
+        for source, target in read_edges(graph["edges"])
     ]
     return nodes, edges + inner_edges
 
@@ -114,10 +113,6 @@ def _only(name: str, graph: Values, kind: str) -> str:
     if len(found) != 1:
         raise UnsupportedError(f"{name}: has {len(found)} {kind} nodes; a graph must have one, so split or join them")
     return f"{name}.{found[0]}"
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
 
 
 def without_doors(content: Content) -> Content:

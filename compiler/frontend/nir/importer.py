@@ -49,6 +49,7 @@ from resformer.compiler.ir.window import Window
 from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.models.boundary import boundary
+from resformer.models.limits import MOST_AXES
 
 Float64Array = npt.NDArray[np.float64]
 AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
@@ -604,6 +605,8 @@ def _whole(name: str, key: str, value: Any) -> tuple[int, ...]:
         FileFormatError: They are something else.
     """
     array = np.asarray(value).reshape(-1)
+    if array.size > MOST_AXES:
+        raise FileFormatError(f"{name}: {key} has {array.size} values, the limit is {MOST_AXES}; write the file again")
     if array.dtype.kind not in "iuf" or not np.isfinite(array).all() or (array != np.floor(array)).any():
         raise FileFormatError(f"{name}: {key} is {value!r}, not whole numbers; write the file again")
     return tuple(int(each) for each in array)

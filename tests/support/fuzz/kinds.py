@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+import resformer
 import resformer.compiler.chips
+from resformer.errors import ResformerError
+from resformer.models.limits import printable
 from resformer.models.zoo.checkpoint import save_zoo_checkpoint
 from resformer.models.zoo.recognise import build as build_zoo
 from resformer.models.zoo.spikformer import SpikformerArchitecture
@@ -61,6 +65,8 @@ class Seeds:
         spikes: Its samples.
         verification: What ``resformer-verify --json`` wrote of the build.
         cost: What ``resformer-run --cost --json`` wrote.
+        laid_out: The build on a chip of small cores, with a layout for the shortest step, and its cost.
+        laid_out_cost: What ``resformer-run --cost --json`` wrote of that.
         zoo: A checkpoint of another family.
     """
 
@@ -70,12 +76,14 @@ class Seeds:
     spikes: Path
     verification: Path
     cost: Path
+    laid_out: Path
+    laid_out_cost: Path
     zoo: Path
 
 
 def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     """Write the rest of the seeds; every command runs once, so that whoever is forked from here has it all loaded."""
-    names = "net.nir", "net.net", "spikes.npy", "verify.json", "cost.json", "zoo.pt"
+    names = "net.nir", "net.net", "spikes.npy", "verify.json", "cost.json", "laid-out", "laid-out.json", "zoo.pt"
     seeds = Seeds(tiny, *(folder / name for name in names))
     rng, ones = np.random.default_rng(0), np.ones(5)
     network = nir.NIRGraph.from_list(
@@ -88,21 +96,44 @@ def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     inner = dense(even(rng, (6, 8)), delay=np.arange(6.0), neuron=neurons(iDecay=400, vDecay=np.arange(6)))
     write_net(seeds.net, pixels(1, 4, 4), maps, flatten(8), inner, back)
     np.save(seeds.spikes, (rng.random((2, 3, 6)) < 0.5).astype(np.float32))
+    statuses: list[int] = []
     build, images = tiny.build, ("--input", tiny.images, "--samples", 2)
-    verify(build, *images, "--backend", "sim", "--model", tiny.model, "--json", seeds.verification)
-    run(build, *images, "--backend", "sim", "--cost", "--json", seeds.cost)
-    run(build, *images, "--backend", "reference")
-    report(build, "--verify", seeds.verification, "--cost", seeds.cost, "-o", folder / "page.html")
-    compile_(seeds.nir, *NIR_OPTIONS, "-o", folder / "nir")
-    run(folder / "nir", "--input", seeds.spikes, "--backend", "sim")
-    compile_(seeds.net, *NET_OPTIONS, "-o", folder / "net")
-    compile_(tiny.model, *tiny.arguments, "--target", "sim", "-o", folder / "again")
+    statuses.append(verify(build, *images, "--backend", "sim", "--model", tiny.model, "--json", seeds.verification))
+    statuses.append(run(build, *images, "--backend", "sim", "--cost", "--json", seeds.cost))
+    statuses.append(run(build, *images, "--backend", "reference"))
+    statuses.append(report(build, "--verify", seeds.verification, "--cost", seeds.cost, "-o", folder / "page.html"))
+    (folder / "small.yaml").write_text(SMALL_CORES, encoding="utf-8")
+    time = ("--chip", folder / "small.yaml", "--optimize", "time", "--optimize-cores", 150, "--quiet")
+    statuses.append(compile_(tiny.model, *tiny.arguments, "--target", "lava", *time, "-o", seeds.laid_out))
+    statuses.append(run(seeds.laid_out, *images, "--backend", "sim", "--cost", "--json", seeds.laid_out_cost))
+    if not all(
+        json.loads(path.read_text())["layout"] for path in (seeds.laid_out / "placement.json", seeds.laid_out_cost)
+    ):
+        raise ValueError("the build was not laid out anew: no input would reach the reader of layouts")
+    statuses.append(report(seeds.laid_out, "--cost", seeds.laid_out_cost, "-o", folder / "page.html"))
+    resformer.load(seeds.laid_out).place()
+    statuses.append(compile_(seeds.nir, *NIR_OPTIONS, "-o", folder / "nir"))
+    statuses.append(run(folder / "nir", "--input", seeds.spikes, "--backend", "sim"))
+    statuses.append(compile_(seeds.net, *NET_OPTIONS, "-o", folder / "net"))
+    statuses.append(compile_(tiny.model, *tiny.arguments, "--target", "sim", "-o", folder / "again"))
     architecture = SpikformerArchitecture(embed_dims=8, depth=1, num_heads=2, num_classes=3, pooling="0110")
     save_zoo_checkpoint(build_zoo(architecture, timesteps=2), seeds.zoo, image_size=8)
-    compile_(seeds.zoo, *ZOO_OPTIONS, "-o", folder / "zoo")
+    statuses.append(compile_(seeds.zoo, *ZOO_OPTIONS, "-o", folder / "zoo"))
+    if any(statuses):
+        raise ValueError(f"a command refused what is right, before any damage: {statuses}")
     return seeds
 
 
+SMALL_CORES = """
+extends: loihi2
+name: small
+neurons_per_core: 64
+memory_words_per_core: 3000
+cores_per_tile: 1
+cores_per_chip: 12
+mesh_columns: 3
+"""
+"""A chip on which the tiny network takes many cores, of several chips."""
 NET_OPTIONS = ("--timesteps", 3, "--target", "sim", "--quiet")
 ZOO_OPTIONS = ("--target", "sim", "--quiet")
 NIR_OPTIONS = ("--dt", 1, "--timesteps", 3, "--target", "sim", "--quiet")
@@ -365,10 +396,59 @@ def report_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
 
 
 def placement_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
-    """A build's placement."""
-    build = _build_but(seeds, folder, "placement.json")
-    _damage_json(rng, seeds.tiny.build / "placement.json", build / "placement.json")
-    return (_run_build(seeds, build, "--cost"), report(build, "-o", folder / "page.html"))
+    """A build's placement: any, or a layout that was chosen for it, which readers lay out again."""
+    of = seeds.laid_out if rng.random() < 0.7 else seeds.tiny.build
+    build = _build_but(seeds, folder, "placement.json", of)
+    if of == seeds.laid_out and rng.random() < 0.6:
+        content = json.loads((of / "placement.json").read_text(encoding="utf-8"))
+        for _ in range(int(rng.integers(1, 4))):
+            _damage_layout(rng, content)
+        (build / "placement.json").write_text(json.dumps(content), encoding="utf-8")
+    else:
+        _damage_json(rng, of / "placement.json", build / "placement.json")
+    return (
+        _run_build(seeds, build, "--cost"),
+        report(build, "-o", folder / "page.html"),
+        run_command(_place, build),
+    )
+
+
+def _place(arguments: list[str]) -> int:
+    """``resformer.load(build).place()``, as a command."""
+    try:
+        resformer.load(*arguments).place()
+    except ResformerError as error:
+        print(printable(str(error)), file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _damage_layout(rng: Rng, content: Any) -> None:
+    """Another layout of the same form: tiles, cores' places, and the chip's constants."""
+    layer = pick(rng, content["layers"])
+    placed = [core for each in content["layers"] for core in each["placed"]]
+    chosen = rng.integers(10)
+    if chosen < 3 and layer["tile"]:
+        axis = int(rng.integers(len(layer["tile"])))
+        near = [1, 2, 3, 4, 8, 16, 32, 2 * layer["tile"][axis], *layer["shape"], 2**31, 2**62]
+        layer["tile"][axis] = pick(rng, near)
+    elif chosen == 3:
+        places = [(core["chip"], core["core"]) for core in placed]
+        for core, index in zip(placed, rng.permutation(len(places)), strict=True):
+            core["chip"], core["core"] = places[index]
+    elif chosen == 4:
+        pick(rng, placed)[pick(rng, ("chip", "core"))] = pick(rng, (0, 1, 5, 11, 12, 2**31, 2**62, 2**63 - 1))
+    elif chosen == 5:
+        layer["cores"] = pick(rng, (1, 2, layer["cores"] + 1, 2**62))
+    elif chosen < 8:
+        constants = content["chip"]["constants"]
+        constant = constants[pick(rng, list(constants))]
+        value = pick(rng, (0, 1, 2, 3, 0.5, 64, 1000, 2**20, 2**31 - 1, 2**62, 1e15, 1e-15, None))
+        constant["value"], constant["range"] = value, pick(rng, (None, [value, value]))
+    elif chosen == 8:
+        content["layout"] = damaged_tree(rng, content["layout"])
+    else:
+        layer["placed"] = pick(rng, ([], layer["placed"] * 2, layer["placed"][:-1], placed, placed[:1] * 10_000))
 
 
 def quantized(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
@@ -392,11 +472,11 @@ def network(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
     return (_verify_build(seeds, build),)
 
 
-def _build_but(seeds: Seeds, folder: Path, name: str) -> Path:
+def _build_but(seeds: Seeds, folder: Path, name: str, of: Path | None = None) -> Path:
     """A build that lacks a file; the others are links."""
     build = folder / "build"
     build.mkdir()
-    for file in seeds.tiny.build.iterdir():
+    for file in (of or seeds.tiny.build).iterdir():
         if file.name != name:
             (build / file.name).symlink_to(file)
     return build
@@ -437,8 +517,9 @@ def verification_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
 
 def cost_json(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
     """What resformer-run --cost --json wrote."""
-    _damage_json(rng, seeds.cost, folder / "c.json")
-    return (report(seeds.tiny.build, "--cost", folder / "c.json", "-o", folder / "page.html"),)
+    build, cost = pick(rng, ((seeds.tiny.build, seeds.cost), (seeds.laid_out, seeds.laid_out_cost)))
+    _damage_json(rng, cost, folder / "c.json")
+    return (report(build, "--cost", folder / "c.json", "-o", folder / "page.html"),)
 
 
 def _damage_json(rng: Rng, good: Path, bad: Path) -> None:

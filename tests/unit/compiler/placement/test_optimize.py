@@ -241,6 +241,20 @@ def test_an_assumed_activity_says_what_fires() -> None:
         assert spikes.sum() / activity.samples / program.timesteps == pytest.approx(ASSUMED_RATE * neurons, rel=1e-3)
 
 
+def test_a_layout_for_a_chip_that_is_too_small_is_compared_too() -> None:
+    program, _ = convolutions()
+    found = optimize(place(program, SMALL), assumed(program), "assumed", "time", cores_percent=130).to_json()
+    found["chip"]["constants"]["axon_in_per_core"]["value"] = 1
+    chosen = restore(program, found)
+    default = place(program, chosen.chip)
+    assert chosen.violations
+    assert default.violations
+    with np.errstate(all="raise"):
+        layout = compare(chosen, default, assumed(program), "assumed")
+    assert layout is not None
+    assert 0 < layout["least"] <= layout["chosen"]["step_ns"]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

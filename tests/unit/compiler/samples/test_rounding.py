@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resformer.compiler.samples.arrays import ArraySamples
+from resformer.compiler.samples.arrays import LARGEST_VALUE, ArraySamples
 from resformer.compiler.samples.rounding import LOOKED_AT, VALUES_AT_ONCE, rounding_cost, rounding_warning
 
 
@@ -51,6 +51,11 @@ def test_what_matters(values: Any, exp: int, matters: bool) -> None:
     cost = rounding_cost(samples(values), exp)
     assert cost.matters == matters
     assert (rounding_warning(cost, "x", 13) is not None) == matters
+
+
+def test_the_largest_samples_have_a_mean_square() -> None:
+    with np.errstate(all="raise"):
+        assert rounding_cost(samples(np.full(LOOKED_AT, LARGEST_VALUE)), 13).signal == LARGEST_VALUE
 
 
 @pytest.mark.parametrize("size", [2e-3, 0.3, 40.0])
