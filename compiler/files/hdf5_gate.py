@@ -211,4 +211,3 @@ def require_expansion(shown: str, declared: int, size: int) -> None:
         LARGEST_EXPANSION,
         f"{shown}: with it, arrays are {{}} bytes larger than {EXPANSION_SHARE} times the file",
     )
-
