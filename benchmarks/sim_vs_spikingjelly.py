@@ -60,8 +60,6 @@ ON_GPU_2 = ("2-compiled-autocast", "2-autocast", "2-compiled", "2-eager")
 BATCHES = {"cpu": (1, 8), "cuda": (32, 128, 1, 8)}
 ROUND_SECONDS = {"cpu": 0.0, "cuda": 0.5}
 """How long a round of one contestant takes at least; 0: it is one run."""
-WAITING = 0.2
-"""Seconds between looks at a file."""
 PREPARING = 0.6
 """Which share of --seconds the contestants may take to begin, unless --prepare-seconds says otherwise."""
 IMAGES_A_RUN, MOST_BATCHES = 512, 64
@@ -208,8 +206,7 @@ def prepare_all(
     at_once: int,
     limit: float | None,
     clock: Clock,
-    whole: Clock,
-    wait_for: Path | None,
+    whole: Clock | None = None,
 ) -> None:
     """Begin all contestants, sim last and alone: its kernels choose their tiles by their speed.
 
@@ -219,23 +216,19 @@ def prepare_all(
         at_once: How many may prepare side by side.
         limit: Seconds for each; None: no limit.
         clock: After which none of the others begins or is waited for.
-        whole: The same for sim.
-        wait_for: While this file is there, something else is on the device, and sim does not begin.
+        whole: The same for sim; None: the same clock.
     """
     ours = [entry for entry in entries if SIM in entry.contestant.parts]
 
-    def begin(entry: Entry) -> None:
-        if clock.left():
+    def begin(entry: Entry, until: Clock = clock, seconds: float | None = limit) -> None:
+        if until.left():
             entry.worker = launch(entry)
-            prepare(entry, clock.until(limit))
+            prepare(entry, until.until(seconds))
 
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(begin, [entry for entry in entries if entry not in ours]))
-    while wait_for is not None and wait_for.exists() and whole.left():
-        time.sleep(WAITING)
     for entry in ours:
-        entry.worker = launch(entry)
-        prepare(entry, whole)
+        begin(entry, clock if whole is None else whole, None)
 
 
 def take_turns(entries: Sequence[Entry], rounds: int, seconds: float, clock: Clock) -> None:
@@ -371,7 +364,6 @@ def measure(variant: str, args: argparse.Namespace, clock: Clock) -> list[list[s
             args.contestant_seconds,
             clock.until(args.prepare_seconds),
             clock,
-            args.wait_for,
         )
         for batch in args.batches:
             mine = [entry for entry in entries if entry.batch == batch]
@@ -404,7 +396,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--log", type=Path, metavar="FILE", help="what the contestants' processes print is added to it")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--exact", action="store_true", help="compare with quantized.pt in float64, too")
-    parser.add_argument("--wait-for", type=Path, metavar="FILE", help="sim begins when this file is gone")
     parser.add_argument("--prepare", action="store_true", help="only make checkpoints, images and programs")
     parser.add_argument("--prepared", action="store_true", help="take programs that --prepare made")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "benchmarks", help="where checkpoints are")

@@ -66,7 +66,7 @@ def raced(against: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     entries = [against.Entry(against.Contestant(name), 2) for name in names]
 
     def launch(entry: object) -> object:
-        task = against.Task(entry.contestant.name, "", "", "", 2, "cuda", 1, False)
+        task = against.Task(entry.contestant.name, "", "", "", 2, 1, "cuda", 1, False)
         return against.Worker(task, against.environment_of(entry.contestant, None), None)
 
     against.prepare_all(entries, launch, 2, 2.0, against.Clock(30))
@@ -97,7 +97,7 @@ def test_who_is_ready_too_late_is_told(against: ModuleType, tmp_path: Path, monk
     (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
     monkeypatch.setattr(against, "WORKER", tmp_path / "worker.py")
     entry = against.Entry(against.Contestant("eager"), 2)
-    task = against.Task("eager", "", "", "", 2, "cuda", 1, False)
+    task = against.Task("eager", "", "", "", 2, 1, "cuda", 1, False)
     against.prepare_all([entry], lambda _: against.Worker(task, {}, None), 1, None, against.Clock(30))
     assert entry.ready
     against.take_turns([entry], 3, 0.1, against.Clock(0))
