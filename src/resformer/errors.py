@@ -46,7 +46,7 @@ class BackendFailedError(ResformerError):
     """A backend ended before its work did, such as a killed child process."""
 
 
-class ProcessDiedError(ResformerError):
+class ProcessDiedError(BackendFailedError):
     """One of several processes that share a command's work ended before it was done: the message names it."""
 
 

@@ -13,10 +13,11 @@ import torch
 from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.sim import SimBackend, byte_products, cpu_kernels, products
-from resformer.compiler.backends.sim.byte_products import HELD, shapes_of, strip_kernels
+from resformer.compiler.backends.sim.byte_products import shapes_of, strip_kernels
 from resformer.compiler.backends.sim.cpu_kernels import BY_LIBRARY as LAST
 from resformer.compiler.backends.sim.products import Products, StripProduct
 from resformer.compiler.backends.sim.strip_trials import HeadAttention, attention_by
+from resformer.compiler.backends.sim.widths import HELD
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.arrays import InvariantError
 from resformer.compiler.ir.ops import Conv2d

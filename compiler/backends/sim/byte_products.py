@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from resformer.compiler.backends.sim.products import Compute, Kernel, StripProduct
+from resformer.compiler.backends.sim.widths import LANES, TILE_BYTES, TILE_ROWS, TILES
 from resformer.compiler.ir.interval import INT32_MAX
 
 if TYPE_CHECKING:
@@ -32,14 +33,6 @@ EVERYTHING = ("", "ALL", "DEFAULT")
 
 ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA, SYS_ARCH_PRCTL = 0x1023, 18, 158
 """Linux on x86-64: how a process asks to use tiles."""
-TILES, TILE_ROWS, TILE_BYTES = 8, 16, 64
-"""How many tiles a thread has, and how large they are."""
-LANES = 16
-"""How many numbers of 32 bits a vector has."""
-BASE = 255
-"""Of strips' digits: the most that a byte multiplies by."""
-HELD = 127 * (BASE + 1)
-"""The largest magnitude that two of these digits hold."""
 
 
 @functools.cache

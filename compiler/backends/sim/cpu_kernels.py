@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.byte_products import HELD, shapes_of, strip_depth, strip_kernels, whole_lanes
+from resformer.compiler.backends.sim.byte_products import shapes_of, strip_depth, strip_kernels, whole_lanes
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, Plan, Step, Value
 from resformer.compiler.backends.sim.products import (
@@ -45,6 +45,7 @@ from resformer.compiler.backends.sim.torch_kernels import (
     channel_share,
     halves_exactly,
 )
+from resformer.compiler.backends.sim.widths import HELD
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, INT32_MAX, largest
 from resformer.compiler.ir.ops import LIF, SpikeMatMul

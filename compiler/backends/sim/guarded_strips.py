@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.backends.sim import strips
-from resformer.compiler.backends.sim.byte_products import LANES, TILE_BYTES
 from resformer.compiler.backends.sim.guarded_loops import require_room
 from resformer.compiler.backends.sim.products import STRIP_ROWS
+from resformer.compiler.backends.sim.widths import LANES, TILE_BYTES
 from resformer.compiler.ir.arrays import require
 
 Array = npt.NDArray[Any]

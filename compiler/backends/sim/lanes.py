@@ -20,7 +20,7 @@ from numba.core.datamodel.models import PrimitiveModel
 from numba.core.extending import register_model
 from numba.extending import intrinsic
 
-from resformer.compiler.backends.sim.byte_products import LANES
+from resformer.compiler.backends.sim.widths import LANES
 
 _F32, _I1, _I8, _I32, _I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (1, 8, 32, 64))
 _POINTER = ir.PointerType(_I8)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from resformer.compiler.backends.sim.byte_products import LANES
 from resformer.compiler.backends.sim.lanes import (
     as_floats,
     chosen,
@@ -33,6 +32,7 @@ from resformer.compiler.backends.sim.lanes import (
     total,
     truncated,
 )
+from resformer.compiler.backends.sim.widths import LANES
 from resformer.compiler.target import LOIHI
 
 UNIT = np.float32(1 << LOIHI.a_shift)

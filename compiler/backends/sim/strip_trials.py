@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.byte_products import HELD, shapes_of, strip_depth, whole_lanes
+from resformer.compiler.backends.sim.byte_products import shapes_of, strip_depth, whole_lanes
 from resformer.compiler.backends.sim.products import STRIP_ROWS, Compute, Kernel, StripProduct, Trial
+from resformer.compiler.backends.sim.widths import HELD
 from resformer.compiler.ir.interval import INT32_MAX
 from resformer.compiler.target import LOIHI
 

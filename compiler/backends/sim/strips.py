@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from resformer.compiler.backends.sim.byte_products import BASE, LANES, TILE_BYTES
 from resformer.compiler.backends.sim.lanes import (
     as_floats,
     counted,
@@ -50,6 +49,7 @@ from resformer.compiler.backends.sim.tiles import (
     release_tiles,
     store_tile,
 )
+from resformer.compiler.backends.sim.widths import BASE, LANES, TILE_BYTES
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]

@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from resformer.compiler.backends.sim.byte_products import LANES
 from resformer.compiler.backends.sim.lanes import Codegen, address, splat, vector
+from resformer.compiler.backends.sim.widths import LANES
 
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 _POINTER = ir.PointerType(_I8)

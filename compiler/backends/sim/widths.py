@@ -1,0 +1,10 @@
+"""How wide the registers are that ``strips`` and its vectors are written for."""
+
+TILES, TILE_ROWS, TILE_BYTES = 8, 16, 64
+"""How many tiles a thread has, and how large they are."""
+LANES = 16
+"""How many numbers of 32 bits a vector has."""
+BASE = 255
+"""Of strips' digits: the most that a byte multiplies by."""
+HELD = 127 * (BASE + 1)
+"""The largest magnitude that two of these digits hold."""
