@@ -197,8 +197,7 @@ def _run_sim(seeds: Seeds, samples: Path, *options: object) -> int:
 def checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
     """A checkpoint: its tensors, what lies beside them, its bytes, as .pt or .safetensors."""
     content = torch.load(seeds.tiny.model, weights_only=True)
-    path = _damaged_checkpoint(rng, folder, content)
-    return () if path is None else (_compile_checkpoint(path, folder, *seeds.tiny.arguments),)
+    return (_compile_checkpoint(_damaged_checkpoint(rng, folder, content), folder, *seeds.tiny.arguments),)
 
 
 def zoo_checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
@@ -206,16 +205,15 @@ def zoo_checkpoint(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
     content = torch.load(seeds.zoo, weights_only=True)
     if rng.random() < 0.4:
         content["resformer"] = damaged_tree(rng, content["resformer"])
-    path = _damaged_checkpoint(rng, folder, content)
-    return () if path is None else (_compile_checkpoint(path, folder),)
+    return (_compile_checkpoint(_damaged_checkpoint(rng, folder, content), folder),)
 
 
 def _compile_checkpoint(path: Path, folder: Path, *arguments: object) -> int:
     return compile_(path, *arguments, "--target", "sim", "--quiet", "-o", folder / "build")
 
 
-def _damaged_checkpoint(rng: Rng, folder: Path, content: dict[str, Any]) -> Path | None:
-    """A checkpoint that was damaged; None where its format cannot hold what came of it."""
+def _damaged_checkpoint(rng: Rng, folder: Path, content: dict[str, Any]) -> Path:
+    """A checkpoint that was damaged."""
     state = content["model"]
     chance = rng.random()
     if chance < 0.7:
@@ -223,12 +221,8 @@ def _damaged_checkpoint(rng: Rng, folder: Path, content: dict[str, Any]) -> Path
             _damage_state(rng, state)
     path = folder / f"x.{pick(rng, ('pt', 'pt', 'pth', 'safetensors'))}"
     if path.suffix == ".safetensors":
-        # one that only says that it is large would be made so large
-        small = {name: each for name, each in state.items() if isinstance(each, torch.Tensor) and each.numel() <= LARGE}
-        try:
-            save_file({name: each.contiguous() for name, each in small.items()}, path)
-        except (ValueError, RuntimeError, NotImplementedError, TypeError):
-            return None  # safetensors holds none that are sparse, meta or quantized
+        # a copy of each, since safetensors refuses tensors that share memory
+        save_file({name: each.clone().contiguous() for name, each in state.items() if _has_values(each)}, path)
     else:
         if rng.random() < 0.3:
             content[str(pick(rng, TEXTS))[:1000]] = pick(rng, (*NUMBERS, [], {}, torch.zeros(2), None))
@@ -239,6 +233,11 @@ def _damaged_checkpoint(rng: Rng, folder: Path, content: dict[str, Any]) -> Path
     return path
 
 
+def _has_values(found: object) -> bool:
+    """Whether something is a tensor that holds its values one by one, and does not only say that it is large."""
+    return isinstance(found, torch.Tensor) and not (found.is_sparse or found.is_meta or found.numel() > LARGE)
+
+
 LARGE = 1 << 20
 """Elements of what was damaged before and only says that it is large: it is not read."""
 OTHER_TYPES = (torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.complex64, torch.int64)
@@ -247,7 +246,7 @@ OTHER_TYPES = (torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.comp
 def _damage_state(rng: Rng, state: dict[str, Any]) -> None:
     name = pick(rng, list(state))
     tensor = state[name]
-    if not isinstance(tensor, torch.Tensor) or tensor.is_sparse or tensor.is_meta or tensor.numel() > LARGE:
+    if not _has_values(tensor):
         return
     one = tensor.reshape(-1)[:1]
     changes: Sequence[Callable[[], object]] = (
@@ -266,7 +265,7 @@ def _damage_state(rng: Rng, state: dict[str, Any]) -> None:
     )  # fmt: skip
     try:
         state[name] = pick(rng, changes)()
-    except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
+    except (RuntimeError, TypeError, ValueError, IndexError):
         del state[name]  # PyTorch makes no such change of this tensor, so it goes missing instead
     if rng.random() < 0.2:
         state[pick(rng, ("x", f"{name}.x", "module." + name, "\x1b[1m", "layers.99.0.conv.weight"))] = tensor
