@@ -14,6 +14,10 @@ from pathlib import Path
 from resformer.errors import FileFormatError, ResformerError
 from resformer.models.limits import printable, quote, require_within
 
+# So many since the libraries behind a boundary are many, and none says what it raises: h5py, nir (which asserts, and
+# looks up attributes and keys that a file names), NumPy (which parses headers as Python), zip archives and the ways to
+# compress them. Whoever gives a damaged file is told which one and what to do, and finds what was raised as the cause.
+# It is not Exception: a NameError or an ImportError is a mistake of ours whatever the file, and passes.
 DAMAGE: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
