@@ -35,11 +35,11 @@ FLAGS: Mapping[str, str] = MappingProxyType(
 )
 """The options that mean something for a checkpoint alone, as the command names them."""
 
-Aim = Literal["cores", "time", "energy"]
-"""For what a program is laid out on cores."""
-
 LAYOUT = ("neuron", "stem_stride", "stem_pool", "feature_rounding")
 """Those of them that mean something for a SpikingResformer's alone."""
+
+Aim = Literal["cores", "time", "energy"]
+"""For what a program is laid out on cores."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class CompileOptions:
 
     Attributes:
         timesteps: T; None for what the file says, or a checkpoint's kind of network is trained with.
-        image_size: Edge of the square input of a checkpoint's network; likewise. Other files state their own.
+        image_size: Edge of the square input of a checkpoint's network; None for what the checkpoint says, or its kind
+            of network is trained with. Other files state their own.
         quantization: Widths and granularity.
         synapse_budget: Of the memory that 8 bits everywhere take, the weights' share: each layer then gets a
             width, up to that of ``quantization``, by what it is measured to lose on ``calibration``. None: one for all.
