@@ -2,7 +2,7 @@
 
     python tests/hostile/fuzz.py --inputs 100000 --seed 1        # make fuzz N=100000 SEED=1
     python tests/hostile/fuzz.py --seed 1 --only 4711            # one input again, with its traceback
-    python tests/hostile/fuzz.py --inputs 500 --kind NIR --kind netx
+    python tests/hostile/fuzz.py --inputs 500 --kind NIR --kind netx    # these alone; then --only needs them as well
 
 Each input is made from its number and the seed alone, and runs in a process of its own, with limits of time, memory
 and disk. A table says what became of them; each distinct failure is listed with an input that shows it.
