@@ -103,6 +103,19 @@ def convolved() -> nn.Module:
     return net(*first, ELEMENTWISE(inner, lambda y, x: y + x), layer.Flatten(), layer.Linear(64, 3))
 
 
+class Branches(nn.Module):
+    """Neurons that are given a value by two ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = (nn.Linear(8, 8) for _ in range(3))
+        self.sn = low()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.sn(self.left(x) + self.right(x))
+
+
 OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = {
     "a linear layer before": (
         lambda: net(layer.Linear(12, 8), LINEAR(low(), 8, 8), layer.Linear(8, 3)),
@@ -117,6 +130,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = 
         vectors,
     ),
     "half of it": (lambda: behind_spikes(ELEMENTWISE(low(), lambda y, x: x + y / 2)), vectors),
+    "two ways": (lambda: behind_spikes(ELEMENTWISE(Branches(), lambda y, x: x + y)), vectors),
     "convolution and normalisation": (convolved, frames),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import nir
 import numpy as np
@@ -168,15 +169,11 @@ def close(tracing: Tracing, node: fx.Node, made: str, before: str) -> None:
     for each in tracing.draft.nodes.values():
         if dependent.intersection(each.inputs):
             dependent.add(each.name)
-    ahead = [population.inputs[0]]
-    while ahead:
-        each_name = ahead.pop()
-        if each_name in dependent:
-            tracing.parted[each_name] = name
-            ahead += tracing.draft.nodes[each_name].inputs
-    source, led_back = split(tracing, node, population.inputs[0], before, dependent, feedback)
+    known: dict[str, Parts] = {before: (None, feedback)}
+    source, led_back = split(tracing, node, population.inputs[0], dependent, known)
     if led_back is None:
         return
+    tracing.parted.update(dict.fromkeys(known, name))
     if source is None:
         raise _refusal(tracing, node, population, "is given what it fired one step ago, and nothing else")
     tracing.draft.nodes[name] = replace(population, op=recurrent(population, led_back), inputs=(source,))
@@ -223,22 +220,34 @@ def columns_of_linear(layer: str) -> bool:
     return ".columns" in layer
 
 
-def split(
-    tracing: Tracing, node: fx.Node, name: str, before: str, dependent: set[str], feedback: Feedback
-) -> tuple[str | None, Feedback | None]:
-    """What neurons are given, parted: the node of what does not come back, and what does as synapses from them.
+Parts: TypeAlias = tuple[str | None, Feedback | None]
+"""What neurons are given, parted: the node of what does not come back, and what does as synapses from them."""
 
-    Nodes that made both make the first alone from then on.
+
+def split(tracing: Tracing, node: fx.Node, name: str, dependent: set[str], known: dict[str, Parts]) -> Parts:
+    """Part what neurons are given; nodes that made both parts make the first alone from then on.
+
+    Args:
+        tracing: So far.
+        node: For errors.
+        name: What they are given.
+        dependent: The nodes that read, at whatever distance, what the neurons fired one step ago.
+        known: The parts of those of them that were parted already, for several may read one; is added to.
     """
-    if name == before:
-        return None, feedback
     if name not in dependent:
         return name, None
+    if name not in known:
+        known[name] = _split(tracing, node, name, dependent, known)
+    return known[name]
+
+
+def _split(tracing: Tracing, node: fx.Node, name: str, dependent: set[str], known: dict[str, Parts]) -> Parts:
+    """As ``split``, of a node that was not parted yet."""
     each = tracing.draft.nodes[name]
     if isinstance(each.op, NEURONS):
         raise _refusal(tracing, node, each, "fires between, so that two populations lead back to each other")
     if isinstance(each.op, Add):
-        parts = [split(tracing, node, source, before, dependent, feedback) for source in each.inputs]
+        parts = [split(tracing, node, source, dependent, known) for source in each.inputs]
         sources = [source for source, _ in parts if source is not None]
         led_back = [found for _, found in parts if found is not None]
         total = led_back[0]
@@ -250,7 +259,7 @@ def split(
         return (sources[0] if sources else None), total
     if len(each.inputs) != 1:
         raise _refusal(tracing, node, each, f"is a {type(each.op).__name__}, which is not linear")
-    source, found = split(tracing, node, each.inputs[0], before, dependent, feedback)
+    source, found = split(tracing, node, each.inputs[0], dependent, known)
     assert found is not None
     if source is None:
         return None, _behind(tracing, node, found, each)
