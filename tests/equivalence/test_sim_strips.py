@@ -214,7 +214,7 @@ def test_what_onednn_may_not_use_strips_do_not_either(
 
 def test_what_does_not_fit_is_refused() -> None:
     if cpu_kernels.compiled_loops() is None:
-        pytest.skip("no numba")
+        pytest.skip("numba, which is optional, is not installed")
     strips = cpu_kernels.compiled_strips()
     f32, sizes = np.float32, strips.Sizes(2, 2, 16, 20, 9)
     neurons = np.int32(1), f32(0), f32(0.5), f32(1), f32(-1)
@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("by_row", [False, True])
 def test_two_digits_hold_all_that_they_should(width: int, by_row: bool) -> None:
     if cpu_kernels.compiled_loops() is None:
-        pytest.skip("no numba")
+        pytest.skip("numba, which is optional, is not installed")
     strips = cpu_kernels.compiled_strips()
     rng = np.random.default_rng(width)
     patches, steps, second = 7, 2, 48

@@ -154,17 +154,6 @@ class SimBackend:
         self_check: bool,
     ) -> Iterator[int]:
         """One batch after another, the next begun before the last is done. Yields samples done."""
-        with torch.cuda.device(self._device):
-            yield from self._on_device(program, samples, recorder, batch_size, self_check)
-
-    def _on_device(
-        self,
-        program: Program,
-        samples: npt.NDArray[np.integer],
-        recorder: Recorder,
-        batch_size: int,
-        self_check: bool,
-    ) -> Iterator[int]:
         pending: list[Pending] = []
 
         def finished() -> int:
@@ -172,21 +161,22 @@ class SimBackend:
             finish(batch, recorder)
             return batch.first_sample + batch.logits.shape[1]
 
-        for start in range(0, len(samples), batch_size):
-            count = min(batch_size, len(samples) - start)
-            part = samples[start : start + count]
-            engine = self._engine(program, samples, count, recorder, self_check, sharing=None)
-            if recorder.keeps_values or self_check:
-                engine.run(part, recorder, start)
-                yield start + count
-                continue
-            batches = self._batches_of(engine)
-            check_range(program, *batches.stage(part))
-            pending.append(batches.begin(start))
-            if len(pending) > 1:
+        with torch.cuda.device(self._device):
+            for start in range(0, len(samples), batch_size):
+                count = min(batch_size, len(samples) - start)
+                part = samples[start : start + count]
+                engine = self._engine(program, samples, count, recorder, self_check, sharing=None)
+                if recorder.keeps_values or self_check:
+                    engine.run(part, recorder, start)
+                    yield start + count
+                    continue
+                batches = self._batches_of(engine)
+                check_range(program, *batches.stage(part))
+                pending.append(batches.begin(start))
+                if len(pending) > 1:
+                    yield finished()
+            while pending:
                 yield finished()
-        while pending:
-            yield finished()
 
     def _batches_of(self, engine: Engine) -> Batches:
         """What runs an engine's batches."""
@@ -274,8 +264,10 @@ def _exact_float32() -> Iterator[None]:
     if not all(hasattr(kind, "fp32_precision") for kind in kinds):  # before torch 2.9
         allowed = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-        yield
-        torch.set_float32_matmul_precision(allowed)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(allowed)
         return
     before = [kind.fp32_precision for kind in kinds]
     for kind in kinds:

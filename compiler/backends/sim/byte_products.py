@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.products import Compute, Kernel, StripProduct
+from resformer.compiler.backends.sim.products import Compute, Kernel, KernelRefusedError, StripProduct
 from resformer.compiler.backends.sim.widths import LANES, TILE_BYTES, TILE_ROWS, TILES
 from resformer.compiler.ir.interval import INT32_MAX
 
@@ -80,7 +80,7 @@ def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None) -> Compute:
         try:
             guarded_strips.multiply_all(shapes, left.numpy(), right.numpy(), out.numpy())
         except NumbaError as error:  # a version of LLVM that has the instructions under other names
-            raise NotImplementedError(f"numba does not compile a product of bytes: {error}") from error
+            raise KernelRefusedError(f"numba does not compile a product of bytes: {error}") from error
         return out
 
     return compute

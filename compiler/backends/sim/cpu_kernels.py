@@ -554,7 +554,9 @@ def int8_verdict() -> bool | None:
         made = torch.ops.onednn.qconv2d_pointwise(
             image, 1.0, 0, packed, scale, zero, None, *window, 1.0, 0, torch.float32, "none", [], ""
         )
-    except (AttributeError, NotImplementedError, RuntimeError):  # builds of PyTorch for other processors lack these
+    # Builds of PyTorch for other processors lack these, and say so by any of these errors: products of floats are then
+    # as exact.
+    except (AttributeError, NotImplementedError, RuntimeError):
         return None
     return torch.equal(product.long(), wanted) and torch.equal(made[0, :, :, 0].T.long(), wanted)
 

@@ -73,6 +73,10 @@ def digits_for(largest: int) -> int:
     return digits
 
 
+class KernelRefusedError(RuntimeError):
+    """A compiler of ours, numba or Triton, cannot make a kernel for this machine; another kernel takes its place."""
+
+
 class Product(Protocol):
     """What a kernel is asked for."""
 
@@ -212,7 +216,9 @@ def _try(product: ProductT, kernel: Kernel[ProductT]) -> str:
         for drawn, inputs in product.trials(kernel.limit):
             try:
                 made = kernel.make(drawn)(*inputs)  # type: ignore[arg-type]
-            except (AttributeError, NotImplementedError, RuntimeError) as error:  # builds of PyTorch may lack a kernel
+            # Builds of PyTorch that lack a kernel say so by any of these; KernelRefusedError is a RuntimeError. Such a
+            # kernel is replaced, and a note tells the user.
+            except (AttributeError, NotImplementedError, RuntimeError) as error:
                 if is_out_of_memory(error):
                     raise
                 return ABSENT

@@ -18,6 +18,8 @@ from resformer.compiler.backends.sim.torch_kernels import real_dtype
 
 NARROW = (torch.int8, torch.int16, torch.int32)
 """Types in which samples may travel."""
+COMPARED = (torch.uint8, *NARROW, torch.int64)
+"""Types that torch compares, with all threads; numpy compares integers of 16 bits and more without a sign."""
 
 
 class Pending(NamedTuple):
@@ -67,6 +69,8 @@ class Batches:
         if not self._staged:
             self._staged = [torch.empty(whole.shape, dtype=self._travels_as, pin_memory=self._on_gpu) for _ in range(2)]
         self.staged.copy_(whole)
+        if whole.dtype not in COMPARED:
+            return int(samples.min()), int(samples.max())
         low, high = torch.aminmax(whole)
         return int(low), int(high)
 

@@ -1,5 +1,6 @@
-"""Binds a plan's steps to the kernels in Triton, where bounds prove these exact and a trial shows that they are.
+"""Binds a plan's steps to the kernels in Triton, where bounds prove these exact.
 
+Those that sum products, of layers and of attention, are tried first; those of neurons and pools alone are not.
 What they do not compute (neurons whose current has a memory, attention of counts, values beyond int32) ``TorchKernels``
 computes.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,7 +48,7 @@ TAPS_MAX = 32
 COUNTERS_A_STEP = 2
 """The most that a step takes: attention has a half's and the other's."""
 ELEMENTS = 1 << 31
-"""Offsets within one step are 32 bits wide."""
+"""Offsets within one step are 32 bits wide, and so are those in all steps of a plane of digits."""
 INT32 = INT32_MAX + 1
 
 
@@ -99,6 +100,8 @@ class GpuKernels(TorchKernels):
         own = replace(self._own_synapses(synapses, block), images=images, out_dtype=real_dtype(made))
         tail = Tail(None, None, made.channels, 0, may_clip=False) if neurons is None else self._tail(neurons, made)
         kernel = LayerKernel(own, tail, steps, static=source.static or steps == 1)
+        if not _offsets_fit(images, source, made):  # before tiles are timed: a kernel would leave its memory
+            return self._layer_in_parts(step, block)
         tiles = self._layer_tiles(kernel, tail, step)
         static_other = other is not None and other.static
         kept = Kept(
@@ -107,10 +110,8 @@ class GpuKernels(TorchKernels):
             None if step.other is None else self.stored(step.other),
         )
         trial = LayerTrial(own, tail, steps, kernel.static, static_other, kept, tiles)
-        fits = _offsets_fit(images, source, made)
-        if not fits or self.products.choose([trial], [LAYER], last=IN_PARTS) is None:
-            parts = [super(GpuKernels, self).bind(each, block) for each in (synapses, neurons) if each is not None]
-            return functools.partial(_in_turn, parts)
+        if self.products.choose([trial], [LAYER], last=IN_PARTS) is None:
+            return self._layer_in_parts(step, block)
         repeats = self.plan.timesteps // steps if source.static else 1
         counts = next(self._counters)
 
@@ -125,6 +126,14 @@ class GpuKernels(TorchKernels):
 
         return work
 
+    def _layer_in_parts(self, step: LayerStep, block: Block) -> Work:
+        """Synapses and what reads them, one after the other."""
+        return self._in_parts((step.synapses,) if step.neurons is None else (step.synapses, step.neurons), block)
+
+    def _in_parts(self, steps: Sequence[Step], block: Block) -> Work:
+        """Steps that no kernel joins."""
+        return functools.partial(_in_turn, [super(GpuKernels, self).bind(each, block) for each in steps])
+
     def _own_synapses(self, step: OpStep, block: Block) -> Synapses:
         """A step's synapses, whichever operation they are of."""
         if isinstance(step.op, Conv2d):
@@ -137,11 +146,10 @@ class GpuKernels(TorchKernels):
 
     def _tail(self, step: NeuronStep, made: Value) -> Tail:
         """What a step does with the sum of what it reads."""
-        relay, lif = step.relay, step.lif
-        assert lif is None or isinstance(lif[1], LIF), "can_join"
+        relay, neurons = step.relay, None if step.lif is None else step.lif[1]
+        assert neurons is None or isinstance(neurons, LIF), "fits_tail"
         reach = sum(self.plan.values[name].magnitude.value for name in step.inputs)
         clips = relay is not None and reach + largest(relay[1].bias) >> relay[1].shift >= relay[1].limit
-        neurons = lif[1] if lif is not None and isinstance(lif[1], LIF) else None
         return Tail(None if relay is None else relay[1], neurons, made.channels, step.reach, may_clip=clips)
 
     def _layer_tiles(self, kernel: LayerKernel, tail: Tail, step: LayerStep) -> Tiles:
@@ -211,12 +219,13 @@ class GpuKernels(TorchKernels):
             for name, (_, product), (_, lif) in zip(step.inputs[::2], step.products, step.lifs, strict=True)
         ]
         kernel = AttentionKernel(size, halves, self.device)
+        # before tiles are timed: a kernel would leave its memory
+        if not _offsets_fit(self.plan.samples, x, y) or kernel.plane_elements >= ELEMENTS:
+            return self._in_parts(step.parts, block)
         tiles = self._attention_tiles(kernel)
         trial = AttentionTrial(step.products[1][0], size, (halves[0], halves[1]), self.device, tiles)
-        fits = _offsets_fit(self.plan.samples, x, y)
-        if not fits or self.products.choose([trial], [ATTENTION], last=IN_PARTS) is None:
-            return functools.partial(_in_turn, [super(GpuKernels, self).bind(each, block) for each in step.parts])
-
+        if self.products.choose([trial], [ATTENTION], last=IN_PARTS) is None:
+            return self._in_parts(step.parts, block)
         counts = next(self._counters), next(self._counters)
 
         def work(frame: Frame) -> None:

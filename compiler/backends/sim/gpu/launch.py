@@ -13,7 +13,7 @@ import torch
 import triton
 
 from resformer.compiler.backends.sim.gpu import loops
-from resformer.compiler.backends.sim.products import Synapses, digits_for
+from resformer.compiler.backends.sim.products import KernelRefusedError, Synapses, digits_for
 from resformer.compiler.ir.interval import largest
 from resformer.compiler.ir.ops import LIF, Relay
 from resformer.compiler.ir.ops.neurons import THRESHOLD_UNIT
@@ -33,16 +33,12 @@ PLANE_ROWS, PLANE_CHANNELS = 32, 64
 """The tile of a kernel without products."""
 
 
-class KernelRefusedError(RuntimeError):
-    """Triton cannot compile a kernel for this device, or launch it."""
-
-
 @contextmanager
 def compiling(kernel: str) -> Iterator[None]:
     """Turn Triton's own errors into one that whoever tries kernels knows.
 
     Raises:
-        KernelRefusedError: There was one.
+        KernelRefusedError: Triton cannot compile a kernel for this device, or launch it.
     """
     try:
         yield
@@ -264,12 +260,17 @@ class Attention(NamedTuple):
 
 
 class AttentionKernel:
-    """Both products and their neurons."""
+    """Both products and their neurons.
+
+    Attributes:
+        plane_elements: How many digits a plane has: offsets within it are 32 bits wide.
+    """
 
     def __init__(self, size: Attention, halves: Sequence[Half], device: torch.device) -> None:
         self.size, self.halves, self.device = size, tuple(halves), device
         self._biases = [_int32(half.bias, size.channels, device) for half in halves]
         self._padded = max(triton.next_power_of_2(size.patches), DEPTH_MIN)
+        self.plane_elements = size.steps * size.samples * self._padded * size.channels
         self._digits = [digits_for(half.reach) for half in halves]
         self._limits = [half.limit for half in halves]
         self._scalars = [int(half.lif.bias[0]) for half in halves]

@@ -258,7 +258,8 @@ def synapses(
             )  # fmt: skip
     at = row[:, None] * outputs + output[None, :]
     step = rows.to(tl.int64) * outputs
-    wide_x, wide_other = x_step.to(tl.int64), other_step.to(tl.int64)
+    # Triton compiles a step of one number in, and what is compiled in has no .to()
+    wide_x, wide_other = tl.cast(x_step, tl.int64), tl.cast(other_step, tl.int64)
     if FIRE:
         v = tl.zeros((ROWS, OUTPUTS), tl.int32)
     if STATIC:
@@ -318,7 +319,8 @@ def neurons(
     inside = (row < rows)[:, None] & there[None, :]
     at = row[:, None] * channels + channel[None, :]
     step = rows.to(tl.int64) * channels
-    wide_x, wide_other = x_step.to(tl.int64), other_step.to(tl.int64)
+    # Triton compiles a step of one number in, and what is compiled in has no .to()
+    wide_x, wide_other = tl.cast(x_step, tl.int64), tl.cast(other_step, tl.int64)
     if FIRE:
         v = tl.zeros((ROWS, CHANNELS), tl.int32)
     for t in range(steps):

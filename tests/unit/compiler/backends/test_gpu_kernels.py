@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +154,22 @@ def test_samples_travel_in_as_few_bytes_as_their_range_takes() -> None:
         assert batches.staged.dtype is wanted
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64])
+def test_samples_without_a_sign_are_looked_at(kind: type) -> None:
+    """torch compares none of these."""
+    from resformer.compiler.backends.sim.gpu.batches import Batches
+    from resformer.compiler.backends.sim.gpu.kernels import GpuKernels
+
+    program, samples = two_layers()
+    plan = build_plan(program, samples=2, static_input=False, keep_graded=False, workers=None)
+    batches = Batches(
+        Engine(plan, GpuKernels(plan, torch.device("cpu"), Products())), torch.device("cpu"), capture=False
+    )
+    given = np.abs(samples)
+    assert batches.stage(given.astype(kind)) == (given.min(), given.max())
+    np.testing.assert_array_equal(batches.staged.numpy(), given)
+
+
 def with_range(program: Program, most: int) -> Program:
     from support.networks import with_input_range
 
@@ -175,3 +194,81 @@ def test_offsets_beyond_32_bits_run_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kernels.LayerKernel, "run", run)
     assert_same_trace(run_interpreted(program, samples, record=True), expected)
     assert "conv" not in started, "2 samples of 5x6 positions and 32 channels"
+
+
+def test_a_layer_beyond_32_bits_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, tiles are timed by launches: one that leaves its memory would break all that follow."""
+    from resformer.compiler.backends.sim.gpu import kernels
+
+    timed: list[str] = []
+    right = kernels.GpuKernels._layer_tiles
+
+    def layer_tiles(self: kernels.GpuKernels, kernel: kernels.LayerKernel, *others: object) -> object:
+        timed.append(kernel.synapses.name)
+        return right(self, kernel, *others)
+
+    monkeypatch.setattr(kernels.GpuKernels, "_layer_tiles", layer_tiles)
+    program, samples = two_layers()
+    run_interpreted(program, samples, record=True)
+    assert "conv" in timed
+    timed.clear()
+    monkeypatch.setattr(kernels, "ELEMENTS", 2 * 5 * 6 * 32)
+    run_interpreted(program, samples, record=True)
+    assert "conv" not in timed
+
+
+@pytest.mark.parametrize("most", [2 * 64 * 16, 3 * 2 * 32 * 16], ids=["a step of x", "a plane of digits"])
+def test_attention_beyond_32_bits_runs_in_parts(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither timed nor run: 2 samples of 64 positions and 16 channels, and 3 steps of 16 patches, which take 32."""
+    from resformer.compiler.backends.sim.gpu import kernels
+
+    net = ProgramBuilder((16, 8, 8))
+    x = net.lif("x", "input", vth=5, bias=0)
+    for name in ("y1", "y2"):
+        net.conv(name, x, 16, (2, 2), stride=(2, 2))
+    gates = net.lif("gates", net.matmul("scores", "y1", x, heads=2, transpose=True, limit=1000), vth=300, bias=0)
+    mixed = net.matmul("mixed", "y2", gates, heads=2, transpose=False, limit=1000)
+    net.conv("last", net.lif("out", mixed, vth=350, bias=0), 16)
+    program, samples = net.finish(timesteps=3), net.samples(2, largest=20)
+    expected = reference.run(program, samples)
+    runs: list[int] = []
+    right = kernels.AttentionKernel.run
+
+    def run(self: kernels.AttentionKernel, *arguments: object) -> None:
+        runs.append(self.plane_elements)
+        right(self, *arguments)
+
+    monkeypatch.setattr(kernels.AttentionKernel, "run", run)
+    np.testing.assert_array_equal(run_interpreted(program, samples, record=False).logits, expected.logits)
+    assert 3 * 2 * 32 * 16 in runs
+    runs.clear()
+    monkeypatch.setattr(kernels, "ELEMENTS", most)
+    np.testing.assert_array_equal(run_interpreted(program, samples, record=False).logits, expected.logits)
+    assert not runs
+
+
+ONE_NUMBER_A_STEP = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from resformer.compiler.backends.sim.gpu import loops
+
+given = dict.fromkeys(("x", "other", "relay_bias", "lif_bias", "tie", "stream"), "*i32")
+given |= {"spikes": "*i8", "counts": "*i64"}
+constants = dict.fromkeys(("x_step", "other_step", "channels", "CHANNELS", "SHIFT"), 1)
+constants |= {"ROWS": 32, "KEEP": 2048, "V_MAX": 8}
+constants |= dict.fromkeys(("OTHER", "RELAY", "STREAM", "FLOORS", "TIES", "FIRE"), True)
+names = loops.neurons.arg_names
+signature = {name: "constexpr" if name in constants else given.get(name, "i32") for name in names}
+triton.compile(ASTSource(loops.neurons, signature, constants), target=GPUTarget("cuda", 90, 32))
+print("compiled")
+"""
+
+
+def test_a_single_neuron_compiles(tmp_path: Path) -> None:
+    """Triton compiles an argument of 1 in, which its interpreter does not: a step of one number must be one, too."""
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_NUMBER_A_STEP], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "compiled\n", done.stderr
