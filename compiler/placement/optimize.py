@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
-from resformer.compiler.files.placement import CORES_PERCENT, Layout, Predicted
+from resformer.compiler.files.placement import CORES_PERCENT, Goal, Layout, Predicted
 from resformer.compiler.placement.activity import Activity
 from resformer.compiler.placement.bound import Table, least_busy_ns, tables_of
 from resformer.compiler.placement.curves import curves
@@ -33,7 +32,6 @@ from resformer.compiler.placement.ways import Ways, undominated, ways_of
 
 FloatArray = npt.NDArray[np.float64]
 
-Goal = Literal["time", "energy"]
 MAP_PRICES = (0.0, 0.5, 1.0, 2.0)
 """Of a core's axon map that a population's messages fill where they come from, in cores."""
 MESSAGE_PRICES = (0.0, 0.1, 0.5)

@@ -86,7 +86,7 @@ class Ways:
 
 
 def undominated(costs: FloatArray) -> Int64Array:
-    """The ways of a table, (ways, costs), that no other beats in a cost and equals in the rest; of equals the first."""
+    """The ways of a table, (ways, costs), but those that another equals or beats in every cost; the first of equals."""
     kept: list[int] = []
     # lexsort's last key leads: a row that beats another comes before it
     for index in np.lexsort(costs.T[::-1]):
