@@ -59,6 +59,7 @@ def _tiling(
     if len(tile) != len(shape) or any(size > most for size, most in zip(tile, _largest(shape), strict=True)):
         _refuse(f"{population.name} is cut into tiles of {tile}, and has {list(shape)} neurons")
     channels, rows, columns = tile
+    # all ways are judged: Tiling.needed, by which a layer's bound is told, is of them all
     found = candidates(population, shapes, chip, (channels, rows, columns)).read_by(readers)
     (chosen, *_) = np.flatnonzero((found.tiles == tile).all(axis=1))
     tiling = found.tiling(int(chosen))
