@@ -20,9 +20,9 @@ from sanafe_cost import SIZE, make_network, one_sample
 
 from resformer.compiler.backends import open_backend
 from resformer.compiler.chips.chip import load_chip
-from resformer.compiler.files.placement import ASSUMED_RATE, Layout, Predicted
+from resformer.compiler.files.placement import ASSUMED_RATE, Goal, Layout, Predicted
 from resformer.compiler.placement.activity import Activity, assumed, measure
-from resformer.compiler.placement.optimize import Goal, compare, optimize
+from resformer.compiler.placement.optimize import compare, optimize
 from resformer.compiler.placement.place import Placement, place
 from resformer.errors import BackendMissingError
 from resformer.runtime.cost.sanafe import simulate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, get_args
 
 import nir
 import numpy as np
@@ -58,7 +58,7 @@ from resformer.compiler.sources.checkpoint import check_for_checkpoints, from_ch
 from resformer.compiler.sources.module import from_module
 from resformer.compiler.sources.net import from_netx
 from resformer.compiler.sources.nir import from_nir, from_own_nir
-from resformer.compiler.sources.options import NIR_SUFFIX, CompileOptions
+from resformer.compiler.sources.options import NIR_SUFFIX, Aim, CompileOptions
 from resformer.compiler.sources.source import Imported, ModuleInput, Source
 from resformer.compiler.sources.zoo import from_zoo
 from resformer.errors import FileFormatError, InputError, ResformerError
@@ -293,6 +293,7 @@ def _compile(
     progress: Progress | None,
 ) -> Compilation:
     """The compiler, from top to bottom."""
+    _check_layout_options(options)
     step = _Step(observe)
     source, graph = route.importer(given, options)
     if graph.timesteps > LONGEST_SAMPLE:
@@ -339,6 +340,23 @@ def _compile(
     )
 
 
+def _check_layout_options(options: CompileOptions) -> None:
+    """Refuse what no layout can be looked for with, before anything is compiled.
+
+    Raises:
+        InputError: Its aim is unknown, its seed is negative, or it is to take fewer cores than the fewest.
+    """
+    if options.optimize not in get_args(Aim):
+        raise InputError(f"optimize: {options.optimize!r} is unknown; choose one of {', '.join(get_args(Aim))}")
+    if options.seed < 0:
+        raise InputError(f"seed: {options.seed} is negative; give 0 or more")
+    if options.cores_percent < FEWEST_PERCENT:
+        raise InputError(
+            f"cores_percent: {options.cores_percent} percent of the fewest cores are fewer than the network takes; "
+            f"give {FEWEST_PERCENT} or more"
+        )
+
+
 def _placed(
     program: Scheduled,
     chip: Chip,
@@ -346,16 +364,7 @@ def _placed(
     samples: npt.NDArray[np.float64] | None,
     progress: Progress | None,
 ) -> Placement:
-    """The program on a chip, laid out for what the user wants; for the fewest cores where it does not fit.
-
-    Raises:
-        InputError: A layout is to take fewer cores than the fewest.
-    """
-    if options.cores_percent < FEWEST_PERCENT:
-        raise InputError(
-            f"cores: {options.cores_percent} percent of the fewest is fewer than the network takes; give "
-            f"{FEWEST_PERCENT} or more"
-        )
+    """The program on a chip, laid out for what the user wants; for the fewest cores where it does not fit."""
     fewest = place(program, chip)
     if options.optimize == "cores" or fewest.violations:
         return fewest

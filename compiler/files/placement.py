@@ -11,9 +11,12 @@ FORMAT = "resformer-placement"
 FORMAT_VERSION = 3
 """2 had no layout; 1 had no ranges, and fewer constants of chips."""
 
+Goal = Literal["time", "energy"]
+"""What a layout is optimised for: the step, or the energy of a sample."""
 CORES_PERCENT = 110
 """Of the fewest cores, how many an optimised layout may take unless told otherwise."""
 FEWEST_PERCENT = 100
+"""The least that it may be told: what the fewest cores are of themselves."""
 ASSUMED_RATE = 0.18
 """The share of neurons that fire at each step where a layout has no data: Ti's mean in benchmarks/layout.py."""
 
@@ -86,7 +89,7 @@ class Layout(TypedDict):
     energy's mJ if it is energy.
     """
 
-    goal: Literal["time", "energy"]
+    goal: Goal
     activity: str
     seed: Count
     cores_allowed: Positive

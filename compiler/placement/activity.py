@@ -35,6 +35,9 @@ from resformer.compiler.ir.trace import SpikeTrain
 
 Int64Array = npt.NDArray[np.int64]
 
+ASSUMED_SAMPLES = 1000
+"""Over which an assumed activity is spread, since spikes are counted whole."""
+
 
 @dataclass(frozen=True, eq=False)
 class Activity:
@@ -108,12 +111,12 @@ def events(program: Program, spikes: Mapping[str, SpikeTrain]) -> Events:
         if isinstance(node.op, SpikeGate) and node.name not in fired:
             fired[node.name] = _by_channel(_required_message(program, node, spikes))
     passed: dict[str, Int64Array] = {}
-    for synapse, index in _counted(program):
-        source = _source(program, synapse, index)
-        if source.name not in fired and source.name not in passed:
-            message = _message(program, source, spikes)
-            if message is not None:
-                passed[source.name] = _by_channel(message)
+    for _, synapse, indices in _counted(program):
+        for source in (_source(program, synapse, index) for index in indices):
+            if source.name not in fired and source.name not in passed:
+                message = _message(program, source, spikes)
+                if message is not None:
+                    passed[source.name] = _by_channel(message)
     return Events(next(iter(spikes.values())).shape[1], fired, passed)
 
 
@@ -128,12 +131,11 @@ def activity(program: Program, seen: Events) -> Activity:
     maps = {name: each.sum(axis=1) for name, each in seen.fired.items()}
     sops: dict[str, Int64Array] = {}
     not_zero: dict[str, Int64Array] = {}
-    parts = stacked_parts(program)
-    for node in program:
-        synapse = layer_synapses(program, node.name)[0]
+    for node, synapse, indices in _counted(program):
         around = shapes_around(program, synapse)
-        for index in () if node.name in parts else synapse.op.counted_inputs:
-            read = _events_read(program, synapse, index, sent)
+        for index in indices:
+            # (T, channels, rows, columns); None of values
+            read = sent.get(_source(program, synapse, index).name)
             if read is not None:
                 counted = synapse.op.operations_of(index, read.sum(axis=1), around)
                 sops[node.name] = sops.get(node.name, np.int64(0)) + counted
@@ -150,17 +152,13 @@ def activity(program: Program, seen: Events) -> Activity:
     return Activity(seen.samples, program.timesteps, maps, sops, not_zero)
 
 
-def _counted(program: Program) -> Iterator[tuple[Node[Op], int]]:
-    """The synapses whose operations are counted, and of which of their inputs."""
+def _counted(program: Program) -> Iterator[tuple[Node[Op], Node[Op], tuple[int, ...]]]:
+    """Each node, its layer's synapses, and the numbers of those inputs of theirs whose operations are counted."""
     parts = stacked_parts(program)
     for node in program:
         synapse = layer_synapses(program, node.name)[0]
-        if node.name not in parts and synapse.op.counts_operations and not _is_classifier(program, synapse):
-            yield from ((synapse, index) for index in synapse.op.counted_inputs)
-
-
-ASSUMED_SAMPLES = 1000
-"""Over which an assumed activity is spread, since spikes are counted whole."""
+        is_counted = node.name not in parts and synapse.op.counts_operations and not _is_classifier(program, synapse)
+        yield node, synapse, synapse.op.counted_inputs if is_counted else ()
 
 
 def assumed(program: Program, rate: float = ASSUMED_RATE) -> Activity:
@@ -182,13 +180,6 @@ def stem_macs(program: Program) -> int:
     return frames * sum(
         math.prod(node.shape) * math.prod(node.op.weight.shape[1:]) for node in stems if isinstance(node.op, Conv2d)
     )
-
-
-def _events_read(program: Program, node: Node[Op], index: int, sent: Mapping[str, Int64Array]) -> Int64Array | None:
-    """The events that a layer of synapses reads of an input, (T, channels, rows, columns); None of values."""
-    if not node.op.counts_operations or _is_classifier(program, node):
-        return None
-    return sent.get(_source(program, node, index).name)
 
 
 def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.placement.ways import Ways
+from resformer.compiler.placement.ways import Ways, undominated
 
 FloatArray = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ class Table:
     Attributes:
         cores: (ways,).
         busy_ns: (ways, T).
-        messages: The fewest that arrive at its cores, in any way, (connections,).
+        fan_outs: Of each connection, the fewest cores that receive a message, in any way, (connections,).
     """
 
     cores: Int64Array
@@ -60,20 +60,10 @@ def tables_of(ways: Sequence[Ways]) -> tuple[Table, ...]:
         if not usable.any():
             usable = np.ones_like(usable)
         busy, cores = each.busy_ns(copies)[usable], each.cores[usable]
-        kept = _undominated(cores, busy)
+        kept = undominated(np.column_stack([cores, busy]))
         least = each.fan_outs[:, usable].min(axis=1, initial=np.inf)
         tables[number] = Table(cores[kept], busy[kept], least)
     return tuple(tables[number] for number in range(len(ways)))
-
-
-def _undominated(cores: Int64Array, busy: FloatArray) -> Int64Array:
-    """The ways that no other beats or equals in cores and at each step."""
-    order = np.lexsort((busy.sum(axis=1), cores))
-    kept: list[int] = []
-    for index in order:
-        if not kept or not (busy[kept] <= busy[index]).all(axis=1).any():
-            kept.append(int(index))
-    return np.array(kept, dtype=np.int64)
 
 
 def fewest_cores(tables: Sequence[Table], targets: FloatArray) -> Int64Array:
@@ -94,7 +84,7 @@ def least_busy_ns(tables: Sequence[Table], cores: int, known: FloatArray) -> flo
         known: The steps of a layout that there is, (T,): where its mean is the least, it is the bound.
     """
     best, steps = float(known.mean()), len(known)
-    largest = np.array([max(table.busy_ns[:, step].max() for table in tables) for step in range(steps)])
+    largest: FloatArray = np.max([table.busy_ns.max(axis=0) for table in tables], axis=0)
     low = np.array([_least_alone(tables, cores, largest, step) for step in range(steps)])
     # of a vector that is better than the known one, no step is longer than all others at their least allow
     high = np.minimum(largest, np.maximum(best * steps - (low.sum() - low), low))
@@ -108,8 +98,7 @@ def least_busy_ns(tables: Sequence[Table], cores: int, known: FloatArray) -> flo
         if bound >= best or (high - low).mean() <= PRECISION * bound:
             break
         parts = [heapq.heappop(open_boxes) for _ in range(min(AT_ONCE, len(open_boxes)))]
-        halves = _halved(np.array([part[2] for part in parts]), np.array([part[3] for part in parts]))
-        lows, highs = halves
+        lows, highs = _halved(np.array([part[2] for part in parts]), np.array([part[3] for part in parts]))
         looked_at += len(lows)
         keeps = (fewest_cores(tables, highs) <= cores) & (lows.mean(axis=1) < best)
         for index in np.flatnonzero(keeps):

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
-from resformer.compiler.files.placement import CORES_PERCENT, Layout, Predicted
+from resformer.compiler.files.placement import CORES_PERCENT, Goal, Layout, Predicted
 from resformer.compiler.placement.activity import Activity
 from resformer.compiler.placement.bound import Table, least_busy_ns, tables_of
 from resformer.compiler.placement.curves import curves
@@ -29,11 +28,10 @@ from resformer.compiler.placement.place import Placement, lay_out
 from resformer.compiler.placement.price import Prediction, predict
 from resformer.compiler.placement.steps import LINKS
 from resformer.compiler.placement.tiling import Tiling
-from resformer.compiler.placement.ways import Ways, ways_of
+from resformer.compiler.placement.ways import Ways, undominated, ways_of
 
 FloatArray = npt.NDArray[np.float64]
 
-Goal = Literal["time", "energy"]
 MAP_PRICES = (0.0, 0.5, 1.0, 2.0)
 """Of a core's axon map that a population's messages fill where they come from, in cores."""
 MESSAGE_PRICES = (0.0, 0.1, 0.5)
@@ -104,12 +102,8 @@ class _Cutter:
         ways = self.ways[number]
         usable, busy = self._judge(number, (1.0,) * len(ways.reads))
         usable = usable[busy[usable] <= target_ns]
-        costs = np.column_stack([ways.cores[usable], ways.fan_outs[:, usable].T])
-        kept: list[int] = []
-        for index in np.lexsort(costs.T[::-1]):
-            if not kept or not (costs[kept] <= costs[index]).all(axis=1).any():
-                kept.append(int(index))
-        return [int(usable[index]) for index in kept]
+        kept = undominated(np.column_stack([ways.cores[usable], ways.fan_outs[:, usable].T]))
+        return [int(index) for index in usable[kept]]
 
     def cost(self, chosen: Sequence[int], prices: _Prices) -> tuple[float, float]:
         """What cuts cost: cores and messages; then words of axon maps."""
@@ -186,7 +180,7 @@ def optimize(
         told: What that activity is, in words.
         goal: The step, or the energy of a sample.
         cores_percent: The most cores it may take, in percent of the default's; at least 100.
-        seed: Of the order in which prices are changed; the same seed gives the same layout.
+        seed: Of the order in which populations are cut otherwise; the same seed gives the same layout.
 
     Raises:
         FileFormatError: The chip's constants let a step take no time.
@@ -346,7 +340,6 @@ def _shortest(
     """The cuts with the shortest target that keep to a limit of cores, at a price of messages; None if none do."""
     messages = cutter.messages(start)
     message_price = share * cutter.cores(start) / messages if messages else 0.0
-
     best: tuple[int, ...] | None = None
     target, prices = longest, _Prices(0.0, message_price)
     for price in MAP_PRICES:
@@ -428,9 +421,7 @@ def _least_energy_mj(
     Operations and updates are those of any layout; of messages the fewest arrive, over no hop; chips are as many as
     make their static energy least, each number with the least step of so many cores.
     """
-    delivered = sum(
-        float(table.fan_outs @ each.through) for each, table in zip(ways, tables, strict=True) if len(each.through)
-    )
+    delivered = sum(float(table.fan_outs @ each.through) for each, table in zip(ways, tables, strict=True))
     picojoules = computing_pj(known) + delivered * chip.spike_in_tile_pj
     fewest = sum(int(table.cores.min()) for table in tables)
     static = known.totals.energy_mj * 1e9 - picojoules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -48,8 +49,7 @@ def restore(program: Program, content: PlacementFile) -> Placement:
         _refuse(f"its {cores:,} cores are not each on a place of their own on {chips:,} chips")
     ordered = [tilings[name] for name in names]
     in_order = sites == list(range(cores))
-    placement = lay_out(ordered, chip, None if in_order else tuple(sites))
-    return Placement(chip, placement.layers, placement.violations, placement.sites, content["layout"])
+    return replace(lay_out(ordered, chip, None if in_order else tuple(sites)), layout=content["layout"])
 
 
 def _tiling(
@@ -59,6 +59,7 @@ def _tiling(
     if len(tile) != len(shape) or any(size > most for size, most in zip(tile, _largest(shape), strict=True)):
         _refuse(f"{population.name} is cut into tiles of {tile}, and has {list(shape)} neurons")
     channels, rows, columns = tile
+    # all ways are judged: Tiling.needed, by which a layer's bound is told, is of them all
     found = candidates(population, shapes, chip, (channels, rows, columns)).read_by(readers)
     (chosen, *_) = np.flatnonzero((found.tiles == tile).all(axis=1))
     tiling = found.tiling(int(chosen))

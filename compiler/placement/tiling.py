@@ -210,7 +210,8 @@ def candidates(population: Population, shapes: dict[str, Shape3], chip: Chip, al
         chip: Whose limits hold.
         also: The size of a tile that is to be among them.
     """
-    if any(edge.link is Link.DENSE for edge in population.edges):
+    is_dense = any(edge.link is Link.DENSE for edge in population.edges)
+    if is_dense:
         neurons, *rest = population.shape
         tiles = np.array([[size, *rest] for size in parts(neurons)], dtype=np.int64)
     else:
@@ -218,7 +219,7 @@ def candidates(population: Population, shapes: dict[str, Shape3], chip: Chip, al
     if not (tiles == also).all(axis=1).any():
         tiles = np.concatenate([tiles, np.array([also], dtype=np.int64)])
     found = _judge(population, tiles, shapes, [], chip)
-    if not any(edge.link is Link.DENSE for edge in population.edges):
+    if not is_dense:
         return found
     # as the default cuts them: what is cut is not filled up
     kept = (found.shares["synapse words"] <= chip.dense_fill) | (found.cores == 1) | (tiles == also).all(axis=1)
@@ -257,8 +258,8 @@ def _dense_tiling(
     whole = judge([neurons, max(neurons - 1, 1)])
     if whole.worst[0] <= 1 and at_least <= 1:
         return whole.tiling(0)
-    parts = max(float(whole.worst[1]), at_least, 2)
-    size = max(-(-neurons // 2 ** math.ceil(math.log2(parts))) - 1, 1)
+    needed = max(float(whole.worst[1]), at_least, 2)
+    size = max(-(-neurons // 2 ** math.ceil(math.log2(needed))) - 1, 1)
     sizes = [size]
     while sizes[-1] > 1:
         sizes.append(int(sizes[-1] * DENSE_STEP))

@@ -85,6 +85,16 @@ class Ways:
         return busy
 
 
+def undominated(costs: FloatArray) -> Int64Array:
+    """The ways of a table, (ways, costs), but those that another equals or beats in every cost; the first of equals."""
+    kept: list[int] = []
+    # lexsort's last key leads: a row that beats another comes before it
+    for index in np.lexsort(costs.T[::-1]):
+        if not (costs[kept] <= costs[index]).all(axis=1).any():
+            kept.append(int(index))
+    return np.array(kept, dtype=np.int64)
+
+
 def ways_of(default: Placement, activity: Activity) -> tuple[Ways, ...]:
     """The ways to cut each population of a placement, its own among them, in the program's order."""
     chip = default.chip
@@ -111,7 +121,7 @@ def ways_of(default: Placement, activity: Activity) -> tuple[Ways, ...]:
 def _ways(
     cuts: Candidates, depth: int, populations: Mapping[str, Population], reads: tuple[Read, ...], activity: Activity
 ) -> Ways:
-    population, chip, steps = cuts.population, cuts.chip, activity.timesteps
+    population, chip = cuts.population, cuts.chip
     sources = [populations[edge.source] for edge in population.edges]
     fan_outs = np.array(
         [arriving / source.neurons for arriving, source in zip(cuts.arriving, sources, strict=True)]
@@ -131,13 +141,12 @@ def _ways(
             returning[:, : len(total)] += np.multiply.outer(fan_out, total)
         else:
             words += _words(edge, source, fan_out, chip)
-    sends = messages_of(activity, population).sum(axis=(1, 2)) if reads else np.zeros(steps)
     return Ways(
         cuts,
         own_ns=np.roll(own, depth, axis=1),
         fan_outs=fan_outs,
         through=np.array([total.sum() for total in totals]),
-        sent=np.roll(sends, depth),
+        sent=np.roll(messages_of(activity, population).sum(axis=(1, 2)), depth),
         returning=np.roll(returning, depth, axis=1),
         messages=messages,
         words=words,

@@ -67,6 +67,23 @@ def test_calibration_of_another_shape_is_refused(checkpoint: Path) -> None:
         compile_checkpoint(checkpoint, CompileOptions(timesteps=2, image_size=8, calibration=np.zeros((3, 2, 9, 9))))
 
 
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ({"optimize": "speed"}, "optimize: 'speed' is unknown; choose one of cores, time, energy"),
+        ({"seed": -1}, "seed: -1 is negative"),
+        ({"cores_percent": 99}, "cores_percent: 99 percent of the fewest cores are fewer"),
+    ],
+)
+def test_a_layout_that_cannot_be_looked_for_is_refused_before_anything_is_compiled(
+    checkpoint: Path, choice: dict[str, Any], says: str
+) -> None:
+    seen: list[str] = []
+    with pytest.raises(InputError, match=says):
+        compile_checkpoint(checkpoint, replace(SMALL, **choice), lambda name, _: seen.append(name))
+    assert seen == []
+
+
 def test_widths_by_layer_and_a_budget_that_chooses_them_exclude_each_other(checkpoint: Path) -> None:
     options = CompileOptions(
         timesteps=2,

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from resformer.compiler.chips.chip import Chip, load_chip
-from resformer.compiler.files.placement import ASSUMED_RATE
+from resformer.compiler.files.placement import ASSUMED_RATE, Goal
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.program import Program
 from resformer.compiler.placement.activity import Activity, assumed, measure
 from resformer.compiler.placement.bound import Table, least_busy_ns, tables_of
 from resformer.compiler.placement.curves import curves
 from resformer.compiler.placement.mapping import map_program
-from resformer.compiler.placement.optimize import Goal, compare, optimize
+from resformer.compiler.placement.optimize import compare, optimize
 from resformer.compiler.placement.place import Placement, lay_out, place, tile_positions
 from resformer.compiler.placement.price import count, predict
 from resformer.compiler.placement.restore import restore
