@@ -19,10 +19,10 @@ from resformer.runtime.cli.terminal import (
     Terminal,
     UsageError,
     check_writable,
-    run_command,
+    run_shared,
     size_of,
 )
-from resformer.runtime.run.processes import Processes, from_environment
+from resformer.runtime.run.processes import Processes
 
 NOT_SWEPT = (
     *("help", "version", "limits", "model", "target", "output", "check", "json", "dump_after", "quiet", "classes"),
@@ -35,14 +35,7 @@ TABLES = (".json", ".csv")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, and of several processes share a sweep; returns the exit status."""
-    processes = from_environment()
-    return run_command(
-        _parser(),
-        argv,
-        lambda arguments: _compile(arguments, processes),
-        processes,
-        shares=lambda arguments: arguments.sweep is not None,
-    )
+    return run_shared(_parser(), argv, _compile, shares=lambda arguments: arguments.sweep is not None)
 
 
 def _parser() -> Parser:
