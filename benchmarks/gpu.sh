@@ -8,10 +8,11 @@
 # scikit-learn and pillow; cupy, nvidia-ml-py, numba, pytest, hypothesis, pytest-timeout and pytest-xdist add what they
 # are for. It needs no network and no .venv. What the first lines set may be set otherwise, for a try on a CPU:
 # DEVICE=cpu VARIANTS=cifar LARGE=dvsg BATCHES=1 benchmarks/gpu.sh.
+# shellcheck disable=SC2086 # lists of words
 set -uo pipefail
 cd "$(dirname "$0")/.."
 GPU_FOLDER=${GPU_FOLDER:-.gpu}
-VARIANTS=${VARIANTS:-ti s} # the first is measured in full
+VARIANTS=${VARIANTS:-ti s} # all are held against the reference, the first is timed
 LARGE=${LARGE:-l}          # too large to travel: made there
 BATCHES=${BATCHES:-32 128}
 EXACT_BATCHES=${EXACT_BATCHES:-1 8 32}
@@ -19,9 +20,8 @@ CONTESTANTS=${CONTESTANTS:-compiled-autocast 2-compiled-autocast 2-autocast}
 SINGLE=${SINGLE:-compiled-autocast graphs-autocast 2-autocast cupy-autocast} # of batches of one
 SPEED_SECONDS=${SPEED_SECONDS:-220}
 COMPILE_SECONDS=${COMPILE_SECONDS:-140}
-PARTS=${PARTS:-exactness speed single large tests} # what is late falls out
-LIMIT=${LIMIT:-560}
-# shellcheck disable=SC2086 # lists of words
+PARTS=${PARTS:-exactness speed single large tests} # in this order, whatever order they are named in
+LIMIT=${LIMIT:-560}                                # seconds; what is late falls out
 
 if [ "${1:-}" = prepare ]; then
   set -e
@@ -46,16 +46,16 @@ mkdir -p "$OUT" "$MADE" build/gpu-first build/gpu-second
 export PYTHONUNBUFFERED=1
 
 for which in first second; do
-  [ "${1:-}" = networks ] && continue
   for wheel in "$GPU_FOLDER/$which"/*.whl; do "$PYTHON" -m zipfile -e "$wheel" "build/gpu-$which"; done
 done
 export PYTHONPATH=$PWD/src:$PWD/build/gpu-first
 
-# part SECONDS NAME COMMAND...: as long as it may take, and as is left of all
-part() {
-  local left=$((LIMIT - SECONDS)) seconds=$1 name=$2
+# at_most SECONDS: as many, or as are left of all
+at_most() { echo $(($1 < LIMIT - SECONDS ? $1 : LIMIT - SECONDS)); }
+part() { # SECONDS NAME COMMAND...
+  local seconds name=$2
+  seconds=$(at_most "$1")
   shift 2
-  [ "$seconds" -gt "$left" ] && seconds=$left
   echo "== $name (at ${SECONDS} s, ${seconds} s at most)"
   if [ "$seconds" -lt 5 ]; then
     echo "== no time left for it"
@@ -65,20 +65,12 @@ part() {
   echo "== $name: code $? (at ${SECONDS} s)"
 }
 sim_vs() { # SECONDS NAME ARGUMENTS...
-  local left=$((LIMIT - SECONDS)) seconds=$1 name=$2
+  local seconds name=$2
+  seconds=$(at_most "$1")
   shift 2
-  [ "$seconds" -gt "$left" ] && seconds=$left
   part "$seconds" "$name" "$PYTHON" benchmarks/sim_vs_spikingjelly.py --device "$DEVICE" --folder "$MADE" --prepared \
     --spikingjelly-2 build/gpu-second --seconds $((seconds - 8)) --log "$OUT/contestants.txt" "$@"
 }
-
-# Networks that both run; and the reference on the large one, which does not travel.
-if [ "${1:-}" = networks ]; then
-  "$PYTHON" benchmarks/sim_vs_spikingjelly.py --prepare --variants "$2" --folder "$MADE"
-  [ "$2" = "$LARGE" ] &&
-    "$PYTHON" benchmarks/gpu_exact.py --prepare --variants "$2" --images 1 --folder "$MADE/exact" --checkpoints "$MADE"
-  exit 0
-fi
 
 {
 part 20 machine "$PYTHON" - <<'END'
@@ -99,26 +91,26 @@ nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm,temperature
 
 wants() { case " $PARTS " in *" $1 "*) ;; *) return 1 ;; esac; }
 FIRST=${VARIANTS%% *}
-: >"$OUT/prepare.txt"
-networks() { timeout --kill-after=5 "$1" bash benchmarks/gpu.sh networks "$2" >>"$OUT/prepare.txt" 2>&1; }
 
-# Alone: SpikingJelly compiles on all of the processor, and then nothing here gets its turn.
+# First and alone: while SpikingJelly compiles on all of the processor, nothing else gets its turn.
 if wants exactness; then
   part 150 "exactness" "$PYTHON" benchmarks/gpu_exact.py --device "$DEVICE" --folder "$GPU_FOLDER/exact" \
     --variants $VARIANTS --batches $EXACT_BATCHES
 fi
+if wants speed || wants single; then
+  part 60 "network: $FIRST" "$PYTHON" benchmarks/sim_vs_spikingjelly.py --prepare --variants $FIRST --folder "$MADE"
+fi
 if wants speed; then
-  networks 60 $FIRST
   sim_vs "$SPEED_SECONDS" "speed: $FIRST" --variants $FIRST --batches $BATCHES --contestants $CONTESTANTS \
     --prepare-seconds "$COMPILE_SECONDS" --rounds 4
 fi
 if wants single; then
-  networks 60 $FIRST
   sim_vs "$SPEED_SECONDS" "speed: $FIRST, one by one" --variants $FIRST --batches 1 --contestants $SINGLE \
     --prepare-seconds "$COMPILE_SECONDS" --rounds 4
 fi
 if wants large; then
-  networks 150 $LARGE
+  part 150 "network and reference: $LARGE" "$PYTHON" benchmarks/gpu_exact.py --prepare --variants $LARGE --images 1 \
+    --folder "$MADE/exact" --checkpoints "$MADE"
   part 70 "exactness: $LARGE" "$PYTHON" benchmarks/gpu_exact.py --device "$DEVICE" --folder "$MADE/exact" \
     --variants $LARGE --batches 1 ${BATCHES%% *}
 fi
@@ -126,6 +118,5 @@ if wants tests; then
   part 150 "tests" "$PYTHON" -m pytest -x -q -p no:cacheprovider -n 4 --dist loadfile @tests/gpu/arguments.txt
 fi
 
-tail -n 3 "$OUT/prepare.txt"
 echo "== done (at ${SECONDS} s)"
 } 2>&1 | tee "$OUT/gpu.txt"

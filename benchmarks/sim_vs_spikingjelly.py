@@ -320,14 +320,9 @@ def batches_a_run(batch: int) -> int:
     return max(min(IMAGES_A_RUN // batch, MOST_BATCHES), 1)
 
 
-def program_path(variant: str, folder: Path) -> Path:
-    """Where a variant's program is."""
-    return folder / f"{variant}.safetensors"
-
-
 def files_of(variant: str, folder: Path, *, anew: bool) -> tuple[Path, Path, Path]:
     """A variant's checkpoint, images and program; the program is compiled anew, or where it is absent."""
-    path = program_path(variant, folder)
+    path = folder / f"{variant}.safetensors"
     if anew or not path.exists():
         write_program(network(variant, folder).program, path)
     return (*checkpoint_files(variant, folder), path)

@@ -307,14 +307,17 @@ class Compiled(Summarized):
             progress: Told how far it is.
 
         Raises:
-            InputError: The run recorded no spikes.
+            InputError: The run neither counted nor recorded spikes.
             ResformerError: The samples do not fit, or the backend failed.
         """
         if isinstance(images, Inference):
             if samples is not None or backend is not None:
                 raise InputError("cost: the inference has run; leave out samples and backend, or give its images")
             if images.events is None and not images.spikes and self.program.spiking_names:
-                raise InputError("cost: the inference recorded no spikes; give run(images, record=True), or the images")
+                raise InputError(
+                    "cost: the inference recorded no spikes; give run(images, record=True) or run(images, count=True), "
+                    "or the images"
+                )
             result = images
         else:
             result = self.run(images, backend=backend or COST_BACKEND, count=True, samples=samples, progress=progress)

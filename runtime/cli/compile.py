@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resformer.compiler.atomic import resolved, write_json, write_text
-from resformer.compiler.progress import no_progress
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_run_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file
@@ -19,10 +18,10 @@ from resformer.runtime.cli.terminal import (
     Terminal,
     UsageError,
     check_writable,
-    run_command,
+    run_shared,
     size_of,
 )
-from resformer.runtime.run.processes import Processes, from_environment
+from resformer.runtime.run.processes import Processes
 
 NOT_SWEPT = (
     *("help", "version", "limits", "model", "target", "output", "check", "json", "dump_after", "quiet", "classes"),
@@ -35,14 +34,7 @@ TABLES = (".json", ".csv")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, and of several processes share a sweep; returns the exit status."""
-    processes = from_environment()
-    return run_command(
-        _parser(),
-        argv,
-        lambda arguments: _compile(arguments, processes),
-        processes,
-        shares=lambda arguments: arguments.sweep is not None,
-    )
+    return run_shared(_parser(), argv, _compile, shares=lambda arguments: arguments.sweep is not None)
 
 
 def _parser() -> Parser:
@@ -133,12 +125,12 @@ def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
             raise UsageError(f"--table: {path} ends in neither {' nor '.join(TABLES)}")
         if processes.leads:
             check_writable(path)
-    terminal = Terminal(quiet=arguments.quiet)
+    terminal = Terminal(quiet=arguments.quiet or not processes.leads)
     with terminal.progress() as update:
         update("starting", 0, 0)
         from resformer.runtime.cli import sweep
 
-        points = sweep.run(arguments, axes, update if processes.leads else no_progress, processes)
+        points = sweep.run(arguments, axes, update, processes)
         sweep.require_any(points)
         failed = [point for point in points if point.error is not None]
         if not processes.leads:

@@ -573,12 +573,11 @@ def _summarize(
         cores = counted(placement["cores"], "core")
         rows.append(("chip", f"{cores}, {counted(placement['chips'], 'chip')} of {placement['chip']}"))
     rows.append(("weights", _weights(report)))
-    layout = None if placed is None else placed["layout"]
     if net is not None and "family" not in net:
         exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
         rows.append(("against SpikingJelly", exact))
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
-    _show_layout(terminal, layout)
+    _show_layout(terminal, None if placed is None else placed["layout"])
     if report["options"]["synapse_budget"] is not None:
         weighted = [(node["name"], node["weight_bits"]) for node in report["nodes"] if "weight_bits" in node]
         terminal.table("Widths by layer", ("layer", " bits"), weighted)

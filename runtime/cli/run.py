@@ -21,10 +21,10 @@ from resformer.runtime.cli.terminal import (
     UsageError,
     check_writable,
     positive_int,
-    run_command,
+    run_shared,
     size_of,
 )
-from resformer.runtime.run.processes import Processes, from_environment
+from resformer.runtime.run.processes import Processes
 
 if TYPE_CHECKING:
     from resformer.compiler.chips.chip import Chip
@@ -39,13 +39,7 @@ RESULT_FORMAT_VERSION = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run inference, in one process or as one of several; returns the exit status."""
-    processes = from_environment()
-    return run_command(
-        _parser(),
-        argv,
-        lambda arguments: _run(arguments, processes),
-        processes,
-    )
+    return run_shared(_parser(), argv, _run)
 
 
 def _parser() -> Parser:

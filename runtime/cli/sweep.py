@@ -129,11 +129,9 @@ def run(
     """
     processes = processes or Processes()
     combinations = list(itertools.product(*axes.values()))
-    mine = range(processes.rank, len(combinations), processes.count)
     points: list[Point] = []
     said: list[list[str]] = []
-    for index in mine:
-        values = combinations[index]
+    for index, values in list(enumerate(combinations))[processes.rank :: processes.count]:
         choices = {key: text for key, (text, _, _) in zip(axes, values, strict=True)}
         update(Point(choices).title, index, len(combinations))
         chosen = argparse.Namespace(**{**vars(arguments), **{name: value for _, name, value in values}})
@@ -146,10 +144,10 @@ def run(
         said.append([str(each.message) for each in caught or () if issubclass(each.category, SampleWarning)])
     update("gathering", 0, 0)
     parts = processes.gather_for_all(list(zip(points, said, strict=True)))
-    for index in range(len(combinations)):
-        for message in parts[index % processes.count][index // processes.count][1]:
-            warnings.warn(message, SampleWarning, stacklevel=2)
-    return tuple(parts[index % processes.count][index // processes.count][0] for index in range(len(combinations)))
+    in_order = [parts[index % processes.count][index // processes.count] for index in range(len(combinations))]
+    for message in itertools.chain.from_iterable(messages for _, messages in in_order):
+        warnings.warn(message, SampleWarning, stacklevel=2)
+    return tuple(point for point, _ in in_order)
 
 
 def require_any(points: Sequence[Point]) -> None:

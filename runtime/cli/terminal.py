@@ -31,7 +31,7 @@ from resformer.runtime.cli.process import (
     together,
     whole_process,
 )
-from resformer.runtime.run.processes import Processes
+from resformer.runtime.run.processes import Processes, from_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -134,6 +134,25 @@ def run_command(
                     complain(message)
             processes.leave(status)
     return status
+
+
+def run_shared(
+    parser: Parser,
+    argv: Sequence[str] | None,
+    command: Callable[[argparse.Namespace, Processes], int],
+    *,
+    shares: Callable[[argparse.Namespace], bool] = lambda _arguments: True,
+) -> int:
+    """Run a command as :func:`run_command` does, whose work is shared by the processes that ``torchrun`` starts.
+
+    Args:
+        parser: Of the command's arguments.
+        argv: What to parse; the process's own arguments if None.
+        command: Is given these processes, and returns the exit status.
+        shares: Whether the processes share what these arguments ask for; else each does it alone.
+    """
+    processes = from_environment()
+    return run_command(parser, argv, lambda arguments: command(arguments, processes), processes, shares=shares)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from resformer.errors import InputError
 from resformer.runtime.cli.inputs import read_given
 from resformer.runtime.cli.outputs import check_outputs
 from resformer.runtime.cli.running import add_running_options, check_running_usage
-from resformer.runtime.cli.terminal import DONE, FAILED, Parser, Terminal, UsageError, check_writable, run_command
-from resformer.runtime.run.processes import Processes, from_environment
+from resformer.runtime.cli.terminal import DONE, FAILED, Parser, Terminal, UsageError, check_writable, run_shared
+from resformer.runtime.run.processes import Processes
 
 if TYPE_CHECKING:
     from resformer.runtime.given import GivenBuild
@@ -29,8 +29,7 @@ LIMITS = {"--min-agreement": "min_agreement", "--max-accuracy-drop": "max_accura
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Verify a build, in one process or as one of several; the exit status: 0 equivalent and accurate enough, 1 not."""
-    processes = from_environment()
-    return run_command(_parser(), argv, lambda arguments: _verify(arguments, processes), processes)
+    return run_shared(_parser(), argv, _verify)
 
 
 def _parser() -> Parser:
