@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.sim import SimBackend, cpu_kernels
+from resformer.compiler.backends.sim.backend import _exact_float32
 from resformer.compiler.backends.sim.cpu_kernels import can_attend, int8_is_exact
 from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.frame import Arena
@@ -284,6 +285,25 @@ def test_torch_is_left_as_it_was() -> None:
         thread.start()
         thread.join()
         assert seen == [3, 3]
+
+
+def test_torch_before_2_9_is_left_as_it_was_by_a_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it had no precision for each kind of product."""
+
+    @_exact_float32()
+    def fail() -> None:
+        assert torch.get_float32_matmul_precision() == "highest"
+        raise ValueError("a run fails")
+
+    monkeypatch.setattr(torch.backends.cuda, "matmul", object())
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(ValueError, match="a run fails"):
+            fail()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_workers_use_one_thread_each_and_keep_order() -> None:
