@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
-from resformer.compiler.files.placement import ASSUMED_RATE, CORES_PERCENT, FEWEST_PERCENT, Layout, layout_rows
+from resformer.compiler.files.placement import ASSUMED_RATE, CORES_PERCENT, FEWEST_PERCENT, Layout
 from resformer.compiler.files.report import NET_SUFFIX, TARGETS
 from resformer.compiler.ir.ops.multi_spike import MOST_SPIKES
 from resformer.compiler.ir.summary import counted, sizes
@@ -30,6 +30,7 @@ from resformer.runtime.cli.terminal import (
     seed,
     size_of,
 )
+from resformer.runtime.cost.tables import layout_rows
 
 if TYPE_CHECKING:
     from resformer.compiler.files.placement import PlacementFile

@@ -248,7 +248,7 @@ def _cost(
     terminal.table(f"On {placement.chip.name}, a sample", *layer_rows(cost))
     terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
     if cost.layout is not None:
-        from resformer.compiler.files.placement import layout_rows
+        from resformer.runtime.cost.tables import layout_rows
 
         terminal.table(f"Layouts, activity {cost.layout['activity']}", *layout_rows(cost.layout))
     if arguments.spread is not None:
