@@ -89,7 +89,7 @@ def together(processes: Processes) -> Iterator[None]:
         yield
     finally:
         processes.stop()
-        if main and processes.count > 1:
+        if main and before is not None:  # also where each does it alone: ended_by_signals cannot know
             signal.signal(signal.SIGTERM, before)
 
 

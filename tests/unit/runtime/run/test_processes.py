@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import threading
 from collections.abc import Callable
 
@@ -125,3 +126,13 @@ def test_a_failure_ends_the_others_silently(capsys: pytest.CaptureFixture[str]) 
 
     assert run_command(Parser("prog"), [], waits, other) == 1
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_command_that_is_not_shared_leaves_sigterm_as_it_was() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run_command(Parser("prog"), [], lambda _: 0) == 0
+        assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        signal.signal(signal.SIGTERM, before)
