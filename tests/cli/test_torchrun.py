@@ -103,7 +103,7 @@ if os.environ["RANK"] == "1":
 """
     other, killed = commands_together(launcher, [("verify", arguments)], before=before)
     assert (other.status, killed.status) == (1, -9)
-    (said,) = other.err.splitlines()
-    assert said.startswith("resformer-verify: error: rank 1 of 2 (pid ")
-    assert "was killed by SIGKILL" in said
+    assert other.err.count("\n") == 1, other.err
+    assert other.err.startswith("resformer-verify: error: rank 1 of 2 (pid ")
+    assert "was killed by SIGKILL" in other.err
     assert other.out == ""
