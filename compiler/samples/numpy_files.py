@@ -90,6 +90,25 @@ def open_array(path: Path, key: str) -> npt.NDArray[Any]:
         raise FileFormatError(f"{path}: no such file") from None
 
 
+def member_names(path: Path) -> tuple[str, ...]:
+    """What a ``.npz`` holds, as ``open_array`` takes their names, in the file's order.
+
+    Raises:
+        FileFormatError: The file is absent, damaged or of another format.
+    """
+    try:
+        with boundary(path, "save it again", what="truncated or damaged"):
+            require_regular(path, named="an .npz file")
+            with path.open("rb") as file:
+                magic = file.read(len(NPY_MAGIC))
+                if not magic.startswith(ZIP_MAGIC):
+                    raise FileFormatError(f"no .npz file: it begins with {magic!r}; {SAVE}")
+                file.seek(0)
+                return tuple(name.removesuffix(".npy") for name in open_archive(file).namelist())
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: no such file") from None
+
+
 def read_header(file: BinaryIO | IO[bytes]) -> Header:
     """Read the beginning of an array's file, and no more.
 
