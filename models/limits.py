@@ -78,6 +78,9 @@ LARGEST_EXPANSION = 2**28
 EXPANSION_SHARE = 4
 """How many times its own size a file's compressed arrays may have."""
 
+MOST_CHUNKS = 2**20
+"""Chunks of an array; writers make them of 8 KiB or more."""
+
 LARGEST_REPEATED = 2**27
 """Bytes of an array that is stored as one value, which it repeats; it takes none until something changes it."""
 
