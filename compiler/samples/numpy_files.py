@@ -112,8 +112,8 @@ def member_names(path: Path) -> tuple[str, ...]:
         raise FileFormatError(f"{path}: no such file") from None
 
 
-def is_records(path: Path) -> bool:
-    """Whether a file is a ``.npy`` of records rather than of numbers, by its first bytes.
+def record_names(path: Path) -> tuple[str, ...]:
+    """The names of the fields of a ``.npy`` of records; none of one of numbers.
 
     Raises:
         FileFormatError: It is absent or damaged.
@@ -123,9 +123,10 @@ def is_records(path: Path) -> bool:
             require_regular(path, named="a .npy or .npz file")
             with path.open("rb") as file:
                 if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
-                    return False
+                    return ()
                 file.seek(0)
-                return RECORDS.search(_header_text(file)[0]) is not None
+                match = RECORDS.search(_header_text(file)[0])
+                return () if match is None else tuple(name for name, _ in RECORD_FIELD.findall(match[1]))
     except FileNotFoundError:
         raise FileFormatError(f"{path}: no such file") from None
 

@@ -10,7 +10,7 @@ from resformer.compiler.samples.events.arrays import Hdf5File, NumpyFile, find_f
 from resformer.compiler.samples.events.nmnist import BinFile
 from resformer.compiler.samples.events.prophesee import DatFile, RawFile
 from resformer.compiler.samples.events.stream import COPY_AGAIN, EventFile
-from resformer.compiler.samples.numpy_files import is_records, member_names
+from resformer.compiler.samples.numpy_files import member_names, record_names
 from resformer.errors import FileFormatError
 from resformer.models.boundary import boundary, require_regular
 
@@ -32,15 +32,16 @@ ARRAYS = (".npy", ".npz")
 def is_event_file(path: Path) -> bool:
     """Whether a file is a recording: by its name, and of NumPy's files by what they hold.
 
-    Raises:
-        FileFormatError: A file of NumPy's is damaged.
+    A damaged file of NumPy's is none; whoever reads it as samples is told what is wrong.
     """
     suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return path.is_file() and find_fields(member_names(path)) is not None
-    if suffix == ".npy":
-        return path.is_file() and is_records(path)
-    return suffix in FORMATS
+    if suffix not in ARRAYS:
+        return suffix in FORMATS and not path.is_dir()
+    try:
+        names = record_names(path) if suffix == ".npy" else member_names(path)
+    except FileFormatError:
+        return False
+    return find_fields(names) is not None
 
 
 def open_events(path: Path) -> EventFile:
