@@ -212,6 +212,7 @@ class Compiled(Summarized):
         backend: str | None = None,
         binning: Binning | None = None,
         batch_size: int | None = None,
+        device: str = CPU,
         record: bool = False,
     ) -> Iterator[Inference]:
         """Inference on a recording of any length, in memory that does not depend on it.
@@ -232,6 +233,7 @@ class Compiled(Summarized):
             backend: As ``run`` takes it.
             binning: How a recording of an event camera becomes frames; None: all of it is one sample.
             batch_size: How many samples are in memory together; None: as many as are fast.
+            device: With "sim": "cpu", "cuda" or "cuda:N".
             record: Keep every population's spikes, of each part.
 
         Yields:
@@ -244,7 +246,7 @@ class Compiled(Summarized):
         backend = self._backend(backend)
         samples = batch_size or min(AT_ONCE, samples_at_once(self.program, backend, record=record))
         chunks = open_recording(recording, self.program, binning, samples * self.program.timesteps)
-        runner = open_backend(backend, batch_size=batch_size)
+        runner = open_backend(backend, device=device, batch_size=batch_size)
         preprocessing = self.held.preprocessing
 
         def read(values: Frames) -> Samples:
