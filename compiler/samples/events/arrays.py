@@ -7,6 +7,7 @@ pixel that grew brighter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import h5py
