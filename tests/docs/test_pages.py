@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -79,3 +80,33 @@ def test_a_snippet_that_fails_is_noticed(tmp_path: Path) -> None:
     assert tally.run == 1
     assert len(tally.failures) == 1
     assert "AssertionError" in tally.failures[0]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as ``make docs`` builds it: dead links and anchors end that."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    found = sorted(site.rglob("*.html"))
+    assert len(found) > 30
+    for page in found:
+        text = page.read_text(encoding="utf-8")
+        assert re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="(?:https?:)?//[^"]*"', text) == [], page
+        styles = re.findall(r"<link[^>]*>", text)
+        assert [each for each in styles if "stylesheet" in each and "//" in each] == [], page
+
+
+def test_the_site_has_every_option_and_docstring(site: Path) -> None:
+    commands = (site / "reference" / "commands.html").read_text(encoding="utf-8")
+    for option in ("--layer-bits", "--model-code", "--spread", "--sweep"):
+        assert f"<code>{option} " in commands
+    python = (site / "reference" / "python.html").read_text(encoding="utf-8")
+    for name in ("resformer.runtime.compiled.Compiled.verify", "resformer.errors.RangeError"):
+        assert f'id="{name}"' in python
