@@ -56,13 +56,13 @@ def sections(command: str) -> Iterator[str]:
     parser = parser_of(command)
     yield f"## {parser.prog}"
     yield parser.description or ""
-    for group in parser._action_groups:
+    for group in sorted(parser._action_groups, key=lambda each: each.title == "options"):
         actions = [each for each in group._group_actions if each.help != argparse.SUPPRESS and each.dest != "help"]
         if not actions:
             continue
         title = {"positional arguments": "arguments", "options": OTHERS}.get(group.title or "", group.title or "")
         lines = [f"| {named(each).replace('|', chr(92) + '|')} | {meaning(each, parser)} |" for each in actions]
-        yield "\n".join((f"**{title.capitalize()}**\n", "| | |", "|---|---|", *lines))
+        yield "\n".join((f"**{title.capitalize()}**\n", "| option | meaning |", "|---|---|", *lines))
     if parser.epilog:
         yield parser.epilog.replace("<", "&lt;").replace("*", "\\*")
 
