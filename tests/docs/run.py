@@ -34,6 +34,12 @@ LOADED = (
 """What is imported once, for all commands."""
 
 
+def tell(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Run them; 1 if any failed."""
     for name in THREADS:
@@ -57,7 +63,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="docs-") as folder:
         needed = any(uses_build(block.text) for block in run)
         build = make_build(Path(folder)) if needed else Path(folder)
-        tally = run_pages(paths, build, arguments.jobs, languages=languages)
+        tally = run_pages(paths, build, arguments.jobs, languages=languages, tell=tell)
     write = sys.stdout.write
     for where, reason in tally.skipped:
         write(f"not run: {where}: {reason}\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from support.docs.blocks import ROOT, WRITTEN, Block, blocks
+from support.docs.blocks import ROOT, WRITTEN, Block, blocks, name_of
 from support.docs.inputs import BUILD, FOLDERS, prepare
 
 SECONDS = 300
@@ -88,7 +90,9 @@ def missing_line(shown: Sequence[str], printed: str) -> str | None:
     return None
 
 
-def run_pages(paths: Sequence[Path], build: Path, jobs: int, *, languages: frozenset[str]) -> Tally:
+def run_pages(
+    paths: Sequence[Path], build: Path, jobs: int, *, languages: frozenset[str], tell: Callable[[str], None]
+) -> Tally:
     """Run the blocks of pages.
 
     Args:
@@ -96,25 +100,32 @@ def run_pages(paths: Sequence[Path], build: Path, jobs: int, *, languages: froze
         build: A build of ``model.pt``.
         jobs: How many pages at a time.
         languages: Which blocks; all others are passed over.
+        tell: Told a line for each page that ran.
     """
     tally = Tally()
     waiting = list(paths)
-    running: list[tuple[Any, Connection]] = []
+    running: list[tuple[Any, Connection, Path, float]] = []
     while waiting or running:
         while waiting and len(running) < jobs:
             here, there = FORKS.Pipe()
-            process = FORKS.Process(target=_page_apart, args=(waiting.pop(0), build, languages, there))
+            page = waiting.pop(0)
+            process = FORKS.Process(target=_page_apart, args=(page, build, languages, there))
             process.start()
             there.close()
-            running.append((process, here))
-        ready = multiprocessing.connection.wait([connection for _, connection in running])
-        for process, connection in [each for each in running if each[1] in ready]:
+            running.append((process, here, page, time.monotonic()))
+        ready = multiprocessing.connection.wait([each[1] for each in running])
+        for each in [each for each in running if each[1] in ready]:
+            process, connection, page, since = each
             try:
-                tally.add(connection.recv())
+                result: Tally = connection.recv()
             except EOFError:
-                tally.failures.append(f"a page's process ended with {process.exitcode}")
+                result = Tally(failures=[f"{name_of(page)}: its process ended with {process.exitcode}"])
             process.join()
-            running.remove((process, connection))
+            tally.add(result)
+            running.remove(each)
+            if result.run or result.failures:
+                ran = f"{result.run} blocks ran, {len(result.failures)} failed"
+                tell(f"{name_of(page)}: {ran}, {time.monotonic() - since:.0f} s")
     return tally
 
 
