@@ -67,8 +67,6 @@ def main() -> int:
     write = sys.stdout.write
     for where, reason in tally.skipped:
         write(f"not run: {where}: {reason}\n")
-    for failure in tally.failures:
-        write(f"FAILED {failure}\n")
     reasons = Counter(reason for _, reason in tally.skipped)
     write(
         f"{tally.run} blocks with {tally.commands} commands ran, {tally.lines} lines of output as shown; "

@@ -126,6 +126,8 @@ def run_pages(
             if result.run or result.failures:
                 ran = f"{result.run} blocks ran, {len(result.failures)} failed"
                 tell(f"{name_of(page)}: {ran}, {time.monotonic() - since:.0f} s")
+                for failure in result.failures:
+                    tell(f"FAILED {failure}")
     return tally
 
 
