@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
-.PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs browser clean
+.PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser clean
 
 setup: $(READY)
 
@@ -40,7 +40,11 @@ browser:
 	apt-get install -qq --no-install-recommends chromium-headless-shell
 
 docs: $(READY)
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Every command and every snippet of the README and the documentation.
+docs-test: $(READY)
+	$(BIN)/python tests/docs/run.py
 
 # Two processes: most tests wait for commands that they start. A file's tests stay together, for what they share.
 test: lint docs bad-input interpreted
