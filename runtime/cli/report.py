@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
 from resformer.compiler.progress import Progress
+from resformer.runtime.cli.event_options import check_event_usage
 from resformer.runtime.cli.inputs import (
     add_input_options,
     check_input_usage,
@@ -91,6 +92,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name}: {len(given)} files for {builds} builds; give one each, in their order")
     if arguments.input is None:
         require_input(arguments, *PREPROCESSING, "preprocessing", "chip", "model")
+        check_event_usage(arguments)
     else:
         check_input_usage(arguments)
     others = (*arguments.verify, *arguments.cost, *arguments.model)
