@@ -27,7 +27,7 @@ from resformer.runtime.cli.terminal import (
     UsageError,
     check_writable,
     run_command,
-    size_of,
+    suggest_opening,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def _parser() -> Parser:
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
         help="with --input: estimate the cost on another chip than the builds were placed on, or with other constants",
     )
+    parser.add_quiet_option(parser, "errors and warnings")
     return parser
 
 
@@ -103,7 +104,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
-    terminal = Terminal()
+    terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.runtime.page.write import write_page
@@ -112,7 +113,8 @@ def _report(arguments: argparse.Namespace) -> int:
         update("writing", 0, 0)
         write_page(shown, arguments.output)
     show_run_notices(terminal, shown)
-    terminal.line(f"{arguments.output} ({size_of(arguments.output)})")
+    terminal.wrote(arguments.output)
+    suggest_opening(terminal, arguments.output)
     return DONE
 
 
