@@ -363,15 +363,16 @@ class Compiled(Summarized):
             ResformerError: The samples do not fit, or a result is of another network.
             OSError: It cannot be written.
         """
-        given = None
+        given = whole = None
         if images is not None:
-            given = self.read(images, samples=samples, labels=labels)
-            given = given if samples is not None else given.first(SAMPLES)
+            whole = self.read(images, samples=samples, labels=labels)
+            given = whole if samples is not None else whole.first(SAMPLES)
         shown = self.shown(
             given,
             verification=None if verification is None else verifications.to_json(verification),
             cost=None if cost is None else costs.to_json(cost),
             chip=chip,
+            verified=whole if whole is None or verification is None else whole.first(verification.samples),
             progress=progress,
         )
         write_page((shown,), Path(path))
@@ -383,6 +384,7 @@ class Compiled(Summarized):
         verification: Json | None = None,
         cost: Json | None = None,
         chip: str | Path | Chip | None = None,
+        verified: Given | None = None,
         progress: Progress = no_progress,
     ) -> Shown:
         """What a page shows of it, for ``resformer.runtime.page.write.write_page``.
@@ -392,6 +394,7 @@ class Compiled(Summarized):
             verification: As JSON.
             cost: As JSON; None: estimated of the run.
             chip: As ``place`` takes it, for that estimate.
+            verified: The samples of the verification, whose images are shown of those that changed their class.
             progress: Told how far it is.
 
         Raises:
@@ -399,11 +402,21 @@ class Compiled(Summarized):
         """
         run = estimated = None
         with self.origin.build() as build:
+
+            def of_build(each: Given) -> GivenBuild:
+                return GivenBuild(**vars(each), build=build, program=self.program)
+
             if given is not None:
-                samples = GivenBuild(**vars(given), build=build, program=self.program)
+                samples = of_build(given)
                 other = None if chip is None else self._chip(chip)
                 run, estimated = run_and_show(samples, chip=other, model=self.origin.model, update=progress)
-            return as_shown(build, verification=verification, cost=estimated if cost is None else cost, run=run)
+            return as_shown(
+                build,
+                verification=verification,
+                cost=estimated if cost is None else cost,
+                run=run,
+                verified=None if verified is None else of_build(verified),
+            )
 
     def read(
         self,

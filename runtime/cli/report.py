@@ -124,8 +124,11 @@ def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown
     verification = read_result(arguments.verify[index], verifications.FORMAT) if arguments.verify else None
     cost = read_result(arguments.cost[index], costs.FORMAT) if arguments.cost else None
     compiled = load(arguments.builds[index], arguments.model[index] if arguments.model else None)
-    given = None
+    given = verified = None
     if arguments.input is not None:
-        given = read_samples(arguments, compiled.program, compiled.held)
-        given = given.first(SAMPLES) if arguments.samples is None else given
-    return compiled.shown(given, verification=verification, cost=cost, chip=arguments.chip, progress=update)
+        whole = read_samples(arguments, compiled.program, compiled.held)
+        given = whole.first(SAMPLES) if arguments.samples is None else whole
+        verified = None if verification is None else whole.first(verification["samples"])
+    return compiled.shown(
+        given, verification=verification, cost=cost, chip=arguments.chip, verified=verified, progress=update
+    )

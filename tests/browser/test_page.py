@@ -85,7 +85,7 @@ def test_mnist_opens_without_errors(mnist: Path, open_page: Callable[..., Any], 
     assert (mnist / "report.html").stat().st_size < 5e6
     page = open_page(mnist / "report.html", **options)
     assert page.locator("#verdict").inner_text() == "Equivalent"
-    assert page.locator("main > section").count() == 10
+    assert page.locator("main > section").count() == 11
     assert page.locator(".empty").count() == 0
     # the page does not scroll sideways; wide figures do so in their own frames
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -165,7 +165,7 @@ def test_a_build_alone_says_what_is_missing(tiny: Tiny, tmp_path: Path, open_pag
     page = open_page(tmp_path / "r.html")
     assert page.locator(".verdict .word").inner_text() == "Not verified"
     missing = page.locator(".empty").all_inner_texts()
-    assert len(missing) == 5
+    assert len(missing) == 6
     assert all("resformer-" in text for text in missing)
 
 
