@@ -13,8 +13,18 @@ from resformer.compiler.atomic import write_text
 from resformer.runtime.page.content import Shown, page_data
 
 TEMPLATE = "page.html"
-STYLE = "page.css"
-SCRIPTS = ("dom.js", "pipeline.js", "layers.js", "chip.js", "activity.js", "compare.js", "page.js")
+STYLES = ("page.css", "choice.css", "membranes.css")
+SCRIPTS = (
+    "dom.js",
+    "pipeline.js",
+    "layers.js",
+    "chip.js",
+    "activity.js",
+    "choice.js",
+    "membranes.js",
+    "compare.js",
+    "page.js",
+)
 """In this order: each uses those before it."""
 
 
@@ -31,7 +41,7 @@ def page(data: Mapping[str, Any]) -> str:
     """The page as text."""
     parts = {
         "title": _title([build["name"] for build in data["builds"]]),
-        "style": _asset(STYLE),
+        "style": "".join(map(_asset, STYLES)),
         "data": embedded(data),
         "script": "".join(map(_asset, SCRIPTS)),
     }

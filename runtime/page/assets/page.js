@@ -406,6 +406,7 @@ function single(view, version) {
     ),
     section("attention", "Attention", null, attentionMaps(view)),
     section("margins", "Margins", null, margins(view)),
+    ...membraneSections(view),
     section("mismatches", "Equivalence", null, mismatches(view), differences(view)),
     section("quantization", "Quantization", null, quantization(view)),
     section(
