@@ -44,6 +44,7 @@ from resformer.runtime.given import (
     describe_verification,
     read_given,
 )
+from resformer.runtime.membrane import Membrane, NeuronIndex, neuron_index, trace
 from resformer.runtime.origin import InFolder, InMemory, Origin
 from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
 from resformer.runtime.page.write import write_page
@@ -324,6 +325,26 @@ class Compiled(Summarized):
         seen = events(self.program, result.spikes) if result.events is None else result.events
         return costs.estimate(self.program, activity(self.program, seen), self.place(chip))
 
+    def membrane(self, images: Images, population: str, neuron: NeuronIndex, *, samples: int | None = None) -> Membrane:
+        """The membrane trace of one neuron: current, potential and spikes at each step, beside the original's.
+
+        The integers are the reference interpreter's, which every backend equals; the original's numbers are the float
+        graph's, in float64. It runs the whole network in both, so a few samples are enough.
+
+        Args:
+            images: As ``run`` takes them.
+            population: Its name, such as ``program.spiking_names`` has them.
+            neuron: (channel, row, column), or its place in the flattened population.
+            samples: Take the first N only.
+
+        Raises:
+            InputError: There is no such population, or no such neuron in it.
+            ResformerError: The samples do not fit, or the build lacks its float graph.
+        """
+        neuron_index(self.program, population, neuron)
+        real = self.read(images, samples=samples).samples.real()
+        return trace(self.program, self.graph, real, population, neuron, rounded=self.origin.fine_tuned)
+
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Write a build folder as resformer-compile does, or copy the one it was loaded from; returns its files.
 
@@ -345,6 +366,7 @@ class Compiled(Summarized):
         verification: Verification | None = None,
         cost: Cost | None = None,
         chip: str | Path | Chip | None = None,
+        traced: Sequence[tuple[str, NeuronIndex]] = (),
         progress: Progress = no_progress,
     ) -> None:
         """Write the page that shows the network, and a run of samples in sim if they are given.
@@ -357,6 +379,7 @@ class Compiled(Summarized):
             verification: What ``verify`` returned, to be shown as well.
             cost: What ``cost`` returned; None: estimated of the run.
             chip: As ``place`` takes it, for that estimate.
+            traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
             progress: Told how far it is.
 
         Raises:
@@ -373,6 +396,7 @@ class Compiled(Summarized):
             cost=None if cost is None else costs.to_json(cost),
             chip=chip,
             verified=whole if whole is None or verification is None else whole.first(verification.samples),
+            traced=traced,
             progress=progress,
         )
         write_page((shown,), Path(path))
@@ -385,6 +409,7 @@ class Compiled(Summarized):
         cost: Json | None = None,
         chip: str | Path | Chip | None = None,
         verified: Given | None = None,
+        traced: Sequence[tuple[str, NeuronIndex]] = (),
         progress: Progress = no_progress,
     ) -> Shown:
         """What a page shows of it, for ``resformer.runtime.page.write.write_page``.
@@ -395,6 +420,7 @@ class Compiled(Summarized):
             cost: As JSON; None: estimated of the run.
             chip: As ``place`` takes it, for that estimate.
             verified: The samples of the verification, whose images are shown of those that changed their class.
+            traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
             progress: Told how far it is.
 
         Raises:
@@ -409,7 +435,9 @@ class Compiled(Summarized):
             if given is not None:
                 samples = of_build(given)
                 other = None if chip is None else self._chip(chip)
-                run, estimated = run_and_show(samples, chip=other, model=self.origin.model, update=progress)
+                run, estimated = run_and_show(
+                    samples, chip=other, model=self.origin.model, traced=traced, update=progress
+                )
             return as_shown(
                 build,
                 verification=verification,

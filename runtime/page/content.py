@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.placed import placed
 from resformer.runtime.given import GivenBuild
+from resformer.runtime.membrane import NeuronIndex
 from resformer.runtime.page.changed import changed_samples
+from resformer.runtime.page.membranes import traced_of
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
 from resformer.runtime.verify.sides import open_original
@@ -99,7 +101,12 @@ def as_shown(
 
 
 def run_shown(
-    given: GivenBuild, result: Inference, backend: str, chip: Chip | None = None, model: Path | None = None
+    given: GivenBuild,
+    result: Inference,
+    backend: str,
+    chip: Chip | None = None,
+    model: Path | None = None,
+    traced: Sequence[tuple[str, NeuronIndex]] = (),
 ) -> tuple[Json, Json]:
     """What a recorded run shows, and what it costs.
 
@@ -109,6 +116,7 @@ def run_shown(
         backend: Where.
         chip: What it costs on; None for the one that the build was placed on, with its layout.
         model: What was compiled, to see where spikes differ from its own.
+        traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
 
     Raises:
         ResformerError: The model cannot be read, or is another network.
@@ -124,11 +132,17 @@ def run_shown(
     placement = placed(given.build, program, chip)
     cost = costs.to_json(costs.estimate(program, done, placement))
     original = None if model is None else open_original(given.build, program, model)
-    return observe_run(program, given, result, done, backend, original), cost
+    traces = traced_of(given.build, program, traced)
+    return observe_run(program, given, result, done, backend, original, traces), cost
 
 
 def run_and_show(
-    given: GivenBuild, *, chip: Chip | None = None, model: Path | None = None, update: Progress
+    given: GivenBuild,
+    *,
+    chip: Chip | None = None,
+    model: Path | None = None,
+    traced: Sequence[tuple[str, NeuronIndex]] = (),
+    update: Progress,
 ) -> tuple[Json, Json]:
     """Run samples, and tell what the run shows and costs, as :func:`run_shown`.
 
@@ -145,7 +159,7 @@ def run_and_show(
         progress=lambda done, total: update(f"running in {BACKEND}", done, total),
     )
     update("counting potentials", 0, 0)
-    return run_shown(given, result, BACKEND, chip, model)
+    return run_shown(given, result, BACKEND, chip, model, traced)
 
 
 def read_result(path: Path, kind: str) -> Json:

@@ -13,7 +13,7 @@ from resformer.compiler.atomic import write_text
 from resformer.runtime.page.content import Shown, page_data
 
 TEMPLATE = "page.html"
-STYLES = ("page.css", "answers.css", "classes.css", "chip.css", "print.css")
+STYLES = ("page.css", "answers.css", "choice.css", "membranes.css", "classes.css", "chip.css", "print.css")
 """In this order: the last has the last word."""
 SHARED = ("dom.js", "numbers.js", "colours.js", "pointing.js", "view.js", "charts.js")
 """What all sections use."""
@@ -26,6 +26,8 @@ SECTIONS = (
     "activity.js",
     "attention.js",
     "margins.js",
+    "choice.js",
+    "membranes.js",
     "equivalence.js",
     "classes.js",
     "quantization.js",

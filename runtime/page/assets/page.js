@@ -89,6 +89,7 @@ function single(view, version) {
     ),
     section("attention", "Attention", null, attentionMaps(view)),
     section("margins", "Margins", null, margins(view)),
+    ...membraneSections(view),
     section("mismatches", "Equivalence", null, mismatches(view), differences(view)),
     section("classes", "Classes", null, classes(view)),
     section("quantization", "Quantization", null, quantization(view)),
