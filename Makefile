@@ -15,7 +15,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,sim,images,plot,examples,frameworks,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,sim,images,events,plot,examples,frameworks,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python '$(LAVA)'
 	touch $@
 
