@@ -15,7 +15,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,sim,images,plot,examples,frameworks,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,sim,images,events,plot,examples,frameworks,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python '$(LAVA)'
 	touch $@
 
@@ -26,7 +26,10 @@ demo: $(READY)
 	  --samples 32 --backend lava --json build/mnist-verify-lava.json
 	$(BIN)/resformer-verify build/mnist --model $(MNIST)/spikingresformer_mnist.pt \
 	  --input $(MNIST)/test_images.npy --labels $(MNIST)/test_labels.npy \
-	  --backend sim --json build/mnist-verify-sim.json --report build/mnist-report.html
+	  --backend sim --json build/mnist-verify-sim.json
+	$(BIN)/resformer-report build/mnist --model $(MNIST)/spikingresformer_mnist.pt \
+	  --input $(MNIST)/test_images.npy --labels $(MNIST)/test_labels.npy \
+	  --verify build/mnist-verify-sim.json -o build/mnist-report.html
 
 lint: $(READY)
 	$(BIN)/ruff check .
