@@ -93,6 +93,7 @@ def main() -> int:
     """Run as the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first; those before are left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", type=int, help="run one input, by its number")
@@ -107,7 +108,7 @@ def main() -> int:
     limits, kinds = Limits(seconds=arguments.seconds), tuple(arguments.kind or KINDS)
     if arguments.share or arguments.only is not None:
         first, step = arguments.share or (arguments.only, arguments.inputs)
-        numbers = [first] if arguments.only is not None else range(first, arguments.inputs, step)
+        numbers = [first] if arguments.only is not None else range(arguments.first + first, arguments.inputs, step)
         with tempfile.TemporaryDirectory(prefix="fuzz-seeds-") as place:
             for number, name, outcome in fuzz(arguments.seed, numbers, seeds_in(Path(place)), limits, kinds):
                 print(json.dumps([number, name, vars(outcome)]), flush=True)
@@ -120,6 +121,7 @@ def main() -> int:
 def _share(arguments: argparse.Namespace) -> int:
     """Share the inputs among processes, and print the table."""
     command = [sys.executable, __file__, *sys.argv[1:], "--inputs", str(arguments.inputs), "--share"]
+    wanted = arguments.inputs - arguments.first
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-out-") as place:
         shares = []
@@ -130,15 +132,13 @@ def _share(arguments: argparse.Namespace) -> int:
             while any(share.poll() is None for share in shares):
                 time.sleep(10)
                 done = sum(len(path.read_bytes().splitlines()) for path in Path(place).iterdir())
-                print(
-                    f"{done:,} of {arguments.inputs:,}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
-                )
+                print(f"{done:,} of {wanted:,}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         finally:
             for share in shares:
                 share.kill()
         lines = [line for path in sorted(Path(place).iterdir()) for line in path.read_text().splitlines()]
     results = [(number, name, Outcome(**outcome)) for number, name, outcome in map(json.loads, lines)]
-    return show(results, arguments.inputs, time.monotonic() - started)
+    return show(results, wanted, time.monotonic() - started)
 
 
 def show(results: Sequence[tuple[int, str, Outcome]], wanted: int, seconds: float) -> int:
