@@ -15,6 +15,7 @@ from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import read_given, show_notices
 from resformer.runtime.cli.outputs import add_json_option, check_outputs, chip_file, terminal_for, write_result
 from resformer.runtime.cli.running import add_running_options, check_running_usage
+from resformer.runtime.cli.stream import check_stream_usage, run_stream
 from resformer.runtime.cli.terminal import (
     DONE,
     Parser,
@@ -57,6 +58,12 @@ def _parser() -> Parser:
     )
     add_running_options(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="file to write the results to")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="of a long recording, or of frames (steps, C, H, W) as .npy: run it in chunks, in memory that does not "
+        "depend on its length",
+    )
     parser.add_argument("--record-spikes", action="store_true", help="write every spike to the output as well")
     parser.add_argument(
         "--cost", action="store_true", help="count synaptic operations, and estimate energy and time on the chip"
@@ -85,6 +92,8 @@ def _parser() -> Parser:
 
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     _check_usage(arguments, processes)
+    if arguments.stream:
+        return run_stream(arguments)
     terminal = terminal_for(arguments, leads=processes.leads)
     with terminal.progress() as update:
         update("reading", 0, 0)
@@ -123,6 +132,8 @@ def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
         UsageError: Options contradict each other.
         OSError: An output cannot be written.
     """
+    if arguments.stream:
+        check_stream_usage(arguments, processes)
     if arguments.record_spikes and arguments.output is None:
         raise UsageError("--record-spikes: say with -o where to write the spikes")
     needs_cost = [name for name in ("json", "spread") if getattr(arguments, name) is not None]
