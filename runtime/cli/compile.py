@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resformer.compiler.atomic import resolved, write_json, write_text
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
+from resformer.runtime.cli.event_options import check_event_usage
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_run_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file, terminal_for, write_result
 from resformer.runtime.cli.sample_options import PREPROCESSING, check_preprocessing_usage
@@ -62,6 +63,7 @@ def _compile(arguments: argparse.Namespace, processes: Processes) -> int:
     if arguments.input is None:
         require_input(arguments)
         check_preprocessing_usage(arguments, *filter(None, (arguments.calibration,)))
+        check_event_usage(arguments, arguments.calibration)
     elif arguments.sweep is None and arguments.report is None:
         raise UsageError("--input: goes with --sweep or --report")
     else:

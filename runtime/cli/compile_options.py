@@ -17,6 +17,7 @@ from resformer.compiler.ir.summary import counted, sizes
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.plan import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
+from resformer.runtime.cli.event_options import event_binning
 from resformer.runtime.cli.outputs import add_json_option, terminal_for, write_result
 from resformer.runtime.cli.sample_options import add_preprocessing_options, mean_and_std
 from resformer.runtime.cli.terminal import (
@@ -486,6 +487,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
     from resformer.compiler.pipeline import CompileOptions
     from resformer.compiler.quantize.choose import QuantizationConfig
     from resformer.compiler.samples.classes import read_classes
+    from resformer.compiler.samples.events.frames import WHOLE
     from resformer.compiler.samples.files import SampleFiles
 
     calibration = arguments.calibration
@@ -501,7 +503,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
             input_range=arguments.input_range,
         ),
         synapse_budget=(arguments.synapse_budget or SYNAPSE_BUDGET) if arguments.precision == "auto" else None,
-        calibration=None if calibration is None else SampleFiles(calibration),
+        calibration=None if calibration is None else SampleFiles(calibration, event_binning(arguments) or WHOLE),
         # the float graph alone has nothing to place
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
         optimize=arguments.optimize,

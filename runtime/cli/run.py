@@ -37,10 +37,8 @@ if TYPE_CHECKING:
     from resformer.runtime.given import GivenBuild
     from resformer.runtime.run.infer import Inference, Record
 
-RESULT_FORMAT_VERSION = 1
 SATURATED_SHOWN = 10
 """Of the nodes that clipped values, those that clipped most: a table's cell holds no more than a page of text."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run inference, in one process or as one of several; returns the exit status."""
@@ -54,7 +52,8 @@ def _parser() -> Parser:
         epilog="OUT.npz holds logits (N, T, classes), predictions (N,), logits_int, of a folder the files' names (N,), "
         "the classes' names if the build holds them, "
         "and with --record-spikes, for each LIF population, 'spikes/NAME' (numpy.packbits of the flattened spikes) and "
-        "'shape/NAME' (T, N, ...), or 'counts/NAME' (T, N, ...) of neurons that send counts. "
+        "'shape/NAME' (T, N, ...), or 'counts/NAME' (T, N, ...) of neurons that send counts; "
+        "resformer.load_spikes('OUT.npz') gives them as (N, T, ...), in the order of logits and samples. "
         "Several processes, each on a GPU of its own, share the samples: torchrun "
         "--nproc-per-node 2 --no-python resformer-run ... Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
@@ -279,6 +278,7 @@ def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[s
     import numpy as np
 
     from resformer.compiler.ir.trace import CountTrain
+    from resformer.runtime.run.recorded import COUNTS, RESULT_FORMAT_VERSION, SHAPE, SPIKES
 
     arrays: dict[str, Any] = {
         "format_version": np.array(RESULT_FORMAT_VERSION),
@@ -292,10 +292,10 @@ def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[s
         arrays["classes"] = np.array(result.classes)
     for name, train in spikes.items():
         if isinstance(train, CountTrain):
-            arrays[f"counts/{name}"] = train.values()
+            arrays[f"{COUNTS}{name}"] = train.values()
             continue
-        arrays[f"spikes/{name}"] = train.packed
-        arrays[f"shape/{name}"] = np.array(train.shape, dtype=np.int64)
+        arrays[f"{SPIKES}{name}"] = train.packed
+        arrays[f"{SHAPE}{name}"] = np.array(train.shape, dtype=np.int64)
     np.savez(file, **arrays)
 
 

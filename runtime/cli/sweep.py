@@ -17,6 +17,7 @@ from resformer.compiler.progress import Progress
 from resformer.compiler.save.report import sqnr_db
 from resformer.errors import ResformerError, SampleWarning
 from resformer.runtime.cli.compile_options import compile_options
+from resformer.runtime.cli.event_options import event_binning
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
 from resformer.runtime.run.processes import Processes
 from resformer.runtime.units import COMPARED, common_power, prefixed, scaled
@@ -189,7 +190,9 @@ def _worst_sqnr(compiled: Compiled) -> float | None:
 
 def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, Any]:
     """What a run of the samples tells."""
-    given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
+    given = compiled.read(
+        arguments.input, samples=arguments.samples, labels=arguments.labels, binning=event_binning(arguments)
+    )
     result = compiled.run(given, backend=BACKEND, count=True)
     facts: dict[str, Any] = {
         "saturated": sum(result.saturated.values()),

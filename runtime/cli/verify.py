@@ -223,7 +223,8 @@ def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verifi
     weights_alone = arguments.model_code is not None and (given.build.from_nir or given.build.from_module)
     model = None if weights_alone else arguments.model
     seen, cost = run_and_show(given.first(SAMPLES), model=model, update=update)
-    write_page((as_shown(given.build, verification=to_json(result), run=seen, cost=cost),), arguments.report)
+    shown = as_shown(given.build, verification=to_json(result), run=seen, cost=cost, verified=given)
+    write_page((shown,), arguments.report)
 
 
 def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verification) -> None:
