@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 SATURATED_SHOWN = 10
 """Of the nodes that clipped values, those that clipped most: a table's cell holds no more than a page of text."""
 
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run inference, in one process or as one of several; returns the exit status."""
     return run_shared(_parser(), argv, _run)
