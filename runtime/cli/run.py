@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_atomically
 from resformer.compiler.chips.chip import PACKAGED
-from resformer.compiler.ir.summary import counted
+from resformer.compiler.ir.summary import counted, listed
 from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import read_given, show_notices
 from resformer.runtime.cli.outputs import add_json_option, check_outputs, chip_file, terminal_for, write_result
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from resformer.runtime.cost.cost import Cost
     from resformer.runtime.given import GivenBuild
     from resformer.runtime.run.infer import Inference, Record
+
+SATURATED_SHOWN = 10
+"""Of the nodes that clipped values, those that clipped most: a table's cell holds no more than a page of text."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -335,7 +338,8 @@ def _summarize(
     if given.preprocessing != NO_PREPROCESSING:
         rows.append(("preprocessing", str(given.preprocessing)))
     rows.append(("input values clipped", f"{result.clipped:,}"))
-    saturated = ", ".join(f"{name} {count:,}" for name, count in result.saturated.items())
+    worst = sorted(result.saturated.items(), key=lambda each: -each[1])
+    saturated = listed([f"{name} {count:,}" for name, count in worst], SATURATED_SHOWN)
     uncounted = sum(name in result.uncounted for name in given.build.report["may_saturate"])
     note = f"; {arguments.backend} does not count clipped potentials ({uncounted} populations)" if uncounted else ""
     rows.append(("values saturated", (saturated or "0") + note))
