@@ -27,8 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "locks"
 EXTRAS = {
-    "setup": ("lava", "onnx", "sim", "images", "plot", "examples", "frameworks", "dev"),
-    "run": ("lava", "onnx", "sim", "images", "plot"),
+    "setup": ("lava", "onnx", "sim", "images", "events", "plot", "completion", "examples", "frameworks", "dev"),
+    "run": ("lava", "onnx", "sim", "images", "events", "plot", "completion"),
 }
 """Of the locks that hold them: for a clone, and for those who only use it."""
 BESIDE = ("lava-nc==0.10.0", "setuptools>=77", "tomli>=2; python_version < '3.11'")

@@ -68,7 +68,8 @@ def test_locks_hold_one_version_of_all_that_is_asked_for(
 
 
 def test_the_image_is_locked_to_the_versions_that_are_tested() -> None:
-    assert set(map(str, locked("run"))) <= set(map(str, locked("setup")))
+    run, setup = ({(each.name, str(each.specifier)) for each in locked(name)} for name in ("run", "setup"))
+    assert run <= setup
     (torch,) = (each for each in locked("setup") if each.name == "torch")
     (cpu,) = locked("torch-cpu")
     assert str(cpu) == f"{torch}+cpu"
