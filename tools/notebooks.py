@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,14 @@ def execute(path: Path) -> Any:
         CellExecutionError: A cell failed; the message holds its code and its traceback.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        km=ThisPython(),
-        timeout=TIMEOUT,
-        record_timing=False,
-        resources={"metadata": {"path": str(path.resolve().parent)}},
-    )
-    client.execute()
+    with tempfile.TemporaryDirectory() as folder:
+        # sockets are files there: ports would be open to whoever is on this machine
+        kernel = ThisPython(transport="ipc", ip=f"{folder}/kernel")
+        resources = {"metadata": {"path": str(path.resolve().parent)}}
+        client = NotebookClient(
+            notebook, km=kernel, timeout=TIMEOUT, startup_timeout=TIMEOUT, record_timing=False, resources=resources
+        )
+        client.execute()
     # what says on which machine it ran, and nothing of the notebook
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
