@@ -25,7 +25,8 @@ ROWS_MAX = 100
 # Colours are the page's own but for the edge, which stands out on white as on black; words say what it says.
 _CELL = "text-align: left; vertical-align: top"
 _NUMBER = "text-align: right"
-_CAPTION = "caption-side: top; text-align: left; color: inherit; font-weight: bold; padding: 0.2em 0"
+_CAPTION = "caption-side: top; text-align: left; color: inherit; font-weight: bold; padding: 0.2em 0.8em"
+_TABLE = "color: inherit; border-collapse: separate; border-spacing: 0.8em 0.1em"
 _EDGES = {None: "#8c8c8c", True: "#2da44e", False: "#cf222e"}
 
 
@@ -83,8 +84,8 @@ def as_html(summary: Summary, sound: bool | None = None, details: tuple[str, Row
     )
     more = "" if details is None else _folded(*details)
     return (
-        f'<div style="border-left: 4px solid {_EDGES[sound]}; padding-left: 0.8em; overflow-x: auto">'
-        f'<table><caption style="{_CAPTION}">{html.escape(title)}</caption><tbody>{cells}</tbody></table>{more}</div>'
+        f'<div style="border-left: 4px solid {_EDGES[sound]}; overflow-x: auto">'
+        f'<table style="{_TABLE}"><caption style="{_CAPTION}">{html.escape(title)}</caption><tbody>{cells}</tbody></table>{more}</div>'
     )
 
 
@@ -110,7 +111,7 @@ def _folded(title: str, rows: Rows) -> str:
     left = f"<p>and {counted(len(lines) - ROWS_MAX, 'row')} more</p>" if len(lines) > ROWS_MAX else ""
     return (
         f"<details><summary>{html.escape(title)}</summary>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{left}</details>"
+        f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{left}</details>'
     )
 
 
