@@ -85,7 +85,8 @@ def as_html(summary: Summary, sound: bool | None = None, details: tuple[str, Row
     more = "" if details is None else _folded(*details)
     return (
         f'<div style="border-left: 4px solid {_EDGES[sound]}; overflow-x: auto">'
-        f'<table style="{_TABLE}"><caption style="{_CAPTION}">{html.escape(title)}</caption><tbody>{cells}</tbody></table>{more}</div>'
+        f'<table style="{_TABLE}"><caption style="{_CAPTION}">{html.escape(title)}</caption>'
+        f"<tbody>{cells}</tbody></table>{more}</div>"
     )
 
 
