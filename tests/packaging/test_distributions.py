@@ -120,7 +120,7 @@ def test_the_description_renders_without_the_files_beside_it(built: Distribution
     assert "A **neuromorphic deployment compiler**" in text
     page = markdown.render(text)
     assert page is not None
-    assert "<h1>resformer</h1>" in page
+    assert re.search(r"<h1[^>]*>resformer\b", page)
     assert "<table>" in page
     assert [
         link for link in re.findall(r'(?:href|src)="([^"]*)"', page) if not link.startswith(("https://", "#"))
