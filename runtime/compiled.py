@@ -28,6 +28,7 @@ from resformer.compiler.placement.activity import activity, events
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
+from resformer.compiler.samples.events.frames import Binning
 from resformer.compiler.samples.files import SampleFiles
 from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
@@ -386,15 +387,16 @@ class Compiled(Summarized):
             ResformerError: The samples do not fit, or a result is of another network.
             OSError: It cannot be written.
         """
-        given = None
+        given = whole = None
         if images is not None:
-            given = self.read(images, samples=samples, labels=labels)
-            given = given if samples is not None else given.first(SAMPLES)
+            whole = self.read(images, samples=samples, labels=labels)
+            given = whole if samples is not None else whole.first(SAMPLES)
         shown = self.shown(
             given,
             verification=None if verification is None else verifications.to_json(verification),
             cost=None if cost is None else costs.to_json(cost),
             chip=chip,
+            verified=whole if whole is None or verification is None else whole.first(verification.samples),
             traced=traced,
             progress=progress,
         )
@@ -407,6 +409,7 @@ class Compiled(Summarized):
         verification: Json | None = None,
         cost: Json | None = None,
         chip: str | Path | Chip | None = None,
+        verified: Given | None = None,
         traced: Sequence[tuple[str, NeuronIndex]] = (),
         progress: Progress = no_progress,
     ) -> Shown:
@@ -417,6 +420,7 @@ class Compiled(Summarized):
             verification: As JSON.
             cost: As JSON; None: estimated of the run.
             chip: As ``place`` takes it, for that estimate.
+            verified: The samples of the verification, whose images are shown of those that changed their class.
             traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
             progress: Told how far it is.
 
@@ -425,13 +429,23 @@ class Compiled(Summarized):
         """
         run = estimated = None
         with self.origin.build() as build:
+
+            def of_build(each: Given) -> GivenBuild:
+                return GivenBuild(**vars(each), build=build, program=self.program)
+
             if given is not None:
-                samples = GivenBuild(**vars(given), build=build, program=self.program)
+                samples = of_build(given)
                 other = None if chip is None else self._chip(chip)
                 run, estimated = run_and_show(
                     samples, chip=other, model=self.origin.model, traced=traced, update=progress
                 )
-            return as_shown(build, verification=verification, cost=estimated if cost is None else cost, run=run)
+            return as_shown(
+                build,
+                verification=verification,
+                cost=estimated if cost is None else cost,
+                run=run,
+                verified=None if verified is None else of_build(verified),
+            )
 
     def read(
         self,
@@ -440,6 +454,7 @@ class Compiled(Summarized):
         samples: int | None = None,
         labels: Labels = None,
         preprocessing: Preprocessing | Literal["build", "none"] | None = None,
+        binning: Binning | None = None,
     ) -> Given:
         """Samples as ``run`` takes them, read and checked once for several uses: ``run`` and all others take them too.
 
@@ -452,6 +467,7 @@ class Compiled(Summarized):
             preprocessing: What is done to them, whatever they are: "build" for what was chosen at compile time, "none"
                 for nothing. None: what was chosen at compile time, but not to floating-point maps with negative values,
                 which are normalized already where a mean above 0 would be subtracted.
+            binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
 
         Raises:
             ResformerError: They do not fit.
@@ -462,7 +478,13 @@ class Compiled(Summarized):
                 raise InputError(f"preprocessing: {preprocessing!r} is neither build, nor none, nor a Preprocessing")
             preprocessing = named[preprocessing]
         given = read_given(
-            images, self.program, samples=samples, labels=labels, held=self.held, preprocessing=preprocessing
+            images,
+            self.program,
+            samples=samples,
+            labels=labels,
+            held=self.held,
+            preprocessing=preprocessing,
+            binning=binning,
         )
         if not isinstance(images, Given):
             for warning in given.warnings:

@@ -23,12 +23,14 @@ from resformer.compiler.progress import Progress
 from resformer.compiler.save.report import sqnr_db
 from resformer.errors import ResformerError, SampleWarning, UnsupportedError
 from resformer.runtime.cli.compile_options import compile_options
+from resformer.runtime.cli.event_options import event_binning
 from resformer.runtime.cli.sweep_points import Classes, Original, joined, original_share, write_point_page
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
 from resformer.runtime.cost.cost import Cost
 from resformer.runtime.given import Given
 from resformer.runtime.pareto import front
 from resformer.runtime.run.processes import Processes
+from resformer.runtime.units import COMPARED, common_power, prefixed, scaled
 from resformer.runtime.verify.intervals import share_interval
 
 Int64Array = npt.NDArray[np.int64]
@@ -138,14 +140,17 @@ _TEXTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "sqnr_db": (" worst SQNR, dB", "{:.1f}".format),
     "accuracy": (" accuracy", "{:.2%}".format),
     "agreement": (" agreement", "{:.2%}".format),
-    "sops": (" SOPs", "{:,.1f}".format),
-    "paper_mj": (" paper, mJ", "{:.4g}".format),
-    "energy_mj": (" chip, mJ", "{:.4g}".format),
-    "power_mw": (" power, mW", "{:,.4g}".format),
-    "latency_us": (" latency, us", "{:,.4g}".format),
-    "interval_us": (" every, us", "{:,.4g}".format),
     "saturated": (" saturated", "{:,}".format),
 }
+_QUANTITIES: Mapping[str, tuple[str, str, float]] = {
+    "sops": ("", "SOPs", 1.0),
+    "paper_mj": ("paper, ", "J", 1e-3),
+    "energy_mj": ("chip, ", "J", 1e-3),
+    "power_mw": ("power, ", "W", 1e-3),
+    "latency_us": ("latency, ", "s", 1e-6),
+    "interval_us": ("every, ", "s", 1e-6),
+}
+"""What has a unit: how its heading begins, the unit, and how much of it the number counts."""
 
 
 def run(
@@ -228,7 +233,9 @@ def _point(
         facts |= {"fits": not placement.violations, "cores": placement.cores, "chips": placement.chips}
     given = cost = classes = None
     if arguments.input is not None:
-        given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
+        given = compiled.read(
+            arguments.input, samples=arguments.samples, labels=arguments.labels, binning=event_binning(arguments)
+        )
         measured, cost, classes = _measured(compiled, given)
         facts |= measured | {name: (*facts[name], *measured[name]) for name in TOLD}
     point = Point(choices, **facts)
@@ -279,7 +286,7 @@ def _compared(point: Point, classes: Classes | None, original: Original) -> Poin
     return replace(point, **agreement, accuracy_original=accuracy)
 
 
-def _share(name: str, predictions: Int64Array, wanted: Int64Array) -> dict[str, float]:
+def _share(name: str, predictions: Int64Array, wanted: Int64Array) -> dict[str, Any]:
     """Of how many samples the class is the wanted one, and between what that lies."""
     right = int(np.count_nonzero(predictions == wanted))
     low, high = share_interval(right, len(wanted))
@@ -288,20 +295,31 @@ def _share(name: str, predictions: Int64Array, wanted: Int64Array) -> dict[str, 
 
 def rows(points: Sequence[Point]) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Headings and rows of what was measured of any."""
-    shown = [name for name in _TEXTS if any(getattr(point, name) is not None for point in points)]
-    headings = (*points[0].choices, *(_TEXTS[name][0] for name in shown))
+    order = (name for name in MEASURED if name in _TEXTS or name in _QUANTITIES)
+    shown = {name: _column(points, name) for name in order if any(getattr(point, name) is not None for point in points)}
+    headings = (*points[0].choices, *(heading for heading, _ in shown.values()))
     table: list[Sequence[str]] = []
     for point in points:
-        cells = [_cell(point, name) for name in shown]
+        cells = [_cell(point, name, text) for name, (_, text) in shown.items()]
         if point.error is not None and cells:
             cells[0] = "failed"
         table.append((*point.choices.values(), *cells))
     return headings, table
 
 
-def _cell(point: Point, name: str) -> str:
+def _column(points: Sequence[Point], name: str) -> tuple[str, Callable[[Any], str]]:
+    """The heading of what was measured, and how a value is written: of quantities with one prefix for all."""
+    if name in _TEXTS:
+        return _TEXTS[name]
+    begins, unit, factor = _QUANTITIES[name]
+    values = [factor * getattr(point, name) for point in points if getattr(point, name) is not None]
+    power = common_power(values, unit)
+    return f" {begins}{prefixed(unit, power)}", lambda value: scaled(factor * value, power, COMPARED)
+
+
+def _cell(point: Point, name: str, text: Callable[[Any], str]) -> str:
     """What was measured; of a chip, with its interval."""
-    text, value = _TEXTS[name][1], getattr(point, name)
+    value = getattr(point, name)
     if value is None:
         return "-"
     if name not in WITH_INTERVALS:

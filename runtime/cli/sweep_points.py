@@ -14,6 +14,7 @@ from resformer.compiler.ir import float_interpreter
 from resformer.compiler.progress import Progress
 from resformer.errors import ResformerError
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_options
+from resformer.runtime.cli.event_options import event_binning
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.cost import Cost
@@ -82,10 +83,11 @@ def joined(shares: Sequence[Original]) -> Original:
 def _predictions(arguments: argparse.Namespace, update: Progress, processes: Processes) -> Int64Array:
     """The original's classes of this process's share of the samples."""
     # nothing of quantization changes the float network
-    plain = {"calibration": None, "precision": "fixed", "synapse_budget": None, "layer_bits": [], "chip": NO_CHIP}
-    plain |= {"optimize": "cores", "optimize_cores": None, "seed": None}
-    compiled = compile(arguments.model, options=compile_options(argparse.Namespace(**{**vars(arguments), **plain})))
-    samples = compiled.read(arguments.input, samples=arguments.samples).samples
+    plain = argparse.Namespace(**vars(arguments))
+    plain.calibration = plain.synapse_budget = plain.optimize_cores = plain.seed = None
+    plain.precision, plain.layer_bits, plain.chip, plain.optimize = "fixed", [], NO_CHIP, "cores"
+    compiled = compile(arguments.model, options=compile_options(plain))
+    samples = compiled.read(arguments.input, samples=arguments.samples, binning=event_binning(arguments)).samples
     first, last = (len(samples) * each // processes.count for each in (processes.rank, processes.rank + 1))
     found = [np.empty(0, dtype=np.int64)]
     for start in range(first, last, BATCH):

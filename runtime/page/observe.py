@@ -82,8 +82,9 @@ def observe_run(
         "backend": backend,
         "samples": activity.samples,
         "timesteps": activity.timesteps,
-        "predictions": result.predictions[:shown].tolist(),
-        "labels": None if labels is None else labels[:shown],
+        "shown": shown,
+        "predictions": result.predictions[:SPIKES_SHOWN].tolist(),
+        "labels": None if labels is None else labels[:SPIKES_SHOWN],
         "accuracy": None if given.labels is None else float(np.mean(result.predictions == given.labels)),
         "accuracy_absent": given.accuracy_absent,
         "warnings": [*given.warnings, *result.to_know],
@@ -126,9 +127,9 @@ def raster(train: SpikeTrain) -> dict[str, Any]:
     }
 
 
-def images(samples: Samples, count: int) -> list[dict[str, Any]] | None:
+def images(samples: Samples, count: int, first: int = 0) -> list[dict[str, Any]] | None:
     """Samples as pixels, each stretched to the full range; None where the input has no area."""
-    values = samples.real(0, count)
+    values = samples.real(first, first + count)
     if values.ndim == 5:
         values = values.sum(axis=1)
     rows, columns = values.shape[2:]

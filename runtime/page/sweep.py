@@ -13,8 +13,8 @@ from resformer.runtime.page.write import page
 FORMAT = "resformer-sweep-page"
 FORMAT_VERSION = 1
 
-STYLES = ("page.css", "choice.css", "sweep.css")
-SCRIPTS = ("dom.js", "choice.js", "pareto.js", "sweep.js")
+STYLES = ("page.css", "print.css", "choice.css", "sweep.css")
+SCRIPTS = ("dom.js", "numbers.js", "pointing.js", "charts.js", "frame.js", "choice.js", "pareto.js", "sweep.js")
 """In this order: each uses those before it."""
 
 

@@ -13,18 +13,31 @@ from resformer.compiler.atomic import write_text
 from resformer.runtime.page.content import Shown, page_data
 
 TEMPLATE = "page.html"
-STYLES = ("page.css", "choice.css", "membranes.css")
-SCRIPTS = (
-    "dom.js",
+STYLES = ("page.css", "answers.css", "choice.css", "membranes.css", "classes.css", "chip.css", "print.css")
+"""In this order: the last has the last word."""
+SHARED = ("dom.js", "numbers.js", "colours.js", "pointing.js", "view.js", "charts.js", "frame.js")
+"""What all sections use."""
+SECTIONS = (
+    "answers.js",
+    "know.js",
+    "headline.js",
     "pipeline.js",
     "layers.js",
-    "chip.js",
     "activity.js",
+    "attention.js",
+    "margins.js",
     "choice.js",
     "membranes.js",
+    "equivalence.js",
+    "classes.js",
+    "quantization.js",
+    "chip.js",
+    "cost.js",
+    "sources.js",
     "compare.js",
-    "page.js",
 )
+"""A file each."""
+SCRIPTS = (*SHARED, *SECTIONS, "page.js")
 """In this order: each uses those before it."""
 
 

@@ -124,7 +124,7 @@ def test_a_build_alone_says_what_is_missing(tiny: Tiny, tmp_path: Path, open_pag
     page = open_page(tmp_path / "r.html")
     assert page.locator(".verdict .word").inner_text() == "Not verified"
     missing = page.locator(".empty").all_inner_texts()
-    assert len(missing) == 5
+    assert len(missing) == 6
     assert all("resformer-" in text for text in missing)
 
 

@@ -39,6 +39,12 @@ function span(points, key, intervals) {
   return [low - room < 0 && low >= 0 ? 0 : low - room, high + room];
 }
 
+// Between what a figure lies, of those that have an interval.
+function rangeOf(point, { key, text }) {
+  const [low, high] = [point[`${key}_low`], point[`${key}_high`]];
+  return Number.isFinite(low) && Number.isFinite(high) ? between([low, high], text) : "";
+}
+
 // points: those of a sweep; x and y: {key, title, text, tick, share}; front: indices; look(point): {hue, shape}
 function paretoPlot({ points, pages, x, y, front, look, intervals, original, title }) {
   const shown = points
@@ -176,10 +182,9 @@ function paretoPlot({ points, pages, x, y, front, look, intervals, original, tit
 
 // A way in words, for a tip and for who hears the page.
 function wayInWords(point, axes, best) {
-  const figure = ({ key, title, text }) => {
-    const [low, high] = [point[`${key}_low`], point[`${key}_high`]];
-    const range = Number.isFinite(low) && low !== high ? ` (${text(low)} to ${text(high)})` : "";
-    return `${title} ${text(point[key])}${range}`;
+  const figure = (axis) => {
+    const range = rangeOf(point, axis);
+    return `${axis.title} ${axis.text(point[axis.key])}${range && ` (${range})`}`;
   };
   return [
     Object.entries(point.choices)

@@ -57,48 +57,37 @@ function sweepFigures() {
   const figure = (title, axis, sign) => {
     const point = axis && best(axis.key, sign);
     if (!point) return null;
-    const [low, high] = [point[`${axis.key}_low`], point[`${axis.key}_high`]];
-    const range = Number.isFinite(low) && low !== high ? `${axis.text(low)} to ${axis.text(high)}; ` : "";
-    return html(
-      "div",
-      {},
-      html("div", { class: "label" }, title),
-      html("div", { class: "value", "data-key": axis.key, "data-value": point[axis.key] }, axis.text(point[axis.key])),
-      html("div", { class: "note" }, `${range}${titleOf(point)}`),
-    );
+    const note = [rangeOf(point, axis), titleOf(point)].filter(Boolean).join("; ");
+    return [title, axis.text(point[axis.key]), note, axis.key, point[axis.key]];
   };
-  const original = done.find((point) => Number.isFinite(point.accuracy_original))?.accuracy_original;
+  const original = done.find((point) => point.accuracy_original !== null)?.accuracy_original;
   const axis = (list, key) => list.find((each) => each.key === key);
-  return html(
-    "div",
-    { class: "figures" },
+  return figures([
     figure("best accuracy", axis(gains, "accuracy"), 1),
-    original !== undefined &&
-      html(
-        "div",
-        {},
-        html("div", { class: "label" }, "accuracy of the original"),
-        html("div", { class: "value", "data-key": "accuracy_original", "data-value": original }, percents(original)),
-        html("div", { class: "note" }, "in floating point, with no option of the sweep"),
-      ),
+    original !== undefined && [
+      "accuracy of the original",
+      percents(original),
+      "in floating point, with no option of the sweep",
+      "accuracy_original",
+      original,
+    ],
     figure("best agreement", axis(gains, "agreement"), 1),
     !axis(gains, "accuracy") && figure("best worst-layer SQNR", axis(gains, "sqnr_db"), 1),
     figure("least energy a sample", axis(costs, "energy_mj"), -1),
     figure("least latency", axis(costs, "latency_us"), -1),
     figure("fewest cores", axis(costs, "cores"), -1),
-  );
+  ]);
 }
 
 function wayColumns() {
-  const range = (point, { key, text }) => {
-    const [low, high] = [point[`${key}_low`], point[`${key}_high`]];
-    return Number.isFinite(low) && low !== high && html("small", {}, `${text(low)} to ${text(high)}`);
-  };
   const figure = (axis) => ({
     title: shortOf(axis),
     hint: axis.title,
     value: (point) => point[axis.key],
-    text: (point) => html("span", { class: "figure" }, axis.text(point[axis.key]), range(point, axis)),
+    text: (point) => {
+      const range = rangeOf(point, axis);
+      return html("span", {}, axis.text(point[axis.key]), range && html("small", {}, range));
+    },
     numeric: true,
   });
   const number = (point) => points.indexOf(point) + 1;
@@ -205,7 +194,12 @@ function sweepView() {
       row.classList.toggle("front", best);
       row.querySelector(".unseen").textContent = best ? ", on the front" : "";
     }
-    if (!x || !y) return;
+    if (!x || !y) {
+      plot.replaceChildren(
+        empty("Nothing was measured that could be plotted.", "resformer-compile MODEL --sweep … --input X.npy --report FILE.html"),
+      );
+      return;
+    }
     const best = `${counted(front.length, "way")} of ${whole(done.length)} ${front.length === 1 ? "is" : "are"} on the Pareto front of ${y.title} and ${x.title}: ${front.map((index) => titleOf(points[index])).join("; ")}.`;
     said.textContent = front.length ? best : "No way fits the chip.";
     plot.replaceChildren(
@@ -264,71 +258,44 @@ function sweepToKnow() {
     ...told.warnings.map((line) => ["warning", line]),
     ...told.notes.map((line) => ["note", line]),
   ];
-  if (!lines.length) return null;
-  return html(
-    "div",
-    { class: "to-know", id: "to-know" },
-    html("h2", {}, "To know"),
+  return (
+    lines.length > 0 &&
     html(
       "ul",
-      { tabindex: "0" },
+      { class: "lines", id: "to-know" },
       lines.map(([kind, line]) =>
-        html("li", {}, html("span", { class: `kind ${kind === "failed" ? "warning" : kind}` }, kind), html("span", {}, line)),
+        html(
+          "li",
+          {},
+          html("span", { class: kind === "note" ? "soft" : "bad" }, kind),
+          html("span", {}, line),
+        ),
       ),
-    ),
+    )
   );
 }
 
 const samples = done.find((point) => point.samples !== null)?.samples;
-const themes = html(
-  "button",
-  {
-    type: "button",
-    class: "theme",
-    onclick: () => {
-      const root = document.documentElement,
-        dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-      root.dataset.theme = dark ? "light" : "dark";
-    },
-  },
-  "light / dark",
-);
-const root = document.getElementById("page");
-root.classList.add("sweep");
-root.append(
-  ...[
-    html(
-      "header",
-      { class: "top" },
-      html(
-        "div",
-        {},
-        html("div", { class: "kicker" }, "sweep"),
-        html("h1", {}, sweep.model),
-        html(
-          "p",
-          {},
-          `${counted(points.length, "way")}: ${options.map((option) => `${option} ${valuesOf(option).join(", ")}`).join("; ")}. `,
-          samples ? `Each on ${counted(samples, "sample")} of ${sweep.input}, in sim.` : "No samples were run: --input X.npy gives accuracy and costs.",
-        ),
+const varies = options.map((option) => `${option} ${valuesOf(option).join(", ")}`).join("; ");
+const toKnow = sweepToKnow();
+document.getElementById("page").classList.add("sweep");
+document.getElementById("page").append(
+  ...frame(
+    "sweep",
+    sweep.model,
+    `${counted(points.length, "way")}: ${varies}. ${samples ? `Each on ${counted(samples, "sample")} of ${sweep.input}, in sim.` : "No samples were run: --input X.npy gives accuracy and costs."}`,
+    sweepFigures(),
+    [
+      section(
+        "ways",
+        "What is gained, and what it costs",
+        "A mark is a way to compile the network, and leads to its own page. A click on a heading of the table sorts.",
+        sweepView(),
       ),
-      themes,
-    ),
-    html(
-      "main",
-      {},
-      sweepFigures(),
-      gains.length && costs.length
-        ? sweepView()
-        : [empty("Nothing was measured that could be plotted.", "resformer-compile MODEL --sweep … --input X.npy --report FILE.html"), sweepView()],
-      sweepToKnow(),
-    ),
-    html(
-      "footer",
-      {},
-      `resformer ${version}. All numbers are drawn from the JSON that this page carries (script element "data"), which is what --table writes.`,
-    ),
-  ]
+      toKnow && section("know", "To know", null, toKnow),
+    ].filter(Boolean),
+    version,
+  )
     .flat(3)
     .filter(Boolean),
 );
