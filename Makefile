@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
+# Else each of the many processes that tests start compiles what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser clean
 
 setup: $(READY)
@@ -49,9 +52,12 @@ docs: $(READY)
 docs-test: $(READY)
 	$(BIN)/python tests/docs/run.py
 
-# Two processes: most tests wait for commands that they start. A file's tests stay together, for what they share.
-test: lint docs bad-input interpreted
-	$(BIN)/pytest -n 2 --dist loadfile
+# Two processes: most tests wait for commands that they start. A file's tests stay together, for what they share, and
+# files go in the order in which tests/conftest.py puts them: the long ones first, lest one process waits for the other.
+test: $(READY)
+	$(MAKE) -j 2 lint docs interpreted
+	$(MAKE) bad-input
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The kernels of a GPU, in Triton's interpreter on the CPU.
 interpreted: $(READY)
@@ -61,10 +67,13 @@ interpreted: $(READY)
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -n 4 --dist loadfile @tests/gpu/arguments.txt
 
-# What comes from outside is refused without asserts as well, which python -O removes.
+# What comes from outside is refused without asserts as well, which python -O removes. The tests that are left out ask
+# for -O themselves, in `make test`.
 bad-input: $(READY)
 	PYTHONOPTIMIZE=1 $(BIN)/pytest -q -n 2 --dist loadfile --disable-warnings -p no:cacheprovider tests/cli/test_bad_input.py tests/hostile \
-	  --ignore tests/hostile/test_faults.py tests/unit/compiler/files tests/unit/compiler/ir
+	  --ignore tests/hostile/test_faults.py tests/unit/compiler/files tests/unit/compiler/ir \
+	  --deselect tests/hostile/test_files.py::test_a_hostile_file_is_refused_in_one_line \
+	  --deselect tests/hostile/test_programs.py::test_a_damaged_program_is_refused_in_one_line
 
 # Ends compile, run and verify in Lava at random moments, and sees that nothing is left of them.
 kill-rounds: $(READY)

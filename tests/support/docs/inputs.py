@@ -85,8 +85,8 @@ def _netx(path: Path) -> None:
     rng = np.random.default_rng(0)
     net.write_net(
         path,
-        net.pixels(6, 6, 1),
-        net.conv(rng.integers(-60, 90, (3, 1, 3, 3)), (4, 4, 3)),
+        net.pixels(1, 6, 6),
+        net.conv(rng.integers(-60, 90, (3, 1, 3, 3)), (3, 4, 4)),
         net.flatten(48),
         net.dense(rng.integers(-60, 90, (4, 48))),
         steps=6,
