@@ -28,6 +28,7 @@ from resformer.compiler.placement.activity import activity, events
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
+from resformer.compiler.samples.events.frames import Binning
 from resformer.compiler.samples.files import SampleFiles
 from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
@@ -453,6 +454,7 @@ class Compiled(Summarized):
         samples: int | None = None,
         labels: Labels = None,
         preprocessing: Preprocessing | Literal["build", "none"] | None = None,
+        binning: Binning | None = None,
     ) -> Given:
         """Samples as ``run`` takes them, read and checked once for several uses: ``run`` and all others take them too.
 
@@ -465,6 +467,7 @@ class Compiled(Summarized):
             preprocessing: What is done to them, whatever they are: "build" for what was chosen at compile time, "none"
                 for nothing. None: what was chosen at compile time, but not to floating-point maps with negative values,
                 which are normalized already where a mean above 0 would be subtracted.
+            binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
 
         Raises:
             ResformerError: They do not fit.
@@ -475,7 +478,13 @@ class Compiled(Summarized):
                 raise InputError(f"preprocessing: {preprocessing!r} is neither build, nor none, nor a Preprocessing")
             preprocessing = named[preprocessing]
         given = read_given(
-            images, self.program, samples=samples, labels=labels, held=self.held, preprocessing=preprocessing
+            images,
+            self.program,
+            samples=samples,
+            labels=labels,
+            held=self.held,
+            preprocessing=preprocessing,
+            binning=binning,
         )
         if not isinstance(images, Given):
             for warning in given.warnings:

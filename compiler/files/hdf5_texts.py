@@ -8,7 +8,6 @@ read here as plain bytes.
 from __future__ import annotations
 
 import math
-import zlib
 from typing import BinaryIO
 
 import h5py
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from h5py import h5d, h5p, h5z
 
+from resformer.compiler.files.hdf5_chunks import stored_chunks, unpacked
 from resformer.errors import FileFormatError
 from resformer.models.limits import MOST_TEXTS, require_within
 
@@ -58,36 +58,14 @@ def text_lengths(shown: str, dataset: h5d.DatasetID, opened: BinaryIO, size: int
 
 
 def _of_chunks(shown: str, dataset: h5d.DatasetID, made: h5p.PropDCID, size: int) -> npt.NDArray[np.int64]:
-    """Those of a data set that is stored in pieces."""
-    count = math.prod(made.get_chunk())
-    places: list[tuple[int, ...]] = []
-    dataset.chunk_iter(lambda chunk: places.append(chunk.chunk_offset))
-    require_within(count * len(places), MOST_TEXTS, f"{shown}: is stored in pieces of {{}} texts together")
-    lengths = [np.zeros(0, dtype=np.int64)]
-    for place in places:
-        mask, data = dataset.read_direct_chunk(place)
-        lengths.append(_lengths(shown, _unfiltered(shown, bytes(data), made, mask, count * size), count, size))
+    """Those of a data set that is stored in chunks."""
+    if h5z.FILTER_LZF in (made.get_filter(index)[0] for index in range(made.get_nfilters())):
+        raise FileFormatError(f"{shown}: texts compressed by LZF; write the network again with gzip")
+    count, lengths = math.prod(made.get_chunk()), [np.zeros(0, dtype=np.int64)]
+    for number, (mask, data) in enumerate(stored_chunks(shown, dataset), 1):
+        require_within(count * number, MOST_TEXTS, f"{shown}: is stored in chunks of {{}} texts together")
+        lengths.append(_lengths(shown, unpacked(shown, data, made, mask, count * size), count, size))
     return np.concatenate(lengths)
-
-
-def _unfiltered(shown: str, data: bytes, made: h5p.PropDCID, mask: int, size: int) -> bytes:
-    """A chunk as it was before the filters that the mask does not leave out."""
-    for index in reversed(range(made.get_nfilters())):
-        number, _, values, _ = made.get_filter(index)
-        if mask >> index & 1:
-            continue
-        if number == h5z.FILTER_DEFLATE:
-            try:
-                data = zlib.decompressobj().decompress(data, size)
-            except zlib.error as error:
-                raise FileFormatError(f"{shown}: damaged ({error}); write the network again") from error
-        elif number == h5z.FILTER_SHUFFLE:
-            width = max(int(values[0]), 1) if values else 1
-            whole = len(data) - len(data) % width
-            data = np.frombuffer(data[:whole], np.uint8).reshape(width, -1).T.tobytes() + data[whole:]
-        else:
-            raise FileFormatError(f"{shown}: texts compressed by filter {number}; write the network again with gzip")
-    return data
 
 
 def _lengths(shown: str, data: bytes, count: int, size: int) -> npt.NDArray[np.int64]:

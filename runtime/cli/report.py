@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
 from resformer.compiler.progress import Progress
+from resformer.runtime.cli.event_options import check_event_usage
 from resformer.runtime.cli.inputs import (
     add_input_options,
     check_input_usage,
@@ -26,7 +27,7 @@ from resformer.runtime.cli.terminal import (
     UsageError,
     check_writable,
     run_command,
-    size_of,
+    suggest_opening,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _parser() -> Parser:
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
         help="with --input: estimate the cost on another chip than the builds were placed on, or with other constants",
     )
+    parser.add_quiet_option(parser, "errors and warnings")
     return parser
 
 
@@ -118,6 +120,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name}: {len(given)} files for {builds} builds; give one each, in their order")
     if arguments.input is None:
         require_input(arguments, *PREPROCESSING, "preprocessing", "chip", "model", "trace")
+        check_event_usage(arguments)
     else:
         check_input_usage(arguments)
     others = (*arguments.verify, *arguments.cost, *arguments.model)
@@ -128,7 +131,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
-    terminal = Terminal()
+    terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.runtime.page.write import write_page
@@ -137,7 +140,8 @@ def _report(arguments: argparse.Namespace) -> int:
         update("writing", 0, 0)
         write_page(shown, arguments.output)
     show_run_notices(terminal, shown)
-    terminal.line(f"{arguments.output} ({size_of(arguments.output)})")
+    terminal.wrote(arguments.output)
+    suggest_opening(terminal, arguments.output)
     return DONE
 
 
