@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 LAVA := lava-nc==0.10.0
 MNIST := examples/mnist
 
-.PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser clean
+.PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser axe clean
 
 setup: $(READY)
 
@@ -73,6 +73,10 @@ kill-rounds: $(READY)
 # Hostile inputs for every reader and command, each in a process of its own with limits.
 fuzz: $(READY)
 	$(BIN)/python tests/hostile/fuzz.py --inputs $(or $(N),10000) --seed $(or $(SEED),1)
+
+# What the tests look for barriers in pages with, which keep people from using them; they skip without it.
+axe:
+	npm install --silent --no-save --prefix build/axe axe-core@4
 
 clean:
 	rm -rf $(VENV) build dist site

@@ -82,4 +82,4 @@ def test_no_two_layers_look_alike(shown: Shown, open_page: Callable[..., Any]) -
       }));
       return least;
     }"""
-    assert page.evaluate(apart, TI) > 0.02
+    assert page.evaluate(apart, TI) > 0.03

@@ -24,7 +24,8 @@ def test_text_stands_out_from_what_it_lies_on(shown: Shown, open_page: Callable[
     page = open_page(shown.page, color_scheme=scheme)
     found = page.evaluate("""() => {
       const box = document.body.appendChild(document.createElement("div"));
-      const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+      const pixel = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+      const canvas = pixel.getContext("2d", { willReadFrequently: true });
       const rgb = (value) => {
         box.style.color = value;
         canvas.fillStyle = getComputedStyle(box).color;
@@ -88,7 +89,11 @@ def test_layers_scroll_inside_their_own_frame_by_keyboard(shown: Shown, open_pag
     assert "layers" in frame.get_attribute("aria-label")
     frame.focus()
     page.keyboard.press("End")
-    page.wait_for_function("document.querySelector('#layers .tall').scrollTop > 0")
+    for _ in range(200):  # scrolling takes its time
+        if frame.evaluate("each => each.scrollTop"):
+            break
+        page.wait_for_timeout(20)
+    assert frame.evaluate("each => each.scrollTop") > 0
     top = frame.evaluate("each => each.getBoundingClientRect().top")
     head = frame.locator("thead th").first.evaluate("each => each.getBoundingClientRect().top")
     assert head == pytest.approx(top, abs=2)

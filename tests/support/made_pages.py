@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from resformer.runtime.cli.report import main as report_main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
-from resformer.runtime.page.write import page as page_text
+from resformer.runtime.page.write import embedded
 from support.builds import Tiny, read_json
 from support.pages import read_page
 
@@ -50,10 +49,12 @@ def edited(shown: Shown, tmp_path: Path) -> Edited:
     """The function of that name."""
 
     def write(change: Callable[[Any], None]) -> Path:
-        data = copy.deepcopy(read_page(shown.page)[0])
+        data, text = read_page(shown.page)[0], shown.page.read_text(encoding="utf-8")
+        before = embedded(data)
         change(data["builds"][0])
         path = tmp_path / "edited.html"
-        path.write_text(page_text(data, "edited"), encoding="utf-8")
+        assert before in text
+        path.write_text(text.replace(before, embedded(data)), encoding="utf-8")
         return path
 
     return write
