@@ -11,7 +11,7 @@ MNIST := examples/mnist
 # Else each of the many processes that tests start compiles what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup lock wheel-test notebooks demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser clean
+.PHONY: setup lock wheel-test notebooks demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser axe clean
 
 setup: $(READY)
 
@@ -98,6 +98,10 @@ kill-rounds: $(READY)
 # Hostile inputs for every reader and command, each in a process of its own with limits.
 fuzz: $(READY)
 	$(BIN)/python tests/hostile/fuzz.py --inputs $(or $(N),10000) --seed $(or $(SEED),1)
+
+# What the tests look for barriers in pages with, which keep people from using them; they skip without it.
+axe:
+	npm install --silent --no-save --prefix build/axe axe-core@4
 
 clean:
 	rm -rf $(VENV) build dist site
