@@ -1,5 +1,6 @@
 """Networks and files that many tests need."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -23,6 +24,9 @@ torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What commands say on standard error is compared, and how long they take depends on the machine.
+os.environ.setdefault("RESFORMER_PROGRESS", "off")
+
 # Without a GPU, the kernels for one run in Triton's interpreter, which is chosen when they are imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -40,11 +44,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip all where there is no such device, and say so."""
+    """Begin with the files that take long; skip all where there is no such device, and say so."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
     reason = sim_runs.why_not_on(config.getoption("--device"))
     if reason is not None:
         for item in items:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Look no more at what was imported: neither here nor in processes forked from here, which would copy it all."""
+    gc.collect()
+    gc.freeze()
 
 
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"

@@ -103,17 +103,19 @@ def read_samples(arguments: argparse.Namespace, program: Scheduled, held: Held) 
 
 def show_notices(terminal: Terminal, given: Given) -> None:
     """Print what a reader should know of how samples were read, a line each."""
-    for kind, lines in (("warning", given.warnings), ("note", given.notes)):
-        for line in lines:
-            terminal.line(f"{kind}: {line}")
+    for line in given.warnings:
+        terminal.warning(line)
+    for line in given.notes:
+        terminal.line(f"note: {line}")
 
 
 def show_run_notices(terminal: Terminal, shown: Sequence[Shown]) -> None:
     """Print what a reader should know of the runs that a page shows and of their samples, each line once."""
     runs = [each.run for each in shown if each.run is not None]
-    for kind in ("warning", "note"):
-        for line in dict.fromkeys(line for run in runs for line in run[f"{kind}s"]):
-            terminal.line(f"{kind}: {line}")
+    for line in dict.fromkeys(line for run in runs for line in run["warnings"]):
+        terminal.warning(line)
+    for line in dict.fromkeys(line for run in runs for line in run["notes"]):
+        terminal.line(f"note: {line}")
 
 
 def read_given(arguments: argparse.Namespace, directory: Path) -> GivenBuild:

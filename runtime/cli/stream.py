@@ -11,8 +11,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_atomically
 from resformer.runtime.cli.event_options import event_binning
+from resformer.runtime.cli.outputs import terminal_for
 from resformer.runtime.cli.sample_options import PREPROCESSING
-from resformer.runtime.cli.terminal import DONE, Terminal, UsageError, size_of
+from resformer.runtime.cli.terminal import DONE, UsageError
 from resformer.runtime.run.processes import Processes
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
     from resformer.compiler.samples.classes import named
     from resformer.runtime.compiled import load
 
-    terminal = Terminal()
+    terminal = terminal_for(arguments)
     started = time.perf_counter()
     with terminal.progress() as update, ExitStack() as opened:
         update("reading", 0, 0)
@@ -85,7 +86,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
         ("values saturated", ", ".join(f"{name} {count:,}" for name, count in saturated.items()) or "0"),
     ]
     if arguments.output is not None:
-        rows.append(("written", f"{arguments.output} ({size_of(arguments.output)})"))
+        terminal.wrote(arguments.output)
     terminal.table(f"{arguments.build} on {arguments.input.name}, streamed", ("what", "value"), rows)
     return DONE
 

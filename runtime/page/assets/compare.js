@@ -4,6 +4,7 @@ const minSqnr = (report) => {
   const found = report.nodes.map((node) => node.sqnr_db).filter((each) => each !== null && each !== undefined);
   return found.length ? Math.min(...found) : null;
 };
+
 const verdictOf = (verification) => (verification ? (verification.equivalent ? "equivalent" : "NOT EQUIVALENT") : null);
 
 // {title, value(build), text(value), better: -1 lower, 1 higher, 0 neither}
@@ -16,20 +17,27 @@ const COMPARED = [
   {
     group: "quality",
     title: "accuracy",
-    value: (build) => build.run?.accuracy ?? build.verification?.accuracy.quantized ?? null,
+    value: (build) => build.verification?.accuracy.quantized ?? build.run?.accuracy ?? null,
     text: (value) => percent(value, 4),
     better: 1,
   },
   {
     group: "quality",
-    title: "top-1 agreement with the checkpoint",
+    title: "accuracy of the original",
+    value: (build) => build.verification?.accuracy.original ?? null,
+    text: (value) => percent(value, 4),
+    better: 0,
+  },
+  {
+    group: "quality",
+    title: "top-1 agreement with the original",
     value: (build) => build.verification?.checks.quantized_vs_original?.top1_agreement ?? null,
     text: (value) => percent(value, 4),
     better: 1,
   },
   {
     group: "quality",
-    title: "F1 of spikes against the checkpoint",
+    title: "F1 of spikes against the original",
     value: (build) => build.verification?.checks.quantized_vs_original?.f1 ?? null,
     text: (value) => value.toFixed(4),
     better: 1,
