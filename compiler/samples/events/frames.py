@@ -19,7 +19,7 @@ import numpy.typing as npt
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.events.stream import EventFile, Events, Int64Array
 from resformer.errors import InputError
-from resformer.models.limits import LARGEST_UNPACKED, MOST_FRAMES, quote, require_within
+from resformer.models.limits import FRAMES_AN_EVENT, LARGEST_UNPACKED, MOST_FRAMES, quote, require_within
 
 Split: TypeAlias = Literal["time", "number"]
 
@@ -202,7 +202,8 @@ class _Frames:
         self.seen += len(t)
         if self._last is not None:
             return np.minimum(frames, self._last)
-        require_within(int(frames[-1]) + 1, MOST_FRAMES, f"{self._file.path}: makes {{}} frames")
+        most = MOST_FRAMES + FRAMES_AN_EVENT * self.seen
+        require_within(int(frames[-1]) + 1, most, f"{self._file.path}: makes {{}} frames of {self.seen} events")
         return frames
 
     def warnings(self) -> tuple[str, ...]:
