@@ -111,6 +111,15 @@ class _Places:
         return inside, place
 
 
+def check_fit(file: EventFile, binning: Binning, network: Graph[Any]) -> None:
+    """See that a recording's sensor fits a network, before an event is read.
+
+    Raises:
+        InputError: It does not; the message names the option that is missing.
+    """
+    _places(file, binning, network)
+
+
 def _places(file: EventFile, binning: Binning, network: Graph[Any]) -> _Places:
     """How a recording's pixels fit a network.
 
