@@ -177,6 +177,9 @@ def test_quiet_says_the_verdict_alone(tiny: Tiny, tmp_path: Path, capsys: Captur
     assert err == ""
     assert out.splitlines()[0].startswith("2 samples in sim, accuracy ")
     assert out.count("\n") == 1
+    frames = [str(tiny.build), "--input", str(tiny.images), "--backend", "sim", "--stream"]
+    assert run_main([*frames, "--quiet"]) == 0
+    assert capsys.readouterr() == ("2 samples streamed through sim\n", "")
     assert report_main([str(tiny.build), "-o", str(tmp_path / "p.html"), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
