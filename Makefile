@@ -11,14 +11,14 @@ MNIST := examples/mnist
 # Else each of the many processes that tests start compiles what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs browser clean
+.PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,sim,images,plot,examples,frameworks,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,sim,images,events,plot,examples,frameworks,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python '$(LAVA)'
 	touch $@
 
@@ -29,7 +29,10 @@ demo: $(READY)
 	  --samples 32 --backend lava --json build/mnist-verify-lava.json
 	$(BIN)/resformer-verify build/mnist --model $(MNIST)/spikingresformer_mnist.pt \
 	  --input $(MNIST)/test_images.npy --labels $(MNIST)/test_labels.npy \
-	  --backend sim --json build/mnist-verify-sim.json --report build/mnist-report.html
+	  --backend sim --json build/mnist-verify-sim.json
+	$(BIN)/resformer-report build/mnist --model $(MNIST)/spikingresformer_mnist.pt \
+	  --input $(MNIST)/test_images.npy --labels $(MNIST)/test_labels.npy \
+	  --verify build/mnist-verify-sim.json -o build/mnist-report.html
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -43,7 +46,11 @@ browser:
 	apt-get install -qq --no-install-recommends chromium-headless-shell
 
 docs: $(READY)
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Every command and every snippet of the README and the documentation.
+docs-test: $(READY)
+	$(BIN)/python tests/docs/run.py
 
 # Two processes: most tests wait for commands that they start. A file's tests stay together, for what they share, and
 # files go in the order in which tests/conftest.py puts them: the long ones first, lest one process waits for the other.

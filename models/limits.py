@@ -42,6 +42,14 @@ LARGEST_UNPACKED = 2**30
 LONGEST_ARRAY_HEADER = 10_000
 """Bytes of the header of an array's file, which names its type and shape; NumPy itself reads no longer ones."""
 
+# recordings of event cameras
+
+LARGEST_EVENT_PACKET = 2**26
+"""Bytes of a packet of events, also when unpacked; DV writes packets of 10 ms, of a few 100 kB."""
+
+MOST_FRAMES = 2**22
+"""Frames of a recording; in frames of 1 ms, more than an hour."""
+
 # images
 
 LARGEST_IMAGE_FILE = 2**28
@@ -69,6 +77,9 @@ LARGEST_EXPANSION = 2**28
 
 EXPANSION_SHARE = 4
 """How many times its own size a file's compressed arrays may have."""
+
+MOST_CHUNKS = 2**20
+"""Chunks of an array; writers make them of 8 KiB or more."""
 
 LARGEST_REPEATED = 2**27
 """Bytes of an array that is stored as one value, which it repeats; it takes none until something changes it."""

@@ -28,6 +28,7 @@ from resformer.compiler.placement.activity import activity, events
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
+from resformer.compiler.samples.events.frames import Binning
 from resformer.compiler.samples.files import SampleFiles
 from resformer.compiler.samples.preprocessing import Preprocessing
 from resformer.errors import InputError, ResformerError, ResformerWarning, UnsupportedError
@@ -44,6 +45,7 @@ from resformer.runtime.given import (
     describe_verification,
     read_given,
 )
+from resformer.runtime.membrane import Membrane, NeuronIndex, neuron_index, trace
 from resformer.runtime.origin import InFolder, InMemory, Origin
 from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
 from resformer.runtime.page.write import write_page
@@ -324,6 +326,26 @@ class Compiled(Summarized):
         seen = events(self.program, result.spikes) if result.events is None else result.events
         return costs.estimate(self.program, activity(self.program, seen), self.place(chip))
 
+    def membrane(self, images: Images, population: str, neuron: NeuronIndex, *, samples: int | None = None) -> Membrane:
+        """The membrane trace of one neuron: current, potential and spikes at each step, beside the original's.
+
+        The integers are the reference interpreter's, which every backend equals; the original's numbers are the float
+        graph's, in float64. It runs the whole network in both, so a few samples are enough.
+
+        Args:
+            images: As ``run`` takes them.
+            population: Its name, such as ``program.spiking_names`` has them.
+            neuron: (channel, row, column), or its place in the flattened population.
+            samples: Take the first N only.
+
+        Raises:
+            InputError: There is no such population, or no such neuron in it.
+            ResformerError: The samples do not fit, or the build lacks its float graph.
+        """
+        neuron_index(self.program, population, neuron)
+        real = self.read(images, samples=samples).samples.real()
+        return trace(self.program, self.graph, real, population, neuron, rounded=self.origin.fine_tuned)
+
     def save(self, path: str | Path) -> tuple[Path, ...]:
         """Write a build folder as resformer-compile does, or copy the one it was loaded from; returns its files.
 
@@ -345,6 +367,7 @@ class Compiled(Summarized):
         verification: Verification | None = None,
         cost: Cost | None = None,
         chip: str | Path | Chip | None = None,
+        traced: Sequence[tuple[str, NeuronIndex]] = (),
         progress: Progress = no_progress,
     ) -> None:
         """Write the page that shows the network, and a run of samples in sim if they are given.
@@ -357,21 +380,24 @@ class Compiled(Summarized):
             verification: What ``verify`` returned, to be shown as well.
             cost: What ``cost`` returned; None: estimated of the run.
             chip: As ``place`` takes it, for that estimate.
+            traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
             progress: Told how far it is.
 
         Raises:
             ResformerError: The samples do not fit, or a result is of another network.
             OSError: It cannot be written.
         """
-        given = None
+        given = whole = None
         if images is not None:
-            given = self.read(images, samples=samples, labels=labels)
-            given = given if samples is not None else given.first(SAMPLES)
+            whole = self.read(images, samples=samples, labels=labels)
+            given = whole if samples is not None else whole.first(SAMPLES)
         shown = self.shown(
             given,
             verification=None if verification is None else verifications.to_json(verification),
             cost=None if cost is None else costs.to_json(cost),
             chip=chip,
+            verified=whole if whole is None or verification is None else whole.first(verification.samples),
+            traced=traced,
             progress=progress,
         )
         write_page((shown,), Path(path))
@@ -383,6 +409,8 @@ class Compiled(Summarized):
         verification: Json | None = None,
         cost: Json | None = None,
         chip: str | Path | Chip | None = None,
+        verified: Given | None = None,
+        traced: Sequence[tuple[str, NeuronIndex]] = (),
         progress: Progress = no_progress,
     ) -> Shown:
         """What a page shows of it, for ``resformer.runtime.page.write.write_page``.
@@ -392,6 +420,8 @@ class Compiled(Summarized):
             verification: As JSON.
             cost: As JSON; None: estimated of the run.
             chip: As ``place`` takes it, for that estimate.
+            verified: The samples of the verification, whose images are shown of those that changed their class.
+            traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
             progress: Told how far it is.
 
         Raises:
@@ -399,11 +429,23 @@ class Compiled(Summarized):
         """
         run = estimated = None
         with self.origin.build() as build:
+
+            def of_build(each: Given) -> GivenBuild:
+                return GivenBuild(**vars(each), build=build, program=self.program)
+
             if given is not None:
-                samples = GivenBuild(**vars(given), build=build, program=self.program)
+                samples = of_build(given)
                 other = None if chip is None else self._chip(chip)
-                run, estimated = run_and_show(samples, chip=other, model=self.origin.model, update=progress)
-            return as_shown(build, verification=verification, cost=estimated if cost is None else cost, run=run)
+                run, estimated = run_and_show(
+                    samples, chip=other, model=self.origin.model, traced=traced, update=progress
+                )
+            return as_shown(
+                build,
+                verification=verification,
+                cost=estimated if cost is None else cost,
+                run=run,
+                verified=None if verified is None else of_build(verified),
+            )
 
     def read(
         self,
@@ -412,6 +454,7 @@ class Compiled(Summarized):
         samples: int | None = None,
         labels: Labels = None,
         preprocessing: Preprocessing | Literal["build", "none"] | None = None,
+        binning: Binning | None = None,
     ) -> Given:
         """Samples as ``run`` takes them, read and checked once for several uses: ``run`` and all others take them too.
 
@@ -424,6 +467,7 @@ class Compiled(Summarized):
             preprocessing: What is done to them, whatever they are: "build" for what was chosen at compile time, "none"
                 for nothing. None: what was chosen at compile time, but not to floating-point maps with negative values,
                 which are normalized already where a mean above 0 would be subtracted.
+            binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
 
         Raises:
             ResformerError: They do not fit.
@@ -434,7 +478,13 @@ class Compiled(Summarized):
                 raise InputError(f"preprocessing: {preprocessing!r} is neither build, nor none, nor a Preprocessing")
             preprocessing = named[preprocessing]
         given = read_given(
-            images, self.program, samples=samples, labels=labels, held=self.held, preprocessing=preprocessing
+            images,
+            self.program,
+            samples=samples,
+            labels=labels,
+            held=self.held,
+            preprocessing=preprocessing,
+            binning=binning,
         )
         if not isinstance(images, Given):
             for warning in given.warnings:

@@ -17,6 +17,8 @@ from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.quantize.plan import SCALE_EXP_MAX
 from resformer.compiler.samples.arrays import Samples, as_array, check_labels, check_samples, read_array
 from resformer.compiler.samples.classes import Indices, first_of_each, listed
+from resformer.compiler.samples.events.formats import is_event_file, open_events
+from resformer.compiler.samples.events.frames import WHOLE, Binning, bin_events
 from resformer.compiler.samples.images import open_image_folder
 from resformer.compiler.samples.preprocessing import (
     NO_PREPROCESSING,
@@ -138,7 +140,8 @@ class _Some:
 
 Images: TypeAlias = "npt.ArrayLike | torch.Tensor | str | Path | Given"
 """Samples: an array or a tensor (N, C, H, W), one image for all steps, (N, T, C, H, W), a frame for each step, or
-(N, F); a path to such an array (.npy, .npz) or to a folder of images; or what :func:`read_given` returned."""
+(N, F); a path to such an array (.npy, .npz), to a folder of images or to a recording of an event camera; or what
+:func:`read_given` returned."""
 Labels: TypeAlias = "npt.ArrayLike | str | Path | None"
 """True classes (N,): whole numbers, or a path to them (.npy, .npz)."""
 
@@ -151,6 +154,7 @@ def read_given(
     labels: Labels = None,
     held: Held = NOTHING_HELD,
     preprocessing: Preprocessing | None = None,
+    binning: Binning | None = None,
 ) -> Given:
     """Samples and their classes, checked against a program.
 
@@ -162,14 +166,16 @@ def read_given(
         held: What the program's build says of samples: its preprocessing is done to all but an array that
             ``is_normalized_already``, and its names of classes are those of a folder's folders.
         preprocessing: What is done to these samples, whatever they are, in place of what the build does.
+        binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
 
     Raises:
         ResformerError: They are damaged, do not fit the program, or there are fewer than ``samples``; or there is a
-            preprocessing for what was read before.
+            preprocessing or a binning for what was read before, or a binning for what is no recording.
     """
     if isinstance(images, Given):
-        if preprocessing is not None:
-            raise InputError("samples: were read already, so preprocessing comes too late; say it where they are read")
+        if preprocessing is not None or binning is not None:
+            late = "preprocessing" if preprocessing is not None else "binning"
+            raise InputError(f"samples: were read already, so {late} comes too late; say it where they are read")
         if samples is not None:
             _require_enough("samples", len(images.samples), samples)
         given = images if samples is None else images.first(samples)
@@ -186,14 +192,21 @@ def read_given(
             f"{program.output.shape[0]} apart; compile the model again"
         )
     path = Path(images) if isinstance(images, str | Path) else None
+    recorded = path is not None and is_event_file(path)
+    if binning is not None and not recorded:
+        raise InputError("binning: is of recordings of event cameras, and these samples are none; leave it out")
     if path is not None and path.is_dir():
         found = _read_folder(path, program, samples, held.classes, resize=used.resize)
+    elif path is not None and recorded:
+        found = _read_events(path, program, samples, binning or WHOLE)
+        used = replace(used, resize=False)
     else:
         found = _read_array(images if path is None else path, program, samples)
         used = replace(used, resize=False)  # arrays are taken as large as they are
     known, absent, notes = found.labels, found.unlabelled, found.notes
     if labels is not None:
-        known, absent, notes = _labels(labels, found.count, program), None, ()
+        known, absent = _labels(labels, found.count, program), None
+        notes = notes if recorded else ()
     differs: tuple[str, ...] = ()
     if preprocessing is not None:
         differs = disagreement(held.preprocessing, used, channels, of_folder=found.names is not None)
@@ -211,7 +224,7 @@ def read_given(
         accuracy_absent=absent,
         classes=held.classes,
         preprocessing=used,
-        warnings=differs,
+        warnings=(*found.warnings, *differs),
         notes=notes,
     )
 
@@ -229,6 +242,7 @@ class _Read:
         labels: The classes of all there were, if the folders tell them.
         unlabelled: Why they do not.
         notes: What was chosen in reading them.
+        warnings: What is doubtful in how they were read.
     """
 
     source: str
@@ -239,6 +253,7 @@ class _Read:
     labels: npt.NDArray[np.int64] | None = None
     unlabelled: str | None = NO_LABELS
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def _read_folder(
@@ -268,6 +283,14 @@ def _read_folder(
         folder.unlabelled(program.output.shape[0], classes),
         notes,
     )
+
+
+def _read_events(path: Path, program: Scheduled, samples: int | None, binning: Binning) -> _Read:
+    """A recording of an event camera."""
+    found = bin_events(open_events(path), binning, program)
+    _require_enough(str(path), len(found), samples)
+    some = found if samples is None else found.first(samples)
+    return _Read(str(path), some, len(found), np.arange(len(some)), notes=found.notes, warnings=found.warnings)
 
 
 def _read_array(images: Any, program: Scheduled, samples: int | None) -> _Read:

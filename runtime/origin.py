@@ -50,6 +50,11 @@ class Origin(Protocol):
         """Of ``resformer.compiler.files.build.TARGETS``."""
         ...
 
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the original was fine-tuned for this program, so that it reads samples rounded as the program's."""
+        ...
+
     def held(self) -> Held:
         """What is known of samples."""
         ...
@@ -119,6 +124,12 @@ class InMemory:
     def model(self) -> Path | None:
         """The file that was compiled; None of a module."""
         return self.compilation.source.path
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the checkpoint brought a plan of its own."""
+        source = self.compilation.source
+        return source.plan is not None and source.architecture is not None
 
     def held(self) -> Held:
         """What the options, or the calibration folder, say of samples."""
@@ -222,6 +233,11 @@ class InFolder:
     def targets(self) -> tuple[str, ...]:
         """What was written."""
         return tuple(self.folder.report["targets"])
+
+    @property
+    def fine_tuned(self) -> bool:
+        """What the build's report says."""
+        return self.folder.report["fine_tuned"]
 
     def held(self) -> Held:
         """What the build's report says of samples."""

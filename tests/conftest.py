@@ -24,6 +24,9 @@ torch.set_num_threads(1)
 # A shell's background job ignores Ctrl-C, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What commands say on standard error is compared, and how long they take depends on the machine.
+os.environ.setdefault("RESFORMER_PROGRESS", "off")
+
 # Without a GPU, the kernels for one run in Triton's interpreter, which is chosen when they are imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -54,6 +57,11 @@ def pytest_collection_finish() -> None:
     """Look no more at what was imported: neither here nor in processes forked from here, which would copy it all."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """As Python ends, it takes apart what it looks at alone, and Triton complains of the rest."""
+    gc.unfreeze()
 
 
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"

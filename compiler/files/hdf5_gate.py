@@ -2,19 +2,21 @@
 
 HDF5 can name other files (external and soft links, external storage, virtual data sets), hold an object under many
 names, and declare arrays of any size in a few bytes. A network needs none of these. What passes here is a tree of
-groups and of plain data sets, whose declared bytes are within budgets, those of texts of any length included.
+groups and of plain data sets, whose declared bytes are within budgets, and whose compressed chunks unpack to what they
+declare, those of texts of any length included.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import h5py
-from h5py import h5d, h5g, h5l, h5o, h5t, h5z
+from h5py import h5d, h5g, h5l, h5o, h5t
 
-from resformer.compiler.files.hdf5_texts import reference_size, text_lengths
+from resformer.compiler.files.hdf5_chunks import check_chunks
+from resformer.compiler.files.hdf5_texts import Texts
 from resformer.errors import FileFormatError
 from resformer.models.limits import (
     DEEPEST_GROUP,
@@ -33,8 +35,6 @@ from resformer.models.limits import (
 )
 
 REWRITE = "write the network again"
-FILTERS = frozenset({h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF})
-"""Those that h5py itself brings; for any other, HDF5 would look for a plug-in and run it."""
 LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link into another file"}
 CLASSES = (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
 """Of types of values: numbers, texts, truths."""
@@ -46,8 +46,7 @@ class _Seen:
 
     Attributes:
         size: Of the file, in bytes.
-        opened: The file.
-        reference: Bytes of a reference to a text.
+        stored: Its texts of variable length.
         objects: Where each object lies, and under which name it was first met.
         compressed, repeated: Declared bytes of compressed arrays, and of those that repeat one value.
         texts: How many.
@@ -55,8 +54,7 @@ class _Seen:
     """
 
     size: int
-    opened: BinaryIO
-    reference: int
+    stored: Texts
     objects: dict[int, str] = field(default_factory=dict)
     compressed: int = 0
     repeated: int = 0
@@ -76,7 +74,7 @@ def check_hdf5(file: h5py.File, size: int) -> None:
         Exception: It is damaged.
     """
     with Path(file.filename).open("rb") as opened:
-        _check_objects(file, _Seen(size, opened, reference_size(file)))
+        _check_objects(file, _Seen(size, Texts(file, opened, size)))
 
 
 def _check_objects(file: h5py.File, seen: _Seen) -> None:
@@ -153,23 +151,20 @@ def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
         raise FileFormatError(f"{shown}: is a virtual data set, of values in other places; {REWRITE}")
     if made.get_external_count():
         raise FileFormatError(f"{shown}: its values lie in another file; {REWRITE} with its values inside")
-    for index in range(made.get_nfilters()):
-        number = made.get_filter(index)[0]
-        if number not in FILTERS:
-            raise FileFormatError(f"{shown}: is compressed by filter {number}; {REWRITE} with gzip or without")
     shape = dataset.shape
     if len(shape) > MOST_AXES:
         raise FileFormatError(f"{shown}: has {len(shape)} axes, the limit is {MOST_AXES}; {REWRITE}")
-    count = 1
-    for edge in shape:
-        count *= int(edge)
+    count, item = math.prod(map(int, shape)), int(kind.get_size())
+    of_references = isinstance(kind, h5t.TypeStringID) and kind.is_variable_str()
+    if layout == h5d.CHUNKED:
+        check_chunks(shown, dataset, seen.stored.reference if of_references else item)
     if isinstance(kind, h5t.TypeStringID):
         seen.texts += count
         require_within(seen.texts, MOST_TEXTS, "holds {} texts")
-        if kind.is_variable_str():
+        if of_references:
             _check_texts(shown, dataset, seen)
             return
-    declared = count * int(kind.get_size())
+    declared = count * item
     if not dataset.get_storage_size() and shape:
         if layout == h5d.CHUNKED:
             require_within(declared, LARGEST_REPEATED, f"{shown}: repeats a value over {{}} bytes")
@@ -186,7 +181,7 @@ def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
 
 def _check_texts(shown: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
     """Refuse texts that say that they are longer than the file, or take too much together."""
-    lengths = text_lengths(shown, dataset, seen.opened, seen.reference)
+    lengths = seen.stored.lengths(shown, dataset)
     if (longest := int(lengths.max(initial=0))) > seen.size:
         raise FileFormatError(
             f"{shown}: damaged: states a text of {longest} bytes, the file has {seen.size}; {REWRITE}"

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal, TypedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypedDict
 
-from resformer.compiler.files.json_schema import Count, Length, Positive, Within
+from resformer.compiler.files.json_schema import Count, Length, Positive, Within, check
 from resformer.compiler.files.report import SamplePreprocessing
+from resformer.errors import FileFormatError
 
 FORMAT = "resformer-verification"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no labels, no predictions of the original, no fingerprints of samples and no intervals; it is still read."""
 
 Share = Annotated[float, Within(0, 1)]
 """From nothing to all."""
 FLOAT_MAX = sys.float_info.max
 Measure = Annotated[float, Within(0, FLOAT_MAX)]
 """An error, a tolerance."""
+ShareBetween = Annotated[list[Share], Length(2)]
+"""The least and the most that a share may be."""
 Number = Annotated[float, Within(-FLOAT_MAX, FLOAT_MAX)]
 """Whatever is finite."""
 
@@ -156,11 +162,11 @@ class Limits(TypedDict):
     max_accuracy_drop: Share | None
 
 
-class VerificationFile(TypedDict):
-    """The whole file."""
+class FirstVerificationFile(TypedDict):
+    """The whole file as version 1 had it."""
 
     format: Literal["resformer-verification"]
-    format_version: Annotated[int, Within(FORMAT_VERSION, FORMAT_VERSION)]
+    format_version: Annotated[int, Within(1, FORMAT_VERSION)]
     version: str
     backend: str
     samples: Positive
@@ -195,3 +201,40 @@ class VerificationFile(TypedDict):
     agreement: Share | None
     limits: Limits
     local: list[Local] | None
+
+
+class VerificationFile(FirstVerificationFile):
+    """The whole file.
+
+    Of each sample: the class that the original ``predictions_original`` and the quantized network ``predictions`` say,
+    the true one in ``labels``, and a checksum of the integers that the program is given. Intervals hold with 95 %.
+    """
+
+    predictions_original: list[Count] | None
+    labels: list[Count] | None
+    input_crc32: list[Annotated[int, Within(0, 2**32 - 1)]]
+    accuracy_intervals: dict[str, ShareBetween]
+    accuracy_drop_interval: Annotated[list[Annotated[float, Within(-1, 1)]], Length(2)] | None
+
+
+SCHEMAS: Mapping[int, Any] = MappingProxyType({1: FirstVerificationFile, FORMAT_VERSION: VerificationFile})
+"""By version: all that are read. The last is written."""
+OF_EACH_SAMPLE = ("predictions", "predictions_original", "labels", "input_crc32")
+"""The lists that hold one number a sample, where they are there."""
+
+
+def check_verification(content: Mapping[str, Any]) -> None:
+    """See that a verification is what its version says.
+
+    Args:
+        content: As ``json`` reads it, or as it will write it; its ``format_version`` is one of ``SCHEMAS``.
+
+    Raises:
+        FileFormatError: It is not; the message names the place.
+    """
+    check(content, SCHEMAS[content["format_version"]])
+    samples = content["samples"]
+    for name in OF_EACH_SAMPLE:
+        values = content.get(name)
+        if values is not None and len(values) != samples:
+            raise FileFormatError(f"'{name}' has {len(values)} items, not {samples}, one a sample")

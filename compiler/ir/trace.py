@@ -50,6 +50,10 @@ class SpikeTrain:
         flat = np.unpackbits(self.packed, count=self.size)
         return flat.reshape(self.shape).astype(bool)
 
+    def by_sample(self) -> npt.NDArray[np.generic]:
+        """The spikes in the order of samples and logits, (N, T, ...): bool, or uint8 of counts."""
+        return self.dense().swapaxes(0, 1)
+
     def mismatches(self, other: SpikeTrain) -> int:
         """How many of the two trains' elements differ.
 
@@ -81,6 +85,10 @@ class CountTrain(SpikeTrain):
     def values(self) -> npt.NDArray[np.uint8]:
         """The counts, (T, N, ...)."""
         return self.packed.reshape(self.shape)
+
+    def by_sample(self) -> npt.NDArray[np.generic]:
+        """See ``SpikeTrain``."""
+        return self.values().swapaxes(0, 1)
 
     def first(self, samples: int) -> CountTrain:
         """See ``SpikeTrain``."""

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.arrays import Samples, check_samples, read_array
 from resformer.compiler.samples.classes import class_folders, listed
+from resformer.compiler.samples.events.formats import is_event_file, open_events
+from resformer.compiler.samples.events.frames import WHOLE, Binning, bin_events
 from resformer.compiler.samples.images import ImageFolder, open_image_folder
 from resformer.compiler.samples.preprocessing import Preprocessing, is_normalized_already, normalized_already
 
@@ -24,10 +26,12 @@ class SampleFiles:
 
     Attributes:
         path: A folder of images, of which :data:`FOLDER_MAX` are taken, evenly chosen of each class; or an ``.npy`` or
-            ``.npz`` file.
+            ``.npz`` file, or a recording of an event camera.
+        binning: How a recording becomes frames.
     """
 
     path: Path
+    binning: Binning = WHOLE
 
     def open(self, network: Graph[Any], preprocessing: Preprocessing, *, name_classes: bool) -> CalibrationSamples:
         """The samples, if they fit a network's input.
@@ -40,6 +44,10 @@ class SampleFiles:
         Raises:
             ResformerError: They do not, or a file is damaged.
         """
+        if is_event_file(self.path):
+            events = bin_events(open_events(self.path), self.binning, network)
+            samples = preprocessing.normalized(events, network.input.shape[0])
+            return CalibrationSamples(samples, notes=(*events.warnings, *events.notes))
         if not self.path.is_dir():
             return open_array(read_array(self.path), network, preprocessing, str(self.path))
         folder = open_image_folder(self.path, network, resize=preprocessing.resize)

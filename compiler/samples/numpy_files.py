@@ -30,6 +30,9 @@ FIELD = re.compile(
 """One entry of a header; NumPy of Python 2 wrote an L behind whole numbers."""
 RECORD = re.compile(r"\(\s*'([^'\\]*)'\s*,")
 """The name of a field of records."""
+RECORDS = re.compile(r"'descr'\s*:\s*\[((?:\s*\(\s*'[^'\\]{0,80}'\s*,\s*'[<>|=]?[a-zA-Z?]\d{0,6}'\s*\)\s*,?)+)\s*\]")
+"""The type of records of plain types, in a header."""
+RECORD_FIELD = re.compile(r"'([^'\\]*)'\s*,\s*'([^'\\]*)'")
 TYPE = re.compile(r"[<>|=]?[a-zA-Z?]\d{0,6}")
 """A plain type, such as ``<f4``."""
 SIZE = re.compile(r"\d+")
@@ -90,6 +93,64 @@ def open_array(path: Path, key: str) -> npt.NDArray[Any]:
         raise FileFormatError(f"{path}: no such file") from None
 
 
+def member_names(path: Path) -> tuple[str, ...]:
+    """What a ``.npz`` holds, as ``open_array`` takes their names, in the file's order.
+
+    Raises:
+        FileFormatError: The file is absent, damaged or of another format.
+    """
+    try:
+        with boundary(path, "save it again", what="truncated or damaged"):
+            require_regular(path, named="an .npz file")
+            with path.open("rb") as file:
+                magic = file.read(len(NPY_MAGIC))
+                if not magic.startswith(ZIP_MAGIC):
+                    raise FileFormatError(f"no .npz file: it begins with {magic!r}; {SAVE}")
+                file.seek(0)
+                return tuple(name.removesuffix(".npy") for name in open_archive(file).namelist())
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: no such file") from None
+
+
+def record_names(path: Path) -> tuple[str, ...]:
+    """The names of the fields of a ``.npy`` of records; none of one of numbers.
+
+    Raises:
+        FileFormatError: It is absent or damaged.
+    """
+    try:
+        with boundary(path, SAVE, what="truncated or damaged"):
+            require_regular(path, named="a .npy or .npz file")
+            with path.open("rb") as file:
+                if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
+                    return ()
+                file.seek(0)
+                match = RECORDS.search(_header_text(file)[0])
+                return () if match is None else tuple(name for name, _ in RECORD_FIELD.findall(match[1]))
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: no such file") from None
+
+
+def open_records(path: Path) -> npt.NDArray[Any]:
+    """Map an array of records of plain types from a ``.npy`` file.
+
+    Raises:
+        FileFormatError: It is of something else, or holds Python objects.
+        ValueError: It ends too early.
+    """
+    with path.open("rb") as file:
+        text, size = _header_text(file)
+    match = RECORDS.search(text)
+    if match is None:
+        raise FileFormatError(f"holds no records; {SAVE}")
+    # what is left is the header of an array of numbers
+    _, shape, by_columns = _parse(text[: match.start()] + "'descr': '|u1'" + text[match.end() :])
+    dtype = np.dtype([(name, kind) for name, kind in RECORD_FIELD.findall(match[1])])
+    if dtype.hasobject:
+        raise FileFormatError("holds Python objects, and loading them could run code; save an array of numbers")
+    return _mapped(path, Header(dtype, shape, by_columns, size), size)
+
+
 def read_header(file: BinaryIO | IO[bytes]) -> Header:
     """Read the beginning of an array's file, and no more.
 
@@ -97,6 +158,12 @@ def read_header(file: BinaryIO | IO[bytes]) -> Header:
         FileFormatError: It is none, or of Python objects or several fields.
         ValueError: It ends too early.
     """
+    text, length = _header_text(file)
+    return Header(*_parse(text), length)
+
+
+def _header_text(file: BinaryIO | IO[bytes]) -> tuple[str, int]:
+    """What stands at the beginning of an array's file, and how many bytes that is."""
     magic = file.read(len(NPY_MAGIC) + 2)
     if not magic.startswith(NPY_MAGIC) or len(magic) < len(NPY_MAGIC) + 2:
         raise ValueError("no array of NumPy")
@@ -111,8 +178,7 @@ def read_header(file: BinaryIO | IO[bytes]) -> Header:
     text = file.read(size)
     if len(text) < size:
         raise ValueError("its header ends too early")
-    dtype, shape, by_columns = _parse(text.decode("latin-1"))
-    return Header(dtype, shape, by_columns, len(magic) + length + size)
+    return text.decode("latin-1"), len(magic) + length + size
 
 
 def _parse(text: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:

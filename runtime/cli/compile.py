@@ -8,8 +8,9 @@ from pathlib import Path
 
 from resformer.compiler.atomic import resolved, write_json, write_text
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
+from resformer.runtime.cli.event_options import check_event_usage
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_run_notices
-from resformer.runtime.cli.outputs import check_outputs, chip_file
+from resformer.runtime.cli.outputs import check_outputs, chip_file, terminal_for, write_result
 from resformer.runtime.cli.sample_options import PREPROCESSING, check_preprocessing_usage
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -19,12 +20,12 @@ from resformer.runtime.cli.terminal import (
     UsageError,
     check_writable,
     run_shared,
-    size_of,
 )
 from resformer.runtime.run.processes import Processes
 
 NOT_SWEPT = (
-    *("help", "version", "limits", "model", "target", "output", "check", "json", "dump_after", "quiet", "classes"),
+    *("help", "version", "limits", "print_completion", "model", "target", "output", "check", "json", "dump_after"),
+    *("quiet", "classes"),
     *PREPROCESSING,
 )
 """Arguments of compiling that are no choice about the network."""
@@ -62,6 +63,7 @@ def _compile(arguments: argparse.Namespace, processes: Processes) -> int:
     if arguments.input is None:
         require_input(arguments)
         check_preprocessing_usage(arguments, *filter(None, (arguments.calibration,)))
+        check_event_usage(arguments, arguments.calibration)
     elif arguments.sweep is None and arguments.report is None:
         raise UsageError("--input: goes with --sweep or --report")
     else:
@@ -86,19 +88,15 @@ def _compile(arguments: argparse.Namespace, processes: Processes) -> int:
     check_writable(arguments.report)
     if arguments.output is not None and resolved(arguments.report) == resolved(arguments.output):
         raise UsageError(f"--report: {arguments.report} is the build's folder; name a file, such as report.html in it")
-    status = compile_build(arguments)
-    if status == DONE:
-        _report(arguments)
-    return status
+    return compile_build(arguments, lambda terminal: _report(arguments, terminal))
 
 
-def _report(arguments: argparse.Namespace) -> None:
+def _report(arguments: argparse.Namespace, terminal: Terminal) -> None:
     """Write the page of the build that was just written."""
     from resformer.runtime.compiled import load
     from resformer.runtime.page.content import SAMPLES
     from resformer.runtime.page.write import write_page
 
-    terminal = Terminal(quiet=arguments.quiet)
     given = None
     with terminal.progress() as update:
         compiled = load(arguments.output, arguments.model)
@@ -108,12 +106,12 @@ def _report(arguments: argparse.Namespace) -> None:
         shown = compiled.shown(given, progress=update)
         write_page((shown,), arguments.report)
     show_run_notices(terminal, [shown])
-    terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
+    terminal.wrote(arguments.report)
 
 
 def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
     """Compile, place and run every combination; print and write the table."""
-    for name in ("target", "output", "check", "json", "dump_after", "report"):
+    for name in ("target", "output", "check", "dump_after", "report"):
         if getattr(arguments, name):
             raise UsageError(f"--{name.replace('_', '-')}: not with --sweep, which writes no build")
     axes = _axes(arguments.sweep)
@@ -123,9 +121,10 @@ def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
     for path in arguments.table:
         if path.suffix not in TABLES:
             raise UsageError(f"--table: {path} ends in neither {' nor '.join(TABLES)}")
-        if processes.leads:
+    if processes.leads:
+        for path in (*arguments.table, *filter(None, (arguments.json,))):
             check_writable(path)
-    terminal = Terminal(quiet=arguments.quiet or not processes.leads)
+    terminal = terminal_for(arguments, leads=processes.leads)
     with terminal.progress() as update:
         update("starting", 0, 0)
         from resformer.runtime.cli import sweep
@@ -140,13 +139,16 @@ def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
                 write_text(path, sweep.to_csv(points))
             else:
                 write_json(path, sweep.to_json(points, arguments))
-    terminal.table(f"{arguments.model.name}, {len(points)} ways", *sweep.rows(points))
-    for point in failed:
-        terminal.line(f"{point.title}: {point.error}", style="red")
     for line in sweep.told(points, "notes"):
         terminal.line(f"note: {line}")
     for line in sweep.told(points, "warnings"):
         terminal.warning(line)
+    terminal.wrote(*arguments.table)
+    if arguments.json is not None:
+        write_result(terminal, arguments.json, sweep.to_json(points, arguments))
+    terminal.table(f"{arguments.model.name}, {len(points)} ways", *sweep.rows(points))
+    for point in failed:
+        terminal.line(f"{point.title}: {point.error}", style="red")
     return FAILED if failed else DONE
 
 

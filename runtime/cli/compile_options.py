@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resformer.compiler.atomic import write_json
 from resformer.compiler.chips.chip import DEFAULT, PACKAGED
 from resformer.compiler.files.placement import ASSUMED_RATE, CORES_PERCENT, FEWEST_PERCENT, Layout
 from resformer.compiler.files.report import NET_SUFFIX, TARGETS
@@ -17,6 +17,8 @@ from resformer.compiler.ir.summary import counted, sizes
 from resformer.compiler.progress import Progress
 from resformer.compiler.quantize.plan import MIN_WEIGHT_BITS
 from resformer.compiler.target import LOIHI
+from resformer.runtime.cli.event_options import event_binning
+from resformer.runtime.cli.outputs import add_json_option, terminal_for, write_result
 from resformer.runtime.cli.sample_options import add_preprocessing_options, mean_and_std
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -28,7 +30,6 @@ from resformer.runtime.cli.terminal import (
     positive_int,
     run_command,
     seed,
-    size_of,
 )
 from resformer.runtime.cost.tables import layout_rows
 
@@ -68,7 +69,9 @@ def compile_parser() -> Parser:
         metavar="MODEL",
         help="checkpoint: .pt, .pth or .safetensors; or a .nir file, or a .net of lava-dl",
     )
-    _add_output_options(parser.add_argument_group("what to write"))
+    group = parser.add_argument_group("what to write")
+    _add_output_options(group)
+    parser.add_quiet_option(group, "errors, warnings and dumps")
     _add_chip_options(parser.add_argument_group("where to place it"))
     _add_network_options(parser.add_argument_group("how to read the network"))
     _add_width_options(parser.add_argument_group("how to quantize"))
@@ -104,7 +107,6 @@ def _add_output_options(group: argparse._ActionsContainer) -> None:
         metavar="PASS",
         help="print the network after a pass, repeatable or separated by commas: import, a pass, or all",
     )
-    group.add_argument("--quiet", action="store_true", help="print nothing but errors, warnings and dumps")
 
 
 def _add_chip_options(group: argparse._ActionsContainer) -> None:
@@ -140,7 +142,7 @@ def _add_chip_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--check", action="store_true", help="only say whether the network fits the chip, and what bounds each layer"
     )
-    group.add_argument("--json", type=Path, metavar="FILE", help="with --check: file to write the placement to")
+    add_json_option(group, "FILE", "with --check: file to write the placement to; with --sweep: the table")
 
 
 def _add_network_options(group: argparse._ActionsContainer) -> None:
@@ -373,7 +375,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         if missing:
             raise UsageError(f"the following arguments are required: {', '.join(missing)}")
         if arguments.json is not None:
-            raise UsageError("--json: goes with --check; a build has its placement.json")
+            raise UsageError("--json: goes with --check or --sweep; a build has its placement.json")
         return
     if arguments.target or arguments.output is not None:
         raise UsageError("--check: writes no build; leave out --target and -o, or --check")
@@ -383,8 +385,13 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         check_writable(arguments.json)
 
 
-def compile_build(arguments: argparse.Namespace) -> int:
-    """Compile, and write a build or check the placement; returns the exit status."""
+def compile_build(arguments: argparse.Namespace, also: Callable[[Terminal], None] = lambda _terminal: None) -> int:
+    """Compile, and write a build or check the placement; returns the exit status.
+
+    Args:
+        arguments: Parsed.
+        also: What is to be done with a build that was written, before the summary of it is printed.
+    """
     _check_usage(arguments)
     if arguments.check:
         return _check(arguments)
@@ -407,14 +414,20 @@ def compile_build(arguments: argparse.Namespace) -> int:
         )
         build = read_build(arguments.output)
     for text in dump.texts:
-        Terminal().line(text)
-    _summarize(terminal, arguments.model, build.report, build.placement(), build.files)
+        terminal.verdict(text)
+    _show_details(terminal, build.report, build.placement())
+    terminal.wrote(*build.files)
+    also(terminal)
+    _summarize(terminal, arguments.model, build.report)
+    if set(arguments.target) != {"nir"}:
+        folder, model = (shlex.quote(str(path)) for path in (arguments.output, arguments.model))
+        terminal.suggest(f"resformer-verify {folder} --model {model} --input IMAGES.npy")
     return DONE
 
 
 def _check(arguments: argparse.Namespace) -> int:
     """Place the network and say whether it fits."""
-    terminal = Terminal(quiet=arguments.quiet)
+    terminal = terminal_for(arguments)
     with terminal.progress() as update:
         update("starting", 0, 0)
         from resformer.compiler.pipeline import route_of
@@ -425,12 +438,12 @@ def _check(arguments: argparse.Namespace) -> int:
         compiled = compile(arguments.model, options=options, observe=dump, progress=update)
         placement = compiled.place()
     for text in dump.texts:
-        Terminal().line(text)
-    if arguments.json is not None:
-        write_json(arguments.json, placement.to_json())
-    _show_placement(terminal, placement)
+        terminal.verdict(text)
     source, sample_notes = compiled.compilation.source, compiled.compilation.sample_notes
     _show_notices(terminal, source.assumptions, (*source.notes, *sample_notes), compiled.compilation.warnings)
+    if arguments.json is not None:
+        write_result(terminal, arguments.json, placement.to_json())
+    _show_placement(terminal, placement)
     placement.require()
     return DONE
 
@@ -474,6 +487,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
     from resformer.compiler.pipeline import CompileOptions
     from resformer.compiler.quantize.choose import QuantizationConfig
     from resformer.compiler.samples.classes import read_classes
+    from resformer.compiler.samples.events.frames import WHOLE
     from resformer.compiler.samples.files import SampleFiles
 
     calibration = arguments.calibration
@@ -489,7 +503,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
             input_range=arguments.input_range,
         ),
         synapse_budget=(arguments.synapse_budget or SYNAPSE_BUDGET) if arguments.precision == "auto" else None,
-        calibration=None if calibration is None else SampleFiles(calibration),
+        calibration=None if calibration is None else SampleFiles(calibration, event_binning(arguments) or WHOLE),
         # the float graph alone has nothing to place
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
         optimize=arguments.optimize,
@@ -539,10 +553,8 @@ class _Dump:
             self.texts.append(f"# after {name}\n{format_graph(graph)}")
 
 
-def _summarize(
-    terminal: Terminal, model: Path, report: Any, placed: PlacementFile | None, files: Sequence[Path]
-) -> None:
-    """Print what became of the network, and what was written."""
+def _summarize(terminal: Terminal, model: Path, report: Any) -> None:
+    """Print what became of the network."""
     from resformer.compiler.samples.classes import listed
     from resformer.compiler.samples.preprocessing import Preprocessing
     from resformer.runtime.given import Held
@@ -578,6 +590,10 @@ def _summarize(
         exact = "spike for spike" if report["is_dyadic"] else "measured, not exact: T is above 7 or a decay is rounded"
         rows.append(("against SpikingJelly", exact))
     terminal.table(f"{model.name} compiled", ("what", "value"), rows)
+
+
+def _show_details(terminal: Terminal, report: Any, placed: PlacementFile | None) -> None:
+    """Print what became of single layers, and what a reader should know."""
     _show_layout(terminal, None if placed is None else placed["layout"])
     if report["options"]["synapse_budget"] is not None:
         weighted = [(node["name"], node["weight_bits"]) for node in report["nodes"] if "weight_bits" in node]
@@ -593,7 +609,6 @@ def _summarize(
                 for node in worst
             ],
         )
-    terminal.table("Written", ("file", " size"), [(path, size_of(path)) for path in files])
     _show_notices(terminal, report["assumptions"], report["notes"], report["warnings"])
 
 

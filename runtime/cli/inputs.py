@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resformer.runtime.cli.event_options import add_event_options, check_event_usage, event_binning
 from resformer.runtime.cli.sample_options import check_preprocessing_usage, require_file, run_preprocessing
 from resformer.runtime.cli.terminal import UsageError, positive_int
 
@@ -25,7 +26,8 @@ def add_input_options(parser: argparse._ActionsContainer, *, required: bool = Tr
         required=required,
         metavar="X",
         help="a folder of images; or images (N, C, H, W) or event frames (N, T, C, H, W) as .npy or .npz; pixels of 8 "
-        "bits are divided by 255",
+        "bits are divided by 255; or a recording of an event camera (.aedat4, .raw, .dat, .bin, .h5, or events in .npy "
+        "or .npz)",
     )
     parser.add_argument(
         "--samples",
@@ -39,6 +41,7 @@ def add_input_options(parser: argparse._ActionsContainer, *, required: bool = Tr
         metavar="L.npy",
         help="true classes (N,), to measure accuracy (default: of images in folders of classes, those of these names)",
     )
+    add_event_options(parser)
 
 
 def check_input_usage(arguments: argparse.Namespace, *others: Path) -> None:
@@ -53,6 +56,7 @@ def check_input_usage(arguments: argparse.Namespace, *others: Path) -> None:
         OSError: There is no such input.
     """
     check_preprocessing_usage(arguments, arguments.input, *others)
+    check_event_usage(arguments, arguments.input, *others)
     if arguments.labels is not None:
         require_file(arguments.labels)
 
@@ -93,22 +97,25 @@ def read_samples(arguments: argparse.Namespace, program: Scheduled, held: Held) 
         labels=arguments.labels,
         held=held,
         preprocessing=run_preprocessing(arguments, held.preprocessing),
+        binning=event_binning(arguments),
     )
 
 
 def show_notices(terminal: Terminal, given: Given) -> None:
     """Print what a reader should know of how samples were read, a line each."""
-    for kind, lines in (("warning", given.warnings), ("note", given.notes)):
-        for line in lines:
-            terminal.line(f"{kind}: {line}")
+    for line in given.warnings:
+        terminal.warning(line)
+    for line in given.notes:
+        terminal.line(f"note: {line}")
 
 
 def show_run_notices(terminal: Terminal, shown: Sequence[Shown]) -> None:
     """Print what a reader should know of the runs that a page shows and of their samples, each line once."""
     runs = [each.run for each in shown if each.run is not None]
-    for kind in ("warning", "note"):
-        for line in dict.fromkeys(line for run in runs for line in run[f"{kind}s"]):
-            terminal.line(f"{kind}: {line}")
+    for line in dict.fromkeys(line for run in runs for line in run["warnings"]):
+        terminal.warning(line)
+    for line in dict.fromkeys(line for run in runs for line in run["notes"]):
+        terminal.line(f"note: {line}")
 
 
 def read_given(arguments: argparse.Namespace, directory: Path) -> GivenBuild:

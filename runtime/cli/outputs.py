@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from resformer.compiler.atomic import is_inside, is_stream, resolved
-from resformer.runtime.cli.terminal import UsageError
+from resformer.compiler.atomic import is_inside, is_stream, resolved, write_json
+from resformer.runtime.cli.process import named_output
+from resformer.runtime.cli.terminal import STANDARD_OUTPUT, Terminal, UsageError
+
+
+def add_json_option(group: argparse._ActionsContainer, metavar: str, what: str) -> None:
+    """Add ``--json``.
+
+    Args:
+        group: Where the help names it.
+        metavar: What stands for the file there.
+        what: What is written, for the help.
+    """
+    group.add_argument(
+        "--json",
+        type=Path,
+        metavar=metavar,
+        help=f"{what}; - for standard output, which then holds nothing else (all that is for people goes to standard "
+        "error)",
+    )
+
+
+def terminal_for(arguments: argparse.Namespace, *, leads: bool = True) -> Terminal:
+    """Where a command prints.
+
+    Args:
+        arguments: Of a command with ``--quiet`` and ``--json``.
+        leads: Whether this process is the one of several that prints.
+    """
+    return Terminal(quiet=arguments.quiet or not leads, on_stderr=arguments.json == STANDARD_OUTPUT)
+
+
+def write_result(terminal: Terminal, path: Path, content: Any) -> None:
+    """Write what ``--json`` asks for, and say so.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if path != STANDARD_OUTPUT:
+        write_json(path, content)
+        terminal.wrote(path)
+        return
+    with named_output():
+        sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        sys.stdout.flush()
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[object], builds: Iterable[Path] = ()) -> None:
@@ -26,7 +73,11 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[object], 
     from resformer.compiler.files.build import FILES
 
     paths = [each for each in inputs if isinstance(each, Path)]
-    given = {option: path for option, path in outputs.items() if path is not None and not is_stream(path)}
+    given = {
+        option: path
+        for option, path in outputs.items()
+        if path is not None and path != STANDARD_OUTPUT and not is_stream(path)
+    }
     for option, path in given.items():
         for other, another in given.items():
             if option < other and _is_same(path, another):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from resformer.compiler.chips.chip import PACKAGED
 from resformer.compiler.progress import Progress
+from resformer.runtime.cli.event_options import check_event_usage
 from resformer.runtime.cli.inputs import (
     add_input_options,
     check_input_usage,
@@ -26,7 +27,7 @@ from resformer.runtime.cli.terminal import (
     UsageError,
     check_writable,
     run_command,
-    size_of,
+    suggest_opening,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ ONE_A_BUILD = MappingProxyType(
     }
 )
 """Options that name a file of each build: what stands for the file, and what it is."""
+
+
+MOST_DIGITS = 10
+"""Of a neuron's index: no population has as many."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,11 +75,35 @@ def _parser() -> Parser:
     for name, (metavar, meaning) in ONE_A_BUILD.items():
         parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar=metavar, help=meaning)
     parser.add_argument(
+        "--trace",
+        type=_neuron,
+        action="append",
+        default=[],
+        metavar="NAME:INDEX",
+        help="with --input: show the membrane trace of this neuron too, such as layers.0.1.up.0:3,0,5 (channel, row, "
+        "column) or its place in the population; repeatable (default: of each population a few worth a look)",
+    )
+    parser.add_argument(
         "--chip",
         metavar=f"{{{','.join(PACKAGED)},FILE.yaml}}",
         help="with --input: estimate the cost on another chip than the builds were placed on, or with other constants",
     )
+    parser.add_quiet_option(parser, "errors and warnings")
     return parser
+
+
+def _neuron(text: str) -> tuple[str, tuple[int, ...] | int]:
+    """A population and one of its neurons.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    name, _, index = text.rpartition(":")
+    parts = index.split(",")
+    if not name or not all(part.isascii() and part.isdigit() and len(part) < MOST_DIGITS for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:INDEX, such as layers.0.1.up.0:3,0,5")
+    numbers = tuple(map(int, parts))
+    return name, numbers if len(numbers) > 1 else numbers[0]
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:
@@ -90,7 +119,8 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         if given and len(given) != builds:
             raise UsageError(f"--{name}: {len(given)} files for {builds} builds; give one each, in their order")
     if arguments.input is None:
-        require_input(arguments, *PREPROCESSING, "preprocessing", "chip", "model")
+        require_input(arguments, *PREPROCESSING, "preprocessing", "chip", "model", "trace")
+        check_event_usage(arguments)
     else:
         check_input_usage(arguments)
     others = (*arguments.verify, *arguments.cost, *arguments.model)
@@ -101,7 +131,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     _check_usage(arguments)
-    terminal = Terminal()
+    terminal = Terminal(quiet=arguments.quiet)
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.runtime.page.write import write_page
@@ -110,7 +140,8 @@ def _report(arguments: argparse.Namespace) -> int:
         update("writing", 0, 0)
         write_page(shown, arguments.output)
     show_run_notices(terminal, shown)
-    terminal.line(f"{arguments.output} ({size_of(arguments.output)})")
+    terminal.wrote(arguments.output)
+    suggest_opening(terminal, arguments.output)
     return DONE
 
 
@@ -124,8 +155,17 @@ def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown
     verification = read_result(arguments.verify[index], verifications.FORMAT) if arguments.verify else None
     cost = read_result(arguments.cost[index], costs.FORMAT) if arguments.cost else None
     compiled = load(arguments.builds[index], arguments.model[index] if arguments.model else None)
-    given = None
+    given = verified = None
     if arguments.input is not None:
-        given = read_samples(arguments, compiled.program, compiled.held)
-        given = given.first(SAMPLES) if arguments.samples is None else given
-    return compiled.shown(given, verification=verification, cost=cost, chip=arguments.chip, progress=update)
+        whole = read_samples(arguments, compiled.program, compiled.held)
+        given = whole.first(SAMPLES) if arguments.samples is None else whole
+        verified = None if verification is None else whole.first(verification["samples"])
+    return compiled.shown(
+        given,
+        verification=verification,
+        cost=cost,
+        chip=arguments.chip,
+        verified=verified,
+        traced=arguments.trace,
+        progress=update,
+    )

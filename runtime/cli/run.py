@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from resformer.compiler.atomic import write_atomically, write_json
+from resformer.compiler.atomic import write_atomically
 from resformer.compiler.chips.chip import PACKAGED
+from resformer.compiler.ir.summary import counted
 from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import read_given, show_notices
-from resformer.runtime.cli.outputs import check_outputs, chip_file
+from resformer.runtime.cli.outputs import add_json_option, check_outputs, chip_file, terminal_for, write_result
 from resformer.runtime.cli.running import add_running_options, check_running_usage
 from resformer.runtime.cli.terminal import (
     DONE,
@@ -22,19 +23,19 @@ from resformer.runtime.cli.terminal import (
     check_writable,
     positive_int,
     run_shared,
-    size_of,
+    suggest_opening,
 )
 from resformer.runtime.run.processes import Processes
+from resformer.runtime.units import COMPARED, quantity
 
 if TYPE_CHECKING:
     from resformer.compiler.chips.chip import Chip
     from resformer.compiler.ir.program import Scheduled
     from resformer.compiler.ir.trace import SpikeTrain
     from resformer.compiler.placement.place import Placement
+    from resformer.runtime.cost.cost import Cost
     from resformer.runtime.given import GivenBuild
     from resformer.runtime.run.infer import Inference, Record
-
-RESULT_FORMAT_VERSION = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +50,8 @@ def _parser() -> Parser:
         epilog="OUT.npz holds logits (N, T, classes), predictions (N,), logits_int, of a folder the files' names (N,), "
         "the classes' names if the build holds them, "
         "and with --record-spikes, for each LIF population, 'spikes/NAME' (numpy.packbits of the flattened spikes) and "
-        "'shape/NAME' (T, N, ...), or 'counts/NAME' (T, N, ...) of neurons that send counts. "
+        "'shape/NAME' (T, N, ...), or 'counts/NAME' (T, N, ...) of neurons that send counts; "
+        "resformer.load_spikes('OUT.npz') gives them as (N, T, ...), in the order of logits and samples. "
         "Several processes, each on a GPU of its own, share the samples: torchrun "
         "--nproc-per-node 2 --no-python resformer-run ... Exit status: 0 done, 1 failed, 2 wrong usage.",
     )
@@ -73,16 +75,17 @@ def _parser() -> Parser:
         help="with --cost: give the slowest layers the idle cores of so many chips (default: of those in use), and "
         "tell what that layout costs",
     )
-    parser.add_argument("--json", type=Path, metavar="R.json", help="with --cost: file to write the cost to")
+    add_json_option(parser, "R.json", "with --cost: file to write the cost to")
     parser.add_argument(
         "--report", type=Path, metavar="FILE.html", help="page to write that shows the build and this run"
     )
+    parser.add_quiet_option(parser, "a line of summary, errors and warnings")
     return parser
 
 
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     _check_usage(arguments, processes)
-    terminal = Terminal(quiet=not processes.leads)
+    terminal = terminal_for(arguments, leads=processes.leads)
     with terminal.progress() as update:
         update("reading", 0, 0)
         from resformer.runtime.given import describe_run
@@ -98,16 +101,18 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     if arguments.output is not None:
         spikes = result.spikes if arguments.record_spikes else {}
         write_atomically(arguments.output, lambda file: _save(result, spikes, given.names, file))
-    _summarize(terminal, arguments, processes, given, result)
-    if placement is not None:
-        _cost(terminal, arguments, given.program, result, placement)
     if arguments.report is not None:
         from resformer.runtime.page.content import as_shown, run_shown
         from resformer.runtime.page.write import write_page
 
         seen, cost = run_shown(given, result, arguments.backend, chip)
         write_page((as_shown(given.build, run=seen, cost=cost),), arguments.report)
-        terminal.line(f"{arguments.report} ({size_of(arguments.report)})")
+    if placement is not None:
+        _cost(terminal, arguments, given.program, result, placement)
+    _show_notices(terminal, given, result)
+    terminal.wrote(*filter(None, (arguments.output, arguments.report)))
+    suggest_opening(terminal, arguments.report)
+    _summarize(terminal, arguments, processes, given, result)
     return DONE
 
 
@@ -242,11 +247,8 @@ def _cost(
         from resformer.runtime.cost.layout import spread
 
         cost = spread(program, done, fewest, arguments.spread or None)
-    if arguments.json is not None:
-        write_json(arguments.json, to_json(cost))
     terminal.table("Synaptic operations", *sop_rows(cost))
     terminal.table(f"On {placement.chip.name}, a sample", *layer_rows(cost))
-    terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
     if cost.layout is not None:
         from resformer.runtime.cost.tables import layout_rows
 
@@ -255,15 +257,26 @@ def _cost(
         before, after = fewest.placement.cores, cost.placement.cores
         terminal.line(
             f"spread: {before:,} to {after:,} cores, "
-            f"a step of {fewest.step_ns * 1e-3:,.4g} to {cost.step_ns * 1e-3:,.4g} us, "
-            f"{fewest.energy_mj:.4g} to {cost.energy_mj:.4g} mJ a sample"
+            f"a step of {_seconds(fewest)} to {_seconds(cost)}, {_joules(fewest)} to {_joules(cost)} a sample"
         )
+    terminal.table("Cost of a sample", ("what", "value"), total_rows(cost))
+    if arguments.json is not None:
+        write_result(terminal, arguments.json, to_json(cost))
+
+
+def _seconds(cost: Cost) -> str:
+    return quantity(cost.step_ns * 1e-9, "s", COMPARED)
+
+
+def _joules(cost: Cost) -> str:
+    return quantity(cost.energy_mj * 1e-3, "J", COMPARED)
 
 
 def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[str] | None, file: IO[Any]) -> None:
     import numpy as np
 
     from resformer.compiler.ir.trace import CountTrain
+    from resformer.runtime.run.recorded import COUNTS, RESULT_FORMAT_VERSION, SHAPE, SPIKES
 
     arrays: dict[str, Any] = {
         "format_version": np.array(RESULT_FORMAT_VERSION),
@@ -277,10 +290,10 @@ def _save(result: Inference, spikes: Mapping[str, SpikeTrain], names: Sequence[s
         arrays["classes"] = np.array(result.classes)
     for name, train in spikes.items():
         if isinstance(train, CountTrain):
-            arrays[f"counts/{name}"] = train.values()
+            arrays[f"{COUNTS}{name}"] = train.values()
             continue
-        arrays[f"spikes/{name}"] = train.packed
-        arrays[f"shape/{name}"] = np.array(train.shape, dtype=np.int64)
+        arrays[f"{SPIKES}{name}"] = train.packed
+        arrays[f"{SHAPE}{name}"] = np.array(train.shape, dtype=np.int64)
     np.savez(file, **arrays)
 
 
@@ -315,11 +328,16 @@ def _summarize(
     uncounted = sum(name in result.uncounted for name in given.build.report["may_saturate"])
     note = f"; {arguments.backend} does not count clipped potentials ({uncounted} populations)" if uncounted else ""
     rows.append(("values saturated", (saturated or "0") + note))
-    if arguments.output is not None:
-        rows.append(("written", f"{arguments.output} ({size_of(arguments.output)})"))
     terminal.table(f"{arguments.build} on {arguments.input.name}", ("what", "value"), rows)
+    if terminal.quiet:
+        accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.2%}"
+        terminal.verdict(f"{counted(count, 'sample')} in {where}{accuracy}")
+
+
+def _show_notices(terminal: Terminal, given: GivenBuild, result: Inference) -> None:
+    """Print what a reader should know of the samples and of their run."""
     show_notices(terminal, given)
     for note in result.notes:
         terminal.line(f"note: {note}")
     for each in result.to_know:
-        terminal.line(f"warning: {each}", style="yellow")
+        terminal.warning(each, style="yellow")

@@ -17,8 +17,10 @@ from resformer.compiler.progress import Progress
 from resformer.compiler.save.report import sqnr_db
 from resformer.errors import ResformerError, SampleWarning
 from resformer.runtime.cli.compile_options import compile_options
+from resformer.runtime.cli.event_options import event_binning
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
 from resformer.runtime.run.processes import Processes
+from resformer.runtime.units import COMPARED, common_power, prefixed, scaled
 
 FORMAT = "resformer-sweep"
 FORMAT_VERSION = 2
@@ -102,14 +104,17 @@ _TEXTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "chips": (" chips", "{:,}".format),
     "sqnr_db": (" worst SQNR, dB", "{:.1f}".format),
     "accuracy": (" accuracy", "{:.2%}".format),
-    "sops": (" SOPs", "{:,.1f}".format),
-    "paper_mj": (" paper, mJ", "{:.4g}".format),
-    "energy_mj": (" chip, mJ", "{:.4g}".format),
-    "power_mw": (" power, mW", "{:,.4g}".format),
-    "latency_us": (" latency, us", "{:,.4g}".format),
-    "interval_us": (" every, us", "{:,.4g}".format),
     "saturated": (" saturated", "{:,}".format),
 }
+_QUANTITIES: Mapping[str, tuple[str, str, float]] = {
+    "sops": ("", "SOPs", 1.0),
+    "paper_mj": ("paper, ", "J", 1e-3),
+    "energy_mj": ("chip, ", "J", 1e-3),
+    "power_mw": ("power, ", "W", 1e-3),
+    "latency_us": ("latency, ", "s", 1e-6),
+    "interval_us": ("every, ", "s", 1e-6),
+}
+"""What has a unit: how its heading begins, the unit, and how much of it the number counts."""
 
 
 def run(
@@ -185,7 +190,9 @@ def _worst_sqnr(compiled: Compiled) -> float | None:
 
 def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, Any]:
     """What a run of the samples tells."""
-    given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
+    given = compiled.read(
+        arguments.input, samples=arguments.samples, labels=arguments.labels, binning=event_binning(arguments)
+    )
     result = compiled.run(given, backend=BACKEND, count=True)
     facts: dict[str, Any] = {
         "saturated": sum(result.saturated.values()),
@@ -207,20 +214,31 @@ def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, An
 
 def rows(points: Sequence[Point]) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Headings and rows of what was measured of any."""
-    shown = [name for name in _TEXTS if any(getattr(point, name) is not None for point in points)]
-    headings = (*points[0].choices, *(_TEXTS[name][0] for name in shown))
+    order = (name for name in MEASURED if name in _TEXTS or name in _QUANTITIES)
+    shown = {name: _column(points, name) for name in order if any(getattr(point, name) is not None for point in points)}
+    headings = (*points[0].choices, *(heading for heading, _ in shown.values()))
     table: list[Sequence[str]] = []
     for point in points:
-        cells = [_cell(point, name) for name in shown]
+        cells = [_cell(point, name, text) for name, (_, text) in shown.items()]
         if point.error is not None and cells:
             cells[0] = "failed"
         table.append((*point.choices.values(), *cells))
     return headings, table
 
 
-def _cell(point: Point, name: str) -> str:
+def _column(points: Sequence[Point], name: str) -> tuple[str, Callable[[Any], str]]:
+    """The heading of what was measured, and how a value is written: of quantities with one prefix for all."""
+    if name in _TEXTS:
+        return _TEXTS[name]
+    begins, unit, factor = _QUANTITIES[name]
+    values = [factor * getattr(point, name) for point in points if getattr(point, name) is not None]
+    power = common_power(values, unit)
+    return f" {begins}{prefixed(unit, power)}", lambda value: scaled(factor * value, power, COMPARED)
+
+
+def _cell(point: Point, name: str, text: Callable[[Any], str]) -> str:
     """What was measured, with its interval if it has one."""
-    text, value = _TEXTS[name][1], getattr(point, name)
+    value = getattr(point, name)
     if value is None:
         return "-"
     low, high = (getattr(point, f"{name}_{end}", value) for end in ENDS)

@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors, exit statuses, tables that are plain when piped, progress bars.
+"""What the commands share: one-line errors, exit statuses, and printing, which is plain where it is piped.
 
 Nothing heavy is imported before arguments are parsed, so that ``--help`` answers at once.
 """
@@ -10,18 +10,20 @@ import contextlib
 import errno
 import math
 import os
+import shlex
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
+from typing import IO, Any, NoReturn
 
 from resformer._version import __version__
 from resformer.compiler.atomic import is_stream, resolved
 from resformer.compiler.progress import Progress, no_progress
 from resformer.errors import ResformerError, ResformerWarning, SampleWarning
 from resformer.models.limits import LONGEST_MESSAGE, cut, printable, raised
+from resformer.runtime.cli.completion import SHELLS, PrintCompletion
 from resformer.runtime.cli.process import (
     OUTPUT,
     Ended,
@@ -31,10 +33,10 @@ from resformer.runtime.cli.process import (
     together,
     whole_process,
 )
+from resformer.runtime.cli.progress import is_terminal, progress
+from resformer.runtime.cli.tables import ELLIPSIS, hanging, lay_out
 from resformer.runtime.run.processes import Processes, from_environment
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from resformer.runtime.units import size
 
 DONE = 0
 FAILED = 1
@@ -42,6 +44,14 @@ WRONG_USAGE = 2
 SIGNALLED = 128
 """With a signal's number, the exit status of what it ended, as shells have it."""
 INTERRUPTED = SIGNALLED + signal.SIGINT
+USUAL_COLUMNS = 80
+"""Of a terminal that does not say how wide it is."""
+INDENT = "  "
+"""Before all lines of a sentence but the first."""
+PLAIN = {"µ": "u", "…": "..."}
+"""Letters of ours that an encoding may lack, and what is written instead."""
+STANDARD_OUTPUT = Path("-")
+"""As the file of ``--json``: standard output, which then holds nothing else."""
 
 
 class UsageError(Exception):
@@ -67,6 +77,21 @@ class Parser(argparse.ArgumentParser):
             metavar="TIMES",
             help="for large files that you trust: multiply what a file may declare, hold and take (default: 1)",
         )
+        self.add_argument(
+            "--print-completion",
+            action=PrintCompletion,
+            metavar=f"{{{','.join(SHELLS)}}}",
+            help="print what makes a shell complete this command's options and files, and do nothing else",
+        )
+
+    def add_quiet_option(self, group: argparse._ActionsContainer, printed: str) -> None:
+        """Add ``--quiet``.
+
+        Args:
+            group: Where the help names it.
+            printed: What is still printed.
+        """
+        group.add_argument("--quiet", action="store_true", help=f"print nothing but {printed}")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong.
@@ -242,80 +267,118 @@ def names(choices: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 class Terminal:
-    """Prints: coloured tables on a terminal, plain lines elsewhere.
+    """Prints: tables that fit a terminal, with colours there; whole and plain lines elsewhere.
 
     Args:
-        quiet: Print errors and warnings only, both where errors go.
+        quiet: Print the verdict, and where errors go what is warned of; nothing else.
+        on_stderr: Print where errors go, since standard output is for something else alone.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, on_stderr: bool = False) -> None:
         self.quiet = quiet
+        self._on_stderr = on_stderr
+        self._begun = False
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
-        """Print one line."""
+        """Print one line, which is wrapped at blanks on a terminal; a text of several lines stays as it is."""
         if not self.quiet:
-            console = _console(sys.stdout)
-            lines = "\n".join(map(printable, text.split("\n")))  # names come from files
-            with named_output():
-                console.print(lines, style=style, markup=False, highlight=False, soft_wrap=True)
+            self._print(self._wrapped(text), style)
 
-    def warning(self, text: str) -> None:
-        """Print a warning, one line, which even the quiet are told."""
+    def verdict(self, text: str, *, style: str | None = None) -> None:
+        """Print a line of the answer that the command was asked for, which even the quiet are told."""
+        self._print(self._wrapped(text), style)
+
+    def warning(self, text: str, *, style: str | None = None) -> None:
+        """Print a warning, one line, which even the quiet are told, where errors go."""
         if self.quiet:
             sys.stderr.write(f"warning: {_one_line(text)}\n")
         else:
-            self.line(f"warning: {text}")
+            self.line(f"warning: {text}", style=style)
+
+    def wrote(self, *paths: Path) -> None:
+        """Name files that were written, a line each, and their sizes; devices and pipes are no such files."""
+        for path in paths:
+            if not self.quiet and not is_stream(path) and path != STANDARD_OUTPUT:
+                self._print(f"wrote {path} ({size_of(path)})")
+
+    def suggest(self, *commands: str) -> None:
+        """Say what to do next, a line each, such that it can be copied."""
+        for command in commands:
+            if not self.quiet:
+                self._print(f"next: {command}")
 
     def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print a table; headings that begin with a space are those of numbers, set to the right."""
         if self.quiet:
             return
+        width = self._width
         cells = [[cut(printable(str(cell)), LONGEST_MESSAGE) for cell in row] for row in rows]
-        console = _console(sys.stdout)
-        if console.is_terminal:
-            from rich.table import Table
-            from rich.text import Text
-
-            table = Table(title=title, title_justify="left", title_style="bold")
-            for index, heading in enumerate(headings):
-                right = heading.startswith(" ")
-                justify: Literal["left", "right"] = "right" if right else "left"
-                table.add_column(heading.strip(), justify=justify, overflow="fold", no_wrap=right or index == 0)
-            for row in cells:
-                table.add_row(*(Text(cell) for cell in row))
-            with named_output():
-                console.print(table)
-            return
-        widths = [max(len(cell) for cell in column) for column in zip(map(str.strip, headings), *cells, strict=True)]
-        lines = [title]
-        for row in ([heading.strip() for heading in headings], *cells):
-            aligned = (
-                cell.rjust(width) if heading.startswith(" ") else cell.ljust(width)
-                for cell, width, heading in zip(row, widths, headings, strict=True)
-            )
-            lines.append(("  " + "  ".join(aligned)).rstrip())
-        for line in lines:
-            self.line(line)
+        laid = lay_out(headings, cells, width, ELLIPSIS if _can_show(self._stream, ELLIPSIS) else "...")
+        if self._begun and width is not None:
+            self._print("")
+        self._print(self._wrapped(title), "bold")
+        if laid.headings:
+            self._print("\n".join(laid.headings), "dim")
+        if laid.body:
+            self._print("\n".join(laid.body))
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """A progress bar on the terminal's error stream, gone at the end; none elsewhere."""
-        console = _console(sys.stderr)
-        if self.quiet or not console.is_terminal:
+        """Tell how far work is, on the error stream."""
+        if self.quiet:
             yield no_progress
             return
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as ProgressBar
-
-        spinner = "line" if console.options.ascii_only else "dots"
-        columns = (SpinnerColumn(spinner), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with ProgressBar(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("", total=None)
-
-            def update(what: str, done: float, total: float) -> None:
-                bar.update(task, description=what, completed=done, total=total or None)
-
+        with progress() as update:
             yield update
+
+    @property
+    def _stream(self) -> IO[str]:
+        return sys.stderr if self._on_stderr else sys.stdout
+
+    @property
+    def _width(self) -> int | None:
+        """Columns of the terminal; None where there is none, and lines may have any width."""
+        stream = self._stream
+        if not is_terminal(stream):
+            return None
+        wanted = os.environ.get("COLUMNS", "")
+        if wanted.isascii() and wanted.isdigit() and int(wanted) > 0:
+            return int(wanted)
+        with contextlib.suppress(OSError, ValueError):
+            return os.get_terminal_size(stream.fileno()).columns or USUAL_COLUMNS
+        return USUAL_COLUMNS
+
+    def _wrapped(self, text: str) -> str:
+        width = self._width
+        return text if width is None or "\n" in text else hanging(text, width, INDENT)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        from rich.console import Console
+
+        self._begun = True
+        stream = self._stream
+        lines = "\n".join(map(printable, text.split("\n")))  # names come from files
+        for letter, plain in PLAIN.items():
+            if letter in lines and not _can_show(stream, letter):
+                lines = lines.replace(letter, plain)
+        console = Console(file=stream)
+        with contextlib.nullcontext() if self._on_stderr else named_output():
+            console.print(lines, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _can_show(stream: IO[str], text: str) -> bool:
+    """Whether a stream's encoding has these letters."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def suggest_opening(terminal: Terminal, page: Path | None) -> None:
+    """Say that a page that was written is to be opened, if there is one."""
+    if page is not None and not is_stream(page):
+        terminal.suggest(f"open {shlex.quote(str(page))} in a browser")
 
 
 def check_writable(path: Path) -> None:
@@ -324,7 +387,7 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: Its folder cannot be made or written to, or the path is a folder.
     """
-    if is_stream(path):
+    if is_stream(path) or path == STANDARD_OUTPUT:
         return
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -338,15 +401,4 @@ def check_writable(path: Path) -> None:
 
 def size_of(path: Path) -> str:
     """A file's size for people."""
-    size = float(path.stat().st_size)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def _console(stream: IO[str]) -> Console:
-    from rich.console import Console
-
-    return Console(file=stream)
+    return size(path.stat().st_size)

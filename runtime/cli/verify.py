@@ -7,14 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resformer.compiler.atomic import write_json
 from resformer.compiler.ir.summary import counted
 from resformer.compiler.progress import Progress
 from resformer.errors import InputError
 from resformer.runtime.cli.inputs import read_given
-from resformer.runtime.cli.outputs import check_outputs
+from resformer.runtime.cli.outputs import add_json_option, check_outputs, terminal_for, write_result
 from resformer.runtime.cli.running import add_running_options, check_running_usage
-from resformer.runtime.cli.terminal import DONE, FAILED, Parser, Terminal, UsageError, check_writable, run_shared
+from resformer.runtime.cli.terminal import (
+    DONE,
+    FAILED,
+    Parser,
+    Terminal,
+    UsageError,
+    check_writable,
+    run_shared,
+    suggest_opening,
+)
 from resformer.runtime.run.processes import Processes
 
 if TYPE_CHECKING:
@@ -77,13 +85,14 @@ def _parser() -> Parser:
         metavar="SHARE",
         help="exit with 1 if accuracy drops by more, a share of the samples: 0 to less than 1, 0.01 for one point",
     )
-    parser.add_argument("--json", type=Path, metavar="R.json", help="file to write the results to")
+    add_json_option(parser, "R.json", "file to write the results to")
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE.html",
         help="page to write that shows the build, these results, and a run of the first samples",
     )
+    parser.add_quiet_option(parser, "the verdict, errors and warnings")
     return parser
 
 
@@ -117,11 +126,10 @@ def _verify(arguments: argparse.Namespace, processes: Processes) -> int:
     local = arguments.local or arguments.local_plot is not None
     limits = _limits(arguments)
     _check_usage(arguments, processes, local=local)
-    terminal = Terminal(quiet=not processes.leads)
+    terminal = terminal_for(arguments, leads=processes.leads)
     with terminal.progress() as update:
         update("starting", 0, 0)
         from resformer.runtime.given import describe_verification
-        from resformer.runtime.verify.as_json import to_json
         from resformer.runtime.verify.local_plot import plot_local, require_matplotlib
         from resformer.runtime.verify.verify import Comparing, verify
 
@@ -165,8 +173,6 @@ def _verify(arguments: argparse.Namespace, processes: Processes) -> int:
             _write_page(arguments, given, result, update)
     if arguments.local_plot is not None:
         plot_local(result.local, arguments.local_plot)
-    if arguments.json is not None:
-        write_json(arguments.json, to_json(result))
     _show(terminal, arguments, result)
     return DONE if result.passed else FAILED
 
@@ -217,11 +223,13 @@ def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verifi
     weights_alone = arguments.model_code is not None and (given.build.from_nir or given.build.from_module)
     model = None if weights_alone else arguments.model
     seen, cost = run_and_show(given.first(SAMPLES), model=model, update=update)
-    write_page((as_shown(given.build, verification=to_json(result), run=seen, cost=cost),), arguments.report)
+    shown = as_shown(given.build, verification=to_json(result), run=seen, cost=cost, verified=given)
+    write_page((shown,), arguments.report)
 
 
 def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verification) -> None:
     """Print what verification found, the verdict last."""
+    from resformer.runtime.verify.as_json import to_json
     from resformer.runtime.verify.tables import blame, check_rows, facts, layer_rows, local_rows
 
     terminal.table("Mismatched spikes by population", *layer_rows(result))
@@ -232,9 +240,13 @@ def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verificatio
         terminal.line(blame(result))
     for line in facts(result):
         terminal.line(line)
+    if arguments.json is not None:
+        write_result(terminal, arguments.json, to_json(result))
+    terminal.wrote(*filter(None, (arguments.local_plot, arguments.report)))
+    suggest_opening(terminal, arguments.report)
     same_spikes, accuracy, known = result.verdict
     # equal spikes of a network that never fires are no good news
     proves = "green" if any(result.fired.values()) else "yellow"
-    terminal.line(same_spikes, style=proves if result.equivalent else "red")
-    terminal.line(accuracy, style="red" if result.equivalent and not result.passed else None)
-    terminal.line(known, style="yellow" if result.doubts else None)
+    terminal.verdict(same_spikes, style=proves if result.equivalent else "red")
+    terminal.verdict(accuracy, style="red" if result.equivalent and not result.passed else None)
+    terminal.verdict(known, style="yellow" if result.doubts else None)

@@ -18,6 +18,7 @@ from resformer.compiler.placement.optimize import compare
 from resformer.compiler.placement.place import Placement, place
 from resformer.compiler.placement.price import LayerCost, Totals, predict
 from resformer.compiler.placement.steps import Steps
+from resformer.runtime.units import COMPARED, between, common_power, prefixed, quantity, scaled
 
 SOP_PJ = 0.9
 """Energy of one SOP in the paper's table: SpikingResformer, arXiv 2403.14302."""
@@ -215,9 +216,9 @@ def sop_rows(cost: Cost) -> tuple[Sequence[str], list[Sequence[str]]]:
         rows.append(
             (
                 name,
-                *(f"{each / samples:,.1f}" for each in steps),
-                f"{steps.sum() / samples:,.1f}",
-                "-" if not_zero is None else f"{not_zero.sum() / samples:,.1f}",
+                *(scaled(each / samples, 0, COMPARED) for each in steps),
+                scaled(steps.sum() / samples, 0, COMPARED),
+                "-" if not_zero is None else scaled(not_zero.sum() / samples, 0, COMPARED),
             )
         )
     return headings, rows
@@ -225,7 +226,12 @@ def sop_rows(cost: Cost) -> tuple[Sequence[str], list[Sequence[str]]]:
 
 def layer_rows(cost: Cost) -> tuple[Sequence[str], list[Sequence[str]]]:
     """What each population costs on the chip: headings and rows."""
-    headings = ("layer", " cores", " operations", " updates", " messages", " hops each", " energy, uJ", " step, ns")
+    energy = common_power([layer.energy_pj * 1e-12 for layer in cost.layers], "J")
+    step = common_power([layer.step_ns * 1e-9 for layer in cost.layers], "s")
+    headings = (
+        *("layer", " cores", " operations", " updates", " messages", " hops each"),
+        *(f" energy, {prefixed('J', energy)}", f" step, {prefixed('s', step)}"),
+    )
     rows: list[Sequence[str]] = [
         (
             layer.name,
@@ -234,8 +240,8 @@ def layer_rows(cost: Cost) -> tuple[Sequence[str], list[Sequence[str]]]:
             f"{layer.updates:,}",
             f"{layer.messages:,.0f}",
             f"{layer.hops / layer.messages:.1f}" if layer.messages else "-",
-            f"{layer.energy_pj * 1e-6:,.3f}",
-            f"{layer.step_ns:,.0f}",
+            scaled(layer.energy_pj * 1e-12, energy),
+            scaled(layer.step_ns * 1e-9, step),
         )
         for layer in cost.layers
     ]
@@ -246,19 +252,20 @@ def _skipping(chip: Chip) -> str:
     return ", where weights of zero cause none" if chip.skips_zero_weights else ""
 
 
-def shown_between(cost: Cost, figure: str, unit: str) -> str:
+UNITS = {"_mj": ("J", 1e-3), "_ns": ("s", 1e-9), "_us": ("s", 1e-6), "_mw": ("W", 1e-3)}
+"""How the names of a cost's figures end, and what that means: the unit, and how much of it."""
+
+
+def shown_between(cost: Cost, figure: str) -> str:
     """One of a cost's figures and its interval, as text.
 
     Args:
         cost: Whose.
         figure: Its name.
-        unit: In which it is shown; what is kept in ns is shown in us.
     """
-    factor = 1e-3 if figure.endswith("_ns") else 1.0
+    unit, factor = UNITS[figure[-3:]]
     value, low, high = (factor * each for each in (getattr(cost, figure), *cost.between(figure)))
-    if low == high:
-        return f"{value:,.4g} {unit}"
-    return f"{value:,.4g} {unit} ({low:,.4g} to {high:,.4g})"
+    return between(value, low, high, unit)
 
 
 def total_rows(cost: Cost) -> list[tuple[str, str]]:
@@ -267,22 +274,23 @@ def total_rows(cost: Cost) -> list[tuple[str, str]]:
     worst = int(cost.steps.ns.argmax())
     layer, term = cost.steps.slowest[worst]
     waits = f"the slowest waits for the {term} of {layer}"
+    every, macs = cost.interval_us * 1e-6, quantity(cost.paper.stem_macs, "MACs")
     rows = [
-        ("SOPs", f"{cost.paper.sops:,.1f}, as the authors count them"),
-        ("operations", f"{sum(layer.operations for layer in cost.layers):,.1f} on the chip{_skipping(chip)}"),
-        ("paper's energy", f"{cost.paper.energy_mj:.4g} mJ at {SOP_PJ} pJ a SOP"),
+        ("SOPs", f"{quantity(cost.paper.sops, 'SOPs')}, as the authors count them"),
         (
-            "and with the stem",
-            f"{cost.paper.energy_with_stem_mj:.4g} mJ: {cost.paper.stem_macs:,} MACs at {MAC_PJ} pJ each",
+            "operations",
+            f"{quantity(sum(layer.operations for layer in cost.layers), 'operations')} on the chip{_skipping(chip)}",
         ),
+        ("paper's energy", f"{quantity(cost.paper.energy_mj * 1e-3, 'J')} at {SOP_PJ} pJ a SOP"),
+        ("and with the stem", f"{quantity(cost.paper.energy_with_stem_mj * 1e-3, 'J')}: {macs} at {MAC_PJ} pJ each"),
         ("chip", f"{counted(placement.cores, 'core')}, {counted(placement.chips, 'chip')} of {chip.name}"),
-        ("energy there", shown_between(cost, "energy_mj", "mJ")),
-        ("of it dynamic", shown_between(cost, "dynamic_mj", "mJ")),
-        ("of it static", shown_between(cost, "static_mj", "mJ")),
-        ("power there", shown_between(cost, "power_mw", "mW")),
-        ("a step there", f"{shown_between(cost, 'step_ns', 'us')}; {waits}"),
-        ("a sample every", shown_between(cost, "interval_us", "us")),
-        ("frame to logits", shown_between(cost, "latency_us", "us")),
+        ("energy there", shown_between(cost, "energy_mj")),
+        ("of it dynamic", shown_between(cost, "dynamic_mj")),
+        ("of it static", shown_between(cost, "static_mj")),
+        ("power there", shown_between(cost, "power_mw")),
+        ("a step there", f"{shown_between(cost, 'step_ns')}; {waits}"),
+        ("a sample every", f"{shown_between(cost, 'interval_us')}: {quantity(1 / every, 'samples/s')}"),
+        ("frame to logits", shown_between(cost, "latency_us")),
     ]
     costs = {name: source for name, source in chip.sources.items() if name.endswith(_COSTS)}
     told = {

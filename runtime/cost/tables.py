@@ -5,25 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from resformer.compiler.files.placement import Layout
+from resformer.runtime.units import COMPARED, common_power, prefixed, scaled
 
 
 def layout_rows(layout: Layout) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Both layouts and the bound, as a table: headings and rows."""
-    headings = ("layout", " cores", " chips", " a step, us", " from", " to", " a sample, mJ", " from", " to")
+    compared = (layout["default"], layout["chosen"])
+    time = common_power([1e-9 * each["step_ns"] for each in compared], "s")
+    energy = common_power([1e-3 * each["energy_mj"] for each in compared], "J")
+    is_time = layout["goal"] == "time"
+
+    def seconds(ns: float) -> str:
+        return scaled(1e-9 * ns, time, COMPARED)
+
+    def joules(mj: float) -> str:
+        return scaled(1e-3 * mj, energy, COMPARED)
+
+    step, sample = f" a step, {prefixed('s', time)}", f" a sample, {prefixed('J', energy)}"
+    headings = ("layout", " cores", " chips", step, " from", " to", sample, " from", " to")
     rows: list[Sequence[str]] = [
         (
             title,
             f"{each['cores']:,}",
             f"{each['chips']:,}",
-            *(f"{1e-3 * ns:,.4g}" for ns in (each["step_ns"], *each["step_ns_between"])),
-            *(f"{mj:,.4g}" for mj in (each["energy_mj"], *each["energy_mj_between"])),
+            *(seconds(ns) for ns in (each["step_ns"], *each["step_ns_between"])),
+            *(joules(mj) for mj in (each["energy_mj"], *each["energy_mj_between"])),
         )
-        for title, each in (("fewest cores", layout["default"]), (f"for {layout['goal']}", layout["chosen"]))
+        for title, each in zip(("fewest cores", f"for {layout['goal']}"), compared, strict=True)
     ]
-    is_time = layout["goal"] == "time"
-    least = f"{1e-3 * layout['least']:,.4g}" if is_time else f"{layout['least']:,.4g}"
     bound = ["-"] * len(headings)
     bound[0], bound[1] = "no layout below", f"{layout['cores_allowed']:,}"
-    bound[headings.index(" a step, us" if is_time else " a sample, mJ")] = least
+    bound[headings.index(step if is_time else sample)] = (
+        seconds(layout["least"]) if is_time else joules(layout["least"])
+    )
     rows.append(bound)
     return headings, rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.runtime.cost import cost as costs
 from resformer.runtime.cost.placed import placed
 from resformer.runtime.given import GivenBuild
+from resformer.runtime.membrane import NeuronIndex
+from resformer.runtime.page.changed import changed_samples
+from resformer.runtime.page.membranes import traced_of
 from resformer.runtime.page.observe import observe_run
 from resformer.runtime.run.infer import Inference, infer, require_room_for_spikes
 from resformer.runtime.verify.sides import open_original
@@ -30,14 +33,13 @@ from resformer.runtime.verify.sides import open_original
 Json = Mapping[str, Any]
 
 FORMAT = "resformer-page"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no samples that changed their class, and classes of fewer samples of the run."""
 
 SAMPLES = 16
 """How many samples run for the page, if the user does not say."""
 BACKEND = "sim"
 """Where."""
-SCHEMAS = {verification_file.FORMAT: verification_file.VerificationFile, cost_file.FORMAT: cost_file.CostFile}
-"""Of the files that ``--json`` writes."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Shown:
         verification: What ``resformer-verify --json`` wrote.
         cost: What ``resformer-run --cost --json`` writes.
         run: What ``observe_run`` saw.
+        changed: What ``changed_samples`` found in the verification.
     """
 
     name: str
@@ -59,12 +62,25 @@ class Shown:
     verification: Json | None = None
     cost: Json | None = None
     run: Json | None = None
+    changed: Json | None = None
 
 
 def as_shown(
-    build: Build, *, verification: Json | None = None, cost: Json | None = None, run: Json | None = None
+    build: Build,
+    *,
+    verification: Json | None = None,
+    cost: Json | None = None,
+    run: Json | None = None,
+    verified: GivenBuild | None = None,
 ) -> Shown:
     """A build, and what is known of it.
+
+    Args:
+        build: It.
+        verification: What ``resformer-verify --json`` writes of it.
+        cost: What ``resformer-run --cost --json`` does.
+        run: What ``run_and_show`` saw.
+        verified: The samples of the verification, whose images are shown of those that changed their class.
 
     Raises:
         FileFormatError: A file of the build is damaged.
@@ -73,17 +89,24 @@ def as_shown(
     try:
         if verification is not None:
             _require_known("the verification", [layer["name"] for layer in verification["layers"]], build)
+            _require_classes(verification, build)
         if cost is not None:
             _require_known("the cost", cost["spikes"], build)
     except (KeyError, TypeError) as error:
         raise FileFormatError(
             f"{build.directory}: the verification or the cost is damaged ({error}); write it again"
         ) from error
-    return Shown(build.directory.resolve().name, build.report, _placement(build), verification, cost, run)
+    changed = None if verification is None else changed_samples(verification, verified)
+    return Shown(build.directory.resolve().name, build.report, _placement(build), verification, cost, run, changed)
 
 
 def run_shown(
-    given: GivenBuild, result: Inference, backend: str, chip: Chip | None = None, model: Path | None = None
+    given: GivenBuild,
+    result: Inference,
+    backend: str,
+    chip: Chip | None = None,
+    model: Path | None = None,
+    traced: Sequence[tuple[str, NeuronIndex]] = (),
 ) -> tuple[Json, Json]:
     """What a recorded run shows, and what it costs.
 
@@ -93,6 +116,7 @@ def run_shown(
         backend: Where.
         chip: What it costs on; None for the one that the build was placed on, with its layout.
         model: What was compiled, to see where spikes differ from its own.
+        traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
 
     Raises:
         ResformerError: The model cannot be read, or is another network.
@@ -108,11 +132,17 @@ def run_shown(
     placement = placed(given.build, program, chip)
     cost = costs.to_json(costs.estimate(program, done, placement))
     original = None if model is None else open_original(given.build, program, model)
-    return observe_run(program, given, result, done, backend, original), cost
+    traces = traced_of(given.build, program, traced)
+    return observe_run(program, given, result, done, backend, original, traces), cost
 
 
 def run_and_show(
-    given: GivenBuild, *, chip: Chip | None = None, model: Path | None = None, update: Progress
+    given: GivenBuild,
+    *,
+    chip: Chip | None = None,
+    model: Path | None = None,
+    traced: Sequence[tuple[str, NeuronIndex]] = (),
+    update: Progress,
 ) -> tuple[Json, Json]:
     """Run samples, and tell what the run shows and costs, as :func:`run_shown`.
 
@@ -129,7 +159,7 @@ def run_and_show(
         progress=lambda done, total: update(f"running in {BACKEND}", done, total),
     )
     update("counting potentials", 0, 0)
-    return run_shown(given, result, BACKEND, chip, model)
+    return run_shown(given, result, BACKEND, chip, model, traced)
 
 
 def read_result(path: Path, kind: str) -> Json:
@@ -143,7 +173,10 @@ def read_result(path: Path, kind: str) -> Json:
         FileFormatError: It is something else.
         OSError: It cannot be read.
     """
-    versions = {each.FORMAT: each.FORMAT_VERSION for each in (verification_file, cost_file)}
+    versions = {
+        verification_file.FORMAT: tuple(verification_file.SCHEMAS),
+        cost_file.FORMAT: (cost_file.FORMAT_VERSION,),
+    }
     writers = {verification_file.FORMAT: "resformer-verify --json", cost_file.FORMAT: "resformer-run --cost --json"}
     try:
         content = read_json(path)
@@ -151,15 +184,17 @@ def read_result(path: Path, kind: str) -> Json:
         raise FileFormatError(f"{path}: no JSON ({error}); name a file that {writers[kind]} wrote") from error
     if not isinstance(content, dict) or content.get("format") != kind:
         raise FileFormatError(f"{path}: not what {writers[kind]} writes; name such a file")
-    if content.get("format_version") != versions[kind]:
+    if content.get("format_version") not in versions[kind]:
         raise FileFormatError(
-            f"{path}: format version {shown(content.get('format_version'))}, this resformer reads {versions[kind]}; "
-            f"write it again with {writers[kind]}"
+            f"{path}: format version {shown(content.get('format_version'))}, this resformer reads "
+            f"{' and '.join(map(str, versions[kind]))}; write it again with {writers[kind]}"
         )
     try:
-        check(content, SCHEMAS[kind])
         if kind == cost_file.FORMAT:
+            check(content, cost_file.CostFile)
             Chip.from_json(content["chip"])
+        else:
+            verification_file.check_verification(content)
     except FileFormatError as error:
         raise FileFormatError(f"{path}: damaged ({error}); write it again with {writers[kind]}") from error
     return content
@@ -183,6 +218,19 @@ def _require_known(what: str, names: Iterable[str], build: Build) -> None:
             f"{build.directory}: {what} is of another network: this build has no layer {unknown[0]}; "
             "name the file that was written for this build"
         )
+
+
+def _require_classes(verification: Json, build: Build) -> None:
+    """See that no class is beyond those that the network tells apart."""
+    (output,) = (node for node in build.report["nodes"] if node["op"] == "Output")
+    classes = math.prod(output["shape"])
+    for name in ("predictions", "predictions_original", "labels"):
+        largest = max(verification.get(name) or [0])
+        if largest >= classes:
+            raise InputError(
+                f"{build.directory}: the verification is of another network: its {name} have class {largest}, this "
+                f"build tells {classes} apart; name the file that was written for this build"
+            )
 
 
 def _placement(build: Build) -> Json | None:

@@ -20,6 +20,7 @@ from resformer.compiler.placement.activity import Activity
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
 from resformer.runtime.given import Given
+from resformer.runtime.page.membranes import Membranes, Traced
 from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.run.infer import Inference
 
@@ -59,6 +60,7 @@ def observe_run(
     activity: Activity,
     backend: str,
     original: Original | None = None,
+    traced: Traced | None = None,
 ) -> dict[str, Any]:
     """All that the page shows of a run, as JSON can hold it.
 
@@ -69,15 +71,20 @@ def observe_run(
         activity: Counted from it.
         backend: Where.
         original: What the program was compiled from, to see where spikes differ.
+        traced: Of which neurons membrane traces are shown; None: of none.
     """
+    traces = None
+    if traced is not None:
+        traces = Membranes(program, given.samples, traced, most=_interpreted(program, given.samples))
     labels = None if given.labels is None else given.labels.tolist()
     shown = min(IMAGES, len(given.samples))
     return {
         "backend": backend,
         "samples": activity.samples,
         "timesteps": activity.timesteps,
-        "predictions": result.predictions[:shown].tolist(),
-        "labels": None if labels is None else labels[:shown],
+        "shown": shown,
+        "predictions": result.predictions[:SPIKES_SHOWN].tolist(),
+        "labels": None if labels is None else labels[:SPIKES_SHOWN],
         "accuracy": None if given.labels is None else float(np.mean(result.predictions == given.labels)),
         "accuracy_absent": given.accuracy_absent,
         "warnings": [*given.warnings, *result.to_know],
@@ -89,7 +96,8 @@ def observe_run(
         "rasters": {name: raster(train) for name, train in result.spikes.items()},
         "images": images(given.samples, shown),
         "attention": attention(program, result.spikes, shown),
-        "margins": margins(program, given.samples),
+        "margins": margins(program, given.samples, traces),
+        "membranes": None if traces is None else traces.to_json(),
         "differences": None if original is None else differences(program, original, given.samples, result.spikes),
     }
 
@@ -119,9 +127,9 @@ def raster(train: SpikeTrain) -> dict[str, Any]:
     }
 
 
-def images(samples: Samples, count: int) -> list[dict[str, Any]] | None:
+def images(samples: Samples, count: int, first: int = 0) -> list[dict[str, Any]] | None:
     """Samples as pixels, each stretched to the full range; None where the input has no area."""
-    values = samples.real(0, count)
+    values = samples.real(first, first + count)
     if values.ndim == 5:
         values = values.sum(axis=1)
     rows, columns = values.shape[2:]
@@ -232,18 +240,33 @@ def _fires_after(program: Program, name: str) -> Sequence[str]:
     return found
 
 
-def margins(program: Program, samples: Samples) -> dict[str, Any]:
+def _interpreted(program: Program, samples: Samples) -> int:
+    """How many samples the reference interpreter runs for the page."""
+    neurons = sum(math.prod(program[name].shape) for name in program.lif_names)
+    return max(1, min(len(samples), MARGIN_SAMPLES, MARGIN_NEURONS // max(neurons, 1)))
+
+
+def margins(program: Program, samples: Samples, beside: reference.Observer | None = None) -> dict[str, Any]:
     """How far from their thresholds membrane potentials are, before the reset, by the reference interpreter.
+
+    Args:
+        program: What runs.
+        samples: Of which the first are run.
+        beside: Another observer of that run.
 
     Returns:
         ``samples``: how many were run. ``bins``, ``low``, ``high``: of the histograms, in thresholds.
         ``layers``: of each population its ``counts``, how many were ``below`` and ``above`` the
         range, the ``total``, and how many would change sides if one unit of the input more or less came (``near``).
     """
-    neurons = sum(math.prod(program[name].shape) for name in program.lif_names)
-    count = max(1, min(len(samples), MARGIN_SAMPLES, MARGIN_NEURONS // max(neurons, 1)))
-    watcher = _Margins(program)
-    reference.run(program, encode(samples.real(0, count), program).values, observe=watcher)
+    count, watcher = _interpreted(program, samples), _Margins(program)
+
+    def observe(name: str, value: npt.NDArray[np.int64]) -> None:
+        watcher(name, value)
+        if beside is not None:
+            beside(name, value)
+
+    reference.run(program, encode(samples.real(0, count), program).values, observe=observe)
     return {
         "samples": count,
         "bins": MARGIN_BINS,

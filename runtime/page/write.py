@@ -13,8 +13,31 @@ from resformer.compiler.atomic import write_text
 from resformer.runtime.page.content import Shown, page_data
 
 TEMPLATE = "page.html"
-STYLE = "page.css"
-SCRIPTS = ("dom.js", "pipeline.js", "layers.js", "chip.js", "activity.js", "compare.js", "page.js")
+STYLES = ("page.css", "answers.css", "choice.css", "membranes.css", "classes.css", "chip.css", "print.css")
+"""In this order: the last has the last word."""
+SHARED = ("dom.js", "numbers.js", "colours.js", "pointing.js", "view.js", "charts.js")
+"""What all sections use."""
+SECTIONS = (
+    "answers.js",
+    "know.js",
+    "headline.js",
+    "pipeline.js",
+    "layers.js",
+    "activity.js",
+    "attention.js",
+    "margins.js",
+    "choice.js",
+    "membranes.js",
+    "equivalence.js",
+    "classes.js",
+    "quantization.js",
+    "chip.js",
+    "cost.js",
+    "sources.js",
+    "compare.js",
+)
+"""A file each."""
+SCRIPTS = (*SHARED, *SECTIONS, "page.js")
 """In this order: each uses those before it."""
 
 
@@ -31,7 +54,7 @@ def page(data: Mapping[str, Any]) -> str:
     """The page as text."""
     parts = {
         "title": _title([build["name"] for build in data["builds"]]),
-        "style": _asset(STYLE),
+        "style": "".join(map(_asset, STYLES)),
         "data": embedded(data),
         "script": "".join(map(_asset, SCRIPTS)),
     }

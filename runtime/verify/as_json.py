@@ -6,8 +6,7 @@ import dataclasses
 from typing import Any
 
 from resformer._version import __version__
-from resformer.compiler.files.json_schema import check
-from resformer.compiler.files.verification import FORMAT, FORMAT_VERSION, VerificationFile
+from resformer.compiler.files.verification import FORMAT, FORMAT_VERSION, check_verification
 from resformer.compiler.samples import preprocessing
 from resformer.runtime.run.to_know import always_fired, never_fired
 from resformer.runtime.verify.diverge import Divergence
@@ -44,18 +43,23 @@ def to_json(result: Verification) -> dict[str, Any]:
         "assumptions": list(result.assumptions),
         "model_is_source": result.model_is_source,
         "accuracy": dict(result.accuracy),
+        "accuracy_intervals": {name: list(each) for name, each in result.accuracy_intervals.items()},
         "accuracy_absent": result.accuracy_absent,
         "classes": None if result.classes is None else list(result.classes),
         "preprocessing": preprocessing.as_json(result.preprocessing),
         "predictions": list(result.predictions),
+        "predictions_original": list(result.predictions_original) if result.predictions_original else None,
+        "labels": None if result.labels is None else list(result.labels),
+        "input_crc32": list(result.input_crc32),
         "warnings": list(result.warnings),
         "labelled": result.samples if result.accuracy else 0,
         "accuracy_drop": result.accuracy_drop,
+        "accuracy_drop_interval": None if (drop := result.accuracy_drop_interval) is None else list(drop),
         "agreement": result.agreement,
         "limits": dataclasses.asdict(result.limits),
         "local": [_local(error) for error in result.local] or None,
     }
-    check(content, VerificationFile)
+    check_verification(content)
     return content
 
 

@@ -22,7 +22,7 @@ from resformer.compiler.ir.program import Scheduled, layer_names, real_weight
 from resformer.compiler.ir.trace import Trace
 from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.target import LOIHI
-from resformer.runtime.run.encode import decode, encode, predict, real_logits
+from resformer.runtime.run.encode import checksums, decode, encode, predict, real_logits
 from resformer.runtime.run.trace import Comparison
 from resformer.runtime.verify.local import Layer, LayerTally, LocalComparison
 from resformer.runtime.verify.nir_network import NirNetwork
@@ -109,6 +109,7 @@ class Tally:
         layers: E4: each layer's own error, if the sides say to measure it.
         both, only_original, only_quantized: E4: spikes that fired on both sides, or on one alone.
         predictions_original, predictions_quantized: By sample.
+        checksums: Of each sample as the program is given it.
         saturation: How often a value was clipped, by node.
         ties: How often a potential met its threshold exactly and did not fire, by population.
         saturated_samples: Those in which a value was clipped that spikes depend on.
@@ -130,6 +131,7 @@ class Tally:
         self.both = self.only_original = self.only_quantized = 0
         self.predictions_original: list[int] = []
         self.predictions_quantized: list[int] = []
+        self.checksums: list[int] = []
         self.saturation: Counter[str] = Counter()
         self.ties: Counter[str] = Counter()
         self.saturated_samples: list[int] = []
@@ -147,7 +149,7 @@ class Tally:
         self.quantized_logits_error = max(self.quantized_logits_error, other.quantized_logits_error)
         for name in ("both", "only_original", "only_quantized", "clipped"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("predictions_original", "predictions_quantized", "saturated_samples"):
+        for name in ("predictions_original", "predictions_quantized", "checksums", "saturated_samples"):
             getattr(self, name).extend(getattr(other, name))
         self.largest = max(self.largest, other.largest)
         self.fired.update(other.fired)
@@ -192,6 +194,7 @@ def check_batch(sides: Sides, samples: Samples, start: int, stop: int, backend: 
     real = samples.real(start, stop)
     encoded = encode(real, program)
     tally.clipped, tally.largest = encoded.clipped, encoded.largest
+    tally.checksums = checksums(encoded.values)
     given = decode(encoded.values, program) if sides.fine_tuned else real
     batch = _Batch(sides, given, encoded.values, range(start, stop), tally)
     if sides.original is not None:

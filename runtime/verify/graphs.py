@@ -28,10 +28,10 @@ def with_file_graph(
     wanted = set(program.spiking_names)
     for stage, each in graphs.items():
         assert populations(each) == wanted, f"{stage}: its populations are not the program's"
-    return {**graphs, f"{A_FILE} {build.network_path.name}": _file_graph(build, program)}
+    return {**graphs, f"{A_FILE} {build.network_path.name}": file_graph(build, program)}
 
 
-def _file_graph(build: Build, program: Scheduled) -> Graph[nir.NIRNode]:
+def file_graph(build: Build, program: Scheduled) -> Graph[nir.NIRNode]:
     """The float graph as the build's file holds it.
 
     Raises:

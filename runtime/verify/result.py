@@ -13,6 +13,7 @@ from resformer.compiler.ir.summary import Summarized, Summary, counted, listed
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing
 from resformer.runtime.run.to_know import NONE_FIRED, clipping, silence
 from resformer.runtime.verify.diverge import Divergence
+from resformer.runtime.verify.intervals import drop_interval, share_interval
 from resformer.runtime.verify.limits import NO_LIMITS, Limits
 from resformer.runtime.verify.local import LocalError
 
@@ -95,6 +96,9 @@ class Verification(Summarized):
             chosen in reading the samples.
         warnings: What is doubtful in how the samples were read, a sentence each.
         predictions: The quantized network's class of each sample.
+        predictions_original: The original's, if it is known.
+        labels: The true class of each sample, if they are known.
+        input_crc32: A checksum of each sample as the program is given it, by which a page knows it again.
         classes: The names of the classes, class 0 first, if they are known.
         preprocessing: What was done to the samples.
         accuracy_absent: Why there is no accuracy; None if there is.
@@ -122,6 +126,9 @@ class Verification(Summarized):
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     predictions: tuple[int, ...] = ()
+    predictions_original: tuple[int, ...] = ()
+    labels: tuple[int, ...] | None = None
+    input_crc32: tuple[int, ...] = ()
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing = NO_PREPROCESSING
     accuracy_absent: str | None = None
@@ -205,6 +212,21 @@ class Verification(Summarized):
         if self.accuracy.keys() < {"original", "quantized"}:
             return None
         return self.accuracy["original"] - self.accuracy["quantized"]
+
+    @property
+    def accuracy_intervals(self) -> Mapping[str, tuple[float, float]]:
+        """Between which shares each of ``accuracy`` lies, with 95 %: what so few samples can tell of all there are."""
+        return {name: share_interval(round(each * self.samples), self.samples) for name, each in self.accuracy.items()}
+
+    @property
+    def accuracy_drop_interval(self) -> tuple[float, float] | None:
+        """Between which shares ``accuracy_drop`` lies, with 95 %; None if it is unknown."""
+        if self.labels is None or not self.predictions_original:
+            return None
+        rows = tuple(zip(self.labels, self.predictions_original, self.predictions, strict=True))
+        lost = sum(original == label != quantized for label, original, quantized in rows)
+        gained = sum(original != label == quantized for label, original, quantized in rows)
+        return drop_interval(lost, gained, self.samples)
 
 
 def _same_spikes(result: Verification) -> str:

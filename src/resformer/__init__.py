@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from resformer import quantize
     from resformer.compiler.pipeline import CompileOptions
     from resformer.runtime.compiled import Compiled, compile, load  # noqa: A004
+    from resformer.runtime.run.recorded import load_spikes
 
 __all__ = [
     "BackendFailedError",
@@ -50,6 +51,7 @@ __all__ = [
     "compile",
     "errors",
     "load",
+    "load_spikes",
     "quantize",
 ]
 
@@ -58,6 +60,7 @@ _LATE = {
     "Compiled": "resformer.runtime.compiled",
     "compile": "resformer.runtime.compiled",
     "load": "resformer.runtime.compiled",
+    "load_spikes": "resformer.runtime.run.recorded",
 }
 """Where names live that are imported when they are first used: PyTorch takes seconds to load."""
 

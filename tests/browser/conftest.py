@@ -1,3 +1,52 @@
-"""The tiny network that the tests here share."""
+"""The tiny network that the tests here share, and what opens pages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from support.builds import tiny as tiny
+
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+OPEN_TIMEOUT_MS = 300_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    path = os.environ.get("RESFORMER_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(
+            f"no browser: none of {', '.join(BROWSERS)} is installed (make browser), nor named by RESFORMER_BROWSER"
+        )
+    # Chromium's sandbox refuses root, which is who runs in containers; it opens files of ours alone
+    options = {"executable_path": path, "args": ["--no-sandbox"], "timeout": OPEN_TIMEOUT_MS}
+    with playwright.sync_playwright() as running, running.chromium.launch(**options) as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """A function that opens a page; at the end it must have logged nothing, failed in nothing, and loaded nothing."""
+    said: list[str] = []
+    opened = []
+
+    def open_(path: Path, **options: Any) -> Any:
+        page = browser.new_page(**options)
+        page.set_default_timeout(OPEN_TIMEOUT_MS)
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("request", lambda each: None if each.url.startswith(("file:", "data:")) else said.append(each.url))
+        page.goto(path.as_uri())
+        opened.append(page)
+        return page
+
+    yield open_
+    for page in opened:
+        page.close()
+    assert said == []

@@ -9,6 +9,7 @@ import pytest
 
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.run import infer as run
+from resformer.runtime.units import between
 from support.builds import Tiny, read_json
 from support.pages import read_page
 
@@ -122,7 +123,7 @@ def test_intervals_are_shown_and_reach_the_page(tiny: Tiny, tmp_path: Path, caps
     found, out = read_json(table), capsys.readouterr().out
     assert found["intervals"]["power_mw"][0] < found["power_mw"] < found["intervals"]["power_mw"][1]
     low, high = found["intervals"]["energy_mj"]["static"]
-    assert f"{found['energy_mj']['static']:,.4g} mJ ({low:,.4g} to {high:,.4g})" in out
+    assert between(*(1e-3 * each for each in (found["energy_mj"]["static"], low, high)), "J") in out
     drawn = read_page(page)[0]["builds"][0]["cost"]
     assert drawn["intervals"] == found["intervals"]
     assert drawn["chip"]["constants"]["static_mw_per_chip"]["range"] == [1, 99]

@@ -257,3 +257,25 @@ def test_bad_input(
     assert message in error
     assert error.count("\n") == 1
     assert not page.exists()
+
+
+@pytest.mark.parametrize(
+    ("trace", "status", "message"),
+    [
+        ("layers.0.0.activation_in", 2, "'layers.0.0.activation_in' is not NAME:INDEX, such as "),
+        (":3", 2, "':3' is not NAME:INDEX"),
+        ("a:1,-2", 2, "'a:1,-2' is not NAME:INDEX"),
+        ("absent:3", 1, "absent: no population that fires has this name"),
+        ("layers.0.0.activation_in:9,0,99", 1, "layers.0.0.activation_in: its shape is ("),
+    ],
+)
+def test_traces_are_of_neurons_that_are_there(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], trace: str, status: int, message: str
+) -> None:
+    page = tmp_path / "r.html"
+    given = ["--input", str(tiny.images), "--samples", "1", "--trace", trace]
+    assert main([str(tiny.build), *given, "-o", str(page)]) == status
+    assert message in capsys.readouterr().err
+    assert not page.exists()
+    assert main([str(tiny.build), "--trace", "a:1", "-o", str(page)]) == 2
+    assert "--trace: goes with --input" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_the_cost_is_printed_and_written(tiny: Tiny, tmp_path: Path, capsys: pyt
     output, cost = tmp_path / "o.npz", tmp_path / "cost.json"
     assert run_tiny(tiny, "--cost", "--json", str(cost), "-o", str(output)) == 0
     found, out = read_json(cost), capsys.readouterr().out
-    assert f"{found['paper']['sops']:,.1f}, as the authors count them" in out
+    assert f"{found['paper']['sops']:,.0f} SOPs, as the authors count them" in out
     assert "assumed for loihi2" in out
     assert found["samples"] == 6
     assert found["cores"] == read_json(tiny.build / "report.json")["placement"]["cores"]

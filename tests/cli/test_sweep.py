@@ -28,7 +28,9 @@ def test_each_point_is_what_compiling_and_running_it_alone_says(
     given = ["--input", str(tiny.images), "--labels", str(tiny.labels), "--samples", "3"]
     chosen = ["--sweep", "weight-bits=4,8", "timesteps=2,3", "--table", str(table), "--table", str(sheet)]
     assert sweep(tiny, *given, *chosen) == 0
-    assert capsys.readouterr().out.count("\n") == 2 + 4
+    out = capsys.readouterr().out
+    assert out.count("\n") == 2 + 4 + 2
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("wrote ")] == [str(table), str(sheet)]
     points = read_json(table)["points"]
     assert [tuple(point["choices"].values()) for point in points] == [("4", "2"), ("4", "3"), ("8", "2"), ("8", "3")]
     point = points[1]

@@ -10,6 +10,7 @@ import json
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,12 @@ def one_chunk_of_many(file: h5py.File) -> None:
     file.require_group("node/metadata").create_dataset("junk", (2**30,), "u1", **options)[:10] = 1
 
 
+def chunk_of_zeros(file: h5py.File) -> None:
+    """A quarter of a gigabyte in a chunk that declares four bytes."""
+    made = file.require_group("node/metadata").create_dataset("junk", (4,), "u1", chunks=(4,), compression="gzip")
+    made.id.write_direct_chunk((0,), zlib.compress(bytes(2**28), 9))
+
+
 def set_shape(value: float) -> Callable[[h5py.File], None]:
     def damage(file: h5py.File) -> None:
         del file["node/nodes/input/shape"]
@@ -170,6 +177,7 @@ NIR: Mapping[str, tuple[Write, str]] = {
         damaged_network(one_chunk_of_many),
         "bytes larger than 4 times the file",
     ),
+    "chunk of zeros": (damaged_network(chunk_of_zeros), "a chunk unpacks to more than its 8 bytes"),
     "edges of numbers": (damaged_network(edges_of_numbers), "no pairs of names"),
     "endless text": (endless_text(damaged_network(lambda _: None), "node/edges"), "states a text of 4294967295 bytes"),
     "short texts": (damaged_network(short_texts), "texts, the limit is 1048576"),

@@ -26,6 +26,7 @@ PUBLIC = {
     "compile",
     "errors",
     "load",
+    "load_spikes",
     "quantize",
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from lava.magma.core.model.model import AbstractProcessModel
@@ -103,13 +103,14 @@ def build_network(program: Scheduled, *, recorder: Recorder | None = None) -> Ne
         return Network(name="network", layout=layout)
 
 
-def run_config(*, stock_models: bool = False) -> Loihi2SimCfg:
+def run_config(*, stock_models: bool = False, models: Sequence[type[AbstractProcessModel]] = ()) -> Loihi2SimCfg:
     """Lava's simulation of Loihi 2's fixed point, for a network from :func:`build_network` and what connects to it.
 
     Args:
         stock_models: Use stock Lava's models of its own processes in place of our faster ones, which send the same.
+        models: Of processes of your own. Lava finds models by itself as well, but not those of a program's main file.
     """
-    models = (*OUR_MODELS, *(STOCK_MODELS if stock_models else FASTER_MODELS))
+    models = (*OUR_MODELS, *(STOCK_MODELS if stock_models else FASTER_MODELS), *models)
     by_process = _Models({model.implements_process: model for model in models})
     return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=by_process)
 

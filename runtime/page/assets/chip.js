@@ -1,4 +1,4 @@
-// Cores on chips, what fills them, energy and time.
+// Cores on chips, and what fills them.
 
 const CHIPS_DRAWN = 96;
 
@@ -26,6 +26,34 @@ function layouts(layout) {
   ]);
 }
 
+// Which layer each core holds, by its number over all chips.
+function coresOf(placement) {
+  const owners = [];
+  for (const layer of placement.layers)
+    layer.filled.forEach((neurons, index) => (owners[layer.sites[index]] = { layer, neurons }));
+  const perChip = placement.chip_cores.length;
+  return { owners, perChip, chips: Math.max(Math.ceil(owners.length / perChip), 1) };
+}
+
+// Where a chip's cores lie, with squares of a size in tiles that stand apart.
+function floorplan(placement, size, gap) {
+  const most = (at) => 1 + placement.chip_cores.reduce((largest, core) => Math.max(largest, core[at]), 0);
+  const [columns, rows, slots] = [0, 1, 2].map(most),
+    across = Math.ceil(Math.sqrt(slots)),
+    down = Math.ceil(slots / across);
+  const wide = across * size + gap,
+    high = down * size + gap;
+  return {
+    slots,
+    width: columns * wide - gap,
+    height: rows * high - gap,
+    places: placement.chip_cores.map(([column, row, slot]) => [
+      column * wide + (slot % across) * size,
+      row * high + Math.floor(slot / across) * size,
+    ]),
+  };
+}
+
 function chipMap(view) {
   const { placement, cost } = view.build;
   if (!placement)
@@ -33,70 +61,9 @@ function chipMap(view) {
       "Not placed: this build was compiled with --chip none.",
       "resformer-compile MODEL --target sim --chip loihi2 -o BUILD",
     );
-  const perChip = placement.chip_cores.length;
-  const limit = placement.chip.constants.neurons_per_core.value;
-  const owners = [];
-  for (const layer of placement.layers)
-    layer.filled.forEach((neurons, index) => (owners[layer.sites[index]] = { layer, neurons }));
-  const chips = Math.ceil(owners.length / perChip);
-  const slots = 1 + Math.max(...placement.chip_cores.map((core) => core[2])),
-    across = Math.ceil(Math.sqrt(slots));
-  const columns = 1 + Math.max(...placement.chip_cores.map((core) => core[0])),
-    rows = 1 + Math.max(...placement.chip_cores.map((core) => core[1]));
-  const size = chips === 1 ? 30 : chips <= 4 ? 17 : chips <= 24 ? 9 : 6,
-    gap = size > 12 ? 5 : 2;
-  const tile = across * size + gap,
-    width = columns * tile,
-    height = rows * (Math.ceil(slots / across) * size + gap);
-  const drawn = Array.from({ length: Math.min(chips, CHIPS_DRAWN) }, (_, chip) => {
-    const cores = placement.chip_cores.map(([column, row, slot], index) => {
-      const owner = owners[chip * perChip + index];
-      const x = column * tile + (slot % across) * size,
-        y = row * (Math.ceil(slots / across) * size + gap) + Math.floor(slot / across) * size,
-        inner = size - (size > 12 ? 2 : 1);
-      if (!owner)
-        return svg("rect", {
-          x,
-          y,
-          width: inner,
-          height: inner,
-          fill: "none",
-          stroke: "var(--line)",
-          "data-tip": `core ${index} is free`,
-        });
-      const part = Math.min(owner.neurons / limit, 1),
-        high = Math.max(inner * part, 1),
-        colour = view.colour(owner.layer.name);
-      return svg(
-        "g",
-        {
-          class: "layer",
-          "data-layer": owner.layer.name,
-          "data-tip": `${owner.layer.name}\ncore ${index} of chip ${chip}: ${whole(owner.neurons)} neurons, ${percent(part, 2)} of what it holds\nbound by ${owner.layer.bound}, ${percent(owner.layer.utilization[owner.layer.bound], 2)} used`,
-        },
-        svg("rect", { x, y, width: inner, height: inner, fill: colour, "fill-opacity": 0.3 }),
-        svg("rect", { x, y: y + inner - high, width: inner, height: high, fill: colour }),
-      );
-    });
-    return html(
-      "div",
-      { class: "chip" },
-      chips > 1 && html("div", { class: "soft", style: { "font-size": "11px" } }, `chip ${chip}`),
-      drawing({ label: `cores of chip ${chip}`, width, height }, cores),
-    );
-  });
-  const legend = html(
-    "div",
-    { class: "legend" },
-    placement.layers.map((layer) =>
-      html(
-        "span",
-        { "data-tip": `${layer.cores} cores, bound by ${layer.bound}`, class: "layer", "data-layer": layer.name },
-        dot(view.colour(layer.name)),
-        html("span", { class: "mono" }, layer.name),
-      ),
-    ),
-  );
+  const cores = coresOf(placement);
+  const shown = html("div", { class: "one-chip" });
+  const show = (chip) => shown.replaceChildren(...oneChip(view, cores, chip));
   const violations = placement.violations.length
     ? html(
         "ul",
@@ -104,19 +71,13 @@ function chipMap(view) {
         placement.violations.map((line) => html("li", {}, line)),
       )
     : null;
+  const overview = cores.chips > 1 ? allChips(view, cores, show) : null;
+  show(0);
   return [
     violations,
-    html(
-      "div",
-      { class: chips === 1 ? "beside" : null },
-      html("div", { class: "wide" }, html("div", { class: "chips" }, drawn)),
-      chips === 1 && legend,
-    ),
-    chips > CHIPS_DRAWN && caption(`The first ${CHIPS_DRAWN} of ${chips} chips.`),
-    caption(
-      `A square is a core, ${slots} to a tile of the mesh, filled to the part of the ${whole(limit)} neurons that it holds; outlines are free cores.`,
-    ),
-    chips > 1 && legend,
+    cores.chips > 1 && finder(view, cores, show),
+    overview,
+    shown,
     placement.layout && layouts(cost?.layout ?? placement.layout),
     html(
       "h3",
@@ -126,6 +87,180 @@ function chipMap(view) {
     ),
     utilisation(view),
   ];
+}
+
+// The core's square; what of it is full colour is what of its neurons is in use.
+function core(view, owner, x, y, inner, limit, told) {
+  if (!owner) return svg("rect", { class: "free", x, y, width: inner, height: inner, "data-tip": told });
+  const part = Math.min(owner.neurons / limit, 1),
+    high = Math.max(inner * part, 1),
+    fill = fillOf(view.look(owner.layer.name));
+  return svg(
+    "g",
+    { class: "layer", "data-layer": owner.layer.name, "data-tip": told },
+    svg("rect", { x, y, width: inner, height: inner, fill, "fill-opacity": 0.35 }),
+    svg("rect", { x, y: y + inner - high, width: inner, height: high, fill }),
+  );
+}
+
+// One chip, large, beside the layers that lie on it.
+function oneChip(view, { owners, perChip, chips }, chip) {
+  const { placement } = view.build,
+    limit = placement.chip.constants.neurons_per_core.value,
+    size = 30;
+  const { places, width, height, slots } = floorplan(placement, size, 6);
+  const mine = owners.slice(chip * perChip, (chip + 1) * perChip);
+  const squares = places.map(([x, y], index) => {
+    const owner = mine[index];
+    if (!owner) return core(view, null, x, y, size - 2, limit, `core ${index} is free`);
+    const { bound, utilization, name } = owner.layer;
+    return core(
+      view,
+      owner,
+      x,
+      y,
+      size - 2,
+      limit,
+      `${name}\ncore ${index} of chip ${chip}: ${whole(owner.neurons)} neurons, ${percent(owner.neurons / limit, 2)} of what it holds\nbound by ${bound}, ${percent(utilization[bound], 2)} used`,
+    );
+  });
+  const counts = new Map();
+  for (const owner of mine) if (owner) counts.set(owner.layer, (counts.get(owner.layer) ?? 0) + 1);
+  return [
+    chips > 1 && html("h3", {}, `Chip ${chip} `, html("small", {}, `${counted(sum([...counts.values()]), "core")} of ${perChip} in use`)),
+    html(
+      "div",
+      { class: "beside" },
+      html(
+        "div",
+        { class: "wide cores" },
+        drawing({ label: `cores of chip ${chip}`, width, height }, squares),
+      ),
+      html(
+        "div",
+        { class: "legend layers-here", role: "group", "aria-label": `layers on chip ${chip}` },
+        [...counts].map(([layer, count]) =>
+          html(
+            "button",
+            {
+              type: "button",
+              "data-layer": layer.name,
+              "aria-pressed": String(marking.picked === layer.name),
+              "data-tip": `${layer.name}: ${counted(count, "core")} here, ${whole(layer.cores)} in all, bound by ${layer.bound}`,
+            },
+            swatch(view.look(layer.name)),
+            html("span", { class: "mono" }, layer.name),
+            html("span", { class: "soft" }, ` ${whole(count)}`),
+          ),
+        ),
+      ),
+    ),
+    caption(
+      `A square is a core, ${slots} to a tile of the mesh, in full colour as far as its ${whole(limit)} neurons are in use; outlines are free cores. A layer is marked under the pointer or the focus, and stays marked when its name is pressed.`,
+    ),
+  ];
+}
+
+// All chips, small; the one that is pressed is drawn large below. Arrow keys go from chip to chip.
+function allChips(view, { owners, perChip, chips }, show) {
+  const { places, width, height } = floorplan(view.build.placement, 6, 2);
+  const thumbs = Array.from({ length: Math.min(chips, CHIPS_DRAWN) }, (_, chip) => {
+    const mine = owners.slice(chip * perChip, (chip + 1) * perChip);
+    const squares = places.map(([x, y], index) =>
+      mine[index]
+        ? svg("rect", {
+            class: "layer",
+            "data-layer": mine[index].layer.name,
+            x,
+            y,
+            width: 5.3,
+            height: 5.3,
+            fill: fillOf(view.look(mine[index].layer.name)),
+          })
+        : svg("rect", { class: "free", x, y, width: 5.3, height: 5.3 }),
+    );
+    const used = mine.filter(Boolean).length;
+    return html(
+      "button",
+      {
+        type: "button",
+        class: "thumb",
+        tabindex: chip ? -1 : 0,
+        "aria-pressed": String(chip === 0),
+        "aria-label": `chip ${chip}: ${used} of ${perChip} cores in use`,
+        "data-chip": chip,
+      },
+      svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, squares),
+      html("span", {}, `${chip}`, html("span", { class: "soft" }, ` ${used}/${perChip}`)),
+    );
+  });
+  const group = html("div", { class: "thumbs cores", role: "group", "aria-label": "all chips" }, thumbs);
+  const choose = (chip, focus) => {
+    thumbs.forEach((thumb, index) => {
+      thumb.setAttribute("aria-pressed", String(index === chip));
+      thumb.tabIndex = index === chip ? 0 : -1;
+    });
+    if (focus) thumbs[chip].focus();
+    show(chip);
+  };
+  group.addEventListener("click", (event) => {
+    const thumb = near(event, ".thumb");
+    if (thumb) choose(Number(thumb.dataset.chip), false);
+  });
+  group.addEventListener("keydown", (event) => {
+    const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key],
+      at = Number(near(event, ".thumb")?.dataset.chip);
+    if (!move || Number.isNaN(at)) return;
+    event.preventDefault();
+    choose((at + move + thumbs.length) % thumbs.length, true);
+  });
+  group.addEventListener("choose", (event) => choose(event.detail, false));
+  return [
+    group,
+    chips > CHIPS_DRAWN && caption(`The first ${CHIPS_DRAWN} of ${chips} chips.`),
+  ];
+}
+
+// A layer by its name, and how large chips are drawn.
+function finder(view, { owners, perChip }) {
+  const { layers } = view.build.placement;
+  const chipsOf = new Map(layers.map((layer) => [layer.name, new Set()]));
+  owners.forEach((owner, site) => chipsOf.get(owner.layer.name).add(Math.floor(site / perChip)));
+  const said = html("output", { class: "soft" });
+  marking.told.push((name) => {
+    const on = [...(chipsOf.get(name) ?? [])];
+    if (!on.length) return said.replaceChildren();
+    const cores = layers.find((layer) => layer.name === name).cores;
+    said.replaceChildren(
+      `${name}: ${counted(cores, "core")} on ${on.length === 1 ? `chip ${on[0]}` : `${on.length} chips, ${on[0]} to ${on.at(-1)}`}`,
+    );
+  });
+  const names = html(
+    "select",
+    {
+      onchange: (event) => {
+        if (marking.picked !== (event.target.value || null)) pickLayer(event.target.value || marking.picked);
+        const chip = chipsOf.get(event.target.value)?.values().next().value;
+        if (chip !== undefined) document.querySelector(".thumbs").dispatchEvent(new CustomEvent("choose", { detail: chip }));
+      },
+    },
+    html("option", { value: "" }, "mark a layer …"),
+    layers.map((layer) => html("option", { value: layer.name }, layer.name)),
+  );
+  const size = html("input", {
+    type: "range",
+    min: 80,
+    max: 340,
+    value: 112,
+    oninput: (event) => document.querySelector(".thumbs").style.setProperty("--thumb", `${event.target.value}px`),
+  });
+  return html(
+    "div",
+    { class: "finder" },
+    html("label", {}, "layer ", names),
+    html("label", {}, "size ", size),
+    said,
+  );
 }
 
 function utilisation(view) {
@@ -179,290 +314,6 @@ function utilisation(view) {
         }),
       ]),
       keys(view, layers, left, cell, resources.length * high + 3),
-    ),
-  );
-}
-
-// One bar of all layers side by side.
-function stacked(view, parts, total, text) {
-  const width = 1140,
-    height = 44;
-  let x = 0;
-  const drawn = drawing(
-    { label: "shares of all layers", width, height, class: "fit long" },
-    parts.map((part) => {
-      const wide = total > 0 ? (width * part.value) / total : 0,
-        at = x;
-      x += wide;
-      const label = briefName(part.name);
-      return svg(
-        "g",
-        {
-          class: "layer",
-          "data-layer": part.name,
-          "data-tip": `${part.name}\n${text(part.value)}, ${percent(part.value / total)}`,
-        },
-        svg("rect", { x: at, y: 2, width: Math.max(wide - 1, 0.3), height: 24, fill: part.colour }),
-        wide > 6.4 * label.length + 8 &&
-          svg("text", { x: at + wide / 2, y: 39, "text-anchor": "middle", "font-size": 10, class: "soft" }, label),
-      );
-    }),
-  );
-  return html("div", { class: "wide" }, drawn);
-}
-
-function costSections(view) {
-  const { cost, name } = view.build;
-  if (!cost)
-    return empty(
-      "No energy and no time: they follow from what a run does.",
-      `resformer-report ${name} --input X.npy -o report.html`,
-    );
-  const { paper, energy_mj: total } = cost;
-  const layers = view.layers.filter((layer) => layer.charge);
-  const parts = layers.map((layer) => ({ name: layer.name, value: layer.energy, colour: view.colour(layer.name) }));
-  const all = [...parts, { name: "static power", value: total.static * 1e9, colour: "var(--strong)" }];
-  const constants = Object.entries(cost.chip.constants).filter(([key]) => /_(pj|ns)$|_mw_per_chip$/.test(key));
-  const ranged = constants.filter(([, each]) => each.range).map(([key]) => key);
-  const assumed = constants.filter(([, each]) => each.status === "assumed" && !each.range).map(([key]) => key);
-  const sops = view.layers
-    .filter((layer) => layer.sops !== null)
-    .map((layer) => ({ name: layer.name, value: layer.sops, colour: view.colour(layer.name) }));
-  return [
-    figures([
-      ["SOPs a sample", scaled(paper.sops, 4), "as the authors count them", "paper.sops", paper.sops],
-      [
-        "the paper's energy",
-        energy(paper.energy_mj * 1e9, 4),
-        "0.9 pJ a SOP, without the stem",
-        "paper.energy_mj",
-        paper.energy_mj,
-      ],
-      [
-        "and with the stem",
-        energy(paper.energy_with_stem_mj * 1e9, 4),
-        `${scaled(paper.stem_macs)} MACs at 4.6 pJ`,
-        "paper.energy_with_stem_mj",
-        paper.energy_with_stem_mj,
-      ],
-      [
-        `on ${cost.chip.name}`,
-        energy(total.total * 1e9, 4),
-        [
-          between(cost.intervals.energy_mj.total, energy, 1e9),
-          `${energy(total.dynamic * 1e9)} dynamic${between(cost.intervals.energy_mj.dynamic, energy, 1e9, ": ")}`,
-          `${energy(total.static * 1e9)} static${between(cost.intervals.energy_mj.static, energy, 1e9, ": ")}`,
-        ]
-          .filter(Boolean)
-          .join("; "),
-        "energy_mj.total",
-        total.total,
-      ],
-      ["power", watts(cost.power_mw), between(cost.intervals.power_mw, watts), "power_mw", cost.power_mw],
-      [
-        "a step takes",
-        duration(cost.step_ns),
-        [between(cost.intervals.step_ns, duration), "slowest part, longest way, barrier"].filter(Boolean).join("; "),
-        "step_ns",
-        cost.step_ns,
-      ],
-      [
-        "from frame to logits",
-        duration(1e3 * cost.latency_us),
-        [
-          between(cost.intervals.latency_us, duration, 1e3),
-          `a sample every ${duration(1e3 * cost.interval_us)}${between(cost.intervals.interval_us, duration, 1e3, ": ")}`,
-        ]
-          .filter(Boolean)
-          .join("; "),
-        "latency_us",
-        cost.latency_us,
-      ],
-    ]),
-    ranged.length + assumed.length > 0 &&
-      html(
-        "p",
-        { class: "caption warn" },
-        [
-          ranged.length > 0 && `The intervals come of the ranges of ${ranged.join(", ")}.`,
-          assumed.length > 0 && `Assumed for ${cost.chip.name}, with no range known: ${assumed.join(", ")}.`,
-          'Section "Where the numbers come from" says what each rests on.',
-        ]
-          .filter(Boolean)
-          .join(" "),
-      ),
-    html("h3", {}, `Energy of a sample on ${cost.chip.name} `, html("small", {}, energy(total.total * 1e9))),
-    stacked(view, all, sum(all.map((each) => each.value)), energy),
-    html(
-      "h3",
-      {},
-      "Synaptic operations ",
-      html("small", {}, `${scaled(paper.sops)} a sample, by the population that receives them`),
-    ),
-    stacked(view, sops, sum(sops.map((each) => each.value)), scaled),
-    html(
-      "h3",
-      {},
-      "What the energy of each layer goes to ",
-      html("small", {}, "synaptic operations, neuron updates, messages"),
-    ),
-    energyByKind(view, layers),
-    html(
-      "h3",
-      {},
-      "What a step of each layer takes ",
-      html("small", {}, "all work at once; the slowest sets the pace of all"),
-    ),
-    stacked(
-      view,
-      layers.map((layer) => ({ name: layer.name, value: layer.charge.step_ns, colour: view.colour(layer.name) })),
-      sum(layers.map((layer) => layer.charge.step_ns)),
-      duration,
-    ),
-    stepTimes(view, layers),
-    html(
-      "h3",
-      {},
-      "A sample on its way ",
-      html("small", {}, `${view.build.report.timesteps} steps in each layer; the next sample follows at once`),
-    ),
-    wavefront(view),
-  ];
-}
-
-const KINDS = [
-  ["synapses_pj", "operations", 1],
-  ["neurons_pj", "updates", 0.6],
-  ["messages_pj", "messages", 0.28],
-];
-
-function energyByKind(view, layers) {
-  const high = Math.max(...layers.map((layer) => layer.energy)) * 1.06;
-  const by = new Map(layers.map((layer) => [layer.name, layer]));
-  return [
-    along(view, [...by.keys()], {
-      label: "energy of each layer",
-      high,
-      height: 190,
-      ticks: ticksUpTo(high),
-      unit: energy,
-      tip: (name) =>
-        `${name}: ${energy(by.get(name).energy)}\n${KINDS.map(([key, word]) => `${word} ${energy(by.get(name).charge[key])}`).join("\n")}`,
-      mark: (name, at) => {
-        const wide = Math.min(at.step * 0.72, 34);
-        let base = 0;
-        return KINDS.map(([key, , opacity]) => {
-          const value = by.get(name).charge[key],
-            rect = svg("rect", {
-              x: at.x - wide / 2,
-              width: wide,
-              y: at.y(base + value),
-              height: at.y(base) - at.y(base + value),
-              fill: view.colour(name),
-              "fill-opacity": opacity,
-            });
-          base += value;
-          return rect;
-        });
-      },
-    }),
-    html(
-      "div",
-      { class: "legend" },
-      KINDS.map(([, word, opacity]) =>
-        html("span", {}, html("span", { class: "dot", style: { background: "var(--soft)", opacity } }), word),
-      ),
-    ),
-  ];
-}
-
-// A core does all of its work at once: the longest of these is what its step takes.
-const stepTip = (charge) =>
-  `${charge.name}\n${duration(charge.step_ns)} at its busiest step, on ${charge.cores} cores\n${[
-    ["operations", charge.synapses_ns],
-    ["updates", charge.neurons_ns],
-    ["messages in", charge.messages_in_ns],
-    ["messages out", charge.messages_out_ns],
-  ]
-    .map(([word, time]) => `${word} ${duration(time)}`)
-    .join("\n")}`;
-
-function stepTimes(view, layers) {
-  const { cost } = view.build,
-    by = new Map(layers.map((layer) => [layer.name, layer.charge.step_ns]));
-  const slowest = Math.max(...by.values()),
-    barrier = cost.chip.constants.step_ns.value;
-  const slow = [...by.entries()].find(([, value]) => value === slowest)[0];
-  const worst = cost.steps.reduce((one, other) => (other.ns > one.ns ? other : one));
-  return [
-    along(view, [...by.keys()], {
-      label: "time of a step of each layer",
-      high: slowest * 1.08,
-      height: 160,
-      ticks: ticksUpTo(slowest * 1.08, 3),
-      unit: duration,
-      tip: (name) =>
-        stepTip(layers.find((layer) => layer.name === name).charge),
-      mark: (name, at) =>
-        svg("rect", {
-          x: at.x - Math.min(at.step * 0.36, 17),
-          width: Math.min(at.step * 0.72, 34),
-          y: at.y(by.get(name)),
-          height: at.zero - at.y(by.get(name)),
-          fill: view.colour(name),
-          stroke: name === slow ? "var(--ink)" : "none",
-        }),
-    }),
-    caption(
-      `Steps: ${cost.steps.map((step) => duration(step.ns)).join(", ")}; the longest waits for the ${worst.term} of ${worst.layer}; ${duration(barrier)} of each for the barrier.`,
-    ),
-  ];
-}
-
-function wavefront(view) {
-  const { report } = view.build,
-    nodes = report.nodes.filter(
-      (node) => !HIDDEN.has(node.op) && view.layers.some((layer) => layer.name === node.name),
-    );
-  const last = report.latency_steps + report.timesteps,
-    width = 1140,
-    left = 200,
-    row = 11;
-  const x = (step) => left + ((width - left - 10) * step) / last;
-  const height = nodes.length * row + 24;
-  return html(
-    "div",
-    { class: "wide" },
-    drawing(
-      { label: "when each layer works on one sample", width, height, class: "fit long" },
-      ticksUpTo(last, 12)
-        .filter(Number.isInteger)
-        .map((step) => [
-          svg("path", { class: "grid", d: `M${x(step)},0V${height - 18}` }),
-          svg("text", { x: x(step), y: height - 5, "text-anchor": "middle", class: "faint" }, step),
-        ]),
-      nodes.map((node, index) =>
-        svg(
-          "g",
-          {
-            class: "layer",
-            "data-layer": node.name,
-            "data-tip": `${node.name}\nsteps ${node.offset} to ${node.offset + report.timesteps - 1}`,
-          },
-          svg(
-            "text",
-            { x: left - 8, y: index * row + 9, "text-anchor": "end", "font-size": 9, class: "soft" },
-            clipped(node.name, 34),
-          ),
-          svg("rect", {
-            x: x(node.offset),
-            y: index * row + 1.5,
-            width: x(node.offset + report.timesteps) - x(node.offset),
-            height: row - 3,
-            fill: view.colour(node.name),
-          }),
-        ),
-      ),
     ),
   );
 }

@@ -4,6 +4,7 @@ const minSqnr = (report) => {
   const found = report.nodes.map((node) => node.sqnr_db).filter((each) => each !== null && each !== undefined);
   return found.length ? Math.min(...found) : null;
 };
+
 const verdictOf = (verification) => (verification ? (verification.equivalent ? "equivalent" : "NOT EQUIVALENT") : null);
 
 // {title, value(build), text(value), better: -1 lower, 1 higher, 0 neither}

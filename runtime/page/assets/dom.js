@@ -1,5 +1,4 @@
-// What all sections share: elements, numbers as text, a colour for each layer, one tooltip.
-// Text only ever enters the page as text nodes and attributes, so names of layers can hold anything.
+// Elements. Text only ever enters the page as text nodes and attributes, so names of layers can hold anything.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -16,8 +15,10 @@ function fill(element, attributes, children) {
   }
   return element;
 }
+
 const html = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
 // What a drawing shows, in words, and its size in units; given a class, it is as large as the class says.
 const drawing = ({ label, width, height, class: fit }, ...children) =>
   svg(
@@ -31,126 +32,7 @@ const drawing = ({ label, width, height, class: fit }, ...children) =>
     ...children,
   );
 
-const sum = (values) => values.reduce((total, each) => total + each, 0);
-const mean = (values) => (values.length ? sum(values) / values.length : 0);
-const whole = (value) => Math.round(value).toLocaleString("en-US");
-const times = (shape) => shape.join(" × ");
-// three digits that count, and never an exponent that a reader must decode
-function digits(value, count = 3) {
-  if (value === 0) return "0";
-  const size = Math.floor(Math.log10(Math.abs(value)));
-  if (size >= count) return whole(value);
-  return value.toFixed(Math.min(Math.max(count - 1 - size, 0), 12));
-}
-function scaled(value, count = 3) {
-  for (const [unit, letter] of [
-    [1e12, "T"],
-    [1e9, "G"],
-    [1e6, "M"],
-    [1e3, "k"],
-  ]) {
-    if (Math.abs(value) >= unit) return `${digits(value / unit, count)} ${letter}`;
-  }
-  return digits(value, count);
-}
-function percent(share, count = 3) {
-  if (share === 0 || share === 1) return `${100 * share} %`;
-  return `${100 * share < 0.001 ? (100 * share).toExponential(1) : digits(100 * share, count)} %`;
-}
-const power = (exponent) =>
-  `2${[...String(exponent)].map((each) => (each === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[each])).join("")}`;
-function duration(nanoseconds) {
-  for (const [unit, name] of [
-    [1e9, "s"],
-    [1e6, "ms"],
-    [1e3, "µs"],
-  ])
-    if (nanoseconds >= unit) return `${digits(nanoseconds / unit)} ${name}`;
-  return `${digits(nanoseconds)} ns`;
-}
-function energy(picojoules, count = 3) {
-  for (const [unit, name] of [
-    [1e9, "mJ"],
-    [1e6, "µJ"],
-    [1e3, "nJ"],
-  ])
-    if (picojoules >= unit) return `${digits(picojoules / unit, count)} ${name}`;
-  return `${digits(picojoules, count)} pJ`;
-}
-const watts = (milliwatts) =>
-  milliwatts >= 1e3 ? `${digits(milliwatts / 1e3)} W` : `${digits(milliwatts)} mW`;
-// Between which values a figure lies, after a sign of its own; nothing where no more than one is known.
-const between = ([low, high], text, factor = 1, before = "") =>
-  low === high ? "" : `${before}${text(low * factor)} to ${text(high * factor)}`;
-const counted = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
 const bytes = (text) => Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
-
-// Groups of layers: a block of a SpikingResformer, or what comes before the first dot of a name.
-function groupOf(name) {
-  const block = /^layers\.\d+\.\d+(?=\.|$)/.exec(name);
-  return block ? block[0] : name.split(".")[0];
-}
-const inBlock = (name) => /^layers\.\d+\.\d+\./.test(name);
-const shortName = (name) => (inBlock(name) ? name.slice(groupOf(name).length + 1) : name);
-const briefName = (name) => name.replace(/^layers\./, "");
-
-// A hue a group, told apart by the colour-blind as well (after Okabe and Ito), darker to lighter inside the group.
-const HUES = [
-  [250, 0.13],
-  [62, 0.13],
-  [165, 0.1],
-  [350, 0.13],
-  [215, 0.09],
-  [35, 0.14],
-  [300, 0.12],
-  [110, 0.11],
-];
-function colours(nodes) {
-  const groups = new Map();
-  for (const node of nodes) {
-    const group = groupOf(node.name);
-    if (!groups.has(group)) groups.set(group, []);
-    groups.get(group).push(node.name);
-  }
-  // layers of no block have a hue each; darker the second time around
-  const found = new Map();
-  let hue = 0;
-  for (const names of groups.values()) {
-    const [angle, chroma] = HUES[hue % HUES.length],
-      round = Math.floor(hue / HUES.length) % 2;
-    hue += 1;
-    names.forEach((name, index) => {
-      const place = names.length > 1 ? index / (names.length - 1) : 0.45 - 0.25 * round;
-      const step = names.length > 1 ? (index % 2 ? 0.05 : -0.02) : 0;
-      found.set(
-        name,
-        `oklch(${(0.53 + 0.22 * place + step).toFixed(3)} ${chroma} ${(angle - 14 + 28 * place).toFixed(1)})`,
-      );
-    });
-  }
-  return found;
-}
-
-const tip = html("div", { id: "tip", hidden: true, role: "status" });
-function place(event) {
-  tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)}px`;
-  tip.style.top = `${Math.min(event.clientY + 16, innerHeight - tip.offsetHeight - 8)}px`;
-}
-document.addEventListener("pointermove", (event) => {
-  const target = event.target instanceof Element ? event.target.closest("[data-tip]") : null;
-  tip.hidden = target === null;
-  if (target !== null) {
-    if (tip.textContent !== target.dataset.tip) tip.textContent = target.dataset.tip;
-    place(event);
-  }
-});
-// a layer under the pointer is marked wherever it is shown
-document.addEventListener("pointerover", (event) => {
-  const layer = event.target instanceof Element ? event.target.closest("[data-layer]")?.dataset.layer : undefined;
-  for (const each of document.querySelectorAll("tr[data-layer], .multiple[data-layer]"))
-    each.classList.toggle("hot", layer !== undefined && each.dataset.layer === layer);
-});
-
 const dot = (colour) => html("span", { class: "dot", style: { background: colour } });
 const empty = (text, command) => html("div", { class: "empty" }, text, command && html("code", {}, command));
 const caption = (text) => html("p", { class: "caption" }, text);
@@ -231,7 +113,7 @@ function sortable(columns, rows, options = {}) {
     );
   return html(
     "div",
-    { class: "wide" },
+    { class: `wide ${options.tall ? "tall" : ""}`, "data-label": options.label },
     html("table", { class: options.class }, html("thead", {}, html("tr", {}, heads)), body, totals),
   );
 }

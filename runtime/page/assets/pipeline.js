@@ -1,23 +1,6 @@
 // The network as the pipeline that it is: a strip a block, synapses and neurons from left to right, residual ways above.
 
 const BOX = { width: 110, height: 56, gap: 18, row: 72, lane: 15 };
-const HIDDEN = new Set(["Delay", "Flatten"]);
-const OP_WORDS = {
-  Input: "pixels",
-  Output: "logits",
-  Conv2d: "convolution",
-  Dense: "dense",
-  SpikeMatMul: "product",
-  SpikeAttention: "attention",
-  SpikeGate: "gate",
-  MaxPool2d: "max-pool",
-  SumPool2d: "sum-pool",
-  Relay: "relay",
-  LIF: "LIF",
-  CubaLIF: "CUBA LIF",
-  RecurrentCubaLIF: "recurrent LIF",
-  CubaLI: "readout",
-};
 
 // Delays and reshapes become part of the edges that they lie on.
 function visibleInputs(node, byName) {
@@ -259,13 +242,12 @@ function drawNode(view, node, x, y, small) {
   );
 }
 
-const clipped = (text, length) => (text.length > length ? `…${text.slice(1 - length)}` : text);
-
 // Defined once a page: arrows of all strips.
 const arrows = () =>
   svg(
     "svg",
     { width: 0, height: 0, style: { position: "absolute" }, "aria-hidden": "true" },
+    fills,
     svg(
       "defs",
       {},

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,7 +307,7 @@ def _damage_hdf5(rng: Rng, path: Path) -> None:
 
 def _damage_object(rng: Rng, file: Any, name: str) -> None:
     found = file[name]
-    change = rng.integers(12)
+    change = rng.integers(13)
     if change < 4 and isinstance(found, h5py.Dataset) and (found.size or 0) < LARGE:
         value = found[()]
         del file[name]
@@ -341,10 +342,25 @@ def _damage_object(rng: Rng, file: Any, name: str) -> None:
     elif change == 9 and isinstance(found, h5py.Dataset):
         del file[name]
         file.create_dataset(name, (20,), "u1", external=[("/etc/passwd", 0, 20)])
-    elif change == 10:
+    elif change == 10 and isinstance(found, h5py.Dataset) and found.shape and 0 < found.size < LARGE:
+        _damage_chunk(rng, file, name, found)
+    elif change == 11:
         found.attrs["x"] = pick(rng, TEXTS)[:1000]
     else:
         file.move(name, f"{name}{pick(rng, ('x', '/y', ' ', '.'))}")
+
+
+def _damage_chunk(rng: Rng, file: Any, name: str, found: Any) -> None:
+    """Store an array in a chunk, compressed, that holds other bytes than it should."""
+    value, kind = found[()], found.dtype
+    del file[name]
+    made = file.create_dataset(
+        name, data=value, dtype=kind, chunks=value.shape, compression=pick(rng, ("gzip", "lzf")), shuffle=True
+    )
+    mask, data = made.id.read_direct_chunk((0,) * value.ndim)
+    zeros = bytes(int(2 ** rng.uniform(0, 28)))
+    data = pick(rng, (damaged_bytes(rng, bytes(data)), zlib.compress(zeros, 9), bytes(10**5)))
+    made.id.write_direct_chunk((0,) * value.ndim, data, int(rng.integers(4)) if rng.random() < 0.3 else mask)
 
 
 # --- builds

@@ -168,7 +168,7 @@ def test_summaries_fit_on_a_screen(case: Case) -> None:
         (case.compiled.program, f"Program of {len(case.compiled.program)} nodes"),
         (case.compiled.graph, f"Graph of {len(case.compiled.graph)} nodes"),
         (case.compiled.place(), "loihi2"),
-        (case.compiled.cost(result), " mJ"),
+        (case.compiled.cost(result), " µJ ("),
         (result, "Inference of 3 samples"),
         (case.compiled.verify(case.images), "EQUIVALENT: 3 samples in sim"),
     )

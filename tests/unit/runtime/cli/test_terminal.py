@@ -113,7 +113,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest
         check_writable(tmp_path / "none" / "new")
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_345_678, "2.3 MB")])
+@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1024, "1.00 KiB"), (2_345_678, "2.24 MiB")])
 def test_sizes(tmp_path: Path, size: int, text: str) -> None:
     (tmp_path / "f").write_bytes(bytes(size))
     assert size_of(tmp_path / "f") == text

@@ -1,0 +1,123 @@
+"""The chunks of an HDF5 data set, as they lie in the file: what they unpack to, before HDF5 unpacks them.
+
+HDF5 takes as much memory as a compressed chunk yields, whatever the data set declares: 2 MB of gzip can be 2 GB of
+zeros. So each compressed chunk is unpacked here first, into a buffer that ends where the chunk should.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from h5py import h5d, h5p, h5z
+
+from resformer.errors import FileFormatError
+from resformer.models.limits import LARGEST_EXPANSION, MOST_CHUNKS, allowed, require_within
+
+FILTERS = frozenset({h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF})
+"""Those that h5py itself brings; for any other, HDF5 would look for a plug-in and run it."""
+LZF_RATIO = 88
+"""Bytes that a byte of LZF becomes at most: three name a match of 264."""
+CHECKSUM_BYTES = 4
+REWRITE = "write it again with gzip or without"
+
+
+def check_chunks(shown: str, dataset: h5d.DatasetID, item: int) -> None:
+    """Refuse a data set with a chunk that is larger than the data set needs, or unpacks to more than it declares.
+
+    Args:
+        shown: The data set, as messages call it.
+        dataset: Stored in chunks.
+        item: Bytes of a value, or of a reference to a text, in the file.
+
+    Raises:
+        FileFormatError: It has one; or filters that h5py does not bring, or one of them twice.
+    """
+    made = dataset.get_create_plist()
+    filters = [made.get_filter(index)[0] for index in range(made.get_nfilters())]
+    for number in filters:
+        if number not in FILTERS:
+            raise FileFormatError(f"{shown}: is compressed by filter {number}; {REWRITE}")
+        if filters.count(number) > 1:
+            raise FileFormatError(f"{shown}: is compressed twice by filter {number}; {REWRITE}")
+    size = math.prod(made.get_chunk()) * item
+    require_within(
+        size - math.prod(dataset.shape) * item,
+        LARGEST_EXPANSION,
+        f"{shown}: is stored in chunks that are {{}} bytes larger than it",
+    )
+    if filters:
+        for mask, data in stored_chunks(shown, dataset):
+            unpacked(shown, data, made, mask, size)
+
+
+def stored_chunks(shown: str, dataset: h5d.DatasetID) -> Iterator[tuple[int, bytes]]:
+    """Each chunk that the file holds: the filters that it went without, as bits, and its bytes.
+
+    Raises:
+        FileFormatError: There are more than the budget of chunks.
+    """
+    places: list[tuple[int, ...]] = []
+
+    def take(chunk: h5d.StoreInfo) -> bool | None:
+        places.append(chunk.chunk_offset)
+        return len(places) > allowed(MOST_CHUNKS) or None
+
+    dataset.chunk_iter(take)
+    require_within(len(places), MOST_CHUNKS, f"{shown}: is stored in {{}} chunks or more")
+    for place in places:
+        mask, data = dataset.read_direct_chunk(place)
+        yield mask, bytes(data)
+
+
+def unpacked(shown: str, data: bytes, made: h5p.PropDCID, mask: int, size: int) -> bytes:
+    """A chunk as it was before the filters that the mask does not leave out.
+
+    Args:
+        shown: The data set, as messages call it.
+        data: The chunk as it lies in the file.
+        made: How the data set was made.
+        mask: The filters that this chunk went without, as bits.
+        size: Bytes of a whole chunk.
+
+    Returns:
+        At most ``size`` bytes and a checksum's; of LZF, which is bounded here and not unpacked, none.
+
+    Raises:
+        FileFormatError: It is damaged, or unpacks to more.
+    """
+    for index in reversed(range(made.get_nfilters())):
+        number, _, values, _ = made.get_filter(index)
+        if mask >> index & 1:
+            continue
+        if number == h5z.FILTER_DEFLATE:
+            data = _inflated(shown, data, size + CHECKSUM_BYTES)
+        elif number == h5z.FILTER_SHUFFLE:
+            width = max(int(values[0]), 1) if values else 1
+            whole = len(data) - len(data) % width
+            data = np.frombuffer(data[:whole], np.uint8).reshape(width, -1).T.tobytes() + data[whole:]
+        elif number == h5z.FILTER_FLETCHER32:
+            data = data[:-CHECKSUM_BYTES]
+        else:
+            require_within(
+                LZF_RATIO * len(data) - size,
+                LARGEST_EXPANSION,
+                f"{shown}: a chunk may unpack to {{}} bytes more than it declares",
+            )
+            return b""
+    return data
+
+
+def _inflated(shown: str, data: bytes, size: int) -> bytes:
+    """What gzip's algorithm packed, of so many bytes at most."""
+    inflater = zlib.decompressobj()
+    try:
+        inflated = inflater.decompress(data, size)
+        more = inflater.unconsumed_tail and inflater.decompress(inflater.unconsumed_tail, 1)
+    except zlib.error as error:
+        raise FileFormatError(f"{shown}: damaged ({error}); {REWRITE}") from error
+    if more:
+        raise FileFormatError(f"{shown}: damaged: a chunk unpacks to more than its {size} bytes; {REWRITE}")
+    return inflated

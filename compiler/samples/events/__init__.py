@@ -1,0 +1,1 @@
+"""Recordings of event cameras: files of all formats as events, and events as frames."""

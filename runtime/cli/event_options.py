@@ -1,0 +1,119 @@
+"""Options that say how a recording of an event camera becomes frames."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resformer.runtime.cli.terminal import UsageError, positive_int
+
+if TYPE_CHECKING:
+    from resformer.compiler.samples.events.frames import Binning
+
+OPTIONS = ("bin_ms", "bin_events", "split_by", "sensor_size", "pool", "keep_middle")
+"""Under their names in the parsed arguments."""
+LONGEST_BIN = 1e9
+"""Milliseconds: eleven days."""
+
+
+def add_event_options(parser: argparse._ActionsContainer) -> None:
+    """Options of a recording."""
+    parser.add_argument(
+        "--bin-ms",
+        type=_milliseconds,
+        metavar="MS",
+        help="of a recording of an event camera: a frame holds so many milliseconds, and T frames are a sample "
+        "(default: the whole recording is one sample of T frames)",
+    )
+    parser.add_argument("--bin-events", type=positive_int, metavar="N", help="likewise: a frame holds so many events")
+    parser.add_argument(
+        "--split-by",
+        choices=("time", "number"),
+        help="of a recording that is one sample: its frames are equally long, or hold equally many events (default: "
+        "time)",
+    )
+    parser.add_argument(
+        "--sensor-size",
+        type=_size,
+        metavar="WIDTHxHEIGHT",
+        help="pixels of a recording's sensor (default: as the file states them)",
+    )
+    parser.add_argument("--pool", type=positive_int, metavar="K", help="of a recording: count K x K pixels as one")
+    parser.add_argument(
+        "--keep-middle",
+        action="store_true",
+        help="of a recording: cut a sensor larger than the network's input to its middle, and surround a smaller one "
+        "with pixels without events",
+    )
+
+
+def event_binning(arguments: argparse.Namespace) -> Binning | None:
+    """How recordings become frames; None where no option says it.
+
+    Raises:
+        InputError: Options contradict each other.
+    """
+    from resformer.compiler.samples.events.frames import Binning
+
+    if not _given(arguments):
+        return None
+    return Binning(
+        split=arguments.split_by or "time",
+        bin_us=arguments.bin_ms,
+        bin_events=arguments.bin_events,
+        sensor=arguments.sensor_size,
+        pool=arguments.pool or 1,
+        keep_middle=arguments.keep_middle,
+    )
+
+
+def check_event_usage(arguments: argparse.Namespace, *paths: Path | None) -> None:
+    """Find out before any work is done that the options contradict each other, or that there is no recording.
+
+    Args:
+        arguments: Parsed.
+        paths: Of all samples.
+
+    Raises:
+        UsageError: They do, or there is none.
+    """
+    given = _given(arguments)
+    if not given:
+        return
+    if len({"bin_ms", "bin_events", "split_by"}.intersection(given)) > 1:
+        raise UsageError(f"{_option(given[0])}: --bin-ms, --bin-events and --split-by exclude each other; give one")
+    from resformer.compiler.samples.events.formats import is_event_file
+
+    if not any(path is not None and is_event_file(path) for path in paths):
+        raise UsageError(
+            f"{_option(given[0])}: goes with a recording of an event camera (.aedat4, .raw, .dat, .bin, .h5, or "
+            "events in .npy or .npz)"
+        )
+
+
+def _given(arguments: argparse.Namespace) -> list[str]:
+    return [name for name in OPTIONS if getattr(arguments, name, None) not in (None, False)]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _milliseconds(text: str) -> int:
+    """Microseconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 1e-3 <= number <= LONGEST_BIN:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0.001 to {LONGEST_BIN:g}")
+    return round(number * 1000)
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
+    if found is None or "0" in (found[1].lstrip("0") or "0", found[2].lstrip("0") or "0"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no WIDTHxHEIGHT, such as 640x480")
+    return int(found[1]), int(found[2])

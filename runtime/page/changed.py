@@ -1,0 +1,67 @@
+"""The samples whose class quantizing changed, as a verification tells them, and their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+from resformer.runtime.given import GivenBuild
+from resformer.runtime.page.observe import images
+from resformer.runtime.run.encode import checksums, encode
+
+Kind: TypeAlias = Literal["lost", "won", "moved"]
+"""Only the original was right; only the quantized network is; neither, or nobody knows what is right."""
+KINDS: tuple[Kind, ...] = ("lost", "won", "moved")
+
+PICTURED = 48
+"""How many samples are listed one by one, those that were lost first."""
+
+NOT_GIVEN = "The samples that were verified were not given to this page; --input with the same file draws them."
+OTHERS = "The samples given to this page are not those that were verified, so their images are not shown."
+
+
+def changed_samples(verification: Mapping[str, Any], given: GivenBuild | None) -> dict[str, Any] | None:
+    """The samples for which the quantized network predicts another class than the original.
+
+    Args:
+        verification: As JSON.
+        given: The samples that were verified, in their order; None: there are no images.
+
+    Returns:
+        ``counts``: how many there are of each kind. ``samples``: the first ``PICTURED`` of them: the ``sample``, its
+        ``kind``, its file's ``name`` and its ``image``, as far as they are known. ``no_images``: why there are none.
+        None if the original was not compared, or by a version that did not tell.
+    """
+    if verification.get("predictions_original") is None:
+        return None
+    found = sorted(_changed(verification), key=lambda each: KINDS.index(each[1]))
+    shown = [_shown(sample, kind, verification, given) for sample, kind in found[:PICTURED]]
+    absent = [each for each in shown if each["image"] is None]
+    return {
+        "counts": {kind: sum(each == kind for _, each in found) for kind in KINDS},
+        "samples": shown,
+        "no_images": None if not absent else NOT_GIVEN if given is None else OTHERS,
+    }
+
+
+def _changed(verification: Mapping[str, Any]) -> Iterator[tuple[int, Kind]]:
+    original, quantized = verification["predictions_original"], verification["predictions"]
+    labels = verification["labels"] or [None] * len(quantized)
+    for sample, (before, after, label) in enumerate(zip(original, quantized, labels, strict=True)):
+        if before != after:
+            yield sample, "lost" if before == label else "won" if after == label else "moved"
+
+
+def _shown(sample: int, kind: Kind, verification: Mapping[str, Any], given: GivenBuild | None) -> dict[str, Any]:
+    name = image = None
+    if given is not None and sample < len(given.samples) and _is_verified(sample, verification, given):
+        name = None if given.names is None else given.names[sample]
+        pictures = images(given.samples, 1, first=sample)
+        image = None if pictures is None else pictures[0]
+    return {"sample": sample, "kind": kind, "name": name, "image": image}
+
+
+def _is_verified(sample: int, verification: Mapping[str, Any], given: GivenBuild) -> bool:
+    """Whether a sample is the one of that number that was verified."""
+    encoded = encode(given.samples.real(sample, sample + 1), given.program)
+    return checksums(encoded.values) == [verification["input_crc32"][sample]]

@@ -1,0 +1,3 @@
+"""The tiny network that the tests here share."""
+
+from support.builds import tiny as tiny

@@ -1,0 +1,1 @@
+"""The documentation's pages, read and run."""

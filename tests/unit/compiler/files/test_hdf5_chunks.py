@@ -1,0 +1,103 @@
+"""What the chunks of HDF5 data sets unpack to, before HDF5 unpacks them."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from h5py import h5d, h5p, h5s, h5t, h5z
+
+from resformer.compiler.files.hdf5_gate import check_hdf5
+from resformer.errors import FileFormatError
+
+VALUES = np.arange(1000, dtype=np.float32)
+
+
+def write(path: Path, chunk: bytes | None = None, **options: Any) -> None:
+    """A file of a data set, one chunk of which is replaced."""
+    with h5py.File(path, "w") as file:
+        made = file.create_dataset("x", data=VALUES, **options)
+        if chunk is not None:
+            made.id.write_direct_chunk((0,), chunk)
+
+
+def check(path: Path) -> None:
+    with h5py.File(path) as file:
+        check_hdf5(file, path.stat().st_size)
+
+
+@pytest.mark.parametrize("chunks", [(1000,), (300,), (1,)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "gzip"},
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"compression": "lzf"},
+        {"compression": "lzf", "shuffle": True, "fletcher32": True},
+        {"fletcher32": True},
+    ],
+    ids=str,
+)
+def test_what_writers_write_passes(tmp_path: Path, options: dict[str, Any], chunks: tuple[int, ...]) -> None:
+    write(tmp_path / "x.h5", chunks=chunks, **options)
+    check(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("size", [4001, 2**24])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_chunk_that_unpacks_to_more_is_refused(tmp_path: Path, size: int, shuffle: bool) -> None:
+    """A checksum's bytes more are let through: those of gzip, then Fletcher's."""
+    write(tmp_path / "x.h5", zlib.compress(bytes(size + 4)), chunks=(1000,), compression="gzip", shuffle=shuffle)
+    with pytest.raises(FileFormatError, match="/x: damaged: a chunk unpacks to more than its 4004 bytes"):
+        check(tmp_path / "x.h5")
+
+
+def test_a_chunk_that_is_no_gzip_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "x.h5", b"no gzip", chunks=(1000,), compression="gzip")
+    with pytest.raises(FileFormatError, match="/x: damaged"):
+        check(tmp_path / "x.h5")
+
+
+def test_a_chunk_of_lzf_that_may_unpack_to_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.h5", bytes(200), chunks=(1000,), compression="lzf")
+    check(tmp_path / "x.h5")
+    monkeypatch.setattr("resformer.compiler.files.hdf5_chunks.LARGEST_EXPANSION", 200 * 88 - 4000 - 1)
+    with pytest.raises(FileFormatError, match="/x: a chunk may unpack to"):
+        check(tmp_path / "x.h5")
+
+
+def raw(path: Path, filters: list[int], chunk: int, count: int = 10) -> None:
+    """A file of a data set as h5py's front door makes none."""
+    with h5py.File(path, "w") as file:
+        made = h5p.create(h5p.DATASET_CREATE)
+        made.set_chunk((chunk,))
+        for _ in filters:
+            made.set_deflate(1)
+        space = h5s.create_simple((count,), (h5s.UNLIMITED,))
+        h5d.create(file.id, b"x", h5t.NATIVE_FLOAT, space, made)
+        if chunk < 2**20:
+            file["x"][:] = 1
+
+
+def test_a_filter_twice_is_refused(tmp_path: Path) -> None:
+    raw(tmp_path / "x.h5", [h5z.FILTER_DEFLATE] * 2, 10)
+    with pytest.raises(FileFormatError, match="/x: is compressed twice by filter 1"):
+        check(tmp_path / "x.h5")
+
+
+def test_a_chunk_far_larger_than_its_data_set_is_refused(tmp_path: Path) -> None:
+    raw(tmp_path / "x.h5", [], 2**27)
+    with pytest.raises(FileFormatError, match="/x: is stored in chunks that are 536870872 bytes larger than it"):
+        check(tmp_path / "x.h5")
+
+
+def test_too_many_chunks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.h5", chunks=(1,), compression="gzip")
+    monkeypatch.setattr("resformer.compiler.files.hdf5_chunks.MOST_CHUNKS", 999)
+    with pytest.raises(FileFormatError, match="/x: is stored in 1000 chunks or more"):
+        check(tmp_path / "x.h5")
