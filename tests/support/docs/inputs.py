@@ -99,6 +99,22 @@ def _pixels(path: Path) -> None:
     np.save(path, np.random.default_rng(1).random((4, 1, 6, 6), dtype=np.float32))
 
 
+def _event_network(path: Path) -> None:
+    """An untrained network of event frames of 32 x 32 pixels."""
+    import torch
+
+    from support.networks import make_model
+
+    torch.save({"model": make_model(neuron="PLIF", stem="conv3x3", image_size=32).state_dict()}, path)
+
+
+def _recording(path: Path) -> None:
+    from support import event_files
+
+    write = event_files.write_aedat4 if path.suffix == ".aedat4" else event_files.write_evt3
+    write(path, event_files.some_events())
+
+
 INPUTS: Mapping[str, Maker] = MappingProxyType(
     {
         "model.pt": _model,
@@ -113,6 +129,9 @@ INPUTS: Mapping[str, Maker] = MappingProxyType(
         "spikes.npy": _spikes,
         "network.net": _netx,
         "pixels.npy": _pixels,
+        "events.pt": _event_network,
+        "recording.aedat4": _recording,
+        "recording.raw": _recording,
     }
 )
 """By name; each is made when a block first names it and it is not there."""

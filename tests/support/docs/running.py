@@ -30,8 +30,8 @@ from typing import Any
 from support.docs.blocks import ROOT, WRITTEN, Block, blocks, name_of
 from support.docs.inputs import BUILD, FOLDERS, prepare
 
-SECONDS = 300
-"""Within which a command must end."""
+SECONDS = 900
+"""Within which a command must end, also on a machine that is busy with something else."""
 WIDTH = "120"
 """Columns of what commands print."""
 OURS: Mapping[str, str] = MappingProxyType(
@@ -196,18 +196,23 @@ def run_command(text: str, folder: Path) -> tuple[str, int]:
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))),
     }
-    result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", text],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    return result.stdout, result.returncode
+    with tempfile.TemporaryFile("w+b") as printed:
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+        printed.seek(0)
+        return printed.read().decode(), status
 
 
 def _main_of(words: list[str]) -> int:
