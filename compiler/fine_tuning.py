@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ from resformer.compiler.frontend.checkpoint import import_model
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.primitives import as_layer, bias_of
 from resformer.compiler.pipeline import CHECKPOINT
+from resformer.compiler.quantize.calibrate import Calibrated, calibrate
 from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.input_range import input_data
-from resformer.compiler.quantize.lower import quantize
+from resformer.compiler.quantize.lower import LayerIntegers, quantize
 from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.ranges import estimated_ranges, measured_ranges
 from resformer.compiler.samples.arrays import as_array, check_samples
@@ -42,6 +43,8 @@ from resformer.models.spikingresformer import SpikingResformer, patch_counts
 
 Float64Array = npt.NDArray[np.float64]
 
+NEAREST = 0.49
+"""How far, in units, a value may lie from the multiple that it is to be rounded to."""
 SMALL_FLOATS = (torch.float16, torch.float32)
 """Types that a checkpoint's tensors are stored in where they hold every value exactly; else float64."""
 
@@ -52,11 +55,13 @@ def prepare(
     bits: int | None = None,
     calibration: npt.NDArray[Any] | torch.Tensor | None = None,
     plan: QuantizationPlan | None = None,
+    calibrated: bool = False,
 ) -> QuantizedSpikingResformer:
     """A copy of a network to be fine-tuned, quantized as it is used.
 
     Batch normalisation is folded with its running statistics, and DSSA's rates are folded too: training no longer
-    changes either, and no longer depends on the batch.
+    changes either, and no longer depends on the batch. It may be trained under autocast and
+    ``DistributedDataParallel``: in bfloat16 mantissas of up to 9 bits are exact, and what is saved are the integers.
 
     Args:
         model: Trained; left as it is.
@@ -64,6 +69,8 @@ def prepare(
         calibration: Samples to measure currents on, (N, C, H, W) or (N, T, C, H, W), real numbers or pixels of 8 bits;
             None to estimate the currents from the weights.
         plan: Scales, widths and exponents, such as a ``Compilation``'s, in place of ``bits`` and ``calibration``.
+        calibrated: Begin from the exponents and integers that calibration chooses for those samples, rather than from
+            each weight's nearest: at few bits, far nearer to the float network.
 
     Returns:
         The network in training mode, its parameters of the type that the model's are.
@@ -76,23 +83,30 @@ def prepare(
     graph = import_model(model)
     for float_pass in CHECKPOINT.float_passes:
         graph = float_pass(graph)
-    if plan is None:
-        plan = _choose_plan(graph, bits, calibration)
-    elif bits is not None or calibration is not None:
-        raise InputError("a plan says all that bits and calibration would; give the plan alone")
-    return QuantizedSpikingResformer(model, graph, plan)
+    if plan is not None:
+        if bits is not None or calibration is not None or calibrated:
+            raise InputError("a plan says all that bits and calibration would; give the plan alone")
+        return QuantizedSpikingResformer(model, graph, plan)
+    start = _chosen(graph, bits, calibration, calibrated)
+    return QuantizedSpikingResformer(model, graph, start.plan, start.rounded)
 
 
-def _choose_plan(
-    graph: Graph[nir.NIRNode], bits: int | None, calibration: npt.NDArray[Any] | torch.Tensor | None
-) -> QuantizationPlan:
-    """Scales, widths and exponents as the compiler chooses them."""
+def _chosen(
+    graph: Graph[nir.NIRNode],
+    bits: int | None,
+    calibration: npt.NDArray[Any] | torch.Tensor | None,
+    calibrated: bool,
+) -> Calibrated:
+    """Scales, widths and exponents as the compiler chooses them, and integers where they are not the nearest."""
     config = QuantizationConfig(weight_bits=bits)
     if calibration is None:
-        return choose_plan(graph, estimated_ranges(graph), config, measured=False)
+        if calibrated:
+            raise InputError("calibrated: there is nothing to calibrate on; give samples as calibration")
+        return Calibrated(choose_plan(graph, estimated_ranges(graph), config, measured=False), {})
     samples = check_samples(as_array(calibration, "calibration"), graph, "calibration").real()
     seen = input_data(samples, "the calibration data")
-    return choose_plan(graph, measured_ranges(graph, samples), config, measured=True, seen=seen)
+    plan = choose_plan(graph, measured_ranges(graph, samples), config, measured=True, seen=seen)
+    return calibrate(graph, samples, plan) if calibrated else Calibrated(plan, {})
 
 
 class QuantizedSpikingResformer(SpikingResformer):
@@ -105,7 +119,13 @@ class QuantizedSpikingResformer(SpikingResformer):
         plan: Frozen.
     """
 
-    def __init__(self, model: SpikingResformer, graph: Graph[nir.NIRNode], plan: QuantizationPlan) -> None:
+    def __init__(
+        self,
+        model: SpikingResformer,
+        graph: Graph[nir.NIRNode],
+        plan: QuantizationPlan,
+        rounded: Mapping[str, LayerIntegers] | None = None,
+    ) -> None:
         super().__init__(**_built_as(model))
         self.plan = plan
         self._input = graph.input.name
@@ -116,15 +136,18 @@ class QuantizedSpikingResformer(SpikingResformer):
         state |= {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".w")}
         self.double()
         self.load_state_dict(state)
-        self._quantize(graph)
+        self._quantize(graph, rounded or {})
         trained = {name for name, _ in self.export_tensors()}
         self._fixed = {name: tensor for name, tensor in state.items() if name not in trained}
         first = next(model.parameters())
         self.to(first.device, first.dtype)
         self.train()
 
-    def _quantize(self, graph: Graph[nir.NIRNode]) -> None:
-        """Put the graph's own weights and biases in place, to be rounded as they are used."""
+    def _quantize(self, graph: Graph[nir.NIRNode], rounded: Mapping[str, LayerIntegers]) -> None:
+        """Put the graph's own weights and biases in place, to be rounded as they are used.
+
+        Those that are to be rounded otherwise than to the nearest move to where that is the nearest, and no further.
+        """
         values: dict[str, Float64Array] = {}
         units: dict[str, Float64Array] = {}
         limits: dict[str, Float64Array] = {}
@@ -133,12 +156,16 @@ class QuantizedSpikingResformer(SpikingResformer):
             op = as_layer(node.op)
             exps = np.array(layer.weight_exp, dtype=np.float64) - self.plan.weight_unit_exp(node)
             shape = (len(op.weight), *(1,) * (op.weight.ndim - 1))
-            write_rows(values, place.weight, place, op.weight)
-            write_rows(units, place.weight, place, np.broadcast_to(2.0 ** exps.reshape(-1, *shape[1:]), shape))
+            unit = np.broadcast_to(2.0 ** exps.reshape(-1, *shape[1:]), shape)
+            weight = _moved(op.weight, rounded[name].weight, unit) if name in rounded else op.weight
+            write_rows(values, place.weight, place, weight)
+            write_rows(units, place.weight, place, unit)
             write_rows(limits, place.weight, place, np.full(shape, float(layer.mantissa_max)))
             if place.bias is not None:
-                write_rows(values, place.bias, place, bias_of(op))
-                write_rows(units, place.bias, place, np.full(shape[0], 2.0 ** -self.plan.scale_exps[name]))
+                step = 2.0 ** -self.plan.scale_exps[name]
+                bias = _moved(bias_of(op), rounded[name].bias, step) if name in rounded else bias_of(op)
+                write_rows(values, place.bias, place, bias)
+                write_rows(units, place.bias, place, np.full(shape[0], step))
                 write_rows(limits, place.bias, place, np.full(shape[0], float(LOIHI.graded_max)))
         for module in self.modules():
             if isinstance(module, BatchNorm):
@@ -219,6 +246,12 @@ class QuantizedSpikingResformer(SpikingResformer):
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_atomically(Path(path), lambda file: file.write(buffer.getbuffer()))
+
+
+def _moved(value: Float64Array, multiple: npt.NDArray[Any], unit: Float64Array | float) -> Float64Array:
+    """The value, or what is nearest to it and rounds to a given multiple of the unit."""
+    moved: Float64Array = np.clip(value, (multiple - NEAREST) * unit, (multiple + NEAREST) * unit)
+    return moved
 
 
 def _built_as(model: SpikingResformer) -> dict[str, Any]:

@@ -344,10 +344,16 @@ def _check_layout_options(options: CompileOptions) -> None:
     """Refuse what no layout can be looked for with, before anything is compiled.
 
     Raises:
-        InputError: Its aim is unknown, its seed is negative, or it is to take fewer cores than the fewest.
+        InputError: Its aim is unknown or needs a chip that there is not, its seed is negative, or it is to take fewer
+            cores than the fewest.
     """
     if options.optimize not in get_args(Aim):
         raise InputError(f"optimize: {options.optimize!r} is unknown; choose one of {', '.join(get_args(Aim))}")
+    if options.optimize != "cores" and options.chip is None:
+        raise InputError(
+            f"optimize: {options.optimize!r} lays a program out on a chip, and none was given; "
+            "give chip=load_chip('loihi2') or another"
+        )
     if options.seed < 0:
         raise InputError(f"seed: {options.seed} is negative; give 0 or more")
     if options.cores_percent < FEWEST_PERCENT:

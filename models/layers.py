@@ -153,7 +153,8 @@ class DSSA(nn.Module):
 
     def _running_rate(self, running: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
         """Move a running rate, (1, 1, heads, 1, 1), towards that of spikes, (T, N, heads, rows, columns)."""
-        rate = spikes.detach().mean((0, 1, 3, 4), keepdim=True)
+        # under autocast spikes are of 16 bits, in which a mean that moves by a thousandth would stand still
+        rate = spikes.detach().mean((0, 1, 3, 4), keepdim=True, dtype=running.dtype)
         if not self._rates_started and torch.all(running == 0):
             running = rate
         return running * RATE_MOMENTUM + rate * (1 - RATE_MOMENTUM)

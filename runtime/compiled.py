@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from resformer.compiler.backends import BACKENDS, CPU
+from resformer.compiler.backends import BACKENDS, CPU, open_backend
 from resformer.compiler.chips.chip import DEFAULT, Chip, load_chip
 from resformer.compiler.files.build import check_replaceable, read_build
 from resformer.compiler.files.report import TARGETS
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Scheduled
-from resformer.compiler.ir.summary import Summarized, Summary, counted, sizes
+from resformer.compiler.ir.summary import Rows, Summarized, Summary, counted, sizes
 from resformer.compiler.pipeline import (
     Compilation,
     CompileOptions,
@@ -28,6 +28,7 @@ from resformer.compiler.placement.activity import activity, events
 from resformer.compiler.placement.place import Placement
 from resformer.compiler.placement.place import place as place_program
 from resformer.compiler.progress import Progress, no_progress
+from resformer.compiler.samples.arrays import Samples
 from resformer.compiler.samples.events.frames import Binning
 from resformer.compiler.samples.files import SampleFiles
 from resformer.compiler.samples.preprocessing import Preprocessing
@@ -43,13 +44,16 @@ from resformer.runtime.given import (
     Labels,
     describe_run,
     describe_verification,
+    open_recording,
     read_given,
 )
 from resformer.runtime.membrane import Membrane, NeuronIndex, neuron_index, trace
 from resformer.runtime.origin import InFolder, InMemory, Origin
 from resformer.runtime.page.content import SAMPLES, Json, Shown, as_shown, run_and_show
 from resformer.runtime.page.write import write_page
-from resformer.runtime.run.infer import Inference, Record, infer, require_room_for_spikes
+from resformer.runtime.run.infer import Inference, Record, infer, require_room_for_spikes, samples_at_once
+from resformer.runtime.run.stream import AT_ONCE, Frames
+from resformer.runtime.run.stream import stream as run_stream
 from resformer.runtime.verify import as_json as verifications
 from resformer.runtime.verify.limits import Limits
 from resformer.runtime.verify.module_sides import require_same_spikes
@@ -150,6 +154,18 @@ class Compiled(Summarized):
             ),
         ]
 
+    def details(self) -> tuple[str, Rows] | None:
+        """Every population of the program."""
+        try:
+            program = self.program
+        except ResformerError:
+            return None
+        rows = [
+            (name, type(program[name].op).__name__, sizes(program[name].shape), f"{math.prod(program[name].shape):,}")
+            for name in program.spiking_names
+        ]
+        return f"Its {counted(len(rows), 'population')}", (("population", "neurons", "shape", " how many"), rows)
+
     def run(
         self,
         images: Images,
@@ -201,6 +217,55 @@ class Compiled(Summarized):
         result = describe_run(result, given)
         _warn(result.to_know)
         return result
+
+    def stream(
+        self,
+        recording: str | Path | Iterable[object],
+        *,
+        backend: str | None = None,
+        binning: Binning | None = None,
+        batch_size: int | None = None,
+        device: str = CPU,
+        record: bool = False,
+    ) -> Iterator[Inference]:
+        """Inference on a recording of any length, in memory that does not depend on it.
+
+        Samples of T frames follow one another without a gap. Each gives what ``run`` gives of it, bit for bit, however
+        the recording is cut into chunks. In Lava the processes start once, and keep what they hold from chunk to chunk.
+
+        Example:
+            Classes of a recording, second by second::
+
+                for part in compiled.stream("recording.raw", binning=Binning(bin_us=10_000)):
+                    print(part.predictions)
+
+        Args:
+            recording: Chunks of frames, (steps, C, H, W) each, of any lengths and one type: from a generator, memory
+                holds what is in use. Or a path: to a recording of an event camera, or to an array of frames,
+                (steps, C, H, W).
+            backend: As ``run`` takes it.
+            binning: How a recording of an event camera becomes frames; None: all of it is one sample.
+            batch_size: How many samples are in memory together; None: as many as are fast.
+            device: With "sim": "cpu", "cuda" or "cuda:N".
+            record: Keep every population's spikes, of each part.
+
+        Yields:
+            Results of one or more samples at a time, in their order. Of a recording that ends within a sample, that
+            sample's last frames are zeros.
+
+        Raises:
+            ResformerError: A chunk does not fit, a file is damaged, or the backend failed.
+        """
+        backend = self._backend(backend)
+        samples = batch_size or min(AT_ONCE, samples_at_once(self.program, backend, record=record))
+        chunks = open_recording(recording, self.program, binning, samples * self.program.timesteps)
+        runner = open_backend(backend, device=device, batch_size=batch_size)
+        preprocessing = self.held.preprocessing
+
+        def read(values: Frames) -> Samples:
+            return read_given(values, self.program, held=self.held, preprocessing=preprocessing).samples
+
+        return run_stream(self.program, chunks, backend, runner, read, at_once=samples, record=record)
 
     def verify(
         self,

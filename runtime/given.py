@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -18,7 +19,7 @@ from resformer.compiler.quantize.plan import SCALE_EXP_MAX
 from resformer.compiler.samples.arrays import Samples, as_array, check_labels, check_samples, read_array
 from resformer.compiler.samples.classes import Indices, first_of_each, listed
 from resformer.compiler.samples.events.formats import is_event_file, open_events
-from resformer.compiler.samples.events.frames import WHOLE, Binning, bin_events
+from resformer.compiler.samples.events.frames import WHOLE, Binning, bin_events, stream_frames
 from resformer.compiler.samples.images import open_image_folder
 from resformer.compiler.samples.preprocessing import (
     NO_PREPROCESSING,
@@ -227,6 +228,35 @@ def read_given(
         warnings=(*found.warnings, *differs),
         notes=notes,
     )
+
+
+def open_recording(
+    recording: str | Path | Iterable[object], program: Scheduled, binning: Binning | None, at_once: int
+) -> Iterable[object]:
+    """A recording as chunks of frames, (steps, C, H, W).
+
+    Args:
+        recording: Such chunks; or a path to a recording of an event camera, or to an array (steps, C, H, W).
+        program: What they must fit.
+        binning: How a recording of an event camera becomes frames; None: all of it is one sample.
+        at_once: How many frames a chunk of a file has.
+
+    Raises:
+        ResformerError: A file is damaged or does not fit, or there is a binning for what is no recording.
+    """
+    path = Path(recording) if isinstance(recording, str | Path) else None
+    if path is not None and is_event_file(path):
+        return stream_frames(open_events(path), binning or WHOLE, program, at_once)
+    if binning is not None:
+        raise InputError("binning: is of recordings of event cameras, and this is none; leave it out")
+    if path is None:
+        assert not isinstance(recording, str | Path)
+        return recording
+    frames = read_array(path, "frames")
+    if frames.ndim != 4 or frames.shape[1:] != program.input.shape:
+        wanted = ", ".join(map(str, program.input.shape))
+        raise InputError(f"{path}: the shape is {frames.shape}, a stream takes frames, (steps, {wanted})")
+    return (frames[start : start + at_once] for start in range(0, len(frames), at_once))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Networks and files that many tests need."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -43,11 +44,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip all where there is no such device, and say so."""
+    """Begin with the files that take long; skip all where there is no such device, and say so."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
     reason = sim_runs.why_not_on(config.getoption("--device"))
     if reason is not None:
         for item in items:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Look no more at what was imported: neither here nor in processes forked from here, which would copy it all."""
+    gc.collect()
+    gc.freeze()
 
 
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -98,6 +98,26 @@ class OpenBackend:
         said: dict[str, object] = {"record": record} if progress is None else {"record": record, "progress": progress}
         trace: Trace = self.backend.run(program, samples, **said, **self.options)
         return trace
+
+    def stream(
+        self, program: Scheduled, batches: Iterable[npt.NDArray[np.int32]], *, at_once: int, record: bool = False
+    ) -> Iterator[Trace]:
+        """Run batches of samples that follow one another; memory does not depend on how many there are.
+
+        Args:
+            program: Scheduled.
+            batches: As ``run`` takes samples.
+            at_once: The most samples that a batch may have.
+            record: As ``run`` takes it.
+
+        Yields:
+            What the samples left, in their order, though not batch by batch.
+        """
+        if hasattr(self.backend, "stream"):
+            yield from self.backend.stream(program, batches, at_once=at_once, record=record, **self.options)
+            return
+        for batch in batches:
+            yield self(program, batch, record=record)
 
     @property
     def notes(self) -> tuple[str, ...]:

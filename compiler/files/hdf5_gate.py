@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import h5py
 from h5py import h5d, h5g, h5l, h5o, h5t
 
 from resformer.compiler.files.hdf5_chunks import check_chunks
-from resformer.compiler.files.hdf5_texts import reference_size, text_lengths
+from resformer.compiler.files.hdf5_texts import Texts
 from resformer.errors import FileFormatError
 from resformer.models.limits import (
     DEEPEST_GROUP,
@@ -47,8 +46,7 @@ class _Seen:
 
     Attributes:
         size: Of the file, in bytes.
-        opened: The file.
-        reference: Bytes of a reference to a text.
+        stored: Its texts of variable length.
         objects: Where each object lies, and under which name it was first met.
         compressed, repeated: Declared bytes of compressed arrays, and of those that repeat one value.
         texts: How many.
@@ -56,8 +54,7 @@ class _Seen:
     """
 
     size: int
-    opened: BinaryIO
-    reference: int
+    stored: Texts
     objects: dict[int, str] = field(default_factory=dict)
     compressed: int = 0
     repeated: int = 0
@@ -77,7 +74,7 @@ def check_hdf5(file: h5py.File, size: int) -> None:
         Exception: It is damaged.
     """
     with Path(file.filename).open("rb") as opened:
-        _check_objects(file, _Seen(size, opened, reference_size(file)))
+        _check_objects(file, _Seen(size, Texts(file, opened, size)))
 
 
 def _check_objects(file: h5py.File, seen: _Seen) -> None:
@@ -160,7 +157,7 @@ def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
     count, item = math.prod(map(int, shape)), int(kind.get_size())
     of_references = isinstance(kind, h5t.TypeStringID) and kind.is_variable_str()
     if layout == h5d.CHUNKED:
-        check_chunks(shown, dataset, seen.reference if of_references else item)
+        check_chunks(shown, dataset, seen.stored.reference if of_references else item)
     if isinstance(kind, h5t.TypeStringID):
         seen.texts += count
         require_within(seen.texts, MOST_TEXTS, "holds {} texts")
@@ -184,7 +181,7 @@ def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
 
 def _check_texts(shown: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
     """Refuse texts that say that they are longer than the file, or take too much together."""
-    lengths = text_lengths(shown, dataset, seen.opened, seen.reference)
+    lengths = seen.stored.lengths(shown, dataset)
     if (longest := int(lengths.max(initial=0))) > seen.size:
         raise FileFormatError(
             f"{shown}: damaged: states a text of {longest} bytes, the file has {seen.size}; {REWRITE}"

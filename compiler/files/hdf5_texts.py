@@ -2,7 +2,7 @@
 
 A text of any length is stored as a reference of a few bytes: its length (4 bytes), where it lies, and its number there.
 HDF5 takes as much memory as the length says, and only then looks whether there is such a text. So the references are
-read here as plain bytes.
+read here as plain bytes, and the heaps that they lead to are walked through.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from h5py import h5d, h5p, h5z
 
 from resformer.compiler.files.hdf5_chunks import stored_chunks, unpacked
+from resformer.compiler.files.hdf5_heaps import Heaps
 from resformer.errors import FileFormatError
 from resformer.models.limits import MOST_TEXTS, require_within
 
@@ -25,53 +26,69 @@ USER_DEFINED = 2
 """What HDF5 calls a fill value that a file states."""
 
 
-def reference_size(file: h5py.File) -> int:
-    """Bytes of a reference to a text: files differ in those of a place."""
-    place, _ = file.id.get_create_plist().get_sizes()
-    return LENGTH_BYTES + int(place) + NUMBER_BYTES
-
-
-def text_lengths(shown: str, dataset: h5d.DatasetID, opened: BinaryIO, size: int) -> npt.NDArray[np.int64]:
-    """The lengths that a data set states for its texts, in bytes; those of an edge that is cut off included.
+class Texts:
+    """The texts of a file, as they lie in it.
 
     Args:
-        shown: The data set, as messages call it.
-        dataset: Of texts of variable length, no more of them than ``MOST_TEXTS``, and within the file.
-        opened: The file.
-        size: Bytes of a reference.
+        file: Open for reading.
+        opened: The same file's bytes.
+        size: Of the file, in bytes.
 
-    Raises:
-        FileFormatError: They are stored as no writer stores texts.
+    Attributes:
+        reference: Bytes of a reference to a text: files differ in those of a place.
     """
-    made = dataset.get_create_plist()
-    if made.fill_value_defined() == USER_DEFINED:
-        raise FileFormatError(f"{shown}: states a text for those that are missing; write the network again")
-    if not dataset.get_storage_size():
-        return np.zeros(0, dtype=np.int64)
-    if made.get_layout() == h5d.CHUNKED:
-        return _of_chunks(shown, dataset, made, size)
-    place, count = dataset.get_offset(), math.prod(dataset.shape)
-    if place is None:
-        raise FileFormatError(f"{shown}: its texts lie among the file's own records; write the network again")
-    opened.seek(place)
-    return _lengths(shown, opened.read(count * size), count, size)
+
+    def __init__(self, file: h5py.File, opened: BinaryIO, size: int) -> None:
+        place, length = file.id.get_create_plist().get_sizes()
+        self.reference = LENGTH_BYTES + int(place) + NUMBER_BYTES
+        self._opened = opened
+        self._heaps = Heaps(opened, int(file.userblock_size), size, int(length))
+
+    def lengths(self, shown: str, dataset: h5d.DatasetID) -> npt.NDArray[np.int64]:
+        """The lengths that a data set states for its texts, in bytes; those of an edge that is cut off included.
+
+        Args:
+            shown: The data set, as messages call it.
+            dataset: Of texts of variable length, no more of them than ``MOST_TEXTS``, and within the file.
+
+        Raises:
+            FileFormatError: They are stored as no writer stores texts, or lie where HDF5 would not find an end.
+        """
+        references = self._references(shown, dataset)
+        lengths = np.ascontiguousarray(references[:, :LENGTH_BYTES]).view("<u4").reshape(len(references))
+        for place in {bytes(each) for each in references[lengths > 0, LENGTH_BYTES:-NUMBER_BYTES]}:
+            self._heaps.check(shown, int.from_bytes(place, "little"))
+        return lengths.astype(np.int64)
+
+    def _references(self, shown: str, dataset: h5d.DatasetID) -> npt.NDArray[np.uint8]:
+        """The references of a data set, (texts, bytes)."""
+        made, size = dataset.get_create_plist(), self.reference
+        if made.fill_value_defined() == USER_DEFINED:
+            raise FileFormatError(f"{shown}: states a text for those that are missing; write the network again")
+        if not dataset.get_storage_size():
+            return np.zeros((0, size), dtype=np.uint8)
+        if made.get_layout() == h5d.CHUNKED:
+            return _of_chunks(shown, dataset, made, size)
+        place, count = dataset.get_offset(), math.prod(dataset.shape)
+        if place is None:
+            raise FileFormatError(f"{shown}: its texts lie among the file's own records; write the network again")
+        self._opened.seek(place)
+        return _split(shown, self._opened.read(count * size), count, size)
 
 
-def _of_chunks(shown: str, dataset: h5d.DatasetID, made: h5p.PropDCID, size: int) -> npt.NDArray[np.int64]:
+def _of_chunks(shown: str, dataset: h5d.DatasetID, made: h5p.PropDCID, size: int) -> npt.NDArray[np.uint8]:
     """Those of a data set that is stored in chunks."""
     if h5z.FILTER_LZF in (made.get_filter(index)[0] for index in range(made.get_nfilters())):
         raise FileFormatError(f"{shown}: texts compressed by LZF; write the network again with gzip")
-    count, lengths = math.prod(made.get_chunk()), [np.zeros(0, dtype=np.int64)]
+    count, references = math.prod(made.get_chunk()), [np.zeros((0, size), dtype=np.uint8)]
     for number, (mask, data) in enumerate(stored_chunks(shown, dataset), 1):
         require_within(count * number, MOST_TEXTS, f"{shown}: is stored in chunks of {{}} texts together")
-        lengths.append(_lengths(shown, unpacked(shown, data, made, mask, count * size), count, size))
-    return np.concatenate(lengths)
+        references.append(_split(shown, unpacked(shown, data, made, mask, count * size), count, size))
+    return np.concatenate(references)
 
 
-def _lengths(shown: str, data: bytes, count: int, size: int) -> npt.NDArray[np.int64]:
-    """The lengths in so many references."""
+def _split(shown: str, data: bytes, count: int, size: int) -> npt.NDArray[np.uint8]:
+    """So many references, (count, size)."""
     if len(data) < count * size:
         raise FileFormatError(f"{shown}: damaged: it states {count} texts and holds fewer; write the network again")
-    references = np.frombuffer(data[: count * size], np.uint8).reshape(count, size)
-    lengths = np.ascontiguousarray(references[:, :LENGTH_BYTES]).view("<u4").reshape(count)
-    return lengths.astype(np.int64)
+    return np.frombuffer(data[: count * size], np.uint8).reshape(count, size)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from resformer.compiler.chips.chip import Chip
-from resformer.compiler.files.placement import CORES_PERCENT
+from resformer.compiler.files.placement import CORES_PERCENT, Goal
 from resformer.compiler.ir.primitives import InputKind
 from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.compiler.quantize.precision import WIDEST
@@ -38,8 +38,8 @@ FLAGS: Mapping[str, str] = MappingProxyType(
 LAYOUT = ("neuron", "stem_stride", "stem_pool", "feature_rounding")
 """Those of them that mean something for a SpikingResformer's alone."""
 
-Aim = Literal["cores", "time", "energy"]
-"""For what a program is laid out on cores."""
+Aim = Literal["cores", Goal]
+"""For what a program is laid out: the fewest cores, or a goal by which layouts are compared."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class CompileOptions:
         chip: Where to place the program; None to leave that out.
         optimize: For what the program is laid out: the fewest "cores", the shortest step ("time") or the least "energy"
             of a sample, as the model of costs predicts them for the activity of the first samples of ``calibration``,
-            or for an assumed one.
+            or for an assumed one. Time and energy need a chip.
         cores_percent: The most cores that a layout for time or energy may take, in percent of the fewest.
         seed: Of the order in which such a layout is looked for.
         dt: Seconds a step of a network in a NIR file; None for what the file says.

@@ -18,19 +18,20 @@ from PIL import Image
 
 DOCS = Path(__file__).parents[1]
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
-SECTIONS = ("activity", "chip", "cost")
+SECTIONS = ("activity", "membrane", "chip")
 """What is kept beside the first screen, by the ids of the page's sections."""
 WIDTH, HEIGHT = 1200, 860
 """Of the first screen, in pixels."""
 TALLEST = 900
 """Of a section, in pixels: what is below is cut."""
+MARGIN = 20
+"""Left and right of a section."""
 COLOURS = 128
 
 
 def keep(png: bytes, path: Path) -> None:
-    """Write a picture, no taller than it needs to be and in few colours."""
+    """Write a picture, in few colours."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture = picture.crop((0, 0, picture.width, min(picture.height, TALLEST)))
     path.parent.mkdir(exist_ok=True)
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
@@ -47,7 +48,14 @@ def main(page: Path) -> None:
         view.goto(page.resolve().as_uri())
         keep(view.screenshot(), DOCS / "report.png")
         for name in SECTIONS:
-            keep(view.locator(f"section#{name}").screenshot(), DOCS / "pictures" / f"{name}.png")
+            box = view.locator(f"section#{name}").bounding_box()
+            around = {
+                "x": box["x"] - MARGIN,
+                "y": box["y"],
+                "width": box["width"] + 2 * MARGIN,
+                "height": min(box["height"], TALLEST),
+            }
+            keep(view.screenshot(clip=around, full_page=True), DOCS / "pictures" / f"{name}.png")
         chromium.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -142,7 +143,18 @@ def _report(arguments: argparse.Namespace) -> int:
     show_run_notices(terminal, shown)
     terminal.wrote(arguments.output)
     suggest_opening(terminal, arguments.output)
+    if len(arguments.builds) == 1:
+        _suggest_more(terminal, arguments)
     return DONE
+
+
+def _suggest_more(terminal: Terminal, arguments: argparse.Namespace) -> None:
+    """Say what else can be asked of a build: what it costs, and what other widths would do."""
+    given = "IMAGES.npy" if arguments.input is None else shlex.quote(str(arguments.input))
+    terminal.suggest(f"resformer-run {shlex.quote(str(arguments.builds[0]))} --input {given} --backend sim --cost")
+    if arguments.model:
+        model = shlex.quote(str(arguments.model[0]))
+        terminal.suggest(f"resformer-compile {model} --sweep weight-bits=4,6,8 --input {given} --samples 32")
 
 
 def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown:

@@ -10,11 +10,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_atomically
 from resformer.compiler.chips.chip import PACKAGED
-from resformer.compiler.ir.summary import counted
+from resformer.compiler.ir.summary import counted, listed
 from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import read_given, show_notices
 from resformer.runtime.cli.outputs import add_json_option, check_outputs, chip_file, terminal_for, write_result
 from resformer.runtime.cli.running import add_running_options, check_running_usage
+from resformer.runtime.cli.stream import check_stream_usage, run_stream
 from resformer.runtime.cli.terminal import (
     DONE,
     Parser,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from resformer.runtime.given import GivenBuild
     from resformer.runtime.run.infer import Inference, Record
 
+SATURATED_SHOWN = 10
+"""Of the nodes that clipped values, those that clipped most: a table's cell holds no more than a page of text."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run inference, in one process or as one of several; returns the exit status."""
@@ -57,6 +61,12 @@ def _parser() -> Parser:
     )
     add_running_options(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="file to write the results to")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="of a long recording, or of frames (steps, C, H, W) as .npy: run it in chunks, in memory that does not "
+        "depend on its length",
+    )
     parser.add_argument("--record-spikes", action="store_true", help="write every spike to the output as well")
     parser.add_argument(
         "--cost", action="store_true", help="count synaptic operations, and estimate energy and time on the chip"
@@ -85,6 +95,8 @@ def _parser() -> Parser:
 
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     _check_usage(arguments, processes)
+    if arguments.stream:
+        return run_stream(arguments)
     terminal = terminal_for(arguments, leads=processes.leads)
     with terminal.progress() as update:
         update("reading", 0, 0)
@@ -123,6 +135,8 @@ def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
         UsageError: Options contradict each other.
         OSError: An output cannot be written.
     """
+    if arguments.stream:
+        check_stream_usage(arguments, processes)
     if arguments.record_spikes and arguments.output is None:
         raise UsageError("--record-spikes: say with -o where to write the spikes")
     needs_cost = [name for name in ("json", "spread") if getattr(arguments, name) is not None]
@@ -324,7 +338,8 @@ def _summarize(
     if given.preprocessing != NO_PREPROCESSING:
         rows.append(("preprocessing", str(given.preprocessing)))
     rows.append(("input values clipped", f"{result.clipped:,}"))
-    saturated = ", ".join(f"{name} {count:,}" for name, count in result.saturated.items())
+    worst = sorted(result.saturated.items(), key=lambda each: -each[1])
+    saturated = listed([f"{name} {count:,}" for name, count in worst], SATURATED_SHOWN)
     uncounted = sum(name in result.uncounted for name in given.build.report["may_saturate"])
     note = f"; {arguments.backend} does not count clipped potentials ({uncounted} populations)" if uncounted else ""
     rows.append(("values saturated", (saturated or "0") + note))

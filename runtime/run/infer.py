@@ -216,7 +216,7 @@ def infer_part(
         except MemoryError as error:
             raise does_not_fit(stop - start) from error
         clipped, largest = clipped + encoded.clipped, max(largest, encoded.largest)
-        spikes = _sent(program, trace)
+        spikes = sent_spikes(program, trace)
         fired.update({name: train.count for name, train in spikes.items()})
         chances.update({name: train.size for name, train in spikes.items()})
         if wanted.counts and spikes:
@@ -231,7 +231,7 @@ def infer_part(
     return Part(join(traces), clipped, notes_of(runner), largest, dict(fired), dict(chances), seen)
 
 
-def _sent(program: Scheduled, trace: Trace) -> dict[str, SpikeTrain]:
+def sent_spikes(program: Scheduled, trace: Trace) -> dict[str, SpikeTrain]:
     """What populations sent, in their order: spikes, or counts of them; nothing where nothing was recorded."""
     trains = dict(trace.spikes) | {
         name: CountTrain.pack(trace.graded[name])

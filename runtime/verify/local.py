@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from typing import TypeVar
 
 import nir
 import numpy as np
@@ -44,6 +45,9 @@ Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 ZERO = Fraction(0)
+SQUARED_BITS = 900
+"""Of squares that are summed as floats: the largest float has 1,024."""
+SumT = TypeVar("SumT", int, "Fraction | float")
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,9 @@ class LayerTally:
     def add_errors(self, error: Float64Array, current: Float64Array) -> None:
         """Count errors of what the layer makes, and what it makes in the original, in the same unit."""
         self.values += error.size
-        self.squared_error += _exact(error)
+        self.squared_error = _sum(self.squared_error, _exact(error))
         self.worst = max(self.worst, float(np.abs(error).max(initial=0.0)))
-        self.squared_current += _exact(current)
+        self.squared_current = _sum(self.squared_current, _exact(current))
 
     def add_spikes(self, fired: BoolArray, original: BoolArray, quantized: BoolArray) -> None:
         """Count spikes: of the layer alone, of the original, and of the whole quantized network."""
@@ -120,7 +124,7 @@ class LayerTally:
         """Add what other samples counted."""
         for each in fields(self):
             mine, others = getattr(self, each.name), getattr(other, each.name)
-            setattr(self, each.name, max(mine, others) if each.name == "worst" else mine + others)
+            setattr(self, each.name, max(mine, others) if each.name == "worst" else _sum(mine, others))
 
 
 @dataclass(frozen=True)
@@ -179,7 +183,7 @@ def rank(tallies: Mapping[Layer, LayerTally]) -> tuple[LocalError, ...]:
             layer,
             rank=1 + order.index(layer),
             relative=relative[layer],
-            rms=math.sqrt(float(tally.squared_error) / tally.values),
+            rms=_root(tally.squared_error, tally.values),
             worst=tally.worst,
             tally=tally,
         )
@@ -189,13 +193,35 @@ def rank(tallies: Mapping[Layer, LayerTally]) -> tuple[LocalError, ...]:
 
 def _exact(values: Float64Array) -> Fraction | float:
     """The sum of the squares of a batch's values, to be added up without rounding; as it is where it is infinite."""
-    total = float((values**2).sum())
-    return Fraction(total) if math.isfinite(total) else total
+    most = float(np.abs(values).max(initial=0.0))
+    if not math.isfinite(most):
+        return most * most
+    # squares that no float holds are summed in a unit in which one does
+    unit = math.frexp(most)[1] if most > 2.0 ** (SQUARED_BITS // 2) else 0
+    return Fraction(float((np.ldexp(values, -unit) ** 2).sum())) * (1 << 2 * unit)
+
+
+def _sum(one: SumT, other: SumT) -> SumT:
+    """Both together; to one that is infinite nothing is added, since Python would make a float of that, too."""
+    if isinstance(one, float) and isinstance(other, Fraction):
+        return one
+    return other if isinstance(one, Fraction) and isinstance(other, float) else one + other
+
+
+def _root(total: Fraction | float, count: Fraction | float) -> float:
+    """The square root of a quotient; a float holds it, though maybe not what it is the root of."""
+    if isinstance(total, float):  # infinite, or no number
+        return math.sqrt(total / count if isinstance(count, float) else total)
+    if isinstance(count, float):
+        return math.sqrt(0.0 / count)
+    quotient = Fraction(total, count)
+    halved = max(quotient.numerator.bit_length() - quotient.denominator.bit_length() - SQUARED_BITS, 0) // 2
+    return math.ldexp(math.sqrt(quotient / (1 << 2 * halved)), halved)
 
 
 def _ratio(error: Fraction | float, current: Fraction | float) -> float:
     """Root of a ratio of two sums of squares: an error where there was no current at all is as large as itself."""
-    return math.sqrt(float(error) / float(current)) if current else math.sqrt(float(error))
+    return _root(error, current or 1)
 
 
 def find_layers(program: Scheduled) -> tuple[Layer, ...]:

@@ -28,6 +28,9 @@ from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run import infer as run
 from support.builds import Tiny, program_of
+from support.together import alone, launcher
+
+__all__ = ["launcher"]
 
 Capture = pytest.CaptureFixture[str]
 
@@ -474,15 +477,13 @@ sys.exit(main(sys.argv[2:]))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 @pytest.mark.parametrize("limit", [2_000, 40_000])
-def test_files_that_cannot_grow(tiny: Tiny, tmp_path: Path, limit: int) -> None:
+def test_files_that_cannot_grow(tiny: Tiny, tmp_path: Path, limit: int, launcher: subprocess.Popen[str]) -> None:
     """What a full disk is to the libraries that write."""
     command = [str(tiny.model), "--target", "onnx", "-o", str(tmp_path / "b"), *tiny.arguments]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(limit), *command], capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "File too large" in done.stderr
+    done = alone(launcher, LIMITED, arguments=[str(limit), *command], modules=[cli.__name__])
+    assert (done.status, done.out) == (1, "")
+    assert done.err.count("\n") == 1, done.err
+    assert "File too large" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -529,12 +530,12 @@ sys.exit({"run": run_main, "verify": verify_main}[sys.argv[1]](sys.argv[2:]))
 
 
 @pytest.mark.parametrize("command", ["run", "verify"])
-def test_lava_not_installed(tiny: Tiny, command: str) -> None:
+def test_lava_not_installed(tiny: Tiny, command: str, launcher: subprocess.Popen[str]) -> None:
     arguments = [command, str(tiny.build), "--input", str(tiny.images), "--backend", "lava"]
-    done = subprocess.run([sys.executable, "-c", WITHOUT_LAVA, *arguments], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "pip install" in done.stderr
+    done = alone(launcher, WITHOUT_LAVA, arguments=arguments, modules=[run_command.__name__, verify_command.__name__])
+    assert (done.status, done.out) == (1, "")
+    assert done.err.count("\n") == 1, done.err
+    assert "pip install" in done.err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])

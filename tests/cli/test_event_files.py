@@ -16,6 +16,7 @@ from resformer.runtime.cli.report import main as report_main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.compiled import load
+from resformer.runtime.run.recorded import load_spikes
 from support.builds import Tiny, read_json, write_tiny
 from support.event_files import WRITERS, some_events
 
@@ -108,3 +109,25 @@ def test_binning_in_python_is_of_recordings(events: Tiny) -> None:
 
     with pytest.raises(InputError, match="of recordings of event cameras"):
         load(events.build).read(np.zeros((1, 4, 2, 8, 8)), binning=Binning())
+
+
+def test_a_streamed_recording_writes_what_a_run_writes(events: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    options = ("--bin-ms", "1", "--sensor-size", "8x8", "--batch-size", "2")
+    expected = run(events, "events.npz", tmp_path / "a.npz", *options)
+    assert "15, 4 steps each" in capsys.readouterr().out
+    found = run(events, "events.npz", tmp_path / "b.npz", *options, "--stream")
+    assert "15, 4 steps each" in capsys.readouterr().out
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+        assert found[name].dtype == values.dtype
+    assert len(load_spikes(tmp_path / "b.npz").predictions) == 15
+
+
+@pytest.mark.parametrize("option", ["--record-spikes", "--cost", "--mean=1", "--samples=1", "--stock-models"])
+def test_a_stream_takes_no_options_that_need_the_whole(
+    option: str, events: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    given = ["--input", str(events.images), "-o", str(tmp_path / "o.npz"), "--stream", option]
+    assert run_main([str(events.build), *given]) == 2
+    assert "does not go with --stream" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -141,7 +142,24 @@ def test_the_summary_is_last_and_every_file_is_named(tiny: Tiny, tmp_path: Path,
     assert lines[-3].startswith("EQUIVALENT: ")
 
     assert report_main([str(build), "-o", str(page)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"next: open '{page}' in a browser"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3].startswith(f"wrote {page} (")
+    assert lines[-2:] == [
+        f"next: open '{page}' in a browser",
+        f"next: resformer-run {build} --input IMAGES.npy --backend sim --cost",
+    ]
+
+
+def test_what_is_suggested_works(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    given = ["--input", str(tiny.images), "--model", str(tiny.model), "--samples", "1"]
+    assert report_main([str(tiny.build), *given, "-o", str(tmp_path / "page.html")]) == 0
+    _, run, sweep = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    for line, command, more in ((run, run_main, ["--samples", "1"]), (sweep, compile_main, tiny.arguments)):
+        words = shlex.split(line)
+        assert words[0] == "next:"
+        if command is compile_main:
+            words[words.index("--samples") + 1] = "1"
+        assert command([*words[2:], *more]) == 0
 
 
 def test_quiet_says_the_verdict_alone(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:

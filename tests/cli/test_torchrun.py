@@ -37,7 +37,9 @@ def results(path: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SCRIPT.exists(), reason="resformer is not installed beside this Python")
-def test_two_processes_give_what_one_gives_and_one_of_them_says_what_fails(tiny: Tiny, tmp_path: Path) -> None:
+def test_two_processes_give_what_one_gives_and_one_of_them_says_what_fails(
+    tiny: Tiny, tmp_path: Path, launcher: subprocess.Popen[str]
+) -> None:
     images = np.load(tiny.images)
     images[4, 0, 0, :3] = 1000  # clipped, in the second process's share
     np.save(tmp_path / "x.npy", images[:5])
@@ -55,9 +57,9 @@ def test_two_processes_give_what_one_gives_and_one_of_them_says_what_fails(tiny:
 
     images[4, 0, 0, 0] = np.nan
     np.save(tmp_path / "x.npy", images)
-    failed = torchrun(*common, tmp_path / "none.npz")
-    assert failed.returncode == 1
-    said = [line for line in failed.stderr.splitlines() if line.startswith("resformer-run: ")]
+    failed = commands_together(launcher, [("run", [*common, str(tmp_path / "none.npz")])])
+    assert [each.status for each in failed] == [1, 1]
+    said = [line for each in failed for line in each.err.splitlines() if line.startswith("resformer-run: ")]
     assert len(said) == 1
     assert "sample 4 holds a NaN" in said[0]
     assert not (tmp_path / "none.npz").exists()

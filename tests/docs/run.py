@@ -67,13 +67,11 @@ def main() -> int:
     write = sys.stdout.write
     for where, reason in tally.skipped:
         write(f"not run: {where}: {reason}\n")
-    for failure in tally.failures:
-        write(f"FAILED {failure}\n")
     reasons = Counter(reason for _, reason in tally.skipped)
     write(
         f"{tally.run} blocks with {tally.commands} commands ran, {tally.lines} lines of output as shown; "
         f"{len(tally.skipped)} blocks not run, for {len(reasons)} reasons; {len(tally.failures)} failed; "
-        f"{time.monotonic() - started:.0f} s\n"
+        f"{time.monotonic() - started:.0f} s ({tally.seconds:.0f} s of a core)\n"
     )
     return 1 if tally.failures else 0
 

@@ -46,6 +46,13 @@ def test_no_link_is_dead(page: Path) -> None:
             assert anchor in anchors(path), f"{name_of(page)}: {target}"
 
 
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_files_that_are_named_exist(page: Path) -> None:
+    folders = "benchmarks|compiler|docs|examples|models|notebooks|runtime|tests|tools|typings"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), f"{name_of(page)}: {path}"
+
+
 def test_what_is_supported_is_current() -> None:
     script = load(ROOT / "docs" / "tools" / "supported.py", "docs_supported")
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run docs/tools/supported.py"

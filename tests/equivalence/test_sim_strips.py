@@ -151,6 +151,35 @@ def test_attention_that_counts_wrongly_is_replaced(count: int, kernel: str, monk
     assert wanted in backend.notes
 
 
+@pytest.mark.parametrize("name", ["attend", "multiply_all"])
+def test_what_numba_does_not_compile_is_replaced(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version of LLVM may have the instructions under other names."""
+    from numba.core.errors import NumbaError
+
+    def refuse(*_arguments: Any) -> None:
+        raise NumbaError("no such intrinsic")
+
+    program, samples = an_attention(*SHAPES[0])
+    monkeypatch.setattr(cpu_kernels.compiled_strips(), name, refuse)
+    backend = SimBackend()
+    assert_same_as(backend.run(program, samples), reference.run(program, samples), record=False)
+    assert any(note.endswith(f"does not run; replaced by a {LAST}") for note in backend.notes)
+
+
+@pytest.mark.parametrize("ties", [(True, False), (False, True), (False, False)])
+def test_where_no_ties_are_counted_the_trial_counts_none(ties: tuple[bool, bool], kernel: str) -> None:
+    """numba makes other code of what counts none."""
+    (chosen,) = cpu_kernels.strip_kernels()
+    head = HeadAttention("out", 4, 8, 49, ties)
+    met = np.zeros(6, np.int64)
+    for drawn, inputs in head.trials(2**31):
+        made = attention_by(chosen).make(head)(*inputs)
+        assert drawn.is_right(inputs, made), kernel
+        met += made[-6:].numpy()
+    assert [bool(each) for each in met[2::3]] == list(ties)
+    assert head.key != replace(head, ties=(True, True)).key
+
+
 @pytest.mark.parametrize(("width", "patches", "steps"), [(1, 1, 1), (8, 49, 4), (64, 196, 2), (33, 20, 5)])
 def test_the_trial_of_attention_meets_all_that_it_counts(width: int, patches: int, steps: int, kernel: str) -> None:
     (chosen,) = cpu_kernels.strip_kernels()

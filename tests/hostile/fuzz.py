@@ -16,6 +16,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
     os.environ.setdefault(_name, "1")  # threads do not survive a fork
 
 import argparse
+import contextlib
+import gc
 import json
 import subprocess
 import sys
@@ -35,6 +37,9 @@ from support.builds import write_tiny
 from support.fuzz.forks import Limits, Outcome, folder, run_apart
 from support.fuzz.kinds import KINDS, Seeds, make_seeds
 from support.networks import make_model
+
+TELL_SECONDS = 10
+"""Between one word on how far it is and the next."""
 
 
 @dataclass
@@ -73,6 +78,7 @@ def fuzz(
     seed: int, numbers: Iterable[int], seeds: Seeds, limits: Limits, kinds: Sequence[str] = tuple(KINDS)
 ) -> Iterator[tuple[int, str, Outcome]]:
     """Run inputs of some kinds, and yield their numbers, kinds and outcomes; other kinds make other inputs of them."""
+    gc.freeze()  # else each process looks at all that was imported, and the system copies it
     names = list(kinds)
     weights = np.array([KINDS[name][0] for name in names])
     for number in numbers:
@@ -93,6 +99,7 @@ def main() -> int:
     """Run as the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first; those before are left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", type=int, help="run one input, by its number")
@@ -107,7 +114,7 @@ def main() -> int:
     limits, kinds = Limits(seconds=arguments.seconds), tuple(arguments.kind or KINDS)
     if arguments.share or arguments.only is not None:
         first, step = arguments.share or (arguments.only, arguments.inputs)
-        numbers = [first] if arguments.only is not None else range(first, arguments.inputs, step)
+        numbers = [first] if arguments.only is not None else range(arguments.first + first, arguments.inputs, step)
         with tempfile.TemporaryDirectory(prefix="fuzz-seeds-") as place:
             for number, name, outcome in fuzz(arguments.seed, numbers, seeds_in(Path(place)), limits, kinds):
                 print(json.dumps([number, name, vars(outcome)]), flush=True)
@@ -118,27 +125,35 @@ def main() -> int:
 
 
 def _share(arguments: argparse.Namespace) -> int:
-    """Share the inputs among processes, and print the table."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--inputs", str(arguments.inputs), "--share"]
+    """Share the inputs among processes, of which this may be one, and print the table."""
+    wanted = arguments.inputs - arguments.first
     started = time.monotonic()
+    if arguments.jobs == 1:
+        limits, kinds = Limits(seconds=arguments.seconds), tuple(arguments.kind or KINDS)
+        with tempfile.TemporaryDirectory(prefix="fuzz-seeds-") as place:
+            found = list(
+                fuzz(arguments.seed, range(arguments.first, arguments.inputs), seeds_in(Path(place)), limits, kinds)
+            )
+        return show(found, wanted, time.monotonic() - started)
+    command = [sys.executable, __file__, *sys.argv[1:], "--inputs", str(arguments.inputs), "--share"]
     with tempfile.TemporaryDirectory(prefix="fuzz-out-") as place:
         shares = []
         for index in range(arguments.jobs):
             with (Path(place) / str(index)).open("w") as out:
                 shares.append(subprocess.Popen([*command, str(index), str(arguments.jobs)], stdout=out))
         try:
-            while any(share.poll() is None for share in shares):
-                time.sleep(10)
+            while running := [share for share in shares if share.poll() is None]:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    running[0].wait(TELL_SECONDS)
+                    continue
                 done = sum(len(path.read_bytes().splitlines()) for path in Path(place).iterdir())
-                print(
-                    f"{done:,} of {arguments.inputs:,}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
-                )
+                print(f"{done:,} of {wanted:,}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         finally:
             for share in shares:
                 share.kill()
         lines = [line for path in sorted(Path(place).iterdir()) for line in path.read_text().splitlines()]
     results = [(number, name, Outcome(**outcome)) for number, name, outcome in map(json.loads, lines)]
-    return show(results, arguments.inputs, time.monotonic() - started)
+    return show(results, wanted, time.monotonic() - started)
 
 
 def show(results: Sequence[tuple[int, str, Outcome]], wanted: int, seconds: float) -> int:

@@ -31,13 +31,14 @@ SECONDS, MEBIBYTES = 10, 1536
 """What refusing a file may take, of the processor's time and of memory."""
 
 RUN = """
-import contextlib, io, json, os, signal, sys
+import contextlib, gc, io, json, os, signal, sys
 from resformer.runtime.cli import compile_options, report, run
 import h5py, nir, torch, yaml  # once for all of them, as what follows
 import resformer.compiler.backends.reference, resformer.compiler.pipeline, resformer.compiler.save.build
 import resformer.runtime.compiled, resformer.runtime.cost.cost, resformer.runtime.page.write
 
 mains = {"compile": compile_options.main, "run": run.main, "report": report.main}
+gc.freeze()  # else each child looks at all of it, and the system copies it
 for line in sys.stdin:
     name, command, *arguments = json.loads(line)
     read, write = os.pipe()
@@ -113,6 +114,7 @@ def cases() -> Iterator[tuple[str, Case]]:
 CASES = dict(cases())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("-O",)], ids=["asserts", "no asserts"])
 def test_a_hostile_file_is_refused_in_one_line(tiny: Tiny, tmp_path: Path, flags: tuple[str, ...]) -> None:
     paths: dict[str, Path] = {}

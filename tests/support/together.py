@@ -92,6 +92,14 @@ def commands_together(
     return together(launcher, before + COMMANDS, count, arguments=[given], ports=len(commands), modules=modules)
 
 
+def alone(
+    launcher: subprocess.Popen[str], script: str, *, arguments: Sequence[str] = (), modules: Sequence[str] = ()
+) -> Ended:
+    """Run a script in a process of its own, as ``together`` does, but told of no others."""
+    (ended,) = _ask(launcher, script, [{}], arguments, modules)
+    return ended
+
+
 def together(
     launcher: subprocess.Popen[str],
     script: str,
@@ -114,9 +122,21 @@ def together(
     free = [str(_free_port()) for _ in range(ports)]
     common = {"MASTER_ADDR": "localhost", "MASTER_PORT": free[0], "PORTS": ",".join(free)}
     common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    environments = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return _ask(launcher, script, environments, arguments, [*NEEDED, *modules])
+
+
+def _ask(
+    launcher: subprocess.Popen[str],
+    script: str,
+    environments: Sequence[dict[str, str]],
+    arguments: Sequence[str],
+    modules: Sequence[str],
+) -> list[Ended]:
+    """Let the launcher fork a process for each environment, and see how they ended."""
     request = {
-        "modules": [*NEEDED, *modules],
-        "environments": [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)],
+        "modules": list(modules),
+        "environments": list(environments),
         "script": script,
         "arguments": list(arguments),
         "seconds": PATIENCE,
@@ -129,7 +149,7 @@ def together(
         answer = json.loads(launcher.stdout.readline())
         said = [
             [Path(folder, f"{rank}.{name}").read_text(encoding="utf-8") for name in ("out", "err")]
-            for rank in range(count)
+            for rank in range(len(environments))
         ]
     assert not answer["late"], f"the processes wait for ever: {said}"
     return [Ended(status, *texts) for status, texts in zip(answer["ended"], said, strict=True)]

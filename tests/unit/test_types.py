@@ -119,6 +119,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "error"), CASES, ids=[code for code, _ in CASES])
 def test_mypy_refuses_what_mixes_levels_and_nothing_else(
     code: str, error: str | None, refusals: dict[str, list[str]]

@@ -14,12 +14,15 @@ from resformer.compiler.backends.lava.processes.logit_sink import LogitSink
 from resformer.compiler.backends.lava.record import Recorder
 from resformer.compiler.backends.lava.session import forgotten_processes, run_steps
 from resformer.compiler.backends.lava.shared import shared_array
+from resformer.compiler.backends.lava.stream import stream
 from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.ir.trace import Trace
 
 
 class LavaBackend:
     """Each operation a Lava process, each process one of the operating system's; samples stream back to back."""
+
+    stream = staticmethod(stream)
 
     def run(
         self,

@@ -24,6 +24,7 @@ from resformer.compiler.backends.lava.layout import (
 from resformer.compiler.backends.lava.logs import unchanged_logging
 from resformer.compiler.backends.lava.lowering import Context, lower
 from resformer.compiler.backends.lava.processes.blocks import BLOCK_MODELS, BLOCKS, Network
+from resformer.compiler.backends.lava.processes.chunk_source import PyChunkSourceModel
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
 from resformer.compiler.backends.lava.processes.counts import PySpikeAttentionModel
 from resformer.compiler.backends.lava.processes.cuba_lif import PyCubaLifModel, PyCubaLiModel
@@ -116,6 +117,7 @@ def run_config(*, stock_models: bool = False, models: Sequence[type[AbstractProc
 
 
 OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
+    PyChunkSourceModel,
     PyCubaLiModel,
     PyCubaLifModel,
     PyDelayModel,

@@ -48,15 +48,55 @@ def run_steps(
     Raises:
         BackendFailedError: The system refused a process, or one ended before its time.
     """
+    with open_session(root, config, clock) as session:
+        session.run(steps, progress)
+
+
+@contextmanager
+def open_session(root: AbstractProcess, config: RunConfig, clock: npt.NDArray[np.int64]) -> Iterator[Session]:
+    """Compile all that connects to a process and start it; when the block ends, all processes end.
+
+    Args:
+        root: Any process of the network. None of the network may have run.
+        config: Which models to run.
+        clock: (1,), shared: the steps that have passed.
+
+    Raises:
+        BackendFailedError: The system refused a process.
+    """
     with unchanged_logging():
         executable = root.compile(config, {"pypy_channel_size": CHANNEL_SIZE})
     runtime = _SessionRuntime(executable, ActorType.MultiProcessing)
     try:
         runtime.initialize()
-        runtime.start(RunSteps(steps, blocking=False))
-        runtime.follow(steps, clock, progress)
+        yield Session(runtime, clock)
     finally:
         runtime.shut_down()
+
+
+class Session:
+    """A network whose processes run: each ``run`` goes on where the last one ended.
+
+    Args:
+        runtime: Lava's, initialized.
+        clock: (1,), shared: the steps that have passed.
+    """
+
+    def __init__(self, runtime: _SessionRuntime, clock: npt.NDArray[np.int64]) -> None:
+        self._runtime, self._clock = runtime, clock
+
+    def run(self, steps: int, progress: StepProgress | None = None) -> None:
+        """Let some steps pass.
+
+        Args:
+            steps: How many.
+            progress: Told of them.
+
+        Raises:
+            BackendFailedError: A process ended before its time.
+        """
+        self._runtime.start(RunSteps(steps, blocking=False))
+        self._runtime.follow(steps, self._clock, progress)
 
 
 @contextmanager

@@ -54,6 +54,21 @@ class Record:
 
 
 @dataclass(frozen=True, eq=False)
+class Ring(Record):
+    """What one node sends of the last samples of a stream that has no end; each takes the place of an older one."""
+
+    def slot(self, step: int) -> npt.NDArray[Any] | None:
+        """Where the value of one step belongs; None before the first sample."""
+        timesteps, samples = self.values.shape[:2]
+        sample, t = divmod(step - self.offset, timesteps)
+        return self.values[t, sample % samples, ...] if sample >= 0 else None
+
+    def part(self, first: int, stop: int) -> npt.NDArray[Any]:
+        """A copy of the values of some samples, counted from the beginning of the stream."""
+        return self.values[:, np.arange(first, stop) % self.values.shape[1]]
+
+
+@dataclass(frozen=True, eq=False)
 class Tally:
     """How many values one node clipped while the samples passed through it.
 
@@ -70,6 +85,23 @@ class Tally:
     def add(self, step: int, clipped: int) -> None:
         """Add one step's count."""
         if 0 <= step - self.offset < self.steps:
+            self.total[0] += clipped
+
+
+@dataclass(frozen=True, eq=False)
+class StreamTally(Tally):
+    """How many values one node clipped while a stream passed through it.
+
+    Attributes:
+        given: (1,), int64, shared: how many steps of samples have been given so far; what comes after them does not
+            count.
+    """
+
+    given: npt.NDArray[np.int64]
+
+    def add(self, step: int, clipped: int) -> None:
+        """Add one step's count."""
+        if 0 <= step - self.offset < int(self.given[0]):
             self.total[0] += clipped
 
 

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from resformer.compiler.backends.sim.widths import LANES, TILE_BYTES, TILE_ROWS,
 from resformer.compiler.ir.interval import INT32_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 VNNI = ("avx512vnni", "avx512bw", "avx512vl")
 AMX = ("amx-tile", "amx-int8", *VNNI)
@@ -71,16 +72,27 @@ def whole_lanes(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None) -> Compute:
+@contextmanager
+def compiling(what: str) -> Iterator[None]:
+    """Turn numba's own errors into one that whoever tries kernels knows.
+
+    Raises:
+        KernelRefusedError: numba does not compile it: a version of LLVM may have the instructions under other names.
+    """
     from numba.core.errors import NumbaError
 
+    try:
+        yield
+    except NumbaError as error:
+        raise KernelRefusedError(f"numba does not compile {what}: {error}") from error
+
+
+def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None) -> Compute:
     from resformer.compiler.backends.sim import guarded_strips
 
     def compute(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        try:
+        with compiling("a product of bytes"):
             guarded_strips.multiply_all(shapes, left.numpy(), right.numpy(), out.numpy())
-        except NumbaError as error:  # a version of LLVM that has the instructions under other names
-            raise KernelRefusedError(f"numba does not compile a product of bytes: {error}") from error
         return out
 
     return compute

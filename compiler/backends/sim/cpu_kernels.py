@@ -354,7 +354,8 @@ class StripAttention:
         if kernel is None:
             return None
         y, (_, width) = plan.values[step.inputs[0]], _heads_of(plan, step, block)
-        head = HeadAttention(step.writes[0], plan.timesteps, width, y.positions)
+        ties = step.lifs[0][1].counts_ties, step.lifs[1][1].counts_ties
+        head = HeadAttention(step.writes[0], plan.timesteps, width, y.positions, ties)
         if products.choose([head], [attention_by(kernel)], BY_LIBRARY) is None:
             return None
         return cls(plan, step, block, products, kernel, otherwise)

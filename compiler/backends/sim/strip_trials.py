@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.byte_products import shapes_of, strip_depth, whole_lanes
+from resformer.compiler.backends.sim.byte_products import compiling, shapes_of, strip_depth, whole_lanes
 from resformer.compiler.backends.sim.products import STRIP_ROWS, Compute, Kernel, StripProduct, Trial
 from resformer.compiler.backends.sim.widths import HELD
 from resformer.compiler.ir.interval import INT32_MAX
@@ -44,12 +44,14 @@ class HeadAttention:
         steps: T.
         width: Channels of the head.
         patches: Columns of the map.
+        ties: Of both populations, whether ties are counted: numba makes other code where they are not.
     """
 
     name: str
     steps: int
     width: int
     patches: int
+    ties: tuple[bool, bool] = (True, True)
 
     @property
     def shown(self) -> str:
@@ -59,7 +61,7 @@ class HeadAttention:
     @property
     def key(self) -> tuple[object, ...]:
         """All that the loop's course depends on."""
-        return self.steps, self.width, self.patches
+        return self.steps, self.width, self.patches, self.ties
 
     @property
     def reach(self) -> int:
@@ -113,7 +115,7 @@ class HeadAttention:
             v = np.maximum(free, -LOIHI.v_max)
             spikes[t] = v > threshold
             v = np.where(v > threshold, 0, v)
-            ties += int((v == TIE).sum())
+            ties += int((v == TIE).sum()) if self.ties[half] else 0
         return spikes, [int((kept != sums).sum()), floored, ties]
 
 
@@ -140,7 +142,8 @@ class _Attend:
         second = self._half(1, y2.numpy(), head.patches, head.width)
         spikes = np.full((head.steps, POSITIONS, head.width), 9, np.uint8)
         sizes = guarded_strips.Sizes(1, 1, head.width, POSITIONS, head.patches)
-        counts = guarded_strips.attend(self._tiles, sizes, x.numpy(), 0, first, second, spikes, 0)
+        with compiling("attention by strips"):
+            counts = guarded_strips.attend(self._tiles, sizes, x.numpy(), 0, first, second, spikes, 0)
         return torch.from_numpy(np.concatenate([spikes.ravel().astype(np.int64), counts]))
 
     def _half(self, index: int, y: npt.NDArray[np.float32], depth: int, columns: int) -> StripHalf:
@@ -158,5 +161,5 @@ class _Attend:
             y=y,
             first=0,
             bias=np.zeros(head.width, f32),
-            tie=f32(TIE),
+            tie=f32(TIE) if head.ties[index] else None,
         )

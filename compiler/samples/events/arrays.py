@@ -7,13 +7,14 @@ pixel that grew brighter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.files.hdf5_gate import check_hdf5
+from resformer.compiler.files.hdf5_gate import REWRITE, check_hdf5
 from resformer.compiler.samples.events.stream import AT_ONCE, EventFile, Events, Int64Array
 from resformer.compiler.samples.numpy_files import member_names, open_array, open_records
 from resformer.errors import FileFormatError
@@ -77,15 +78,23 @@ class Hdf5File(EventFile):
 
     def _read_header(self, file: BinaryIO) -> None:  # noqa: ARG002 # HDF5 opens it by its name
         with h5py.File(self.path, "r") as opened:
-            check_hdf5(opened, self.path.stat().st_size)
+            _check_gate(opened, self.path)
             _check_columns(_find_columns(opened))
 
     def _read(self, file: BinaryIO) -> Iterator[Events]:  # noqa: ARG002 # likewise
         with h5py.File(self.path, "r") as opened:
-            check_hdf5(opened, self.path.stat().st_size)
+            _check_gate(opened, self.path)
             columns = _find_columns(opened)
             _check_columns(columns)
             yield from _in_blocks(columns)
+
+
+def _check_gate(file: h5py.File, path: Path) -> None:
+    """Look at all of a file before the first value is read; its messages speak of networks."""
+    try:
+        check_hdf5(file, path.stat().st_size)
+    except FileFormatError as error:
+        raise FileFormatError(str(error).replace(REWRITE, "write the events again")) from error
 
 
 class _ColumnOf:

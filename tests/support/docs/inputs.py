@@ -85,8 +85,8 @@ def _netx(path: Path) -> None:
     rng = np.random.default_rng(0)
     net.write_net(
         path,
-        net.pixels(6, 6, 1),
-        net.conv(rng.integers(-60, 90, (3, 1, 3, 3)), (4, 4, 3)),
+        net.pixels(1, 6, 6),
+        net.conv(rng.integers(-60, 90, (3, 1, 3, 3)), (3, 4, 4)),
         net.flatten(48),
         net.dense(rng.integers(-60, 90, (4, 48))),
         steps=6,
@@ -97,6 +97,22 @@ def _pixels(path: Path) -> None:
     import numpy as np
 
     np.save(path, np.random.default_rng(1).random((4, 1, 6, 6), dtype=np.float32))
+
+
+def _event_network(path: Path) -> None:
+    """An untrained network of event frames of 32 x 32 pixels."""
+    import torch
+
+    from support.networks import make_model
+
+    torch.save({"model": make_model(neuron="PLIF", stem="conv3x3", image_size=32).state_dict()}, path)
+
+
+def _recording(path: Path) -> None:
+    from support import event_files
+
+    write = event_files.write_aedat4 if path.suffix == ".aedat4" else event_files.write_evt3
+    write(path, event_files.some_events())
 
 
 INPUTS: Mapping[str, Maker] = MappingProxyType(
@@ -113,6 +129,9 @@ INPUTS: Mapping[str, Maker] = MappingProxyType(
         "spikes.npy": _spikes,
         "network.net": _netx,
         "pixels.npy": _pixels,
+        "events.pt": _event_network,
+        "recording.aedat4": _recording,
+        "recording.raw": _recording,
     }
 )
 """By name; each is made when a block first names it and it is not there."""

@@ -12,6 +12,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -29,8 +30,8 @@ from typing import Any
 from support.docs.blocks import ROOT, WRITTEN, Block, blocks, name_of
 from support.docs.inputs import BUILD, FOLDERS, prepare
 
-SECONDS = 300
-"""Within which a command must end."""
+SECONDS = 900
+"""Within which a command must end, also on a machine that is busy with something else."""
 WIDTH = "120"
 """Columns of what commands print."""
 OURS: Mapping[str, str] = MappingProxyType(
@@ -56,6 +57,7 @@ class Tally:
         lines: Lines that pages show and commands printed.
         skipped: Those marked as not run, by reason.
         failures: A message for each block that failed.
+        seconds: Of a core, that they took.
     """
 
     run: int = 0
@@ -63,6 +65,7 @@ class Tally:
     lines: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     def add(self, other: Tally) -> None:
         """Count another's too."""
@@ -71,6 +74,7 @@ class Tally:
         self.lines += other.lines
         self.skipped += other.skipped
         self.failures += other.failures
+        self.seconds += other.seconds
 
 
 def same_line(shown: str, printed: str) -> bool:
@@ -125,12 +129,18 @@ def run_pages(
             running.remove(each)
             if result.run or result.failures:
                 ran = f"{result.run} blocks ran, {len(result.failures)} failed"
-                tell(f"{name_of(page)}: {ran}, {time.monotonic() - since:.0f} s")
+                tell(f"{name_of(page)}: {ran}, {time.monotonic() - since:.0f} s ({result.seconds:.0f} s of a core)")
+                for failure in result.failures:
+                    tell(f"FAILED {failure}")
     return tally
 
 
 def _page_apart(page: Path, build: Path, languages: frozenset[str], results: Connection) -> None:
-    results.send(run_page(page, build, languages=languages))
+    tally = run_page(page, build, languages=languages)
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        used = resource.getrusage(who)
+        tally.seconds += used.ru_utime + used.ru_stime
+    results.send(tally)
 
 
 def run_page(page: Path, build: Path, *, languages: frozenset[str]) -> Tally:
@@ -186,18 +196,23 @@ def run_command(text: str, folder: Path) -> tuple[str, int]:
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), os.environ.get("PYTHONPATH", ""))),
     }
-    result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", text],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    return result.stdout, result.returncode
+    with tempfile.TemporaryFile("w+b") as printed:
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+        printed.seek(0)
+        return printed.read().decode(), status
 
 
 def _main_of(words: list[str]) -> int:

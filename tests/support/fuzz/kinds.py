@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import json
 import os
 import shutil
+import struct
 import sys
 import zipfile
 import zlib
@@ -35,6 +37,7 @@ from resformer.runtime.cli import report as report_command
 from resformer.runtime.cli import run as run_command_module
 from resformer.runtime.cli import verify as verify_command
 from support.builds import Tiny
+from support.event_files import WRITERS, Recording, some_events, write_aedat4
 from support.fuzz.damage import (
     NUMBERS,
     TEXTS,
@@ -69,6 +72,7 @@ class Seeds:
         laid_out: The build on a chip of small cores, with a layout for the shortest step, and its cost.
         laid_out_cost: What ``resformer-run --cost --json`` wrote of that.
         zoo: A checkpoint of another family.
+        frames: The build of a network of event frames.
     """
 
     tiny: Tiny
@@ -80,11 +84,22 @@ class Seeds:
     laid_out: Path
     laid_out_cost: Path
     zoo: Path
+    frames: Path
 
 
 def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     """Write the rest of the seeds; every command runs once, so that whoever is forked from here has it all loaded."""
-    names = "net.nir", "net.net", "spikes.npy", "verify.json", "cost.json", "laid-out", "laid-out.json", "zoo.pt"
+    names = (
+        "net.nir",
+        "net.net",
+        "spikes.npy",
+        "verify.json",
+        "cost.json",
+        "laid-out",
+        "laid-out.json",
+        "zoo.pt",
+        "frames",
+    )
     seeds = Seeds(tiny, *(folder / name for name in names))
     rng, ones = np.random.default_rng(0), np.ones(5)
     network = nir.NIRGraph.from_list(
@@ -120,6 +135,16 @@ def make_seeds(tiny: Tiny, folder: Path) -> Seeds:
     architecture = SpikformerArchitecture(embed_dims=8, depth=1, num_heads=2, num_classes=3, pooling="0110")
     save_zoo_checkpoint(build_zoo(architecture, timesteps=2), seeds.zoo, image_size=8)
     statuses.append(compile_(seeds.zoo, *ZOO_OPTIONS, "-o", folder / "zoo"))
+    pixels_of_events = nir.NIRGraph.from_list(
+        nir.Conv2d((8, 8), rng.normal(size=(2, 2, 3, 3)), 2, 1, 1, 1, np.zeros(2)),
+        nir.IF(np.ones((2, 4, 4)), np.ones((2, 4, 4)), v_reset=np.zeros((2, 4, 4))),
+        nir.Flatten({"input": np.array([2, 4, 4])}, 0, -1), nir.Linear(rng.normal(size=(4, 32))),
+    )  # fmt: skip
+    nir.write(folder / "frames.nir", pixels_of_events)
+    statuses.append(compile_(folder / "frames.nir", *NIR_OPTIONS, "--input-kind", "frames", "-o", seeds.frames))
+    write_aedat4(folder / "seed.aedat4", some_events(50, (8, 8)))
+    sensor = ("--sensor-size", "8x8", "--bin-ms", 10)
+    statuses.append(run(seeds.frames, "--input", folder / "seed.aedat4", *sensor, "--backend", "sim"))
     if any(statuses):
         raise ValueError(f"a command refused what is right, before any damage: {statuses}")
     return seeds
@@ -171,6 +196,40 @@ def labels(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
     """True classes as .npy."""
     (folder / "y.npy").write_bytes(_array_file(rng, np.load(seeds.tiny.labels)))
     return (_run_sim(seeds, seeds.tiny.images, "--labels", folder / "y.npy"),)
+
+
+def recording(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
+    """A recording of an event camera, of any format: its bytes, and the options that say how it is binned."""
+    name = pick(rng, list(WRITERS))
+    path = folder / name
+    events = some_events(int(rng.integers(1, 200)), (8, 8), int(10 ** rng.uniform(1, 6)), int(rng.integers(100)))
+    if rng.random() < 0.3:
+        wild = list(events)
+        at = int(rng.integers(4))
+        with np.errstate(all="ignore"):
+            wild[at] = damaged_array(rng, wild[at])
+        events = Recording(*wild)
+    compression = int(rng.integers(5)) if name == "events.aedat4" and HAS_COMPRESSION else 0
+    try:
+        if compression:
+            write_aedat4(path, events, compression)
+        else:
+            WRITERS[name](path, events)
+    except (ArithmeticError, LookupError, TypeError, ValueError, struct.error):
+        # what no file of the format can hold
+        WRITERS[name](path, some_events(50, (8, 8)))
+    if path.suffix in (".h5", ".hdf5") and rng.random() < 0.5:
+        _damage_hdf5(rng, path)
+    elif rng.random() < 0.7:
+        path.write_bytes(damaged_bytes(rng, path.read_bytes()))
+    if rng.random() < 0.05:
+        path = path.rename(folder / pick(rng, list(WRITERS)))
+    sizes = pick(rng, ((), ("--sensor-size", "8x8"), ("--sensor-size", "34x34", "--keep-middle"), ("--pool", 3)))
+    bins = pick(rng, ((), ("--bin-ms", 0.1), ("--bin-ms", 1e9), ("--bin-events", 7), ("--split-by", "number")))
+    return (run(seeds.frames, "--input", path, "--backend", "sim", "--samples", 1, *sizes, *bins),)
+
+
+HAS_COMPRESSION = all(importlib.util.find_spec(name) is not None for name in ("lz4", "zstandard"))
 
 
 def _array_file(rng: Rng, array: np.ndarray[Any, Any]) -> bytes:
@@ -614,6 +673,7 @@ def options(seeds: Seeds, rng: Rng, folder: Path) -> Statuses:
 KINDS: Mapping[str, tuple[float, Callable[[Seeds, Rng, Path], Statuses]]] = {
     "array .npy": (3, npy),
     "array .npz": (3, npz),
+    "recording": (3, recording),
     "labels": (1, labels),
     "checkpoint": (2, checkpoint),
     "zoo checkpoint": (1, zoo_checkpoint),

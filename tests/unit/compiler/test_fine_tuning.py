@@ -291,6 +291,76 @@ def test_networks_of_plif_train_their_decays_too(make_model: MakeModel, tmp_path
             assert not torch.equal(parameter, model.get_parameter(name))
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_it_begins_from_what_calibration_finds(make_model: MakeModel, tmp_path: Path, bits: int) -> None:
+    model = make_model()
+    images = samples(model, 8).numpy()
+    save_checkpoint(model, tmp_path / "model.pt")
+    options = CompileOptions(quantization=QuantizationConfig(bits), calibration=images, image_size=16)
+    wanted = compile_checkpoint(tmp_path / "model.pt", options)
+    student = prepare(model, bits=bits, calibration=images, calibrated=True)
+    assert student.plan == wanted.plan
+    student.save(tmp_path / "begun.pt")
+    begun = compile_checkpoint(tmp_path / "begun.pt")
+    nearest = prepare(model, plan=wanted.plan)
+    differing = 0
+    for name, place in tensor_rows(begun.quantized).items():
+        found, calibrated = begun.quantized[name].op, wanted.quantized[name].op
+        assert isinstance(found, Conv2d | Dense)
+        assert isinstance(calibrated, Conv2d | Dense)
+        assert_array_equal(found.weight, calibrated.weight, err_msg=name)
+        assert_array_equal(found.bias, calibrated.bias, err_msg=name)
+        owner, _, parameter = place.weight.rpartition(".")
+        rounded = getattr(nearest.get_submodule(owner), parameter).detach().numpy()[place.rows]
+        differing += int(
+            (rounded * 2.0 ** wanted.plan.weight_unit_exp(begun.quantized[name]) != calibrated.weight).sum()
+        )
+    assert differing, "so that this says something"
+
+
+def test_weights_move_no_further_than_to_round_as_calibration_does(make_model: MakeModel) -> None:
+    model = make_model()
+    images = samples(model, 8)
+    plan = prepare(model, bits=4, calibration=images, calibrated=True).plan
+    moved, nearest = prepare(model, bits=4, calibration=images, calibrated=True), prepare(model, plan=plan)
+    name = "layers.1.0.conv"
+    latent, kept = (each.get_submodule(name).parametrizations.weight.original for each in (moved, nearest))
+    used, rounded = (each.get_submodule(name).weight for each in (moved, nearest))
+    rule = moved.get_submodule(name).parametrizations.weight[0]
+    same = used == rounded
+    assert 0.3 < float(same.double().mean()) < 1
+    multiples = kept / rule.unit
+    stay = same & (multiples.abs() <= rule.limit) & ((multiples - multiples.round()).abs() < 0.49)
+    assert float(stay.double().mean()) > 0.3
+    assert torch.equal(latent[stay], kept[stay])
+    # the others lie just inside what rounds to the wanted multiple, on the side that they come from
+    beside = (latent - used) / rule.unit
+    torch.testing.assert_close(beside[~same].abs(), torch.full_like(beside[~same], 0.49))
+    assert torch.equal(beside[~same].sign(), (kept - used)[~same].sign())
+
+
+def test_autocast_and_data_parallel_train_the_integers_that_are_saved(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model().float()
+    student = prepare(model, bits=4, calibration=samples(model), calibrated=True)
+    before = {name: tensor.clone() for name, tensor in student.export_tensors()}
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/rendezvous", world_size=1, rank=0)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(student)
+        optimizer = torch.optim.Adam(student.parameters(), lr=2e-2)
+        for _ in range(3):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = parallel(samples(model).float()).mean(0)
+            torch.nn.functional.cross_entropy(logits.float(), torch.arange(4)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            functional.reset_net(student)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert any(not torch.equal(before[name], tensor) for name, tensor in student.export_tensors())
+    test_nothing_is_lost_between_the_trained_module_and_the_build(student, tmp_path)
+    test_the_trained_module_fires_the_programs_spikes(student, tmp_path)
+
+
 # What is refused
 
 
@@ -325,6 +395,10 @@ def test_samples_and_plans_that_do_not_fit(make_model: MakeModel) -> None:
     plan = prepare(model).plan
     with pytest.raises(InputError, match="give the plan alone"):
         prepare(model, plan=plan, bits=8)
+    with pytest.raises(InputError, match="give the plan alone"):
+        prepare(model, plan=plan, calibrated=True)
+    with pytest.raises(InputError, match="nothing to calibrate on; give samples"):
+        prepare(model, calibrated=True)
     with pytest.raises(FileFormatError, match="made for another network"):
         prepare(make_model(ffn_convs=(1, 1)), plan=plan)
 

@@ -71,6 +71,8 @@ def test_calibration_of_another_shape_is_refused(checkpoint: Path) -> None:
     ("choice", "says"),
     [
         ({"optimize": "speed"}, "optimize: 'speed' is unknown; choose one of cores, time, energy"),
+        ({"optimize": "time"}, r"optimize: 'time' lays a program out on a chip, .*give chip=load_chip\('loihi2'\)"),
+        ({"optimize": "energy"}, "optimize: 'energy' lays a program out on a chip, and none was given"),
         ({"seed": -1}, "seed: -1 is negative"),
         ({"cores_percent": 99}, "cores_percent: 99 percent of the fewest cores are fewer"),
     ],

@@ -155,6 +155,17 @@ def test_only_the_first_batch_starts_the_rates() -> None:
     )
 
 
+def test_attention_rates_keep_their_precision_under_autocast() -> None:
+    """In bfloat16, 0.999 is 1."""
+    block = DSSA(4, num_heads=2, num_patches=4, patch_size=2, neuron_kind="LIF").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        for step in range(3):
+            block(torch.full((2, 1, 4, 4, 4), 3.0 if step == 0 else 0.0))
+            functional.reset_net(block)
+    assert block.firing_rate_x.dtype == block.firing_rate_attn.dtype == torch.float32
+    torch.testing.assert_close(block.firing_rate_x.flatten(), torch.full((2,), 0.999**2))
+
+
 def test_dssa_rates_stay_in_eval_mode() -> None:
     block = randomize(DSSA(4, num_heads=2, num_patches=4, patch_size=2, neuron_kind="LIF"))
     before = {name: tensor.clone() for name, tensor in block.state_dict().items()}

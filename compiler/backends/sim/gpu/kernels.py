@@ -1,8 +1,7 @@
 """Binds a plan's steps to the kernels in Triton, where bounds prove these exact.
 
-Those that sum products, of layers and of attention, are tried first; those of neurons and pools alone are not.
-What they do not compute (neurons whose current has a memory, attention of counts, values beyond int32) ``TorchKernels``
-computes.
+Each is tried on its own shape first (``trials``). What they do not compute (neurons whose current has a memory,
+attention of counts, values beyond int32), or compute wrongly here, ``TorchKernels`` computes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,14 @@ from resformer.compiler.backends.sim.gpu.launch import (
     Tiles,
     pool,
 )
-from resformer.compiler.backends.sim.gpu.trials import AttentionTrial, Kept, LayerTrial
+from resformer.compiler.backends.sim.gpu.trials import (
+    AttentionTrial,
+    Kept,
+    LayerTrial,
+    PoolTrial,
+    Summand,
+    TailTrial,
+)
 from resformer.compiler.backends.sim.gpu.tuning import attention_tiles, choose, layer_tiles
 from resformer.compiler.backends.sim.plan import AttentionStep, LayerStep, NeuronStep, OpStep, Plan, Step, Value
 from resformer.compiler.backends.sim.products import Kernel, Products, Synapses
@@ -38,6 +44,8 @@ from resformer.compiler.ir.ops import LIF, Conv2d, Dense, MaxPool2d, SumPool2d
 from resformer.compiler.target import LOIHI
 
 IN_PARTS = "kernel for each of its parts"
+BY_TORCH = "kernel in PyTorch"
+"""What takes the place of kernels in Triton, for notes."""
 INT8_MAX, INT16_MAX = 127, 32767
 PATCHES_MAX = 512
 """Patches whose potentials a program of attention can hold in registers."""
@@ -84,7 +92,9 @@ class GpuKernels(TorchKernels):
             case AttentionStep():
                 return self.dual_attention(step, block)
             case OpStep(op=MaxPool2d() | SumPool2d() as op) if _fits_pool(self.plan, step):
-                return functools.partial(self.pool, step, op)
+                trial = self._pool_trial(step, op)
+                if self.products.choose([trial], [POOL], last=BY_TORCH) is not None:
+                    return functools.partial(self.pool, step, trial)
         return super().bind(step, block)
 
     def layer(self, step: LayerStep, block: Block) -> Work:
@@ -198,7 +208,20 @@ class GpuKernels(TorchKernels):
         if not fits_tail(step, self.plan.values) or not _offsets_fit(self.plan.samples, *inputs):
             return super().neurons(step, block)
         steps = 1 if all(value.static for value in inputs) and step.lif is None else self.plan.timesteps
-        kernel = TailKernel(self._tail(step, inputs[0]), steps, self.device)
+        tail, value = self._tail(step, inputs[0]), inputs[0]
+        trial = TailTrial(
+            step.writes[-1],
+            tail,
+            steps,
+            tuple(self._summand(name) for name in step.inputs),
+            value.positions,
+            self.plan.samples,
+            None if step.stream is None else self.stored(step.stream),
+            self.device,
+        )
+        if self.products.choose([trial], [TAIL], last=BY_TORCH) is None:
+            return super().neurons(step, block)
+        kernel = TailKernel(tail, steps, self.device)
         counts = next(self._counters)
 
         def work(frame: Frame) -> None:
@@ -258,15 +281,23 @@ class GpuKernels(TorchKernels):
             tuple(size), attention_tiles(size.patches), lambda tiles: kernel.run(*tensors(), tiles), self.device
         )
 
-    def pool(self, step: OpStep, op: MaxPool2d | SumPool2d, frame: Frame) -> None:
-        """Maxima or sums over windows."""
+    def _pool_trial(self, step: OpStep, op: MaxPool2d | SumPool2d) -> PoolTrial:
+        """A pool, as it is tried."""
         source, made = self.plan.values[step.inputs[0]], self.plan.values[step.name]
-        top, _, left, _ = op.around if isinstance(op, MaxPool2d) else (0, 0, 0, 0)
-        slab = frame.write(step.name, real_dtype(made)).data
-        pool(
-            frame.read(step.inputs[0]).data, slab, source.size, made.size, op.kernel_size, op.stride, (top, left),
-            largest=isinstance(op, MaxPool2d),
+        steps = 1 if source.static else self.plan.timesteps
+        return PoolTrial(
+            step.name, op, steps, self.plan.samples, source.size, made.size, source.channels,
+            self._summand(step.inputs[0]), real_dtype(made), self.device,
         )  # fmt: skip
+
+    def _summand(self, name: str) -> Summand:
+        """What trials are told of a value."""
+        value = self.plan.values[name]
+        return Summand(value.magnitude.value, self.stored(name), value.static)
+
+    def pool(self, step: OpStep, tried: PoolTrial, frame: Frame) -> None:
+        """Maxima or sums over windows."""
+        _pool(tried, frame.read(step.inputs[0]).data, frame.write(step.name, tried.made).data)
 
 
 def can_join(step: LayerStep, values: Mapping[str, Value]) -> bool:
@@ -421,5 +452,47 @@ def _try_attention(
     return spikes, counts
 
 
+def _run_tail(trial: TailTrial) -> functools.partial[tuple[Outputs, Outputs]]:
+    return functools.partial(_try_tail, trial, TailKernel(trial.tail, trial.steps, trial.device))
+
+
+def _try_tail(trial: TailTrial, kernel: TailKernel, *summands: torch.Tensor) -> tuple[Outputs, Outputs]:
+    """What a tail's kernel makes of a trial's values: with all that it can tell, and as it will run."""
+    made = trial.steps, summands[0].shape[1], trial.tail.channels
+
+    def run(stream: torch.dtype | None) -> Outputs:
+        outputs = Outputs(
+            None,
+            None if stream is None else torch.empty(made, dtype=stream, device=trial.device),
+            None if trial.tail.lif is None else torch.empty(made, dtype=torch.int8, device=trial.device),
+            torch.zeros(COUNTS, dtype=torch.int64, device=trial.device),
+        )
+        kernel.run(summands[0], summands[1] if len(summands) > 1 else None, outputs)
+        return outputs
+
+    return run(torch.int32), run(trial.stream)
+
+
+def _run_pool(trial: PoolTrial) -> functools.partial[torch.Tensor]:
+    return functools.partial(_try_pool, trial)
+
+
+def _try_pool(trial: PoolTrial, x: torch.Tensor) -> torch.Tensor:
+    rows = trial.samples * math.prod(trial.made_size)
+    made = torch.empty((len(x), rows, trial.channels), dtype=trial.made, device=trial.device)
+    _pool(trial, x, made)
+    return made
+
+
+def _pool(trial: PoolTrial, x: torch.Tensor, made: torch.Tensor) -> None:
+    """Launch a pool like the one that is tried, of however many images there are."""
+    pool(
+        x, made, trial.size, trial.made_size, trial.op.kernel_size, trial.op.stride, trial.first,
+        largest=isinstance(trial.op, MaxPool2d),
+    )  # fmt: skip
+
+
 LAYER: Kernel[LayerTrial] = Kernel("fused layer in Triton", INT32, _run_layer)
 ATTENTION: Kernel[AttentionTrial] = Kernel("fused attention in Triton", INT32, _run_attention)
+TAIL: Kernel[TailTrial] = Kernel("neurons in Triton", INT32, _run_tail)
+POOL: Kernel[PoolTrial] = Kernel("pool in Triton", INT32, _run_pool)

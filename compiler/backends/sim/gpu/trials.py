@@ -6,6 +6,7 @@ the operations' own definitions, for some of the rows, the first and the last am
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,13 +18,15 @@ import torch
 from resformer.compiler.backends.sim.gpu.launch import Attention, Half, Tail, Tiles, may_floor
 from resformer.compiler.backends.sim.products import Synapses, Trial
 from resformer.compiler.ir.interval import INT32_MAX, largest
-from resformer.compiler.ir.ops import SpikeMatMul
+from resformer.compiler.ir.ops import MaxPool2d, SpikeMatMul, SumPool2d
 from resformer.compiler.target import LOIHI
 
 ROWS = 96
 """How many rows are compared with the definition."""
 SAMPLES = 2
 """How many samples a trial has: a kernel's programs are the same however many there are."""
+CHANNELS = 32
+"""How many channels of a pool are compared with the definition."""
 TRIAL_REACH = 1000
 """How large the second summand of a trial may be."""
 RATE = 0.3
@@ -75,11 +78,8 @@ class LayerTrial:
     @property
     def key(self) -> tuple[object, ...]:
         """All that the kernel's code may depend on, and the shape but for the number of samples."""
-        lif, relay = self.tail.lif, self.tail.relay
-        neurons = None if lif is None else (lif.vth, lif.du, lif.dv, lif.counts_ties)
-        relayed = None if relay is None else (relay.limit, relay.shift)
         own = replace(self.synapses, images=SAMPLES).key
-        return *own, neurons, relayed, self.steps, self.static, self.other_static, self.kept, self.tiles
+        return *own, *_tail_key(self.tail), self.steps, self.static, self.other_static, self.kept, self.tiles
 
     def trials(self, limit: int) -> Iterator[Trial]:
         """Draw weights and what is read, of which no sum leaves what neurons take."""
@@ -117,32 +117,45 @@ class LayerTrial:
         if not own.is_right((image,), sums.reshape(-1, sums.shape[2])):
             return False
         read = sums if other is None else sums + other
-        return self._tail_is_right(read, stream, spikes, counts.tolist())
+        return _tail_is_right(self.tail, self.steps, read, stream, spikes, counts.tolist())
 
-    def _tail_is_right(
-        self, read: torch.Tensor, stream: torch.Tensor, spikes: torch.Tensor | None, counts: list[int]
-    ) -> bool:
-        """Whether relay and neurons made the right thing of what they read, (steps or 1, rows, channels)."""
-        rows = np.unique(np.linspace(0, read.shape[1] - 1, ROWS).astype(np.int64))
-        chosen = _rows(read, rows)
-        relay, lif = self.tail.relay, self.tail.lif
-        wanted = [counts[0], counts[1], counts[2]]
-        if relay is not None:
-            outcome = relay.evaluate(chosen)
-            chosen = outcome.value
-            if self.tail.may_clip:
-                wanted[0] = (outcome.clipped or 0) * (self.steps // len(chosen))
-        if not np.array_equal(_rows(stream, rows), np.broadcast_to(chosen, (len(stream), *chosen.shape[1:]))):
-            return False
-        if lif is None or spikes is None:
-            return True
-        outcome, ties = lif.evaluate_with_ties(np.broadcast_to(chosen, (self.steps, *chosen.shape[1:])))
-        if may_floor(lif, self.tail.reach):
-            wanted[1] = outcome.clipped or 0
-        if lif.counts_ties:
-            wanted[2] = ties
-        whole = len(rows) == read.shape[1]
-        return np.array_equal(_rows(spikes, rows), outcome.value) and (counts == wanted or not whole)
+
+def _tail_key(tail: Tail) -> tuple[object, ...]:
+    """All of a tail that a kernel's code may depend on."""
+    lif, relay = tail.lif, tail.relay
+    neurons = None if lif is None else (lif.vth, lif.du, lif.dv, lif.counts_ties, may_floor(lif, tail.reach))
+    return neurons, None if relay is None else (relay.limit, relay.shift, tail.may_clip)
+
+
+def _tail_is_right(
+    tail: Tail,
+    steps: int,
+    read: torch.Tensor,
+    stream: torch.Tensor,
+    spikes: torch.Tensor | None,
+    counts: list[int],
+) -> bool:
+    """Whether relay and neurons made the right thing of what they read, (steps or 1, rows, channels)."""
+    rows = np.unique(np.linspace(0, read.shape[1] - 1, ROWS).astype(np.int64))
+    chosen = _rows(read, rows)
+    relay, lif = tail.relay, tail.lif
+    wanted = [counts[0], counts[1], counts[2]]
+    if relay is not None:
+        outcome = relay.evaluate(chosen)
+        chosen = outcome.value
+        if tail.may_clip:
+            wanted[0] = (outcome.clipped or 0) * (steps // len(chosen))
+    if not np.array_equal(_rows(stream, rows), np.broadcast_to(chosen, (len(stream), *chosen.shape[1:]))):
+        return False
+    if lif is None or spikes is None:
+        return counts == wanted or len(rows) != read.shape[1]
+    outcome, ties = lif.evaluate_with_ties(np.broadcast_to(chosen, (steps, *chosen.shape[1:])))
+    if may_floor(lif, tail.reach):
+        wanted[1] = outcome.clipped or 0
+    if lif.counts_ties:
+        wanted[2] = ties
+    whole = len(rows) == read.shape[1]
+    return np.array_equal(_rows(spikes, rows), outcome.value) and (counts == wanted or not whole)
 
 
 def _rows(values: torch.Tensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -225,3 +238,177 @@ def _product(half: Half, heads: int, *, transpose: bool) -> SpikeMatMul:
     """The operation that a half computes."""
     signal: Any = None
     return SpikeMatMul(signal, heads, transpose, half.bias, half.limit)
+
+
+class Summand(NamedTuple):
+    """What a sum reads: a bound on it, its type, and whether it is the same at all steps."""
+
+    reach: int
+    dtype: torch.dtype
+    static: bool
+
+
+@dataclass(frozen=True, eq=False)
+class TailTrial:
+    """A sum, a relay and neurons by themselves, as ``products`` tries them.
+
+    Kernels read one summand or two, (steps or 1, rows, channels), and return what they make with all that they can
+    tell, and as they will run.
+
+    Attributes:
+        name: The node's that is written.
+        tail: What reads the sum.
+        steps: T; 1 where all that is made is the same at all steps.
+        summands: One or two.
+        rows: Positions of a sample.
+        samples: How many.
+        stream: In which type the neurons' input is kept; None: not at all.
+        device: Where.
+    """
+
+    name: str
+    tail: Tail
+    steps: int
+    summands: tuple[Summand, ...]
+    rows: int
+    samples: int
+    stream: torch.dtype | None
+    device: torch.device
+
+    @property
+    def shown(self) -> str:
+        """Its size, for notes."""
+        return f"{self.rows} positions, {self.tail.channels} channels"
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that the kernel's code may depend on, and the shape but for the number of samples."""
+        shape = self.tail.channels, self.rows, min(self.samples, SAMPLES), self.steps
+        return *shape, *_tail_key(self.tail), self.summands, self.stream, str(self.device)
+
+    def trials(self, limit: int) -> Iterator[Trial]:  # noqa: ARG002
+        """Draw summands: as large as they can be, and such as bring neurons to their threshold."""
+        rng = np.random.default_rng(self.rows)
+        rows, channels = self.rows * min(self.samples, SAMPLES), self.tail.channels
+        for near in (False, True):
+            drawn = []
+            for number, (reach, dtype, static) in enumerate(self._within_bounds()):
+                small = min(reach, max(self._middle, 1)) if near else reach
+                values = rng.integers(-small, small + 1, (1 if static else self.steps, rows, channels))
+                if not near:
+                    values[:, ::3], values[:, 1::3] = reach, -reach
+                elif number == 0:
+                    values[0, ::2] = np.clip(self._ties(), -reach, reach)
+                else:
+                    values[0, ::2] = 0
+                if dtype is torch.uint8:  # spikes
+                    values = np.abs(values)
+                drawn.append(torch.from_numpy(values).to(self.device, dtype))
+            yield self, tuple(drawn)
+
+    def is_right(self, inputs: Sequence[torch.Tensor], result: Any) -> bool:
+        """Whether stream, spikes and counts are right."""
+        whole, own = result
+        for each, told in zip(own[1:], whole[1:], strict=True):
+            if each is not None and not torch.equal(each, told.to(each.dtype)):
+                return False
+        read = functools.reduce(torch.add, (each.to(torch.int64) for each in inputs))
+        return _tail_is_right(self.tail, self.steps, read, whole.stream, whole.spikes, whole.counts.tolist())
+
+    def _within_bounds(self) -> Iterator[Summand]:
+        """The summands, of which none of the sums is beyond what neurons without a relay are promised."""
+        total = sum(each.reach for each in self.summands)
+        promised = total if self.tail.lif is None or self.tail.relay is not None else self.tail.reach
+        for each in self.summands:
+            yield each if total <= promised else each._replace(reach=each.reach * promised // total)
+
+    @property
+    def _middle(self) -> int:
+        """About what brings neurons to their threshold; of a relay alone its limit."""
+        if self.tail.lif is not None:
+            return self.tail.lif.vth
+        return 0 if self.tail.relay is None else self.tail.relay.limit
+
+    def _ties(self) -> npt.NDArray[np.int64]:
+        """A sum for each channel that makes a potential of zero meet the one that is a tie, or come near it."""
+        relay, lif = self.tail.relay, self.tail.lif
+        wanted = np.full(1, self._middle, np.int64)
+        if lif is not None and lif.counts_ties:
+            wanted = (lif.tie_potentials(1) - lif.bias) >> LOIHI.a_shift
+        return wanted if relay is None else (wanted << relay.shift) - relay.bias
+
+
+@dataclass(frozen=True, eq=False)
+class PoolTrial:
+    """Maxima or sums over windows, as ``products`` tries them.
+
+    Kernels read (steps or 1, images * height * width, channels) and make the same of the windows' positions.
+
+    Attributes:
+        name: The node's.
+        op: A pool.
+        steps: How many come.
+        samples: How many.
+        size: (height, width).
+        made_size: The same of what is made.
+        channels: How many.
+        source: What is read.
+        made: In which type what is made is kept.
+        device: Where.
+    """
+
+    name: str
+    op: MaxPool2d | SumPool2d
+    steps: int
+    samples: int
+    size: tuple[int, int]
+    made_size: tuple[int, int]
+    channels: int
+    source: Summand
+    made: torch.dtype
+    device: torch.device
+
+    @property
+    def shown(self) -> str:
+        """Its size, for notes."""
+        rows, columns = self.op.kernel_size
+        kind = "maxima" if isinstance(self.op, MaxPool2d) else "sums"
+        return f"{kind} of {rows}x{columns}, {self.channels} channels"
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """How far above and left of the image the first window begins."""
+        top, _, left, _ = self.op.around if isinstance(self.op, MaxPool2d) else (0, 0, 0, 0)
+        return top, left
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that the kernel's code may depend on, and the shape but for the number of samples."""
+        window = type(self.op), self.op.kernel_size, self.op.stride, self.first, self.made_size
+        shape = self.channels, self.size, min(self.samples, SAMPLES), self.steps
+        return *window, *shape, self.source, self.made, str(self.device)
+
+    def trials(self, limit: int) -> Iterator[Trial]:  # noqa: ARG002
+        """Draw images: all least, so that padding would win, all largest, and random ones."""
+        rng = np.random.default_rng(self.channels)
+        own = replace(self, samples=min(self.samples, SAMPLES))
+        high = self.source.reach
+        low = 0 if self.source.dtype is torch.uint8 else -high
+        values = rng.integers(low, high + 1, (self.steps, own.samples * self.size[0] * self.size[1], self.channels))
+        values[:, :, 1::4], values[:, :, 2::4] = low, high
+        yield own, (torch.from_numpy(values).to(self.device, self.source.dtype),)
+
+    def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
+        """Whether all maxima or sums of some channels are right."""
+        some = np.unique(np.linspace(0, self.channels - 1, CHANNELS).astype(np.int64))
+        (x,) = (_natural_maps(each, some, self.samples, self.size) for each in inputs)
+        found = _natural_maps(result, some, self.samples, self.made_size)
+        return np.array_equal(found, self.op.evaluate(x).value)
+
+
+def _natural_maps(
+    values: torch.Tensor, channels: npt.NDArray[np.int64], samples: int, size: tuple[int, int]
+) -> npt.NDArray[np.int64]:
+    """Some channels of (steps, samples * positions, channels) as (steps, samples, channels, height, width)."""
+    chosen = values.index_select(2, torch.from_numpy(channels).to(values.device)).to(torch.int64).cpu().numpy()
+    return np.moveaxis(chosen.reshape(len(chosen), samples, *size, len(channels)), -1, 2)

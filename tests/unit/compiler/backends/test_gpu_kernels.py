@@ -6,7 +6,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,13 @@ from resformer.compiler.backends.sim.engine import Engine
 from resformer.compiler.backends.sim.plan import AttentionStep, LayerStep, OpStep, Plan, build_plan
 from resformer.compiler.backends.sim.products import Products
 from resformer.compiler.ir import reference
-from resformer.compiler.ir.ops import Conv2d
+from resformer.compiler.ir.ops import LIF, Conv2d, Relay
 from resformer.compiler.ir.program import Program
+from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.pipeline import compile_checkpoint
-from support.program_builder import ProgramBuilder
-from support.sim_runs import run_interpreted
+from resformer.compiler.target import LOIHI
+from support.program_builder import GRADED, ProgramBuilder
+from support.sim_runs import assert_same_as, run_interpreted
 from support.traces import assert_same_trace
 
 pytestmark = pytest.mark.skipif(
@@ -115,6 +119,129 @@ def test_a_kernel_that_triton_refuses_runs_in_parts(monkeypatch: pytest.MonkeyPa
     trace = run_interpreted(program, samples, record=True, products=tried)
     assert_same_trace(trace, reference.run(program, samples, record=True))
     assert any("does not run; replaced by a kernel for each of its parts" in note for note in tried.notes)
+
+
+def assert_replaced_by_torch(tried: Products, *names: str, why: str) -> None:
+    for name in names:
+        notes = [note for note in tried.notes if note.startswith(f"{name}: ")]
+        assert len(notes) == 1, tried.notes
+        assert " in Triton (" in notes[0]
+        assert notes[0].endswith(f" {why}; replaced by a kernel in PyTorch")
+
+
+def alone() -> tuple[Program, np.ndarray]:
+    """Neurons that read what is promised to be small, and so have a kernel of their own."""
+    program, samples = two_layers()
+    return with_range(program, 1000), samples
+
+
+@pytest.mark.parametrize("wrong", ["spikes", "stream", "counts"])
+@pytest.mark.parametrize("record", [True, False])
+def test_neurons_alone_that_are_wrong_run_in_torch(wrong: str, record: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resformer.compiler.backends.sim.gpu.launch import Outputs, TailKernel
+
+    right = TailKernel.run
+
+    def run(self: TailKernel, x: torch.Tensor, other: torch.Tensor | None, outputs: Outputs) -> None:
+        right(self, x, other, outputs)
+        broken = getattr(outputs, wrong)
+        if broken is not None:
+            broken.view(-1)[-1] ^= 1
+
+    monkeypatch.setattr(products, "VERDICTS", {})
+    monkeypatch.setattr(TailKernel, "run", run)
+    program, samples = alone()
+    tried = Products()
+    trace = run_interpreted(program, samples, record=record, products=tried)
+    assert_same_as(trace, reference.run(program, samples, record=True), record=record)
+    assert_replaced_by_torch(tried, "first", why="sums wrongly")
+
+
+def pools() -> tuple[Program, np.ndarray]:
+    net = ProgramBuilder((3, 6, 5))
+    largest = net.max_pool("largest", "input", (3, 2), (1, 2), (1, 0))
+    net.sum_pool("sum", largest, (2, 2), (1, 1))
+    samples = net.samples(2, timesteps=2, largest=1000) - 900
+    return with_range(net.finish(timesteps=2), 2000), samples
+
+
+@pytest.mark.parametrize("wrong", [(0, 0, 0), (-1, -1, -1), (0, 3, 1)])
+def test_pools_that_are_wrong_run_in_torch(wrong: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    from resformer.compiler.backends.sim.gpu import kernels
+
+    right = kernels.pool
+
+    def pool(x: torch.Tensor, made: torch.Tensor, *others: Any, **named: Any) -> None:
+        right(x, made, *others, **named)
+        made[wrong] += 1
+
+    monkeypatch.setattr(products, "VERDICTS", {})
+    monkeypatch.setattr(kernels, "pool", pool)
+    program, samples = pools()
+    tried = Products()
+    trace = run_interpreted(program, samples, record=True, products=tried)
+    assert_same_trace(trace, reference.run(program, samples, record=True))
+    assert_replaced_by_torch(tried, "largest", "sum", why="sums wrongly")
+
+
+def test_neurons_and_pools_alone_that_triton_refuses_run_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    from resformer.compiler.backends.sim.gpu import loops
+
+    class Refusing:
+        def __getitem__(self, grid: object) -> object:
+            raise triton.TritonError("no such instruction")
+
+    monkeypatch.setattr(products, "VERDICTS", {})
+    monkeypatch.setattr(loops, "neurons", Refusing())
+    monkeypatch.setattr(loops, "pool", Refusing())
+    for (program, samples), names in ((alone(), ("first",)), (pools(), ("largest", "sum"))):
+        tried = Products()
+        trace = run_interpreted(program, samples, record=True, products=tried)
+        assert_same_trace(trace, reference.run(program, samples, record=True))
+        assert_replaced_by_torch(tried, *names, why="does not run")
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+@pytest.mark.parametrize("summands", [1, 2])
+def test_the_trial_of_neurons_meets_all_that_it_counts(summands: int, relayed: bool) -> None:
+    from resformer.compiler.backends.sim.gpu.kernels import TAIL
+    from resformer.compiler.backends.sim.gpu.launch import Tail
+    from resformer.compiler.backends.sim.gpu.trials import Summand, TailTrial
+
+    channels, mantissas = 5, np.array([0, 7, -300, 64, 4095], np.int16)
+    lif = LIF(SPIKE, 60_000, LOIHI.du_no_memory, 1, mantissas, np.zeros(channels, np.int8))
+    relay = Relay(GRADED, np.arange(channels, dtype=np.int32), 100_000, 1) if relayed else None
+    tail = Tail(relay, lif, channels, 100_000 if relayed else LOIHI.a_max, may_clip=True)
+    each = Summand(200_000 if relayed else 65_000, torch.int32, static=False)
+    trial = TailTrial("lif", tail, 5, (each,) * summands, 6, 2, torch.int32, torch.device("cpu"))
+    met = np.zeros(3, np.int64)
+    for drawn, inputs in trial.trials(TAIL.limit):
+        whole, own = TAIL.make(trial)(*inputs)
+        assert drawn.is_right(inputs, (whole, own))
+        met += whole.counts.numpy()
+        for name in ("stream", "spikes", "counts"):
+            for at in np.random.default_rng(1).integers(0, getattr(whole, name).numel(), 10):
+                wrong = getattr(whole, name).clone()
+                wrong.view(-1)[at] ^= 1
+                assert not drawn.is_right(inputs, (whole._replace(**{name: wrong}), own))
+    assert met[1:].all()
+    assert bool(met[0]) == relayed
+
+
+def test_what_a_kernel_leaves_out_makes_it_another() -> None:
+    """A tail that can meet no floor and no limit is compiled without a look at them: another verdict."""
+    from resformer.compiler.backends.sim.gpu.launch import Tail
+    from resformer.compiler.backends.sim.gpu.trials import Summand, TailTrial
+
+    zeros = np.zeros(1, np.int16), np.zeros(1, np.int8)
+    tail = Tail(Relay(GRADED, np.zeros(1, np.int32), 100), LIF(SPIKE, 9, 4095, 2048, *zeros), 1, 100, may_clip=False)
+    keys = {
+        TailTrial("lif", each, 2, (Summand(100, torch.int32, static=True),), 1, 1, None, torch.device("cpu")).key
+        for each in (tail, replace(tail, may_clip=True), replace(tail, reach=LOIHI.a_max))
+    }
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize("by_channel", [False, True])

@@ -12,7 +12,7 @@ import pytest
 from h5py import h5d, h5p, h5s, h5t
 
 from resformer.compiler.files.hdf5_gate import check_hdf5
-from resformer.compiler.files.hdf5_texts import reference_size, text_lengths
+from resformer.compiler.files.hdf5_texts import Texts
 from resformer.errors import FileFormatError
 
 TEXTS = [["a", "four"], ["é", ""], ["twelve" * 2, "b"]]
@@ -21,7 +21,7 @@ LENGTHS = [1, 4, 2, 0, 12, 1]
 
 def lengths(path: Path) -> Any:
     with h5py.File(path) as file, path.open("rb") as opened:
-        return text_lengths("x", file["x"].id, opened, reference_size(file))
+        return Texts(file, opened, path.stat().st_size).lengths("x", file["x"].id)
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,43 @@ def test_many_texts_are_together_within_a_budget(tmp_path: Path, monkeypatch: py
         for each in "ab":
             file.create_dataset(each, data="x" * 600)
     with h5py.File(path) as file, pytest.raises(FileFormatError, match=r"/b: with it, texts have 1200 bytes"):
+        check_hdf5(file, path.stat().st_size)
+
+
+def damaged_heap(path: Path, at: int, data: bytes) -> None:
+    """A file of two texts; bytes of its heap, from ``at`` on, are others."""
+    with h5py.File(path, "w") as file:
+        file["x"] = np.array(["a", "four"], h5py.string_dtype())
+    content = bytearray(path.read_bytes())
+    at += content.index(b"GCOL")
+    content[at : at + len(data)] = data
+    path.write_bytes(content)
+
+
+def test_a_heap_as_it_is_written_is_walked_through(tmp_path: Path) -> None:
+    """16 bytes of header; then each text behind 16 of its own, the last first."""
+    damaged_heap(tmp_path / "x.h5", 16 + 16, b"p")
+    with h5py.File(tmp_path / "x.h5") as file:
+        check_hdf5(file, (tmp_path / "x.h5").stat().st_size)
+        assert file["x"].asstr()[:].tolist() == ["a", "pour"]
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "told"),
+    [
+        (0, b"XX", "its texts are not where it says"),
+        (4, b"\x02", "its texts are not where it says"),
+        (8, (8).to_bytes(8, "little"), "its texts lie in 8 bytes of a smaller file"),
+        (8, (2**40).to_bytes(8, "little"), "its texts lie in 1099511627776 bytes of a smaller file"),
+        (8, (6000).to_bytes(8, "little"), "its texts end with the file"),
+        (16, bytes(16), "a text of 0 bytes leads nowhere"),  # HDF5 stays there for ever
+        (24, (2**63).to_bytes(8, "little"), "a text of 9223372036854775808 bytes leads nowhere"),
+        (24, (2**64 - 1).to_bytes(8, "little"), "a text of 18446744073709551615 bytes leads nowhere"),
+        (24, (5000).to_bytes(8, "little"), "a text of 5000 bytes leads nowhere"),
+    ],
+)
+def test_a_heap_that_cannot_be_walked_through_is_refused(tmp_path: Path, at: int, data: bytes, told: str) -> None:
+    path = tmp_path / "x.h5"
+    damaged_heap(path, at, data)
+    with h5py.File(path) as file, pytest.raises(FileFormatError, match=f"/x: damaged: {told}"):
         check_hdf5(file, path.stat().st_size)

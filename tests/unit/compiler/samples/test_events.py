@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -230,6 +231,13 @@ def test_hostile_files_are_refused_in_a_sentence(
     with pytest.raises(error, match=says) as raised:
         made(tmp_path / name, Binning(sensor=SIZE))
     assert str(raised.value).count(name) == 1
+
+
+def test_hdf5_passes_the_gate_first(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["events"] = h5py.ExternalLink("other.h5", "/")
+    with pytest.raises(FileFormatError, match=r"a link into another file.*write the events again"):
+        open_events(tmp_path / "x.h5")
 
 
 def test_time_that_leaps_is_no_million_frames(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import pytest
 from resformer.compiler.ir.program import Scheduled
 from resformer.runtime.run.processes import Processes
 from resformer.runtime.verify import verify
-from resformer.runtime.verify.local import LayerTally
+from resformer.runtime.verify.local import Layer, LayerTally, rank
 from resformer.runtime.verify.verify import Share, shares
 from support.builds import Tiny, program_of
+
+LAYER = Layer(("synapses",), "neurons", ())
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,26 @@ def test_sums_of_errors_do_not_depend_on_their_order() -> None:
 
 def test_an_error_that_is_infinite_stays_so() -> None:
     tally = LayerTally()
-    with np.errstate(over="ignore"):
-        tally.add_errors(np.array([1e200]), np.array([1.0]))
-    assert float(tally.squared_error) == np.inf
+    tally.add_errors(np.array([np.inf]), np.array([1.0]))
+    tally.add_errors(np.array([1e200]), np.array([1.0]))
+    assert tally.squared_error == np.inf
+    (found,) = rank({LAYER: tally})
+    assert found.rms == found.relative == np.inf
+
+
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e153, 1e154, 3e200, 1e307])
+def test_errors_whose_squares_no_float_holds_have_a_mean_nevertheless(size: float) -> None:
+    """A float ends at 1.8e308, and so squares of 1.3e154; in whatever batches they come."""
+    tally, apart = LayerTally(), LayerTally()
+    errors = size * np.array([3.0, -4.0, 0.0, 5.0])
+    tally.add_errors(errors, 2 * errors)
+    for error in errors:
+        one = LayerTally()
+        one.add_errors(np.array([error]), np.array([2 * error]))
+        apart.merge(one)
+    for each in (tally, apart):
+        (found,) = rank({LAYER: each})
+        if size > 1e-150:
+            assert found.rms / size == pytest.approx(np.sqrt(50 / 4))
+            assert found.relative == pytest.approx(0.5)
+        assert found.worst == 5 * size

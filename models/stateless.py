@@ -1,0 +1,121 @@
+"""Neurons for training that step through all of T in one call and keep nothing: fast, and SpikingJelly's otherwise.
+
+SpikingJelly's neurons keep their potential in Python, step by step, which costs training on a CPU more than the
+convolutions do. These compute the same spikes and the same gradients, in few passes over memory, and ``torch.compile``
+merges them with the normalisation before them.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import neuron
+from torch import nn
+
+from resformer.errors import UnsupportedError
+
+ATAN_ALPHA = 2.0
+"""How steep SpikingJelly's arctangent is, whose derivative stands in for that of a step."""
+
+
+def _spikes(currents: torch.Tensor) -> torch.Tensor:
+    """What an LIF of tau 2 makes of currents (T, M), from a potential of 0."""
+    spikes = []
+    potential = torch.zeros_like(currents[0], dtype=_computed_in(currents))
+    for current in currents.unbind(0):
+        charged = potential + (current - potential) / 2
+        spikes.append((charged >= 1).to(currents.dtype))
+        potential = torch.where(charged >= 1, 0.0, charged)
+    return torch.stack(spikes)
+
+
+def _gradients(currents: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The gradient of currents (T, M), given that of their spikes; the reset has none."""
+    charges = []
+    potential = torch.zeros_like(currents[0], dtype=_computed_in(currents))
+    for current in currents.unbind(0):
+        charged = potential + (current - potential) / 2
+        charges.append(charged)
+        potential = torch.where(charged >= 1, 0.0, charged)
+    carried = torch.zeros_like(potential)
+    gradients = []
+    for step in reversed(range(len(charges))):
+        beyond = charges[step] - 1
+        slope = (ATAN_ALPHA / 2) / (1 + (math.pi / 2 * ATAN_ALPHA * beyond).square())
+        carried = (wanted[step] * slope + torch.where(beyond >= 0, 0.0, carried)) / 2
+        gradients.append(carried.to(currents.dtype))
+    return torch.stack(gradients[::-1])
+
+
+def _computed_in(currents: torch.Tensor) -> torch.dtype:
+    """At least float32, whatever autocast made of the currents."""
+    return torch.promote_types(currents.dtype, torch.float32)
+
+
+class _LIFOverTime(torch.autograd.Function):
+    """An LIF over (T, M)."""
+
+    @staticmethod
+    def forward(ctx: Any, currents: torch.Tensor, merged: bool) -> torch.Tensor:
+        ctx.save_for_backward(currents)
+        ctx.merged = merged
+        return (_merged(_spikes) if merged else _spikes)(currents)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (currents,) = ctx.saved_tensors
+        return (_merged(_gradients) if ctx.merged else _gradients)(currents, gradient), None
+
+
+@functools.cache
+def _merged(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The function compiled into one pass over memory, for each T once."""
+    return torch.compile(function, dynamic=True)
+
+
+class StatelessLIF(nn.Module):
+    """An LIF of tau 2, decayed input, threshold 1 and hard reset to 0 that begins each call at rest.
+
+    Args:
+        merged: whether ``torch.compile``, which needs a C++ compiler on a CPU, makes one pass over memory of it.
+    """
+
+    def __init__(self, *, merged: bool = False) -> None:
+        super().__init__()
+        self.merged = merged
+
+    def forward(self, currents: torch.Tensor) -> torch.Tensor:
+        """Return the spikes of currents, both (T, ...), in the type of the currents."""
+        # where channels come last in memory, they stay there
+        last = currents.dim() == 5 and currents.stride(2) == 1
+        ordered = currents.permute(0, 1, 3, 4, 2) if last else currents
+        spikes: torch.Tensor = _LIFOverTime.apply(ordered.flatten(1), self.merged)  # type: ignore[no-untyped-call]
+        spikes = spikes.view(ordered.shape)
+        return spikes.permute(0, 1, 4, 2, 3) if last else spikes
+
+
+def make_stateless(model: nn.Module, *, merged: bool = False) -> None:
+    """Put a stateless neuron in the place of each LIF of a network, whose state dict stays as it is.
+
+    Args:
+        model: a network whose neurons all are the LIFs of ``resformer.models.layers``.
+        merged: as ``StatelessLIF`` takes it.
+
+    Raises:
+        UnsupportedError: where a neuron is of another kind; the network is unchanged.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, neuron.BaseNode)}
+    for name, module in found.items():
+        usual = type(module) is neuron.LIFNode and (
+            module.tau == 2 and module.decay_input and module.v_threshold == 1 and module.v_reset == 0
+        )
+        if not usual:
+            raise UnsupportedError(
+                f"{name}: is a {type(module).__name__} of other constants than an LIF of tau 2, decayed input, "
+                "threshold 1 and hard reset to 0; train this network with its own neurons"
+            )
+    for name in found:
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, StatelessLIF(merged=merged))

@@ -1,0 +1,137 @@
+"""``resformer-run --stream``: a recording of any length, its results written as they come."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import zipfile
+from contextlib import ExitStack
+from typing import IO, TYPE_CHECKING, Any
+
+from resformer.compiler.atomic import write_atomically
+from resformer.runtime.cli.event_options import event_binning
+from resformer.runtime.cli.outputs import terminal_for
+from resformer.runtime.cli.sample_options import PREPROCESSING
+from resformer.runtime.cli.terminal import DONE, UsageError
+from resformer.runtime.run.processes import Processes
+
+if TYPE_CHECKING:
+    from resformer.runtime.run.infer import Inference
+
+EXCLUDED = (
+    "record_spikes", "cost", "report", "labels", "samples", "self_check", "stock_models", "preprocessing",
+    *PREPROCESSING,
+)  # fmt: skip
+"""Options that a stream does not take, under their names in the parsed arguments."""
+
+
+def check_stream_usage(arguments: argparse.Namespace, processes: Processes) -> None:
+    """Find out before any work is done that a stream cannot be as the options say.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    for name in EXCLUDED:
+        if getattr(arguments, name) not in (None, False):
+            raise UsageError(f"--{name.replace('_', '-')}: does not go with --stream; leave one out")
+    if processes.count > 1:
+        raise UsageError("--stream: runs in one process; start it without torchrun")
+    if arguments.input.is_dir():
+        raise UsageError("--stream: takes a recording or an array of frames; leave it out for a folder of images")
+
+
+def run_stream(arguments: argparse.Namespace) -> int:
+    """Run a recording, write what it gives, and print a summary; returns the exit status."""
+    import numpy as np
+
+    from resformer.compiler.samples.classes import named
+    from resformer.runtime.compiled import load
+
+    terminal = terminal_for(arguments)
+    started = time.perf_counter()
+    with terminal.progress() as update, ExitStack() as opened:
+        update("reading", 0, 0)
+        compiled = load(arguments.build)
+        spool = _Spool(opened) if arguments.output is not None else None
+        histogram = np.zeros(compiled.program.output.shape[0], dtype=np.int64)
+        clipped = samples = 0
+        saturated: dict[str, int] = {}
+        parts = compiled.stream(
+            arguments.input,
+            backend=arguments.backend,
+            binning=event_binning(arguments),
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+        )
+        for part in parts:
+            samples += len(part.predictions)
+            histogram += np.bincount(part.predictions, minlength=len(histogram))
+            clipped += part.clipped
+            for name, count in part.saturated.items():
+                saturated[name] = saturated.get(name, 0) + count
+            if spool is not None:
+                spool.add(part)
+            speed = samples / (time.perf_counter() - started)
+            update(f"streaming through {arguments.backend}, {samples} samples, {speed:.3g} samples/s", 0, 0)
+        if spool is not None:
+            write_atomically(arguments.output, spool.write)
+    steps, classes = compiled.program.timesteps, compiled.held.classes
+    most = [int(each) for each in np.argsort(-histogram, kind="stable")[:10] if histogram[each]]
+    rows = [
+        ("samples", f"{samples:,}, {steps} steps each"),
+        ("time", f"{time.perf_counter() - started:.1f} s in {arguments.backend}"),
+        ("predictions", ", ".join(f"{named(each, classes)}: {histogram[each]:,}" for each in most)),
+        ("input values clipped", f"{clipped:,}"),
+        ("values saturated", ", ".join(f"{name} {count:,}" for name, count in saturated.items()) or "0"),
+    ]
+    if arguments.output is not None:
+        terminal.wrote(arguments.output)
+    terminal.table(f"{arguments.build} on {arguments.input.name}, streamed", ("what", "value"), rows)
+    return DONE
+
+
+class _Spool:
+    """Results in temporary files until their number is known, which an array's header begins with."""
+
+    NAMES = ("logits", "predictions", "logits_int")
+
+    def __init__(self, opened: ExitStack) -> None:
+        self._files: dict[str, IO[bytes]] = {
+            name: opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 # it is one
+            for name in self.NAMES
+        }
+        self._kinds: dict[str, tuple[Any, tuple[int, ...]]] = {}
+        self._count = 0
+
+    def add(self, part: Inference) -> None:
+        """Keep what some samples gave."""
+        import numpy as np
+
+        self._count += len(part.predictions)
+        for name, file in self._files.items():
+            array = np.ascontiguousarray(getattr(part, name))
+            self._kinds[name] = array.dtype, array.shape[1:]
+            file.write(array.tobytes())
+
+    def write(self, target: IO[Any]) -> None:
+        """The file that ``resformer-run`` writes of the same samples."""
+        import shutil
+
+        import numpy as np
+
+        from resformer.runtime.run.recorded import RESULT_FORMAT_VERSION
+
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            with archive.open("format_version.npy", "w") as member:
+                np.lib.format.write_array(member, np.array(RESULT_FORMAT_VERSION))
+            for name, (dtype, shape) in self._kinds.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(dtype),
+                        "fortran_order": False,
+                        "shape": (self._count, *shape),
+                    }
+                    np.lib.format.write_array_header_1_0(member, header)
+                    self._files[name].seek(0)
+                    shutil.copyfileobj(self._files[name], member, 2**20)

@@ -1,0 +1,77 @@
+"""Neurons that keep nothing between calls: what they compute is what SpikingJelly's do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer
+from torch import nn
+
+from resformer.errors import UnsupportedError
+from resformer.models.layers import spiking_neuron
+from resformer.models.spikingresformer import SpikingResformer
+from resformer.models.stateless import StatelessLIF, make_stateless
+
+MakeModel = Callable[..., SpikingResformer]
+
+
+def passed(module: nn.Module, currents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spikes, and the gradient of currents where each spike counts differently."""
+    given = currents.detach().requires_grad_()
+    spikes = module(given)
+    (spikes * torch.linspace(-1, 1, spikes.numel(), dtype=spikes.dtype).view(spikes.shape)).sum().backward()
+    assert given.grad is not None
+    return spikes.detach(), given.grad
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_spikes_and_gradients_are_spikingjellys(steps: int, channels_last: bool) -> None:
+    torch.manual_seed(steps)
+    # multiples of 1/4 meet the threshold often
+    currents = torch.round(4 * (0.5 + 2 * torch.randn(steps * 3, 6, 5, 4, dtype=torch.float64))) / 4
+    if channels_last:
+        currents = currents.contiguous(memory_format=torch.channels_last)
+    currents = currents.unflatten(0, (steps, 3))
+    wanted_spikes, wanted_gradient = passed(spiking_neuron("LIF"), currents)
+    spikes, gradient = passed(StatelessLIF(), currents)
+    assert 0.1 < float(spikes.mean()) < 0.9
+    assert torch.equal(spikes, wanted_spikes)
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-12, atol=0)  # of another order of products
+    assert spikes.stride() == currents.stride()
+
+
+def test_currents_of_autocast_charge_in_float32() -> None:
+    currents = torch.full((4, 2, 3), 0.7, dtype=torch.bfloat16) + torch.arange(3, dtype=torch.bfloat16) / 2
+    spikes, gradient = passed(StatelessLIF(), currents)
+    assert (spikes.dtype, gradient.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert torch.equal(spikes.float(), passed(spiking_neuron("LIF"), currents.float())[0])
+
+
+def test_a_call_begins_at_rest() -> None:
+    neuron = StatelessLIF()
+    currents = torch.full((1, 2), 1.9)
+    assert not neuron(currents).any()
+    assert not neuron(currents).any()
+
+
+def test_a_network_computes_the_same_and_keeps_its_state_dict(make_model: MakeModel) -> None:
+    model, plain = make_model(seed=3), make_model(seed=3)
+    make_stateless(model)
+    shape = (2, model.architecture.in_channels, model.image_size, model.image_size)
+    images = torch.rand(shape, dtype=next(model.parameters()).dtype)
+    with torch.no_grad():
+        assert torch.equal(model(images), plain(images))
+        functional.reset_net(plain)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    assert sum(isinstance(each, StatelessLIF) for each in model.modules()) > 5
+
+
+@pytest.mark.parametrize("kind", ["IF", "PLIF"])
+def test_other_neurons_are_refused_by_name_and_nothing_changes(kind: str) -> None:
+    model = nn.Sequential(spiking_neuron("LIF"), layer.Linear(2, 2), spiking_neuron(kind))  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=r"2: is a .*train this network with its own neurons"):
+        make_stateless(model)
+    assert not any(isinstance(each, StatelessLIF) for each in model)
