@@ -5,22 +5,38 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-LAVA := lava-nc==0.10.0
+LOCKED := $(BIN)/python -m pip install --quiet --no-deps --require-hashes
 MNIST := examples/mnist
 
 # Else each of the many processes that tests start compiles what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser clean
+.PHONY: setup lock wheel-test notebooks demo test interpreted test-gpu bad-input fuzz kill-rounds lint docs docs-test browser axe clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+# All of it is pinned and hashed in locks/, Lava too, which declares Python 3.10 and works beyond. torch is the build for
+# CPUs where a registry offers it; PyPI's own needs CUDA's libraries as well, but on macOS.
+$(READY): pyproject.toml setup.py $(wildcard locks/*.lock)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lava,onnx,sim,images,events,plot,examples,frameworks,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python '$(LAVA)'
+	$(LOCKED) -r locks/torch-cpu.lock 2>/dev/null || $(LOCKED) -r locks/cuda.lock
+	$(LOCKED) --ignore-requires-python -r locks/setup.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+# Writes locks/ anew after a change of pyproject.toml or constraints.txt; UPGRADE=1 takes the newest versions.
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	build/lock/bin/python tools/lock.py $(if $(UPGRADE),--upgrade)
+
+# The wheel and its extras in clean environments, one for each Python that is here, from another folder.
+wheel-test:
+	$(PYTHON) tools/wheel_test.py $(if $(PYTHONS),--pythons $(PYTHONS))
+
+# Runs the notebooks and writes what they show into them.
+notebooks: $(READY)
+	$(BIN)/python tools/notebooks.py notebooks/*.ipynb
 
 demo: $(READY)
 	$(BIN)/resformer-compile $(MNIST)/spikingresformer_mnist.pt --target lava,onnx -o build/mnist
@@ -82,6 +98,10 @@ kill-rounds: $(READY)
 # Hostile inputs for every reader and command, each in a process of its own with limits.
 fuzz: $(READY)
 	$(BIN)/python tests/hostile/fuzz.py --inputs $(or $(N),10000) --seed $(or $(SEED),1)
+
+# What the tests look for barriers in pages with, which keep people from using them; they skip without it.
+axe:
+	npm install --silent --no-save --prefix build/axe axe-core@4
 
 clean:
 	rm -rf $(VENV) build dist site

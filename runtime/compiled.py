@@ -16,7 +16,7 @@ from resformer.compiler.files.build import check_replaceable, read_build
 from resformer.compiler.files.report import TARGETS
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.program import Scheduled
-from resformer.compiler.ir.summary import Summarized, Summary, counted, sizes
+from resformer.compiler.ir.summary import Rows, Summarized, Summary, counted, sizes
 from resformer.compiler.pipeline import (
     Compilation,
     CompileOptions,
@@ -153,6 +153,18 @@ class Compiled(Summarized):
                 f"{counted(len(program), 'node')}, {neurons:,} neurons in {counted(len(populations), 'population')}",
             ),
         ]
+
+    def details(self) -> tuple[str, Rows] | None:
+        """Every population of the program."""
+        try:
+            program = self.program
+        except ResformerError:
+            return None
+        rows = [
+            (name, type(program[name].op).__name__, sizes(program[name].shape), f"{math.prod(program[name].shape):,}")
+            for name in program.spiking_names
+        ]
+        return f"Its {counted(len(rows), 'population')}", (("population", "neurons", "shape", " how many"), rows)
 
     def run(
         self,

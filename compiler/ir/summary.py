@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 Summary: TypeAlias = tuple[str, Sequence[tuple[str, str]]]
 """A title, and rows of (what, value)."""
+Rows: TypeAlias = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Headings and rows of a table; a heading that begins with a space is of a column of numbers."""
 
 WIDTH = 100
 """Columns of a summary as text."""
@@ -17,6 +19,15 @@ LINES_MAX = 20
 """Lines of a summary as text, its title included."""
 LISTED = 3
 """How many of a list of names are told."""
+ROWS_MAX = 100
+"""Rows of a table in a notebook."""
+
+# Colours are the page's own but for the edge, which stands out on white as on black; words say what it says.
+_CELL = "text-align: left; vertical-align: top"
+_NUMBER = "text-align: right"
+_CAPTION = "caption-side: top; text-align: left; color: inherit; font-weight: bold; padding: 0.2em 0.8em"
+_TABLE = "color: inherit; border-collapse: separate; border-spacing: 0.8em 0.1em"
+_EDGES = {None: "#8c8c8c", True: "#2da44e", False: "#cf222e"}
 
 
 class Summarized(ABC):
@@ -26,11 +37,19 @@ class Summarized(ABC):
     def summary(self) -> Summary:
         """A title, and rows of (what, value)."""
 
+    def sound(self) -> bool | None:
+        """Whether what it says is good news; None if it is neither good nor bad."""
+        return None
+
+    def details(self) -> tuple[str, Rows] | None:
+        """A title and a table that a notebook shows folded; None if there is no more to say."""
+        return None
+
     def __repr__(self) -> str:
         return as_text(self.summary())
 
     def _repr_html_(self) -> str:
-        return as_html(self.summary())
+        return as_html(self.summary(), self.sound(), self.details())
 
 
 def as_text(summary: Summary) -> str:
@@ -47,11 +66,54 @@ def as_text(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def as_html(summary: Summary) -> str:
-    """A summary as a table; nothing in it is taken for HTML."""
+def as_html(summary: Summary, sound: bool | None = None, details: tuple[str, Rows] | None = None) -> str:
+    """A summary as a table, and more of it folded below; nothing in it is taken for HTML.
+
+    It has the colours of the page around it, light or dark, and needs neither a style sheet nor a script.
+
+    Args:
+        summary: What it says.
+        sound: Whether that is good news, which colours its edge.
+        details: A title and a table; of a long one the first :data:`ROWS_MAX` rows.
+    """
     title, rows = summary
-    cells = "".join(f"<tr><th>{html.escape(what)}</th><td>{html.escape(value)}</td></tr>" for what, value in rows)
-    return f"<table><caption>{html.escape(title)}</caption>{cells}</table>"
+    cells = "".join(
+        f'<tr><th scope="row" style="{_CELL}">{html.escape(what)}</th>'
+        f'<td style="{_CELL}">{html.escape(value)}</td></tr>'
+        for what, value in rows
+    )
+    more = "" if details is None else _folded(*details)
+    return (
+        f'<div style="border-left: 4px solid {_EDGES[sound]}; overflow-x: auto">'
+        f'<table style="{_TABLE}"><caption style="{_CAPTION}">{html.escape(title)}</caption>'
+        f"<tbody>{cells}</tbody></table>{more}</div>"
+    )
+
+
+def _folded(title: str, rows: Rows) -> str:
+    """A table that opens at a click or a key."""
+    headings, lines = rows
+    styles = [_NUMBER if heading.startswith(" ") else _CELL for heading in headings]
+    head = "".join(
+        f'<th scope="col" style="{style}">{html.escape(heading.strip())}</th>'
+        for heading, style in zip(headings, styles, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<th scope="row" style="{style}">{html.escape(cell)}</th>'
+            if column == 0
+            else f'<td style="{style}">{html.escape(cell)}</td>'
+            for column, (cell, style) in enumerate(zip(line, styles, strict=True))
+        )
+        + "</tr>"
+        for line in lines[:ROWS_MAX]
+    )
+    left = f"<p>and {counted(len(lines) - ROWS_MAX, 'row')} more</p>" if len(lines) > ROWS_MAX else ""
+    return (
+        f"<details><summary>{html.escape(title)}</summary>"
+        f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{left}</details>'
+    )
 
 
 def counted(number: int, noun: str) -> str:

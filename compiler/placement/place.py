@@ -14,7 +14,7 @@ import numpy.typing as npt
 from resformer.compiler.chips.chip import Chip
 from resformer.compiler.files.placement import FORMAT, FORMAT_VERSION, Layout
 from resformer.compiler.ir.program import Program
-from resformer.compiler.ir.summary import Summarized, Summary, counted
+from resformer.compiler.ir.summary import Rows, Summarized, Summary, counted, sizes
 from resformer.compiler.placement.mapping import Population, Shape3, map_program
 from resformer.compiler.placement.tiling import RESOURCES, Reader, Tiling, best_tiling
 from resformer.errors import CapacityError
@@ -135,6 +135,25 @@ class Placement(Summarized):
             ("layers", f"{len(self.layers)}; {largest.population.name} takes most cores: {largest.cores:,}"),
             ("fits", "yes" if not self.violations else f"NO: {'; '.join(self.violations)}"),
         ]
+
+    def sound(self) -> bool:
+        """Whether it fits."""
+        return not self.violations
+
+    def details(self) -> tuple[str, Rows]:
+        """Each layer's neurons and cores."""
+        rows = [
+            (
+                layer.population.name,
+                sizes(layer.population.shape),
+                f"{layer.population.neurons:,}",
+                f"{layer.cores:,}",
+                f"{layer.busiest:.1%}",
+            )
+            for layer in self.layers
+        ]
+        title = f"{counted(len(self.layers), 'layer')} on {counted(self.cores, 'core')}"
+        return title, (("layer", "shape", " neurons", " cores", " of its neurons on the fullest"), rows)
 
     @cached_property
     def by_name(self) -> dict[str, Placed]:

@@ -92,7 +92,10 @@ class Population:
 
 def photographs() -> list[torch.Tensor]:
     """Return scikit-learn's two photographs, each (3, 427, 640), in [0, 1]."""
-    from sklearn.datasets import load_sample_images
+    try:
+        from sklearn.datasets import load_sample_images
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}; pip install 'resformer[examples]' installs it") from None
 
     return [torch.tensor(image).permute(2, 0, 1).float() / 255 for image in load_sample_images().images]
 

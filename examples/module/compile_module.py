@@ -8,7 +8,7 @@ random images. With BUILD, the build is kept for resformer-run.
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 from spikingjelly.activation_based import functional, layer, neuron
@@ -80,4 +80,6 @@ def main(build: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", nargs="?", metavar="BUILD", help="a folder to keep the build in")
+    raise SystemExit(main(parser.parse_args().build))

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 
 import nir
 import numpy as np
 import torch
+
+
+def named_folder(description: str | None) -> Path:
+    """The folder that the command line names.
+
+    Args:
+        description: What the script does.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder for network.nir and spikes.npz")
+    folder: Path = parser.parse_args().out
+    return folder
 
 
 def save(folder: Path, graph: nir.NIRGraph, inputs: torch.Tensor, outputs: torch.Tensor, dt: float) -> None:

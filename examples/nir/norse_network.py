@@ -8,12 +8,15 @@ Norse is 1 ms.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import norse.torch as norse
 import torch
-from files import save
+from files import named_folder, save
+
+try:
+    import norse.torch as norse
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; pip install 'resformer[frameworks]' installs it") from None
 
 DT = 1e-3
 TIMESTEPS, SAMPLES, SIZE = 10, 4, (2, 7, 7)
@@ -43,4 +46,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(named_folder(__doc__))

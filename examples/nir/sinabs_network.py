@@ -8,14 +8,17 @@ fire once a step, hence ``SingleSpike``.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import sinabs.activation as activation
-import sinabs.layers as layers
 import torch
-from files import save
-from sinabs.nir import to_nir
+from files import named_folder, save
+
+try:
+    import sinabs.activation as activation
+    import sinabs.layers as layers
+    from sinabs.nir import to_nir
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; no extra holds Sinabs: pip install sinabs") from None
 
 DT = 1.0
 TIMESTEPS, SAMPLES, SIZE = 9, 4, (2, 8, 8)
@@ -46,4 +49,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(named_folder(__doc__))

@@ -7,13 +7,16 @@ snnTorch's steps are 0.1 ms in NIR. NIR's reset is hard and immediate: ``reset_m
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import snntorch as snn
 import torch
-from files import save
-from snntorch.export_nir import export_to_nir
+from files import named_folder, save
+
+try:
+    import snntorch as snn
+    from snntorch.export_nir import export_to_nir
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; pip install 'resformer[frameworks]' installs it") from None
 
 DT = 1e-4
 TIMESTEPS, SAMPLES, FEATURES = 12, 4, 14
@@ -44,4 +47,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(named_folder(__doc__))

@@ -8,14 +8,17 @@ neurons do. snnTorch's steps are 0.1 ms in NIR.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import nir
-import snntorch as snn
 import torch
-from files import save
-from snntorch.export_nir import export_to_nir
+from files import named_folder, save
+
+try:
+    import snntorch as snn
+    from snntorch.export_nir import export_to_nir
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; pip install 'resformer[frameworks]' installs it") from None
 
 DT = 1e-4
 TIMESTEPS, SAMPLES, FEATURES, HIDDEN, CLASSES = 16, 4, 14, 20, 6
@@ -67,4 +70,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(named_folder(__doc__))

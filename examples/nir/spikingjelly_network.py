@@ -7,13 +7,16 @@ SpikingJelly fires at its threshold, NIR above it; weights that make no ties, as
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
-from files import save
+from files import named_folder, save
 from spikingjelly.activation_based import functional, layer, neuron
-from spikingjelly.activation_based.nir_exchange import export_to_nir
+
+try:
+    from spikingjelly.activation_based.nir_exchange import export_to_nir
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; SpikingJelly has it since version 2: pip install 'spikingjelly>=2'") from None
 
 DT = 1e-4
 TIMESTEPS, SAMPLES, SIZE = 8, 4, (2, 8, 8)
@@ -43,4 +46,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(named_folder(__doc__))

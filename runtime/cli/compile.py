@@ -47,13 +47,20 @@ def _parser() -> Parser:
         type=_axis,
         metavar="OPTION=V,V",
         help="compile once for each combination of values, such as --sweep weight-bits=4,8 timesteps=2,4, and print "
-        "one table; writes no build; exit status 1 if a combination fails. torchrun --nproc-per-node 2 --no-python "
+        "one table, and with --report a page with a Pareto plot; writes no build; exit status 1 if a combination "
+        "fails. torchrun --nproc-per-node 2 --no-python "
         "resformer-compile ... shares the combinations",
     )
     more.add_argument(
         "--table", type=Path, action="append", default=[], metavar="FILE", help="with --sweep: .json or .csv to write"
     )
-    more.add_argument("--report", type=Path, metavar="FILE.html", help="page to write that shows the build")
+    more.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="page to write that shows the build; with "
+        "--sweep, all combinations, and in a folder beside it a page of each",
+    )
     group = parser.add_argument_group("for --sweep and --report: what to run in sim (default: nothing)")
     add_input_options(group, required=False)
     return parser
@@ -111,7 +118,7 @@ def _report(arguments: argparse.Namespace, terminal: Terminal) -> None:
 
 def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
     """Compile, place and run every combination; print and write the table."""
-    for name in ("target", "output", "check", "dump_after", "report"):
+    for name in ("target", "output", "check", "dump_after"):
         if getattr(arguments, name):
             raise UsageError(f"--{name.replace('_', '-')}: not with --sweep, which writes no build")
     axes = _axes(arguments.sweep)
@@ -124,12 +131,16 @@ def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
     if processes.leads:
         for path in (*arguments.table, *filter(None, (arguments.json,))):
             check_writable(path)
+    pages = None if arguments.report is None else arguments.report.parent / f"{arguments.report.stem}-points"
+    if arguments.report is not None and pages is not None and processes.leads:
+        check_writable(arguments.report)
+        check_writable(pages / "page.html")
     terminal = terminal_for(arguments, leads=processes.leads)
     with terminal.progress() as update:
         update("starting", 0, 0)
         from resformer.runtime.cli import sweep
 
-        points = sweep.run(arguments, axes, update, processes)
+        points = sweep.run(arguments, axes, update, processes, pages)
         sweep.require_any(points)
         failed = [point for point in points if point.error is not None]
         if not processes.leads:
@@ -139,11 +150,20 @@ def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
                 write_text(path, sweep.to_csv(points))
             else:
                 write_json(path, sweep.to_json(points, arguments))
+        if arguments.report is not None and pages is not None:
+            from resformer.runtime.page.sweep import write_sweep_page
+
+            write_sweep_page(
+                sweep.to_json(points, arguments),
+                pages=sweep.links(points, pages),
+                told={kind: sweep.told(points, kind) for kind in sweep.TOLD},
+                path=arguments.report,
+            )
     for line in sweep.told(points, "notes"):
         terminal.line(f"note: {line}")
     for line in sweep.told(points, "warnings"):
         terminal.warning(line)
-    terminal.wrote(*arguments.table)
+    terminal.wrote(*arguments.table, *filter(None, (arguments.report,)))
     if arguments.json is not None:
         write_result(terminal, arguments.json, sweep.to_json(points, arguments))
     terminal.table(f"{arguments.model.name}, {len(points)} ways", *sweep.rows(points))

@@ -6,26 +6,41 @@ import argparse
 import csv
 import io
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
 
 from resformer._version import __version__
 from resformer.compiler.ir.program import layer_names
 from resformer.compiler.progress import Progress
 from resformer.compiler.save.report import sqnr_db
-from resformer.errors import ResformerError, SampleWarning
+from resformer.errors import ResformerError, SampleWarning, UnsupportedError
 from resformer.runtime.cli.compile_options import compile_options
 from resformer.runtime.cli.event_options import event_binning
+from resformer.runtime.cli.sweep_points import Classes, Original, joined, original_share, write_point_page
 from resformer.runtime.compiled import Compiled, compile  # noqa: A004
+from resformer.runtime.cost.cost import Cost
+from resformer.runtime.given import Given
+from resformer.runtime.pareto import front
 from resformer.runtime.run.processes import Processes
 from resformer.runtime.units import COMPARED, common_power, prefixed, scaled
+from resformer.runtime.verify.intervals import share_interval
+
+Int64Array = npt.NDArray[np.int64]
 
 FORMAT = "resformer-sweep"
-FORMAT_VERSION = 2
-"""1 had no intervals and no power."""
+FORMAT_VERSION = 3
+"""1 had no intervals and no power, 2 no agreement, no intervals of accuracies and no fronts."""
 BACKEND = "sim"
+LONGEST_NAME = 80
+"""Of a page's file, in characters."""
 
 Axes: TypeAlias = Mapping[str, Sequence[tuple[str, str, object]]]
 """Of each option its values: (as the user wrote it, the argument's name, the value)."""
@@ -42,7 +57,14 @@ class Point:
         cores: Neurocores.
         chips: Chips.
         sqnr_db: Of the layer whose weights rounding changed most.
+        samples: How many ran.
         accuracy: Of the samples.
+        accuracy_low: The least that it may be of other samples of their kind, with 95 %.
+        accuracy_high: The most.
+        accuracy_original: Of the original on the same samples: the float network, with no option of the sweep chosen.
+        agreement: The share of the samples whose class is the original's.
+        agreement_low: See ``accuracy_low``.
+        agreement_high: See ``accuracy_high``.
         sops: Of a sample.
         paper_mj: The paper's energy of a sample, without the stem.
         energy_mj: The chip's.
@@ -60,6 +82,7 @@ class Point:
         saturated: How many values were clipped, in all samples.
         warnings: What is doubtful of the network, the samples, or the run, a sentence each.
         notes: What was chosen or found beside, a sentence each: kernels that were replaced among it.
+        page: The file of its own page, if one was written.
     """
 
     choices: Mapping[str, str]
@@ -68,7 +91,14 @@ class Point:
     cores: int | None = None
     chips: int | None = None
     sqnr_db: float | None = None
+    samples: int | None = None
     accuracy: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+    accuracy_original: float | None = None
+    agreement: float | None = None
+    agreement_low: float | None = None
+    agreement_high: float | None = None
     sops: float | None = None
     paper_mj: float | None = None
     energy_mj: float | None = None
@@ -86,6 +116,7 @@ class Point:
     saturated: int | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    page: str | None = None
 
     @property
     def title(self) -> str:
@@ -94,16 +125,21 @@ class Point:
 
 
 TOLD = ("warnings", "notes")
-MEASURED = tuple(each.name for each in fields(Point) if each.name not in ("choices", "error", *TOLD))
+MEASURED = tuple(each.name for each in fields(Point) if each.name not in ("choices", "error", "page", *TOLD))
 ENDS = ("low", "high")
 WITH_INTERVALS = ("energy_mj", "power_mw", "latency_us", "interval_us")
 """What is measured of a chip, of which the least and the most are told beside."""
+GAINS = ("accuracy", "agreement", "sqnr_db")
+"""What should be large."""
+COSTS = ("energy_mj", "latency_us", "interval_us", "power_mw", "cores", "chips", "sops", "paper_mj")
+"""What should be small."""
 _TEXTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "fits": ("fits", lambda value: "yes" if value else "NO"),
     "cores": (" cores", "{:,}".format),
     "chips": (" chips", "{:,}".format),
     "sqnr_db": (" worst SQNR, dB", "{:.1f}".format),
     "accuracy": (" accuracy", "{:.2%}".format),
+    "agreement": (" agreement", "{:.2%}".format),
     "saturated": (" saturated", "{:,}".format),
 }
 _QUANTITIES: Mapping[str, tuple[str, str, float]] = {
@@ -118,7 +154,11 @@ _QUANTITIES: Mapping[str, tuple[str, str, float]] = {
 
 
 def run(
-    arguments: argparse.Namespace, axes: Axes, update: Progress, processes: Processes | None = None
+    arguments: argparse.Namespace,
+    axes: Axes,
+    update: Progress,
+    processes: Processes | None = None,
+    pages: Path | None = None,
 ) -> tuple[Point, ...]:
     """Compile, place and run every combination; those that fail say why.
 
@@ -128,6 +168,7 @@ def run(
         update: Told how far it is.
         processes: Those that share the combinations, in turn; all are given all points. None: this one
             is alone.
+        pages: Folder to write each combination's own page to, under ``page_name``; None: no pages.
 
     Warns:
         SampleWarning: Of the samples, as if all combinations had been compiled here.
@@ -136,23 +177,28 @@ def run(
     combinations = list(itertools.product(*axes.values()))
     points: list[Point] = []
     said: list[list[str]] = []
+    seen: list[Classes | None] = []
+    share = None if arguments.input is None else original_share(arguments, update, processes)
     for index, values in list(enumerate(combinations))[processes.rank :: processes.count]:
         choices = {key: text for key, (text, _, _) in zip(axes, values, strict=True)}
         update(Point(choices).title, index, len(combinations))
         chosen = argparse.Namespace(**{**vars(arguments), **{name: value for _, name, value in values}})
         with warnings.catch_warnings(record=processes.count > 1) as caught:
             try:
-                points.append(_point(chosen, choices))
+                point, classes = _point(chosen, choices, pages and pages / page_name(index, choices))
             except (ResformerError, MemoryError) as error:
                 reason = "; ".join(error.findings) if isinstance(error, ResformerError) else "out of memory"
-                points.append(Point(choices, error=" ".join(reason.split())))
+                point, classes = Point(choices, error=" ".join(reason.split())), None
+        points.append(point)
+        seen.append(classes)
         said.append([str(each.message) for each in caught or () if issubclass(each.category, SampleWarning)])
     update("gathering", 0, 0)
-    parts = processes.gather_for_all(list(zip(points, said, strict=True)))
-    in_order = [parts[index % processes.count][index // processes.count] for index in range(len(combinations))]
-    for message in itertools.chain.from_iterable(messages for _, messages in in_order):
+    parts = processes.gather_for_all((list(zip(points, said, seen, strict=True)), share))
+    in_order = [parts[index % processes.count][0][index // processes.count] for index in range(len(combinations))]
+    for message in itertools.chain.from_iterable(messages for _, messages, _ in in_order):
         warnings.warn(message, SampleWarning, stacklevel=2)
-    return tuple(point for point, _ in in_order)
+    original = joined([each for _, each in parts if each is not None])
+    return tuple(_compared(point, classes, original) for point, _, classes in in_order)
 
 
 def require_any(points: Sequence[Point]) -> None:
@@ -166,7 +212,15 @@ def require_any(points: Sequence[Point]) -> None:
         raise ResformerError(str(reasons.pop()))
 
 
-def _point(arguments: argparse.Namespace, choices: Mapping[str, str]) -> Point:
+def page_name(index: int, choices: Mapping[str, str]) -> str:
+    """The file of a combination's own page."""
+    title = "-".join(f"{key}-{value}" for key, value in choices.items())
+    return f"{index + 1:02}-{re.sub('[^A-Za-z0-9._]+', '-', title)[:LONGEST_NAME].strip('-')}.html"
+
+
+def _point(
+    arguments: argparse.Namespace, choices: Mapping[str, str], page: Path | None
+) -> tuple[Point, Classes | None]:
     compiled = compile(arguments.model, options=compile_options(arguments))
     compilation = compiled.compilation
     facts: dict[str, Any] = {
@@ -177,10 +231,21 @@ def _point(arguments: argparse.Namespace, choices: Mapping[str, str]) -> Point:
     if compiled.options.chip is not None:
         placement = compiled.place()
         facts |= {"fits": not placement.violations, "cores": placement.cores, "chips": placement.chips}
+    given = cost = classes = None
     if arguments.input is not None:
-        measured = _measured(arguments, compiled)
+        given = compiled.read(
+            arguments.input, samples=arguments.samples, labels=arguments.labels, binning=event_binning(arguments)
+        )
+        measured, cost, classes = _measured(compiled, given)
         facts |= measured | {name: (*facts[name], *measured[name]) for name in TOLD}
-    return Point(choices, **facts)
+    point = Point(choices, **facts)
+    if page is not None:
+        try:
+            write_point_page(compiled, given, cost, point.title, page)
+            point = replace(point, page=page.name)
+        except UnsupportedError as error:
+            point = replace(point, notes=(*point.notes, f"no page of its own: {error}"))
+    return point, classes
 
 
 def _worst_sqnr(compiled: Compiled) -> float | None:
@@ -188,19 +253,17 @@ def _worst_sqnr(compiled: Compiled) -> float | None:
     return min((each for each in found if each is not None), default=None)
 
 
-def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, Any]:
-    """What a run of the samples tells."""
-    given = compiled.read(
-        arguments.input, samples=arguments.samples, labels=arguments.labels, binning=event_binning(arguments)
-    )
+def _measured(compiled: Compiled, given: Given) -> tuple[dict[str, Any], Cost, Classes]:
+    """What a run of the samples tells, what it costs, and which classes it found."""
     result = compiled.run(given, backend=BACKEND, count=True)
     facts: dict[str, Any] = {
+        "samples": len(given.samples),
         "saturated": sum(result.saturated.values()),
         "warnings": (*given.warnings, *result.to_know),
         "notes": (*given.notes, *result.notes),
     }
-    if result.accuracy is not None:
-        facts["accuracy"] = result.accuracy
+    if given.labels is not None:
+        facts |= _share("accuracy", result.predictions, given.labels)
     cost = compiled.cost(result)
     facts["sops"] = cost.paper.sops
     if compiled.options.chip is not None:
@@ -209,7 +272,25 @@ def _measured(arguments: argparse.Namespace, compiled: Compiled) -> dict[str, An
             **{name: getattr(cost, name) for name in WITH_INTERVALS},
             **{f"{name}_{end}": cost.between(name)[index] for name in WITH_INTERVALS for index, end in enumerate(ENDS)},
         }
-    return facts
+    return facts, cost, Classes(result.predictions, given.labels)
+
+
+def _compared(point: Point, classes: Classes | None, original: Original) -> Point:
+    """A point beside the original."""
+    if classes is None:
+        return point
+    if original.predictions is None:
+        return replace(point, notes=(*point.notes, *filter(None, (original.absent,))))
+    agreement = _share("agreement", classes.predictions, original.predictions)
+    accuracy = None if classes.labels is None else float(np.mean(original.predictions == classes.labels))
+    return replace(point, **agreement, accuracy_original=accuracy)
+
+
+def _share(name: str, predictions: Int64Array, wanted: Int64Array) -> dict[str, Any]:
+    """Of how many samples the class is the wanted one, and between what that lies."""
+    right = int(np.count_nonzero(predictions == wanted))
+    low, high = share_interval(right, len(wanted))
+    return {name: right / len(wanted), f"{name}_low": low, f"{name}_high": high}
 
 
 def rows(points: Sequence[Point]) -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -237,10 +318,12 @@ def _column(points: Sequence[Point], name: str) -> tuple[str, Callable[[Any], st
 
 
 def _cell(point: Point, name: str, text: Callable[[Any], str]) -> str:
-    """What was measured, with its interval if it has one."""
+    """What was measured; of a chip, with its interval."""
     value = getattr(point, name)
     if value is None:
         return "-"
+    if name not in WITH_INTERVALS:
+        return text(value)
     low, high = (getattr(point, f"{name}_{end}", value) for end in ENDS)
     return text(value) if low == high else f"{text(value)} ({text(low)} to {text(high)})"
 
@@ -266,6 +349,12 @@ def to_json(points: Sequence[Point], arguments: argparse.Namespace) -> dict[str,
         "version": __version__,
         "model": arguments.model.name,
         "input": None if arguments.input is None else arguments.input.name,
+        "fronts": {
+            gain: {
+                cost: front(*([_choice(point, name) for point in points] for name in (gain, cost))) for cost in COSTS
+            }
+            for gain in GAINS
+        },
         "points": [
             {"choices": dict(point.choices), "error": point.error}
             | {name: getattr(point, name) for name in MEASURED}
@@ -273,6 +362,17 @@ def to_json(points: Sequence[Point], arguments: argparse.Namespace) -> dict[str,
             for point in points
         ],
     }
+
+
+def _choice(point: Point, name: str) -> float | None:
+    """What was measured of a point that is a choice: it did not fail, and fits its chip, if one was chosen."""
+    value: float | None = getattr(point, name)
+    return None if point.error is not None or point.fits is False else value
+
+
+def links(points: Sequence[Point], pages: Path) -> list[str | None]:
+    """Where the page of each point is, seen from the folder that holds theirs."""
+    return [None if point.page is None else f"{quote(pages.name)}/{quote(point.page)}" for point in points]
 
 
 def to_csv(points: Sequence[Point]) -> str:

@@ -12,7 +12,7 @@ from resformer.compiler.files.cost import FORMAT, FORMAT_VERSION, CostFile
 from resformer.compiler.files.json_schema import check
 from resformer.compiler.files.placement import Layout
 from resformer.compiler.ir.program import Program
-from resformer.compiler.ir.summary import Summarized, Summary, counted
+from resformer.compiler.ir.summary import Rows, Summarized, Summary, counted
 from resformer.compiler.placement.activity import Activity, stem_macs
 from resformer.compiler.placement.optimize import compare
 from resformer.compiler.placement.place import Placement, place
@@ -75,6 +75,10 @@ class Cost(Summarized):
     def summary(self) -> Summary:
         """The sums, as ``total_rows`` has them."""
         return f"Cost of a sample, on average over {self.activity.samples:,}", total_rows(self)
+
+    def details(self) -> tuple[str, Rows]:
+        """What each layer takes."""
+        return f"What {counted(len(self.layers), 'layer')} take", layer_rows(self)
 
     @property
     def step_ns(self) -> float:

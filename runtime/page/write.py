@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from resformer.runtime.page.content import Shown, page_data
 TEMPLATE = "page.html"
 STYLES = ("page.css", "answers.css", "choice.css", "membranes.css", "classes.css", "chip.css", "print.css")
 """In this order: the last has the last word."""
-SHARED = ("dom.js", "numbers.js", "colours.js", "pointing.js", "view.js", "charts.js")
+SHARED = ("dom.js", "numbers.js", "colours.js", "pointing.js", "view.js", "charts.js", "frame.js")
 """What all sections use."""
 SECTIONS = (
     "answers.js",
@@ -47,16 +47,27 @@ def write_page(shown: tuple[Shown, ...], path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    write_text(path, page(page_data(shown)))
+    data = page_data(shown)
+    title = " · ".join(build["name"] for build in data["builds"])
+    write_text(path, page(data, title))
 
 
-def page(data: Mapping[str, Any]) -> str:
-    """The page as text."""
+def page(
+    data: Mapping[str, Any], title: str, *, styles: Sequence[str] = STYLES, scripts: Sequence[str] = SCRIPTS
+) -> str:
+    """A page as text.
+
+    Args:
+        data: What its scripts draw.
+        title: Of the window.
+        styles: Its assets, in this order.
+        scripts: Likewise.
+    """
     parts = {
-        "title": _title([build["name"] for build in data["builds"]]),
-        "style": "".join(map(_asset, STYLES)),
+        "title": html.escape(title),
+        "style": "".join(map(_asset, styles)),
         "data": embedded(data),
-        "script": "".join(map(_asset, SCRIPTS)),
+        "script": "".join(map(_asset, scripts)),
     }
     text = _asset(TEMPLATE)
     # one split, so that nothing in a part is taken for a mark
@@ -68,10 +79,6 @@ def embedded(data: Mapping[str, Any]) -> str:
     """JSON that stands in a script element: no text in it can end that element or open another."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _title(names: list[str]) -> str:
-    return html.escape(" · ".join(names))
 
 
 def _asset(name: str) -> str:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from resformer.compiler.ir.graph import NETX
-from resformer.compiler.ir.summary import Summarized, Summary, counted, listed
+from resformer.compiler.ir.summary import Rows, Summarized, Summary, counted, listed
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING, Preprocessing
 from resformer.runtime.run.to_know import NONE_FIRED, clipping, silence
 from resformer.runtime.verify.diverge import Divergence
@@ -156,6 +156,16 @@ class Verification(Summarized):
             ("to know", known.partition(": ")[2]),
             *((name, (ran | not_run)[name]) for name in CHECKS if name in ran or name in not_run),
         ]
+
+    def sound(self) -> bool:
+        """Whether it passed."""
+        return self.passed
+
+    def details(self) -> tuple[str, Rows]:
+        """Every population: how many spikes were compared, and how many differ in each check."""
+        from resformer.runtime.verify.tables import layer_rows
+
+        return f"Every population ({len(self.layers)})", layer_rows(self)
 
     @property
     def equivalent(self) -> bool:

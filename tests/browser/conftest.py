@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.browsers import browser_path
 from support.builds import tiny as tiny
+from support.made_pages import edited as edited
+from support.made_pages import shown as shown
 
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 OPEN_TIMEOUT_MS = 300_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    path = os.environ.get("RESFORMER_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(
-            f"no browser: none of {', '.join(BROWSERS)} is installed (make browser), nor named by RESFORMER_BROWSER"
-        )
+    path = browser_path()
     # Chromium's sandbox refuses root, which is who runs in containers; it opens files of ours alone
     options = {"executable_path": path, "args": ["--no-sandbox"], "timeout": OPEN_TIMEOUT_MS}
     with playwright.sync_playwright() as running, running.chromium.launch(**options) as started:

@@ -44,7 +44,7 @@ def test_mnist_opens_without_errors(mnist: Path, open_page: Callable[..., Any], 
     assert (mnist / "report.html").stat().st_size < 5e6
     page = open_page(mnist / "report.html", **options)
     assert page.locator("#verdict").inner_text() == "Equivalent"
-    assert page.locator("main > section").count() == 11
+    assert page.locator("main > section").count() == 12
     assert page.locator(".empty").count() == 0
     # the page does not scroll sideways; wide figures do so in their own frames
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -17,6 +17,7 @@ from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run import infer
 from support.builds import Tiny, read_json
+from support.hostile_files import verification
 from support.pages import read_page
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>&amp;'\""
@@ -125,6 +126,41 @@ def test_differences_are_those_that_verifying_counts(tiny: Tiny, tmp_path: Path)
     assert any(each["mismatched"] for each in run["differences"]["layers"].values())
 
 
+def test_verifications_say_the_class_of_each_sample(tiny: Tiny, tmp_path: Path) -> None:
+    """And pages show those that changed it, with the images of the very samples; earlier files are still read."""
+    result, page = tmp_path / "v.json", tmp_path / "r.html"
+    given = [str(tiny.build), "--input", str(tiny.images)]
+    labels, model = ["--labels", str(tiny.labels)], ["--model", str(tiny.model)]
+    assert verify_main([*given, *labels, *model, "--backend", "reference", "--json", str(result)]) == 0
+    found = read_json(result)
+    assert found["format_version"] == 2
+    assert found["labels"] == np.load(tiny.labels).tolist()
+    for name, key in (("original", "predictions_original"), ("quantized", "predictions")):
+        assert found["accuracy"][name] == np.mean(np.equal(found[key], found["labels"]))
+        low, high = found["accuracy_intervals"][name]
+        assert low <= found["accuracy"][name] <= high
+    low, high = found["accuracy_drop_interval"]
+    assert low <= found["accuracy_drop"] <= high
+    # one sample changes its class, which no verification of these would say
+    found["predictions_original"][3] = (found["predictions"][3] + 1) % 2
+    result.write_text(json.dumps(found))
+    assert main([*given, "--samples", "4", "--verify", str(result), "-o", str(page)]) == 0
+    (build,) = read_page(page)[0]["builds"]
+    (changed,) = build["changed"]["samples"]
+    assert changed["sample"] == 3
+    pixels = np.frombuffer(base64.b64decode(changed["image"]["rgb"]), dtype=np.uint8).reshape(16, 16, 3)
+    image = np.load(tiny.images)[3]
+    expected = np.rint(255 * (image - image.min()) / (image.max() - image.min()))
+    np.testing.assert_array_equal(pixels[..., 0], expected[0])
+    assert build["verification"] == found
+    for name in ("labels", "predictions_original", "input_crc32", "accuracy_intervals", "accuracy_drop_interval"):
+        del found[name]
+    result.write_text(json.dumps(found | {"format_version": 1}))
+    assert main([str(tiny.build), "--verify", str(result), "-o", str(page)]) == 0
+    (build,) = read_page(page)[0]["builds"]
+    assert (build["verification"]["format_version"], build["changed"]) == (1, None)
+
+
 def test_another_chip_gives_other_costs(tiny: Tiny, tmp_path: Path) -> None:
     given = [str(tiny.build), "--input", str(tiny.images), "--samples", "1"]
     by_run, by_report = tmp_path / "run.html", tmp_path / "report.html"
@@ -230,6 +266,9 @@ def cost_of_strangers() -> dict[str, Any]:
         (["--cost", "{wrong}"], 1, "not what resformer-run --cost --json writes"),
         (["--cost", "{old}"], 1, "format version 0, this resformer reads 3"),
         (["--cost", "{other}"], 1, "this build has no layer stranger"),
+        (["--verify", "{newer}"], 1, "format version 3, this resformer reads 1 and 2; write it again"),
+        (["--verify", "{short}"], 1, "short.json: damaged ('labels' has 2 items, not 1, one a sample)"),
+        (["--verify", "{beyond}"], 1, "its predictions have class 4611686018427387904, this build tells"),
         (["--cost", "{bare}"], 1, "bare.json: damaged ('version' is missing); write it again with resformer-run"),
         (["--verify", "{hollow}"], 1, "hollow.json: damaged ('version' is missing); write it again with resformer-v"),
         (["--input", "{absent}"], 1, "no such file"),
@@ -248,6 +287,11 @@ def test_bad_input(
         "bare": '{"format": "resformer-cost", "format_version": 3}',
         "hollow": '{"format": "resformer-verification", "format_version": 1, "layers": [{}]}',
     }
+    told = verification() | {"format_version": 2, "layers": [], "predictions_original": None, "labels": None}
+    told |= {"input_crc32": [0], "accuracy_intervals": {}, "accuracy_drop_interval": None}
+    texts["newer"] = json.dumps(told | {"format_version": 3})
+    texts["short"] = json.dumps(told | {"labels": [0, 0]})
+    texts["beyond"] = json.dumps(told | {"predictions": [2**62]})
     for name, text in texts.items():
         (tmp_path / f"{name}.json").write_text(text)
     paths = {name: tmp_path / f"{name}.json" for name in (*texts, "absent")}

@@ -12,6 +12,7 @@ from resformer.runtime.cli.compile import main
 from resformer.runtime.cli.compile_options import main as compile_main
 from resformer.runtime.cli.run import main as run_main
 from resformer.runtime.cli.sweep import Point, told
+from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.run import infer
 from support.builds import Tiny, read_json
 from support.pages import read_page
@@ -125,7 +126,12 @@ def test_flags_can_vary(tiny: Tiny, tmp_path: Path) -> None:
         (["--sweep", "per-layer-exponents=maybe"], 2, "per-layer-exponents=maybe: is no or yes"),
         (["--sweep", "chip=loihi3"], 1, "loihi3: no such chip"),
         (["--sweep", "timesteps=2", "-o", "b"], 2, "--output: not with --sweep"),
-        (["--sweep", "timesteps=2", "--report", "r.html"], 2, "--report: not with --sweep"),
+        (["--sweep", "timesteps=2", "--report", "."], 1, ".: Is a directory"),
+        (
+            ["--sweep", "timesteps=2", "--report", "t.json", "--table", "t.json"],
+            2,
+            "t.json is what --table t.json writes",
+        ),
         (["--sweep", "timesteps=2", "--table", "t.txt"], 2, "t.txt ends in neither .json nor .csv"),
         (["--sweep", "timesteps=2", "--labels", "l.npy"], 2, "--labels: goes with --input"),
         (["--sweep", "timesteps=2,3", "--input", "absent.npy"], 1, "absent.npy: no such file"),
@@ -172,3 +178,67 @@ def test_compiling_writes_the_page_too(tiny: Tiny, tmp_path: Path, folder: str) 
     assert shown["run"]["samples"] == 2
     assert sweep(tiny, "--target", "sim", "-o", str(build), "--report", str(page)) == 0
     assert read_page(page)[0]["builds"][0]["run"] is None
+
+
+@pytest.fixture(scope="module")
+def swept(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page of a sweep, s.html, and its table, s.json; one combination fails."""
+    folder = tmp_path_factory.mktemp("swept")
+    given = ["--input", str(tiny.images), "--labels", str(tiny.labels), "--samples", "4"]
+    wanted = ["--report", str(folder / "s.html"), "--table", str(folder / "s.json")]
+    assert sweep(tiny, *given, "--sweep", "weight-bits=4,8", "input-size=16,9", *wanted) == 1
+    return folder
+
+
+def test_a_page_carries_the_table_and_links_each_way(tiny: Tiny, swept: Path) -> None:
+    data, tags, texts = read_page(swept / "s.html")
+    assert data["sweep"] == read_json(swept / "s.json")
+    assert texts["title"] == "tiny.pt, 4 ways"
+    points = data["sweep"]["points"]
+    assert [link is None for link in data["pages"]] == [point["error"] is not None for point in points]
+    for point, link in zip(points, data["pages"], strict=True):
+        if link is not None:
+            (shown,) = read_page(swept / link)[0]["builds"]
+            assert shown["name"] == ", ".join(f"{name} {value}" for name, value in point["choices"].items())
+            assert shown["report"]["options"]["weight_bits"] == int(point["choices"]["weight-bits"])
+            assert shown["cost"]["energy_mj"]["total"] == point["energy_mj"]
+            assert shown["run"]["accuracy"] == point["accuracy"]
+    # nothing is loaded from elsewhere
+    assert [value for _, attributes in tags for key, value in attributes.items() if key in ("src", "href")] == [
+        "data:,"
+    ]
+
+
+def test_agreement_is_with_the_float_network(tiny: Tiny, swept: Path, tmp_path: Path) -> None:
+    result = tmp_path / "v.json"
+    build, given = tmp_path / "build", ["--input", str(tiny.images), "--labels", str(tiny.labels), "--samples", "4"]
+    options = ["--weight-bits", "4", "--target", "sim", "-o", str(build), "--quiet"]
+    assert compile_main([str(tiny.model), *tiny.arguments, *options]) == 0
+    assert verify_main([str(build), *given, "--model", str(tiny.model), "--backend", "sim", "--json", str(result)]) == 0
+    verified, table = read_json(result), read_json(swept / "s.json")
+    point = next(each for each in table["points"] if each["choices"] == {"weight-bits": "4", "input-size": "16"})
+    assert point["agreement"] == verified["checks"]["quantized_vs_original"]["top1_agreement"]
+    assert point["accuracy"] == verified["accuracy"]["quantized"]
+    assert point["accuracy_original"] == verified["accuracy"]["original"]
+    assert point["samples"] == 4
+    for name in ("accuracy", "agreement"):
+        assert 0 <= point[f"{name}_low"] <= point[name] <= point[f"{name}_high"] <= 1
+        assert point[f"{name}_low"] < point[f"{name}_high"]
+    for gain, of_costs in table["fronts"].items():
+        for cost, indices in of_costs.items():
+            values = [(each[gain], each[cost]) for each in table["points"]]
+            assert indices
+            for index in indices:
+                better = [g >= values[index][0] and c <= values[index][1] for g, c in values if g is not None]
+                assert sum(better) == sum(each == values[index] for each in values)
+
+
+def test_where_the_float_network_cannot_run_agreement_is_absent_and_said(tiny: Tiny, tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    given = ["--input", str(tiny.images), "--samples", "2", "--table", str(table)]
+    # without --input-size the network would take another size than these samples have
+    assert main([str(tiny.model), *given, "--sweep", "input-size=16"]) == 0
+    (point,) = read_json(table)["points"]
+    assert point["sops"] > 0
+    assert point["agreement"] is None
+    assert any(note.startswith("no agreement: ") for note in point["notes"])

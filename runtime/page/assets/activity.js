@@ -63,7 +63,7 @@ function rasters(view) {
       html(
         "small",
         {},
-        `a row is a neuron, a column a step; ${counted(run.rasters[names[0]]?.samples ?? 0, "sample")}, one after the other, ${counted(run.timesteps, "step")} each`,
+        `a row is a neuron, a column a step; ${counted(run.rasters[names[0]]?.samples ?? 0, "sample")}, one after the other, ${counted(run.timesteps, "step")} each, with its class${run.labels ? "; ! where that is wrong" : ""}`,
       ),
     ),
     html(
@@ -76,7 +76,7 @@ function rasters(view) {
           row = Math.ceil(width / 8);
         const [red, green, blue] = rgbOf(view.colour(name));
         const canvas = paint(
-          html("canvas", { class: "raster", "aria-label": `spikes of ${name}` }),
+          html("canvas", { class: "raster", role: "img", "aria-label": `spikes of ${name}` }),
           width,
           rows,
           (x, y) => {
@@ -85,8 +85,39 @@ function rasters(view) {
             return fired ? [red, green, blue, 255] : [128, 128, 128, Math.floor(x / run.timesteps) % 2 ? 22 : 0];
           },
         );
-        return multiple(view, name, `${percent(view.rate(name))} fire, ${rows} of ${whole(of)} shown`, canvas);
+        return multiple(
+          view,
+          name,
+          `${percent(view.rate(name))} fire, ${rows} of ${whole(of)} shown`,
+          canvas,
+          classesBelow(view, samples),
+        );
       }),
     ),
   ];
+}
+
+const CLASSES_BELOW = 16;
+
+// Under a raster, what each of its samples is taken for; where that is wrong, what it is.
+function classesBelow(view, samples) {
+  const { predictions, labels } = view.build.run;
+  if (samples > CLASSES_BELOW || predictions.length < samples) return null;
+  return html(
+    "div",
+    { class: "below" },
+    predictions.slice(0, samples).map((predicted, sample) => {
+      const wrong = labels && labels[sample] !== predicted,
+        named = className(view, predicted);
+      return html(
+        "span",
+        {
+          class: wrong ? "bad" : null,
+          "data-tip": `sample ${sample}: taken for ${named}${labels ? `, ${wrong ? "but" : "and"} is ${className(view, labels[sample])}` : ""}`,
+        },
+        named.length > 3 ? String(predicted) : named,
+        wrong && "!",
+      );
+    }),
+  );
 }

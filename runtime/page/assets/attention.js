@@ -7,10 +7,10 @@ function attentionMaps(view) {
   const pictures = run.images?.map((image) => ({ ...image, pixels: bytes(image.rgb) }));
   const samples = run.shown;
   const named = (label) => view.build.report.classes?.[label] ?? `class ${label}`;
-  const overlay = (picture, map, rows, columns) => {
+  const overlay = (picture, map, rows, columns, label) => {
     const width = Math.max(picture?.columns ?? columns, columns),
       height = Math.max(picture?.rows ?? rows, rows);
-    return paint(html("canvas", {}), width, height, (x, y) => {
+    return paint(html("canvas", { role: "img", "aria-label": label }), width, height, (x, y) => {
       const heat = map[Math.floor((y * rows) / height) * columns + Math.floor((x * columns) / width)] / 255;
       let grey = 128;
       if (picture) {
@@ -60,10 +60,7 @@ function attentionMaps(view) {
                 {
                   "data-tip": `sample ${index}: ${named(run.predictions[index])}${run.labels ? `, labelled ${named(run.labels[index])}` : ""}`,
                 },
-                paint(html("canvas", {}), picture.columns, picture.rows, (x, y) => [
-                  ...picture.pixels.slice(3 * (y * picture.columns + x), 3 * (y * picture.columns + x) + 3),
-                  255,
-                ]),
+                drawn(picture, `sample ${index}`),
               ),
             ),
           ),
@@ -110,7 +107,7 @@ function attentionMaps(view) {
                 return html(
                   "td",
                   {},
-                  overlay(pictures?.[sample], maps.subarray(at, at + size), layer.rows, layer.columns),
+                  overlay(pictures?.[sample], maps.subarray(at, at + size), layer.rows, layer.columns, `head ${head} of ${layer.name}, sample ${sample}`),
                 );
               }),
             ),

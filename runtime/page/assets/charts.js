@@ -194,3 +194,14 @@ function stacked(view, parts, total, text) {
   );
   return html("div", { class: "wide" }, drawn);
 }
+
+// A sample's pixels.
+function drawn(image, label) {
+  const pixels = bytes(image.rgb);
+  return paint(
+    html("canvas", { role: "img", "aria-label": label }),
+    image.columns,
+    image.rows,
+    (x, y) => [...pixels.subarray(3 * (y * image.columns + x), 3 * (y * image.columns + x) + 3), 255],
+  );
+}

@@ -187,11 +187,11 @@ function allChips(view, { owners, perChip, chips }, show) {
         class: "thumb",
         tabindex: chip ? -1 : 0,
         "aria-pressed": String(chip === 0),
-        "aria-label": `chip ${chip}: ${used} of ${perChip} cores in use`,
+        "data-tip": `chip ${chip}: ${used} of ${perChip} cores in use`,
         "data-chip": chip,
       },
       svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, squares),
-      html("span", {}, `${chip}`, html("span", { class: "soft" }, ` ${used}/${perChip}`)),
+      html("span", {}, `chip ${chip}`, html("span", { class: "soft" }, ` ${used}/${perChip}`)),
     );
   });
   const group = html("div", { class: "thumbs cores", role: "group", "aria-label": "all chips" }, thumbs);

@@ -196,7 +196,7 @@ function changedSample(view, { sample, kind, name, image }) {
   return html(
     "li",
     { "data-sample": sample },
-    image && picture(image, `sample ${sample}`),
+    image && drawn(image, `sample ${sample}`),
     html(
       "div",
       { class: "facts" },
@@ -206,16 +206,5 @@ function changedSample(view, { sample, kind, name, image }) {
       line("quantized", named(predictions[sample])),
       html("div", { class: "faint", title: name }, name ?? `sample ${sample}`),
     ),
-  );
-}
-
-// A sample's pixels.
-function picture(image, label) {
-  const pixels = bytes(image.rgb);
-  return paint(
-    html("canvas", { role: "img", "aria-label": label }),
-    image.columns,
-    image.rows,
-    (x, y) => [...pixels.subarray(3 * (y * image.columns + x), 3 * (y * image.columns + x) + 3), 255],
   );
 }

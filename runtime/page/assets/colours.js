@@ -10,43 +10,46 @@ const inBlock = (name) => /^layers\.\d+\.\d+\./.test(name);
 const shortName = (name) => (inBlock(name) ? name.slice(groupOf(name).length + 1) : name);
 const briefName = (name) => name.replace(/^layers\./, "");
 
-// A hue a group, told apart by the colour-blind as well (after Okabe and Ito): angle and chroma.
+// Hues 45 degrees apart, those that lie far from each other first (after Okabe and Ito): angle and chroma.
 const HUES = [
   [250, 0.13],
-  [62, 0.12],
-  [165, 0.1],
-  [350, 0.14],
-  [215, 0.09],
-  [35, 0.14],
-  [300, 0.13],
-  [110, 0.11],
+  [70, 0.12],
+  [160, 0.11],
+  [340, 0.14],
+  [205, 0.1],
+  [25, 0.14],
+  [295, 0.13],
+  [115, 0.11],
 ];
 // Light enough for dark paper, dark enough for light paper.
 const LIGHTNESS = [0.48, 0.58, 0.67];
 const PATTERNS = ["plain", "rising", "dots", "level", "falling", "crossed"];
+const LOOKS_A_HUE = LIGHTNESS.length * PATTERNS.length;
 
-// Three shades a group; where a group has more layers, or a hue more groups, patterns tell them apart.
+// A group's layers share a hue, which later groups share too: its shades and patterns are used up one after the other.
 function looks(nodes) {
   const groups = new Map();
   for (const node of nodes) {
     const group = groupOf(node.name);
-    if (!groups.has(group)) groups.set(group, []);
-    groups.get(group).push(node.name);
+    if (!groups.has(group)) groups.set(group, [[], []]);
+    // what fires comes first, as figures without patterns show it alone: its shades then differ
+    groups.get(group)[node.signal?.kind === "spike" ? 0 : 1].push(node.name);
   }
-  const found = new Map();
+  const found = new Map(),
+    taken = new Array(HUES.length).fill(0);
   [...groups.values()].forEach((names, group) => {
-    const [angle, chroma] = HUES[group % HUES.length],
-      round = Math.floor(group / HUES.length);
-    names.forEach((name, index) => {
-      const shade = index % LIGHTNESS.length,
-        row = Math.floor(index / LIGHTNESS.length);
-      // later rounds lie between the hues of the first, and start with another pattern
-      const turned = angle + 14 * (row % 2) - 7 + 20 * (round % 2);
+    const hue = group % HUES.length,
+      [angle, chroma] = HUES[hue];
+    // a group begins with a pattern of its own
+    taken[hue] = Math.ceil(taken[hue] / LIGHTNESS.length) * LIGHTNESS.length;
+    for (const name of names.flat()) {
+      const place = taken[hue]++,
+        turned = (angle + 22.5 * Math.floor(place / LOOKS_A_HUE)) % 360;
       found.set(name, {
-        colour: `oklch(${LIGHTNESS[shade]} ${chroma} ${turned})`,
-        pattern: PATTERNS[(row + 3 * round) % PATTERNS.length],
+        colour: `oklch(${LIGHTNESS[place % LIGHTNESS.length]} ${chroma} ${turned})`,
+        pattern: PATTERNS[Math.floor(place / LIGHTNESS.length) % PATTERNS.length],
       });
-    });
+    }
   });
   return found;
 }

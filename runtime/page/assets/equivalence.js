@@ -104,6 +104,7 @@ function differences(view) {
         const map = paint(
           html("canvas", {
             class: "map",
+            role: "img",
             style: { "aspect-ratio": `${layer.columns} / ${layer.rows}` },
             "aria-label": `where spikes of ${name} differ`,
           }),

@@ -176,8 +176,22 @@ def test_summaries_fit_on_a_screen(case: Case) -> None:
         assert wanted in repr(thing)
         assert repr(thing).count("\n") < 20
         html: Any = thing._repr_html_()
-        assert html.startswith("<table>")
+        assert "<table style=" in html
         assert html.count("<tr>") > 2
+        assert len(html) < 20_000
+
+
+def test_notebooks_show_whether_it_is_well_and_every_layer(case: Case) -> None:
+    placement, result = case.compiled.place(), case.compiled.verify(case.images)
+    populations = case.compiled.program.spiking_names
+    small = replace(placement, violations=("layer: too large",))
+    assert (placement.sound(), small.sound(), result.sound(), case.compiled.sound()) == (True, False, True, None)
+    for thing in (case.compiled, placement, result, case.compiled.cost(case.images)):
+        html: Any = thing._repr_html_()
+        assert html.count("<details>") == 1
+        assert all(f'">{name}</th>' in html for name in populations)
+    cores = {row[0]: row[3] for row in placement.details()[1][1]}
+    assert sum(int(each.replace(",", "")) for each in cores.values()) == placement.cores
 
 
 def test_what_a_build_lacks_is_said(case: Case, tmp_path: Path) -> None:

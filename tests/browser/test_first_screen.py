@@ -1,0 +1,90 @@
+"""What a reader meets first, in a real browser: answers whose numbers are the files' own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from support.made_pages import Edited, Shown
+
+FACTORS = {"%": 100, "points": 100, "mJ": 1, "µJ": 1e3, "nJ": 1e6, "s": 1e-6, "ms": 1e-3, "µs": 1, "W": 1e-3, "mW": 1}
+"""From the files' shares, mJ, us and mW to what is shown."""
+
+
+def at(files: Any, path: str) -> Any:
+    for key in path.split("/"):
+        files = files[int(key)] if isinstance(files, list) else files[key]
+    return files
+
+
+def number(text: str) -> tuple[float, str, float]:
+    """A number as it is shown, its unit, and by how much rounding may have changed it."""
+    found = re.fullmatch(r"([−+]?)([\d,]+(?:\.(\d+))?) ?(\D*)", text)
+    assert found, text
+    sign, digits, decimals, unit = found.groups()
+    return float(digits.replace(",", "")) * (-1 if sign == "−" else 1), unit.strip(), 0.5 * 10.0 ** -len(decimals or "")
+
+
+def test_every_cited_number_is_the_files_own(shown: Shown, open_page: Callable[..., Any]) -> None:
+    page = open_page(shown.page)
+    cited = page.locator("[data-path]").evaluate_all(
+        "each => each.map(one => [one.dataset.path, one.dataset.value, one.textContent])"
+    )
+    paths = {path for path, *_ in cited}
+    for name in ("original", "quantized"):
+        assert f"verification/accuracy/{name}" in paths
+        assert f"verification/accuracy_intervals/{name}/0" in paths
+    assert {"cost/energy_mj/total", "cost/intervals/latency_us/1", "placement/cores"} < paths
+    for path, value, text in cited:
+        expected = at(shown.files, path)
+        assert float(value) == expected, path
+        said, unit, half = number(text)
+        if "drop" in path:  # a drop of 0.01 is a change of -1 point
+            expected, unit = -expected, "points"
+        scales = [FACTORS[unit]] if unit in FACTORS else [1, *FACTORS.values()]
+        assert any(abs(said - expected * scale) <= half * (1 + 1e-9) for scale in scales), (path, text, expected)
+
+
+def test_accuracies_are_the_verifications(edited: Edited, open_page: Callable[..., Any]) -> None:
+    """Not those of the samples that ran for the page."""
+
+    def change(build: Any) -> None:
+        build["run"]["accuracy"] = 0.123
+        build["verification"] |= {"samples": 1000, "accuracy": {"original": 0.983, "quantized": 0.982}}
+
+    page = open_page(edited(change))
+    rows = page.locator(".answer:nth-child(2) tr").all_inner_texts()
+    assert [row.split("\t")[:2] for row in rows] == [["original", "98.3 %"], ["quantized", "98.2 %"]]
+    assert "12.3" not in page.locator(".summary").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("limits", "shortfalls", "word", "tone"),
+    [
+        ({"min_agreement": None, "max_accuracy_drop": None}, [], "−1.00 points", "plain"),
+        ({"min_agreement": None, "max_accuracy_drop": 0.02}, [], "Kept", "good"),
+        ({"min_agreement": 0.9, "max_accuracy_drop": None}, ["the agreement is below"], "Not kept", "bad"),
+    ],
+)
+def test_accuracy_is_judged_by_the_users_limits_alone(
+    edited: Edited,
+    open_page: Callable[..., Any],
+    limits: dict[str, Any],
+    shortfalls: list[str],
+    word: str,
+    tone: str,
+) -> None:
+    def change(build: Any) -> None:
+        build["verification"] |= {"limits": limits, "shortfalls": shortfalls, "accuracy_drop": 0.01}
+
+    page = open_page(edited(change))
+    card = page.locator(".answer").nth(1)
+    assert card.locator(".word").inner_text() == word
+    assert tone in card.get_attribute("class").split()
+    # what is measured has no colour
+    last = page.locator(".checks > div").last.locator(".result")
+    assert "measured" in last.inner_text()
+    assert last.get_attribute("class") == "result"

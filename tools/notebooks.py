@@ -1,0 +1,76 @@
+"""Run notebooks and write what they show into them.
+
+    make notebooks
+
+They run as they are read: in their own folder, top to bottom, in a new kernel of this environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+TIMEOUT = 300
+"""Seconds for one cell, on a busy machine."""
+
+
+class ThisPython(AsyncKernelManager):
+    """A kernel of this very environment, whatever other kernels the user has."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """How it is started."""
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=command, display_name="Python 3", language="python")
+
+
+def execute(path: Path) -> Any:
+    """Run a notebook from its first cell to its last.
+
+    Args:
+        path: It is read, not written.
+
+    Returns:
+        The notebook with its outputs.
+
+    Raises:
+        CellExecutionError: A cell failed; the message holds its code and its traceback.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        # sockets are files there: ports would be open to whoever is on this machine
+        kernel = ThisPython(transport="ipc", ip=f"{folder}/kernel")
+        resources = {"metadata": {"path": str(path.resolve().parent)}}
+        client = NotebookClient(
+            notebook, km=kernel, timeout=TIMEOUT, startup_timeout=TIMEOUT, record_timing=False, resources=resources
+        )
+        client.execute()
+    # what says on which machine it ran, and nothing of the notebook
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run each notebook and write it; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    for path in parser.parse_args(argv).notebooks:
+        nbformat.write(execute(path), path)
+        print(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
