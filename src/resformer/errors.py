@@ -26,7 +26,7 @@ class CapacityError(ResformerError):
     """The network or the run does not fit: change the target, the batch or the machine.
 
     Args:
-        messages: Every violation, one message each.
+        messages (str): Every violation, one message each.
     """
 
     @property

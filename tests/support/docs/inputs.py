@@ -108,6 +108,15 @@ def _event_network(path: Path) -> None:
     torch.save({"model": make_model(neuron="PLIF", stem="conv3x3", image_size=32).state_dict()}, path)
 
 
+def _recordings(path: Path) -> None:
+    """N-MNIST's files in a folder of each class."""
+    from support import event_files
+
+    for digit in range(5):
+        (path / str(digit)).mkdir(parents=True)
+        event_files.write_nmnist(path / str(digit) / "00001.bin", event_files.some_events(seed=digit))
+
+
 def _recording(path: Path) -> None:
     from support import event_files
 
@@ -131,6 +140,7 @@ INPUTS: Mapping[str, Maker] = MappingProxyType(
         "pixels.npy": _pixels,
         "events.pt": _event_network,
         "recording.aedat4": _recording,
+        "Test": _recordings,
         "recording.raw": _recording,
     }
 )
