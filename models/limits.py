@@ -47,8 +47,12 @@ LONGEST_ARRAY_HEADER = 10_000
 LARGEST_EVENT_PACKET = 2**26
 """Bytes of a packet of events, also when unpacked; DV writes packets of 10 ms, of a few 100 kB."""
 
-MOST_FRAMES = 2**22
-"""Frames of a recording; in frames of 1 ms, more than an hour."""
+MOST_FRAMES = 2**14
+"""Frames of a recording, beside :data:`FRAMES_AN_EVENT`: two times far apart take few bytes, and hours to run."""
+
+FRAMES_AN_EVENT = 16
+"""How many more frames a recording may make for each of its events. A sensor that looks at nothing sends dozens a
+millisecond."""
 
 # images
 

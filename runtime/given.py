@@ -18,9 +18,9 @@ from resformer.compiler.ir.program import Scheduled
 from resformer.compiler.quantize.plan import SCALE_EXP_MAX
 from resformer.compiler.samples.arrays import Samples, as_array, check_labels, check_samples, read_array
 from resformer.compiler.samples.classes import Indices, first_of_each, listed
+from resformer.compiler.samples.events.folder import EventFolder, open_folder
 from resformer.compiler.samples.events.formats import is_event_file, open_events
 from resformer.compiler.samples.events.frames import WHOLE, Binning, bin_events, stream_frames
-from resformer.compiler.samples.images import open_image_folder
 from resformer.compiler.samples.preprocessing import (
     NO_PREPROCESSING,
     Preprocessing,
@@ -194,10 +194,11 @@ def read_given(
         )
     path = Path(images) if isinstance(images, str | Path) else None
     recorded = path is not None and is_event_file(path)
-    if binning is not None and not recorded:
+    in_folder = path is not None and path.is_dir()
+    if binning is not None and not (recorded or in_folder):
         raise InputError("binning: is of recordings of event cameras, and these samples are none; leave it out")
-    if path is not None and path.is_dir():
-        found = _read_folder(path, program, samples, held.classes, resize=used.resize)
+    if path is not None and in_folder:
+        found = _read_folder(path, program, samples, held.classes, resize=used.resize, binning=binning)
     elif path is not None and recorded:
         found = _read_events(path, program, samples, binning or WHOLE)
         used = replace(used, resize=False)
@@ -215,8 +216,9 @@ def read_given(
         notes = (f"{normalized_already(found.source, used)}; --preprocessing build applies it all the same",)
         used = NO_PREPROCESSING
     normalized = used.normalized(found.samples, channels)
-    # of image files, whose pixels the usual steps are made for, each is decoded only once
-    if found.names is None or program.input.op.signal.scale_exp == 0:
+    # of image files, whose pixels the usual steps are made for, each is decoded only once; counts are whole
+    counts = isinstance(found.samples, EventFolder) and not used.normalizes
+    if not counts and (found.names is None or program.input.op.signal.scale_exp == 0):
         warn_of_rounding(normalized, program, found.source)
     return Given(
         normalized,
@@ -287,10 +289,16 @@ class _Read:
 
 
 def _read_folder(
-    path: Path, program: Scheduled, samples: int | None, classes: tuple[str, ...] | None, *, resize: bool
+    path: Path,
+    program: Scheduled,
+    samples: int | None,
+    classes: tuple[str, ...] | None,
+    *,
+    resize: bool,
+    binning: Binning | None,
 ) -> _Read:
-    """Images of a folder; all files' headers are looked at."""
-    folder = open_image_folder(path, program, resize=resize)
+    """Images or recordings of a folder; all files' headers are looked at."""
+    folder = open_folder(path, program, resize=resize, binning=binning)
     _require_enough(str(path), len(folder), samples)
     labels = folder.labels(program.output.shape[0], classes)
     notes: tuple[str, ...] = ()

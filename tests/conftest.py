@@ -59,6 +59,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """As Python ends, it takes apart what it looks at alone, and Triton complains of the rest."""
+    gc.unfreeze()
+
+
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"
 
 

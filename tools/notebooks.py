@@ -47,12 +47,18 @@ def execute(path: Path) -> Any:
     """
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        # sockets are files there: ports would be open to whoever is on this machine
-        kernel = ThisPython(transport="ipc", ip=f"{folder}/kernel")
         resources = {"metadata": {"path": str(path.resolve().parent)}}
         client = NotebookClient(
-            notebook, km=kernel, timeout=TIMEOUT, startup_timeout=TIMEOUT, record_timing=False, resources=resources
+            notebook,
+            kernel_manager_class=ThisPython,
+            timeout=TIMEOUT,
+            startup_timeout=TIMEOUT,
+            record_timing=False,
+            resources=resources,
         )
+        # sockets are files there: ports would be open to whoever is on this machine
+        kernel = client.create_kernel_manager()
+        kernel.transport, kernel.ip = "ipc", f"{folder}/kernel"
         client.execute()
     # what says on which machine it ran, and nothing of the notebook
     notebook.metadata = {

@@ -238,3 +238,5 @@ def check_verification(content: Mapping[str, Any]) -> None:
         values = content.get(name)
         if values is not None and len(values) != samples:
             raise FileFormatError(f"'{name}' has {len(values)} items, not {samples}, one a sample")
+    if content.get("accuracy_intervals", content["accuracy"]).keys() != content["accuracy"].keys():
+        raise FileFormatError("'accuracy_intervals' has other networks than 'accuracy'")

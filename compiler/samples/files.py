@@ -11,9 +11,10 @@ import numpy.typing as npt
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.arrays import Samples, check_samples, read_array
 from resformer.compiler.samples.classes import class_folders, listed
+from resformer.compiler.samples.events.folder import open_folder
 from resformer.compiler.samples.events.formats import is_event_file, open_events
 from resformer.compiler.samples.events.frames import WHOLE, Binning, bin_events
-from resformer.compiler.samples.images import ImageFolder, open_image_folder
+from resformer.compiler.samples.images import ImageFolder
 from resformer.compiler.samples.preprocessing import Preprocessing, is_normalized_already, normalized_already
 
 FOLDER_MAX = 256
@@ -50,7 +51,8 @@ class SampleFiles:
             return CalibrationSamples(samples, notes=(*events.warnings, *events.notes))
         if not self.path.is_dir():
             return open_array(read_array(self.path), network, preprocessing, str(self.path))
-        folder = open_image_folder(self.path, network, resize=preprocessing.resize)
+        binning = None if self.binning == WHOLE else self.binning
+        folder = open_folder(self.path, network, resize=preprocessing.resize, binning=binning)
         names, notes = _class_names(folder, network.output.shape[0]) if name_classes else (None, ())
         folder = folder.spread(FOLDER_MAX)
         folder.check()

@@ -35,11 +35,15 @@ _opening = threading.Lock()
 _decoding_large = threading.Lock()
 
 
-def find_images(directory: Path) -> list[Path]:
+def find_images(directory: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
     """The files in a folder, and in folders below it, that are images by their names, which do not begin with ".".
 
     Links are followed, and each file and each folder is found once, whatever leads to it: where it really is, or else
     by the first name.
+
+    Args:
+        directory: The folder.
+        suffixes: What images' names end in, in lower case; of files of another kind, theirs.
 
     Returns:
         Their paths below the folder, sorted.
@@ -61,7 +65,7 @@ def find_images(directory: Path) -> list[Path]:
             continue
         with os.scandir(path) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
-                is_image = Path(entry.name).suffix.lower() in SUFFIXES
+                is_image = Path(entry.name).suffix.lower() in suffixes
                 if not entry.name.startswith(".") and (is_image or entry.is_dir()):
                     (links if entry.is_symlink() else waiting).append(Path(entry.path))
     return sorted((path.relative_to(directory) for path in found), key=lambda path: path.parts)

@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[1]
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 SECTIONS = ("activity", "membrane", "chip")
 """What is kept beside the first screen, by the ids of the page's sections."""
-WIDTH, HEIGHT = 1200, 860
+WIDTH, HEIGHT = 1200, 635
 """Of the first screen, in pixels."""
 TALLEST = 900
 """Of a section, in pixels: what is below is cut."""

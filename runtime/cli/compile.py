@@ -20,6 +20,7 @@ from resformer.runtime.cli.terminal import (
     UsageError,
     check_writable,
     run_shared,
+    suggest_opening,
 )
 from resformer.runtime.run.processes import Processes
 
@@ -95,7 +96,9 @@ def _compile(arguments: argparse.Namespace, processes: Processes) -> int:
     check_writable(arguments.report)
     if arguments.output is not None and resolved(arguments.report) == resolved(arguments.output):
         raise UsageError(f"--report: {arguments.report} is the build's folder; name a file, such as report.html in it")
-    return compile_build(arguments, lambda terminal: _report(arguments, terminal))
+    status = compile_build(arguments, lambda terminal: _report(arguments, terminal))
+    suggest_opening(Terminal(quiet=arguments.quiet), arguments.report)
+    return status
 
 
 def _report(arguments: argparse.Namespace, terminal: Terminal) -> None:
@@ -163,12 +166,15 @@ def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
         terminal.line(f"note: {line}")
     for line in sweep.told(points, "warnings"):
         terminal.warning(line)
-    terminal.wrote(*arguments.table, *filter(None, (arguments.report,)))
+    terminal.wrote(*arguments.table)
+    if pages is not None and arguments.report is not None:
+        terminal.wrote(*(pages / point.page for point in points if point.page is not None), arguments.report)
     if arguments.json is not None:
         write_result(terminal, arguments.json, sweep.to_json(points, arguments))
     terminal.table(f"{arguments.model.name}, {len(points)} ways", *sweep.rows(points))
     for point in failed:
         terminal.line(f"{point.title}: {point.error}", style="red")
+    suggest_opening(terminal, arguments.report)
     return FAILED if failed else DONE
 
 

@@ -86,7 +86,7 @@ def check_event_usage(arguments: argparse.Namespace, *paths: Path | None) -> Non
         raise UsageError(f"{_option(given[0])}: --bin-ms, --bin-events and --split-by exclude each other; give one")
     from resformer.compiler.samples.events.formats import is_event_file
 
-    if not any(path is not None and is_event_file(path) for path in paths):
+    if not any(path is not None and (path.is_dir() or is_event_file(path)) for path in paths):
         raise UsageError(
             f"{_option(given[0])}: goes with a recording of an event camera (.aedat4, .raw, .dat, .bin, .h5, or "
             "events in .npy or .npz)"

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_atomically
+from resformer.compiler.ir.summary import counted
 from resformer.runtime.cli.event_options import event_binning
 from resformer.runtime.cli.outputs import terminal_for
 from resformer.runtime.cli.sample_options import PREPROCESSING
@@ -88,6 +89,8 @@ def run_stream(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         terminal.wrote(arguments.output)
     terminal.table(f"{arguments.build} on {arguments.input.name}, streamed", ("what", "value"), rows)
+    if terminal.quiet:
+        terminal.verdict(f"{counted(samples, 'sample')} streamed through {arguments.backend}")
     return DONE
 
 

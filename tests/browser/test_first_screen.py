@@ -14,6 +14,9 @@ FACTORS = {"%": 100, "points": 100, "mJ": 1, "µJ": 1e3, "nJ": 1e6, "s": 1e-6, "
 """From the files' shares, mJ, us and mW to what is shown."""
 
 
+ENERGIES = ("synapses", "neurons", "messages")
+
+
 def at(files: Any, path: str) -> Any:
     for key in path.split("/"):
         files = files[int(key)] if isinstance(files, list) else files[key]
@@ -88,3 +91,24 @@ def test_accuracy_is_judged_by_the_users_limits_alone(
     last = page.locator(".checks > div").last.locator(".result")
     assert "measured" in last.inner_text()
     assert last.get_attribute("class") == "result"
+
+
+def test_figures_and_layers_are_the_files_own(shown: Shown, open_page: Callable[..., Any]) -> None:
+    page, (report, cost) = open_page(shown.page), (shown.files["report"], shown.files["cost"])
+    figures = page.locator("[data-key]").evaluate_all("each => each.map(one => [one.dataset.key, one.dataset.value])")
+    of_cost = {"paper.sops", "paper.energy_mj", "paper.energy_with_stem_mj", "energy_mj.total", "power_mw", "step_ns"}
+    of_report = {"timesteps", "totals.parameters", "totals.neurons", "totals.synapses", "placement.cores"}
+    assert {*of_cost, "latency_us", *of_report} <= dict(figures).keys()
+    for key, value in figures:
+        if key in of_report or key in of_cost or key == "latency_us":
+            assert float(value) == at(report if key in of_report else cost, key.replace(".", "/")), key
+    titles = page.locator("table.layers thead th").all_inner_texts()
+    rows = page.locator("table.layers tbody tr").evaluate_all(
+        "rows => rows.map(row => [row.dataset.layer, ...[...row.cells].map(cell => cell.dataset.value)])"
+    )
+    assert [name for name, *_ in rows] == [layer["name"] for layer in cost["layers"]]
+    for layer, (_, *cells) in zip(cost["layers"], rows, strict=True):
+        told = dict(zip(titles, cells, strict=True))
+        assert float(told["energy"]) == pytest.approx(sum(layer[f"{kind}_pj"] for kind in ENERGIES), rel=1e-12)
+        for title, key in {"cores": "cores", "updates": "updates", "messages": "messages", "step": "step_ns"}.items():
+            assert float(told[title]) == layer[key], (layer["name"], title)

@@ -99,3 +99,12 @@ def test_layers_scroll_inside_their_own_frame_by_keyboard(shown: Shown, open_pag
     assert head == pytest.approx(top, abs=2)
     page.emulate_media(media="print")
     assert frame.evaluate("each => each.scrollHeight <= each.clientHeight + 1")
+
+
+def test_no_value_is_shown_as_a_program_has_it(shown: Shown, edited: Edited, open_page: Callable[..., Any]) -> None:
+    for path in (shown.page, edited(spread)):
+        page = open_page(path)
+        # what was chosen is quoted as the build's file has it
+        page.evaluate("document.getElementById('sources').remove()")
+        text = page.locator("body").inner_text()
+        assert re.findall(r"\b(?:undefined|null|NaN|false|true,|Infinity)\b|\[object", text) == []

@@ -18,7 +18,7 @@ from resformer.runtime.cli.verify import main as verify_main
 from resformer.runtime.compiled import load
 from resformer.runtime.run.recorded import load_spikes
 from support.builds import Tiny, read_json, write_tiny
-from support.event_files import WRITERS, some_events
+from support.event_files import WRITERS, some_events, write_dat
 
 Capture = pytest.CaptureFixture[str]
 EVENTS = some_events(2000, size=(8, 8), duration=59_000)
@@ -131,3 +131,28 @@ def test_a_stream_takes_no_options_that_need_the_whole(
     given = ["--input", str(events.images), "-o", str(tmp_path / "o.npz"), "--stream", option]
     assert run_main([str(events.build), *given]) == 2
     assert "does not go with --stream" in capsys.readouterr().err
+
+
+def test_a_folder_of_recordings_is_a_sample_each_of_the_class_of_its_folder(
+    events: Tiny, tmp_path: Path, capsys: Capture
+) -> None:
+    expected, truth = [], []
+    for label in range(5):
+        (tmp_path / "set" / f"class{label}").mkdir(parents=True)
+        for index in range(2):
+            one = some_events(300, (8, 8), seed=10 * label + index)
+            path = tmp_path / "set" / f"class{label}" / f"{index}.dat"
+            write_dat(path, one, header="% Width 8\n% Height 8\n")
+            expected.append(run(events, str(path), tmp_path / "o.npz")["logits_int"][0])
+            truth.append(label)
+    capsys.readouterr()
+    found = run(events, str(tmp_path / "set"), tmp_path / "o.npz")
+    np.testing.assert_array_equal(found["logits_int"], expected)
+    assert found["names"].tolist() == [f"class{label}/{index}.dat" for label in range(5) for index in range(2)]
+    right = np.mean(found["predictions"] == truth)
+    assert f"{right:.2%}" in capsys.readouterr().out
+    assert run_main([str(events.build), "--input", str(tmp_path / "set"), "--bin-ms", "5", "--backend", "sim"]) == 1
+    assert "each recording of a folder is one sample" in capsys.readouterr().err
+    (tmp_path / "set" / "class0" / "0.dat").write_bytes(b"% CD\n")
+    assert run_main([str(events.build), "--input", str(tmp_path / "set"), "--backend", "sim"]) == 1
+    assert "0.dat: no Prophesee .dat file" in capsys.readouterr().err

@@ -268,6 +268,7 @@ def cost_of_strangers() -> dict[str, Any]:
         (["--cost", "{other}"], 1, "this build has no layer stranger"),
         (["--verify", "{newer}"], 1, "format version 3, this resformer reads 1 and 2; write it again"),
         (["--verify", "{short}"], 1, "short.json: damaged ('labels' has 2 items, not 1, one a sample)"),
+        (["--verify", "{unsure}"], 1, "unsure.json: damaged ('accuracy_intervals' has other networks than 'accuracy')"),
         (["--verify", "{beyond}"], 1, "its predictions have class 4611686018427387904, this build tells"),
         (["--cost", "{bare}"], 1, "bare.json: damaged ('version' is missing); write it again with resformer-run"),
         (["--verify", "{hollow}"], 1, "hollow.json: damaged ('version' is missing); write it again with resformer-v"),
@@ -291,6 +292,7 @@ def test_bad_input(
     told |= {"input_crc32": [0], "accuracy_intervals": {}, "accuracy_drop_interval": None}
     texts["newer"] = json.dumps(told | {"format_version": 3})
     texts["short"] = json.dumps(told | {"labels": [0, 0]})
+    texts["unsure"] = json.dumps(told | {"accuracy": {"quantized": 0.5}})
     texts["beyond"] = json.dumps(told | {"predictions": [2**62]})
     for name, text in texts.items():
         (tmp_path / f"{name}.json").write_text(text)

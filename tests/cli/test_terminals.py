@@ -122,7 +122,10 @@ def test_the_summary_is_last_and_every_file_is_named(tiny: Tiny, tmp_path: Path,
         str(path) for path in (*build.iterdir(), page)
     }
     assert lines[wrote[-1] + 1] == "tiny.pt compiled"
-    assert lines[-1] == f"next: resformer-verify {build} --model {tiny.model} --input IMAGES.npy"
+    assert lines[-2:] == [
+        f"next: resformer-verify {build} --model {tiny.model} --input IMAGES.npy",
+        f"next: open '{page}' in a browser",
+    ]
 
     ran = [str(build), *given, "--backend", "sim", "--report", str(page)]
     assert run_main([*ran, "--cost", "-o", str(out)]) == 0
@@ -174,6 +177,9 @@ def test_quiet_says_the_verdict_alone(tiny: Tiny, tmp_path: Path, capsys: Captur
     assert err == ""
     assert out.splitlines()[0].startswith("2 samples in sim, accuracy ")
     assert out.count("\n") == 1
+    frames = [str(tiny.build), "--input", str(tiny.images), "--backend", "sim", "--stream"]
+    assert run_main([*frames, "--quiet"]) == 0
+    assert capsys.readouterr() == ("2 samples streamed through sim\n", "")
     assert report_main([str(tiny.build), "-o", str(tmp_path / "p.html"), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -222,3 +228,14 @@ def test_a_missing_shtab_and_an_unknown_shell_are_a_line(capsys: Capture, monkey
     assert "pip install 'resformer[completion]'" in capsys.readouterr().err
     assert run_main(["--print-completion", "tcsh"]) == 2
     assert "--print-completion: 'tcsh' is none of bash, zsh, fish" in capsys.readouterr().err
+
+
+def test_a_sweep_names_every_page(tiny: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    page, given = tmp_path / "s.html", ["--input", str(tiny.images), "--samples", "1"]
+    sweep = [str(tiny.model), *tiny.arguments, "--sweep", "weight-bits=4,8", "--report", str(page)]
+    assert compile_main([*sweep, *given]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    wrote = {Path(line.removeprefix("wrote ").split(" (")[0]) for line in lines if line.startswith("wrote ")}
+    assert wrote == {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(wrote) == 3
+    assert lines[-1] == f"next: open {page} in a browser"

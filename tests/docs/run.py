@@ -59,7 +59,9 @@ def main() -> int:
         importlib.import_module(name)
     paths = [path.resolve() for path in arguments.pages] or list(pages())
     languages = frozenset(arguments.language or RUN)
-    run = [block for path in paths for block in blocks(path) if block.runs and block.language in languages]
+    ran = {path: [each for each in blocks(path) if each.runs and each.language in languages] for path in paths}
+    paths.sort(key=lambda path: len(ran[path]), reverse=True)  # lest one core waits for the other
+    run = [block for each in ran.values() for block in each]
     with tempfile.TemporaryDirectory(prefix="docs-") as folder:
         needed = any(uses_build(block.text) for block in run)
         build = make_build(Path(folder)) if needed else Path(folder)

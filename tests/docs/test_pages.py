@@ -73,7 +73,7 @@ def test_output_that_was_not_printed_is_noticed() -> None:
 
 def test_python_of_the_readme_runs() -> None:
     command = [sys.executable, str(ROOT / "tests" / "docs" / "run.py"), "README.md", "--language", "python"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 blocks with 0 commands ran" in result.stdout
 

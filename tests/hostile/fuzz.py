@@ -78,7 +78,6 @@ def fuzz(
     seed: int, numbers: Iterable[int], seeds: Seeds, limits: Limits, kinds: Sequence[str] = tuple(KINDS)
 ) -> Iterator[tuple[int, str, Outcome]]:
     """Run inputs of some kinds, and yield their numbers, kinds and outcomes; other kinds make other inputs of them."""
-    gc.freeze()  # else each process looks at all that was imported, and the system copies it
     names = list(kinds)
     weights = np.array([KINDS[name][0] for name in names])
     for number in numbers:
@@ -92,11 +91,20 @@ def fuzz(
 def seeds_in(place: Path) -> Seeds:
     """Make what is damaged, in a folder."""
     torch.set_num_threads(1)
-    return make_seeds(write_tiny(make_model(in_channels=3), place), place)
+    seeds = make_seeds(write_tiny(make_model(in_channels=3), place), place)
+    gc.freeze()  # else each process looks at all that was imported, and the system copies it
+    return seeds
 
 
 def main() -> int:
     """Run as the command line says; returns the exit status."""
+    try:
+        return _run()
+    finally:
+        gc.unfreeze()  # what is left as Python ends Triton complains of
+
+
+def _run() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="the number of the first; those before are left out")
@@ -121,21 +129,33 @@ def main() -> int:
                 if arguments.only is not None:
                     print(outcome.detail)
         return 0
-    return _share(arguments)
+    return _alone(arguments) if arguments.jobs == 1 else _share(arguments)
+
+
+def _alone(arguments: argparse.Namespace) -> int:
+    """Run all inputs from this process, and print the table."""
+    limits, kinds = Limits(seconds=arguments.seconds), tuple(arguments.kind or KINDS)
+    numbers = range(arguments.first, arguments.inputs)
+    started = told = time.monotonic()
+    results = []
+    with tempfile.TemporaryDirectory(prefix="fuzz-seeds-") as place:
+        for each in fuzz(arguments.seed, numbers, seeds_in(Path(place)), limits, kinds):
+            results.append(each)
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                _tell(len(results), len(numbers), started)
+    return show(results, len(numbers), time.monotonic() - started)
+
+
+def _tell(done: int, wanted: int, started: float) -> None:
+    print(f"{done:,} of {wanted:,}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def _share(arguments: argparse.Namespace) -> int:
-    """Share the inputs among processes, of which this may be one, and print the table."""
+    """Share the inputs among processes, and print the table."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--inputs", str(arguments.inputs), "--share"]
     wanted = arguments.inputs - arguments.first
     started = time.monotonic()
-    if arguments.jobs == 1:
-        limits, kinds = Limits(seconds=arguments.seconds), tuple(arguments.kind or KINDS)
-        with tempfile.TemporaryDirectory(prefix="fuzz-seeds-") as place:
-            found = list(
-                fuzz(arguments.seed, range(arguments.first, arguments.inputs), seeds_in(Path(place)), limits, kinds)
-            )
-        return show(found, wanted, time.monotonic() - started)
-    command = [sys.executable, __file__, *sys.argv[1:], "--inputs", str(arguments.inputs), "--share"]
     with tempfile.TemporaryDirectory(prefix="fuzz-out-") as place:
         shares = []
         for index in range(arguments.jobs):
@@ -147,7 +167,7 @@ def _share(arguments: argparse.Namespace) -> int:
                     running[0].wait(TELL_SECONDS)
                     continue
                 done = sum(len(path.read_bytes().splitlines()) for path in Path(place).iterdir())
-                print(f"{done:,} of {wanted:,}, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+                _tell(done, wanted, started)
         finally:
             for share in shares:
                 share.kill()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.events.stream import EventFile, Events, Int64Array
 from resformer.errors import InputError
-from resformer.models.limits import LARGEST_UNPACKED, MOST_FRAMES, quote, require_within
+from resformer.models.limits import FRAMES_AN_EVENT, LARGEST_UNPACKED, MOST_FRAMES, quote, require_within
 
 Split: TypeAlias = Literal["time", "number"]
 
@@ -109,6 +109,15 @@ class _Places:
         channel = events.on[inside].astype(np.int64) if channels > 1 else 0
         place: Int64Array = (channel * rows + y[inside]) * columns + x[inside]
         return inside, place
+
+
+def check_fit(file: EventFile, binning: Binning, network: Graph[Any]) -> None:
+    """See that a recording's sensor fits a network, before an event is read.
+
+    Raises:
+        InputError: It does not; the message names the option that is missing.
+    """
+    _places(file, binning, network)
 
 
 def _places(file: EventFile, binning: Binning, network: Graph[Any]) -> _Places:
@@ -202,7 +211,8 @@ class _Frames:
         self.seen += len(t)
         if self._last is not None:
             return np.minimum(frames, self._last)
-        require_within(int(frames[-1]) + 1, MOST_FRAMES, f"{self._file.path}: makes {{}} frames")
+        most = MOST_FRAMES + FRAMES_AN_EVENT * self.seen
+        require_within(int(frames[-1]) + 1, most, f"{self._file.path}: makes {{}} frames of {self.seen} events")
         return frames
 
     def warnings(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ function keptAccuracy({ build }) {
     cited(build, "verification/agreement", (share) => percent(share, 4)),
     " of samples keep their class.",
   ];
-  const certain = sure && Object.keys(accuracy).length > 0 && "Intervals hold with 95 %.";
+  const certain = sure && Object.keys(accuracy).length > 0 && "Intervals hold with 95\u00a0%.";
   return answer(
     question,
     accuracyWord(verification),

@@ -63,7 +63,7 @@ function chipMap(view) {
     );
   const cores = coresOf(placement);
   const shown = html("div", { class: "one-chip" });
-  const show = (chip) => shown.replaceChildren(...oneChip(view, cores, chip));
+  const show = (chip) => shown.replaceChildren(...oneChip(view, cores, chip).filter(Boolean));
   const violations = placement.violations.length
     ? html(
         "ul",

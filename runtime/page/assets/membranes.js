@@ -274,7 +274,7 @@ function tracePicture(view, traces, state, steps) {
       state.unit === "integers" ? `threshold ${whole(threshold)}` : "threshold",
     ),
     label(state.unit === "integers" ? "current u + bias, in 1/64" : "current, in thresholds", TRACED.current[0] - 12),
-    axis(current, 2),
+    axis(current, 3),
     svg("line", { x1: left, x2: width - right, y1: current.y(0), y2: current.y(0), class: "axis" }),
     bars,
     program.current.map(

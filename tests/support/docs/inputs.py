@@ -16,7 +16,7 @@ FOLDERS = ("examples", "benchmarks", "tests")
 """What commands find beside them, as in the project's own folder."""
 IMAGES = 8
 """Digits of ``images.npy``."""
-CALIBRATION = 32
+CALIBRATION = 8
 """Digits of ``calibration.npy``."""
 A_CLASS = 2
 """Images of each class in a folder."""
