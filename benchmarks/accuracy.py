@@ -1,0 +1,322 @@
+"""What quantization costs on natural images: a network trained on CIFAR-10, measured on all its test images.
+
+    python benchmarks/accuracy.py FOLDER --checkpoint examples/cifar10/spikingresformer_cifar10_tiny.pt
+    python benchmarks/accuracy.py FOLDER --checkpoint C --bits 4 --images 1000 --epochs 0
+    python benchmarks/accuracy.py FOLDER --checkpoint C --timesteps 1 2 3 4 5 6 --bits 8    # other T, not trained for
+    python benchmarks/accuracy.py FOLDER --checkpoint C --input-scales 4 6 8 10 --bits 8    # steps of the input
+    python benchmarks/accuracy.py FOLDER --checkpoint C --bits 4 --prices 0 0.1 0.3 1       # fewer operations
+
+FOLDER is as examples/cifar10 takes it. Everything is compiled and run in sim; the float network runs in SpikingJelly
+in float64. Calibration and fine-tuning see training images only. Beside each figure is half its 95 % interval: of a
+drop, the paired one, from how often just one of both networks is right. A drop is marked with a star where that
+interval does not hold 0. Exits with 1 where E2 or E3 finds a spike that differs.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from networks import ROOT, print_machine, print_table
+
+import resformer
+from resformer.compiler.chips.chip import Chip, load_chip
+from resformer.compiler.pipeline import CompileOptions
+from resformer.compiler.quantize.choose import QuantizationConfig
+from resformer.compiler.quantize.precision import NARROWEST
+from resformer.models.checkpoint import build_model, load_checkpoint
+
+CIFAR10 = ROOT / "examples" / "cifar10"
+sys.path.insert(0, str(CIFAR10))
+
+from finetune import FineTuning, fine_tune, float_network  # noqa: E402  # it lies in an example's folder
+from images import Images, as_input, read  # noqa: E402
+from learning import predictions  # noqa: E402
+
+Classes = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
+
+CERTAINTY = 1.96
+"""Standard errors on either side of a mean that make up an interval of 95 %."""
+CALIBRATION = (256, 1024)
+"""Training images to calibrate on."""
+BYTE_BITS = 8
+"""The width in whose memory a budget is told."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and half its 95 % interval."""
+
+    mean: float
+    half: float
+
+    def text(self, *, signed: bool = False, starred: bool = False) -> str:
+        """As a table shows it, with a star where 0 is outside."""
+        star = "*" if starred and abs(self.mean) > self.half else ""
+        return f"{self.mean:{'+' if signed else ''}.2f} ± {self.half:.2f}{star}"
+
+
+def interval(values: npt.NDArray[np.float64]) -> Interval:
+    """The mean of values, one an image, in percent."""
+    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return Interval(100 * float(values.mean()), 100 * CERTAINTY * spread / math.sqrt(len(values)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one network does, beside the float one.
+
+    Attributes:
+        name: What was done to it.
+        bits: Of a weight; None of the float network.
+        accuracy: In percent.
+        drop: Of accuracy, in points, image by image.
+        agreement: With the float network's classes, in percent.
+        sops: Synaptic operations of an image, in millions.
+        energy_mj: Of an image on the chip, that of operations, updates and messages.
+        seconds: That making and running it took.
+    """
+
+    name: str
+    bits: int | None
+    accuracy: Interval
+    drop: Interval
+    agreement: Interval
+    sops: float
+    energy_mj: float
+    seconds: float
+
+    def cells(self) -> list[str]:
+        """As the table shows it."""
+        return [
+            self.name,
+            self.accuracy.text(),
+            self.drop.text(signed=True, starred=True),
+            self.agreement.text(),
+            f"{self.sops:.2f}",
+            f"{self.energy_mj:.4f}",
+            f"{self.seconds:.0f}",
+        ]
+
+
+HEADER = ["", "accuracy %", "drop, points", "same top-1 %", "M SOPs", "mJ, dynamic", "s"]
+
+
+class Measurement:
+    """The test images, and what the float network says of them.
+
+    Attributes:
+        rows: What was measured.
+        differing: How many spikes E2 and E3 found that differ.
+    """
+
+    def __init__(self, data: Images, test: Images, checkpoint: Path, chip: Chip, args: argparse.Namespace) -> None:
+        self.data = data
+        self.pixels: Pixels = test.pixels.numpy()
+        self.labels: Classes = test.labels.numpy()
+        self.checkpoint = checkpoint
+        self.chip = chip
+        self.args = args
+        self.rows: list[Row] = []
+        self.exact: list[list[str]] = []
+        self.differing = 0
+        started = time.perf_counter()
+        model = build_model(load_checkpoint(checkpoint))
+        self.expected: Classes = predictions(model, test.pixels).numpy()
+        right = interval((self.expected == self.labels).astype(np.float64))
+        # what the float network costs, its weights in 15 bits say
+        compiled = self.compiled(CompileOptions(quantization=QuantizationConfig(15)))
+        cost = compiled.cost(self.pixels[: args.cost_images], chip)
+        everywhere = Interval(100.0, 0.0)
+        seconds = time.perf_counter() - started
+        sops, energy = cost.paper.sops / 1e6, cost.dynamic_mj
+        self.add(Row("float", None, right, Interval(0.0, 0.0), everywhere, sops, energy, seconds))
+
+    def compiled(self, options: CompileOptions, source: Path | None = None) -> resformer.Compiled:
+        """A checkpoint's program, the float network's unless another is given."""
+        return resformer.compile(source or self.checkpoint, target="sim", options=options)
+
+    def calibration(self, count: int) -> Pixels:
+        """Training images, drawn at random, those of a smaller count first."""
+        order = torch.randperm(len(self.data.labels), generator=torch.Generator().manual_seed(self.args.seed))
+        drawn: Pixels = self.data.pixels[order[:count]].numpy()
+        return drawn
+
+    def measure(self, name: str, bits: int, compiled: resformer.Compiled, started: float) -> None:
+        """Run a program on all images, and a few for its cost."""
+        found = compiled.run(self.pixels).predictions
+        cost = compiled.cost(self.pixels[: self.args.cost_images], self.chip)
+        right, wanted = found == self.labels, self.expected == self.labels
+        self.add(
+            Row(
+                name,
+                bits,
+                interval(right.astype(np.float64)),
+                interval(wanted.astype(np.float64) - right),
+                interval((found == self.expected).astype(np.float64)),
+                cost.paper.sops / 1e6,
+                cost.dynamic_mj,
+                time.perf_counter() - started,
+            )
+        )
+
+    def add(self, row: Row) -> None:
+        """Keep a row, and show it at once."""
+        self.rows.append(row)
+        print(*row.cells(), sep="  ", file=sys.stderr, flush=True)
+
+    def rounded(self, bits: int) -> None:
+        """A width by each rule that only rounds."""
+        width = QuantizationConfig(bits)
+        started = time.perf_counter()
+        self.measure(f"{bits} bits: nearest", bits, self.compiled(CompileOptions(quantization=width)), started)
+        for count in CALIBRATION:
+            started = time.perf_counter()
+            options = CompileOptions(quantization=width, calibration=self.calibration(count))
+            compiled = self.compiled(options)
+            self.measure(f"{bits} bits: calibrated on {count:,}", bits, compiled, started)
+            if count == CALIBRATION[0]:
+                self.verify(f"{bits} bits: calibrated on {count:,}", compiled, self.checkpoint)
+        if NARROWEST < bits < BYTE_BITS:
+            started = time.perf_counter()
+            options = CompileOptions(
+                calibration=self.calibration(CALIBRATION[0]),
+                synapse_budget=bits / BYTE_BITS,
+            )
+            self.measure(f"{bits} bits' memory: by layer", bits, self.compiled(options), started)
+
+    def fine_tuned(self, bits: int, folder: Path, price: float = 0.0) -> None:
+        """A width after training with rounded weights."""
+        started = time.perf_counter()
+        how = FineTuning(epochs=self.args.epochs, price=price, seed=self.args.seed, merged=self.args.compile)
+        shown = as_input(torch.from_numpy(self.calibration(CALIBRATION[0]))).numpy()
+        student = resformer.quantize.prepare(
+            float_network(self.checkpoint), bits=bits, calibration=shown, calibrated=True
+        )
+        fine_tune(student, float_network(self.checkpoint), self.data, how)
+        priced = f", price {price:g}" if price else ""
+        path = folder / f"{self.checkpoint.stem}_{bits}bit{f'_{price:g}' if price else ''}.pt"
+        student.save(path)
+        compiled = self.compiled(CompileOptions(), path)
+        name = f"{bits} bits: fine-tuned{priced}"
+        self.measure(name, bits, compiled, started)
+        self.verify(name, compiled, path)
+
+    def other_steps(self, bits: int, timesteps: int) -> None:
+        """A width with another T than the network was trained for."""
+        started = time.perf_counter()
+        options = CompileOptions(
+            timesteps=timesteps, quantization=QuantizationConfig(bits), calibration=self.calibration(CALIBRATION[0])
+        )
+        self.measure(f"{bits} bits, T = {timesteps}: calibrated", bits, self.compiled(options), started)
+
+    def other_input(self, bits: int, exp: int) -> None:
+        """A width with other steps of the input."""
+        started = time.perf_counter()
+        quantization = replace(QuantizationConfig(bits), input_scale_exp=exp)
+        options = CompileOptions(quantization=quantization, calibration=self.calibration(CALIBRATION[0]))
+        self.measure(f"{bits} bits, input in 1/{2**exp}: calibrated", bits, self.compiled(options), started)
+
+    def verify(self, name: str, compiled: resformer.Compiled, model: Path) -> None:
+        """E2 and E3, spike by spike, on some images."""
+        if not self.args.exact:
+            return
+        found = compiled.verify(self.pixels[: self.args.exact], backend="sim", model=model)
+        checks = [found.checks[key] for key in ("backend_vs_program", "backend_vs_quantized_torch")]
+        self.differing += sum(check.mismatched for check in checks)
+        counts = [f"{check.mismatched:,} of {check.compared:,}" for check in checks]
+        self.exact.append([name, f"{found.samples:,}", *counts])
+
+
+def groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Rows of one rule at all widths, by its name."""
+    names = dict.fromkeys(row.name.partition(": ")[2] for row in rows if row.bits is not None)
+    for name in names:
+        yield name, [row for row in rows if row.name.partition(": ")[2] == name]
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Draw accuracy against bits, and against energy."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (by_bits, by_energy) = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    for name, some in groups(rows):
+        accuracies, halves = [row.accuracy.mean for row in some], [row.accuracy.half for row in some]
+        by_bits.errorbar([row.bits for row in some], accuracies, halves, marker="o", capsize=3, label=name)
+        by_energy.errorbar(
+            [row.energy_mj for row in some], accuracies, halves, marker="o", ls="", capsize=3, label=name
+        )
+    for axes, label in ((by_bits, "bits of a weight"), (by_energy, "mJ an image, dynamic")):
+        axes.axhline(rows[0].accuracy.mean, color="black", lw=0.8, ls="--", label="float")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    by_bits.set_ylabel("accuracy, %")
+    by_bits.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="holds train and test, each a folder of classes or its .tar.xz")
+    parser.add_argument("--checkpoint", type=Path, default=CIFAR10 / "spikingresformer_cifar10_tiny.pt")
+    parser.add_argument("--bits", type=int, nargs="*", default=[8, 6, 5, 4, 3, 2])
+    parser.add_argument("--images", type=int, default=10_000, help="test images (default: %(default)s)")
+    parser.add_argument("--cost-images", type=int, default=256, help="of which costs are counted on")
+    parser.add_argument("--exact", type=int, default=16, help="images of E2 and E3 (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=FineTuning.epochs, help="of fine-tuning; 0 for none")
+    parser.add_argument("--prices", type=float, nargs="+", default=[0.0], help="of operations, to fine-tune at")
+    parser.add_argument("--timesteps", type=int, nargs="*", default=[], help="other T to present images for")
+    parser.add_argument("--input-scales", type=int, nargs="*", default=[], metavar="K", help="input in steps of 2^-K")
+    parser.add_argument("--chip", default="loihi2", help="whose energy is told (default: %(default)s)")
+    parser.add_argument("--folder-out", type=Path, help="where fine-tuned checkpoints are kept (default: nowhere)")
+    parser.add_argument("--plot", type=Path, help="a picture of accuracy against bits and energy")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile speed fine-tuning up")
+    args = parser.parse_args(argv)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    data, test = read(args.folder, "train"), read(args.folder, "test")
+    some = torch.linspace(0, len(test.labels) - 1, min(args.images, len(test.labels))).long()
+    test = Images(test.pixels[some], test.labels[some], test.classes)
+    measurement = Measurement(data, test, args.checkpoint, load_chip(args.chip), args)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder_out or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for bits in args.bits:
+            measurement.rounded(bits)
+            if args.epochs > 0:
+                for price in args.prices:
+                    measurement.fine_tuned(bits, folder, price)
+            for timesteps in args.timesteps:
+                measurement.other_steps(bits, timesteps)
+            for exp in args.input_scales:
+                measurement.other_input(bits, exp)
+    print_machine()
+    print(
+        f"{args.checkpoint.name} on {len(test.labels):,} test images; SOPs and energy of {args.chip} on "
+        f"{min(args.cost_images, len(test.labels)):,} of them; fine-tuned for {args.epochs:g} epochs.\n"
+        "± is half a 95 % interval, of drops a paired one; * where it does not hold 0.\n"
+    )
+    print_table(HEADER, [row.cells() for row in measurement.rows])
+    if measurement.exact:
+        print_table(["", "images", "E2: differ", "E3: differ"], measurement.exact)
+    if args.plot is not None:
+        plot(measurement.rows, args.plot)
+    return int(measurement.differing > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
