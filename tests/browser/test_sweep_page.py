@@ -105,6 +105,8 @@ def test_axes_are_chosen_by_keyboard_and_fronts_are_those_of_the_table(
 ) -> None:
     path = written(tmp_path)
     page, sweep = open_page(path), read_page(path)[0]["sweep"]
+    # the second gains less than the third, which costs less; the fifth does not fit
+    assert sweep["fronts"]["accuracy"]["energy_mj"] == [0, 2, 3]
     page.locator("input[name=sweep-gain]").first.focus()
     for row, gain in enumerate(GAINS):
         if row:
