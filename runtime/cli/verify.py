@@ -230,7 +230,8 @@ def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verifi
 def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verification) -> None:
     """Print what verification found, the verdict last."""
     from resformer.runtime.verify.as_json import to_json
-    from resformer.runtime.verify.tables import blame, check_rows, facts, layer_rows, local_rows
+    from resformer.runtime.verify.result import layer_rows
+    from resformer.runtime.verify.tables import blame, check_rows, facts, local_rows
 
     terminal.table("Mismatched spikes by population", *layer_rows(result))
     samples, steps = counted(result.samples, "sample"), counted(result.timesteps, "step")

@@ -163,8 +163,6 @@ class Verification(Summarized):
 
     def details(self) -> tuple[str, Rows]:
         """Every population: how many spikes were compared, and how many differ in each check."""
-        from resformer.runtime.verify.tables import layer_rows
-
         return f"Every population ({len(self.layers)})", layer_rows(self)
 
     @property
@@ -237,6 +235,33 @@ class Verification(Summarized):
         lost = sum(original == label != quantized for label, original, quantized in rows)
         gained = sum(original != label == quantized for label, original, quantized in rows)
         return drop_interval(lost, gained, self.samples)
+
+
+def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
+    """Headings and rows of a table of all populations: mismatched spikes by check, those of E4 as shares.
+
+    Of ties, those that did not fire: potentials that met their threshold exactly. A population that fires at them has
+    none to count.
+    """
+    headings = ["population", " spikes", *(f" {SHORT[name]}" for name in result.checks)]
+    if ORIGINAL in result.checks:
+        headings.append(" E4 local")
+    headings.append(" ties")
+    rows = []
+    for layer, chances in result.layers.items():
+        row = [layer, f"{chances:,}"]
+        row += [f"{check.layers[layer][1]:,}" for key, check in result.checks.items() if key != ORIGINAL]
+        if ORIGINAL in result.checks:
+            check = result.checks[ORIGINAL]
+            local = check.extra["local_layers"][layer]
+            row += [_share(*check.layers[layer]), _share(local["compared"], local["mismatched"])]
+        row.append(f"{result.ties[layer]:,}" if layer in result.ties else "fire")
+        rows.append(row)
+    return headings, rows
+
+
+def _share(compared: int, mismatched: int) -> str:
+    return f"{mismatched / compared:.3%}"
 
 
 def _same_spikes(result: Verification) -> str:

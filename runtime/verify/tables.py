@@ -66,29 +66,6 @@ def blame(result: Verification) -> str:
     )
 
 
-def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
-    """Headings and rows of a table of all populations: mismatched spikes by check, those of E4 as shares.
-
-    Of ties, those that did not fire: potentials that met their threshold exactly. A population that fires at them has
-    none to count.
-    """
-    headings = ["population", " spikes", *(f" {TITLES[name][:2]}" for name in result.checks)]
-    if ORIGINAL in result.checks:
-        headings.append(" E4 local")
-    headings.append(" ties")
-    rows = []
-    for layer, chances in result.layers.items():
-        row = [layer, f"{chances:,}"]
-        row += [f"{check.layers[layer][1]:,}" for key, check in result.checks.items() if key != ORIGINAL]
-        if ORIGINAL in result.checks:
-            check = result.checks[ORIGINAL]
-            local = check.extra["local_layers"][layer]
-            row += [_share(*check.layers[layer]), _share(local["compared"], local["mismatched"])]
-        row.append(f"{result.ties[layer]:,}" if layer in result.ties else "fire")
-        rows.append(row)
-    return headings, rows
-
-
 def check_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
     """Headings and rows of a table of the four checks."""
     rows = []
@@ -130,7 +107,3 @@ def _verdict(check: Check) -> str:
     if not check.demanded:
         return "measured"
     return "equal" if check.passed else "NOT EQUAL"
-
-
-def _share(compared: int, mismatched: int) -> str:
-    return f"{mismatched / compared:.3%}"

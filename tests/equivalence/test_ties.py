@@ -19,8 +19,7 @@ from resformer.compiler.ir.signal import SPIKE
 from resformer.compiler.ir.ties import settled_currents
 from resformer.runtime.compiled import Compiled
 from resformer.runtime.run.encode import encode
-from resformer.runtime.verify.result import BACKEND, ORIGINAL, QUANTIZED, Verification
-from resformer.runtime.verify.tables import layer_rows
+from resformer.runtime.verify.result import BACKEND, ORIGINAL, QUANTIZED, Verification, layer_rows
 
 MakeNeuron = Callable[[], nn.Module]
 

@@ -10,8 +10,10 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from resformer.compiler.backends.sim.frame import Block, Frame, Work
@@ -42,6 +44,8 @@ from resformer.compiler.backends.sim.torch_kernels import TorchKernels, real_dty
 from resformer.compiler.ir.interval import INT32_MAX, largest
 from resformer.compiler.ir.ops import LIF, Conv2d, Dense, MaxPool2d, SumPool2d
 from resformer.compiler.target import LOIHI
+
+IntegerT = TypeVar("IntegerT", bound=np.integer[Any])
 
 IN_PARTS = "kernel for each of its parts"
 BY_TORCH = "kernel in PyTorch"
@@ -156,11 +160,21 @@ class GpuKernels(TorchKernels):
 
     def _tail(self, step: NeuronStep, made: Value) -> Tail:
         """What a step does with the sum of what it reads."""
-        relay, neurons = step.relay, None if step.lif is None else step.lif[1]
+        relay, neurons = None if step.relay is None else step.relay[1], None if step.lif is None else step.lif[1]
         assert neurons is None or isinstance(neurons, LIF), "fits_tail"
         reach = sum(self.plan.values[name].magnitude.value for name in step.inputs)
-        clips = relay is not None and reach + largest(relay[1].bias) >> relay[1].shift >= relay[1].limit
-        return Tail(None if relay is None else relay[1], neurons, made.channels, step.reach, may_clip=clips)
+        clips = relay is not None and reach + largest(relay.bias) >> relay.shift >= relay.limit
+        # an attention map's have a parameter for each head
+        if relay is not None:
+            relay = replace(relay, bias=_of_each(relay.bias, made.channels))
+        if neurons is not None:
+            neurons = replace(
+                neurons,
+                bias_mant=_of_each(neurons.bias_mant, made.channels),
+                bias_exp=_of_each(neurons.bias_exp, made.channels),
+                surplus=_of_each(neurons.surplus, made.channels),
+            )
+        return Tail(relay, neurons, made.channels, step.reach, may_clip=clips)
 
     def _layer_tiles(self, kernel: LayerKernel, tail: Tail, step: LayerStep) -> Tiles:
         """How a layer is cut: on a GPU, by trying it on values like its own."""
@@ -386,6 +400,11 @@ def _narrow_types(plan: Plan) -> dict[str, torch.dtype]:
         for name, value in candidates.items()
         if not value.is_spikes and value.magnitude.value <= INT32_MAX
     }
+
+
+def _of_each(parameter: npt.NDArray[IntegerT], channels: int) -> npt.NDArray[IntegerT]:
+    """A parameter (1,) for all, or one for each of as many neighbouring channels, as one for each channel."""
+    return parameter if len(parameter) == 1 else np.repeat(parameter, channels // len(parameter))
 
 
 def _as_int8(values: torch.Tensor) -> torch.Tensor:

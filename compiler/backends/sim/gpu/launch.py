@@ -116,8 +116,7 @@ class TailNumbers:
 
 def _int32(values: npt.NDArray[np.integer[Any]], channels: int, device: torch.device) -> torch.Tensor:
     """One number for each channel."""
-    each = np.repeat(values, channels // len(values)) if len(values) > 1 else np.broadcast_to(values, channels)
-    return torch.from_numpy(np.array(each, np.int32)).to(device)
+    return torch.from_numpy(np.array(np.broadcast_to(values, channels), np.int32)).to(device)
 
 
 class Outputs(NamedTuple):
