@@ -10,7 +10,7 @@ the step at which a sample begins (its neurons are reset by it), the latency, an
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import Any
 
 import numpy as np
@@ -157,4 +157,8 @@ def main(build: str, images: str, results: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", metavar="BUILD", help="a build folder")
+    parser.add_argument("images", metavar="IMAGES", help="samples, such as an .npy file")
+    parser.add_argument("results", nargs="?", metavar="OUT.npz", help="what resformer-run wrote of them, to compare")
+    raise SystemExit(main(**vars(parser.parse_args())))
