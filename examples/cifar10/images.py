@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from resformer.errors import FileFormatError, InputError
 
@@ -83,6 +82,11 @@ def _members(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 def _decoded(file: tuple[PurePosixPath, bytes]) -> npt.NDArray[np.uint8]:
     """The pixels of one image, (32, 32, 3)."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}; pip install 'resformer[images]' installs it") from None
+
     name, content = file
     try:
         with Image.open(io.BytesIO(content)) as image:

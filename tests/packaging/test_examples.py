@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*/*.py"))
-LIBRARIES = {"digits.py", "files.py", "sensor.py"}
+LIBRARIES = {"digits.py", "files.py", "images.py", "learning.py", "sensor.py"}
 """What other examples import."""
 BEYOND = {"sinabs_network.py", "spikingjelly_network.py"}
 """What needs a package, or a version of one, that is not in make setup's environment."""

@@ -22,6 +22,7 @@ from lava.proc.lif.process import LIFReset
 from resformer.compiler.backends.lava.build import OUR_MODELS, STOCK_MODELS, build_network, run_config
 from resformer.compiler.backends.lava.processes import blocks
 from resformer.compiler.backends.lava.processes.blocks import Network
+from resformer.compiler.backends.lava.processes.chunk_source import ChunkSource
 from resformer.compiler.backends.lava.processes.conv import PyFastConvModel, PyWideConvModel
 from resformer.compiler.backends.lava.processes.delay import Delay
 from resformer.compiler.backends.lava.processes.dense import PyFastDenseModel
@@ -118,6 +119,8 @@ def test_each_process_finds_its_model_by_itself() -> None:
     net.cuba_li("last", net.conv("second", counts, 2))
     _, others = compiled(net.finish(), record=True)
     processes = {type(each): each for each in (*leaves, *others, *network.procs, network, sink)}
+    frames, place = np.zeros((1, 1, 2, 3, 3), np.int32), np.zeros(2, np.int64)
+    processes[ChunkSource] = ChunkSource(frames=frames, place=place, name="stream")
     processes[blocks.Block] = blocks.Block(name="block", layout=network.proc_params["layout"])
     models = {model.implements_process: model for model in (*OUR_MODELS, *STOCK_MODELS)}
     assert processes.keys() == models.keys()
