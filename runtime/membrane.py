@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import nir
 import numpy as np
@@ -33,7 +33,7 @@ from resformer.runtime.run.encode import decode, encode
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
-NeuronIndex: TypeAlias = "int | Sequence[int]"
+NeuronIndex: TypeAlias = "int | np.integer[Any] | Sequence[int]"
 """Which neuron of a population: (channel, row, column), or its place in the flattened population."""
 
 
@@ -164,10 +164,10 @@ def neuron_index(program: Program, name: str, neuron: NeuronIndex) -> int:
         raise InputError(f"{name}: no population that fires has this name; there are {near}{more}")
     shape = program[name].shape
     size = math.prod(shape)
-    if isinstance(neuron, int):
+    if isinstance(neuron, int | np.integer):
         if not 0 <= neuron < size:
             raise InputError(f"{name}: has {size} neurons, 0 to {size - 1}; there is no neuron {neuron}")
-        return neuron
+        return int(neuron)
     index = tuple(int(each) for each in neuron)
     if len(index) != len(shape) or not all(0 <= each < edge for each, edge in zip(index, shape, strict=True)):
         given, wanted = (", ".join(map(str, each)) for each in (index, shape))

@@ -73,7 +73,7 @@ def test_both_are_the_same_neuron(traced: tuple[Membrane, np.ndarray, Tiny]) -> 
     assert table["steps"] == "2 samples, 4 steps each"
     assert f"{found.integer.spikes.sum()} of the program" in table["spikes"]
     index = np.ravel_multi_index(found.neuron, compiled.program[found.name].shape)
-    again = compiled.membrane(images, found.name, int(index), samples=1)
+    again = compiled.membrane(images, found.name, index, samples=1)
     assert again.neuron == found.neuron
     assert (again.integer.potential == found.integer.potential[:1]).all()
     assert found.real is not None
