@@ -65,7 +65,7 @@ def windows(program: Scheduled, chunks: Iterable[object], at_once: int) -> Itera
                 "thing; convert with astype"
             )
         for start in range(0, len(frames), size):
-            held.append(frames[start : start + size])
+            held.append(frames[start : start + size].copy())  # its giver may fill the same array again
             count += len(held[-1])
             while count >= size:
                 together = np.concatenate(held)

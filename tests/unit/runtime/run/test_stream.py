@@ -136,6 +136,21 @@ def test_windows_do_not_depend_on_how_chunks_are_cut(cut: int) -> None:
     assert list(windows(scheduled, [frames[:0]], 3)) == []
 
 
+def test_a_giver_of_chunks_may_fill_one_array_again_and_again() -> None:
+    program = ProgramBuilder((2, 3, 3))
+    program.conv("conv", "input", 1)
+    frames = np.arange(24 * 18).reshape(24, 2, 3, 3)
+
+    def filled_again() -> Iterator[np.ndarray[Any, Any]]:
+        array = np.empty_like(frames[:3])
+        for start in range(0, 24, 3):
+            array[:] = frames[start : start + 3]
+            yield array
+
+    found = np.concatenate(list(windows(program.finish(timesteps=4), filled_again(), 3)))
+    np.testing.assert_array_equal(found.reshape(frames.shape), frames)
+
+
 def test_chunks_that_do_not_fit_are_refused(events: Tiny) -> None:
     compiled = resformer.load(events.build)
     for chunks, says in (
