@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from resformer.runtime.given import GivenBuild
@@ -18,6 +18,7 @@ PICTURED = 48
 
 NOT_GIVEN = "The samples that were verified were not given to this page; --input with the same file draws them."
 OTHERS = "The samples given to this page are not those that were verified, so their images are not shown."
+NO_AREA = "These samples have no area, so there is nothing to draw."
 
 
 def changed_samples(verification: Mapping[str, Any], given: GivenBuild | None) -> dict[str, Any] | None:
@@ -36,12 +37,19 @@ def changed_samples(verification: Mapping[str, Any], given: GivenBuild | None) -
         return None
     found = sorted(_changed(verification), key=lambda each: KINDS.index(each[1]))
     shown = [_shown(sample, kind, verification, given) for sample, kind in found[:PICTURED]]
-    absent = [each for each in shown if each["image"] is None]
     return {
         "counts": {kind: sum(each == kind for _, each in found) for kind in KINDS},
         "samples": shown,
-        "no_images": None if not absent else NOT_GIVEN if given is None else OTHERS,
+        "no_images": _why_no_images([each["sample"] for each in shown if each["image"] is None], verification, given),
     }
+
+
+def _why_no_images(absent: Sequence[int], verification: Mapping[str, Any], given: GivenBuild | None) -> str | None:
+    if not absent:
+        return None
+    if given is None:
+        return NOT_GIVEN
+    return NO_AREA if all(_is_verified(sample, verification, given) for sample in absent) else OTHERS
 
 
 def _changed(verification: Mapping[str, Any]) -> Iterator[tuple[int, Kind]]:
@@ -54,7 +62,7 @@ def _changed(verification: Mapping[str, Any]) -> Iterator[tuple[int, Kind]]:
 
 def _shown(sample: int, kind: Kind, verification: Mapping[str, Any], given: GivenBuild | None) -> dict[str, Any]:
     name = image = None
-    if given is not None and sample < len(given.samples) and _is_verified(sample, verification, given):
+    if given is not None and _is_verified(sample, verification, given):
         name = None if given.names is None else given.names[sample]
         pictures = images(given.samples, 1, first=sample)
         image = None if pictures is None else pictures[0]
@@ -62,6 +70,8 @@ def _shown(sample: int, kind: Kind, verification: Mapping[str, Any], given: Give
 
 
 def _is_verified(sample: int, verification: Mapping[str, Any], given: GivenBuild) -> bool:
-    """Whether a sample is the one of that number that was verified."""
+    """Whether a sample is given, and is the one of that number that was verified."""
+    if sample >= len(given.samples):
+        return False
     encoded = encode(given.samples.real(sample, sample + 1), given.program)
     return checksums(encoded.values) == [verification["input_crc32"][sample]]

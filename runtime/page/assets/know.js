@@ -4,7 +4,7 @@
 const inShort = (sentence, { notes, assumptions }) =>
   (notes.length && sentence.startsWith(notes[0])) || (assumptions.length && sentence.startsWith("assumed ("));
 
-// What a reader should know of the network, of its samples and of this machine, each sentence once.
+// Each sentence once.
 function toKnow(view) {
   const { report, run, verification } = view.build;
   const told = [

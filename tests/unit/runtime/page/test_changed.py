@@ -68,6 +68,18 @@ def test_other_samples_are_not_shown(given: GivenBuild, verification: dict[str, 
     assert found["no_images"] == changed.NOT_GIVEN
 
 
+def test_samples_without_an_area_are_not_called_others(
+    given: GivenBuild, verification: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changed, "images", lambda *_, **__: None)
+    found = changed_samples(verification, given)
+    assert found is not None
+    assert found["no_images"] == changed.NO_AREA
+    found = changed_samples(verification, given.first(4))
+    assert found is not None
+    assert found["no_images"] == changed.OTHERS
+
+
 def test_only_some_are_listed(given: GivenBuild, verification: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changed, "PICTURED", 2)
     found = changed_samples(verification, given)
