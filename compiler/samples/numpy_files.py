@@ -30,8 +30,11 @@ FIELD = re.compile(
 """One entry of a header; NumPy of Python 2 wrote an L behind whole numbers."""
 RECORD = re.compile(r"\(\s*'([^'\\]*)'\s*,")
 """The name of a field of records."""
-RECORDS = re.compile(r"'descr'\s*:\s*\[((?:\s*\(\s*'[^'\\]{0,80}'\s*,\s*'[<>|=]?[a-zA-Z?]\d{0,6}'\s*\)\s*,?)+)\s*\]")
-"""The type of records of plain types, in a header."""
+RECORDS = re.compile(
+    r"'descr'\s*:\s*\[((?:\s*\(\s*'[^'\\]{0,80}'\s*,\s*'[<>|=]?[a-zA-Z?]\d{0,6}'\s*\)\s*(?:,|(?=\])))+)\s*\]"
+)
+"""The type of records of plain types, in a header; a comma between each two, as blanks that could belong to either
+would be tried in all ways."""
 RECORD_FIELD = re.compile(r"'([^'\\]*)'\s*,\s*'([^'\\]*)'")
 TYPE = re.compile(r"[<>|=]?[a-zA-Z?]\d{0,6}")
 """A plain type, such as ``<f4``."""

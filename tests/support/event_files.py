@@ -137,7 +137,7 @@ def write_aedat4(
         for index, kind in enumerate(("FRME", "EVTS"))
     )
     text = f'<dv version="2.0"><node name="outInfo" path="/">{described}</node></dv>'.encode()
-    parts = [AEDAT4_MAGIC, _header(compression if stated is None else stated, text)]
+    parts = [AEDAT4_MAGIC, aedat4_header(compression if stated is None else stated, text)]
     for first in range(0, len(events.t), packet):
         some = slice(first, first + packet)
         records = np.zeros(
@@ -162,7 +162,7 @@ def _compressed(content: bytes, compression: int) -> bytes:
     return content
 
 
-def _header(compression: int, text: bytes) -> bytes:
+def aedat4_header(compression: int, text: bytes) -> bytes:
     """A table of a number of 32 bits, one of 64 and a text."""
     fields = struct.pack("<HHHHH", 10, 24, 4, 8, 16)  # sizes, then where each field lies
     table = struct.pack("<iiqi", 0, compression, -1, 4) + b"\0" * 4

@@ -64,11 +64,12 @@ class Aedat4File(EventFile):
         for node in ElementTree.fromstring(description).iter("node"):  # noqa: S314
             said = {each.get("key"): each.text or "" for each in node.findall("attr")}
             if said.get("typeIdentifier") == EVENTS and (node.get("name") or "").isdecimal():
-                inner = {each.get("key"): each.text or "" for each in node.iter("attr")}
-                found.append((int(node.get("name") or 0), inner))
+                found.append(node)
         if not found:
             raise InputError(f"{self.path}: holds no stream of events; record one")
-        number, said = found[0]
+        number = int(found[0].get("name") or 0)
+        # of the first alone: one that lies in another would be gone through again for each
+        said = {each.get("key"): each.text or "" for each in found[0].iter("attr")}
         if len(found) > 1:
             self.notes = (f"{self.path}: of its {len(found)} streams of events, the first is read, {number}",)
         width, height = said.get("sizeX", ""), said.get("sizeY", "")

@@ -30,8 +30,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 COLUMNS = ("t", "x", "y", "p")
 """Of an array (N, 4), as v2e writes it."""
 MICROSECONDS = 1e6
-LARGEST_TIME = 2**62
-"""Microseconds: no time is beyond it, so that sums of times are numbers."""
+LARGEST_WHOLE = 2**62
+"""What 64 bits hold for certain, also where it was rounded."""
 SAY = "give one-dimensional arrays t, x, y and p of equal length"
 
 Column: TypeAlias = "npt.NDArray[Any] | h5py.Dataset"
@@ -162,7 +162,7 @@ def _whole(values: npt.NDArray[Any], name: str, first: int) -> Int64Array:
         FileFormatError: One is none, or too large.
     """
     with np.errstate(invalid="ignore"):
-        good = np.abs(values.astype(np.float64)) <= LARGEST_TIME
+        good = np.abs(values.astype(np.float64)) <= LARGEST_WHOLE
         if values.dtype.kind == "f":
             good &= values == np.rint(values)
     if not good.all():

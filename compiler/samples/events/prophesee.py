@@ -29,12 +29,14 @@ LONGEST_LINE, MOST_LINES = 2**12, 2**10
 LARGEST_SIDE = 2**14
 """Pixels: what the wider of the formats can address."""
 SIZE = re.compile(r"geometry\s+(\d{1,5})x(\d{1,5})", re.IGNORECASE)
-WIDTH, HEIGHT = (re.compile(rf"\b{name}\s*[=\s]\s*(\d{{1,5}})", re.IGNORECASE) for name in ("width", "height"))
+WIDTH, HEIGHT = (re.compile(rf"\b{name}(?:\s*=\s*|\s+)(\d{{1,5}})", re.IGNORECASE) for name in ("width", "height"))
 VERSION = re.compile(r"\bevt\s*(\d(?:[._]\d)?)", re.IGNORECASE)
 
 DAT_EVENT = np.dtype([("t", "<u4"), ("place", "<u4")])
 WORDS_AT_ONCE = AT_ONCE // 4
 """Of EVT 3, where a word can hold twelve events."""
+UNKNOWN_COLUMN = -(2**32)
+"""So far to the left that the vectors that are read together do not lead to a column."""
 
 
 def read_lines(file: BinaryIO) -> tuple[str, ...]:
@@ -145,8 +147,8 @@ def _evt2(file: BinaryIO) -> Iterator[Events]:
 def _evt3(file: BinaryIO) -> Iterator[Events]:
     """Words of 16 bits, each of which changes a state: row, column, time; those with columns are events."""
     high = Unwrapped(2**12)
-    base = low = row = column = -1
-    rising = 0
+    base = low = row = -1
+    column, rising = UNKNOWN_COLUMN, 0
     for words in fixed_size(file, "<u2", WORDS_AT_ONCE):
         kind, content = words >> 12, (words & 0xFFF).astype(np.int64)
         is_high, is_low, is_row, is_base = (kind == number for number in (8, 6, 0, 3))
@@ -163,8 +165,7 @@ def _evt3(file: BinaryIO) -> Iterator[Events]:
         columns = held((content & 0x7FF) - ahead, is_base, column) + ahead
         known = (bases >= 0) & (rows >= 0)
         base, low, row, rising = int(bases[-1]), int(lows[-1]), int(rows[-1]), int(ons[-1])
-        started = columns[-1] >= 0
-        column = int(columns[-1] + wide[-1]) if started else -1
+        column = int(columns[-1] + wide[-1]) if columns[-1] >= 0 else UNKNOWN_COLUMN
 
         single = np.flatnonzero((kind == 2) & known)
         vectors = np.flatnonzero((wide > 0) & known & (columns >= 0))

@@ -15,6 +15,8 @@ from resformer.models.boundary import boundary
 
 AT_ONCE = 2**17
 """Events, or words of which each holds at most twelve, that are read together."""
+LARGEST_TIME = 2**61
+"""Microseconds, before or after zero: the time between two events then fits 64 bits."""
 COPY_AGAIN = "copy or record it again"
 
 Int64Array = npt.NDArray[np.int64]
@@ -75,7 +77,13 @@ class EventFile(abc.ABC):
             boundary(self.path, COPY_AGAIN, what=f"truncated or damaged, or no {self.named}"),
             self.path.open("rb") as file,
         ):
-            yield from self._read(file)
+            for events in self._read(file):
+                furthest = max(-int(events.t.min(initial=0)), int(events.t.max(initial=0)))
+                if furthest > LARGEST_TIME:
+                    raise FileFormatError(
+                        f"a time of {furthest} microseconds, the limit is {LARGEST_TIME}; {COPY_AGAIN}"
+                    )
+                yield events
 
 
 def fixed_size(file: BinaryIO, dtype: npt.DTypeLike, at_once: int = AT_ONCE) -> Iterator[npt.NDArray[Any]]:

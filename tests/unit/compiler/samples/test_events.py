@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from resformer.compiler.samples.events.formats import is_event_file, open_events
 from resformer.compiler.samples.events.frames import Binning, EventSamples, bin_events, stream_frames
 from resformer.compiler.samples.events.stream import EventFile, Events
 from resformer.errors import BackendMissingError, FileFormatError, InputError, UnsupportedError
-from support.event_files import WRITERS, Recording, some_events, write_aedat4, write_dat, write_evt2, write_evt3
+from support.event_files import (
+    AEDAT4_MAGIC,
+    WRITERS,
+    Recording,
+    aedat4_header,
+    some_events,
+    write_aedat4,
+    write_dat,
+    write_evt2,
+    write_evt3,
+)
 from support.program_builder import ProgramBuilder
 
 SIZE = (34, 34)
@@ -249,6 +260,50 @@ def test_time_that_leaps_is_no_million_frames(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileFormatError, match="109951162778 frames of 2 events, the limit is 16416"):
             binned()
+
+
+def test_times_too_far_apart_to_subtract_are_refused(tmp_path: Path) -> None:
+    events = some_events(2)._replace(t=np.array([-(2**63), 2**63 - 1]))
+    write_aedat4(tmp_path / "x.aedat4", events)
+    t = np.array([-(2**62), 2**62])
+    np.savez(tmp_path / "x.npz", t=t, x=t * 0, y=t * 0, p=t * 0)
+    for name in ("x.aedat4", "x.npz"):
+        for binning in (Binning(sensor=SIZE), Binning(bin_us=10, sensor=SIZE)):
+            with pytest.raises(FileFormatError, match=rf"{name}: a time of \d+ microseconds, the limit is {2**61}"):
+                made(tmp_path / name, binning, timesteps=1)
+
+
+def test_vectors_before_the_first_column_are_no_events(tmp_path: Path) -> None:
+    words = [8 << 12, 6 << 12, 7, 4 << 12 | 1, 4 << 12 | 1, 3 << 12 | 5, 4 << 12 | 1]
+    (tmp_path / "x.raw").write_bytes(b"% evt 3.0\n% geometry 34x34\n" + np.array(words, "<u2").tobytes())
+    events = all_events(open_events(tmp_path / "x.raw"))
+    assert (events.x.tolist(), events.y.tolist()) == ([5], [7])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.npy", b"{'descr': [" + b"('t', 'f4') " * 40 + b"x"),
+        ("x.raw", b"% evt 3.0\n" + (b"% width" + b" " * 4000 + b"x\n") * 50),
+    ],
+)
+def test_headers_of_blanks_are_read_at_once(name: str, content: bytes, tmp_path: Path) -> None:
+    if name == "x.npy":
+        content = b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content
+    (tmp_path / name).write_bytes(content)
+    begin = time.process_time()
+    if is_event_file(tmp_path / name):
+        assert open_events(tmp_path / name).size is None
+    assert time.process_time() - begin < 5
+
+
+def test_streams_inside_streams_are_read_once(tmp_path: Path) -> None:
+    count = 9000
+    nested = b'<node name="1"><attr key="typeIdentifier">EVTS</attr>' * count + b"</node>" * count
+    (tmp_path / "x.aedat4").write_bytes(AEDAT4_MAGIC + aedat4_header(0, nested))
+    begin = time.process_time()
+    assert "of its 9000 streams of events" in open_events(tmp_path / "x.aedat4").notes[0]
+    assert time.process_time() - begin < 5
 
 
 def test_arrays_of_samples_are_no_recordings(tmp_path: Path) -> None:
