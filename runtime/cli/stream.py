@@ -6,6 +6,7 @@ import argparse
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
             speed = samples / (time.perf_counter() - started)
             update(f"streaming through {arguments.backend}, {samples} samples, {speed:.3g} samples/s", 0, 0)
         if spool is not None:
-            write_atomically(arguments.output, spool.write)
+            write_atomically(arguments.output, lambda file: spool.write(file, compiled.held.classes))
     steps, classes = compiled.program.timesteps, compiled.held.classes
     most = [int(each) for each in np.argsort(-histogram, kind="stable")[:10] if histogram[each]]
     rows = [
@@ -117,7 +118,7 @@ class _Spool:
             self._kinds[name] = array.dtype, array.shape[1:]
             file.write(array.tobytes())
 
-    def write(self, target: IO[Any]) -> None:
+    def write(self, target: IO[Any], classes: Sequence[str] | None) -> None:
         """The file that ``resformer-run`` writes of the same samples."""
         import shutil
 
@@ -128,6 +129,9 @@ class _Spool:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
             with archive.open("format_version.npy", "w") as member:
                 np.lib.format.write_array(member, np.array(RESULT_FORMAT_VERSION))
+            if classes is not None:
+                with archive.open("classes.npy", "w") as member:
+                    np.lib.format.write_array(member, np.array(classes))
             for name, (dtype, shape) in self._kinds.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     header = {

@@ -28,7 +28,8 @@ EVENTS = some_events(2000, size=(8, 8), duration=59_000)
 def events(make_model: Callable[..., SpikingResformer], tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A network of event frames of 8 x 8 pixels, and beside it a recording in each format."""
     folder = tmp_path_factory.mktemp("events")
-    tiny = write_tiny(make_model(neuron="PLIF", stem="conv3x3", timesteps=4), folder)
+    classes = ",".join(f"class{label}" for label in range(5))
+    tiny = write_tiny(make_model(neuron="PLIF", stem="conv3x3", timesteps=4), folder, "--classes", classes)
     for name, write in WRITERS.items():
         write(folder / name, EVENTS)
     frames = np.zeros((12, 2, 8, 8), dtype=np.uint8)
@@ -121,7 +122,9 @@ def test_a_streamed_recording_writes_what_a_run_writes(events: Tiny, tmp_path: P
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
         assert found[name].dtype == values.dtype
-    assert len(load_spikes(tmp_path / "b.npz").predictions) == 15
+    recorded = load_spikes(tmp_path / "b.npz")
+    assert len(recorded.predictions) == 15
+    assert recorded.classes == tuple(f"class{label}" for label in range(5))
 
 
 @pytest.mark.parametrize("option", ["--record-spikes", "--cost", "--mean=1", "--samples=1", "--stock-models"])
