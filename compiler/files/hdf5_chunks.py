@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from h5py import h5d, h5p, h5z
+from h5py import h5d, h5i, h5p, h5z
 
 from resformer.errors import FileFormatError
 from resformer.models.limits import LARGEST_EXPANSION, MOST_CHUNKS, allowed, require_within
@@ -57,16 +57,21 @@ def stored_chunks(shown: str, dataset: h5d.DatasetID) -> Iterator[tuple[int, byt
     """Each chunk that the file holds: the filters that it went without, as bits, and its bytes.
 
     Raises:
-        FileFormatError: There are more than the budget of chunks.
+        FileFormatError: There are more than the budget of chunks, or one says that it is larger than the file.
     """
     places: list[tuple[int, ...]] = []
+    largest = 0
 
     def take(chunk: h5d.StoreInfo) -> bool | None:
+        nonlocal largest
         places.append(chunk.chunk_offset)
+        largest = max(largest, chunk.size)
         return len(places) > allowed(MOST_CHUNKS) or None
 
     dataset.chunk_iter(take)
     require_within(len(places), MOST_CHUNKS, f"{shown}: is stored in {{}} chunks or more")
+    if largest > (whole := int(h5i.get_file_id(dataset).get_filesize())):
+        raise FileFormatError(f"{shown}: damaged: a chunk of {largest} bytes in a file of {whole}; {REWRITE}")
     for place in places:
         mask, data = dataset.read_direct_chunk(place)
         yield mask, bytes(data)

@@ -101,3 +101,17 @@ def test_too_many_chunks_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("resformer.compiler.files.hdf5_chunks.MOST_CHUNKS", 999)
     with pytest.raises(FileFormatError, match="/x: is stored in 1000 chunks or more"):
         check(tmp_path / "x.h5")
+
+
+def test_a_chunk_that_says_it_is_larger_than_the_file_is_refused(tmp_path: Path) -> None:
+    """HDF5 makes room for it before it reads: 2 GiB here."""
+    path = tmp_path / "x.h5"
+    write(path, chunks=(1000,), compression="gzip")
+    with h5py.File(path) as file:
+        stored = file["x"].id.get_chunk_info(0).size
+    content = path.read_bytes()
+    entry = stored.to_bytes(4, "little") + bytes(4 + 8)  # in the index: size, filters left out, offset
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, (2**31 - 1).to_bytes(4, "little") + bytes(4 + 8)))
+    with pytest.raises(FileFormatError, match="/x: damaged: a chunk of 2147483647 bytes in a file of"):
+        check(path)
