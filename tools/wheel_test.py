@@ -98,8 +98,10 @@ def build(folder: Path) -> Path:
 
 def find(version: str) -> str | None:
     """An interpreter of a version: on the path, of pyenv, or of uv; None if there is none."""
-    home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [f"python{version}", *map(str, sorted(home.glob(f"{version}.*/bin/python{version}")))]
+    candidates = [f"python{version}"]
+    if shutil.which("pyenv"):
+        root = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=True).stdout.strip()
+        candidates += map(str, sorted(Path(root).glob(f"versions/{version}.*/bin/python{version}")))
     if shutil.which("uv"):
         found = subprocess.run(["uv", "python", "find", version], capture_output=True, text=True, check=False)
         candidates += found.stdout.split()
