@@ -60,7 +60,11 @@ def boundary(path: str | Path, remedy: str, *, what: str = "damaged") -> Iterato
     except FileNotFoundError:
         raise
     except FileFormatError as error:
-        raise FileFormatError(f"{printable(str(path))}: {error}") from error
+        named = f"{printable(str(path))}: "
+        # a boundary further in has named it
+        if str(error).startswith(named):
+            raise
+        raise FileFormatError(f"{named}{error}") from error
     except MemoryError as error:
         raise FileFormatError(
             f"{printable(str(path))}: what it holds does not fit in memory ({brief(error)})"

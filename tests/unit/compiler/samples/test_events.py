@@ -306,6 +306,16 @@ def test_streams_inside_streams_are_read_once(tmp_path: Path) -> None:
     assert time.process_time() - begin < 5
 
 
+def test_a_damaged_array_of_an_archive_names_the_file_once(tmp_path: Path, recording: Recording) -> None:
+    WRITERS["events.npz"](tmp_path / "events.npz", recording)
+    content = bytearray((tmp_path / "events.npz").read_bytes())
+    content[300] ^= 1
+    (tmp_path / "events.npz").write_bytes(content)
+    with pytest.raises(FileFormatError, match="truncated or damaged") as raised:
+        open_events(tmp_path / "events.npz")
+    assert str(raised.value).count("events.npz") == 1
+
+
 def test_arrays_of_samples_are_no_recordings(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((2, 3)))
     np.savez(tmp_path / "x.npz", images=np.zeros(3))
