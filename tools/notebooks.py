@@ -54,6 +54,7 @@ def execute(path: Path) -> Any:
             timeout=TIMEOUT,
             startup_timeout=TIMEOUT,
             record_timing=False,
+            coalesce_streams=True,  # what is printed comes in one part or in several, as it happens
             resources=resources,
         )
         # sockets are files there: ports would be open to whoever is on this machine
