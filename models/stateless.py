@@ -96,8 +96,27 @@ class StatelessLIF(nn.Module):
         return spikes.permute(0, 1, 4, 2, 3) if last else spikes
 
 
+def _channels_last(images: torch.Tensor) -> torch.Tensor:
+    """The same images, (N, C, H, W), with channels last in memory."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _input_channels_last(_module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Before a normalisation: what it reads has channels last."""
+    return (_channels_last(inputs[0]),)
+
+
+def _gradient_channels_last(_module: nn.Module, _inputs: tuple[torch.Tensor], result: torch.Tensor) -> None:
+    """After a normalisation: so will the gradient that comes back to it."""
+    if result.requires_grad:
+        result.register_hook(_channels_last)  # type: ignore[no-untyped-call]
+
+
 def make_stateless(model: nn.Module, *, merged: bool = False) -> None:
     """Put a stateless neuron in the place of each LIF of a network, whose state dict stays as it is.
+
+    Its normalisations read values and gradients with channels last: PyTorch's takes five to eight times as long on a
+    CPU where one of the two lies otherwise.
 
     Args:
         model: a network whose neurons all are the LIFs of ``resformer.models.layers``.
@@ -119,3 +138,7 @@ def make_stateless(model: nn.Module, *, merged: bool = False) -> None:
     for name in found:
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, StatelessLIF(merged=merged))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(_input_channels_last)
+            module.register_forward_hook(_gradient_channels_last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -75,3 +76,25 @@ def test_other_neurons_are_refused_by_name_and_nothing_changes(kind: str) -> Non
     with pytest.raises(UnsupportedError, match=r"2: is a .*train this network with its own neurons"):
         make_stateless(model)
     assert not any(isinstance(each, StatelessLIF) for each in model)
+
+
+def test_normalisations_read_values_and_gradients_with_channels_last(make_model: MakeModel) -> None:
+    model = make_model(seed=3)
+    make_stateless(model)
+    model.train()
+    laid: list[tuple[str, bool]] = []
+
+    def seen(name: str, images: torch.Tensor) -> None:
+        laid.append((name, images.is_contiguous(memory_format=torch.channels_last)))
+
+    def watched(name: str, _module: nn.Module, inputs: tuple[torch.Tensor], result: torch.Tensor) -> None:
+        seen(f"{name}: values", inputs[0])
+        result.register_hook(partial(seen, f"{name}: gradient"))  # type: ignore[no-untyped-call]
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(partial(watched, name))
+    shape = (2, model.architecture.in_channels, model.image_size, model.image_size)
+    model(torch.rand(shape, dtype=next(model.parameters()).dtype)).mean().backward()
+    assert len(laid) == 2 * sum(isinstance(each, nn.BatchNorm2d) for each in model.modules())
+    assert [name for name, last in laid if not last] == []
