@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from images import IMAGE_SIZE, Images, augment, on, read
 from learning import autocast, device_of_this_process, learning_rate, rank_and_processes, share_right
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from resformer.compiler.atomic import write_atomically
 from resformer.errors import InputError
@@ -39,6 +40,8 @@ HERE = Path(__file__).parent
 TIMESTEPS = 4
 AVERAGED_STEPS = 500
 """Over about how many steps of the optimizer weights are averaged, once there were many more."""
+STATISTICS_BATCHES, STATISTICS_BATCH = 20, 128
+"""On how many training images the statistics of averaged weights are estimated: batches, and images of each."""
 
 
 class Recipe(NamedTuple):
@@ -167,7 +170,10 @@ class Classifier(nn.Module):
 
 
 class Average:
-    """An exponential average of a network's parameters, beside its statistics as they are.
+    """An exponential average of a network's parameters.
+
+    A network of averaged weights needs statistics of its own: with those of the weights that were averaged it is no
+    better than chance while they still move.
 
     Attributes:
         model: a network that holds it, in evaluation mode.
@@ -185,9 +191,13 @@ class Average:
         self.steps += 1
         for mine, its in zip(self.model.parameters(), model.parameters(), strict=True):
             mine.lerp_(its, share)
-        # statistics are averages already, and of the first batches they are far off
         for mine, its in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(its)
+
+    def estimate_statistics(self, images: torch.Tensor) -> None:
+        """Let its normalisations see images, (N, 3, 32, 32) in [0, 1], and nothing else."""
+        with autocast(images.device):
+            update_bn(images.split(STATISTICS_BATCH), self.model)
 
 
 class Training:
@@ -274,6 +284,12 @@ class Training:
         self.epoch += 1
         self.spent += time.monotonic() - started
 
+    def estimate_statistics(self, data: Images) -> None:
+        """Let the averaged network's normalisations see training images, varied as they were in training."""
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        chosen = torch.randperm(len(data.labels), generator=generator)[: STATISTICS_BATCHES * STATISTICS_BATCH]
+        self.average.estimate_statistics(augment(data.pixels[chosen], strength=self.settings.strength))
+
     def over(self) -> bool:
         """Whether there is nothing left to train."""
         return self._done(0.0, 0.0) >= 1
@@ -329,6 +345,7 @@ def train(training: Training, data: Images, shown: Images, state: Path) -> None:
         if training.rank:
             continue
         loss, right = seen.mean(0).tolist()
+        training.estimate_statistics(data)
         with autocast(training.device):
             accuracy = share_right(training.average.model, shown)
         write_atomically(state, lambda file: torch.save(training.state(), file))
