@@ -310,8 +310,8 @@ class _Bias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels, dtype=torch.float64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x, (N, C, H, W), plus the bias."""
-        return x + self.bias[:, None, None]
+        """x, (N, C, H, W), plus the bias, in the type of x."""
+        return x + self.bias[:, None, None].to(x.dtype)
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,7 @@ class SynapticOperations:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             assert isinstance(module, nn.Conv2d)
             (spikes,) = inputs
-            at = spikes.float().flatten(0, -3).sum(0)
+            at = spikes.sum(tuple(range(spikes.dim() - 2)), dtype=torch.float32)
             key = (name, at.shape)
             if key not in self._reached:
                 self._reached[key] = _reached(module, at)
@@ -86,7 +86,7 @@ class SynapticOperations:
     def _product(self, name: str) -> Hook:
         def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             real, spikes = inputs
-            self.spikes[name] = spikes.float().sum()
+            self.spikes[name] = spikes.sum(dtype=torch.float32)
             self.counts[name] = self.spikes[name] * real.shape[-2]
 
         return hook

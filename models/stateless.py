@@ -97,12 +97,13 @@ class StatelessLIF(nn.Module):
 
 
 def _channels_last(images: torch.Tensor) -> torch.Tensor:
-    """The same images, (N, C, H, W), with channels last in memory."""
-    return images.contiguous(memory_format=torch.channels_last)
+    """The same images, (..., C, H, W), with channels last in memory."""
+    together = images.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+    return together.unflatten(0, images.shape[:-3])  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _input_channels_last(_module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """Before a normalisation: what it reads has channels last."""
+    """Before a convolution: what it reads has channels last, and so will what it gives."""
     return (_channels_last(inputs[0]),)
 
 
@@ -115,8 +116,8 @@ def _gradient_channels_last(_module: nn.Module, _inputs: tuple[torch.Tensor], re
 def make_stateless(model: nn.Module, *, merged: bool = False) -> None:
     """Put a stateless neuron in the place of each LIF of a network, whose state dict stays as it is.
 
-    Its normalisations read values and gradients with channels last: PyTorch's takes five to eight times as long on a
-    CPU where one of the two lies otherwise.
+    Its convolutions and normalisations read values and gradients with channels last: PyTorch's normalisation takes
+    five to eight times as long on a CPU where one of the two lies otherwise.
 
     Args:
         model: a network whose neurons all are the LIFs of ``resformer.models.layers``.
@@ -138,7 +139,8 @@ def make_stateless(model: nn.Module, *, merged: bool = False) -> None:
     for name in found:
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, StatelessLIF(merged=merged))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+    for module in model.modules() if found else ():
+        if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(_input_channels_last)
+        elif isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(_gradient_channels_last)

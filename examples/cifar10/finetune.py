@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from images import Images, as_input, augment, on, read
 from learning import autocast, device_of_this_process, learning_rate, predictions, rank_and_processes
-from spikingjelly.activation_based import functional
 from torch import nn
 
 import resformer.quantize
@@ -89,15 +88,15 @@ def fine_tune(
 
     Args:
         student: what ``resformer.quantize.prepare`` made; its LIFs become stateless.
-        teacher: the float network, in evaluation mode.
+        teacher: the float network, in evaluation mode; likewise.
         data: images to train on; their device is everything's.
         how: see ``FineTuning``.
     """
     device = data.pixels.device
     rank, processes = rank_and_processes()
-    make_stateless(student, merged=how.merged)
-    student.to(device).train()
-    teacher.to(device)
+    for model in (student, teacher):
+        make_stateless(model.to(device), merged=how.merged)
+    student.train()
     answers: nn.Module = student
     if processes > 1:
         answers = nn.parallel.DistributedDataParallel(student)
@@ -115,25 +114,45 @@ def fine_tune(
         start = step % batches * how.batch_size
         mine = order[start : start + how.batch_size][rank::processes].to(device)
         shown, labels = augment(data.pixels[mine], strength=how.strength), data.labels[mine]
-        with torch.no_grad(), autocast(device), SynapticOperations(teacher) as usual:
-            wanted = teacher(shown).mean(0).float()
-        functional.reset_net(teacher)
-        with autocast(device), SynapticOperations(student) as operations:
-            logits = answers(shown).mean(0).float()
-        share = cost(operations, how.chip) / cost(usual, how.chip).clamp_min(1)
-        loss = _loss(logits, wanted, labels, how.distilled) + how.price * share
+        with autocast(device):
+            with torch.no_grad():
+                wanted, usual = _answered(teacher, teacher, shown, how)
+            logits, taken = _answered(answers, student, shown, how)
+        share = taken / usual.clamp_min(1)
+        loss = _loss(logits, wanted, labels, how.distilled)
+        if how.price:
+            loss = loss + how.price * share
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         seen.append((loss.item(), float((logits.argmax(1) == wanted.argmax(1)).float().mean()), float(share.detach())))
         if rank == 0 and ((step + 1) % batches == 0 or step + 1 == steps):
             mean = torch.tensor(seen).mean(0).tolist()
+            costs = f"cost {100 * mean[2]:5.1f} %  " if how.price else ""
             print(
                 f"epoch {(step + 1) / batches:5.2f}/{how.epochs:g}  loss {mean[0]:.4f}  agrees {100 * mean[1]:5.2f} %  "
-                f"cost {100 * mean[2]:5.1f} %  {time.monotonic() - started:6.0f} s",
+                f"{costs}{time.monotonic() - started:6.0f} s",
                 flush=True,
             )
             seen.clear()
+
+
+def _answered(
+    called: nn.Module, model: nn.Module, images: torch.Tensor, how: FineTuning
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of images, (N, classes), and what they cost: 0 where nothing asks for it, since counting takes time.
+
+    Args:
+        called: the network, or what spreads it over processes.
+        model: the network itself.
+        images: (N, 3, 32, 32).
+        how: whose price and chip count.
+    """
+    if not how.price:
+        return called(images).mean(0).float(), torch.zeros((), device=images.device)
+    with SynapticOperations(model) as operations:
+        logits = called(images).mean(0).float()
+    return logits, cost(operations, how.chip)
 
 
 def _loss(logits: torch.Tensor, wanted: torch.Tensor, labels: torch.Tensor, distilled: float) -> torch.Tensor:
