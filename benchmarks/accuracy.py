@@ -193,10 +193,10 @@ class Measurement:
             )
             self.measure(f"{bits} bits' memory: by layer", bits, self.compiled(options), started)
 
-    def fine_tuned(self, bits: int, folder: Path, price: float = 0.0) -> None:
+    def fine_tuned(self, bits: int, folder: Path, epochs: float, price: float = 0.0) -> None:
         """A width after training with rounded weights."""
         started = time.perf_counter()
-        how = FineTuning(epochs=self.args.epochs, price=price, seed=self.args.seed, merged=self.args.compile)
+        how = FineTuning(epochs=epochs, price=price, seed=self.args.seed, merged=self.args.compile)
         shown = as_input(torch.from_numpy(self.calibration(CALIBRATION[0]))).numpy()
         student = resformer.quantize.prepare(
             float_network(self.checkpoint), bits=bits, calibration=shown, calibrated=True
@@ -275,7 +275,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=10_000, help="test images (default: %(default)s)")
     parser.add_argument("--cost-images", type=int, default=256, help="of which costs are counted on")
     parser.add_argument("--exact", type=int, default=16, help="images of E2 and E3 (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=FineTuning.epochs, help="of fine-tuning; 0 for none")
+    parser.add_argument(
+        "--epochs",
+        type=float,
+        nargs="+",
+        default=[FineTuning.epochs],
+        help="of fine-tuning, of each width its own or one for all; 0 for none (default: %(default)s)",
+    )
     parser.add_argument("--prices", type=float, nargs="+", default=[0.0], help="of operations, to fine-tune at")
     parser.add_argument("--timesteps", type=int, nargs="*", default=[], help="other T to present images for")
     parser.add_argument("--input-scales", type=int, nargs="*", default=[], metavar="K", help="input in steps of 2^-K")
@@ -288,6 +294,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    if len(args.epochs) not in (1, len(args.bits)):
+        parser.error(f"--epochs: {len(args.epochs)} for {len(args.bits)} widths; give one for all, or one for each")
+    of_widths = dict(zip(args.bits, args.epochs * (len(args.bits) if len(args.epochs) == 1 else 1), strict=True))
     data, test = read(args.folder, "train"), read(args.folder, "test")
     some = torch.linspace(0, len(test.labels) - 1, min(args.images, len(test.labels))).long()
     test = Images(test.pixels[some], test.labels[some], test.classes)
@@ -295,11 +304,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder_out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for bits in args.bits:
+        for bits, epochs in of_widths.items():
             measurement.rounded(bits)
-            if args.epochs > 0:
+            if epochs > 0:
                 for price in args.prices:
-                    measurement.fine_tuned(bits, folder, price)
+                    measurement.fine_tuned(bits, folder, epochs, price)
             for timesteps in args.timesteps:
                 measurement.other_steps(bits, timesteps)
             for exp in args.input_scales:
@@ -307,7 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_machine()
     print(
         f"{args.checkpoint.name} on {len(test.labels):,} test images; SOPs and energy of {args.chip} on "
-        f"{min(args.cost_images, len(test.labels)):,} of them; fine-tuned for {args.epochs:g} epochs.\n"
+        f"{min(args.cost_images, len(test.labels)):,} of them; fine-tuned for "
+        f"{', '.join(f'{epochs:g} epochs at {bits} bits' for bits, epochs in of_widths.items())}.\n"
         "± is half a 95 % interval, of drops a paired one; * where it does not hold 0.\n"
     )
     print_table(HEADER, [row.cells() for row in measurement.rows])

@@ -232,6 +232,7 @@ class Compiled(Summarized):
 
         Samples of T frames follow one another without a gap. Each gives what ``run`` gives of it, bit for bit, however
         the recording is cut into chunks. In Lava the processes start once, and keep what they hold from chunk to chunk.
+        Frames are always normalized as the build says: that an array ``is_normalized_already`` only shows in the whole.
 
         Example:
             Classes of a recording, second by second::

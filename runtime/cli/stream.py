@@ -49,6 +49,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
 
     from resformer.compiler.samples.classes import named
     from resformer.runtime.compiled import load
+    from resformer.runtime.run.infer import to_know_unrecorded
 
     terminal = terminal_for(arguments)
     started = time.perf_counter()
@@ -58,7 +59,9 @@ def run_stream(arguments: argparse.Namespace) -> int:
         spool = _Spool(opened) if arguments.output is not None else None
         histogram = np.zeros(compiled.program.output.shape[0], dtype=np.int64)
         clipped = samples = 0
+        largest, silent = 0.0, True
         saturated: dict[str, int] = {}
+        notes: dict[str, None] = {}
         parts = compiled.stream(
             arguments.input,
             backend=arguments.backend,
@@ -70,6 +73,9 @@ def run_stream(arguments: argparse.Namespace) -> int:
             samples += len(part.predictions)
             histogram += np.bincount(part.predictions, minlength=len(histogram))
             clipped += part.clipped
+            largest = max(largest, part.largest)
+            silent = silent and not part.logits_int.any()
+            notes |= dict.fromkeys(part.notes)
             for name, count in part.saturated.items():
                 saturated[name] = saturated.get(name, 0) + count
             if spool is not None:
@@ -87,6 +93,10 @@ def run_stream(arguments: argparse.Namespace) -> int:
         ("input values clipped", f"{clipped:,}"),
         ("values saturated", ", ".join(f"{name} {count:,}" for name, count in saturated.items()) or "0"),
     ]
+    for note in notes:
+        terminal.line(f"note: {note}")
+    for each in to_know_unrecorded(compiled.program, clipped=clipped, largest=largest, silent=silent):
+        terminal.warning(each, style="yellow")
     if arguments.output is not None:
         terminal.wrote(arguments.output)
     terminal.table(f"{arguments.build} on {arguments.input.name}, streamed", ("what", "value"), rows)

@@ -68,6 +68,7 @@ class Inference(Summarized):
             are not there, and none is where the backend does not count.
         to_know: What a reader should know beside the results, a sentence each: clipped input, populations that never or
             always fired (if spikes were recorded).
+        largest: The largest magnitude of any value of the input.
         events: What all samples sent, if that was counted: what a cost is estimated from.
     """
 
@@ -85,6 +86,7 @@ class Inference(Summarized):
     accuracy_absent: str | None = None
     ties: Mapping[str, int] = field(default_factory=dict)
     to_know: tuple[str, ...] = ()
+    largest: float = 0.0
     events: Events | None = None
 
     def summary(self) -> Summary:
@@ -263,6 +265,7 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
         seconds=seconds,
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         to_know=_to_know(program, trace, parts),
+        largest=max(part.largest for part in parts),
         events=functools.reduce(operator.add, seen) if seen else None,
     )
 
@@ -270,18 +273,32 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
 def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[str, ...]:
     """What a reader should know of a run beside its results."""
     populations = program.spiking_names
-    lines = clipping(
-        sum(part.clipped for part in parts),
-        max(part.largest for part in parts),
-        real_range(program),
-        frames=program.metadata.get("input") == "frames",
+    recorded = populations and all(part.fired.keys() >= set(populations) for part in parts)
+    lines = to_know_unrecorded(
+        program,
+        clipped=sum(part.clipped for part in parts),
+        largest=max(part.largest for part in parts),
+        silent=not recorded and not trace.logits.any(),
     )
-    if populations and all(part.fired.keys() >= set(populations) for part in parts):
-        fired = {name: sum(part.fired[name] for part in parts) for name in populations}
-        chances = {name: sum(part.chances[name] for part in parts) for name in populations}
-        return silence(fired, chances, from_nir=program.metadata.get("source") == "nir") + lines
-    unspoken = (NO_SPIKES_OUT,) if populations and not trace.logits.any() else ()
-    return unspoken + lines
+    if not recorded:
+        return lines
+    fired = {name: sum(part.fired[name] for part in parts) for name in populations}
+    chances = {name: sum(part.chances[name] for part in parts) for name in populations}
+    return silence(fired, chances, from_nir=program.metadata.get("source") == "nir") + lines
+
+
+def to_know_unrecorded(program: Scheduled, *, clipped: int, largest: float, silent: bool) -> tuple[str, ...]:
+    """What a reader should know of a run whose spikes were not recorded.
+
+    Args:
+        program: That ran.
+        clipped: How many values of the input its range could not hold.
+        largest: The largest magnitude of any.
+        silent: Whether every logit is zero.
+    """
+    unspoken = (NO_SPIKES_OUT,) if silent and program.spiking_names else ()
+    bounds, frames = real_range(program), program.metadata.get("input") == "frames"
+    return unspoken + clipping(clipped, largest, bounds, frames=frames)
 
 
 def require_room_for_spikes(program: Scheduled, samples: int) -> None:

@@ -127,6 +127,22 @@ def test_a_streamed_recording_writes_what_a_run_writes(events: Tiny, tmp_path: P
     assert recorded.classes == tuple(f"class{label}" for label in range(5))
 
 
+def test_a_stream_says_what_a_run_says_of_its_input(events: Tiny, tmp_path: Path, capsys: Capture) -> None:
+    frames = np.random.default_rng(0).poisson(0.1, (12, 2, 8, 8))
+    frames[5, 0, :3] = 10_000
+    frames[9, 1, 2] = 12_000
+    np.save(events.model.parent / "told.npy", frames.reshape(3, 4, 2, 8, 8))
+    np.save(events.model.parent / "stream.npy", frames)
+    told = []
+    for name, options in (("told.npy", ()), ("stream.npy", ("--stream", "--batch-size", "1"))):
+        run(events, name, tmp_path / "o.npz", *options)
+        told.append(
+            [line for line in capsys.readouterr().out.splitlines() if "every logit" in line or "input:" in line]
+        )
+    assert told[0] == told[1]
+    assert len(told[0]) == 1
+
+
 @pytest.mark.parametrize("option", ["--record-spikes", "--cost", "--mean=1", "--samples=1", "--stock-models"])
 def test_a_stream_takes_no_options_that_need_the_whole(
     option: str, events: Tiny, tmp_path: Path, capsys: Capture
