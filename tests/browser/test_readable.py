@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,16 @@ def test_no_value_is_shown_as_a_program_has_it(shown: Shown, edited: Edited, ope
         page.evaluate("document.getElementById('sources').remove()")
         text = page.locator("body").inner_text()
         assert re.findall(r"\b(?:undefined|null|NaN|false|true,|Infinity)\b|\[object", text) == []
+
+
+def test_a_share_reads_as_0_or_100_only_where_it_is(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    numbers = resources.files("resformer.runtime.page").joinpath("assets", "numbers.js").read_text(encoding="utf-8")
+    path = tmp_path / "numbers.html"
+    path.write_text(f"<!doctype html><meta charset='utf-8'><script>{numbers}</script>", encoding="utf-8")
+    given = [0, 1e-9, 0.5, 0.9994, 0.9996, 0.99999, 1 - 1e-9, 1, 1.5]
+    shown = open_page(path).evaluate("(given) => given.map((share) => [percent(share), percent(share, 2)])", given)
+    assert [float(three.removesuffix(" %")) in (0, 100) for three, _ in shown] == [share in (0, 1) for share in given]
+    assert [text for pair in shown[2:7] for text in pair] == [
+        *("50.0 %", "50 %"), *("99.9 %", "99.9 %"), *("99.96 %", "99.96 %"), *("99.999 %", "99.999 %"),
+        *("99.9999999 %", "99.9999999 %"),
+    ]  # fmt: skip

@@ -25,9 +25,13 @@ function scaled(value, count = 3) {
   return digits(value, count);
 }
 
+// neither 0 nor 100 unless it is
 function percent(share, count = 3) {
   if (share === 0 || share === 1) return `${100 * share} %`;
-  return `${100 * share < 0.001 ? (100 * share).toExponential(1) : digits(100 * share, count)} %`;
+  if (100 * share < 0.001) return `${(100 * share).toExponential(1)} %`;
+  let text = digits(100 * share, count);
+  for (let more = count + 1; share < 1 && Number(text) === 100 && more < 15; more++) text = digits(100 * share, more);
+  return `${text} %`;
 }
 
 const power = (exponent) =>
