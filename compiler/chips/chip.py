@@ -6,6 +6,7 @@ The number formats of a chip are another matter: ``resformer.compiler.target``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -223,8 +224,7 @@ def load_chip(name: str) -> Chip:
         OSError: The file cannot be read.
     """
     if name in PACKAGED:
-        text = resources.files("resformer.compiler.chips").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-        return _parse(text, f"{name}.yaml")
+        return _packaged(name)
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         raise FileFormatError(f"{name}: no such chip; there are {_names()}, or name a .yaml file")
@@ -236,6 +236,13 @@ def load_chip(name: str) -> Chip:
         return _parse(path.read_text(encoding="utf-8"), name)
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{name}: no text in UTF-8 ({error.reason}); name a description in YAML") from error
+
+
+@functools.cache
+def _packaged(name: str) -> Chip:
+    """A chip of ours: its description is always the same."""
+    text = resources.files("resformer.compiler.chips").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return _parse(text, f"{name}.yaml")
 
 
 def _names() -> str:

@@ -24,6 +24,18 @@ LARGEST = 2**63 - 1
 """The largest magnitude of a number that states no narrower range."""
 SHOWN = 60
 """The most characters of a value that an error shows."""
+KINDS: Mapping[str, Any] = types.MappingProxyType(
+    {
+        "an object": Mapping,
+        "a list": (list, tuple),
+        "a text": str,
+        "a whole number": int,
+        "a number": (int, float),
+        "null": types.NoneType,
+        "true or false": bool,
+    }
+)
+"""Which of Python's types each kind of JSON has, by its name in errors."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,9 @@ def check(value: object, schema: Any, place: str = "") -> None:
         FileFormatError: It is not; the message names the first missing key, unknown key, wrong type or value out of its
             range, with its place.
     """
-    origin = get_origin(schema)
+    origin, arguments = _parts(schema)
     if origin is Annotated:
-        base, *limits = get_args(schema)
+        base, *limits = arguments
         stated = [limit for limit in limits if isinstance(limit, Within)]
         _check_plain(value, base, place, stated[0] if stated else None)
         for limit in limits:
@@ -94,21 +106,21 @@ def _check_plain(value: object, schema: Any, place: str, within: Within | None) 
     """Check what is neither a union nor annotated."""
     if not _has_form(value, schema):
         raise _wrong(place, f"is {shown(value)}, not {_form(schema)}")
+    origin, arguments = _parts(schema)
     if is_typeddict(schema):
         assert isinstance(value, Mapping)
         _check_object(value, schema, place)
-    elif get_origin(schema) is list:
+    elif origin is list:
         assert isinstance(value, list | tuple)
-        (item,) = get_args(schema)
         for index, each in enumerate(value):
-            check(each, item, f"{place}[{index}]")
-    elif get_origin(schema) is dict:
+            check(each, arguments[0], f"{place}[{index}]")
+    elif origin is dict:
         assert isinstance(value, Mapping)
         for key, each in value.items():
-            check(each, get_args(schema)[1], _below(place, key))
-    elif get_origin(schema) is Literal:
-        if value not in get_args(schema):
-            raise _wrong(place, f"is {shown(value)}, none of {', '.join(get_args(schema))}")
+            check(each, arguments[1], _below(place, key))
+    elif origin is Literal:
+        if value not in arguments:
+            raise _wrong(place, f"is {shown(value)}, none of {', '.join(arguments)}")
     elif isinstance(value, int | float):
         limits = within or Within(-LARGEST)
         if not limits.least <= value <= limits.most:  # as NaN, too, is not
@@ -148,23 +160,21 @@ def _fields(schema: Any) -> dict[str, Any]:
     return get_type_hints(schema, include_extras=True)
 
 
+@functools.cache
+def _parts(schema: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a type was made of: its origin and its arguments."""
+    return get_origin(schema), get_args(schema)
+
+
 def _has_form(value: object, schema: Any) -> bool:
     """Whether a value is of the kind of JSON that a schema asks for, whatever is in it."""
     form = _form(schema)
     if isinstance(value, bool):
         return form == "true or false"
-    kinds: dict[str, Any] = {
-        "an object": Mapping,
-        "a list": list | tuple,
-        "a text": str,
-        "a whole number": int,
-        "a number": int | float,
-        "null": types.NoneType,
-        "true or false": bool,
-    }
-    return isinstance(value, kinds[form])
+    return isinstance(value, KINDS[form])
 
 
+@functools.cache
 def _form(schema: Any) -> str:
     """What a schema asks for, in words."""
     if get_origin(schema) is Annotated:
