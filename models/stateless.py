@@ -71,8 +71,10 @@ class _LIFOverTime(torch.autograd.Function):
 
 @functools.cache
 def _merged(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The function compiled into one pass over memory, for each T once."""
-    return torch.compile(function, dynamic=True)
+    """The function compiled into one pass over memory, for each T and type once."""
+    compiled = torch.compile(function, dynamic=True)
+    # of views it would compile one for each shape of what they are views of, and give up after eight
+    return lambda *given: compiled(*(each.contiguous().data for each in given))
 
 
 class StatelessLIF(nn.Module):
