@@ -5,6 +5,7 @@
     python benchmarks/accuracy.py FOLDER --checkpoint C --timesteps 1 2 3 4 5 6 --bits 8    # other T, not trained for
     python benchmarks/accuracy.py FOLDER --checkpoint C --input-scales 4 6 8 10 --bits 8    # steps of the input
     python benchmarks/accuracy.py FOLDER --checkpoint C --bits 4 --prices 0 0.1 0.3 1       # fewer operations
+    python benchmarks/accuracy.py FOLDER --checkpoint C --bits --noise 1e-5 1e-4 1e-3       # how thin margins are
 
 FOLDER is as examples/cifar10 takes it. Everything is compiled and run in sim; the float network runs in SpikingJelly
 in float64. Calibration and fine-tuning see training images only. Beside each figure is half its 95 % interval: of a
@@ -130,15 +131,21 @@ class Measurement:
         self.differing = 0
         started = time.perf_counter()
         model = build_model(load_checkpoint(checkpoint))
+        self.model = model
         self.expected: Classes = predictions(model, test.pixels).numpy()
-        right = interval((self.expected == self.labels).astype(np.float64))
         # what the float network costs, its weights in 15 bits say
         compiled = self.compiled(CompileOptions(quantization=QuantizationConfig(15)))
         cost = compiled.cost(self.pixels[: args.cost_images], chip)
-        everywhere = Interval(100.0, 0.0)
         seconds = time.perf_counter() - started
-        sops, energy = cost.paper.sops / 1e6, cost.dynamic_mj
-        self.add(Row("float", None, right, Interval(0.0, 0.0), everywhere, sops, energy, seconds))
+        self.add(self.row("float", None, self.expected, cost.paper.sops / 1e6, cost.dynamic_mj, seconds))
+
+    def noisy(self, noise: float) -> None:
+        """The float network, each value of its input changed a little: what agrees less than this is not rounding's."""
+        started = time.perf_counter()
+        found: Classes = predictions(self.model, torch.from_numpy(self.pixels), noise=noise).numpy()
+        quiet = self.rows[0]
+        seconds = time.perf_counter() - started
+        self.add(self.row(f"float, input noise {noise:g}", None, found, quiet.sops, quiet.energy_mj, seconds))
 
     def compiled(self, options: CompileOptions, source: Path | None = None) -> resformer.Compiled:
         """A checkpoint's program, the float network's unless another is given."""
@@ -154,18 +161,20 @@ class Measurement:
         """Run a program on all images, and a few for its cost."""
         found = compiled.run(self.pixels).predictions
         cost = compiled.cost(self.pixels[: self.args.cost_images], self.chip)
+        self.add(self.row(name, bits, found, cost.paper.sops / 1e6, cost.dynamic_mj, time.perf_counter() - started))
+
+    def row(self, name: str, bits: int | None, found: Classes, sops: float, energy_mj: float, seconds: float) -> Row:
+        """A row of the table, from the classes that a network found."""
         right, wanted = found == self.labels, self.expected == self.labels
-        self.add(
-            Row(
-                name,
-                bits,
-                interval(right.astype(np.float64)),
-                interval(wanted.astype(np.float64) - right),
-                interval((found == self.expected).astype(np.float64)),
-                cost.paper.sops / 1e6,
-                cost.dynamic_mj,
-                time.perf_counter() - started,
-            )
+        return Row(
+            name,
+            bits,
+            interval(right.astype(np.float64)),
+            interval(wanted.astype(np.float64) - right),
+            interval((found == self.expected).astype(np.float64)),
+            sops,
+            energy_mj,
+            seconds,
         )
 
     def add(self, row: Row) -> None:
@@ -283,6 +292,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of fine-tuning, of each width its own or one for all; 0 for none (default: %(default)s)",
     )
     parser.add_argument("--prices", type=float, nargs="+", default=[0.0], help="of operations, to fine-tune at")
+    parser.add_argument(
+        "--noise", type=float, nargs="*", default=[], help="deviations of noise in the float network's input"
+    )
     parser.add_argument("--timesteps", type=int, nargs="*", default=[], help="other T to present images for")
     parser.add_argument("--input-scales", type=int, nargs="*", default=[], metavar="K", help="input in steps of 2^-K")
     parser.add_argument("--chip", default="loihi2", help="whose energy is told (default: %(default)s)")
@@ -304,6 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder_out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        for noise in args.noise:
+            measurement.noisy(noise)
         for bits, epochs in of_widths.items():
             measurement.rounded(bits)
             if epochs > 0:
@@ -317,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"{args.checkpoint.name} on {len(test.labels):,} test images; SOPs and energy of {args.chip} on "
         f"{min(args.cost_images, len(test.labels)):,} of them; fine-tuned for "
-        f"{', '.join(f'{epochs:g} epochs at {bits} bits' for bits, epochs in of_widths.items())}.\n"
+        f"{', '.join(f'{epochs:g} epochs at {bits} bits' for bits, epochs in of_widths.items()) or 'no epoch'}.\n"
         "± is half a 95 % interval, of drops a paired one; * where it does not hold 0.\n"
     )
     print_table(HEADER, [row.cells() for row in measurement.rows])

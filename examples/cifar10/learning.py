@@ -49,12 +49,22 @@ def rank_and_processes() -> tuple[int, int]:
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Return the class that a network gives to each of images (N, 3, 32, 32), (N,), in its parameters' type."""
+def predictions(model: nn.Module, pixels: torch.Tensor, *, noise: float = 0.0) -> torch.Tensor:
+    """Return the class that a network gives to each of images (N, 3, 32, 32), (N,), in its parameters' type.
+
+    Args:
+        model: in evaluation mode.
+        pixels: bytes.
+        noise: the standard deviation of what is added to each input value, where a pixel's step is 1/255.
+    """
     dtype = next(model.parameters()).dtype
+    generator = torch.Generator(pixels.device).manual_seed(0)
     found = []
     for part in pixels.split(EVALUATION_BATCH):
-        found.append(model(as_input(part, dtype=dtype)).mean(0).argmax(1))
+        shown = as_input(part, dtype=dtype)
+        if noise:
+            shown = shown + noise * torch.randn(shown.shape, generator=generator, dtype=dtype, device=shown.device)
+        found.append(model(shown).mean(0).argmax(1))
         functional.reset_net(model)
     return torch.cat(found)
 
