@@ -205,7 +205,13 @@ class Measurement:
     def fine_tuned(self, bits: int, folder: Path, epochs: float, price: float = 0.0) -> None:
         """A width after training with rounded weights."""
         started = time.perf_counter()
-        how = FineTuning(epochs=epochs, price=price, seed=self.args.seed, merged=self.args.compile)
+        how = FineTuning(
+            epochs=epochs,
+            price=price,
+            distilled=self.args.distilled,
+            seed=self.args.seed,
+            merged=self.args.compile,
+        )
         shown = as_input(torch.from_numpy(self.calibration(CALIBRATION[0]))).numpy()
         student = resformer.quantize.prepare(
             float_network(self.checkpoint), bits=bits, calibration=shown, calibrated=True
@@ -293,6 +299,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--prices", type=float, nargs="+", default=[0.0], help="of operations, to fine-tune at")
     parser.add_argument(
+        "--distilled",
+        type=float,
+        default=FineTuning.distilled,
+        help="share of fine-tuning's loss that asks for the float network's answers (default: %(default)s)",
+    )
+    parser.add_argument("--tuned-only", action="store_true", help="leave out what only rounds")
+    parser.add_argument(
         "--noise", type=float, nargs="*", default=[], help="deviations of noise in the float network's input"
     )
     parser.add_argument("--timesteps", type=int, nargs="*", default=[], help="other T to present images for")
@@ -319,7 +332,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for noise in args.noise:
             measurement.noisy(noise)
         for bits, epochs in of_widths.items():
-            measurement.rounded(bits)
+            if not args.tuned_only:
+                measurement.rounded(bits)
             if epochs > 0:
                 for price in args.prices:
                     measurement.fine_tuned(bits, folder, epochs, price)
