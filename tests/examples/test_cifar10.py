@@ -319,13 +319,14 @@ def test_the_benchmark_measures_each_way_of_rounding(
 ) -> None:
     monkeypatch.setattr(accuracy, "CALIBRATION", (4,))
     few = ["--images", "10", "--cost-images", "2", "--exact", "1", "--epochs", "0.1", "--bits", "5"]
-    more = ["--prices", "0.5", "--timesteps", "2", "--input-scales", "4"]
+    more = ["--prices", "0.5", "--timesteps", "2", "--input-scales", "4", "--noise", "1e-4", "--distilled", "0.5"]
     output = ["--folder-out", str(tmp_path / "tuned"), "--plot", str(tmp_path / "plot.png")]
     assert accuracy.main([str(data), "--checkpoint", str(trained), *few, *more, *output]) == 0
     printed = capsys.readouterr().out
-    names = re.findall(r"^\| (float|5 bits[^|]*?) +\| +\d+\.\d\d ± \d+\.\d\d \| +[+-]", printed, re.MULTILINE)
+    names = re.findall(r"^\| (float[^|]*?|5 bits[^|]*?) +\| +\d+\.\d\d ± \d+\.\d\d \| +[+-]", printed, re.MULTILINE)
     assert names == [
         "float",
+        "float, input noise 0.0001",
         "5 bits: nearest",
         "5 bits: calibrated on 4",
         "5 bits' memory: by layer",
@@ -339,3 +340,23 @@ def test_the_benchmark_measures_each_way_of_rounding(
         "spikingresformer_cifar10_tiny_5bit_0.5.pt",
     ]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_noise_changes_the_input_of_each_image_alike_each_time(learning: ModuleType) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Looking(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images)
+            return images.flatten(1)[None]
+
+    pixels = torch.full((6, 3, 32, 32), 51, dtype=torch.uint8)
+    for noise in (0.0, 0.01, 0.01):
+        learning.predictions(Looking(), pixels, noise=noise)
+    assert torch.equal(seen[0], torch.full_like(seen[0], 0.2))
+    assert torch.equal(seen[1], seen[2])
+    assert float((seen[1] - 0.2).std()) == pytest.approx(0.01, rel=0.05)
