@@ -1,13 +1,14 @@
-"""Fine-tune a network for CIFAR-10 with quantized weights, at the float network's answers, and weigh what it costs.
+"""Fine-tune a network for CIFAR-10 with quantized weights, and weigh what it costs.
 
     python examples/cifar10/finetune.py FOLDER --bits 4                 # beside the checkpoint: …_4bit.pt
     python examples/cifar10/finetune.py FOLDER --bits 4 --price 0.3     # pays for synaptic operations: …_4bit_0.3.pt
     python examples/cifar10/finetune.py FOLDER --bits 4 --price 0.3 --chip loihi2    # pays for energy
     resformer-compile examples/cifar10/spikingresformer_cifar10_tiny_4bit.pt --target lava -o build/cifar4
 
-The network begins from what calibration finds and is trained to give the float network's answers (distillation) to
-varied training images, under bfloat16 autocast, and by several processes under ``torchrun``. With a price, what it
-costs as a share of the float network's cost is added to the loss, so that it learns to answer with fewer spikes.
+The network begins from what calibration finds and is trained on varied training images, to give the labels and, for a
+share of the loss, the float network's answers (distillation): under bfloat16 autocast, and by several processes under
+``torchrun``. With a price, what it costs as a share of the float network's cost is added to the loss, so that it learns
+to answer with fewer spikes.
 """
 
 import argparse
@@ -55,7 +56,7 @@ class FineTuning:
     epochs: float = 3.0
     batch_size: int = 128
     peak_lr: float = 5e-4
-    distilled: float = 1.0
+    distilled: float = 0.25
     strength: float = 0.0
     price: float = 0.0
     chip: Chip | None = None
@@ -84,7 +85,7 @@ def cost(operations: SynapticOperations, chip: Chip | None) -> torch.Tensor:
 def fine_tune(
     student: resformer.quantize.QuantizedSpikingResformer, teacher: SpikingResformer, data: Images, how: FineTuning
 ) -> None:
-    """Train the student to give the teacher's answers, and print a line an epoch.
+    """Train the student on labels and the teacher's answers, and print a line an epoch.
 
     Args:
         student: what ``resformer.quantize.prepare`` made; its LIFs become stateless.

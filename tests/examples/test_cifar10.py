@@ -360,3 +360,21 @@ def test_noise_changes_the_input_of_each_image_alike_each_time(learning: ModuleT
     assert torch.equal(seen[0], torch.full_like(seen[0], 0.2))
     assert torch.equal(seen[1], seen[2])
     assert float((seen[1] - 0.2).std()) == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["spikingresformer_cifar10_tiny", "spikingresformer_cifar10_tiny_4bit"])
+def test_the_checkpoints_that_lie_there_compile_and_verify(name: str, tmp_path: Path) -> None:
+    path, shown, report = FOLDER / f"{name}.pt", tmp_path / "x.npy", tmp_path / "r.json"
+    assert path.stat().st_size < 3_000_000
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
+    np.save(shown, coarse.repeat(4, axis=2).repeat(4, axis=3))  # what fires; noise hardly does
+    build = tmp_path / "build"
+    assert compile_main([str(path), "--target", "sim", "--chip", "none", "-o", str(build), "--quiet"]) == 0
+    options = ["--input", str(shown), "--backend", "sim", "--json", str(report)]
+    assert verify_main([str(build), "--model", str(path), *options]) == 0
+    found = read_json(report)
+    assert all(layer["fired"] for layer in found["layers"])
+    demanded = [check for check in found["checks"].values() if check["demanded"]]
+    assert len(demanded) == (4 if name.endswith("4bit") else 3)
+    assert [check["mismatched"] for check in demanded] == [0] * len(demanded)
