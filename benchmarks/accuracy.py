@@ -130,9 +130,8 @@ class Measurement:
         self.exact: list[list[str]] = []
         self.differing = 0
         started = time.perf_counter()
-        model = build_model(load_checkpoint(checkpoint))
-        self.model = model
-        self.expected: Classes = predictions(model, test.pixels).numpy()
+        self.model = build_model(load_checkpoint(checkpoint))
+        self.expected: Classes = predictions(self.model, test.pixels).numpy()
         # what the float network costs, its weights in 15 bits say
         compiled = self.compiled(CompileOptions(quantization=QuantizationConfig(15)))
         cost = compiled.cost(self.pixels[: args.cost_images], chip)
