@@ -7,6 +7,7 @@ merges them with the normalisation before them.
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -69,12 +70,47 @@ class _LIFOverTime(torch.autograd.Function):
         return (_merged(_gradients) if ctx.merged else _gradients)(currents, gradient), None
 
 
-@functools.cache
-def _merged(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The function compiled into one pass over memory, for each T and type once."""
-    compiled = torch.compile(function, dynamic=True)
-    # of views it would compile one for each shape of what they are views of, and give up after eight
-    return lambda *given: compiled(*(each.contiguous().data for each in given))
+class _Merged:
+    """A function of currents and gradients, compiled into one pass over memory for each T and type.
+
+    Compiled code is kept in files between processes. Code for another processor computes nonsense on this one, without
+    a word. So the first result for each T and type is compared with the function's own.
+    """
+
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        self._function = function
+        self._compiled = torch.compile(function, dynamic=True)
+        self._holds: dict[tuple[int, torch.dtype, str], bool] = {}
+
+    def __call__(self, *given: torch.Tensor) -> torch.Tensor:
+        """What the function returns."""
+        # of views it would compile one for each shape of what they are views of, and give up after eight
+        given = tuple(each.contiguous().data for each in given)
+        kind = (len(given[0]), given[0].dtype, given[0].device.type)
+        if kind not in self._holds:
+            self._holds[kind] = self._compare(given)
+        result: torch.Tensor = (self._compiled if self._holds[kind] else self._function)(*given)
+        return result
+
+    def _compare(self, given: tuple[torch.Tensor, ...]) -> bool:
+        """Whether compiled code computes what the function does; where not, say so."""
+        found, wanted = self._compiled(*given), self._function(*given)
+        # spikes are 0 or 1; a gradient's products may be rounded once where the function rounds twice
+        precision = torch.finfo(wanted.dtype).eps
+        if torch.allclose(found, wanted, rtol=16 * precision, atol=16 * precision):
+            return True
+        differ = int((found != wanted).sum())
+        warnings.warn(
+            f"torch.compile's neurons differ from their definition in {differ:,} of {wanted.numel():,} values; they "
+            "are computed without it, correctly and slower. Compiled code may lie there from another processor: set "
+            "TORCHINDUCTOR_CACHE_DIR to an empty folder",
+            stacklevel=2,
+        )
+        return False
+
+
+_merged = functools.cache(_Merged)
+"""Of each function once."""
 
 
 class StatelessLIF(nn.Module):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from spikingjelly.activation_based import functional, layer
 from torch import nn
 
 from resformer.errors import UnsupportedError
+from resformer.models import stateless
 from resformer.models.layers import spiking_neuron
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.models.stateless import StatelessLIF, make_stateless
@@ -49,6 +53,55 @@ def test_currents_of_autocast_charge_in_float32() -> None:
     spikes, gradient = passed(StatelessLIF(), currents)
     assert (spikes.dtype, gradient.dtype) == (torch.bfloat16, torch.bfloat16)
     assert torch.equal(spikes.float(), passed(spiking_neuron("LIF"), currents.float())[0])
+
+
+@pytest.fixture(name="compiled_afresh")
+def fixture_compiled_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing that was compiled before, by this process or another."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    stateless._merged.cache_clear()
+    yield
+    stateless._merged.cache_clear()
+    torch.compiler.reset()
+
+
+def some_currents(steps: int, dtype: torch.dtype) -> torch.Tensor:
+    """Currents (T, 3, 6, 5, 4), channels last, many of which meet the threshold."""
+    torch.manual_seed(steps)
+    currents = torch.round(4 * (0.5 + 2 * torch.randn(steps * 3, 6, 5, 4))) / 4
+    return currents.to(dtype).contiguous(memory_format=torch.channels_last).unflatten(0, (steps, 3))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.usefixtures("compiled_afresh")
+def test_merged_spikes_and_gradients_are_spikingjellys() -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "torch.compile's neurons differ")
+        for steps, dtype in ((4, torch.float32), (2, torch.bfloat16)):
+            currents = some_currents(steps, dtype)
+            spikes, gradient = passed(StatelessLIF(merged=True), currents)
+            wanted_spikes, wanted_gradient = passed(spiking_neuron("LIF"), currents.float())
+            assert 0.1 < float(spikes.float().mean()) < 0.9
+            assert torch.equal(spikes.float(), wanted_spikes)
+            # in bfloat16 the weights of spikes in the loss are rounded, and the result is
+            near = 1e-5 if dtype == torch.float32 else 2e-2
+            torch.testing.assert_close(gradient.float(), wanted_gradient, rtol=near, atol=near / 2)
+
+
+@pytest.mark.usefixtures("compiled_afresh")
+def test_neurons_that_were_compiled_wrongly_are_not_used_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(function: Callable[..., torch.Tensor], **_options: object) -> Callable[..., torch.Tensor]:
+        return lambda *given: function(*given).roll(1)
+
+    monkeypatch.setattr(torch, "compile", wrong)
+    currents = some_currents(4, torch.float32)
+    with pytest.warns(
+        UserWarning, match=r"differ from their definition in \d+ of 1,440 values.*TORCHINDUCTOR_CACHE_DIR"
+    ):
+        found = passed(StatelessLIF(merged=True), currents)
+    wanted = passed(StatelessLIF(), currents)
+    assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
 
 
 def test_a_call_begins_at_rest() -> None:
