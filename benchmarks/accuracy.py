@@ -5,6 +5,7 @@
     python benchmarks/accuracy.py FOLDER --checkpoint C --timesteps 1 2 3 4 5 6 --bits 8    # other T, not trained for
     python benchmarks/accuracy.py FOLDER --checkpoint C --input-scales 4 6 8 10 --bits 8    # steps of the input
     python benchmarks/accuracy.py FOLDER --checkpoint C --bits 4 --prices 0 0.1 0.3 1       # fewer operations
+    python benchmarks/accuracy.py FOLDER --checkpoint C --bits 4 --tuned-timesteps 2 3      # learned for fewer steps
     python benchmarks/accuracy.py FOLDER --checkpoint C --bits --noise 1e-5 1e-4 1e-3       # how thin margins are
 
 FOLDER is as examples/cifar10 takes it. Everything is compiled and run in sim; the float network runs in SpikingJelly
@@ -14,6 +15,7 @@ interval does not hold 0. Exits with 1 where E2 or E3 finds a spike that differs
 """
 
 import argparse
+import itertools
 import math
 import sys
 import tempfile
@@ -37,7 +39,7 @@ from resformer.models.checkpoint import build_model, load_checkpoint
 CIFAR10 = ROOT / "examples" / "cifar10"
 sys.path.insert(0, str(CIFAR10))
 
-from finetune import FineTuning, fine_tune, float_network  # noqa: E402  # it lies in an example's folder
+from finetune import FineTuning, fine_tune, float_network, tuned_name  # noqa: E402  # it lies in an example's folder
 from images import Images, as_input, read  # noqa: E402
 from learning import predictions  # noqa: E402
 
@@ -201,26 +203,27 @@ class Measurement:
             )
             self.measure(f"{bits} bits' memory: by layer", bits, self.compiled(options), started)
 
-    def fine_tuned(self, bits: int, folder: Path, epochs: float, price: float = 0.0) -> None:
-        """A width after training with rounded weights."""
+    def fine_tuned(self, bits: int, folder: Path, epochs: float, price: float, timesteps: int | None) -> None:
+        """A width after training with rounded weights, for the float network's T unless another is given."""
         started = time.perf_counter()
         how = FineTuning(
             epochs=epochs,
             price=price,
             distilled=self.args.distilled,
+            early_share=self.args.early_share,
             seed=self.args.seed,
             merged=self.args.compile,
         )
         shown = as_input(torch.from_numpy(self.calibration(CALIBRATION[0]))).numpy()
         student = resformer.quantize.prepare(
-            float_network(self.checkpoint), bits=bits, calibration=shown, calibrated=True
+            float_network(self.checkpoint, timesteps), bits=bits, calibration=shown, calibrated=True
         )
         fine_tune(student, float_network(self.checkpoint), self.data, how)
-        priced = f", price {price:g}" if price else ""
-        path = folder / f"{self.checkpoint.stem}_{bits}bit{f'_{price:g}' if price else ''}.pt"
+        path = folder / tuned_name(self.checkpoint, bits, price=price, timesteps=timesteps)
         student.save(path)
         compiled = self.compiled(CompileOptions(), path)
-        name = f"{bits} bits: fine-tuned{priced}"
+        steps = "" if timesteps is None else f", T = {timesteps}"
+        name = f"{bits} bits: fine-tuned{steps}{f', price {price:g}' if price else ''}"
         self.measure(name, bits, compiled, started)
         self.verify(name, compiled, path)
 
@@ -303,6 +306,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=FineTuning.distilled,
         help="share of fine-tuning's loss that asks for the float network's answers (default: %(default)s)",
     )
+    parser.add_argument(
+        "--tuned-timesteps",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="T",
+        help="steps to fine-tune for (default: its own)",
+    )
+    parser.add_argument(
+        "--early-share",
+        type=float,
+        default=FineTuning.early_share,
+        help=f"of fine-tuning, the first part, faster with T = {FineTuning.early_steps} (default: %(default)s)",
+    )
     parser.add_argument("--tuned-only", action="store_true", help="leave out what only rounds")
     parser.add_argument(
         "--noise", type=float, nargs="*", default=[], help="deviations of noise in the float network's input"
@@ -334,8 +351,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not args.tuned_only:
                 measurement.rounded(bits)
             if epochs > 0:
-                for price in args.prices:
-                    measurement.fine_tuned(bits, folder, epochs, price)
+                for timesteps, price in itertools.product(args.tuned_timesteps or [None], args.prices):
+                    measurement.fine_tuned(bits, folder, epochs, price, timesteps)
             for timesteps in args.timesteps:
                 measurement.other_steps(bits, timesteps)
             for exp in args.input_scales:

@@ -3,6 +3,7 @@
     python examples/cifar10/finetune.py FOLDER --bits 4                 # beside the checkpoint: …_4bit.pt
     python examples/cifar10/finetune.py FOLDER --bits 4 --price 0.3     # pays for synaptic operations: …_4bit_0.3.pt
     python examples/cifar10/finetune.py FOLDER --bits 4 --price 0.3 --chip loihi2    # pays for energy
+    python examples/cifar10/finetune.py FOLDER --bits 4 --timesteps 3   # learns to do with fewer steps: …_4bit_t3.pt
     resformer-compile examples/cifar10/spikingresformer_cifar10_tiny_4bit.pt --target lava -o build/cifar4
 
 The network begins from what calibration finds and is trained on varied training images, to give the labels and, for a
@@ -49,6 +50,8 @@ class FineTuning:
         strength: of the augmentation, 0 to 1.
         price: what the float network's whole cost would add to the loss.
         chip: whose energies make up the cost; None for synaptic operations.
+        early_steps: T in the first part of the training, which it makes faster.
+        early_share: how long that part is, as a share of the training.
         seed: of all that is random.
         merged: whether torch.compile merges the steps of each population.
     """
@@ -60,6 +63,8 @@ class FineTuning:
     strength: float = 0.0
     price: float = 0.0
     chip: Chip | None = None
+    early_steps: int = 2
+    early_share: float = 0.0
     seed: int = 0
     merged: bool = False
 
@@ -69,9 +74,15 @@ def calibration_images(data: Images, count: int = CALIBRATION_IMAGES, *, seed: i
     return data.pixels[torch.randperm(len(data.pixels), generator=torch.Generator().manual_seed(seed))[:count]]
 
 
-def float_network(path: Path) -> SpikingResformer:
-    """Return a checkpoint's network in float32, in evaluation mode."""
-    return build_model(load_checkpoint(path), dtype=torch.float32)
+def float_network(path: Path, timesteps: int | None = None) -> SpikingResformer:
+    """Return a checkpoint's network in float32, in evaluation mode, with another T if one is given."""
+    return build_model(load_checkpoint(path), timesteps=timesteps, dtype=torch.float32)
+
+
+def tuned_name(checkpoint: Path, bits: int, *, price: float = 0.0, timesteps: int | None = None) -> str:
+    """Return the name of the file that a fine-tuned checkpoint is written to."""
+    steps = "" if timesteps is None else f"_t{timesteps}"
+    return f"{checkpoint.stem}_{bits}bit{steps}{f'_{price:g}' if price else ''}.pt"
 
 
 def cost(operations: SynapticOperations, chip: Chip | None) -> torch.Tensor:
@@ -102,6 +113,7 @@ def fine_tune(
     if processes > 1:
         answers = nn.parallel.DistributedDataParallel(student)
     optimizer = torch.optim.Adam(student.parameters())
+    timesteps = student.timesteps
     batches = max(1, len(data.labels) // how.batch_size)
     steps = max(1, round(how.epochs * batches))
     order, mixed = torch.empty(0), torch.Generator().manual_seed(how.seed)
@@ -112,6 +124,7 @@ def fine_tune(
             order = torch.randperm(len(data.labels), generator=mixed)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step / steps, peak=how.peak_lr)
+        student.timesteps = how.early_steps if step / steps < how.early_share else timesteps
         start = step % batches * how.batch_size
         mine = order[start : start + how.batch_size][rank::processes].to(device)
         shown, labels = augment(data.pixels[mine], strength=how.strength), data.labels[mine]
@@ -136,6 +149,7 @@ def fine_tune(
                 flush=True,
             )
             seen.clear()
+    student.timesteps = timesteps
 
 
 def _answered(
@@ -182,6 +196,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--strength", type=float, default=FineTuning.strength, help="of the augmentation, 0 to 1")
     parser.add_argument("--price", type=float, default=FineTuning.price, help="of the float network's whole cost")
     parser.add_argument("--chip", help="count energy on it rather than synaptic operations (loihi1, loihi2, a YAML)")
+    parser.add_argument("--timesteps", type=int, help="T of the result (default: the checkpoint's)")
+    parser.add_argument("--early-steps", type=int, default=FineTuning.early_steps, help="T in the first part")
+    parser.add_argument(
+        "--early-share", type=float, default=FineTuning.early_share, help="length of the first part, 0 to 1"
+    )
     parser.add_argument("--shown", type=int, default=10_000, help="test images to measure on")
     parser.add_argument("--seed", type=int, default=FineTuning.seed)
     parser.add_argument("--threads", type=int, help="CPU threads (PyTorch chooses if not given)")
@@ -204,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         strength=args.strength,
         price=args.price,
         chip=None if args.chip is None else load_chip(args.chip),
+        early_steps=args.early_steps,
+        early_share=args.early_share,
         seed=args.seed,
         merged=args.compile,
     )
@@ -211,13 +232,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for bits in args.bits:
         shown = as_input(calibration_images(data, seed=args.seed)).cpu().numpy()
         student = resformer.quantize.prepare(
-            float_network(args.checkpoint), bits=bits, calibration=shown, calibrated=True
+            float_network(args.checkpoint, args.timesteps), bits=bits, calibration=shown, calibrated=True
         )
         fine_tune(student, teacher, data, how)
         if rank:
             continue
-        priced = f"_{args.price:g}" if args.price else ""
-        path = (args.output or args.checkpoint.parent) / f"{args.checkpoint.stem}_{bits}bit{priced}.pt"
+        name = tuned_name(args.checkpoint, bits, price=args.price, timesteps=args.timesteps)
+        path = (args.output or args.checkpoint.parent) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         student.save(path)
         found = predictions(student.eval(), pixels)

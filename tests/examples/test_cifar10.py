@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from resformer.compiler.fine_tuning import QuantizedSpikingResformer
 from resformer.errors import FileFormatError, InputError
 from resformer.models.checkpoint import check_rates, load_checkpoint
 from resformer.runtime.cli.compile_options import main as compile_main
@@ -213,27 +214,28 @@ def test_it_is_fine_tuned_compiles_and_verifies(
     data: Path,
     trained: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = [
-        "-o",
-        str(tmp_path),
-        "--checkpoint",
-        str(trained),
-        "--epochs",
-        "0.6",
-        "--batch-size",
-        "20",
-        "--price",
-        "0.5",
-    ]
-    assert finetune.main([str(data), *arguments, "--bits", "4"]) == 0
+    presented: list[int] = []
+    forward = QuantizedSpikingResformer.forward
+
+    def watched(student: QuantizedSpikingResformer, images: torch.Tensor) -> torch.Tensor:
+        presented.append(student.timesteps)
+        return forward(student, images)
+
+    monkeypatch.setattr(QuantizedSpikingResformer, "forward", watched)
+    arguments = f"-o {tmp_path} --checkpoint {trained} --epochs 0.6 --batch-size 20 --price 0.5".split()
+    steps = ["--timesteps", "3", "--early-steps", "1", "--early-share", "0.3"]
+    assert finetune.main([str(data), *arguments, *steps, "--bits", "4"]) == 0
+    assert presented == [1, 3, 3, 3]  # three steps of the optimizer, and the test images
     lines = capsys.readouterr().out.splitlines()
     assert re.match(r"epoch  0\.60/0\.6  loss \d+\.\d{4}  agrees +\d+\.\d\d %  cost +\d+\.\d %  +\d+ s$", lines[0])
     assert re.match(
-        r"spikingresformer_cifar10_tiny_4bit_0\.5\.pt: \d+\.\d\d % of 20 test images are right, [+-]", lines[1]
+        r"spikingresformer_cifar10_tiny_4bit_t3_0\.5\.pt: \d+\.\d\d % of 20 test images are right, [+-]", lines[1]
     )
-    path = tmp_path / "spikingresformer_cifar10_tiny_4bit_0.5.pt"
+    path = tmp_path / "spikingresformer_cifar10_tiny_4bit_t3_0.5.pt"
+    assert load_checkpoint(path).timesteps == 3
 
     build, report, shown = tmp_path / "build", tmp_path / "r.json", tmp_path / "x.npy"
     np.save(shown, train.read(data, "test").pixels[:2].numpy())
@@ -320,6 +322,7 @@ def test_the_benchmark_measures_each_way_of_rounding(
     monkeypatch.setattr(accuracy, "CALIBRATION", (4,))
     few = ["--images", "10", "--cost-images", "2", "--exact", "1", "--epochs", "0.1", "--bits", "5"]
     more = ["--prices", "0.5", "--timesteps", "2", "--input-scales", "4", "--noise", "1e-4", "--distilled", "0.5"]
+    more += ["--tuned-timesteps", "2", "--early-share", "0.5"]
     output = ["--folder-out", str(tmp_path / "tuned"), "--plot", str(tmp_path / "plot.png")]
     assert accuracy.main([str(data), "--checkpoint", str(trained), *few, *more, *output]) == 0
     printed = capsys.readouterr().out
@@ -330,14 +333,14 @@ def test_the_benchmark_measures_each_way_of_rounding(
         "5 bits: nearest",
         "5 bits: calibrated on 4",
         "5 bits' memory: by layer",
-        "5 bits: fine-tuned, price 0.5",
+        "5 bits: fine-tuned, T = 2, price 0.5",
         "5 bits, T = 2: calibrated",
         "5 bits, input in 1/16: calibrated",
     ]
     assert "M SOPs" in printed
     assert len(re.findall(r"\| +1 \| +0 of [\d,]{5,} \| +0 of [\d,]{5,} \|", printed)) == 2
     assert sorted(path.name for path in (tmp_path / "tuned").iterdir()) == [
-        "spikingresformer_cifar10_tiny_5bit_0.5.pt",
+        "spikingresformer_cifar10_tiny_5bit_t2_0.5.pt",
     ]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
