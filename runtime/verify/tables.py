@@ -12,6 +12,8 @@ from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verificatio
 
 STANDS_OUT = 4.0
 """How many times the median layer's error another's must be to be no ordinary rounding."""
+COARSE = 2.0
+"""How many times the median layer's error is that of a layer that lacks a bit."""
 NO_ERROR = 1e-6
 """What is off by less is exact, but for the shift of ties."""
 CLASSES_SHOWN = 10
@@ -59,7 +61,11 @@ def blame(result: Verification) -> str:
         return f"blame: no layer: fed the original's inputs, no current is off by more than {worst.relative:.1e} of it"
     median = statistics.median(each.relative for each in result.local)
     spikes = f", {worst.mismatch:.3%} of the spikes of {worst.layer.population} differ" if worst.tally.compared else ""
-    apart = "" if worst.relative > STANDS_OUT * median else "; no layer stands out, so blame the width of all"
+    apart = ""
+    if worst.relative <= STANDS_OUT * median:
+        apart = "; no layer stands out, so blame the width of all"
+        if worst.relative > COARSE * median:
+            apart += ", and this one's first (--layer-bits)"
     return (
         f"blame: {worst.layer.name}: fed the original's inputs, its own current is off by {worst.relative:.2%} "
         f"(median layer {median:.2%}){spikes}{apart}"
