@@ -50,7 +50,7 @@ class FineTuning:
         strength: of the augmentation, 0 to 1.
         price: what the float network's whole cost would add to the loss.
         chip: whose energies make up the cost; None for synaptic operations.
-        early_steps: T in the first part of the training, which it makes faster.
+        early_steps: T of both networks in the first part of the training, which it makes faster.
         early_share: how long that part is, as a share of the training.
         seed: of all that is random.
         merged: whether torch.compile merges the steps of each population.
@@ -113,7 +113,7 @@ def fine_tune(
     if processes > 1:
         answers = nn.parallel.DistributedDataParallel(student)
     optimizer = torch.optim.Adam(student.parameters())
-    timesteps = student.timesteps
+    own = [(model, model.timesteps) for model in (student, teacher)]
     batches = max(1, len(data.labels) // how.batch_size)
     steps = max(1, round(how.epochs * batches))
     order, mixed = torch.empty(0), torch.Generator().manual_seed(how.seed)
@@ -124,7 +124,8 @@ def fine_tune(
             order = torch.randperm(len(data.labels), generator=mixed)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step / steps, peak=how.peak_lr)
-        student.timesteps = how.early_steps if step / steps < how.early_share else timesteps
+        for model, timesteps in own:
+            model.timesteps = how.early_steps if step / steps < how.early_share else timesteps
         start = step % batches * how.batch_size
         mine = order[start : start + how.batch_size][rank::processes].to(device)
         shown, labels = augment(data.pixels[mine], strength=how.strength), data.labels[mine]
@@ -149,7 +150,8 @@ def fine_tune(
                 flush=True,
             )
             seen.clear()
-    student.timesteps = timesteps
+    for model, timesteps in own:
+        model.timesteps = timesteps
 
 
 def _answered(

@@ -324,6 +324,7 @@ def test_the_benchmark_measures_each_way_of_rounding(
     more = ["--prices", "0.5", "--timesteps", "2", "--input-scales", "4", "--noise", "1e-4", "--distilled", "0.5"]
     more += ["--tuned-timesteps", "2", "--early-share", "0.5"]
     output = ["--folder-out", str(tmp_path / "tuned"), "--plot", str(tmp_path / "plot.png")]
+    output += ["--float-classes", str(tmp_path / "float.npz")]
     assert accuracy.main([str(data), "--checkpoint", str(trained), *few, *more, *output]) == 0
     printed = capsys.readouterr().out
     names = re.findall(r"^\| (float[^|]*?|5 bits[^|]*?) +\| +\d+\.\d\d ± \d+\.\d\d \| +[+-]", printed, re.MULTILINE)
@@ -343,6 +344,15 @@ def test_the_benchmark_measures_each_way_of_rounding(
         "spikingresformer_cifar10_tiny_5bit_t2_0.5.pt",
     ]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+    # the float network's classes are taken from the file, but for other images
+    monkeypatch.setattr(accuracy, "predictions", lambda _model, pixels: torch.full((len(pixels),), 3))
+    for images, as_kept in (("10", True), ("9", False)):
+        again = ["--images", images, "--bits", "--cost-images", "1", "--float-classes", str(tmp_path / "float.npz")]
+        assert accuracy.main([str(data), "--checkpoint", str(trained), *again]) == 0
+        row = next(line for line in printed.splitlines() if line.startswith("| float "))
+        found = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| float "))
+        assert (found.split("|")[2].strip() == row.split("|")[2].strip()) == as_kept
 
 
 def test_noise_changes_the_input_of_each_image_alike_each_time(learning: ModuleType) -> None:
