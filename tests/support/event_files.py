@@ -85,8 +85,18 @@ def write_evt3(path: Path, events: Recording, header: str = "% format EVT3;heigh
     path.write_bytes(f"% evt 3.0\n{header}".encode() + np.array(words, "<u2").tobytes())
 
 
+MOST_OVERFLOWS = 1 << 20
+"""Records that only say that 8,192 microseconds are over."""
+
+
 def write_nmnist(path: Path, events: Recording) -> None:
-    """Five bytes an event, and a record in row 240 each 8,192 microseconds."""
+    """Five bytes an event, and a record in row 240 each 8,192 microseconds.
+
+    Raises:
+        ValueError: The recording is longer than two hours: a file of it would hold little else than such records.
+    """
+    if len(events.t) and int(np.max(events.t)) >> 13 > MOST_OVERFLOWS:
+        raise ValueError(f"{np.max(events.t)} microseconds are too long for a file of N-MNIST's")
     rows, overflows = [], 0
     for t, x, y, on in zip(*events, strict=True):
         while int(t) - 2**13 * overflows >= 2**13:
