@@ -17,6 +17,7 @@ from resformer.compiler.files.placement import ASSUMED_RATE, FEWEST_PERCENT
 from resformer.compiler.files.report import NET_SUFFIX
 from resformer.compiler.frontend.nir.own import is_modules, read_own
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.overflow import overflow_refused
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
 from resformer.compiler.ir.reach import reach_warnings, time_warnings
 from resformer.compiler.ir.summary import counted
@@ -300,8 +301,9 @@ def _compile(
         raise InputError(f"timesteps: {graph.timesteps} a sample, the limit is {LONGEST_SAMPLE}; choose fewer")
     step.done("import", graph)
     of_time = time_warnings(graph)
-    for float_pass in route.float_passes:
-        graph = step.run(float_pass, graph)
+    with overflow_refused(graph):
+        for float_pass in route.float_passes:
+            graph = step.run(float_pass, graph)
 
     preprocessing = source.preprocessing or options.preprocessing
     preprocessing.check(graph.input.shape[0])
@@ -312,13 +314,16 @@ def _compile(
     samples = None
     if opened is not None:
         samples, classes = opened.samples.real(), classes or opened.classes
-    if source.plan is not None:
-        ranges: Mapping[str, float] = {}
-        calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
-    else:
-        ranges, seen, calibrated = _calibrate(graph, source, samples, options, progress)
-        source = _with_input_notices(source, graph, calibrated.plan, seen, samples, options)
-    quantized = step.done("quantize", quantize(graph, calibrated.plan, calibrated.rounded, ties=source.plan is None))
+    with overflow_refused(graph):
+        if source.plan is not None:
+            ranges: Mapping[str, float] = {}
+            calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
+        else:
+            ranges, seen, calibrated = _calibrate(graph, source, samples, options, progress)
+            source = _with_input_notices(source, graph, calibrated.plan, seen, samples, options)
+        quantized = step.done(
+            "quantize", quantize(graph, calibrated.plan, calibrated.rounded, ties=source.plan is None)
+        )
     integers = quantized
     for integer_pass in INTEGER_PASSES:
         integers = step.run(integer_pass, integers)

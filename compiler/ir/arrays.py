@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import dataclasses
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,16 @@ class InvariantError(AssertionError):
 
     It is raised, not asserted, so that ``python -O`` keeps it; readers of files turn it into a ``FileFormatError``.
     """
+
+
+class NotFiniteError(InvariantError):
+    """A float graph holds NaN or an infinite value."""
+
+
+def arrays_of(op: Any) -> dict[str, npt.NDArray[Any]]:
+    """An operation's arrays, under their names."""
+    values = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
+    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
 def require(holds: bool | np.bool_, message: str) -> None:

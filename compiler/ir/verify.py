@@ -6,7 +6,6 @@ names the node; what users do wrong has errors of its own elsewhere.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from resformer.compiler.ir.arrays import InvariantError, require
+from resformer.compiler.ir.arrays import InvariantError, NotFiniteError, arrays_of, require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.messages import sends_counts, sends_spikes
 from resformer.compiler.ir.neurons import RESETS
@@ -90,7 +89,7 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except InvariantError as error:
-        raise InvariantError(f"{name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _verify_structure(graph: Graph[Any], input_type: type[Any], output_type: type[Any]) -> None:
@@ -118,14 +117,15 @@ def _verify_structure(graph: Graph[Any], input_type: type[Any], output_type: typ
 
 
 def _verify_arrays_finite(op: Any) -> None:
-    for name, array in _arrays(op).items():
-        require(np.isfinite(collapse(array)).all(), f"{name} holds NaN or infinite values")
+    for name, array in arrays_of(op).items():
+        if not np.isfinite(collapse(array)).all():
+            raise NotFiniteError(f"{name} holds NaN or infinite values")
 
 
 def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: float) -> None:
     op = node.op
     if not isinstance(op, (nir.Input, nir.Output, nir.Flatten)):
-        for name, array in _arrays(op).items():
+        for name, array in arrays_of(op).items():
             require(array.dtype == np.float64 or name in _SIZES, f"{name} is {array.dtype}, not float64")
     match op:
         case BatchNorm2d():
@@ -216,9 +216,3 @@ def _verify_schedule(program: Program, offsets: dict[str, int], node: Node[Op]) 
     if node.op.is_synapse:
         sent = program[node.inputs[0]].op.signal.kind
         require(sent is not SignalKind.CURRENT, f"synapses read {node.inputs[0]}, a current that no neuron sends")
-
-
-def _arrays(op: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """An operation's arrays, under their names."""
-    values = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
-    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}

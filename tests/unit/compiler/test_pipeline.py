@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ import numpy as np
 import pytest
 
 from resformer.compiler import pipeline
+from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir.graph import Graph
+from resformer.compiler.ir.overflow import overflow_refused
 from resformer.compiler.ir.program import Scheduled, Unscheduled
-from resformer.compiler.pipeline import CHECKPOINT, CompileOptions, compile_checkpoint
+from resformer.compiler.ir.verify import verify_graph
+from resformer.compiler.pipeline import CHECKPOINT, CompileOptions, compile_checkpoint, compile_nir
 from resformer.compiler.quantize.choose import QuantizationConfig
 from resformer.errors import InputError, RangeError, UnsupportedError
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
+from support.nir_files import chain, lif, write
 
 SMALL = CompileOptions(timesteps=2, image_size=8)
 
@@ -141,3 +146,35 @@ def test_weights_too_large_for_any_scale_are_refused(
     save_checkpoint(model, tmp_path / "model.pt")
     with pytest.raises(RangeError, match=r"layers\.0\.1\.up\.1: no scale fits its currents"):
         compile_checkpoint(tmp_path / "model.pt", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ((lif((3,), r=1e-300, v_threshold=1e10),), r"from 1e-300 \(n0's r\) to 1e\+10 \(n0's v_threshold\): overflow"),
+        ([nir.Linear(np.full((3, 3), 1e29))] * 6 + [lif((3,))], r" to 2\.43e\+176 \(n5's weight\): overflow"),
+        ([nir.Linear(np.full((3, 3), 1e29))] * 12 + [lif((3,))], r" to 1e\+29 \(n\d+'s weight\): overflow"),
+    ],
+    ids=["threshold by r", "squares of weights", "weights"],
+)
+def test_values_of_which_numbers_overflow_are_refused_by_name(
+    tmp_path: Path, nodes: Sequence[nir.NIRNode], words: str
+) -> None:
+    path = write(tmp_path / "n.nir", chain((3,), *nodes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.raises(UnsupportedError, match=words) as raised:
+            compile_nir(path, CompileOptions(dt=1e-4, timesteps=3))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_infinite_value_that_arose_unseen_is_refused_likewise(tmp_path: Path) -> None:
+    graph = import_nir(
+        write(tmp_path / "n.nir", chain((3,), nir.Linear(np.ones((3, 3))), lif((3,)))), dt=1e-4, timesteps=3
+    )
+    nodes = tuple(
+        replace(node, op=nir.Linear(np.full((3, 3), np.inf))) if node.name == "n0" else node for node in graph
+    )
+    told = r"to 2 \(n1's r\): n0: weight holds NaN or infinite values"
+    with pytest.raises(UnsupportedError, match=told), overflow_refused(graph):
+        verify_graph(replace(graph, nodes=nodes))
