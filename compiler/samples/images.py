@@ -155,7 +155,7 @@ def open_image_folder(directory: Path, network: Graph[Any], *, resize: bool) -> 
 
     Raises:
         BackendMissingError: Pillow is not installed.
-        InputError: There are none, or the network takes no images.
+        InputError: There are none, or the network takes no images, or none as ``resize`` makes them: square.
     """
     try:
         import PIL  # noqa: F401
@@ -169,6 +169,11 @@ def open_image_folder(directory: Path, network: Graph[Any], *, resize: bool) -> 
         raise InputError(
             f"{directory}: image files have 1 or 3 channels and one frame, the network takes {channels} channels"
             f"{' of event frames' if frames else ''}; give an .npy file"
+        )
+    if resize and height != width:
+        raise InputError(
+            f"{directory}: --resize makes square images, the network takes {width} x {height}; leave it out, and bring "
+            "the images to that size yourself"
         )
     found = find_images(directory)
     if not found:

@@ -18,10 +18,10 @@ from resformer.compiler.samples.images import ImageFolder, open_image_folder, re
 from resformer.errors import BackendMissingError, FileFormatError, InputError
 
 
-def network(channels: int = 3, size: int = 8, kind: str = "static") -> Program:
+def network(channels: int = 3, size: int = 8, kind: str = "static", rows: int | None = None) -> Program:
     entry = Input(Signal(SignalKind.GRADED, 6, -256, 256))
     output = Output(Signal(SignalKind.CURRENT, 3), divisor=1, bias=np.zeros(2))
-    nodes = (Node("input", entry, (), (channels, size, size)), Node("output", output, ("input",), (2,)))
+    nodes = (Node("input", entry, (), (channels, rows or size, size)), Node("output", output, ("input",), (2,)))
     return Program(nodes, timesteps=2, metadata={"input": kind})
 
 
@@ -83,6 +83,14 @@ def test_sizes_that_do_not_match_are_refused_unless_resized(tmp_path: Path) -> N
     resized = open_image_folder(tmp_path, network(), resize=True)
     resized.check()
     assert resized.real().shape == (1, 3, 8, 8)
+
+
+def test_images_of_other_shapes_than_a_square_are_not_resized(tmp_path: Path) -> None:
+    pixels = save(tmp_path / "x.png", size=(8, 6))
+    with pytest.raises(InputError, match="--resize makes square images, the network takes 8 x 6"):
+        open_image_folder(tmp_path, network(rows=6), resize=True)
+    read = open_image_folder(tmp_path, network(rows=6), resize=False).real()
+    np.testing.assert_array_equal(read[0], pixels.transpose(2, 0, 1) / 255)
 
 
 def test_folders_are_classes_if_there_are_as_many(tmp_path: Path) -> None:
