@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.arrays import PIXEL_MAX
-from resformer.compiler.samples.classes import Indices, class_folders, first_of_each, listed, spread_over_each
+from resformer.compiler.samples.classes import Indices, class_folders, listed, spread_over_each
 from resformer.compiler.samples.image_files import SUFFIXES, find_images, opened_image, require_pixels
 from resformer.errors import BackendMissingError, InputError
 
@@ -56,10 +56,6 @@ class ImageFolder:
         with ThreadPoolExecutor(os.cpu_count()) as executor:
             pixels = list(executor.map(self._pixels, self.names[start:stop]))
         return np.stack(pixels) / PIXEL_MAX
-
-    def first(self, count: int) -> ImageFolder:
-        """``count`` images, as many of each class as can be, the first of each; or all if there are fewer."""
-        return self.chosen(first_of_each(self.names, min(count, len(self))))
 
     def spread(self, count: int) -> ImageFolder:
         """``count`` images, as many of each class as can be, evenly chosen of each; or all if there are fewer."""
