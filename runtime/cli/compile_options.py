@@ -342,7 +342,9 @@ def _share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= SHARE_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share of what 8 bits take: more than 0, at most {SHARE_MAX}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no share of what {STORED_BITS} bits take: more than 0, at most {SHARE_MAX}"
+        )
     return share
 
 
