@@ -95,8 +95,8 @@ def _add_output_options(group: argparse._ActionsContainer) -> None:
         default=[],
         metavar=f"{{{','.join(TARGETS)}}}",
         help="what to write, repeatable or separated by commas: lava or sim (all that running and verifying "
-        "need, the same for both), onnx (that and two ONNX models, of the float network and of the program), nir (the "
-        "float graph and the quantized one, alone)",
+        "need, the same for both), onnx (that and ONNX models: of the program, and of a SpikingResformer's float "
+        "network), nir (the float graph and the quantized one, alone)",
     )
     group.add_argument("-o", "--output", type=Path, metavar="BUILD", help="folder to write")
     group.add_argument(
