@@ -353,7 +353,7 @@ def rows(series: Series, found: Mapping[Point, Measured]) -> list[list[str]]:
     table = []
     for point in series.points:
         measured = found[point]
-        name = f"{series.name}: {series.label(point)}, {point.threads} thread{'s' * (point.threads > 1)}"
+        name = f"{series.name}: {series.label(point)}, {_threads(series)}"
         if measured.skipped is not None:
             table.append([name, measured.skipped, *["-"] * 4])
             continue

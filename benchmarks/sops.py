@@ -33,6 +33,8 @@ def main() -> int:
     parser.add_argument("--input", type=Path, help="its images, .npy")
     parser.add_argument("--layers", action="store_true", help="print every layer")
     arguments = parser.parse_args()
+    if (arguments.model is None) != (arguments.input is None):
+        parser.error("--model and --input go together")
     print_machine()
     rows, differing = [], 0
     with tempfile.TemporaryDirectory() as temporary:

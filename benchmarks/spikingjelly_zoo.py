@@ -80,8 +80,10 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=1, metavar="N", help="(default: %(default)s)")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    print_machine()
     known, rows, failed = networks(), [], 0
+    if nothing := [word for word in arguments.words if not any(named(name, word, known) for name in known)]:
+        parser.error(f"no network is called {', '.join(nothing)}")
+    print_machine()
     chosen = {name: None for word in arguments.words or ONE_EACH for name in known if named(name, word, known)}
     print(f"T = {arguments.timesteps}, {arguments.images} image(s)")
     for name in known if arguments.all else chosen:

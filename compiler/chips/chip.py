@@ -139,6 +139,12 @@ class Chip:
     step_ns: float
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def mesh_rows(self) -> int:
+        """Tiles of a chip from north to south."""
+        tiles = -(-self.cores_per_chip // self.cores_per_tile)
+        return -(-tiles // self.mesh_columns)
+
     def bounds(self, name: str) -> tuple[float, float]:
         """The least and the most that a constant may be: both its value where no range is known."""
         value = float(getattr(self, name))
@@ -209,8 +215,8 @@ _MOST = {
     **dict.fromkeys(_FLAGS, 1),
 }
 """Where a constant has a largest value of its own."""
-_HAVE_RANGES = ("_pj", "_ns", "_mw_per_chip")
-"""How the names of constants end that may have a range: energies, times and powers, which no other choice rests on."""
+COSTS = ("_pj", "_ns", "_mw_per_chip")
+"""How the names of constants end that are energies, times or powers: these alone may have a range."""
 
 
 def load_chip(name: str) -> Chip:
@@ -314,7 +320,7 @@ def _constant(key: str, given: Any, places: tuple[str, str], where: str) -> tupl
 
 def _range(key: str, given: Any, value: float, at: str) -> tuple[float, float]:
     """Between which values a constant lies."""
-    if not key.endswith(_HAVE_RANGES):
+    if not key.endswith(COSTS):
         raise FileFormatError(f"{at}: {key} has a range; only energies, times and powers have one")
     if not isinstance(given, list) or len(given) != 2:
         raise FileFormatError(f"{at}: {key}: its range is no list of two numbers; write range: [low, high]")

@@ -16,6 +16,7 @@ import h5py
 from h5py import h5d, h5g, h5l, h5o, h5t
 
 from resformer.compiler.files.hdf5_chunks import check_chunks
+from resformer.compiler.files.hdf5_heaps import REWRITE
 from resformer.compiler.files.hdf5_texts import Texts
 from resformer.errors import FileFormatError
 from resformer.models.limits import (
@@ -34,7 +35,6 @@ from resformer.models.limits import (
     require_within,
 )
 
-REWRITE = "write the network again"
 LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link into another file"}
 CLASSES = (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
 """Of types of values: numbers, texts, truths."""

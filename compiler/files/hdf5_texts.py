@@ -16,7 +16,7 @@ import numpy.typing as npt
 from h5py import h5d, h5p, h5z
 
 from resformer.compiler.files.hdf5_chunks import stored_chunks, unpacked
-from resformer.compiler.files.hdf5_heaps import Heaps
+from resformer.compiler.files.hdf5_heaps import REWRITE, Heaps
 from resformer.errors import FileFormatError
 from resformer.models.limits import MOST_TEXTS, require_within
 
@@ -64,14 +64,14 @@ class Texts:
         """The references of a data set, (texts, bytes)."""
         made, size = dataset.get_create_plist(), self.reference
         if made.fill_value_defined() == USER_DEFINED:
-            raise FileFormatError(f"{shown}: states a text for those that are missing; write the network again")
+            raise FileFormatError(f"{shown}: states a text for those that are missing; {REWRITE}")
         if not dataset.get_storage_size():
             return np.zeros((0, size), dtype=np.uint8)
         if made.get_layout() == h5d.CHUNKED:
             return _of_chunks(shown, dataset, made, size)
         place, count = dataset.get_offset(), math.prod(dataset.shape)
         if place is None:
-            raise FileFormatError(f"{shown}: its texts lie among the file's own records; write the network again")
+            raise FileFormatError(f"{shown}: its texts lie among the file's own records; {REWRITE}")
         self._opened.seek(place)
         return _split(shown, self._opened.read(count * size), count, size)
 
@@ -79,7 +79,7 @@ class Texts:
 def _of_chunks(shown: str, dataset: h5d.DatasetID, made: h5p.PropDCID, size: int) -> npt.NDArray[np.uint8]:
     """Those of a data set that is stored in chunks."""
     if h5z.FILTER_LZF in (made.get_filter(index)[0] for index in range(made.get_nfilters())):
-        raise FileFormatError(f"{shown}: texts compressed by LZF; write the network again with gzip")
+        raise FileFormatError(f"{shown}: texts compressed by LZF; {REWRITE} with gzip")
     count, references = math.prod(made.get_chunk()), [np.zeros((0, size), dtype=np.uint8)]
     for number, (mask, data) in enumerate(stored_chunks(shown, dataset), 1):
         require_within(count * number, MOST_TEXTS, f"{shown}: is stored in chunks of {{}} texts together")
@@ -90,5 +90,5 @@ def _of_chunks(shown: str, dataset: h5d.DatasetID, made: h5p.PropDCID, size: int
 def _split(shown: str, data: bytes, count: int, size: int) -> npt.NDArray[np.uint8]:
     """So many references, (count, size)."""
     if len(data) < count * size:
-        raise FileFormatError(f"{shown}: damaged: it states {count} texts and holds fewer; write the network again")
+        raise FileFormatError(f"{shown}: damaged: it states {count} texts and holds fewer; {REWRITE}")
     return np.frombuffer(data[: count * size], np.uint8).reshape(count, size)

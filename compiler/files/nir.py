@@ -26,7 +26,8 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.files.hdf5_gate import REWRITE, check_hdf5
+from resformer.compiler.files.hdf5_gate import check_hdf5
+from resformer.compiler.files.hdf5_heaps import REWRITE
 from resformer.compiler.ir.arrays import Shape, require
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ported import PORTS, PortedGraph
@@ -276,7 +277,7 @@ def _read_sums(facts: Mapping[str, Any]) -> list[tuple[int, Node[nir.NIRNode]]]:
             for name, each in _parsed(facts.get("sums", "{}")).items()
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileFormatError(f"sums: no valid list of sums: {_first_line(error)}; write the network again") from error
+        raise FileFormatError(f"sums: no valid list of sums: {_first_line(error)}; {REWRITE}") from error
 
 
 def _parsed(text: Any) -> Any:

@@ -534,6 +534,14 @@ def window_of(op: nir.Conv2d | nir.AvgPool2d | nir.SumPool2d | MaxPool2d) -> Win
     return Window(pair(op.kernel_size), pair(op.stride), pair(op.padding), beyond=beyond)
 
 
+def undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
+    """Weights with the zeros between dilated taps."""
+    rows, columns = weight.shape[2:]
+    spread = np.zeros((*weight.shape[:2], *Window((rows, columns), dilation=dilation).span))
+    spread[:, :, :: dilation[0], :: dilation[1]] = weight
+    return spread
+
+
 def _untyped() -> tuple[Types, Types]:
     """NIR's way to say that a node's shapes follow from its neighbours."""
     return {"input": None}, {"output": None}

@@ -46,7 +46,7 @@ class Program(Graph[Op]):
 
     @property
     def is_dyadic(self) -> bool:
-        """Whether a float64 network of the quantized weights fires the same spikes (DESIGN, section 4).
+        """Whether a float64 network of the quantized weights fires the same spikes.
 
         So it is where no membrane potential is ever truncated: each decay of a sample's steps takes some of its six
         fractional bits, or of those that its bias leaves free, and they must not run out. A decay of 1/2 takes one; an

@@ -331,12 +331,10 @@ def _violations(layer: Placed, shapes: Mapping[str, Shape3], chip: Chip) -> Iter
 
 def tile_positions(chip: Chip, cores: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Where cores lie, as (column, row) of their tiles in the mesh of all chips, (..., 2)."""
-    tiles_per_chip = -(-chip.cores_per_chip // chip.cores_per_tile)
-    mesh_rows = -(-tiles_per_chip // chip.mesh_columns)
     chips, within = np.divmod(cores, chip.cores_per_chip)
     column, row = _snake(within // chip.cores_per_tile, chip.mesh_columns)
     chip_column, chip_row = _snake(chips, chip.chip_columns)
-    return np.stack([chip_column * chip.mesh_columns + column, chip_row * mesh_rows + row], axis=-1)
+    return np.stack([chip_column * chip.mesh_columns + column, chip_row * chip.mesh_rows + row], axis=-1)
 
 
 def _snake(index: npt.NDArray[np.int64], columns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

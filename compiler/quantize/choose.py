@@ -46,7 +46,7 @@ from resformer.compiler.quantize.plan import (
     weight_exp_max,
     weight_unit_exp,
 )
-from resformer.compiler.quantize.ranges import pixel_deviation
+from resformer.compiler.quantize.ranges import MEASURED_HEADROOM, pixel_deviation
 from resformer.compiler.target import LOIHI
 from resformer.errors import InputError, RangeError, UnsupportedError
 
@@ -71,8 +71,6 @@ CALIBRATED_PIXEL_BITS = 1
 """By how many bits an image is finer where the weights that it meets are calibrated."""
 EXACT_POOL_BITS = 2
 """By how many bits currents may be coarser so that a pool's sum of them, which neurons read, need not be rounded."""
-MEASURED_HEADROOM = 1.5
-"""Factor by which a current may exceed what calibration saw before it saturates."""
 
 
 @dataclass(frozen=True)

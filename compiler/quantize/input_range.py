@@ -13,13 +13,11 @@ from resformer.compiler.ir.graph import Graph
 from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.quantize.ranges import (
     ESTIMATED_INPUT_RANGE,
+    MEASURED_HEADROOM,
     estimated_ranges,
     measured_ranges,
     pixel_deviation,
 )
-
-EXAMPLE_HEADROOM = 1.5
-"""Factor by which a current may exceed what a module's example makes of it: as for calibration images."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def example_ranges(
     if input_range is None:
         input_range = max(largest, ESTIMATED_INPUT_RANGE * pixel_deviation(largest))
     estimated = estimated_ranges(graph, input_range)
-    return {name: max(each, EXAMPLE_HEADROOM * measured.get(name, 0.0)) for name, each in estimated.items()}
+    return {name: max(each, MEASURED_HEADROOM * measured.get(name, 0.0)) for name, each in estimated.items()}
 
 
 def describe_input(graph: Graph[nir.NIRNode], plan: QuantizationPlan, why: str) -> str:

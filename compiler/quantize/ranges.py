@@ -41,6 +41,8 @@ ESTIMATED_INPUT_RANGE = 4.0
 """Largest magnitude that the estimate gives a pixel; images normalised as for ImageNet reach 2.64."""
 ESTIMATED_DEVIATIONS = 6.0
 """Standard deviations from the mean that the estimate allows for."""
+MEASURED_HEADROOM = 1.5
+"""Factor by which a current may exceed what calibration samples, or a module's example, made of it."""
 CALIBRATION_VALUES = 2**24
 """Values of one node that are held at once: 128 MiB, where a single sample has no more."""
 

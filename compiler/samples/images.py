@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.samples.arrays import PIXEL_MAX
-from resformer.compiler.samples.classes import Indices, class_folders, first_of_each, listed, spread_over_each
+from resformer.compiler.samples.classes import Indices, class_folders, listed, spread_over_each
 from resformer.compiler.samples.image_files import SUFFIXES, find_images, opened_image, require_pixels
 from resformer.errors import BackendMissingError, InputError
 
@@ -56,10 +56,6 @@ class ImageFolder:
         with ThreadPoolExecutor(os.cpu_count()) as executor:
             pixels = list(executor.map(self._pixels, self.names[start:stop]))
         return np.stack(pixels) / PIXEL_MAX
-
-    def first(self, count: int) -> ImageFolder:
-        """``count`` images, as many of each class as can be, the first of each; or all if there are fewer."""
-        return self.chosen(first_of_each(self.names, min(count, len(self))))
 
     def spread(self, count: int) -> ImageFolder:
         """``count`` images, as many of each class as can be, evenly chosen of each; or all if there are fewer."""
@@ -155,7 +151,7 @@ def open_image_folder(directory: Path, network: Graph[Any], *, resize: bool) -> 
 
     Raises:
         BackendMissingError: Pillow is not installed.
-        InputError: There are none, or the network takes no images.
+        InputError: There are none, or the network takes no images, or none as ``resize`` makes them: square.
     """
     try:
         import PIL  # noqa: F401
@@ -169,6 +165,11 @@ def open_image_folder(directory: Path, network: Graph[Any], *, resize: bool) -> 
         raise InputError(
             f"{directory}: image files have 1 or 3 channels and one frame, the network takes {channels} channels"
             f"{' of event frames' if frames else ''}; give an .npy file"
+        )
+    if resize and height != width:
+        raise InputError(
+            f"{directory}: --resize makes square images, the network takes {width} x {height}; leave it out, and bring "
+            "the images to that size yourself"
         )
     found = find_images(directory)
     if not found:

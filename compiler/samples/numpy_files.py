@@ -22,6 +22,7 @@ from resformer.models.boundary import boundary, require_regular
 from resformer.models.limits import LARGEST_UNPACKED, LONGEST_ARRAY_HEADER, MOST_AXES, quote, require_within
 
 SAVE = "save it again with numpy.save or numpy.savez"
+HOLDS_OBJECTS = "holds Python objects, and loading them could run code; save an array of numbers"
 NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK"
 FIELDS = ("descr", "fortran_order", "shape")
 FIELD = re.compile(
@@ -150,7 +151,7 @@ def open_records(path: Path) -> npt.NDArray[Any]:
     _, shape, by_columns = _parse(text[: match.start()] + "'descr': '|u1'" + text[match.end() :])
     dtype = np.dtype([(name, kind) for name, kind in RECORD_FIELD.findall(match[1])])
     if dtype.hasobject:
-        raise FileFormatError("holds Python objects, and loading them could run code; save an array of numbers")
+        raise FileFormatError(HOLDS_OBJECTS)
     return _mapped(path, Header(dtype, shape, by_columns, size), size)
 
 
@@ -188,7 +189,7 @@ def _parse(text: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     """A header's type and shape, read by its pattern: it is a Python literal, whose reader has no limits."""
     inner = text.strip()
     if "Object" in inner or re.search(r"'descr'\s*:\s*'[<>|=]?O", inner):
-        raise FileFormatError("holds Python objects, and loading them could run code; save an array of numbers")
+        raise FileFormatError(HOLDS_OBJECTS)
     if re.search(r"'descr'\s*:\s*\[", inner):
         names = ", ".join(map(quote, RECORD.findall(inner)))
         raise FileFormatError(f"is a list of records ({names}), the network takes arrays; bin events into frames first")
@@ -214,7 +215,7 @@ def _parse(text: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
         raise FileFormatError(f"its type is {quote(descr)!r}, no plain type; {SAVE}")
     dtype = np.dtype(descr)
     if dtype.hasobject:
-        raise FileFormatError("holds Python objects, and loading them could run code; save an array of numbers")
+        raise FileFormatError(HOLDS_OBJECTS)
     if not dtype.itemsize:
         raise FileFormatError(f"its type is {quote(descr)!r}, whose values have no bytes; {SAVE}")
     shape = tuple(int(size) for size in SIZE.findall(found["shape"]))

@@ -20,6 +20,9 @@ def from_module(given: ModuleInput, options: CompileOptions) -> Imported:
         raise InputError(
             "dt and image_size are for files; a module's example says the size, and its steps have no unit"
         )
+    of_nir = ("reset", "spikes_per_step", "min_v")
+    if given_of_nir := [name for name in of_nir if getattr(options, name) is not None]:
+        raise InputError(f"{', '.join(given_of_nir)}: for NIR files; a module's neurons are as its own code has them")
     if options.for_checkpoints:
         raise InputError(f"{', '.join(options.for_checkpoints)}: for checkpoints; a module's own code says all of it")
     module = given.module

@@ -1,4 +1,4 @@
-"""Train a small SpikingResformer on 5,000 MNIST digits, and measure it on those held out.
+"""Train a small SpikingResformer on 4,000 MNIST digits, and measure it on the 1,000 held out.
 
     python examples/mnist/train.py                # trains, and writes the checkpoint and the digits beside this file
     python examples/mnist/train.py --evaluate     # prints the accuracy of the checkpoint that is there
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args.folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(model.cpu(), args.folder / CHECKPOINT)
-    np.save(args.folder / TEST_IMAGES, images[TRAIN_PER_CLASS:].reshape(-1, 1, 32, 32))
+    np.save(args.folder / TEST_IMAGES, images[TRAIN_PER_CLASS:].reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE))
     np.save(args.folder / TEST_LABELS, labels[TRAIN_PER_CLASS:].ravel())
     np.save(
         args.folder / CALIBRATION_IMAGES, training_images.reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)[:CALIBRATION_COUNT]

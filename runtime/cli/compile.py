@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resformer.compiler.atomic import resolved, write_json, write_text
 from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
-from resformer.runtime.cli.event_options import check_event_usage
+from resformer.runtime.cli.event_options import check_event_usage, event_binning
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_run_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file, terminal_for, write_result
 from resformer.runtime.cli.sample_options import PREPROCESSING, check_preprocessing_usage
@@ -111,7 +111,9 @@ def _report(arguments: argparse.Namespace, terminal: Terminal) -> None:
     with terminal.progress() as update:
         compiled = load(arguments.output, arguments.model)
         if arguments.input is not None:
-            given = compiled.read(arguments.input, samples=arguments.samples, labels=arguments.labels)
+            given = compiled.read(
+                arguments.input, samples=arguments.samples, labels=arguments.labels, binning=event_binning(arguments)
+            )
             given = given if arguments.samples else given.first(SAMPLES)
         shown = compiled.shown(given, progress=update)
         write_page((shown,), arguments.report)

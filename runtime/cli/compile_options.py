@@ -95,8 +95,8 @@ def _add_output_options(group: argparse._ActionsContainer) -> None:
         default=[],
         metavar=f"{{{','.join(TARGETS)}}}",
         help="what to write, repeatable or separated by commas: lava or sim (all that running and verifying "
-        "need, the same for both), onnx (that and two ONNX models, of the float network and of the program), nir (the "
-        "float graph and the quantized one, alone)",
+        "need, the same for both), onnx (that and ONNX models: of the program, and of a SpikingResformer's float "
+        "network), nir (the float graph and the quantized one, alone)",
     )
     group.add_argument("-o", "--output", type=Path, metavar="BUILD", help="folder to write")
     group.add_argument(
@@ -342,7 +342,9 @@ def _share(text: str) -> float:
     except ValueError:
         share = 0.0
     if not 0 < share <= SHARE_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share of what 8 bits take: more than 0, at most {SHARE_MAX}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no share of what {STORED_BITS} bits take: more than 0, at most {SHARE_MAX}"
+        )
     return share
 
 

@@ -88,7 +88,7 @@ def _predictions(arguments: argparse.Namespace, update: Progress, processes: Pro
     plain.precision, plain.layer_bits, plain.chip, plain.optimize = "fixed", [], NO_CHIP, "cores"
     compiled = compile(arguments.model, options=compile_options(plain))
     samples = compiled.read(arguments.input, samples=arguments.samples, binning=event_binning(arguments)).samples
-    first, last = (len(samples) * each // processes.count for each in (processes.rank, processes.rank + 1))
+    first, last = processes.part(len(samples))
     found = [np.empty(0, dtype=np.int64)]
     for start in range(first, last, BATCH):
         update("running the original", start - first, last - first)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from resformer._version import __version__
-from resformer.compiler.chips.chip import Chip
+from resformer.compiler.chips.chip import COSTS, Chip
 from resformer.compiler.files.cost import FORMAT, FORMAT_VERSION, CostFile
 from resformer.compiler.files.json_schema import check
 from resformer.compiler.files.placement import Layout
@@ -24,9 +24,6 @@ SOP_PJ = 0.9
 """Energy of one SOP in the paper's table: SpikingResformer, arXiv 2403.14302."""
 MAC_PJ = 4.6
 """Energy of a 32-bit multiplication and addition at 45 nm: M. Horowitz, ISSCC 2014; the paper uses it for rivals."""
-
-_COSTS = ("_pj", "_ns", "_mw_per_chip")
-"""How the names of the constants end that energies and times rest on."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +293,7 @@ def total_rows(cost: Cost) -> list[tuple[str, str]]:
         ("a sample every", f"{shown_between(cost, 'interval_us')}: {quantity(1 / every, 'samples/s')}"),
         ("frame to logits", shown_between(cost, "latency_us")),
     ]
-    costs = {name: source for name, source in chip.sources.items() if name.endswith(_COSTS)}
+    costs = {name: source for name, source in chip.sources.items() if name.endswith(COSTS)}
     told = {
         "in a range": [name for name, source in costs.items() if source.range is not None],
         f"assumed for {chip.name}": [

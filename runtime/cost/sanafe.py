@@ -127,7 +127,7 @@ def architecture_yaml(chip: Chip) -> str:
     """
     import yaml
 
-    rows = _mesh_rows(chip)
+    rows = chip.mesh_rows
     tiles = chip.mesh_columns * rows
     text: str = yaml.safe_dump(
         {
@@ -147,11 +147,6 @@ def architecture_yaml(chip: Chip) -> str:
         sort_keys=False,
     )
     return text
-
-
-def _mesh_rows(chip: Chip) -> int:
-    """How many rows of tiles a chip's mesh has."""
-    return -(-chip.cores_per_chip // chip.cores_per_tile // chip.mesh_columns)
 
 
 def _hops(chip: Chip) -> dict[str, float]:
@@ -296,7 +291,7 @@ def _map(group: Any, placement: Placement, name: str, architecture: Any) -> None
     """Put a population's neurons on the cores that our placement gave them."""
     placed, chip = placement.by_name[name], placement.chip
     shape = placed.population.shape
-    rows = _mesh_rows(chip)
+    rows = chip.mesh_rows
     cores, neurons = architecture.cores(), list(group)
     for core, box in placement.boxes(placed):
         column, row = tile_positions(chip, np.array(core))

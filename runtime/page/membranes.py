@@ -147,7 +147,7 @@ def interesting(
     if expected is not None:
         add((expected != (steps.spikes > 0)).sum(axis=(0, 1)), DIFFERS, 0)
     add(fires, BUSIEST, 0)
-    # of those that are not shown yet, unless there is no other
+    # of those that are not shown yet; where all are, no further one
     others = np.ones(len(fires), dtype=bool)
     others[list(found)] = False
     add(np.where(others, -away, -np.inf), NEAREST, -np.inf)

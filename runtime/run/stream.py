@@ -43,12 +43,12 @@ def windows(program: Scheduled, chunks: Iterable[object], at_once: int) -> Itera
         (N, T, C, H, W). Of a recording that ends within a sample, the last frames are zeros.
 
     Raises:
-        InputError: A chunk is of another shape, or of another type than the first.
+        InputError: A chunk is of another shape, or of another type than the first; or there are no frames.
     """
     shape, timesteps = program.input.shape, program.timesteps
     size = at_once * timesteps
     held: list[Frames] = []
-    count, first = 0, None
+    count, first, seen = 0, None, False
     for index, chunk in enumerate(chunks):
         source = f"chunk {index}"
         frames = as_array(chunk, source)
@@ -64,6 +64,7 @@ def windows(program: Scheduled, chunks: Iterable[object], at_once: int) -> Itera
                 f"{source}: the type is {frames.dtype}, and those before it are of {first}, which may mean another "
                 "thing; convert with astype"
             )
+        seen = seen or len(frames) > 0
         for start in range(0, len(frames), size):
             held.append(frames[start : start + size].copy())  # its giver may fill the same array again
             count += len(held[-1])
@@ -71,6 +72,8 @@ def windows(program: Scheduled, chunks: Iterable[object], at_once: int) -> Itera
                 together = np.concatenate(held)
                 yield together[:size].reshape(at_once, timesteps, *shape)
                 held, count = [together[size:]], count - size
+    if not seen:
+        raise InputError("recording: holds no frames, so there is nothing to run; give at least one")
     if count:
         missing = -count % timesteps
         held.append(np.zeros((missing, *shape), dtype=first))

@@ -120,7 +120,7 @@ class Tally:
 
     def __init__(self, sides: Sides) -> None:
         program = sides.program
-        lifs, spiking = program.lif_names, program.spiking_names
+        spiking = program.spiking_names
         self.float_graph = {stage: Comparison(spiking) for stage in sides.graphs}
         self.float_logits_error = dict.fromkeys(sides.graphs, 0.0)
         self.backend = Comparison(recorded_names(program))
@@ -137,7 +137,7 @@ class Tally:
         self.saturated_samples: list[int] = []
         self.clipped = 0
         self.largest = 0.0
-        self.fired: Counter[str] = Counter(dict.fromkeys(lifs, 0))
+        self.fired: Counter[str] = Counter(dict.fromkeys(spiking, 0))
 
     def merge(self, other: Tally) -> None:
         """Add what the samples that follow these counted."""

@@ -150,4 +150,5 @@ def _program_side(place: ElementPosition, layer: str, program: Scheduled, sample
     potential = int(state.charged[(0, *place.neuron)])
     heights = neurons.vth if isinstance(neurons, MultiSpikeIF) else neurons.thresholds
     threshold = int(np.broadcast_to(heights, program[layer].shape)[place.neuron])
-    return Side("program", potential / (threshold << LOIHI.a_shift), potential)
+    # a threshold of nothing: its potential is counted as it is
+    return Side("program", potential / ((threshold << LOIHI.a_shift) or 1), potential)

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 from resformer.compiler.samples.classes import named
 from resformer.compiler.samples.preprocessing import NO_PREPROCESSING
-from resformer.runtime.verify.result import CHECKS, ORIGINAL, Check, Verification
+from resformer.runtime.verify.result import (
+    BACKEND,
+    CHECKS,
+    FLOAT_GRAPH,
+    ORIGINAL,
+    QUANTIZED,
+    SHORT,
+    Check,
+    Verification,
+)
 
 STANDS_OUT = 4.0
 """How many times the median layer's error another's must be to be no ordinary rounding."""
@@ -20,10 +29,10 @@ CLASSES_SHOWN = 10
 """Of those predicted, the most frequent."""
 
 TITLES = {
-    "float_graph_vs_torch": "E1 float graph = {source}",
-    "backend_vs_program": "E2 backend = program",
-    "backend_vs_quantized_torch": "E3 backend = quantized.pt",
-    "quantized_vs_original": "E4 quantized ~ {source}",
+    FLOAT_GRAPH: "float graph = {source}",
+    BACKEND: "backend = program",
+    QUANTIZED: "backend = quantized.pt",
+    ORIGINAL: "quantized ~ {source}",
 }
 """Of the checks; what was compiled has its place in them."""
 
@@ -76,7 +85,7 @@ def check_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
     """Headings and rows of a table of the four checks."""
     rows = []
     for name in CHECKS:
-        title = TITLES[name].format(source=result.source)
+        title = f"{SHORT[name]} {TITLES[name].format(source=result.source)}"
         if name in result.checks:
             check = result.checks[name]
             rows.append([title, _verdict(check), f"{check.compared:,}", f"{check.mismatched:,}", check.note])
@@ -102,7 +111,7 @@ def facts(result: Verification) -> list[str]:
     lines += [f"warning: {warning}" for warning in result.warnings]
     lines += [f"note: {note}" for note in result.notes]
     lines += [
-        f"{TITLES[name][:2]} first differs at {check.divergence}"
+        f"{SHORT[name]} first differs at {check.divergence}"
         for name, check in result.checks.items()
         if check.divergence is not None and check.demanded and not check.passed
     ]

@@ -88,7 +88,7 @@ class TorchNetwork:
             charged = copy.deepcopy(node)
             charged.v_threshold = OUT_OF_REACH
             step(charged, current)
-            values.append(float(charged.v) / node.v_threshold)
+            values.append(float(charged.v) / (node.v_threshold or 1.0))
             step(node, current)
         return np.array(values)
 

@@ -1,4 +1,4 @@
-"""Verification: is what the backend runs still the network that was trained? (DESIGN, the four equivalences)"""
+"""Verification: is what the backend runs still the network that was trained?"""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from resformer.runtime.compiled import load
 from resformer.runtime.run.recorded import load_spikes
 from support.builds import Tiny, read_json, write_tiny
 from support.event_files import WRITERS, some_events, write_dat
+from support.pages import read_page
 
 Capture = pytest.CaptureFixture[str]
 EVENTS = some_events(2000, size=(8, 8), duration=59_000)
@@ -64,6 +65,13 @@ def test_a_recording_verifies_calibrates_and_is_shown(events: Tiny, tmp_path: Pa
     assert read_json(tmp_path / "r.json")["samples"] == 4
     page = ["--input", str(folder / "events.h5"), "--sensor-size", "8x8", "-o", str(tmp_path / "p.html")]
     assert report_main([str(events.build), *page]) == 0
+
+
+def test_the_page_of_a_new_build_bins_a_recording_as_the_options_say(events: Tiny, tmp_path: Path) -> None:
+    given = ["--input", str(events.model.parent / "events.h5"), "--sensor-size", "8x8", "--bin-ms", "5"]
+    built = ["--target", "sim", "-o", str(tmp_path / "b"), "--report", str(tmp_path / "p.html"), "--quiet"]
+    assert compile_main([str(events.model), "--timesteps", "4", *events.arguments, *built, *given]) == 0
+    assert read_page(tmp_path / "p.html")[0]["builds"][0]["run"]["samples"] == 3
 
 
 def test_labels_and_samples_go_with_recordings(events: Tiny, tmp_path: Path, capsys: Capture) -> None:

@@ -179,6 +179,8 @@ def test_a_nir_file_says_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_module_says_all_of_it() -> None:
     with pytest.raises(InputError, match="neuron, stem_pool: for checkpoints"):
         resformer.compile(torch.nn.Linear(2, 2), torch.zeros(1, 2), options=CompileOptions(neuron="IF", stem_pool=True))
+    with pytest.raises(InputError, match="reset, min_v: for NIR files"):
+        resformer.compile(torch.nn.Linear(2, 2), torch.zeros(1, 2), options=CompileOptions(reset="soft", min_v=-1.0))
 
 
 def test_no_to_an_option_is_swept_as_its_value(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

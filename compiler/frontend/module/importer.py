@@ -67,11 +67,6 @@ class Traced:
     alone: Mapping[str, str] = field(default_factory=dict)
     levels: tuple[LevelCall | None, ...] = ()
 
-    @property
-    def mean_over_time(self) -> bool:
-        """Whether it returns a multiple of its logits' mean over time rather than those of each step."""
-        return self.over_time is not None
-
 
 def in_float64(module: nn.Module) -> nn.Module:
     """A copy of a module in float64 on the CPU, in eval mode, that remembers nothing; the module forgets too.

@@ -31,8 +31,8 @@ from resformer.compiler.ir.primitives import (
     RecurrentCubaLIF,
     columns_name,
     pair,
+    undilated,
 )
-from resformer.compiler.ir.window import Window
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]
@@ -292,7 +292,7 @@ def _behind(tracing: Tracing, node: fx.Node, first: Feedback, each: Node[nir.NIR
         if (gain == gain[:, :1]).all():
             return first.scaled(gain[:, 0], np.zeros(len(gain)), *(() if (np.abs(gain) == 1).all() else (each.name,)))
     if isinstance(op, nir.Conv2d) and pair(op.stride) == (1, 1) and not first.bias.any():
-        weight, taken = _undilated(op.weight, pair(op.dilation)), op.weight.shape[1]
+        weight, taken = undilated(op.weight, pair(op.dilation)), op.weight.shape[1]
         if first.by_channel:
             gain = first.weight.reshape(int(op.groups), taken)
             per_row = np.repeat(gain, len(weight) // int(op.groups), axis=0)
@@ -303,14 +303,6 @@ def _behind(tracing: Tracing, node: fx.Node, first: Feedback, each: Node[nir.NIR
             mixed = np.einsum("oi,iujk->oujk", weight[:, :, 0, 0], first.weight)
             return Feedback(mixed, op.bias.copy(), first.padding, 1, layers)
     raise _refusal(tracing, node, each, f"is a {type(op).__name__} on the way back")
-
-
-def _undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
-    """Weights with the zeros between dilated taps."""
-    rows, columns = weight.shape[2:]
-    spread = np.zeros((*weight.shape[:2], *Window((rows, columns), dilation=dilation).span))
-    spread[:, :, :: dilation[0], :: dilation[1]] = weight
-    return spread
 
 
 def _refusal(tracing: Tracing, node: fx.Node, each: Node[nir.NIRNode], problem: str) -> UnsupportedError:

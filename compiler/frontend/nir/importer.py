@@ -62,6 +62,8 @@ ENDLESS = ("tau", "tau_mem", "tau_syn", "r")
 """The fields that may be infinite: of neurons that do not leak."""
 MULTI = "multi"
 """What the metadata may say under ``spikes_per_step`` of IF neurons that fire as often as they can."""
+LONGEST_DELAY = 2**31 - 1
+"""Steps; what a program holds."""
 LARGEST_VALUE = 1e30
 """Of a field, or of a step or its inverse: products of a few must stay within float64."""
 FIRES_AT = (">", ">=")
@@ -399,7 +401,13 @@ def _delay(draft: _Draft, name: str, values: Values, source: str) -> str:
     delay = _spread(name, "delay", _array(name, values, "delay"), draft.shape(source))
     if (delay < 0).any():
         raise FileFormatError(f"{name}: delay is {delay.min():g} seconds; it must not be negative")
-    return draft.add(name, SampleDelay(np.rint(delay / draft.dt).astype(np.int64)), source)
+    steps = np.rint(delay / draft.dt)
+    if (longest := float(steps.max())) > LONGEST_DELAY:
+        raise FileFormatError(
+            f"{name}: delay is {delay.max():g} seconds, {longest:.4g} steps, the limit is {LONGEST_DELAY}; repair the "
+            "network, or give the --dt that it is meant for"
+        )
+    return draft.add(name, SampleDelay(steps.astype(np.int64)), source)
 
 
 def _integrator(draft: _Draft, name: str, values: Values, source: str) -> str:

@@ -35,8 +35,9 @@ from resformer.compiler.ir.primitives import (
     SampleDelay,
     collapse,
     constant,
+    undilated,
 )
-from resformer.compiler.passes.float.synapse import Synapse, after, of_windows, passing_on, per_channel, undilated
+from resformer.compiler.passes.float.synapse import Synapse, after, of_windows, passing_on, per_channel
 from resformer.errors import UnsupportedError
 
 Float64Array = npt.NDArray[np.float64]

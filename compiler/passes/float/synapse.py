@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.primitives import pair, window_of
+from resformer.compiler.ir.primitives import pair, undilated, window_of
 from resformer.compiler.ir.shapes import output_shape
 from resformer.compiler.ir.window import Window
 from resformer.errors import UnsupportedError
@@ -163,11 +163,3 @@ def grouped(weight: Float64Array, groups: int) -> Float64Array:
     taken = weight.shape[1] // groups
     blocks = np.split(weight, groups)
     return np.concatenate([block[:, group * taken : (group + 1) * taken] for group, block in enumerate(blocks)])
-
-
-def undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
-    """Weights with the zeros between dilated taps."""
-    rows, columns = weight.shape[2:]
-    spread = np.zeros((*weight.shape[:2], *Window((rows, columns), dilation=dilation).span))
-    spread[:, :, :: dilation[0], :: dilation[1]] = weight
-    return spread

@@ -1,4 +1,4 @@
-"""Give each node its step, and the shorter of two paths that meet a Delay (DESIGN: one hop, one step)."""
+"""Give each node its step, and the shorter of two paths that meet a Delay."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from resformer.compiler.files.hdf5_gate import REWRITE, check_hdf5
+from resformer.compiler.files.hdf5_gate import check_hdf5
+from resformer.compiler.files.hdf5_heaps import REWRITE
 from resformer.compiler.samples.events.stream import AT_ONCE, EventFile, Events, Int64Array
 from resformer.compiler.samples.numpy_files import member_names, open_array, open_records
 from resformer.errors import FileFormatError

@@ -61,7 +61,7 @@ def open_folder(
 
     Raises:
         BackendMissingError: Pillow is not installed.
-        InputError: There are neither, the network takes no images, or the binning is of one long recording.
+        InputError: There are neither, the network takes no such images, or the binning is of one long recording.
     """
     takes_events = network.input.shape[0] in CHANNELS
     names = _recordings(directory) if takes_events and not (network.input.shape[0] == 1 and binning is None) else ()

@@ -9,9 +9,10 @@ import pytest
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.ops import LIF, Conv2d, Input
 from resformer.compiler.ir.primitives import Add
-from resformer.compiler.quantize.choose import MEASURED_HEADROOM, QuantizationConfig, choose_plan
+from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.lower import quantize
 from resformer.compiler.quantize.plan import QuantizationPlan
+from resformer.compiler.quantize.ranges import MEASURED_HEADROOM
 from resformer.errors import RangeError, UnsupportedError
 from support.graphs import GraphBuilder
 from support.lowering import lower, quantize_folded, scale, two_layers

@@ -14,14 +14,15 @@ from resformer.compiler.ir.ops import Input, Output
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.samples import images as image_folder
+from resformer.compiler.samples.classes import first_of_each
 from resformer.compiler.samples.images import ImageFolder, open_image_folder, resize_and_crop
 from resformer.errors import BackendMissingError, FileFormatError, InputError
 
 
-def network(channels: int = 3, size: int = 8, kind: str = "static") -> Program:
+def network(channels: int = 3, size: int = 8, kind: str = "static", rows: int | None = None) -> Program:
     entry = Input(Signal(SignalKind.GRADED, 6, -256, 256))
     output = Output(Signal(SignalKind.CURRENT, 3), divisor=1, bias=np.zeros(2))
-    nodes = (Node("input", entry, (), (channels, size, size)), Node("output", output, ("input",), (2,)))
+    nodes = (Node("input", entry, (), (channels, rows or size, size)), Node("output", output, ("input",), (2,)))
     return Program(nodes, timesteps=2, metadata={"input": kind})
 
 
@@ -43,7 +44,7 @@ def test_images_come_sorted_and_as_channels_in_front(tmp_path: Path) -> None:
     expected = np.stack([pixels[index].transpose(2, 0, 1) / 255 for index in (1, 2, 0)])
     np.testing.assert_array_equal(folder.real(), expected)
     np.testing.assert_array_equal(folder.real(1, 3), expected[1:3])
-    assert len(folder.first(2)) == 2
+    assert len(folder.chosen(first_of_each(folder.names, 2))) == 2
 
 
 def test_grey_and_colour_are_converted_to_what_the_network_takes(tmp_path: Path) -> None:
@@ -85,6 +86,14 @@ def test_sizes_that_do_not_match_are_refused_unless_resized(tmp_path: Path) -> N
     assert resized.real().shape == (1, 3, 8, 8)
 
 
+def test_images_of_other_shapes_than_a_square_are_not_resized(tmp_path: Path) -> None:
+    pixels = save(tmp_path / "x.png", size=(8, 6))
+    with pytest.raises(InputError, match="--resize makes square images, the network takes 8 x 6"):
+        open_image_folder(tmp_path, network(rows=6), resize=True)
+    read = open_image_folder(tmp_path, network(rows=6), resize=False).real()
+    np.testing.assert_array_equal(read[0], pixels.transpose(2, 0, 1) / 255)
+
+
 def test_folders_are_classes_if_there_are_as_many(tmp_path: Path) -> None:
     for name in ("dog/1.png", "cat/2.png", "dog/deep/0.png"):
         save(tmp_path / name)
@@ -119,9 +128,9 @@ def test_some_images_are_of_each_class(tmp_path: Path) -> None:
     for name in ("a/0.png", "a/1.png", "a/2.png", "b/0.png", "b/1.png", "b/2.png"):
         save(tmp_path / name)
     folder = open_image_folder(tmp_path, network(), resize=False)
-    assert folder.first(3).names == ("a/0.png", "a/1.png", "b/0.png")
+    assert folder.chosen(first_of_each(folder.names, 3)).names == ("a/0.png", "a/1.png", "b/0.png")
     assert folder.spread(4).names == ("a/0.png", "a/2.png", "b/0.png", "b/2.png")
-    assert folder.first(9).names == folder.spread(9).names == folder.names
+    assert folder.chosen(first_of_each(folder.names, 6)).names == folder.spread(9).names == folder.names
 
 
 def truncated(path: Path) -> None:

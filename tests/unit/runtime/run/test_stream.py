@@ -157,6 +157,8 @@ def test_chunks_that_do_not_fit_are_refused(events: Tiny) -> None:
         ([np.zeros((4, 2, 8, 8)), np.zeros((4, 2, 8, 8), np.uint8)], "chunk 1: the type is uint8"),
         ([np.zeros((4, 1, 2, 8, 8))], "chunk 0: the shape is"),
         ([np.full((4, 2, 8, 8), np.nan)], "NaN"),
+        ([], "holds no frames"),
+        ([np.zeros((0, 2, 8, 8))], "holds no frames"),
     ):
         with pytest.raises(InputError, match=says):
             list(compiled.stream(chunks, backend="sim"))

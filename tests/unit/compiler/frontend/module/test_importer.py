@@ -77,7 +77,7 @@ def test_nodes_bear_the_paths_of_the_state_dict() -> None:
         "classifier.4": nir.Affine,
         "output": nir.Output,
     }
-    assert (found.axes, found.mean_over_time, found.graph.timesteps) == (Axes.STATIC, True, 4)
+    assert (found.axes, found.over_time is not None, found.graph.timesteps) == (Axes.STATIC, True, 4)
 
 
 def test_sums_are_read_from_the_code_not_from_the_modules() -> None:
@@ -87,7 +87,7 @@ def test_sums_are_read_from_the_code_not_from_the_modules() -> None:
         "layers.0.add": ("layers.0.sn2", "maxpool"),
         "layers.1.add": ("layers.1.sn2", "layers.1.downsample.1"),
     }
-    assert (found.axes, found.mean_over_time) == (Axes.TIMED, False)
+    assert (found.axes, found.over_time) == (Axes.TIMED, None)
 
 
 def test_what_the_output_does_not_depend_on_is_left_out() -> None:

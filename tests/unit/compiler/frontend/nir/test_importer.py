@@ -305,6 +305,7 @@ def test_damaged_recurrent_layers_are_named(tmp_path: Path, weight: np.ndarray, 
     [
         (np.full(3, -1e-4), "n0: delay is -0.0001 seconds"),
         (np.full(3, np.nan), "n0: delay holds NaN"),
+        (np.full(3, 1e6), "n0: delay is 1e.06 seconds, 1e.10 steps, the limit is 2147483647; repair"),
         (np.full(3, 1e300), "n0: delay reaches 1e.300, the limit is 1e.30; repair"),
         (np.zeros(0), "n0: delay has shape .0,., which is empty"),
         (np.zeros(4), r"n0: delay of shape \(4,\) does not fit"),
