@@ -59,18 +59,6 @@ class SEWResNetArchitecture:
         check_positive(width=self.width, in_channels=self.in_channels, num_classes=self.num_classes)
 
 
-VARIANTS: Mapping[str, SEWResNetArchitecture] = MappingProxyType(
-    {
-        "sew_resnet18": SEWResNetArchitecture(block="basic", depths=(2, 2, 2, 2)),
-        "sew_resnet34": SEWResNetArchitecture(block="basic", depths=(3, 4, 6, 3)),
-        "sew_resnet50": SEWResNetArchitecture(block="bottleneck", depths=(3, 4, 6, 3)),
-        "sew_resnet101": SEWResNetArchitecture(block="bottleneck", depths=(3, 4, 23, 3)),
-        "sew_resnet152": SEWResNetArchitecture(block="bottleneck", depths=(3, 8, 36, 3)),
-    }
-)
-"""The authors' networks by name."""
-
-
 def integrate_and_fire() -> nn.Module:
     """Return the neuron of all populations: no leak, hard reset to 0, threshold 1, fires at >=."""
     made: nn.Module = neuron.IFNode(v_threshold=1.0, v_reset=0.0, detach_reset=True, step_mode="m")

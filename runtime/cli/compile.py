@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resformer.compiler.atomic import resolved, write_json, write_text
-from resformer.runtime.cli.compile_options import NO_CHIP, compile_build, compile_parser
+from resformer.runtime.cli.compile_options import NO_CHIP, check_unsearched, compile_build, compile_parser
 from resformer.runtime.cli.event_options import check_event_usage, event_binning
 from resformer.runtime.cli.inputs import add_input_options, check_input_usage, require_input, show_run_notices
 from resformer.runtime.cli.outputs import check_outputs, chip_file, terminal_for, write_result
@@ -130,6 +130,8 @@ def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
     precisions = {arguments.precision, *(text for text, _, _ in axes.get("precision", ()))}
     if "auto" not in precisions and (arguments.synapse_budget is not None or "synapse-budget" in axes):
         raise UsageError("--synapse-budget: goes with --precision auto")
+    if {arguments.optimize, *(text for text, _, _ in axes.get("optimize", ()))} == {"cores"}:
+        check_unsearched(arguments, axes)
     for path in arguments.table:
         if path.suffix not in TABLES:
             raise UsageError(f"--table: {path} ends in neither {' nor '.join(TABLES)}")

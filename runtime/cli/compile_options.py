@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ SHARE_MAX = 2
 """Two synapses a weight."""
 ALL = "all"
 NO_CHIP = "none"
+SEARCHED = ("optimize-cores", "seed")
+"""Options of the search for a layout."""
 WORST_SHOWN = 3
 
 
@@ -362,9 +364,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     if arguments.precision != "auto" and arguments.synapse_budget is not None:
         raise UsageError("--synapse-budget: goes with --precision auto")
     if arguments.optimize == "cores":
-        needs = {"--optimize-cores": arguments.optimize_cores, "--seed": arguments.seed}
-        for name in (name for name, value in needs.items() if value is not None):
-            raise UsageError(f"{name}: goes with --optimize time or --optimize energy")
+        check_unsearched(arguments)
     elif arguments.chip == NO_CHIP or set(arguments.target) == {"nir"}:
         raise UsageError(f"--optimize {arguments.optimize}: lays a program out on a chip; name a chip and its target")
     if arguments.optimize_cores is not None and arguments.optimize_cores < FEWEST_PERCENT:
@@ -385,6 +385,21 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--check: needs a chip, not {NO_CHIP}")
     if arguments.json is not None:
         check_writable(arguments.json)
+
+
+def check_unsearched(arguments: argparse.Namespace, swept: Collection[str] = ()) -> None:
+    """Refuse options of the search for a layout where none is searched for.
+
+    Args:
+        arguments: Parsed.
+        swept: The options that a sweep varies.
+
+    Raises:
+        UsageError: One of them was given.
+    """
+    for name in SEARCHED:
+        if name in swept or getattr(arguments, name.replace("-", "_")) is not None:
+            raise UsageError(f"--{name}: goes with --optimize time or --optimize energy")
 
 
 def compile_build(arguments: argparse.Namespace, also: Callable[[Terminal], None] = lambda _terminal: None) -> int:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from resformer.compiler.atomic import write_atomically
 from resformer.compiler.chips.chip import PACKAGED
-from resformer.compiler.ir.summary import counted, listed
+from resformer.compiler.ir.summary import counted
 from resformer.compiler.progress import Progress
 from resformer.runtime.cli.inputs import read_given, show_notices
 from resformer.runtime.cli.outputs import add_json_option, check_outputs, chip_file, terminal_for, write_result
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from resformer.runtime.cost.cost import Cost
     from resformer.runtime.given import GivenBuild
     from resformer.runtime.run.infer import Inference, Record
-
-SATURATED_SHOWN = 10
-"""Of the nodes that clipped values, those that clipped most: a table's cell holds no more than a page of text."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -319,6 +316,7 @@ def _summarize(
 
     from resformer.compiler.samples.classes import named
     from resformer.compiler.samples.preprocessing import NO_PREPROCESSING
+    from resformer.runtime.run.infer import saturated_in_words
 
     count = len(result.predictions)
     histogram = np.bincount(result.predictions, minlength=given.program.output.shape[0])
@@ -338,11 +336,8 @@ def _summarize(
     if given.preprocessing != NO_PREPROCESSING:
         rows.append(("preprocessing", str(given.preprocessing)))
     rows.append(("input values clipped", f"{result.clipped:,}"))
-    worst = sorted(result.saturated.items(), key=lambda each: -each[1])
-    saturated = listed([f"{name} {count:,}" for name, count in worst], SATURATED_SHOWN)
-    uncounted = sum(name in result.uncounted for name in given.build.report["may_saturate"])
-    note = f"; {arguments.backend} does not count clipped potentials ({uncounted} populations)" if uncounted else ""
-    rows.append(("values saturated", (saturated or "0") + note))
+    saturated = saturated_in_words(given.program, result.saturated, result.uncounted, arguments.backend)
+    rows.append(("values saturated", saturated))
     terminal.table(f"{arguments.build} on {arguments.input.name}", ("what", "value"), rows)
     if terminal.quiet:
         accuracy = "" if result.accuracy is None else f", accuracy {result.accuracy:.2%}"

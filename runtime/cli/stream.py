@@ -49,7 +49,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
 
     from resformer.compiler.samples.classes import named
     from resformer.runtime.compiled import load
-    from resformer.runtime.run.infer import to_know_unrecorded
+    from resformer.runtime.run.infer import saturated_in_words, to_know_unrecorded
 
     terminal = terminal_for(arguments)
     started = time.perf_counter()
@@ -61,6 +61,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
         clipped = samples = 0
         largest, silent = 0.0, True
         saturated: dict[str, int] = {}
+        uncounted: tuple[str, ...] = ()
         notes: dict[str, None] = {}
         parts = compiled.stream(
             arguments.input,
@@ -76,6 +77,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
             largest = max(largest, part.largest)
             silent = silent and not part.logits_int.any()
             notes |= dict.fromkeys(part.notes)
+            uncounted = part.uncounted
             for name, count in part.saturated.items():
                 saturated[name] = saturated.get(name, 0) + count
             if spool is not None:
@@ -91,7 +93,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
         ("time", f"{time.perf_counter() - started:.1f} s in {arguments.backend}"),
         ("predictions", ", ".join(f"{named(each, classes)}: {histogram[each]:,}" for each in most)),
         ("input values clipped", f"{clipped:,}"),
-        ("values saturated", ", ".join(f"{name} {count:,}" for name, count in saturated.items()) or "0"),
+        ("values saturated", saturated_in_words(compiled.program, saturated, uncounted, arguments.backend)),
     ]
     for note in notes:
         terminal.line(f"note: {note}")

@@ -238,9 +238,10 @@ def positive_int(text: str) -> int:
 
 def seed(text: str) -> int:
     """An argument that must be a whole number from 0, of at most 63 bits."""
-    if not (text.isascii() and text.isdigit()) or int(text[:20]) >= 2**63:
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdigit()) or int(digits[:20] or 0) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
-    return int(text)
+    return int(digits or 0)
 
 
 def _factor(text: str) -> float:

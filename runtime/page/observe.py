@@ -42,8 +42,6 @@ MARGIN_BINS = 40
 MARGIN_RANGE = (0.0, 2.0)
 """In thresholds."""
 
-BoolArray = npt.NDArray[np.bool_]
-
 
 class Original(Protocol):
     """A network of real numbers that tells what its populations fire (``TorchNetwork``, ``NirNetwork``)."""

@@ -7,7 +7,7 @@ import math
 import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -18,8 +18,8 @@ from resformer.compiler.backends import BACKENDS, Runner, open_backend
 from resformer.compiler.backends.base import does_not_fit
 from resformer.compiler.ir.effort import operation_bytes
 from resformer.compiler.ir.ops import MaxPool2d, MultiSpikeIF, Relay, SpikeAttention, SpikeMatMul
-from resformer.compiler.ir.program import Scheduled
-from resformer.compiler.ir.summary import Summarized, Summary, counted
+from resformer.compiler.ir.program import Scheduled, may_clip
+from resformer.compiler.ir.summary import Summarized, Summary, counted, listed
 from resformer.compiler.ir.trace import CountTrain, SpikeTrain, Trace
 from resformer.compiler.placement.activity import Events, events
 from resformer.compiler.samples.arrays import Samples
@@ -43,6 +43,8 @@ ENCODING_BYTES = 3 * np.dtype(np.float64).itemsize + np.dtype(np.int32).itemsize
 """What encoding takes for each value: as it is, rounded, clipped, and as an integer."""
 PREDICTIONS_SHOWN = 10
 """In a summary."""
+SATURATED_SHOWN = 10
+"""Of the nodes that clipped values, those that clipped most: a table's cell holds no more than a page of text."""
 RECORD_BYTES = 2**32
 """What the spikes of all samples may take, which are kept until the run ends."""
 
@@ -285,6 +287,24 @@ def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[s
     fired = {name: sum(part.fired[name] for part in parts) for name in populations}
     chances = {name: sum(part.chances[name] for part in parts) for name in populations}
     return silence(fired, chances, from_nir=program.metadata.get("source") == "nir") + lines
+
+
+def saturated_in_words(
+    program: Scheduled, saturated: Mapping[str, int], uncounted: Collection[str], backend: str
+) -> str:
+    """What clipped values, the worst first, and of how many populations that may clip it is not known.
+
+    Args:
+        program: That ran.
+        saturated: How often each node clipped.
+        uncounted: The populations whose clipped potentials the backend does not count.
+        backend: Its name.
+    """
+    worst = sorted(saturated.items(), key=lambda each: -each[1])
+    counts = listed([f"{name} {count:,}" for name, count in worst], SATURATED_SHOWN)
+    unknown = sum(program[name].op.clips and may_clip(program, name) for name in uncounted)
+    note = f"; {backend} does not count clipped potentials ({unknown} populations)" if unknown else ""
+    return (counts or "0") + note
 
 
 def to_know_unrecorded(program: Scheduled, *, clipped: int, largest: float, silent: bool) -> tuple[str, ...]:

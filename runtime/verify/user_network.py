@@ -73,6 +73,7 @@ class UserNetwork(TorchNetwork):
         timesteps: T.
         called: What messages call it.
         by_name: Whether its populations bear the program's names; else they were matched as they run.
+        fine_tuned: As :class:`TorchNetwork` takes it.
     """
 
     source = "model code"

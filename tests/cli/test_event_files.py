@@ -145,10 +145,14 @@ def test_a_stream_says_what_a_run_says_of_its_input(events: Tiny, tmp_path: Path
     for name, options in (("told.npy", ()), ("stream.npy", ("--stream", "--batch-size", "1"))):
         run(events, name, tmp_path / "o.npz", *options)
         told.append(
-            [line for line in capsys.readouterr().out.splitlines() if "every logit" in line or "input:" in line]
+            [
+                line
+                for line in capsys.readouterr().out.splitlines()
+                if "every logit" in line or "input:" in line or "saturated" in line
+            ]
         )
     assert told[0] == told[1]
-    assert len(told[0]) == 1
+    assert len(told[0]) == 2
 
 
 @pytest.mark.parametrize("option", ["--record-spikes", "--cost", "--mean=1", "--samples=1", "--stock-models"])

@@ -107,6 +107,7 @@ def test_goals_can_be_swept(tiny: Tiny, tmp_path: Path) -> None:
         (["--check", "--optimize", "time", "--optimize-cores", "99"], "99 percent are too few"),
         (["--check", "--optimize", "time", "--seed", "-1"], "is not a whole number from 0"),
         (["--check", "--optimize", "time", "--seed", str(2**63)], "is not a whole number from 0"),
+        (["--check", "--optimize", "time", "--seed", f"0{2**64}0"], "is not a whole number from 0"),
         (["--target", "nir", "-o", "b", "--optimize", "time"], "--optimize time: lays a program out on a chip"),
         (["--target", "sim", "-o", "b", "--chip", "none", "--optimize", "energy"], "--optimize energy: lays a program"),
     ],

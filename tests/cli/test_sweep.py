@@ -136,6 +136,8 @@ def test_flags_can_vary(tiny: Tiny, tmp_path: Path) -> None:
         (["--sweep", "timesteps=2", "--labels", "l.npy"], 2, "--labels: goes with --input"),
         (["--sweep", "timesteps=2,3", "--input", "absent.npy"], 1, "absent.npy: no such file"),
         (["--sweep", "synapse-budget=0.6,0.7"], 2, "--synapse-budget: goes with --precision auto"),
+        (["--sweep", "seed=1,2"], 2, "--seed: goes with --optimize time or --optimize energy"),
+        (["--sweep", "timesteps=2", "--optimize-cores", "150"], 2, "--optimize-cores: goes with --optimize time"),
         (["--sweep", "timesteps=2", "--synapse-budget", "0.7"], 2, "--synapse-budget: goes with --precision auto"),
         (["--report", "r.html", "--target", "sim", "-o", "b", "--input", "absent.npy"], 1, "absent.npy: no such file"),
         (["--table", "t.csv", "--target", "sim", "-o", "b"], 2, "--table: goes with --sweep"),

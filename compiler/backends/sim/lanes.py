@@ -23,7 +23,6 @@ from numba.extending import intrinsic
 from resformer.compiler.backends.sim.widths import LANES
 
 _F32, _I1, _I8, _I32, _I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (1, 8, 32, 64))
-_POINTER = ir.PointerType(_I8)
 
 Codegen: TypeAlias = Callable[[Any, Any, Any, tuple[Any, ...]], Any]
 

@@ -16,7 +16,6 @@ from resformer.compiler.backends.sim.lanes import Codegen, address, splat, vecto
 from resformer.compiler.backends.sim.widths import LANES
 
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
-_POINTER = ir.PointerType(_I8)
 _VOID = ir.VoidType()
 
 

@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 
 from resformer.compiler.backends import open_backend
+from resformer.compiler.ir.program import may_clip
 from resformer.compiler.ir.trace import CountTrain
 from resformer.compiler.placement.activity import activity, measure
 from resformer.compiler.samples.arrays import check_samples
 from resformer.runtime.run import infer as run
-from resformer.runtime.run.infer import Record, batch_size, batches, infer, infer_part, samples_at_once
+from resformer.runtime.run.infer import (
+    Record,
+    batch_size,
+    batches,
+    infer,
+    infer_part,
+    samples_at_once,
+    saturated_in_words,
+)
 from support.builds import Tiny, program_of
 from support.program_builder import ProgramBuilder
 
@@ -125,3 +134,20 @@ def test_the_first_counts_of_a_train_alone() -> None:
     counts = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     np.testing.assert_array_equal(CountTrain.pack(counts).first(3).values(), counts[:, :3])
     assert CountTrain.pack(counts).first(0).values().shape == (2, 0, 3)
+
+
+def test_what_clipped_most_is_named_first(tiny: Tiny) -> None:
+    program = program_of(tiny.build)
+    names = [f"node{index}" for index in range(20)]
+    told = saturated_in_words(program, {name: 1 + index for index, name in enumerate(names)}, (), "lava")
+    assert told.startswith("node19 20, node18 19, ")
+    assert told.endswith("node10 11 and 10 more")
+    assert saturated_in_words(program, {}, (), "lava") == "0"
+
+
+def test_of_populations_whose_clipping_nobody_counted_the_number_is_told(tiny: Tiny) -> None:
+    program = program_of(tiny.build)
+    may = [name for name in program.lif_names if may_clip(program, name)]
+    told = saturated_in_words(program, {}, program.lif_names, "lava")
+    assert told == (f"0; lava does not count clipped potentials ({len(may)} populations)" if may else "0")
+    assert may
