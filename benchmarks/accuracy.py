@@ -7,6 +7,7 @@
     python benchmarks/accuracy.py FOLDER --checkpoint C --bits 4 --prices 0 0.1 0.3 1       # fewer operations
     python benchmarks/accuracy.py FOLDER --checkpoint C --bits 4 --tuned-timesteps 2 3      # learned for fewer steps
     python benchmarks/accuracy.py FOLDER --checkpoint C --bits --noise 1e-5 1e-4 1e-3       # how thin margins are
+    python benchmarks/accuracy.py FOLDER --checkpoint C --bits --tuned C_4bit.pt            # what was tuned before
 
 FOLDER is as examples/cifar10 takes it. Everything is compiled and run in sim; the float network runs in SpikingJelly
 in float64. Calibration and fine-tuning see training images only. Beside each figure is half its 95 % interval: of a
@@ -81,7 +82,7 @@ class Row:
 
     Attributes:
         name: What was done to it.
-        bits: Of a weight; None of the float network.
+        bits: Of a weight; None of the float network and of checkpoints that were given.
         accuracy: In percent.
         drop: Of accuracy, in points, image by image.
         agreement: With the float network's classes, in percent.
@@ -172,7 +173,7 @@ class Measurement:
         drawn: Pixels = self.data.pixels[order[:count]].numpy()
         return drawn
 
-    def measure(self, name: str, bits: int, compiled: resformer.Compiled, started: float) -> None:
+    def measure(self, name: str, bits: int | None, compiled: resformer.Compiled, started: float) -> None:
         """Run a program on all images, and a few for its cost."""
         found = compiled.run(self.pixels).predictions
         cost = compiled.cost(self.pixels[: self.args.cost_images], self.chip)
@@ -241,6 +242,13 @@ class Measurement:
         name = f"{bits} bits: fine-tuned{steps}{f', price {price:g}' if price else ''}"
         self.measure(name, bits, compiled, started)
         self.verify(name, compiled, path)
+
+    def given(self, path: Path) -> None:
+        """A checkpoint that was fine-tuned before."""
+        started = time.perf_counter()
+        compiled = self.compiled(CompileOptions(), path)
+        self.measure(path.stem, None, compiled, started)
+        self.verify(path.stem, compiled, path)
 
     def other_steps(self, bits: int, timesteps: int) -> None:
         """A width with another T than the network was trained for."""
@@ -340,6 +348,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tuned-only", action="store_true", help="leave out what only rounds")
     parser.add_argument(
+        "--tuned", type=Path, nargs="*", default=[], metavar="C", help="checkpoints that are fine-tuned already"
+    )
+    parser.add_argument(
         "--noise", type=float, nargs="*", default=[], help="deviations of noise in the float network's input"
     )
     parser.add_argument(
@@ -368,6 +379,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         for noise in args.noise:
             measurement.noisy(noise)
+        for path in args.tuned:
+            measurement.given(path)
         for bits, epochs in of_widths.items():
             if not args.tuned_only:
                 measurement.rounded(bits)
