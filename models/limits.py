@@ -22,6 +22,13 @@ MOST_OPERATIONS = 2**20
 MOST_TUPLE_ITEMS = 2**16
 """Items of a tuple with those of the tuples inside: hashing visits each as often as it is referred to."""
 
+MOST_KEYS = 2**13
+"""Keys of a pickle's mappings that are neither text nor a number below :data:`DENSE_KEYS`, items of tuples counted:
+whoever chooses them can make each meet all others, so that time grows with the square of their number."""
+
+DENSE_KEYS = 2**16
+"""Whole numbers below are keys that never meet."""
+
 MOST_MEMBERS = 2**17
 """Members of a zip archive; one tensor takes one."""
 
@@ -190,15 +197,17 @@ def require_within(found: int, budget: int, what: str) -> None:
     Args:
         found: How much it takes.
         budget: One of this module's numbers.
-        what: What is counted, with a blank for the number, such as ``"holds {} objects"``.
+        what: What is counted, with a blank for the number, such as ``"holds {} objects"``; braces in names before it
+            stay as they are.
 
     Raises:
         FileFormatError: The message names both numbers and the way to raise the limit.
     """
     limit = allowed(budget)
     if found > limit:
+        before, _, after = what.rpartition("{}")
         raise FileFormatError(
-            f"{what.format(quote(found))}, the limit is {limit}; if you trust the file, {raise_limits(found, budget)}"
+            f"{before}{quote(found)}{after}, the limit is {limit}; if you trust the file, {raise_limits(found, budget)}"
         )
 
 
