@@ -83,6 +83,9 @@ DEEPEST_GROUP = 32
 LONGEST_NAME = 1024
 """Bytes of the name of a group, a data set or a node; characters of that of a class."""
 
+LONGEST_PATH = 4096
+"""Characters of the names of groups inside each other, together."""
+
 LARGEST_EXPANSION = 2**28
 """Bytes by which a file's compressed arrays may be larger than its :data:`EXPANSION_SHARE`."""
 
@@ -103,6 +106,13 @@ MOST_TEXTS = 2**20
 
 LARGEST_TEXTS = 2**26
 """Bytes of these texts together: many may be one and the same in the file."""
+
+MOST_NODES = 2**13
+"""Nodes of a network: time grows with the square of their number in places. SpikingResformer-L has a few hundred."""
+
+MOST_EDGES = 2**18
+"""Nodes that the nodes of a network read, together, once nodes that only pass on or add are left out: each such node
+may double what the next one reads."""
 
 MOST_VALUES = 2**24
 """Values of one node of a network for one sample and step, for each of which parameters may be kept; a population of

@@ -26,6 +26,7 @@ from resformer.models.limits import (
     LARGEST_REPEATED_SUM,
     LARGEST_TEXTS,
     LONGEST_NAME,
+    LONGEST_PATH,
     MOST_AXES,
     MOST_OBJECTS,
     MOST_TEXTS,
@@ -47,7 +48,7 @@ class _Seen:
     Attributes:
         size: Of the file, in bytes.
         stored: Its texts of variable length.
-        objects: Where each object lies, and under which name it was first met.
+        objects: Where each object lies, and under which name it was first met, as messages call it.
         compressed, repeated: Declared bytes of compressed arrays, and of those that repeat one value.
         texts: How many.
         text_bytes: Of all texts of variable length, as they are stated.
@@ -97,9 +98,9 @@ def _check_objects(file: h5py.File, seen: _Seen) -> None:
             address = _address(group, name)
             if address in seen.objects:
                 raise FileFormatError(
-                    f"{quote(inner)}: is {quote(seen.objects[address])} under another name; {REWRITE}, each value once"
+                    f"{quote(inner)}: is {seen.objects[address]} under another name; {REWRITE}, each value once"
                 )
-            seen.objects[address] = inner
+            seen.objects[address] = quote(inner)
             item = h5o.open(group, name)
             if isinstance(item, h5g.GroupID):
                 todo.append((inner, item, depth + 1))
@@ -126,6 +127,10 @@ def _text(path: str, name: bytes) -> str:
     """A name, as it may stand in messages and other files."""
     text = name.decode("utf-8", "replace")
     shown = quote(f"{path}/{text}")
+    if len(path) > LONGEST_PATH:
+        raise FileFormatError(
+            f"{shown}: names of {len(path)} characters together, the limit is {LONGEST_PATH}; {REWRITE}"
+        )
     if len(name) > LONGEST_NAME:
         raise FileFormatError(f"{shown}: a name of {len(name)} bytes, the limit is {LONGEST_NAME}; {REWRITE}")
     if not text.isprintable() or text.encode() != name:

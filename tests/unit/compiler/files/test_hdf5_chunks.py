@@ -167,3 +167,11 @@ def test_a_chunk_that_says_it_is_larger_than_the_file_is_refused(tmp_path: Path)
     path.write_bytes(content.replace(entry, (2**31 - 1).to_bytes(4, "little") + bytes(4 + 8)))
     with pytest.raises(FileFormatError, match="/x: damaged: a chunk of 2147483647 bytes in a file of"):
         check(path)
+
+
+def test_long_names_inside_long_names_are_refused(tmp_path: Path) -> None:
+    """Kept for each object, those of 32 groups of 1000 characters took gigabytes."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_group("/".join(["a" * 1000] * 6))
+    with pytest.raises(FileFormatError, match="names of 5005 characters together, the limit is 4096"):
+        check(tmp_path / "x.h5")
