@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
-from h5py import h5d, h5g, h5l, h5o, h5t
+from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5t
 
 from resformer.compiler.files.hdf5_chunks import check_chunks
 from resformer.compiler.files.hdf5_texts import Texts
@@ -86,6 +86,7 @@ def _check_objects(file: h5py.File, seen: _Seen) -> None:
         path, group, depth = todo.pop()
         if depth > DEEPEST_GROUP:
             raise FileFormatError(f"{quote(path)}: nested too deeply: the limit is {DEEPEST_GROUP} groups; {REWRITE}")
+        _check_links(path, group)
         require_within(len(seen.objects) + group.get_num_objs(), MOST_OBJECTS, "holds {} groups and data sets or more")
         for name in _names(group):
             inner = f"{path}/{_text(path, name)}"
@@ -108,6 +109,16 @@ def _check_objects(file: h5py.File, seen: _Seen) -> None:
                 _check_dataset(inner, item, seen)
             else:
                 raise FileFormatError(f"{quote(inner)}: is neither a group nor a data set; {REWRITE}")
+
+
+def _check_links(path: str, group: h5g.GroupID) -> None:
+    """Refuse a group whose list of links is compressed: HDF5 unpacks that into as much memory as it yields."""
+    made = (h5g.open(group, b"/") if isinstance(group, h5f.FileID) else group).get_create_plist()
+    # h5py asks for the filters of data sets alone, though groups have the same
+    filters = h5p.PropDCID(made.id)
+    filters.locked = True  # closed once, with the other
+    if filters.get_nfilters():
+        raise FileFormatError(f"{quote(path or '/')}: its list of what it holds is compressed; {REWRITE} without")
 
 
 def _names(group: h5g.GroupID) -> list[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from h5py import h5d, h5p, h5s, h5t, h5z
+from h5py import h5d, h5g, h5p, h5s, h5t, h5z
 
 from resformer.compiler.files.hdf5_gate import check_hdf5
 from resformer.errors import FileFormatError
@@ -174,4 +174,16 @@ def test_long_names_inside_long_names_are_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_group("/".join(["a" * 1000] * 6))
     with pytest.raises(FileFormatError, match="names of 5005 characters together, the limit is 4096"):
+        check(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_compressed_list_of_links_is_refused(tmp_path: Path, inside: bool) -> None:
+    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
+        made = h5p.create(h5p.GROUP_CREATE)
+        filters = h5p.PropDCID(made.id)
+        filters.locked = True
+        filters.set_deflate(1)
+        h5g.create(file.create_group("a").id if inside else file.id, b"x", gcpl=made)
+    with pytest.raises(FileFormatError, match="x: its list of what it holds is compressed"):
         check(tmp_path / "x.h5")
