@@ -54,6 +54,10 @@ LONGEST_ARRAY_HEADER = 10_000
 LARGEST_EVENT_PACKET = 2**26
 """Bytes of a packet of events, also when unpacked; DV writes packets of 10 ms, of a few 100 kB."""
 
+EVENT_EXPANSION_SHARE = 64
+"""How many times its own size a recording's events may have, beside :data:`LARGEST_UNPACKED`: each packet may pack ten
+thousand times as much."""
+
 MOST_FRAMES = 2**14
 """Frames of a recording, beside :data:`FRAMES_AN_EVENT`: two times far apart take few bytes, and hours to run."""
 
