@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from resformer.compiler.frontend.nir.importer import import_nir
+from resformer.compiler.frontend.nir.own import import_own
+from resformer.compiler.ir.graph import Graph
 from resformer.compiler.passes.float.merge_synapses import merge_synapses
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from support.nir_files import chain, conv2d, cuba_lif, flatten, graph, lif, pool, write
@@ -436,3 +439,14 @@ def test_what_is_infinite_without_meaning_is_refused(tmp_path: Path) -> None:
     for neurons, kind, words in cases:
         with pytest.raises(kind, match=words):
             load(write(tmp_path / "n.nir", chain((3,), neurons)))
+
+
+def test_a_network_of_ours_for_input_of_no_kind_is_refused(path: Path) -> None:
+    network = replace_metadata(import_nir(path, dt=1e-4, timesteps=3), {"input": "abc"})
+    with pytest.raises(FileFormatError, match="its input is abc, none of static, frames; compile the network again"):
+        import_own(path, network)
+
+
+def replace_metadata(network: Graph[nir.NIRNode], metadata: dict[str, str]) -> Graph[nir.NIRNode]:
+    """A network that says something else of itself."""
+    return dataclasses.replace(network, metadata={**network.metadata, **metadata})
