@@ -18,7 +18,17 @@ from typing import Any
 import torch
 
 from resformer.errors import FileFormatError
-from resformer.models.limits import MOST_AXES, MOST_OPERATIONS, MOST_TUPLE_ITEMS, allowed, quote, require_within
+from resformer.models.limits import (
+    DENSE_KEYS,
+    LONGEST_NAME,
+    MOST_AXES,
+    MOST_KEYS,
+    MOST_OPERATIONS,
+    MOST_TUPLE_ITEMS,
+    allowed,
+    quote,
+    require_within,
+)
 
 RESAVE = "load it with the code that made it, and save torch.save(model.state_dict(), 'weights.pt')"
 
@@ -48,6 +58,10 @@ NAMES = re.compile(r"torch\.(\w+Storage|storage\.(Untyped|Typed)Storage|[a-z]+\d
 
 ENCODINGS = ("latin1", "latin-1", "ascii", "utf-8", "utf8")
 """Of bytes in a pickle; others of Python's take time that grows with the square of their length."""
+
+
+MEMO_SLACK = 256
+"""How far ahead a pickle may number what it keeps."""
 
 
 class Inert:
@@ -226,6 +240,8 @@ class _Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, int] = {}
+        self.keys = 0
+        self.copied = 0
 
     def run(self, stream: io.BytesIO) -> object:
         for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
@@ -267,7 +283,26 @@ class _Machine:
     def set_items(self, items: Sequence[Any]) -> None:
         target = self.stack[-1]
         for key, value in zip(items[::2], items[1::2], strict=True):
+            self.check_key(key)
             target[key] = value
+
+    def check_key(self, key: object) -> None:
+        """Refuse a key that takes long to look up, or long to print: mappings may be given it again and again."""
+        if isinstance(key, str):
+            require_within(len(key), LONGEST_NAME, f"{quote(key)}: a name of {{}} characters")
+        elif not (isinstance(key, int) and 0 <= key < DENSE_KEYS):
+            self.keys += key.items if isinstance(key, _Tuple) else 1
+            require_within(self.keys, MOST_KEYS, "its mappings have {} keys or more that are no text")
+
+    def check_given(self, arguments: Sequence[Any], *, pairs: bool) -> None:
+        """Refuse what takes long to make of containers: a file may give the same ones again and again."""
+        for given in arguments:
+            if not isinstance(given, list | tuple | dict):
+                continue
+            self.copied += len(given)
+            require_within(self.copied, MOST_OPERATIONS, "it makes containers of {} items or more")
+            for item in given:
+                self.check_key(item[0] if pairs and isinstance(item, list | tuple) and item else item)
 
     def set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -308,6 +343,7 @@ class _Machine:
                 raise FileFormatError(f"a parameter without a tensor; {RESAVE}")
             self.push(arguments[0])
         elif name in MAPPINGS:
+            self.check_given(arguments, pairs=name == MAPPINGS[0])
             given = arguments[0] if arguments and name == MAPPINGS[0] else ()
             self.push(OrderedDict(given))
         elif name == TEXT:
@@ -315,6 +351,8 @@ class _Machine:
                 raise FileFormatError(f"bytes of the encoding {quote(arguments[1])}; {RESAVE}")
             self.push(Inert())
         else:
+            if name in PLAIN:
+                self.check_given(arguments, pairs=False)
             self.push(Inert())
 
     def refer(self) -> None:
@@ -348,10 +386,10 @@ def _fault(kind: str, arguments: Sequence[Any]) -> str | None:
     storage, offset, size, stride, *rest = arguments
     if not isinstance(storage, _Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         return "is a tensor of another layout than PyTorch writes"
-    if not all(type(each) is int and each >= 0 for each in (offset, *size, *stride)) or len(size) != len(stride):
-        return "is a tensor with impossible sizes or strides"
     if len(size) > MOST_AXES:
         return f"is a tensor of {len(size)} axes, the limit is {MOST_AXES}"
+    if len(size) != len(stride) or not all(type(each) is int and each >= 0 for each in (offset, *size, *stride)):
+        return "is a tensor with impossible sizes or strides"
     available = storage.elements
     if storage.itemsize == 1 and len(rest) > 2 and isinstance(rest[2], _Global):  # untyped, with the type beside
         dtype = getattr(torch, rest[2].name.removeprefix("torch."), None)
@@ -390,6 +428,9 @@ def _get(machine: _Machine, index: Any) -> None:
 
 
 def _put(machine: _Machine, index: Any) -> None:
+    """Keep a value; writers number them one after the other, and other numbers can be chosen so that they meet."""
+    if index > 2 * len(machine.memo) + MEMO_SLACK:
+        raise FileFormatError(f"damaged, or made by no pickler: it keeps a value as number {quote(index)}; {RESAVE}")
     machine.memo[index] = machine.stack[-1]
 
 

@@ -22,6 +22,13 @@ MOST_OPERATIONS = 2**20
 MOST_TUPLE_ITEMS = 2**16
 """Items of a tuple with those of the tuples inside: hashing visits each as often as it is referred to."""
 
+MOST_KEYS = 2**13
+"""Keys of a pickle's mappings that are neither text nor a number below :data:`DENSE_KEYS`, items of tuples counted:
+whoever chooses them can make each meet all others, so that time grows with the square of their number."""
+
+DENSE_KEYS = 2**16
+"""Whole numbers below are keys that never meet."""
+
 MOST_MEMBERS = 2**17
 """Members of a zip archive; one tensor takes one."""
 
@@ -46,6 +53,10 @@ LONGEST_ARRAY_HEADER = 10_000
 
 LARGEST_EVENT_PACKET = 2**26
 """Bytes of a packet of events, also when unpacked; DV writes packets of 10 ms, of a few 100 kB."""
+
+EVENT_EXPANSION_SHARE = 64
+"""How many times its own size a recording's events may have, beside :data:`LARGEST_UNPACKED`: each packet may pack ten
+thousand times as much."""
 
 MOST_FRAMES = 2**14
 """Frames of a recording, beside :data:`FRAMES_AN_EVENT`: two times far apart take few bytes, and hours to run."""
@@ -76,6 +87,9 @@ DEEPEST_GROUP = 32
 LONGEST_NAME = 1024
 """Bytes of the name of a group, a data set or a node; characters of that of a class."""
 
+LONGEST_PATH = 4096
+"""Characters of the names of groups inside each other, together."""
+
 LARGEST_EXPANSION = 2**28
 """Bytes by which a file's compressed arrays may be larger than its :data:`EXPANSION_SHARE`."""
 
@@ -96,6 +110,13 @@ MOST_TEXTS = 2**20
 
 LARGEST_TEXTS = 2**26
 """Bytes of these texts together: many may be one and the same in the file."""
+
+MOST_NODES = 2**13
+"""Nodes of a network: time grows with the square of their number in places. SpikingResformer-L has a few hundred."""
+
+MOST_EDGES = 2**18
+"""Nodes that the nodes of a network read, together, once nodes that only pass on or add are left out: each such node
+may double what the next one reads."""
 
 MOST_VALUES = 2**24
 """Values of one node of a network for one sample and step, for each of which parameters may be kept; a population of
@@ -190,15 +211,17 @@ def require_within(found: int, budget: int, what: str) -> None:
     Args:
         found: How much it takes.
         budget: One of this module's numbers.
-        what: What is counted, with a blank for the number, such as ``"holds {} objects"``.
+        what: What is counted, with a blank for the number, such as ``"holds {} objects"``; braces in names before it
+            stay as they are.
 
     Raises:
         FileFormatError: The message names both numbers and the way to raise the limit.
     """
     limit = allowed(budget)
     if found > limit:
+        before, _, after = what.rpartition("{}")
         raise FileFormatError(
-            f"{what.format(quote(found))}, the limit is {limit}; if you trust the file, {raise_limits(found, budget)}"
+            f"{before}{quote(found)}{after}, the limit is {limit}; if you trust the file, {raise_limits(found, budget)}"
         )
 
 

@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import struct
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from resformer.errors import FileFormatError
-from resformer.models.archive import open_archive
+from resformer.models.archive import open_archive, require_one_reading
 from resformer.models.boundary import brief, require_regular
 from resformer.models.gate import RESAVE, STAND_INS, look
 from resformer.models.limits import LARGEST_PICKLE, LARGEST_SAFETENSORS_HEADER, allowed, quote, require_within
@@ -95,7 +96,9 @@ def _stand_ins() -> contextlib.AbstractContextManager[object]:
 
 def _check_archive(file: BinaryIO, size: int) -> None:
     """Refuse a zip archive whose members are larger than the file, or whose pickle does not pass ``look``."""
-    infos = open_archive(file).infolist()
+    archive = open_archive(file)
+    require_one_reading(file, archive)
+    infos = archive.infolist()
     members = {info.filename: info for info in infos}
     root = infos[0].filename.partition("/")[0] if infos else ""
     if f"{root}/constants.pkl" in members:
@@ -130,6 +133,9 @@ def _member(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
 
 def _check_old_file(file: BinaryIO, size: int) -> None:
     """Refuse a file without an archive whose pickles do not pass ``look``, or declare more than it holds."""
+    with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=file, mode="r:"):
+        raise FileFormatError(f"is a tar archive, as PyTorch wrote before 0.1.10; {RESAVE}")
+    file.seek(0)
     stream = io.BytesIO(file.read(allowed(LARGEST_PICKLE)))
     declared = 0
     for _ in range(OLD_PICKLES):

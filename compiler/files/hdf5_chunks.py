@@ -1,7 +1,8 @@
 """The chunks of an HDF5 data set, as they lie in the file: what they unpack to, before HDF5 unpacks them.
 
 HDF5 takes as much memory as a compressed chunk yields, whatever the data set declares: 2 MB of gzip can be 2 GB of
-zeros. So each compressed chunk is unpacked here first, into a buffer that ends where the chunk should.
+zeros. Where it yields less, HDF5 reads on behind what it took: memory of the process, or none, which ends it. So each
+compressed chunk is unpacked here first, into a buffer that ends where the chunk should, and must fill it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from resformer.models.limits import LARGEST_EXPANSION, MOST_CHUNKS, allowed, req
 
 FILTERS = frozenset({h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF})
 """Those that h5py itself brings; for any other, HDF5 would look for a plug-in and run it."""
-LZF_RATIO = 88
-"""Bytes that a byte of LZF becomes at most: three name a match of 264."""
+LZF_SIZE = 2
+"""Which value of LZF's filter is the size of the buffer that it unpacks into, in bytes."""
+LZF_LITERALS = 32
+"""What begins with a lower number are bytes as they are; with any other, a repetition of earlier ones."""
+LZF_LONG = 7
+"""A repetition of this length, less 2, states in one more byte how much longer it is."""
 CHECKSUM_BYTES = 4
 REWRITE = "write it again with gzip or without"
 
 
 def check_chunks(shown: str, dataset: h5d.DatasetID, item: int) -> None:
-    """Refuse a data set with a chunk that is larger than the data set needs, or unpacks to more than it declares.
+    """Refuse a data set with a chunk that is larger than the data set needs, or unpacks to another size than its own.
 
     Args:
         shown: The data set, as messages call it.
@@ -88,10 +93,10 @@ def unpacked(shown: str, data: bytes, made: h5p.PropDCID, mask: int, size: int) 
         size: Bytes of a whole chunk.
 
     Returns:
-        At most ``size`` bytes and a checksum's; of LZF, which is bounded here and not unpacked, none.
+        ``size`` bytes.
 
     Raises:
-        FileFormatError: It is damaged, or unpacks to more.
+        FileFormatError: It is damaged, or unpacks to another size.
     """
     for index in reversed(range(made.get_nfilters())):
         number, _, values, _ = made.get_filter(index)
@@ -106,12 +111,11 @@ def unpacked(shown: str, data: bytes, made: h5p.PropDCID, mask: int, size: int) 
         elif number == h5z.FILTER_FLETCHER32:
             data = data[:-CHECKSUM_BYTES]
         else:
-            require_within(
-                LZF_RATIO * len(data) - size,
-                LARGEST_EXPANSION,
-                f"{shown}: a chunk may unpack to {{}} bytes more than it declares",
-            )
-            return b""
+            if len(values) <= LZF_SIZE or int(values[LZF_SIZE]) != size:
+                raise FileFormatError(f"{shown}: damaged: LZF is to unpack into another size than {size}; {REWRITE}")
+            data = _expanded(shown, data, size + CHECKSUM_BYTES)
+    if len(data) != size:
+        raise FileFormatError(f"{shown}: damaged: a chunk unpacks to {len(data)} bytes of {size}; {REWRITE}")
     return data
 
 
@@ -126,3 +130,32 @@ def _inflated(shown: str, data: bytes, size: int) -> bytes:
     if more:
         raise FileFormatError(f"{shown}: damaged: a chunk unpacks to more than its {size} bytes; {REWRITE}")
     return inflated
+
+
+def _expanded(shown: str, data: bytes, size: int) -> bytes:
+    """What LZF packed, of so many bytes at most."""
+    made, at = bytearray(), 0
+    try:
+        while at < len(data):
+            control = data[at]
+            at += 1
+            if control < LZF_LITERALS:
+                made += data[at : at + control + 1]
+                at += control + 1
+            else:
+                length = control >> 5
+                if length == LZF_LONG:
+                    length += data[at]
+                    at += 1
+                back = ((control & 31) << 8) + data[at] + 1
+                at += 1
+                if back > len(made):
+                    raise FileFormatError(f"{shown}: damaged: LZF repeats what is not there; {REWRITE}")
+                repeated = made[-back:][: length + 2]
+                # what it repeats may only come into being as it is repeated
+                made += (repeated * (length + 2))[: length + 2]
+            if len(made) > size:
+                raise FileFormatError(f"{shown}: damaged: a chunk unpacks to more than its {size} bytes; {REWRITE}")
+    except IndexError as error:
+        raise FileFormatError(f"{shown}: damaged: LZF ends too early; {REWRITE}") from error
+    return bytes(made)

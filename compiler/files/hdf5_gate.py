@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
-from h5py import h5d, h5g, h5l, h5o, h5t
+from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5t
 
 from resformer.compiler.files.hdf5_chunks import check_chunks
 from resformer.compiler.files.hdf5_heaps import REWRITE
@@ -27,6 +27,7 @@ from resformer.models.limits import (
     LARGEST_REPEATED_SUM,
     LARGEST_TEXTS,
     LONGEST_NAME,
+    LONGEST_PATH,
     MOST_AXES,
     MOST_OBJECTS,
     MOST_TEXTS,
@@ -47,7 +48,7 @@ class _Seen:
     Attributes:
         size: Of the file, in bytes.
         stored: Its texts of variable length.
-        objects: Where each object lies, and under which name it was first met.
+        objects: Where each object lies, and under which name it was first met, as messages call it.
         compressed, repeated: Declared bytes of compressed arrays, and of those that repeat one value.
         texts: How many.
         text_bytes: Of all texts of variable length, as they are stated.
@@ -85,6 +86,7 @@ def _check_objects(file: h5py.File, seen: _Seen) -> None:
         path, group, depth = todo.pop()
         if depth > DEEPEST_GROUP:
             raise FileFormatError(f"{quote(path)}: nested too deeply: the limit is {DEEPEST_GROUP} groups; {REWRITE}")
+        _check_links(path, group)
         require_within(len(seen.objects) + group.get_num_objs(), MOST_OBJECTS, "holds {} groups and data sets or more")
         for name in _names(group):
             inner = f"{path}/{_text(path, name)}"
@@ -97,9 +99,9 @@ def _check_objects(file: h5py.File, seen: _Seen) -> None:
             address = _address(group, name)
             if address in seen.objects:
                 raise FileFormatError(
-                    f"{quote(inner)}: is {quote(seen.objects[address])} under another name; {REWRITE}, each value once"
+                    f"{quote(inner)}: is {seen.objects[address]} under another name; {REWRITE}, each value once"
                 )
-            seen.objects[address] = inner
+            seen.objects[address] = quote(inner)
             item = h5o.open(group, name)
             if isinstance(item, h5g.GroupID):
                 todo.append((inner, item, depth + 1))
@@ -107,6 +109,16 @@ def _check_objects(file: h5py.File, seen: _Seen) -> None:
                 _check_dataset(inner, item, seen)
             else:
                 raise FileFormatError(f"{quote(inner)}: is neither a group nor a data set; {REWRITE}")
+
+
+def _check_links(path: str, group: h5g.GroupID) -> None:
+    """Refuse a group whose list of links is compressed: HDF5 unpacks that into as much memory as it yields."""
+    made = (h5g.open(group, b"/") if isinstance(group, h5f.FileID) else group).get_create_plist()
+    # h5py asks for the filters of data sets alone, though groups have the same
+    filters = h5p.PropDCID(made.id)
+    filters.locked = True  # closed once, with the other
+    if filters.get_nfilters():
+        raise FileFormatError(f"{quote(path or '/')}: its list of what it holds is compressed; {REWRITE} without")
 
 
 def _names(group: h5g.GroupID) -> list[bytes]:
@@ -126,6 +138,10 @@ def _text(path: str, name: bytes) -> str:
     """A name, as it may stand in messages and other files."""
     text = name.decode("utf-8", "replace")
     shown = quote(f"{path}/{text}")
+    if len(path) > LONGEST_PATH:
+        raise FileFormatError(
+            f"{shown}: names of {len(path)} characters together, the limit is {LONGEST_PATH}; {REWRITE}"
+        )
     if len(name) > LONGEST_NAME:
         raise FileFormatError(f"{shown}: a name of {len(name)} bytes, the limit is {LONGEST_NAME}; {REWRITE}")
     if not text.isprintable() or text.encode() != name:

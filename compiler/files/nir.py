@@ -36,7 +36,7 @@ from resformer.compiler.ir.verify import verify_graph
 from resformer.errors import FileFormatError
 from resformer.models.boundary import boundary, brief, require_regular
 from resformer.models.json_text import parse_json
-from resformer.models.limits import MOST_AXES, MOST_VALUES, require_within
+from resformer.models.limits import MOST_AXES, MOST_EDGES, MOST_NODES, MOST_VALUES, quote, require_within
 
 ContentT = TypeVar("ContentT")
 
@@ -135,6 +135,7 @@ def _summands(graph: Graph[nir.NIRNode]) -> dict[str, tuple[str, ...]]:
     summands: dict[str, tuple[str, ...]] = {}
     for node in graph:
         read = [summands[name] if isinstance(graph[name].op, Add) else (name,) for name in node.inputs]
+        require_within(sum(map(len, read)), MOST_EDGES, f"{quote(node.name)}: adds {{}} values")
         summands[node.name] = tuple(itertools.chain.from_iterable(read))
     return summands
 
@@ -247,6 +248,7 @@ def _read_graph(file: h5py.File) -> Graph[nir.NIRNode]:
         )
     groups = root["nodes"]
     nodes = [*(_read_node(name, groups[name]) for name in groups), *_read_sums(facts)]
+    require_within(len(nodes), MOST_NODES, "has {} nodes")
     nodes.sort(key=lambda each: each[0])
     for _, node in nodes:
         require_within(math.prod(node.shape), MOST_VALUES, f"{node.name}: makes {{}} values a step")

@@ -52,7 +52,7 @@ def plot_local(errors: Sequence[LocalError], path: Path) -> None:
     rows = range(len(errors))
     colours = [WORST if error.rank == 1 else ORDINARY for error in errors]
     own.barh(rows, [100 * error.relative for error in errors], color=colours)
-    own.set_yticks(rows, [error.layer.name for error in errors], fontsize="small")
+    own.set_yticks(rows, [error.layer.name for error in errors], fontsize="small", parse_math=False)
     own.invert_yaxis()
     _describe(own, "error of its own current, % of it")
     neurons = [(row, error) for row, error in enumerate(errors) if error.layer.population is not None]

@@ -15,6 +15,7 @@ import nir
 from resformer.compiler.files.nir import read_edges, read_values
 from resformer.compiler.ir.ported import PortedGraph
 from resformer.errors import FileFormatError, UnsupportedError
+from resformer.models.limits import LONGEST_NAME, MOST_EDGES, MOST_NODES, quote, require_within
 
 Values: TypeAlias = Mapping[str, Any]
 """A node as its file holds it: its fields by name, ``type`` among them."""
@@ -65,6 +66,7 @@ def read_content(file: h5py.File) -> Content:
     if values.get("type") not in GRAPHS:
         raise FileFormatError("no NIR graph; write the network with nir.write")
     nodes, edges = _dissolve("", values)
+    require_within(len(nodes), MOST_NODES, "has {} nodes")
     for source, target in edges:
         for end in (source, target):
             if end not in nodes:
@@ -85,6 +87,8 @@ def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple
     doors: dict[str, tuple[str, str]] = {}
     for key, values in graph["nodes"].items():
         name = prefix + key
+        if len(name) > LONGEST_NAME:
+            raise FileFormatError(f"{quote(name)}: a name of {len(name)} characters, the limit is {LONGEST_NAME}")
         if not isinstance(values, dict) or not isinstance(values.get("type"), str):
             raise FileFormatError(f"{name}: has no type; write the file again with nir.write")
         if not isinstance(values.get("metadata", {}), dict):
@@ -127,17 +131,40 @@ def without_doors(content: Content) -> Content:
         for name, values in content.nodes.items()
         if values["type"] in DOORS and content.sources[name] and readers[name]
     ]
-    sources = {name: list(each) for name, each in content.sources.items()}
-    for door in doors:
-        through = sources.pop(door)
-        if door in through:
-            raise UnsupportedError(
-                f"{door}: a cycle without delay runs through it ({door} -> {door}); cut the edge back"
-            )
-        for name, each in sources.items():
-            sources[name] = [found for source in each for found in (through if source == door else [source])]
+    through: dict[str, list[str]] = {}
+
+    def resolved(name: str) -> list[str]:
+        return [found for source in content.sources[name] for found in through.get(source, (source,))]
+
+    for door in _doors_in_order(doors, content):
+        through[door] = resolved(door)
+        require_within(len(through[door]), MOST_EDGES, f"{quote(door)}: reads {{}} nodes")
+    sources = {name: resolved(name) for name in content.nodes if name not in through}
+    require_within(sum(map(len, sources.values())), MOST_EDGES, "its nodes read {} others together")
     nodes = {name: values for name, values in content.nodes.items() if name in sources}
     return replace(content, nodes=nodes, sources=sources)
+
+
+def _doors_in_order(doors: list[str], content: Content) -> list[str]:
+    """Each after those that it reads.
+
+    Raises:
+        UnsupportedError: One leads into itself.
+    """
+    among = set(doors)
+    waiting = {door: len(among.intersection(content.sources[door])) for door in doors}
+    free = [door for door in doors if not waiting[door]]
+    readers = content.readers
+    for door in free:
+        for reader in readers[door]:
+            if reader in waiting:
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    free.append(reader)
+    if len(free) < len(doors):
+        door = _cycle(content, among.difference(free))[0]
+        raise UnsupportedError(f"{door}: a cycle without delay runs through it ({door} -> {door}); cut the edge back")
+    return free
 
 
 def without_recurrence(content: Content) -> Content:
@@ -198,7 +225,8 @@ def in_order(content: Content) -> list[str]:
         FileFormatError: A node stands apart.
         UnsupportedError: A cycle, or several inputs or outputs.
     """
-    outer = {name: values for name, values in content.nodes.items() if _is_outer(name, content)}
+    read = {source for sources in content.sources.values() for source in sources}
+    outer = {name: values for name, values in content.nodes.items() if _is_outer(name, content, read)}
     entry, exit_ = (_only_outer(outer, kind) for kind in ("Input", "Output"))
     remaining = {name: set(sources) for name, sources in content.sources.items()}
     ordered: list[str] = []
@@ -236,11 +264,10 @@ def in_order(content: Content) -> list[str]:
     return [*ordered, exit_]
 
 
-def _is_outer(name: str, content: Content) -> bool:
+def _is_outer(name: str, content: Content, read: set[str]) -> bool:
     """Whether an Input or Output is the network's own: nothing leads into it, or out of it."""
     kind = content.nodes[name]["type"]
-    read = any(name in sources for sources in content.sources.values())
-    return (kind == "Input" and not content.sources[name]) or (kind == "Output" and not read)
+    return (kind == "Input" and not content.sources[name]) or (kind == "Output" and name not in read)
 
 
 def _only_outer(outer: Mapping[str, Values], kind: str) -> str:
@@ -255,7 +282,8 @@ def _only_outer(outer: Mapping[str, Values], kind: str) -> str:
 def _cycle(content: Content, among: set[str]) -> list[str]:
     """The names along one cycle, in the order of the edges."""
     # whatever could not be ordered reads something that could not: going back along it must come round
-    path = [min(among)]
-    while path[-1] not in path[:-1]:
+    path, met = [min(among)], set[str]()
+    while path[-1] not in met:
+        met.add(path[-1])
         path.append(min(source for source in content.sources[path[-1]] if source in among))
     return path[path.index(path[-1]) + 1 :][::-1]

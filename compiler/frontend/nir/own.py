@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import h5py
 import nir
@@ -22,6 +22,7 @@ from resformer.compiler.ir.ported import PORTS, PortedGraph
 from resformer.compiler.ir.primitives import DiscreteCubaLIF, InputKind, as_neurons, collapse
 from resformer.compiler.ir.tie_shifts import without_tie_shifts
 from resformer.errors import FileFormatError, InputError
+from resformer.models.limits import quote
 
 MODULE, ZOO = "module", "zoo"
 """What the metadata say under ``source`` of a network whose float passes are still to run."""
@@ -81,6 +82,11 @@ def import_own(
     if steps < 1 or int(steps) != steps:
         raise InputError(f"{path}: timesteps is {steps:g}; give a whole --timesteps of at least 1")
     kind = input_kind or graph.metadata.get("input", "static")
+    if kind not in get_args(InputKind):
+        shown = quote(kind)
+        raise FileFormatError(
+            f"{path}: its input is {shown}, none of {', '.join(get_args(InputKind))}; compile the network again"
+        )
     source = NETX if graph.metadata.get("source") == NETX else "nir"
     metadata = {"reset": HARD, **graph.metadata, "input": kind, "source": source}
     return replace(without_tie_shifts(graph), timesteps=int(steps), metadata=metadata)

@@ -17,7 +17,14 @@ import numpy as np
 from resformer.compiler.samples.events.stream import AT_ONCE, COPY_AGAIN, EventFile, Events
 from resformer.errors import BackendMissingError, FileFormatError, InputError
 from resformer.models.boundary import brief
-from resformer.models.limits import LARGEST_EVENT_PACKET, allowed, quote, require_within
+from resformer.models.limits import (
+    EVENT_EXPANSION_SHARE,
+    LARGEST_EVENT_PACKET,
+    LARGEST_UNPACKED,
+    allowed,
+    quote,
+    require_within,
+)
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 LARGEST_HEADER = 2**20
@@ -78,7 +85,7 @@ class Aedat4File(EventFile):
         return number
 
     def _read(self, file: BinaryIO) -> Iterator[Events]:
-        length = file.seek(0, io.SEEK_END)
+        length, unpacked = file.seek(0, io.SEEK_END), 0
         end = length if self._end < 0 else self._end
         file.seek(self._begin)
         while file.tell() < end:
@@ -92,6 +99,12 @@ class Aedat4File(EventFile):
                 continue
             require_within(size, LARGEST_EVENT_PACKET, "a packet has {} bytes")
             records = self._events(file.read(size))
+            unpacked += records.nbytes
+            require_within(
+                unpacked - allowed(EVENT_EXPANSION_SHARE) * length,
+                LARGEST_UNPACKED,
+                f"its events are {{}} bytes larger than {EVENT_EXPANSION_SHARE} times the file",
+            )
             for first in range(0, len(records), AT_ONCE):
                 some = records[first : first + AT_ONCE]
                 yield Events(some["t"].copy(), some["x"].astype(np.int64), some["y"].astype(np.int64), some["on"] > 0)

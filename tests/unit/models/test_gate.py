@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -257,6 +258,46 @@ def test_a_storage_that_is_smaller_than_declared(state: dict[str, torch.Tensor],
     assert "storage 0 is missing" in refusal(path)
 
 
+@pytest.mark.parametrize("name", ["DATA.pkl", "other\0pkl"])
+def test_members_that_pytorch_may_take_for_others_are_refused(tmp_path: Path, name: str) -> None:
+    """PyTorch read DATA.pkl, which nothing had looked at."""
+    archive_of(tmp_path / "m.pt", b"\x80\x02}.")
+    with zipfile.ZipFile(tmp_path / "m.pt", "a") as file:
+        file.writestr("m/" + "?" * len(name), b"\x80\x02N.")
+    content = (tmp_path / "m.pt").read_bytes()
+    (tmp_path / "m.pt").write_bytes(content.replace(b"?" * len(name), name.encode()))
+    assert "may be taken for another" in refusal(tmp_path / "m.pt")
+
+
+def test_an_archive_with_two_directories_is_refused(tmp_path: Path) -> None:
+    """Python reads the one before the end, PyTorch the one at the place that the end states."""
+    archive_of(tmp_path / "one.pt", b"\x80\x02N.")
+    archive_of(tmp_path / "two.pt", b"\x80\x02}.")
+    one, two = ((tmp_path / name).read_bytes() for name in ("one.pt", "two.pt"))
+    (tmp_path / "m.pt").write_bytes(one[: -archive.END.size] + two)
+    assert "directory is not where" in refusal(tmp_path / "m.pt")
+    (tmp_path / "m.pt").write_bytes(two[:-2] + b"\1\0x")
+    assert "directory is not where" in refusal(tmp_path / "m.pt")
+
+
+def test_an_end_of_large_archives_that_is_elsewhere_is_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    torch.save(state, path)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"PK\6\7") + 8
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert "directory is not where" in refusal(path)
+
+
+def test_a_tar_archive_is_refused(tmp_path: Path) -> None:
+    """PyTorch before 2.6 ran what it holds."""
+    with tarfile.open(tmp_path / "m.pt", "w", format=tarfile.GNU_FORMAT) as file:
+        file.addfile(tarfile.TarInfo("\udc80\2"), None)
+    assert (tmp_path / "m.pt").read_bytes().startswith(b"\x80\2")
+    assert "is a tar archive" in refusal(tmp_path / "m.pt")
+
+
 def test_compressed_members_are_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     torch.save(state, path)
@@ -303,6 +344,43 @@ def test_tuples_that_double_are_refused(tmp_path: Path) -> None:
     nested = b"\x80\x02}K\x01" + b"q\x00h\x00\x86" * 60 + b"K\x01s."
     archive_of(tmp_path / "m.pt", nested)
     assert "a tuple of more than" in refusal(tmp_path / "m.pt")
+
+
+def big(number: int) -> bytes:
+    """A number in a pickle."""
+    data = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+MEETING = b"".join(big(number * (2**61 - 1)) for number in range(1, 8194))
+"""Numbers whose hash is 0, so that each is compared with all before it."""
+TUPLE = b"(" + b"K\x01" * 60_000 + b"t"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"}(" + b"N".join([*(big(number * (2**61 - 1)) for number in range(1, 8194)), b""]) + b"u.", "8193 keys"),
+        (b"cbuiltins\nset\n](" + MEETING + b"e\x85R.", "8193 keys"),
+        (b"ccollections\nCounter\n](" + MEETING + b"e\x85R.", "8193 keys"),
+        (b"}" + TUPLE + b"q\x00Nsh\x00Ns.", "60001 keys"),
+        (b"]]q\x00(" + b"K\x01" * 1000 + b"ea" + b"ctorch\nSize\nh\x00\x85Ra" * 2000 + b".", "containers of"),
+        (b"ccollections\nOrderedDict\n]]X\x00\x08\x00\x00" + b"a" * 2048 + b"aNaa\x85R.", "2048 characters"),
+        (b"}X\x00\x08\x00\x00" + b"a" * 2048 + b"Ns.", "2048 characters"),
+        (b"Nr\xff\xff\xff\xff.", "as number 4294967295"),
+    ],
+    ids=["keys", "set", "counter", "tuples", "sizes", "pairs", "names", "memo"],
+)
+def test_what_takes_long_to_look_up_or_to_copy_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    """A file of 4 MB took 15 minutes."""
+    archive_of(tmp_path / "m.pt", b"\x80\x02" + data)
+    assert message in refusal(tmp_path / "m.pt")
+
+
+def test_tensors_of_many_axes_are_refused_before_these_are_looked_at() -> None:
+    assert gate._fault("dense", [gate._Storage("0", 1, 4), 0, (object(),) * 9, ()]) == (
+        "is a tensor of 9 axes, the limit is 8"
+    )
 
 
 def test_nesting_is_refused_without_recursion(tmp_path: Path) -> None:
@@ -430,6 +508,12 @@ def test_quoting(value: object, expected: str) -> None:
 
 def test_quoting_a_number_without_end() -> None:
     assert len(quote(10**5000)) <= LONGEST_QUOTE
+
+
+def test_braces_in_a_name_are_no_format() -> None:
+    """A name could ask for as many blanks as memory holds."""
+    with pytest.raises(FileFormatError, match=r"^\{:2000000000\} has 3 values"):
+        limits.require_within(3, 2, "{:2000000000} has {} values")
 
 
 def test_every_key_is_tried_once() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from h5py import h5d, h5p, h5s, h5t, h5z
+from h5py import h5d, h5g, h5p, h5s, h5t, h5z
 
 from resformer.compiler.files.hdf5_gate import check_hdf5
 from resformer.errors import FileFormatError
@@ -63,11 +63,63 @@ def test_a_chunk_that_is_no_gzip_is_refused(tmp_path: Path) -> None:
         check(tmp_path / "x.h5")
 
 
-def test_a_chunk_of_lzf_that_may_unpack_to_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "x.h5", bytes(200), chunks=(1000,), compression="lzf")
+@pytest.mark.parametrize("size", [3996, 3999, 4001, 2**18])
+def test_a_chunk_of_lzf_that_unpacks_to_another_size_is_refused(tmp_path: Path, size: int) -> None:
+    write(tmp_path / "x.h5", lzf_zeros(4000), chunks=(1000,), compression="lzf")
     check(tmp_path / "x.h5")
-    monkeypatch.setattr("resformer.compiler.files.hdf5_chunks.LARGEST_EXPANSION", 200 * 88 - 4000 - 1)
-    with pytest.raises(FileFormatError, match="/x: a chunk may unpack to"):
+    write(tmp_path / "x.h5", lzf_zeros(size), chunks=(1000,), compression="lzf")
+    with pytest.raises(FileFormatError, match="/x: damaged: a chunk unpacks to"):
+        check(tmp_path / "x.h5")
+
+
+def lzf_zeros(size: int) -> bytes:
+    """Zeros as LZF packs them: one as it is, and repetitions of it."""
+    packed = bytearray([0, 0])
+    for done in range(1, size, 264):
+        length = min(264, size - done)
+        if length < 3:
+            packed += bytes([length - 1]) + bytes(length)
+        elif length < 9:
+            packed += bytes([length - 2 << 5, 0])
+        else:
+            packed += bytes([7 << 5, length - 9, 0])
+    return bytes(packed)
+
+
+@pytest.mark.parametrize("end", [b"\xe0", b"\xe0\xff", b"\x20", b"\x3f\xff"], ids=bytes.hex)
+def test_a_chunk_that_is_no_lzf_is_refused(tmp_path: Path, end: bytes) -> None:
+    write(tmp_path / "x.h5", lzf_zeros(1000) + end, chunks=(1000,), compression="lzf")
+    with pytest.raises(FileFormatError, match="/x: damaged: LZF"):
+        check(tmp_path / "x.h5")
+
+
+def test_lzf_that_is_to_unpack_into_another_size_is_refused(tmp_path: Path) -> None:
+    """Its filter takes as much memory as it is told, and HDF5 reads a whole chunk from there."""
+    path = tmp_path / "x.h5"
+    write(path, chunks=(1000,), compression="lzf")
+    content = path.read_bytes()
+    told = (4000).to_bytes(4, "little") + bytes(4)  # the last value of the filter, and what fills it up
+    assert content.count(told) == 1
+    path.write_bytes(content.replace(told, (16).to_bytes(4, "little") + bytes(4)))
+    with pytest.raises(FileFormatError, match="/x: damaged: LZF is to unpack into another size than 4000"):
+        check(path)
+
+
+@pytest.mark.parametrize("options", [{"compression": "gzip"}, {"shuffle": True}, {"fletcher32": True}], ids=str)
+@pytest.mark.parametrize("size", [1, 3, 3999])
+def test_a_chunk_that_unpacks_to_less_is_refused(tmp_path: Path, options: dict[str, Any], size: int) -> None:
+    """HDF5 would read on behind it: whatever is in memory there, or until the process ends."""
+    chunk = zlib.compress(bytes(size)) if "compression" in options else bytes(size)
+    write(tmp_path / "x.h5", chunk, chunks=(1000,), **options)
+    with pytest.raises(FileFormatError, match="/x: damaged: a chunk unpacks to"):
+        check(tmp_path / "x.h5")
+
+
+def test_a_short_chunk_without_its_filter_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        made = file.create_dataset("x", data=VALUES, chunks=(1000,), compression="gzip")
+        made.id.write_direct_chunk((0,), bytes(16), 1)
+    with pytest.raises(FileFormatError, match="/x: damaged: a chunk unpacks to 16 bytes of 4000"):
         check(tmp_path / "x.h5")
 
 
@@ -115,3 +167,23 @@ def test_a_chunk_that_says_it_is_larger_than_the_file_is_refused(tmp_path: Path)
     path.write_bytes(content.replace(entry, (2**31 - 1).to_bytes(4, "little") + bytes(4 + 8)))
     with pytest.raises(FileFormatError, match="/x: damaged: a chunk of 2147483647 bytes in a file of"):
         check(path)
+
+
+def test_long_names_inside_long_names_are_refused(tmp_path: Path) -> None:
+    """Kept for each object, those of 32 groups of 1000 characters took gigabytes."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_group("/".join(["a" * 1000] * 6))
+    with pytest.raises(FileFormatError, match="names of 5005 characters together, the limit is 4096"):
+        check(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_compressed_list_of_links_is_refused(tmp_path: Path, inside: bool) -> None:
+    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
+        made = h5p.create(h5p.GROUP_CREATE)
+        filters = h5p.PropDCID(made.id)
+        filters.locked = True
+        filters.set_deflate(1)
+        h5g.create(file.create_group("a").id if inside else file.id, b"x", gcpl=made)
+    with pytest.raises(FileFormatError, match="x: its list of what it holds is compressed"):
+        check(tmp_path / "x.h5")

@@ -337,6 +337,21 @@ def test_a_plain_file_that_lacks_an_edge_of_a_sum(plain: Path) -> None:
         read_nir(plain)
 
 
+def test_sums_that_double_are_refused(plain: Path) -> None:
+    """Each adds the one before to itself: 2^60 values."""
+    with h5py.File(plain, "r+") as file:
+        facts = file[f"node/metadata/{PORTS}"]
+        (name, first), *_ = json.loads(facts["sums"][()]).items()
+        inputs = [first["inputs"][0]] * 2
+        sums = {name: first}
+        for number in range(60):
+            sums[f"sum{number}"] = {**first, "position": first["position"] + number + 1, "inputs": inputs}
+            inputs = [f"sum{number}"] * 2
+        facts["sums"][...] = json.dumps(sums)
+    with pytest.raises(FileFormatError, match="sum18: adds 524288 values, the limit is 262144"):
+        read_nir(plain)
+
+
 @pytest.mark.parametrize("sums", ['{"both": {"position": 3}}', "[]", "{", '{"both": 3}'])
 def test_a_plain_file_whose_sums_are_damaged(plain: Path, sums: str) -> None:
     with h5py.File(plain, "a") as file:

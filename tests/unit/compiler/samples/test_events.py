@@ -208,6 +208,18 @@ def test_a_packet_that_grows_beyond_measure_is_refused(tmp_path: Path, monkeypat
             all_events(open_events(tmp_path / "x.aedat4"))
 
 
+def test_packets_that_together_unpack_to_far_more_than_the_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was within its budget, and 10 MB of them took minutes."""
+    pytest.importorskip("zstandard")
+    monkeypatch.setattr("resformer.compiler.samples.events.aedat4.LARGEST_UNPACKED", 2**20)
+    still = Recording(*(np.zeros(200_000, dtype) for dtype in (np.int64, np.int64, np.int64, np.bool_)))
+    write_aedat4(tmp_path / "x.aedat4", still, 3, packet=50_000)
+    with pytest.raises(FileFormatError, match=r"its events are .* bytes larger than 64 times the file"):
+        all_events(open_events(tmp_path / "x.aedat4"))
+
+
 def test_a_missing_library_is_named(tmp_path: Path, recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     write_aedat4(tmp_path / "x.aedat4", recording, stated=1)
     monkeypatch.setitem(sys.modules, "lz4", None)

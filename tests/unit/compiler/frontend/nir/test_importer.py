@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 
 from resformer.compiler.frontend.nir.importer import import_nir
+from resformer.compiler.frontend.nir.own import import_own
+from resformer.compiler.ir.graph import Graph
 from resformer.compiler.passes.float.merge_synapses import merge_synapses
 from resformer.errors import FileFormatError, InputError, UnsupportedError
 from support.nir_files import chain, conv2d, cuba_lif, flatten, graph, lif, pool, write
@@ -155,6 +158,45 @@ def test_damage_is_named(path: Path, name: str) -> None:
     with pytest.raises(kind, match=words) as raised:
         load(path)
     assert "\n" not in str(raised.value)
+
+
+def doors(path: Path, edges: list[tuple[str, str]]) -> Path:
+    """A network of nodes that only pass on what they read."""
+    with h5py.File(path, "w") as file:
+        root = file.create_group("node")
+        root["type"] = "NIRGraph"
+        for name in dict.fromkeys(itertools.chain.from_iterable(edges)):
+            root[f"nodes/{name}/type"] = "Input" if name == "input" else "Output"
+        root["edges"] = np.array(edges, dtype=h5py.string_dtype())
+    return path
+
+
+def test_nodes_that_double_what_they_pass_on_are_refused(tmp_path: Path) -> None:
+    """Each step reads both nodes of the step before: 2^40 ways lead to the last."""
+    steps = [("input",), *((f"{step}a", f"{step}b") for step in range(40)), ("output",)]
+    edges = [edge for one, two in itertools.pairwise(steps) for edge in itertools.product(one, two)]
+    with pytest.raises(FileFormatError, match=r"1.a: reads 524288 nodes, the limit is"):
+        load(doors(tmp_path / "network.nir", edges))
+
+
+def test_nodes_that_pass_on_to_each_other_are_refused(tmp_path: Path) -> None:
+    edges = [("input", "output"), ("input", "a"), ("a", "b"), ("b", "c"), ("c", "b"), ("c", "output")]
+    with pytest.raises(UnsupportedError, match=r"[bc]: a cycle without delay runs through it"):
+        load(doors(tmp_path / "network.nir", edges))
+
+
+def test_too_many_nodes_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resformer.compiler.frontend.nir.content.MOST_NODES", 3)
+    with pytest.raises(FileFormatError, match="has 4 nodes, the limit is 3"):
+        load(path)
+
+
+def test_names_of_nodes_are_short_with_those_of_their_graphs(tmp_path: Path) -> None:
+    """Else names of 1000 characters, each in a graph inside another, take gigabytes."""
+    inner = chain((4,), nir.Linear(ONES), lif((3,)))
+    outer = graph((4,), {"g" * 600: graph((4,), {"h" * 600: inner}, [("input", "h" * 600), ("h" * 600, "output")])}, [])
+    with pytest.raises(FileFormatError, match="a name of 1201 characters, the limit is 1024"):
+        load(write(tmp_path / "network.nir", outer))
 
 
 @pytest.mark.parametrize(
@@ -398,3 +440,14 @@ def test_what_is_infinite_without_meaning_is_refused(tmp_path: Path) -> None:
     for neurons, kind, words in cases:
         with pytest.raises(kind, match=words):
             load(write(tmp_path / "n.nir", chain((3,), neurons)))
+
+
+def test_a_network_of_ours_for_input_of_no_kind_is_refused(path: Path) -> None:
+    network = replace_metadata(import_nir(path, dt=1e-4, timesteps=3), {"input": "abc"})
+    with pytest.raises(FileFormatError, match="its input is abc, none of static, frames; compile the network again"):
+        import_own(path, network)
+
+
+def replace_metadata(network: Graph[nir.NIRNode], metadata: dict[str, str]) -> Graph[nir.NIRNode]:
+    """A network that says something else of itself."""
+    return dataclasses.replace(network, metadata={**network.metadata, **metadata})
