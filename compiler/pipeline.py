@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar, get_args
@@ -301,7 +302,7 @@ def _compile(
         raise InputError(f"timesteps: {graph.timesteps} a sample, the limit is {LONGEST_SAMPLE}; choose fewer")
     step.done("import", graph)
     of_time = time_warnings(graph)
-    with overflow_refused(graph):
+    with _own_files_refused(route, given), overflow_refused(graph):
         for float_pass in route.float_passes:
             graph = step.run(float_pass, graph)
 
@@ -314,7 +315,7 @@ def _compile(
     samples = None
     if opened is not None:
         samples, classes = opened.samples.real(), classes or opened.classes
-    with overflow_refused(graph):
+    with _own_files_refused(route, given), overflow_refused(graph):
         if source.plan is not None:
             ranges: Mapping[str, float] = {}
             calibrated = Calibrated(_checked(source.plan, graph, source.path), {})
@@ -479,6 +480,23 @@ def _checked(plan: QuantizationPlan, graph: Graph[nir.NIRNode], path: Path | Non
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from error
     return plan
+
+
+@contextlib.contextmanager
+def _own_files_refused(route: Route[InputT], given: InputT) -> Iterator[None]:
+    """Refuse a float graph of ours that was changed so that its metadata no longer say which passes are to come.
+
+    Raises:
+        FileFormatError: What a pass rests on does not hold, and the graph came from a file of ours.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        if route not in (OWN, OWN_MODULE):
+            raise
+        raise FileFormatError(
+            f"{given}: its nodes and its metadata do not fit each other ({error}); compile the network again"
+        ) from error
 
 
 class _Step:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from resformer.compiler import pipeline
+from resformer.compiler.files.nir import write_nir
 from resformer.compiler.frontend.nir.importer import import_nir
 from resformer.compiler.ir.graph import Graph
 from resformer.compiler.ir.overflow import overflow_refused
@@ -20,7 +21,7 @@ from resformer.compiler.ir.program import Scheduled, Unscheduled
 from resformer.compiler.ir.verify import verify_graph
 from resformer.compiler.pipeline import CHECKPOINT, CompileOptions, compile_checkpoint, compile_nir
 from resformer.compiler.quantize.choose import QuantizationConfig
-from resformer.errors import InputError, RangeError, UnsupportedError
+from resformer.errors import FileFormatError, InputError, RangeError, UnsupportedError
 from resformer.models.checkpoint import save_checkpoint
 from resformer.models.spikingresformer import SpikingResformer
 from support.nir_files import chain, lif, write
@@ -178,3 +179,15 @@ def test_an_infinite_value_that_arose_unseen_is_refused_likewise(tmp_path: Path)
     told = r"to 2 \(n1's r\): n0: weight holds NaN or infinite values"
     with pytest.raises(UnsupportedError, match=told), overflow_refused(graph):
         verify_graph(replace(graph, nodes=nodes))
+
+
+def test_a_graph_of_ours_that_denies_what_it_was_made_of_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """A checkpoint's graph as it was imported: that its float passes have run, only its file says."""
+    imported: list[Graph[nir.NIRNode]] = []
+    compile_checkpoint(checkpoint, SMALL, lambda name, graph: imported.append(graph) if name == "import" else None)
+    path = tmp_path / "network.nir"
+    write_nir(imported[0], path)
+    with pytest.raises(
+        FileFormatError, match=r"network\.nir: its nodes and its metadata do not fit each other .*again$"
+    ):
+        compile_nir(path)
