@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, IntegerLIF, Relay
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, IntegerLIF, RecurrentCubaLIF, Relay
 from resformer.compiler.ir.program import Program, connections, may_clip, real_weight
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
-from resformer.compiler.save.report import sqnr_db
+from resformer.compiler.save.report import sqnr_db, weight_memory_bits
 from resformer.compiler.target import LOIHI
+from support.program_builder import ProgramBuilder
 
 INDEX_BITS = 12
 
@@ -60,6 +61,21 @@ def test_dense_synapses_are_all_pairs() -> None:
     dense = Dense(current(-9, 9), np.ones((5, 7), np.int8), 0, np.zeros(5, np.int32))
     made = program(dense, (7,), (5,))
     assert connections(made, "layer", INDEX_BITS) == 35
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_weight_memory_holds_recurrent_synapses(bits: int) -> None:
+    net = ProgramBuilder((4, 3, 3))
+    net.cuba_lif("cuba", net.conv("conv", "input", 4), kernel=(3, 3), groups=2, weight_bits=bits)
+    made = net.finish(timesteps=2)
+    recurrent = made["cuba"].op
+    assert isinstance(recurrent, RecurrentCubaLIF)
+    stored = [made["conv"].op.weight, *(part.weight for part in recurrent.parts())]
+    assert len(stored) == (2 if bits == 8 else 3)
+    # without indices all weights are stored, each in the bits of the largest of its array
+    largest = [int(np.abs(each.astype(np.int64)).max()) for each in stored]
+    expected = sum(each.size * (1 + most.bit_length()) for each, most in zip(stored, largest, strict=True))
+    assert weight_memory_bits(made, 0) == expected
 
 
 def test_real_weights_and_their_errors() -> None:
