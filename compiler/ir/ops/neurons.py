@@ -612,7 +612,7 @@ class CubaLI(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return spans(self, ("du", "dv"))
+        return spans(self, ("du", "dv", "u_bias"))
 
 
 def sums_too_large(what: str, reach: int, limit: int) -> str:
