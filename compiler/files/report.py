@@ -180,6 +180,7 @@ class NodeFacts(TypedDict, total=False):
     reset: Literal["soft", "hard", "prompt"]
     recurrent: Recurrent
     limit: Count
+    shift: Count
     floor: Bounds
     max_spikes: Count
     rounds_half: Literal["up", "to even"]

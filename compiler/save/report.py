@@ -20,6 +20,7 @@ from resformer.compiler.ir.ops import (
     Conv2d,
     Dense,
     Op,
+    RecurrentCubaLIF,
     Relay,
     SpikeAttention,
     SpikeMatMul,
@@ -93,9 +94,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
                 math.prod(node.shape) for node in program if isinstance(node.op, Relay | SpikeMatMul | SpikeAttention)
             ),
             "synapses": sum(node.get("synapses", 0) for node in nodes),
-            "weight_memory_bits": sum(
-                stored_bits(node.op.weight, index_bits) for node in program if isinstance(node.op, Conv2d | Dense)
-            ),
+            "weight_memory_bits": weight_memory_bits(program, index_bits),
         },
         "placement": None if compilation.placement is None else _placement(compilation.placement),
         "warnings": list(compilation.warnings),
@@ -109,6 +108,22 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         return check_report(report)
     except FileFormatError as error:
         raise AssertionError(f"report: {error}") from error
+
+
+def weight_memory_bits(program: Program, index_bits: int) -> int:
+    """The bits that all weights take, those of recurrent synapses too.
+
+    Args:
+        program: Whose weights.
+        index_bits: What a synapse takes beside its weight where it is stored by itself.
+    """
+    total = 0
+    for node in program:
+        if isinstance(node.op, Conv2d | Dense):
+            total += stored_bits(node.op.weight, index_bits)
+        elif isinstance(node.op, RecurrentCubaLIF):
+            total += sum(stored_bits(part.weight, index_bits) for part in node.op.parts())
+    return total
 
 
 def _architecture(source: Source) -> dict[str, Any] | None:

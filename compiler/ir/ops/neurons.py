@@ -237,9 +237,18 @@ class LIF(Spiking):
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
         """See ``Op``; clipped from above a neuron fires either way, so only the most negative potential matters."""
         low, _ = known_bounds(inputs[0])
-        push = (low << LOIHI.a_shift) + int(self.bias.min())
-        keep = 1 - self.dv / LOIHI.decay_unity
-        return sum(push * keep**step for step in range(timesteps)) < -LOIHI.v_max
+        given, bias = low << LOIHI.a_shift, int(self.bias.min())
+        u = v = np.zeros((), dtype=np.int64)
+        for _ in range(timesteps):
+            before = u, v
+            u = fixedpoint.decay(u, self.du + 1) + given
+            free = fixedpoint.decay(v, self.dv) + u + bias
+            if free < -LOIHI.v_max:
+                return True
+            v = np.minimum(free, 0)  # a spike resets the potential, and leaves the current as it is
+            if (u, v) == before:
+                return False  # nor will they change, however many steps there are
+        return False
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
         """See ``Op``."""
@@ -603,7 +612,7 @@ class CubaLI(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return spans(self, ("du", "dv"))
+        return spans(self, ("du", "dv", "u_bias"))
 
 
 def sums_too_large(what: str, reach: int, limit: int) -> str:

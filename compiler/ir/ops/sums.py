@@ -275,7 +275,7 @@ class Relay(Op):
 
     def facts(self) -> dict[str, Any]:
         """See ``Op``."""
-        return {"limit": self.limit, "bias": [int(self.bias.min()), int(self.bias.max())]}
+        return {"limit": self.limit, "bias": [int(self.bias.min()), int(self.bias.max())], "shift": self.shift}
 
 
 def known_bounds(signal: Signal) -> tuple[int, int]:

@@ -15,19 +15,25 @@ from resformer.compiler.chips.chip import load_chip
 from resformer.compiler.export.onnx.float_model import _Writer as FloatWriter
 from resformer.compiler.export.onnx.integer_model import _Writer as IntegerWriter
 from resformer.compiler.files.program import read_program, write_program
+from resformer.compiler.files.report import NodeFacts
 from resformer.compiler.ir import float_interpreter, primitives, reference
 from resformer.compiler.ir.graph import Graph, Node
 from resformer.compiler.ir.ops import (
+    LIF,
     OPERATIONS,
     CeilMaxPool2d,
+    CubaLI,
+    CubaLIF,
     Delay,
     Input,
     Op,
     Outcome,
+    RecurrentCubaLIF,
     Relay,
     SampleDelay,
     SpikeAttention,
     SpikeGate,
+    SpikeMatMul,
 )
 from resformer.compiler.ir.ops.formats import formats_of
 from resformer.compiler.ir.program import Program
@@ -88,6 +94,25 @@ def test_an_operation_states_its_facts(op: type[Op]) -> None:
     left_out = {Input: {"output_shape", "evaluate"}, Delay: {"carry_bias"}}.get(op, set())
     own = {name for name in wanted - left_out - {"sums"} if getattr(op, name) is getattr(Op, name)}
     assert own == set(), f"{op.__name__} lacks {own}"
+
+
+TOLD_OTHERWISE = {"bias_mant": "bias", "bias_exp": "bias", "soft_reset": "reset", "even": "rounds_half"}
+"""Fields of neurons and relays, and what ``report.json`` makes of them."""
+
+
+def test_the_report_holds_the_integers_of_neurons_and_relays() -> None:
+    told = set()
+    for node in everything()[0]:
+        facts = node.op.facts()
+        assert facts.keys() <= NodeFacts.__annotations__.keys()
+        if not node.op.clips or isinstance(node.op, SpikeMatMul | SpikeAttention):
+            continue
+        names = {field.name for field in fields(node.op)} - {"signal"}
+        if isinstance(node.op, RecurrentCubaLIF):  # whose synapses are told of as a layer's are
+            names &= {field.name for field in fields(CubaLIF)}
+        assert {TOLD_OTHERWISE.get(name, name) for name in names} <= facts.keys(), node.name
+        told.add(type(node.op))
+    assert {LIF, CubaLIF, CubaLI, Relay} <= told
 
 
 @pytest.mark.parametrize("op", CLASSES)

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from resformer.compiler.ir.graph import Graph, Node
-from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, IntegerLIF, Relay
+from resformer.compiler.ir.ops import LIF, Conv2d, Dense, Input, IntegerLIF, RecurrentCubaLIF, Relay
 from resformer.compiler.ir.program import Program, connections, may_clip, real_weight
 from resformer.compiler.ir.signal import SPIKE, Signal, SignalKind
-from resformer.compiler.save.report import sqnr_db
+from resformer.compiler.save.report import sqnr_db, weight_memory_bits
 from resformer.compiler.target import LOIHI
+from support.program_builder import ProgramBuilder
 
 INDEX_BITS = 12
 
@@ -62,6 +63,21 @@ def test_dense_synapses_are_all_pairs() -> None:
     assert connections(made, "layer", INDEX_BITS) == 35
 
 
+@pytest.mark.parametrize("bits", [8, 12])
+def test_weight_memory_holds_recurrent_synapses(bits: int) -> None:
+    net = ProgramBuilder((4, 3, 3))
+    net.cuba_lif("cuba", net.conv("conv", "input", 4), kernel=(3, 3), groups=2, weight_bits=bits)
+    made = net.finish(timesteps=2)
+    recurrent = made["cuba"].op
+    assert isinstance(recurrent, RecurrentCubaLIF)
+    stored = [made["conv"].op.weight, *(part.weight for part in recurrent.parts())]
+    assert len(stored) == (2 if bits == 8 else 3)
+    # without indices all weights are stored, each in the bits of the largest of its array
+    largest = [int(np.abs(each.astype(np.int64)).max()) for each in stored]
+    expected = sum(each.size * (1 + most.bit_length()) for each, most in zip(stored, largest, strict=True))
+    assert weight_memory_bits(made, 0) == expected
+
+
 def test_real_weights_and_their_errors() -> None:
     op = conv((3, 2, 1, 1))
     made = program(op, (2, 4, 4), (3, 4, 4))
@@ -78,10 +94,18 @@ def test_real_weights_and_their_errors() -> None:
     assert math.isclose(tenth, 20.0, abs_tol=1e-9)
 
 
-def lif_after(low: int, *, dv: int, bias: int = 0, timesteps: int = 4) -> bool:
+def lif_of(du: int, dv: int, bias: int = 0) -> LIF:
+    return LIF(SPIKE, 16, du, dv, np.array([bias], np.int16), np.array([6], np.int8))
+
+
+def clips(lif: LIF, low: int, timesteps: int) -> bool:
+    """Whether neurons that are given the same in each step clip a potential."""
+    return bool(lif.evaluate(np.full((timesteps, 1, 1, 1, 1), low, dtype=np.int64)).clipped)
+
+
+def lif_after(low: int, *, dv: int, du: int = LOIHI.du_no_memory, bias: int = 0, timesteps: int = 4) -> bool:
     source = Node("input", Input(Signal(SignalKind.GRADED, 4, low, 0)), (), (1, 1, 1))
-    lif = LIF(SPIKE, 16, LOIHI.du_no_memory, dv, np.array([bias], np.int16), np.array([6], np.int8))
-    node = Node("lif", lif, ("input",), (1, 1, 1))
+    node = Node("lif", lif_of(du, dv, bias), ("input",), (1, 1, 1))
     return may_clip(Program((source, node), timesteps=timesteps), "lif")
 
 
@@ -93,6 +117,23 @@ def test_potentials_saturate_where_their_worst_sum_leaves_24_bits() -> None:
     assert lif_after(-largest + 10, dv=2048, bias=-20)
     assert not lif_after(-largest - 1, dv=2048, timesteps=1)
     assert lif_after(-largest, dv=1024)
+
+
+def test_a_current_with_memory_gathers_until_potentials_saturate() -> None:
+    # both halving, u is 64 a (1, 3/2, 7/4, 15/8) and v ends as 64 a (15/8 + 7/8 + 3/8 + 1/8) = 208 a
+    largest = LOIHI.v_max // 208
+    for low, expected in ((-largest, False), (-largest - 1, True)):
+        assert lif_after(low, du=2047, dv=2048) is expected
+        assert clips(lif_of(2047, 2048), low, 4) is expected
+    assert not lif_after(-largest - 1, dv=2048)
+
+
+def test_a_spike_resets_the_potential_and_not_what_its_current_gathered() -> None:
+    """A bias makes the first step fire; what the input gathers in the current then pushes down from zero."""
+    lows = range(-3750, -3650)
+    found = [clips(lif_of(0, 0, bias=4000), low, 9) for low in lows]
+    assert 0 < sum(found) < len(lows)
+    assert [lif_after(low, du=0, dv=0, bias=4000, timesteps=9) for low in lows] == found
 
 
 def test_rounded_counts_leave_potentials_that_saturate_below() -> None:
