@@ -178,20 +178,16 @@ LARGEST_IMAGE_SIZE = 4096
 """Edge, in pixels; there is a parameter for each neuron, and far beyond this they do not fit into memory."""
 
 
-def stage_sizes(architecture: Architecture, image_size: int) -> tuple[int, ...]:
-    """Return the edge of each stage's feature map, in pixels, for a square image of edge ``image_size``.
+def _check_filled(architecture: Architecture, image_size: int, rounding: Rounding | None) -> None:
+    """See that patches fill each stage's feature map.
 
     A convolution or pool of stride 2 here gives ceil(n / 2), and that is what is computed, whatever ``patch_counts``
     rounds.
 
     Raises:
-        UnsupportedError: where a stage's size is not divisible by its patch size, or the image is too large.
+        UnsupportedError: where a stage's size is not divisible by its patch size, or the image is too large. The sizes
+            that it recommends are those that work with the rounding, or with both.
     """
-    return _filled_sizes(architecture, image_size, None)
-
-
-def _filled_sizes(architecture: Architecture, image_size: int, rounding: Rounding | None) -> tuple[int, ...]:
-    """``stage_sizes``; the sizes that its error recommends are those that work with a rounding, or with both."""
     if image_size > LARGEST_IMAGE_SIZE:
         raise UnsupportedError(f"image size {image_size}: the limit is {LARGEST_IMAGE_SIZE}; choose a smaller one")
     sizes = _sizes(architecture, image_size, "ceil")
@@ -201,7 +197,6 @@ def _filled_sizes(architecture: Architecture, image_size: int, rounding: Roundin
                 f"image size {image_size}: stage {stage} is {size}x{size}, which patches of {patch_size}x{patch_size} "
                 f"do not fill; {_advice(architecture, image_size, rounding)}"
             )
-    return sizes
 
 
 def patch_counts(architecture: Architecture, image_size: int, rounding: Rounding | None) -> tuple[int, ...]:
@@ -220,7 +215,7 @@ def patch_counts(architecture: Architecture, image_size: int, rounding: Rounding
     Raises:
         UnsupportedError: where patches do not fill a stage, L would be 0, or no rounding is given and it matters.
     """
-    _filled_sizes(architecture, image_size, rounding)
+    _check_filled(architecture, image_size, rounding)
     floor, ceil = (_counts(architecture, image_size, each) for each in ("floor", "ceil"))
     for stage in _attentive(architecture):
         if rounding is None and floor[stage] != ceil[stage]:

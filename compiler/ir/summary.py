@@ -121,6 +121,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def ordinal(number: int) -> str:
+    """A place in a row: "1st", "12th", "23rd"."""
+    tens, ones = divmod(number % 100, 10)
+    return f"{number:,}{'th' if tens == 1 else {1: 'st', 2: 'nd', 3: 'rd'}.get(ones, 'th')}"
+
+
 def sizes(shape: Sequence[int]) -> str:
     """A shape: "3 x 224 x 224"."""
     return " x ".join(map(str, shape))

@@ -16,6 +16,8 @@ OPTIONS = ("bin_ms", "bin_events", "split_by", "sensor_size", "pool", "keep_midd
 """Under their names in the parsed arguments."""
 LONGEST_BIN = 1e9
 """Milliseconds: eleven days."""
+RECORDINGS = ".aedat4, .raw, .dat, .bin, .h5, .hdf5, or events in .npy or .npz"
+"""The names of recordings end so; written out, as the formats themselves need NumPy, and ``--help`` answers without."""
 
 
 def add_event_options(parser: argparse._ActionsContainer) -> None:
@@ -87,10 +89,7 @@ def check_event_usage(arguments: argparse.Namespace, *paths: Path | None) -> Non
     from resformer.compiler.samples.events.formats import is_event_file
 
     if not any(path is not None and (path.is_dir() or is_event_file(path)) for path in paths):
-        raise UsageError(
-            f"{_option(given[0])}: goes with a recording of an event camera (.aedat4, .raw, .dat, .bin, .h5, or "
-            "events in .npy or .npz)"
-        )
+        raise UsageError(f"{_option(given[0])}: goes with a recording of an event camera ({RECORDINGS})")
 
 
 def _given(arguments: argparse.Namespace) -> list[str]:

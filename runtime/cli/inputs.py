@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resformer.runtime.cli.event_options import add_event_options, check_event_usage, event_binning
+from resformer.runtime.cli.event_options import RECORDINGS, add_event_options, check_event_usage, event_binning
 from resformer.runtime.cli.sample_options import check_preprocessing_usage, require_file, run_preprocessing
 from resformer.runtime.cli.terminal import UsageError, positive_int
 
@@ -26,8 +26,7 @@ def add_input_options(parser: argparse._ActionsContainer, *, required: bool = Tr
         required=required,
         metavar="X",
         help="a folder of images; or images (N, C, H, W) or event frames (N, T, C, H, W) as .npy or .npz; pixels of 8 "
-        "bits are divided by 255; or a recording of an event camera (.aedat4, .raw, .dat, .bin, .h5, or events in .npy "
-        "or .npz)",
+        f"bits are divided by 255; or a recording of an event camera ({RECORDINGS})",
     )
     parser.add_argument(
         "--samples",

@@ -303,5 +303,7 @@ def total_rows(cost: Cost) -> list[tuple[str, str]]:
     }
     rows.extend((title, ", ".join(names)) for title, names in told.items() if names)
     if placement.violations:
-        rows.append(("does not fit", f"{len(placement.violations)} limits of {chip.name} are exceeded: see --check"))
+        exceeded = counted(len(placement.violations), "limit")
+        verb = "is" if len(placement.violations) == 1 else "are"
+        rows.append(("does not fit", f"{exceeded} of {chip.name} {verb} exceeded: see --check"))
     return rows

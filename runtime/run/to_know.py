@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from resformer.compiler.ir.summary import listed
+from resformer.compiler.ir.summary import counted, listed
 
 PIXELS = {255: 16.0, 65535: 4096.0}
 """Largest value of pixels of 8 and 16 bits, and from where on an input's largest value looks like one of them."""
@@ -25,7 +25,10 @@ def clipping(count: int, largest: float, bounds: tuple[float, float], *, frames:
     if not count:
         return ()
     low, high = bounds
-    clipped = f"input: {count:,} values were clipped to the range that the program takes, {low:g} to {high:g}"
+    were = "was" if count == 1 else "were"
+    clipped = (
+        f"input: {counted(count, 'value')} {were} clipped to the range that the program takes, {low:g} to {high:g}"
+    )
     return (f"{clipped}; the largest is {largest:g}: {_hint(largest, high, frames=frames)}",)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def _float_graph(
         layers=_sum([_counts(comparison) for comparison in tally.float_graph.values()]),
         demanded=True,
         passed=not any(comparison.wrong for comparison in tally.float_graph.values()),
-        note=_stages(sides),
+        note=compared_graphs(sides.graphs),
         divergence=divergence,
         extra={
             "graphs": {
@@ -81,13 +81,18 @@ def _float_graph(
     )
 
 
-def _stages(sides: Sides) -> str:
-    """Which float graphs were compared, in words."""
-    files = sum(stage.startswith(A_FILE) for stage in sides.graphs)
-    if files == len(sides.graphs):
+def compared_graphs(stages: Collection[str]) -> str:
+    """Which float graphs were compared, in words.
+
+    Args:
+        stages: Their names: of the import, of each pass, and of files.
+    """
+    files = sum(stage.startswith(A_FILE) for stage in stages)
+    if files == len(stages):
         return "the build's file"
-    passes = f"the import, after each of {len(sides.graphs) - 1 - files} passes"
-    return f"{passes}, and the build's file" if files else passes
+    passes = len(stages) - 1 - files
+    after = {0: "", 1: ", after its only pass"}.get(passes, f", after each of {passes} passes")
+    return f"the import{after}" + (", and the build's file" if files else "")
 
 
 def _backend(program: Scheduled, tally: Tally, backend: str, samples: Samples, expected: Mapping[str, int]) -> Check:

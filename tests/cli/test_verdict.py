@@ -90,6 +90,7 @@ def test_clipped_input_tells_its_largest_value_and_the_range(
 
 def test_a_range_that_nearly_holds_pixels_is_no_hint_to_divide(sound: Verification) -> None:
     (line,) = clean(sound, clipped=1, largest_input=255.0, input_range=(-200.0, 200.0)).to_know
+    assert line.startswith("input: 1 value was clipped to the range that the program takes, -200 to 200; the largest")
     assert "divide" not in line
 
 

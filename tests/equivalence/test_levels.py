@@ -293,7 +293,7 @@ def test_neurons_that_remember(decay: float, exact: bool, fills: bool) -> None:
 
 
 def test_steps_out_of_order_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"first: remembers, and is given step 3 when it runs for the 1\. time"):
+    with pytest.raises(UnsupportedError, match=r"first: remembers, and is given step 3 when it runs for the 1st time"):
         resformer.compile(OverTime(decay=0.25, backwards=True), FRAMES, "sim")
 
 

@@ -267,7 +267,7 @@ def test_lava_fires_the_same(kind: str) -> None:
     [
         (nn.Sequential(layer.Conv2d(2, 4, 3), lif()), r"0 \(Conv2d\): is in step mode 's'.*functional.set_step_mode"),
         (net(layer.Conv2d(2, 4, 3), lif(), layer.SynapseFilter()), "2: a SynapseFilter keeps a state"),
-        (Loop(lambda inner, x: inner(x[3])), "is given step 3 when it runs for the 1. time"),
+        (Loop(lambda inner, x: inner(x[3])), "is given step 3 when it runs for the 1st time"),
         (Loop(lambda inner, x: sum(inner(x[t]) for t in range(3))), r"reads the sum of steps \[0, 1, 2\] of 4"),
         (Loop(lambda inner, x: [inner(frame) for frame in x][-1]), "returns what step 3 makes"),
         (Case(lambda net, a, b: b, layer.AvgPool2d(4, 4, ceil_mode=True)), "by windows of several sizes"),

@@ -22,6 +22,7 @@ from resformer.compiler.frontend.module.written import COMPARISONS, SAME, forget
 from resformer.compiler.ir.arrays import Shape
 from resformer.compiler.ir.ops import MOST_SPIKES
 from resformer.compiler.ir.primitives import IntegerLIF, constant
+from resformer.compiler.ir.summary import ordinal
 from resformer.errors import UnsupportedError
 
 NO_FLOOR = -1e30
@@ -330,8 +331,8 @@ def level_calls(tracing: Tracing, marked: Sequence[fx.Node | None]) -> tuple[Lev
         ran = [each.step for each in calls if each is not None and each.name == value.node]
         if node.args[4] and step != len(ran):
             raise UnsupportedError(
-                f"{value.node}: remembers, and is given step {step} when it runs for the {len(ran) + 1}. time; let the "
-                f"loop take the steps in order, each once ({user_line(node)})"
+                f"{value.node}: remembers, and is given step {step} when it runs for the {ordinal(len(ran) + 1)} time; "
+                f"let the loop take the steps in order, each once ({user_line(node)})"
             )
         compares = node.target is torch.ops.resformer.written.default
         calls.append(LevelCall(value.node, step, value.layout, value.shape, most, compares))

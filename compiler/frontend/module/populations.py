@@ -28,6 +28,7 @@ from resformer.compiler.frontend.module.values import (
 from resformer.compiler.ir.primitives import (
     SampleDelay,
 )
+from resformer.compiler.ir.summary import ordinal
 from resformer.errors import UnsupportedError
 
 
@@ -110,7 +111,7 @@ def fire_once(
         shown = ", ".join(map(str, value.steps or ()))
         raise tracing.refusal(
             node,
-            f"is given step {shown} when it runs for the {step + 1}. time",
+            f"is given step {shown} when it runs for the {ordinal(step + 1)} time",
             "let the loop take the steps in order, each once, and every population run once in each",
         )
     if calls and (calls[0].node, calls[0].layout) != (value.node, value.layout):

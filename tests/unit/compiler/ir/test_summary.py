@@ -16,6 +16,7 @@ from resformer.compiler.ir.summary import (
     Summary,
     as_html,
     as_text,
+    ordinal,
     sizes,
 )
 
@@ -127,3 +128,10 @@ def test_objects_print_as_their_summary() -> None:
     assert Thing()._repr_html_() == as_html(("Thing", [("size", "3 x 4")]))
     assert More()._repr_html_() == as_html(("Thing", [("size", "3 x 4")]), False, ("Rows", (("a",), [("b",)])))
     assert Elements(Thing()._repr_html_()).texts == ["Thing", "size", "3 x 4"]
+
+
+def test_ordinals() -> None:
+    numbers = (1, 2, 3, 4, 10, 11, 12, 13, 20, 21, 22, 23, 101, 111, 113, 1003)
+    assert " ".join(map(ordinal, numbers)) == (
+        "1st 2nd 3rd 4th 10th 11th 12th 13th 20th 21st 22nd 23rd 101st 111th 113th 1,003rd"
+    )

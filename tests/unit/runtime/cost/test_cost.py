@@ -19,7 +19,7 @@ from resformer.compiler.placement.activity import Activity, measure
 from resformer.compiler.placement.place import Placement, place, tile_positions
 from resformer.compiler.placement.traffic import route
 from resformer.errors import FileFormatError
-from resformer.runtime.cost.cost import Cost, estimate, to_json
+from resformer.runtime.cost.cost import Cost, estimate, to_json, total_rows
 from support.program_builder import ProgramBuilder, tiny_resformer
 
 LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")
@@ -231,6 +231,14 @@ def test_routes_of_one_to_one_connections_are_from_box_to_like_box() -> None:
     )
     assert way.fan_out == 1
     assert (way.hops_east_west, way.hops_north_south) == pytest.approx(tuple(np.abs(distance).mean(axis=0)))
+
+
+@pytest.mark.parametrize(("lines", "told"), [(1, "1 limit of loihi2 is"), (2, "2 limits of loihi2 are")])
+def test_what_does_not_fit_is_counted(run, lines: int, told: str) -> None:
+    cost = cost_on(run, load_chip("loihi2"))
+    exceeding = replace(cost, placement=replace(cost.placement, violations=("a line",) * lines))
+    assert total_rows(exceeding)[-1] == ("does not fit", f"{told} exceeded: see --check")
+    assert total_rows(cost)[-1][0] != "does not fit"
 
 
 def test_json_holds_every_constants_source(run) -> None:
