@@ -122,17 +122,18 @@ def answers(program: Program, samples: npt.NDArray[np.int32]) -> list[Answer]:
     return found
 
 
-def check(trace: Trace, order: Sequence[int], known: Sequence[Answer]) -> Verdict:
+def check(trace: Trace, order: Sequence[int], known: Sequence[Answer], *, record: bool) -> Verdict:
     """Compare a run with the answers of the images that its batch holds.
 
     Args:
-        trace: Recorded or not.
+        trace: Of the run.
         order: Which image each sample is.
         known: By image.
+        record: Whether the run was to record everything: what it lacks then differs.
     """
     verdict = Verdict()
     found = digests(trace)
-    names = known[0].values.keys() if trace.spikes or trace.graded else [LOGITS]
+    names = known[0].values.keys() if record else [LOGITS]
     for name in names:
         for sample, image in enumerate(order):
             expected = known[image].values[name]
@@ -185,7 +186,7 @@ def compare(
             rows.append([label, "0", FAILED, f"{time.perf_counter() - start:.1f}", f"{type(error).__name__}"])
             continue
         taken = time.perf_counter() - start
-        verdict = check(trace, order, expected)
+        verdict = check(trace, order, expected, record=record)
         wrong = list(dict.fromkeys(verdict.wrong))
         named = ", ".join(wrong[:SHOWN]) + (f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else "")
         rows.append([label, str(verdict.compared), str(len(verdict.wrong)), f"{taken:.1f}", named or "-"])

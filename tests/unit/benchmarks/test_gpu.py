@@ -129,30 +129,35 @@ def test_what_differs_from_the_reference_is_named(exact: ModuleType) -> None:
     known = exact.answers(program, samples)
     order = [1, 0, 1]
     trace = SimBackend().run(program, samples[order], record=True)
-    verdict = exact.check(trace, order, known)
+    verdict = exact.check(trace, order, known, record=True)
     assert verdict.compared > 3 * 3 * len(trace.spikes)
     assert not verdict.wrong
-    assert exact.check(trace, [0, 0, 1], known).wrong
+    assert exact.check(trace, [0, 0, 1], known, record=True).wrong
 
     name, train = next(iter(trace.spikes.items()))
     dense = train.dense()
     dense[2, 1].reshape(-1)[0] ^= True
     spikes = {**trace.spikes, name: SpikeTrain.pack(dense)}
-    assert exact.check(replace(trace, spikes=spikes), order, known).wrong == [name]
+    assert exact.check(replace(trace, spikes=spikes), order, known, record=True).wrong == [name]
     relay, values = next(iter(trace.graded.items()))
     changed = values.copy()
     changed[0, 2].reshape(-1)[-1] += 1
-    assert exact.check(replace(trace, graded={**trace.graded, relay: changed}), order, known).wrong == [relay]
+    graded = {**trace.graded, relay: changed}
+    assert exact.check(replace(trace, graded=graded), order, known, record=True).wrong == [relay]
     logits = trace.logits.copy()
     logits[2, 0, 0] += 1
-    assert exact.check(replace(trace, logits=logits), order, known).wrong == [exact.LOGITS]
+    assert exact.check(replace(trace, logits=logits), order, known, record=True).wrong == [exact.LOGITS]
     clipped = next(iter(trace.saturated))
     saturated = {**trace.saturated, clipped: trace.saturated[clipped] + 1}
-    assert exact.check(replace(trace, saturated=saturated), order, known).wrong == [f"saturated of {clipped}"]
+    found = exact.check(replace(trace, saturated=saturated), order, known, record=True)
+    assert found.wrong == [f"saturated of {clipped}"]
     lost = {each: train for each, train in trace.spikes.items() if each != name}
-    assert set(exact.check(replace(trace, spikes=lost), order, known).wrong) == {name}
+    assert set(exact.check(replace(trace, spikes=lost), order, known, record=True).wrong) == {name}
 
     unrecorded = SimBackend().run(program, samples[order])
-    verdict = exact.check(unrecorded, order, known)
+    # a run that was to record and did not lacks every name
+    lacking = exact.check(unrecorded, order, known, record=True)
+    assert set(lacking.wrong) == known[0].values.keys() - {exact.LOGITS}
+    verdict = exact.check(unrecorded, order, known, record=False)
     assert not verdict.wrong
     assert verdict.compared == 3 * 3 + len(trace.saturated) + len(trace.ties)
