@@ -1,12 +1,7 @@
-"""A width for each layer, under a budget of synapse memory: bits go where their loss is measured to cost most.
-
-Only convolutions get a width of their own. Recurrent weights keep the most bits, as their errors come back step after
-step, which no loss here counts; the budget counts what they take. A linear readout is not in the budget.
-"""
+"""A width for each layer, under a budget of synapse memory: bits go where their loss is measured to cost most."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,12 +12,11 @@ import torch
 
 from resformer.compiler.ir.arrays import WeightArray
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.primitives import RecurrentCubaLIF, as_weighted
+from resformer.compiler.ir.primitives import as_weighted
 from resformer.compiler.ir.storage import OUTLIER_BITS, mantissa_max, split_mantissas, stored_bits
-from resformer.compiler.ir.summary import listed
 from resformer.compiler.quantize.calibrate import Moments
 from resformer.compiler.quantize.clip import kept_magnitudes, least_exponents
-from resformer.compiler.quantize.plan import CONVOLUTIONAL, QuantizationPlan
+from resformer.compiler.quantize.plan import QuantizationPlan
 from resformer.compiler.target import LOIHI
 from resformer.errors import RangeError
 
@@ -36,7 +30,7 @@ WIDEST = OUTLIER_BITS
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What a layer loses at each width that it may have.
+    """What a layer loses at each width.
 
     Attributes:
         name: The layer.
@@ -50,11 +44,6 @@ class Sensitivity:
     losses: Mapping[int, float]
     memory: Mapping[int, int]
 
-    @property
-    def narrowest(self) -> int:
-        """The least width that it may have."""
-        return min(self.memory)
-
 
 def sensitivities(
     layers: Iterable[tuple[Node[nir.NIRNode], Moments]],
@@ -64,7 +53,7 @@ def sensitivities(
     per_channel: bool,
     index_bits: int,
 ) -> list[Sensitivity]:
-    """Measure every convolution at all widths that may be chosen, and recurrent weights at the widest.
+    """Measure every convolution at all widths that may be chosen.
 
     Args:
         layers: From ``quantize.calibrate.moments``.
@@ -82,15 +71,10 @@ def sensitivities(
             f"set --weight-bits to {NARROWEST} or more, or leave out --precision auto"
         )
     return [
-        _measure(node, seen, 2.0 ** -plan.weight_unit_exp(node), _widths(node, widest), per_channel, index_bits)
+        _measure(node, seen, 2.0 ** -plan.weight_unit_exp(node), range(NARROWEST, widest + 1), per_channel, index_bits)
         for node, seen in layers
-        if isinstance(node.op, CONVOLUTIONAL)
+        if isinstance(node.op, nir.Conv2d)
     ]
-
-
-def _widths(node: Node[nir.NIRNode], widest: int) -> range:
-    """The widths that may be chosen for a layer: of recurrent weights the widest alone."""
-    return range(widest if isinstance(node.op, RecurrentCubaLIF) else NARROWEST, widest + 1)
 
 
 def _measure(
@@ -141,7 +125,7 @@ def choose_widths(layers: list[Sensitivity], widest: int, budget: float) -> dict
     until all fits.
 
     Args:
-        layers: What each loses; one that may have no width but the widest keeps it, and its memory counts.
+        layers: What each loses.
         widest: The most bits.
         budget: Of the memory that ``LOIHI.weight_bits_max`` bits everywhere take, the share that the weights may take.
 
@@ -149,21 +133,19 @@ def choose_widths(layers: list[Sensitivity], widest: int, budget: float) -> dict
         RangeError: Not even the narrowest widths fit.
     """
     widths = {layer.name: widest for layer in layers}
-    whole = LOIHI.weight_bits_max * sum(layer.weights for layer in layers)
-    allowed, least = budget * whole, sum(layer.memory[layer.narrowest] for layer in layers)
-    if least > allowed:
-        fixed = [layer.name for layer in layers if layer.narrowest > NARROWEST]
-        beside = f" and {widest} bits of the recurrent weights of {listed(fixed)}" if fixed else ""
+    total = sum(layer.weights for layer in layers)
+    allowed = budget * LOIHI.weight_bits_max * total
+    if NARROWEST * total > allowed:
         raise RangeError(
             f"synapse budget: {budget:.0%} of the memory at {LOIHI.weight_bits_max} bits is less than {NARROWEST} bits "
-            f"everywhere{beside} take; allow at least {math.ceil(100 * least / whole)}%, or set --weight-bits"
+            f"everywhere take; allow at least {NARROWEST / LOIHI.weight_bits_max:.0%}, or set --weight-bits"
         )
     used = sum(layer.memory[widest] for layer in layers)
     while used > allowed:
-        candidates = [layer for layer in layers if widths[layer.name] > layer.narrowest]
-        cheapest = min(candidates, key=lambda layer: (_price(layer, widths[layer.name]), layer.name))
-        used -= _freed(cheapest, widths[cheapest.name])
-        widths[cheapest.name] -= 1
+        candidates = [layer for layer in layers if widths[layer.name] > NARROWEST]
+        least = min(candidates, key=lambda layer: (_price(layer, widths[layer.name]), layer.name))
+        used -= _freed(least, widths[least.name])
+        widths[least.name] -= 1
     return widths
 
 

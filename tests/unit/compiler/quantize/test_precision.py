@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resformer.compiler.ir.primitives import RecurrentCubaLIF
 from resformer.compiler.quantize.calibrate import moments
 from resformer.compiler.quantize.choose import QuantizationConfig, choose_plan
 from resformer.compiler.quantize.plan import QuantizationPlan
@@ -65,38 +64,6 @@ def test_fewer_bits_than_the_narrowest_are_refused() -> None:
 def test_a_budget_below_the_narrowest_is_refused() -> None:
     with pytest.raises(RangeError, match=r"synapse budget: 49% of the memory .* at least 50%, or set --weight-bits"):
         choose_widths([layer("a", 10, 1e-4)], 8, 0.49)
-
-
-def test_recurrent_weights_keep_their_width_and_count_in_the_budget() -> None:
-    recurrent = Sensitivity("recurrent", 100, {8: 1e-4}, {8: 800})
-    assert choose_widths([layer("a", 100, 1e-4), recurrent], 8, 0.75) == {"a": 4, "recurrent": 8}
-    assert choose_widths([layer("a", 100, 1e-4), recurrent], 8, 1.0) == {"a": 8, "recurrent": 8}
-    wanted = r"4 bits everywhere and 8 bits of the recurrent weights of recurrent take; allow at least 75%"
-    with pytest.raises(RangeError, match=wanted):
-        choose_widths([layer("a", 100, 1e-4), recurrent], 8, 0.74)
-
-
-def test_recurrent_weights_are_measured_at_the_widest_alone() -> None:
-    build = GraphBuilder((3, 4, 4))
-    shape = build.shape(build.conv("conv", "input", RNG.normal(size=(4, 3, 1, 1))))
-    neurons = RecurrentCubaLIF(
-        **dict.fromkeys(("syn_decay", "mem_decay", "v_bias"), np.zeros(shape)),
-        **dict.fromkeys(("v_threshold", "v_drop"), np.ones(shape)),
-        soft_reset=True,
-        weight=RNG.normal(size=(4, 4, 3, 3)),
-        bias=np.zeros(4),
-        padding=(1, 1),
-        dilation=(1, 1),
-        groups=1,
-    )
-    build.head(build.add("recurrent", neurons, "conv"))
-    graph = fold(build.finish())
-    plan = choose_plan(graph, estimated_ranges(graph), QuantizationConfig(), measured=False)
-    found = sensitivities(moments(graph, RNG.normal(size=(4, 3, 4, 4)), plan), plan, 8, per_channel=True, index_bits=12)
-    assert {each.name: each.memory for each in found} == {
-        "conv": {bits: 12 * bits for bits in range(4, 9)},
-        "recurrent": {8: 8 * 4 * 4 * 3 * 3},
-    }
 
 
 def test_a_layer_loses_four_times_as_much_for_each_bit_less() -> None:
