@@ -381,8 +381,9 @@ def test_noise_changes_the_input_of_each_image_alike_each_time(learning: ModuleT
     assert float((seen[1] - 0.2).std()) == pytest.approx(0.01, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["spikingresformer_cifar10_tiny", "spikingresformer_cifar10_tiny_4bit"])
-def test_the_checkpoints_that_lie_there_compile_and_verify(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "checks"), [("", 3), ("_4bit", 4), ("_4bit_t3", 4)])
+def test_the_checkpoints_that_lie_there_compile_and_verify(name: str, checks: int, tmp_path: Path) -> None:
+    name = f"spikingresformer_cifar10_tiny{name}"
     path, shown, report = FOLDER / f"{name}.pt", tmp_path / "x.npy", tmp_path / "r.json"
     assert path.stat().st_size < 3_000_000
     rng = np.random.default_rng(0)
@@ -395,5 +396,5 @@ def test_the_checkpoints_that_lie_there_compile_and_verify(name: str, tmp_path: 
     found = read_json(report)
     assert all(layer["fired"] for layer in found["layers"])
     demanded = [check for check in found["checks"].values() if check["demanded"]]
-    assert len(demanded) == (4 if name.endswith("4bit") else 3)
+    assert len(demanded) == checks
     assert [check["mismatched"] for check in demanded] == [0] * len(demanded)
