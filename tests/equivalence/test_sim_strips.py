@@ -13,7 +13,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.sim import SimBackend, byte_products, cpu_kernels, products
-from resformer.compiler.backends.sim.byte_products import shapes_of, strip_kernels
+from resformer.compiler.backends.sim.byte_products import in_words, shapes_of, strip_kernels
 from resformer.compiler.backends.sim.cpu_kernels import BY_LIBRARY as LAST
 from resformer.compiler.backends.sim.products import Products, StripProduct
 from resformer.compiler.backends.sim.strip_trials import HeadAttention, attention_by
@@ -27,7 +27,7 @@ from support.networks import with_input_range
 from support.program_builder import ProgramBuilder
 from support.sim_runs import assert_same_as
 
-KERNELS = ("product of bytes in tiles", "product of bytes in vectors")
+KERNELS = ("product of bytes in tiles", "product of bytes in vectors", "product of words in vectors")
 SHAPES = [
     # channels, heads, map, patch, exponent of y's weights
     (16, 2, 8, 2, 0),
@@ -102,8 +102,8 @@ def test_y_beyond_two_digits_goes_to_a_library(monkeypatch: pytest.MonkeyPatch) 
 def flip_one(right: Callable[..., Any]) -> Callable[..., None]:
     """A product whose last sum is one too large."""
 
-    def broken(shapes: Any, a: Any, b: Any, c: Any) -> None:
-        right(shapes, a, b, c)
+    def broken(shapes: Any, second: Any, a: Any, b: Any, c: Any) -> None:
+        right(shapes, second, a, b, c)
         c[-1, -1, -1] += 1
 
     return broken
@@ -116,9 +116,14 @@ def test_a_wrong_product_is_replaced(kernel: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(strips, "multiply_all", flip_one(strips.multiply_all))
     backend = SimBackend()
     assert_same_as(backend.run(program, samples), expected, record=False)
-    for name, shape in (("scores", "16x64 by 64x16"), ("mixed", "16x64 by 64x16")):
-        wanted = f"{name}: this machine's {kernel} ({shape}) sums wrongly; replaced by a product of a library"
+    for name in ("scores", "mixed"):
+        wanted = f"{name}: this machine's {kernel} ({shown(kernel)}) sums wrongly; replaced by a product of a library"
         assert wanted in backend.notes
+
+
+def shown(kernel: str) -> str:
+    """The size of either product of the first shape."""
+    return "16x32 by 32x16" if kernel == KERNELS[2] else "16x64 by 64x16"
 
 
 def test_a_product_that_breaks_later_is_noticed_by_self_check(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +132,7 @@ def test_a_product_that_breaks_later_is_noticed_by_self_check(kernel: str, monke
     backend.run(program, samples, self_check=True)
     strips = cpu_kernels.compiled_strips()
     monkeypatch.setattr(strips, "multiply_all", flip_one(strips.multiply_all))
-    with pytest.raises(BackendFailedError, match=rf"^scores: a {kernel} \(16x64 by 64x16\) summed wrongly"):
+    with pytest.raises(BackendFailedError, match=rf"^scores: a {kernel} \({shown(kernel)}\) summed wrongly"):
         backend.run(program, samples, self_check=True)
 
 
@@ -197,15 +202,18 @@ def test_the_trial_of_attention_meets_all_that_it_counts(width: int, patches: in
         assert met.all()
 
 
+@pytest.mark.parametrize("words", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_check_of_strips_finds_every_single_error(steps: int) -> None:
+def test_the_check_of_strips_finds_every_single_error(steps: int, words: bool) -> None:
     """Its digits are laid out as the kernels' are: a product of plain integers passes, and no other does."""
-    product = StripProduct("product", steps, 64, 16)
+    product = StripProduct("product", steps, 64, 16, words)
+    terms, types = (32, (np.int16, np.int16)) if words else (64, (np.uint8, np.int8))
     for drawn, (spikes, digits, _) in product.trials(2**31):
-        unpacked = digits.numpy().view(np.int8).reshape(steps, 16, 16, 4).swapaxes(2, 3).reshape(steps, 64, 16)
-        assert (unpacked.min(), unpacked.max()) == (-128, 127)
-        assert int(spikes.max()) == 255
-        result = torch.from_numpy((spikes.numpy().astype(np.int64) @ unpacked.astype(np.int64)).astype(np.int32))
+        unpacked = digits.numpy().view(types[1]).reshape(steps, 16, 16, -1).swapaxes(2, 3).reshape(steps, terms, 16)
+        gates = spikes.numpy().view(types[0])
+        assert (unpacked.min(), unpacked.max()) == ((-HELD, HELD) if words else (-128, 127))
+        assert int(gates.max()) == (1 if words else 255)
+        result = torch.from_numpy((gates.astype(np.int64) @ unpacked.astype(np.int64)).astype(np.int32))
         assert drawn.is_right((spikes, digits, result), result)
         for at in np.random.default_rng(0).integers(0, result.numel(), 50):
             wrong = result.clone()
@@ -215,28 +223,34 @@ def test_the_check_of_strips_finds_every_single_error(steps: int) -> None:
 
 def test_kernels_of_strips_are_right_and_wrap_nothing(kernel: str) -> None:
     (chosen,) = cpu_kernels.strip_kernels()
+    assert (shapes_of(chosen) is not None, in_words(chosen)) == (kernel == KERNELS[0], kernel == KERNELS[2])
     for depth, columns in ((64, 16), (128, 48), (448, 64), (192, 208)):
-        assert Products().choose([StripProduct("product", 2, depth, columns)], [chosen]) is chosen
-    assert (shapes_of(chosen) is not None) == (kernel == KERNELS[0])
+        product = StripProduct("product", 2, depth, columns, in_words(chosen))
+        assert Products().choose([product], [chosen]) is chosen
+        # what is laid out for another kernel it does not sum rightly, and so is found out
+        assert Products().choose([replace(product, words=not product.words)], [chosen]) is None
 
 
 @pytest.mark.parametrize(
-    ("told", "vectors", "tiles"),
+    ("told", "words", "vectors", "tiles"),
     [
-        ("", True, True),
-        ("default", True, True),
-        ("AVX512_CORE_AMX", True, True),
-        ("AVX512_CORE_FP16", True, False),
-        ("AVX512_CORE_VNNI", True, False),
-        ("AVX512_CORE", False, False),
-        ("AVX2_VNNI", False, False),
-        ("AVX2", False, False),
+        ("", True, True, True),
+        ("default", True, True, True),
+        ("AVX512_CORE_AMX", True, True, True),
+        ("AVX512_CORE_FP16", True, True, False),
+        ("AVX512_CORE_VNNI", True, True, False),
+        ("AVX512_CORE", True, False, False),
+        ("AVX2_VNNI", True, False, False),
+        ("AVX2", True, False, False),
+        ("AVX", False, False, False),
+        ("SSE41", False, False, False),
     ],
 )
 def test_what_onednn_may_not_use_strips_do_not_either(
-    told: str, vectors: bool, tiles: bool, monkeypatch: pytest.MonkeyPatch
+    told: str, words: bool, vectors: bool, tiles: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", told)
+    assert byte_products.allowed(byte_products.WORDS) == words
     assert byte_products.allowed(byte_products.VNNI) == vectors
     assert byte_products.allowed(byte_products.AMX) == tiles
 
@@ -282,6 +296,7 @@ def test_what_does_not_fit_is_refused() -> None:
         {"sums": matrices[2][:1]},
         {"digits": matrices[1][:, :15]},
         {"digits": matrices[1].astype(np.int64)},
+        {"second": None},
         {"spikes": matrices[0][:, :15]},
     ]
     wrong += [{name: half._replace(**each)} for each in changed for name in ("first", "second")]
@@ -290,7 +305,9 @@ def test_what_does_not_fit_is_refused() -> None:
             attend(**each)
     for shapes in (np.zeros(63, np.uint8), np.zeros(64, np.int8)):
         with pytest.raises(InvariantError):
-            strips.multiply_all(shapes, *matrices)
+            strips.multiply_all(shapes, 0, *matrices)
+    with pytest.raises(InvariantError):
+        strips.multiply_all(np.zeros(64, np.uint8), None, *matrices)
     for row0, first, rows, width in ((25, 0, 16, 16), (0, 25, 16, 16), (0, 0, 17, 16), (-1, 0, 16, 16), (0, 0, 16, 17)):
         with pytest.raises(InvariantError):
             strips.spread_spikes(x, row0, first, rows, width, half)
@@ -306,7 +323,8 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize("width", [5, 16, 37])
 @pytest.mark.parametrize("by_row", [False, True])
-def test_two_digits_hold_all_that_they_should(width: int, by_row: bool) -> None:
+@pytest.mark.parametrize("words", [False, True])
+def test_two_digits_and_words_hold_all_that_they_should(width: int, by_row: bool, words: bool) -> None:
     if cpu_kernels.compiled_loops() is None:
         pytest.skip("numba, which is optional, is not installed")
     strips = cpu_kernels.compiled_strips()
@@ -317,11 +335,13 @@ def test_two_digits_hold_all_that_they_should(width: int, by_row: bool) -> None:
     y[0, patches:, 2 : 2 + width] = np.linspace(-HELD, HELD, patches * width).round().reshape(patches, width) - bias
     matrices = (np.full((steps, 16, 128), 7, np.uint8), np.full((steps, 32, 48), 7, np.int32))
     neurons = np.int32(1), *(np.float32(each) for each in (0, 0.5, 1, -1))
-    half = strips.StripHalf(*matrices, np.zeros((steps, 16, 48), np.int32), second, neurons, y, 2, bias, None)
+    begins = None if words else second
+    half = strips.StripHalf(*matrices, np.zeros((steps, 16, 48), np.int32), begins, neurons, y, 2, bias, None)
     split = strips.digits_by_row if by_row else strips.digits_by_channel
     split(half, strips.Sizes(2, 1, width, 0, patches), 1, 0)
-    digits = half.digits.view(np.int8).reshape(steps, 32, 48, 4).swapaxes(2, 3).reshape(steps, 128, 48).astype(np.int64)
-    whole = digits[:, :second] + 255 * digits[:, second : 2 * second]
+    digits = half.digits.view(np.int16 if words else np.int8).reshape(steps, 32, 48, -1).swapaxes(2, 3)
+    digits = digits.reshape(steps, -1, 48).astype(np.int64)
+    whole = digits[:, :second] + (0 if words else 255 * digits[:, second : 2 * second])
     wanted = np.zeros((steps, 48, 48))
     taken = y[:, patches:, 2 : 2 + width] + bias
     if by_row:

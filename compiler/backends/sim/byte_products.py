@@ -1,4 +1,4 @@
-"""What instructions this processor has for products of bytes, and the kernels of ``strips`` that use them.
+"""What instructions this processor has for products of bytes and words, and the kernels of ``strips`` that use them.
 
 LLVM aborts the process where it must compile an instruction that it may not use, so the compiled loops ask here first.
 oneDNN's variable ONEDNN_MAX_CPU_ISA, which tells it what instructions to do without, tells these kernels, too: one
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 VNNI = ("avx512vnni", "avx512bw", "avx512vl")
 AMX = ("amx-tile", "amx-int8", *VNNI)
+WORDS = ("avx2",)
 """LLVM's names of what a kernel needs."""
 EVERYTHING = ("", "ALL", "DEFAULT")
 """Of oneDNN's variable: no limit."""
@@ -41,10 +42,18 @@ def strip_kernels() -> tuple[Kernel[StripProduct], ...]:
     """What may compute the products of ``strips``, the fastest first; none without numba."""
     found = []
     if _has(AMX) and _may_use_tiles():
-        found.append(Kernel("product of bytes in tiles", INT32_MAX, functools.partial(_compiled, shapes=tile_shapes())))
+        found.append(_strip_kernel("product of bytes in tiles", shapes=tile_shapes()))
     if _has(VNNI):
-        found.append(Kernel("product of bytes in vectors", INT32_MAX, functools.partial(_compiled, shapes=None)))
+        found.append(_strip_kernel("product of bytes in vectors"))
+    if _has(WORDS):
+        found.append(_strip_kernel("product of words in vectors", words=True))
     return tuple(found)
+
+
+def _strip_kernel(
+    name: str, *, shapes: npt.NDArray[np.uint8] | None = None, words: bool = False
+) -> Kernel[StripProduct]:
+    return Kernel(name, INT32_MAX, functools.partial(_compiled, shapes=shapes, words=words))
 
 
 def tile_shapes() -> npt.NDArray[np.uint8]:
@@ -62,8 +71,13 @@ def shapes_of(kernel: Kernel[StripProduct]) -> npt.NDArray[np.uint8] | None:
     return make.keywords["shapes"] if isinstance(make, functools.partial) else None
 
 
+def in_words(kernel: Kernel[StripProduct]) -> bool:
+    """Whether a kernel multiplies words of 16 bits."""
+    return isinstance(kernel.make, functools.partial) and kernel.make.keywords["words"]
+
+
 def strip_depth(depth: int) -> int:
-    """How many bytes two digits of so many have, as ``strips`` pads them."""
+    """How many bytes two digits of so many have, or so many words, as ``strips`` pads them."""
     return -(-2 * whole_lanes(depth) // TILE_BYTES) * TILE_BYTES
 
 
@@ -87,12 +101,14 @@ def compiling(what: str) -> Iterator[None]:
         raise KernelRefusedError(f"numba does not compile {what}: {error}") from error
 
 
-def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None) -> Compute:
+def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None, *, words: bool) -> Compute:
     from resformer.compiler.backends.sim import guarded_strips
 
+    second = None if words else 0
+
     def compute(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        with compiling("a product of bytes"):
-            guarded_strips.multiply_all(shapes, left.numpy(), right.numpy(), out.numpy())
+        with compiling("a product of words" if words else "a product of bytes"):
+            guarded_strips.multiply_all(shapes, second, left.numpy(), right.numpy(), out.numpy())
         return out
 
     return compute
@@ -114,6 +130,8 @@ def allowed(needed: Sequence[str]) -> bool:
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if most in EVERYTHING:
         return True
+    if needed is WORDS:
+        return not most.startswith("SSE41") and most != "AVX"
     if needed is AMX:
         return "AMX" in most
     return most.startswith("AVX10") or (most.startswith("AVX512_CORE") and most != "AVX512_CORE")

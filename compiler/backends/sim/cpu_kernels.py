@@ -2,7 +2,7 @@
 
 - Spikes are bytes of 0 and 1, weights 8-bit mantissas: oneDNN's int8 convolution sums them in int32 and scales by the
   channel's power of two in float32, exact while the sums stay below 2^24.
-- DSSA's products: by ``strips``, where the processor has instructions for products of bytes and two digits hold y;
+- DSSA's products: by ``strips``, where the processor has instructions for products of bytes or words and they hold y;
   elsewhere y is split into digits to the base 256, each an int8 matrix product of a library with the spikes, and the
   digits' sums are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
 - Sums, relays and neurons: ``loops``.
@@ -16,6 +16,8 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import math
+import time
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -24,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.byte_products import shapes_of, strip_depth, strip_kernels, whole_lanes
+from resformer.compiler.backends.sim.byte_products import in_words, shapes_of, strip_depth, strip_kernels, whole_lanes
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, Plan, Step, Value
 from resformer.compiler.backends.sim.products import (
@@ -39,8 +41,8 @@ from resformer.compiler.backends.sim.products import (
 )
 from resformer.compiler.backends.sim.strip_trials import HeadAttention, attention_by
 from resformer.compiler.backends.sim.torch_kernels import (
+    FLOATS,
     INT8_MATRIX,
-    INT64,
     TorchKernels,
     channel_share,
     halves_exactly,
@@ -62,6 +64,9 @@ PATCH_MAX = 3
 """Up to this edge oneDNN convolves patches faster than a matrix product does, and rightly on all machines tried."""
 ATTENTION_ROWS = 112
 """Positions whose attention is computed at a time, for all steps, by a library: their sums stay in a core's L2."""
+
+PLAIN_LOOPS = 8
+"""A product of int8 matrices that takes so many times as long as float32's is made by plain loops; they take 50."""
 
 BY_LIBRARY = "product of a library"
 """What takes the place of strips, for notes."""
@@ -90,7 +95,8 @@ class CpuKernels(TorchKernels):
         convs = [INT8_CONV, FLOAT_CONV] if in_int8 else [FLOAT_CONV]
         if INT8_MATRIX in matrices:
             matrices.remove(INT8_MATRIX)
-            convs.insert(0 if synapses.window.is_patch and max(synapses.kernel) > PATCH_MAX else 1, INT8_MATRIX)
+            if int8_matrices_pay():
+                convs.insert(0 if synapses.window.is_patch and max(synapses.kernel) > PATCH_MAX else 1, INT8_MATRIX)
         return convs + matrices
 
     def neurons(self, step: NeuronStep, block: Block) -> Work:
@@ -296,7 +302,9 @@ class Attention:
         product = Int8Product.of(name, left, right)
         key = (name, *product.key)
         if key not in self._known:
-            self._known[key] = self._products.bind(product, INT8_PRODUCTS)
+            reach = 128 * left.shape[1]
+            floats = [kernel for kernel in WIDER_PRODUCTS if reach < kernel.limit]
+            self._known[key] = self._products.bind(product, [INT8_PRODUCT] * int8_matrices_pay() + floats)
         return self._known[key]
 
     def _split(self, room: Room, sample: int, head: int) -> None:
@@ -338,10 +346,10 @@ class StripAttention:
         otherwise: Attention,
     ) -> None:
         self._plan, self._inputs, self._otherwise = plan, step.inputs, otherwise
-        self._tiles = shapes_of(kernel)
+        self._tiles, self._words = shapes_of(kernel), in_words(kernel)
         patches, positions = (plan.values[name].positions for name in step.inputs[:2])
         self._sizes = compiled_strips().Sizes(plan.samples, *_heads_of(plan, step, block), positions, patches)
-        asked = self._asked(plan, step)
+        asked = self._asked(plan, step, words=self._words)
         self._multiply = [products.make(each, kernel) for each in asked] if products.self_check else None
         self._shapes_of_products = [(each.depth, each.columns) for each in asked]
 
@@ -350,23 +358,26 @@ class StripAttention:
         cls, plan: Plan, step: AttentionStep, block: Block, products: Products, otherwise: Attention
     ) -> StripAttention | None:
         """A step's, or None where this processor has no such instructions, or what they make is wrong."""
-        kernel = products.choose(cls._asked(plan, step), strip_kernels(), BY_LIBRARY)
-        if kernel is None:
-            return None
         y, (_, width) = plan.values[step.inputs[0]], _heads_of(plan, step, block)
         ties = step.lifs[0][1].counts_ties, step.lifs[1][1].counts_ties
         head = HeadAttention(step.writes[0], plan.timesteps, width, y.positions, ties)
-        if products.choose([head], [attention_by(kernel)], BY_LIBRARY) is None:
-            return None
-        return cls(plan, step, block, products, kernel, otherwise)
+        kernels = strip_kernels()
+        names = [*(each.name for each in kernels), BY_LIBRARY]
+        for kernel, instead in zip(kernels, names[1:], strict=True):
+            asked = cls._asked(plan, step, words=in_words(kernel))
+            if products.choose(asked, [kernel], instead) is None:
+                continue
+            if products.choose([head], [attention_by(kernel)], instead) is not None:
+                return cls(plan, step, block, products, kernel, otherwise)
+        return None
 
     @classmethod
-    def _asked(cls, plan: Plan, step: AttentionStep) -> list[StripProduct]:
+    def _asked(cls, plan: Plan, step: AttentionStep, *, words: bool) -> list[StripProduct]:
         """Both products of a strip."""
         y = plan.values[step.inputs[0]]
         width = y.channels // step.products[0][1].num_heads
         return [
-            StripProduct(name, plan.timesteps, strip_depth(depth), whole_lanes(columns))
+            StripProduct(name, plan.timesteps, strip_depth(depth), whole_lanes(columns), words)
             for (name, _), depth, columns in zip(step.products, (width, y.positions), (y.positions, width), strict=True)
         ]
 
@@ -396,7 +407,7 @@ class StripAttention:
         *neurons, tie = half.constants
         matrices = spikes.numpy(), digits.numpy(), sums.numpy()
         made: StripHalf = compiled_strips().StripHalf(
-            *matrices, whole_lanes(depth), tuple(neurons), *_read(y), half.bias, tie
+            *matrices, None if self._words else whole_lanes(depth), tuple(neurons), *_read(y), half.bias, tie
         )
         return made
 
@@ -524,11 +535,31 @@ def wider_products(_: Int8Product, dtype: torch.dtype) -> Compute:
 
 INT8_CONV: Kernel[Synapses] = Kernel("int8 convolution", EXACT_IN_FLOAT32, int8_convolution)
 FLOAT_CONV: Kernel[Synapses] = Kernel("convolution in float32", EXACT_IN_FLOAT32, float_convolution)
-INT8_PRODUCTS: tuple[Kernel[Int8Product], ...] = (
-    Kernel("matrix product in int8", INT32_MAX, int8_products),
-    Kernel("matrix product in float64", INT32_MAX, functools.partial(wider_products, dtype=torch.float64)),
-    Kernel(INT64, INT32_MAX, functools.partial(wider_products, dtype=torch.int64)),
+INT8_PRODUCT: Kernel[Int8Product] = Kernel("matrix product in int8", INT32_MAX, int8_products)
+WIDER_PRODUCTS: tuple[Kernel[Int8Product], ...] = tuple(
+    Kernel(name, min(limit, INT32_MAX), functools.partial(wider_products, dtype=dtype)) for name, limit, dtype in FLOATS
 )
+
+
+@functools.cache
+def int8_matrices_pay() -> bool:
+    """Whether torch multiplies int8 matrices here by more than plain loops, which take far longer than float32's.
+
+    For processors without VNNI it has those alone: about one multiply-accumulate in a nanosecond.
+    """
+    ones = torch.ones(128, 128, dtype=torch.int8)
+    in_floats = ones.float()
+    in_int8 = _least_seconds(lambda: torch._int_mm(ones, ones))
+    return in_int8 < PLAIN_LOOPS * _least_seconds(lambda: torch.matmul(in_floats, in_floats))
+
+
+def _least_seconds(run: Callable[[], object], rounds: int = 4) -> float:
+    least = math.inf
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        least = min(least, time.perf_counter() - start)
+    return least
 
 
 @functools.cache

@@ -36,7 +36,7 @@ class StripHalf(NamedTuple):
         spikes: (T, 16, depth), uint8.
         digits: (T, depth / 4, columns), int32.
         sums: (T, 16, columns), int32.
-        second: Where in depth the higher digit begins.
+        second: Where in depth the higher digit begins; None: both matrices are of words.
         neurons: The product's limit; the neurons' bias, share of the potential that is kept, threshold and floor.
         y: (T, samples * patches, all channels), float32.
         first: The first channel of the block in y.
@@ -47,7 +47,7 @@ class StripHalf(NamedTuple):
     spikes: Array
     digits: Array
     sums: Array
-    second: int
+    second: int | None
     neurons: tuple[np.int32, np.float32, np.float32, np.float32, np.float32]
     y: Array
     first: int
@@ -55,15 +55,15 @@ class StripHalf(NamedTuple):
     tie: np.float32 | None
 
 
-def multiply_all(shapes: Array | None, a: Array, b: Array, c: Array) -> None:
+def multiply_all(shapes: Array | None, second: int | None, a: Array, b: Array, c: Array) -> None:
     """The products of all steps of a strip.
 
     Raises:
         InvariantError: The matrices do not fit each other.
     """
-    _require_shapes(shapes)
+    _require_shapes(shapes, second)
     _require_matrices(a, b, c)
-    strips.multiply_all(shapes, a, b, c)
+    strips.multiply_all(shapes, second, a, b, c)
 
 
 def spread_spikes(x: Array, row0: int, first: int, rows: int, width: int, half: StripHalf) -> None:
@@ -135,7 +135,7 @@ def attend(
     Raises:
         InvariantError: An array is too small for what is read or written.
     """
-    _require_shapes(shapes)
+    _require_shapes(shapes, first.second)
     _require_halves(first, second, sizes)
     require(min(sizes) >= 0, f"sizes {sizes}")
     steps = len(first.spikes)
@@ -150,7 +150,8 @@ def attend(
     return found
 
 
-def _require_shapes(shapes: Array | None) -> None:
+def _require_shapes(shapes: Array | None, second: int | None) -> None:
+    require(shapes is None or second is not None, "tiles multiply bytes, and no words")
     fits = shapes is None or (shapes.shape == (64,) and shapes.dtype == np.uint8 and shapes.flags.c_contiguous)
     require(fits, "shapes of tiles are 64 bytes")
 
@@ -168,7 +169,8 @@ def _require_half(half: StripHalf, depth: int, columns: int) -> None:
     """See that two digits of so much depth, in whole vectors, and so many columns have room."""
     _require_matrices(half.spikes, half.digits, half.sums)
     held = -(-depth // LANES) * LANES
-    fits = depth >= 0 and half.second % 4 == 0 and held <= half.second and half.second + held <= half.spikes.shape[2]
+    second = held if half.second is None else half.second
+    fits = depth >= 0 and second % 4 == 0 and held <= second and second + held <= half.spikes.shape[2]
     require(fits, f"two digits of depth {depth}, the second at {half.second}, in {half.spikes.shape}")
     require(0 <= columns <= half.digits.shape[2], f"{columns} columns in digits of {half.digits.shape}")
 
@@ -177,6 +179,7 @@ def _require_halves(first: StripHalf, second: StripHalf, sizes: Sizes) -> None:
     _require_half(first, sizes.width, sizes.patches)
     _require_half(second, sizes.patches, sizes.width)
     require(len(first.sums) == len(second.sums), f"{len(first.sums)} steps, and {len(second.sums)}")
+    require((first.second is None) == (second.second is None), "one product of words, and one of bytes")
 
 
 def _require_sums(half: StripHalf, width: int) -> None:

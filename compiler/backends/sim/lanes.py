@@ -3,8 +3,8 @@
 numba leaves it to LLVM to find loops that vectors can run, in registers of half the width that these processors have,
 and with potentials that go through memory at every step. Here the vectors are said: a type of 16 lanes, in which
 numba's functions are written like others. Lanes are float32, int32, or the truth of a comparison. LLVM splits what a
-processor's registers do not hold, so this runs wherever numba does; :func:`dot_bytes` and the tiles at the end are
-instructions of some processors, and must not be compiled elsewhere (``strip_kernels`` says where).
+processor's registers do not hold, so this runs wherever numba does; the products in ``tiles`` are instructions of some
+processors, and must not be compiled elsewhere (``strip_kernels`` says where).
 
 Nothing here looks at bounds: ``guarded_loops`` and ``guarded_strips`` do, once a call.
 """
@@ -117,14 +117,15 @@ def store(typing: Any, array: Any, at: Any, lanes: Any, mask: Any) -> tuple[Any,
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def store_bytes(typing: Any, array: Any, at: Any, choices: Any, value: Any, mask: Any) -> tuple[Any, Codegen]:
-    """Write ``value`` where choices are true, and 0 elsewhere, to 16 bytes, or to those where a mask is true."""
+def store_choices(typing: Any, array: Any, at: Any, choices: Any, value: Any, mask: Any) -> tuple[Any, Codegen]:
+    """Write ``value`` where choices are true, and 0 elsewhere, to 16 integers, or to those where a mask is true."""
+    element = ir.IntType(array.dtype.bitwidth)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         array_type, mask_type = signature.args[0], signature.args[4]
-        where = address(context, builder, array_type, arguments[0], arguments[1], vector(_I8))
-        written = splat(builder, _I8, builder.trunc(arguments[3], _I8))
-        chosen = builder.select(arguments[2], written, ir.Constant(vector(_I8), None))
+        where = address(context, builder, array_type, arguments[0], arguments[1], vector(element))
+        written = splat(builder, element, builder.trunc(arguments[3], element))
+        chosen = builder.select(arguments[2], written, ir.Constant(vector(element), None))
         _write(builder, array_type, where, chosen, mask_type, arguments[4])
         return context.get_dummy_value()
 
@@ -141,11 +142,11 @@ def _write(builder: Any, array_type: Any, where: Any, value: Any, mask_type: Any
 # --- arithmetic
 
 
-def splat(builder: Any, element: ir.Type, value: Any) -> Any:
+def splat(builder: Any, element: ir.Type, value: Any, lanes: int = LANES) -> Any:
     """One value in all lanes."""
-    nothing = ir.Constant(vector(element), ir.Undefined)
+    nothing = ir.Constant(ir.VectorType(element, lanes), ir.Undefined)
     single = builder.insert_element(nothing, value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(single, nothing, ir.Constant(vector(_I32), [0] * LANES))
+    return builder.shuffle_vector(single, nothing, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -291,13 +292,26 @@ def four_bytes(typing: Any, a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Codege
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def store_low_bytes(typing: Any, array: Any, at: Any, lanes: Any, mask: Any) -> tuple[Any, Codegen]:
-    """Write the lowest bytes of integers to 16 bytes, or to those where a mask is true."""
+def two_words(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
+    """The lower 16 bits of two integers as one, the first lower."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        low, high = arguments
+        low = builder.and_(low, ir.Constant(vector(_I32), [0xFFFF] * LANES))
+        return builder.or_(low, builder.shl(high, ir.Constant(vector(_I32), [16] * LANES)))
+
+    return INTEGERS(INTEGERS, INTEGERS), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_low_bits(typing: Any, array: Any, at: Any, lanes: Any, mask: Any) -> tuple[Any, Codegen]:
+    """Write as many of the lowest bits of integers as 16 of an array's hold, or to those where a mask is true."""
+    element = ir.IntType(array.dtype.bitwidth)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         array_type, mask_type = signature.args[0], signature.args[3]
-        where = address(context, builder, array_type, arguments[0], arguments[1], vector(_I8))
-        _write(builder, array_type, where, builder.trunc(arguments[2], vector(_I8)), mask_type, arguments[3])
+        where = address(context, builder, array_type, arguments[0], arguments[1], vector(element))
+        _write(builder, array_type, where, builder.trunc(arguments[2], vector(element)), mask_type, arguments[3])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, INTEGERS, mask), codegen

@@ -27,7 +27,7 @@ from resformer.compiler.backends.sim.lanes import (
     load,
     plus,
     store,
-    store_bytes,
+    store_choices,
     times,
     total,
     truncated,
@@ -81,7 +81,7 @@ def _neurons_of_lanes(
             store(stream, s_at + t * s_step, x, mask)
         if fire is not None:
             fired, v, floored = integrate(x, v, lif_bias, keep, threshold, floor, floored, mask)
-            store_bytes(spikes, p_at + t * p_step, fired, 1, mask)
+            store_choices(spikes, p_at + t * p_step, fired, 1, mask)
             if tie is not None:
                 # a tie does not fire, so it is what the potential was left at
                 ties = counted(ties, equals(v, ties_at), mask)
@@ -105,7 +105,7 @@ def _product_neurons_of_lanes(
         kept = lesser(greater(whole, integers(-limit)), integers(limit))
         saturated = counted(saturated, differs(kept, whole), mask)
         fired, v, floored = integrate(as_floats(kept), v, floats(bias), keep, threshold, floor, floored, mask)
-        store_bytes(spikes, p_at + t * p_step, fired, 1, mask)
+        store_choices(spikes, p_at + t * p_step, fired, 1, mask)
         if tie is not None:
             ties = counted(ties, equals(v, floats(tie)), mask)
     return saturated, floored, ties

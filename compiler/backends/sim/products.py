@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from resformer.compiler.backends.sim.frame import is_out_of_memory
+from resformer.compiler.backends.sim.widths import HELD
 from resformer.compiler.ir import fixedpoint
 from resformer.compiler.ir.interval import EXACT_IN_FLOAT32, EXACT_IN_FLOAT64
 from resformer.compiler.ir.window import Window
@@ -484,54 +485,67 @@ class Int8Product:
 
 @dataclass(frozen=True, eq=False)
 class StripProduct:
-    """DSSA's product of a strip of 16 positions, at all steps: bytes by digits, as ``strips`` lays them out.
+    """DSSA's product of a strip of 16 positions, at all steps: bytes by digits, or words, as ``strips`` lays them out.
 
-    Kernels read (bytes, digits, out) and fill out.
+    Kernels read (spikes, digits or words, out) and fill out.
 
     Attributes:
         name: The node's.
         steps: T.
         depth: Of the sums, in bytes.
         columns: Of the result.
+        words: Whether both are words of 16 bits.
     """
 
     name: str
     steps: int
     depth: int
     columns: int
+    words: bool = False
 
     @property
     def shown(self) -> str:
         """Its size, for notes."""
-        return f"{STRIP_ROWS}x{self.depth} by {self.depth}x{self.columns}"
+        return f"{STRIP_ROWS}x{self.terms} by {self.terms}x{self.columns}"
+
+    @property
+    def terms(self) -> int:
+        """How many products a sum has."""
+        return self.depth // 2 if self.words else self.depth
 
     @property
     def key(self) -> tuple[object, ...]:
         """All that a kernel's choice of algorithm may depend on."""
-        return self.steps, self.depth, self.columns
+        return self.steps, self.depth, self.columns, self.words
 
     def trials(self, limit: int) -> Iterator[Trial]:
-        """Draw bytes and digits."""
+        """Draw spikes and digits, or words."""
         rng = np.random.default_rng(self.depth)
-        high = min(127, (limit - 1) // (255 * self.depth))
-        shape = self.steps, STRIP_ROWS, self.depth
+        most, largest = (1, HELD) if self.words else (255, 127)
+        high = min(largest, (limit - 1) // (most * self.terms))
+        shape = self.steps, STRIP_ROWS, self.terms
         for turn in range(PATTERNS):
-            left = _draw_images(rng, shape, 0, 255, turn).to(torch.uint8)
+            left = _draw_images(rng, shape, 0, most, turn).to(torch.int16 if self.words else torch.uint8)
             # columns first: patterns vary from one to the next
-            digits = _draw_images(rng, (self.columns, self.depth), -high - (high == 127), high, turn).to(torch.int8)
-            packed = digits.view(self.columns, -1, 4).transpose(0, 1).contiguous().view(torch.int32).squeeze(-1)
+            digits = _draw_images(rng, (self.columns, self.terms), -high - (high == 127), high, turn).to(self._digit)
+            neighbours = digits.view(self.columns, -1, 4 // digits.itemsize)
+            packed = neighbours.transpose(0, 1).contiguous().view(torch.int32).squeeze(-1)
             right = torch.stack([packed.roll(t, 1) for t in range(self.steps)])
-            yield self, (left, right, torch.empty(*shape[:2], self.columns, dtype=torch.int32))
+            yield self, (left.view(torch.uint8), right, torch.empty(*shape[:2], self.columns, dtype=torch.int32))
 
     def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
         """Whether all sums are right, by a random sum over each row."""
         left, right, _ = inputs
         r = torch.from_numpy(_odd_numbers(self.columns))
-        for spikes, packed, sums in zip(left, right, result, strict=True):
-            digits = packed.unsqueeze(-1).view(torch.int8).transpose(1, 2).reshape(self.depth, self.columns)
+        for spikes, packed, sums in zip(left.view(torch.int16) if self.words else left, right, result, strict=True):
+            digits = packed.unsqueeze(-1).view(self._digit).transpose(1, 2).reshape(self.terms, self.columns)
             if not torch.equal(_dot(sums, r), _dot(spikes, _dot(digits, r))):
                 return False
         return True
+
+    @property
+    def _digit(self) -> torch.dtype:
+        return torch.int16 if self.words else torch.int8
 
 
 def _dot(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.byte_products import compiling, shapes_of, strip_depth, whole_lanes
+from resformer.compiler.backends.sim.byte_products import compiling, in_words, shapes_of, strip_depth, whole_lanes
 from resformer.compiler.backends.sim.products import STRIP_ROWS, Compute, Kernel, StripProduct, Trial
 from resformer.compiler.backends.sim.widths import HELD
 from resformer.compiler.ir.interval import INT32_MAX
@@ -123,7 +123,7 @@ def attention_by(kernel: Kernel[StripProduct]) -> Kernel[HeadAttention]:
     """The loop over strips that multiplies by a kernel."""
 
     def make(head: HeadAttention) -> Compute:
-        return _Attend(head, shapes_of(kernel))
+        return _Attend(head, shapes_of(kernel), words=in_words(kernel))
 
     return Kernel(f"attention by {kernel.name.replace('product', 'products')}", INT32_MAX, make)
 
@@ -131,8 +131,8 @@ def attention_by(kernel: Kernel[StripProduct]) -> Kernel[HeadAttention]:
 class _Attend:
     """The loop, with memory of its own."""
 
-    def __init__(self, head: HeadAttention, tiles: npt.NDArray[np.uint8] | None) -> None:
-        self._head, self._tiles = head, tiles
+    def __init__(self, head: HeadAttention, tiles: npt.NDArray[np.uint8] | None, *, words: bool) -> None:
+        self._head, self._tiles, self._words = head, tiles, words
 
     def __call__(self, x: torch.Tensor, y1: torch.Tensor, y2: torch.Tensor) -> torch.Tensor:
         from resformer.compiler.backends.sim import guarded_strips
@@ -156,7 +156,7 @@ class _Attend:
             spikes=np.full((head.steps, STRIP_ROWS, held), 255, np.uint8),
             digits=np.full((head.steps, held // 4, made), -1, np.int32),
             sums=np.full((head.steps, STRIP_ROWS, made), -1, np.int32),
-            second=whole_lanes(depth),
+            second=None if self._words else whole_lanes(depth),
             neurons=(np.int32(head.limits[index]), f32(BIAS), f32(0.5), f32(threshold), f32(-LOIHI.v_max)),
             y=y,
             first=0,

@@ -1,14 +1,17 @@
 """DSSA in one compiled loop, a strip of 16 positions at a time, whose sums never leave the nearest caches.
 
 A strip's spikes are multiplied with the digits of y for all steps, the neurons fire, their spikes are multiplied with
-the digits of the other y, and the neurons after that fire. y + bias is held in two digits to the base 255, from -127 to
-127, one below the other: spikes stand twice in a row of their matrix, as 1 for the lower digit and as 255 for the
-higher, so that one sum in 32 bits is the product. Sums of digits may wrap on their way, and the sum is right all the
-same, since it fits.
+the digits of the other y, and the neurons after that fire.
 
-Matrices of bytes are (steps, 16, depth), and those of digits (steps, depth / 4, columns) of int32, each four int8 that
-are neighbours in depth. Depth is a multiple of 64, columns are one of 16. What is beyond the real ones is zero in the
-matrix of digits, and anything in the other.
+Where a processor multiplies bytes, y + bias is held in two digits to the base 255, from -127 to 127, one below the
+other: spikes stand twice in a row of their matrix, as 1 for the lower digit and as 255 for the higher, so that one sum
+in 32 bits is the product. Sums of digits may wrap on their way, and the sum is right all the same, since it fits. Where
+it multiplies words of 16 bits, y + bias is a word, and a spike is one, once. Both take as much memory. Where the higher
+digit begins, ``second``, says which it is: None where there are words, and numba makes code for the one or the other.
+
+Matrices of spikes are (steps, 16, depth) of bytes, and those of y (steps, depth / 4, columns) of int32, each four int8
+or two int16 that are neighbours in depth. Depth, in bytes, is a multiple of 64, columns are one of 16. What is beyond
+the real ones is zero in the matrix of y, and anything in the other.
 """
 
 from __future__ import annotations
@@ -33,31 +36,37 @@ from resformer.compiler.backends.sim.lanes import (
     nearest,
     plus,
     store,
-    store_bytes,
-    store_low_bytes,
+    store_choices,
+    store_low_bits,
     times,
     total,
+    two_words,
 )
 from resformer.compiler.backends.sim.loops import NOTHING, integrate
 from resformer.compiler.backends.sim.products import STRIP_ROWS
 from resformer.compiler.backends.sim.tiles import (
     clear_tile,
     configure_tiles,
-    dot_block,
+    dot_bytes,
     dot_tiles,
+    dot_words,
     load_tile,
     release_tiles,
     store_tile,
 )
 from resformer.compiler.backends.sim.widths import BASE, LANES, TILE_BYTES
 
+WORD_ROWS = 4
+"""Of a block of words: with two registers a row, and what they are multiplied with, they fill what AVX2 has."""
+
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def multiply(shapes: Any, a: Any, t: int, b: Any, c: Any) -> None:
+def multiply(shapes: Any, second: Any, a: Any, t: int, b: Any, c: Any) -> None:
     """One step's product of a strip.
 
     Args:
-        shapes: Of the tiles, which are configured so; None: there are none, but VNNI.
+        shapes: Of the tiles, which are configured so; None: there are none.
+        second: None: a and b are of words. Else of bytes, which tiles multiply, or VNNI.
         a: (steps, 16, depth), uint8.
         t: The step.
         b: (steps, depth / 4, columns), int32.
@@ -95,29 +104,34 @@ def multiply(shapes: Any, a: Any, t: int, b: Any, c: Any) -> None:
                 load_tile(5, b, b_at + k // 4 * columns + n, step)
                 dot_tiles(0, 4, 5)
             store_tile(0, c, c_at + n, step)
+    elif second is None:
+        for row in range(0, STRIP_ROWS, WORD_ROWS):
+            left, out = a_at + row * depth, c_at + row * columns
+            for n in range(0, columns, LANES):
+                dot_words(WORD_ROWS, 2, a, left, depth, b, b_at + n, columns, depth // 4, c, out + n, columns)
     else:
         threes = columns // (3 * LANES) * (3 * LANES)
         for row in range(0, STRIP_ROWS, 8):
             left, out = a_at + row * depth, c_at + row * columns
             for n in range(0, threes, 3 * LANES):
-                dot_block(8, 3, a, left, depth, b, b_at + n, columns, depth // 4, c, out + n, columns)
+                dot_bytes(8, 3, a, left, depth, b, b_at + n, columns, depth // 4, c, out + n, columns)
             for n in range(threes, columns, LANES):
-                dot_block(8, 1, a, left, depth, b, b_at + n, columns, depth // 4, c, out + n, columns)
+                dot_bytes(8, 1, a, left, depth, b, b_at + n, columns, depth // 4, c, out + n, columns)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def multiply_all(shapes: Any, a: Any, b: Any, c: Any) -> None:
+def multiply_all(shapes: Any, second: Any, a: Any, b: Any, c: Any) -> None:
     """The products of all steps; as :func:`multiply`."""
     if shapes is not None:
         configure_tiles(shapes)
     for t in range(len(a)):
-        multiply(shapes, a, t, b, c)
+        multiply(shapes, second, a, t, b, c)
     if shapes is not None:
         release_tiles()
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def spread_spikes(x: Any, row0: int, first: int, rows: int, width: int, second: int, a: Any) -> None:
+def spread_spikes(x: Any, row0: int, first: int, rows: int, width: int, second: Any, a: Any) -> None:
     """Copy a strip's spikes into its matrix, once for each digit.
 
     Args:
@@ -127,17 +141,29 @@ def spread_spikes(x: Any, row0: int, first: int, rows: int, width: int, second: 
         first: The first channel.
         rows: At most 16.
         width: How many channels.
-        second: Where in depth the higher digit begins.
+        second: Where in depth the higher digit begins, or None.
         a: (steps, 16, depth), uint8.
     """
+    words = a.view(np.int16)
     for t in range(len(a)):
         for row in range(rows):
-            x_row, low = x[t, row0 + row, first : first + width], a[t, row, :width]
-            for c in range(width):
-                low[c] = x_row[c]
-            high = a[t, row, second : second + width]
-            for c in range(width):
-                high[c] = np.uint8(BASE) * x_row[c]
+            x_row = x[t, row0 + row, first : first + width]
+            if second is None:
+                word = words[t, row, :width]
+                for c in range(width):
+                    word[c] = x_row[c]
+            else:
+                low, high = a[t, row, :width], a[t, row, second : second + width]
+                for c in range(width):
+                    low[c] = x_row[c]
+                for c in range(width):
+                    high[c] = np.uint8(BASE) * x_row[c]
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def words_of(y: Any, at: int, bias: Any, c: int, mask: Any) -> Any:
+    """16 values, int32."""
+    return nearest(plus(load(y, at, mask), load(bias, c, mask)))
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -149,7 +175,45 @@ def digits_of(y: Any, at: int, bias: Any, c: int, mask: Any) -> Any:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def digits_by_row(y: Any, row0: int, first: int, bias: Any, rows: int, second: int, b: Any) -> None:
+def words_by_row(y: Any, row0: int, first: int, bias: Any, rows: int, b: Any) -> None:
+    """y + bias as a matrix of words whose depth is y's rows and whose columns are its channels.
+
+    Arguments are those of :func:`digits_by_row`.
+    """
+    width, channels = len(bias), y.shape[2]
+    b[:] = 0
+    for t in range(len(b)):
+        for two in range(0, rows, 2):
+            for c in range(0, width, LANES):
+                mask = first_lanes(width - c)
+                at = (t * y.shape[1] + row0 + two) * channels + first + c
+                low, high = words_of(y, at, bias, c, mask), integers(np.int32(0))
+                if two + 1 < rows:
+                    high = words_of(y, at + channels, bias, c, mask)
+                store(b, (t * b.shape[1] + two // 2) * b.shape[2] + c, two_words(low, high), None)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def words_by_channel(y: Any, row0: int, first: int, bias: Any, rows: int, b: Any) -> None:
+    """y + bias as a matrix of words whose depth is y's channels and whose columns are its rows.
+
+    Arguments are those of :func:`digits_by_row`.
+    """
+    width = len(bias)
+    words = np.zeros((width + LANES - 1) // LANES * LANES, np.int16)
+    pairs = words.view(np.int32)
+    b[:] = 0
+    for t in range(len(b)):
+        for row in range(rows):
+            at = (t * y.shape[1] + row0 + row) * y.shape[2] + first
+            for c in range(0, width, LANES):
+                store_low_bits(words, c, words_of(y, at + c, bias, c, first_lanes(width - c)), None)
+            for two in range(len(pairs)):
+                b[t, two, row] = pairs[two]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def digits_by_row(y: Any, row0: int, first: int, bias: Any, rows: int, second: Any, b: Any) -> None:
     """y + bias as a matrix of digits whose depth is y's rows and whose columns are its channels.
 
     Args:
@@ -159,9 +223,12 @@ def digits_by_row(y: Any, row0: int, first: int, bias: Any, rows: int, second: i
         first: The first channel.
         bias: (width,).
         rows: How many.
-        second: Where in depth the higher digit begins, a multiple of 4.
+        second: Where in depth the higher digit begins, a multiple of 4; None: it becomes words.
         b: (steps, depth / 4, columns), int32.
     """
+    if second is None:
+        words_by_row(y, row0, first, bias, rows, b)
+        return
     width, channels = len(bias), y.shape[2]
     zero = integers(np.int32(0))
     b[:] = 0
@@ -184,11 +251,14 @@ def digits_by_row(y: Any, row0: int, first: int, bias: Any, rows: int, second: i
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def digits_by_channel(y: Any, row0: int, first: int, bias: Any, rows: int, second: int, b: Any) -> None:
+def digits_by_channel(y: Any, row0: int, first: int, bias: Any, rows: int, second: Any, b: Any) -> None:
     """y + bias as a matrix of digits whose depth is y's channels and whose columns are its rows.
 
     Arguments are those of :func:`digits_by_row`; ``second`` leaves room for the channels up to a multiple of 16.
     """
+    if second is None:
+        words_by_channel(y, row0, first, bias, rows, b)
+        return
     width = len(bias)
     held = (width + LANES - 1) // LANES * LANES
     low_bytes, high_bytes = np.zeros(held, np.uint8), np.zeros(held, np.uint8)
@@ -199,8 +269,8 @@ def digits_by_channel(y: Any, row0: int, first: int, bias: Any, rows: int, secon
             at = (t * y.shape[1] + row0 + row) * y.shape[2] + first
             for c in range(0, width, LANES):
                 low, high = digits_of(y, at + c, bias, c, first_lanes(width - c))
-                store_low_bytes(low_bytes, c, low, None)
-                store_low_bytes(high_bytes, c, high, None)
+                store_low_bits(low_bytes, c, low, None)
+                store_low_bits(high_bytes, c, high, None)
             for four in range(held // 4):
                 b[t, four, row] = low_words[four]
                 b[t, second // 4 + four, row] = high_words[four]
@@ -208,7 +278,7 @@ def digits_by_channel(y: Any, row0: int, first: int, bias: Any, rows: int, secon
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _fire_lanes(
-    sums: Any, s_at: int, s_step: int, steps: int, half: Any, tie: Any, out: Any, o_at: int, o_step: int, second: int,
+    sums: Any, s_at: int, s_step: int, steps: int, half: Any, tie: Any, out: Any, o_at: int, o_step: int, second: Any,
     mask: Any, padded: Any, counts: Any,
 ) -> Any:  # fmt: skip
     """16 neurons, over all steps; ``padded`` is None where what is beyond the mask must not be written."""
@@ -222,10 +292,11 @@ def _fire_lanes(
         fired, v, floored = integrate(as_floats(kept), v, floats(bias), keep, threshold, floor, floored, mask)
         at = o_at + t * o_step
         if padded is None:
-            store_bytes(out, at, fired, 1, mask)
+            store_choices(out, at, fired, 1, mask)
         else:
-            store_bytes(out, at, fired, 1, None)
-            store_bytes(out, at + second, fired, BASE, None)
+            store_choices(out, at, fired, 1, None)
+            if second is not None:
+                store_choices(out, at + second, fired, BASE, None)
         if tie is not None:
             # a tie does not fire, so it is what the potential was left at
             ties = counted(ties, equals(v, floats(tie)), mask)
@@ -243,7 +314,7 @@ def _fire(
     at: int,
     row_step: int,
     o_step: int,
-    second: int,
+    second: Any,
     padded: Any,
 ) -> tuple[int, int, int]:
     steps, s_step = sums.shape[0], STRIP_ROWS * sums.shape[2]
@@ -265,8 +336,8 @@ def _fire(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def fire_into_strip(sums: Any, rows: int, width: int, half: Any, tie: Any, second: int, a: Any) -> tuple[int, int, int]:
-    """Neurons whose spikes are a strip's matrix of bytes.
+def fire_into_strip(sums: Any, rows: int, width: int, half: Any, tie: Any, second: Any, a: Any) -> tuple[int, int, int]:
+    """Neurons whose spikes are a strip's matrix.
 
     Args:
         sums: (steps, 16, columns), int32: what they read.
@@ -275,15 +346,18 @@ def fire_into_strip(sums: Any, rows: int, width: int, half: Any, tie: Any, secon
         half: The product's limit, and the neurons' bias, share of the potential that one step keeps, threshold and
             floor.
         tie: The potential that is counted as a tie, or None: none is counted.
-        second: Where in depth the spikes stand again for the higher digit.
+        second: Where in depth the spikes stand again for the higher digit; None: they are words.
         a: (steps, 16, depth), uint8.
 
     Returns:
         How many sums were clipped, how many potentials from below, and how many were ties.
     """
-    found: tuple[int, int, int] = _fire(
-        sums, rows, width, half, tie, a, 0, a.shape[2], STRIP_ROWS * a.shape[2], second, True
-    )
+    found: tuple[int, int, int]
+    if second is None:
+        words = a.view(np.int16)
+        found = _fire(sums, rows, width, half, tie, words, 0, words.shape[2], STRIP_ROWS * words.shape[2], second, True)
+    else:
+        found = _fire(sums, rows, width, half, tie, a, 0, a.shape[2], STRIP_ROWS * a.shape[2], second, True)
     return found
 
 
@@ -311,8 +385,8 @@ def attend(
         x: (steps, samples * positions, all channels), uint8.
         x0: The first head's first channel in x.
         first: What the first product needs: its matrices of bytes and of digits, its sums, where in depth its higher
-            digit begins, ``half`` as :func:`fire_into_strip` has it, y, the first head's first channel in it, and what
-            is added to it.
+            digit begins, or None, ``half`` as :func:`fire_into_strip` has it, y, the first head's first channel in it,
+            and what is added to it.
         tie1: The potential of its neurons that is counted as a tie, or None.
         second: What the second needs; the first's neurons fire into its matrix of bytes.
         tie2: That of its neurons, or None.
@@ -339,11 +413,11 @@ def attend(
                 rows = min(STRIP_ROWS, positions - start)
                 spread_spikes(x, row0 + start, x0 + c, rows, width, second1, a1)
                 for t in range(len(a1)):
-                    multiply(shapes, a1, t, b1, sums1)
+                    multiply(shapes, second1, a1, t, b1, sums1)
                 found = fire_into_strip(sums1, rows, patches, half1, tie1, second2, a2)
                 saturated1, floored1, ties1 = saturated1 + found[0], floored1 + found[1], ties1 + found[2]
                 for t in range(len(a2)):
-                    multiply(shapes, a2, t, b2, sums2)
+                    multiply(shapes, second2, a2, t, b2, sums2)
                 found = fire_into_rows(sums2, rows, width, half2, tie2, spikes, row0 + start, p0 + c)
                 saturated2, floored2, ties2 = saturated2 + found[0], floored2 + found[1], ties2 + found[2]
     if shapes is not None:

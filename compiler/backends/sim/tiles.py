@@ -1,4 +1,4 @@
-"""Products of bytes into int32, for numba: AVX-512's VNNI, and the tiles of AMX.
+"""Products into int32, for numba: of bytes by AVX-512's VNNI and the tiles of AMX, of 16-bit words by AVX2.
 
 These are instructions of some processors. LLVM aborts the process where it must compile one that the processor lacks,
 so ``byte_products`` says first what there is.
@@ -6,72 +6,90 @@ so ``byte_products`` says first what there is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from resformer.compiler.backends.sim.lanes import Codegen, address, splat, vector
-from resformer.compiler.backends.sim.widths import LANES
+from resformer.compiler.backends.sim.lanes import Codegen, address, splat
+from resformer.compiler.backends.sim.widths import LANES, WORD_LANES
 
-_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _VOID = ir.VoidType()
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def dot_block(
-    typing: Any, rows: Any, columns: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, steps: Any,
-    c: Any, c_at: Any, c_step: Any,
-) -> tuple[Any, Codegen]:  # fmt: skip
-    """A block of a product of bytes, summed in registers: VNNI's.
+def _add_bytes(builder: Any, sums: Any, a: Any, b: Any) -> Any:
+    kind = ir.FunctionType(sums.type, [sums.type] * 3)
+    dot = builder.module.declare_intrinsic("llvm.x86.avx512.vpdpbusd.512", fnty=kind)
+    return builder.call(dot, [sums, a, b])
+
+
+def _add_words(builder: Any, sums: Any, a: Any, b: Any) -> Any:
+    words = ir.VectorType(_I16, 2 * sums.type.count)
+    multiply = builder.module.declare_intrinsic("llvm.x86.avx2.pmadd.wd", fnty=ir.FunctionType(sums.type, [words] * 2))
+    return builder.add(sums, builder.call(multiply, [builder.bitcast(each, words) for each in (a, b)]))
+
+
+def _block_of_dots(lanes: int, add_products: Callable[..., Any], doc: str) -> Any:
+    def operation(
+        typing: Any, rows: Any, columns: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any,
+        steps: Any, c: Any, c_at: Any, c_step: Any,
+    ) -> tuple[Any, Codegen]:  # fmt: skip
+        count, width = rows.literal_value, columns.literal_value
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+            _, _, a, a_at, a_step, b, b_at, b_step, steps, c, c_at, c_step = arguments
+            a_type, b_type, c_type = (signature.args[index] for index in (2, 5, 9))
+            register = ir.VectorType(_I32, lanes)
+            zero = ir.Constant(register, None)
+            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(width)] for _ in range(count)]
+            for each in (each for row in sums for each in row):
+                builder.store(zero, each)
+            with cgutils.for_range(builder, steps) as loop:
+                b_row = builder.add(b_at, builder.mul(loop.index, b_step))
+                taps = []
+                for column in range(width):
+                    at = builder.add(b_row, ir.Constant(_I64, column * lanes))
+                    taps.append(builder.load(address(context, builder, b_type, b, at, register), align=4))
+                a_four = builder.add(a_at, builder.mul(loop.index, ir.Constant(_I64, 4)))
+                for row in range(count):
+                    at = builder.add(a_four, builder.mul(a_step, ir.Constant(_I64, row)))
+                    four = builder.load(address(context, builder, a_type, a, at, _I32), align=1)
+                    spikes = splat(builder, _I32, four, lanes)
+                    for column in range(width):
+                        made = add_products(builder, builder.load(sums[row][column]), spikes, taps[column])
+                        builder.store(made, sums[row][column])
+            for row in range(count):
+                for column in range(width):
+                    at = builder.add(c_at, builder.mul(c_step, ir.Constant(_I64, row)))
+                    at = builder.add(at, ir.Constant(_I64, column * lanes))
+                    where = address(context, builder, c_type, c, at, register)
+                    builder.store(builder.load(sums[row][column]), where, 4)
+            return context.get_dummy_value()
+
+        place = types.intp
+        return types.void(rows, columns, a, place, place, b, place, place, place, c, place, place), codegen
+
+    operation.__doc__ = f"""{doc}
 
     Args:
         typing: Numba's.
         rows: Of the block, a literal.
-        columns: Of it, in vectors, a literal; rows times columns must fit the registers.
+        columns: Of it, in registers of {lanes} int32, a literal; rows times columns must fit the registers.
         a: uint8, of which row r starts at byte ``a_at + r * a_step``.
-        b: int32, four int8 each: those of four neighbours in depth, of one column; the four next in depth lie
-            ``b_step`` further.
-        steps: A quarter of the depth.
+        b: int32, four bytes each: those of neighbours in depth, of one column; the next ones lie ``b_step`` further.
+        steps: A quarter of the depth, which is in bytes.
         c: int32, of which row r starts at ``c_at + r * c_step``.
     """
-    count, width = rows.literal_value, columns.literal_value
+    return intrinsic(prefer_literal=True)(operation)
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
-        _, _, a, a_at, a_step, b, b_at, b_step, steps, c, c_at, c_step = arguments
-        a_type, b_type, c_type = (signature.args[index] for index in (2, 5, 9))
-        zero = ir.Constant(vector(_I32), None)
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(width)] for _ in range(count)]
-        kind = ir.FunctionType(vector(_I32), [vector(_I32)] * 3)
-        dot = builder.module.declare_intrinsic("llvm.x86.avx512.vpdpbusd.512", fnty=kind)
-        for each in (each for row in sums for each in row):
-            builder.store(zero, each)
-        with cgutils.for_range(builder, steps) as loop:
-            b_row = builder.add(b_at, builder.mul(loop.index, b_step))
-            taps = []
-            for column in range(width):
-                at = builder.add(b_row, ir.Constant(_I64, column * LANES))
-                taps.append(builder.load(address(context, builder, b_type, b, at, vector(_I32)), align=4))
-            a_four = builder.add(a_at, builder.mul(loop.index, ir.Constant(_I64, 4)))
-            for row in range(count):
-                at = builder.add(a_four, builder.mul(a_step, ir.Constant(_I64, row)))
-                word = builder.load(address(context, builder, a_type, a, at, _I32), align=1)
-                spikes = splat(builder, _I32, word)
-                for column in range(width):
-                    made = builder.call(dot, [builder.load(sums[row][column]), spikes, taps[column]])
-                    builder.store(made, sums[row][column])
-        for row in range(count):
-            for column in range(width):
-                at = builder.add(c_at, builder.mul(c_step, ir.Constant(_I64, row)))
-                at = builder.add(at, ir.Constant(_I64, column * LANES))
-                builder.store(
-                    builder.load(sums[row][column]), address(context, builder, c_type, c, at, vector(_I32)), 4
-                )
-        return context.get_dummy_value()
 
-    place = types.intp
-    return types.void(rows, columns, a, place, place, b, place, place, place, c, place, place), codegen
+dot_bytes = _block_of_dots(LANES, _add_bytes, "A block of a product of uint8 by int8, summed in registers: VNNI's.")
+dot_words = _block_of_dots(
+    WORD_LANES, _add_words, "A block of a product of int16, summed in registers: AVX2's. Sums of two products must fit."
+)
 
 
 def _call(builder: Any, name: str, arguments: list[Any]) -> Any:

@@ -4,7 +4,9 @@ TILES, TILE_ROWS, TILE_BYTES = 8, 16, 64
 """How many tiles a thread has, and how large they are."""
 LANES = 16
 """How many numbers of 32 bits a vector has."""
+WORD_LANES = 8
+"""How many of them a register has where words are multiplied."""
 BASE = 255
 """Of strips' digits: the most that a byte multiplies by."""
 HELD = 127 * (BASE + 1)
-"""The largest magnitude that two of these digits hold."""
+"""The largest magnitude that two of these digits hold; a word of 16 bits holds it, too."""
