@@ -4,9 +4,10 @@
     python benchmarks/roofline.py --variant s
 
 One thread runs one image again and again; each step's least processor time counts, which other programs disturb least.
-The roofline is the best rate that torch._int_mm reaches in the same run on large matrices. Multiply-accumulates are
-those of dense matrix products in 8 bits: DSSA's products count once for each 8-bit digit that their y has. The share is
-the time that these would take at the roofline, over the time that the step took.
+The roofline is the best rate that torch reaches in the same run on large matrices: of int8, or, where it has but plain
+loops for these, of float32. Multiply-accumulates are those of dense matrix products in 8 bits: DSSA's products count
+once for each 8-bit digit that their y has. The share is the time that these would take at the roofline, over the time
+that the step took; a step that adds weights for spikes alone may do without most of them, and exceed it.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from networks import ROOT, network, print_machine, print_table
 
-from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
+from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend, int8_matrices_pay
 from resformer.compiler.backends.sim.engine import Engine
 from resformer.compiler.backends.sim.frame import Frame, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, OpStep, Plan, Step, build_plan
@@ -31,17 +32,18 @@ DIGITS = 2
 """Of y, to the base 256: what its 16 bits need."""
 
 
-def int8_peak() -> float:
-    """Multiply-accumulates a second that one thread reaches."""
+def peak_rate() -> tuple[float, str]:
+    """Multiply-accumulates a second that one thread reaches, and of which type."""
+    multiply, dtype = (torch._int_mm, torch.int8) if int8_matrices_pay() else (torch.matmul, torch.float32)
     best = 0.0
     for rows, depth, columns in PEAK_SHAPES:
-        left = torch.randint(0, 2, (rows, depth), dtype=torch.int8)
-        right = torch.randint(-127, 128, (depth, columns), dtype=torch.int8)
+        left = torch.randint(0, 2, (rows, depth)).to(dtype)
+        right = torch.randint(-127, 128, (depth, columns)).to(dtype)
         for _ in range(PEAK_ROUNDS):
             start = time.thread_time()
-            torch._int_mm(left, right)
+            multiply(left, right)
             best = max(best, rows * depth * columns / (time.thread_time() - start))
-    return best
+    return best, str(dtype).removeprefix("torch.")
 
 
 def macs(plan: Plan, step: Step) -> int:
@@ -91,7 +93,7 @@ def main() -> None:
         engine.run(samples, Recorder(program, 1, values=False), 0)
         total = min(total, time.thread_time() - start)
         least = {name: min(least.get(name, math.inf), taken) for name, taken in spent.items()}
-    peak = int8_peak()
+    peak, dtype = peak_rate()
 
     print_machine()
     steps = [step for segment in plan.segments for step in segment.steps]
@@ -108,7 +110,7 @@ def main() -> None:
     summary.append(_row("between steps", 0, total - sum(least.values()), peak))
     summary.append(_row("whole image", work, total, peak))
     print_table([args.variant, "M MACs", "ms", "share"], summary)
-    print(f"roofline: {2 * peak / 1e9:.0f} GOP/s a thread in int8; {DIGITS} digits for y")
+    print(f"roofline: {2 * peak / 1e9:.0f} GOP/s a thread in {dtype}; {DIGITS} digits for y")
 
 
 def _row(label: str, count: int, seconds: float, peak: float) -> list[str]:

@@ -70,9 +70,10 @@ def a_convolution(channels: int, kernel: int, stride: int, size: int) -> tuple[P
 
 @pytest.fixture
 def nothing_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No verdict of another test, and a machine whose int8 matrices are worth a trial."""
+    """No verdict of another test, and a machine that takes a library's products of int8 before all else."""
     monkeypatch.setattr(products, "VERDICTS", {})
     monkeypatch.setattr(cpu_kernels, "int8_matrices_pay", lambda: True)
+    monkeypatch.setattr(cpu_kernels, "events_pay", lambda: False)
 
 
 # --- shapes that are suspect

@@ -50,6 +50,11 @@ def strip_kernels() -> tuple[Kernel[StripProduct], ...]:
     return tuple(found)
 
 
+def events_pay() -> bool:
+    """Whether to add weights for spikes alone (``events``): where vectors do not multiply bytes fast."""
+    return _has(WORDS) and not _has(VNNI)
+
+
 def _strip_kernel(
     name: str, *, shapes: npt.NDArray[np.uint8] | None = None, words: bool = False
 ) -> Kernel[StripProduct]:
@@ -114,6 +119,7 @@ def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None, *, words: b
     return compute
 
 
+@functools.cache
 def _has(needed: Sequence[str]) -> bool:
     """Whether numba compiles for a processor with all of these."""
     if importlib.util.find_spec("numba") is None:

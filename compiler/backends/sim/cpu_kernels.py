@@ -26,7 +26,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resformer.compiler.backends.sim.byte_products import in_words, shapes_of, strip_depth, strip_kernels, whole_lanes
+from resformer.compiler.backends.sim.byte_products import (
+    compiling,
+    events_pay,
+    in_words,
+    shapes_of,
+    strip_depth,
+    strip_kernels,
+    whole_lanes,
+)
 from resformer.compiler.backends.sim.frame import Block, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import AttentionStep, NeuronStep, Plan, Step, Value
 from resformer.compiler.backends.sim.products import (
@@ -77,7 +85,7 @@ class CpuKernels(TorchKernels):
 
     def __init__(self, plan: Plan, products: Products | None = None) -> None:
         super().__init__(plan, torch.device("cpu"), int8=int8_is_exact(), products=products)
-        if int8_verdict() is False:
+        if int8_verdict() is False and not events_pay():
             self.products.note(
                 "this machine's int8 instructions do not sum in 32 bits; all products are of floats, and slower"
             )
@@ -93,6 +101,8 @@ class CpuKernels(TorchKernels):
             return matrices
         in_int8 = self.int8 and synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8
         convs = [INT8_CONV, FLOAT_CONV] if in_int8 else [FLOAT_CONV]
+        if synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8 and events_pay():
+            convs.insert(0, EVENTS)
         if INT8_MATRIX in matrices:
             matrices.remove(INT8_MATRIX)
             if int8_matrices_pay():
@@ -176,7 +186,8 @@ def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
         if (lif.bias != lif.bias[0]).any() or (lif.surplus != lif.surplus[0]).any():
             return False
     # torch's int8 product takes a transposed matrix of one row for one that is not transposed, and is wrong
-    return width > 1 and x.is_spikes and int8_is_exact() and compiled_loops() is not None
+    has_products = int8_is_exact() or bool(strip_kernels())
+    return width > 1 and x.is_spikes and has_products and compiled_loops() is not None
 
 
 class Half(NamedTuple):
@@ -472,6 +483,20 @@ def compiled_strips() -> ModuleType:
     return importlib.import_module("resformer.compiler.backends.sim.guarded_strips")
 
 
+def event_convolution(synapses: Synapses) -> Compute:
+    """Rows of weights added for spikes alone."""
+    with compiling("a convolution by events"):
+        from resformer.compiler.backends.sim.guarded_events import Convolution
+
+        convolve = Convolution(synapses)
+
+    def compute(image: torch.Tensor) -> torch.Tensor:
+        with compiling("a convolution by events"):
+            return torch.from_numpy(convolve(image.contiguous().numpy()))
+
+    return compute
+
+
 def int8_convolution(synapses: Synapses) -> Compute:
     """oneDNN's convolution of bytes with 8-bit mantissas, scaled by each output's power of two."""
     scale = torch.from_numpy(np.exp2(synapses.weight_exp.astype(np.float32)))
@@ -533,6 +558,7 @@ def wider_products(_: Int8Product, dtype: torch.dtype) -> Compute:
     return compute
 
 
+EVENTS: Kernel[Synapses] = Kernel("convolution by events", EXACT_IN_FLOAT32, event_convolution)
 INT8_CONV: Kernel[Synapses] = Kernel("int8 convolution", EXACT_IN_FLOAT32, int8_convolution)
 FLOAT_CONV: Kernel[Synapses] = Kernel("convolution in float32", EXACT_IN_FLOAT32, float_convolution)
 INT8_PRODUCT: Kernel[Int8Product] = Kernel("matrix product in int8", INT32_MAX, int8_products)

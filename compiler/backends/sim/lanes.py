@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from resformer.compiler.backends.sim.widths import LANES
 
-_F32, _I1, _I8, _I32, _I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (1, 8, 32, 64))
+_F32, _I1, _I8, _I16, _I32, _I64 = ir.FloatType(), *(ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 
 Codegen: TypeAlias = Callable[[Any, Any, Any, tuple[Any, ...]], Any]
 
@@ -315,3 +315,55 @@ def store_low_bits(typing: Any, array: Any, at: Any, lanes: Any, mask: Any) -> t
         return context.get_dummy_value()
 
     return types.void(array, types.intp, INTEGERS, mask), codegen
+
+
+# --- lists of spikes
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def spiking(typing: Any, array: Any, at: Any) -> tuple[Any, Codegen]:
+    """Which of 16 bytes are not zero, a bit each, the first lowest."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        where = address(context, builder, signature.args[0], arguments[0], arguments[1], vector(_I8))
+        spikes = builder.icmp_signed("!=", builder.load(where, align=1), ir.Constant(vector(_I8), None))
+        return builder.zext(builder.bitcast(spikes, _I16), _I64)
+
+    return types.int64(array, types.intp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def list_eight(typing: Any, places: Any, bits: Any, first: Any, out: Any, at: Any) -> tuple[Any, Codegen]:
+    """Write eight numbers, of which the first are the places of the bits that are set; returns how many are.
+
+    Args:
+        typing: Numba's.
+        places: (256, 8), uint16: of each byte the places of its bits that are set, and anything.
+        bits: A byte.
+        first: What is added to each place.
+        out: uint16.
+        at: Where they belong.
+    """
+    eight = ir.VectorType(_I16, 8)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        places, bits, first, out, at = arguments
+        row = builder.mul(bits, ir.Constant(_I64, 8))
+        places = builder.load(address(context, builder, signature.args[0], places, row, eight), align=2)
+        made = builder.add(places, splat(builder, _I16, builder.trunc(first, _I16), 8))
+        builder.store(made, address(context, builder, signature.args[3], out, at, eight), 2)
+        count = builder.module.declare_intrinsic("llvm.ctpop", [_I64])
+        return builder.call(count, [bits])
+
+    return types.int64(places, types.int64, types.int64, out, types.intp), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_places(typing: Any, array: Any, at: Any) -> tuple[Any, Codegen]:
+    """16 neighbours of an array of uint16, as int32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        where = address(context, builder, signature.args[0], arguments[0], arguments[1], vector(_I16))
+        return builder.zext(builder.load(where, align=2), vector(_I32))
+
+    return INTEGERS(array, types.intp), codegen

@@ -13,8 +13,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from resformer.compiler.backends.sim.lanes import Codegen, address, splat
-from resformer.compiler.backends.sim.widths import LANES, WORD_LANES
+from resformer.compiler.backends.sim.lanes import Codegen, address, splat, vector
+from resformer.compiler.backends.sim.widths import LANES, ROW_BYTES, ROWS_AT_ONCE, WORD_LANES
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _VOID = ir.VoidType()
@@ -90,6 +90,70 @@ dot_bytes = _block_of_dots(LANES, _add_bytes, "A block of a product of uint8 by 
 dot_words = _block_of_dots(
     WORD_LANES, _add_words, "A block of a product of int16, summed in registers: AVX2's. Sums of two products must fit."
 )
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def add_rows(
+    typing: Any, count: Any, weights: Any, w_at: Any, rows: Any, first: Any, last: Any, sums: Any, s_at: Any, more: Any
+) -> tuple[Any, Codegen]:
+    """Add rows of int8 in registers of 16 bits, AVX2's, and write their sums, or add them to what is there.
+
+    Two rows are interleaved, byte by byte, and their pairs are added by a product with ones. Of each 32 weights of a
+    row ``INTERLEAVED`` says the order.
+
+    Args:
+        typing: Numba's.
+        count: How many times 32 weights a row has, a literal.
+        weights: int8.
+        w_at: What is added to each row's place.
+        rows: int32: from ``first`` up to ``last``, where in the weights a row begins.
+        first: The first of the rows.
+        last: The one after the last; a multiple of ``ROWS_AT_ONCE`` further.
+        sums: int32.
+        s_at: Where they belong.
+        more: Whether the sums are added to what is there.
+    """
+    parts = count.literal_value
+    whole, words = ir.VectorType(_I8, ROW_BYTES), ir.VectorType(_I16, LANES)
+    low = [each for lane in (0, 16) for byte in range(8) for each in (lane + byte, ROW_BYTES + lane + byte)]
+    halves = [ir.Constant(ir.VectorType(_I32, ROW_BYTES), [each + part for each in low]) for part in (0, 8)]
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        _, weights, w_at, rows, first, last, sums, s_at, more = arguments
+        w_type, r_type, s_type = (signature.args[index] for index in (1, 3, 6))
+        made = [[cgutils.alloca_once(builder, words) for _ in halves] for _ in range(parts)]
+        for each in (each for pair in made for each in pair):
+            builder.store(ir.Constant(words, None), each)
+        block = address(context, builder, w_type, weights, w_at, _I8)
+        kind = ir.FunctionType(words, [whole, whole])
+        multiply = builder.module.declare_intrinsic("llvm.x86.avx2.pmadd.ub.sw", fnty=kind)
+        ones = ir.Constant(whole, [1] * ROW_BYTES)
+
+        def row_at(index: Any) -> Any:
+            place = builder.load(address(context, builder, r_type, rows, index, _I32), align=4)
+            return builder.gep(block, [builder.zext(place, _I64)])
+
+        def part_of(row: Any, part: int) -> Any:
+            where = builder.bitcast(builder.gep(row, [ir.Constant(_I64, part * ROW_BYTES)]), ir.PointerType(whole))
+            return builder.load(where, align=1)
+
+        with cgutils.for_range_slice(builder, first, last, ir.Constant(_I64, ROWS_AT_ONCE)) as (index, _):
+            for pair in range(0, ROWS_AT_ONCE, 2):
+                a, b = (row_at(builder.add(index, ir.Constant(_I64, pair + each))) for each in range(2))
+                for part in range(parts):
+                    both = part_of(a, part), part_of(b, part)
+                    for half, each in zip(halves, made[part], strict=True):
+                        added = builder.call(multiply, [ones, builder.shuffle_vector(*both, half)])
+                        builder.store(builder.add(builder.load(each), added), each)
+        for lane, each in enumerate(each for pair in made for each in pair):
+            here = builder.add(s_at, ir.Constant(_I64, lane * LANES))
+            where = address(context, builder, s_type, sums, here, vector(_I32))
+            there = builder.select(more, builder.load(where, align=4), ir.Constant(vector(_I32), None))
+            builder.store(builder.add(builder.sext(builder.load(each), vector(_I32)), there), where, 4)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(count, weights, place, rows, place, place, sums, place, types.boolean), codegen
 
 
 def _call(builder: Any, name: str, arguments: list[Any]) -> Any:

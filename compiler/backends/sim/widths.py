@@ -6,6 +6,10 @@ LANES = 16
 """How many numbers of 32 bits a vector has."""
 WORD_LANES = 8
 """How many of them a register has where words are multiplied."""
+ROW_BYTES, ROWS_AT_ONCE = 32, 4
+"""Of the weights that are added for spikes: how many a register holds, and how many rows a turn of the loop adds."""
+INTERLEAVED = tuple(first + each for first in (0, 16, 8, 24) for each in range(8))
+"""In which order a register's weights lie, so that two rows' pairs come out in the order of the outputs."""
 BASE = 255
 """Of strips' digits: the most that a byte multiplies by."""
 HELD = 127 * (BASE + 1)
