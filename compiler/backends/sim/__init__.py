@@ -3,8 +3,8 @@
 ``backend`` cuts a batch into tiles, ``plan`` says once for each program what runs together, ``engine`` runs a plan on a
 tile, ``torch_kernels`` computes each step on any device, and ``cpu_kernels`` (with ``loops``) does what a CPU can do
 faster: DSSA by ``strips``, with the instructions that ``byte_products`` finds, convolutions by ``events`` where these
-multiply no bytes, and loops in vectors (``lanes``, ``tiles``). ``gpu`` holds the kernels of a GPU. ``products`` tries what these call in libraries. ``frame`` holds the
-values of a tile, ``recorder`` what the trace keeps of them.
+multiply no bytes, and loops in vectors (``lanes``, ``tiles``). ``gpu`` holds the kernels of a GPU. ``products`` tries
+what these call in libraries. ``frame`` holds the values of a tile, ``recorder`` what the trace keeps of them.
 
 Why it is exact
 ---------------

@@ -1,8 +1,8 @@
 """What a CPU does better than ``torch_kernels``: int8 matrix products and fused loops.
 
 - Spikes are bytes of 0 and 1, weights 8-bit mantissas: oneDNN's int8 convolution sums them in int32 and scales by the
-  channel's power of two in float32, exact while the sums stay below 2^24. Where vectors do not multiply bytes fast, rows
-  of weights are added for spikes alone (``events``).
+  channel's power of two in float32, exact while the sums stay below 2^24. Where vectors do not multiply bytes fast,
+  rows of weights are added for spikes alone (``events``).
 - DSSA's products: by ``strips``, where the processor has instructions for products of bytes or words and they hold y;
   elsewhere y is split into digits to the base 256, each an int8 matrix product of a library with the spikes, and the
   digits' sums are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
