@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 from resformer.compiler.backends.sim import SimBackend, byte_products, cpu_kernels, products
 from resformer.compiler.backends.sim.cpu_kernels import EVENTS, event_convolution
-from resformer.compiler.backends.sim.products import Products, Synapses
+from resformer.compiler.backends.sim.products import KernelRefusedError, Products, Synapses
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.arrays import InvariantError
 from support.networks import with_input_range
@@ -119,7 +119,7 @@ def test_the_trial_takes_what_is_right(case: str, monkeypatch: pytest.MonkeyPatc
 
 
 def a_network() -> tuple[Any, Any]:
-    net = ProgramBuilder((6, 9, 9))
+    net = ProgramBuilder((8, 9, 9))
     spikes = net.lif("spikes", "input", vth=5, bias=0)
     conv = net.conv("conv", spikes, 70, (3, 3), stride=(2, 2))
     net.conv("last", net.lif("neurons", conv, vth=100), 20)
@@ -155,7 +155,7 @@ def test_one_wrong_sum_is_found_and_replaced(monkeypatch: pytest.MonkeyPatch) ->
     program, samples = a_network()
     backend = SimBackend()
     assert_same_as(backend.run(program, samples), reference.run(program, samples), record=False)
-    assert "conv: this machine's convolution by events (kernel 3x3, 6 channels) sums wrongly" in " ".join(backend.notes)
+    assert "conv: this machine's convolution by events (kernel 3x3, 8 channels) sums wrongly" in " ".join(backend.notes)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -174,3 +174,9 @@ def test_what_does_not_fit_is_refused() -> None:
     for each in changed:
         with pytest.raises(InvariantError, match="conv"):
             event_convolution(replace(of, **each))
+
+
+def test_what_its_lists_do_not_count_another_kernel_computes() -> None:
+    of = synapses(16, 2**16, kernel=(1, 1), padding=(0, 0), images=1, size=(1, 1))
+    with pytest.raises(KernelRefusedError, match="65536 channels of"):
+        event_convolution(of)

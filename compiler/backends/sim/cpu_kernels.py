@@ -74,6 +74,8 @@ PATCH_MAX = 3
 ATTENTION_ROWS = 112
 """Positions whose attention is computed at a time, for all steps, by a library: their sums stay in a core's L2."""
 
+EVENT_OUTPUTS_MIN, EVENT_DEPTH_MIN = 32, 64
+"""Of a group: weights are added 32 outputs at a time, and lists are dear where sums are short."""
 PLAIN_LOOPS = 8
 """A product of int8 matrices that takes so many times as long as float32's is made by plain loops; they take 50."""
 
@@ -102,7 +104,9 @@ class CpuKernels(TorchKernels):
             return matrices
         in_int8 = self.int8 and synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8
         convs = [INT8_CONV, FLOAT_CONV] if in_int8 else [FLOAT_CONV]
-        if synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8 and events_pay():
+        of_bytes = synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8
+        large = len(synapses.weight) // synapses.groups >= EVENT_OUTPUTS_MIN and synapses.depth >= EVENT_DEPTH_MIN
+        if of_bytes and large and events_pay():
             convs.insert(0, EVENTS)
         if INT8_MATRIX in matrices:
             matrices.remove(INT8_MATRIX)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resformer.compiler.backends.sim import events
-from resformer.compiler.backends.sim.products import Synapses
+from resformer.compiler.backends.sim.products import KernelRefusedError, Synapses
 from resformer.compiler.backends.sim.widths import INTERLEAVED, LANES, ROW_BYTES, ROWS_AT_ONCE
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.interval import INT32_MAX
@@ -58,6 +58,7 @@ class Convolution:
 
     Raises:
         InvariantError: The weights, the window and the outputs do not fit each other.
+        KernelRefusedError: There are more channels or weights than its lists count.
     """
 
     def __init__(self, synapses: Synapses) -> None:
@@ -85,8 +86,8 @@ class Convolution:
             "sums": events.TARGETS * len(self._weights) // groups * self._width,
         }
         # places are uint16, and where a list or a row begins is an int32
-        fits = channels <= UINT16_MAX and max(self._room["listed"], self._weights[0].size) <= INT32_MAX
-        require(fits, f"{synapses.name}: {channels} channels of {synapses.size}, weights of {self._weights.shape}")
+        if channels > UINT16_MAX or max(self._room["listed"], self._weights[0].size) > INT32_MAX:
+            raise KernelRefusedError(f"{synapses.name}: {channels} channels of {synapses.size} are too large")
         self._require_reads()
 
     def _laid_out(self, weight: Array) -> Array:
