@@ -13,9 +13,9 @@ import numpy as np
 
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.bounds import check_declared
-from resformer.compiler.ir.effort import PRODUCTS_PER_SECOND, peak_bytes, products
+from resformer.compiler.ir.effort import PRODUCTS_PER_SECOND, padded_values, peak_bytes, products
 from resformer.compiler.ir.graph import Node
-from resformer.compiler.ir.ops import OPERATIONS, Delay, Op
+from resformer.compiler.ir.ops import OPERATIONS, Delay, MaxPool2d, Op
 from resformer.compiler.ir.ops.formats import Array, Flag, RowsAndColumns, Whole, formats_of
 from resformer.compiler.ir.program import Program, Scheduled, Unscheduled
 from resformer.compiler.ir.signal import Signal, SignalKind
@@ -292,7 +292,11 @@ def _check_sizes(program: Program) -> None:
             steps = node.op.steps
             fits = steps <= len(program)
             require(fits, f"{node.name} waits {steps} steps in a program of {len(program)} nodes")
-        for window in node.op.windows():
+        padded = padded_values(program, node)
+        require_within(padded, MOST_VALUES, f"{quote(node.name)} pads what it reads to {{}} values a step")
+        if isinstance(node.op, MaxPool2d):
+            window = node.op.window
+            # else a window holds nothing of which it could be the maximum
             fits = all(pad < span for pad, span in zip(window.padding, window.span, strict=True))
             require(fits, f"{node.name} pads by {window.padding} for windows of {window.span}")
 

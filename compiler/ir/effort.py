@@ -19,11 +19,19 @@ PRODUCTS_PER_SECOND = 3 * 10**8
 def operation_bytes(program: Program, node: Node[Op]) -> int:
     """What the reference interpreter takes for one sample of one operation."""
     elements = math.prod(node.shape) + sum(math.prod(program[name].shape) for name in node.inputs)
+    elements += padded_values(program, node)
     op = node.op.synapses() if isinstance(node.op, RecurrentCubaLIF) else node.op
     if isinstance(op, Conv2d):
         # each output position's taps, for one group of channels at a time
         elements += 2 * math.prod(node.shape[1:]) * op.weight.shape[1] * op.window.area
     return program.timesteps * elements * VALUE_BYTES
+
+
+def padded_values(program: Program, node: Node[Op]) -> int:
+    """How many values a step an operation's input has with what is put around it; none where nothing is."""
+    channels, *size = (*program[node.inputs[0]].shape, 1, 1)[:3] if node.inputs else (0, 0, 0)
+    around = [window for window in node.op.windows() if window.padded((0, 0)) != (0, 0)]
+    return max((channels * math.prod(window.padded(tuple(size))) for window in around), default=0)
 
 
 def peak_bytes(program: Program) -> int:

@@ -75,6 +75,13 @@ class Window:
             counts.append(free // self.stride[axis] + 1)
         return counts[0], counts[1]
 
+    def padded(self, source: tuple[int, ...]) -> Pair:
+        """Rows and columns of a source with all that is put around it."""
+        rows, columns = (
+            size + 2 * padding + beyond for size, padding, beyond in zip(source, self.padding, self.beyond, strict=True)
+        )
+        return rows, columns
+
     def reads(self, axis: int, targets: int) -> Int64Array:
         """The row (axis 0) or column that each target reads through each tap, (targets, kernel); some are padding."""
         first = np.arange(targets, dtype=np.int64) * self.stride[axis] - self.padding[axis]

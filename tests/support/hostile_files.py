@@ -6,6 +6,7 @@ None holds anything but zeros, marks and nesting.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import struct
@@ -122,6 +123,16 @@ def chunk_of_zeros(file: h5py.File) -> None:
     made.id.write_direct_chunk((0,), zlib.compress(bytes(2**28), 9))
 
 
+def padded_network(path: Path, _tiny: Tiny) -> None:
+    """A convolution whose few windows lie far apart, in zeros that take 29 GB."""
+    shape, made = {"input": np.array([1, 4, 4])}, {"output": np.array([1, 2, 2])}
+    wide = nir.Conv2d((4, 4), np.ones((1, 1, 3, 3)), 60_000, 30_000, 1, 1, np.zeros(1))
+    neurons = nir.IF(*(np.full((1, 2, 2), each) for each in (1.0, 1.0, 0.0)))
+    nodes = {"input": nir.Input(shape), "wide": wide, "neurons": neurons, "output": nir.Output(made)}
+    order = list(nodes)
+    nir.write(path, nir.NIRGraph(nodes, list(itertools.pairwise(order))))
+
+
 def set_shape(value: float) -> Callable[[h5py.File], None]:
     def damage(file: h5py.File) -> None:
         del file["node/nodes/input/shape"]
@@ -195,6 +206,7 @@ NIR: Mapping[str, tuple[Write, str]] = {
     "long name": (damaged_network(lambda file: metadata_group(file).create_group("n" * 5000)), "a name of 5000 bytes"),
     "name that paints": (damaged_network(lambda file: metadata_group(file).create_group(ESCAPE)), "no printable text"),
     "infinite input": (damaged_network(set_shape(np.inf)), "not whole numbers"),
+    "wide padding": (padded_network, "pads what it reads to 3600480016 values a step"),
     "endless input": (damaged_network(set_shape(1e9)), "makes 1000000000 values a step"),
     "infinite timesteps": (
         damaged_network(lambda file: metadata_group(file).__setitem__("timesteps", np.inf)),

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
+from resformer.compiler.backends.sim import SimBackend
 from resformer.compiler.files.program import FORMAT_VERSION, read_program, write_program
-from resformer.compiler.ir import ops
+from resformer.compiler.ir import ops, reference
 from resformer.compiler.ir.ops import Relay
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.signal import Signal
@@ -190,13 +192,35 @@ def test_damage_is_named(path: Path, damage: Damage, message: str) -> None:
     assert re.search(message, said), said
 
 
+def test_a_convolution_may_pad_by_more_than_its_window(tmp_path: Path) -> None:
+    """As PyTorch's may; whole windows then read zeros alone."""
+    build = ProgramByHand((1, 4, 4))
+    conv = build.conv("conv", "input", np.ones((2, 1, 1, 1)), padding=1)
+    wide = build.conv("wide", build.lif("lif", conv, 3), np.ones((2, 2, 3, 3)), padding=5)
+    value = build.add("flatten", ops.Flatten(Signal(GRADED, 0)), wide)
+    build.output(build.dense("classifier", value, np.ones((3, 2 * 14 * 14))), divisor=4)
+    program = balance_delays(bound_ranges(build.finish(timesteps=2)))
+    write_program(program, tmp_path / "program.safetensors")
+    samples = np.arange(16, dtype=np.int32).reshape(1, 1, 4, 4) % 5
+    expected = reference.run(program, samples)
+    read = read_program(tmp_path / "program.safetensors")
+    assert_array_equal(reference.run(read, samples).logits, expected.logits)
+    assert_array_equal(SimBackend().run(read, samples, self_check=True).logits, expected.logits)
+
+
 def test_padding_and_delays_out_of_all_proportion_are_refused(path: Path) -> None:
     """They would make a small file take all memory when run, however consistent they are."""
     metadata, program, tensors = take_apart(path)
     conv = entry(program, "conv")
     conv["values"] |= {"padding": [3 * 10**6, 1], "stride": [2 * 10**6, 1]}
     put_together(path, metadata, program, tensors)
-    assert "conv pads by (3000000, 1) for windows of (3, 3)" in refusal(path)
+    assert "conv pads what it reads to 36000024 values a step, the limit is 16777216" in refusal(path)
+
+    write_program(small_program(), path)
+    metadata, program, tensors = take_apart(path)
+    entry(program, "pool")["values"] |= {"padding": [2, 0], "stride": [4, 2]}
+    put_together(path, metadata, program, tensors)
+    assert "pool pads by (2, 0) for windows of (2, 2)" in refusal(path)
 
     _, program, _ = take_apart(path)
     write_program(small_program(), path)

@@ -328,6 +328,7 @@ DAMAGED: dict[str, Refusal] = {
     "other delays": ((dense(W, delay=[1, 2, 3, 4]),), "layer.0: delay has 4 values"),
     "recurrent shape": ((BACK,), "layer.0: weight_rec has shape"),
     "other biases": ((dense(W, bias=[1, 2, 3]),), "layer.0: bias has 3 values"),
+    "too much padding": ((MAPS, conv(ONES, (1, 2, 2), stride=4999, padding=5000)), "layer.1: pads what it reads to"),
     "too large": ((spikes(2**20, 2**10, 2**10), dense(W)), "layer.0: makes .* values a step"),
 }
 REFUSED = {
