@@ -18,6 +18,8 @@ from resformer.runtime.run.processes import Processes, from_environment
 
 AGAIN_SECONDS = 2.0
 """After a signal to end: while what is to be tidied is tidied, further ones are not heard."""
+IMPORT_SECONDS, LATER_SECONDS = 5.0, 0.02
+"""How long a signal waits for an import to end, and between one look and the next."""
 OUTPUT = "standard output"
 
 
@@ -34,18 +36,48 @@ class Ended(KeyboardInterrupt):
 
 
 class _Handler:
-    """Raises :class:`Ended` in the main thread."""
+    """Raises :class:`Ended` in the main thread; while it imports a library, when that is done.
+
+    Libraries in C++ call Python as they are imported, and some end the process by SIGABRT where that raises.
+
+    Attributes:
+        last: The signal that was raised last, or that still waits.
+    """
 
     def __init__(self) -> None:
         self.last: int | None = None
         self._since = -AGAIN_SECONDS
+        self._asked: float | None = None
+        self._timer: threading.Timer | None = None
 
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if now - self._since < AGAIN_SECONDS:
             return
-        self.last, self._since = number, now
+        self.last = number
+        self._asked = now if self._asked is None else self._asked
+        if now - self._asked < IMPORT_SECONDS and _is_importing(frame):
+            self._timer = threading.Timer(LATER_SECONDS, signal.raise_signal, (number,))
+            self._timer.daemon = True
+            self._timer.start()
+            return
+        self._since, self._asked = now, None
         raise Ended(number)
+
+    def stop(self) -> None:
+        """Let nothing come later."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a call of Python's import machinery is under way."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager
@@ -75,9 +107,12 @@ def ended_by_signals() -> Iterator[None]:
             raise
         raise Ended(handler.last) from error
     finally:
-        deaf = from_environment().count > 1
-        for number, old in before.items():
-            signal.signal(number, signal.SIG_IGN if deaf and number == signal.SIGTERM else old)
+        try:
+            handler.stop()
+        finally:
+            deaf = from_environment().count > 1
+            for number, old in before.items():
+                signal.signal(number, signal.SIG_IGN if deaf and number == signal.SIGTERM else old)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import resource
@@ -25,6 +26,7 @@ from resformer.compiler.files.build import check_replaceable
 from resformer.compiler.ir.program import Program
 from resformer.compiler.save import build as save
 from resformer.errors import BackendFailedError
+from resformer.runtime.cli import process
 from resformer.runtime.cli.compile import main as compile_main
 from resformer.runtime.cli.process import Ended, ended_by_signals
 from resformer.runtime.cli.run import main as run_main
@@ -270,6 +272,38 @@ def test_signals_that_are_to_be_ignored_are_ignored() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_waits_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library in C++ that calls Python as it is imported ends the process by SIGABRT where that raises."""
+    name = f"slow_{os.getpid()}"
+    (tmp_path / f"{name}.py").write_text("import signal\nsignal.raise_signal(signal.SIGTERM)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def import_and_work() -> None:
+        importlib.import_module(name)
+        time.sleep(5)
+        pytest.fail("the signal was lost")
+
+    with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
+        import_and_work()
+    assert sys.modules[name].whole
+    # nor where all is done before the signal comes again
+    with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
+        importlib.reload(sys.modules[name])
+    assert signal.getsignal(signal.SIGTERM) is before
+    time.sleep(0.1)
+
+
+def test_an_import_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"endless_{os.getpid()}"
+    text = "import signal, time\nsignal.raise_signal(signal.SIGTERM)\nwhile True:\n    time.sleep(0.01)\n"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(process, "IMPORT_SECONDS", 0.2)
+    with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
+        importlib.import_module(name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a process that is killed")

@@ -34,10 +34,10 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
 - DSSA's products, on one thread of a Xeon with AMX: ``torch._int_mm`` makes 300 to 500 GMAC/s, in calls of 10 to 30 us
   whose sums of two digits go through the cache. By strips (``strips``) AMX makes 580 to 1300 GMAC/s and VNNI 320 to
   360, and sums stay in the nearest caches until the neurons have fired: attention takes 9 ms of an image, not 31.
-- Processors without VNNI, such as an AMD EPYC of family 25: oneDNN's int8 convolution makes 60 to 80 GMAC/s with AVX2,
-  float32 40, ``torch._int_mm`` 1, for it is plain loops there. So DSSA's strips multiply words of 16 bits (80 GMAC/s of
-  the digits that a library would multiply), and a convolution adds a row of weights for each spike (``events``): with a
-  fifth of spikes as fast as 70 to 240 GMAC/s. An image takes 142 ms on one thread, of 3,155 before.
+- Processors without VNNI, such as an AMD EPYC of family 25: oneDNN's int8 convolution makes 40 to 80 GMAC/s with AVX2,
+  float32 40, ``torch._int_mm`` 1, for it is plain loops there. So DSSA's strips multiply words of 16 bits (70 to 100
+  GMAC/s of the digits that a library would multiply), and a convolution adds a row of weights for each spike
+  (``events``): with a fifth of spikes as fast as 50 to 240 GMAC/s. An image takes 142 ms of one thread, not 3,155.
 - Sums, relays and neurons, over all steps in one pass: written in vectors (``lanes``), whose potentials stay in
   registers, they take 0.18 to 0.5 ns an update; as loops in which LLVM finds vectors, twice as long; in torch's own
   operations, each of them a pass over memory, ten times. torch.compile, or C++, would need a compiler on the user's

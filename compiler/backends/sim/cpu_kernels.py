@@ -102,9 +102,8 @@ class CpuKernels(TorchKernels):
         matrices = super()._synapse_kernels(synapses)
         if synapses.sum_dtype is not torch.float32 or not HAS_ONEDNN:
             return matrices
-        in_int8 = self.int8 and synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8
-        convs = [INT8_CONV, FLOAT_CONV] if in_int8 else [FLOAT_CONV]
         of_bytes = synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8
+        convs = [INT8_CONV, FLOAT_CONV] if self.int8 and of_bytes else [FLOAT_CONV]
         large = len(synapses.weight) // synapses.groups >= EVENT_OUTPUTS_MIN and synapses.depth >= EVENT_DEPTH_MIN
         if of_bytes and large and events_pay():
             convs.insert(0, EVENTS)
@@ -490,10 +489,9 @@ def compiled_strips() -> ModuleType:
 
 def event_convolution(synapses: Synapses) -> Compute:
     """Rows of weights added for spikes alone."""
-    with compiling("a convolution by events"):
-        from resformer.compiler.backends.sim.guarded_events import Convolution
+    from resformer.compiler.backends.sim.guarded_events import Convolution
 
-        convolve = Convolution(synapses)
+    convolve = Convolution(synapses)
 
     def compute(image: torch.Tensor) -> torch.Tensor:
         with compiling("a convolution by events"):
@@ -574,10 +572,12 @@ WIDER_PRODUCTS: tuple[Kernel[Int8Product], ...] = tuple(
 
 @functools.cache
 def int8_matrices_pay() -> bool:
-    """Whether torch multiplies int8 matrices here by more than plain loops, which take far longer than float32's.
+    """Whether torch multiplies int8 matrices here, exactly, and not by plain loops, which take far longer than floats.
 
     For processors without VNNI it has those alone: about one multiply-accumulate in a nanosecond.
     """
+    if not int8_is_exact():
+        return False  # or there are none
     ones = torch.ones(128, 128, dtype=torch.int8)
     in_floats = ones.float()
     in_int8 = _least_seconds(lambda: torch._int_mm(ones, ones))
