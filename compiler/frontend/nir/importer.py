@@ -207,7 +207,13 @@ def _import(draft: _Draft, name: str, content: Content) -> None:
         values = {**values, "shape": _without_batch(name, content)}
     if kind == "Output":
         sources = [draft.flat(name, sources[0])]
-    draft.values[name] = importer(draft, name, values, *sources)
+    try:
+        with np.errstate(over="raise", divide="raise", invalid="raise"):
+            draft.values[name] = importer(draft, name, values, *sources)
+    except FloatingPointError as error:
+        raise FileFormatError(
+            f"{name}: its values span too many magnitudes ({error}); bring time constants and thresholds nearer to 1"
+        ) from error
 
 
 def _without_batch(name: str, content: Content) -> Shape:

@@ -442,6 +442,24 @@ def test_what_is_infinite_without_meaning_is_refused(tmp_path: Path) -> None:
             load(write(tmp_path / "n.nir", chain((3,), neurons)))
 
 
+@pytest.mark.parametrize(
+    ("neurons", "spikes_per_step"),
+    [
+        (lif((3,), tau=1e-320), 1),
+        (nir.LI(tau=np.full(3, 1e-320), r=np.ones(3), v_leak=np.zeros(3)), 1),
+        (nir.IF(r=np.full(3, 1e-300), v_threshold=np.full(3, 1e30)), 4),
+    ],
+    ids=["LIF", "LI", "MultiSpikeIF"],
+)
+def test_quotients_that_float64_does_not_hold_are_refused(
+    tmp_path: Path, neurons: nir.NIRNode, spikes_per_step: int
+) -> None:
+    """Of finite values: a warning of numpy's would be all that the user saw, or nothing."""
+    path = write(tmp_path / "n.nir", chain((3,), neurons))
+    with pytest.raises(FileFormatError, match=r"n0: its values span too many magnitudes .*overflow"):
+        import_nir(path, dt=1e-4, timesteps=3, spikes_per_step=spikes_per_step)
+
+
 def test_a_network_of_ours_for_input_of_no_kind_is_refused(path: Path) -> None:
     network = replace_metadata(import_nir(path, dt=1e-4, timesteps=3), {"input": "abc"})
     with pytest.raises(FileFormatError, match="its input is abc, none of static, frames; compile the network again"):
