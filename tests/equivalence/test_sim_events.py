@@ -99,8 +99,8 @@ def test_weights_of_one_sign_are_cut_where_they_must() -> None:
     from resformer.compiler.backends.sim.guarded_events import Convolution
 
     of = synapses(2, 258, kernel=(1, 1), padding=(0, 0))
-    assert len(Convolution(replace(of, weight=np.full_like(of.weight, 127)))._segments.chunks) == 2
-    assert len(Convolution(replace(of, weight=np.full_like(of.weight, -128)))._segments.chunks) == 3
+    assert len(Convolution(replace(of, weight=np.full_like(of.weight, 127)))._lines.chunks) == 2
+    assert len(Convolution(replace(of, weight=np.full_like(of.weight, -128)))._lines.chunks) == 3
 
 
 def test_what_a_thread_summed_before_does_not_matter() -> None:

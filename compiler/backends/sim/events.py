@@ -4,8 +4,9 @@ A processor without VNNI multiplies bytes in vectors of 16 bits. Where a fifth o
 of those that do takes fewer instructions than to multiply all. Sums are of 16 bits, in registers; they may wrap on
 their way, and are right all the same, since they fit.
 
-An image's spikes are listed once, pixel by pixel (and part by part of its channels). What a target reads is a list of
-such lists, one for each tap; put one after the other, for some targets, they are rows of weights to be added.
+An image's spikes are listed once, pixel by pixel (and part by part of its channels). For a row of targets these lists
+are put one after the other, column by column: what a target reads are neighbours there, and the place of each in the
+list is that of a row of weights to be added, counted from the target's first column.
 
 Nothing here looks at bounds: ``guarded_events`` does, once a call.
 """
@@ -19,10 +20,11 @@ from numba import njit
 
 from resformer.compiler.backends.sim.lanes import integers, list_eight, load_places, plus, spiking, store, times
 from resformer.compiler.backends.sim.tiles import add_rows
-from resformer.compiler.backends.sim.widths import LANES, ROW_BYTES, ROWS_AT_ONCE
+from resformer.compiler.backends.sim.widths import LANES, ROW_BYTES
 
 TARGETS = 32
-"""How many are summed one after the other, block by block of outputs, so that a block's weights stay in the cache."""
+"""How many are summed one after the other, block by block of outputs, so that a block's weights stay in the cache:
+so many rows of targets as have no more, or one."""
 WIDTHS = (6, 4, 3, 2, 1)
 """How many vectors of 32 outputs a block may have: as many as there are registers for, or fewer."""
 
@@ -73,48 +75,59 @@ def list_spikes(image: Any, top: int, left: int, row: int, parts: int, places: A
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _gather(
-    starts: Any, listed: Any, pixels: Any, bases: Any, first: int, last: int, offset: int, width: int, none: int,
-    rows: Any, count: int,
+    starts: Any, listed: Any, offset: int, columns: Any, lines: Any, line_rows: int, width: int, rows: Any, count: int,
+    bounds: Any, b_at: int,
 ) -> int:  # fmt: skip
-    """Put the lists of some segments of a target behind what is there, as rows; returns how much that is then."""
+    """Put what a row of targets reads behind what is there, as rows; returns how much that is then."""
     size = integers(np.int32(width))
-    for segment in range(first, last):
-        at = offset + pixels[segment]
-        begin, end = starts[at], starts[at + 1]
-        base = integers(bases[segment])
-        for o in range(0, end - begin, LANES):
-            # whole vectors: the next list is written over what is beyond
-            store(rows, count + o, plus(times(load_places(listed, begin + o), size), base), None)
-        count += end - begin
-    store(rows, count, integers(np.int32(none)), None)
-    return (count + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE * ROWS_AT_ONCE
+    base = 0
+    for column in range(len(columns)):
+        bounds[b_at + column] = count
+        for line in range(len(lines)):
+            at = offset + columns[column] + lines[line]
+            begin, end = starts[at], starts[at + 1]
+            first = integers(np.int32(base))
+            for o in range(0, end - begin, LANES):
+                # whole vectors: the next list is written over what is beyond
+                store(rows, count + o, plus(times(load_places(listed, begin + o), size), first), None)
+            count += end - begin
+            base += line_rows * width
+    bounds[b_at + len(columns)] = count
+    return count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def convolve(
-    image: Any, frame: Any, stride: Any, made: Any, parts: Any, pixels: Any, bases: Any, chunks: Any, weights: Any,
-    width: int, scale: Any, bias: Any, places: Any, starts: Any, listed: Any, rows: Any, sums: Any, out: Any,
+    image: Any, frame: Any, down: int, made: Any, parts: Any, columns: Any, firsts: Any, taps: int, lines: Any,
+    chunks: Any, weights: Any, width: int, scale: Any, bias: Any, places: Any, starts: Any, listed: Any, rows: Any,
+    bounds: Any, sums: Any, spare: Any, out: Any,
 ) -> None:  # fmt: skip
     """Sum the spikes of some images.
 
     Args:
         image: (images, H, W, channels), uint8.
         frame: Zeros above and on the left, and how many pixels a row has with them.
-        stride: (rows, columns).
+        down: Rows from a target to the next.
         made: (R, S), targets of an image.
         parts: How many groups there are, and how many parts each has.
-        pixels: (segments,), int64: what each segment of a group, a tap of a part, adds to a target's first list.
-        bases: (segments,), int32: where its rows begin in a block of weights.
-        chunks: (chunks + 1,), int64: segments from one to the next are summed in 16 bits; then all in 32.
-        weights: (blocks of all groups, rows of a group and one of zeros, width), int8.
+        columns: (columns,), int64: what each column that is read adds to the first list of a row of targets. A
+            target's are neighbours.
+        firsts: (S,), int64: which is a target's first.
+        taps: How many it reads.
+        lines: (lines,), int64: what each row of the kernel, of each part, adds to a column's first list.
+        chunks: (chunks + 1,), int64: lines from one to the next are summed in 16 bits; then all in 32.
+        weights: (blocks of all groups, rows of a group and one of zeros, width), int8: rows by chunk, column of the
+            kernel, line and channel.
         width: Outputs of a block, ``ROW_BYTES`` times one of ``WIDTHS``.
-        scale: (outputs,), float32: powers of two.
-        bias: (outputs,), float32.
+        scale: (groups, outputs of a group in whole blocks), float32: powers of two.
+        bias: As scale.
         places: As :func:`list_spikes` has them.
         starts: As it has them.
         listed: As it has them, with room for all channels of an image, and a vector more.
-        rows: int32, with room for all that ``TARGETS`` targets read, ``ROWS_AT_ONCE`` more of each, and a vector more.
-        sums: (TARGETS, outputs of a group in whole blocks), int32.
+        rows: int32, with room for all that targets read at a time, and a vector more.
+        bounds: int64, with room for the columns of targets at a time, and one more for each of their rows.
+        sums: (targets at a time, outputs of a group in whole blocks), int32.
+        spare: (1, outputs of a group in whole blocks), float32.
         out: (images * R * S, outputs), float32.
     """
     top, left, row = frame
@@ -122,45 +135,62 @@ def convolve(
     all_parts = groups * per_group
     blocks = len(weights) // groups
     outputs = out.shape[1] // groups
-    targets = made[0] * made[1]
     held = sums.shape[1]
     block_size = weights.shape[1] * width
-    none = block_size - width
-    bounds = np.empty(TARGETS + 1, np.int64)
+    line_rows = (weights.shape[1] - 1) // (taps * len(lines))
+    at_once = max(TARGETS // made[1], 1)
+    step = len(columns) + 1
     for index in range(len(image)):
         list_spikes(image[index], top, left, row, all_parts, places, starts, listed)
-        for target0 in range(0, targets, TARGETS):
-            some = min(TARGETS, targets - target0)
+        for y0 in range(0, made[0], at_once):
+            targets = min(at_once, made[0] - y0) * made[1]
             for group in range(groups):
                 for chunk in range(len(chunks) - 1):
+                    of_chunk = lines[chunks[chunk] : chunks[chunk + 1]]
                     count = 0
-                    for each in range(some):
-                        y, x = (target0 + each) // made[1], (target0 + each) % made[1]
-                        offset = (y * stride[0] * row + x * stride[1]) * all_parts + group * per_group
-                        bounds[each] = count
+                    for y in range(targets // made[1]):
+                        offset = (y0 + y) * down * row * all_parts + group * per_group
                         count = _gather(
-                            starts, listed, pixels, bases, chunks[chunk], chunks[chunk + 1], offset, width, none,
-                            rows, count,
-                        )  # fmt: skip
-                    bounds[some] = count
+                            starts, listed, offset, columns, of_chunk, line_rows, width, rows, count, bounds, y * step
+                        )
+                    more, last = chunk > 0, chunk == len(chunks) - 2
+                    column_size = len(of_chunk) * line_rows * width
+                    w_first = taps * chunks[chunk] * line_rows * width
                     for block in range(blocks):
-                        w_at = (group * blocks + block) * block_size
-                        for each in range(some):
+                        w_block = (group * blocks + block) * block_size
+                        none = w_block + block_size - width
+                        f_at = group * held + block * width
+                        whole = min(width, outputs - block * width)
+                        for each in range(targets):
+                            y, x = each // made[1], each % made[1]
+                            b_at = y * step + firsts[x]
+                            w_at = w_block + w_first - firsts[x] * column_size
+                            span = w_at, none, bounds[b_at], bounds[b_at + taps]
                             s_at = each * held + block * width
-                            first, last = bounds[each], bounds[each + 1]
-                            if width == 6 * ROW_BYTES:
-                                add_rows(6, weights, w_at, rows, first, last, sums, s_at, chunk > 0)
-                            elif width == 4 * ROW_BYTES:
-                                add_rows(4, weights, w_at, rows, first, last, sums, s_at, chunk > 0)
-                            elif width == 3 * ROW_BYTES:
-                                add_rows(3, weights, w_at, rows, first, last, sums, s_at, chunk > 0)
-                            elif width == 2 * ROW_BYTES:
-                                add_rows(2, weights, w_at, rows, first, last, sums, s_at, chunk > 0)
+                            o_at = (index * made[0] * made[1] + y0 * made[1] + each) * out.shape[1] + group * outputs
+                            o_at += block * width
+                            if whole == width:
+                                _add(width, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)
                             else:
-                                add_rows(1, weights, w_at, rows, first, last, sums, s_at, chunk > 0)
-                first_output = group * outputs
-                for each in range(some):
-                    at = index * targets + target0 + each
-                    for o in range(outputs):
-                        whole = np.float32(sums[each, o])
-                        out[at, first_output + o] = whole * scale[first_output + o] + bias[first_output + o]
+                                _add(width, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, spare, 0)
+                                if last:
+                                    for o in range(whole):
+                                        out[o_at // out.shape[1], o_at % out.shape[1] + o] = spare[0, o]
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _add(
+    width: int, weights: Any, span: Any, rows: Any, sums: Any, s_at: int, more: bool, last: bool, scale: Any, bias: Any,
+    f_at: int, out: Any, o_at: int,
+) -> None:  # fmt: skip
+    """``add_rows`` of a width that is known when it runs."""
+    if width == 6 * ROW_BYTES:
+        add_rows(6, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)
+    elif width == 4 * ROW_BYTES:
+        add_rows(4, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)
+    elif width == 3 * ROW_BYTES:
+        add_rows(3, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)
+    elif width == 2 * ROW_BYTES:
+        add_rows(2, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)
+    else:
+        add_rows(1, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)

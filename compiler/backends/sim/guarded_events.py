@@ -11,13 +11,23 @@ import numpy.typing as npt
 
 from resformer.compiler.backends.sim import events
 from resformer.compiler.backends.sim.products import KernelRefusedError, Synapses
-from resformer.compiler.backends.sim.widths import INTERLEAVED, LANES, ROW_BYTES, ROWS_AT_ONCE
+from resformer.compiler.backends.sim.widths import INTERLEAVED, LANES, ROW_BYTES
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.interval import INT32_MAX
 
 Array = npt.NDArray[Any]
 
 INT16_MAX, UINT16_MAX = 2**15 - 1, 2**16 - 1
+TYPES = {
+    "starts": np.int32,
+    "listed": np.uint16,
+    "rows": np.int32,
+    "bounds": np.int64,
+    "sums": np.int32,
+    "spare": np.float32,
+}
+"""Of what :func:`_room` gives."""
+CACHE_LINE = 64
 _SCRATCH = threading.local()
 
 
@@ -34,19 +44,19 @@ PLACES = _places()
 
 
 @dataclass(frozen=True, eq=False)
-class Segments:
-    """What each group of a convolution sums: taps of parts of its channels.
+class Lines:
+    """What each group of a convolution sums: rows of the kernel, of parts of its channels.
 
     Attributes:
         parts: Of a group's channels.
-        pixels: (segments,), int64: what each adds to a target's first list.
-        bases: (segments,), int32: its first row in a block of weights, times the block's width.
-        chunks: Segments from one to the next fit 16 bits.
+        kernel_rows: (lines,): which row of the kernel each is of.
+        part: (lines,): and of which part.
+        chunks: (chunks + 1,), int64: lines from one to the next fit 16 bits.
     """
 
     parts: int
-    pixels: Array
-    bases: Array
+    kernel_rows: Array
+    part: Array
     chunks: Array
 
 
@@ -63,57 +73,82 @@ class Convolution:
 
     def __init__(self, synapses: Synapses) -> None:
         weight, groups = synapses.weight, synapses.groups
-        outputs, channels = weight.shape[:2]
         require(weight.dtype == np.int8 and weight.ndim == 4, f"{synapses.name}: weights of {weight.dtype}")
+        outputs, channels, _, self._taps = weight.shape
         require(groups >= 1 and outputs % groups == 0, f"{synapses.name}: {outputs} outputs in {groups} groups")
         for array in (synapses.weight_exp, synapses.bias):
             require(array.shape == (outputs,), f"{synapses.name}: {array.shape} values for {outputs} outputs")
         (top, left), (rows, columns) = synapses.padding, synapses.size
         # a row ends where the next one's zeros begin: the zeros on one side are those on the other, too
         self._frame = top, left, left + columns
-        self._stride, self._groups, self._shape = synapses.stride, groups, (*synapses.size, groups * channels)
-        self._made = synapses.window.targets(synapses.size)
-        self._segments = _segments(synapses, self._frame[2])
+        self._down, self._groups, self._shape = synapses.stride[0], groups, (*synapses.size, groups * channels)
+        self._outputs, self._made = outputs, synapses.window.targets(synapses.size)
+        self._lines = _lines(synapses)
+        columns_read, self._firsts = _columns(synapses)
+        self._columns = columns_read * groups * self._lines.parts
         self._width = _width(outputs // groups)
         self._weights = self._laid_out(weight.reshape(groups, -1, *weight.shape[1:]))
-        self._scale = np.exp2(synapses.weight_exp.astype(np.float32))
-        self._bias = synapses.bias.astype(np.float32)
+        self._scale = self._by_group(np.exp2(synapses.weight_exp.astype(np.float32)))
+        self._bias = self._by_group(synapses.bias)
         pixels = (rows + 2 * top) * self._frame[2] + left
+        held, rows_at_once = self._scale.shape[1], max(events.TARGETS // self._made[1], 1)
+        longest = len(self._columns) * max(np.diff(self._lines.chunks)) * channels // self._lines.parts
         self._room = {
-            "starts": pixels * groups * self._segments.parts + 1,
+            "starts": pixels * groups * self._lines.parts + 1,
             "listed": rows * columns * groups * channels + LANES,
-            "rows": events.TARGETS * (synapses.depth + len(self._segments.chunks) * ROWS_AT_ONCE) + LANES,
-            "sums": events.TARGETS * len(self._weights) // groups * self._width,
+            "rows": rows_at_once * longest + LANES,
+            "bounds": rows_at_once * (len(self._columns) + 1),
+            "sums": rows_at_once * self._made[1] * held,
+            "spare": held,
         }
-        # places are uint16, and where a list or a row begins is an int32
-        if channels > UINT16_MAX or max(self._room["listed"], self._weights[0].size) > INT32_MAX:
+        # places are uint16; where a list begins is an int32, and so is a row's, counted from the first column
+        places = longest * self._width, self._weights[0].size
+        if channels > UINT16_MAX or max(self._room["listed"], *places) > INT32_MAX:
             raise KernelRefusedError(f"{synapses.name}: {channels} channels of {synapses.size} are too large")
+        row = synapses.dilation[0] * self._frame[2] * groups * self._lines.parts
+        self._reads = self._lines.kernel_rows * row + self._lines.part
         self._require_reads()
 
+    def _by_group(self, values: Array) -> Array:
+        """(outputs,) as (groups, outputs of a group in whole blocks), float32."""
+        each = values.reshape(self._groups, -1).astype(np.float32)
+        held = len(self._weights) // self._groups * self._width
+        return np.pad(each, ((0, 0), (0, held - each.shape[1])))
+
     def _laid_out(self, weight: Array) -> Array:
-        """(groups, outputs, channels, K_h, K_w) as (blocks, rows, width): each group's rows by segment, then zeros."""
-        groups, outputs, channels, *_ = weight.shape
-        parts, width = self._segments.parts, self._width
-        # (groups, parts, taps, channels of a part, outputs)
-        by_row = weight.reshape(groups, outputs, parts, channels // parts, -1).transpose(0, 2, 4, 3, 1)
-        rows = by_row.reshape(groups, -1, outputs)
+        """(groups, outputs, channels, K_h, K_w) as (blocks, rows, width).
+
+        A group's rows by chunk, column of the kernel, line and channel, then zeros.
+        """
+        lines, width = self._lines, self._width
+        groups, outputs, channels, *kernel = weight.shape
+        # (parts, K_h, K_w, channels of a part, groups, outputs)
+        by_part = weight.reshape(groups, outputs, lines.parts, channels // lines.parts, *kernel)
+        by_line = by_part.transpose(2, 4, 5, 3, 0, 1)[lines.part, lines.kernel_rows]
+        by_chunk = [
+            by_line[first:last].swapaxes(0, 1).reshape(-1, groups, outputs)
+            for first, last in zip(lines.chunks[:-1], lines.chunks[1:], strict=True)
+        ]
+        rows = np.concatenate(by_chunk).transpose(1, 0, 2)
         blocks = -(-outputs // width)
         padded = np.zeros((groups, rows.shape[1] + 1, blocks * width), np.int8)
         padded[:, :-1, :outputs] = rows
         padded = padded.reshape(groups, -1, blocks * width // ROW_BYTES, ROW_BYTES)[..., INTERLEAVED]
-        return np.ascontiguousarray(padded.reshape(groups, -1, blocks, width).swapaxes(1, 2)).reshape(
-            groups * blocks, -1, width
-        )
+        laid_out = _aligned(padded.size).reshape(groups, blocks, -1, width)
+        laid_out[...] = padded.reshape(groups, -1, blocks, width).swapaxes(1, 2)
+        return laid_out.reshape(groups * blocks, -1, width)
 
     def _require_reads(self) -> None:
-        """See that the last target's last segment is a list that there is, and its last row one of the weights."""
-        segments, row = self._segments, self._frame[2]
-        steps = [(made - 1) * step for made, step in zip(self._made, self._stride, strict=True)]
-        all_parts = self._groups * segments.parts
-        last = (steps[0] * row + steps[1]) * all_parts + (self._groups - 1) * segments.parts + segments.pixels.max()
-        require(segments.pixels.min() >= 0 and last + 1 < self._room["starts"], f"a target reads list {last}")
-        part = self._shape[2] // all_parts
-        require((segments.bases.max() // self._width) + part < self._weights.shape[1], "rows beyond the weights")
+        """See that the last target's last column is one that there is, and its last line a list that there is."""
+        all_parts = self._groups * self._lines.parts
+        last = (self._made[0] - 1) * self._down * self._frame[2] * all_parts + (self._groups - 1) * self._lines.parts
+        last += self._columns.max() + self._reads.max()
+        require(min(self._reads.min(), self._columns.min()) >= 0, "a target reads a list before the first")
+        require(last + 1 < self._room["starts"], f"a target reads list {last}")
+        require(self._firsts.min() >= 0, "a target reads a column before the first")
+        require(self._firsts.max() + self._taps <= len(self._columns), "a target reads a column beyond the last")
+        rows = self._taps * len(self._reads) * (self._shape[2] // all_parts)
+        require(self._weights.shape[1] == rows + 1, f"{self._weights.shape[1]} rows of weights, not {rows} and one")
 
     def __call__(self, image: Array) -> Array:
         """Sum the spikes of images, (images, H, W, channels), uint8: (images * R * S, outputs), float32.
@@ -123,16 +158,22 @@ class Convolution:
         """
         fits = image.dtype == np.uint8 and image.ndim == 4 and image.shape[1:] == self._shape
         require(fits and image.flags.c_contiguous, f"images of {image.shape}, {image.dtype}, not {self._shape}")
-        out = np.empty((len(image) * self._made[0] * self._made[1], len(self._scale)), np.float32)
-        sums = _room("sums", self._room["sums"]).reshape(events.TARGETS, -1)
-        segments = self._segments
+        out = np.empty((len(image) * self._made[0] * self._made[1], self._outputs), np.float32)
+        room = {name: _room(name, size) for name, size in self._room.items()}
+        held = self._scale.shape[1]
         events.convolve(
-            image, self._frame, self._stride, self._made, (self._groups, segments.parts), segments.pixels,
-            segments.bases, segments.chunks, self._weights, self._width, self._scale, self._bias,
-            PLACES, _room("starts", self._room["starts"]), _room("listed", self._room["listed"], np.uint16),
-            _room("rows", self._room["rows"]), sums, out,
+            image, self._frame, self._down, self._made, (self._groups, self._lines.parts), self._columns, self._firsts,
+            self._taps, self._reads, self._lines.chunks, self._weights, self._width, self._scale, self._bias, PLACES,
+            room["starts"], room["listed"], room["rows"], room["bounds"], room["sums"].reshape(-1, held),
+            room["spare"].reshape(1, held), out,
         )  # fmt: skip
         return out
+
+
+def _aligned(size: int) -> Array:
+    """So many int8 from the beginning of a cache line on: a row crosses no more lines than it must."""
+    memory = np.empty(size + CACHE_LINE, np.int8)
+    return memory[-memory.ctypes.data % CACHE_LINE :][:size]
 
 
 def _width(outputs: int) -> int:
@@ -140,37 +181,45 @@ def _width(outputs: int) -> int:
     return min((ROW_BYTES * each for each in events.WIDTHS), key=lambda width: (-(-outputs // width) * width, -width))
 
 
-def _segments(synapses: Synapses, row: int) -> Segments:
+def _lines(synapses: Synapses) -> Lines:
     """What a group sums, in chunks that fit 16 bits."""
-    channels, (tap_rows, tap_columns) = synapses.weight.shape[1], synapses.kernel
-    (down, along), groups = synapses.dilation, synapses.groups
-    # the largest sums of a channel's tap: of each sign, the worst output's
+    channels = synapses.weight.shape[1]
+    # the largest sums of a line: of each sign, the worst output's
     for parts in (each for each in range(1, channels + 1) if channels % each == 0):
-        whole = synapses.weight.reshape(len(synapses.weight), parts, channels // parts, -1).astype(np.int64)
-        # (outputs, parts, taps) to (outputs, segments)
-        above, below = (
-            np.where(whole > 0, whole, 0).sum(axis=2).reshape(len(whole), -1),
-            np.where(whole < 0, -whole, 0).sum(axis=2).reshape(len(whole), -1),
-        )
+        by_part = synapses.weight.reshape(len(synapses.weight), parts, channels // parts, *synapses.kernel)
+        whole = by_part.astype(np.int64)
+        # (outputs, parts, K_h) to (outputs, lines)
+        above, below = (np.maximum(each, 0).sum(axis=(2, 4)).reshape(len(whole), -1) for each in (whole, -whole))
         if max(above.max(), below.max()) <= INT16_MAX:
             break
+    else:
+        raise KernelRefusedError(f"{synapses.name}: a row of {synapses.kernel[1]} weights of a channel is too large")
     chunks = [0]
-    for segment in range(above.shape[1]):
+    for line in range(above.shape[1]):
         first = chunks[-1]
-        if max(each[:, first : segment + 1].sum(axis=1).max() for each in (above, below)) > INT16_MAX:
-            chunks.append(segment)
+        if max(each[:, first : line + 1].sum(axis=1).max() for each in (above, below)) > INT16_MAX:
+            chunks.append(line)
     chunks.append(above.shape[1])
-    taps = [(y * down * row + x * along) for y in range(tap_rows) for x in range(tap_columns)]
-    pixels = [tap * groups * parts + part for part in range(parts) for tap in taps]
-    bases = np.arange(len(pixels)) * (channels // parts) * _width(len(synapses.weight) // groups)
-    return Segments(parts, np.array(pixels, np.int64), bases.astype(np.int32), np.array(chunks, np.int64))
+    part, kernel_rows = np.divmod(np.arange(above.shape[1]), synapses.kernel[0])
+    return Lines(parts, kernel_rows, part, np.array(chunks, np.int64))
 
 
-def _room(name: str, size: int, dtype: type = np.int32) -> Array:
+def _columns(synapses: Synapses) -> tuple[Array, Array]:
+    """Where the lists of each column that is read are, and which is each target's first; a target's are neighbours."""
+    along, taps, step = synapses.dilation[1], synapses.kernel[1], synapses.stride[1]
+    firsts = np.arange(synapses.window.targets(synapses.size)[1]) * step
+    read = np.unique(firsts[:, None] + np.arange(taps) * along)
+    # columns that one target reads are ``along`` apart
+    ordered = read[np.lexsort((read, read % along))]
+    at = {column: index for index, column in enumerate(ordered.tolist())}
+    return ordered, np.array([at[first] for first in firsts.tolist()])
+
+
+def _room(name: str, size: int) -> Array:
     """Memory of this thread, which its next convolution writes over."""
     held = getattr(_SCRATCH, name, None)
     if held is None or len(held) < size:
-        held = np.empty(size, dtype)
+        held = np.empty(size, TYPES[name])
         setattr(_SCRATCH, name, held)
     room: Array = held[:size]
     return room

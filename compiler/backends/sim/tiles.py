@@ -17,7 +17,7 @@ from resformer.compiler.backends.sim.lanes import Codegen, address, splat, vecto
 from resformer.compiler.backends.sim.widths import LANES, ROW_BYTES, ROWS_AT_ONCE, WORD_LANES
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_VOID = ir.VoidType()
+_F32, _VOID = ir.FloatType(), ir.VoidType()
 
 
 def _add_bytes(builder: Any, sums: Any, a: Any, b: Any) -> Any:
@@ -94,9 +94,10 @@ dot_words = _block_of_dots(
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def add_rows(
-    typing: Any, count: Any, weights: Any, w_at: Any, rows: Any, first: Any, last: Any, sums: Any, s_at: Any, more: Any
-) -> tuple[Any, Codegen]:
-    """Add rows of int8 in registers of 16 bits, AVX2's, and write their sums, or add them to what is there.
+    typing: Any, count: Any, weights: Any, span: Any, rows: Any, sums: Any, s_at: Any, more: Any, last: Any, scale: Any,
+    bias: Any, f_at: Any, out: Any, o_at: Any,
+) -> tuple[Any, Codegen]:  # fmt: skip
+    """Add rows of int8 in registers of 16 bits, AVX2's, and write their sums, or what they are scaled.
 
     Two rows are interleaved, byte by byte, and their pairs are added by a product with ones. Of each 32 weights of a
     row ``INTERLEAVED`` says the order.
@@ -105,13 +106,18 @@ def add_rows(
         typing: Numba's.
         count: How many times 32 weights a row has, a literal.
         weights: int8.
-        w_at: What is added to each row's place.
-        rows: int32: from ``first`` up to ``last``, where in the weights a row begins.
-        first: The first of the rows.
-        last: The one after the last; a multiple of ``ROWS_AT_ONCE`` further.
-        sums: int32.
-        s_at: Where they belong.
-        more: Whether the sums are added to what is there.
+        span: What is added to each row's place; the place of a row of zeros; the first of the rows, and the one after
+            the last.
+        rows: int32: where in the weights a row begins.
+        sums: int32: what was summed before.
+        s_at: Where that is.
+        more: Whether to add it.
+        last: Whether to write scaled sums to ``out``, or sums to ``sums``.
+        scale: float32: what sums are multiplied by.
+        bias: float32: what is added to them.
+        f_at: Where those of the first sum are.
+        out: float32.
+        o_at: Where the first belongs.
     """
     parts = count.literal_value
     whole, words = ir.VectorType(_I8, ROW_BYTES), ir.VectorType(_I16, LANES)
@@ -119,12 +125,14 @@ def add_rows(
     halves = [ir.Constant(ir.VectorType(_I32, ROW_BYTES), [each + part for each in low]) for part in (0, 8)]
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
-        _, weights, w_at, rows, first, last, sums, s_at, more = arguments
-        w_type, r_type, s_type = (signature.args[index] for index in (1, 3, 6))
+        _, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at = arguments
+        _, w_type, _, r_type, s_type, _, _, _, scale_type, bias_type, _, o_type, _ = signature.args
+        w_at, none, begin, end = cgutils.unpack_tuple(builder, span)
         made = [[cgutils.alloca_once(builder, words) for _ in halves] for _ in range(parts)]
         for each in (each for pair in made for each in pair):
             builder.store(ir.Constant(words, None), each)
         block = address(context, builder, w_type, weights, w_at, _I8)
+        zeros = address(context, builder, w_type, weights, none, _I8)
         kind = ir.FunctionType(words, [whole, whole])
         multiply = builder.module.declare_intrinsic("llvm.x86.avx2.pmadd.ub.sw", fnty=kind)
         ones = ir.Constant(whole, [1] * ROW_BYTES)
@@ -133,27 +141,55 @@ def add_rows(
             place = builder.load(address(context, builder, r_type, rows, index, _I32), align=4)
             return builder.gep(block, [builder.zext(place, _I64)])
 
+        def row_or_zeros(index: Any) -> Any:
+            return builder.select(builder.icmp_signed("<", index, end), row_at(index), zeros)
+
         def part_of(row: Any, part: int) -> Any:
             where = builder.bitcast(builder.gep(row, [ir.Constant(_I64, part * ROW_BYTES)]), ir.PointerType(whole))
             return builder.load(where, align=1)
 
-        with cgutils.for_range_slice(builder, first, last, ir.Constant(_I64, ROWS_AT_ONCE)) as (index, _):
+        def add(index: Any, row_of: Callable[[Any], Any]) -> None:
             for pair in range(0, ROWS_AT_ONCE, 2):
-                a, b = (row_at(builder.add(index, ir.Constant(_I64, pair + each))) for each in range(2))
+                a, b = (row_of(builder.add(index, ir.Constant(_I64, pair + each))) for each in range(2))
                 for part in range(parts):
                     both = part_of(a, part), part_of(b, part)
                     for half, each in zip(halves, made[part], strict=True):
                         added = builder.call(multiply, [ones, builder.shuffle_vector(*both, half)])
                         builder.store(builder.add(builder.load(each), added), each)
-        for lane, each in enumerate(each for pair in made for each in pair):
-            here = builder.add(s_at, ir.Constant(_I64, lane * LANES))
-            where = address(context, builder, s_type, sums, here, vector(_I32))
-            there = builder.select(more, builder.load(where, align=4), ir.Constant(vector(_I32), None))
-            builder.store(builder.add(builder.sext(builder.load(each), vector(_I32)), there), where, 4)
+
+        turns = builder.and_(builder.sub(end, begin), ir.Constant(_I64, -ROWS_AT_ONCE))
+        rest = builder.add(begin, turns)
+        with cgutils.for_range_slice(builder, begin, rest, ir.Constant(_I64, ROWS_AT_ONCE)) as (index, _):
+            add(index, row_at)
+        with builder.if_then(builder.icmp_signed("<", rest, end)):
+            add(rest, row_or_zeros)
+        with builder.if_else(last) as (scaled, summed):
+            for branch in (scaled, summed):
+                with branch:
+                    for lane, each in enumerate(each for pair in made for each in pair):
+                        here = ir.Constant(_I64, lane * LANES)
+                        held = address(context, builder, s_type, sums, builder.add(s_at, here), vector(_I32))
+                        there = builder.select(more, builder.load(held, align=4), ir.Constant(vector(_I32), None))
+                        total = builder.add(builder.sext(builder.load(each), vector(_I32)), there)
+                        if branch is summed:
+                            builder.store(total, held, 4)
+                            continue
+                        factor, offset = (
+                            builder.load(
+                                address(context, builder, kind, array, builder.add(f_at, here), vector(_F32)), align=4
+                            )
+                            for kind, array in ((scale_type, scale), (bias_type, bias))
+                        )
+                        real = builder.fadd(builder.fmul(builder.sitofp(total, vector(_F32)), factor), offset)
+                        where = address(context, builder, o_type, out, builder.add(o_at, here), vector(_F32))
+                        builder.store(real, where, 4)
         return context.get_dummy_value()
 
     place = types.intp
-    return types.void(count, weights, place, rows, place, place, sums, place, types.boolean), codegen
+    return types.void(
+        count, weights, types.UniTuple(place, 4), rows, sums, place, types.boolean, types.boolean, scale, bias, place,
+        out, place,
+    ), codegen  # fmt: skip
 
 
 def _call(builder: Any, name: str, arguments: list[Any]) -> Any:
