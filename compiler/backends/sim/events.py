@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from resformer.compiler.backends.sim.lanes import integers, list_eight, load_places, plus, spiking, store, times
+from resformer.compiler.backends.sim.lanes import PLACES, integers, list_eight, load_places, plus, spiking, store, times
 from resformer.compiler.backends.sim.tiles import add_rows
 from resformer.compiler.backends.sim.widths import LANES, ROW_BYTES
 
@@ -30,7 +30,7 @@ WIDTHS = (6, 4, 3, 2, 1)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def list_spikes(image: Any, top: int, left: int, row: int, parts: int, places: Any, starts: Any, listed: Any) -> None:
+def list_spikes(image: Any, top: int, left: int, row: int, parts: int, starts: Any, listed: Any) -> None:
     """List an image's spikes, by pixel and part of its channels.
 
     Args:
@@ -39,7 +39,6 @@ def list_spikes(image: Any, top: int, left: int, row: int, parts: int, places: A
         left: Columns of zeros on the left.
         row: How many pixels a row has with those on the left and on the right.
         parts: Of the channels, which they divide.
-        places: (256, 8), uint16, as :func:`list_eight` has it.
         starts: (pixels * parts + 1,), int32: where each list begins and the one before it ends, all zeros included.
         listed: uint16: the lists, of channels' numbers in their part.
     """
@@ -61,8 +60,8 @@ def list_spikes(image: Any, top: int, left: int, row: int, parts: int, places: A
                 pixel = (y * columns + x) * channels + part * part_channels
                 for c in range(0, whole, LANES):
                     bits = spiking(image, pixel + c)
-                    count += list_eight(places, bits & 255, c, listed, count)
-                    count += list_eight(places, bits >> 8, c + 8, listed, count)
+                    count += list_eight(PLACES, bits & 255, c, listed, count)
+                    count += list_eight(PLACES, bits >> 8, c + 8, listed, count)
                 for c in range(whole, part_channels):
                     listed[count] = c
                     count += image[y, x, part * part_channels + c] != 0
@@ -99,7 +98,7 @@ def _gather(
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def convolve(
     image: Any, frame: Any, down: int, made: Any, parts: Any, columns: Any, firsts: Any, taps: int, lines: Any,
-    chunks: Any, weights: Any, width: int, scale: Any, bias: Any, places: Any, starts: Any, listed: Any, rows: Any,
+    chunks: Any, weights: Any, width: int, scale: Any, bias: Any, starts: Any, listed: Any, rows: Any,
     bounds: Any, sums: Any, spare: Any, out: Any,
 ) -> None:  # fmt: skip
     """Sum the spikes of some images.
@@ -121,8 +120,7 @@ def convolve(
         width: Outputs of a block, ``ROW_BYTES`` times one of ``WIDTHS``.
         scale: (groups, outputs of a group in whole blocks), float32: powers of two.
         bias: As scale.
-        places: As :func:`list_spikes` has them.
-        starts: As it has them.
+        starts: As :func:`list_spikes` has them.
         listed: As it has them, with room for all channels of an image, and a vector more.
         rows: int32, with room for all that targets read at a time, and a vector more.
         bounds: int64, with room for the columns of targets at a time, and one more for each of their rows.
@@ -141,7 +139,7 @@ def convolve(
     at_once = max(TARGETS // made[1], 1)
     step = len(columns) + 1
     for index in range(len(image)):
-        list_spikes(image[index], top, left, row, all_parts, places, starts, listed)
+        list_spikes(image[index], top, left, row, all_parts, starts, listed)
         for y0 in range(0, made[0], at_once):
             targets = min(at_once, made[0] - y0) * made[1]
             for group in range(groups):

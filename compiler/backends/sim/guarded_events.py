@@ -31,18 +31,6 @@ CACHE_LINE = 64
 _SCRATCH = threading.local()
 
 
-def _places() -> npt.NDArray[np.uint16]:
-    """Of each byte, the places of the bits that are set, then zeros: (256, 8)."""
-    places = np.zeros((256, 8), np.uint16)
-    for byte in range(256):
-        found = [place for place in range(8) if byte >> place & 1]
-        places[byte, : len(found)] = found
-    return places
-
-
-PLACES = _places()
-
-
 @dataclass(frozen=True, eq=False)
 class Lines:
     """What each group of a convolution sums: rows of the kernel, of parts of its channels.
@@ -163,7 +151,7 @@ class Convolution:
         held = self._scale.shape[1]
         events.convolve(
             image, self._frame, self._down, self._made, (self._groups, self._lines.parts), self._columns, self._firsts,
-            self._taps, self._reads, self._lines.chunks, self._weights, self._width, self._scale, self._bias, PLACES,
+            self._taps, self._reads, self._lines.chunks, self._weights, self._width, self._scale, self._bias,
             room["starts"], room["listed"], room["rows"], room["bounds"], room["sums"].reshape(-1, held),
             room["spare"].reshape(1, held), out,
         )  # fmt: skip

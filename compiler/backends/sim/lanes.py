@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba.core import types
 from numba.core.datamodel.models import PrimitiveModel
@@ -320,13 +322,27 @@ def store_low_bits(typing: Any, array: Any, at: Any, lanes: Any, mask: Any) -> t
 # --- lists of spikes
 
 
+def _places() -> npt.NDArray[np.uint16]:
+    places = np.zeros((256, 8), np.uint16)
+    for byte in range(256):
+        found = [place for place in range(8) if byte >> place & 1]
+        places[byte, : len(found)] = found
+    return places
+
+
+PLACES = _places()
+"""Of each byte, the places of the bits that are set, then zeros: what :func:`list_eight` reads."""
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def spiking(typing: Any, array: Any, at: Any) -> tuple[Any, Codegen]:
-    """Which of 16 bytes are not zero, a bit each, the first lowest."""
+    """Which of 16 neighbours of an array of integers are not zero, a bit each, the first lowest."""
+    whole = vector(ir.IntType(array.dtype.bitwidth))
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
-        where = address(context, builder, signature.args[0], arguments[0], arguments[1], vector(_I8))
-        spikes = builder.icmp_signed("!=", builder.load(where, align=1), ir.Constant(vector(_I8), None))
+        where = address(context, builder, signature.args[0], arguments[0], arguments[1], whole)
+        there = _align(builder.load(where), signature.args[0])
+        spikes = builder.icmp_signed("!=", there, ir.Constant(whole, None))
         return builder.zext(builder.bitcast(spikes, _I16), _I64)
 
     return types.int64(array, types.intp), codegen
@@ -338,7 +354,7 @@ def list_eight(typing: Any, places: Any, bits: Any, first: Any, out: Any, at: An
 
     Args:
         typing: Numba's.
-        places: (256, 8), uint16: of each byte the places of its bits that are set, and anything.
+        places: ``PLACES``.
         bits: A byte.
         first: What is added to each place.
         out: uint16.

@@ -6,7 +6,8 @@ the digits of the other y, and the neurons after that fire.
 Where a processor multiplies bytes, y + bias is held in two digits to the base 255, from -127 to 127, one below the
 other: spikes stand twice in a row of their matrix, as 1 for the lower digit and as 255 for the higher, so that one sum
 in 32 bits is the product. Sums of digits may wrap on their way, and the sum is right all the same, since it fits. Where
-it multiplies words of 16 bits, y + bias is a word, and a spike is one, once. Both take as much memory. Where the higher
+it multiplies words of 16 bits, y + bias is a word, and a spike is one, once; pairs of spikes that are both zero, which
+are most, are left out. Both take as much memory. Where the higher
 digit begins, ``second``, says which it is: None where there are words, and numba makes code for the one or the other.
 
 Matrices of spikes are (steps, 16, depth) of bytes, and those of y (steps, depth / 4, columns) of int32, each four int8
@@ -22,6 +23,7 @@ import numpy as np
 from numba import njit
 
 from resformer.compiler.backends.sim.lanes import (
+    PLACES,
     as_floats,
     counted,
     differs,
@@ -32,9 +34,11 @@ from resformer.compiler.backends.sim.lanes import (
     greater,
     integers,
     lesser,
+    list_eight,
     load,
     nearest,
     plus,
+    spiking,
     store,
     store_choices,
     store_low_bits,
@@ -45,19 +49,16 @@ from resformer.compiler.backends.sim.lanes import (
 from resformer.compiler.backends.sim.loops import NOTHING, integrate
 from resformer.compiler.backends.sim.products import STRIP_ROWS
 from resformer.compiler.backends.sim.tiles import (
+    add_pairs,
     clear_tile,
     configure_tiles,
     dot_bytes,
     dot_tiles,
-    dot_words,
     load_tile,
     release_tiles,
     store_tile,
 )
-from resformer.compiler.backends.sim.widths import BASE, LANES, TILE_BYTES
-
-WORD_ROWS = 4
-"""Of a block of words: with two registers a row, and what they are multiplied with, they fill what AVX2 has."""
+from resformer.compiler.backends.sim.widths import BASE, LANES, TILE_BYTES, WORD_LANES
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -105,10 +106,24 @@ def multiply(shapes: Any, second: Any, a: Any, t: int, b: Any, c: Any) -> None:
                 dot_tiles(0, 4, 5)
             store_tile(0, c, c_at + n, step)
     elif second is None:
-        for row in range(0, STRIP_ROWS, WORD_ROWS):
-            left, out = a_at + row * depth, c_at + row * columns
-            for n in range(0, columns, LANES):
-                dot_words(WORD_ROWS, 2, a, left, depth, b, b_at + n, columns, depth // 4, c, out + n, columns)
+        pairs, listed = a.view(np.int32), np.empty(depth // 4 + LANES, np.uint16)
+        for row in range(STRIP_ROWS):
+            left, out = a_at // 4 + row * depth // 4, c_at + row * columns
+            count = 0
+            for pair in range(0, depth // 4, LANES):
+                bits = spiking(pairs, left + pair)
+                count += list_eight(PLACES, bits & 255, pair, listed, count)
+                count += list_eight(PLACES, bits >> 8, pair + 8, listed, count)
+            n = 0
+            while n + 12 * WORD_LANES <= columns:
+                add_pairs(12, pairs, left, b, b_at + n, columns, listed, count, c, out + n)
+                n += 12 * WORD_LANES
+            while n + 8 * WORD_LANES <= columns:
+                add_pairs(8, pairs, left, b, b_at + n, columns, listed, count, c, out + n)
+                n += 8 * WORD_LANES
+            while n < columns:
+                add_pairs(2, pairs, left, b, b_at + n, columns, listed, count, c, out + n)
+                n += 2 * WORD_LANES
     else:
         threes = columns // (3 * LANES) * (3 * LANES)
         for row in range(0, STRIP_ROWS, 8):
@@ -403,6 +418,9 @@ def attend(
     saturated1, floored1, ties1, saturated2, floored2, ties2 = 0, 0, 0, 0, 0, 0
     if shapes is not None:
         configure_tiles(shapes)
+    if second1 is None:
+        # what is beyond the real ones may be anything, but would be listed as spikes
+        a1[:], a2[:] = 0, 0
     for sample in range(samples):
         y_row, row0 = sample * patches, sample * positions
         for head in range(heads):

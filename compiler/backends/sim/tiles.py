@@ -32,64 +32,114 @@ def _add_words(builder: Any, sums: Any, a: Any, b: Any) -> Any:
     return builder.add(sums, builder.call(multiply, [builder.bitcast(each, words) for each in (a, b)]))
 
 
-def _block_of_dots(lanes: int, add_products: Callable[..., Any], doc: str) -> Any:
-    def operation(
-        typing: Any, rows: Any, columns: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any,
-        steps: Any, c: Any, c_at: Any, c_step: Any,
-    ) -> tuple[Any, Codegen]:  # fmt: skip
-        count, width = rows.literal_value, columns.literal_value
-
-        def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
-            _, _, a, a_at, a_step, b, b_at, b_step, steps, c, c_at, c_step = arguments
-            a_type, b_type, c_type = (signature.args[index] for index in (2, 5, 9))
-            register = ir.VectorType(_I32, lanes)
-            zero = ir.Constant(register, None)
-            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(width)] for _ in range(count)]
-            for each in (each for row in sums for each in row):
-                builder.store(zero, each)
-            with cgutils.for_range(builder, steps) as loop:
-                b_row = builder.add(b_at, builder.mul(loop.index, b_step))
-                taps = []
-                for column in range(width):
-                    at = builder.add(b_row, ir.Constant(_I64, column * lanes))
-                    taps.append(builder.load(address(context, builder, b_type, b, at, register), align=4))
-                a_four = builder.add(a_at, builder.mul(loop.index, ir.Constant(_I64, 4)))
-                for row in range(count):
-                    at = builder.add(a_four, builder.mul(a_step, ir.Constant(_I64, row)))
-                    four = builder.load(address(context, builder, a_type, a, at, _I32), align=1)
-                    spikes = splat(builder, _I32, four, lanes)
-                    for column in range(width):
-                        made = add_products(builder, builder.load(sums[row][column]), spikes, taps[column])
-                        builder.store(made, sums[row][column])
-            for row in range(count):
-                for column in range(width):
-                    at = builder.add(c_at, builder.mul(c_step, ir.Constant(_I64, row)))
-                    at = builder.add(at, ir.Constant(_I64, column * lanes))
-                    where = address(context, builder, c_type, c, at, register)
-                    builder.store(builder.load(sums[row][column]), where, 4)
-            return context.get_dummy_value()
-
-        place = types.intp
-        return types.void(rows, columns, a, place, place, b, place, place, place, c, place, place), codegen
-
-    operation.__doc__ = f"""{doc}
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def dot_bytes(
+    typing: Any, rows: Any, columns: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, steps: Any,
+    c: Any, c_at: Any, c_step: Any,
+) -> tuple[Any, Codegen]:  # fmt: skip
+    """A block of a product of uint8 by int8, summed in registers: VNNI's.
 
     Args:
         typing: Numba's.
         rows: Of the block, a literal.
-        columns: Of it, in registers of {lanes} int32, a literal; rows times columns must fit the registers.
+        columns: Of it, in registers of 16 int32, a literal; rows times columns must fit the registers.
         a: uint8, of which row r starts at byte ``a_at + r * a_step``.
+        a_at: Where the first row starts.
+        a_step: How far rows are apart.
         b: int32, four bytes each: those of neighbours in depth, of one column; the next ones lie ``b_step`` further.
+        b_at: Where the first column's first four are.
+        b_step: As said.
         steps: A quarter of the depth, which is in bytes.
         c: int32, of which row r starts at ``c_at + r * c_step``.
+        c_at: Where the first row starts.
+        c_step: How far rows are apart.
     """
-    return intrinsic(prefer_literal=True)(operation)
+    count, width = rows.literal_value, columns.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        _, _, a, a_at, a_step, b, b_at, b_step, steps, c, c_at, c_step = arguments
+        a_type, b_type, c_type = (signature.args[index] for index in (2, 5, 9))
+        sums = [_zeros(builder, vector(_I32), width) for _ in range(count)]
+        with cgutils.for_range(builder, steps) as loop:
+            b_row = builder.add(b_at, builder.mul(loop.index, b_step))
+            taps = _registers(context, builder, b_type, b, b_row, vector(_I32), width)
+            a_four = builder.add(a_at, builder.mul(loop.index, ir.Constant(_I64, 4)))
+            for row in range(count):
+                at = builder.add(a_four, builder.mul(a_step, ir.Constant(_I64, row)))
+                four = builder.load(address(context, builder, a_type, a, at, _I32), align=1)
+                spikes = splat(builder, _I32, four)
+                for held, tap in zip(sums[row], taps, strict=True):
+                    builder.store(_add_bytes(builder, builder.load(held), spikes, tap), held)
+        for row in range(count):
+            at = builder.add(c_at, builder.mul(c_step, ir.Constant(_I64, row)))
+            _write(context, builder, c_type, c, at, sums[row])
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(rows, columns, a, place, place, b, place, place, place, c, place, place), codegen
 
 
-dot_bytes = _block_of_dots(LANES, _add_bytes, "A block of a product of uint8 by int8, summed in registers: VNNI's.")
-dot_words = _block_of_dots(
-    WORD_LANES, _add_words, "A block of a product of int16, summed in registers: AVX2's. Sums of two products must fit."
-)
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def add_pairs(
+    typing: Any, columns: Any, a: Any, a_at: Any, b: Any, b_at: Any, b_step: Any, listed: Any, count: Any, c: Any,
+    c_at: Any,
+) -> tuple[Any, Codegen]:  # fmt: skip
+    """A part of a row of a product of int16, summed in registers of AVX2 over some pairs of its depth alone.
+
+    Args:
+        typing: Numba's.
+        columns: Of the part, in registers of 8 int32, a literal.
+        a: int32: a row's pairs of int16; sums of two products must fit.
+        a_at: Where they are.
+        b: int32: pairs of int16, of one column; the next ones lie ``b_step`` further.
+        b_at: Where the first column's first pair is.
+        b_step: As said.
+        listed: uint16: which of the pairs; the others are of zeros.
+        count: How many.
+        c: int32: where the sums belong.
+        c_at: From where on.
+    """
+    width, register = columns.literal_value, ir.VectorType(_I32, WORD_LANES)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
+        _, a, a_at, b, b_at, b_step, listed, count, c, c_at = arguments
+        a_type, b_type, l_type, c_type = (signature.args[index] for index in (1, 3, 6, 8))
+        sums = _zeros(builder, register, width)
+        with cgutils.for_range(builder, count) as loop:
+            where = address(context, builder, l_type, listed, loop.index, _I16)
+            place = builder.zext(builder.load(where, align=2), _I64)
+            pair = builder.load(address(context, builder, a_type, a, builder.add(a_at, place), _I32), align=4)
+            spikes = splat(builder, _I32, pair, WORD_LANES)
+            b_row = builder.add(b_at, builder.mul(place, b_step))
+            taps = _registers(context, builder, b_type, b, b_row, register, width)
+            for held, tap in zip(sums, taps, strict=True):
+                builder.store(_add_words(builder, builder.load(held), spikes, tap), held)
+        _write(context, builder, c_type, c, c_at, sums)
+        return context.get_dummy_value()
+
+    place = types.intp
+    return types.void(columns, a, place, b, place, place, listed, place, c, place), codegen
+
+
+def _zeros(builder: Any, register: ir.VectorType, count: int) -> list[Any]:
+    """Registers of zeros, where LLVM keeps variables."""
+    return [cgutils.alloca_once_value(builder, ir.Constant(register, None)) for _ in range(count)]
+
+
+def _registers(
+    context: Any, builder: Any, array_type: Any, array: Any, at: Any, register: ir.VectorType, count: int
+) -> list[Any]:
+    """Neighbours of an array of int32."""
+    places = (builder.add(at, ir.Constant(_I64, each * register.count)) for each in range(count))
+    return [builder.load(address(context, builder, array_type, array, each, register), align=4) for each in places]
+
+
+def _write(context: Any, builder: Any, array_type: Any, array: Any, at: Any, held: list[Any]) -> None:
+    """Write registers as neighbours of an array of int32."""
+    for index, each in enumerate(held):
+        value = builder.load(each)
+        where = builder.add(at, ir.Constant(_I64, index * value.type.count))
+        builder.store(value, address(context, builder, array_type, array, where, value.type), 4)
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
@@ -186,9 +236,9 @@ def add_rows(
         return context.get_dummy_value()
 
     place = types.intp
+    span_type, flag = types.containers.UniTuple(place, 4), types.boolean
     return types.void(
-        count, weights, types.UniTuple(place, 4), rows, sums, place, types.boolean, types.boolean, scale, bias, place,
-        out, place,
+        count, weights, span_type, rows, sums, place, flag, flag, scale, bias, place, out, place
     ), codegen  # fmt: skip
 
 
