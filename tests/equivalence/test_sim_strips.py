@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_refused() -> None:
     x = np.zeros((2, 40, 40), np.uint8)
 
     def attend(first: Any = half, second: Any = half, x: Any = x, x0: int = 8, p0: int = 8, shape: Any = sizes) -> None:
-        strips.attend(None, shape, x, x0, first, second, np.zeros((2, 40, 40), np.uint8), p0)
+        strips.attend(None, shape, x, x0, first, second, np.zeros((2, 40, 40), np.uint8), p0, (0, shape.positions))
 
     wrong: list[dict[str, Any]] = [
         {"x0": 9},

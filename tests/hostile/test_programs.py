@@ -161,10 +161,12 @@ def test_loops_refuse_arrays_that_are_too_small() -> None:
 
     y, bias, spikes = np.zeros((2, 6, 8), np.float32), np.zeros(4, np.float32), np.zeros((2, 6, 8), np.uint8)
     one, fire = np.float32(1), (bias, *np.zeros(3, np.float32))
-    guarded_loops.neurons(y, 4, None, 0, None, one, None, 0, fire, None, spikes, 4, 4, 2)
+    guarded_loops.neurons(y, 4, None, 0, None, one, None, 0, fire, None, spikes, 4, 4, 2, 0, len(y[0]))
     for a0, p0, width, steps in ((5, 4, 4, 2), (4, 5, 4, 2), (4, 4, 3, 2), (4, 4, 4, 3), (-1, 4, 4, 2)):
         with pytest.raises(InvariantError):
-            guarded_loops.neurons(y, a0, None, 0, None, one, None, 0, fire, None, spikes, p0, width, steps)
+            guarded_loops.neurons(
+                y, a0, None, 0, None, one, None, 0, fire, None, spikes, p0, width, steps, 0, len(y[0])
+            )
     sums, limit = np.zeros((2, 3, 8), np.int32), np.int32(9)
     guarded_loops.product_neurons(sums, 2, limit, one, one, one, one, None, spikes, 3, 4)
     for digits, row0, first in ((2, 4, 4), (2, 3, 5), (3, 3, 4), (0, 0, 0), (1, 3, 4)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import math
@@ -15,13 +16,15 @@ import numpy.typing as npt
 import torch
 
 from resformer.compiler.backends.base import StepProgress, check_range, check_samples, check_shape, does_not_fit
-from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend
+from resformer.compiler.backends.sim.byte_products import events_pay
+from resformer.compiler.backends.sim.cpu_kernels import CpuKernels, can_attend, compiled_loops
 from resformer.compiler.backends.sim.engine import Engine, Workers
 from resformer.compiler.backends.sim.frame import is_out_of_memory
 from resformer.compiler.backends.sim.gpu.batches import Batches, Pending, finish
 from resformer.compiler.backends.sim.plan import Plan, build_plan
 from resformer.compiler.backends.sim.products import Products
 from resformer.compiler.backends.sim.recorder import Recorder
+from resformer.compiler.backends.sim.team import ALONE, Team
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels
 from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import Trace
@@ -142,7 +145,12 @@ class SimBackend:
         for start in range(side_by_side * tile, len(samples), tile):
             count = min(tile, len(samples) - start)
             engine = self._engine(program, samples, count, recorder, self_check, sharing=workers.count)
-            engine.run(samples[start : start + count], recorder, start, workers)
+            part = samples[start : start + count]
+            if shares_rows():
+                # one of the threads does what Python does, and shares loops with the others
+                list(workers.map(functools.partial(engine.run, part, recorder), [start]))
+            else:
+                engine.run(part, recorder, start, workers)
             yield start + count
 
     def _run_in_batches(
@@ -205,27 +213,30 @@ class SimBackend:
         # what a self-check checks are the products of libraries, one by one
         fused = None if on_cpu or self_check or not has_triton() else _fused_kernels()
 
+        by_rows = on_cpu and shares_rows()
+        team = self._workers().team() if by_rows and sharing != 1 else ALONE
+
         def bind(sharing: int | None) -> Engine:
             plan = build_plan(
                 program,
                 samples=count,
                 static_input=static,
                 keep_graded=recorder.keeps_values,
-                workers=sharing,
+                workers=1 if by_rows else sharing,
                 can_attend=can_attend if on_cpu else fused.can_attend if fused is not None else None,
                 can_join=fused.can_join if fused is not None else None,
             )
-            return Engine(plan, self._kernels(plan, products, fused))
+            return Engine(plan, self._kernels(plan, products, fused, team))
 
         # on a thread like those that run it: kernels are tried as they will run
         (engine,) = self._workers().map(bind, [sharing]) if on_cpu else [bind(sharing)]
         self._engines[key] = engine
         return engine
 
-    def _kernels(self, plan: Plan, products: Products, fused: ModuleType | None) -> TorchKernels:
+    def _kernels(self, plan: Plan, products: Products, fused: ModuleType | None, team: Team) -> TorchKernels:
         """What binds a plan's steps on this device."""
         if self._device.type == "cpu":
-            return CpuKernels(plan, products)
+            return CpuKernels(plan, products, team)
         if fused is None:
             return TorchKernels(plan, self._device, int8=True, products=products)
         kernels: TorchKernels = fused.GpuKernels(plan, self._device, products)
@@ -236,6 +247,11 @@ class SimBackend:
         if self._threads is None or self._threads.count != torch.get_num_threads():
             self._threads = Workers(torch.get_num_threads())
         return self._threads
+
+
+def shares_rows() -> bool:
+    """Whether threads share a sample by rows, in loops of ours; else block by block of its channels."""
+    return events_pay() and compiled_loops() is not None
 
 
 def has_triton() -> bool:

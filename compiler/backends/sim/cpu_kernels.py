@@ -20,6 +20,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -49,6 +50,7 @@ from resformer.compiler.backends.sim.products import (
     digits_for,
 )
 from resformer.compiler.backends.sim.strip_trials import HeadAttention, attention_by
+from resformer.compiler.backends.sim.team import ALONE, Team
 from resformer.compiler.backends.sim.torch_kernels import (
     FLOATS,
     INT8_MATRIX,
@@ -79,15 +81,25 @@ EVENT_OUTPUTS_MIN, EVENT_DEPTH_MIN = 32, 64
 PLAIN_LOOPS = 8
 """A product of int8 matrices that takes so many times as long as float32's is made by plain loops; they take 50."""
 
+SHARED_NEURONS = 1 << 17
+"""Steps of neurons that are worth another thread's attention."""
+
 BY_LIBRARY = "product of a library"
 """What takes the place of strips, for notes."""
 
 
 class CpuKernels(TorchKernels):
-    """Binds steps to the fastest exact kernel of this machine."""
+    """Binds steps to the fastest exact kernel of this machine.
 
-    def __init__(self, plan: Plan, products: Products | None = None) -> None:
+    Args:
+        plan: What the steps belong to.
+        products: What tries kernels.
+        team: Threads that share the rows of loops.
+    """
+
+    def __init__(self, plan: Plan, products: Products | None = None, team: Team = ALONE) -> None:
         super().__init__(plan, torch.device("cpu"), int8=int8_is_exact(), products=products)
+        self._team = team
         if int8_verdict() is False and not events_pay():
             self.products.note(
                 "this machine's int8 instructions do not sum in 32 bits; all products are of floats, and slower"
@@ -106,7 +118,7 @@ class CpuKernels(TorchKernels):
         convs = [INT8_CONV, FLOAT_CONV] if self.int8 and of_bytes else [FLOAT_CONV]
         large = len(synapses.weight) // synapses.groups >= EVENT_OUTPUTS_MIN and synapses.depth >= EVENT_DEPTH_MIN
         if of_bytes and large and events_pay():
-            convs.insert(0, EVENTS)
+            convs.insert(0, replace(EVENTS, make=functools.partial(event_convolution, team=self._team)))
         if INT8_MATRIX in matrices:
             matrices.remove(INT8_MATRIX)
             if int8_matrices_pay():
@@ -140,10 +152,14 @@ class CpuKernels(TorchKernels):
             b = _read(frame.read(step.inputs[1])) if len(inputs) > 1 else (None, 0)
             stream = frame.write(step.stream, torch.float32) if step.stream is not None else None
             spikes = frame.write(step.lif[0], torch.uint8) if step.lif is not None else None
-            saturated, floored, ties = loops.neurons(
+            arguments = (
                 *a, *b, bias, limit, *_channels(stream), fire, tie,
                 *((nothing, 0) if spikes is None else _channels(spikes)), width, steps,
             )  # fmt: skip
+            rows = a[0].shape[1]
+            team = self._team if rows * width * steps >= SHARED_NEURONS else ALONE
+            found = team.share(rows, lambda first, last: loops.neurons(*arguments, first, last))
+            saturated, floored, ties = (sum(each) for each in zip(*found, strict=True))
             if step.relay is not None:
                 frame.clipped(step.relay[0], saturated * repeats)
             if step.lif is not None:
@@ -170,7 +186,7 @@ class CpuKernels(TorchKernels):
     def attention(self, step: AttentionStep, block: Block) -> Work:
         """Both products and their neurons, a few positions at a time."""
         by_library = Attention(self.plan, step, block, self.products)
-        by_strips = StripAttention.of(self.plan, step, block, self.products, by_library)
+        by_strips = StripAttention.of(self.plan, step, block, self.products, by_library, self._team)
         return by_library.run if by_strips is None else by_strips.run
 
 
@@ -349,6 +365,7 @@ class StripAttention:
         products: What tries kernels.
         kernel: What multiplies, and was right for both products.
         otherwise: What attends where y needs more digits than two.
+        team: What shares the strips.
     """
 
     def __init__(
@@ -359,8 +376,9 @@ class StripAttention:
         products: Products,
         kernel: Kernel[StripProduct],
         otherwise: Attention,
+        team: Team,
     ) -> None:
-        self._plan, self._inputs, self._otherwise = plan, step.inputs, otherwise
+        self._plan, self._inputs, self._otherwise, self._team = plan, step.inputs, otherwise, team
         self._tiles, self._words = shapes_of(kernel), in_words(kernel)
         patches, positions = (plan.values[name].positions for name in step.inputs[:2])
         self._sizes = compiled_strips().Sizes(plan.samples, *_heads_of(plan, step, block), positions, patches)
@@ -370,7 +388,7 @@ class StripAttention:
 
     @classmethod
     def of(
-        cls, plan: Plan, step: AttentionStep, block: Block, products: Products, otherwise: Attention
+        cls, plan: Plan, step: AttentionStep, block: Block, products: Products, otherwise: Attention, team: Team = ALONE
     ) -> StripAttention | None:
         """A step's, or None where this processor has no such instructions, or what they make is wrong."""
         y, (_, width) = plan.values[step.inputs[0]], _heads_of(plan, step, block)
@@ -383,7 +401,7 @@ class StripAttention:
             if products.choose(asked, [kernel], instead) is None:
                 continue
             if products.choose([head], [attention_by(kernel)], instead) is not None:
-                return cls(plan, step, block, products, kernel, otherwise)
+                return cls(plan, step, block, products, kernel, otherwise, team)
         return None
 
     @classmethod
@@ -407,27 +425,42 @@ class StripAttention:
             return
         out = frame.write(halves[1].neurons, torch.uint8)
         spikes, (gates, x0) = out.data.numpy(), _read(x)
-        first = self._room(frame, halves[0], y1, *self._shapes_of_products[0], self._sizes.width)
-        second = self._room(frame, halves[1], y2, *self._shapes_of_products[1], self._sizes.patches)
         attend = compiled_strips().attend if self._multiply is None else self._attend_checked
-        found = attend(self._tiles, self._sizes, gates, x0, first, second, spikes, out.first)
-        self._otherwise.tell(frame, np.array(found, np.int64))
+        sizes, strips = self._sizes, -(-self._sizes.positions // STRIP_ROWS)
 
-    def _room(self, frame: Frame, half: Half, y: Slab, whole_depth: int, columns: int, depth: int) -> StripHalf:
+        def attend_in(first_strip: int, last_strip: int) -> Array:
+            first = self._room(halves[0], y1, *self._shapes_of_products[0], sizes.width)
+            second = self._room(halves[1], y2, *self._shapes_of_products[1], sizes.patches)
+            positions = first_strip * STRIP_ROWS, min(last_strip * STRIP_ROWS, sizes.positions)
+            return np.array(
+                attend(self._tiles, sizes, gates, x0, first, second, spikes, out.first, positions), np.int64
+            )
+
+        self._otherwise.tell(frame, sum(self._team.share(strips, attend_in), start=np.zeros(6, np.int64)))
+
+    def _room(self, half: Half, y: Slab, whole_depth: int, columns: int, depth: int) -> StripHalf:
         """Memory for a half."""
         steps = self._plan.timesteps
-        spikes = frame.scratch((steps, STRIP_ROWS, whole_depth), torch.uint8)
-        digits = frame.scratch((steps, whole_depth // 4, columns), torch.int32)
-        sums = frame.scratch((steps, STRIP_ROWS, columns), torch.int32)
+        spikes = np.empty((steps, STRIP_ROWS, whole_depth), np.uint8)
+        digits = np.empty((steps, whole_depth // 4, columns), np.int32)
+        sums = np.empty((steps, STRIP_ROWS, columns), np.int32)
         *neurons, tie = half.constants
-        matrices = spikes.numpy(), digits.numpy(), sums.numpy()
         made: StripHalf = compiled_strips().StripHalf(
-            *matrices, None if self._words else whole_lanes(depth), tuple(neurons), *_read(y), half.bias, tie
+            spikes, digits, sums, None if self._words else whole_lanes(depth), tuple(neurons), *_read(y), half.bias, tie
         )
         return made
 
     def _attend_checked(
-        self, _: object, sizes: Sizes, x: Array, x0: int, first: StripHalf, second: StripHalf, spikes: Array, p0: int
+        self,
+        _: object,
+        sizes: Sizes,
+        x: Array,
+        x0: int,
+        first: StripHalf,
+        second: StripHalf,
+        spikes: Array,
+        p0: int,
+        positions: tuple[int, int],
     ) -> list[int]:
         """As ``strips.attend``, strip by strip, with a check of both products of each."""
         strips = compiled_strips()
@@ -437,8 +470,8 @@ class StripAttention:
             strips.digits_by_channel(first, sizes, sample, head)
             strips.digits_by_row(second, sizes, sample, head)
             c = head * sizes.width
-            for start in range(0, sizes.positions, STRIP_ROWS):
-                rows, row0 = min(STRIP_ROWS, sizes.positions - start), sample * sizes.positions + start
+            for start in range(*positions, STRIP_ROWS):
+                rows, row0 = min(STRIP_ROWS, positions[1] - start), sample * sizes.positions + start
                 strips.spread_spikes(x, row0, x0 + c, rows, sizes.width, first)
                 self._multiply[0](*(torch.from_numpy(each) for each in first[:3]))
                 counts[:3] += strips.fire_into_strip(first, second, sizes, rows)
@@ -487,7 +520,7 @@ def compiled_strips() -> ModuleType:
     return importlib.import_module("resformer.compiler.backends.sim.guarded_strips")
 
 
-def event_convolution(synapses: Synapses) -> Compute:
+def event_convolution(synapses: Synapses, team: Team = ALONE) -> Compute:
     """Rows of weights added for spikes alone."""
     from resformer.compiler.backends.sim.guarded_events import Convolution
 
@@ -495,7 +528,7 @@ def event_convolution(synapses: Synapses) -> Compute:
 
     def compute(image: torch.Tensor) -> torch.Tensor:
         with compiling("a convolution by events"):
-            return torch.from_numpy(convolve(image.contiguous().numpy()))
+            return torch.from_numpy(convolve(image.contiguous().numpy(), team))
 
     return compute
 

@@ -14,6 +14,7 @@ import torch
 from resformer.compiler.backends.sim.frame import Arena, Block, Counted, Frame, Slab, Work
 from resformer.compiler.backends.sim.plan import Plan, Segment
 from resformer.compiler.backends.sim.recorder import Recorder
+from resformer.compiler.backends.sim.team import Team
 from resformer.compiler.backends.sim.torch_kernels import TorchKernels, natural_order, real_dtype
 
 ItemT = TypeVar("ItemT")
@@ -38,6 +39,10 @@ class Workers:
             started.wait()
             # What a worker sets is also what threads not yet born will get: give those back what they had.
             torch.set_num_threads(count)
+
+    def team(self) -> Team:
+        """These threads, for work that one of them shares with the others."""
+        return Team(self.count, self._pool)
 
     def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
         """The function's results, in order; each item on whichever thread is free."""

@@ -30,26 +30,30 @@ WIDTHS = (6, 4, 3, 2, 1)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def list_spikes(image: Any, top: int, left: int, row: int, parts: int, starts: Any, listed: Any) -> None:
-    """List an image's spikes, by pixel and part of its channels.
+def list_spikes(image: Any, frame: Any, first: int, last: int, parts: int, starts: Any, listed: Any) -> None:
+    """List the spikes of some rows of an image, by pixel and part of its channels.
 
     Args:
         image: (H, W, channels), uint8: what is not zero is a spike.
-        top: Rows of zeros above, and at least as many below.
-        left: Columns of zeros on the left.
-        row: How many pixels a row has with those on the left and on the right.
+        frame: Rows of zeros above, and at least as many below; columns of zeros on the left; how many pixels a row has
+            with those on the left. Those on its right are the next row's.
+        first: The first of the rows, those of zeros included.
+        last: The one after the last.
         parts: Of the channels, which they divide.
         starts: (pixels * parts + 1,), int32: where each list begins and the one before it ends, all zeros included.
         listed: uint16: the lists, of channels' numbers in their part.
     """
     height, columns, channels = image.shape
+    top, left, row = frame
     part_channels = channels // parts
     whole = part_channels // LANES * LANES
-    count = 0
-    for pixel in range(top * row * parts):
-        starts[pixel] = 0
-    at = top * row * parts
-    for y in range(height):
+    count, at = 0, first * row * parts
+    for y in range(first - top, last - top):
+        if y < 0 or y >= height:
+            for _ in range(row * parts):
+                starts[at] = count
+                at += 1
+            continue
         for _ in range(left * parts):
             starts[at] = count
             at += 1
@@ -65,11 +69,9 @@ def list_spikes(image: Any, top: int, left: int, row: int, parts: int, starts: A
                 for c in range(whole, part_channels):
                     listed[count] = c
                     count += image[y, x, part * part_channels + c] != 0
-        for _ in range((row - left - columns) * parts):
-            starts[at] = count
-            at += 1
-    for rest in range(at, len(starts)):
-        starts[rest] = count
+    for _ in range(left * parts + 1):
+        starts[at] = count
+        at += 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -97,7 +99,7 @@ def _gather(
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def convolve(
-    image: Any, frame: Any, down: int, made: Any, parts: Any, columns: Any, firsts: Any, taps: int, lines: Any,
+    image: Any, frame: Any, window: Any, made: Any, parts: Any, columns: Any, firsts: Any, taps: int, lines: Any,
     chunks: Any, weights: Any, width: int, scale: Any, bias: Any, starts: Any, listed: Any, rows: Any,
     bounds: Any, sums: Any, spare: Any, out: Any,
 ) -> None:  # fmt: skip
@@ -105,9 +107,9 @@ def convolve(
 
     Args:
         image: (images, H, W, channels), uint8.
-        frame: Zeros above and on the left, and how many pixels a row has with them.
-        down: Rows from a target to the next.
-        made: (R, S), targets of an image.
+        frame: As :func:`list_spikes` has it.
+        window: Rows from a target to the next, and how many a target reads, those between included.
+        made: R and S, targets of an image; the first of the R rows that are made, and the one after the last.
         parts: How many groups there are, and how many parts each has.
         columns: (columns,), int64: what each column that is read adds to the first list of a row of targets. A
             target's are neighbours.
@@ -128,7 +130,9 @@ def convolve(
         spare: (1, outputs of a group in whole blocks), float32.
         out: (images * R * S, outputs), float32.
     """
-    top, left, row = frame
+    row = frame[2]
+    down, reach = window
+    height, across, first_made, last_made = made
     groups, per_group = parts
     all_parts = groups * per_group
     blocks = len(weights) // groups
@@ -136,17 +140,17 @@ def convolve(
     held = sums.shape[1]
     block_size = weights.shape[1] * width
     line_rows = (weights.shape[1] - 1) // (taps * len(lines))
-    at_once = max(TARGETS // made[1], 1)
+    at_once = max(TARGETS // across, 1)
     step = len(columns) + 1
     for index in range(len(image)):
-        list_spikes(image[index], top, left, row, all_parts, starts, listed)
-        for y0 in range(0, made[0], at_once):
-            targets = min(at_once, made[0] - y0) * made[1]
+        list_spikes(image[index], frame, first_made * down, (last_made - 1) * down + reach, all_parts, starts, listed)
+        for y0 in range(first_made, last_made, at_once):
+            targets = min(at_once, last_made - y0) * across
             for group in range(groups):
                 for chunk in range(len(chunks) - 1):
                     of_chunk = lines[chunks[chunk] : chunks[chunk + 1]]
                     count = 0
-                    for y in range(targets // made[1]):
+                    for y in range(targets // across):
                         offset = (y0 + y) * down * row * all_parts + group * per_group
                         count = _gather(
                             starts, listed, offset, columns, of_chunk, line_rows, width, rows, count, bounds, y * step
@@ -160,20 +164,18 @@ def convolve(
                         f_at = group * held + block * width
                         whole = min(width, outputs - block * width)
                         for each in range(targets):
-                            y, x = each // made[1], each % made[1]
+                            y, x = each // across, each % across
                             b_at = y * step + firsts[x]
                             w_at = w_block + w_first - firsts[x] * column_size
                             span = w_at, none, bounds[b_at], bounds[b_at + taps]
                             s_at = each * held + block * width
-                            o_at = (index * made[0] * made[1] + y0 * made[1] + each) * out.shape[1] + group * outputs
-                            o_at += block * width
-                            if whole == width:
-                                _add(width, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)
-                            else:
-                                _add(width, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, spare, 0)
-                                if last:
-                                    for o in range(whole):
-                                        out[o_at // out.shape[1], o_at % out.shape[1] + o] = spare[0, o]
+                            o_row = (index * height + y0) * across + each
+                            o_at = o_row * out.shape[1] + group * outputs + block * width
+                            place, at = (out, o_at) if whole == width else (spare, 0)
+                            _add(width, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, place, at)
+                            if last and whole < width:
+                                for o in range(whole):
+                                    out[o_row, group * outputs + block * width + o] = spare[0, o]
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]

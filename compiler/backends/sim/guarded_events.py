@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from resformer.compiler.backends.sim import events
 from resformer.compiler.backends.sim.products import KernelRefusedError, Synapses
+from resformer.compiler.backends.sim.team import ALONE, Team
 from resformer.compiler.backends.sim.widths import INTERLEAVED, LANES, ROW_BYTES
 from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.interval import INT32_MAX
@@ -28,6 +29,8 @@ TYPES = {
 }
 """Of what :func:`_room` gives."""
 CACHE_LINE = 64
+SHARED_PRODUCTS = 1 << 24
+"""As many as make a convolution worth another thread's attention, those of zeros included."""
 _SCRATCH = threading.local()
 
 
@@ -69,8 +72,8 @@ class Convolution:
         (top, left), (rows, columns) = synapses.padding, synapses.size
         # a row ends where the next one's zeros begin: the zeros on one side are those on the other, too
         self._frame = top, left, left + columns
-        self._down, self._groups, self._shape = synapses.stride[0], groups, (*synapses.size, groups * channels)
-        self._outputs, self._made = outputs, synapses.window.targets(synapses.size)
+        self._groups, self._shape = groups, (*synapses.size, groups * channels)
+        self._depth, self._outputs, self._made = synapses.depth, outputs, synapses.window.targets(synapses.size)
         self._lines = _lines(synapses)
         columns_read, self._firsts = _columns(synapses)
         self._columns = columns_read * groups * self._lines.parts
@@ -93,6 +96,8 @@ class Convolution:
         places = longest * self._width, self._weights[0].size
         if channels > UINT16_MAX or max(self._room["listed"], *places) > INT32_MAX:
             raise KernelRefusedError(f"{synapses.name}: {channels} channels of {synapses.size} are too large")
+        # rows from a target to the next, and how many a target reads
+        self._window = synapses.stride[0], (synapses.kernel[0] - 1) * synapses.dilation[0] + 1
         row = synapses.dilation[0] * self._frame[2] * groups * self._lines.parts
         self._reads = self._lines.kernel_rows * row + self._lines.part
         self._require_reads()
@@ -129,7 +134,9 @@ class Convolution:
     def _require_reads(self) -> None:
         """See that the last target's last column is one that there is, and its last line a list that there is."""
         all_parts = self._groups * self._lines.parts
-        last = (self._made[0] - 1) * self._down * self._frame[2] * all_parts + (self._groups - 1) * self._lines.parts
+        last = (self._made[0] - 1) * self._window[0] * self._frame[2] * all_parts + (
+            self._groups - 1
+        ) * self._lines.parts
         last += self._columns.max() + self._reads.max()
         require(min(self._reads.min(), self._columns.min()) >= 0, "a target reads a list before the first")
         require(last + 1 < self._room["starts"], f"a target reads list {last}")
@@ -138,8 +145,12 @@ class Convolution:
         rows = self._taps * len(self._reads) * (self._shape[2] // all_parts)
         require(self._weights.shape[1] == rows + 1, f"{self._weights.shape[1]} rows of weights, not {rows} and one")
 
-    def __call__(self, image: Array) -> Array:
+    def __call__(self, image: Array, team: Team = ALONE) -> Array:
         """Sum the spikes of images, (images, H, W, channels), uint8: (images * R * S, outputs), float32.
+
+        Args:
+            image: The images.
+            team: What shares the rows of targets.
 
         Raises:
             InvariantError: The images have another shape or type.
@@ -147,15 +158,21 @@ class Convolution:
         fits = image.dtype == np.uint8 and image.ndim == 4 and image.shape[1:] == self._shape
         require(fits and image.flags.c_contiguous, f"images of {image.shape}, {image.dtype}, not {self._shape}")
         out = np.empty((len(image) * self._made[0] * self._made[1], self._outputs), np.float32)
+        if out.size * self._depth < SHARED_PRODUCTS:
+            team = ALONE
+        team.share(self._made[0], lambda first, last: self._make_rows(image, first, last, out))
+        return out
+
+    def _make_rows(self, image: Array, first: int, last: int, out: Array) -> None:
+        """Some of each image's rows of targets."""
         room = {name: _room(name, size) for name, size in self._room.items()}
         held = self._scale.shape[1]
         events.convolve(
-            image, self._frame, self._down, self._made, (self._groups, self._lines.parts), self._columns, self._firsts,
-            self._taps, self._reads, self._lines.chunks, self._weights, self._width, self._scale, self._bias,
-            room["starts"], room["listed"], room["rows"], room["bounds"], room["sums"].reshape(-1, held),
-            room["spare"].reshape(1, held), out,
+            image, self._frame, self._window, (*self._made, first, last), (self._groups, self._lines.parts),
+            self._columns, self._firsts, self._taps, self._reads, self._lines.chunks, self._weights, self._width,
+            self._scale, self._bias, room["starts"], room["listed"], room["rows"], room["bounds"],
+            room["sums"].reshape(-1, held), room["spare"].reshape(1, held), out,
         )  # fmt: skip
-        return out
 
 
 def _aligned(size: int) -> Array:

@@ -19,14 +19,16 @@ Array = npt.NDArray[Any]
 
 def neurons(
     a: Array, a0: int, b: Array | None, b0: int, bias: Array | None, limit: Any, stream: Array | None, s0: int,
-    fire: tuple[Any, ...] | None, tie: Array | None, spikes: Array, p0: int, width: int, steps: int,
+    fire: tuple[Any, ...] | None, tie: Array | None, spikes: Array, p0: int, width: int, steps: int, first: int,
+    last: int,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Sum, relay and neurons of one block of channels.
+    """Sum, relay and neurons of some rows of one block of channels.
 
     Raises:
         InvariantError: An array is too small for what is read or written.
     """
-    rows = a.shape[1]
+    rows = last
+    require(first >= 0, f"row {first}")
     require_room("an input", a, a0, width, rows, steps, one_for_all=True)
     if b is not None:
         require_room("a second input", b, b0, width, rows, steps, one_for_all=True)
@@ -38,7 +40,7 @@ def neurons(
         _require_width("potentials of ties", tie, width)
         require_room("spikes", spikes, p0, width, rows, steps)
     found: tuple[int, int, int] = loops.neurons(
-        a, a0, b, b0, bias, limit, stream, s0, fire, tie, spikes, p0, width, steps
+        a, a0, b, b0, bias, limit, stream, s0, fire, tie, spikes, p0, width, steps, first, last
     )
     return found
 

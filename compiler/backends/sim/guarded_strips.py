@@ -128,9 +128,17 @@ def fire_into_rows(
 
 
 def attend(
-    shapes: Array | None, sizes: Sizes, x: Array, x0: int, first: StripHalf, second: StripHalf, spikes: Array, p0: int
+    shapes: Array | None,
+    sizes: Sizes,
+    x: Array,
+    x0: int,
+    first: StripHalf,
+    second: StripHalf,
+    spikes: Array,
+    p0: int,
+    positions: tuple[int, int],
 ) -> tuple[int, int, int, int, int, int]:
-    """Both products of all heads of a block, and their neurons.
+    """Both products of all heads of a block, and their neurons, at each sample's positions from one up to another.
 
     Raises:
         InvariantError: An array is too small for what is read or written.
@@ -138,6 +146,7 @@ def attend(
     _require_shapes(shapes, first.second)
     _require_halves(first, second, sizes)
     require(min(sizes) >= 0, f"sizes {sizes}")
+    require(0 <= positions[0] <= positions[1] <= sizes.positions, f"positions {positions} of {sizes}")
     steps = len(first.spikes)
     require(x.dtype == spikes.dtype == np.uint8, "x or spikes are no bytes")
     for name, array, channel in (("x", x, x0), ("spikes", spikes, p0)):
@@ -145,7 +154,7 @@ def attend(
     for half in (first, second):
         _require_y(half, sizes)
     found: tuple[int, int, int, int, int, int] = strips.attend(
-        shapes, tuple(sizes), x, x0, tuple(first[:-1]), first.tie, tuple(second[:-1]), second.tie, spikes, p0
+        shapes, (*sizes, *positions), x, x0, tuple(first[:-1]), first.tie, tuple(second[:-1]), second.tie, spikes, p0
     )
     return found
 

@@ -114,9 +114,9 @@ def _product_neurons_of_lanes(
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def neurons(
     a: Any, a0: int, b: Any, b0: int, bias: Any, limit: Any, stream: Any, s0: int, fire: Any, tie: Any, spikes: Any,
-    p0: int, width: int, steps: int,
+    p0: int, width: int, steps: int, first: int, last: int,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Sum, relay and neurons of one block of channels.
+    """Sum, relay and neurons of some rows of one block of channels.
 
     Args:
         a: (T or 1, rows, channels), of which ``width`` channels from ``a0`` on are read; so all that follow.
@@ -128,6 +128,8 @@ def neurons(
         tie: (width,), the potentials that are counted as ties, or None: none is counted.
         spikes: uint8; its type alone matters where ``fire`` is None.
         steps: How many steps to compute: T, or 1 where all are alike.
+        first: The first of the rows.
+        last: The one after the last.
 
     Returns:
         How many sums the relay clipped, how many potentials were clipped from below, and how many were ties.
@@ -144,10 +146,10 @@ def neurons(
         s_step = stream.shape[1] * s_row
     whole = width // LANES * LANES
     saturated, floored, ties = 0, 0, 0
-    for first_row in range(0, rows, COUNTED_ROWS):
+    for first_row in range(first, last, COUNTED_ROWS):
         none = integers(np.int32(0))
         counts = none, none, none
-        for row in range(first_row, min(first_row + COUNTED_ROWS, rows)):
+        for row in range(first_row, min(first_row + COUNTED_ROWS, last)):
             a_at, b_at = row * a.shape[2] + a0, row * b_row + b0
             s_at, p_at = row * s_row + s0, row * spikes.shape[2] + p0
             for c in range(0, whole, LANES):

@@ -143,7 +143,7 @@ class _Attend:
         spikes = np.full((head.steps, POSITIONS, head.width), 9, np.uint8)
         sizes = guarded_strips.Sizes(1, 1, head.width, POSITIONS, head.patches)
         with compiling("attention by strips"):
-            counts = guarded_strips.attend(self._tiles, sizes, x.numpy(), 0, first, second, spikes, 0)
+            counts = guarded_strips.attend(self._tiles, sizes, x.numpy(), 0, first, second, spikes, 0, (0, POSITIONS))
         return torch.from_numpy(np.concatenate([spikes.ravel().astype(np.int64), counts]))
 
     def _half(self, index: int, y: npt.NDArray[np.float32], depth: int, columns: int) -> StripHalf:

@@ -396,7 +396,8 @@ def attend(
 
     Args:
         shapes: As :func:`multiply`.
-        sizes: How many samples, heads, channels a head, positions a sample, and columns of the map.
+        sizes: How many samples, heads, channels a head, positions a sample, and columns of the map; the first of each
+            sample's positions that is looked at, and the one after the last.
         x: (steps, samples * positions, all channels), uint8.
         x0: The first head's first channel in x.
         first: What the first product needs: its matrices of bytes and of digits, its sums, where in depth its higher
@@ -412,7 +413,7 @@ def attend(
         How many sums of the first product and potentials of its neurons were clipped, and how many were ties; the same
         of the second.
     """
-    samples, heads, width, positions, patches = sizes
+    samples, heads, width, positions, patches, first_position, last_position = sizes
     a1, b1, sums1, second1, half1, y1, y1_first, bias1 = first
     a2, b2, sums2, second2, half2, y2, y2_first, bias2 = second
     saturated1, floored1, ties1, saturated2, floored2, ties2 = 0, 0, 0, 0, 0, 0
@@ -427,8 +428,8 @@ def attend(
             c = head * width
             digits_by_channel(y1, y_row, y1_first + c, bias1[c : c + width], patches, second1, b1)
             digits_by_row(y2, y_row, y2_first + c, bias2[c : c + width], patches, second2, b2)
-            for start in range(0, positions, STRIP_ROWS):
-                rows = min(STRIP_ROWS, positions - start)
+            for start in range(first_position, last_position, STRIP_ROWS):
+                rows = min(STRIP_ROWS, last_position - start)
                 spread_spikes(x, row0 + start, x0 + c, rows, width, second1, a1)
                 for t in range(len(a1)):
                     multiply(shapes, second1, a1, t, b1, sums1)
