@@ -35,9 +35,12 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
   whose sums of two digits go through the cache. By strips (``strips``) AMX makes 580 to 1300 GMAC/s and VNNI 320 to
   360, and sums stay in the nearest caches until the neurons have fired: attention takes 9 ms of an image, not 31.
 - Processors without VNNI, such as an AMD EPYC of family 25: oneDNN's int8 convolution makes 40 to 80 GMAC/s with AVX2,
-  float32 40, ``torch._int_mm`` 1, for it is plain loops there. So DSSA's strips multiply words of 16 bits (70 to 100
-  GMAC/s of the digits that a library would multiply), and a convolution adds a row of weights for each spike
-  (``events``): with a fifth of spikes as fast as 50 to 240 GMAC/s. An image takes 142 ms of one thread, not 3,155.
+  float32 40, ``torch._int_mm`` 1, for it is plain loops there. So DSSA's strips multiply words of 16 bits, and of
+  these the pairs alone in which something spikes (70 to 140 GMAC/s of the digits that a library would multiply), and a
+  convolution adds a row of weights for each spike (``events``): with a fifth of spikes as fast as 50 to 280 GMAC/s. An
+  image takes ANNOUNCED ms of one thread, not 3,155. To add 32 weights takes 1.0 cycle of a core while all lie in its
+  nearest cache. To let neurons fire from a convolution's sums, a few rows of targets at a time, was tried and took as
+  long as both loops one after the other.
 - Sums, relays and neurons, over all steps in one pass: written in vectors (``lanes``), whose potentials stay in
   registers, they take 0.18 to 0.5 ns an update; as loops in which LLVM finds vectors, twice as long; in torch's own
   operations, each of them a pass over memory, ten times. torch.compile, or C++, would need a compiler on the user's
@@ -47,8 +50,10 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
 - Memory: what a block of channels makes stays in the cache until it is read (``plan.Segment``), attention maps are
   never whole (``cpu_kernels.CpuKernels.attention``), and memory is handed out again last in, first out. Fresh memory
   for a layer's output costs more than the layer.
-- Threads: each runs whole samples (or blocks of a single one) with torch's own threads off. Threads inside operations
-  wait for each other at every one of some 500 operations a sample.
+- Threads: each runs whole samples with torch's own threads off. Threads inside operations wait for each other at every
+  one of some 500 operations a sample. The last few samples are shared: by blocks of channels, each thread a segment's,
+  where libraries convolve; by rows, loop by loop (``team``), where loops of ours do, which would list the same spikes
+  for each block.
 - What is the same at all steps (the stem of a static image) is computed once.
 
 ``benchmarks/roofline.py`` and ``benchmarks/sim_vs_spikingjelly.py`` measure the outcome: half of the int8 roofline of

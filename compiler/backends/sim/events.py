@@ -171,11 +171,12 @@ def convolve(
                             s_at = each * held + block * width
                             o_row = (index * height + y0) * across + each
                             o_at = o_row * out.shape[1] + group * outputs + block * width
-                            place, at = (out, o_at) if whole == width else (spare, 0)
-                            _add(width, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, place, at)
-                            if last and whole < width:
-                                for o in range(whole):
-                                    out[o_row, group * outputs + block * width + o] = spare[0, o]
+                            if whole == width:
+                                _add(width, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)
+                                continue
+                            _add(width, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, spare, 0)
+                            for o in range(whole if last else 0):
+                                out[o_row, group * outputs + block * width + o] = spare[0, o]
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
