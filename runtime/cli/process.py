@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -21,6 +22,8 @@ AGAIN_SECONDS = 2.0
 IMPORT_SECONDS, LATER_SECONDS = 5.0, 0.02
 """How long a signal waits for an import to end, and between one look and the next."""
 OUTPUT = "standard output"
+_ENDING = threading.Event()
+"""Set while a command tidies up that a signal asked to end."""
 
 
 class Ended(KeyboardInterrupt):
@@ -62,6 +65,7 @@ class _Handler:
             self._timer.start()
             return
         self._since, self._asked = now, None
+        _ENDING.set()
         raise Ended(number)
 
     def stop(self) -> None:
@@ -133,7 +137,8 @@ def whole_process() -> Iterator[frozenset[str]]:
     """Let a command work in whatever process it finds itself in, and leave that as it was.
 
     What a stream's encoding lacks is printed as escapes. What is written to a closed stream is lost. Where all warnings
-    are to be errors, as with ``PYTHONWARNINGS=error``, those of the libraries that we use still are none.
+    are to be errors, as with ``PYTHONWARNINGS=error``, those of the libraries that we use still are none. Objects that
+    a signal to end left half made, such as Lava's processes, say nothing when they are destroyed.
 
     Yields:
         The names of the standard streams that are closed.
@@ -151,6 +156,7 @@ def whole_process() -> Iterator[frozenset[str]]:
         stack.enter_context(warnings.catch_warnings())
         # of broken images, for which one line is enough
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        stack.enter_context(_half_made_unheard())
         if any(option.partition(":")[0] == "error" for option in sys.warnoptions):
             for action, message, category, module, line in list(warnings.filters):
                 if action == "error" and module is None and message is None and not line:
@@ -163,6 +169,21 @@ def whole_process() -> Iterator[frozenset[str]]:
                     stream.reconfigure(errors=errors)
             for name in closed:
                 setattr(sys, name, None)
+
+
+@contextlib.contextmanager
+def _half_made_unheard() -> Iterator[None]:
+    """Leave out what destructors complain of once a signal to end was raised."""
+    hear = sys.unraisablehook
+    _ENDING.clear()
+    sys.unraisablehook = lambda unraisable: None if _ENDING.is_set() else hear(unraisable)
+    try:
+        yield
+    finally:
+        if _ENDING.is_set():
+            gc.collect()  # those that refer to each other, while nothing is heard
+            _ENDING.clear()
+        sys.unraisablehook = hear
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -246,6 +247,48 @@ def test_a_signal_that_a_library_turns_into_something_else_still_ends() -> None:
     for call in (swallowed, ignored):
         with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
             call()
+
+
+class HalfMade:
+    """As a process of Lava's whose making a signal ends: its destructor needs what it never got.
+
+    Args:
+        number: The signal; None: none comes.
+        itself: Whether it refers to itself, so that only the collector destroys it.
+    """
+
+    def __init__(self, number: int | None, *, itself: bool) -> None:
+        self.itself = self if itself else None
+        if number is not None:
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+
+    def __del__(self) -> None:
+        self.stop()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_objects_that_a_signal_left_half_made_say_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, *, itself: bool
+) -> None:
+    heard: list[object] = []
+
+    def hear(unraisable: Any) -> None:
+        heard.append(unraisable.exc_type)
+
+    def make(number: int | None) -> int:
+        HalfMade(number, itself=itself)
+        gc.collect()
+        return 0
+
+    monkeypatch.setattr(sys, "unraisablehook", hear)
+    parser = Parser(prog="it")
+    assert run_command(parser, [], lambda _: make(signal.SIGINT)) == 128 + signal.SIGINT
+    assert capsys.readouterr() == ("", "it: error: interrupted\n")
+    assert heard == []
+    assert sys.unraisablehook is hear
+    assert run_command(parser, [], lambda _: make(None)) == 0
+    assert heard == [AttributeError]
 
 
 def test_a_second_signal_does_not_disturb_the_tidying() -> None:
