@@ -69,7 +69,7 @@ class Rounds:
 
     def start(self, command: str) -> subprocess.Popen[str]:
         """Start a command in a session of its own."""
-        code = f"{START}from resformer.runtime.cli.{command} import main; sys.exit(main())"
+        code = f"{START}from resformer.runtime.cli import entry; sys.exit(entry.{command}_command())"
         (self.folder / "tmp").mkdir(exist_ok=True)
         return subprocess.Popen(
             [sys.executable, "-c", code, *self.commands()[command]],

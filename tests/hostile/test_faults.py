@@ -27,7 +27,7 @@ from resformer.compiler.files.build import check_replaceable
 from resformer.compiler.ir.program import Program
 from resformer.compiler.save import build as save
 from resformer.errors import BackendFailedError
-from resformer.runtime.cli import process
+from resformer.runtime.cli import entry, process
 from resformer.runtime.cli.compile import main as compile_main
 from resformer.runtime.cli.process import Ended, ended_by_signals
 from resformer.runtime.cli.run import main as run_main
@@ -247,6 +247,23 @@ def test_a_signal_that_a_library_turns_into_something_else_still_ends() -> None:
     for call in (swallowed, ignored):
         with pytest.raises(Ended, match="SIGTERM"), ended_by_signals():
             call()
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "verify", "report"])
+def test_ctrl_c_before_a_command_looks_after_signals_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, command: str
+) -> None:
+    begin = getattr(entry, f"{command}_command")
+    monkeypatch.setattr(sys, "argv", [f"resformer-{command}", "--version"])
+    assert begin() == 0
+    capsys.readouterr()
+
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry.importlib, "import_module", interrupted)
+    assert begin() == 128 + signal.SIGINT
+    assert capsys.readouterr() == ("", f"resformer-{command}: error: interrupted\n")
 
 
 class HalfMade:
