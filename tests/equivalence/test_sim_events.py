@@ -11,17 +11,17 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from resformer.compiler.backends.sim import SimBackend, byte_products, cpu_kernels, products
+from resformer.compiler.backends.sim import SimBackend, cpu_kernels, products
 from resformer.compiler.backends.sim.cpu_kernels import EVENTS, event_convolution
 from resformer.compiler.backends.sim.products import KernelRefusedError, Products, Synapses
 from resformer.compiler.ir import reference
 from resformer.compiler.ir.arrays import InvariantError
 from support.networks import with_input_range
 from support.program_builder import ProgramBuilder
-from support.sim_runs import assert_same_as
+from support.sim_runs import assert_same_as, what_events_lack
 
-if cpu_kernels.compiled_loops() is None or not byte_products._has(byte_products.WORDS):
-    pytest.skip("this processor has no AVX2, or there is no numba", allow_module_level=True)
+if lacking := what_events_lack():
+    pytest.skip(lacking, allow_module_level=True)
 
 Pair = tuple[int, int]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resformer.compiler.backends.sim import SimBackend, backend, byte_products, cpu_kernels
+from resformer.compiler.backends.sim import SimBackend, backend, cpu_kernels
 from resformer.compiler.backends.sim.team import ALONE, Team
 from resformer.compiler.ir import reference
 from resformer.models.spikingresformer import SpikingResformer
 from support.networks import compiled, images
-from support.sim_runs import assert_same_as, threads
+from support.sim_runs import assert_same_as, threads, what_events_lack
 
 
 @pytest.fixture
@@ -67,8 +67,9 @@ def test_samples_shared_by_rows_are_the_references(
     by_events: bool, make_model: Callable[..., SpikingResformer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By three threads, and loops are shared however small."""
-    if cpu_kernels.compiled_loops() is None or (by_events and not byte_products._has(byte_products.WORDS)):
-        pytest.skip("this processor has no AVX2, or there is no numba")
+    if by_events and (lacking := what_events_lack()):
+        pytest.skip(lacking)
+    pytest.importorskip("numba")
     from resformer.compiler.backends.sim import guarded_events, guarded_loops, guarded_strips
 
     monkeypatch.setattr(cpu_kernels, "events_pay", lambda: by_events)

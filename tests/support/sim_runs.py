@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from numpy.testing import assert_array_equal
 
-from resformer.compiler.backends.sim import SimBackend
+from resformer.compiler.backends.sim import SimBackend, byte_products, cpu_kernels
 from resformer.compiler.backends.sim.engine import Engine
 from resformer.compiler.backends.sim.plan import build_plan
 from resformer.compiler.backends.sim.products import Products
@@ -134,6 +134,13 @@ def assert_same_as(trace: Trace, expected: Trace, *, record: bool) -> None:
         assert trace.logits.dtype == expected.logits.dtype
         assert not trace.spikes
         assert not trace.graded
+
+
+def what_events_lack() -> str | None:
+    """Why this machine has no convolutions by events; None: it has them."""
+    if cpu_kernels.compiled_loops() is None:
+        return "numba, which is optional, is not installed"
+    return None if byte_products._has(byte_products.WORDS) else "this processor, or ONEDNN_MAX_CPU_ISA, has no AVX2"
 
 
 @contextmanager

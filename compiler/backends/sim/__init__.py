@@ -36,11 +36,10 @@ G multiply-accumulates a second (GMAC/s) or in G neuron updates a second:
   360, and sums stay in the nearest caches until the neurons have fired: attention takes 9 ms of an image, not 31.
 - Processors without VNNI, such as an AMD EPYC of family 25: oneDNN's int8 convolution makes 40 to 80 GMAC/s with AVX2,
   float32 40, ``torch._int_mm`` 1, for it is plain loops there. So DSSA's strips multiply words of 16 bits, and of
-  these the pairs alone in which something spikes (70 to 140 GMAC/s of the digits that a library would multiply), and a
-  convolution adds a row of weights for each spike (``events``): with a fifth of spikes as fast as 50 to 280 GMAC/s. An
-  image takes 134 ms of one thread, not 3,155. To add 32 weights takes 1.0 cycle of a core while all lie in its
-  nearest cache. To let neurons fire from a convolution's sums, a few rows of targets at a time, was tried and took as
-  long as both loops one after the other.
+  these the pairs alone in which something spikes (98 to 135 GMAC/s of the digits that a library would multiply), and a
+  convolution adds a row of weights for each spike (``events``): with a fifth of spikes as fast as 53 to 237 GMAC/s. An
+  image takes 134 ms of one thread, not 3,155. To let neurons fire from a convolution's sums, a few rows of targets at a
+  time, was tried and took as long as both loops one after the other.
 - Sums, relays and neurons, over all steps in one pass: written in vectors (``lanes``), whose potentials stay in
   registers, they take 0.18 to 0.5 ns an update; as loops in which LLVM finds vectors, twice as long; in torch's own
   operations, each of them a pass over memory, ten times. torch.compile, or C++, would need a compiler on the user's

@@ -133,11 +133,10 @@ class Convolution:
 
     def _require_reads(self) -> None:
         """See that the last target's last column is one that there is, and its last line a list that there is."""
-        all_parts = self._groups * self._lines.parts
-        last = (self._made[0] - 1) * self._window[0] * self._frame[2] * all_parts + (
-            self._groups - 1
-        ) * self._lines.parts
-        last += self._columns.max() + self._reads.max()
+        parts = self._lines.parts
+        all_parts = self._groups * parts
+        last_row = (self._made[0] - 1) * self._window[0] * self._frame[2] * all_parts
+        last = last_row + (self._groups - 1) * parts + self._columns.max() + self._reads.max()
         require(min(self._reads.min(), self._columns.min()) >= 0, "a target reads a list before the first")
         require(last + 1 < self._room["starts"], f"a target reads list {last}")
         require(self._firsts.min() >= 0, "a target reads a column before the first")

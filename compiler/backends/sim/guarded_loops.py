@@ -27,18 +27,17 @@ def neurons(
     Raises:
         InvariantError: An array is too small for what is read or written.
     """
-    rows = last
     require(first >= 0, f"row {first}")
-    require_room("an input", a, a0, width, rows, steps, one_for_all=True)
+    require_room("an input", a, a0, width, last, steps, one_for_all=True)
     if b is not None:
-        require_room("a second input", b, b0, width, rows, steps, one_for_all=True)
+        require_room("a second input", b, b0, width, last, steps, one_for_all=True)
     if stream is not None:
-        require_room("a stream", stream, s0, width, rows, steps)
+        require_room("a stream", stream, s0, width, last, steps)
     _require_width("a relay's biases", bias, width)
     if fire is not None:
         _require_width("neurons' biases", fire[0], width)
         _require_width("potentials of ties", tie, width)
-        require_room("spikes", spikes, p0, width, rows, steps)
+        require_room("spikes", spikes, p0, width, last, steps)
     found: tuple[int, int, int] = loops.neurons(
         a, a0, b, b0, bias, limit, stream, s0, fire, tie, spikes, p0, width, steps, first, last
     )

@@ -7,8 +7,8 @@ Where a processor multiplies bytes, y + bias is held in two digits to the base 2
 other: spikes stand twice in a row of their matrix, as 1 for the lower digit and as 255 for the higher, so that one sum
 in 32 bits is the product. Sums of digits may wrap on their way, and the sum is right all the same, since it fits. Where
 it multiplies words of 16 bits, y + bias is a word, and a spike is one, once; pairs of spikes that are both zero, which
-are most, are left out. Both take as much memory. Where the higher
-digit begins, ``second``, says which it is: None where there are words, and numba makes code for the one or the other.
+are most, are left out. Both take as much memory. Where the higher digit begins, ``second``, says which it is: None
+where there are words, and numba makes code for the one or the other.
 
 Matrices of spikes are (steps, 16, depth) of bytes, and those of y (steps, depth / 4, columns) of int32, each four int8
 or two int16 that are neighbours in depth. Depth, in bytes, is a multiple of 64, columns are one of 16. What is beyond
