@@ -112,7 +112,7 @@ def run_command(
 ) -> int:
     """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status.
 
-    What is warned of samples becomes one line too, on the error stream, and only once.
+    Each different ``SampleWarning`` becomes one line on the error stream, too, even with ``--quiet``.
 
     Args:
         parser: Of the command's arguments.
@@ -136,9 +136,8 @@ def run_command(
             with ended_by_signals():
                 arguments = parser.parse_args(argv)
                 processes = processes if shares(arguments) else Processes()
-                quiet = not processes.leads or getattr(arguments, "quiet", False)
                 processes.start(complain)
-                with raised(arguments.limits), _one_line_warnings(parser, quiet=quiet):
+                with raised(arguments.limits), _one_line_warnings(parser, shown=processes.leads):
                     status = command(arguments)
                 with named_output():
                     sys.stdout.flush()
@@ -181,8 +180,8 @@ def run_shared(
 
 
 @contextlib.contextmanager
-def _one_line_warnings(parser: Parser, *, quiet: bool) -> Iterator[None]:
-    """Print what is warned of samples as one line, the first time; the commands print our other warnings themselves."""
+def _one_line_warnings(parser: Parser, *, shown: bool) -> Iterator[None]:
+    """Print each different ``SampleWarning`` in one line, if ``shown``; commands print all our other warnings."""
     told: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResformerWarning)
@@ -192,7 +191,7 @@ def _one_line_warnings(parser: Parser, *, quiet: bool) -> Iterator[None]:
         def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if not issubclass(category, SampleWarning):
                 show(message, category, *where, **more)
-            elif not quiet and str(message) not in told:
+            elif shown and str(message) not in told:
                 told.add(str(message))
                 sys.stderr.write(f"{parser.prog}: warning: {_one_line(str(message))}\n")
 

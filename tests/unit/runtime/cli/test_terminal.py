@@ -56,7 +56,7 @@ def test_warnings_of_samples_are_one_line_and_told_once(
         return 0
 
     assert run_command(parser, arguments, command, Processes(rank=0 if warns else 1)) == 0
-    told = "" if arguments or not warns else "prog: warning: two lines\nprog: warning: another\n"
+    told = "" if not warns else "prog: warning: two lines\nprog: warning: another\n"
     assert capsys.readouterr() == ("", told)
 
 
