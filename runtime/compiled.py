@@ -1,4 +1,4 @@
-"""The front door: any source compiled, or a build opened, and then the same methods for all of them."""
+"""The Python interface: compile any source or open a build; both give the same class with the same methods."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 COST_BACKEND = "sim"
-"""Where costs are counted unless another is named: every backend fires the same spikes, and this one is fast."""
+"""The backend that runs samples for a cost if none is named: all backends fire the same spikes, and it is fast."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,7 +85,7 @@ class Compiled(Summarized):
         """The scheduled integer program: what every backend runs.
 
         Raises:
-            FileFormatError: The build folder holds none (``target="nir"``), or it is damaged.
+            FileFormatError: The build folder holds no program (``target="nir"``), or the program is damaged.
         """
         return self.origin.program()
 
@@ -94,13 +94,13 @@ class Compiled(Summarized):
         """The float graph after all float passes.
 
         Raises:
-            FileFormatError: That of the build folder is absent or damaged.
+            FileFormatError: The build folder's float graph is absent or damaged.
         """
         return self.origin.graph()
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """What it was compiled for; the first that is a backend runs it unless another is named."""
+        """The targets of the compilation; the first one that is a backend runs the network unless one is named."""
         return self.origin.targets
 
     @property
@@ -108,16 +108,16 @@ class Compiled(Summarized):
         """All that compiling yielded, such as the integers before they were scheduled.
 
         Raises:
-            UnsupportedError: The network was loaded from a build folder, which does not keep it.
+            UnsupportedError: The network was loaded from a build folder, which does not keep all of that.
         """
         return self._in_memory.compilation
 
     @property
     def options(self) -> CompileOptions:
-        """What the user chose.
+        """The options that the user chose.
 
         Raises:
-            UnsupportedError: The network was loaded from a build folder, whose report.json says it.
+            UnsupportedError: The network was loaded from a build folder; its report.json holds the options.
         """
         return self._in_memory.options
 
@@ -132,11 +132,11 @@ class Compiled(Summarized):
 
     @property
     def held(self) -> Held:
-        """What is known of samples: what is done to them, and the names of the classes."""
+        """What is known of samples: their preprocessing, and the names of the classes."""
         return self.origin.held()
 
     def summary(self) -> Summary:
-        """What it was compiled from, and what it takes, gives and holds."""
+        """The source of the network, its input and output, and the size of its program."""
         rows = [("from", self.origin.title), ("targets", ", ".join(self.targets))]
         try:
             program = self.program
@@ -181,19 +181,19 @@ class Compiled(Summarized):
         """Inference by a backend.
 
         Args:
-            images: (N, C, H, W), one image for all steps, or (N, T, C, H, W), a frame for each; or (N, F). An array, a
-                tensor, a path to an array (.npy, .npz), or a path to a folder of images. Pixels of 8 bits are divided
-                by 255. Then what was chosen at compile time is done to them, as ``read`` has it.
-            backend: A key of ``BACKENDS``; None: the first target that is one, else "sim".
+            images: (N, C, H, W), one image for all steps, or (N, T, C, H, W), a frame for each step; or (N, F). An
+                array, a tensor, a path to an array (.npy, .npz), or a path to a folder of images. Pixels of 8 bits are
+                divided by 255. The preprocessing that was chosen at compile time follows, as ``read`` describes it.
+            backend: A key of ``BACKENDS``; None: the first target that is a backend, or "sim" if no target is one.
             record: Keep every population's spikes.
-            count: Count what every population sends, for ``cost``, which takes no more memory for more samples.
-            samples: Take the first N only.
-            batch_size: How many samples are in memory together; None: what fits.
+            count: Count what every population sends, for ``cost``. The counts take no more memory for more samples.
+            samples: Take N samples only, as ``read`` chooses them.
+            batch_size: How many samples are in memory together; None: as many as fit.
             self_check: With "sim": check every product of the run; three to four times slower.
-            progress: Told how far it is.
+            progress: Called with the progress of the run.
 
         Warns:
-            ResformerWarning: Input was clipped, or (where spikes are recorded) populations never fired or always.
+            ResformerWarning: Input was clipped; or, if spikes are recorded, a population never fired or always fired.
 
         Returns:
             Logits (N, T, classes), predictions (N,), and spikes (T, N, ...) by population if they were recorded.
@@ -228,31 +228,32 @@ class Compiled(Summarized):
         device: str = CPU,
         record: bool = False,
     ) -> Iterator[Inference]:
-        """Inference on a recording of any length, in memory that does not depend on it.
+        """Inference on a recording of any length, in memory that does not depend on the length.
 
-        Samples of T frames follow one another without a gap. Each gives what ``run`` gives of it, bit for bit, however
-        the recording is cut into chunks. In Lava the processes start once, and keep what they hold from chunk to chunk.
-        Frames are always normalized as the build says: that an array ``is_normalized_already`` only shows in the whole.
+        The recording is read as samples of T frames that follow one another without a gap. Each sample gives, bit for
+        bit, what ``run`` gives for it, however the recording is cut into chunks. In Lava the processes start once and
+        keep their state from chunk to chunk. Frames are always normalized as the build says, because only a whole array
+        can show that it ``is_normalized_already``.
 
         Example:
-            Classes of a recording, second by second::
+            Classes of a recording, part by part::
 
                 for part in compiled.stream("recording.raw", binning=Binning(bin_us=10_000)):
                     print(part.predictions)
 
         Args:
-            recording: Chunks of frames, (steps, C, H, W) each, of any lengths and one type: from a generator, memory
-                holds what is in use. Or a path: to a recording of an event camera, or to an array of frames,
-                (steps, C, H, W).
+            recording: Chunks of frames, (steps, C, H, W) each, of any lengths and of one type. If a generator gives the
+                chunks, memory holds only those in use. Or a path to a recording of an event camera, or to an array of
+                frames, (steps, C, H, W).
             backend: As ``run`` takes it.
-            binning: How a recording of an event camera becomes frames; None: all of it is one sample.
-            batch_size: How many samples are in memory together; None: as many as are fast.
+            binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
+            batch_size: How many samples are in memory together; None: 64, or fewer if 64 do not fit.
             device: With "sim": "cpu", "cuda" or "cuda:N".
-            record: Keep every population's spikes, of each part.
+            record: Keep every population's spikes in each result.
 
         Yields:
-            Results of one or more samples at a time, in their order. Of a recording that ends within a sample, that
-            sample's last frames are zeros.
+            Results of one or more samples at a time, in their order. If the recording ends within a sample, zeros take
+            the place of that sample's missing frames.
 
         Raises:
             ResformerError: A chunk does not fit, a file is damaged, or the backend failed.
@@ -285,32 +286,33 @@ class Compiled(Summarized):
         max_accuracy_drop: float | None = None,
         progress: Progress = no_progress,
     ) -> Verification:
-        """The four equivalences, every spike of every population.
+        """Check the four equivalences (E1 to E4), for every spike of every population.
 
         Args:
             images: As ``run`` takes them.
             backend: As ``run`` takes it.
             labels: (N,), the true classes, or a path to them, for accuracies.
-            samples: Take the first N only.
-            model: The checkpoint or NIR file that was compiled, where it is not the one known; a loaded build needs it
-                for E1 and E4. Or your own network, a module of SpikingJelly's neurons with its weights: it then stands
-                on the left of E1, its populations matched by name or else in the order in which they run.
-            local: Measure each layer's own error, fed the original's inputs.
+            samples: Take N samples only, as ``read`` chooses them.
+            model: The checkpoint or NIR file that was compiled, if its path is not known yet; E1 and E4 of a loaded
+                build need that file. Or your own network, a module of SpikingJelly's neurons with its weights: it then
+                takes the left side of E1. Its populations are matched by name, or in the order in which they run if
+                the names differ.
+            local: Measure each layer's own error, when the layer is fed the original's inputs.
             stock_models: With "lava": use only Lava's own process models.
             device: With "sim": "cpu", "cuda" or "cuda:N".
-            batch_size: How many samples the backend is given together; None: what fits.
+            batch_size: How many samples the backend is given together; None: as many as fit.
             self_check: As ``run`` takes it.
-            min_agreement: The least share of samples, 0 to 1, whose class must be the original's; else the result has
-                not ``passed``.
+            min_agreement: The least share of samples, 0 to 1, whose class must be the original's; below it, the result
+                has not ``passed``.
             max_accuracy_drop: By how much accuracy may be lower than the original's, 0 to less than 1 (0.01 is one
-                point); likewise. It needs labels.
-            progress: Told how far it is.
+                point). After a larger drop, the result has not ``passed``. This limit needs labels.
+            progress: Called with the progress of the verification.
 
         Warns:
-            ResformerWarning: Input was clipped, or populations never fired or always.
+            ResformerWarning: Input was clipped, or a population never fired or always fired.
 
         Raises:
-            InputError: A limit is out of its range, or cannot be known.
+            InputError: A limit is out of its range, or nothing is given to measure it by.
             ResformerError: The samples do not fit, a file is another network, or the backend failed.
         """
         limits = Limits(min_agreement, max_accuracy_drop)
@@ -341,11 +343,11 @@ class Compiled(Summarized):
         return result
 
     def place(self, chip: str | Path | Chip | None = None) -> Placement:
-        """The program on neurocores, which it may exceed: ``Placement.require()`` raises if so.
+        """Place the program on neurocores. It may exceed their limits: ``Placement.require()`` raises if it does.
 
         Args:
-            chip: A packaged chip's name, a YAML file, or a ``Chip``; None: the one it was compiled for, and the layout
-                that was chosen there, else loihi2.
+            chip: A packaged chip's name, a YAML file, or a ``Chip``. None: the chip and the layout that the network was
+                compiled for, or loihi2 if it was compiled for no chip.
 
         Raises:
             ResformerError: There is no such chip.
@@ -370,9 +372,9 @@ class Compiled(Summarized):
         Args:
             images: As ``run`` takes them, or what ``run(…, record=True)`` or ``run(…, count=True)`` returned.
             chip: As ``place`` takes it.
-            backend: Where to run images; None: sim, since all backends fire the same spikes.
-            samples: Take the first N images only.
-            progress: Told how far it is.
+            backend: The backend that runs the images; None: sim, since all backends fire the same spikes.
+            samples: Take N images only, as ``read`` chooses them.
+            progress: Called with the progress of the run.
 
         Raises:
             InputError: The run neither counted nor recorded spikes.
@@ -396,13 +398,13 @@ class Compiled(Summarized):
         """The membrane trace of one neuron: current, potential and spikes at each step, beside the original's.
 
         The integers are the reference interpreter's, which every backend equals; the original's numbers are the float
-        graph's, in float64. It runs the whole network in both, so a few samples are enough.
+        graph's, in float64. Both run the whole network, so give a few samples only.
 
         Args:
             images: As ``run`` takes them.
-            population: Its name, such as ``program.spiking_names`` has them.
-            neuron: (channel, row, column), or its place in the flattened population.
-            samples: Take the first N only.
+            population: The population's name, one of ``program.spiking_names``.
+            neuron: (channel, row, column), or the neuron's index in the flattened population.
+            samples: Take N samples only, as ``read`` chooses them.
 
         Raises:
             InputError: There is no such population, or no such neuron in it.
@@ -413,9 +415,9 @@ class Compiled(Summarized):
         return trace(self.program, self.graph, real, population, neuron, rounded=self.origin.fine_tuned)
 
     def save(self, path: str | Path) -> tuple[Path, ...]:
-        """Write a build folder as resformer-compile does, or copy the one it was loaded from; returns its files.
+        """Write a build folder as resformer-compile does, or copy the one that was loaded; return its files.
 
-        It appears complete or not at all, and replaces an older build in its place.
+        The folder appears complete or not at all, and it replaces an older build at the same path.
 
         Raises:
             ResformerError: The path is taken by something that is no build.
@@ -436,22 +438,22 @@ class Compiled(Summarized):
         traced: Sequence[tuple[str, NeuronIndex]] = (),
         progress: Progress = no_progress,
     ) -> None:
-        """Write the page that shows the network, and a run of samples in sim if they are given.
+        """Write the page that shows the network and, if samples are given, a run of them in sim.
 
         Args:
             path: The HTML file to write.
             images: As ``run`` takes them.
-            samples: Take the first N only; None: 16 at most.
+            samples: Take N samples only, as ``read`` chooses them; None: 16 at most.
             labels: (N,), the true classes, or a path to them.
             verification: What ``verify`` returned, to be shown as well.
-            cost: What ``cost`` returned; None: estimated of the run.
+            cost: What ``cost`` returned; None: the cost is estimated from the run.
             chip: As ``place`` takes it, for that estimate.
-            traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
-            progress: Told how far it is.
+            traced: Population and neuron of further membrane traces, beside those that the page chooses itself.
+            progress: Called with the progress of the run.
 
         Raises:
             ResformerError: The samples do not fit, or a result is of another network.
-            OSError: It cannot be written.
+            OSError: The page cannot be written.
         """
         given = whole = None
         if images is not None:
@@ -479,16 +481,16 @@ class Compiled(Summarized):
         traced: Sequence[tuple[str, NeuronIndex]] = (),
         progress: Progress = no_progress,
     ) -> Shown:
-        """What a page shows of it, for ``resformer.runtime.page.write.write_page``.
+        """What a page shows of the network, for ``resformer.runtime.page.write.write_page``.
 
         Args:
             given: Samples to run in sim; None: nothing runs.
-            verification: As JSON.
-            cost: As JSON; None: estimated of the run.
+            verification: A verification as JSON.
+            cost: A cost as JSON; None: the cost is estimated from the run.
             chip: As ``place`` takes it, for that estimate.
-            verified: The samples of the verification, whose images are shown of those that changed their class.
-            traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
-            progress: Told how far it is.
+            verified: The samples of the verification; the page shows the images of those that changed their class.
+            traced: Population and neuron of further membrane traces, beside those that the page chooses itself.
+            progress: Called with the progress of the run.
 
         Raises:
             ResformerError: The backend failed, or a result is of another network.
@@ -522,21 +524,22 @@ class Compiled(Summarized):
         preprocessing: Preprocessing | Literal["build", "none"] | None = None,
         binning: Binning | None = None,
     ) -> Given:
-        """Samples as ``run`` takes them, read and checked once for several uses: ``run`` and all others take them too.
+        """Read and check samples once, for several uses: ``run`` and every other method take the result as images.
 
-        What is done to them that was not chosen at compile time is warned of, as a ``ResformerWarning``.
+        A ``ResformerWarning`` names whatever is doubtful, such as a preprocessing that was not chosen at compile time.
 
         Args:
             images: As ``run`` takes them.
-            samples: Take N only: the first; of a folder with folders of classes the first of each class.
+            samples: Take N samples only: the first ones; from a folder with one folder per class, the first of each
+                class.
             labels: (N,), the true classes, or a path to them.
-            preprocessing: What is done to them, whatever they are: "build" for what was chosen at compile time, "none"
-                for nothing. None: what was chosen at compile time, but not to floating-point maps with negative values,
-                which are normalized already where a mean above 0 would be subtracted.
+            preprocessing: What is done to the samples, whatever they are: "build" for what was chosen at compile time,
+                "none" for nothing. None: what was chosen at compile time, with one exception. Where that subtracts a
+                mean above 0, floating-point maps with negative values are normalized already, and left as they are.
             binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
 
         Raises:
-            ResformerError: They do not fit.
+            ResformerError: The samples do not fit.
         """
         named = {"build": self.held.preprocessing, "none": Preprocessing(), None: None}
         if not isinstance(preprocessing, Preprocessing):
@@ -561,7 +564,7 @@ class Compiled(Summarized):
         """The quantized network as a state dict of the original's class, in float64: load it after ``model.double()``.
 
         Raises:
-            UnsupportedError: The network came from a NIR file.
+            UnsupportedError: The network came from a NIR file or a netx network.
         """
         return self.origin.quantized_state()
 
@@ -586,25 +589,26 @@ def compile(  # noqa: A001
 ) -> Compiled:
     """Compile a checkpoint, a NIR file, a netx network or a SpikingJelly module to a scheduled integer program.
 
-    A module's graph is proved to fire the module's spikes on the example. docs/modules.md says what a module may hold.
-    What a user should know of the network, such as populations that can never fire, is a ``ResformerWarning`` each.
+    The graph of a module is proved to fire the module's spikes on the example. docs/modules.md says what a module may
+    hold. Whatever a user should know of the network, such as a population that can never fire, is a
+    ``ResformerWarning``.
 
     Args:
         source: A path to a checkpoint, of a SpikingResformer or of another family (docs/zoo.md), to a NIR file if it
-            ends in ``.nir``, or to a netx network of lava-dl if it ends in ``.net``; or a module in memory, in any mode
-            and type: what it computes in eval mode and float64 is compiled. A module forgets its potentials and is
-            otherwise left alone.
-        example_input: Of a module: samples as its ``forward`` takes them, (T, N, C, H, W) or (T, N, F), or (N, C, H, W)
-            or (N, F) if it repeats them over time itself.
-        target: Of "lava", "sim", "onnx" and "nir", one or several: a sequence, or separated by commas.
-        output: A folder to write the build to, as ``Compiled.save`` does; a network that exceeds the chosen chip is
+            ends in ``.nir``, or to a netx network of lava-dl if it ends in ``.net``. Or a module in memory, in any mode
+            and type: what it computes in eval mode and float64 is compiled. The module's potentials are reset; nothing
+            else in it changes.
+        example_input: For a module: samples as its ``forward`` takes them, (T, N, C, H, W) or (T, N, F), or
+            (N, C, H, W) or (N, F) if it repeats them over time itself. None for a file.
+        target: One or several of "lava", "sim", "onnx" and "nir", as a sequence or separated by commas.
+        output: A folder to write the build to, as ``Compiled.save`` does. A network that exceeds the chosen chip is
             then refused.
-        options: Quantization, calibration samples, a chip; the defaults where None.
-        observe: Told each pass's name and result.
-        progress: Told how far it is.
+        options: Quantization, calibration samples, a chip; None: the defaults.
+        observe: Called with each pass's name and result.
+        progress: Called with the progress of the compilation.
 
     Raises:
-        ResformerError: The network or a choice cannot be compiled; the message names the node, or the line of code.
+        ResformerError: The network or an option cannot be compiled; the message names the node, or the line of code.
         OSError: The build cannot be written.
     """
     targets = tuple(dict.fromkeys(target.split(",") if isinstance(target, str) else target))
@@ -643,7 +647,7 @@ def load(build: str | Path, model: str | Path | None = None) -> Compiled:
         model: The checkpoint or NIR file that was compiled: verifying needs it for E1 and E4.
 
     Raises:
-        FileFormatError: It is no build, one of another format version, or damaged.
+        FileFormatError: The folder is no build, a build of another format version, or damaged.
         InputError: There is no such model.
     """
     if model is not None and not Path(model).exists():
@@ -652,10 +656,10 @@ def load(build: str | Path, model: str | Path | None = None) -> Compiled:
 
 
 def _as_input(source: Any, example_input: torch.Tensor | None) -> Path | ModuleInput:
-    """What the pipeline compiles.
+    """The source as the pipeline takes it.
 
     Raises:
-        InputError: It is neither a path nor a module, or the example does not go with it.
+        InputError: The source is neither a path nor a module, or the example does not go with it.
     """
     if isinstance(source, str | Path):
         if example_input is not None:

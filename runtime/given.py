@@ -1,4 +1,4 @@
-"""What is given to run: samples in memory or in files, read and checked against a program."""
+"""Samples to run, in memory or in files, read and checked against a program."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 GivenT = TypeVar("GivenT", bound="Given")
 
 NO_LABELS = "no labels were given; --labels L.npy names them, or a folder of images with one folder a class"
-"""Why accuracy is absent of an array."""
+"""Why there is no accuracy for samples that bring no labels, such as an array."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a build holds about samples, so that whoever runs it need not say it again.
+    """What a build holds about samples, so that its user need not say it again.
 
     Attributes:
-        preprocessing: What is done to them.
+        preprocessing: What is done to samples before the network is given them.
         classes: The names of the classes, class 0 first, if they are known.
     """
 
@@ -57,7 +57,7 @@ class Held:
 
     @classmethod
     def by(cls, report: Report) -> Held:
-        """What ``report.json`` says."""
+        """Read from ``report.json`` what it says of samples."""
         said, classes = report["preprocessing"], report["classes"]
         preprocessing = Preprocessing(said["resize"], numbers(said["mean"]), numbers(said["std"]))
         return cls(preprocessing, None if classes is None else tuple(classes))
@@ -73,8 +73,8 @@ class Given:
     Attributes:
         samples: What to run.
         names: The samples' file names, if they have any.
-        labels: (N,), their classes, if they are known.
-        accuracy_absent: Why they are not known; None if they are.
+        labels: (N,), the samples' classes, if they are known.
+        accuracy_absent: Why the labels are not known; None if they are.
         classes: The names of the network's classes, if they are known.
         preprocessing: What was done to the samples.
         warnings: What is doubtful in how they were read, a sentence each.
@@ -92,7 +92,7 @@ class Given:
     notes: tuple[str, ...] = ()
 
     def first(self: GivenT, count: int) -> GivenT:
-        """``count`` samples, or all if there are fewer: the first, and of folders of classes the first of each."""
+        """The first ``count`` samples, or all if there are fewer; from folders of classes, the first of each class."""
         count = min(count, len(self.samples))
         indices = np.arange(count) if self.names is None else first_of_each(self.names, count)
         return replace(
@@ -109,7 +109,7 @@ class GivenBuild(Given):
 
     Attributes:
         build: The build.
-        program: The build's.
+        program: The build's program.
     """
 
     build: Build
@@ -118,11 +118,11 @@ class GivenBuild(Given):
 
 @dataclass(frozen=True, eq=False)
 class _Some:
-    """Some of other samples.
+    """A selection of other samples.
 
     Attributes:
-        samples: The others.
-        indices: Of those taken, rising.
+        samples: The samples that these are selected from.
+        indices: The indices of the selected samples, rising.
     """
 
     samples: Samples
@@ -132,9 +132,9 @@ class _Some:
         return len(self.indices)
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
-        """The values of some samples."""
+        """The values of the selected samples from ``start`` to ``stop``."""
         wanted = self.indices[start:stop]
-        # a run of neighbours is read at once, as a folder decodes images side by side
+        # neighbouring samples are read in one call, in which a folder decodes images in parallel
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
         return np.concatenate([self.samples.real(int(run[0]), int(run[-1]) + 1) for run in runs])
 
@@ -161,17 +161,17 @@ def read_given(
 
     Args:
         images: See :data:`Images`. Pixels of 8 bits are divided by 255.
-        program: What they must fit.
-        samples: Take N only, as ``Given.first`` does; None: all.
-        labels: See :data:`Labels`; None: of a folder with one folder a class those classes, else unknown.
-        held: What the program's build says of samples: its preprocessing is done to all but an array that
-            ``is_normalized_already``, and its names of classes are those of a folder's folders.
-        preprocessing: What is done to these samples, whatever they are, in place of what the build does.
+        program: The program that the samples must fit.
+        samples: Take N samples only, as ``Given.first`` does; None: all.
+        labels: See :data:`Labels`. None: the classes that a folder with one folder per class tells, otherwise unknown.
+        held: What the program's build says of samples. Its preprocessing is applied to all samples except an array that
+            ``is_normalized_already``. Its class names are matched with the names of a folder's folders.
+        preprocessing: What is done to these samples, whatever they are, instead of the build's preprocessing.
         binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
 
     Raises:
-        ResformerError: They are damaged, do not fit the program, or there are fewer than ``samples``; or there is a
-            preprocessing or a binning for what was read before, or a binning for what is no recording.
+        ResformerError: The samples are damaged, do not fit the program, or are fewer than ``samples``; a preprocessing
+            or a binning is given for samples that were read before; or a binning for samples that are no recording.
     """
     if isinstance(images, Given):
         if preprocessing is not None or binning is not None:
@@ -204,7 +204,7 @@ def read_given(
         used = replace(used, resize=False)
     else:
         found = _read_array(images if path is None else path, program, samples)
-        used = replace(used, resize=False)  # arrays are taken as large as they are
+        used = replace(used, resize=False)  # arrays are never resized
     known, absent, notes = found.labels, found.unlabelled, found.notes
     if labels is not None:
         known, absent = _labels(labels, found.count, program), None
@@ -216,7 +216,8 @@ def read_given(
         notes = (f"{normalized_already(found.source, used)}; --preprocessing build applies it all the same",)
         used = NO_PREPROCESSING
     normalized = used.normalized(found.samples, channels)
-    # of image files, whose pixels the usual steps are made for, each is decoded only once; counts are whole
+    # the usual steps suit the pixels of image files, so these are not decoded once more just to measure the rounding;
+    # counts of events are whole numbers, and rounding changes none of them
     counts = isinstance(found.samples, EventFolder) and not used.normalizes
     if not counts and (found.names is None or program.input.op.signal.scale_exp == 0):
         warn_of_rounding(normalized, program, found.source)
@@ -238,13 +239,13 @@ def open_recording(
     """A recording as chunks of frames, (steps, C, H, W).
 
     Args:
-        recording: Such chunks; or a path to a recording of an event camera, or to an array (steps, C, H, W).
-        program: What they must fit.
-        binning: How a recording of an event camera becomes frames; None: all of it is one sample.
+        recording: Chunks of that shape; or a path to a recording of an event camera, or to an array (steps, C, H, W).
+        program: The program that the frames must fit.
+        binning: How a recording of an event camera becomes frames; None: the whole recording is one sample.
         at_once: How many frames a chunk of a file has.
 
     Raises:
-        ResformerError: A file is damaged or does not fit, or there is a binning for what is no recording.
+        ResformerError: A file is damaged or does not fit, or a binning is given for something that is no recording.
     """
     path = Path(recording) if isinstance(recording, str | Path) else None
     if path is not None and is_event_file(path):
@@ -266,15 +267,15 @@ class _Read:
     """Samples as they were read, before anything is done to them.
 
     Attributes:
-        source: What messages call them.
-        samples: Those that were chosen.
-        count: How many there were to choose from.
-        chosen: The indices of those that were.
-        names: Their file names, if they have any.
-        labels: The classes of all there were, if the folders tell them.
-        unlabelled: Why they do not.
-        notes: What was chosen in reading them.
-        warnings: What is doubtful in how they were read.
+        source: What messages call the samples.
+        samples: The samples that were chosen.
+        count: How many samples there were to choose from.
+        chosen: The indices of the chosen samples.
+        names: The file names of the chosen samples, if they have any.
+        labels: The classes of all ``count`` samples, if the folders tell them.
+        unlabelled: Why the classes are not known; None if the folders tell them.
+        notes: What was chosen in reading the samples.
+        warnings: What is doubtful in how the samples were read.
     """
 
     source: str
@@ -297,7 +298,7 @@ def _read_folder(
     resize: bool,
     binning: Binning | None,
 ) -> _Read:
-    """Images or recordings of a folder; all files' headers are looked at."""
+    """Images or recordings of a folder; the headers of the chosen files are checked."""
     folder = open_folder(path, program, resize=resize, binning=binning)
     _require_enough(str(path), len(folder), samples)
     labels = folder.labels(program.output.shape[0], classes)
@@ -343,13 +344,13 @@ def _read_array(images: Any, program: Scheduled, samples: int | None) -> _Read:
 
 
 def describe_run(result: Inference, given: Given) -> Inference:
-    """A run of samples with what is known of them: names of classes, and accuracy or why it is absent."""
+    """A run's result with what is known of its samples: names of classes, and accuracy or why it is absent."""
     accuracy = None if given.labels is None else float(np.mean(result.predictions == given.labels))
     return replace(result, classes=given.classes, accuracy=accuracy, accuracy_absent=given.accuracy_absent)
 
 
 def describe_verification(result: Verification, given: Given) -> Verification:
-    """A verification on samples with what is known of them: names of classes, why accuracy is absent, and warnings."""
+    """A verification with what is known of its samples: classes, preprocessing, why accuracy is absent, warnings."""
     return replace(
         result,
         classes=given.classes,
@@ -361,12 +362,12 @@ def describe_verification(result: Verification, given: Given) -> Verification:
 
 
 def warn_of_rounding(samples: Samples, program: Scheduled, source: str) -> None:
-    """Warn where encoding loses much of samples, as a program of whole counts does of fractional frames.
+    """Warn if encoding loses much of the samples, as where a program of whole counts is given fractional frames.
 
     Args:
-        samples: As the program's network is given them.
-        program: What encodes them.
-        source: What messages call them.
+        samples: The samples as the program's network is given them.
+        program: The program whose input encodes the samples.
+        source: What messages call the samples.
     """
     finest = 0 if program.metadata.get("source") == NETX else SCALE_EXP_MAX
     warning = rounding_warning(rounding_cost(samples, program.input.op.signal.scale_exp), source, finest)

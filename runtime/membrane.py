@@ -34,7 +34,7 @@ from resformer.runtime.run.encode import decode, encode
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 NeuronIndex: TypeAlias = "int | np.integer[Any] | Sequence[int]"
-"""Which neuron of a population: (channel, row, column), or its place in the flattened population."""
+"""Which neuron of a population: (channel, row, column), or its index in the flattened population."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,10 @@ class IntegerTrace:
     Attributes:
         current: (N, T), what each step adds to the decayed potential: the current register and the bias.
         potential: (N, T), before the neuron fires or not.
-        left: (N, T), what firing leaves of it.
-        spikes: (N, T), 0 or 1; of neurons that fire several a step, how many.
-        threshold: It fires above it: vth * 64. Neurons that fire several spikes fire at it.
+        left: (N, T), what is left of the potential after the neuron fired or not.
+        spikes: (N, T), 0 or 1; counts if the neuron may fire several spikes a step.
+        threshold: vth * 64. The neuron fires above it; a neuron that may fire several spikes a step fires at it, and
+            one that rounds its count from half of it on.
     """
 
     current: Int64Array
@@ -58,14 +59,15 @@ class IntegerTrace:
 
 @dataclass(frozen=True, eq=False)
 class RealTrace:
-    """The same of the original's neuron, in float64, as the float interpreter computes it; counted from ``v_reset``.
+    """The trace of the original's neuron, in float64, as the float interpreter computes it; ``v_reset`` counts as 0.
 
     Attributes:
         current: (N, T), what each step adds to the decayed potential.
         potential: (N, T), before the neuron fires or not.
-        left: (N, T), what firing leaves of it.
-        spikes: (N, T).
-        threshold: It fires at it, or above it, as the network has it.
+        left: (N, T), what is left of the potential after the neuron fired or not.
+        spikes: (N, T), 0 or 1; counts if the neuron may fire several spikes a step.
+        threshold: The neuron fires at it or above it, as the network defines; one that rounds its count fires from half
+            of it on.
     """
 
     current: Float64Array
@@ -82,10 +84,10 @@ class Membrane(Summarized):
     Each sample begins at rest. To compare the two, divide each by its threshold: ``in_thresholds`` does.
 
     Attributes:
-        name: Of its population.
-        neuron: Its index there, (C, H, W).
-        integer: In the program's integers.
-        real: In the original's real numbers; None if there is no float graph.
+        name: The name of its population.
+        neuron: Its index in the population, (C, H, W).
+        integer: The trace in the program's integers.
+        real: The trace in the original's real numbers; None if there is no float graph.
     """
 
     name: str
@@ -96,14 +98,15 @@ class Membrane(Summarized):
     def in_thresholds(self) -> tuple[Float64Array, Float64Array | None]:
         """The potentials before firing, (N, T), of the program and of the original, where 1 is the threshold.
 
-        Of a network in SpikingJelly whose ``v_threshold`` is 1 and whose ``v_reset`` is 0, these are its own numbers.
+        For a SpikingJelly network whose ``v_threshold`` is 1 and whose ``v_reset`` is 0, the original's potentials are
+        SpikingJelly's own numbers.
         """
         program = self.integer.potential / (self.integer.threshold or 1)
         real = None if self.real is None else self.real.potential / (self.real.threshold or 1.0)
         return program, real
 
     def summary(self) -> Summary:
-        """Which neuron, how often it fires on either side, and where the two differ."""
+        """Which neuron it is, how often it fires on either side, and by how much the two sides differ."""
         samples, steps = self.integer.potential.shape
         program, original = self.in_thresholds()
         rows = [
@@ -135,8 +138,8 @@ def trace(
         graph: Its float graph; None: the original is not traced.
         samples: Real, (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W).
         name: A population that fires.
-        neuron: Which.
-        rounded: Whether the original is given samples rounded as the program's are: if it was fine-tuned for it.
+        neuron: Which of its neurons.
+        rounded: Whether the original is given samples rounded as the program's are, because it was fine-tuned so.
 
     Raises:
         InputError: There is no such population, or no such neuron in it.
@@ -153,7 +156,7 @@ def trace(
 
 
 def neuron_index(program: Program, name: str, neuron: NeuronIndex) -> int:
-    """A neuron's place in its flattened population.
+    """A neuron's index in its flattened population.
 
     Raises:
         InputError: There is no such population, or no such neuron in it.
@@ -176,24 +179,24 @@ def neuron_index(program: Program, name: str, neuron: NeuronIndex) -> int:
 
 
 def unravelled(program: Program, name: str, index: int) -> tuple[int, ...]:
-    """A neuron's index, (C, H, W), given its place in the flattened population."""
+    """A neuron's index, (C, H, W), given its index in the flattened population."""
     return tuple(int(each) for each in np.unravel_index(index, program[name].shape))
 
 
 def as_original_takes(samples: Float64Array, program: Program, *, rounded: bool) -> Float64Array:
-    """Samples as the original is given them: a network that was fine-tuned for it reads what was rounded."""
+    """Samples as the original is given them: rounded as the program's are if ``rounded``, otherwise unchanged."""
     return decode(encode(samples, program).values, program) if rounded else samples
 
 
 class Steps(NamedTuple):
-    """All steps of a population, each (T, N, neurons).
+    """All steps of a population; each array but ``threshold`` is (T, N, neurons).
 
     Attributes:
-        current: What each adds to the decayed potential.
-        potential: Before firing.
-        left: After it.
-        spikes: Who fires, or how often.
-        threshold: (neurons,), of the register.
+        current: What each step adds to the decayed potential.
+        potential: The potential before firing.
+        left: The potential after firing.
+        spikes: Which neurons fire, or how often.
+        threshold: (neurons,), vth * 64.
     """
 
     current: Int64Array
@@ -203,7 +206,7 @@ class Steps(NamedTuple):
     threshold: Int64Array
 
     def at(self, index: int) -> IntegerTrace:
-        """One neuron's."""
+        """The trace of one neuron."""
         current, potential, left, spikes = (np.ascontiguousarray(each[:, :, index].T) for each in self[:4])
         return IntegerTrace(current, potential, left, spikes, int(self.threshold[index]))
 
@@ -216,13 +219,13 @@ class IntegerRecorder:
     """An observer of the reference interpreter that keeps the traces of some neurons.
 
     Args:
-        program: What runs.
-        choose: Of each population that is wanted, which neurons.
-        samples: Of how many samples, the first; None: all.
+        program: The program that runs.
+        choose: For each wanted population, the function that chooses its neurons.
+        samples: How many samples are recorded, from the first on; None: all.
 
     Attributes:
-        chosen: The neurons of each population, by their place in it.
-        traces: Their traces, in that order.
+        chosen: The chosen neurons of each population, as indices in the flattened population.
+        traces: The traces of these neurons, in the same order.
     """
 
     def __init__(self, program: Program, choose: Mapping[str, Choose], samples: int | None = None) -> None:
@@ -249,7 +252,7 @@ class IntegerRecorder:
 
 
 def _integer_steps(program: Program, name: str, a: Int64Array, spikes: Int64Array) -> Steps:
-    """All steps of a population, as its own definition makes them of its input and in agreement with its spikes."""
+    """All steps of a population, computed from its input ``a``; its spikes must be ``spikes``."""
     op = program[name].op
     require(isinstance(op, Spiking | MultiSpikeIF), f"{name}: has no potential")
     axes = a.ndim - 2
@@ -271,7 +274,7 @@ def _integer_steps(program: Program, name: str, a: Int64Array, spikes: Int64Arra
 
 
 def _added_beside_current(op: Spiking, axes: int) -> Int64Array:
-    """What a step adds to the potential beside the current register, to be broadcast against (N, ...)."""
+    """What a step adds to the potential in addition to the current register, to be broadcast against (N, ...)."""
     if isinstance(op, LIF):
         return op.input_bias(axes)
     if isinstance(op, CubaLIF):
@@ -285,9 +288,9 @@ def real_traces(
     """The traces of some neurons in a float graph.
 
     Args:
-        graph: With the program's populations.
-        samples: As it takes them.
-        wanted: Of each population which neurons, by their place in it.
+        graph: A graph that has the program's populations.
+        samples: Samples as the graph takes them.
+        wanted: For each wanted population, its neurons, as indices in the flattened population.
     """
     dt = float(graph.metadata["dt"])
     found: dict[str, tuple[RealTrace, ...]] = {}
@@ -331,10 +334,12 @@ def _real(
 
 
 def _facts(op: Neurons, dt: float) -> dict[str, Float64Array]:
-    """What a trace needs of neurons, each to be broadcast against the population; potentials count from ``rest``.
+    """The parameters of neurons that a trace needs, each to be broadcast against the population.
 
-    ``syn`` and ``gain``: the current keeps 1 - syn of itself, and adds ``gain`` times what it then is. ``bias``: what
-    a step adds beside. ``drop``: what a spike takes, if it does not set to zero.
+    ``syn``: each step the current keeps 1 - ``syn`` of itself, before the input is added. ``gain``: the potential gains
+    ``gain`` times the current. ``bias``: what a step adds to the potential in addition. ``rest``: the potential that a
+    trace counts as 0, from which ``threshold`` counts too. ``drop``: what a spike takes from the potential, if it does
+    not set it to zero. ``floor``, of neurons that may fire several spikes a step: the least potential after a step.
     """
     none = np.zeros(())
     if isinstance(op, FloatMultiSpikeIF):
@@ -360,7 +365,7 @@ def _added(given: Float64Array, neuron: Mapping[str, float]) -> Float64Array:
 
 
 def _left(op: Neurons, potential: Float64Array, fired: Float64Array, neuron: Mapping[str, float]) -> Float64Array:
-    """What firing leaves of one neuron's potential, (T, N), counted from ``v_reset``."""
+    """What is left of one neuron's potential after it fired or not, (T, N), counted from ``v_reset``."""
     drop = neuron["drop"]
     if isinstance(op, FloatMultiSpikeIF):
         return np.maximum(potential - fired * drop, neuron["floor"])
@@ -370,10 +375,10 @@ def _left(op: Neurons, potential: Float64Array, fired: Float64Array, neuron: Map
     if mode == neurons.HARD:
         return np.where(fired > 0, 0.0, potential)
     if mode == neurons.LATE:
-        return potential  # the next step takes it
+        return potential  # the next step takes the drop
     if mode == neurons.SOFT:
         return potential - fired * drop
-    # prompt: the drop was taken already where the step began across the threshold
+    # prompt: where the step began across the threshold, ``potential`` has lost the drop already
     crosses = np.greater if op.metadata.get("fires_at") == ">" else np.greater_equal
     left, rows = np.zeros_like(potential[0]), []
     for now, spikes in zip(potential, fired, strict=True):

@@ -1,4 +1,4 @@
-"""Where a compiled network came from, which says what it can be compared with and how it is saved."""
+"""Where a compiled network came from: this decides what it can be compared with and how it is saved."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ class Origin(Protocol):
 
     @property
     def model(self) -> Path | None:
-        """The checkpoint or NIR file that was compiled, if there is one and it is known where."""
+        """The checkpoint or NIR file that was compiled, if there is one and its path is known."""
         ...
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Of ``resformer.compiler.files.build.TARGETS``."""
+        """The targets, a selection of ``resformer.compiler.files.report.TARGETS``."""
         ...
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether the original was fine-tuned for this program, so that it reads samples rounded as the program's."""
+        """Whether the original was fine-tuned for this program: it then reads samples rounded as the program's are."""
         ...
 
     def held(self) -> Held:
-        """What is known of samples."""
+        """What is known of samples: their preprocessing, and the names of the classes."""
         ...
 
     def chip(self) -> Chip | None:
@@ -80,7 +80,7 @@ class Origin(Protocol):
         ...
 
     def build(self) -> AbstractContextManager[Build]:
-        """A build folder to read, perhaps gone afterwards."""
+        """A build folder to read, which may be removed at the end."""
         ...
 
     def verify(
@@ -93,7 +93,7 @@ class Origin(Protocol):
         how: Comparing,
         user: UserNetwork | None = None,
     ) -> Verification:
-        """Compare all sides that there are, the user's own network among them if it is given."""
+        """Compare all sides that are available; the user's own network is one of them if it is given."""
         ...
 
 
@@ -104,7 +104,7 @@ class InMemory:
     Attributes:
         compilation: The float graph, the integer program and what they were made with.
         options: What the user chose.
-        targets: What to write.
+        targets: The targets to write.
     """
 
     compilation: Compilation
@@ -122,12 +122,12 @@ class InMemory:
 
     @property
     def model(self) -> Path | None:
-        """The file that was compiled; None of a module."""
+        """The file that was compiled; None if a module in memory was compiled."""
         return self.compilation.source.path
 
     @property
     def fine_tuned(self) -> bool:
-        """Whether the checkpoint brought a plan of its own."""
+        """Whether the checkpoint brought a quantization plan of its own."""
         source = self.compilation.source
         return source.plan is not None and source.architecture is not None
 
@@ -151,7 +151,7 @@ class InMemory:
         """The quantized network as a state dict, in float64.
 
         Raises:
-            UnsupportedError: It came from a NIR file.
+            UnsupportedError: The network came from a NIR file or a netx network.
         """
         compilation, module = self.compilation, self.compilation.source.module
         if module is not None:
@@ -168,7 +168,7 @@ class InMemory:
 
     @contextmanager
     def build(self) -> Iterator[Build]:
-        """A build folder of all that running needs, gone at the end."""
+        """A temporary build folder with all that running needs; it is removed at the end."""
         source = self.compilation.source
         if source.path is None and source.module is not None:
             name = Path(source.module.name).suffix[1:]
@@ -190,10 +190,10 @@ class InMemory:
         how: Comparing,
         user: UserNetwork | None = None,
     ) -> Verification:
-        """Compare all sides: those of a module in memory, those of a file as its build has them.
+        """Compare all sides: a module's in memory, a file's by way of a temporary build folder.
 
         Raises:
-            UnsupportedError: Something is asked of a module that only files have.
+            UnsupportedError: ``model`` or ``local`` is given for a module in memory.
             ResformerError: A file cannot be read, is another network, or the backend failed.
         """
         if self.compilation.source.path is not None:
@@ -231,16 +231,16 @@ class InFolder:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """What was written."""
+        """The targets that the build folder was written for."""
         return tuple(self.folder.report["targets"])
 
     @property
     def fine_tuned(self) -> bool:
-        """What the build's report says."""
+        """Whether the original was fine-tuned for this program, as the build's report says."""
         return self.folder.report["fine_tuned"]
 
     def held(self) -> Held:
-        """What the build's report says of samples."""
+        """What the build's report says of samples: their preprocessing, and the names of the classes."""
         return Held.by(self.folder.report)
 
     def chip(self) -> Chip | None:
@@ -252,14 +252,14 @@ class InFolder:
         return self.folder.program()
 
     def graph(self) -> Graph[nir.NIRNode]:
-        """The float graph after all float passes (of a module: its own layers, batch normalisations folded)."""
+        """The float graph after all float passes (for a module: its own layers, with batch normalisations folded)."""
         return self.folder.network()
 
     def quantized_state(self) -> Mapping[str, torch.Tensor]:
         """The quantized network as a state dict, in float64.
 
         Raises:
-            UnsupportedError: It came from a NIR file.
+            UnsupportedError: The network came from a NIR file or a netx network.
         """
         import torch
 
@@ -288,10 +288,10 @@ class InFolder:
         how: Comparing,
         user: UserNetwork | None = None,
     ) -> Verification:
-        """Compare all sides that the build has, and with the file that was compiled those that it lacks.
+        """Compare all sides that the build has, and those that need the file that was compiled if it is given.
 
         Raises:
-            UnsupportedError: ``local`` needs that file.
+            UnsupportedError: ``local`` is set, but that file is not given.
             ResformerError: A file cannot be read, is another network, or the backend failed.
         """
         model = model or self.model

@@ -1,4 +1,4 @@
-"""Which of several ways are worth a choice: those that none other beats."""
+"""The Pareto front: which of several alternatives are worth choosing, because no other one beats them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 
 def front(gains: Sequence[float | None], costs: Sequence[float | None]) -> list[int]:
-    """The ways that no other beats, which would gain as much at no more cost, and be better in one of the two.
+    """The alternatives that no other one beats.
+
+    One alternative beats another if it gains as much or more, costs as much or less, and is better in one of the two.
 
     Args:
-        gains: Of each way, what should be large; None if it is no choice.
-        costs: What should be small, likewise.
+        gains: What should be large, for each alternative; None leaves the alternative out.
+        costs: What should be small, for each alternative; None leaves the alternative out.
 
     Returns:
-        Their indices, from the cheapest to the dearest; ways that are alike in both are all there.
+        The indices of these alternatives, from the cheapest to the dearest. Several that are equal in gain and cost are
+        all included.
     """
     known = [
         (cost, -gain, index)

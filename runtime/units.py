@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 PREFIXES = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
-"""Of SI units, by their power of ten."""
+"""The prefixes of SI units, by power of ten."""
 SI_UNITS = ("J", "s", "W")
-"""What a prefix is written onto: mJ. Any other unit is a word of its own, from a million on behind a prefix: M SOPs."""
+"""Units that a prefix is joined to: mJ. Any other unit is a separate word, with a prefix from a million on: M SOPs."""
 DIGITS = 3
 """Significant digits of a quantity: constants of a chip are not known any better."""
 COMPARED = 4
-"""Significant digits of quantities that are there to be compared with each other."""
+"""Significant digits of quantities that are shown to be compared with each other."""
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -20,7 +20,7 @@ def quantity(value: float, unit: str, digits: int = DIGITS) -> str:
     """A quantity and its unit: "46.1 ms", "838 M SOPs", "45,678 SOPs".
 
     Args:
-        value: In the unit itself: seconds, joules, watts; any other unit is counted.
+        value: In the unit itself, such as seconds, joules or watts; in any other unit, a count.
         unit: One of :data:`SI_UNITS`, or a word such as "SOPs" or "frames/s".
         digits: Significant digits; no digit before the decimal point is dropped.
     """
@@ -38,10 +38,13 @@ def between(value: float, low: float, high: float, unit: str, digits: int = DIGI
 
 
 def power_of(value: float, unit: str) -> int:
-    """The power of ten of the prefix that suits a value: at least 1 and below 1000 of it, as far as prefixes go."""
+    """The power of ten of the prefix with which a value is at least 1 and below 1000, as far as prefixes go.
+
+    Seconds get no prefix above one, and a unit that is not in :data:`SI_UNITS` gets one only from a million on.
+    """
     if value == 0 or not math.isfinite(value):
         return 0
-    # one that rounds up to 1000 of a prefix is 1 of the next
+    # a value that rounds up to 1000 with one prefix is 1 with the next
     exponent = int(f"{abs(value):.{DIGITS - 1}e}".partition("e")[2])
     power = 3 * (exponent // 3)
     if unit not in SI_UNITS:

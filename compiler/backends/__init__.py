@@ -1,4 +1,4 @@
-"""The table of backends: what runs programs, each imported only when asked for."""
+"""The table of backends, which run programs; a backend is imported only when it is opened."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """Where a backend is and what a caller must know before using it.
+    """Where a backend's class is, and what a caller must know before using it.
 
     Attributes:
-        module: Imported when the backend is opened.
-        class_name: The backend's class in it, made without arguments.
-        streams: Whether samples stream through a network that is slow to start, so that one run of many pays.
-        has_stock_models: Whether ``run`` takes ``stock_models``: the library's own process models only.
-        has_devices: Whether the backend is made with a device, and ``run`` takes ``batch_size``: as many samples at a
-            time as the device holds.
-        has_self_check: Whether ``run`` takes ``self_check``: every product of a run is checked.
+        module: The module that holds the class; it is imported when the backend is opened.
+        class_name: The backend's class in that module; it is made with a device if ``has_devices``, otherwise without
+            arguments.
+        streams: Whether one run takes many samples in bounded memory; it should get many, as a run is slow to start.
+        has_stock_models: Whether ``run`` takes ``stock_models``, which uses only the library's own process models.
+        has_devices: Whether the class is made with a device, and ``run`` takes ``batch_size``, the number of samples
+            that the device holds at once.
+        has_self_check: Whether ``run`` takes ``self_check``, which checks every product of a run.
     """
 
     module: str
@@ -60,7 +61,7 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
 
 
 class Runner(Protocol):
-    """A backend's ``run``, its own options already chosen."""
+    """A backend's ``run`` with that backend's own options already chosen."""
 
     def __call__(
         self,
@@ -76,11 +77,11 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class OpenBackend:
-    """A backend with its options: a :class:`Runner`.
+    """A backend with its options; it is a :class:`Runner`.
 
     Attributes:
-        backend: What runs.
-        options: Keywords that each run gets.
+        backend: The backend that runs programs.
+        options: Keyword arguments that are passed to each run.
     """
 
     backend: Any
@@ -102,16 +103,16 @@ class OpenBackend:
     def stream(
         self, program: Scheduled, batches: Iterable[npt.NDArray[np.int32]], *, at_once: int, record: bool = False
     ) -> Iterator[Trace]:
-        """Run batches of samples that follow one another; memory does not depend on how many there are.
+        """Run batches of samples one after another; the memory that this takes does not depend on their number.
 
         Args:
-            program: Scheduled.
-            batches: As ``run`` takes samples.
+            program: The scheduled program.
+            batches: Arrays of samples, each as ``run`` takes them.
             at_once: The most samples that a batch may have.
-            record: As ``run`` takes it.
+            record: As in ``run``.
 
         Yields:
-            What the samples left, in their order, though not batch by batch.
+            Traces of the samples, in order; a trace may cover other samples than one batch does.
         """
         if hasattr(self.backend, "stream"):
             yield from self.backend.stream(program, batches, at_once=at_once, record=record, **self.options)
@@ -121,7 +122,7 @@ class OpenBackend:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the runs so far found of this machine, a sentence each: kernels that it computes wrongly."""
+        """The kernels that this machine could not use for the last program, and their replacements: a sentence each."""
         return tuple(getattr(self.backend, "notes", ()))
 
 
@@ -133,18 +134,18 @@ def open_backend(
     batch_size: int | None = None,
     self_check: bool = False,
 ) -> OpenBackend:
-    """Import a backend and return what runs programs on it.
+    """Import a backend and return it with its options, ready to run programs.
 
     Args:
         name: A key of :data:`BACKENDS`.
-        stock_models: Run the library's own process models only, rather than our faster ones with the same results.
-        device: Where to run: "cpu", "cuda" or "cuda:N".
-        batch_size: How many samples a device may hold at once; None: as many as are fast.
-        self_check: Check every product of every run; slower.
+        stock_models: Use only the library's own process models, not our faster ones, which give the same results.
+        device: The device to run on: "cpu", "cuda" or "cuda:N".
+        batch_size: How many samples the device may hold at once; None: the backend chooses a fast number.
+        self_check: Check every product of every run, which is slower.
 
     Raises:
-        UnsupportedError: There is no such backend, or it has no such models, devices or checks.
-        BackendMissingError: A package or a device that it needs is not there.
+        UnsupportedError: There is no backend of this name, or it has no stock models, devices or self-check.
+        BackendMissingError: A package or a device that the backend needs is missing.
     """
     if name not in BACKENDS:
         raise UnsupportedError(f"backend {name!r} does not exist; choose {' or '.join(BACKENDS)}")

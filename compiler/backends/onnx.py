@@ -1,4 +1,4 @@
-"""Runs programs in ONNX Runtime: an engine that shares no code with ours, and its word on what ONNX's integers are."""
+"""Runs programs in ONNX Runtime, whose code and whose reading of ONNX's integer operators are independent of ours."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from resformer.compiler.ir.program import Program
 from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 BATCH_BYTES = 2**29
-"""What the values of one batch that are alive at once may take."""
+"""The memory, in bytes, that the values of one batch that exist at the same time may take."""
 VALUES_ALIVE = 16
-"""How many values of the largest node's size that is, measured at full size: most belong to a LIF's loop."""
+"""How many values of the largest node's size exist at the same time; measured at full size, most in a LIF's loop."""
 
 
 class OnnxBackend:
@@ -46,18 +46,18 @@ class OnnxBackend:
     ) -> Trace:
         """Run samples through a program, as ``resformer.compiler.backends.base.Backend`` says.
 
-        The model is exported and loaded once: it is kept for the next run of the same program object.
+        The model is exported and loaded once, and kept for the next run of the same program object.
 
         Args:
-            program: With proven ranges, scheduled or not.
+            program: A program with proven ranges, scheduled or not.
             samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W); encoded.
-            record: Keep every LIF's spikes and every graded value; they take memory for all samples.
-            progress: Told how many samples are done.
-            batch_size: How many samples are run together; None: as many as take moderate memory.
+            record: Keep every LIF's spikes and every graded value, which takes memory for all samples.
+            progress: Called with the number of samples done and the number of all samples.
+            batch_size: How many samples are run together; None: as many as fit in ``BATCH_BYTES``.
 
         Raises:
             RangeError: A sum may exceed 32 bits.
-            InvariantError: A sample leaves the range that the program promises of its input.
+            InvariantError: Samples have another shape than the input, or leave the range that the input promises.
         """
         check_samples(program, samples)
         session = self._session(program, record=record, frames=samples.ndim > 1 + len(program.input.shape))
@@ -72,14 +72,14 @@ class OnnxBackend:
         return recorder.trace()
 
     def _session(self, program: Program, *, record: bool, frames: bool) -> Any:
-        """The loaded model."""
+        """The session that holds the loaded model; it is made at the first call."""
         if program is not self._program:
             self._program, self._sessions = program, {}
         if (record, frames) not in self._sessions:
             metadata = {**program.metadata, "input": "frames" if frames else "static"}
             model = export_integer(dataclasses.replace(program, metadata=metadata), debug=record, counts=True)
             options = self._runtime.SessionOptions()
-            # threads that wait in loops take the time of those that work, where processors are few
+            # with few processors, threads that wait in a busy loop take time from the threads that work
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             self._sessions[record, frames] = self._runtime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -91,7 +91,7 @@ class _Recorder:
     """The arrays of a trace, filled batch by batch.
 
     Attributes:
-        outputs: The names of the model's outputs that it takes.
+        outputs: The names of the model's outputs that are recorded.
     """
 
     def __init__(self, program: Program, samples: int, *, record: bool) -> None:
@@ -108,7 +108,7 @@ class _Recorder:
         self.outputs = [INTEGER_LOGITS, *self._saturated, *self._values]
 
     def put(self, first: int, count: int, outputs: Iterable[tuple[str, npt.NDArray[Any]]]) -> None:
-        """Keep what the model made of some samples."""
+        """Keep the model's outputs for ``count`` samples, the first of which is sample ``first``."""
         for name, value in outputs:
             if name == INTEGER_LOGITS:
                 self._logits[first : first + count] = value
@@ -119,7 +119,7 @@ class _Recorder:
                 kept[:, first : first + count] = value.reshape(len(kept), count, *kept.shape[2:])
 
     def trace(self) -> Trace:
-        """All that was kept."""
+        """The trace of all samples that were kept."""
         return Trace(
             logits=self._logits.swapaxes(0, 1),
             spikes={name: SpikeTrain.pack(each) for name, each in self._values.items() if each.dtype == np.uint8},
@@ -129,7 +129,7 @@ class _Recorder:
 
 
 def _batch_size(program: Program, *, record: bool) -> int:
-    """How many samples to run together."""
+    """How many samples to run together, so that their values fit in ``BATCH_BYTES``."""
     sizes = [math.prod(node.shape) for node in program]
     elements = VALUES_ALIVE * max(sizes) + (sum(sizes) if record else 0)
     return max(1, BATCH_BYTES // (program.timesteps * elements * np.dtype(np.int32).itemsize))

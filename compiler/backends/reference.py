@@ -22,7 +22,7 @@ class ReferenceBackend:
         record: bool = False,
         progress: StepProgress | None = None,
     ) -> Trace:
-        """Run samples, all of them at once (``Backend.run``)."""
+        """Run all samples at once, as ``resformer.compiler.backends.base.Backend`` says."""
         trace = reference.run(program, samples, record=record)
         if progress is not None:
             progress(len(samples), len(samples))

@@ -1,1 +1,1 @@
-"""Checkpoints and modules in, float graphs out."""
+"""Imports checkpoints, modules, NIR files and netx files as float graphs."""

@@ -1,7 +1,7 @@
-"""SpikingResformer in, float graph out: one function a module type.
+"""Imports a SpikingResformer as a float graph, with one function for each type of module.
 
-Every node bears the path of its module in the state dict; what has no module of its own is named after what it does
-(``scale1``, ``add``, ``add_inner``, ``flatten``).
+A node has the path of its module in the state dict as its name. A node without a module of its own is named after what
+it does (``scale1``, ``add``, ``add_inner``, ``flatten``).
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def import_model(model: SpikingResformer, *, input_kind: InputKind | None = None
     """The float graph of a network, its weights widened to float64.
 
     Args:
-        model: Of any floating-point type, whatever its mode: what it computes in eval mode is imported.
-        input_kind: One image for all steps, or one frame a step; frames for a network of PLIF neurons if not given.
+        model: The network, of any floating-point type and in any mode; the graph is what it computes in eval mode.
+        input_kind: "static" for one image in all steps, "frames" for one frame per step; None: "frames" for a network
+            of PLIF neurons, else "static".
 
     Raises:
         UnsupportedError: The network holds what the compiler cannot lower; the message names it.
@@ -61,7 +62,7 @@ def import_model(model: SpikingResformer, *, input_kind: InputKind | None = None
 
 
 def _import(draft: Draft, name: str, module: nn.Module, source: str) -> str:
-    """Append what a module computes from a value, and return the value that it makes."""
+    """Append the nodes of a module that reads ``source``, and return the name of the value that the module makes."""
     importer = IMPORTERS.get(type(module))
     if importer is None:
         known = ", ".join(sorted(kind.__name__ for kind in IMPORTERS))
@@ -105,7 +106,7 @@ def _attention_scale(rate: torch.Tensor, terms: int) -> npt.NDArray[np.float64]:
 
 
 def _per_leading(values: npt.NDArray[np.float64], shape: Shape) -> npt.NDArray[np.float64]:
-    """Values of the first axis, spread over the others without memory."""
+    """One value for each index of the first axis, broadcast over the other axes without a copy."""
     return np.broadcast_to(values.reshape(-1, *(1,) * (len(shape) - 1)), shape)
 
 
@@ -177,7 +178,7 @@ def _linear(draft: Draft, name: str, module: layer.Linear, source: str) -> str:
 
 
 def _neurons(draft: Draft, name: str, node: neuron.BaseNode, source: str) -> str:
-    """SpikingJelly's neurons with hard reset to 0 and, unless they do not leak at all, decayed input."""
+    """SpikingJelly's neurons with a hard reset to 0; neurons that leak must decay their input, too."""
     decay_input = type(node) is neuron.IFNode or node.decay_input
     if node.v_reset != 0 or not decay_input:
         raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""The shapes of what a stranger's file computes."""
+"""Shapes of the values that the network in an untrusted file computes, checked against limits."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from resformer.models.limits import MOST_VALUES, require_within
 
 
 def checked_shape(name: str, op: nir.NIRNode, inputs: Sequence[Shape], *, remedy: str) -> Shape:
-    """The shape that an operation of a file makes of what it reads.
+    """The shape of what an operation makes of its inputs.
 
     Args:
-        name: Of its node.
+        name: The name of the operation's node, for errors.
         op: The operation.
-        inputs: The shapes of what it reads.
-        remedy: What to do with a network that was corrected, such as "write it again".
+        inputs: The shapes of the operation's inputs.
+        remedy: What the user does with the network after correcting it, such as "write it again".
 
     Raises:
-        FileFormatError: Its inputs do not fit it, or it makes more values than any program may, or pads to more.
+        FileFormatError: The inputs do not fit the operation, or its output or its padded input has more values than
+            any program may have.
     """
     try:
         shape = output_shape(op, inputs)

@@ -1,4 +1,4 @@
-"""``resformer-compile``: compiling, and what then needs a run: ``--report`` and ``--sweep``."""
+"""``resformer-compile``: compiling, and the options that may also run the result, ``--report`` and ``--sweep``."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NOT_SWEPT = (
     *("quiet", "classes"),
     *PREPROCESSING,
 )
-"""Arguments of compiling that are no choice about the network."""
+"""Arguments that a sweep cannot vary, because they are no choice about the network."""
 FLAG_VALUES = {"no": False, "yes": True}
 TABLES = (".json", ".csv")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile, and of several processes share a sweep; returns the exit status."""
+    """Compile, or sweep, whose combinations several processes can share; returns the exit status."""
     return run_shared(_parser(), argv, _compile, shares=lambda arguments: arguments.sweep is not None)
 
 
@@ -184,16 +184,16 @@ def _sweep(arguments: argparse.Namespace, processes: Processes) -> int:
 
 def _axis(text: str) -> str:
     if "=" not in text:
-        # argparse takes all that follows for values
+        # argparse takes all arguments after --sweep for its values
         raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=V,V; if it is MODEL, name it before --sweep")
     return text
 
 
 def _axes(texts: Sequence[str]) -> dict[str, list[tuple[str, str, object]]]:
-    """What varies: for each option its values, each as (text, the argument's name, value).
+    """The options that vary, with their values, each as (text, the argument's name, value).
 
     Raises:
-        UsageError: No such option, or no such value.
+        UsageError: An option or a value does not exist, or is there twice.
     """
     parser = compile_parser()
     actions = {
@@ -218,12 +218,16 @@ def _axes(texts: Sequence[str]) -> dict[str, list[tuple[str, str, object]]]:
 
 
 def _negates(action: argparse.Action, text: str) -> bool:
-    """Whether an option says no to another: ``--stem-pool`` has both values."""
+    """Whether an option is the ``--no-`` form of another, which has both values: ``--no-stem-pool``."""
     return isinstance(action, argparse.BooleanOptionalAction) and text.startswith("--no-")
 
 
 def _value(parser: Parser, action: argparse.Action, key: str, text: str) -> object:
-    """The value of an option, as its parser takes it."""
+    """The value of an option, parsed from text.
+
+    Raises:
+        UsageError: There is no such value.
+    """
     if action.nargs == 0:
         if text not in FLAG_VALUES:
             raise UsageError(f"--sweep: {key}={text}: is {' or '.join(FLAG_VALUES)}")

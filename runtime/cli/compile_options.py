@@ -1,4 +1,4 @@
-"""What ``resformer-compile`` does: a checkpoint, a NIR file or a netx network to a build folder."""
+"""Options and work of ``resformer-compile``: from a checkpoint, a NIR file or a netx network to a build folder."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ WEIGHT_BITS = range(MIN_WEIGHT_BITS, LOIHI.stacked_bits_max + 1)
 STORED_BITS = LOIHI.weight_bits_max
 SYNAPSE_BUDGET = 0.75
 SHARE_MAX = 2
-"""Two synapses a weight."""
+"""The largest ``--synapse-budget``: two synapses for each weight."""
 ALL = "all"
 NO_CHIP = "none"
 SEARCHED = ("optimize-cores", "seed")
-"""Options of the search for a layout."""
+"""Options that only the search for a layout takes."""
 WORST_SHOWN = 3
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compile_parser() -> Parser:
-    """Of the arguments that compiling takes; ``runtime.cli.compile`` adds those that run what was compiled."""
+    """The parser of the options for compiling; ``runtime.cli.compile`` adds those that show or run the result."""
     parser = Parser(
         prog="resformer-compile",
         description="Compile a trained SpikingResformer, a network of another family (Spikformer, Spikingformer, "
@@ -287,10 +287,10 @@ def _add_calibration_options(group: argparse._ActionsContainer) -> None:
 
 
 def _spikes_per_step(text: str) -> int:
-    """A count of spikes, or a word for one.
+    """An argument type: how many spikes a step, as a number or one of two words.
 
     Raises:
-        ArgumentTypeError: It is none.
+        ArgumentTypeError: The text is neither.
     """
     words = {"single": 1, "multi": MOST_SPIKES}
     count: int = words[text] if text in words else int(text) if text.isdecimal() else 0
@@ -328,7 +328,7 @@ def _settings(text: str) -> list[tuple[str, str]]:
 
 
 def _input_range(text: str) -> float:
-    """The larger magnitude of two ends."""
+    """An argument type: the larger magnitude of the two ends of a range."""
     try:
         low, high = (float(each) for each in text.split(":"))
     except ValueError:
@@ -354,7 +354,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     """Find out before any work is done that the arguments contradict each other.
 
     Raises:
-        UsageError: They do.
+        UsageError: They contradict each other.
         OSError: The file for ``--json`` cannot be written.
     """
     if arguments.precision == "auto" and arguments.calibration is None:
@@ -388,10 +388,10 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 
 def check_unsearched(arguments: argparse.Namespace, swept: Collection[str] = ()) -> None:
-    """Refuse options of the search for a layout where none is searched for.
+    """Refuse options of the search for a layout if there is no search.
 
     Args:
-        arguments: Parsed.
+        arguments: The parsed arguments.
         swept: The options that a sweep varies.
 
     Raises:
@@ -406,8 +406,8 @@ def compile_build(arguments: argparse.Namespace, also: Callable[[Terminal], None
     """Compile, and write a build or check the placement; returns the exit status.
 
     Args:
-        arguments: Parsed.
-        also: What is to be done with a build that was written, before the summary of it is printed.
+        arguments: The parsed arguments.
+        also: Called after a build was written, before its summary is printed.
     """
     _check_usage(arguments)
     if arguments.check:
@@ -443,7 +443,7 @@ def compile_build(arguments: argparse.Namespace, also: Callable[[Terminal], None
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    """Place the network and say whether it fits."""
+    """Place the network, print the placement, and fail if it does not fit; returns the exit status."""
     terminal = terminal_for(arguments)
     with terminal.progress() as update:
         update("starting", 0, 0)
@@ -495,10 +495,10 @@ def _show_layout(terminal: Terminal, layout: Layout | None) -> None:
 
 
 def compile_options(arguments: argparse.Namespace) -> CompileOptions:
-    """What the arguments choose.
+    """The options of compiling that the arguments choose.
 
     Raises:
-        ResformerError: A file that they name cannot be read.
+        ResformerError: A file that the arguments name cannot be read.
     """
     from resformer.compiler.chips.chip import load_chip
     from resformer.compiler.pipeline import CompileOptions
@@ -521,7 +521,7 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
         ),
         synapse_budget=(arguments.synapse_budget or SYNAPSE_BUDGET) if arguments.precision == "auto" else None,
         calibration=None if calibration is None else SampleFiles(calibration, event_binning(arguments) or WHOLE),
-        # the float graph alone has nothing to place
+        # --target nir writes the float graph alone, which has nothing to place
         chip=None if arguments.chip == NO_CHIP or set(arguments.target) == {"nir"} else load_chip(arguments.chip),
         optimize=arguments.optimize,
         cores_percent=arguments.optimize_cores or CORES_PERCENT,
@@ -545,10 +545,10 @@ def compile_options(arguments: argparse.Namespace) -> CompileOptions:
 
 
 class _Dump:
-    """Told each pass's result; shows progress and keeps the texts that were asked for.
+    """Called with each pass's result: shows progress, and keeps the texts that ``--dump-after`` asks for.
 
     Raises:
-        UsageError: A pass of that name does not exist.
+        UsageError: A wanted pass does not exist.
     """
 
     def __init__(self, wanted: Sequence[str], passes: Sequence[str], update: Progress) -> None:
@@ -571,7 +571,7 @@ class _Dump:
 
 
 def _summarize(terminal: Terminal, model: Path, report: Any) -> None:
-    """Print what became of the network."""
+    """Print a summary of the compiled network."""
     from resformer.compiler.samples.classes import listed
     from resformer.compiler.samples.preprocessing import Preprocessing
     from resformer.runtime.given import Held
@@ -610,7 +610,7 @@ def _summarize(terminal: Terminal, model: Path, report: Any) -> None:
 
 
 def _show_details(terminal: Terminal, report: Any, placed: PlacementFile | None) -> None:
-    """Print what became of single layers, and what a reader should know."""
+    """Print details of single layers, and what a reader should know."""
     _show_layout(terminal, None if placed is None else placed["layout"])
     if report["options"]["synapse_budget"] is not None:
         weighted = [(node["name"], node["weight_bits"]) for node in report["nodes"] if "weight_bits" in node]
@@ -632,7 +632,7 @@ def _show_details(terminal: Terminal, report: Any, placed: PlacementFile | None)
 def _show_notices(
     terminal: Terminal, assumptions: Sequence[str], notes: Sequence[str], warnings: Sequence[str]
 ) -> None:
-    """Print what a reader should know of the network that was read, a line each."""
+    """Print what a reader should know about the network that was read, a line each."""
     for kind, lines in (("assumed", assumptions), ("note", notes)):
         for line in lines:
             terminal.line(f"{kind}: {line}")
@@ -641,7 +641,7 @@ def _show_notices(
 
 
 def _weights(report: Any) -> str:
-    """How wide the weights are, what they were rounded by, and what that lacks."""
+    """How wide the weights are, and how they were rounded."""
     widths = sorted({node["weight_bits"] for node in report["nodes"] if "weight_bits" in node}) or [0]
     bits = f"{widths[-1]} bits" if len(widths) == 1 else f"{widths[0]} to {widths[-1]} bits"
     if _is_netx(report):
@@ -655,7 +655,7 @@ def _weights(report: Any) -> str:
 
 
 def _network(report: Any) -> str:
-    """What a checkpoint's tensors, or another file, hold, in a line."""
+    """The network that the file holds, in a line."""
     architecture = report["architecture"]
     if architecture is None:
         return "from netx" if _is_netx(report) else "from NIR"

@@ -1,4 +1,4 @@
-"""Where the commands begin: their modules are imported here, so that Ctrl-C meanwhile is one line, too."""
+"""Entry points of the commands; Ctrl-C while a command's module is imported also gives one line and no traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INTERRUPTED = 130
 
 
 def _run(name: str) -> int:
-    """Import a command and run it; from then on it looks after signals itself."""
+    """Import a command's module and run the command; once it runs, it handles signals itself."""
     try:
         status: int = importlib.import_module(f"resformer.runtime.cli.{name}").main()
     except KeyboardInterrupt:

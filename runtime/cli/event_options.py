@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from resformer.compiler.samples.events.frames import Binning
 
 OPTIONS = ("bin_ms", "bin_events", "split_by", "sensor_size", "pool", "keep_middle")
-"""Under their names in the parsed arguments."""
+"""The options, under their names in the parsed arguments."""
 LONGEST_BIN = 1e9
-"""Milliseconds: eleven days."""
+"""The longest frame, in milliseconds: eleven days."""
 RECORDINGS = ".aedat4, .raw, .dat, .bin, .h5, .hdf5, or events in .npy or .npz"
-"""The names of recordings end so; written out, as the formats themselves need NumPy, and ``--help`` answers without."""
+"""How names of recordings end. Spelled out here, because the formats' modules need NumPy and ``--help`` must not."""
 
 
 def add_event_options(parser: argparse._ActionsContainer) -> None:
-    """Options of a recording."""
+    """Add the options of a recording."""
     parser.add_argument(
         "--bin-ms",
         type=_milliseconds,
@@ -52,7 +52,7 @@ def add_event_options(parser: argparse._ActionsContainer) -> None:
 
 
 def event_binning(arguments: argparse.Namespace) -> Binning | None:
-    """How recordings become frames; None where no option says it.
+    """How recordings become frames; None if no option says how.
 
     Raises:
         InputError: Options contradict each other.
@@ -75,11 +75,11 @@ def check_event_usage(arguments: argparse.Namespace, *paths: Path | None) -> Non
     """Find out before any work is done that the options contradict each other, or that there is no recording.
 
     Args:
-        arguments: Parsed.
-        paths: Of all samples.
+        arguments: The parsed arguments.
+        paths: The paths of all samples.
 
     Raises:
-        UsageError: They do, or there is none.
+        UsageError: The options contradict each other, or there is no recording.
     """
     given = _given(arguments)
     if not given:
@@ -101,7 +101,7 @@ def _option(name: str) -> str:
 
 
 def _milliseconds(text: str) -> int:
-    """Microseconds."""
+    """An argument in milliseconds, as microseconds."""
     try:
         number = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Options that name samples, and reading what they name."""
+"""Options that name samples, and functions that read those samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_input_options(parser: argparse._ActionsContainer, *, required: bool = True) -> None:
-    """Options that name samples; ``add_preprocessing_options`` has those that say how to read them."""
+    """Add options that name samples; ``add_preprocessing_options`` adds those that say what is done to them."""
     parser.add_argument(
         "--input",
         type=Path,
@@ -47,11 +47,11 @@ def check_input_usage(arguments: argparse.Namespace, *others: Path) -> None:
     """Find out before any work is done that the options of the input contradict each other.
 
     Args:
-        arguments: Parsed.
+        arguments: The parsed arguments.
         others: Samples besides the input that are read in the same way.
 
     Raises:
-        UsageError: They do.
+        UsageError: The options contradict each other.
         OSError: There is no such input.
     """
     check_preprocessing_usage(arguments, arguments.input, *others)
@@ -61,15 +61,15 @@ def check_input_usage(arguments: argparse.Namespace, *others: Path) -> None:
 
 
 def require_input(arguments: argparse.Namespace, *others: str, needed: str = "--input") -> None:
-    """Refuse options of samples where there are none.
+    """Refuse options that say something about samples if there are no samples.
 
     Args:
-        arguments: Parsed.
-        others: Further options than ``--samples`` and ``--labels``, under their names in ``arguments``.
-        needed: What they go with.
+        arguments: The parsed arguments.
+        others: Options to refuse besides ``--samples`` and ``--labels``, under their names in ``arguments``.
+        needed: The option that they need, for the message.
 
     Raises:
-        UsageError: One was given.
+        UsageError: One of them was given.
     """
     for name in ("samples", "labels", *others):
         if getattr(arguments, name) not in (None, False, []):
@@ -80,12 +80,12 @@ def read_samples(arguments: argparse.Namespace, program: Scheduled, held: Held) 
     """The samples that the options name.
 
     Args:
-        arguments: Parsed.
-        program: What they must fit.
-        held: What its build holds about samples.
+        arguments: The parsed arguments.
+        program: The program that the samples must fit.
+        held: What the program's build holds about samples.
 
     Raises:
-        ResformerError: They are damaged, or do not fit the program.
+        ResformerError: The samples are damaged, or do not fit the program.
     """
     from resformer.runtime import given
 
@@ -101,7 +101,7 @@ def read_samples(arguments: argparse.Namespace, program: Scheduled, held: Held) 
 
 
 def show_notices(terminal: Terminal, given: Given) -> None:
-    """Print what a reader should know of how samples were read, a line each."""
+    """Print what a reader should know about how samples were read, a line each."""
     for line in given.warnings:
         terminal.warning(line)
     for line in given.notes:
@@ -109,7 +109,7 @@ def show_notices(terminal: Terminal, given: Given) -> None:
 
 
 def show_run_notices(terminal: Terminal, shown: Sequence[Shown]) -> None:
-    """Print what a reader should know of the runs that a page shows and of their samples, each line once."""
+    """Print what a reader should know about the runs that a page shows and about their samples, each line once."""
     runs = [each.run for each in shown if each.run is not None]
     for line in dict.fromkeys(line for run in runs for line in run["warnings"]):
         terminal.warning(line)
@@ -121,7 +121,7 @@ def read_given(arguments: argparse.Namespace, directory: Path) -> GivenBuild:
     """A build, and the samples that the options name.
 
     Raises:
-        ResformerError: One of them is damaged, or they do not fit each other.
+        ResformerError: The build or the samples are damaged, or do not fit each other.
     """
     from resformer.compiler.files.build import read_build
     from resformer.runtime.given import GivenBuild, Held

@@ -1,4 +1,4 @@
-"""Outputs that a command may write: none over what it reads, nor over another output, nor over a build's own files."""
+"""Outputs of a command: none may overwrite an input, another output, or a file of a build."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def add_json_option(group: argparse._ActionsContainer, metavar: str, what: str) 
     """Add ``--json``.
 
     Args:
-        group: Where the help names it.
-        metavar: What stands for the file there.
+        group: The group of options in which the help lists it.
+        metavar: What stands for the file in the help.
         what: What is written, for the help.
     """
     group.add_argument(
@@ -32,20 +32,20 @@ def add_json_option(group: argparse._ActionsContainer, metavar: str, what: str) 
 
 
 def terminal_for(arguments: argparse.Namespace, *, leads: bool = True) -> Terminal:
-    """Where a command prints.
+    """The terminal that a command prints to.
 
     Args:
-        arguments: Of a command with ``--quiet`` and ``--json``.
+        arguments: The arguments of a command with ``--quiet`` and ``--json``.
         leads: Whether this process is the one of several that prints.
     """
     return Terminal(quiet=arguments.quiet or not leads, on_stderr=arguments.json == STANDARD_OUTPUT)
 
 
 def write_result(terminal: Terminal, path: Path, content: Any) -> None:
-    """Write what ``--json`` asks for, and say so.
+    """Write the result that ``--json`` asks for, and name the file.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The result cannot be written.
     """
     if path != STANDARD_OUTPUT:
         write_json(path, content)
@@ -57,18 +57,18 @@ def write_result(terminal: Terminal, path: Path, content: Any) -> None:
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[object], builds: Iterable[Path] = ()) -> None:
-    """Find out before any work is done that an output would take the place of something that is needed.
+    """Find out before any work is done that an output would overwrite something that is needed.
 
-    Devices and pipes are no such place. What is in an input's folder may not be overwritten, but new files may be
-    written there.
+    Outputs to devices and pipes are always allowed. Files in an input's folder must not be overwritten, but new files
+    may be written there.
 
     Args:
-        outputs: Files to write, by their options.
-        inputs: Files and folders that are read; what is no path, or is None, is passed over.
+        outputs: Files to write, by their options; None for an option that was not given.
+        inputs: Files and folders that are read; values that are not paths are ignored.
         builds: Folders of builds that are read or written.
 
     Raises:
-        UsageError: It would.
+        UsageError: An output would overwrite an input, another output, or a file of a build.
     """
     from resformer.compiler.files.build import FILES
 
@@ -91,12 +91,12 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[object], 
 
 
 def chip_file(chip: str | None) -> Path | None:
-    """The file that ``--chip`` names, unless it is a packaged chip, or none."""
+    """The file that ``--chip`` names; None if it names no file, such as a packaged chip."""
     return Path(chip) if chip is not None and Path(chip).is_file() else None
 
 
 def _is_same(path: Path, other: Path) -> bool:
-    """Whether two paths lead to one file or folder, which need not be there."""
+    """Whether two paths lead to the same file or folder; it need not exist."""
     if path.exists() and other.exists():
         return path.samefile(other)
     return resolved(path) == resolved(other)

@@ -1,4 +1,4 @@
-"""The process that a command runs in: signals that end it, its standard streams, and warnings of libraries."""
+"""The process that a command runs in: signals that end it, its standard streams, and libraries' warnings."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from types import FrameType
 from resformer.runtime.run.processes import Processes, from_environment
 
 AGAIN_SECONDS = 2.0
-"""After a signal to end: while what is to be tidied is tidied, further ones are not heard."""
+"""How long further signals are ignored after a signal that ends the command, while the command tidies up."""
 IMPORT_SECONDS, LATER_SECONDS = 5.0, 0.02
-"""How long a signal waits for an import to end, and between one look and the next."""
+"""How long a signal waits for an import to end, and how long it waits between two looks."""
 OUTPUT = "standard output"
 _ENDING = threading.Event()
-"""Set while a command tidies up that a signal asked to end."""
+"""Set while a command tidies up because a signal ended it."""
 
 
 class Ended(KeyboardInterrupt):
-    """A signal asked the process to end; wherever it is, it tidies up as after Ctrl-C.
+    """A signal asked the process to end; the process tidies up as after Ctrl-C.
 
     Args:
-        number: The signal's.
+        number: The signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -39,12 +39,13 @@ class Ended(KeyboardInterrupt):
 
 
 class _Handler:
-    """Raises :class:`Ended` in the main thread; while it imports a library, when that is done.
+    """A signal handler that raises :class:`Ended` in the main thread; during an import, it waits for the import to end.
 
-    Libraries in C++ call Python as they are imported, and some end the process by SIGABRT where that raises.
+    Libraries in C++ call Python while they are imported, and some abort the process (SIGABRT) if that call raises. The
+    wait is at most ``IMPORT_SECONDS``.
 
     Attributes:
-        last: The signal that was raised last, or that still waits.
+        last: The number of the last signal that was raised or still waits; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -69,14 +70,14 @@ class _Handler:
         raise Ended(number)
 
     def stop(self) -> None:
-        """Let nothing come later."""
+        """Cancel a signal that still waits."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer.join()
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a call of Python's import machinery is under way."""
+    """Whether a frame, or one that called it, belongs to Python's import machinery."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -86,12 +87,12 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP raise :class:`Ended` inside, where nobody has said what they do.
+    """Make SIGINT, SIGTERM and SIGHUP raise :class:`Ended` inside, where their default handlers are still set.
 
-    One of several processes hears no SIGTERM any more behind it: it says first why it ends.
+    If several processes share the work, SIGTERM is ignored afterwards, so that this process can say why it ends.
 
     Raises:
-        Ended: One came. Whatever else it was turned into on the way, by a library that it found at work, is this.
+        Ended: A signal came. If a library turned it into another exception, ``Ended`` replaces that exception.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -121,24 +122,24 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def together(processes: Processes) -> Iterator[None]:
-    """Look after the other processes no longer than inside, and then heed SIGTERM as before."""
+    """Stop watching the other processes at the end, and restore the handler of SIGTERM."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
         processes.stop()
-        if main and before is not None:  # also where each does it alone: ended_by_signals cannot know
+        if main and before is not None:  # also if each process works alone, which ended_by_signals cannot know
             signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def whole_process() -> Iterator[frozenset[str]]:
-    """Let a command work in whatever process it finds itself in, and leave that as it was.
+    """Let a command work in any process, and restore the process's streams and warnings at the end.
 
-    What a stream's encoding lacks is printed as escapes. What is written to a closed stream is lost. Where all warnings
-    are to be errors, as with ``PYTHONWARNINGS=error``, those of the libraries that we use still are none. Objects that
-    a signal to end left half made, such as Lava's processes, say nothing when they are destroyed.
+    Characters that a stream's encoding lacks are printed as escapes. What is written to a closed stream is lost. If all
+    warnings are errors, as with ``PYTHONWARNINGS=error``, those of the libraries that we use are ignored instead.
+    Objects that a signal left half made, such as Lava's processes, print nothing when they are destroyed.
 
     Yields:
         The names of the standard streams that are closed.
@@ -147,14 +148,14 @@ def whole_process() -> Iterator[frozenset[str]]:
     closed = frozenset(name for name in ("stdout", "stderr") if getattr(sys, name) is None)
     with contextlib.ExitStack() as stack:
         for name in sorted(closed, reverse=True):
-            # so that no file that is opened later gets the descriptor of a standard stream
+            # so that no file opened later gets the descriptor of a standard stream
             setattr(sys, name, stack.enter_context(Path(os.devnull).open("w", encoding="utf-8")))
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
                 escaped.append((stream, stream.errors))
                 stream.reconfigure(errors="backslashreplace")
         stack.enter_context(warnings.catch_warnings())
-        # of broken images, for which one line is enough
+        # Pillow warns about broken images, which we report in one line
         warnings.filterwarnings("ignore", module=r"PIL\.")
         stack.enter_context(_half_made_unheard())
         if any(option.partition(":")[0] == "error" for option in sys.warnoptions):
@@ -173,7 +174,7 @@ def whole_process() -> Iterator[frozenset[str]]:
 
 @contextlib.contextmanager
 def _half_made_unheard() -> Iterator[None]:
-    """Leave out what destructors complain of once a signal to end was raised."""
+    """Suppress errors in destructors (``sys.unraisablehook``) once a signal has ended the command."""
     hear = sys.unraisablehook
     _ENDING.clear()
     sys.unraisablehook = lambda unraisable: None if _ENDING.is_set() else hear(unraisable)
@@ -181,14 +182,14 @@ def _half_made_unheard() -> Iterator[None]:
         yield
     finally:
         if _ENDING.is_set():
-            gc.collect()  # those that refer to each other, while nothing is heard
+            gc.collect()  # destroy objects in reference cycles while errors are still suppressed
             _ENDING.clear()
         sys.unraisablehook = hear
 
 
 @contextlib.contextmanager
 def named_output() -> Iterator[None]:
-    """Let errors in writing to standard output say so; a pipe that nobody reads any more stays ``BrokenPipeError``."""
+    """Name standard output in errors of writing to it; a closed pipe stays ``BrokenPipeError``."""
     try:
         yield
     except BrokenPipeError:
@@ -198,7 +199,7 @@ def named_output() -> Iterator[None]:
 
 
 def drop_output() -> None:
-    """Forget what could not be written to standard output, so that Python does not try again at its end."""
+    """Discard what could not be written to standard output, so that Python does not try again when it exits."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

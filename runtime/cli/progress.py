@@ -1,4 +1,4 @@
-"""Progress on the error stream: a bar on a terminal, and elsewhere (CI, Slurm, notebooks) a line every few seconds."""
+"""Progress on the error stream: a bar on a terminal; elsewhere (CI, Slurm, notebooks), a line every few seconds."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from resformer.compiler.progress import Progress, no_progress
 from resformer.models.limits import printable
 
 FIRST_SECONDS = 2.0
-"""What is done sooner says nothing off a terminal."""
+"""Work that ends sooner prints no line of progress where there is no terminal."""
 EVERY_SECONDS = 5.0
 SWITCH = "RESFORMER_PROGRESS"
-"""A variable of the environment: ``off`` leaves out the lines off a terminal, for logs that hold results alone."""
+"""An environment variable: ``off`` prints no lines where there is no terminal, so that logs hold results alone."""
 NOTEBOOK = "JPY_PARENT_PID"
-"""A variable that Jupyter gives its kernels: what they start has a terminal that cannot move its cursor."""
+"""An environment variable that Jupyter sets: commands started there have a terminal that cannot move its cursor."""
 PLAIN_TERMINALS = ("dumb", "unknown")
-"""Values of ``TERM`` for terminals that can print and do nothing else."""
+"""Values of ``TERM`` of terminals that can print text but not move the cursor."""
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether somebody looks at a stream as it is written, in lines of some width."""
+    """Whether a stream is written to a terminal, whose lines have a width."""
     try:
         return stream.isatty()
-    except (AttributeError, ValueError):  # it is closed
+    except (AttributeError, ValueError):  # the stream is closed
         return False
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Tell on the error stream how far work is, and leave nothing of it on a terminal."""
+    """Show progress on the error stream; a bar on a terminal is removed at the end."""
     stream = sys.stderr
     draws = is_terminal(stream) and os.environ.get("TERM") not in PLAIN_TERMINALS and NOTEBOOK not in os.environ
     if not draws and os.environ.get(SWITCH) == "off":
@@ -64,7 +64,7 @@ def _bar(stream: IO[str]) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def _lines(stream: IO[str]) -> Iterator[Progress]:
-    """A thread of its own prints, so that stages that last for minutes without a word are named as well."""
+    """Print progress from a separate thread, so that stages that report nothing for minutes are still named."""
     started, ended = time.monotonic(), threading.Event()
     last: list[tuple[str, float, float]] = []
 
@@ -99,7 +99,7 @@ def _clock(seconds: float) -> str:
 
 
 def _write(stream: IO[str], text: str) -> None:
-    """Write past the stream's lock where there is a file below it: a process may be forked at any moment."""
+    """Write to the stream's file descriptor, past the stream's lock: the process may be forked at any moment."""
     with contextlib.suppress(OSError, ValueError):
         try:
             descriptor = stream.fileno()

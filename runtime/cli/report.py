@@ -44,11 +44,11 @@ ONE_A_BUILD = MappingProxyType(
         "model": ("MODEL", "with --input: what was compiled, likewise, to draw where spikes differ from its own"),
     }
 )
-"""Options that name a file of each build: what stands for the file, and what it is."""
+"""Options that name one file for each build: the placeholder in the help, and what the file is."""
 
 
 MOST_DIGITS = 10
-"""Of a neuron's index: no population has as many."""
+"""A number in a neuron's index must have fewer digits: no population is that large."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,10 +94,10 @@ def _parser() -> Parser:
 
 
 def _neuron(text: str) -> tuple[str, tuple[int, ...] | int]:
-    """A population and one of its neurons.
+    """An argument type: a population and one of its neurons.
 
     Raises:
-        ArgumentTypeError: It is none.
+        ArgumentTypeError: The text is not NAME:INDEX.
     """
     name, _, index = text.rpartition(":")
     parts = index.split(",")
@@ -111,7 +111,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
     """Find out before any work is done that the arguments contradict each other.
 
     Raises:
-        UsageError: They do.
+        UsageError: They contradict each other.
         OSError: The page cannot be written.
     """
     builds = len(arguments.builds)
@@ -149,7 +149,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _suggest_more(terminal: Terminal, arguments: argparse.Namespace) -> None:
-    """Say what else can be asked of a build: what it costs, and what other widths would do."""
+    """Suggest commands for the build: what it costs, and what other weight widths would do."""
     given = "IMAGES.npy" if arguments.input is None else shlex.quote(str(arguments.input))
     terminal.suggest(f"resformer-run {shlex.quote(str(arguments.builds[0]))} --input {given} --backend sim --cost")
     if arguments.model:
@@ -158,7 +158,7 @@ def _suggest_more(terminal: Terminal, arguments: argparse.Namespace) -> None:
 
 
 def _shown(arguments: argparse.Namespace, index: int, update: Progress) -> Shown:
-    """One build, run if there is an input."""
+    """What the page shows of one build; the build is run if there is an input."""
     from resformer.compiler.files import cost as costs
     from resformer.compiler.files import verification as verifications
     from resformer.runtime.compiled import load

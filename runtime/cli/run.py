@@ -1,4 +1,4 @@
-"""``resformer-run``."""
+"""``resformer-run``: run a build on samples, and estimate what that costs on a chip."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run inference, in one process or as one of several; returns the exit status."""
+    """Run inference, alone or as one of several processes; returns the exit status."""
     return run_shared(_parser(), argv, _run)
 
 
@@ -126,7 +126,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
 
 
 def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
-    """Find out before any work is done that it would be in vain.
+    """Find out before any work is done that the work would be in vain.
 
     Raises:
         UsageError: Options contradict each other.
@@ -150,12 +150,12 @@ def _check_usage(arguments: argparse.Namespace, processes: Processes) -> None:
 
 
 def _counts_cost(arguments: argparse.Namespace) -> bool:
-    """Whether the cost is shown somewhere, for which every spike is counted."""
+    """Whether a cost is shown, for which every spike must be counted."""
     return arguments.cost or arguments.report is not None
 
 
 def _record(arguments: argparse.Namespace) -> Record | None:
-    """What is remembered of spikes: of a cost alone no more than counts, so that any number of samples fits."""
+    """What the run records of spikes; a cost alone needs only counts, so that any number of samples fits in memory."""
     from resformer.runtime.page.observe import SPIKES_SHOWN
     from resformer.runtime.run.infer import Record
 
@@ -169,17 +169,17 @@ def _record(arguments: argparse.Namespace) -> Record | None:
 def _infer(
     arguments: argparse.Namespace, processes: Processes, given: GivenBuild, bounds: tuple[int, int], update: Progress
 ) -> Inference | None:
-    """Run this process's samples and gather those of all.
+    """Run this process's samples, and gather the results of all processes.
 
     Args:
-        arguments: Parsed.
-        processes: Those that share the samples.
+        arguments: The parsed arguments.
+        processes: The processes that share the samples.
         given: The build, and all samples.
-        bounds: The first and the past-the-last of this process's samples.
-        update: Told how far it is.
+        bounds: The first index and the past-the-last index of this process's samples.
+        update: Called with the progress of the run.
 
     Returns:
-        What all processes found, or None where this one does not lead.
+        The results of all samples; None in a process that does not lead.
 
     Raises:
         ResformerError: The samples do not fit in memory, or the backend failed.
@@ -228,10 +228,10 @@ def _chip(arguments: argparse.Namespace) -> Chip | None:
 
 
 def _placement(arguments: argparse.Namespace, given: GivenBuild, chip: Chip | None) -> Placement:
-    """The build's layout on a chip, or the one with the fewest cores if another is to be made of that.
+    """The build's layout on a chip; with ``--spread``, the layout with the fewest cores, from which to spread.
 
     Raises:
-        CapacityError: That other one cannot be.
+        CapacityError: ``--spread`` names too few or too many chips, or the network takes too many cores.
     """
     from resformer.compiler.placement.place import place
     from resformer.runtime.cost.layout import chips_to_use
@@ -345,7 +345,7 @@ def _summarize(
 
 
 def _show_notices(terminal: Terminal, given: GivenBuild, result: Inference) -> None:
-    """Print what a reader should know of the samples and of their run."""
+    """Print what a reader should know about the samples and their run."""
     show_notices(terminal, given)
     for note in result.notes:
         terminal.line(f"note: {note}")

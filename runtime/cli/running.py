@@ -15,7 +15,7 @@ DEFAULT_BACKEND = "lava"
 
 
 def add_running_options(parser: Parser) -> None:
-    """The build, its samples, and the options that say how a backend runs them."""
+    """Add the build, its samples, and the options that say how a backend runs them."""
     parser.add_argument("build", type=Path, metavar="BUILD", help="folder that resformer-compile wrote")
     add_input_options(parser)
     add_run_preprocessing_options(parser)
@@ -41,10 +41,10 @@ def _device(text: str) -> str:
 
 
 def check_running_usage(arguments: argparse.Namespace, output: Path | None) -> None:
-    """Find out before any work is done that it would be in vain.
+    """Find out before any work is done that the work would be in vain.
 
     Args:
-        arguments: Parsed.
+        arguments: The parsed arguments.
         output: The file to write, if there is one.
 
     Raises:

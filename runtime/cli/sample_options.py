@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from resformer.compiler.samples.preprocessing import Preprocessing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's training images in RGB, as torchvision has them."""
+"""Mean and standard deviation of ImageNet's training images, by channel (RGB), as torchvision has them."""
 PREPROCESSING = ("resize", "normalize", "mean", "std")
 """The options, under their names in the parsed arguments."""
 BUILD, NONE = "build", "none"
-"""What a run may choose as a whole: what the build holds, or nothing."""
+"""Values of ``--preprocessing``: apply all that the build holds, or nothing."""
 
 
 def add_preprocessing_options(parser: argparse._ActionsContainer) -> None:
-    """Options that say what is done to samples before a network is given them."""
+    """Add options that say what is done to samples before the network takes them."""
     resized = "of a folder: bring the shorter side to 256/224 of the network's input, and keep the middle"
     parser.add_argument("--resize", action="store_true", help=resized)
     _add_normalizing_options(parser)
 
 
 def add_run_preprocessing_options(parser: argparse._ActionsContainer) -> None:
-    """Options of a run that overrule, one by one, what the build does to samples."""
+    """Add options of a run; each overrules one step of the build's preprocessing of samples."""
     resized = "of a folder: bring the shorter side to 256/224 of the input, and keep the middle (default: as the build)"
     parser.add_argument("--resize", action=argparse.BooleanOptionalAction, help=resized)
     _add_normalizing_options(parser)
@@ -55,11 +55,11 @@ def check_preprocessing_usage(arguments: argparse.Namespace, *paths: Path) -> No
     """Find out before any work is done that the options contradict each other or the samples.
 
     Args:
-        arguments: Parsed.
-        paths: Of the samples.
+        arguments: The parsed arguments.
+        paths: The paths of the samples.
 
     Raises:
-        UsageError: They do.
+        UsageError: The options contradict each other or the samples.
         OSError: There are no such samples.
     """
     for path in paths:
@@ -79,28 +79,28 @@ def require_file(path: Path) -> None:
     """Find out before any work is done that a file or a folder is not there.
 
     Raises:
-        OSError: It is not.
+        OSError: It is not there.
     """
     if not path.exists():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
 
 
 def mean_and_std(arguments: argparse.Namespace) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """What the options say is subtracted from samples, and what they are divided by."""
+    """The mean that is subtracted from samples and what they are then divided by; None for what no option gives."""
     if arguments.normalize is not None:
         return IMAGENET_MEAN, IMAGENET_STD
     return arguments.mean, arguments.std
 
 
 def run_preprocessing(arguments: argparse.Namespace, held: Preprocessing) -> Preprocessing | None:
-    """What a run's options choose.
+    """The preprocessing that a run's options choose.
 
     Args:
-        arguments: Parsed.
-        held: What the build does to samples; it stands where nothing else is said.
+        arguments: The parsed arguments.
+        held: The build's preprocessing, which is kept where no option overrules it.
 
     Returns:
-        What is done to the samples, whatever they are; None where nothing is said, so that the build decides.
+        What is done to the samples, of whatever kind they are; None if no option is given, so that the build decides.
     """
     from resformer.compiler.samples.preprocessing import Preprocessing
 

@@ -1,4 +1,4 @@
-"""``resformer-run --stream``: a recording of any length, its results written as they come."""
+"""``resformer-run --stream``: run a recording of any length, in memory that does not depend on its length."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ EXCLUDED = (
     "record_spikes", "cost", "report", "labels", "samples", "self_check", "stock_models", "preprocessing",
     *PREPROCESSING,
 )  # fmt: skip
-"""Options that a stream does not take, under their names in the parsed arguments."""
+"""Options that ``--stream`` excludes, under their names in the parsed arguments."""
 
 
 def check_stream_usage(arguments: argparse.Namespace, processes: Processes) -> None:
-    """Find out before any work is done that a stream cannot be as the options say.
+    """Find out before any work is done that the other arguments do not go with ``--stream``.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: They do not.
     """
     for name in EXCLUDED:
         if getattr(arguments, name) not in (None, False):
@@ -44,7 +44,7 @@ def check_stream_usage(arguments: argparse.Namespace, processes: Processes) -> N
 
 
 def run_stream(arguments: argparse.Namespace) -> int:
-    """Run a recording, write what it gives, and print a summary; returns the exit status."""
+    """Run a recording, write its results, and print a summary; returns the exit status."""
     import numpy as np
 
     from resformer.compiler.samples.classes import named
@@ -108,7 +108,7 @@ def run_stream(arguments: argparse.Namespace) -> int:
 
 
 class _Spool:
-    """Results in temporary files until their number is known, which an array's header begins with."""
+    """Results in temporary files until all are there: the header of an array file must say how many there are."""
 
     NAMES = ("logits", "predictions", "logits_int")
 
@@ -121,7 +121,7 @@ class _Spool:
         self._count = 0
 
     def add(self, part: Inference) -> None:
-        """Keep what some samples gave."""
+        """Append the results of some samples."""
         import numpy as np
 
         self._count += len(part.predictions)
@@ -131,7 +131,7 @@ class _Spool:
             file.write(array.tobytes())
 
     def write(self, target: IO[Any], classes: Sequence[str] | None) -> None:
-        """The file that ``resformer-run`` writes of the same samples."""
+        """Write the file that ``resformer-run -o`` would write for the same samples."""
         import shutil
 
         import numpy as np

@@ -1,4 +1,4 @@
-"""What if: a network compiled, placed and run with every combination of some options."""
+"""Sweeps: a network is compiled, placed and run with every combination of some options' values."""
 
 from __future__ import annotations
 
@@ -37,52 +37,53 @@ Int64Array = npt.NDArray[np.int64]
 
 FORMAT = "resformer-sweep"
 FORMAT_VERSION = 3
-"""1 had no intervals and no power, 2 no agreement, no intervals of accuracies and no fronts."""
+"""Version 1 had no intervals and no power; version 2 had no agreement, no intervals of accuracies and no fronts."""
 BACKEND = "sim"
 LONGEST_NAME = 80
-"""Of a page's file, in characters."""
+"""The most characters of a combination in the name of its page's file."""
 
 Axes: TypeAlias = Mapping[str, Sequence[tuple[str, str, object]]]
-"""Of each option its values: (as the user wrote it, the argument's name, the value)."""
+"""The values of each option that varies, each as (the text that the user wrote, the argument's name, the value)."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One combination; what was not asked for, or failed, is None.
+    """One combination of options, and its results. What was not asked for, or failed, is None.
 
     Attributes:
-        choices: Of each option that varies, the value.
+        choices: The value of each option that varies, as text.
         error: Why it failed.
         fits: Whether it fits the chip.
-        cores: Neurocores.
-        chips: Chips.
-        sqnr_db: Of the layer whose weights rounding changed most.
-        samples: How many ran.
-        accuracy: Of the samples.
-        accuracy_low: The least that it may be of other samples of their kind, with 95 %.
-        accuracy_high: The most.
-        accuracy_original: Of the original on the same samples: the float network, with no option of the sweep chosen.
-        agreement: The share of the samples whose class is the original's.
-        agreement_low: See ``accuracy_low``.
-        agreement_high: See ``accuracy_high``.
-        sops: Of a sample.
-        paper_mj: The paper's energy of a sample, without the stem.
-        energy_mj: The chip's.
-        energy_mj_low: The least that it may be, as each figure of a chip has one.
-        energy_mj_high: The most.
-        power_mw: Of the chips.
+        cores: How many neurocores it takes.
+        chips: How many chips it takes.
+        sqnr_db: The ratio of weights to their rounding errors, in dB, of the layer where it is worst.
+        samples: How many samples ran.
+        accuracy: The share of samples whose class is right.
+        accuracy_low: The lower end of the 95 % confidence interval of ``accuracy``.
+        accuracy_high: The upper end of that interval.
+        accuracy_original: The original's accuracy on the same samples: of the float network, without the options of the
+            sweep.
+        agreement: The share of samples whose class is the original's.
+        agreement_low: The lower end of the 95 % confidence interval of ``agreement``.
+        agreement_high: The upper end of that interval.
+        sops: Synaptic operations of a sample.
+        paper_mj: Energy of a sample by the paper's count, without the stem.
+        energy_mj: Energy of a sample on the chip.
+        energy_mj_low: The least that it may be: every figure of a chip has a lower and an upper bound.
+        energy_mj_high: The most that it may be.
+        power_mw: Power of the chips while samples stream.
         power_mw_low: See ``energy_mj_low``.
         power_mw_high: See ``energy_mj_high``.
-        latency_us: From frame to logits.
+        latency_us: Time from a sample's first frame to its last logits.
         latency_us_low: See ``energy_mj_low``.
         latency_us_high: See ``energy_mj_high``.
-        interval_us: Between samples.
+        interval_us: Time between consecutive samples.
         interval_us_low: See ``energy_mj_low``.
         interval_us_high: See ``energy_mj_high``.
         saturated: How many values were clipped, in all samples.
-        warnings: What is doubtful of the network, the samples, or the run, a sentence each.
-        notes: What was chosen or found beside, a sentence each: kernels that were replaced among it.
-        page: The file of its own page, if one was written.
+        warnings: What is doubtful about the network, the samples or the run, a sentence each.
+        notes: What else was chosen or found, a sentence each, such as kernels that were replaced.
+        page: The file name of its own page, if one was written.
     """
 
     choices: Mapping[str, str]
@@ -120,7 +121,7 @@ class Point:
 
     @property
     def title(self) -> str:
-        """Its choices, in words."""
+        """The point's choices, in words."""
         return ", ".join(f"{key} {value}" for key, value in self.choices.items())
 
 
@@ -128,11 +129,11 @@ TOLD = ("warnings", "notes")
 MEASURED = tuple(each.name for each in fields(Point) if each.name not in ("choices", "error", "page", *TOLD))
 ENDS = ("low", "high")
 WITH_INTERVALS = ("energy_mj", "power_mw", "latency_us", "interval_us")
-"""What is measured of a chip, of which the least and the most are told beside."""
+"""Figures of a chip, which are given with the least and the most that they may be."""
 GAINS = ("accuracy", "agreement", "sqnr_db")
-"""What should be large."""
+"""Figures that should be large."""
 COSTS = ("energy_mj", "latency_us", "interval_us", "power_mw", "cores", "chips", "sops", "paper_mj")
-"""What should be small."""
+"""Figures that should be small."""
 _TEXTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "fits": ("fits", lambda value: "yes" if value else "NO"),
     "cores": (" cores", "{:,}".format),
@@ -150,7 +151,7 @@ _QUANTITIES: Mapping[str, tuple[str, str, float]] = {
     "latency_us": ("latency, ", "s", 1e-6),
     "interval_us": ("every, ", "s", 1e-6),
 }
-"""What has a unit: how its heading begins, the unit, and how much of it the number counts."""
+"""Figures with a unit: how the heading begins, the unit, and the factor from the figure to that unit."""
 
 
 def run(
@@ -160,18 +161,17 @@ def run(
     processes: Processes | None = None,
     pages: Path | None = None,
 ) -> tuple[Point, ...]:
-    """Compile, place and run every combination; those that fail say why.
+    """Compile, place and run every combination; the point of one that fails says why.
 
     Args:
-        arguments: Of ``resformer-compile``.
-        axes: What varies; the last varies fastest.
-        update: Told how far it is.
-        processes: Those that share the combinations, in turn; all are given all points. None: this one
-            is alone.
+        arguments: The arguments of ``resformer-compile``.
+        axes: The options that vary; the last one varies fastest.
+        update: Called with the progress.
+        processes: The processes that take turns at the combinations; each gets all points. None: this process alone.
         pages: Folder to write each combination's own page to, under ``page_name``; None: no pages.
 
     Warns:
-        SampleWarning: Of the samples, as if all combinations had been compiled here.
+        SampleWarning: Samples are doubtful; as if this process had compiled all combinations.
     """
     processes = processes or Processes()
     combinations = list(itertools.product(*axes.values()))
@@ -202,10 +202,10 @@ def run(
 
 
 def require_any(points: Sequence[Point]) -> None:
-    """See to it that something succeeded.
+    """Raise the error that all combinations share, if there is one.
 
     Raises:
-        ResformerError: All failed, for one reason: the network's or the samples', and no combination's.
+        ResformerError: All failed for the same reason, which then lies in the network or the samples.
     """
     reasons = {point.error for point in points}
     if len(reasons) == 1 and None not in reasons:
@@ -213,7 +213,7 @@ def require_any(points: Sequence[Point]) -> None:
 
 
 def page_name(index: int, choices: Mapping[str, str]) -> str:
-    """The file of a combination's own page."""
+    """The file name of a combination's own page."""
     title = "-".join(f"{key}-{value}" for key, value in choices.items())
     return f"{index + 1:02}-{re.sub('[^A-Za-z0-9._]+', '-', title)[:LONGEST_NAME].strip('-')}.html"
 
@@ -254,7 +254,7 @@ def _worst_sqnr(compiled: Compiled) -> float | None:
 
 
 def _measured(compiled: Compiled, given: Given) -> tuple[dict[str, Any], Cost, Classes]:
-    """What a run of the samples tells, what it costs, and which classes it found."""
+    """What a run of the samples found, its cost, and the classes that it found."""
     result = compiled.run(given, backend=BACKEND, count=True)
     facts: dict[str, Any] = {
         "samples": len(given.samples),
@@ -276,7 +276,7 @@ def _measured(compiled: Compiled, given: Given) -> tuple[dict[str, Any], Cost, C
 
 
 def _compared(point: Point, classes: Classes | None, original: Original) -> Point:
-    """A point beside the original."""
+    """A point with its agreement with the original, and the original's accuracy."""
     if classes is None:
         return point
     if original.predictions is None:
@@ -287,14 +287,14 @@ def _compared(point: Point, classes: Classes | None, original: Original) -> Poin
 
 
 def _share(name: str, predictions: Int64Array, wanted: Int64Array) -> dict[str, Any]:
-    """Of how many samples the class is the wanted one, and between what that lies."""
+    """The share of samples whose class is the wanted one, and the ends of its 95 % confidence interval."""
     right = int(np.count_nonzero(predictions == wanted))
     low, high = share_interval(right, len(wanted))
     return {name: right / len(wanted), f"{name}_low": low, f"{name}_high": high}
 
 
 def rows(points: Sequence[Point]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Headings and rows of what was measured of any."""
+    """Headings and rows of all figures that at least one point has."""
     order = (name for name in MEASURED if name in _TEXTS or name in _QUANTITIES)
     shown = {name: _column(points, name) for name in order if any(getattr(point, name) is not None for point in points)}
     headings = (*points[0].choices, *(heading for heading, _ in shown.values()))
@@ -308,7 +308,7 @@ def rows(points: Sequence[Point]) -> tuple[Sequence[str], list[Sequence[str]]]:
 
 
 def _column(points: Sequence[Point], name: str) -> tuple[str, Callable[[Any], str]]:
-    """The heading of what was measured, and how a value is written: of quantities with one prefix for all."""
+    """The heading of a figure, and how its values are written: a quantity with one prefix for all points."""
     if name in _TEXTS:
         return _TEXTS[name]
     begins, unit, factor = _QUANTITIES[name]
@@ -318,7 +318,7 @@ def _column(points: Sequence[Point], name: str) -> tuple[str, Callable[[Any], st
 
 
 def _cell(point: Point, name: str, text: Callable[[Any], str]) -> str:
-    """What was measured; of a chip, with its interval."""
+    """A figure as text; figures of a chip have their interval."""
     value = getattr(point, name)
     if value is None:
         return "-"
@@ -329,7 +329,7 @@ def _cell(point: Point, name: str, text: Callable[[Any], str]) -> str:
 
 
 def told(points: Sequence[Point], kind: str) -> list[str]:
-    """The sentences of one of ``TOLD``, each once; one that is not said of all that succeeded names those."""
+    """The sentences of one of ``TOLD``, each once; one that some points lack begins with the titles of the others."""
     done = [point for point in points if point.error is None]
     said: dict[str, list[str]] = {}
     for point in done:
@@ -342,7 +342,7 @@ def told(points: Sequence[Point], kind: str) -> list[str]:
 
 
 def to_json(points: Sequence[Point], arguments: argparse.Namespace) -> dict[str, Any]:
-    """All points, as JSON can hold them."""
+    """All points as JSON."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -365,18 +365,18 @@ def to_json(points: Sequence[Point], arguments: argparse.Namespace) -> dict[str,
 
 
 def _choice(point: Point, name: str) -> float | None:
-    """What was measured of a point that is a choice: it did not fail, and fits its chip, if one was chosen."""
+    """A figure of a point, for a front; None if the point failed or does not fit its chip."""
     value: float | None = getattr(point, name)
     return None if point.error is not None or point.fits is False else value
 
 
 def links(points: Sequence[Point], pages: Path) -> list[str | None]:
-    """Where the page of each point is, seen from the folder that holds theirs."""
+    """Links to the points' pages, relative to the parent of the folder ``pages``; None for a point without a page."""
     return [None if point.page is None else f"{quote(pages.name)}/{quote(point.page)}" for point in points]
 
 
 def to_csv(points: Sequence[Point]) -> str:
-    """All points, a line each, under headings."""
+    """All points as CSV, a line each, under headings."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*points[0].choices, "error", *MEASURED])

@@ -1,4 +1,4 @@
-"""What the points of a sweep are compared with, and the page that each has of its own."""
+"""The original network that the points of a sweep are compared with, and the page of each point."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from resformer.runtime.run.processes import Processes
 Int64Array = npt.NDArray[np.int64]
 
 BATCH = 8
-"""Samples that the float network is given together."""
+"""How many samples the float network runs at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """The network that all points of a sweep come from: in floating point, with no option of the sweep chosen.
+    """What the original network finds, which all points share: in floating point, without the options of the sweep.
 
     Attributes:
-        predictions: (N,), the class of each sample; None if they cannot be known.
-        absent: Why they cannot.
+        predictions: (N,), the class of each sample; None if the network cannot run.
+        absent: Why there are no predictions; None if there are.
     """
 
     predictions: Int64Array | None
@@ -46,11 +46,11 @@ class Original:
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """What a point found in the samples.
+    """The classes that a point found.
 
     Attributes:
-        predictions: (N,), the class of each.
-        labels: (N,), the true ones, if they are known.
+        predictions: (N,), the class of each sample.
+        labels: (N,), the true classes, if they are known.
     """
 
     predictions: Int64Array
@@ -58,12 +58,12 @@ class Classes:
 
 
 def original_share(arguments: argparse.Namespace, update: Progress, processes: Processes) -> Original:
-    """What the original says of this process's share of the samples.
+    """What the original network finds for this process's share of the samples.
 
     Args:
-        arguments: Of ``resformer-compile``, with samples; what the sweep varies is as it would be without it.
-        update: Told how far it is.
-        processes: Those that share the sweep.
+        arguments: Those of ``resformer-compile``, with samples; swept options have their values without the sweep.
+        update: Called with the progress.
+        processes: The processes that share the sweep.
     """
     try:
         return Original(_predictions(arguments, update, processes))
@@ -74,15 +74,15 @@ def original_share(arguments: argparse.Namespace, update: Progress, processes: P
 
 
 def joined(shares: Sequence[Original]) -> Original:
-    """The shares of all processes as one; absent if one is."""
+    """The shares of all processes as one, without predictions if any share has none."""
     absent = next((each.absent for each in shares if each.predictions is None), None)
     found = [each.predictions for each in shares if each.predictions is not None]
     return Original(None, absent) if absent is not None or not found else Original(np.concatenate(found))
 
 
 def _predictions(arguments: argparse.Namespace, update: Progress, processes: Processes) -> Int64Array:
-    """The original's classes of this process's share of the samples."""
-    # nothing of quantization changes the float network
+    """The classes that the original finds for this process's share of the samples, (n,)."""
+    # options of quantization and placement do not change the float network
     plain = argparse.Namespace(**vars(arguments))
     plain.calibration = plain.synapse_budget = plain.optimize_cores = plain.seed = None
     plain.precision, plain.layer_bits, plain.chip, plain.optimize = "fixed", [], NO_CHIP, "cores"
@@ -99,11 +99,11 @@ def _predictions(arguments: argparse.Namespace, update: Progress, processes: Pro
 
 
 def write_point_page(compiled: Compiled, given: Given | None, cost: Cost | None, title: str, path: Path) -> None:
-    """Write a point's own page: of its first samples, and of what all of them cost.
+    """Write a point's own page, with a run of the first samples and the cost of all samples.
 
     Raises:
-        ResformerError: No page is drawn of such a network, or it cannot be run.
-        OSError: It cannot be written.
+        ResformerError: No page can be drawn of such a network, or the network cannot run.
+        OSError: The page cannot be written.
     """
     shown = compiled.shown(
         None if given is None else given.first(SAMPLES),

@@ -1,7 +1,7 @@
-"""Tables as lines of text: as wide as a terminal at most, and without the loss of a digit.
+"""Tables as lines of text, at most as wide as a terminal, and never with a digit lost.
 
-Where a table is too wide, texts are wrapped at blanks, headings too, and names, which have none, are cut in the middle.
-Where that is not enough, each row becomes a block of lines, ``heading: value``.
+In a table that is too wide, texts and headings are wrapped at blanks, and names, which have no blanks, are cut in the
+middle. If that is not enough, each row becomes a block of lines, ``heading: value``.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from enum import Enum
 MARGIN = "  "
 GAP = "  "
 NAME_LEAST = 12
-"""Columns below which no name is cut."""
+"""The least width to which a name is cut, in columns of the terminal."""
 TEXT_LEAST = 9
-"""Columns below which no text is wrapped."""
+"""The least width to which a text is wrapped, in columns of the terminal."""
 LONGEST_WORD = 24
-"""Of the last column, words that are longer reach beyond the edge, where the terminal goes on below."""
+"""Longer words do not widen the last column of a table: they may reach past the edge, where the terminal wraps them."""
 HIGHEST = 4
-"""Lines of a cell, from which on a table of several columns is easier to read as blocks."""
+"""The most lines of a cell; with higher cells, a table of more than two columns becomes blocks."""
 ELLIPSIS = "…"
 _WORD = re.compile(
     r"\d[\d,]*(?: x \d[\d,]*)+\S*|\d[\d.,]* (?:[kMGT] \w+|[pnµumkMGT]?[JsWB]\b|[KMGT]iB\b)\S*"
     r"|\(\S+ to \S+\)\S*|\S+"
 )
-"""What is not divided between lines: a shape, a quantity with its unit, an interval, any other word."""
+"""Text that is never divided between lines: a shape, a quantity with its unit, an interval, any other word."""
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?\s?%?")
 
 
 class Kind(Enum):
-    """What a column may do where there is no room for it."""
+    """What may happen to a column that has no room; the values complete "it may"."""
 
     NUMBER = "keep all of its width"
     NAME = "be cut in the middle"
@@ -45,9 +45,9 @@ class Column:
 
     Attributes:
         heading: Its heading.
-        kind: What it may do where there is no room.
-        right: Whether it is set to the right.
-        cells: One a row.
+        kind: What may happen to it if there is no room.
+        right: Whether it is aligned right.
+        cells: The texts of its cells, one for each row.
         last: Whether it is the last one.
         alone: Whether there is at most one other column.
     """
@@ -61,17 +61,17 @@ class Column:
 
     @property
     def content(self) -> int:
-        """How wide its longest cell is."""
+        """The width of its longest cell."""
         return max(map(columns_of, self.cells), default=0)
 
     @property
     def natural(self) -> int:
-        """How wide it would be."""
+        """Its width if there is room."""
         return max(self.content, columns_of(self.heading))
 
     @property
     def least(self) -> int:
-        """How narrow it may be."""
+        """Its least width."""
         words = max(map(columns_of, self.heading.split()), default=0)
         if self.kind is Kind.NUMBER:
             return max(words, self.content)
@@ -81,7 +81,7 @@ class Column:
         return max(words, min(self.content, TEXT_LEAST), min(longest, LONGEST_WORD) if self.last else longest)
 
     def lines(self, width: int, ellipsis: str) -> list[list[str]]:
-        """Each cell as lines of at most a width."""
+        """The lines of each cell, fitted to a width."""
         if self.kind is Kind.NAME:
             return [[cell] for cell in cut_apart(self.cells, width, ellipsis)]
         if self.kind is Kind.TEXT:
@@ -94,8 +94,8 @@ class Layout:
     """A table as lines.
 
     Attributes:
-        headings: Lines of the headings; none above blocks, where each value has its own.
-        body: Lines of the rows.
+        headings: The lines of the headings; none above blocks, which have a heading before each value.
+        body: The lines of the rows.
     """
 
     headings: Sequence[str]
@@ -108,10 +108,10 @@ def lay_out(
     """Lay a table out.
 
     Args:
-        headings: One a column; those that begin with a space are of numbers, which are set to the right.
-        rows: Texts, one a column.
-        width: Columns of the terminal; None where lines may have any width, and everything stays whole.
-        ellipsis: What stands for the part of a name that is cut out.
+        headings: One for each column; a heading that begins with a space marks a column of numbers, aligned right.
+        rows: The cells of each row, one text for each column.
+        width: The terminal's width in columns; None: lines may have any width, so nothing is wrapped or cut.
+        ellipsis: What replaces the part of a name that is cut out.
     """
     columns = [
         _column(heading, [row[index] for row in rows], last=index == len(headings) - 1, alone=len(headings) <= 2)
@@ -148,9 +148,9 @@ def columns_of(text: str) -> int:
 
 
 def cut_apart(names: Sequence[str], width: int, ellipsis: str = ELLIPSIS) -> list[str]:
-    """Names in at most a width, with an ellipsis for what is cut out of their middle.
+    """Names cut to a width, with an ellipsis in place of their middle.
 
-    Where that would make two names the same, it is cut out as near to the middle as leaves them different.
+    If that would make two names equal, the cut moves away from the middle, but no further than keeps them different.
     """
     room = max(width - len(ellipsis), 0)
     for tail in sorted(range(room + 1), key=lambda each: abs(2 * each - room)):
@@ -161,7 +161,7 @@ def cut_apart(names: Sequence[str], width: int, ellipsis: str = ELLIPSIS) -> lis
 
 
 def _cut(name: str, width: int, tail: int, ellipsis: str) -> str:
-    """A name in at most a width, of which an end of a width is kept."""
+    """A name cut to a width, of which the last ``tail`` columns are kept."""
     if columns_of(name) <= width:
         return name
     end = _beginning(name[::-1], tail)[::-1]
@@ -169,12 +169,12 @@ def _cut(name: str, width: int, tail: int, ellipsis: str) -> str:
 
 
 def wrapped(text: str, width: int, first: int | None = None) -> list[str]:
-    """A text in lines of at most a width, but for words that are longer: those stay whole, and so does any number.
+    """A text in lines of at most a width; longer words, and all numbers, stay whole.
 
     Args:
         text: The text.
-        width: Columns of a line.
-        first: Columns of the first line, if it may be longer.
+        width: The width of a line, in columns.
+        first: The width of the first line, if it may be wider.
     """
     lines: list[str] = []
     for word in _WORD.findall(text):
@@ -187,7 +187,7 @@ def wrapped(text: str, width: int, first: int | None = None) -> list[str]:
 
 
 def hanging(text: str, width: int, indent: str) -> str:
-    """A sentence wrapped to a width; all lines but the first are indented. What fits stays as it is."""
+    """A sentence wrapped to a width, with all lines but the first indented; a sentence that fits is unchanged."""
     if columns_of(text) <= width:
         return text
     first, *others = wrapped(text, width - len(indent), width)
@@ -207,17 +207,17 @@ def _column(heading: str, cells: Sequence[str], *, last: bool, alone: bool) -> C
 
 
 def _total(widths: Sequence[int]) -> int:
-    """Columns of the terminal that a table of these columns takes."""
+    """The width of a table whose columns have these widths."""
     return len(MARGIN) + sum(widths) + len(GAP) * (len(widths) - 1)
 
 
 def _fit(columns: Sequence[Column], width: int) -> list[int] | None:
-    """How wide each column is in a table of a width; None if even the least is too much."""
+    """The width of each column in a table of a given width; None if even the least widths do not fit."""
     widths = [column.least for column in columns]
     spare = width - _total(widths)
     if spare < 0:
         return None
-    # names first, since nothing of a text is lost, and of a heading least is gained
+    # names first: wrapped texts lose nothing; numbers last: only their headings gain
     order: tuple[Callable[[Column], bool], ...] = (
         lambda column: column.kind is Kind.NAME,
         lambda column: column.kind is Kind.TEXT and not column.last,
@@ -238,7 +238,7 @@ def _fit(columns: Sequence[Column], width: int) -> list[int] | None:
 
 
 def _is_readable(column: Column, cells: Sequence[Sequence[str]]) -> bool:
-    """Whether different names stay different, and no cell is a tower beside the others."""
+    """Whether different names stay different, and no cell has too many lines."""
     if column.kind is Kind.NAME:
         return len({cell[0] for cell in cells}) == len(set(column.cells))
     return column.alone or max(map(len, cells), default=0) <= HIGHEST
@@ -249,7 +249,7 @@ def _heading_lines(column: Column, width: int) -> list[str]:
 
 
 def _side_by_side(cells: Sequence[Sequence[str]], columns: Sequence[Column], widths: Sequence[int]) -> Iterator[str]:
-    """The lines of a row whose cells are lines themselves."""
+    """The lines of a row whose cells may have several lines each."""
     for index in range(max(map(len, cells), default=0)):
         parts = [lines[index] if index < len(lines) else "" for lines in cells]
         aligned = (
@@ -264,7 +264,7 @@ def _padding(text: str, width: int) -> str:
 
 
 def _blocks(columns: Sequence[Column], width: int) -> Iterator[str]:
-    """Each row as lines, ``heading: value``, the first of them to the left of the others."""
+    """Each row as lines, ``heading: value``; the first line of a row is indented less than the others."""
     for index in range(len(columns[0].cells) if columns else 0):
         for place, column in enumerate(columns):
             indent = MARGIN if place == 0 else MARGIN * 2
@@ -277,7 +277,7 @@ def _blocks(columns: Sequence[Column], width: int) -> Iterator[str]:
 
 
 def _beginning(text: str, width: int) -> str:
-    """As much of a text as takes no more than a width."""
+    """The longest beginning of a text that fits in a width."""
     taken = 0
     for index, letter in enumerate(text):
         taken += columns_of(letter)

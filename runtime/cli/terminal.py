@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors, exit statuses, and printing, which is plain where it is piped.
+"""What the commands share: one-line errors, exit statuses, and printing, which is plain text off a terminal.
 
 Nothing heavy is imported before arguments are parsed, so that ``--help`` answers at once.
 """
@@ -42,29 +42,29 @@ DONE = 0
 FAILED = 1
 WRONG_USAGE = 2
 SIGNALLED = 128
-"""With a signal's number, the exit status of what it ended, as shells have it."""
+"""The exit status of a process that a signal ended is this plus the signal's number, as in shells."""
 INTERRUPTED = SIGNALLED + signal.SIGINT
 USUAL_COLUMNS = 80
-"""Of a terminal that does not say how wide it is."""
+"""The assumed width of a terminal that does not tell its width."""
 INDENT = "  "
-"""Before all lines of a sentence but the first."""
+"""Indent of all lines of a wrapped sentence but the first."""
 PLAIN = {"µ": "u", "…": "..."}
-"""Letters of ours that an encoding may lack, and what is written instead."""
+"""Characters of our texts that an encoding may lack, and what is written instead."""
 STANDARD_OUTPUT = Path("-")
-"""As the file of ``--json``: standard output, which then holds nothing else."""
+"""As the file of ``--json``, it means standard output, to which nothing else is then written."""
 
 
 class UsageError(Exception):
-    """Arguments that contradict each other: one line, and the exit status of wrong usage."""
+    """Arguments are wrong or contradict each other: printed in one line, with the exit status of wrong usage."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and that tells the version.
+    """An argument parser with one-line errors and the options that all commands have.
 
     Args:
-        prog: The command.
-        description: What it does, in a sentence.
-        epilog: What else its help says.
+        prog: The command's name.
+        description: What the command does, in a sentence.
+        epilog: The end of its help.
     """
 
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None) -> None:
@@ -88,13 +88,13 @@ class Parser(argparse.ArgumentParser):
         """Add ``--quiet``.
 
         Args:
-            group: Where the help names it.
-            printed: What is still printed.
+            group: The group of options in which the help lists it.
+            printed: What is still printed, for the help.
         """
         group.add_argument("--quiet", action="store_true", help=f"print nothing but {printed}")
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong.
+        """Raise the error, rather than print it and exit.
 
         Raises:
             UsageError: Always.
@@ -110,17 +110,20 @@ def run_command(
     *,
     shares: Callable[[argparse.Namespace], bool] = lambda _arguments: True,
 ) -> int:
-    """Parse arguments and run a command; what goes wrong on purpose becomes one line and an exit status.
+    """Parse arguments and run a command; expected errors become lines on the error stream and an exit status.
 
     Each different ``SampleWarning`` becomes one line on the error stream, too, even with ``--quiet``.
 
     Args:
-        parser: Of the command's arguments.
-        argv: What to parse; the process's own arguments if None.
-        command: Returns the exit status.
-        processes: Those that share the command's work: the first warns, and the first that fails says why. None: this
-            one is alone.
-        shares: Whether the processes share what these arguments ask for; else each does it alone.
+        parser: The parser of the command's arguments.
+        argv: The arguments to parse; None: the process's own arguments.
+        command: The command; it returns the exit status.
+        processes: The processes that share the command's work: rank 0 prints warnings, and the first that fails prints
+            its error. None: this process alone.
+        shares: Whether the processes share the work that these arguments ask for; otherwise each does all of it.
+
+    Returns:
+        The exit status.
     """
     processes = processes or Processes()
 
@@ -150,7 +153,7 @@ def run_command(
             output_ended = isinstance(error, BrokenPipeError) and error.filename is None
             drop_output()
             if output_ended:
-                # whoever read our output has had enough
+                # the reader of our output closed the pipe
                 return FAILED
             messages, status = _explain(parser, processes.cause(error) if isinstance(error, Ended) else error)
             if processes.claim_failure():
@@ -167,13 +170,16 @@ def run_shared(
     *,
     shares: Callable[[argparse.Namespace], bool] = lambda _arguments: True,
 ) -> int:
-    """Run a command as :func:`run_command` does, whose work is shared by the processes that ``torchrun`` starts.
+    """As :func:`run_command`, for a command whose work is shared by the processes that ``torchrun`` starts.
 
     Args:
-        parser: Of the command's arguments.
-        argv: What to parse; the process's own arguments if None.
-        command: Is given these processes, and returns the exit status.
-        shares: Whether the processes share what these arguments ask for; else each does it alone.
+        parser: The parser of the command's arguments.
+        argv: The arguments to parse; None: the process's own arguments.
+        command: The command; it takes these processes, too, and returns the exit status.
+        shares: Whether the processes share the work that these arguments ask for; otherwise each does all of it.
+
+    Returns:
+        The exit status.
     """
     processes = from_environment()
     return run_command(parser, argv, lambda arguments: command(arguments, processes), processes, shares=shares)
@@ -200,12 +206,12 @@ def _one_line_warnings(parser: Parser, *, shown: bool) -> Iterator[None]:
 
 
 def _one_line(text: str) -> str:
-    """A message on one line, safe to print: names in it may come from files."""
+    """A message on one line, made safe to print because names in it may come from files."""
     return cut(printable(" ".join(text.split())), LONGEST_MESSAGE)
 
 
 def _explain(parser: Parser, error: BaseException) -> tuple[tuple[str, ...], int]:
-    """What to say of an error, a line each, and the exit status."""
+    """The lines to print for an error, and the exit status."""
     if isinstance(error, Ended):
         return ("terminated" if error.number == signal.SIGTERM else "interrupted",), SIGNALLED + error.number
     if isinstance(error, KeyboardInterrupt):
@@ -225,7 +231,7 @@ def _explain(parser: Parser, error: BaseException) -> tuple[tuple[str, ...], int
 
 
 def positive_int(text: str) -> int:
-    """An argument that must be a whole number of at least one."""
+    """An argument type: a whole number of at least 1."""
     try:
         value = int(text)
     except ValueError:
@@ -236,7 +242,7 @@ def positive_int(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """An argument that must be a whole number from 0, of at most 63 bits."""
+    """An argument type: a whole number from 0 to 2^63 - 1."""
     digits = text.lstrip("0")
     if not (text.isascii() and text.isdigit()) or int(digits[:20] or 0) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
@@ -267,11 +273,11 @@ def names(choices: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 class Terminal:
-    """Prints: tables that fit a terminal, with colours there; whole and plain lines elsewhere.
+    """Prints lines and tables: fitted to a terminal, in colours; elsewhere, as plain lines that are never wrapped.
 
     Args:
-        quiet: Print the verdict, and where errors go what is warned of; nothing else.
-        on_stderr: Print where errors go, since standard output is for something else alone.
+        quiet: Print only the verdict, and warnings on the error stream.
+        on_stderr: Print to the error stream, because standard output is reserved for other output.
     """
 
     def __init__(self, *, quiet: bool = False, on_stderr: bool = False) -> None:
@@ -280,35 +286,35 @@ class Terminal:
         self._begun = False
 
     def line(self, text: str = "", *, style: str | None = None) -> None:
-        """Print one line, which is wrapped at blanks on a terminal; a text of several lines stays as it is."""
+        """Print one line, wrapped at blanks on a terminal; a text of several lines is printed as it is."""
         if not self.quiet:
             self._print(self._wrapped(text), style)
 
     def verdict(self, text: str, *, style: str | None = None) -> None:
-        """Print a line of the answer that the command was asked for, which even the quiet are told."""
+        """Print a line of the command's answer, even with ``quiet``."""
         self._print(self._wrapped(text), style)
 
     def warning(self, text: str, *, style: str | None = None) -> None:
-        """Print a warning, one line, which even the quiet are told, where errors go."""
+        """Print a warning of one line; with ``quiet``, on the error stream."""
         if self.quiet:
             sys.stderr.write(f"warning: {_one_line(text)}\n")
         else:
             self.line(f"warning: {text}", style=style)
 
     def wrote(self, *paths: Path) -> None:
-        """Name files that were written, a line each, and their sizes; devices and pipes are no such files."""
+        """Name files that were written, with their sizes, a line each; devices and pipes are left out."""
         for path in paths:
             if not self.quiet and not is_stream(path) and path != STANDARD_OUTPUT:
                 self._print(f"wrote {path} ({size_of(path)})")
 
     def suggest(self, *commands: str) -> None:
-        """Say what to do next, a line each, such that it can be copied."""
+        """Suggest what to do next: commands that can be copied, a line each."""
         for command in commands:
             if not self.quiet:
                 self._print(f"next: {command}")
 
     def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Print a table; headings that begin with a space are those of numbers, set to the right."""
+        """Print a table; a heading that begins with a space marks a column of numbers, aligned right."""
         if self.quiet:
             return
         width = self._width
@@ -324,7 +330,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Tell how far work is, on the error stream."""
+        """Show progress on the error stream, unless ``quiet``."""
         if self.quiet:
             yield no_progress
             return
@@ -337,7 +343,7 @@ class Terminal:
 
     @property
     def _width(self) -> int | None:
-        """Columns of the terminal; None where there is none, and lines may have any width."""
+        """The terminal's width in columns; None if there is no terminal, so that lines may have any width."""
         stream = self._stream
         if not is_terminal(stream):
             return None
@@ -367,7 +373,7 @@ class Terminal:
 
 
 def _can_show(stream: IO[str], text: str) -> bool:
-    """Whether a stream's encoding has these letters."""
+    """Whether a stream's encoding has all characters of a text."""
     try:
         text.encode(getattr(stream, "encoding", None) or "utf-8")
     except (UnicodeEncodeError, LookupError):
@@ -376,22 +382,22 @@ def _can_show(stream: IO[str], text: str) -> bool:
 
 
 def suggest_opening(terminal: Terminal, page: Path | None) -> None:
-    """Say that a page that was written is to be opened, if there is one."""
+    """Suggest opening the page that was written, if there is one."""
     if page is not None and not is_stream(page):
         terminal.suggest(f"open {shlex.quote(str(page))} in a browser")
 
 
 def check_writable(path: Path) -> None:
-    """Find out before any work is done that a file could not be written.
+    """Find out before any work is done that a file cannot be written.
 
     Raises:
-        OSError: Its folder cannot be made or written to, or the path is a folder.
+        OSError: The file's folder cannot be made or written to, or the path is a folder.
     """
     if is_stream(path) or path == STANDARD_OUTPUT:
         return
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    # folders that are not there are made as the file is written
+    # missing folders are made when the file is written
     folder = next(each for each in resolved(path).parents if each.exists())
     if not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
@@ -400,5 +406,5 @@ def check_writable(path: Path) -> None:
 
 
 def size_of(path: Path) -> str:
-    """A file's size for people."""
+    """A file's size in words, such as "12.4 KiB"."""
     return size(path.stat().st_size)

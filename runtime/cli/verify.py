@@ -1,4 +1,4 @@
-"""``resformer-verify``."""
+"""``resformer-verify``: compare a build with the network that it was compiled from."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 LIMITS = {"--min-agreement": "min_agreement", "--max-accuracy-drop": "max_accuracy_drop"}
-"""What may be demanded of accuracy, under its name in the arguments."""
+"""Options that set limits on accuracy, with their names in the parsed arguments."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verify a build, in one process or as one of several; the exit status: 0 equivalent and accurate enough, 1 not."""
+    """Verify a build, alone or as one of several processes; exit status 0 if equivalent and accurate enough, else 1."""
     return run_shared(_parser(), argv, _verify)
 
 
@@ -178,7 +178,7 @@ def _verify(arguments: argparse.Namespace, processes: Processes) -> int:
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:
-    """What is demanded of accuracy.
+    """The limits on accuracy that the arguments set.
 
     Raises:
         UsageError: A number is out of its range.
@@ -193,7 +193,7 @@ def _limits(arguments: argparse.Namespace) -> Limits:
 
 
 def _check_usage(arguments: argparse.Namespace, processes: Processes, *, local: bool) -> None:
-    """Find out before any work is done that it would be in vain.
+    """Find out before any work is done that the work would be in vain.
 
     Raises:
         UsageError: Options contradict each other.
@@ -215,7 +215,7 @@ def _check_usage(arguments: argparse.Namespace, processes: Processes, *, local: 
 
 
 def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verification, update: Progress) -> None:
-    """Write the page of the build and the results, and of a run of the first samples."""
+    """Write the page that shows the build, the results, and a run of the first samples."""
     from resformer.runtime.page.content import SAMPLES, as_shown, run_and_show
     from resformer.runtime.page.write import write_page
     from resformer.runtime.verify.as_json import to_json
@@ -228,7 +228,7 @@ def _write_page(arguments: argparse.Namespace, given: GivenBuild, result: Verifi
 
 
 def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verification) -> None:
-    """Print what verification found, the verdict last."""
+    """Print and write what verification found; the verdict comes last."""
     from resformer.runtime.verify.as_json import to_json
     from resformer.runtime.verify.result import layer_rows
     from resformer.runtime.verify.tables import blame, check_rows, facts, local_rows
@@ -246,7 +246,7 @@ def _show(terminal: Terminal, arguments: argparse.Namespace, result: Verificatio
     terminal.wrote(*filter(None, (arguments.local_plot, arguments.report)))
     suggest_opening(terminal, arguments.report)
     same_spikes, accuracy, known = result.verdict
-    # equal spikes of a network that never fires are no good news
+    # equal spikes prove nothing if the network never fires
     proves = "green" if any(result.fired.values()) else "yellow"
     terminal.verdict(same_spikes, style=proves if result.equivalent else "red")
     terminal.verdict(accuracy, style="red" if result.equivalent and not result.passed else None)

@@ -23,18 +23,19 @@ from resformer.runtime.units import COMPARED, between, common_power, prefixed, q
 SOP_PJ = 0.9
 """Energy of one SOP in the paper's table: SpikingResformer, arXiv 2403.14302."""
 MAC_PJ = 4.6
-"""Energy of a 32-bit multiplication and addition at 45 nm: M. Horowitz, ISSCC 2014; the paper uses it for rivals."""
+"""Energy of a 32-bit multiply-accumulate at 45 nm: M. Horowitz, ISSCC 2014; the paper uses it for other networks."""
 
 
 @dataclass(frozen=True)
 class PaperCost:
-    """One sample in the paper's terms.
+    """What one sample costs in the paper's terms.
 
     Attributes:
         sops: Synaptic operations.
-        stem_macs: Multiplications of the stem.
-        energy_mj: 0.9 pJ an operation, as the paper's table has it: without the stem.
-        energy_with_stem_mj: And 4.6 pJ for each of the stem's multiplications, as rivals' rows have it.
+        stem_macs: Multiply-accumulates of the stem.
+        energy_mj: Energy at 0.9 pJ for each synaptic operation, without the stem, as in the paper's table.
+        energy_with_stem_mj: ``energy_mj`` plus 4.6 pJ for each multiply-accumulate of the stem, as the paper's table
+            counts for other networks.
     """
 
     sops: float
@@ -45,18 +46,19 @@ class PaperCost:
 
 @dataclass(frozen=True, repr=False)
 class Cost(Summarized):
-    """One sample, on average over those that ran.
+    """What one sample costs, on average over those that ran.
 
     Attributes:
-        activity: What they did.
-        paper: In the paper's terms.
-        placement: On which cores.
-        layers: On the chip.
-        steps: How long each of its steps lasts, and what it waits for.
-        totals: What it takes.
-        low: What it takes if each constant is the least that it may be.
-        high: If each is the most.
-        layout: Of an optimised placement, how it and the one with the fewest cores do; None of any other.
+        activity: What the samples did: spikes and synaptic operations.
+        paper: The cost in the paper's terms.
+        placement: The cores that the populations are on.
+        layers: What each population costs on the chip.
+        steps: How long each step lasts, and what it waits for.
+        totals: Time and energy of the sample on the chip.
+        low: ``totals`` if each constant has the least value that it may have.
+        high: ``totals`` if each constant has the largest value that it may have.
+        layout: For an optimised placement, its time and energy beside those of the placement with the fewest cores;
+            None for any other placement.
     """
 
     activity: Activity
@@ -70,52 +72,52 @@ class Cost(Summarized):
     layout: Layout | None = None
 
     def summary(self) -> Summary:
-        """The sums, as ``total_rows`` has them."""
+        """The totals, as ``total_rows`` lists them."""
         return f"Cost of a sample, on average over {self.activity.samples:,}", total_rows(self)
 
     def details(self) -> tuple[str, Rows]:
-        """What each layer takes."""
+        """What each layer costs, as ``layer_rows`` lists it."""
         return f"What {counted(len(self.layers), 'layer')} take", layer_rows(self)
 
     @property
     def step_ns(self) -> float:
-        """How long a step lasts, on average: its slowest part, the longest way, and the barrier."""
+        """How long a step lasts on average, in ns: its slowest part, a message's longest way, and the barrier."""
         return self.totals.step_ns
 
     @property
     def latency_us(self) -> float:
-        """From a sample's first frame to its last logits."""
+        """The time from a sample's first frame to its last logits, in us."""
         return self.totals.latency_us
 
     @property
     def interval_us(self) -> float:
-        """Between samples that follow each other."""
+        """The time between one sample and the next, in us."""
         return self.totals.interval_us
 
     @property
     def static_mj(self) -> float:
-        """What idle chips take in that interval."""
+        """The energy that idle chips take in ``interval_us``, in mJ."""
         return self.totals.static_mj
 
     @property
     def dynamic_mj(self) -> float:
-        """Energy of operations, updates and messages."""
+        """The energy of operations, updates and messages of one sample, in mJ."""
         return self.totals.dynamic_mj
 
     @property
     def energy_mj(self) -> float:
-        """All energy of one sample on the chip."""
+        """All energy of one sample on the chip, in mJ."""
         return self.totals.energy_mj
 
     @property
     def power_mw(self) -> float:
-        """What the chips take while samples stream."""
+        """The power of the chips while samples follow each other, in mW."""
         return _milliwatts(self.energy_mj, self.interval_us)
 
     def between(self, figure: str) -> tuple[float, float]:
-        """The least and the most that one of the figures above may be, by its name.
+        """The least and the largest value that one of the figures above may have, given the figure's name.
 
-        Power is least where the dynamic energy is least and spread over the longest time.
+        Power is least where the dynamic energy is least and is spread over the longest time.
         """
         if figure == "power_mw":
             return _power(self.low, self.high), _power(self.high, self.low)
@@ -123,7 +125,7 @@ class Cost(Summarized):
 
 
 FIGURES = ("step_ns", "latency_us", "interval_us", "power_mw")
-"""The figures of a cost that have an interval, beside its energies."""
+"""The figures of a cost that have an interval, apart from its energies."""
 ENERGIES = ("dynamic", "static", "total")
 
 
@@ -140,9 +142,9 @@ def estimate(program: Program, activity: Activity, placement: Placement) -> Cost
     """The cost of one sample, on average over those that ran.
 
     Args:
-        program: Scheduled.
-        activity: Of its run.
-        placement: Of its populations.
+        program: The scheduled program.
+        activity: The activity of its run.
+        placement: The placement of its populations.
 
     Raises:
         FileFormatError: The chip's constants let a step take no time.
@@ -158,7 +160,7 @@ def estimate(program: Program, activity: Activity, placement: Placement) -> Cost
 
 
 def to_json(cost: Cost) -> dict[str, Any]:
-    """All of a cost, as JSON can hold it; counts are of one sample."""
+    """All of a cost, as JSON can hold it; counts are averages of one sample."""
     activity = cost.activity
     content = {
         "format": FORMAT,
@@ -254,15 +256,15 @@ def _skipping(chip: Chip) -> str:
 
 
 UNITS = {"_mj": ("J", 1e-3), "_ns": ("s", 1e-9), "_us": ("s", 1e-6), "_mw": ("W", 1e-3)}
-"""How the names of a cost's figures end, and what that means: the unit, and how much of it."""
+"""The endings of the names of a cost's figures, and what each stands for: an SI unit, and a factor to it."""
 
 
 def shown_between(cost: Cost, figure: str) -> str:
     """One of a cost's figures and its interval, as text.
 
     Args:
-        cost: Whose.
-        figure: Its name.
+        cost: The cost.
+        figure: The name of the figure.
     """
     unit, factor = UNITS[figure[-3:]]
     value, low, high = (factor * each for each in (getattr(cost, figure), *cost.between(figure)))
@@ -270,7 +272,7 @@ def shown_between(cost: Cost, figure: str) -> str:
 
 
 def total_rows(cost: Cost) -> list[tuple[str, str]]:
-    """The sums, with how far each can be trusted."""
+    """Rows of the totals, each with its interval, and of the constants that are in a range, assumed or fitted."""
     chip, placement = cost.placement.chip, cost.placement
     worst = int(cost.steps.ns.argmax())
     layer, term = cost.steps.slowest[worst]

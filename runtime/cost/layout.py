@@ -11,20 +11,20 @@ from resformer.errors import CapacityError
 from resformer.runtime.cost.cost import Cost, estimate
 
 ROUNDS = 16
-"""Of the bisection, at most."""
+"""The most rounds of the bisection."""
 PRECISION = 0.01
-"""It ends where the step's length is known as well as this."""
+"""The relative precision of the step's length at which the bisection ends."""
 
 
 def chips_to_use(fewest: Placement, wanted: int | None) -> int:
-    """On how many chips a layout may spread.
+    """How many chips a layout may use.
 
     Args:
         fewest: The layout with the fewest cores.
-        wanted: How many; None for those in use already.
+        wanted: The number of chips that the user wants; None: as many as ``fewest`` uses.
 
     Raises:
-        CapacityError: There are fewer chips than the network takes, or more than a system has.
+        CapacityError: ``wanted`` is less than the network takes, or more than a system has.
     """
     chip = fewest.chip
     chips = fewest.chips if wanted is None else wanted
@@ -37,22 +37,22 @@ def chips_to_use(fewest: Placement, wanted: int | None) -> int:
 
 
 def spread(program: Scheduled, activity: Activity, cost: Cost, chips: int | None = None) -> Cost:
-    """Give the slowest layers the idle cores of some chips, such that the slowest step is as short as it can be.
+    """Give the slowest layers the idle cores of some chips, to make the slowest step as short as possible.
 
-    A layer's work is divided by its cores (``docs/placement.md``), so for each length of a step it is known how many
-    cores each layer needs; the shortest length whose layout still fits is found by bisection.
+    A layer's work is divided by its cores (``docs/placement.md``). So each length of a step tells how many cores each
+    layer needs, and bisection finds the shortest length whose layout still fits.
 
     Args:
-        program: Scheduled.
-        activity: Of its run.
-        cost: Of the layout with the fewest cores.
-        chips: How many to use; None for those in use already.
+        program: The scheduled program.
+        activity: The activity of its run.
+        cost: The cost of the layout with the fewest cores.
+        chips: How many chips to use; None: as many as that layout uses.
 
     Returns:
-        The cost of the new layout, or ``cost`` if none is faster.
+        The cost of the new layout, or ``cost`` if no layout is faster.
 
     Raises:
-        CapacityError: As ``chips_to_use``.
+        CapacityError: See ``chips_to_use``.
     """
     fewest, chip = cost.placement, cost.placement.chip
     chips = chips_to_use(fewest, chips)

@@ -1,4 +1,4 @@
-"""On which cores a build's program is: those that it was laid out on, or those of the fewest on another chip."""
+"""Which cores a build's program is on: those of its own layout, or the fewest possible on another chip."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ def placed(build: Build, program: Scheduled, chip: Chip | None = None) -> Placem
     """The placement of a build's program.
 
     Args:
-        build: Where it lies.
-        program: The build's.
-        chip: Another chip than it was placed on; None: that one, with the layout that was chosen for it.
+        build: The build.
+        program: The build's program.
+        chip: The chip to place the program on, with the fewest cores. None: the chip and the layout of the build, or
+            loihi2 if it was placed on no chip.
 
     Raises:
-        FileFormatError: The file that tells is damaged.
-        CapacityError: It takes more cores than anybody has.
+        FileFormatError: The build's placement file is damaged.
+        CapacityError: The program takes more cores than ``MOST_CORES`` allows.
     """
     content = build.placement()
     if chip is None and content is not None and content["layout"] is not None:

@@ -1,7 +1,8 @@
 """A cross-check of our costs: SANA-FE simulates a network on the same cores of Loihi 1, with our constants or its own.
 
-SANA-FE (University of Texas at Austin; GPL-3.0) is imported only here and only when asked. It simulates each neuron and
-message by itself, where we count by sums; its own constants for Loihi 1 were fitted to measurements.
+SANA-FE (University of Texas at Austin; GPL-3.0) is imported only here, and only when a user asks for it. It simulates
+each neuron and each message, whereas our costs are computed from sums. Its own constants for Loihi 1 were fitted to
+measurements.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from resformer.errors import BackendMissingError, UnsupportedError
 from resformer.runtime.cost.cost import Cost
 
 INPUTS = "loihi_inputs"
-"""Units of SANA-FE's own description that play spikes back and cost nothing; ours has them under the same name."""
+"""The soma units that play spikes back and cost nothing, as SANA-FE's own description of Loihi and ours name them."""
 SYNAPSES = ("loihi_conv_synapse", "loihi_dense_synapse")
-"""Likewise, its units for the synapses of convolutions and of dense layers."""
+"""The units for synapses of convolutions and of dense layers, as both descriptions name them."""
 _SOMA_EVENTS = ("access_neuron", "update_neuron", "spike_out")
 
 
@@ -39,14 +40,14 @@ class SanafeRun:
     """What SANA-FE simulated: one sample, from its first spikes until the last layer has seen all of them.
 
     Attributes:
-        steps: How many were run.
-        spikes: Of each population.
-        neurons: That were simulated, those that play spikes back left out.
-        operations: Synapses that messages met.
-        messages: That arrived at cores.
-        hops: Tiles that they crossed.
-        energy_pj: By what it went to: ``synapse``, ``soma``, ``network`` and ``total``.
-        seconds: The chip's time.
+        steps: The number of steps that were run.
+        spikes: The number of spikes of each population.
+        neurons: The number of simulated neurons, without those that play spikes back.
+        operations: The number of synapses that messages met.
+        messages: The number of messages that arrived at cores.
+        hops: The number of tiles that messages crossed.
+        energy_pj: The energy of each part: ``synapse``, ``soma``, ``network`` and ``total``.
+        seconds: The time on the simulated chip.
     """
 
     steps: int
@@ -65,11 +66,11 @@ def simulate(
     """Play the first population's spikes of one sample into the others.
 
     Args:
-        program: LIF populations in a row or a tree, connected by convolutions and dense layers alone, without biases.
-        spikes: Of a run, by population.
-        sample: Which.
-        placement: Its cores are taken, and so are its chip's constants unless SANA-FE's own are.
-        own_constants: Take SANA-FE's own constants for Loihi 1.
+        program: LIF populations in a row or a tree, connected by convolutions and dense layers only, without biases.
+        spikes: The spikes of a run, by population.
+        sample: The index of the sample.
+        placement: Gives the cores and, unless ``own_constants`` is set, the chip's constants.
+        own_constants: Whether to use SANA-FE's own constants for Loihi 1.
 
     Raises:
         UnsupportedError: The program holds something else, or takes more than one chip.
@@ -120,10 +121,10 @@ def simulate(
 
 
 def architecture_yaml(chip: Chip) -> str:
-    """A chip of one mesh in SANA-FE's description language, with the constants of ours.
+    """A chip of one mesh in SANA-FE's description language, with our constants.
 
-    An idle neuron costs what SANA-FE calls access, one that fires as much more as ours does; a message is charged where
-    it arrives.
+    The update of an idle neuron is what SANA-FE charges for access. What a neuron that fires costs beyond that is
+    charged for its spike. A message is charged where it arrives.
     """
     import yaml
 
@@ -150,7 +151,7 @@ def architecture_yaml(chip: Chip) -> str:
 
 
 def _hops(chip: Chip) -> dict[str, float]:
-    """What a message takes to cross a tile, by direction: joules and seconds."""
+    """The energy (joules) and the time (seconds) that a message takes to cross a tile, by direction."""
     return {
         f"{what}_{direction}_hop": value
         for directions, energy, latency in (
@@ -188,7 +189,7 @@ def _core(chip: Chip) -> dict[str, object]:
 
 
 def _somas(chip: Chip) -> list[dict[str, object]]:
-    """A core's LIF neurons, with the chip's constants, and the units that play spikes back and cost nothing."""
+    """The soma units of a core: LIF neurons with the chip's constants, and units that play spikes back at no cost."""
     active, idle = chip.neuron_update_active_pj * 1e-12, chip.neuron_update_inactive_pj * 1e-12
     active_s, idle_s = chip.neuron_update_active_ns * 1e-9, chip.neuron_update_inactive_ns * 1e-9
     free = {f"{kind}_{what}": 0.0 for kind in ("energy", "latency") for what in _SOMA_EVENTS}
@@ -210,10 +211,10 @@ def _unit(name: str, **attributes: object) -> dict[str, object]:
 
 
 def _populations(program: Scheduled) -> dict[str, str | None]:
-    """Each population and the one that it reads; the first, whose spikes are played back, reads none.
+    """Each population and the population that it reads; None for the first one, whose spikes are played back.
 
     Raises:
-        UnsupportedError: One is not of LIF neurons, or reads what SANA-FE's Loihi does not send.
+        UnsupportedError: A population is not of LIF neurons, or reads something that SANA-FE's Loihi does not send.
     """
     found: dict[str, str | None] = {}
     for name in program.lif_names:
@@ -246,9 +247,9 @@ def _reads(program: Scheduled, name: str) -> str | None:
 
 
 def _neuron_attributes(op: LIF) -> dict[str, Any]:
-    """In the units of the program's potentials; SANA-FE computes in floating point, exact until fractions run out."""
+    """A LIF's attributes in units of the program's potentials; SANA-FE's are floats, equal until ours are truncated."""
     return {
-        # a surplus that its bias holds does what a threshold does that is lower by less than potentials differ
+        # a surplus in the bias makes ties fire and nothing else, and so does a threshold that is lower by one unit
         "threshold": float((op.vth << LOIHI.a_shift) - bool(op.added_surplus.any())),
         "leak_decay": 1 - op.dv / LOIHI.decay_unity,
         "reset_mode": "hard",
@@ -257,14 +258,14 @@ def _neuron_attributes(op: LIF) -> dict[str, Any]:
 
 
 def _connect(source: Any, target: Any, program: Scheduled, name: str) -> None:
-    """All synapses into a population, those of weight zero too."""
+    """Connect all synapses of a population, including those of weight zero."""
     node = program[program[name].inputs[0]]
     pairs, weights = _synapses(node, program[node.inputs[0]].shape)
     source.connect_neurons_sparse(target, {"weight": (weights << LOIHI.a_shift).tolist()}, pairs.tolist())
 
 
 def _synapses(node: Node[Op], source: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pairs (from, to) of flat indices, and their weights."""
+    """Pairs (from, to) of flat neuron indices, and the weight of each pair."""
     op = node.op
     if isinstance(op, Dense):
         outputs, inputs = op.weight.shape
@@ -321,13 +322,13 @@ def _result(result: Any, populations: Mapping[str, str | None], program: Schedul
 
 @dataclass(frozen=True)
 class Line:
-    """One figure on both sides.
+    """One figure as both sides have it.
 
     Attributes:
-        name: What it is.
-        ours: From ``resformer.runtime.cost.cost``.
-        theirs: SANA-FE's.
-        is_energy: Whether it rests on constants, in pJ; else it is a count.
+        name: The name of the figure.
+        ours: Its value from ``resformer.runtime.cost.cost``.
+        theirs: SANA-FE's value.
+        is_energy: Whether the figure is an energy in pJ, which depends on constants; otherwise it is a count.
     """
 
     name: str
@@ -337,15 +338,15 @@ class Line:
 
 
 def compare(cost: Cost, spikes: Mapping[str, SpikeTrain], run: SanafeRun) -> tuple[Line, ...]:
-    """All that both sides tell of one sample.
+    """All figures of one sample that both sides have.
 
-    SANA-FE runs further steps, in which the last layers finish and the others idle; what idle neurons take there is
-    added to ours.
+    SANA-FE runs further steps, in which the last layers finish and the others are idle. The energy of idle neurons in
+    these steps is added to our figures.
 
     Args:
-        cost: Of this sample alone, on the placement that was simulated.
-        spikes: Likewise.
-        run: What SANA-FE made of it.
+        cost: The cost of this sample alone, on the placement that was simulated.
+        spikes: The spikes of this sample alone, by population.
+        run: SANA-FE's simulation of the sample.
     """
     first = next(iter(run.spikes))
     layers = [layer for layer in cost.layers if layer.name in run.spikes and layer.name != first]

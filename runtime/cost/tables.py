@@ -1,4 +1,4 @@
-"""The table that a terminal shows of layouts; it imports nothing heavy, since each command may show it."""
+"""The table of layouts in a terminal; this module imports nothing heavy, since each command may show the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resformer.runtime.units import COMPARED, common_power, prefixed, scaled
 
 
 def layout_rows(layout: Layout) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Both layouts and the bound, as a table: headings and rows."""
+    """Headings and rows of a table: the layout with the fewest cores, the chosen one, and the bound of all layouts."""
     compared = (layout["default"], layout["chosen"])
     time = common_power([1e-9 * each["step_ns"] for each in compared], "s")
     energy = common_power([1e-3 * each["energy_mj"] for each in compared], "J")

@@ -1,1 +1,1 @@
-"""The report: one page that shows a build, and what a run of it did."""
+"""The report: one HTML page that shows a build, and what a run of it did."""

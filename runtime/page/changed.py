@@ -1,4 +1,4 @@
-"""The samples whose class quantizing changed, as a verification tells them, and their images."""
+"""The samples whose class changed by quantization, as a verification tells, and their images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from resformer.runtime.page.observe import images
 from resformer.runtime.run.encode import checksums, encode
 
 Kind: TypeAlias = Literal["lost", "won", "moved"]
-"""Only the original was right; only the quantized network is; neither, or nobody knows what is right."""
+"""``lost``: only the original is right; ``won``: only the quantized network is; ``moved``: neither, or no label."""
 KINDS: tuple[Kind, ...] = ("lost", "won", "moved")
 
 PICTURED = 48
-"""How many samples are listed one by one, those that were lost first."""
+"""The most samples that are listed one by one, in the order of ``KINDS``."""
 
 NOT_GIVEN = "The samples that were verified were not given to this page; --input with the same file draws them."
 OTHERS = "The samples given to this page are not those that were verified, so their images are not shown."
@@ -25,13 +25,14 @@ def changed_samples(verification: Mapping[str, Any], given: GivenBuild | None) -
     """The samples for which the quantized network predicts another class than the original.
 
     Args:
-        verification: As JSON.
-        given: The samples that were verified, in their order; None: there are no images.
+        verification: The JSON that ``resformer-verify --json`` writes.
+        given: The samples that were verified, in their order; None: no images are drawn.
 
     Returns:
-        ``counts``: how many there are of each kind. ``samples``: the first ``PICTURED`` of them: the ``sample``, its
-        ``kind``, its file's ``name`` and its ``image``, as far as they are known. ``no_images``: why there are none.
-        None if the original was not compared, or by a version that did not tell.
+        ``counts``: how many samples there are of each kind. ``samples``: for each of the first ``PICTURED``, its index
+        ``sample``, its ``kind``, and its file's ``name`` and its ``image``, which are None if unknown.
+        ``no_images``: why images are missing; None if none is. The result is None if the original was not compared, or
+        if the version that compared it did not write its predictions.
     """
     if verification.get("predictions_original") is None:
         return None
@@ -70,7 +71,7 @@ def _shown(sample: int, kind: Kind, verification: Mapping[str, Any], given: Give
 
 
 def _is_verified(sample: int, verification: Mapping[str, Any], given: GivenBuild) -> bool:
-    """Whether a sample is given, and is the one of that number that was verified."""
+    """Whether sample number ``sample`` was given, and is the one that was verified under that number."""
     if sample >= len(given.samples):
         return False
     encoded = encode(given.samples.real(sample, sample + 1), given.program)

@@ -1,4 +1,4 @@
-"""What the page is made of: a build's own files, and what a run, a verification and a cost say of it."""
+"""The data of the page: a build's own files, and the results of a run, a verification and a cost estimate."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ Json = Mapping[str, Any]
 
 FORMAT = "resformer-page"
 FORMAT_VERSION = 2
-"""1 had no samples that changed their class, and classes of fewer samples of the run."""
+"""Version 1 had no samples that changed their class, and the classes of fewer samples of the run."""
 
 SAMPLES = 16
-"""How many samples run for the page, if the user does not say."""
+"""How many samples run for the page, unless the user says."""
 BACKEND = "sim"
-"""Where."""
+"""The backend that runs the samples for the page."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One build as the page shows it; what is None is said to be missing, and how to get it.
+    """One build as the page shows it. For what is None, the page says that it is missing and how to get it.
 
     Attributes:
-        name: The build's folder.
+        name: The name of the build's folder.
         report: ``report.json``, as it is.
-        placement: What of ``placement.json`` the page draws; None if it was not placed.
+        placement: The part of ``placement.json`` that the page draws; None if the build was not placed.
         verification: What ``resformer-verify --json`` wrote.
         cost: What ``resformer-run --cost --json`` writes.
-        run: What ``observe_run`` saw.
+        run: What ``observe_run`` returned.
         changed: What ``changed_samples`` found in the verification.
     """
 
@@ -73,17 +73,17 @@ def as_shown(
     run: Json | None = None,
     verified: GivenBuild | None = None,
 ) -> Shown:
-    """A build, and what is known of it.
+    """A build as the page shows it, with the results that are known of it.
 
     Args:
-        build: It.
-        verification: What ``resformer-verify --json`` writes of it.
-        cost: What ``resformer-run --cost --json`` does.
-        run: What ``run_and_show`` saw.
-        verified: The samples of the verification, whose images are shown of those that changed their class.
+        build: The build.
+        verification: What ``resformer-verify --json`` writes for it.
+        cost: What ``resformer-run --cost --json`` writes for it.
+        run: The first value that ``run_and_show`` returns for it.
+        verified: The samples of the verification, to draw the images of those that changed their class.
 
     Raises:
-        FileFormatError: A file of the build is damaged.
+        FileFormatError: A file of the build, the verification or the cost is damaged.
         InputError: The verification or the cost is of another network.
     """
     try:
@@ -108,17 +108,21 @@ def run_shown(
     model: Path | None = None,
     traced: Sequence[tuple[str, NeuronIndex]] = (),
 ) -> tuple[Json, Json]:
-    """What a recorded run shows, and what it costs.
+    """What the page shows of a recorded run, and what the run costs.
 
     Args:
-        given: What ran, and on what.
-        result: With every spike, or with events and the spikes of as many samples as are shown.
-        backend: Where.
-        chip: What it costs on; None for the one that the build was placed on, with its layout.
-        model: What was compiled, to see where spikes differ from its own.
-        traced: Neurons whose membrane traces are shown beside those that are chosen: population and neuron of each.
+        given: The build that ran, and the samples.
+        result: The run's results with every spike, or with events and the spikes of the samples that are shown.
+        backend: The name of the backend that ran it.
+        chip: The chip whose cost is estimated; None: the one that the build was placed on, with its layout.
+        model: The file that was compiled, to show where spikes differ from its own; None: not shown.
+        traced: Neurons whose membrane traces are shown besides the chosen ones: population and neuron of each.
+
+    Returns:
+        What ``observe_run`` returns, and the cost as JSON.
 
     Raises:
+        UnsupportedError: A population may fire several spikes a step.
         ResformerError: The model cannot be read, or is another network.
     """
     program = given.program
@@ -144,10 +148,10 @@ def run_and_show(
     traced: Sequence[tuple[str, NeuronIndex]] = (),
     update: Progress,
 ) -> tuple[Json, Json]:
-    """Run samples, and tell what the run shows and costs, as :func:`run_shown`.
+    """Run samples, and return what :func:`run_shown` returns for that run.
 
     Raises:
-        ResformerError: The backend cannot run them.
+        ResformerError: The backend cannot run them, or as :func:`run_shown`.
     """
     program, samples = given.program, given.samples
     require_room_for_spikes(program, len(samples))
@@ -163,15 +167,15 @@ def run_and_show(
 
 
 def read_result(path: Path, kind: str) -> Json:
-    """What ``--json`` wrote.
+    """The content of a file that ``--json`` wrote.
 
     Args:
         path: The file.
-        kind: The format that it must have.
+        kind: The format that it must have: ``FORMAT`` of a verification or of a cost.
 
     Raises:
-        FileFormatError: It is something else.
-        OSError: It cannot be read.
+        FileFormatError: The file has another format or version, or is damaged.
+        OSError: The file cannot be read.
     """
     versions = {
         verification_file.FORMAT: tuple(verification_file.SCHEMAS),
@@ -201,7 +205,7 @@ def read_result(path: Path, kind: str) -> Json:
 
 
 def page_data(shown: tuple[Shown, ...]) -> dict[str, Any]:
-    """The JSON that the page embeds and draws everything from."""
+    """The JSON that the page embeds, and from which it draws everything."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -221,7 +225,7 @@ def _require_known(what: str, names: Iterable[str], build: Build) -> None:
 
 
 def _require_classes(verification: Json, build: Build) -> None:
-    """See that no class is beyond those that the network tells apart."""
+    """Require that every class of a verification is one of the build's classes."""
     (output,) = (node for node in build.report["nodes"] if node["op"] == "Output")
     classes = math.prod(output["shape"])
     for name in ("predictions", "predictions_original", "labels"):
@@ -234,7 +238,7 @@ def _require_classes(verification: Json, build: Build) -> None:
 
 
 def _placement(build: Build) -> Json | None:
-    """The placement with each core's neurons counted and its number on the chips, and where a chip's cores lie."""
+    """The placement with the neuron count and the site of each core, and the position of each core of a chip."""
     content, chip = build.placement(), build.chip()
     if content is None or chip is None:
         return None

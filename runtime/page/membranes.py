@@ -1,4 +1,4 @@
-"""What the page shows of single neurons: for each population a few whose membrane traces are worth a look."""
+"""Single neurons on the page: for each population, a few whose membrane traces are worth a look."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from resformer.runtime.verify.graphs import file_graph
 Int64Array = npt.NDArray[np.int64]
 
 TRACE_STEPS = 24
-"""About how many steps a trace shows, of samples that follow each other."""
+"""About how many steps a trace shows, over consecutive samples."""
 TRACE_SAMPLES = 6
-"""And of how many samples, at most."""
+"""The most samples that a trace shows."""
 
 DIFFERS, BUSIEST, NEAREST, SILENT, CHOSEN = "differs", "busiest", "nearest", "silent", "chosen"
-"""Why a neuron is shown: the original's spikes are not the program's; it fires most often; its potential comes nearest
-to the threshold; it never fires, and comes nearer to it than others that do not; or the user named it."""
+"""Why a neuron is shown: its spikes differ most from the original's; it fires most often; its potential comes nearest
+to the threshold; it never fires, and comes nearest to the threshold of all such neurons; or the user named it."""
 
 
 @dataclass(frozen=True)
 class Traced:
-    """Which neurons are traced, and against what.
+    """Which neurons are traced, and which original they are compared with.
 
     Attributes:
         graph: The original as a float graph with the program's populations; None: the program alone is traced.
-        rounded: Whether the original is given samples rounded as the program's are.
-        wanted: Neurons that the user named, by their place in their population.
+        rounded: Whether the original is given samples that are rounded as the program rounds them.
+        wanted: Neurons that the user named: their flat indices, by population.
     """
 
     graph: Graph[nir.NIRNode] | None
@@ -58,13 +58,13 @@ class Traced:
 
 
 class Membranes:
-    """Records traces while the reference interpreter runs: an observer of its first samples.
+    """Records membrane traces while the reference interpreter runs, as an observer of its first samples.
 
     Args:
-        program: What runs.
-        samples: What runs through it; no more than are observed.
-        traced: Which neurons.
-        most: How many samples are observed.
+        program: The program that runs.
+        samples: The samples, of which the first are traced.
+        traced: Which neurons are traced.
+        most: How many samples the interpreter runs, at most; no more can be traced.
     """
 
     def __init__(self, program: Program, samples: Samples, traced: Traced, most: int) -> None:
@@ -91,12 +91,12 @@ class Membranes:
         return tuple(self._why[name])
 
     def to_json(self) -> dict[str, Any]:
-        """What the page draws.
+        """The traces that the page draws.
 
         Returns:
-            ``samples``: how many follow each other in each trace. ``original``: whether there is one. ``layers``: of
-            each population its neurons, each with its ``index``, ``why`` it is shown, and both traces, ``integer`` and
-            ``real``; their arrays hold a sample's steps, and then the next one's.
+            ``samples``: how many samples each trace covers. ``original``: whether the original is traced too.
+            ``layers``: for each population its neurons, each with its ``index``, ``why`` it is shown, and the traces
+            ``integer`` and ``real``; their arrays hold the steps of one sample after those of another.
         """
         chosen, graph = self._recorder.chosen, self._traced.graph
         real = {} if graph is None else real_traces(graph, self._given, chosen)
@@ -120,7 +120,7 @@ class Membranes:
 
 
 def as_json(trace: IntegerTrace | RealTrace) -> dict[str, Any]:
-    """A trace as JSON can hold it, sample after sample."""
+    """A trace as JSON, its arrays flattened sample after sample."""
     arrays = {name: getattr(trace, name).reshape(-1).tolist() for name in ("current", "potential", "left", "spikes")}
     return {"threshold": trace.threshold, **arrays}
 
@@ -128,10 +128,10 @@ def as_json(trace: IntegerTrace | RealTrace) -> dict[str, Any]:
 def interesting(
     steps: Steps, expected: npt.NDArray[np.bool_] | None, wanted: Sequence[int] = ()
 ) -> dict[int, list[str]]:
-    """Neurons of a population that are worth a look, by their place in it, each with why.
+    """Neurons of a population that are worth a look: why each is shown, by its flat index.
 
     Args:
-        steps: The program's.
+        steps: The steps of the population in the program.
         expected: The original's spikes, (T, N, neurons), if they are known.
         wanted: Neurons that are shown in any case, first.
     """
@@ -147,7 +147,7 @@ def interesting(
     if expected is not None:
         add((expected != (steps.spikes > 0)).sum(axis=(0, 1)), DIFFERS, 0)
     add(fires, BUSIEST, 0)
-    # of those that are not shown yet; where all are, no further one
+    # only among neurons that are not shown yet; if all are shown, nothing exceeds -inf and none is added
     others = np.ones(len(fires), dtype=bool)
     others[list(found)] = False
     add(np.where(others, -away, -np.inf), NEAREST, -np.inf)
@@ -160,16 +160,16 @@ def interesting(
 
 
 def traced_of(build: Build, program: Scheduled, wanted: Sequence[tuple[str, NeuronIndex]] = ()) -> Traced:
-    """What of a build is traced: against its float graph, if it holds one.
+    """What is traced in a build: neurons against its float graph, if it holds one.
 
     Args:
         build: The build.
-        program: The build's.
+        program: The build's program.
         wanted: Neurons that the user named: population and neuron of each.
 
     Raises:
         FileFormatError: The float graph is damaged, or another network's.
-        InputError: There is no such population, or no such neuron in it.
+        InputError: There is no such population, or it has no such neuron.
     """
     named: dict[str, list[int]] = {}
     for name, neuron in wanted:

@@ -1,4 +1,4 @@
-"""What a run shows on the page: rates, spikes, potentials near the threshold, attention over the image."""
+"""What the page shows of a run: rates, spikes, potentials near the threshold, attention over the image."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from resformer.runtime.run.encode import decode, encode
 from resformer.runtime.run.infer import Inference
 
 IMAGES = 4
-"""Samples that are shown as images, under their attention maps."""
+"""The most samples that are shown as images, under their attention maps."""
 IMAGE_EDGE_MAX = 112
-"""Larger images are shown in fewer pixels."""
+"""The most pixels along an image's longer side; larger images are subsampled."""
 RASTER_ROWS = 48
-"""Neurons of a population that a raster shows, spread over all of it."""
+"""The most neurons of a population that a raster shows, spread evenly over the population."""
 RASTER_STEPS = 48
-"""And about how many steps."""
+"""About how many steps a raster shows."""
 SPIKES_SHOWN = max(IMAGES, RASTER_STEPS)
-"""The samples of whose single spikes anything is shown, as even with one step a raster has no more."""
+"""The most samples whose single spikes are shown: even with one step a sample, a raster shows no more."""
 MARGIN_SAMPLES = 8
-"""Samples whose potentials are counted: the reference interpreter is slow."""
+"""The most samples whose potentials are counted: the reference interpreter is slow."""
 MARGIN_NEURONS = 4_000_000
-"""Neurons, over samples, beyond which fewer samples are taken."""
+"""The most neurons whose potentials are counted, summed over samples; large networks get fewer samples."""
 MARGIN_BINS = 40
 MARGIN_RANGE = (0.0, 2.0)
-"""In thresholds."""
+"""The range of the histograms of potentials, in thresholds."""
 
 
 class Original(Protocol):
@@ -60,16 +60,16 @@ def observe_run(
     original: Original | None = None,
     traced: Traced | None = None,
 ) -> dict[str, Any]:
-    """All that the page shows of a run, as JSON can hold it.
+    """All that the page shows of a run, as JSON.
 
     Args:
-        program: What ran.
-        given: On what.
-        result: With every spike.
-        activity: Counted from it.
-        backend: Where.
-        original: What the program was compiled from, to see where spikes differ.
-        traced: Of which neurons membrane traces are shown; None: of none.
+        program: The program that ran.
+        given: The samples that it ran on.
+        result: The run's results, with every spike of at least the first ``SPIKES_SHOWN`` samples.
+        activity: What was counted from all samples' spikes.
+        backend: The name of the backend that ran it.
+        original: The network that the program was compiled from, to show where spikes differ; None: not shown.
+        traced: The neurons whose membrane traces are shown; None: no traces.
     """
     traces = None
     if traced is not None:
@@ -101,7 +101,7 @@ def observe_run(
 
 
 def rates(program: Program, activity: Activity) -> dict[str, list[float]]:
-    """Of each population, the part of its neurons that fire at each step, on average over samples."""
+    """For each population, the share of its neurons that fire at each step, averaged over samples."""
     return {
         name: [int(step.sum()) / (activity.samples * math.prod(program[name].shape)) for step in spikes]
         for name, spikes in activity.spikes.items()
@@ -109,13 +109,13 @@ def rates(program: Program, activity: Activity) -> dict[str, list[float]]:
 
 
 def raster(train: SpikeTrain) -> dict[str, Any]:
-    """Some neurons of a population over samples that follow each other, (rows, samples * T), packed by rows."""
+    """The spikes of some neurons of a population over consecutive samples, (rows, samples * T), packed by rows."""
     steps, samples = train.shape[:2]
     shown = min(samples, max(RASTER_STEPS // steps, 1))
     dense = train.dense()[:, :shown].reshape(steps, shown, -1)
     count = dense.shape[2]
     rows = np.unique(np.linspace(0, count - 1, min(count, RASTER_ROWS)).round().astype(np.int64))
-    # (T, N, rows) to (rows, N * T): the samples stream
+    # (T, N, rows) to (rows, N * T): one sample after another
     bits = dense[:, :, rows].transpose(2, 1, 0).reshape(len(rows), shown * steps)
     return {
         "rows": len(rows),
@@ -126,7 +126,7 @@ def raster(train: SpikeTrain) -> dict[str, Any]:
 
 
 def images(samples: Samples, count: int, first: int = 0) -> list[dict[str, Any]] | None:
-    """Samples as pixels, each stretched to the full range; None where the input has no area."""
+    """Samples as pixels, each sample's values stretched to the full range; None if the input has no area."""
     values = samples.real(first, first + count)
     if values.ndim == 5:
         values = values.sum(axis=1)
@@ -142,7 +142,7 @@ def _image(values: npt.NDArray[np.float64]) -> dict[str, Any]:
     low, high = float(values.min()), float(values.max())
     grey = (values - low) / (high - low or 1.0)
     if channels == 2:
-        # events: one polarity red, the other blue
+        # events: channel 0 red, channel 1 blue
         grey = np.stack([grey[0], np.zeros_like(grey[0]), grey[1]])
     elif channels != 3:
         grey = np.repeat(grey.mean(axis=0, keepdims=True), 3, axis=0)
@@ -151,9 +151,9 @@ def _image(values: npt.NDArray[np.float64]) -> dict[str, Any]:
 
 
 def attention(program: Program, spikes: Mapping[str, SpikeTrain], count: int) -> list[dict[str, Any]]:
-    """Where over the image each attention map fires: for each sample and head, over steps and patches.
+    """Where in the image each attention map fires: for each sample and head, the mean over steps and patches.
 
-    A map (heads, patches, H * W) fires at a place of the image once for each patch that attends to it.
+    A map (heads, patches, H * W) fires at a place of the image once for each patch that attends to that place.
     """
     found = []
     for layer in _attention_layers(program):
@@ -182,14 +182,15 @@ def differences(
     """Where the program's spikes differ from the original's, from end to end, as E4 compares them.
 
     Args:
-        program: What ran.
-        original: What it was compiled from.
-        samples: What both are given.
-        spikes: The program's.
+        program: The program that ran.
+        original: The network that it was compiled from.
+        samples: The samples that both are given.
+        spikes: The program's spikes, by population.
 
     Returns:
-        ``samples``: how many were compared. ``layers``: of each population how many spikes were ``compared`` and
-        ``mismatched``, the share at each of the ``steps``, and a ``map`` over places, its brightest ``highest``.
+        ``samples``: how many were compared. ``layers``: for each population, how many elements were ``compared`` and
+        ``mismatched``, the mismatched share at each of the ``steps``, and a ``map`` of that share over ``rows`` and
+        ``columns``, scaled so that its brightest value is the share ``highest``.
     """
     count = min(IMAGES, len(samples))
     real = samples.real(0, count)
@@ -228,7 +229,7 @@ def _source(program: Program, name: str) -> Any:
 
 
 def _fires_after(program: Program, name: str) -> Sequence[str]:
-    """The populations that read a node, at once or behind relays."""
+    """The populations that read a node, directly or behind relays and delays."""
     found: list[str] = []
     for reader in program.consumers[name]:
         if reader.name in program.lif_names:
@@ -245,17 +246,17 @@ def _interpreted(program: Program, samples: Samples) -> int:
 
 
 def margins(program: Program, samples: Samples, beside: reference.Observer | None = None) -> dict[str, Any]:
-    """How far from their thresholds membrane potentials are, before the reset, by the reference interpreter.
+    """Histograms of membrane potentials before the reset, in thresholds, from the reference interpreter.
 
     Args:
-        program: What runs.
-        samples: Of which the first are run.
-        beside: Another observer of that run.
+        program: The program that runs.
+        samples: The samples, of which the first are run.
+        beside: Another observer of the same run.
 
     Returns:
-        ``samples``: how many were run. ``bins``, ``low``, ``high``: of the histograms, in thresholds.
-        ``layers``: of each population its ``counts``, how many were ``below`` and ``above`` the
-        range, the ``total``, and how many would change sides if one unit of the input more or less came (``near``).
+        ``samples``: how many were run. ``bins``, ``low``, ``high``: how many bins each histogram has, and its range in
+        thresholds. ``layers``: for each population, the histogram's ``counts``, how many potentials were ``below`` and
+        ``above`` the range, the ``total``, and how many are within one unit of input of the threshold (``near``).
     """
     count, watcher = _interpreted(program, samples), _Margins(program)
 
@@ -275,7 +276,7 @@ def margins(program: Program, samples: Samples, beside: reference.Observer | Non
 
 
 class _Margins:
-    """Told what each node of a run computes; lets each population fire once more and counts its potentials."""
+    """An observer of a run that lets each population fire once more from its inputs and counts its potentials."""
 
     def __init__(self, program: Program) -> None:
         self.layers: dict[str, dict[str, Any]] = {}
@@ -297,7 +298,7 @@ class _Margins:
 
 def _histogram(op: Spiking, currents: npt.NDArray[np.int64], spikes: npt.NDArray[np.int64]) -> dict[str, Any]:
     """Count one population's potentials, over all steps, samples and neurons."""
-    # a threshold of nothing has no fractions; one unit is then what potentials are counted in
+    # a threshold of 0 cannot be a unit: potentials are then counted in units of 1
     threshold = np.maximum(op.thresholds << LOIHI.a_shift, 1)
     counts = np.zeros(MARGIN_BINS, dtype=np.int64)
     below = above = near = 0

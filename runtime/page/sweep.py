@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 
 STYLES = ("page.css", "print.css", "choice.css", "sweep.css")
 SCRIPTS = ("dom.js", "numbers.js", "pointing.js", "charts.js", "frame.js", "choice.js", "pareto.js", "sweep.js")
-"""In this order: each uses those before it."""
+"""In this order: each script uses those before it."""
 
 
 def write_sweep_page(
@@ -25,12 +25,12 @@ def write_sweep_page(
 
     Args:
         sweep: What ``--table`` writes as JSON: the page shows its numbers and no others.
-        pages: Where the page of each point is, relative to this one; None where it has none.
-        told: What a reader should know, ``warnings`` and ``notes``, a sentence each.
-        path: The file.
+        pages: The path of each point's page, relative to this page; None for a point without a page.
+        told: Sentences that a reader should know, under ``warnings`` and ``notes``.
+        path: The file to write.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     data = {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""The page as a file: a template, its style and its scripts, and the data, all in one and nothing from elsewhere."""
+"""The page as one HTML file that holds its template, styles, scripts and data, and loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from resformer.runtime.page.content import Shown, page_data
 
 TEMPLATE = "page.html"
 STYLES = ("page.css", "answers.css", "choice.css", "membranes.css", "classes.css", "chip.css", "print.css")
-"""In this order: the last has the last word."""
+"""In this order: where styles contradict each other, the later one wins."""
 SHARED = ("dom.js", "numbers.js", "colours.js", "pointing.js", "view.js", "charts.js", "frame.js")
-"""What all sections use."""
+"""Scripts that all sections use."""
 SECTIONS = (
     "answers.js",
     "know.js",
@@ -36,16 +36,16 @@ SECTIONS = (
     "sources.js",
     "compare.js",
 )
-"""A file each."""
+"""Scripts of the page's sections, one file each."""
 SCRIPTS = (*SHARED, *SECTIONS, "page.js")
-"""In this order: each uses those before it."""
+"""In this order: each script uses those before it."""
 
 
 def write_page(shown: tuple[Shown, ...], path: Path) -> None:
     """Write the page of one build, or the one that compares several.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The page cannot be written.
     """
     data = page_data(shown)
     title = " · ".join(build["name"] for build in data["builds"])
@@ -59,9 +59,9 @@ def page(
 
     Args:
         data: What its scripts draw.
-        title: Of the window.
-        styles: Its assets, in this order.
-        scripts: Likewise.
+        title: The window's title.
+        styles: The names of its style sheets, in this order.
+        scripts: The names of its scripts, in this order.
     """
     parts = {
         "title": html.escape(title),
@@ -70,13 +70,13 @@ def page(
         "script": "".join(map(_asset, scripts)),
     }
     text = _asset(TEMPLATE)
-    # one split, so that nothing in a part is taken for a mark
+    # split once, so that no @@ inside a part is taken for a placeholder
     pieces = text.split("@@")
     return "".join(parts[piece] if index % 2 else piece for index, piece in enumerate(pieces))
 
 
 def embedded(data: Mapping[str, Any]) -> str:
-    """JSON that stands in a script element: no text in it can end that element or open another."""
+    """Data as JSON for a script element: no text in it can end that element or open another."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

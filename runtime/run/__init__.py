@@ -1,1 +1,1 @@
-"""Inference: what runs, how it is fed and what is left of it."""
+"""Inference: samples encoded, run through a program, and their results."""

@@ -1,4 +1,4 @@
-"""Between real numbers and the integers that a program takes and gives."""
+"""Conversion between real numbers and the integers that a program takes and gives."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Encoded:
     """Samples as a program takes them.
 
     Attributes:
-        values: In the shape of the samples.
+        values: The integers, in the shape of the samples.
         clipped: How many values the input's range could not hold.
-        largest: The largest magnitude of any value, as it was given.
+        largest: The largest magnitude of any value before it was encoded.
     """
 
     values: npt.NDArray[np.int32]
@@ -34,14 +34,14 @@ def encode(samples: Float64Array, program: Program) -> Encoded:
 
     Args:
         samples: Finite, (N, C, H, W) or (N, T, C, H, W).
-        program: Whose input's signal says k and the range.
+        program: The program; its input's signal gives k and the range.
     """
     values, clipped = program.input.op.signal.integers(samples)
     return Encoded(values, clipped, float(max(samples.max(initial=0), -samples.min(initial=0))))
 
 
 def checksums(encoded: npt.NDArray[np.int32]) -> list[int]:
-    """CRC-32 of each encoded sample, the same on every machine: whether two samples are one and the same."""
+    """CRC-32 of each encoded sample, the same on every machine; it tells whether two samples are the same."""
     return [zlib.crc32(np.ascontiguousarray(each, dtype="<i4").tobytes()) for each in encoded]
 
 
@@ -54,7 +54,7 @@ def real_range(program: Program) -> tuple[float, float]:
 
 
 def decode(values: npt.NDArray[np.integer], program: Program) -> Float64Array:
-    """The real numbers that encoded samples stand for, exactly: what a float network must be given to be compared."""
+    """The exact real numbers that encoded samples stand for: the input of a float network for a fair comparison."""
     return values.astype(np.float64) * 2.0**-program.input.op.signal.scale_exp
 
 
@@ -63,7 +63,7 @@ def real_logits(logits: npt.NDArray[np.integer], program: Program) -> Float64Arr
 
     Args:
         logits: (..., classes), integers.
-        program: Whose output's signal, divisor and bias say what they mean.
+        program: The program; its output's signal, divisor and bias give the integers their meaning.
     """
     output = program.output.op
     assert isinstance(output, Output)

@@ -1,6 +1,7 @@
-"""Bytes that one process passes to another through the store that all of them reach.
+"""Bytes that one process passes to another through a key-value store that all processes reach.
 
-No call here waits inside the store, so that whoever waits hears signals, and of other processes' deaths.
+No call here blocks inside the store, so a process that waits still handles signals and hears of other processes'
+deaths.
 """
 
 from __future__ import annotations
@@ -10,39 +11,39 @@ from functools import partial
 from typing import Protocol
 
 PIECE_BYTES = 4 * 2**20
-"""PyTorch's store takes no more than 8 MiB at once."""
+"""Bytes of a piece; PyTorch's store takes no more than 8 MiB at once."""
 PIECES_AHEAD = 4
-"""How many pieces may lie in the store until the receiver takes them."""
+"""How many pieces may wait in the store for the receiver."""
 
 Until = Callable[[Callable[[], bool]], None]
-"""Waits until something is so."""
+"""A function that waits until a condition is true."""
 
 
 class Store(Protocol):
-    """What all processes read and write: PyTorch's ``Store``, of which this is used."""
+    """A key-value store that all processes share: the methods of PyTorch's ``Store`` that are used here."""
 
     def set(self, key: str, value: str | bytes, /) -> None:
-        """Write."""
+        """Write a value."""
 
     def get(self, key: str, /) -> bytes:
-        """Read; waits until it is there."""
+        """Read a value; waits until the key exists."""
 
     def check(self, keys: list[str], /) -> bool:
-        """Whether all of them are there."""
+        """Whether all of these keys exist."""
 
     def add(self, key: str, amount: int, /) -> int:
-        """Add to a number, and tell what it then is."""
+        """Add to a number and return the sum."""
 
     def delete_key(self, key: str, /) -> bool:
-        """Forget."""
+        """Delete a key."""
 
 
 def send(store: Store, key: str, content: bytes, until: Until) -> None:
-    """Pass bytes to the one process that receives them; the last pieces may still lie in the store afterwards.
+    """Pass bytes to the one process that receives them; the last pieces may still be in the store on return.
 
     Args:
-        store: Reached by both.
-        key: Of this passing, and of no other.
+        store: The store that sender and receiver share.
+        key: The key of this transfer, which no other transfer uses.
         content: The bytes.
         until: Waits for the receiver.
     """
@@ -62,8 +63,8 @@ def receive(store: Store, key: str, until: Until) -> bytes:
     """The bytes that another process sends, taken from the store.
 
     Args:
-        store: Reached by both.
-        key: Of this passing.
+        store: The store that sender and receiver share.
+        key: The key of this transfer.
         until: Waits for the sender.
     """
 

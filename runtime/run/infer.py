@@ -1,4 +1,4 @@
-"""Inference: samples through a program on any backend, batch by batch."""
+"""Inference: samples run through a program on any backend, batch by batch."""
 
 from __future__ import annotations
 
@@ -31,47 +31,48 @@ from resformer.runtime.run.to_know import NO_SPIKES_OUT, clipping, silence
 from resformer.runtime.run.trace import join
 
 SampleProgress: TypeAlias = Callable[[float, float], None]
-"""Called with (samples done, samples in all)."""
+"""A callback, called with (samples done, samples in all)."""
 
 BATCH_BYTES = 2**29
-"""What the interpreters' largest operation may take for one batch."""
+"""Bytes that the interpreters' largest operation may take for one batch."""
 BATCH_MAX = 16
-"""Beyond this many samples a batch is no faster."""
+"""The most samples of a batch: larger batches are no faster."""
 STREAM_BYTES = 2**30
-"""What a streaming backend's samples and its record of them may take at once."""
+"""Bytes that the samples in a streaming backend, and its record of them, may take at once."""
 ENCODING_BYTES = 3 * np.dtype(np.float64).itemsize + np.dtype(np.int32).itemsize
-"""What encoding takes for each value: as it is, rounded, clipped, and as an integer."""
+"""Bytes that encoding takes for each value: float64 as given, rounded and clipped, and the int32."""
 PREDICTIONS_SHOWN = 10
-"""In a summary."""
+"""How many predictions a summary shows."""
 SATURATED_SHOWN = 10
-"""Of the nodes that clipped values, those that clipped most: a table's cell holds no more than a page of text."""
+"""How many of the nodes that clipped values are named, the worst first: long cells of a table are cut."""
 RECORD_BYTES = 2**32
-"""What the spikes of all samples may take, which are kept until the run ends."""
+"""Bytes that the spikes of all samples may take; they are kept until the run ends."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inference(Summarized):
-    """What inference yields.
+    """The results of inference.
 
     Attributes:
         logits_int: (N, T, classes), the program's integers.
-        logits: Likewise, the real numbers that they stand for.
+        logits: (N, T, classes), the real numbers that ``logits_int`` stands for.
         predictions: (N,), the class with the largest mean logit.
-        spikes: Each population's, (T, N, ...), if they were recorded; counts, of those that may fire several a step.
+        spikes: Each population's spikes, (T, N, ...), if they were recorded. Populations that may fire several spikes a
+            step have counts.
         saturated: How often a value was clipped, by node.
         uncounted: The populations whose clipped potentials the backend does not count.
         clipped: How many values of the input its range could not hold.
         seconds: Wall-clock time.
-        notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly.
+        notes: What the backend found out about this machine, a sentence each: kernels that it computes wrongly.
         classes: The names of the classes, class 0 first, if they are known.
-        accuracy: The share of predictions that are the samples' labels, if those are known.
+        accuracy: The share of predictions that equal the samples' labels, if the labels are known.
         accuracy_absent: Why there is no accuracy; None if there is.
-        ties: How often a potential met its threshold exactly and did not fire, by population; those that fire at ties
-            are not there, and none is where the backend does not count.
+        ties: How often a potential met its threshold exactly and did not fire, by population. Populations that fire at
+            ties are left out; empty if the backend does not count ties.
         to_know: What a reader should know beside the results, a sentence each: clipped input, populations that never or
             always fired (if spikes were recorded).
         largest: The largest magnitude of any value of the input.
-        events: What all samples sent, if that was counted: what a cost is estimated from.
+        events: What all samples sent, if it was counted; a cost is estimated from it.
     """
 
     logits_int: npt.NDArray[np.int64]
@@ -112,16 +113,16 @@ class Inference(Summarized):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What some samples, one after another, gave.
+    """The results of a range of consecutive samples.
 
     Attributes:
-        trace: Without graded values.
+        trace: The trace, without graded values.
         clipped: How many values of the input its range could not hold.
-        notes: What the backend found of the machine that ran them.
+        notes: What the backend found out about the machine that ran the samples, a sentence each.
         largest: The largest magnitude of any value of the input.
         fired: How often each population fired, if spikes were recorded.
-        chances: How often each could have.
-        events: What was sent, if that was to be counted.
+        chances: How often each population could have fired, if spikes were recorded.
+        events: What the samples sent, if it was counted.
     """
 
     trace: Trace
@@ -135,10 +136,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of spikes.
+    """What a run records of spikes.
 
     Attributes:
-        kept: Of how many samples, the first of all, every spike is kept to the end; None: of all.
+        kept: For how many samples, the first of the run, every spike is kept to the end; None: for all samples.
         counts: Whether events are counted, which takes no more memory for more samples.
     """
 
@@ -146,7 +147,7 @@ class Record:
     counts: bool = False
 
     def kept_of(self, samples: int) -> int:
-        """Of so many samples, how many have their spikes kept."""
+        """How many of the first ``samples`` samples have their spikes kept."""
         return samples if self.kept is None else min(self.kept, samples)
 
 
@@ -163,16 +164,16 @@ def infer(
     """Run samples through a program.
 
     Args:
-        program: Scheduled.
-        samples: Checked against it.
+        program: A scheduled program.
+        samples: Samples that fit the program.
         backend: A key of ``BACKENDS``.
-        record: Keep every LIF's spikes, or what of them a ``Record`` says.
+        record: True: keep every population's spikes; or a ``Record`` that says which to keep, and whether to count.
         batch_size: How many samples are in memory together; None: as many as ``samples_at_once`` says.
         self_check: As in ``open_backend``.
         progress: Told how far the run is.
 
     Raises:
-        ResformerError: The backend cannot run it, or its run ended too early.
+        ResformerError: The backend cannot run the program, or its run ended too early.
     """
     runner = open_backend(backend, self_check=self_check)
     batch_size = batch_size or samples_at_once(program, backend, record=bool(record))
@@ -193,15 +194,15 @@ def infer_part(
     record: bool | Record = False,
     progress: SampleProgress | None = None,
 ) -> Part:
-    """Run some of the samples, as ``infer`` runs all.
+    """Run a range of the samples, as ``infer`` runs all of them.
 
     Args:
-        program: Scheduled.
-        samples: All of them.
+        program: A scheduled program.
+        samples: All samples.
         runner: From ``open_backend``.
-        bounds: The first and the past-the-last of those to run.
+        bounds: The first index and the past-the-last index of the samples to run.
         batch_size: How many samples are in memory together.
-        record: Keep every LIF's spikes, or what of them a ``Record`` says.
+        record: As in ``infer``.
         progress: Told how far the run of these samples is.
 
     Raises:
@@ -236,7 +237,7 @@ def infer_part(
 
 
 def sent_spikes(program: Scheduled, trace: Trace) -> dict[str, SpikeTrain]:
-    """What populations sent, in their order: spikes, or counts of them; nothing where nothing was recorded."""
+    """What the populations sent, in topological order: spikes, or counts of them; empty if nothing was recorded."""
     trains = dict(trace.spikes) | {
         name: CountTrain.pack(trace.graded[name])
         for name in program.spiking_names
@@ -246,12 +247,12 @@ def sent_spikes(program: Scheduled, trace: Trace) -> dict[str, SpikeTrain]:
 
 
 def notes_of(runner: Runner) -> tuple[str, ...]:
-    """What a runner's runs found of this machine, if it is one that looks (``OpenBackend.notes``)."""
+    """What a runner's runs found out about this machine (``OpenBackend.notes``); empty if it has no notes."""
     return tuple(getattr(runner, "notes", ()))
 
 
 def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Inference:
-    """What all parts of the samples gave, in their order."""
+    """The results of all samples, from those of their parts in order."""
     trace = join([part.trace for part in parts])
     logits = real_logits(trace.logits, program)
     seen = [part.events for part in parts if part.events is not None]
@@ -273,7 +274,7 @@ def conclude(program: Scheduled, parts: Sequence[Part], seconds: float) -> Infer
 
 
 def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[str, ...]:
-    """What a reader should know of a run beside its results."""
+    """Sentences that a reader should know beside a run's results."""
     populations = program.spiking_names
     recorded = populations and all(part.fired.keys() >= set(populations) for part in parts)
     lines = to_know_unrecorded(
@@ -292,13 +293,13 @@ def _to_know(program: Scheduled, trace: Trace, parts: Sequence[Part]) -> tuple[s
 def saturated_in_words(
     program: Scheduled, saturated: Mapping[str, int], uncounted: Collection[str], backend: str
 ) -> str:
-    """What clipped values, the worst first, and of how many populations that may clip it is not known.
+    """Which nodes clipped values, the worst first, and how many populations may have clipped values uncounted.
 
     Args:
-        program: That ran.
+        program: The program that ran.
         saturated: How often each node clipped.
         uncounted: The populations whose clipped potentials the backend does not count.
-        backend: Its name.
+        backend: The backend's name.
     """
     worst = sorted(saturated.items(), key=lambda each: -each[1])
     counts = listed([f"{name} {count:,}" for name, count in worst], SATURATED_SHOWN)
@@ -308,12 +309,12 @@ def saturated_in_words(
 
 
 def to_know_unrecorded(program: Scheduled, *, clipped: int, largest: float, silent: bool) -> tuple[str, ...]:
-    """What a reader should know of a run whose spikes were not recorded.
+    """Sentences that a reader should know of a run whose spikes were not recorded.
 
     Args:
-        program: That ran.
+        program: The program that ran.
         clipped: How many values of the input its range could not hold.
-        largest: The largest magnitude of any.
+        largest: The largest magnitude of any value of the input.
         silent: Whether every logit is zero.
     """
     unspoken = (NO_SPIKES_OUT,) if silent and program.spiking_names else ()
@@ -322,10 +323,10 @@ def to_know_unrecorded(program: Scheduled, *, clipped: int, largest: float, sile
 
 
 def require_room_for_spikes(program: Scheduled, samples: int) -> None:
-    """See to it that the spikes of all samples, which are kept until the end, are not too many.
+    """Require that the spikes of ``samples`` samples, which are kept until the end, take at most ``RECORD_BYTES``.
 
     Raises:
-        CapacityError: They are.
+        CapacityError: They take more.
     """
     size = program.timesteps * sum(_train_bits(program, name) for name in program.spiking_names) // 8 + 1
     if samples * size > RECORD_BYTES:
@@ -336,22 +337,22 @@ def require_room_for_spikes(program: Scheduled, samples: int) -> None:
 
 
 def _train_bits(program: Scheduled, name: str) -> int:
-    """Bits that a step of a population takes in a record."""
+    """Bits that a record takes for one step of a population and one sample."""
     return math.prod(program[name].shape) * (1 if program[name].op.fires else 8)
 
 
 def require_room_for_batch(program: Scheduled, backend: str, samples: int) -> None:
-    """See to it that a batch is not larger than any the machine could hold.
+    """Require that a batch fits in the machine's memory.
 
-    Linux promises memory that it does not have, and later ends the process without a word.
+    Linux grants memory that it does not have, and later kills the process without a message.
 
     Args:
-        program: What runs.
+        program: The program that runs.
         backend: A key of ``BACKENDS``.
-        samples: How many the batch has.
+        samples: How many samples the batch has.
 
     Raises:
-        CapacityError: Its samples alone, or what an interpreter computes of them, exceed the machine's memory.
+        CapacityError: The samples alone, or with what an interpreter computes of them, exceed the machine's memory.
     """
     frames = program.timesteps if program.metadata.get("input") == "frames" else 1
     size = ENCODING_BYTES * frames * math.prod(program.input.shape)
@@ -368,7 +369,7 @@ def require_room_for_batch(program: Scheduled, backend: str, samples: int) -> No
 
 
 def batches(count: int, size: int) -> Iterator[tuple[int, int]]:
-    """The first and the past-the-last index of each batch."""
+    """The first index and the past-the-last index of each batch."""
     for start in range(0, count, size):
         yield start, min(start + size, count)
 
@@ -382,7 +383,7 @@ def samples_at_once(program: Scheduled, backend: str, *, record: bool) -> int:
     """How many samples a backend is given together.
 
     Args:
-        program: What it runs.
+        program: The program that it runs.
         backend: A key of ``BACKENDS``.
         record: Whether it keeps every spike and graded value.
     """
@@ -399,7 +400,7 @@ def samples_at_once(program: Scheduled, backend: str, *, record: bool) -> int:
 
 
 def _within(progress: SampleProgress | None, start: int, stop: int, count: int) -> Callable[[int, int], None] | None:
-    """A backend's progress through one batch as progress through all samples."""
+    """A callback that turns a backend's progress through one batch into progress through all samples."""
     if progress is None:
         return None
     return lambda done, total: progress(start + (stop - start) * done / max(total, 1), count)

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where a container's limit stands, in the two versions of Linux's control groups."""
+"""Files that hold a container's memory limit, in versions 2 and 1 of Linux's control groups."""
 
 
 def machine_memory() -> int | None:
-    """What all processes together may hold, in bytes, by the machine and the container; None if neither says so."""
+    """Bytes that all processes together may use: the least limit of machine and container; None if none is known."""
     limits = []
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not on Windows
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,4 +1,4 @@
-"""Several processes that share the work of one command, as ``torchrun`` starts them."""
+"""Several processes, started by ``torchrun``, that share the work of one command."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from resformer.runtime.run.watch import Watch, claim_failure
 T = TypeVar("T")
 
 STORE_TIMEOUT = timedelta(seconds=60)
-"""How long the first process may take to come up where it, rather than ``torchrun``, keeps the others together."""
+"""How long a process waits for the store to come up, where the first process rather than ``torchrun`` keeps it."""
 CLAIM_TIMEOUT = timedelta(seconds=10)
 CAUSE_SECONDS = 2.0
-"""How long a process that was ended from outside waits to hear which other died."""
+"""How long a process that a signal ended waits to hear which other process died."""
 BROKEN_SECONDS = 15.0
-"""And so one that has lost the others: somebody must have died."""
+"""How long a process that lost the store waits to hear which other process died: one must have."""
 POLL_SECONDS = 0.05
 FIRST_POLL_SECONDS = 0.001
 
@@ -35,10 +35,10 @@ class Processes:
     """This process among those of a command.
 
     Attributes:
-        rank: This one's number; the first gathers the results and is the only one to speak.
-        count: How many there are.
-        local_rank: This one's number among those on the same machine.
-        local_count: How many there are on the same machine.
+        rank: This process's rank; rank 0 gathers the results, and it alone prints.
+        count: How many processes there are.
+        local_rank: This process's rank among those on the same machine.
+        local_count: How many processes there are on the same machine.
     """
 
     rank: int = 0
@@ -55,21 +55,21 @@ class Processes:
         return self.rank == 0
 
     def share(self, samples: int) -> tuple[int, int]:
-        """The first and the past-the-last of this process's samples.
+        """The first index and the past-the-last index of this process's samples.
 
         Raises:
-            InputError: Some process would have none.
+            InputError: Some process would have no samples.
         """
         if samples < self.count:
             raise InputError(f"{samples} samples for {self.count} processes; start at most {samples}")
         return self.part(samples)
 
     def part(self, items: int) -> tuple[int, int]:
-        """As :meth:`share`, of anything; where there are fewer than processes, some have none."""
+        """As :meth:`share`, for any items; if there are fewer items than processes, some processes get none."""
         return items * self.rank // self.count, items * (self.rank + 1) // self.count
 
     def device(self, asked: str) -> str:
-        """The device of this process: of several that ask for "cuda", each gets a GPU of its own."""
+        """The device of this process: if several processes ask for "cuda", each gets a GPU of its own."""
         return f"cuda:{self.local_rank}" if asked == "cuda" and self.count > 1 else asked
 
     @property
@@ -78,20 +78,20 @@ class Processes:
         return max(1, machine_cores() // self.local_count)
 
     def start(self, say: Callable[[str], None]) -> None:
-        """Look after the other processes from now on, and take this one's share of the cores.
+        """Watch the other processes from now on, and take this process's share of the cores.
 
         Args:
-            say: Told why this process ends, should it have to end at once.
+            say: Called with the reason if this process has to end at once.
 
         Raises:
-            ProcessDiedError: Whoever keeps the processes together cannot be reached.
+            ProcessDiedError: The process that keeps the store cannot be reached.
         """
         if self.count == 1:
             return
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a connection that breaks we tell in one line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # we report a broken connection ourselves, in one line
         try:
             self._store = _connect(hosts=self._hosts, timeout=STORE_TIMEOUT)
-            # of its own: what waits in one keeps everything else in it waiting
+            # a connection of its own: a call that waits in one blocks all other calls on it
             watched = _connect(hosts=False, timeout=STORE_TIMEOUT)
             self._watch = Watch(self.rank, self.count, watched, _attempt(), say)
         except (KeyError, ValueError, RuntimeError) as error:
@@ -99,7 +99,7 @@ class Processes:
                 f"rank {self.rank} of {self.count}: cannot reach the process that keeps all together, which "
                 f"MASTER_ADDR and MASTER_PORT name ({brief(error)}); start all of them with torchrun"
             ) from error
-        # torchrun says 1 where nobody has said anything
+        # torchrun sets 1 where the user has set nothing
         if os.environ.get("OMP_NUM_THREADS", "1") == "1":
             import torch
 
@@ -107,17 +107,17 @@ class Processes:
         self._watch.start()
 
     def stop(self) -> bool:
-        """Look after the others no longer; tells whether whoever looked has ended."""
+        """Stop watching the other processes; returns whether the watching thread has ended."""
         return self._watch is None or self._watch.stop()
 
     def leave(self, status: int) -> None:
-        """Let the others go, as the last that this process does with them.
+        """Part from the other processes; the last call of this process that concerns them.
 
-        After a failure, the process that keeps the others together stays until all know of it. Python is not left to
-        end by itself where it would abort: in the midst of asking a machine that does not answer.
+        After a failure, the process that keeps the store stays until all others know of it. If the watching thread
+        still waits for a machine that does not answer, this process ends by ``os._exit``, since Python would abort.
 
         Args:
-            status: Of this process.
+            status: This process's exit status.
         """
         stopped = self.stop()
         if stopped and self._failed and self._watch is not None:
@@ -130,10 +130,10 @@ class Processes:
             os._exit(status)
 
     def cause(self, error: BaseException) -> BaseException:
-        """Why this process really ends, if it was told to because another one died; else the error as it is.
+        """The real reason why this process ends: the death of another process if there was one, else ``error``.
 
         Args:
-            error: What ended this one: a signal, or a broken connection.
+            error: What ended this process: a signal, or a broken connection.
         """
         if self._watch is None or isinstance(error, ProcessDiedError):
             return error
@@ -141,25 +141,28 @@ class Processes:
         return error if found is None else ProcessDiedError(found)
 
     def gather(self, part: T) -> list[T] | None:
-        """What all processes have made, in the order of their ranks; None where this one does not lead.
+        """The parts of all processes, in the order of their ranks; None in a process that does not lead.
 
-        It is the last that they do together: from then on each ends on its own.
+        It is the last step that the processes share: afterwards each one ends on its own.
+
+        Args:
+            part: This process's part.
 
         Raises:
-            ProcessDiedError: One of the others died.
+            ProcessDiedError: Another process died.
         """
         return self._together(part, for_all=False)
 
     def gather_for_all(self, part: T) -> list[T]:
-        """As :meth:`gather`, but every process is given it: for what is small.
+        """As :meth:`gather`, but every process gets all parts, which should be small.
 
         Raises:
-            ProcessDiedError: One of the others died.
+            ProcessDiedError: Another process died.
         """
         return cast("list[T]", self._together(part, for_all=True))
 
     def _together(self, part: T, *, for_all: bool) -> list[T] | None:
-        """Exchange something with all processes; signals, and deaths of others, are heard meanwhile."""
+        """Exchange parts with all processes; signals and deaths of others are heard while this process waits."""
         if self.count == 1:
             return [part]
         try:
@@ -167,9 +170,9 @@ class Processes:
             parts = self._exchange(store, part, for_all=for_all)
             if self._watch is not None:
                 self._watch.finish()
-                if self.leads:  # they need the store, which may be in this process
+                if self.leads:  # the others need the store, which may be in this process
                     self._until(self._watch.all_finished)
-        except RuntimeError as error:  # all errors of stores are
+        except RuntimeError as error:  # every error of a store is one
             found = None if self._watch is None else self._watch.death_within(BROKEN_SECONDS)
             raise ProcessDiedError(
                 found or f"rank {self.rank} of {self.count}: lost another process ({brief(error)}); see what it said"
@@ -190,10 +193,10 @@ class Processes:
         return parts
 
     def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so.
+        """Wait until a condition is true.
 
         Raises:
-            ProcessDiedError: One of the others died first.
+            ProcessDiedError: Another process died first.
         """
         pause = FIRST_POLL_SECONDS
         while not condition():
@@ -204,32 +207,32 @@ class Processes:
 
     @property
     def _hosts(self) -> bool:
-        """Whether this process, rather than ``torchrun`` itself, keeps the processes together."""
+        """Whether this process, rather than ``torchrun`` itself, keeps the store."""
         return self.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
     def claim_failure(self) -> bool:
         """Whether this process is the first to fail, and so the one to say why.
 
-        The first fails for all: the others end without a word.
+        Only the first one prints its error; the others end silently.
         """
         if self.count == 1:
             return True
         self._failed = True
-        self.stop()  # others' failures are no news any more
+        self.stop()  # failures of other processes no longer matter
         try:
             store = self._store or _connect(hosts=False, timeout=CLAIM_TIMEOUT)
         except (KeyError, ValueError, RuntimeError):
-            return True  # nobody to ask: better told twice than not at all
+            return True  # no store to ask: an error told twice is better than one not told
         return claim_failure(store, _attempt())
 
 
 def machine_cores() -> int:
-    """The cores that a process may use which has the machine to itself."""
+    """How many cores this process may use if it has the machine to itself."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Processes:
-    """The processes that ``torchrun``, or whatever sets the same variables, has started; else this one alone."""
+    """The processes that ``torchrun``, or a launcher that sets the same variables, started; else this process alone."""
     environment = os.environ if environment is None else environment
     wanted = [environment.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
     if "MASTER_ADDR" not in environment or not all(value.isdecimal() for value in wanted):
@@ -246,7 +249,7 @@ def _connect(*, hosts: bool, timeout: timedelta) -> Store:
     store = distributed.TCPStore(  # type: ignore[attr-defined]
         host, port, is_master=hosts, timeout=timeout, wait_for_workers=False
     )
-    return cast("Store", store)  # its values may be bytes, whatever its stubs say
+    return cast("Store", store)  # set() also takes bytes, which its stubs do not say
 
 
 def _unpacked(content: bytes) -> Any:
@@ -254,5 +257,5 @@ def _unpacked(content: bytes) -> Any:
 
 
 def _attempt() -> str:
-    """Which attempt of ``torchrun``'s this is: it may start all processes again."""
+    """The number of this attempt: ``torchrun`` may start all processes again."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -1,4 +1,4 @@
-"""What ``resformer-run -o OUT.npz`` wrote, read back: every spike by its population's name, samples first."""
+"""Reader of the file that ``resformer-run -o OUT.npz`` wrote: each population's spikes by its name, samples first."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from resformer.errors import FileFormatError
 from resformer.models.limits import MOST_AXES, quote
 
 RESULT_FORMAT_VERSION = 1
-"""Of the file."""
+"""The version of the file's format."""
 SPIKES, SHAPE, COUNTS = "spikes/", "shape/", "counts/"
-"""What the names of a population's arrays in the file begin with."""
+"""Prefixes of a population's name in the file: packed spikes and their shape, or counts."""
 RUN_AGAIN = "run again with resformer-run -o"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recorded(Mapping[str, npt.NDArray[Any]], Summarized):
-    """Results and spikes of a run; of a population's name its spikes, (N, T, ...): samples, steps, neurons.
+    """Results of a run, and a mapping from a population's name to its spikes, (N, T, ...): samples, steps, neurons.
 
-    Spikes are bool. Neurons that send several spikes a step have counts, uint8. What a name gives is unpacked when it
-    is asked for, and again each time.
+    Spikes are bool. Neurons that send several spikes a step have counts, uint8. Spikes are unpacked anew each time that
+    a name is looked up.
 
     Attributes:
         logits: (N, T, classes), real numbers.
-        logits_int: Likewise, the program's integers.
+        logits_int: (N, T, classes), the program's integers.
         predictions: (N,), the class with the largest mean logit.
-        trains: Each population's spikes as they are stored, eight to a byte, (T, N, ...).
+        trains: Each population's spikes as they are stored, (T, N, ...): eight to a byte, or a byte for each count.
         sample_names: The files' names, if the samples were a folder.
         classes: The classes' names, if the build holds them.
     """
@@ -62,7 +62,7 @@ class Recorded(Mapping[str, npt.NDArray[Any]], Summarized):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each population's spikes, (N, T, ...), without unpacking them."""
+        """The shape of each population's spikes, (N, T, ...), without unpacking them."""
         return {name: (train.shape[1], train.shape[0], *train.shape[2:]) for name, train in self.trains.items()}
 
     def summary(self) -> Summary:
@@ -80,7 +80,7 @@ class Recorded(Mapping[str, npt.NDArray[Any]], Summarized):
 def load_spikes(path: str | Path) -> Recorded:
     """Open what ``resformer-run -o OUT.npz --record-spikes`` wrote.
 
-    The arrays are mapped: memory holds what is in use.
+    The arrays are memory-mapped: only what is in use takes memory.
 
     Example:
         Rates of each population, over samples and steps::
@@ -93,7 +93,7 @@ def load_spikes(path: str | Path) -> Recorded:
         path: The file.
 
     Raises:
-        FileFormatError: It is absent, damaged, or none of resformer-run's.
+        FileFormatError: The file is absent, damaged, or not written by resformer-run.
     """
     path = Path(path)
     members = member_names(path)
@@ -129,7 +129,7 @@ def load_spikes(path: str | Path) -> Recorded:
 
 
 def _numbers(path: Path, members: tuple[str, ...], name: str, kinds: str, axes: int) -> npt.NDArray[Any]:
-    """An array of the file, of some kinds of numbers (``dtype.kind``) and as many axes."""
+    """An array of the file; its ``dtype.kind`` must be one of ``kinds``, and it must have ``axes`` axes."""
     if name not in members:
         raise FileFormatError(f"{path}: has no {quote(name)}; {RUN_AGAIN}")
     array = open_array(path, name)
@@ -142,7 +142,7 @@ def _numbers(path: Path, members: tuple[str, ...], name: str, kinds: str, axes: 
 
 
 def _spikes(path: Path, members: tuple[str, ...], name: str) -> SpikeTrain:
-    """Packed spikes of a population, and their shape."""
+    """The packed spikes of a population, with their shape."""
     packed = _numbers(path, members, f"{SPIKES}{name}", "u", 1)
     sizes = _numbers(path, members, f"{SHAPE}{name}", "iu", 1)
     shape = tuple(int(size) for size in sizes[: MOST_AXES + 1])
@@ -171,7 +171,7 @@ def _counts(path: Path, members: tuple[str, ...], name: str) -> CountTrain:
 
 
 def _texts(path: Path, members: tuple[str, ...], name: str, count: int | None) -> tuple[str, ...] | None:
-    """Names in the file, if it has them."""
+    """Names in the file, ``count`` of them unless that is None; None if the file has no such array."""
     if name not in members:
         return None
     texts = open_array(path, name)

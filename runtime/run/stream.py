@@ -1,4 +1,4 @@
-"""A recording of any length through a program: some samples at a time, in memory that does not depend on its length."""
+"""A recording of any length run through a program, a few samples at a time: its length does not affect memory."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from resformer.runtime.run.infer import (
 )
 
 Frames = npt.NDArray[Any]
-"""(steps, C, H, W)."""
+"""Frames, (steps, C, H, W)."""
 AT_ONCE = 64
-"""Samples that are in memory together at most, unless somebody says otherwise."""
+"""The most samples in memory together, unless the caller gives ``at_once``."""
 
 
 def windows(program: Scheduled, chunks: Iterable[object], at_once: int) -> Iterator[Frames]:
-    """Chunks of frames as samples of T frames, however the chunks are cut.
+    """Chunks of frames regrouped into samples of T frames, wherever the chunks are cut.
 
     Args:
-        program: Whose input they must fit.
-        chunks: (steps, C, H, W) each, all of one type; arrays or tensors.
-        at_once: The most samples of one array.
+        program: The program whose input the frames must fit.
+        chunks: Arrays or tensors of one type, each (steps, C, H, W).
+        at_once: The most samples of one yielded array.
 
     Yields:
-        (N, T, C, H, W). Of a recording that ends within a sample, the last frames are zeros.
+        Samples, (N, T, C, H, W). If the recording ends within a sample, zeros fill the rest of that sample.
 
     Raises:
         InputError: A chunk is of another shape, or of another type than the first; or there are no frames.
@@ -66,7 +66,7 @@ def windows(program: Scheduled, chunks: Iterable[object], at_once: int) -> Itera
             )
         seen = seen or len(frames) > 0
         for start in range(0, len(frames), size):
-            held.append(frames[start : start + size].copy())  # its giver may fill the same array again
+            held.append(frames[start : start + size].copy())  # the caller may fill the same array again
             count += len(held[-1])
             while count >= size:
                 together = np.concatenate(held)
@@ -93,16 +93,16 @@ def stream(
     """Run a recording.
 
     Args:
-        program: Scheduled.
+        program: A scheduled program.
         chunks: As ``windows`` takes them.
         backend: A key of ``BACKENDS``.
-        runner: It, from ``open_backend``.
-        read: Checks samples (N, T, C, H, W) and does to them what the build does.
-        at_once: How many samples are in memory together; None: as many as are fast.
+        runner: That backend, from ``open_backend``.
+        read: Checks samples (N, T, C, H, W) and applies the build's preprocessing to them.
+        at_once: How many samples are in memory together; None: as ``samples_at_once`` says, but at most ``AT_ONCE``.
         record: Keep every population's spikes.
 
     Yields:
-        Results of the samples in their order, of one or more at a time; each sample's are those of ``infer``.
+        The results of one or more samples at a time, in the order of the samples. They equal those of ``infer``.
 
     Raises:
         ResformerError: A chunk does not fit, or the backend failed.

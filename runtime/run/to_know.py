@@ -1,4 +1,4 @@
-"""What a reader should know of a run beside its results, a sentence each: of its input, and of what fired."""
+"""Sentences that a reader should know beside a run's results: about its input, and about what fired."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from resformer.compiler.ir.summary import counted, listed
 
 PIXELS = {255: 16.0, 65535: 4096.0}
-"""Largest value of pixels of 8 and 16 bits, and from where on an input's largest value looks like one of them."""
+"""For pixels of 8 and 16 bits: their largest value, and the least maximum of an input that looks like such pixels."""
 
 NONE_FIRED = "no population ever fired, so the spikes say nothing of the network"
 NO_SPIKES_OUT = "every logit is zero: no spike reached the output"
 
 
 def clipping(count: int, largest: float, bounds: tuple[float, float], *, frames: bool) -> tuple[str, ...]:
-    """What is to be known of an input that its range could not hold; nothing where it could.
+    """A sentence about input values that were clipped to the range; none if nothing was clipped.
 
     Args:
         count: How many values were clipped.
-        largest: The largest magnitude of any.
+        largest: The largest magnitude of any value of the input.
         bounds: The range that the program takes.
         frames: Whether the samples are counts of events.
     """
@@ -42,12 +42,12 @@ def _hint(largest: float, high: float, *, frames: bool) -> str:
 
 
 def silence(fired: Mapping[str, int], chances: Mapping[str, int], *, from_nir: bool) -> tuple[str, ...]:
-    """What is to be known of populations that never fired, or in every step.
+    """Sentences about populations that never fired, and about those that fired in every step.
 
     Args:
         fired: How often each population fired, in topological order.
-        chances: How often it could have: neurons times steps times samples.
-        from_nir: Whether the network's steps come of a ``dt`` that its user chose.
+        chances: How often each population could have fired: neurons times steps times samples.
+        from_nir: Whether the network came from a NIR file, so that the user chose the length of a step, ``dt``.
     """
     never, always = never_fired(fired), always_fired(fired, chances)
     if fired and len(never) == len(fired):

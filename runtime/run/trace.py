@@ -1,4 +1,4 @@
-"""Traces joined, and compared spike for spike."""
+"""Traces: joined, split, and compared spike for spike."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def join(traces: Sequence[Trace]) -> Trace:
 
 
 def _joined(trains: Sequence[SpikeTrain]) -> SpikeTrain:
-    """The trains of one population, of samples that follow each other."""
+    """The trains of one population, joined along the samples."""
     return type(trains[0]).pack(np.concatenate([_values(each) for each in trains], axis=1))
 
 
@@ -44,7 +44,7 @@ def _values(train: SpikeTrain) -> npt.NDArray[np.generic]:
 
 
 def split(trace: Trace, ranges: Sequence[tuple[int, int]]) -> list[Trace]:
-    """The traces of some of its samples each, without counts: those are of all samples together."""
+    """A trace for each range of samples, without ``saturated`` and ``ties``, which count all samples together."""
     spikes: list[dict[str, SpikeTrain]] = [{} for _ in ranges]
     for name, train in trace.spikes.items():
         sent = _values(train)
@@ -62,13 +62,13 @@ def split(trace: Trace, ranges: Sequence[tuple[int, int]]) -> list[Trace]:
 
 @dataclass(frozen=True, order=True)
 class ElementPosition:
-    """Where two runs differ; the first in this order is the cause of all that follow.
+    """A place where two runs differ. Places sort by layer, step, sample and neuron; the first is where they part.
 
     Attributes:
         layer: The population's position in topological order.
-        step: Of the sample, from 0.
-        sample: Its index among all samples.
-        neuron: Its index in the population, (C, H, W).
+        step: The step of the sample, from 0.
+        sample: The sample's index among all samples.
+        neuron: The neuron's index in the population, (C, H, W).
     """
 
     layer: int
@@ -78,7 +78,7 @@ class ElementPosition:
 
 
 class Comparison:
-    """Counts of elements compared and found to differ, layer by layer, and the first place where any did.
+    """How many elements of each layer were compared and how many differ, and the first place where one does.
 
     Args:
         layers: The populations, in topological order.
@@ -96,7 +96,7 @@ class Comparison:
         Args:
             layer: The population.
             differ: (T, N, ...), true where the two sides differ.
-            samples: The index of each of the N samples among all.
+            samples: The index of each of the N samples among all samples.
         """
         require(differ.shape[1] == len(samples), f"{layer}: {differ.shape} for {len(samples)} samples")
         count = int(np.count_nonzero(differ))
@@ -122,7 +122,7 @@ class Comparison:
 
     @property
     def wrong(self) -> int:
-        """How many of them differ."""
+        """How many of the compared elements differ."""
         return sum(self.mismatched.values())
 
     def _note(self, place: ElementPosition) -> None:
@@ -130,10 +130,10 @@ class Comparison:
 
 
 def require_complete(name: str, compared: Mapping[str, int], expected: Mapping[str, int]) -> None:
-    """See to it that a check compared every element of every layer.
+    """Require that a check compared every element of every layer.
 
     Raises:
-        InvariantError: It did not: a check that silently skips something proves nothing.
+        InvariantError: It skipped some, or had nothing to compare: such a check proves nothing.
     """
     require(bool(expected), f"{name}: there is nothing to compare")
     require(dict(compared) == dict(expected), f"{name}: compared {dict(compared)} elements of {dict(expected)}")

@@ -1,4 +1,4 @@
-"""A thread that looks after the other processes of a command, and says which of them died, and how."""
+"""A thread that watches the other processes of a command and tells which of them died, and how."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ LOOK_SECONDS = 0.2
 LEAVE_LOOK_SECONDS = 0.02
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 300.0
-"""A process on another machine that says nothing for so long is taken for dead."""
+"""A process on another machine that sends no beat for this long is taken for dead."""
 START_SECONDS = 600.0
-"""And so is one that has not begun by then."""
+"""A process that has not begun after this time is taken for dead."""
 GRACE_SECONDS = 15.0
-"""After another's death, how long the work at hand may go on before this process ends in the midst of it."""
+"""How long this process may go on with its work after another one died, before it ends at once."""
 LOST_SECONDS = 5.0
-"""Where the store is gone, how long its process may take to end: its connections are closed before that."""
+"""How long to look for a dead process once the store is gone: a process closes its connections before it ends."""
 STOP_SECONDS = 10.0
-"""How long it may take to look no longer: more only where the store's machine does not answer."""
+"""How long to wait for the watching thread to end; it takes longer only if the store's machine does not answer."""
 LEAVE_SECONDS = GRACE_SECONDS + 5.0
-"""How long the process that keeps the store stays, after a failure, for the others to ask who says why."""
+"""How long the process that keeps the store stays after a failure, so that the others can ask who reports it."""
 EXIT_CODE_FIELD = 49
-"""Where ``/proc/PID/stat`` has the status that a process ended with, counted from behind its name."""
+"""Index of the exit code among the fields of ``/proc/PID/stat`` that follow the process's name."""
 FAILED = 1
 
 
@@ -42,12 +42,14 @@ class _Other:
     """Another process.
 
     Attributes:
-        rank: Its number.
+        rank: Its rank.
         host: Its machine's name.
-        pid: Its number there.
-        descriptor: What becomes readable when it ends; None where the system has none, or it is elsewhere.
+        pid: Its process number on that machine.
+        descriptor: A pidfd, which becomes readable when the process ends; None if the system has no pidfds, or the
+            process is on another machine or had ended already.
         here: Whether it is on this machine.
-        beat: What it last said, and ``heard`` when.
+        beat: The last beat that it sent.
+        heard: When that beat came, or when the process was first seen, in seconds of ``time.monotonic``.
     """
 
     rank: int
@@ -60,14 +62,14 @@ class _Other:
 
 
 class Watch(threading.Thread):
-    """Looks after the others until all have what they came for.
+    """Watches the other processes until all of them have their results.
 
     Args:
-        rank: This process's.
-        count: How many there are.
-        store: What all of them read and write; used by nothing else here.
-        attempt: Which start of all of them this is.
-        say: Told why this process ends, if it must end in the midst of its work.
+        rank: This process's rank.
+        count: How many processes there are.
+        store: The store that all processes share, through a connection that only this class uses.
+        attempt: Which start of all processes this is: ``torchrun`` may start them again.
+        say: Called with the reason if this process must end in the midst of its work.
     """
 
     def __init__(
@@ -86,25 +88,25 @@ class Watch(threading.Thread):
         self._others: dict[int, _Other] = {}
         self._gone: set[int] = set()
         self._place = _place()
-        # before anything else may happen to this process
+        # announced before anything else can happen to this process
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "place": self._place}
         self._store.set(self._key("process", self._rank), json.dumps(mine))
         self._meet()
 
     def finish(self) -> None:
-        """Tell the others that this process has what it came for, and needs none of them any more."""
+        """Tell the others that this process has its results and no longer needs any of them."""
         if not self._leads:
             self._over.set()
         self._store.set(self._key("finished", self._rank), "1")
 
     def all_finished(self) -> bool:
-        """Whether all processes have what they came for."""
+        """Whether all processes have their results."""
         return all(self._finished(rank) for rank in range(self._count))
 
     def stop(self) -> bool:
-        """Look no longer; who dies from now on is no concern of this process.
+        """Stop watching: deaths of other processes no longer matter to this one.
 
-        Python aborts if it ends while this thread is inside the store.
+        Python aborts at exit if this thread is still inside the store.
 
         Returns:
             Whether this thread has ended.
@@ -115,10 +117,10 @@ class Watch(threading.Thread):
         return not self.is_alive()
 
     def leave(self, *, last: bool) -> None:
-        """Tell the others that this process asks nothing any more; only after :meth:`stop`.
+        """Tell the others that this process no longer needs the store; call it only after :meth:`stop`.
 
         Args:
-            last: Whether to wait until all others have done so, or have ended.
+            last: Whether to wait until all others have left, finished or ended, for at most ``LEAVE_SECONDS``.
         """
         until = time.monotonic() + LEAVE_SECONDS
         with contextlib.suppress(RuntimeError):
@@ -132,7 +134,7 @@ class Watch(threading.Thread):
                 time.sleep(LEAVE_LOOK_SECONDS)
 
     def death_within(self, seconds: float) -> str | None:
-        """Which other process died, and how, as soon as it is known; None if none is known to have."""
+        """Which other process died, and how, as soon as that is known; None if no death is known after ``seconds``."""
         self._found.wait(seconds)
         if self.death is None and not self._over.is_set():
             late = self._absent()
@@ -141,10 +143,10 @@ class Watch(threading.Thread):
         return self.death
 
     def run(self) -> None:
-        """Look, until it is over or one of the others has died."""
+        """Watch the others; if one dies, interrupt the main thread, and end this process if that takes too long."""
         try:
             death = self._look()
-        except RuntimeError as error:  # all errors of stores are
+        except RuntimeError as error:  # every error of a store is one
             death = self._lost(error)
         if death is None or self._over.is_set():
             return
@@ -161,7 +163,7 @@ class Watch(threading.Thread):
         return self._rank == 0
 
     def _lost(self, error: Exception) -> str:
-        """What is to be said where the store is gone: it was in the first process, unless torchrun keeps it."""
+        """What to report when the store is gone: the first process held it, unless torchrun does."""
         until = time.monotonic() + LOST_SECONDS
         while not self._over.is_set() and time.monotonic() < until:
             died = sorted(self._ended(LOOK_SECONDS), key=lambda other: other.rank)
@@ -170,7 +172,7 @@ class Watch(threading.Thread):
         return f"the process that keeps all together is gone ({brief(error)})"
 
     def _look(self) -> str | None:
-        """What is to be said of the first that died; None if it is over."""
+        """What to report about the first process that died; None if watching ended without a death."""
         started, beaten = time.monotonic(), 0.0
         while not self._over.is_set():
             now = time.monotonic()
@@ -195,7 +197,7 @@ class Watch(threading.Thread):
         return None
 
     def _meet(self) -> None:
-        """Learn who the others are, as they come up."""
+        """Register the other processes as they start."""
         for rank in self._absent():
             key = self._key("process", rank)
             if not self._store.check([key]):
@@ -204,12 +206,12 @@ class Watch(threading.Thread):
             here = said["place"] == self._place
             descriptor = None
             if here and hasattr(os, "pidfd_open"):
-                with contextlib.suppress(OSError):  # it has ended already, or the system knows no such thing
+                with contextlib.suppress(OSError):  # it has ended already, or the system has no pidfds
                     descriptor = os.pidfd_open(said["pid"])
             self._others[rank] = _Other(rank, said["host"], said["pid"], descriptor, here, heard=time.monotonic())
 
     def _listen(self, now: float) -> None:
-        """Hear what those on other machines say."""
+        """Read the beats of the processes on other machines."""
         for other in self._others.values():
             key = self._key("beat", other.rank)
             if not other.here and self._store.check([key]):
@@ -220,7 +222,7 @@ class Watch(threading.Thread):
                     self._gone.add(other.rank)
 
     def _ended(self, seconds: float) -> list[_Other]:
-        """Those on this machine that have ended since it was last asked; waits for one no longer than told."""
+        """Processes on this machine that have newly ended; waits at most ``seconds`` for one to end."""
         near = [each for each in self._others.values() if each.here and each.rank not in self._gone]
         poll = select.poll() if hasattr(select, "poll") else None
         watched = [each for each in near if each.descriptor is not None]
@@ -250,14 +252,14 @@ class Watch(threading.Thread):
 
 
 def claim_failure(store: Store, attempt: str) -> bool:
-    """Whether this process is the first to fail, and so the one to say why; all others see that one has.
+    """Whether this process is the first to fail, and so the one to say why; all others then see that one failed.
 
     Args:
-        store: Of all processes.
-        attempt: Which start of all of them this is.
+        store: The store that all processes share.
+        attempt: Which start of all processes this is.
 
     Returns:
-        Whether it is; also where the store cannot be reached: better told twice than not at all.
+        True also if the store cannot be reached: an error told twice is better than one not told at all.
     """
     try:
         return store.add(_failure(attempt), 1) == 1
@@ -270,7 +272,7 @@ def _failure(attempt: str) -> str:
 
 
 def _place() -> str:
-    """Where this process's number means what it means here: the machine, as it was last started, and the container."""
+    """Where this process's pid is valid: the machine, since it last started, and the pid namespace (the container)."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -280,7 +282,7 @@ def _place() -> str:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process is there and works: one that has ended, but that nobody has asked after, does not."""
+    """Whether a process still runs; a zombie, which has ended but whose parent has not waited for it, does not."""
     with contextlib.suppress(OSError, IndexError):
         return _stat(pid)[0] != "Z"
     try:
@@ -293,12 +295,12 @@ def _lives(pid: int) -> bool:
 
 
 def _stat(pid: int) -> list[str]:
-    """What Linux tells of a process, from behind its name on."""
+    """The fields of ``/proc/PID/stat`` that follow the process's name."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def _ending(other: _Other) -> str:
-    """How a process ended, in words; Linux knows until whoever started it has asked."""
+    """How a process ended, in words; Linux keeps that until the process's parent has waited for it."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         stat = _stat(other.pid)
         if stat[0] in "ZX":
@@ -307,7 +309,7 @@ def _ending(other: _Other) -> str:
 
 
 def how_ended(status: int) -> str:
-    """What a status says that a process ended with, as ``os.wait`` gives it."""
+    """How a process ended, in words, from its status as ``os.wait`` returns it."""
     number = os.waitstatus_to_exitcode(status)
     if number >= 0:
         return f"ended with exit status {number} before its work was done"
@@ -319,7 +321,7 @@ def how_ended(status: int) -> str:
 
 
 def _interrupt() -> None:
-    """Let the main thread end, as SIGTERM lets it where somebody has said what that does."""
+    """Send SIGTERM to the main thread, which ends it, if a handler of that signal is set."""
     if callable(signal.getsignal(signal.SIGTERM)):
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

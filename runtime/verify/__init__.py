@@ -1,1 +1,1 @@
-"""Whether what runs is still the network that was trained."""
+"""Verification: whether a compiled network is still the network that was trained."""

@@ -89,7 +89,7 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
 
 
 def _layer(result: Verification, name: str) -> dict[str, Any]:
-    """One population: in sum over the checks that can prove something, and check by check."""
+    """One population: its counts summed over all checks but E4, and check by check."""
     exact = [check.layers[name] for key, check in result.checks.items() if key != ORIGINAL]
     facts: dict[str, Any] = {
         "name": name,

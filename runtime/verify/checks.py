@@ -1,4 +1,4 @@
-"""The four equivalences (E1 to E4) on one batch of samples: everything is counted, nothing judged."""
+"""The four equivalences (E1 to E4) on one batch of samples: this module counts, and ``conclude`` judges."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from resformer.runtime.verify.torch_network import TorchNetwork
 Float64Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 SpikeArray = npt.NDArray[Any]
-"""Spikes (bool), or counts of them."""
+"""Spikes (bool), or counts of spikes (integers)."""
 IntArray = npt.NDArray[np.int64]
 
 UNIT = 1 << LOIHI.a_shift
-"""Biases count in 1/64 of a current's unit."""
+"""How many units of a bias make one unit of a current: biases count in 1/64 of it."""
 CURRENT_TOLERANCE = UNIT // 4
-"""How far a current in SpikingJelly may be from the program's, in 1/64 of its unit. Both are whole units but for the
-shift of ties, which a product of attention adds up at most some thousand times: 2^12 * 2^-30 * 2^13 = 1/32 unit."""
+"""How far a current in SpikingJelly may be from the program's, in 1/64 of its unit. Both are whole units apart from the
+tie shift, which a product of attention adds up a few thousand times at most: 2^12 * 2^-30 * 2^13 = 1/32 unit."""
 
 
 Spread: TypeAlias = tuple[tuple[int, int], list[int], list[int]]
-"""The size of an enlarged image, and which of its rows and columns are the image's own."""
+"""The size of an enlarged image, and which rows and which columns of it are the original image's."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,23 @@ class Sides:
     """The sides that are compared.
 
     Attributes:
-        program: The scheduled integers.
-        graphs: The float graph after the import, after each float pass, and as the build's file holds it; empty
-            without the original.
+        program: The scheduled integer program.
+        graphs: The float graphs: after the import, after each float pass, and as the build's file holds it, if there is
+            a build. Empty without the original.
         original: The checkpoint or module in SpikingJelly, or the NIR file as it was imported; None if not given.
-        quantized: The quantized checkpoint in SpikingJelly; None where the source is a NIR file.
-        fine_tuned: Whether the original was fine-tuned for this program's integers, its input's included, so that it is
-            given what the program is.
-        folded: The one of ``graphs`` after all float passes, if each layer's own error is to be measured; else None.
-        inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must.
-        weight_factors: Of each layer of the program whose weights the quantized module holds times something: what.
-        kernels: Of each whose kernel has zeros around the module's own: which rows and columns of it are those.
-        spreads: Of each linear layer before which the module enlarges its image: by what ``primitives.spread_of`` says.
-        gains: Of each population that reads what the module's code scales, and has the factor for its own gain: that
-            factor.
-        meant_exact: Whether no potential of the program is truncated as it was compiled, whatever has become of it: a
-            program that was changed must not be free of E3.
+        quantized: The quantized checkpoint or module in SpikingJelly; None if the source has none, as a NIR file.
+        fine_tuned: Whether the original was fine-tuned for this program's integers, its rounded input included. It is
+            then given the same input as the program.
+        folded: The graph of ``graphs`` after all float passes, if each layer's own error is to be measured; otherwise
+            None.
+        inexact: Why E3 need not hold, beyond what ``Program.is_dyadic`` says; "" if it must hold.
+        weight_factors: By layer, the factor between the program's weights and the quantized module's, to be broadcast
+            against the weights: program * factor = module.
+        kernels: By layer whose kernel the compiler padded with zeros, the rows and columns of the module's own kernel.
+        spreads: By linear layer in front of which the module enlarges its image, what ``primitives.spread_of`` says.
+        gains: By population, its gain in the compiled graph over its gain in the module (``module_sides.gains``).
+        meant_exact: Whether the program, as it was compiled, truncates no potential. E3 is then demanded even if the
+            program was changed since and truncates some.
     """
 
     program: Scheduled
@@ -83,38 +84,39 @@ class Sides:
 
     @property
     def is_exact(self) -> bool:
-        """Whether its arithmetic is that of real numbers, or should be."""
+        """Whether the program's arithmetic equals that of real numbers, or did when it was compiled."""
         return self.meant_exact or self.program.is_dyadic
 
     def copy(self) -> Sides:
-        """One for another thread: only the networks in SpikingJelly keep a state."""
+        """Sides for another thread, with copies of the networks in SpikingJelly: only these keep a state."""
         original = None if self.original is None else self.original.copy()
         quantized = None if self.quantized is None else self.quantized.copy()
         return replace(self, original=original, quantized=quantized)
 
 
 class Tally:
-    """What comparing some samples counted.
+    """The counts of comparing some samples.
 
     Attributes:
-        float_graph: E1, by graph: the checkpoint's spikes against the graph's.
+        float_graph: E1, by graph: the original's spikes against the graph's.
         float_logits_error: E1, by graph: the largest difference of a logit.
         backend: E2: spikes, graded values and logits of the reference interpreter against the backend's.
-        quantized: E3: spikes of ``quantized.pt`` against the backend's, in samples in which nothing saturated.
-        saturated: E3: the same in the other samples.
-        currents: E3: what each neuron was given, in samples in which nothing saturated.
-        quantized_logits_error: E3: the largest difference of a logit, where nothing saturated, the readout included.
-        original: E4: the checkpoint's spikes against the backend's.
-        local: E4: the same, each layer of the program fed the checkpoint's spikes.
-        layers: E4: each layer's own error, if the sides say to measure it.
-        both, only_original, only_quantized: E4: spikes that fired on both sides, or on one alone.
-        predictions_original, predictions_quantized: By sample.
-        checksums: Of each sample as the program is given it.
+        quantized: E3: spikes of ``quantized.pt`` against the backend's, in samples in which no value that spikes depend
+            on was clipped.
+        saturated: E3: the same spikes in the other samples.
+        currents: E3: the input current of each neuron, in the samples of ``quantized``.
+        quantized_logits_error: E3: the largest difference of a logit, in samples in which no value at all was clipped.
+        original: E4: the original's spikes against the backend's.
+        local: E4: the original's spikes against the program's, when each layer of it is fed the original's spikes.
+        layers: E4: each layer's own error, if ``Sides.folded`` is given.
+        both, only_original, only_quantized: E4: the number of spikes that fired on both sides, or on one side only.
+        predictions_original, predictions_quantized: The predicted class of each sample.
+        checksums: The checksum of each sample as the program is given it.
         saturation: How often a value was clipped, by node.
         ties: How often a potential met its threshold exactly and did not fire, by population.
-        saturated_samples: Those in which a value was clipped that spikes depend on.
-        clipped: How many values of the input its range could not hold.
-        largest: The largest magnitude of any.
+        saturated_samples: The indices of samples in which a value that spikes depend on was clipped.
+        clipped: The number of input values that were clipped to the input's range.
+        largest: The largest magnitude of any input value.
         fired: How often each population of the backend fired.
     """
 
@@ -140,7 +142,7 @@ class Tally:
         self.fired: Counter[str] = Counter(dict.fromkeys(spiking, 0))
 
     def merge(self, other: Tally) -> None:
-        """Add what the samples that follow these counted."""
+        """Add the counts of the samples that follow these."""
         for stage, comparison in self.float_graph.items():
             comparison.merge(other.float_graph[stage])
             self.float_logits_error[stage] = max(self.float_logits_error[stage], other.float_logits_error[stage])
@@ -161,7 +163,7 @@ class Tally:
 
 @dataclass
 class _Batch:
-    """One batch and what is known about it so far; ``samples`` are what the original is given."""
+    """One batch and what is known about it so far; the original is given ``samples``, the program ``encoded``."""
 
     sides: Sides
     samples: Float64Array
@@ -171,12 +173,12 @@ class _Batch:
     original: dict[str, SpikeArray] = field(default_factory=dict)
 
     def sent(self, layer: str, values: torch.Tensor) -> Any:
-        """A population's spikes as the program shapes them, (T, N, ...): bool, or counts where a step has several."""
+        """A population's spikes in the program's shape, (T, N, ...): bool, or counts if a step may have several."""
         spikes = values.bool() if self.sides.program[layer].op.fires else values.to(torch.int16)
         return self.shaped(layer, spikes)
 
     def shaped(self, layer: str, values: torch.Tensor) -> Any:
-        """A population's values as the program shapes them, (T, N, ...)."""
+        """A population's values in the program's shape, (T, N, ...)."""
         return values.reshape(*values.shape[:2], *self.sides.program[layer].shape).numpy()
 
 
@@ -184,10 +186,10 @@ def check_batch(sides: Sides, samples: Samples, start: int, stop: int, backend: 
     """Compare all sides on some samples.
 
     Args:
-        sides: Used by no other thread.
-        samples: All of them.
-        start: The first to compare.
-        stop: One past the last.
+        sides: The sides, which no other thread uses.
+        samples: All samples.
+        start: The index of the first sample to compare.
+        stop: One past the index of the last sample to compare.
         backend: What the backend recorded for these samples; None if the reference interpreter is the backend.
     """
     program, tally = sides.program, Tally(sides)
@@ -219,7 +221,7 @@ def check_batch(sides: Sides, samples: Samples, start: int, stop: int, backend: 
 
 
 def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) -> None:
-    """E1, keeping the checkpoint's spikes for E4."""
+    """E1: the original against each float graph; the original's spikes are kept for E4."""
 
     def keep(name: str, _currents: torch.Tensor, spikes: torch.Tensor) -> None:
         batch.original[name] = batch.sent(name, spikes)
@@ -230,7 +232,7 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
     previous: tuple[str, Graph[nir.NIRNode]] | None = None
     for stage, graph in batch.sides.graphs.items():
         comparison = tally.float_graph[stage]
-        # most passes find nothing to change in a network, and the same operations on the same values give the same
+        # most passes find nothing to change in a network, and then the graph need not run again
         if previous is not None and graph.is_made_of(previous[1]):
             comparison.merge(tally.float_graph[previous[0]])
             tally.float_logits_error[stage] = tally.float_logits_error[previous[0]]
@@ -246,7 +248,7 @@ def _compare_float_graphs(batch: _Batch, original: TorchNetwork | NirNetwork) ->
 
 
 def logit_errors(logits: Float64Array, expected: Float64Array) -> Float64Array:
-    """Differences of logits of each step, (T, N, classes); a module may give their mean over time, (1, N, classes)."""
+    """Absolute differences of logits, (T, N, classes), from the expected ones, or from their mean, (1, N, classes)."""
     errors: Float64Array = np.abs(
         (logits if len(logits) == len(expected) else logits.mean(0, keepdims=True)) - expected
     )
@@ -256,7 +258,11 @@ def logit_errors(logits: Float64Array, expected: Float64Array) -> Float64Array:
 def _run_quantized(
     batch: _Batch, quantized: TorchNetwork
 ) -> tuple[dict[str, BoolArray], Float64Array, dict[str, npt.NDArray[np.int32]]]:
-    """The quantized network in SpikingJelly, fed what the program is: spikes, logits, and currents in 1/64 units."""
+    """Run the quantized network in SpikingJelly on the program's input.
+
+    Returns:
+        Its spikes by population, its logits, and its currents by population, in 1/64 of the program's unit.
+    """
     program = batch.sides.program
     spikes: dict[str, BoolArray] = {}
     currents: dict[str, npt.NDArray[np.int32]] = {}
@@ -264,13 +270,13 @@ def _run_quantized(
     def keep(name: str, current: torch.Tensor, fired: torch.Tensor) -> None:
         spikes[name] = batch.sent(name, fired)
         op = program[name].op
-        if isinstance(op, IntegerLIF):  # told what it clamps, in thresholds
+        if isinstance(op, IntegerLIF):  # ``current`` is the potential that it clamps, in thresholds
             unit: Any = op.vth * UNIT
         else:
             unit = 2.0 ** program[program[name].inputs[0]].op.signal.scale_exp * UNIT / batch.sides.gains.get(name, 1.0)
         largest = np.iinfo(np.int32).max
         given = np.clip(batch.shaped(name, current) * unit, -largest, largest)
-        if isinstance(op, RecurrentCubaLIF):  # whose synapses onto itself are the neurons' own
+        if isinstance(op, RecurrentCubaLIF):  # the program's current lacks what its recurrent synapses bring
             given = given - op.fed_back(spikes[name].astype(np.int64)) * UNIT
         currents[name] = np.rint(given).astype(np.int32)
 
@@ -281,7 +287,7 @@ def _run_quantized(
 def _current_observer(
     batch: _Batch, expected: Mapping[str, npt.NDArray[np.int32]], differ: dict[str, BoolArray]
 ) -> reference.Observer:
-    """Notes where a neuron of the program is given another current than in SpikingJelly."""
+    """An observer that notes in ``differ`` where a neuron of the program gets another current than in SpikingJelly."""
     program = batch.sides.program
     readers = {
         node.name: [reader for reader in program.consumers[node.name] if isinstance(reader.op, Spiking | IntegerLIF)]
@@ -297,7 +303,7 @@ def _current_observer(
                 continue
             assert isinstance(reader.op, Spiking)
             given = value * UNIT + reader.op.meant_bias(value.ndim - 2)
-            # no shift is taken where ties fire, and a bias that holds a surplus too may be wrong by a 64th
+            # where ties fire there is no tie shift, and a bias that is wrong by its surplus, 1/64 or more, must show
             tolerance = np.where(per_channel(reader.op.surplus, value.ndim - 2) > 0, 1, CURRENT_TOLERANCE)
             differ[reader.name] = np.abs(given - expected[reader.name]) >= tolerance
 
@@ -305,7 +311,7 @@ def _current_observer(
 
 
 def _compare_backend(batch: _Batch, expected: Trace, backend: Trace) -> None:
-    """E2."""
+    """E2: the reference interpreter against the backend."""
     program, comparison = batch.sides.program, batch.tally.backend
     for name in recorded_names(program):
         if name in expected.spikes:
@@ -325,7 +331,7 @@ def _compare_quantized(
     expected_logits: Float64Array,
     currents_differ: Mapping[str, BoolArray],
 ) -> None:
-    """E3: where nothing saturated, and elsewhere."""
+    """E3: ``quantized.pt`` against the backend; samples in which something saturated are counted apart."""
     program, tally = batch.sides.program, batch.tally
     saturated, readout_saturated = _saturated(batch)
     exact = [position for position in range(len(batch.indices)) if position not in saturated]
@@ -344,7 +350,7 @@ def _compare_quantized(
 
 
 def _saturated(batch: _Batch) -> tuple[list[int], list[int]]:
-    """The samples of a batch in which a value was clipped that spikes depend on, and those in which any was."""
+    """The samples of a batch in which a value that spikes depend on was clipped, and those in which any value was."""
     if not batch.tally.saturation:
         return [], []
     program = batch.sides.program
@@ -360,12 +366,12 @@ def _saturated(batch: _Batch) -> tuple[list[int], list[int]]:
 
 
 def _sent(trace: Trace, name: str) -> SpikeArray:
-    """A population's spikes, (T, N, ...), or counts of them."""
+    """A population's spikes, or counts of spikes, (T, N, ...)."""
     return trace.spikes[name].dense() if name in trace.spikes else trace.graded[name]
 
 
 def _compare_original(batch: _Batch, spikes: Mapping[str, SpikeArray]) -> None:
-    """E4: from end to end, and each layer alone, fed the checkpoint's spikes."""
+    """E4: the original against the backend from end to end, and against each layer alone, fed the original's spikes."""
     program, tally = batch.sides.program, batch.tally
     overrides = {name: spikes.astype(np.int64) for name, spikes in batch.original.items()}
     alone = None if batch.sides.folded is None else LocalComparison(program, batch.sides.folded)
@@ -385,12 +391,12 @@ def _compare_original(batch: _Batch, spikes: Mapping[str, SpikeArray]) -> None:
 
 
 def recorded_names(program: Scheduled) -> tuple[str, ...]:
-    """The nodes whose values E2 compares: all that neurons send, and the logits."""
+    """The nodes whose values E2 compares: all that send spikes or graded values, and the output."""
     return (*(node.name for node in program if node.op.recorded), program.output.name)
 
 
 def before_spikes(program: Scheduled) -> set[str]:
-    """The nodes on whose values the spikes of some population depend, the populations included."""
+    """The nodes on whose values the spikes of any population depend, including the populations themselves."""
     found: set[str] = set()
     for node in reversed(program.nodes):
         if (
@@ -409,9 +415,9 @@ def differing_weights(
     kernels: Mapping[str, tuple[slice, slice]] = MappingProxyType({}),
     spreads: Mapping[str, Spread] = MappingProxyType({}),
 ) -> dict[str, tuple[int, int]]:
-    """Of each layer, how many weights it has and how many are not the quantized checkpoint's, exactly.
+    """For each layer, how many weights it has, and how many of them are not exactly the quantized checkpoint's.
 
-    Synapses of weight one, which the compiler put in, are no layer of the checkpoint.
+    Synapses of weight one that the compiler put in are left out: the checkpoint has no such layer.
     """
     counts = {}
     for layer in layer_names(program):
@@ -440,7 +446,7 @@ def differing_weights(
 
 
 def _readers_of_y(program: Scheduled, name: str) -> Sequence[SpikeMatMul]:
-    """The products that read a convolution's output, seen through delays and relays."""
+    """The products of attention that read a convolution's output, directly or through delays and relays."""
     found: list[SpikeMatMul] = []
     for reader in program.consumers[name]:
         found += [reader.op] if isinstance(reader.op, SpikeMatMul) else _readers_of_y(program, reader.name)

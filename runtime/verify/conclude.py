@@ -1,4 +1,4 @@
-"""The four equivalences (E1 to E4), judged: what was counted of each, and whether it passed."""
+"""The four equivalences (E1 to E4), judged: what was counted for each, and whether it passed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def judge(
     """The results of all checks that ran, by name.
 
     Args:
-        sides: That were compared.
-        tally: What was counted of all samples.
-        samples: All of them.
+        sides: The sides that were compared.
+        tally: The counts of all samples.
+        samples: All samples.
         expected: By population, how many spikes must have been compared.
-        backend: Its name; None if the reference interpreter, the program's definition, took its place.
+        backend: The backend's name; None if the reference interpreter, the program's definition, took its place.
     """
     checks: dict[str, Check] = {}
     if sides.original is not None:
@@ -52,7 +52,7 @@ def _float_graph(
     samples: Samples,
     expected: Mapping[str, int],
 ) -> Check:
-    """E1, over all graphs."""
+    """E1: the original against all float graphs."""
     assert tally.float_graph.keys() == sides.graphs.keys()
     divergence = None
     for stage, comparison in tally.float_graph.items():
@@ -85,7 +85,7 @@ def compared_graphs(stages: Collection[str]) -> str:
     """Which float graphs were compared, in words.
 
     Args:
-        stages: Their names: of the import, of each pass, and of files.
+        stages: The names of the graphs: the import, each pass, and files.
     """
     files = sum(stage.startswith(A_FILE) for stage in stages)
     if files == len(stages):
@@ -96,7 +96,7 @@ def compared_graphs(stages: Collection[str]) -> str:
 
 
 def _backend(program: Scheduled, tally: Tally, backend: str, samples: Samples, expected: Mapping[str, int]) -> Check:
-    """E2."""
+    """E2: the reference interpreter against the backend."""
     comparison, steps = tally.backend, program.timesteps * len(samples)
     names = recorded_names(program)
     require_complete(BACKEND, comparison.compared, {name: steps * math.prod(program[name].shape) for name in names})
@@ -125,7 +125,7 @@ def _backend(program: Scheduled, tally: Tally, backend: str, samples: Samples, e
 def _quantized(
     sides: Sides, quantized: TorchNetwork, tally: Tally, samples: Samples, expected: Mapping[str, int]
 ) -> Check:
-    """E3: demanded where the arithmetic is exact and nothing saturated."""
+    """E3: demanded where the arithmetic is exact and nothing saturated; changed weights or decays always fail it."""
     program, saturated = sides.program, tally.saturated_samples
     exact, whole = _counts(tally.quantized), _sum([_counts(tally.quantized), _counts(tally.saturated)])
     require_complete(QUANTIZED, {name: compared for name, (compared, _) in whole.items()}, expected)
@@ -177,7 +177,7 @@ def _quantized(
 
 
 def _original(sides: Sides, tally: Tally, expected: Mapping[str, int]) -> Check:
-    """E4: measured; demanded only of a checkpoint that was fine-tuned for these integers, as far as E3 is."""
+    """E4: measured; demanded only of a fine-tuned checkpoint, where arithmetic is exact and no sample saturated."""
     require_complete(ORIGINAL, tally.original.compared, expected)
     require_complete(ORIGINAL, tally.local.compared, expected)
     original, quantized = tally.predictions_original, tally.predictions_quantized
@@ -204,9 +204,9 @@ def _original(sides: Sides, tally: Tally, expected: Mapping[str, int]) -> Check:
 def logit_tolerance(program: Scheduled) -> float:
     """How far a logit of ``quantized.pt`` may be from the program's.
 
-    Every bias there is less by the shift of ties, and a residual stream adds up at most as many biases as there are
-    layers; a relay that shifts rounds by half its unit, which the pool behind it adds up and the output divides.
-    The classifier weighs their sum. The factor of two covers float64's own rounding.
+    Every bias in ``quantized.pt`` is lower by the tie shift, and a residual stream adds up one bias for each layer at
+    most. A relay that shifts rounds by up to half its unit; the pool behind it adds these errors up, and the output
+    divides them. The classifier weighs the sum of both. The factor of two covers float64's own rounding.
     """
     output = program.output.op
     assert isinstance(output, Output)
@@ -233,7 +233,7 @@ def _counts(comparison: Comparison) -> dict[str, tuple[int, int]]:
 
 
 def _sum(counts: Sequence[Counts]) -> dict[str, tuple[int, int]]:
-    """Counts of the same layers, added."""
+    """The sum of several counts of the same layers, layer by layer."""
     return {name: (sum(each[name][0] for each in counts), sum(each[name][1] for each in counts)) for name in counts[0]}
 
 

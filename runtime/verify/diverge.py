@@ -30,10 +30,10 @@ class Side:
     """One side of a divergence.
 
     Attributes:
-        name: Which side.
+        name: The name of the side.
         potential: The neuron's membrane potential before it fires or not, in units of its threshold; None if the side
-            does not show it.
-        integer: The same as the program's integer, if it has one.
+            does not show its potentials.
+        integer: The same potential as the program's integer; None on a side that computes in real numbers.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Divergence:
     """The first place where two sides differ.
 
     Attributes:
-        layer: The population's name, or that of the node whose graded value differs.
-        step: Of the sample, from 0.
-        sample: Its index.
-        neuron: Its index in the population.
-        sides: Both.
+        layer: The name of the population, or of the node whose graded value differs.
+        step: The step of the sample, from 0.
+        sample: The index of the sample.
+        neuron: The index of the neuron in the population.
+        sides: The two sides.
     """
 
     layer: str
@@ -80,7 +80,7 @@ def float_divergence(
     program: Scheduled,
     samples: Samples,
 ) -> Divergence:
-    """Where a float graph leaves the checkpoint, or the network as its file has it (E1)."""
+    """Where a float graph first differs from the original (E1)."""
     sample = samples.real(place.sample, place.sample + 1)
     if isinstance(original, TorchNetwork) and original.fine_tuned:
         sample = decode(encode(sample, program).values, program)
@@ -100,7 +100,7 @@ def float_divergence(
 def backend_divergence(
     place: ElementPosition, layer: str, program: Scheduled, backend: str, samples: Samples
 ) -> Divergence:
-    """Where a backend leaves the reference interpreter (E2); all that reached this neuron was still the same."""
+    """Where a backend first differs from the reference interpreter (E2); the inputs up to there were still equal."""
     side = Side("program", None)
     if isinstance(program[layer].op, Spiking | MultiSpikeIF):
         sample = encode(samples.real(place.sample, place.sample + 1), program).values
@@ -111,7 +111,7 @@ def backend_divergence(
 def quantized_divergence(
     place: ElementPosition, layer: str, program: Scheduled, quantized: TorchNetwork, samples: Samples
 ) -> Divergence:
-    """Where the program leaves ``quantized.pt`` (E3)."""
+    """Where the program first differs from ``quantized.pt`` (E3)."""
     sample = encode(samples.real(place.sample, place.sample + 1), program).values
     index = int(np.ravel_multi_index(place.neuron, program[layer].shape))
     given = _currents(quantized, layer, decode(sample, program))
@@ -128,7 +128,7 @@ def _at(place: ElementPosition, layer: str, left: Side, right: Side) -> Divergen
 
 
 def _currents(network: TorchNetwork | NirNetwork, layer: str, sample: Float64Array) -> Float64Array:
-    """What a population is given by one sample, (T, 1, ...)."""
+    """The input currents of a population for one sample, (T, 1, ...)."""
     caught: list[Float64Array] = []
 
     def observe(name: str, currents: torch.Tensor, _spikes: torch.Tensor) -> None:
@@ -140,7 +140,7 @@ def _currents(network: TorchNetwork | NirNetwork, layer: str, sample: Float64Arr
 
 
 def _program_side(place: ElementPosition, layer: str, program: Scheduled, sample: npt.NDArray[np.int32]) -> Side:
-    """The membrane potential of one of the program's neurons."""
+    """The program's side: the membrane potential of its neuron."""
     neurons = program[layer].op
     assert isinstance(neurons, Spiking | MultiSpikeIF)
     caught: dict[str, npt.NDArray[np.int64]] = {}
@@ -150,5 +150,5 @@ def _program_side(place: ElementPosition, layer: str, program: Scheduled, sample
     potential = int(state.charged[(0, *place.neuron)])
     heights = neurons.vth if isinstance(neurons, MultiSpikeIF) else neurons.thresholds
     threshold = int(np.broadcast_to(heights, program[layer].shape)[place.neuron])
-    # a threshold of nothing: its potential is counted as it is
+    # a threshold of zero cannot be a unit, so the potential is left as it is
     return Side("program", potential / ((threshold << LOIHI.a_shift) or 1), potential)

@@ -1,4 +1,4 @@
-"""The float graphs of a network that verifying compares: after each float pass, and as a build holds it."""
+"""The float graphs of a network that a verification compares: as imported, after each float pass, and a build's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from resformer.compiler.pipeline import FloatPass
 from resformer.errors import FileFormatError
 
 A_FILE = "file"
-"""How the name of a float graph begins that was read from a build."""
+"""How the name of a float graph begins if the graph was read from a build."""
 
 
 def with_file_graph(
     graphs: Mapping[str, Graph[nir.NIRNode]], build: Build, program: Scheduled
 ) -> dict[str, Graph[nir.NIRNode]]:
-    """What ``float_graphs`` made, and the float graph as the build's file holds it.
+    """The graphs that ``float_graphs`` made, and the float graph as the build's file holds it.
 
     Raises:
         FileFormatError: The file's populations are not the program's.

@@ -1,19 +1,19 @@
-"""How sure an accuracy is that was measured on some samples: intervals that hold with 95 %."""
+"""How sure an accuracy is that was measured on some samples: 95 % confidence intervals."""
 
 from __future__ import annotations
 
 import math
 
 NORMAL = 1.959963984540054
-"""Of a normal distribution, 95 % lies within so many standard deviations."""
+"""The number of standard deviations around its mean within which 95 % of a normal distribution lies."""
 
 
 def share_interval(right: int, samples: int) -> tuple[float, float]:
-    """Between which shares a share lies: Wilson's interval, which is right for few samples and at 0 and 1 too.
+    """The 95 % confidence interval of a share: Wilson's, which also holds for few samples and at 0 and 1.
 
     Args:
-        right: Of how many samples something was found.
-        samples: How many there were, at least one.
+        right: The number of samples that count toward the share, such as those predicted rightly.
+        samples: The number of all samples, at least one.
     """
     share, weight = right / samples, NORMAL**2 / samples
     middle = (share + weight / 2) / (1 + weight)
@@ -23,15 +23,16 @@ def share_interval(right: int, samples: int) -> tuple[float, float]:
 
 
 def drop_interval(lost: int, gained: int, samples: int) -> tuple[float, float]:
-    """Between which values the drop of accuracy from one network to another lies, both given the same samples.
+    """The 95 % confidence interval of the drop of accuracy from one network to another, on the same samples.
 
-    What both get right, or both wrong, says nothing of the drop, so it is known far better than either accuracy. The
-    formula is Agresti's and Min's (Statistics in Medicine 24, 2005): half a sample more of each of the four kinds.
+    Samples that both get right, or both get wrong, say nothing of the drop. So the drop is known far better than either
+    accuracy. The formula is Agresti's and Min's (Statistics in Medicine 24, 2005): it adds half a sample to each of the
+    four kinds.
 
     Args:
-        lost: Samples that only the first network gets right.
-        gained: Samples that only the second does.
-        samples: All of them, at least one.
+        lost: The number of samples that only the first network gets right.
+        gained: The number of samples that only the second network gets right.
+        samples: The number of all samples, at least one.
     """
     count, more, less = samples + 2, lost + 0.5, gained + 0.5
     middle = (more - less) / count

@@ -9,7 +9,7 @@ from resformer.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """What is demanded; None where nothing is.
+    """What is demanded of accuracy; a limit that is None demands nothing.
 
     Attributes:
         min_agreement: The least share of samples whose class the quantized network must predict as the original does,
@@ -28,7 +28,7 @@ class Limits:
         least, drop = self.min_agreement, self.max_accuracy_drop
         if least is not None and not 0 <= least <= 1:
             raise InputError(f"min_agreement: {least:g} is no share of the samples; give 0 to 1, such as 0.9 for 90 %")
-        # a drop of 1 can never be exceeded: who writes it means one point
+        # a drop of 1 can never be exceeded, so a user who gives it means one percentage point
         if drop is not None and not 0 <= drop < 1:
             raise InputError(
                 f"max_accuracy_drop: {drop:g} is no share of the samples; give 0 to less than 1, such as 0.01 for one "

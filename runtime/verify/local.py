@@ -1,11 +1,10 @@
-"""Local error: what each layer alone does to its spikes when it is fed what the original network feeds it.
+"""Local error: the error that each layer makes by itself when it is fed the original network's inputs.
 
-A layer is a population and the synapses in front of it; a population's recurrent synapses are one beside, told apart
-from those that bring what comes in. Its inputs are the original's: the spikes that its synapses
-read, those that a recurrent population itself fired a step ago among them, and of a residual stream the current as it
-stood at the population before. So the error of a layer is its own,
-whereas from end to end a flipped spike spreads to all that follow. The last layers have no population: they make the
-logits.
+A layer is a population and the synapses in front of it, its recurrent ones included. Recurrent synapses alone are a
+further layer. A layer is fed the original's spikes; a recurrent population is also fed the spikes that it fired one
+step ago in the original. On a residual stream, a layer is also fed the original's current as it was at the population
+before. So the error of a layer is its own, whereas from end to end a flipped spike spreads to all later layers. The
+last layers have no population: they make the logits.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 ZERO = Fraction(0)
 SQUARED_BITS = 900
-"""Of squares that are summed as floats: the largest float has 1,024."""
+"""Squares of up to this many bits are summed as floats; the largest float has 1,024."""
 SumT = TypeVar("SumT", int, "Fraction | float")
 
 
@@ -55,11 +54,11 @@ class Layer:
     """A population, or a part of the readout, and the synapses in front of it.
 
     Attributes:
-        synapses: Their names, in topological order; empty of neurons that read the input itself. Synapses of a
-            population onto itself have its name.
-        population: The population's name; None of what makes the logits.
-        streams: The populations before it on the same residual stream, whose current is part of its own.
-        onto: The population whose recurrent synapses these are, alone; it has a layer of its own too.
+        synapses: The names of the synapses, in topological order; empty if the neurons read the input itself. A
+            population's recurrent synapses have the population's name.
+        population: The population's name; None if the layer is a part of the readout, or recurrent synapses alone.
+        streams: The populations before it on the same residual stream, whose current is part of its own current.
+        onto: If the layer is recurrent synapses alone, their population, which has another layer; otherwise None.
     """
 
     synapses: tuple[str, ...]
@@ -75,20 +74,20 @@ class Layer:
 
 @dataclass
 class LayerTally:
-    """What was counted of one layer; everything adds up over samples but ``worst``.
+    """The counts of one layer; over samples, ``worst`` is a maximum, and everything else is added up.
 
-    The sums are exact, lest they depend on which batch, or which of several processes, comes first.
+    The sums are exact, so that they do not depend on which batch or process comes first.
 
     Attributes:
-        values: How many currents, or logits, there were.
-        squared_error: Sum of the squares of how far these are from the original's, in thresholds (of logits, as is).
-        worst: The largest distance.
-        squared_current: Sum of the squares of what the layer's synapses make in the original, likewise.
-        compared: How many spikes were compared.
-        mismatched: Those that differ where the layer is fed the original's inputs.
-        fired, fired_original: Spikes there, and in the original.
-        drifted: Spikes of the whole quantized network that differ from the original's.
-        fired_quantized, both: Spikes that it fired, and those that the original fired as well.
+        values: The number of currents, or of logits, that were compared.
+        squared_error: The sum of the squares of their errors against the original, in thresholds; of logits, as is.
+        worst: The largest magnitude of these errors.
+        squared_current: The sum of the squares of what the layer's synapses make in the original, in the same unit.
+        compared: The number of spikes that were compared.
+        mismatched: The number of spikes that differ from the original's when the layer is fed the original's inputs.
+        fired, fired_original: The number of spikes when the layer is fed these inputs, and in the original.
+        drifted: The number of the layer's spikes in the whole quantized network that differ from the original's.
+        fired_quantized, both: The number of its spikes in that network, and of those that the original fired as well.
     """
 
     values: int = 0
@@ -104,7 +103,7 @@ class LayerTally:
     both: int = 0
 
     def add_errors(self, error: Float64Array, current: Float64Array) -> None:
-        """Count errors of what the layer makes, and what it makes in the original, in the same unit."""
+        """Count the errors of what the layer makes, and what it makes in the original, both in the same unit."""
         self.values += error.size
         self.squared_error = _sum(self.squared_error, _exact(error))
         self.worst = max(self.worst, float(np.abs(error).max(initial=0.0)))
@@ -121,7 +120,7 @@ class LayerTally:
         self.both += int(np.count_nonzero(quantized & original))
 
     def merge(self, other: LayerTally) -> None:
-        """Add what other samples counted."""
+        """Add the counts of other samples."""
         for each in fields(self):
             mine, others = getattr(self, each.name), getattr(other, each.name)
             setattr(self, each.name, max(mine, others) if each.name == "worst" else _sum(mine, others))
@@ -129,15 +128,15 @@ class LayerTally:
 
 @dataclass(frozen=True)
 class LocalError:
-    """What was found of one layer.
+    """The local error of one layer.
 
     Attributes:
-        layer: Which.
-        rank: 1 is the worst: the layer of the largest ``relative``.
+        layer: The layer.
+        rank: 1 is the worst layer, the one with the largest ``relative``.
         relative: Root mean square of the error of what its synapses make, over that of what they make in the original.
         rms: Root mean square of the current's error, in thresholds; of logits, as is.
-        worst: Its largest magnitude, likewise.
-        tally: The counts that these come from.
+        worst: The largest magnitude of that error, in the same unit.
+        tally: The counts that these figures come from.
     """
 
     layer: Layer
@@ -149,7 +148,7 @@ class LocalError:
 
     @property
     def mismatch(self) -> float:
-        """Share of its spikes that differ, fed the original's inputs."""
+        """Share of its spikes that differ when it is fed the original's inputs."""
         return self.tally.mismatched / self.tally.compared
 
     @property
@@ -159,7 +158,7 @@ class LocalError:
 
     @property
     def rate_shift(self) -> float:
-        """By how much its firing rate is above the original's, fed the original's inputs."""
+        """By how much its firing rate is above the original's when it is fed the original's inputs."""
         return (self.tally.fired - self.tally.fired_original) / self.tally.compared
 
     @property
@@ -169,7 +168,7 @@ class LocalError:
 
     @property
     def f1(self) -> float:
-        """F1 of its spikes in the whole quantized network; 1 where neither fires."""
+        """F1 of its spikes in the whole quantized network; 1 if it fires neither there nor in the original."""
         either = self.tally.fired_quantized + self.tally.fired_original
         return 2 * self.tally.both / either if either else 1.0
 
@@ -192,24 +191,24 @@ def rank(tallies: Mapping[Layer, LayerTally]) -> tuple[LocalError, ...]:
 
 
 def _exact(values: Float64Array) -> Fraction | float:
-    """The sum of the squares of a batch's values, to be added up without rounding; as it is where it is infinite."""
+    """The sum of the squares of a batch's values, as a fraction that adds up exactly; a float if it is not finite."""
     most = float(np.abs(values).max(initial=0.0))
     if not math.isfinite(most):
         return most * most
-    # squares that no float holds are summed in a unit in which one does
+    # squares that are too large for a float are summed in a larger unit
     unit = math.frexp(most)[1] if most > 2.0 ** (SQUARED_BITS // 2) else 0
     return Fraction(float((np.ldexp(values, -unit) ** 2).sum())) * (1 << 2 * unit)
 
 
 def _sum(one: SumT, other: SumT) -> SumT:
-    """Both together; to one that is infinite nothing is added, since Python would make a float of that, too."""
+    """The sum of both; a float, which is infinite or NaN, is kept, since a fraction may be too large to add to it."""
     if isinstance(one, float) and isinstance(other, Fraction):
         return one
     return other if isinstance(one, Fraction) and isinstance(other, float) else one + other
 
 
 def _root(total: Fraction | float, count: Fraction | float) -> float:
-    """The square root of a quotient; a float holds it, though maybe not what it is the root of."""
+    """The square root of ``total / count``; it fits a float, even if the quotient itself does not."""
     if isinstance(total, float):  # infinite, or no number
         return math.sqrt(total / count if isinstance(count, float) else total)
     if isinstance(count, float):
@@ -220,12 +219,15 @@ def _root(total: Fraction | float, count: Fraction | float) -> float:
 
 
 def _ratio(error: Fraction | float, current: Fraction | float) -> float:
-    """Root of a ratio of two sums of squares: an error where there was no current at all is as large as itself."""
+    """Root of the ratio of two sums of squares; if there was no current at all, root of the error's sum itself."""
     return _root(error, current or 1)
 
 
 def find_layers(program: Scheduled) -> tuple[Layer, ...]:
-    """The layers of a program, in topological order; a classifier of currents is one, and what makes them another."""
+    """The layers of a program, in topological order.
+
+    A classifier that reads currents is a layer of its own, and the synapses that make these currents are another one.
+    """
     heads, order = _heads(program), {node.name: position for position, node in enumerate(program)}
 
     def layer(source: str, population: str | None) -> Layer:
@@ -245,14 +247,14 @@ def find_layers(program: Scheduled) -> tuple[Layer, ...]:
     classifier = _classifier_of_currents(program)
     if classifier is not None:
         before = tuple(name for name in readout.synapses if name != classifier)
-        # none where it reads counts of spikes
+        # no synapses make what it reads if these are counts of spikes
         makers = [Layer(before, None, readout.streams)] if before else []
         return (*layers, *makers, Layer((classifier,), None, ()))
     return (*layers, readout) if readout.synapses else tuple(layers)
 
 
 def _classifier_of_currents(program: Scheduled) -> str | None:
-    """The linear layer in front of the output that reads what synapses make, rather than spikes; None if none does."""
+    """The linear layer in front of the output, if it reads currents or other values rather than spikes; else None."""
     last = program[program.output.inputs[0]]
     if not isinstance(last.op, Dense) or program[last.inputs[0]].op.signal.kind is SignalKind.SPIKE:
         return None
@@ -260,7 +262,7 @@ def _classifier_of_currents(program: Scheduled) -> str | None:
 
 
 def _heads(program: Scheduled) -> dict[str, str]:
-    """Of each node whose current neurons read, the first population that does."""
+    """For each node that makes a current that neurons read, the first population that reads it."""
     heads: dict[str, str] = {}
     for name in program.lif_names:
         heads.setdefault(_source(program, program[name].inputs[0]), name)
@@ -268,14 +270,14 @@ def _heads(program: Scheduled) -> dict[str, str]:
 
 
 def _source(program: Scheduled, name: str) -> str:
-    """The node that makes a current, seen through what hands it on."""
+    """The node that makes a current, found by going back through delays and relays."""
     while isinstance(program[name].op, (Delay, Relay)):
         (name,) = program[name].inputs
     return name
 
 
 def _front(program: Scheduled, name: str, heads: Mapping[str, str]) -> tuple[set[str], set[str]]:
-    """The synapses in front of a node, and the populations whose current its own contains."""
+    """The synapses in front of a node, and the populations whose current is part of the node's value."""
     node = program[name]
     if isinstance(node.op, Spiking | SpikeGate | Input):
         return set(), set()
@@ -285,7 +287,7 @@ def _front(program: Scheduled, name: str, heads: Mapping[str, str]) -> tuple[set
         return {name}, _front(program, node.inputs[0], heads)[1]
     synapses: set[str] = {name} if isinstance(node.op, (Conv2d, Dense)) else set()
     streams: set[str] = set()
-    # of a product, what its spikes gate
+    # of a product's inputs only the first counts, the current that its spikes gate
     for source in node.inputs if isinstance(node.op, Add) else node.inputs[:1]:
         found = _front(program, source, heads)
         synapses |= found[0]
@@ -297,11 +299,11 @@ class LocalComparison:
     """One batch of samples, layer by layer: ``keep`` observes the program, then ``compare`` runs the original.
 
     Args:
-        program: Scheduled.
+        program: The scheduled program.
         graph: The original after all float passes.
 
     Attributes:
-        tallies: What ``compare`` counted, in topological order.
+        tallies: The counts of ``compare`` by layer, in topological order.
     """
 
     def __init__(self, program: Scheduled, graph: Graph[nir.NIRNode]) -> None:
@@ -317,15 +319,15 @@ class LocalComparison:
         self._features = self._graph[self._readout[-1].synapses[0]].inputs[0] if self._kept_synapses else None
         self._streams = {stream for layer in layers for stream in layer.streams}
         self._values: dict[str, npt.NDArray[np.int32]] = {}
-        """What the program's populations are given, and its last synapses make, (T, N, ...), by node."""
+        """The program's values that populations read, and those in front of its classifier, (T, N, ...), by node."""
         self._given: dict[str, Float64Array] = {}
-        """Of populations whose current others contain: the original's, (T, N, ...)."""
+        """The original's current of each population in ``_streams``, (T, N, ...)."""
         self._errors: dict[str, Float64Array] = {}
-        """How far the program's is from it."""
+        """The error of the program's current, of the same populations, (T, N, ...)."""
         self._classified: Float64Array | None = None
 
     def keep(self, name: str, value: npt.NDArray[np.int64]) -> None:
-        """Take note of a node's value in the program, whose populations are overridden by the original's spikes."""
+        """Keep a node's value if ``compare`` needs it, from a run in which populations send the original's spikes."""
         readers = self._program.consumers[name]
         if name in self._kept_synapses or any(isinstance(reader.op, Spiking) for reader in readers):
             self._values[name] = value.astype(np.int32)
@@ -342,8 +344,8 @@ class LocalComparison:
         Args:
             samples: (N, C, H, W) or (N, T, C, H, W), as the original is given them.
             original: The spikes of each population of the original network, (T, N, ...).
-            quantized: Those of the whole quantized network.
-            logits: (T, N, classes), of the run that was observed.
+            quantized: The spikes of each population of the whole quantized network, (T, N, ...).
+            logits: (T, N, classes), the integer logits of the run that ``keep`` observed.
         """
 
         def observe(name: str, value: torch.Tensor) -> None:
@@ -365,9 +367,9 @@ class LocalComparison:
         """Compare one population's current and spikes.
 
         Args:
-            name: Its name.
+            name: The population's name.
             given: Its current in the original, (T, N, ...), real.
-            original: Its spikes there.
+            original: Its spikes in the original.
             quantized: Its spikes in the whole quantized network.
         """
         node, tally = self._program[name], self.tallies[self._populations[name]]
@@ -375,7 +377,7 @@ class LocalComparison:
         assert isinstance(neurons, Spiking)
         unit = 2.0**-source.op.signal.scale_exp
         arriving = self._values[source.name]
-        if isinstance(neurons, RecurrentCubaLIF):  # whose current no stream hands on: NIR's populations share none
+        if isinstance(neurons, RecurrentCubaLIF):  # on no residual stream: in NIR, populations share no current
             read = float_interpreter.step_ago(torch.from_numpy(original))
             original_neurons = self._graph[name].op
             assert isinstance(original_neurons, primitives.RecurrentCubaLIF)
@@ -388,7 +390,7 @@ class LocalComparison:
         carried = self._carried(source.name, self._errors)
         if name in self._streams:
             self._given[name], self._errors[name] = given, current - given
-        # to whole units, as the program's neurons take them; clipped first, since floats may be too large for integers
+        # in whole units, as the program's neurons take them; clipped, since a float may be too large for an integer
         alone = np.clip(arriving - np.rint(np.divide(carried, unit)), -LOIHI.a_max, LOIHI.a_max).astype(np.int64)
         fired = np.stack([step.spikes for step in neurons.steps(alone)])
         made = given - self._carried(source.name, self._given)
@@ -397,12 +399,14 @@ class LocalComparison:
         tally.add_spikes(fired, original, quantized)
 
     def _compare_recurrent(self, name: str, returning: Float64Array, fed_back: Float64Array) -> None:
-        """Compare what recurrent synapses make of what their population fired, biases aside: those are the layer's.
+        """Compare what recurrent synapses make of their population's spikes.
+
+        Their biases are left out, since the layer of the population counts them.
 
         Args:
             name: The population.
-            returning: What they make in the original, (T, N, ...), real, with their bias.
-            fed_back: In the program.
+            returning: What the synapses make in the original, (T, N, ...), real, with their bias.
+            fed_back: What they make in the program, (T, N, ...), real, without a bias.
         """
         original = self._graph[name].op
         assert isinstance(original, primitives.RecurrentCubaLIF)
@@ -411,14 +415,19 @@ class LocalComparison:
         self.tallies[self._recurrent[name]].add_errors(error, made / self._threshold(name))
 
     def _program_threshold(self, name: str) -> Float64Array:
-        """The program's, in the original's unit, to be broadcast against the population."""
+        """The program's thresholds, in the original's unit, to be broadcast against the population."""
         node = self._program[name]
         assert isinstance(node.op, Spiking)
         unit: float = 2.0 ** -self._program[node.inputs[0]].op.signal.scale_exp
         return node.op.meant_thresholds.astype(np.float64) * unit
 
     def _carried(self, name: str, values: Mapping[str, Float64Array]) -> Float64Array | float:
-        """What a sum owes to the populations before it on its stream, of whose currents these are values."""
+        """The part of a node's value that comes from populations before it on its stream.
+
+        Args:
+            name: The node.
+            values: The current, or its error, of each of these populations.
+        """
         node = self._program[name]
         if isinstance(node.op, (Delay, Relay)):
             return self._carried(node.inputs[0], values)
@@ -429,20 +438,20 @@ class LocalComparison:
         return total
 
     def _compare_synapses(self, name: str, given: Float64Array) -> None:
-        """Compare what synapses in front of the readout make, biases aside: those are part of the logits'."""
+        """Compare what synapses in front of the classifier make, without biases: those go to the program's logits."""
         layer, node = self._kept_synapses[name], self._program[name]
         made = given - bias_of(as_weighted(self._graph[name].op)).reshape(-1, *(1,) * (given.ndim - 3))
         error = self._values[name] * 2.0**-node.op.signal.scale_exp - made
-        # in thresholds of the populations on its stream
+        # the unit is the largest threshold of the populations on its stream
         unit = max((float(self._threshold(stream).max()) for stream in layer.streams), default=1.0)
         self.tallies[layer].add_errors(error / unit, made / unit)
 
     def _threshold(self, population: str) -> Float64Array:
-        """The original's, to be broadcast against the population."""
+        """The original's thresholds, to be broadcast against the population."""
         return _positive(collapse(as_neurons(self._graph[population].op).v_threshold))
 
     def _classify(self, features: Float64Array) -> Float64Array:
-        """The logits, (T, N, classes), that the program's classifier makes of what the original's reads."""
+        """The logits, (T, N, classes), that the program's classifier makes of the original's features."""
         output = self._program.output.op
         assert isinstance(output, Output)
         logits: Float64Array = features @ real_weight(self._program, self._readout[-1].synapses[0]).T / output.divisor
@@ -450,5 +459,5 @@ class LocalComparison:
 
 
 def _positive(threshold: npt.ArrayLike) -> Float64Array:
-    """Thresholds to count in; one where there is none."""
+    """Thresholds as units to divide by: 1 where a threshold is not above zero."""
     return np.where(np.asarray(threshold) > 0, threshold, 1.0)

@@ -35,7 +35,7 @@ def plot_local(errors: Sequence[LocalError], path: Path) -> None:
 
     Args:
         errors: In topological order.
-        path: Its ending says the format, one that matplotlib knows.
+        path: The file. Its ending names the format, which matplotlib must know.
 
     Raises:
         BackendMissingError: matplotlib is not installed.
@@ -45,7 +45,7 @@ def plot_local(errors: Sequence[LocalError], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # by hand rather than through pyplot, which keeps figures and may want a display
+    # made without pyplot, which keeps figures and may need a display
     figure = Figure(figsize=(10, 1.5 + 0.28 * len(errors)), layout="constrained")
     FigureCanvasAgg(figure)
     own, spikes = figure.subplots(1, 2, sharey=True)

@@ -1,4 +1,4 @@
-"""The sides of a module in memory: the module, the graph made of it, and the quantized module."""
+"""The sides of a module in memory: the module, the graph made from it, and the quantized module."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from resformer.runtime.verify.torch_network import ModuleNetwork
 Float64Array = npt.NDArray[np.float64]
 
 LOGIT_TOLERANCE = 1e-9
-"""Sums in another order differ in their last bits."""
+"""The relative tolerance of logits: sums in another order differ in their last bits."""
 
 
 def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.Tensor]) -> Sides:
     """The sides that verifying a module in memory compares.
 
     Args:
-        compilation: Of a module.
-        quantized_state: The quantized module's.
+        compilation: The compilation of the module.
+        quantized_state: The state dict of the quantized module.
     """
     assert compilation.source.module is not None, "only a module has these sides"
     traced = compilation.source.module.traced
@@ -55,10 +55,10 @@ def module_sides(compilation: Compilation, quantized_state: Mapping[str, torch.T
 def with_module_facts(
     sides: Sides, imported: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], integers: Program
 ) -> Sides:
-    """Sides with what tells the layers of a program from those of the module that it was made of.
+    """Sides completed with how the program's layers differ from those of the module that it was made from.
 
     Args:
-        sides: Of a module.
+        sides: The sides of a module.
         imported: The float graph before all passes.
         folded: The float graph after all float passes.
         integers: The program, scheduled or not.
@@ -74,9 +74,9 @@ def with_module_facts(
 
 
 def gains(imported: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], network: ModuleNetwork) -> dict[str, float]:
-    """What neurons gain beside what they gain in the module: a factor by which its code scales their input.
+    """By population, its gain in the compiled graph over its gain in the module, whose code may scale the input itself.
 
-    Those that read a sum in place of the module's mean have as much less.
+    For a population that reads a sum in place of the module's mean, the ratio is divided by the pool's area.
     """
     gains = {}
     for name, node in network.neurons.items():
@@ -89,19 +89,19 @@ def gains(imported: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], network: Mod
 
 
 def require_same_spikes(compilation: Compilation, example: torch.Tensor) -> None:
-    """See that a module and the graph made of it fire the same spikes and give the same logits, in float64.
+    """See that a module and the graph made from it fire the same spikes and give the same logits, in float64.
 
     Args:
-        compilation: Of a module.
-        example: As its ``forward`` takes samples; its first sample is also compared alone.
+        compilation: The compilation of the module.
+        example: Samples as the module's ``forward`` takes them; the first sample is also compared alone.
 
     Raises:
-        UnsupportedError: They do not: the module does what does not show in its operations.
+        UnsupportedError: Spikes or logits differ: the module does something that its traced operations do not show.
     """
     assert compilation.source.module is not None, "only a module is traced"
     traced = compilation.source.module.traced
     samples = as_samples(example, traced.axes, traced.sample_axes)
-    # a single sample too, lest what it fires depend on the others
+    # a single sample too, since its spikes must not depend on the other samples
     for part in (samples, samples[:1]):
         _compare(_original(compilation), traced.graph, part)
 
@@ -113,13 +113,13 @@ def _original(compilation: Compilation) -> ModuleNetwork:
 
 
 def traced_network(module: nn.Module, traced: Traced, program: Program, *, source: str = "module") -> ModuleNetwork:
-    """A module as a network whose populations are listened to in the program's order.
+    """A module as a network whose populations can be observed, under the program's names.
 
     Args:
         module: In float64 and eval mode; it is not copied.
-        traced: What tracing it, or one of its class, gave.
-        program: Its program.
-        source: What messages call where it came from.
+        traced: The result of tracing the module, or another module of its class.
+        program: The module's program.
+        source: The kind of source that the network came from, as messages name it.
     """
     return ModuleNetwork(
         module,
@@ -140,7 +140,7 @@ def traced_network(module: nn.Module, traced: Traced, program: Program, *, sourc
 
 
 def _compare(original: ModuleNetwork, graph: Graph[nir.NIRNode], samples: Float64Array) -> None:
-    """Compare a module with the graph made of it on samples, as :func:`require_same_spikes` says."""
+    """Compare a module with the graph made from it on samples, as :func:`require_same_spikes` says."""
     expected: dict[str, torch.Tensor] = {}
     logits = original.run(samples, lambda name, _current, spikes: expected.update({name: spikes.clone()}))
 

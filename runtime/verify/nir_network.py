@@ -1,4 +1,4 @@
-"""A network from a NIR file, run by the float interpreter as the file has it, whose populations can be listened to."""
+"""A network from a NIR file, run unchanged by the float interpreter, whose populations can be observed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class NirNetwork:
     """A network in float64, and its populations.
 
     Args:
-        graph: As imported.
+        graph: The float graph as imported, before any pass.
     """
 
     source = "file"
-    """What messages call where it came from."""
+    """The kind of source that the network came from, as messages name it."""
 
     def __init__(self, graph: Graph[nir.NIRNode]) -> None:
         self.graph = graph
         self.neurons = {node.name: node for node in graph if isinstance(node.op, NEURONS)}
 
     def copy(self) -> NirNetwork:
-        """One for another thread: the interpreter keeps no state."""
+        """A network for another thread: this one, since the interpreter keeps no state."""
         return self
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
@@ -53,13 +53,13 @@ class NirNetwork:
         Args:
             name: Its population.
             neuron: Its index in the flattened population.
-            currents: What the population is given by one sample, (T, ...).
+            currents: The population's input currents for one sample, (T, ...).
         """
         return potentials(self.graph, name, neuron, torch.from_numpy(currents))
 
 
 def potentials(graph: Graph[nir.NIRNode], name: str, neuron: int, currents: torch.Tensor) -> Float64Array:
-    """The membrane potential of one of a float graph's neurons at each step, (T,), in units of its threshold."""
+    """As ``NirNetwork.potentials``: the potential of a neuron of a float graph, (T,), in units of its threshold."""
     node, dt = graph[name], float(graph.metadata["dt"])
     given = currents.reshape(len(currents), 1, *node.shape)
     neurons = as_neurons(node.op)

@@ -1,4 +1,4 @@
-"""The result of a verification: the four equivalences (E1 to E4), by name, and what was found of each."""
+"""The result of a verification: the four equivalences (E1 to E4), by name, and what was found for each."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ CHECKPOINT, NIR, NET = "checkpoint", "nir", NETX
 SOURCES = MappingProxyType(
     {CHECKPOINT: "checkpoint", NIR: "NIR file", NET: "netx network", "module": "module", "zoo": "checkpoint"}
 )
-"""What was compiled, in words, by what the program's metadata say of its source."""
+"""What was compiled, in words, by the ``source`` in the program's metadata."""
 
 SHORT = MappingProxyType({name: f"E{number}" for number, name in enumerate(CHECKS, 1)})
-"""The checks as people call them."""
+"""The short names of the checks: E1 to E4."""
 NOTHING = "nothing to report"
 ROUNDING = 1e-9
-"""By how much a difference of two shares of samples may be off in float64: far less than one sample of any number."""
+"""By how much a difference of two shares may be off in float64: far less than one sample of any number of samples."""
 
 FEW_SAMPLES = 10
-"""Of fewer, no share of right predictions is a guess's, and one class for all is no sign of anything."""
+"""With fewer samples, an accuracy is not compared with that of a guess: too few to tell one from the other."""
 
 Counts: TypeAlias = Mapping[str, tuple[int, int]]
 """By layer: how many elements were compared, and how many of them differ."""
@@ -50,7 +50,7 @@ class Check:
         layers: Spikes compared and mismatched, by population.
         demanded: Whether ``equivalent`` depends on it.
         passed: Whether nothing differs.
-        note: What was compared beyond or short of all spikes, in words.
+        note: What was compared, or why the check is not demanded, in words.
         divergence: Where the sides first differ, if that is known.
         extra: Further numbers, as JSON can hold them.
     """
@@ -64,51 +64,52 @@ class Check:
 
     @property
     def compared(self) -> int:
-        """How many spikes were compared."""
+        """The number of spikes that were compared."""
         return sum(compared for compared, _ in self.layers.values())
 
     @property
     def mismatched(self) -> int:
-        """How many of them differ."""
+        """The number of compared spikes that differ."""
         return sum(mismatched for _, mismatched in self.layers.values())
 
 
 @dataclass(frozen=True, repr=False)
 class Verification(Summarized):
-    """All results.
+    """The result of a verification: all checks, and what else is known of the samples and the network.
 
     Attributes:
-        backend: Its name.
-        samples: How many.
+        backend: The name of the backend.
+        samples: The number of samples.
         timesteps: T.
-        checks: By name; only those that ran.
-        not_run: The others, and why.
-        layers: The populations in topological order, with how many chances to fire each had.
+        checks: The checks that ran, by name.
+        not_run: The checks that did not run, by name, and why.
+        layers: The populations in topological order, and how many chances to fire each had: T times samples times
+            neurons.
         saturation: How often a value was clipped, by node.
-        ties: How often a potential met its threshold exactly and did not fire, by population; those that fire at ties,
-            as SpikingJelly's do, are not there.
-        clipped: How many values of the input its range could not hold.
-        model_is_source: Whether the given checkpoint is, bit for bit, the one that was compiled; None if not given.
-        accuracy: Of "original" and "quantized", as far as labels and checkpoint were given.
+        ties: How often a potential met its threshold exactly and did not fire, by population. Populations that fire at
+            ties, as SpikingJelly's do, are left out.
+        clipped: The number of input values that were clipped to the input's range.
+        model_is_source: Whether the given file is, bit for bit, the one that was compiled; None if none was given.
+        accuracy: The accuracies of "original" and "quantized", as far as labels and the original were given.
         local: Each layer's own error, in topological order; empty if it was not asked for.
         source: What was compiled, in words: a checkpoint, a NIR file, a netx network or a module.
-        notes: What the backend found of this machine, a sentence each: kernels that it computes wrongly; and what was
-            chosen in reading the samples.
+        notes: A sentence each: kernels that the backend found to be computed wrongly on this machine, what was chosen
+            in reading the samples, and how the user's own network was run.
         warnings: What is doubtful in how the samples were read, a sentence each.
         predictions: The quantized network's class of each sample.
-        predictions_original: The original's, if it is known.
-        labels: The true class of each sample, if they are known.
-        input_crc32: A checksum of each sample as the program is given it, by which a page knows it again.
+        predictions_original: The original's class of each sample, if the original was given.
+        labels: The true class of each sample, if the classes are known.
+        input_crc32: A checksum of each sample as the program is given it, by which a page recognises the sample.
         classes: The names of the classes, class 0 first, if they are known.
         preprocessing: What was done to the samples.
         accuracy_absent: Why there is no accuracy; None if there is.
         fired: How often each population of the backend fired, in the order of ``layers``.
         largest_input: The largest magnitude of any value of the samples.
-        input_range: The least and the largest number that the program takes without clipping it.
-        input_kind: "static", or "frames" of counts of events.
+        input_range: The least and the largest number that the program takes without clipping.
+        input_kind: "static" for an input that is the same in all steps, "frames" for counts of events.
         assumptions: What neither the checkpoint nor its user said of the network, a sentence each.
         limits: What was demanded of accuracy.
-        guess: The share of the commonest label: the accuracy of who always guesses that; None without labels.
+        guess: The share of the commonest label, which is the accuracy of always guessing it; None without labels.
     """
 
     backend: str
@@ -158,7 +159,7 @@ class Verification(Summarized):
         ]
 
     def sound(self) -> bool:
-        """Whether it passed."""
+        """Whether the verification passed."""
         return self.passed
 
     def details(self) -> tuple[str, Rows]:
@@ -167,21 +168,21 @@ class Verification(Summarized):
 
     @property
     def equivalent(self) -> bool:
-        """Whether every demanded check passed, and there was one: the same spikes, and nothing beyond."""
+        """Whether at least one check was demanded and all demanded ones passed: a statement on spikes, not accuracy."""
         demanded = [check for check in self.checks.values() if check.demanded]
         return bool(demanded) and all(check.passed for check in demanded)
 
     @property
     def passed(self) -> bool:
-        """Whether it is equivalent, and accuracy is what ``limits`` demand."""
+        """Whether the network is equivalent, and its accuracy is what ``limits`` demand."""
         return self.equivalent and not self.shortfalls
 
     @property
     def verdict(self) -> tuple[str, str, str]:
         """Three lines: whether the spikes are the same, what became of accuracy, and what to know of both.
 
-        Equal spikes say nothing of a network that never fires, of an input that was clipped, or of an accuracy that
-        fell; so each line says one thing, and EQUIVALENT is said of the first alone.
+        Equal spikes do not reveal a network that never fires, an input that was clipped, or an accuracy that fell. So
+        each line says one thing, and EQUIVALENT refers to the first line alone.
         """
         said = self.shortfalls
         known = [each for each in self.to_know if each not in said]
@@ -189,12 +190,12 @@ class Verification(Summarized):
 
     @property
     def shortfalls(self) -> tuple[str, ...]:
-        """In what accuracy falls short of what was demanded, a sentence each."""
+        """How accuracy falls short of what ``limits`` demand, a sentence each."""
         return _shortfalls(self)
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What puts the samples in doubt, or what the network makes of them: silent populations, clipped input."""
+        """Reasons to doubt the samples, or how the network responds to them: silent populations, clipped input."""
         return silence(self.fired, self.layers, from_nir=self.source == SOURCES[NIR]) + clipping(
             self.clipped, self.largest_input, self.input_range, frames=self.input_kind == "frames"
         )
@@ -206,29 +207,29 @@ class Verification(Summarized):
 
     @property
     def agreement(self) -> float | None:
-        """The share of samples for which the quantized network and the original predict one class; None if unknown."""
+        """The share of samples that the original and the quantized network put in the same class; None if unknown."""
         return float(self.checks[ORIGINAL].extra["top1_agreement"]) if ORIGINAL in self.checks else None
 
     @property
     def empty_agreement(self) -> str | None:
-        """Why agreement with the original says nothing, in a sentence; None where it may say something."""
+        """Why agreement with the original says nothing, in a sentence; None if it may say something."""
         return _empty_agreement(self)
 
     @property
     def accuracy_drop(self) -> float | None:
-        """The original's accuracy less the quantized network's, a share of the samples; None if either is unknown."""
+        """The original's accuracy minus the quantized network's, a share of the samples; None if either is unknown."""
         if self.accuracy.keys() < {"original", "quantized"}:
             return None
         return self.accuracy["original"] - self.accuracy["quantized"]
 
     @property
     def accuracy_intervals(self) -> Mapping[str, tuple[float, float]]:
-        """Between which shares each of ``accuracy`` lies, with 95 %: what so few samples can tell of all there are."""
+        """The 95 % confidence interval of each of ``accuracy``: what these samples tell of all samples there are."""
         return {name: share_interval(round(each * self.samples), self.samples) for name, each in self.accuracy.items()}
 
     @property
     def accuracy_drop_interval(self) -> tuple[float, float] | None:
-        """Between which shares ``accuracy_drop`` lies, with 95 %; None if it is unknown."""
+        """The 95 % confidence interval of ``accuracy_drop``, in shares of the samples; None if the drop is unknown."""
         if self.labels is None or not self.predictions_original:
             return None
         rows = tuple(zip(self.labels, self.predictions_original, self.predictions, strict=True))
@@ -240,8 +241,8 @@ class Verification(Summarized):
 def layer_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
     """Headings and rows of a table of all populations: mismatched spikes by check, those of E4 as shares.
 
-    Of ties, those that did not fire: potentials that met their threshold exactly. A population that fires at them has
-    none to count.
+    The column of ties counts potentials that met their threshold exactly and did not fire. A population that fires at
+    ties has "fire" there instead of a count.
     """
     headings = ["population", " spikes", *(f" {SHORT[name]}" for name in result.checks)]
     if ORIGINAL in result.checks:
@@ -265,7 +266,7 @@ def _share(compared: int, mismatched: int) -> str:
 
 
 def _same_spikes(result: Verification) -> str:
-    """The first line: what E1 to E3 prove (and E4, of a checkpoint that was fine-tuned for these integers)."""
+    """The first line: what E1 to E3 prove, and E4 if the checkpoint was fine-tuned for these integers."""
     demanded = {name: check for name, check in result.checks.items() if check.demanded}
     measured = [SHORT[name] for name, check in result.checks.items() if not check.demanded and name != ORIGINAL]
     absent = [SHORT[name] for name in result.not_run if name != ORIGINAL]
@@ -286,13 +287,13 @@ def _difference(check: Check) -> str:
 
 
 def _accuracy(result: Verification) -> str:
-    """The second line: what is known of accuracy, and whether it is what was demanded."""
+    """The second line: what is known of accuracy, and whether it meets the limits."""
     lacking = result.shortfalls
     demands = any(limit is not None for limit in (result.limits.min_agreement, result.limits.max_accuracy_drop))
     word = "ACCURACY NOT KEPT" if lacking else "ACCURACY KEPT" if demands else "accuracy"
     facts = [_accuracies(result), _agreement(result)]
     if demands and not result.accuracy:
-        # whether it is kept is judged by agreement then, and "kept: unknown" would contradict itself
+        # agreement then decides whether accuracy is kept; "ACCURACY KEPT: unknown" would contradict itself
         facts = [facts[1], f"accuracy itself is {facts[0]}"]
     return f"{word}: {'; '.join((*lacking, *facts))}"
 
@@ -313,7 +314,7 @@ def _agreement(result: Verification) -> str:
 
 
 def _shortfalls(result: Verification) -> tuple[str, ...]:
-    """In what accuracy falls short of what was demanded, a sentence each."""
+    """How accuracy falls short of what the limits demand, a sentence each."""
     lines = []
     least, most = result.limits.min_agreement, result.limits.max_accuracy_drop
     if least is not None and (result.agreement is None or result.agreement < least):
@@ -327,7 +328,7 @@ def _shortfalls(result: Verification) -> tuple[str, ...]:
 
 
 def _empty_agreement(result: Verification) -> str | None:
-    """Why two networks that predict the same tell nothing: neither knows what to make of these samples."""
+    """Why agreement says nothing: nothing fired, or neither network can read the samples. None if it says something."""
     if result.agreement is None:
         return None
     if result.fired and not any(result.fired.values()):
@@ -335,14 +336,14 @@ def _empty_agreement(result: Verification) -> str | None:
     nothing = "so agreement with it says nothing: are the samples prepared as for training?"
     accuracy, guess, enough = result.accuracy.get("original"), result.guess, result.samples >= FEW_SAMPLES
     if accuracy is not None and guess is not None and guess <= 1 / 2 and enough:
-        # as far above as one guess in six gets by chance
+        # one standard deviation above the guess, which one guess in six exceeds by chance
         if accuracy <= guess + math.sqrt(guess * (1 - guess) / result.samples):
             return (
                 f"the {result.source} itself is right in {accuracy:.2%} of the samples, no better than a guess "
                 f"({guess:.2%} are of one class), {nothing}"
             )
     elif accuracy is None and result.warnings:
-        # both networks are given the same samples, and may agree on what neither can read
+        # both networks are given the same samples, and may agree on samples that neither can read
         return (
             f"the samples are prepared otherwise than the build says and have no labels, {nothing} Give --labels, or "
             "compile with these options"
@@ -357,7 +358,7 @@ def _to_know(result: Verification) -> tuple[str, ...]:
         lines.append(result.empty_agreement)
     if result.saturation:
         lines.append(f"saturation: {_counts(result.saturation)}")
-    # counted by the reference and the backend where potentials land exactly on a threshold
+    # populations without a tie are left out
     ties = {name: count for name, count in result.ties.items() if count}
     if ties:
         lines.append(f"ties, potentials that land exactly on a threshold: {_counts(ties)}")
@@ -367,7 +368,7 @@ def _to_know(result: Verification) -> tuple[str, ...]:
     if result.notes:
         lines.append(listed(result.notes, shown=1))
     if result.assumptions:
-        # each ends in why it is one, in brackets
+        # each assumption ends with its reason in brackets, which is cut off here
         sentences = [each.partition(" (")[0] for each in result.assumptions]
         lines.append(f"assumed (no tensor says so): {', '.join(sentences)}")
     return tuple(lines)

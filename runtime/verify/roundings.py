@@ -1,6 +1,7 @@
-"""What populations of levels send in a module's own code, however it is written: its roundings, seen as they run.
+"""The spikes of neurons that a module's code computes itself, observed as the operations run.
 
-And what neurons fire that the code writes out: its comparisons.
+Neurons of levels are known by their roundings, however the code is written; neurons that the code writes out over a
+loop of steps are known by their comparisons.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from resformer.errors import InputError
 
 
 class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, tells what each population that the code writes out is given and sends, (T, N, ...).
+    """A context in which ``observe`` is called for each population that the module's code computes itself.
 
-    What one of levels is told to be given is what the code rounds: its potential, clamped.
+    ``observe`` gets what the population's rounding or comparison reads, and what the population sends, both
+    (T, N, ...). The rounding of a population of levels reads its potential, clamped.
 
     Args:
-        calls: For each rounding of a forward, in order, which population it is; where neurons are written out by
-            comparisons, for each of these too.
+        calls: For each rounding of a forward pass, in order, the population that it belongs to, or None. If any neurons
+            are written out with comparisons, also for each comparison.
         timesteps: T.
-        observe: Told a population's name, what it is given, and its levels.
-        unseen: Modules in which nothing counts: those that the frontend does not look into.
+        observe: Called with a population's name, what its operation reads, and what it sends.
+        unseen: Modules whose operations are ignored: those that the frontend does not look into.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and note it if it is a rounding, or a comparison that counts.
+        """Run an operation, and note it if it is a rounding, or a comparison where these are watched.
 
         Raises:
             InputError: The module's code rounds or compares more often than when it was traced.
@@ -62,7 +64,7 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if call is not None and call.compares:
                 self._note(call, *(call.arranged(each.double(), self.timesteps) for each in (args[0], made)))
             elif call is not None:
-                # what is rounded down has a half added, and what is clamped afterwards is not clamped yet
+                # code that rounds down has added a half, taken off here; code may clamp later, so both are clamped here
                 half = HALF if func is torch.ops.aten.floor.default else 0.0
                 both = ((each - extra).clamp(0, call.most) for each, extra in ((args[0], half), (made, 0.0)))
                 given, sent = (call.arranged(each, self.timesteps) for each in both)
@@ -70,7 +72,7 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
     def _note(self, call: LevelCall, given: torch.Tensor, sent: torch.Tensor) -> None:
-        """Tell of a population, of one that the code steps once all its steps are there."""
+        """Report a population; if the code computes it step by step, report it once after the last step."""
         if call.step is not None:
             steps = self.steps.setdefault(call.name, [])
             steps.append((given, sent))
@@ -80,7 +82,7 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.observe(call.name, given, sent)
 
     def __enter__(self) -> Any:
-        """Begin to listen."""
+        """Begin to observe."""
         for each in self.unseen:
             self.hooks.append(each.register_forward_pre_hook(lambda *_: self._enter(1)))
             self.hooks.append(each.register_forward_hook(lambda *_: self._enter(-1)))
@@ -90,7 +92,7 @@ class Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.inside += by
 
     def __exit__(self, *error: Any) -> None:
-        """Leave, and see that every rounding came.
+        """Stop observing, and see that every expected rounding and comparison ran.
 
         Raises:
             InputError: The module's code rounds or compares less often than when it was traced.

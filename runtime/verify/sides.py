@@ -1,4 +1,4 @@
-"""Loading the sides that verifying a build compares."""
+"""Load the sides that a verification of a build compares."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from resformer.runtime.verify.zoo_sides import open_zoo_original, zoo_sides
 
 
 def load_sides(build: Build, program: Scheduled, model: Path | None, user: UserNetwork | None = None) -> Sides:
-    """Load all sides of a build that there are.
+    """Load all sides of a build that are available.
 
     Args:
-        build: What is verified.
-        program: The build's.
-        model: What was compiled; None if it is not given.
-        user: The user's own network, in place of what the compiler reads in the file.
+        build: The build to verify.
+        program: The build's program.
+        model: The file that was compiled; None if it is not given.
+        user: The user's own network, which takes the place of the network that the compiler reads in ``model``.
 
     Raises:
         ResformerError: A file cannot be read.
-        InputError: The model is another network than the one that was compiled.
+        InputError: ``model`` is another network than the one that was compiled.
     """
     if user is not None:
-        # what else than a checkpoint was compiled is no file that the user's code has weights in
+        # if no checkpoint was compiled, ``model`` holds the weights of the user's code, and is not what was compiled
         known = None if build.from_nir or build.from_module else model
         sides = load_sides(build, program, known)
         graphs = sides.graphs or with_file_graph({}, build, program)
@@ -79,16 +79,16 @@ def _nir_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
 
 
 def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork | NirNetwork:
-    """What a build was compiled from, in real numbers.
+    """The network that a build was compiled from, in real numbers.
 
     Args:
-        build: Of a checkpoint, a NIR file or a netx network.
-        program: The build's.
-        model: The file.
+        build: A build of a checkpoint, a NIR file or a netx network.
+        program: The build's program.
+        model: The file that was compiled.
 
     Raises:
-        ResformerError: It cannot be read.
-        InputError: It is another network than the one that was compiled, or that was a module in memory.
+        ResformerError: The file cannot be read.
+        InputError: The file is another network than the one that was compiled, or a module in memory was compiled.
     """
     if build.from_module:
         raise InputError(
@@ -114,7 +114,7 @@ def open_original(build: Build, program: Scheduled, model: Path) -> TorchNetwork
 
 
 def _nir_graph(build: Build, model: Path, timesteps: int) -> Graph[nir.NIRNode]:
-    """A NIR file's float graph, read as the build says."""
+    """The float graph of a NIR file, read with the time step, reset and limits that the build states."""
     known, own = build.network().metadata, read_own(model)
     dt = float(known["dt"])
     if own is not None:
@@ -138,7 +138,7 @@ def _same_populations(network: TorchNetwork, program: Scheduled, source: str) ->
 
 
 def absent_sides(build: Build) -> dict[str, str]:
-    """Why a check is not run, by its name, if its side is absent."""
+    """For each check that may lack a side, by name: why it is not run if the side is absent."""
     if build.from_module:
         return dict.fromkeys((FLOAT_GRAPH, QUANTIZED, ORIGINAL), "needs the module that was compiled: Compiled.verify")
     source = SOURCES[NET if build.from_net else NIR if build.from_nir else CHECKPOINT]

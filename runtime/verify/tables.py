@@ -20,13 +20,13 @@ from resformer.runtime.verify.result import (
 )
 
 STANDS_OUT = 4.0
-"""How many times the median layer's error another's must be to be no ordinary rounding."""
+"""A layer stands out if its error is more than this many times the median layer's; that is no ordinary rounding."""
 COARSE = 2.0
-"""How many times the median layer's error is that of a layer that lacks a bit."""
+"""A layer lacks a bit if its error is more than this many times the median layer's."""
 NO_ERROR = 1e-6
-"""What is off by less is exact, but for the shift of ties."""
+"""A relative error below this one comes from the tie shift alone, so the layer counts as exact."""
 CLASSES_SHOWN = 10
-"""Of those predicted, the most frequent."""
+"""How many of the predicted classes are listed, the most frequent first."""
 
 TITLES = {
     FLOAT_GRAPH: "float graph = {source}",
@@ -34,7 +34,7 @@ TITLES = {
     QUANTIZED: "backend = quantized.pt",
     ORIGINAL: "quantized ~ {source}",
 }
-"""Of the checks; what was compiled has its place in them."""
+"""The title of each check; ``source`` is what was compiled, in words."""
 
 
 def local_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
@@ -95,7 +95,7 @@ def check_rows(result: Verification) -> tuple[Sequence[str], list[list[str]]]:
 
 
 def facts(result: Verification) -> list[str]:
-    """Details of what the verdict says in short, a line each."""
+    """Details that the verdict only summarises, a line each."""
     lines = []
     if ORIGINAL in result.checks:
         extra = result.checks[ORIGINAL].extra

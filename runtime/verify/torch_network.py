@@ -1,4 +1,4 @@
-"""Networks in SpikingJelly whose populations can be listened to: a SpikingResformer, or a user's own module."""
+"""Networks in SpikingJelly whose populations can be observed: a SpikingResformer, or a user's own module."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ class TorchNetwork:
     """A network in float64, and the names of its populations.
 
     Args:
-        model: In eval mode; a SpikingResformer, unless ``forward`` says how else it takes samples.
-        fine_tuned: Whether its weights are a program's, so that it is to be given samples rounded as the program's are.
+        model: In eval mode; a SpikingResformer, unless a subclass's ``forward`` gives samples in another way.
+        fine_tuned: Whether it was fine-tuned for a program's integers, and so must be given samples rounded as the
+            program's are.
     """
 
     source = "checkpoint"
-    """What messages call where it came from."""
+    """The kind of source that the network came from, as messages name it."""
 
     def __init__(self, model: nn.Module, *, fine_tuned: bool = False) -> None:
         self.model = model
@@ -48,7 +49,7 @@ class TorchNetwork:
         self.neurons: dict[str, Any] = {name: each for name, each in model.named_modules() if is_population(each)}
 
     def copy(self) -> TorchNetwork:
-        """Another one like it: networks keep potentials, so each thread needs its own."""
+        """A copy of the network: networks keep potentials, so each thread needs its own."""
         return TorchNetwork(copy.deepcopy(self.model), fine_tuned=self.fine_tuned)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
@@ -58,7 +59,7 @@ class TorchNetwork:
 
     @torch.no_grad()
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
-        """What ``forward`` returns of samples, each population's spikes told."""
+        """What ``forward`` returns for samples; ``observe`` is called with each population's currents and spikes."""
         hooks = [
             module.register_forward_hook(lambda _module, inputs, spikes, name=name: observe(name, inputs[0], spikes))
             for name, module in self.neurons.items()
@@ -77,14 +78,14 @@ class TorchNetwork:
 
         Args:
             name: Its population.
-            neuron: Its index in the flattened population; all have the same parameters.
-            currents: What the population is given by one sample, (T, ...).
+            neuron: Its index in the flattened population, all of whose neurons have the same parameters.
+            currents: The population's input currents for one sample, (T, ...).
         """
         node = copy.deepcopy(self.neurons[name])
         node.reset()
         values = []
         for current in torch.from_numpy(currents.reshape(len(currents), -1)[:, neuron, None]):
-            # what a step adds is seen where no threshold is in reach; SpikingJelly 2.0 has no other way
+            # the potential before the reset shows if the threshold is out of reach; SpikingJelly 2.0 has no other way
             charged = copy.deepcopy(node)
             charged.v_threshold = OUT_OF_REACH
             step(charged, current)
@@ -104,18 +105,18 @@ class ModuleNetwork(TorchNetwork):
         model: In eval mode.
         names: The populations that its output depends on.
         timesteps: T.
-        repeats: Whether it repeats samples over time itself; else it is given (T, N, ...).
-        over_time: By which factor what it returns, (N, classes), is its logits' mean over time; None: it returns
-            those of each step.
-        vectors: Whether a sample is a vector to it, where the program has (F, 1, 1).
-        rows: Whether a sample is a row of pixels to it, (C, L), where the program has (C, 1, L).
-        samples_first: Whether it is given (N, T, ...) instead, and transposes that itself.
-        layouts: For each population whose values it has in another order than the program: how they lie.
-        shapes: For each of these, the shape that the program has them in.
-        stepwise: The populations that its code steps one by one.
-        source: What messages call where it came from.
-        alone: Those that it gives (T * N, ...): if there are any, it is given one sample at a time.
-        levels: For each rounding that its code runs, in order, the population that it is; see ``Roundings``.
+        repeats: Whether the module repeats samples over time itself; otherwise it is given (T, N, ...).
+        over_time: What it returns, (N, classes), is this factor times the mean of its logits over time: 1 for a mean, T
+            for a sum. None: it returns the logits of each step.
+        vectors: Whether the module takes a sample as a vector, (F,), which is (F, 1, 1) in the program.
+        rows: Whether the module takes a sample as a row of pixels, (C, L), which is (C, 1, L) in the program.
+        samples_first: Whether the module is given (N, T, ...) instead, and transposes that itself.
+        layouts: For each population whose values are in another order than the program's, the layout of its tensors.
+        shapes: For each population in ``layouts``, its shape in the program.
+        stepwise: The populations that the module's code calls once for each step.
+        source: The kind of source that the network came from, as messages name it.
+        alone: The populations that the module gives (T * N, ...). If there are any, it is given one sample at a time.
+        levels: For each rounding that its code runs, in order, the population that it belongs to; see ``Roundings``.
     """
 
     def __init__(
@@ -152,11 +153,11 @@ class ModuleNetwork(TorchNetwork):
         self.levels = tuple(each if each is not None and each.name in names else None for each in levels)
 
     def copy(self) -> ModuleNetwork:
-        """Another one like it."""
+        """A copy of the network, with its own state."""
         return self.of(copy.deepcopy(self.model))
 
     def of(self, model: nn.Module) -> ModuleNetwork:
-        """The same of another module of this class."""
+        """The same network with another module of this class."""
         return ModuleNetwork(
             model,
             {*self.neurons, *(each.name for each in self.levels if each is not None)},
@@ -175,7 +176,7 @@ class ModuleNetwork(TorchNetwork):
         )
 
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
-        """What ``forward`` returns of samples, each population's spikes told in the program's order."""
+        """As ``TorchNetwork.run``; each population's values are given in the program's layout."""
         if not self.alone:
             return self._run_together(samples, observe)
         told: dict[str, list[tuple[torch.Tensor, ...]]] = {}
@@ -189,7 +190,7 @@ class ModuleNetwork(TorchNetwork):
         return np.concatenate(logits, axis=1)
 
     def _run_together(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
-        """The same, of samples given at once."""
+        """As ``run``, with all samples in one call of the module."""
         gathered: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in self.stepwise}
 
         def arranged(name: str, *values: torch.Tensor) -> None:
@@ -211,16 +212,16 @@ class ModuleNetwork(TorchNetwork):
             return super().run(samples, arranged)
 
     def potentials(self, name: str, neuron: int, currents: Float64Array) -> Float64Array:
-        """See ``TorchNetwork``; of neurons of levels, what they round, clamped."""
+        """See ``TorchNetwork``; for neurons of levels, ``currents`` already are the potentials that they round."""
         if name in self.neurons:
             return super().potentials(name, neuron, currents)
         return currents.reshape(len(currents), -1)[:, neuron]
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """The logits, (T, N, classes), or (1, N, classes) where the module returns their mean over time.
+        """The logits, (T, N, classes); or their mean over time, (1, N, classes), if the module returns a mean or a sum.
 
         Raises:
-            InputError: The module repeats samples itself, and these have a frame for each step.
+            InputError: The module repeats samples over time itself, but these samples have a frame for each step.
         """
         static = samples.dim() == SAMPLE_AXES + 1
         if self.repeats and not static:
@@ -243,11 +244,11 @@ class ModuleNetwork(TorchNetwork):
 
 
 SAMPLE_AXES = 3
-"""(C, H, W)."""
+"""The number of axes of a sample without time: (C, H, W)."""
 
 
 def truncates_nothing(network: TorchNetwork, timesteps: int) -> bool:
-    """Whether a program of these neurons, as it is compiled, truncates no potential: IF, or tau 2 for some steps."""
+    """Whether a program compiled from these neurons truncates no potential: all are IF, or LIF of tau 2 and T <= 7."""
     kinds = [
         type(node) is neuron.IFNode or (type(node) is neuron.LIFNode and node.tau == 2.0 and timesteps <= EXACT_STEPS)
         for node in network.neurons.values()
@@ -256,7 +257,7 @@ def truncates_nothing(network: TorchNetwork, timesteps: int) -> bool:
 
 
 EXACT_STEPS = LOIHI.a_shift + 1
-"""For how many steps no potential that is halved each time is truncated."""
+"""The number of steps in which a potential that is halved before each new step is not truncated."""
 
 
 def open_checkpoint(path: Path, *, timesteps: int, image_size: int, chosen: Options | None = None) -> TorchNetwork:
@@ -266,10 +267,10 @@ def open_checkpoint(path: Path, *, timesteps: int, image_size: int, chosen: Opti
         path: The file.
         timesteps: T.
         image_size: Edge of the square input, in pixels.
-        chosen: What the user said of the file when it was compiled; None: nothing.
+        chosen: The options that the user gave when the file was compiled; None: the defaults.
 
     Raises:
-        ResformerError: The file is no checkpoint of a SpikingResformer, or not one for such images.
+        ResformerError: The file is no checkpoint of a SpikingResformer, or of one for images of another size.
     """
     if chosen is None:
         checkpoint = load_checkpoint(path)

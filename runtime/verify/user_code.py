@@ -1,4 +1,4 @@
-"""A user's own class, imported from their code: trusted, since importing and calling it runs it."""
+"""A user's own class, imported from their code. The code must be trusted: importing and calling it runs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIBRARIES = (
     str(Path(torch.__file__).parent),
     str(Path(__file__).parent),
 )
-"""What the path of a file has in it that is not the user's."""
+"""Parts of the paths of files that are not the user's code."""
 
 NAMED = 3
 """How many tensors a message names."""
@@ -38,12 +38,14 @@ def load_user_module(reference: str, weights: Path, build: Build) -> nn.Module:
     """The module that a user's function returns, with a file's weights.
 
     Args:
-        reference: ``package.module:function``; the current folder is searched first, and the function takes nothing.
-        weights: A checkpoint, or any state dict for a build of something else.
-        build: Which is to be verified.
+        reference: ``package.module:function``; the current folder is searched first, and the function is called without
+            arguments.
+        weights: A checkpoint; for a build that was not compiled from one, any file with a state dict.
+        build: The build to verify.
 
     Raises:
-        InputError: It cannot be imported or called, returns no module, or one of other tensors than the file's.
+        InputError: The function cannot be imported or called, returns no module, or one whose tensors are not the
+            file's.
         ResformerError: The file cannot be read.
     """
     module = call(reference)
@@ -64,13 +66,13 @@ def load_user_module(reference: str, weights: Path, build: Build) -> nn.Module:
 
 
 def call(reference: str) -> nn.Module:
-    """What a user's function returns.
+    """The module that a user's function returns.
 
     Raises:
-        InputError: It cannot be imported or called, or returns no module.
+        InputError: The function cannot be imported or called, or returns no module.
     """
     module_name, _, path = reference.partition(":")
-    # it stays there: code may import more when it runs
+    # the folder stays on the path, since the code may import more when it runs
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     with reported(reference):
@@ -92,10 +94,10 @@ def call(reference: str) -> nn.Module:
 
 @contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Let whatever the user's code raises be an error of one line that says what and where.
+    """Turn whatever the user's code raises into an error of one line that says what was raised, and where.
 
     Raises:
-        InputError: It raised something.
+        InputError: The user's code raised something.
     """
     try:
         yield
@@ -118,12 +120,12 @@ def described(error: BaseException) -> str:
 
 
 def load_weights(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], what: str) -> None:
-    """Load tensors into a module, all that it has and nothing else; what wrappers add to names does not count.
+    """Load tensors into a module: exactly those that it has, compared by names without what wrappers add to them.
 
     Args:
-        own: Its state dict, whose tensors are overwritten.
-        state: By bare names.
-        what: How the error begins.
+        own: The module's state dict, whose tensors are overwritten.
+        state: The tensors to load, by name.
+        what: How the error message begins.
 
     Raises:
         InputError: Names or shapes differ.
@@ -150,7 +152,7 @@ def load_weights(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
 
 
 def bare_names(names: Iterable[str]) -> dict[str, str]:
-    """Names of tensors without what wrappers of a network add, by the names themselves."""
+    """For each name of a tensor, the name without the parts that wrappers of a network add."""
     found = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names}
     while found and (holder := next(iter(found.values())).partition(".")[0]) in HOLDERS:
         if not all(bare.startswith(f"{holder}.") for bare in found.values()):

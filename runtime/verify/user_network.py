@@ -1,4 +1,4 @@
-"""A user's own module beside a build: how it takes samples is tried, and which populations are the program's."""
+"""A user's own module beside a build: try out how it takes samples, and match its populations to the program's."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from resformer.runtime.verify.user_code import reported
 Float64Array = npt.NDArray[np.float64]
 
 Feed: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
-"""Samples, (N, C, H, W) or (N, T, C, H, W), and T, as a module takes them."""
+"""Called with samples, (N, C, H, W) or (N, T, C, H, W), and T; returns the samples as a module takes them."""
 
 SEED = 0
-"""Of the samples that it is tried on."""
+"""The seed of the random samples that a module is tried on."""
 
 
 def _images(samples: torch.Tensor, _steps: int) -> torch.Tensor:
@@ -57,9 +57,9 @@ FEEDS: Mapping[str, Feed] = MappingProxyType(
         "(N, T, F)": _vectors(_samples_first),
     }
 )
-"""How modules take samples."""
+"""The ways in which modules take samples."""
 FORMS = ("N", "TN", "NT")
-"""How modules return logits: the axes before that of classes."""
+"""The forms in which modules return logits: the axes before the axis of classes."""
 
 
 class UserNetwork(TorchNetwork):
@@ -67,12 +67,13 @@ class UserNetwork(TorchNetwork):
 
     Args:
         model: In eval mode.
-        populations: Its neurons' paths, by the names that the program has for them.
+        populations: The paths of its populations in the module, by the program's names.
         feed: How it takes samples, a key of ``FEEDS``.
         form: How it returns logits, one of ``FORMS``.
         timesteps: T.
-        called: What messages call it.
-        by_name: Whether its populations bear the program's names; else they were matched as they run.
+        called: What messages call the module.
+        by_name: Whether its populations have the program's names; if not, they were matched in the order in which they
+            run.
         fine_tuned: As :class:`TorchNetwork` takes it.
     """
 
@@ -106,11 +107,11 @@ class UserNetwork(TorchNetwork):
         )
 
     def copy(self) -> UserNetwork:
-        """Another one like it."""
+        """A copy of the network, with its own state."""
         return self._like(copy.deepcopy(self.model), fine_tuned=self.fine_tuned)
 
     def tuned(self, *, fine_tuned: bool) -> UserNetwork:
-        """The same, to be given samples rounded as the program's are, or not."""
+        """The same network, which is given samples rounded as the program's are if ``fine_tuned``."""
         return self._like(self.model, fine_tuned=fine_tuned)
 
     def _like(self, model: nn.Module, *, fine_tuned: bool) -> UserNetwork:
@@ -127,10 +128,10 @@ class UserNetwork(TorchNetwork):
 
     @torch.no_grad()
     def run(self, samples: Float64Array, observe: PopulationObserver) -> Float64Array:
-        """The logits, (T, N, classes), or (1, N, classes) where it returns one vector a sample; its spikes told.
+        """As ``TorchNetwork.run``: the logits, (T, N, classes), or (1, N, classes) if it returns one vector per sample.
 
         Raises:
-            InputError: Its code raises something, or runs otherwise than when it was tried.
+            InputError: The user's code raises something, or its populations or logits are not as when it was tried.
         """
         given = torch.from_numpy(samples)
         with reported(self.called):
@@ -145,13 +146,17 @@ class UserNetwork(TorchNetwork):
 
 
 Calls: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
-"""What a population was given and fired, each time that it ran."""
+"""What a population was given and what it fired, for each call."""
 
 
 def _run(
     model: nn.Module, populations: Mapping[str, nn.Module], given: torch.Tensor
 ) -> tuple[dict[str, Calls], object]:
-    """Run a module from rest: all that its populations were given and fired, in the order in which they ran first."""
+    """Run a module from rest.
+
+    Returns:
+        The calls of each population, in the order of their first calls; and what the module returned.
+    """
     fired: dict[str, Calls] = {}
     hooks = [
         node.register_forward_hook(
@@ -170,7 +175,7 @@ def _run(
 
 
 def _steps(calls: Calls, steps: int, samples: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """What a population was given and fired, (T, N, ...), whether it ran all steps at once or one by one."""
+    """What a population was given and fired, (T, N, ...), if it was called once, or once a step; otherwise None."""
     if len(calls) == 1 and calls[0][1].shape[:2] == (steps, samples):
         return calls[0]
     if len(calls) == steps and all(spikes.shape[:1] == (samples,) for _, spikes in calls):
@@ -181,9 +186,9 @@ def _steps(calls: Calls, steps: int, samples: int) -> tuple[torch.Tensor, torch.
 def _logits(
     returned: object, steps: int, samples: int, called: str, forms: Sequence[str] = FORMS
 ) -> tuple[str, torch.Tensor]:
-    """Which of some forms a module's logits have, and these as (T, N, classes) or (1, N, classes).
+    """The form of a module's logits, one of ``forms``, and the logits as (T, N, classes) or (1, N, classes).
 
-    Where there are as many samples as steps, the shape alone does not tell.
+    The first form that fits is taken. If N is T, the shape alone does not tell the forms apart.
     """
     if isinstance(returned, list | tuple) and len(returned) == steps and all(map(torch.is_tensor, returned)):
         returned = torch.stack(list(returned))
@@ -201,12 +206,12 @@ def user_network(module: nn.Module, program: Scheduled, *, called: str) -> UserN
     """A user's module as the original of a program.
 
     Args:
-        module: With its weights; it is copied.
-        program: The build's.
-        called: What messages call it.
+        module: The module with its weights; it is copied.
+        program: The build's program.
+        called: What messages call the module.
 
     Raises:
-        InputError: Its code raises something on all inputs that it might take, or it has other populations.
+        InputError: The user's code raises something for each way to give samples, or has other populations.
     """
     with reported(called):
         twin = in_float64(module)
@@ -217,7 +222,7 @@ def user_network(module: nn.Module, program: Scheduled, *, called: str) -> UserN
         if isinstance(found, UserNetwork):
             return found
         errors.append(found)
-    # what it lacks where it runs says more than that it does not take samples of another shape
+    # the error of a module that ran says more than that of one whose code raised on samples of some shape
     raise next((error for error in errors if error.__cause__ is None), errors[0])
 
 
@@ -233,7 +238,7 @@ def _possible(program: Scheduled) -> Sequence[str]:
 def _tried(
     module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str
 ) -> UserNetwork | InputError:
-    """A module, if it runs as the program does when it is given samples so; else why not."""
+    """The network of a module if the module, given samples by ``feed``, runs as the program does; else the error."""
     try:
         return _matched(module, program, wanted, feed, called)
     except InputError as error:
@@ -242,9 +247,13 @@ def _tried(
 
 @torch.no_grad()
 def _matched(module: nn.Module, program: Scheduled, wanted: Mapping[str, int], feed: str, called: str) -> UserNetwork:
-    """A module, if it runs as the program does when it is given samples so."""
+    """The network of a module, which must run as the program does when it is given samples by ``feed``.
+
+    Raises:
+        InputError: The module does not run so, or its populations are not the program's.
+    """
     steps = program.timesteps
-    # not as many as steps, lest the two axes be mistaken for each other
+    # N must not be T, or the two axes could be mistaken for each other
     samples = 2 if steps != 2 else 3
     axes = (
         (samples, *program.input.shape)

@@ -1,4 +1,4 @@
-"""Verification: is what the backend runs still the network that was trained?"""
+"""Verification: does the backend still run the network that was trained?"""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from resformer.runtime.verify.sides import absent_sides, load_sides
 from resformer.runtime.verify.user_network import UserNetwork
 
 THE_REFERENCE = "reference"
-"""The backend that is the definition, so that comparing it with itself says nothing."""
+"""The backend that defines what a program computes; comparing it with itself would prove nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +46,14 @@ class Comparing:
 
     Attributes:
         backend: A key of ``BACKENDS``.
-        labels: (N,), for accuracies; None: unknown.
+        labels: (N,), the true classes, for accuracies; None: unknown.
         stock_models: As in ``open_backend``.
-        device: As in ``open_backend``.
-        batch_size: How many samples the backend is given together; None: what fits in memory.
+        device: As in ``open_backend``; each process has its own.
+        batch_size: How many samples the backend is given together; None: as many as fit in memory.
         self_check: As in ``open_backend``.
         limits: What is demanded of accuracy.
-        update: Told how far it is.
-        processes: Those that share the samples; all of them are given the result. ``device`` is this one's own.
+        update: Called with the progress of the verification.
+        processes: The processes that share the samples; each of them gets the whole result.
     """
 
     backend: str
@@ -80,17 +80,18 @@ def verify(
     """Compare the checkpoint, the float graphs, the program, the backend and the quantized checkpoint on samples.
 
     Args:
-        build: What to verify.
-        samples: Checked against the program.
-        program: The build's.
+        build: The build to verify.
+        samples: Samples that were checked against the program.
+        program: The build's program.
         how: The backend, and how it is run.
-        model: The checkpoint that was compiled; without it, what needs it is not run.
-        local: Whether to measure each layer's own error, for which the checkpoint must be given.
+        model: The file that was compiled; None: the checks that need it are not run.
+        local: Whether to measure each layer's own error; this needs ``model``.
         user: The user's own network, to be on the left of E1.
 
     Raises:
-        InputError: ``local`` without ``model``.
-        ResformerError: A file is damaged, the checkpoint is another network, or the backend failed.
+        InputError: ``local`` is set without ``model``, or for a build whose layers cannot be compared alone.
+        UnsupportedError: ``local`` is set, and neurons fire several spikes a step.
+        ResformerError: A file is damaged, ``model`` is another network, or the backend failed.
     """
     if local and model is None:
         raise InputError(
@@ -106,7 +107,7 @@ def verify(
         )
     if local:
         _check_single_spikes(program)
-        # the last as compiled: what follows is read from the build
+        # the last graph that the passes made; a graph read from the build's file may follow it
         *_, last = (stage for stage in sides.graphs if not stage.startswith(A_FILE))
         sides = replace(sides, folded=sides.graphs[last])
     only_weights = user is not None and (build.from_nir or build.from_module)
@@ -129,7 +130,7 @@ def verify(
 
 
 def _check_single_spikes(program: Scheduled) -> None:
-    """Refuse to measure a layer's own error of neurons that fire several spikes a step.
+    """See that no neurons fire several spikes a step, since a layer's own error is not defined for them.
 
     Raises:
         UnsupportedError: There are such neurons.
@@ -142,7 +143,7 @@ def _check_single_spikes(program: Scheduled) -> None:
 
 
 def _sha256(model: Path) -> str | None:
-    """A checkpoint's hash, or None if it cannot be read: loading it will say why."""
+    """The hash of a file, or None if the file cannot be read: loading it tells why."""
     try:
         return sha256(model)
     except OSError:
@@ -161,15 +162,15 @@ def verify_sides(
     """Compare the sides of a network on samples, as ``verify`` does those of a build.
 
     Args:
-        sides: Of one network.
-        samples: Checked against its program.
+        sides: The sides of one network.
+        samples: Samples that were checked against its program.
         how: The backend, and how it is run.
-        not_run: Why a check is not run, if its side is absent.
-        is_source: Whether the original is what was compiled; None if it is absent.
-        assumptions: What nobody said of the network that was compiled, a sentence each.
+        not_run: For each check whose side may be absent, why it is then not run.
+        is_source: Whether the original is what was compiled; None if the original is absent.
+        assumptions: What the compiler had to assume of the network, a sentence each.
 
     Raises:
-        InputError: What is demanded of accuracy cannot be known.
+        InputError: A limit on accuracy is set, but nothing is given to measure it by.
         ResformerError: The backend failed.
     """
     _check_limits(sides, how)
@@ -228,10 +229,10 @@ def verify_sides(
 
 
 def _check_limits(sides: Sides, how: Comparing) -> None:
-    """See that what is demanded of accuracy can be known.
+    """See that the limits on accuracy can be measured.
 
     Raises:
-        InputError: It cannot.
+        InputError: The original or the labels that a limit needs are absent.
     """
     limits = {"min_agreement": how.limits.min_agreement, "max_accuracy_drop": how.limits.max_accuracy_drop}
     asked = [name for name, limit in limits.items() if limit is not None]
@@ -242,12 +243,12 @@ def _check_limits(sides: Sides, how: Comparing) -> None:
 
 
 def _compare(sides: Sides, samples: Samples, runner: Runner | None, at_once: int, how: Comparing) -> Tally:
-    """This process's samples through all sides, in bounded memory."""
+    """Run this process's samples through all sides, in bounded memory."""
     program, total = sides.program, Tally(sides)
     for share in shares(program, len(samples), at_once, how.processes):
         start, stop, trace = share.start, share.stop, None
         if runner is not None:
-            # before any thread of ours starts: a backend may fork
+            # the backend runs before any thread of ours starts, since it may fork
             encoded = encode(samples.real(start, stop), program).values
             trace = runner(
                 program,
@@ -271,8 +272,8 @@ class Share:
     """Samples that the backend is given together, and the batches in which they are compared.
 
     Attributes:
-        ranges: The first and the past-the-last sample of each batch, one behind the other.
-        threads: What one batch runs on.
+        ranges: The first sample and one past the last sample of each batch; the batches follow each other.
+        threads: How many threads each batch runs on.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -280,30 +281,30 @@ class Share:
 
     @property
     def start(self) -> int:
-        """The first sample."""
+        """The index of the first sample."""
         return self.ranges[0][0]
 
     @property
     def stop(self) -> int:
-        """The past-the-last."""
+        """One past the index of the last sample."""
         return self.ranges[-1][1]
 
 
 def shares(program: Scheduled, samples: int, at_once: int, processes: Processes) -> list[Share]:
-    """What this process compares.
+    """The samples that this process compares, in batches.
 
-    Sums of real numbers may depend on how many samples, and threads, a batch has. So these are as they are where one
-    process does it all, and the batches are shared.
+    Sums of real numbers may depend on how many samples and threads a batch has. So the batches and their threads are
+    the same as if one process did all the work, and the processes share out whole batches.
 
     Args:
-        program: What is verified.
-        samples: How many there are in all.
-        at_once: How many the backend is given together.
-        processes: Those that share them.
+        program: The program to verify.
+        samples: The number of all samples.
+        at_once: How many samples the backend is given together.
+        processes: The processes that share the samples.
     """
     cores, whole = machine_cores(), []
     for start, stop in batches(samples, at_once):
-        # small batches rather than several threads in one: what is not parallel in a batch then runs beside another's
+        # small batches rather than several threads in one batch: work that is not parallel then runs beside others'
         size = min(batch_size(program), math.ceil((stop - start) / cores))
         ranges = tuple((start + first, start + last) for first, last in batches(stop - start, size))
         whole.append(Share(ranges, max(1, cores // min(cores, len(ranges)))))
@@ -318,7 +319,7 @@ def shares(program: Scheduled, samples: int, at_once: int, processes: Processes)
 
 
 def _in_parallel(sides: Sides, samples: Samples, share: Share, trace: Trace | None, cores: int) -> Iterator[Tally]:
-    """The tallies of all batches in order, each batch on one thread of few, each thread with a network of its own."""
+    """The tallies of all batches, in order; several batches run in parallel, each on a copy of the sides."""
     within = [(first - share.start, last - share.start) for first, last in share.ranges]
     traces = [None] * len(within) if trace is None else split(trace, within)
     workers = max(1, min(cores // share.threads, len(within)))
@@ -341,7 +342,10 @@ def _in_parallel(sides: Sides, samples: Samples, share: Share, trace: Trace | No
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """So many threads for each of our threads: more than cores would wait for each other, a hundred times slower."""
+    """Let PyTorch and BLAS use ``count`` threads in each of our threads.
+
+    More threads than cores would wait for each other, a hundred times slower.
+    """
     import torch
     from threadpoolctl import threadpool_limits
 

@@ -1,4 +1,4 @@
-"""The sides of a build that was compiled from a checkpoint of the zoo's."""
+"""The sides of a build that was compiled from a checkpoint of the zoo."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def zoo_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
     """The sides of a build.
 
     Args:
-        build: Of a checkpoint of the zoo's.
-        program: The build's.
-        model: What was compiled; None if it is not given.
+        build: A build of a checkpoint of the zoo.
+        program: The build's program.
+        model: The checkpoint that was compiled; None if it is not given.
 
     Raises:
         ResformerError: A file cannot be read.
-        InputError: One of them is another network than the one that was compiled.
+        InputError: A file is another network than the one that was compiled.
     """
-    # the quantized network first, from which the other is told apart by its weights alone
+    # the quantized network is always there; the original differs from it in its weights alone
     module = _module(load_zoo_checkpoint(build.quantized_path), build, program)
     traced, original = None, None
     if model is not None:
@@ -54,17 +54,17 @@ def zoo_sides(build: Build, program: Scheduled, model: Path | None) -> Sides:
 
 
 def open_zoo_original(build: Build, program: Scheduled, model: Path) -> ModuleNetwork:
-    """What a build was compiled from, in real numbers.
+    """The network that a build was compiled from, in real numbers.
 
     Raises:
-        ResformerError: It cannot be read.
-        InputError: It is another network than the one that was compiled.
+        ResformerError: The file cannot be read.
+        InputError: The file is another network than the one that was compiled.
     """
     return _opened(build, program, model)[0]
 
 
 def _opened(build: Build, program: Scheduled, model: Path) -> tuple[ModuleNetwork, Traced]:
-    """The network of the file that was compiled, and what tracing it gave."""
+    """The network of the file that was compiled, and the result of tracing it."""
     net: Any = build.report["architecture"]
     checkpoint = load_zoo_checkpoint(model, weights_key=build.report["options"]["weights_key"])
     known = checkpoint.recognition
@@ -83,7 +83,7 @@ def _module(checkpoint: ZooCheckpoint, build: Build, program: Scheduled) -> Clas
     """A checkpoint's network, for the program's number of steps.
 
     Raises:
-        InputError: It has another architecture than was compiled, or its input or output is not the program's.
+        InputError: Its architecture is not the one that was compiled, or its input or output is not the program's.
     """
     known, compiled = checkpoint.recognition, build.report["architecture"]
     net = known.architecture
@@ -95,10 +95,10 @@ def _module(checkpoint: ZooCheckpoint, build: Build, program: Scheduled) -> Clas
 
 
 def _traced(module: Classifier, program: Scheduled, path: Path) -> Traced:
-    """What tracing a network gives.
+    """The result of tracing a network.
 
     Raises:
-        InputError: It has no such operations, which what was compiled had.
+        InputError: The network cannot be traced, so it is not the one that was compiled.
     """
     kind: InputKind = "frames" if program.metadata.get("input") == "frames" else "static"
     try:
@@ -108,10 +108,10 @@ def _traced(module: Classifier, program: Scheduled, path: Path) -> Traced:
 
 
 def _network(module: Classifier, traced: Traced, program: Scheduled, path: Path) -> ModuleNetwork:
-    """A network to listen to.
+    """A network whose populations can be observed.
 
     Raises:
-        InputError: Its populations are not the program's.
+        InputError: The populations are not the program's.
     """
     network = traced_network(module, traced, program, source="checkpoint")
     names = set(program.spiking_names)

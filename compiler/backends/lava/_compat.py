@@ -1,6 +1,6 @@
-"""Lets lava-nc 0.10.0 be imported on Python 3.11 and later; nothing here on Python 3.10 changes what Lava does.
+"""Lets lava-nc 0.10.0 be imported on Python 3.11 and later; on Python 3.10, nothing here changes what Lava does.
 
-Lava's ``magma/compiler/var_model.py`` gives dataclass fields another dataclass's instance as default
+Lava's ``magma/compiler/var_model.py`` gives dataclass fields an instance of another dataclass as their default
 (``x: ByteEncoder = ByteEncoder()``). Since Python 3.11 the dataclass decorator refuses every unhashable default. While
 Lava is imported for the first time, we hand it a decorator that gives each instance a copy of such a default instead.
 """
@@ -27,14 +27,14 @@ _ENTRIES = (
     "lava.proc.dense.models",
     "lava.proc.lif.models",
 )
-"""Modules that import all of Lava that we use, and all that it needs."""
+"""Modules of Lava that import every other module of Lava that we use, and every package that Lava needs."""
 
 
 def import_lava() -> None:
-    """Import Lava, so that its modules can be imported from now on; calling it again costs nothing.
+    """Import Lava, so that its modules can be imported from now on; calling this function again costs nothing.
 
     Raises:
-        BackendMissingError: Lava, or a package that it needs, is not installed.
+        BackendMissingError: Lava, or a package that Lava needs, is not installed.
     """
     if all(entry in sys.modules for entry in _ENTRIES):
         return
@@ -50,13 +50,13 @@ def import_lava() -> None:
 def _pip_line() -> str:
     if sys.version_info < (3, 11):
         return "pip install 'resformer[lava]'"
-    # lava-nc 0.10.0 declares Python <3.11, wrongly; only pip's refusal must be overridden, and only for itself.
+    # lava-nc 0.10.0 wrongly declares Python <3.11: pip's check must be overridden for this package alone.
     return f"pip install 'resformer[lava]' && pip install --no-deps --ignore-requires-python {LAVA_REQUIREMENT}"
 
 
 @contextmanager
 def _copied_defaults() -> Iterator[None]:
-    """Let the dataclass decorator accept dataclass instances as defaults, each instance getting its own copy."""
+    """Let the dataclass decorator accept dataclass instances as defaults; each new object gets its own copy of them."""
     original = dataclasses.dataclass
 
     def repaired(cls: Any = None, /, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The operating system's processes behind Lava's: none outlives us, and each tells how it ended."""
+"""The operating system's processes that run Lava's: none outlives our process, and each reports how it ended."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from resformer.compiler.ir.arrays import require
 from resformer.errors import BackendFailedError
 
 MESSAGE_BYTES = 2000
-"""Room for an exception's message."""
+"""Bytes of shared memory that an actor has for an exception's message."""
 GRACE_SECONDS = 1.0
-"""How long we look for the process that is to blame."""
+"""How long we search for the process that failed first, or wait for the status of one that was killed."""
 LOOK_SECONDS = 1.0
-"""Between two looks for a stopped process."""
+"""Seconds between two searches for a stopped process."""
 ENDING = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a process of Lava's, and so the run."""
+"""Signals that end one of Lava's processes, and with it the run."""
 PR_SET_PDEATHSIG = 1
-"""From Linux's ``sys/prctl.h``."""
+"""An option of ``prctl``, from Linux's ``sys/prctl.h``: the signal that a process gets when its parent ends."""
 
 
 class Actor(ForkProcess):
-    """One process of Lava's: a ProcessModel or the service that steps them.
+    """A process of the operating system that runs one ProcessModel, or the service that steps all ProcessModels.
 
     Args:
-        name: The node's, or what else it is.
-        start_model: Lava's ``target_fn``: builds the model and runs it.
-        builder: What makes the model.
+        name: The name of the Lava process, or of the service.
+        start_model: Lava's ``target_fn``, which builds the model and runs it.
+        builder: Lava's builder of the model.
     """
 
     def __init__(self, name: str, start_model: Callable[..., None], builder: object) -> None:
@@ -52,10 +52,10 @@ class Actor(ForkProcess):
         self._message = shared_array((MESSAGE_BYTES,), np.uint8)
 
     def run(self) -> None:
-        """What the child does."""
+        """Run the model; the child process calls this."""
         _die_with(self._parent)
         for number in ENDING:
-            # the parent's handlers are the parent's; this process just ends
+            # a signal simply ends this process: the handlers that it inherited are meant for the parent
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         try:
@@ -66,11 +66,11 @@ class Actor(ForkProcess):
             sys.exit(1)
 
     def put(self, error: Exception | None) -> None:
-        """Lava's report on how building the model went, as to a queue; an exception is raised as well."""
+        """Ignore Lava's report on building the model, which it puts into a queue: Lava raises the exception as well."""
 
     @property
     def end(self) -> str | None:
-        """How it ended in an error: an exception, a signal; None if it runs or ended as it should."""
+        """The error that ended the process: an exception, a status or a signal; None if it runs or ended well."""
         message = bytes(self._message).rstrip(b"\0").decode(errors="replace")
         if message:
             return message
@@ -84,7 +84,7 @@ class Actor(ForkProcess):
 
     @property
     def stopped_by(self) -> int | None:
-        """The signal that stopped it; None while it runs, or where the system does not tell."""
+        """The signal that stopped the process; None if it is not stopped, or where the system cannot tell."""
         if self.pid is None or not hasattr(os, "waitid"):
             return None
         try:
@@ -95,7 +95,7 @@ class Actor(ForkProcess):
 
 
 class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
-    """All processes of one run, in the place of Lava's ``MultiProcessing``."""
+    """All processes of one run; it takes the place of Lava's ``MultiProcessing``."""
 
     def __init__(self) -> None:
         self._actors: list[Actor] = []
@@ -105,14 +105,14 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
 
     @property
     def actors(self) -> list[Actor]:
-        """Those started so far."""
+        """The processes started so far."""
         return self._actors
 
     def start(self) -> None:
-        """Lava starts its memory manager here; we have none."""
+        """Do nothing: Lava starts its memory manager here, and we have none."""
 
     def channel_class(self, channel_type: ChannelType) -> type[SharedChannel]:
-        """The channel between two processes in Python; there are no others."""
+        """The class of the channels between two processes in Python, the only kind that we have."""
         require(channel_type == ChannelType.PyPy, f"{channel_type} leaves the machine")
         return SharedChannel
 
@@ -120,12 +120,13 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
         """Start a process.
 
         Raises:
-            OSError: The system refuses another.
+            OSError: The system refuses another process.
         """
         actor = Actor(name, target_fn, builder)
-        # Lava's processes stop when we stop them: a Ctrl-C, which the terminal sends to all, is for us alone.
+        # Lava's processes end when we end them. The terminal sends a Ctrl-C to all of them, but only we act on it.
         with _blocked_signals(), warnings.catch_warnings():
-            # Python 3.12 warns where we have threads; the child runs one thread, and Lava's models know none of ours.
+            # Python 3.12 warns of a fork while we have threads; the child runs one thread, and Lava's models use none
+            # of our threads.
             warnings.simplefilter("ignore", DeprecationWarning)
             actor.start()
             self._actors.append(actor)
@@ -133,10 +134,10 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
         return actor
 
     def wait(self, seconds: float | None) -> None:
-        """Let time pass (None: for ever), up to the end of any process.
+        """Wait for ``seconds`` (None: for ever), and raise an error as soon as a process ends.
 
         Raises:
-            BackendFailedError: One has ended, and should not have, or was stopped and stays so.
+            BackendFailedError: A process ended before the run did, or it was stopped and stays stopped.
         """
         deadline = math.inf if seconds is None else time.monotonic() + seconds
         while True:
@@ -150,11 +151,11 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
                 return
 
     def _look_for_stopped(self) -> None:
-        """Refuse to wait for a process that is stopped, since all others wait for it.
+        """Raise an error where a process is stopped, since all other processes wait for it.
 
         Raises:
-            BackendFailedError: One was stopped at two looks in succession. After a Ctrl-Z, which stops us as well,
-                one look may still find them stopped, since they go on a little later than we do.
+            BackendFailedError: A process was found stopped by two searches in succession. One search is not enough:
+                a Ctrl-Z stops us as well, and the others may go on a little later than we do.
         """
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
@@ -170,7 +171,7 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
         self._stopped = set(stopped)
 
     def _culprit(self) -> Actor:
-        """The process that ended first; those that Lava stops because of it may be seen before it."""
+        """The process that failed; it may become visible later than the processes that Lava stops because of it."""
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
             for actor in self._actors:
@@ -180,7 +181,7 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
         return next(actor for actor in self._actors if not actor.is_alive())
 
     def stop(self) -> None:
-        """Kill what is still there, and wait for the end of each; calling it again does nothing."""
+        """Kill all processes and wait for the end of each; calling this method again does nothing."""
         with _blocked_signals():
             for actor in self._actors:
                 actor.kill()
@@ -194,14 +195,14 @@ class Actors(MessageInfrastructureInterface):  # type: ignore[misc]
 def _join(actor: Actor) -> None:
     """Wait for a process that was killed to be gone."""
     actor.join()
-    # Another thread, in multiprocessing.active_children() say, may have taken its status and not noted it yet.
+    # Another thread, for example in multiprocessing.active_children(), may have read the status and not stored it yet.
     deadline = time.monotonic() + GRACE_SECONDS
     while actor.exitcode is None and time.monotonic() < deadline:
         time.sleep(0.001)
 
 
 def _die_with(parent: int) -> None:
-    """Let the kernel kill us when our parent ends, whatever ends it."""
+    """Let the kernel kill this process when its parent ends, for whatever reason."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -210,7 +211,7 @@ def _die_with(parent: int) -> None:
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Hold signals to end back from this thread, and SIGINT for ever from processes that it starts here."""
+    """Block SIGINT and the signals of ``ENDING`` in this thread; processes started inside keep SIGINT blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
     try:
         yield

@@ -20,7 +20,7 @@ from resformer.compiler.ir.trace import Trace
 
 
 class LavaBackend:
-    """Each operation a Lava process, each process one of the operating system's; samples stream back to back."""
+    """Runs each operation as a Lava process in an operating-system process of its own; samples stream back to back."""
 
     stream = staticmethod(stream)
 
@@ -35,17 +35,17 @@ class LavaBackend:
     ) -> Trace:
         """Run samples through a scheduled program, as ``resformer.compiler.backends.base.Backend`` says.
 
-        The trace has no saturation counts of LIF neurons: stock Lava's clip their potential without counting.
+        The trace has no saturation counts of LIF neurons: stock Lava's neurons clip their potential without counting.
 
         Args:
-            program: With its delays balanced.
+            program: The program, with its delays balanced.
             samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W); encoded.
             record: Keep every LIF's spikes and every graded value.
-            progress: Told how many of Lava's steps have passed.
-            stock_models: Use stock Lava's models of its own processes, many times slower, in place of ours.
+            progress: Called with the number of Lava's steps that have passed, and the number of all steps.
+            stock_models: Use stock Lava's models of its own processes instead of ours, which are many times faster.
 
         Raises:
-            BackendFailedError: The system refused a process, or one ended before its time; the message names it.
+            BackendFailedError: The system refused a process, or a process ended too early; the message names it.
         """
         steps = program.latency + program.timesteps * len(samples)
         recorder = Recorder(program, len(samples), values=record)

@@ -1,4 +1,4 @@
-"""Integer sums through BLAS: exact while no partial sum leaves the integers that a float type holds."""
+"""Sums of integers through BLAS; they are exact while a float type holds every partial sum exactly."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EXACT_IN_FLOAT64 = 2**53
 
 
 def exact_float(bound: int) -> type[np.floating[Any]]:
-    """The fastest float type in which every sum of integers up to this magnitude is exact.
+    """The fastest float type in which every sum of integers is exact, given a bound on its magnitude.
 
     Raises:
-        InvariantError: There is none.
+        InvariantError: No float type is exact up to this bound.
     """
     require(bound < EXACT_IN_FLOAT64, f"sums may reach {bound}, beyond what float64 holds exactly")
     return np.float32 if bound < EXACT_IN_FLOAT32 else np.float64
@@ -33,9 +33,9 @@ def matmul(
     """An exact product of two stacks of matrices of integers.
 
     Raises:
-        InvariantError: Its sums may leave what float64 holds exactly.
+        InvariantError: The sums may exceed what float64 holds exactly.
     """
-    # No partial sum of a row exceeds the sum of its magnitudes.
+    # No partial sum exceeds the sum of magnitudes in a row of left, times the largest magnitude in right.
     bound = int(np.abs(left).sum(axis=-1).max(initial=0)) * int(np.abs(right).max(initial=0))
     dtype = exact_float(bound)
     product: npt.NDArray[np.floating[Any]] = np.matmul(left.astype(dtype), right.astype(dtype))
@@ -44,9 +44,9 @@ def matmul(
 
 @contextmanager
 def one_thread_in_children() -> Iterator[None]:
-    """Let BLAS use one thread in processes forked inside: Lava runs one process a layer, and they share the cores.
+    """Let BLAS use one thread in processes forked inside: Lava runs a process for each layer, and they share the cores.
 
-    To ask for it in each process takes each some milliseconds.
+    Setting the limit in each process instead would take each of them some milliseconds.
     """
     token = _INHERITED.set(True)
     try:
@@ -57,7 +57,7 @@ def one_thread_in_children() -> Iterator[None]:
 
 
 def limit_to_one_thread() -> None:
-    """Let BLAS use one thread in this process, unless its parent has seen to it."""
+    """Let BLAS use one thread in this process, unless its parent has already set this limit."""
     if not _INHERITED.get():
         threadpool_limits(limits=1, user_api="blas")
 

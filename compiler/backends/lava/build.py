@@ -1,4 +1,4 @@
-"""From a program to a network of Lava processes."""
+"""Builds the network of Lava processes for a program."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ from resformer.compiler.ir.ops import Add, Input, Output
 from resformer.compiler.ir.program import Scheduled, require_schedule
 
 CHANNEL_SIZE = 2
-"""Messages that a channel holds. All processes pass each step together, so two are enough; Lava's default of 64 takes
-that much more memory."""
+"""Messages that a channel holds. All processes take each step together, so two messages are enough; Lava's default of
+64 takes 32 times the memory."""
 
 
 def build_network(program: Scheduled, *, recorder: Recorder | None = None) -> Network:
-    """A program as a Lava process that connects to any other.
+    """A program as a Lava process that can be connected to other Lava processes.
 
-    The network holds a block for each block of the model (``DSSA``, ``GWFFN``, ...), and these the processes of their
-    nodes. Its first frame is due at Lava's first step; a sample takes T steps, samples follow one another without a
-    gap, and a sample's first logits leave ``program.latency`` steps after its first frame came.
+    The network holds a block process for each block of the model (``DSSA``, ``GWFFN``, ...), and each block holds the
+    processes of its nodes. The first frame is due at Lava's first step. A sample takes T steps, samples follow one
+    another without a gap, and a sample's first logits leave ``program.latency`` steps after its first frame came.
 
     Example:
         Run a network with Lava's own source and sink::
 
-            # Ours comes first: since Python 3.11, Lava cannot be imported without its repair.
+            # Import ours first: since Python 3.11, Lava can be imported only after the repair that ours makes.
             from resformer.compiler.backends.lava.build import CHANNEL_SIZE, build_network, run_config
             from lava.magma.core.run_conditions import RunSteps
             from lava.proc.io.sink import RingBuffer as Sink
@@ -77,15 +77,15 @@ def build_network(program: Scheduled, *, recorder: Recorder | None = None) -> Ne
             source.stop()
 
     Args:
-        program: With its delays balanced and its biases placed.
-        recorder: Where spikes, graded values and saturation counts go; what it asks for costs a probe a block.
+        program: The program, with its delays balanced and its biases placed.
+        recorder: Where spikes, graded values and saturation counts go; recording values adds probes to each block.
 
     Returns:
         A process with ``in_port``, (W, H, C), and ``out_port``, (classes,).
 
     Raises:
         UnsupportedError: An add sums a value with itself.
-        AssertionError: A pass has not run.
+        AssertionError: A pass that must come before has not run.
     """
     require_schedule(program)
     context = Context(
@@ -105,11 +105,11 @@ def build_network(program: Scheduled, *, recorder: Recorder | None = None) -> Ne
 
 
 def run_config(*, stock_models: bool = False, models: Sequence[type[AbstractProcessModel]] = ()) -> Loihi2SimCfg:
-    """Lava's simulation of Loihi 2's fixed point, for a network from :func:`build_network` and what connects to it.
+    """Lava's fixed-point simulation of Loihi 2, for a network from :func:`build_network` and what is connected to it.
 
     Args:
-        stock_models: Use stock Lava's models of its own processes in place of our faster ones, which send the same.
-        models: Of processes of your own. Lava finds models by itself as well, but not those of a program's main file.
+        stock_models: Use stock Lava's models of its own processes instead of our faster ones, which send the same.
+        models: Models of your own processes. Lava finds models by itself too, but not those in a program's main file.
     """
     models = (*OUR_MODELS, *(STOCK_MODELS if stock_models else FASTER_MODELS), *models)
     by_process = _Models({model.implements_process: model for model in models})
@@ -134,13 +134,13 @@ OUR_MODELS: tuple[type[AbstractProcessModel], ...] = (
     PySpikeProbeModel,
     *BLOCK_MODELS,
 )
-"""Of processes that Lava lacks; Lava would find them itself, by executing all files around them again."""
+"""Models of the processes that Lava lacks. Lava would find them itself, but by executing all files of their folder."""
 STOCK_MODELS: tuple[type[AbstractProcessModel], ...] = (PyDenseModelBitAcc, PyLifResetModelBitAcc, PyWideConvModel)
 FASTER_MODELS: tuple[type[AbstractProcessModel], ...] = (PyFastConvModel, PyFastDenseModel, PyFastLifResetModel)
 
 
 class _Models(dict[type[AbstractProcess], type[AbstractProcessModel]]):
-    """Models by class of process, found by a process as well: before it searches, Lava asks here for the process."""
+    """Models by class of process. A process is a key too: Lava looks up the process here before it searches files."""
 
     def __contains__(self, key: object) -> bool:
         return super().__contains__(_class_of(key))
@@ -156,7 +156,7 @@ def _class_of(key: object) -> type[AbstractProcess]:
 def _blocks(
     units: list[Unit], shapes: Mapping[str, tuple[int, ...]], logits: Values, recorder: Recorder | None
 ) -> Iterator[Unit]:
-    """Units gathered into blocks; one that is alone stays outside."""
+    """Units gathered into blocks, and their probes; a unit that is alone in its block stays outside."""
     for name, members in divide(units):
         probes = tuple(_probes(name, members, shapes, recorder))
         if len(members) == 1:
@@ -177,7 +177,7 @@ def _blocks(
 def _probes(
     block: str, members: tuple[Unit, ...], shapes: Mapping[str, tuple[int, ...]], recorder: Recorder | None
 ) -> Iterator[Unit]:
-    """What records a block's values, as many a probe as it has ports."""
+    """The probes that record a block's values; each records as many values as a probe has ports."""
     records = {} if recorder is None else recorder.values
     names = [unit.name for unit in members if unit.name in records]
     for first in range(0, len(names), len(PORTS)):

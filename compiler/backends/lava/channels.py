@@ -1,7 +1,7 @@
-"""Channels between Lava's processes without threads and without traces.
+"""Channels between Lava's processes that need no threads and leave nothing behind.
 
-Lava serves each end of a channel by a Python thread, which wakes the one that works; here each end waits for its
-semaphore itself. Lava's messages lie in ``/dev/shm``, kept by a manager process; these lie in anonymous memory.
+Lava serves each end of a channel by a Python thread, which wakes the thread that works; here each end waits for its
+semaphore itself. Lava keeps messages in ``/dev/shm``, managed by another process; here they lie in anonymous memory.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from resformer.compiler.ir.arrays import require
 from resformer.errors import BackendFailedError
 
 FORK = get_context("fork")
-"""Lava's processes see what we made before they were forked."""
+"""The multiprocessing context: Lava's processes are forked, so they see what we made before."""
 
 
 class SendPort(CspSendPort):  # type: ignore[misc]
-    """The sending end: waits for a free slot, fills it, and says so."""
+    """The sending end of a channel: it waits for a free slot, fills it, and signals that it is filled."""
 
     _idx: int
 
     def start(self) -> None:
-        """Find the slots."""
+        """Map the channel's slots into this process."""
         self._array = _slots(self)
 
     def probe(self) -> bool:
@@ -40,7 +40,7 @@ class SendPort(CspSendPort):  # type: ignore[misc]
         """Send one message.
 
         Raises:
-            InvariantError: It has another shape than the channel's.
+            InvariantError: The message has another shape than the channel.
         """
         require(
             data.shape == self._shape, f"{self._name}: a message of shape {data.shape} on a channel of {self._shape}"
@@ -51,17 +51,17 @@ class SendPort(CspSendPort):  # type: ignore[misc]
         self._req.release()
 
     def join(self) -> None:
-        """Nothing waits beside us."""
+        """Do nothing: there is no thread to wait for."""
 
 
 class ReceivePort(CspRecvPort):  # type: ignore[misc]
-    """The receiving end: waits for a filled slot, and says when it is free again."""
+    """The receiving end of a channel: it waits for a filled slot, and signals when the slot is free again."""
 
     _idx: int
     _lent = False
 
     def start(self) -> None:
-        """Find the slots."""
+        """Map the channel's slots into this process."""
         self._array = _slots(self)
         for slot in self._array:
             slot.flags.writeable = False
@@ -69,8 +69,8 @@ class ReceivePort(CspRecvPort):  # type: ignore[misc]
     def probe(self) -> bool:
         """Whether :meth:`recv` would not wait.
 
-        While Lava's ``CspSelector`` waits, it has set an observer, which a thread would call. Each of our processes
-        waits for one channel, that of its commands, so we wait for it here.
+        While Lava's ``CspSelector`` waits, it has set an observer, which a thread would call in stock Lava. Each of our
+        processes waits for one channel only, the channel of its commands, so this method waits for the message itself.
         """
         if self.observer is not None:
             self._req.acquire()
@@ -79,7 +79,7 @@ class ReceivePort(CspRecvPort):  # type: ignore[misc]
         return _is_up(self._req)
 
     def peek(self) -> npt.NDArray[Any]:
-        """The next message, which stays."""
+        """A copy of the next message, which stays in the channel."""
         self._give_back()
         self._req.acquire()
         self._req.release()
@@ -93,7 +93,7 @@ class ReceivePort(CspRecvPort):  # type: ignore[misc]
         return message
 
     def borrow(self) -> npt.NDArray[Any]:
-        """Receive one message where it lies: read-only, and only until the next is received."""
+        """Receive one message without a copy: read-only, and valid only until the next message is received."""
         self._give_back()
         self._req.acquire()
         self._lent = True
@@ -101,14 +101,14 @@ class ReceivePort(CspRecvPort):  # type: ignore[misc]
         return message
 
     def _give_back(self) -> None:
-        """Free the slot of the last message, if it is lent."""
+        """Free the slot of the message that was borrowed last, if it is not yet free."""
         if self._lent:
             self._lent = False
             self._idx = (self._idx + 1) % self._size
             self._ack.release()
 
     def join(self) -> None:
-        """Nothing waits beside us."""
+        """Do nothing: there is no thread to wait for."""
 
 
 def _slots(port: Any) -> list[npt.NDArray[Any]]:
@@ -126,11 +126,11 @@ def _is_up(semaphore: Any) -> bool:
 
 
 def _semaphore(value: int) -> Any:
-    """A semaphore, which the system keeps in shared memory that has a name, for the moment in which it is made.
+    """A semaphore; while it is being made, the system needs shared memory that has a name.
 
     Raises:
-        BackendFailedError: There is no such memory.
-        OSError: There are too many open files.
+        BackendFailedError: The system has no such shared memory.
+        OSError: Too many files are open.
     """
     try:
         return FORK.Semaphore(value)
@@ -144,7 +144,7 @@ def _semaphore(value: int) -> Any:
 
 
 class SharedChannel(Channel):  # type: ignore[misc]
-    """A ring of slots in anonymous shared memory, and a semaphore for either end."""
+    """A ring of slots in anonymous shared memory, with two semaphores: one counts filled slots, one free slots."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Where in its sample a process is."""
+"""Counts the steps of the present sample."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class SampleClock(NamedTuple):
-    """When a process's samples begin, by Lava's count of steps: at ``offset`` and every ``interval`` steps from there.
+    """When samples begin at a process, in Lava's count of steps: at ``offset`` and every ``interval`` steps from there.
 
     Attributes:
-        interval: T, ``reset_interval`` of Lava's ``LIFReset``.
-        offset: Less than T, its ``reset_offset``.
+        interval: T; the ``reset_interval`` of Lava's ``LIFReset``.
+        offset: A number less than T; the ``reset_offset`` of Lava's ``LIFReset``.
     """
 
     interval: int
@@ -21,5 +21,5 @@ class SampleClock(NamedTuple):
         return (time_step - self.offset) % self.interval
 
     def begins(self, time_step: int) -> bool:
-        """Whether a sample begins, and what its predecessor left must go."""
+        """Whether a sample begins at this step, so that the state left by the previous sample must be cleared."""
         return self.step(time_step) == 0

@@ -1,9 +1,9 @@
-"""How a program divides into Lava processes: which there are, what feeds each port, and which block each lies in.
+"""How a program divides into Lava processes: the processes, the values that feed each port, and the blocks.
 
 Nothing here needs Lava. A unit is one process, seen from outside: a node, or a block of units. Values are named after
-the nodes that send them. An ``Add`` is no process: an in-port sums all that connects to it, so an add's inputs connect
-to each of its readers. Blocks follow the nodes' names, so the Lava graph mirrors the network; a value that leaves a
-block does so through a port of the block.
+the nodes that send them. An ``Add`` is no process: an in-port sums everything that connects to it, so the inputs of an
+add connect to each reader of the add. Blocks follow the nodes' names, so the Lava graph mirrors the network. A value
+leaves a block through a port of the block.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from resformer.compiler.ir.program import Scheduled
 from resformer.errors import UnsupportedError
 
 Values: TypeAlias = tuple[str, ...]
-"""The values that meet at one port."""
+"""The values that are summed at one port."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Unit:
     """One process, as its neighbours see it.
 
     Attributes:
-        name: The node's path, or the block's.
+        name: The path of the node or of the block.
         ops: The operations inside.
-        inputs: What meets at each in-port.
+        inputs: The values that are summed at each in-port.
         outputs: The out-port through which each value leaves.
         make: Creates the Lava process.
     """
@@ -46,10 +46,10 @@ class BlockLayout:
     """The inside of a block.
 
     Attributes:
-        units: What it holds.
-        in_ports: The block's own in-ports, with the values of outside that meet there.
-        out_ports: Its out-ports, with the values of inside that meet there.
-        shapes: Of each port, in Lava's order.
+        units: The units that the block holds.
+        in_ports: The block's in-ports, with the values from outside that are summed there.
+        out_ports: The block's out-ports, with the values from inside that are summed there.
+        shapes: The shape of each port, in Lava's order of axes.
     """
 
     units: tuple[Unit, ...]
@@ -59,7 +59,7 @@ class BlockLayout:
 
 
 class BlockKind(Enum):
-    """What a block is in a SpikingResformer."""
+    """The role of a block in a SpikingResformer."""
 
     STEM = "stem"
     DOWNSAMPLE = "downsample"
@@ -70,15 +70,15 @@ class BlockKind(Enum):
 
 
 def lava_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape in Lava's order, which is ours reversed: (C, H, W) becomes (W, H, C)."""
+    """A shape in Lava's order of axes, which is the reverse of ours: (C, H, W) becomes (W, H, C)."""
     return shape[::-1]
 
 
 def meeting_values(program: Scheduled) -> dict[str, Values]:
-    """For each node, the nodes whose values stand for its own: those that an ``Add`` sums, or the node itself.
+    """For each node, the nodes whose values sum to its own: the nodes that an ``Add`` sums, or the node itself.
 
     Raises:
-        UnsupportedError: A sum counts a value twice; Lava connects two ports once.
+        UnsupportedError: A sum counts a value twice; Lava connects two ports only once.
     """
     values: dict[str, Values] = {}
     for node in program:
@@ -99,7 +99,7 @@ def meeting_values(program: Scheduled) -> dict[str, Values]:
 def divide(units: Sequence[Unit]) -> list[tuple[str, tuple[Unit, ...]]]:
     """Units by block, in topological order: 'layers.0.1.up.0' lies in 'layers.0.1', 'prologue.2' in 'prologue'.
 
-    What follows the last of the layers lies in 'head'.
+    All units after the last block of a layer lie in 'head'.
     """
     blocks: dict[str, list[Unit]] = {}
     for unit in units:
@@ -112,11 +112,11 @@ def divide(units: Sequence[Unit]) -> list[tuple[str, tuple[Unit, ...]]]:
 
 
 _LAYER = re.compile(r"layers\.\d+\.\d+(?=\.)")
-"""What a SpikingResformer's blocks are called: by stage, then by place in it."""
+"""Matches the name of a SpikingResformer's block, which holds the stage and the block's index in it."""
 
 
 def block_kind(units: Iterable[Unit]) -> BlockKind:
-    """What the operations inside make of a block."""
+    """The kind of a block, by the operations inside it."""
     ops = [op for unit in units for op in unit.ops if not isinstance(op, (Add, Delay, Relay))]
     neurons = sum(op.fires for op in ops)
     synapses = sum(isinstance(op, Conv2d) for op in ops)
@@ -134,12 +134,12 @@ def block_kind(units: Iterable[Unit]) -> BlockKind:
 
 
 def enclose(units: tuple[Unit, ...], wanted: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> BlockLayout:
-    """A block around units.
+    """The layout of a block that holds some units.
 
     Args:
-        units: What it holds.
+        units: The units that the block holds.
         wanted: The values that something outside reads.
-        shapes: Of each value, in Lava's order.
+        shapes: The shape of each value, in Lava's order of axes.
     """
     inside = {value for unit in units for value in unit.outputs}
     crossing = dict.fromkeys(
@@ -153,7 +153,7 @@ def enclose(units: tuple[Unit, ...], wanted: Collection[str], shapes: Mapping[st
 
 
 def outer_values(values: Values, inside: Collection[str]) -> Values:
-    """Those of the values that come from outside a block."""
+    """The values that come from outside a block."""
     return tuple(value for value in values if value not in inside)
 
 

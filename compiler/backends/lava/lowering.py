@@ -1,4 +1,4 @@
-"""Which Lava process each operation becomes: stock Lava's where it has one, else ours."""
+"""The Lava process that each operation becomes: stock Lava's own where there is one, otherwise a process of ours."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ from resformer.errors import UnsupportedError
 Parameters = TypeVar("Parameters", CubaParameters, CubaLiParameters, MultiSpikeParameters)
 
 GRADED_BITS = 24
-"""Message bits of graded values; with none, Lava's synapses take every value but zero for a spike."""
+"""Message bits of graded values; with zero message bits, Lava's synapses treat every value except zero as a spike."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What an operation must know of the program around it.
+    """What the lowering of an operation must know about the program around it.
 
     Attributes:
-        program: Scheduled.
-        meets: The values that meet in place of each node's own.
-        tally: Counts what a node clips.
+        program: The scheduled program.
+        meets: For each node, the values that sum to its own, from ``meeting_values``.
+        tally: Gives the tally that counts a node's clipped values.
     """
 
     program: Scheduled
@@ -80,23 +80,23 @@ class Context:
     tally: Callable[[ProgramNode], Tally]
 
     def in_shape(self, node: ProgramNode, index: int = 0) -> tuple[int, ...]:
-        """The shape of an input, in Lava's order."""
+        """The shape of one input of a node, in Lava's order of axes."""
         return lava_shape(self.program[node.inputs[index]].shape)
 
     def message_bits(self, node: ProgramNode) -> int:
-        """How many bits the messages to a synapse have: none for spikes."""
+        """How many bits the messages to a synapse have: 0 for spikes."""
         source = self.program[node.inputs[0]]
         return 0 if source.op.signal.kind is SignalKind.SPIKE else GRADED_BITS
 
     def clock(self, node: ProgramNode) -> SampleClock:
-        """When a population's samples begin; Lava's first step is step 1."""
+        """When samples begin at a node; Lava's first step is step 1."""
         timesteps = self.program.timesteps
         return SampleClock(timesteps, (1 + require_schedule(self.program)[node.name]) % timesteps)
 
 
 @dataclass(frozen=True)
 class _Lowered:
-    """The process of one operation."""
+    """The process of one operation: how to make it, its in-ports in the order of the node's inputs, its out-port."""
 
     make: Callable[[], AbstractProcess]
     in_ports: tuple[str, ...]
@@ -104,7 +104,7 @@ class _Lowered:
 
 
 def lower(node: ProgramNode, context: Context) -> Unit:
-    """The unit for a node that is a process: any but the input, the output and adds."""
+    """The unit for a node that is a process: any node except the input, the output and adds."""
     lowered = _lower(node.op, node, context)
     inputs: dict[str, Values] = {}
     for port, source in zip(lowered.in_ports, node.inputs, strict=True):
@@ -135,9 +135,10 @@ def _(op: Conv2d, node: ProgramNode, context: Context) -> _Lowered:
 
 
 def _lava_kernel(op: Conv2d) -> npt.NDArray[np.int32]:
-    """Weights (C_out, C_in, rows, columns) as Lava's (C_out, x, y, C_in); its fixed model ignores weight_exp.
+    """Weights (C_out, C_in, rows, columns) as Lava's (C_out, x, y, C_in).
 
-    Lava's Conv convolves, PyTorch's correlates.
+    The exponents are applied here, since Lava's fixed-point model ignores weight_exp. The kernel is flipped, since
+    Lava's Conv convolves where PyTorch's correlates.
     """
     kernel = fixedpoint.scale_weight(op.weight, op.weight_exp).transpose(0, 3, 2, 1)[:, ::-1, ::-1]
     return np.ascontiguousarray(kernel)
@@ -162,7 +163,7 @@ def _(op: SumPool2d, node: ProgramNode, context: Context) -> _Lowered:
 @_lower.register
 def _(op: Dense, node: ProgramNode, context: Context) -> _Lowered:
     require(not op.bias.any(), f"{node.name}: a synapse has no bias; place_biases has not run")
-    # In mixed sign mode Lava's weights are even numbers of nine bits: twice ours, at half the scale.
+    # In mixed sign mode, Lava's weights are even numbers of nine bits: twice our weights, at half the scale.
     make = partial(
         LavaDense,
         weights=2 * op.weight.astype(np.int32),
@@ -183,7 +184,7 @@ def _(op: LIF, node: ProgramNode, context: Context) -> _Lowered:
         du=op.du,
         dv=op.dv,
         vth=op.vth,
-        # Channels come last in Lava, so these broadcast.
+        # Channels come last in Lava, so arrays of one value per channel broadcast.
         bias_mant=np.broadcast_to(op.bias_mant, shape),
         bias_exp=np.broadcast_to(op.bias_exp.astype(np.int16), shape),
         reset_interval=clock.interval,
@@ -223,7 +224,7 @@ def _neurons(
     node: ProgramNode,
     context: Context,
 ) -> _Lowered:
-    """Neurons that read their own input alone, their parameters in Lava's order."""
+    """The process of neurons without recurrent synapses, whose parameters are in Lava's order of axes."""
     make = partial(
         process,
         shape=lava_shape(node.shape),
@@ -236,7 +237,7 @@ def _neurons(
 
 
 def _reversed_axes(neurons: Parameters) -> Parameters:
-    """The same neurons in Lava's order."""
+    """The same parameters of neurons, with axes in Lava's order."""
     arrays = {name: each for name, each in neurons._asdict().items() if isinstance(each, np.ndarray)}
     reversed_axes: dict[str, Any] = {name: np.ascontiguousarray(each.T) for name, each in arrays.items()}
     return neurons._replace(**reversed_axes)
@@ -332,7 +333,7 @@ def _(op: SampleDelay, node: ProgramNode, context: Context) -> _Lowered:
 def _(op: SpikeGate, node: ProgramNode, context: Context) -> _Lowered:
     if len(set(node.inputs)) < len(node.inputs):
         raise UnsupportedError(f"{node.name}: reads a population twice, and Lava connects two ports only once")
-    # two ports, each of which sums what meets there: inputs of one weight and shape
+    # the process has two ports, and a port sums its inputs: all inputs of one port share a weight and a shape
     shape = lava_shape(node.shape)
     kinds = [(int(weight), context.in_shape(node, index)) for index, weight in enumerate(op.weight)]
     first = next(kind for kind in kinds if kind[1] == shape)

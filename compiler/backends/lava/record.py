@@ -1,4 +1,4 @@
-"""What a run leaves behind: collected in shared memory while Lava runs, then a ``Trace``."""
+"""Records a run: values are collected in shared memory while Lava runs, and then become a ``Trace``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from resformer.compiler.ir.trace import SpikeTrain, Trace
 
 
 class Recorder:
-    """Room for what samples cause as they stream through a network, made before Lava forks its processes.
+    """Shared memory for the record of samples that stream through a network, made before Lava forks its processes.
 
     Args:
-        program: Scheduled.
-        samples: N, how many samples follow one another.
+        program: The scheduled program.
+        samples: N, the number of samples.
         values: Record all spikes and graded values, not only logits and saturation counts.
 
     Attributes:
         logits: Where the output's integers go.
-        values: Where those of each recorded node go.
-        tallies: The counts of what each node clipped. Stock Lava's neurons do not count their own.
+        values: Where the values of each recorded node go.
+        tallies: How many values each node clipped. LIF nodes have none, since stock Lava's neurons do not count.
     """
 
     def __init__(self, program: Scheduled, samples: int, *, values: bool) -> None:
@@ -51,15 +51,15 @@ class Recorder:
         return self._place(room, self._offsets[node.name])
 
     def _place(self, values: np.ndarray[Any, Any], offset: int) -> Record:
-        """Where a node's values go that are kept here."""
+        """The record that keeps a node's values in ``values``; the first value appears at step ``offset``."""
         return Record(values, offset)
 
     def _tally(self, offset: int) -> Tally:
-        """What counts a node's clipped values."""
+        """A new tally of a node's clipped values, which counts from step ``offset``."""
         return Tally(shared_array((1,), np.int64), offset, math.prod(self._steps))
 
     def trace(self) -> Trace:
-        """What the run left, once it has ended."""
+        """The trace of the run, once the run has ended."""
         spikes = {name: record.values for name, record in self.values.items() if record.values.dtype == np.uint8}
         return Trace(
             logits=self.logits.values,
@@ -70,15 +70,15 @@ class Recorder:
 
 
 class StreamRecorder(Recorder):
-    """Room for what the last samples of a stream cause.
+    """Shared memory for the record of the last samples of a stream.
 
     Args:
-        program: Scheduled.
-        samples: How many samples' values are kept.
-        values: As ``Recorder`` takes it.
+        program: The scheduled program.
+        samples: How many samples are kept at once.
+        values: Record all spikes and graded values, not only logits and saturation counts.
 
     Attributes:
-        given: (1,), int64, shared: how many steps of samples have been given so far, which whoever gives them says.
+        given: (1,), int64, shared: how many steps of samples have entered the stream so far; ``stream`` sets it.
     """
 
     def __init__(self, program: Scheduled, samples: int, *, values: bool) -> None:
@@ -93,10 +93,11 @@ class StreamRecorder(Recorder):
         return StreamTally(shared_array((1,), np.int64), offset, 0, self.given)
 
     def part(self, first: int, stop: int) -> Trace:
-        """What some samples left, counted from the beginning of the stream, and what was clipped since the last call.
+        """The trace of the samples from ``first`` up to ``stop``, without ``stop``, with the clips since the last call.
 
         Args:
-            first, stop: Of samples that have left the network, and whose place no others have taken.
+            first, stop: Numbers of samples, counted from the beginning of the stream. These samples must have left the
+                network, and no later samples may have taken their place yet.
         """
         found = {name: record.part(first, stop) for name, record in self._values.items()}
         shapes = {name: (values.shape[0], stop - first, *self._program[name].shape) for name, values in found.items()}
@@ -118,7 +119,7 @@ class StreamRecorder(Recorder):
 
 
 def _train(shape: tuple[int, ...], rows: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> SpikeTrain:
-    """Spikes packed step by step, (T, N, bytes), as one train: where a step ends inside a byte, the next moves up."""
+    """Spikes, (T, N, bytes), as one train: bits that pad a step of a sample to whole bytes are removed."""
     size = math.prod(shape[2:])
     if size % 8 == 0:
         return SpikeTrain(shape, rows.reshape(-1))

@@ -1,4 +1,4 @@
-"""One run of a network of Lava processes, from its first step to the last, with nothing left after it."""
+"""Runs a network of Lava processes from its first step to its last, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from resformer.compiler.backends.lava.logs import unchanged_logging
 from resformer.errors import BackendFailedError
 
 POLL_SECONDS = 0.01
-"""Between two looks at the clock; the end of a process is noticed at once."""
+"""Seconds between two readings of the clock; the end of a process is noticed at once."""
 FILES_PER_PROCESS = 4
-"""Open files that a process costs us, and room to spare."""
+"""Open files that each of Lava's processes takes in our process, with some to spare."""
 
 
 def run_steps(
@@ -36,17 +36,17 @@ def run_steps(
     clock: npt.NDArray[np.int64],
     progress: StepProgress | None = None,
 ) -> None:
-    """Compile all that connects to a process, run it for some steps, and end it.
+    """Compile the network that a process belongs to, run it for some steps, and end it.
 
     Args:
-        root: Any process of the network. None of the network may have run.
-        steps: How many.
-        config: Which models to run.
-        clock: (1,), shared: the steps that have passed.
-        progress: Told of them.
+        root: Any process of the network. No process of the network may have run before.
+        steps: The number of steps.
+        config: Chooses the models to run.
+        clock: (1,), shared: how many steps have passed.
+        progress: Called with the steps that have passed and ``steps``.
 
     Raises:
-        BackendFailedError: The system refused a process, or one ended before its time.
+        BackendFailedError: The system refused a process, or a process ended too early.
     """
     with open_session(root, config, clock) as session:
         session.run(steps, progress)
@@ -54,12 +54,12 @@ def run_steps(
 
 @contextmanager
 def open_session(root: AbstractProcess, config: RunConfig, clock: npt.NDArray[np.int64]) -> Iterator[Session]:
-    """Compile all that connects to a process and start it; when the block ends, all processes end.
+    """Compile the network that a process belongs to and start it; when the ``with`` block ends, all processes end.
 
     Args:
-        root: Any process of the network. None of the network may have run.
-        config: Which models to run.
-        clock: (1,), shared: the steps that have passed.
+        root: Any process of the network. No process of the network may have run before.
+        config: Chooses the models to run.
+        clock: (1,), shared: how many steps have passed.
 
     Raises:
         BackendFailedError: The system refused a process.
@@ -75,25 +75,25 @@ def open_session(root: AbstractProcess, config: RunConfig, clock: npt.NDArray[np
 
 
 class Session:
-    """A network whose processes run: each ``run`` goes on where the last one ended.
+    """A network whose processes have been started; each ``run`` goes on where the last one ended.
 
     Args:
-        runtime: Lava's, initialized.
-        clock: (1,), shared: the steps that have passed.
+        runtime: Lava's runtime, initialized.
+        clock: (1,), shared: how many steps have passed.
     """
 
     def __init__(self, runtime: _SessionRuntime, clock: npt.NDArray[np.int64]) -> None:
         self._runtime, self._clock = runtime, clock
 
     def run(self, steps: int, progress: StepProgress | None = None) -> None:
-        """Let some steps pass.
+        """Run the network for some steps.
 
         Args:
-            steps: How many.
-            progress: Told of them.
+            steps: The number of steps.
+            progress: Called with the clock's reading and ``steps``.
 
         Raises:
-            BackendFailedError: A process ended before its time.
+            BackendFailedError: A process ended too early.
         """
         self._runtime.start(RunSteps(steps, blocking=False))
         self._runtime.follow(steps, self._clock, progress)
@@ -101,7 +101,7 @@ class Session:
 
 @contextmanager
 def forgotten_processes() -> Iterator[None]:
-    """Let Lava forget the processes made inside: it keeps every process, with all weights, for ever."""
+    """Let Lava forget the processes made inside, since otherwise it keeps every process, with all weights, for ever."""
     registries = (ProcessServer().processes, VarServer().vars)
     known = [len(registry) for registry in registries]
     try:
@@ -112,9 +112,9 @@ def forgotten_processes() -> Iterator[None]:
 
 
 class _SessionRuntime(Runtime):  # type: ignore[misc]
-    """Lava's runtime over :class:`Actors`: it never waits for a process that has ended.
+    """Lava's runtime over :class:`Actors`, which never waits for a process that has ended.
 
-    Nor for all to be built, as Lava's does: commands wait in their channels.
+    Unlike Lava's own runtime, it does not wait until all processes are built: commands wait in their channels.
     """
 
     def _build_message_infrastructure(self) -> None:
@@ -132,7 +132,7 @@ class _SessionRuntime(Runtime):  # type: ignore[misc]
         """Start all processes.
 
         Raises:
-            BackendFailedError: The system refused one.
+            BackendFailedError: The system refused a process.
         """
         count = len(self._executable.proc_builders)
         try:
@@ -145,7 +145,7 @@ class _SessionRuntime(Runtime):  # type: ignore[misc]
             ) from error
 
     def follow(self, steps: int, clock: npt.NDArray[np.int64], progress: StepProgress | None) -> None:
-        """Wait for the last step."""
+        """Wait for the last step, and report progress."""
         (service,) = self.service_to_runtime
         told = -1
         while not service.probe():
@@ -159,8 +159,8 @@ class _SessionRuntime(Runtime):  # type: ignore[misc]
             progress(steps, steps)
 
     def shut_down(self) -> None:
-        """End all processes; whatever they had to say lies in shared memory."""
-        # Lava would ask each to stop and wait for its answer, here and wherever it finds us started.
+        """End all processes; their results are already in shared memory."""
+        # Otherwise Lava would ask each process to stop and wait for an answer, whenever it finds the runtime started.
         self._is_started = self._is_running = False
         if self._messaging_infrastructure is not None:
             self._messaging_infrastructure.stop()
@@ -168,7 +168,7 @@ class _SessionRuntime(Runtime):  # type: ignore[misc]
 
 @contextmanager
 def _open_files(more: int) -> Iterator[None]:
-    """Raise the soft limit on open files by as many, as far as the hard limit goes."""
+    """Raise the soft limit on open files by ``more``, but not above the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         yield

@@ -1,7 +1,8 @@
-"""Arrays that Lava's processes and we both see: anonymous shared memory, made before they are forked.
+"""Arrays that both Lava's processes and ours see: anonymous shared memory, made before Lava's processes are forked.
 
-Lava's own way out of a process, ``Var.get``, sends an array item by item, and its shared memory lies in ``/dev/shm``,
-where a run that is killed leaves it behind and a container allows 64 MB. Anonymous memory goes with the last process.
+Lava's own way to read a process, ``Var.get``, sends an array item by item. Lava's shared memory lies in ``/dev/shm``,
+where a run that is killed leaves it behind, and where a container allows 64 MB. Anonymous memory is freed when the last
+process that shares it ends.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from resformer.errors import CapacityError
 
 
 def shared_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array of zeros that processes forked from now on share with us; pages cost memory once they are written.
+    """An array of zeros that processes forked later share with us; a page takes memory only once it is written.
 
     Raises:
-        CapacityError: The system refuses so much.
+        CapacityError: The system refuses this much memory.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     try:
@@ -36,18 +37,18 @@ def shared_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[An
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What one node sends while the samples pass through it.
+    """The values that one node sends while the samples pass through it.
 
     Attributes:
-        values: (T, N, ...), shared.
-        offset: The step at which the first sample's first value appears.
+        values: (T, N, ...), shared memory.
+        offset: The step at which the first sample's first value appears, counted from 0.
     """
 
     values: npt.NDArray[Any]
     offset: int
 
     def slot(self, step: int) -> npt.NDArray[Any] | None:
-        """Where the value of one step belongs; None before the first sample and after the last."""
+        """The part of ``values`` where one step's value belongs; None before the first sample and after the last."""
         timesteps, samples = self.values.shape[:2]
         sample, t = divmod(step - self.offset, timesteps)
         return self.values[t, sample, ...] if 0 <= sample < samples else None
@@ -55,16 +56,16 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Ring(Record):
-    """What one node sends of the last samples of a stream that has no end; each takes the place of an older one."""
+    """The values that one node sends for the last samples of an endless stream; a new sample replaces the oldest."""
 
     def slot(self, step: int) -> npt.NDArray[Any] | None:
-        """Where the value of one step belongs; None before the first sample."""
+        """The part of ``values`` where one step's value belongs; None before the first sample."""
         timesteps, samples = self.values.shape[:2]
         sample, t = divmod(step - self.offset, timesteps)
         return self.values[t, sample % samples, ...] if sample >= 0 else None
 
     def part(self, first: int, stop: int) -> npt.NDArray[Any]:
-        """A copy of the values of some samples, counted from the beginning of the stream."""
+        """A copy of the values of samples ``first`` to ``stop`` - 1, counted from the beginning of the stream."""
         return self.values[:, np.arange(first, stop) % self.values.shape[1]]
 
 
@@ -73,9 +74,9 @@ class Tally:
     """How many values one node clipped while the samples passed through it.
 
     Attributes:
-        total: (1,), int64, shared.
-        offset: The first step that counts.
-        steps: How many steps count.
+        total: (1,), int64, shared: the count.
+        offset: The first step whose clips are counted, from 0.
+        steps: How many steps are counted.
     """
 
     total: npt.NDArray[np.int64]
@@ -83,7 +84,7 @@ class Tally:
     steps: int
 
     def add(self, step: int, clipped: int) -> None:
-        """Add one step's count."""
+        """Add the number of values clipped at one step."""
         if 0 <= step - self.offset < self.steps:
             self.total[0] += clipped
 
@@ -93,17 +94,17 @@ class StreamTally(Tally):
     """How many values one node clipped while a stream passed through it.
 
     Attributes:
-        given: (1,), int64, shared: how many steps of samples have been given so far; what comes after them does not
-            count.
+        given: (1,), int64, shared: how many steps of samples have entered the stream so far; clips at later steps are
+            not counted.
     """
 
     given: npt.NDArray[np.int64]
 
     def add(self, step: int, clipped: int) -> None:
-        """Add one step's count."""
+        """Add the number of values clipped at one step."""
         if 0 <= step - self.offset < int(self.given[0]):
             self.total[0] += clipped
 
 
 UNCOUNTED = Tally(np.zeros(1, dtype=np.int64), offset=0, steps=0)
-"""The tally of a node whose clipped values nobody asks for."""
+"""A tally that counts nothing, for nodes whose clipped values are not needed."""

@@ -1,8 +1,8 @@
-"""A stream of samples through one run of Lava: its processes start once, and memory does not depend on its length.
+"""A stream of samples through one run of Lava: processes start once, and memory does not depend on the stream's length.
 
-Some samples at a time lie in shared memory. Lava runs for as many steps as they take, and stops where the next are
-due; then what has left the network by now is read, and the next samples take their place. Populations and delays keep
-what they hold in between, so the network sees one stream.
+Shared memory holds one batch of samples at a time. Lava runs for the steps of this batch and then stops. The samples
+that have left the network by then are read, and the next batch takes the place of the last. Populations and delays keep
+their state in between, so the network sees one stream.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ def stream(
     """Run batches of samples that follow one another without a gap.
 
     Args:
-        program: With its delays balanced.
-        batches: (N, C, H, W) or (N, T, C, H, W), encoded.
+        program: The program, with its delays balanced.
+        batches: Encoded samples, each batch (N, C, H, W) or (N, T, C, H, W).
         at_once: The most samples that a batch may have.
         record: Keep every LIF's spikes and every graded value.
-        stock_models: As ``LavaBackend.run`` takes it.
+        stock_models: Use stock Lava's models of its own processes instead of ours, which are many times faster.
 
     Yields:
-        What has left the network, in the samples' order: of a batch it may be fewer samples than it has, since the
-        last are still under way, and the others come with the next. Saturation is counted as far as it occurred.
+        Traces of the samples that have left the network, in order. After a batch, its last samples may still be under
+        way; they come with a later trace. A trace counts all clips that occurred since the trace before it.
 
     Raises:
-        BackendFailedError: As ``LavaBackend.run`` has it.
+        BackendFailedError: The system refused a process, or a process ended too early; the message names it.
     """
     timesteps = program.timesteps
     under_way = -(-program.latency // timesteps)

@@ -33,17 +33,17 @@ from resformer.errors import BackendMissingError
 DEVICE_BATCH = 32
 """Samples at a time on a GPU, unless the caller says otherwise."""
 TILE_BYTES = 1 << 22
-"""What the largest value of a tile should take on a CPU: small networks run several samples at a time."""
+"""The most bytes that a tile's largest value should take on a CPU; a small network runs several samples at a time."""
 
 
 class SimBackend:
-    """Bit-exact and fast.
+    """The fast backend, bit-exact with the reference.
 
     Args:
         device: "cpu", or "cuda" (or "cuda:1").
 
     Raises:
-        BackendMissingError: The device is not there.
+        BackendMissingError: This machine has no such device.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -65,7 +65,7 @@ class SimBackend:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which of this machine's kernels the last program could not use, and what replaced them, a sentence each."""
+        """Sentences about the kernels that the last program could not use on this machine, and what replaced each."""
         return tuple(dict.fromkeys(note for each in self._products.values() for note in each.notes))
 
     def run(
@@ -80,24 +80,23 @@ class SimBackend:
     ) -> Trace:
         """Run samples through a program, as ``resformer.compiler.backends.base.Backend`` says.
 
-        What the program's plan and packed weights cost is paid once: they are kept for the next run of the same
-        program object.
+        The program's plan and packed weights are made once; they are kept for the next run of the same program object.
 
         Args:
             program: Scheduled or not.
             samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W); encoded.
             record: Keep every LIF's spikes and every graded value; they take memory for all samples.
-            progress: Told how many samples are done.
-            batch_size: How many samples may be in memory at once, for each thread on a CPU; None: as many as are fast.
+            progress: Called with the number of samples that are done.
+            batch_size: The most samples in memory at once, for each thread on a CPU; None: as many as are fast.
             self_check: Check every product of the run in int64, beside the trial of its kernel when it was bound.
                 A run of SpikingResformer-Ti takes three to four times as long.
 
         Raises:
-            CapacityError: They do not fit the device's memory.
+            CapacityError: The samples of a batch do not fit the device's memory.
             BackendFailedError: A product was summed wrongly, or this machine has no kernel that sums it rightly.
             AssertionError: A sample leaves the range that the program promises of its input.
         """
-        # a GPU's batches are looked at one by one, while it computes the one before
+        # on a GPU, each batch's range is checked while the device computes the batch before
         later = self._device.type != "cpu" and not record and not self_check
         (check_shape if later else check_samples)(program, samples)
         if program is not self._program:
@@ -130,7 +129,7 @@ class SimBackend:
         batch_size: int | None,
         self_check: bool,
     ) -> Iterator[int]:
-        """Tiles side by side, one on each thread; all threads share each of the last few. Yields samples done."""
+        """Run one tile on each thread at a time; all threads share each of the last few tiles. Yields samples done."""
         workers = self._workers()
         tile = _tile_samples(program, len(samples), workers.count, batch_size)
         side_by_side = len(samples) // (tile * workers.count) * workers.count
@@ -147,7 +146,7 @@ class SimBackend:
             engine = self._engine(program, samples, count, recorder, self_check, sharing=workers.count)
             part = samples[start : start + count]
             if shares_rows():
-                # one of the threads does what Python does, and shares loops with the others
+                # one thread runs the Python code, and shares the compiled loops with the others
                 list(workers.map(functools.partial(engine.run, part, recorder), [start]))
             else:
                 engine.run(part, recorder, start, workers)
@@ -161,7 +160,7 @@ class SimBackend:
         batch_size: int,
         self_check: bool,
     ) -> Iterator[int]:
-        """One batch after another, the next begun before the last is done. Yields samples done."""
+        """Run batches in order, and begin the next before the last one is done. Yields samples done."""
         pending: list[Pending] = []
 
         def finished() -> int:
@@ -187,7 +186,7 @@ class SimBackend:
                 yield finished()
 
     def _batches_of(self, engine: Engine) -> Batches:
-        """What runs an engine's batches."""
+        """The object that runs an engine's batches; it is made once."""
         if engine not in self._batches:
             self._batches[engine] = Batches(engine, self._device, capture=not engine.waits)
         return self._batches[engine]
@@ -202,7 +201,7 @@ class SimBackend:
         *,
         sharing: int | None,
     ) -> Engine:
-        """The engine for tiles of so many samples, which some threads share; None: a device."""
+        """The engine for tiles of ``count`` samples, which ``sharing`` threads share; None: on a GPU."""
         static = samples.ndim == 4
         key = (count, static, recorder.keeps_values, sharing, self_check)
         if key in self._engines:
@@ -210,7 +209,7 @@ class SimBackend:
         on_cpu = self._device.type == "cpu"
         products = self._products[self_check]
 
-        # what a self-check checks are the products of libraries, one by one
+        # a self-check checks each product by itself; fused kernels do not return their products
         fused = None if on_cpu or self_check or not has_triton() else _fused_kernels()
 
         by_rows = on_cpu and shares_rows()
@@ -228,13 +227,13 @@ class SimBackend:
             )
             return Engine(plan, self._kernels(plan, products, fused, team))
 
-        # on a thread like those that run it: kernels are tried as they will run
+        # bind on a thread like those that will run the engine, so that kernels are tried as they will run
         (engine,) = self._workers().map(bind, [sharing]) if on_cpu else [bind(sharing)]
         self._engines[key] = engine
         return engine
 
     def _kernels(self, plan: Plan, products: Products, fused: ModuleType | None, team: Team) -> TorchKernels:
-        """What binds a plan's steps on this device."""
+        """The kernels that bind a plan's steps on this device."""
         if self._device.type == "cpu":
             return CpuKernels(plan, products, team)
         if fused is None:
@@ -243,29 +242,29 @@ class SimBackend:
         return kernels
 
     def _workers(self) -> Workers:
-        """As many threads as torch would use."""
+        """The threads, as many as torch would use."""
         if self._threads is None or self._threads.count != torch.get_num_threads():
             self._threads = Workers(torch.get_num_threads())
         return self._threads
 
 
 def shares_rows() -> bool:
-    """Whether threads share a sample by rows, in loops of ours; else block by block of its channels."""
+    """Whether threads share a sample by rows, in our compiled loops; otherwise they share it by blocks of channels."""
     return events_pay() and compiled_loops() is not None
 
 
 def has_triton() -> bool:
-    """Whether the kernels of a GPU can be compiled."""
+    """Whether Triton is installed, which compiles the kernels of ``gpu``."""
     return importlib.util.find_spec("triton") is not None
 
 
 def _fused_kernels() -> ModuleType:
-    """The kernels in Triton, which takes a second to import."""
+    """The kernels in Triton, imported here because the import takes a second."""
     return importlib.import_module("resformer.compiler.backends.sim.gpu.kernels")
 
 
 def _tile_samples(program: Program, samples: int, workers: int, batch_size: int | None) -> int:
-    """How many samples to run at once on a thread: few enough for the cache, many enough to be worth the calls."""
+    """The number of samples in a tile: as many as fit the cache, at most a thread's share and ``batch_size``."""
     largest = max(math.prod(node.shape) for node in program) * program.timesteps * 4
     fast = max(TILE_BYTES // largest, 1)
     shared = -(-samples // workers)
@@ -274,7 +273,7 @@ def _tile_samples(program: Program, samples: int, workers: int, batch_size: int 
 
 @contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Keep torch from rounding float32 products to fewer bits, as callers may have allowed it to."""
+    """Keep torch from rounding float32 products to fewer bits, which its settings may allow."""
     mkldnn: Any = torch.backends.mkldnn
     kinds = [torch.backends.cuda.matmul, mkldnn.matmul, mkldnn.conv]
     if not all(hasattr(kind, "fp32_precision") for kind in kinds):  # before torch 2.9

@@ -1,8 +1,8 @@
-"""What instructions this processor has for products of bytes and words, and the kernels of ``strips`` that use them.
+"""Finds this processor's instructions for products of bytes and words, and the kernels of ``strips`` that use them.
 
-LLVM aborts the process where it must compile an instruction that it may not use, so the compiled loops ask here first.
-oneDNN's variable ONEDNN_MAX_CPU_ISA, which tells it what instructions to do without, tells these kernels, too: one
-variable makes a machine try what another would do.
+LLVM aborts the process where it must compile an instruction that the processor lacks, so nothing that needs such
+instructions is compiled unless they were found here. oneDNN's environment variable ONEDNN_MAX_CPU_ISA, which limits the
+instructions that oneDNN uses, limits these kernels, too: with it, one machine can run what an older one would run.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 VNNI = ("avx512vnni", "avx512bw", "avx512vl")
 AMX = ("amx-tile", "amx-int8", *VNNI)
 WORDS = ("avx2",)
-"""LLVM's names of what a kernel needs."""
+"""``VNNI``, ``AMX`` and ``WORDS`` are the instruction sets that each kind of kernel needs, by LLVM's names."""
 EVERYTHING = ("", "ALL", "DEFAULT")
-"""Of oneDNN's variable: no limit."""
+"""Values of ONEDNN_MAX_CPU_ISA that set no limit."""
 
 ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA, SYS_ARCH_PRCTL = 0x1023, 18, 158
-"""Linux on x86-64: how a process asks to use tiles."""
+"""Linux on x86-64: the numbers of the system call by which a process asks for permission to use AMX's tiles."""
 
 
 @functools.cache
 def strip_kernels() -> tuple[Kernel[StripProduct], ...]:
-    """What may compute the products of ``strips``, the fastest first; none without numba."""
+    """The kernels that may compute the products of ``strips`` here, the fastest first; none without numba."""
     found = []
     if _has(AMX) and _may_use_tiles():
         found.append(_strip_kernel("product of bytes in tiles", shapes=tile_shapes()))
@@ -51,7 +51,7 @@ def strip_kernels() -> tuple[Kernel[StripProduct], ...]:
 
 
 def events_pay() -> bool:
-    """Whether to add weights for spikes alone (``events``): where vectors do not multiply bytes fast."""
+    """Whether adding weights only for spikes (``events``) is fastest here: with AVX2, but without VNNI."""
     return _has(WORDS) and not _has(VNNI)
 
 
@@ -62,7 +62,7 @@ def _strip_kernel(
 
 
 def tile_shapes() -> npt.NDArray[np.uint8]:
-    """What configures all tiles as 16 rows of 64 bytes, (64,)."""
+    """The configuration of AMX in which all tiles have 16 rows of 64 bytes, (64,)."""
     shapes = np.zeros(64, np.uint8)
     shapes[0] = 1  # the palette
     shapes[16 : 16 + 2 * TILES : 2] = TILE_BYTES
@@ -71,7 +71,7 @@ def tile_shapes() -> npt.NDArray[np.uint8]:
 
 
 def shapes_of(kernel: Kernel[StripProduct]) -> npt.NDArray[np.uint8] | None:
-    """What a kernel's tiles are configured with, or None if it uses none."""
+    """The configuration of a kernel's tiles, or None if the kernel uses no tiles."""
     make = kernel.make
     return make.keywords["shapes"] if isinstance(make, functools.partial) else None
 
@@ -82,21 +82,24 @@ def in_words(kernel: Kernel[StripProduct]) -> bool:
 
 
 def strip_depth(depth: int) -> int:
-    """How many bytes two digits of so many have, or so many words, as ``strips`` pads them."""
+    """The bytes that two digits, or one word, for each of ``depth`` numbers take, as ``strips`` pads them."""
     return -(-2 * whole_lanes(depth) // TILE_BYTES) * TILE_BYTES
 
 
 def whole_lanes(count: int) -> int:
-    """Up to a multiple of a vector's lanes."""
+    """``count`` rounded up to a multiple of a vector's lanes."""
     return -(-count // LANES) * LANES
 
 
 @contextmanager
 def compiling(what: str) -> Iterator[None]:
-    """Turn numba's own errors into one that whoever tries kernels knows.
+    """Turn numba's own errors into one that trials of kernels handle.
+
+    Args:
+        what: What is compiled, for the error's message.
 
     Raises:
-        KernelRefusedError: numba does not compile it: a version of LLVM may have the instructions under other names.
+        KernelRefusedError: numba cannot compile it: a version of LLVM may have the instructions under other names.
     """
     from numba.core.errors import NumbaError
 
@@ -121,18 +124,18 @@ def _compiled(_: StripProduct, shapes: npt.NDArray[np.uint8] | None, *, words: b
 
 @functools.cache
 def _has(needed: Sequence[str]) -> bool:
-    """Whether numba compiles for a processor with all of these."""
+    """Whether numba compiles for a processor with all needed instruction sets, and ONEDNN_MAX_CPU_ISA allows them."""
     if importlib.util.find_spec("numba") is None:
         return False
     from numba.core.registry import cpu_target
 
-    # not public: a numba without it is taken to have none of these
+    # the attribute is not public: if a version of numba lacks it, assume none of these instruction sets
     features = str(getattr(cpu_target.target_context.codegen(), "_tm_features", "")).split(",")
     return all(f"+{each}" in features for each in needed) and allowed(needed)
 
 
 def allowed(needed: Sequence[str]) -> bool:
-    """Whether oneDNN's variable leaves a kernel its instructions."""
+    """Whether ONEDNN_MAX_CPU_ISA allows instruction sets, which are ``VNNI``, ``AMX`` or ``WORDS``."""
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if most in EVERYTHING:
         return True
@@ -144,7 +147,7 @@ def allowed(needed: Sequence[str]) -> bool:
 
 
 def _may_use_tiles() -> bool:
-    """Ask Linux to let this process use tiles; it keeps the answer for all threads."""
+    """Ask Linux for permission to use AMX's tiles; the permission holds for all threads of the process."""
     if sys.platform != "linux":
         return False
     ask = ctypes.CDLL(None, use_errno=True).syscall

@@ -1,15 +1,15 @@
-"""What a CPU does better than ``torch_kernels``: int8 matrix products and fused loops.
+"""The kernels that are faster on a CPU than ``torch_kernels``: int8 matrix products and fused loops.
 
-- Spikes are bytes of 0 and 1, weights 8-bit mantissas: oneDNN's int8 convolution sums them in int32 and scales by the
-  channel's power of two in float32, exact while the sums stay below 2^24. Where vectors do not multiply bytes fast,
-  rows of weights are added for spikes alone (``events``).
-- DSSA's products: by ``strips``, where the processor has instructions for products of bytes or words and they hold y;
-  elsewhere y is split into digits to the base 256, each an int8 matrix product of a library with the spikes, and the
-  digits' sums are put together in int32 in the neurons' loop. How many digits a tile needs, its largest |y| says.
+- Convolutions: spikes are bytes of 0 and 1, weights are 8-bit mantissas. oneDNN's int8 convolution sums them in int32
+  and scales by the channel's power of two in float32, which is exact while the sums stay below 2^24. Where vectors do
+  not multiply bytes fast, rows of weights are added only for spikes (``events``).
+- DSSA's products: ``strips``, where the processor has instructions for products of bytes or words and two digits hold
+  y. Elsewhere y is split into digits to the base 256. A library multiplies each digit with the spikes in int8, and the
+  neurons' loop combines the digits' sums in int32. A tile's largest |y| decides how many digits it needs.
 - Sums, relays and neurons: ``loops``.
 
-Each of these is used where the bounds prove it exact and a trial shows that it is (``products``); elsewhere
-``torch_kernels`` computes.
+Each kernel is used where the bounds prove it exact and a trial confirms it (``products``); elsewhere ``torch_kernels``
+computes.
 """
 
 from __future__ import annotations
@@ -72,29 +72,31 @@ Array: TypeAlias = npt.NDArray[Any]
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 PATCH_MAX = 3
-"""Up to this edge oneDNN convolves patches faster than a matrix product does, and rightly on all machines tried."""
+"""Up to this edge, oneDNN convolves patches faster than a matrix product does, and rightly on all machines tried."""
 ATTENTION_ROWS = 112
-"""Positions whose attention is computed at a time, for all steps, by a library: their sums stay in a core's L2."""
+"""The most positions whose attention a library computes at a time, for all steps: their sums stay in a core's L2."""
 
 EVENT_OUTPUTS_MIN, EVENT_DEPTH_MIN = 32, 64
-"""Of a group: weights are added 32 outputs at a time, and lists are dear where sums are short."""
+"""The fewest outputs and products of a sum, in a group, for which ``events`` is tried.
+
+Weights are added 32 outputs at a time, and listing spikes costs too much where sums are short."""
 PLAIN_LOOPS = 8
-"""A product of int8 matrices that takes so many times as long as float32's is made by plain loops; they take 50."""
+"""An int8 product this many times slower than float32's is taken for plain loops, which are 50 times slower."""
 
 SHARED_NEURONS = 1 << 17
-"""Steps of neurons that are worth another thread's attention."""
+"""A loop of fewer neuron updates (rows, times channels, times steps) runs on one thread."""
 
 BY_LIBRARY = "product of a library"
-"""What takes the place of strips, for notes."""
+"""The name in notes of what replaces ``strips``."""
 
 
 class CpuKernels(TorchKernels):
     """Binds steps to the fastest exact kernel of this machine.
 
     Args:
-        plan: What the steps belong to.
-        products: What tries kernels.
-        team: Threads that share the rows of loops.
+        plan: The plan of the steps.
+        products: Tries kernels.
+        team: The threads that share the rows of loops.
     """
 
     def __init__(self, plan: Plan, products: Products | None = None, team: Team = ALONE) -> None:
@@ -106,11 +108,11 @@ class CpuKernels(TorchKernels):
             )
 
     def bind(self, step: Step, block: Block) -> Work:
-        """What runs one step for one block of channels."""
+        """The function that runs one step for one block of channels."""
         return self.attention(step, block) if isinstance(step, AttentionStep) else super().bind(step, block)
 
     def _synapse_kernels(self, synapses: Synapses) -> list[Kernel[Synapses]]:
-        """oneDNN's convolutions before matrix products, but for patches larger than its kernels are made for."""
+        """What may compute a convolution, the fastest first; int8 matrix products come first for large patches only."""
         matrices = super()._synapse_kernels(synapses)
         if synapses.sum_dtype is not torch.float32 or not HAS_ONEDNN:
             return matrices
@@ -170,7 +172,7 @@ class CpuKernels(TorchKernels):
         return work
 
     def _fits_loop(self, step: NeuronStep) -> bool:
-        """Whether the compiled loop computes a step, and exactly."""
+        """Whether the compiled loop can compute a step, and computes it exactly."""
         inputs = [self.plan.values[name] for name in step.inputs]
         reach = sum(value.magnitude.value for value in inputs)
         if step.relay is not None:
@@ -184,28 +186,28 @@ class CpuKernels(TorchKernels):
         return len(inputs) <= 2 and reach < EXACT_IN_FLOAT32 and not any(value.is_spikes for value in inputs)
 
     def attention(self, step: AttentionStep, block: Block) -> Work:
-        """Both products and their neurons, a few positions at a time."""
+        """Both products of DSSA and their neurons, by strips or by a library, a few positions at a time."""
         by_library = Attention(self.plan, step, block, self.products)
         by_strips = StripAttention.of(self.plan, step, block, self.products, by_library, self._team)
         return by_library.run if by_strips is None else by_strips.run
 
 
 def can_attend(step: AttentionStep, plan_values: Mapping[str, Value]) -> bool:
-    """Whether :class:`Attention` computes a step exactly, and on this machine."""
+    """Whether :class:`Attention` or :class:`StripAttention` computes a step exactly on this machine."""
     y1, x, y2 = (plan_values[name] for name in step.inputs)
     width = y1.channels // step.products[0][1].num_heads
     if y2.channels != y1.channels or y2.positions != y1.positions or x.channels != y1.channels:
-        return False  # heads of two widths: the loops have one
+        return False  # heads of different widths: the loops take one width
     for y, terms, (_, product), (_, lif) in zip((y1, y2), (width, y2.positions), step.products, step.lifs, strict=True):
         reach = y.magnitude.value + largest(product.bias)
         if y.static or y.is_spikes or reach >= EXACT_IN_FLOAT32 or reach * terms > INT32_MAX:
             return False
         if product.limit > LOIHI.a_max or not _fits_float32(lif):
             return False
-        # the loop takes one bias for all neurons, and one potential that is a tie
+        # the loop takes one bias and one tie potential for all neurons
         if (lif.bias != lif.bias[0]).any() or (lif.surplus != lif.surplus[0]).any():
             return False
-    # torch's int8 product takes a transposed matrix of one row for one that is not transposed, and is wrong
+    # torch's int8 product mistakes a transposed matrix of one row for one that is not transposed, and sums wrongly
     has_products = int8_is_exact() or bool(strip_kernels())
     return width > 1 and x.is_spikes and has_products and compiled_loops() is not None
 
@@ -215,11 +217,13 @@ class Half(NamedTuple):
 
     Attributes:
         product: The product's name.
-        neurons: That of the neurons.
+        neurons: The neurons' name.
         lif: The neurons.
-        bias: What the product adds to y, (C,) of the block, float32.
-        constants: What the compiled loop needs of both.
-        by_row: Whether y's digits are rows below each other, as the first product takes them, or columns.
+        bias: What the product adds to y, (channels of the block,), float32.
+        constants: For the compiled loop: the product's limit, the neurons' bias, share of the potential that is kept,
+            threshold and floor, and the potential of a tie or None.
+        by_row: True: y's digits are blocks of rows, one below the other, as the first product needs them. False: they
+            are blocks of columns, side by side.
     """
 
     product: str
@@ -231,7 +235,7 @@ class Half(NamedTuple):
 
     @classmethod
     def of(cls, product: tuple[str, SpikeMatMul], neurons: tuple[str, LIF], channels: slice, *, by_row: bool) -> Half:
-        """The half of a block of channels."""
+        """The half for a block of channels."""
         (name, op), (lif_name, lif) = product, neurons
         tie = np.float32(lif.tie_potentials(1)[0]) if lif.counts_ties else None
         constants = np.int32(op.limit), np.float32(lif.bias[0]), *_constants(lif), tie
@@ -239,16 +243,17 @@ class Half(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a half takes of a frame.
+    """A half's memory in one frame.
 
     Attributes:
-        half: Which.
-        y: Its values.
-        digits: How many hold each y + bias.
-        split: These digits of one head, (T, digits * patches, width) or (T, patches, digits * width), int8.
-        sums: What the product makes of them for a part of the positions, (T, rows, columns), int32.
-        fire: Lets the neurons read the sums, given where spikes are written: the array, its first row and its first
-            channel. Returns how many sums, then potentials, were clipped, and how many tied.
+        half: The half.
+        y: The product's y.
+        digits: The number of digits that hold each y + bias.
+        split: The digits of one head's y + bias, (T, digits * patches, width) or (T, patches, digits * width), int8.
+        sums: The product's sums of these digits for a part of the positions, (T, rows, columns), int32.
+        fire: Fires the neurons that read the sums. Its arguments say where spikes are written: the array, the first
+            row and the first channel. It returns the number of sums that were clipped, of potentials that were clipped,
+            and of ties.
     """
 
     half: Half
@@ -260,13 +265,13 @@ class Room(NamedTuple):
 
 
 class Attention:
-    """Both products of DSSA and their neurons, for the heads of one block.
+    """Both products of DSSA, by a library, and their neurons, for the heads of one block.
 
     Args:
-        plan: What the step belongs to.
-        step: Of which ``can_attend`` holds.
-        block: Which channels.
-        products: What tries kernels.
+        plan: The plan of the step.
+        step: A step for which ``can_attend`` is true.
+        block: The block of channels.
+        products: Tries kernels.
     """
 
     def __init__(self, plan: Plan, step: AttentionStep, block: Block, products: Products) -> None:
@@ -285,7 +290,7 @@ class Attention:
         self._known: dict[tuple[object, ...], Compute] = {}
 
     def run(self, frame: Frame) -> None:
-        """Fire the neurons of both products."""
+        """Compute both products, and fire their neurons."""
         y1, x, y2 = (frame.read(name) for name in self._inputs)
         out = frame.write(self.halves[1].neurons, torch.uint8)
         spikes = out.data.numpy()
@@ -311,7 +316,7 @@ class Attention:
         self.tell(frame, counts)
 
     def _room(self, frame: Frame, half: Half, y: Slab) -> Room:
-        """Memory for a half, as wide as the tile's largest y asks for."""
+        """Memory for a half, with as many digits as the tile's largest y + bias needs."""
         digits = digits_for(self._loops.largest(*_read(y), half.bias))
         steps, patches, width = self._plan.timesteps, self._patches, self._width
         split = (steps, digits * patches, width) if half.by_row else (steps, patches, digits * width)
@@ -321,7 +326,7 @@ class Attention:
         return Room(half, y, digits, frame.scratch(split, torch.int8), sums, fire)
 
     def _gates(self, x: Slab) -> torch.Tensor:
-        """x by head and part, (N, heads, parts, T, rows, width); the slab may hold more channels than the block's."""
+        """The block's channels of x by head and part of the positions, (N, heads, parts, T, rows, width)."""
         steps, samples, width = self._plan.timesteps, self._plan.samples, self._width
         # (T, N * parts * rows, heads * width)
         gates = x.data.view(torch.int8).view(steps, samples, -1, self._rows, x.data.shape[2] // width, width)
@@ -329,7 +334,7 @@ class Attention:
         return gates.permute(1, 4, 2, 0, 3, 5)
 
     def _multiply(self, name: str, left: torch.Tensor, right: torch.Tensor) -> Compute:
-        """A kernel for matrices like these, whose width depends on the tile's largest y and is not known before."""
+        """A kernel for matrices like these; bound at run time, since their size depends on the tile's largest y."""
         product = Int8Product.of(name, left, right)
         key = (name, *product.key)
         if key not in self._known:
@@ -339,7 +344,7 @@ class Attention:
         return self._known[key]
 
     def _split(self, room: Room, sample: int, head: int) -> None:
-        """Write the digits of one head of one sample's y."""
+        """Write the digits of one head of one sample's y + bias."""
         half, channel = room.half, head * self._width
         self._loops.split_digits(
             _read(room.y)[0], sample * self._patches, room.y.first + channel,
@@ -347,7 +352,7 @@ class Attention:
         )  # fmt: skip
 
     def tell(self, frame: Frame, counts: npt.NDArray[np.int64]) -> None:
-        """Note the counts of both halves, (6,)."""
+        """Note the counts of both halves in a frame; counts are (6,), three for each half."""
         for half, (clipped, floored, ties) in zip(self.halves, counts.reshape(2, 3).tolist(), strict=True):
             frame.clipped(half.product, clipped)
             frame.clipped(half.neurons, floored)
@@ -356,16 +361,16 @@ class Attention:
 
 
 class StripAttention:
-    """Both products of DSSA and their neurons in one compiled loop, by instructions for products of bytes.
+    """Both products of DSSA and their neurons in one compiled loop, ``strips``.
 
     Args:
-        plan: What the step belongs to.
-        step: Of which ``can_attend`` holds.
-        block: Which channels.
-        products: What tries kernels.
-        kernel: What multiplies, and was right for both products.
-        otherwise: What attends where y needs more digits than two.
-        team: What shares the strips.
+        plan: The plan of the step.
+        step: A step for which ``can_attend`` is true.
+        block: The block of channels.
+        products: Tries kernels.
+        kernel: The kernel for both products, which was tried on each.
+        otherwise: Computes a tile in which y + bias exceeds ``HELD``, the most that two digits or a word hold.
+        team: The threads that share the strips.
     """
 
     def __init__(
@@ -390,7 +395,7 @@ class StripAttention:
     def of(
         cls, plan: Plan, step: AttentionStep, block: Block, products: Products, otherwise: Attention, team: Team = ALONE
     ) -> StripAttention | None:
-        """A step's, or None where this processor has no such instructions, or what they make is wrong."""
+        """Attention by the first kernel that passes its trials, or None where the processor has no such kernel."""
         y, (_, width) = plan.values[step.inputs[0]], _heads_of(plan, step, block)
         ties = step.lifs[0][1].counts_ties, step.lifs[1][1].counts_ties
         head = HeadAttention(step.writes[0], plan.timesteps, width, y.positions, ties)
@@ -406,7 +411,7 @@ class StripAttention:
 
     @classmethod
     def _asked(cls, plan: Plan, step: AttentionStep, *, words: bool) -> list[StripProduct]:
-        """Both products of a strip."""
+        """Descriptions of both products of a strip, from which kernels are tried and made."""
         y = plan.values[step.inputs[0]]
         width = y.channels // step.products[0][1].num_heads
         return [
@@ -415,7 +420,7 @@ class StripAttention:
         ]
 
     def run(self, frame: Frame) -> None:
-        """Fire the neurons of both products."""
+        """Compute both products, and fire their neurons."""
         y1, x, y2 = (frame.read(name) for name in self._inputs)
         halves = self._otherwise.halves
         loops = compiled_loops()
@@ -462,7 +467,7 @@ class StripAttention:
         p0: int,
         positions: tuple[int, int],
     ) -> list[int]:
-        """As ``strips.attend``, strip by strip, with a check of both products of each."""
+        """Do what ``strips.attend`` does, strip by strip, and check both products of each strip."""
         strips = compiled_strips()
         counts = np.zeros(6, np.int64)
         assert self._multiply is not None
@@ -481,7 +486,7 @@ class StripAttention:
 
 
 def _heads_of(plan: Plan, step: AttentionStep, block: Block) -> tuple[int, int]:
-    """How many heads a block has, and how wide each is."""
+    """The number of heads of a block, and the channels of each head."""
     heads = step.products[0][1].num_heads
     return heads // block.count, plan.values[step.inputs[0]].channels // heads
 
@@ -492,36 +497,36 @@ def _fits_float32(lif: LIF) -> bool:
 
 
 def _constants(lif: LIF) -> tuple[np.float32, np.float32, np.float32]:
-    """What the compiled loops need of neurons: the share of the potential that is kept, threshold and floor."""
+    """The neurons' constants for the compiled loops: share of the potential that is kept, threshold and floor."""
     keep = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
     return np.float32(keep), np.float32(lif.vth << LOIHI.a_shift), np.float32(-LOIHI.v_max)
 
 
 def _read(slab: Slab) -> tuple[npt.NDArray[Any], int]:
-    """A slab that compiled loops read, whose elements are side by side."""
+    """A slab as a contiguous array for compiled loops to read, and its first channel."""
     return slab.data.contiguous().numpy(), slab.first
 
 
 def _channels(slab: Slab | None) -> tuple[npt.NDArray[Any] | None, int]:
-    """A slab as the compiled loops take it."""
+    """A slab as an array for compiled loops to write, and its first channel; (None, 0) for None."""
     return (None, 0) if slab is None else (slab.data.numpy(), slab.first)
 
 
 @functools.cache
 def compiled_loops() -> ModuleType | None:
-    """The loops that numba compiles, behind their guards, or None where it is not installed."""
+    """The loops that numba compiles, behind their checks, or None where numba is not installed."""
     if importlib.util.find_spec("numba") is None:
         return None
     return importlib.import_module("resformer.compiler.backends.sim.guarded_loops")
 
 
 def compiled_strips() -> ModuleType:
-    """The loops over strips, behind their guards; where there is numba."""
+    """The loops over strips, behind their checks; numba must be installed."""
     return importlib.import_module("resformer.compiler.backends.sim.guarded_strips")
 
 
 def event_convolution(synapses: Synapses, team: Team = ALONE) -> Compute:
-    """Rows of weights added for spikes alone."""
+    """A convolution that adds rows of weights only for spikes."""
     from resformer.compiler.backends.sim.guarded_events import Convolution
 
     convolve = Convolution(synapses)
@@ -553,7 +558,7 @@ def int8_convolution(synapses: Synapses) -> Compute:
 
 
 def float_convolution(synapses: Synapses) -> Compute:
-    """oneDNN's direct convolution: unlike Winograd's, its float32 sums are of products alone."""
+    """oneDNN's direct convolution in float32: it only sums products, unlike Winograd's, which rounds."""
     weight = torch.from_numpy(np.float32(fixedpoint.scale_weight(synapses.weight, synapses.weight_exp)))
     bias = torch.from_numpy(synapses.bias.astype(np.float32))
     window = synapses.padding, synapses.stride, synapses.dilation, synapses.groups
@@ -566,12 +571,12 @@ def float_convolution(synapses: Synapses) -> Compute:
 
 
 def _channels_last(image: torch.Tensor) -> torch.Tensor:
-    """(images, H, W, channels), maybe a part of one, as the library's (images, channels, H, W)."""
+    """Images (images, H, W, channels), contiguous or not, in the library's layout (images, channels, H, W)."""
     return image.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
 def _by_position(made: torch.Tensor) -> torch.Tensor:
-    """(images, outputs, R, S) as a row for each position."""
+    """Results (images, outputs, R, S) with a row for each position, (images * R * S, outputs)."""
     return made.permute(0, 2, 3, 1).reshape(-1, made.shape[1])
 
 
@@ -586,7 +591,7 @@ def int8_products(_: Int8Product) -> Compute:
 
 
 def wider_products(_: Int8Product, dtype: torch.dtype) -> Compute:
-    """The same in another type."""
+    """The product of int8 matrices, computed in a wider type."""
 
     def compute(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         return out.copy_(torch.matmul(left.to(dtype), right.to(dtype)))
@@ -605,12 +610,12 @@ WIDER_PRODUCTS: tuple[Kernel[Int8Product], ...] = tuple(
 
 @functools.cache
 def int8_matrices_pay() -> bool:
-    """Whether torch multiplies int8 matrices here, exactly, and not by plain loops, which take far longer than floats.
+    """Whether torch multiplies int8 matrices exactly here, and not by plain loops, which take far longer than floats.
 
-    For processors without VNNI it has those alone: about one multiply-accumulate in a nanosecond.
+    On processors without VNNI, torch has only plain loops: about one multiply-accumulate in a nanosecond.
     """
     if not int8_is_exact():
-        return False  # or there are none
+        return False  # int8 kernels sum wrongly, or there are none
     ones = torch.ones(128, 128, dtype=torch.int8)
     in_floats = ones.float()
     in_int8 = _least_seconds(lambda: torch._int_mm(ones, ones))
@@ -630,8 +635,8 @@ def _least_seconds(run: Callable[[], object], rounds: int = 4) -> float:
 def int8_verdict() -> bool | None:
     """Whether this machine's int8 kernels sum in 32 bits, or None where it has none.
 
-    The largest values are tried on them, once. Instructions older than VNNI add pairs of products in 16 bits, where
-    they saturate.
+    The kernels are tried once, on the largest values. Instructions older than VNNI add pairs of products in 16 bits,
+    where the sums saturate.
     """
     if "onednn" not in torch.backends.quantized.supported_engines:
         return None
@@ -650,13 +655,13 @@ def int8_verdict() -> bool | None:
         made = torch.ops.onednn.qconv2d_pointwise(
             image, 1.0, 0, packed, scale, zero, None, *window, 1.0, 0, torch.float32, "none", [], ""
         )
-    # Builds of PyTorch for other processors lack these, and say so by any of these errors: products of floats are then
-    # as exact.
+    # Builds of PyTorch for other processors lack these kernels and raise one of these errors; products of floats, which
+    # are exact, too, are used instead.
     except (AttributeError, NotImplementedError, RuntimeError):
         return None
     return torch.equal(product.long(), wanted) and torch.equal(made[0, :, :, 0].T.long(), wanted)
 
 
 def int8_is_exact() -> bool:
-    """Whether this machine has int8 kernels that sum in 32 bits; whether they do in a layer's shape is tried there."""
+    """Whether this machine has int8 kernels that sum in 32 bits; each layer's shape still has a trial of its own."""
     return int8_verdict() is True

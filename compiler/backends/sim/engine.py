@@ -22,10 +22,10 @@ ResultT = TypeVar("ResultT")
 
 
 class Workers:
-    """Threads that each run torch's operations by themselves, so that none waits for another inside an operation.
+    """Threads that each run whole operations of torch, so that no thread waits for another inside an operation.
 
     Args:
-        count: How many; one: the caller's own thread.
+        count: The number of threads. With one, work runs on the calling thread.
     """
 
     def __init__(self, count: int) -> None:
@@ -37,32 +37,33 @@ class Workers:
             for _ in range(count):
                 self._pool.submit(started.wait)
             started.wait()
-            # What a worker sets is also what threads not yet born will get: give those back what they had.
+            # The number that a worker sets becomes the default of threads that start later: restore this default.
             torch.set_num_threads(count)
 
     def team(self) -> Team:
-        """These threads, for work that one of them shares with the others."""
+        """A team of these threads, for work that one of them shares with the others."""
         return Team(self.count, self._pool)
 
     def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
-        """The function's results, in order; each item on whichever thread is free."""
+        """The function's results, in order; each item runs on whichever thread is free."""
         return map(function, items) if self._pool is None else self._pool.map(function, items)
 
 
 def _work_alone() -> None:
-    """Let this thread run torch's operations by itself."""
+    """Let torch run this thread's operations on this thread only."""
     torch.set_num_threads(1)
-    # A thread that has not asked yet takes what is set when it first does: ask.
+    # A thread takes over the number that is set when it first asks for it: ask now.
     torch.get_num_threads()
 
 
 class Result(NamedTuple):
-    """What a tile makes, beside what a recorder keeps.
+    """The results of a tile, beside the values that a recorder keeps.
 
     Attributes:
         logits: (T or 1, N, ...).
-        clips: How often values saturated: names and counts, which may be on a device still.
-        ties: How often potentials met their threshold exactly and did not fire, likewise.
+        clips: How often values of each node saturated; counts may still be on a device.
+        ties: How often potentials of each node met their threshold exactly and did not fire; counts may still be on a
+            device.
     """
 
     logits: torch.Tensor
@@ -74,11 +75,11 @@ class Engine:
     """A plan bound to the kernels of one device.
 
     Args:
-        plan: What to run.
-        kernels: What binds its steps.
+        plan: The plan to run.
+        kernels: Bind the plan's steps.
 
     Attributes:
-        waits: Whether a step waits for the device.
+        waits: Whether some step waits for the device.
     """
 
     def __init__(self, plan: Plan, kernels: TorchKernels) -> None:
@@ -98,10 +99,10 @@ class Engine:
         """Run one tile.
 
         Args:
-            samples: (N, C, H, W) or (N, T, C, H, W), as many as the plan says.
-            recorder: Told what comes of it.
-            first_sample: Where the tile stands in the whole run.
-            workers: Threads to share the tile; None: the caller's own.
+            samples: (N, C, H, W) or (N, T, C, H, W); N is the plan's number of samples.
+            recorder: Receives the results.
+            first_sample: The number of the tile's first sample in the whole run.
+            workers: Threads that share the tile; None: the calling thread runs it.
         """
         result = self.compute(self.encode(samples), recorder, first_sample, workers)
         recorder.add_counts(result.clips, result.ties)
@@ -110,13 +111,13 @@ class Engine:
     def compute(
         self, encoded: torch.Tensor, recorder: Recorder | None, first_sample: int = 0, workers: Workers | None = None
     ) -> Result:
-        """Run one tile of encoded samples, and wait for nothing.
+        """Run one tile of encoded samples, without waiting for the device.
 
         Args:
-            encoded: What ``encode`` makes.
-            recorder: Told of values, if it keeps them.
-            first_sample: Where the tile stands in the whole run.
-            workers: Threads to share the tile; None: the caller's own.
+            encoded: Samples as :meth:`encode` returns them.
+            recorder: Receives the values, if it keeps them.
+            first_sample: The number of the tile's first sample in the whole run.
+            workers: Threads that share the tile; None: the calling thread runs it.
         """
         plan, arena = self.plan, self._arena()
         self._kernels.start()
@@ -134,7 +135,7 @@ class Engine:
                 clips.extend(frame.clips)
                 ties.extend(frame.ties)
 
-            # Even a single block: the caller's own thread would let torch start threads inside operations.
+            # The workers run even a single block: on the calling thread, torch would start threads inside operations.
             list(map(run_block, works) if workers is None else workers.map(run_block, works))
             for name in segment.last_reads:
                 slab = full.pop(name)
@@ -156,7 +157,7 @@ class Engine:
         recorder: Recorder | None,
         first_sample: int,
     ) -> Frame:
-        """Run one block of one segment; its frame holds what it counted."""
+        """Run one block of one segment; the returned frame holds its counts."""
         with torch.inference_mode():
             frame = Frame(self.plan, full, self._arena(), segment, block)
             for work in steps:
@@ -169,7 +170,7 @@ class Engine:
             return frame
 
     def encode(self, samples: npt.NDArray[np.integer]) -> torch.Tensor:
-        """Samples as a plan has them, (T or 1, N * positions, channels)."""
+        """Samples in the layout of a plan's values, (T or 1, N * positions, channels)."""
         value = self.plan.values[self.plan.input]
         # (N, ...) or (N, T, ...) to (T or 1, N, C, positions), then channels last
         frames = np.asarray(samples)[None] if value.static else np.asarray(samples).swapaxes(0, 1)

@@ -1,14 +1,15 @@
 """Convolutions of spikes by events: a row of weights is added for each spike, and for nothing else.
 
-A processor without VNNI multiplies bytes in vectors of 16 bits. Where a fifth of all inputs spike, to add the weights
-of those that do takes fewer instructions than to multiply all. Sums are of 16 bits, in registers; they may wrap on
-their way, and are right all the same, since they fit.
+A processor without VNNI multiplies bytes in vectors of 16 bits. Where a fifth of all inputs spike, adding the weights
+of the inputs that spike takes fewer instructions than multiplying all inputs. Sums are kept in registers, in 16 bits.
+A partial sum may wrap; the final sum is right all the same, since it fits 16 bits.
 
-An image's spikes are listed once, pixel by pixel (and part by part of its channels). For a row of targets these lists
-are put one after the other, column by column: what a target reads are neighbours there, and the place of each in the
-list is that of a row of weights to be added, counted from the target's first column.
+Each pixel's spikes are listed once for an image; where channels are cut into parts, each pixel has a list for each
+part. For a row of targets (output positions), these lists are put one after the other, column by column, so that the
+spikes that one target reads are neighbours. There, each spike stands as the place of the row of weights to add, counted
+from the first column; a target subtracts the place at which its own first column begins.
 
-Nothing here looks at bounds: ``guarded_events`` does, once a call.
+Nothing here checks bounds: ``guarded_events`` does, once a call.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from resformer.compiler.backends.sim.tiles import add_rows
 from resformer.compiler.backends.sim.widths import LANES, ROW_BYTES
 
 TARGETS = 32
-"""How many are summed one after the other, block by block of outputs, so that a block's weights stay in the cache:
-so many rows of targets as have no more, or one."""
+"""The most targets that are summed one after the other for a block of outputs, so that its weights stay in the cache.
+
+Whole rows of targets are taken, as many as have at most this number of targets in all; a longer row is taken alone."""
 WIDTHS = (6, 4, 3, 2, 1)
-"""How many vectors of 32 outputs a block may have: as many as there are registers for, or fewer."""
+"""The widths that a block of outputs may have, in vectors of 32 outputs; registers hold the sums of six at most."""
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -34,14 +36,16 @@ def list_spikes(image: Any, frame: Any, first: int, last: int, parts: int, start
     """List the spikes of some rows of an image, by pixel and part of its channels.
 
     Args:
-        image: (H, W, channels), uint8: what is not zero is a spike.
-        frame: Rows of zeros above, and at least as many below; columns of zeros on the left; how many pixels a row has
-            with those on the left. Those on its right are the next row's.
-        first: The first of the rows, those of zeros included.
-        last: The one after the last.
-        parts: Of the channels, which they divide.
-        starts: (pixels * parts + 1,), int32: where each list begins and the one before it ends, all zeros included.
-        listed: uint16: the lists, of channels' numbers in their part.
+        image: (H, W, channels), uint8: a value that is not zero is a spike.
+        frame: Three numbers of the padded image: the rows of zeros above the image (there are at least as many below),
+            the columns of zeros on its left, and the pixels of a padded row, which end with the image's last column.
+            The zeros on the right of a row are those on the left of the next one.
+        first: The first row to list, counted in the padded image.
+        last: The row after the last.
+        parts: The number of parts that channels are cut into; it divides the number of channels.
+        starts: (pixels * parts + 1,), int32: where each list begins, which is where the one before it ends; the padding
+            has lists, too, which are empty.
+        listed: uint16: the lists; an entry is the number of a channel within its part.
     """
     height, columns, channels = image.shape
     top, left, row = frame
@@ -79,7 +83,7 @@ def _gather(
     starts: Any, listed: Any, offset: int, columns: Any, lines: Any, line_rows: int, width: int, rows: Any, count: int,
     bounds: Any, b_at: int,
 ) -> int:  # fmt: skip
-    """Put what a row of targets reads behind what is there, as rows; returns how much that is then."""
+    """Append the spikes that a row of targets reads to ``rows``, as places of weights; returns the new count."""
     size = integers(np.int32(width))
     base = 0
     for column in range(len(columns)):
@@ -89,7 +93,7 @@ def _gather(
             begin, end = starts[at], starts[at + 1]
             first = integers(np.int32(base))
             for o in range(0, end - begin, LANES):
-                # whole vectors: the next list is written over what is beyond
+                # whole vectors are written: the next list overwrites what is beyond the end of this one
                 store(rows, count + o, plus(times(load_places(listed, begin + o), size), first), None)
             count += end - begin
             base += line_rows * width
@@ -107,27 +111,31 @@ def convolve(
 
     Args:
         image: (images, H, W, channels), uint8.
-        frame: As :func:`list_spikes` has it.
-        window: Rows from a target to the next, and how many a target reads, those between included.
-        made: R and S, targets of an image; the first of the R rows that are made, and the one after the last.
-        parts: How many groups there are, and how many parts each has.
-        columns: (columns,), int64: what each column that is read adds to the first list of a row of targets. A
-            target's are neighbours.
-        firsts: (S,), int64: which is a target's first.
-        taps: How many it reads.
-        lines: (lines,), int64: what each row of the kernel, of each part, adds to a column's first list.
-        chunks: (chunks + 1,), int64: lines from one to the next are summed in 16 bits; then all in 32.
-        weights: (blocks of all groups, rows of a group and one of zeros, width), int8: rows by chunk, column of the
-            kernel, line and channel.
+        frame: As in :func:`list_spikes`.
+        window: The stride in rows, and the rows that a target's kernel spans, with those that a dilation skips.
+        made: R and S, the rows and columns of an image's targets; the first row of targets to make, and the row after
+            the last.
+        parts: The number of groups, and the number of parts that each group's channels are cut into.
+        columns: (columns,), int64: the offset of each column that is read, in lists, from the first list of a row of
+            targets. The columns that one target reads are neighbours in this array.
+        firsts: (S,), int64: the index in ``columns`` of each target's first column.
+        taps: The number of columns that a target reads.
+        lines: (lines,), int64: a line is one row of the kernel for one part of the channels; the offset of each line's
+            list, in lists, from the first list of a column.
+        chunks: (chunks + 1,), int64: where each chunk of lines begins, and the end. A chunk's sums fit 16 bits; the
+            chunks' sums are added in 32 bits.
+        weights: (blocks of all groups, rows of weights of a group and one row of zeros, width), int8; rows are ordered
+            by chunk, column of the kernel, line and channel.
         width: Outputs of a block, ``ROW_BYTES`` times one of ``WIDTHS``.
-        scale: (groups, outputs of a group in whole blocks), float32: powers of two.
-        bias: As scale.
-        starts: As :func:`list_spikes` has them.
-        listed: As it has them, with room for all channels of an image, and a vector more.
-        rows: int32, with room for all that targets read at a time, and a vector more.
-        bounds: int64, with room for the columns of targets at a time, and one more for each of their rows.
-        sums: (targets at a time, outputs of a group in whole blocks), int32.
-        spare: (1, outputs of a group in whole blocks), float32.
+        scale: (groups, outputs of a group in whole blocks), float32: powers of two that sums are multiplied by.
+        bias: (groups, outputs of a group in whole blocks), float32: added after ``scale``.
+        starts: As in :func:`list_spikes`.
+        listed: As in :func:`list_spikes`, with room for all channels of an image, and a vector more.
+        rows: int32, with room for all spikes that one chunk adds for the targets at a time, and a vector more.
+        bounds: int64: where the spikes of each column begin in ``rows``, and where those of the last column end. Each
+            row of targets at a time takes one number more than there are columns.
+        sums: (targets at a time, outputs of a group in whole blocks), int32: the sums of the chunks before.
+        spare: (1, outputs of a group in whole blocks), float32: results of a block of which only a part is outputs.
         out: (images * R * S, outputs), float32.
     """
     row = frame[2]
@@ -184,7 +192,7 @@ def _add(
     width: int, weights: Any, span: Any, rows: Any, sums: Any, s_at: int, more: bool, last: bool, scale: Any, bias: Any,
     f_at: int, out: Any, o_at: int,
 ) -> None:  # fmt: skip
-    """``add_rows`` of a width that is known when it runs."""
+    """Call ``add_rows``, which needs a literal width, with a width that is known only at run time."""
     if width == 6 * ROW_BYTES:
         add_rows(6, weights, span, rows, sums, s_at, more, last, scale, bias, f_at, out, o_at)
     elif width == 4 * ROW_BYTES:

@@ -1,4 +1,4 @@
-"""Where a plan's values are while it runs: slabs, the blocks of them that a segment works on, and reused memory."""
+"""Holds a plan's values while it runs: slabs of channels, the blocks that a segment works on, and reused memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from resformer.compiler.backends.sim.plan import Plan, Segment
 
 Work = Callable[["Frame"], None]
-"""One step, bound to its weights and its block: reads and writes a frame."""
+"""One step, bound to its weights and its block: a function that reads and writes a frame."""
 
 
 Counted = tuple[str, "int | torch.Tensor"]
-"""A node and a count of it, which may be on a device still."""
+"""A node's name and a count of its values; the count may be a tensor that is still on a device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,8 @@ class Slab:
 
     Attributes:
         data: (T or 1, N * positions, all channels), contiguous.
-        first: The first of the channels.
-        width: How many.
+        first: The first channel.
+        width: The number of channels.
     """
 
     data: torch.Tensor
@@ -59,7 +59,7 @@ class Arena:
         self._free: dict[tuple[int, torch.dtype], list[torch.Tensor]] = {}
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Memory whose content is whatever it was."""
+        """Memory with arbitrary content."""
         free = self._free.get((math.prod(shape), dtype))
         return free.pop().view(shape) if free else torch.empty(shape, dtype=dtype, device=self._device)
 
@@ -69,7 +69,7 @@ class Arena:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch or Python found no memory."""
+    """Whether an error of torch or Python says that memory ran out."""
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -77,11 +77,11 @@ class Frame:
     """The values of one tile of samples, as one block of one segment sees them.
 
     Attributes:
-        plan: What runs.
-        full: The values that outlive their segment, whole.
+        plan: The plan that runs.
+        full: The values that outlive their segment, with all their channels.
         arena: The memory of the thread that runs the block.
-        clips: How often values saturated: names and counts, which may be on the device still.
-        ties: How often potentials met their threshold exactly and did not fire, likewise.
+        clips: How often values of each node saturated.
+        ties: How often potentials of each node met their threshold exactly and did not fire.
     """
 
     def __init__(self, plan: Plan, full: dict[str, Slab], arena: Arena, segment: Segment, block: Block) -> None:
@@ -107,7 +107,7 @@ class Frame:
         return self.full[name].data
 
     def write(self, name: str, dtype: torch.dtype) -> Slab:
-        """Where this block's channels of a value belong."""
+        """Where to write this block's channels of a value."""
         if name not in self._segment.exports:
             value = self.plan.values[name]
             _, width = self._block.of(value.channels)
@@ -116,14 +116,14 @@ class Frame:
         return self.read(name)
 
     def put(self, name: str, data: torch.Tensor) -> None:
-        """Take over what a kernel made in memory of its own, (T or 1, N * positions, width)."""
+        """Store a value that a kernel made in memory of its own, (T or 1, N * positions, width)."""
         if name in self._segment.exports:
             self.read(name).view.copy_(data)
         else:
             self._local[name] = Slab(data, 0, data.shape[2])
 
     def scratch(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Memory until the block is done."""
+        """Memory that is kept until the block is done."""
         tensor = self.arena.take(shape, dtype)
         self._taken.append(tensor)
         return tensor

@@ -1,4 +1,4 @@
-"""Convolutions by events behind checks of what their loops are given, with weights laid out for them."""
+"""Convolutions by events: lays out weights for the loops of ``events``, and checks every argument of them."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ TYPES = {
     "sums": np.int32,
     "spare": np.float32,
 }
-"""Of what :func:`_room` gives."""
+"""The type of each array that :func:`_room` gives."""
 CACHE_LINE = 64
 SHARED_PRODUCTS = 1 << 24
-"""As many as make a convolution worth another thread's attention, those of zeros included."""
+"""A convolution of fewer products, products with zeros included, runs on one thread."""
 _SCRATCH = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """What each group of a convolution sums: rows of the kernel, of parts of its channels.
+    """The lines that each group of a convolution sums: a line is one row of the kernel for one part of the channels.
 
     Attributes:
-        parts: Of a group's channels.
-        kernel_rows: (lines,): which row of the kernel each is of.
-        part: (lines,): and of which part.
-        chunks: (chunks + 1,), int64: lines from one to the next fit 16 bits.
+        parts: The number of parts that a group's channels are cut into.
+        kernel_rows: (lines,): the row of the kernel of each line.
+        part: (lines,): the part of the channels of each line.
+        chunks: (chunks + 1,), int64: where each chunk begins, and the end; the lines of a chunk fit 16-bit sums.
     """
 
     parts: int
@@ -55,11 +55,12 @@ class Convolution:
     """One convolution of spikes, for images of one size.
 
     Args:
-        synapses: Of spikes, with 8-bit mantissas.
+        synapses: The convolution; it reads spikes and has 8-bit mantissas.
 
     Raises:
         InvariantError: The weights, the window and the outputs do not fit each other.
-        KernelRefusedError: There are more channels or weights than its lists count.
+        KernelRefusedError: There are more channels or weights than the integer types of its lists can number, or one
+            channel's row of the kernel does not fit a 16-bit sum.
     """
 
     def __init__(self, synapses: Synapses) -> None:
@@ -70,7 +71,7 @@ class Convolution:
         for array in (synapses.weight_exp, synapses.bias):
             require(array.shape == (outputs,), f"{synapses.name}: {array.shape} values for {outputs} outputs")
         (top, left), (rows, columns) = synapses.padding, synapses.size
-        # a row ends where the next one's zeros begin: the zeros on one side are those on the other, too
+        # a padded row ends with the image's last column: the zeros on its right are those on the next row's left
         self._frame = top, left, left + columns
         self._groups, self._shape = groups, (*synapses.size, groups * channels)
         self._depth, self._outputs, self._made = synapses.depth, outputs, synapses.window.targets(synapses.size)
@@ -92,26 +93,26 @@ class Convolution:
             "sums": rows_at_once * self._made[1] * held,
             "spare": held,
         }
-        # places are uint16; where a list begins is an int32, and so is a row's, counted from the first column
+        # a channel's number is uint16; the begin of a list and the place of a row of weights are int32
         places = longest * self._width, self._weights[0].size
         if channels > UINT16_MAX or max(self._room["listed"], *places) > INT32_MAX:
             raise KernelRefusedError(f"{synapses.name}: {channels} channels of {synapses.size} are too large")
-        # rows from a target to the next, and how many a target reads
+        # the stride in rows, and the rows that a target's kernel spans
         self._window = synapses.stride[0], (synapses.kernel[0] - 1) * synapses.dilation[0] + 1
         row = synapses.dilation[0] * self._frame[2] * groups * self._lines.parts
         self._reads = self._lines.kernel_rows * row + self._lines.part
         self._require_reads()
 
     def _by_group(self, values: Array) -> Array:
-        """(outputs,) as (groups, outputs of a group in whole blocks), float32."""
+        """Values (outputs,) as (groups, outputs of a group in whole blocks), float32, padded with zeros."""
         each = values.reshape(self._groups, -1).astype(np.float32)
         held = len(self._weights) // self._groups * self._width
         return np.pad(each, ((0, 0), (0, held - each.shape[1])))
 
     def _laid_out(self, weight: Array) -> Array:
-        """(groups, outputs, channels, K_h, K_w) as (blocks, rows, width).
+        """Weights (groups, outputs, channels, K_h, K_w) as (blocks, rows, width).
 
-        A group's rows by chunk, column of the kernel, line and channel, then zeros.
+        A group's rows are ordered by chunk, column of the kernel, line and channel; a row of zeros comes last.
         """
         lines, width = self._lines, self._width
         groups, outputs, channels, *kernel = weight.shape
@@ -132,7 +133,7 @@ class Convolution:
         return laid_out.reshape(groups * blocks, -1, width)
 
     def _require_reads(self) -> None:
-        """See that the last target's last column is one that there is, and its last line a list that there is."""
+        """Check that the columns, the lists and the rows of weights that targets read all exist."""
         parts = self._lines.parts
         all_parts = self._groups * parts
         last_row = (self._made[0] - 1) * self._window[0] * self._frame[2] * all_parts
@@ -145,11 +146,11 @@ class Convolution:
         require(self._weights.shape[1] == rows + 1, f"{self._weights.shape[1]} rows of weights, not {rows} and one")
 
     def __call__(self, image: Array, team: Team = ALONE) -> Array:
-        """Sum the spikes of images, (images, H, W, channels), uint8: (images * R * S, outputs), float32.
+        """Sum the spikes of images; returns (images * R * S, outputs), float32.
 
         Args:
-            image: The images.
-            team: What shares the rows of targets.
+            image: The images, (images, H, W, channels), uint8.
+            team: The threads that share the rows of targets.
 
         Raises:
             InvariantError: The images have another shape or type.
@@ -163,7 +164,7 @@ class Convolution:
         return out
 
     def _make_rows(self, image: Array, first: int, last: int, out: Array) -> None:
-        """Some of each image's rows of targets."""
+        """Make the rows of targets from ``first`` up to ``last``, which is excluded, of each image."""
         room = {name: _room(name, size) for name, size in self._room.items()}
         held = self._scale.shape[1]
         events.convolve(
@@ -175,20 +176,20 @@ class Convolution:
 
 
 def _aligned(size: int) -> Array:
-    """So many int8 from the beginning of a cache line on: a row crosses no more lines than it must."""
+    """An array of ``size`` int8 that begins with a cache line, so that rows cross as few cache lines as possible."""
     memory = np.empty(size + CACHE_LINE, np.int8)
     return memory[-memory.ctypes.data % CACHE_LINE :][:size]
 
 
 def _width(outputs: int) -> int:
-    """How wide a block is: what leaves the fewest outputs empty, and of those the widest."""
+    """The width of a block: the one that pads the outputs least; among equals, the widest."""
     return min((ROW_BYTES * each for each in events.WIDTHS), key=lambda width: (-(-outputs // width) * width, -width))
 
 
 def _lines(synapses: Synapses) -> Lines:
-    """What a group sums, in chunks that fit 16 bits."""
+    """Cut what a group sums into lines, and lines into chunks that fit 16 bits, with as few parts as possible."""
     channels = synapses.weight.shape[1]
-    # the largest sums of a line: of each sign, the worst output's
+    # for each output and line, the sum of its positive weights and that of its negative ones: no sum is beyond these
     for parts in (each for each in range(1, channels + 1) if channels % each == 0):
         by_part = synapses.weight.reshape(len(synapses.weight), parts, channels // parts, *synapses.kernel)
         whole = by_part.astype(np.int64)
@@ -209,18 +210,18 @@ def _lines(synapses: Synapses) -> Lines:
 
 
 def _columns(synapses: Synapses) -> tuple[Array, Array]:
-    """Where the lists of each column that is read are, and which is each target's first; a target's are neighbours."""
+    """The columns that are read, in an order in which one target's are neighbours; the index of each target's first."""
     along, taps, step = synapses.dilation[1], synapses.kernel[1], synapses.stride[1]
     firsts = np.arange(synapses.window.targets(synapses.size)[1]) * step
     read = np.unique(firsts[:, None] + np.arange(taps) * along)
-    # columns that one target reads are ``along`` apart
+    # the columns that one target reads are ``along`` apart
     ordered = read[np.lexsort((read, read % along))]
     at = {column: index for index, column in enumerate(ordered.tolist())}
     return ordered, np.array([at[first] for first in firsts.tolist()])
 
 
 def _room(name: str, size: int) -> Array:
-    """Memory of this thread, which its next convolution writes over."""
+    """Memory that belongs to this thread; the thread's next convolution overwrites it."""
     held = getattr(_SCRATCH, name, None)
     if held is None or len(held) < size:
         held = np.empty(size, TYPES[name])

@@ -1,4 +1,4 @@
-"""Kernels of convolutions behind a check of what they are given: oneDNN itself trusts shapes."""
+"""Kernels of convolutions behind checks of their arguments: oneDNN does not check shapes itself."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from resformer.compiler.ir.arrays import InvariantError, require
 
 
 def guarded(synapses: Synapses, compute: Compute) -> Compute:
-    """A kernel of a convolution that refuses images of another shape or type than it was bound for.
+    """A convolution's kernel that refuses images whose shape or type is not the one it was bound for.
 
     Raises:
-        InvariantError: At once where the weights, the window and the outputs do not fit each other, and at each call
-            where an image does not fit them.
+        InvariantError: At once if the weights, the window and the outputs do not fit each other; at a call of the
+            kernel if the image or the result has a wrong shape or the image a wrong type.
     """
     outputs, groups = len(synapses.weight), synapses.groups
     require(synapses.weight.ndim == 4, f"{synapses.name}: weights of {synapses.weight.ndim} axes, not 4")
@@ -26,7 +26,7 @@ def guarded(synapses: Synapses, compute: Compute) -> Compute:
     result = (synapses.images * made[0] * made[1], outputs)
 
     def checked(image: torch.Tensor) -> torch.Tensor:
-        if image.shape != wanted or image.dtype != dtype:  # the sentence costs more than the look
+        if image.shape != wanted or image.dtype != dtype:  # the message is made only here: it costs more than the check
             shape = tuple(image.shape)
             raise InvariantError(f"{synapses.name}: reads {shape} of {image.dtype}, not {wanted} of {dtype}")
         sums = compute(image)

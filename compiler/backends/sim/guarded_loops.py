@@ -1,7 +1,7 @@
-"""The compiled loops behind checks of what they are given: numba's loops index without looking.
+"""The compiled loops behind checks of their arguments: numba's loops index arrays without checking bounds.
 
-A program comes from a file, so a slip in the plan or in a shape rule must end in an error, and not in memory that
-belongs to others. Each function is that of ``loops`` of the same name, and looks at the arrays first, once a call.
+A program comes from a file, so a mistake in the plan or in a shape rule must end in an error, not in an access to other
+memory. Each function checks the arrays once a call, and then calls the function of the same name in ``loops``.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def split_digits(y: Array, row0: int, first: int, bias: Array, digits: int, by_r
 
 
 def _require_width(name: str, array: Array | None, width: int) -> None:
-    """See that there is one value for each channel of a block, if there are any."""
+    """Check that an array has one value for each channel of a block; None, for no array, passes."""
     if array is not None and (array.shape != (width,) or not array.flags.c_contiguous):
         raise InvariantError(f"{name} of shape {array.shape} do not fit {width} channels")
 
@@ -106,15 +106,24 @@ def _require_width(name: str, array: Array | None, width: int) -> None:
 def require_room(
     name: str, array: Array, first: int, width: int, rows: int, steps: int, *, one_for_all: bool = False
 ) -> None:
-    """See that an array (steps, rows, channels) has what is used of it; maybe one step that stands for all.
+    """Check that an array (steps, rows, channels) has all the steps, rows and channels that a loop uses.
+
+    Args:
+        name: The array's name in the error.
+        array: The array.
+        first: The first channel used.
+        width: The number of channels used.
+        rows: The number of rows used, from the first on.
+        steps: The number of steps used.
+        one_for_all: Whether the array may have a single step that stands for all.
 
     Raises:
-        InvariantError: It has not, or its elements are not side by side.
+        InvariantError: The array is too small, or not contiguous.
     """
     fits = array.ndim == 3 and array.flags.c_contiguous and first >= 0 and width >= 0
     fits = fits and first + width <= array.shape[2] and 0 <= rows <= array.shape[1]
     fits = fits and (steps <= array.shape[0] or (one_for_all and array.shape[0] == 1))
-    if not fits:  # the sentence costs more than the look
+    if not fits:  # the message is made only here: it costs more than the check
         raise InvariantError(
             f"{name} of shape {array.shape} has no {steps} steps, {rows} rows and channels {first} to {first + width}"
         )

@@ -1,6 +1,6 @@
-"""``strips`` behind checks of what its loops are given: they index without looking.
+"""``strips`` behind checks of its arguments: its loops index arrays without checking bounds.
 
-Each function is that of ``strips`` of the same name, and looks at the arrays first, once a call.
+Each function checks the arrays once a call, and then calls the function of the same name in ``strips``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class Sizes(NamedTuple):
-    """Of a block's attention: samples, heads, channels of a head, positions of a sample, columns of the map."""
+    """Sizes of a block's attention: samples, heads, channels of a head, positions of a sample, columns of the map."""
 
     samples: int
     heads: int
@@ -30,18 +30,18 @@ class Sizes(NamedTuple):
 
 
 class StripHalf(NamedTuple):
-    """What ``strips`` needs of one of the two products, and of the neurons that read it.
+    """One of the two products of ``strips``, with the neurons that read it: matrices, constants and y.
 
     Attributes:
-        spikes: (T, 16, depth), uint8.
-        digits: (T, depth / 4, columns), int32.
-        sums: (T, 16, columns), int32.
+        spikes: (T, 16, depth), uint8: room for a strip's spikes.
+        digits: (T, depth / 4, columns), int32: room for the digits, or words, of y + bias.
+        sums: (T, 16, columns), int32: room for the product.
         second: Where in depth the higher digit begins; None: both matrices are of words.
-        neurons: The product's limit; the neurons' bias, share of the potential that is kept, threshold and floor.
+        neurons: The product's limit; the neurons' bias, the share of the potential that is kept, threshold and floor.
         y: (T, samples * patches, all channels), float32.
         first: The first channel of the block in y.
         bias: What is added to y, (channels of the block,), float32.
-        tie: The potential that is counted as a tie, or None: none is counted.
+        tie: The potential that is counted as a tie; None: ties are not counted.
     """
 
     spikes: Array
@@ -70,7 +70,7 @@ def spread_spikes(x: Array, row0: int, first: int, rows: int, width: int, half: 
     """Copy a strip's spikes into its matrix.
 
     Raises:
-        InvariantError: They are not there, or do not fit.
+        InvariantError: x does not have these rows and channels, or the matrix has no room for them.
     """
     _require_half(half, width, half.digits.shape[2])
     _require_strip(x, row0, first, rows, width, len(half.spikes))
@@ -98,7 +98,7 @@ def digits_by_channel(half: StripHalf, sizes: Sizes, sample: int, head: int) -> 
 
 
 def fire_into_strip(first: StripHalf, second: StripHalf, sizes: Sizes, rows: int) -> tuple[int, int, int]:
-    """Neurons of the first product, whose spikes are the second's matrix of bytes.
+    """Fire the neurons that read the first product, and write their spikes as the second product's matrix of spikes.
 
     Raises:
         InvariantError: The matrices do not fit.
@@ -114,7 +114,7 @@ def fire_into_strip(first: StripHalf, second: StripHalf, sizes: Sizes, rows: int
 def fire_into_rows(
     half: StripHalf, rows: int, width: int, spikes: Array, row0: int, first: int
 ) -> tuple[int, int, int]:
-    """Neurons of the second product.
+    """Fire the neurons that read the second product.
 
     Raises:
         InvariantError: The spikes have no room.
@@ -138,7 +138,7 @@ def attend(
     p0: int,
     positions: tuple[int, int],
 ) -> tuple[int, int, int, int, int, int]:
-    """Both products of all heads of a block, and their neurons, at each sample's positions from one up to another.
+    """Both products of all heads of a block, and their neurons, at ``positions`` (first and end) of each sample.
 
     Raises:
         InvariantError: An array is too small for what is read or written.
@@ -175,7 +175,7 @@ def _require_matrices(a: Array, b: Array, c: Array) -> None:
 
 
 def _require_half(half: StripHalf, depth: int, columns: int) -> None:
-    """See that two digits of so much depth, in whole vectors, and so many columns have room."""
+    """Check that the matrices have room for two digits of ``depth``, in whole vectors, and for ``columns`` columns."""
     _require_matrices(half.spikes, half.digits, half.sums)
     held = -(-depth // LANES) * LANES
     second = held if half.second is None else half.second
@@ -205,7 +205,7 @@ def _require_y(half: StripHalf, sizes: Sizes) -> None:
 
 
 def _require_digits(half: StripHalf, sizes: Sizes, sample: int, head: int) -> tuple[Array, int, int, Array]:
-    """y, its first row and channel, and the biases, of one head of one sample."""
+    """For one head of one sample: y, its first row and first channel there, and the biases."""
     _require_y(half, sizes)
     require(0 <= sample < sizes.samples and 0 <= head < sizes.heads, f"head {head} of sample {sample}")
     channel = head * sizes.width

@@ -1,12 +1,12 @@
 """Sixteen numbers at once, for numba: one vector register of AVX-512, several of narrower ones.
 
-numba leaves it to LLVM to find loops that vectors can run, in registers of half the width that these processors have,
-and with potentials that go through memory at every step. Here the vectors are said: a type of 16 lanes, in which
-numba's functions are written like others. Lanes are float32, int32, or the truth of a comparison. LLVM splits what a
-processor's registers do not hold, so this runs wherever numba does; the products in ``tiles`` are instructions of some
-processors, and must not be compiled elsewhere (``strip_kernels`` says where).
+numba leaves it to LLVM to find loops that vectors can run. LLVM then uses registers of half the width that AVX-512
+processors have, and potentials go through memory at every step. Here vectors are explicit: numba's functions compute
+with a type of 16 lanes. Lanes are float32, int32, or the truth of a comparison. LLVM splits vectors that a processor's
+registers do not hold, so these operations run wherever numba does. The products in ``tiles`` are instructions of some
+processors only and must not be compiled on others; ``byte_products.strip_kernels`` knows which a processor has.
 
-Nothing here looks at bounds: ``guarded_loops`` and ``guarded_strips`` do, once a call.
+Nothing here checks bounds: ``guarded_loops``, ``guarded_strips`` and ``guarded_events`` do, once a call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Codegen: TypeAlias = Callable[[Any, Any, Any, tuple[Any, ...]], Any]
 
 
 def vector(element: ir.Type) -> ir.VectorType:
-    """16 of them."""
+    """LLVM's type of a vector of 16 elements."""
     return ir.VectorType(element, LANES)
 
 
@@ -38,8 +38,8 @@ class Lanes(types.Type):
     """Numba's type of 16 numbers.
 
     Args:
-        name: What messages call it.
-        element: LLVM's type of one of them.
+        name: The type's name in messages.
+        element: LLVM's type of one number.
     """
 
     def __init__(self, name: str, element: ir.Type) -> None:
@@ -54,7 +54,7 @@ CHOICES = Lanes("choice", _I1)
 
 @register_model(Lanes)
 class _LanesModel(PrimitiveModel):  # type: ignore[misc]
-    """How LLVM holds lanes."""
+    """Tells numba that LLVM holds lanes as a vector."""
 
     def __init__(self, manager: Any, lanes: Lanes) -> None:
         super().__init__(manager, lanes, vector(lanes.element))
@@ -64,13 +64,13 @@ class _LanesModel(PrimitiveModel):  # type: ignore[misc]
 
 
 def address(context: Any, builder: Any, array_type: Any, array: Any, at: Any, element: ir.Type) -> Any:
-    """Where an element of a contiguous array is."""
+    """A pointer to element ``at`` of a contiguous array, as a pointer to ``element``."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [at]), ir.PointerType(element))
 
 
 def _align(instruction: Any, array_type: Any) -> Any:
-    """Promise no more than what numpy does."""
+    """Promise LLVM no more alignment than numpy guarantees, that of one element."""
     instruction.align = max(array_type.dtype.bitwidth // 8, 1)
     return instruction
 
@@ -92,7 +92,7 @@ def _masked(builder: Any, kind: str, whole: ir.VectorType, arguments: list[Any],
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load(typing: Any, array: Any, at: Any, mask: Any) -> tuple[Any, Codegen]:
-    """16 neighbours of an array of float32 or int32, from element ``at`` on; where a mask is false, zeros."""
+    """Load 16 neighbours of an array of float32 or int32, from element ``at`` on; zeros where a mask is false."""
     lanes = {types.float32: FLOATS, types.int32: INTEGERS}[array.dtype]
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
@@ -107,7 +107,7 @@ def load(typing: Any, array: Any, at: Any, mask: Any) -> tuple[Any, Codegen]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def store(typing: Any, array: Any, at: Any, lanes: Any, mask: Any) -> tuple[Any, Codegen]:
-    """Write 16 neighbours of an array of float32 or int32, or those where a mask is true."""
+    """Write 16 neighbours of an array of float32 or int32, from element ``at`` on; only those where a mask is true."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         array_type, _, lanes_type, mask_type = signature.args
@@ -120,7 +120,7 @@ def store(typing: Any, array: Any, at: Any, lanes: Any, mask: Any) -> tuple[Any,
 
 @intrinsic  # type: ignore[untyped-decorator]
 def store_choices(typing: Any, array: Any, at: Any, choices: Any, value: Any, mask: Any) -> tuple[Any, Codegen]:
-    """Write ``value`` where choices are true, and 0 elsewhere, to 16 integers, or to those where a mask is true."""
+    """Write ``value`` where choices are true, else 0, to 16 neighbouring integers; only those where a mask is true."""
     element = ir.IntType(array.dtype.bitwidth)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
@@ -165,7 +165,7 @@ def integers(typing: Any, value: Any) -> tuple[Any, Codegen]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def first_lanes(typing: Any, count: Any) -> tuple[Any, Codegen]:
-    """True in so many lanes, from the first on."""
+    """A mask that is true in the first ``count`` lanes."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         order = ir.Constant(vector(_I32), [*range(LANES)])
@@ -219,7 +219,7 @@ differs = _of_two(
 
 @intrinsic  # type: ignore[untyped-decorator]
 def truncated(typing: Any, a: Any) -> tuple[Any, Codegen]:
-    """Without the fraction."""
+    """Floats without their fractions: rounded toward zero."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         function = ir.FunctionType(vector(_F32), [vector(_F32)])
@@ -236,13 +236,13 @@ def as_floats(typing: Any, a: Any) -> tuple[Any, Codegen]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def chosen(typing: Any, choices: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
-    """a where true, b elsewhere."""
+    """a where ``choices`` is true, b elsewhere."""
     return a(CHOICES, a, a), lambda context, builder, signature, arguments: builder.select(*arguments)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def counted(typing: Any, count: Any, choices: Any, mask: Any) -> tuple[Any, Codegen]:
-    """Integers, one more where true; where a mask is false, as they were."""
+    """``count``, one more in the lanes where ``choices`` and the mask, if there is one, are true."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         count, choices, mask = arguments
@@ -255,7 +255,7 @@ def counted(typing: Any, count: Any, choices: Any, mask: Any) -> tuple[Any, Code
 
 @intrinsic  # type: ignore[untyped-decorator]
 def total(typing: Any, count: Any) -> tuple[Any, Codegen]:
-    """The sum of integers over the lanes."""
+    """The sum of all lanes of integers, int64."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         each = [builder.extract_element(arguments[0], ir.Constant(_I32, lane)) for lane in range(LANES)]
@@ -269,7 +269,7 @@ def total(typing: Any, count: Any) -> tuple[Any, Codegen]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def nearest(typing: Any, a: Any) -> tuple[Any, Codegen]:
-    """The nearest whole numbers, as int32."""
+    """Floats rounded to the nearest whole numbers, as int32."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         function = ir.FunctionType(vector(_F32), [vector(_F32)])
@@ -281,7 +281,7 @@ def nearest(typing: Any, a: Any) -> tuple[Any, Codegen]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def four_bytes(typing: Any, a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Codegen]:
-    """The lowest bytes of four integers as one, the first lowest."""
+    """The lowest bytes of four integers packed into one integer, the first as its lowest byte."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         whole = ir.Constant(vector(_I32), None)
@@ -295,7 +295,7 @@ def four_bytes(typing: Any, a: Any, b: Any, c: Any, d: Any) -> tuple[Any, Codege
 
 @intrinsic  # type: ignore[untyped-decorator]
 def two_words(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
-    """The lower 16 bits of two integers as one, the first lower."""
+    """The lowest 16 bits of two integers packed into one integer, the first as its lower half."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         low, high = arguments
@@ -307,7 +307,7 @@ def two_words(typing: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def store_low_bits(typing: Any, array: Any, at: Any, lanes: Any, mask: Any) -> tuple[Any, Codegen]:
-    """Write as many of the lowest bits of integers as 16 of an array's hold, or to those where a mask is true."""
+    """Write integers, cut to the width of an array's elements, to 16 neighbours; only to those where a mask is true."""
     element = ir.IntType(array.dtype.bitwidth)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
@@ -331,12 +331,12 @@ def _places() -> npt.NDArray[np.uint16]:
 
 
 PLACES = _places()
-"""Of each byte, the places of the bits that are set, then zeros: what :func:`list_eight` reads."""
+"""A table that :func:`list_eight` reads: for each byte, the places of its set bits, then zeros, (256, 8)."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def spiking(typing: Any, array: Any, at: Any) -> tuple[Any, Codegen]:
-    """Which of 16 neighbours of an array of integers are not zero, a bit each, the first lowest."""
+    """A bit for each of 16 neighbours of an array of integers, set where it is not zero; the first is the lowest."""
     whole = vector(ir.IntType(array.dtype.bitwidth))
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
@@ -350,15 +350,17 @@ def spiking(typing: Any, array: Any, at: Any) -> tuple[Any, Codegen]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def list_eight(typing: Any, places: Any, bits: Any, first: Any, out: Any, at: Any) -> tuple[Any, Codegen]:
-    """Write eight numbers, of which the first are the places of the bits that are set; returns how many are.
+    """Write the places of a byte's set bits, and return their number.
+
+    Eight numbers are always written; those after the places of the set bits mean nothing.
 
     Args:
-        typing: Numba's.
+        typing: Numba's typing context.
         places: ``PLACES``.
-        bits: A byte.
+        bits: The byte.
         first: What is added to each place.
-        out: uint16.
-        at: Where they belong.
+        out: uint16: the array to write.
+        at: Where in ``out`` the first number is written.
     """
     eight = ir.VectorType(_I16, 8)
 
@@ -376,7 +378,7 @@ def list_eight(typing: Any, places: Any, bits: Any, first: Any, out: Any, at: An
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load_places(typing: Any, array: Any, at: Any) -> tuple[Any, Codegen]:
-    """16 neighbours of an array of uint16, as int32."""
+    """Load 16 neighbours of an array of uint16, as int32."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         where = address(context, builder, signature.args[0], arguments[0], arguments[1], vector(_I16))

@@ -1,8 +1,8 @@
 """The memory-bound loops of a CPU, compiled by numba: sums, relays and neurons in one pass over T.
 
-Numbers are integers in float32, where bounds prove that exact; adding, halving, truncating and comparing them in
-whatever order and vector width gives the same bits. Arrays are contiguous; 16 neighbouring channels go through all
-steps at once (``lanes``), so that potentials and counts stay in registers.
+Numbers are integers in float32, where bounds prove that this is exact. Adding, halving, truncating and comparing them
+then gives the same bits in any order and any vector width. Arrays are contiguous. 16 neighbouring channels go through
+all steps at once (``lanes``), so that potentials and counts stay in registers.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from resformer.compiler.backends.sim.widths import LANES
 from resformer.compiler.target import LOIHI
 
 UNIT = np.float32(1 << LOIHI.a_shift)
-"""Neurons count in 1/64 of their input. An int here would make numba compute in float64."""
+"""One unit of the input, in neurons' units of 1/64 of it. An int here would make numba compute in float64."""
 NOTHING = np.float32(0)
 COUNTED_ROWS = 256
-"""Rows between which counts of 32 bits are put together."""
+"""After this many rows, counts of 32 bits in lanes are added to totals of 64 bits."""
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -83,7 +83,7 @@ def _neurons_of_lanes(
             fired, v, floored = integrate(x, v, lif_bias, keep, threshold, floor, floored, mask)
             store_choices(spikes, p_at + t * p_step, fired, 1, mask)
             if tie is not None:
-                # a tie does not fire, so it is what the potential was left at
+                # a tie does not fire, so the potential still stands at it
                 ties = counted(ties, equals(v, ties_at), mask)
     return saturated, floored, ties
 
@@ -119,23 +119,30 @@ def neurons(
     """Sum, relay and neurons of some rows of one block of channels.
 
     Args:
-        a: (T or 1, rows, channels), of which ``width`` channels from ``a0`` on are read; so all that follow.
-        b: A second summand, or None.
-        bias: The relay's, (width,), or None: no relay.
-        limit: The relay's.
-        stream: Where the neurons' input is kept, or None.
-        fire: None, or the neurons' (bias, keep, threshold, floor) in units of 1/64.
-        tie: (width,), the potentials that are counted as ties, or None: none is counted.
-        spikes: uint8; its type alone matters where ``fire`` is None.
-        steps: How many steps to compute: T, or 1 where all are alike.
-        first: The first of the rows.
-        last: The one after the last.
+        a: The first summand, (T or 1, rows, channels). An array of one step stands for all steps. ``a``, ``b``,
+            ``stream`` and ``spikes`` are such arrays; ``width`` channels of each are used, from its first channel on.
+        a0: The first channel in a.
+        b: The second summand, (T or 1, rows, channels), or None.
+        b0: The first channel in b.
+        bias: The relay's biases, (width,); None: there is no relay.
+        limit: The relay's limit.
+        stream: Where the neurons' input is kept, (steps, rows, channels), or None.
+        s0: The first channel in the stream.
+        fire: The neurons' (bias, keep, threshold, floor), in units of 1/64 of the input except ``keep``, the share of
+            the potential that one step keeps; None: there are no neurons.
+        tie: (width,), the potentials that are counted as ties; None: ties are not counted.
+        spikes: (steps, rows, channels), uint8; only its type and number of axes matter where ``fire`` is None.
+        p0: The first channel in the spikes.
+        width: The number of channels.
+        steps: The number of steps to compute: T, or 1 where all steps are alike.
+        first: The first row.
+        last: The row after the last.
 
     Returns:
-        How many sums the relay clipped, how many potentials were clipped from below, and how many were ties.
+        The number of sums that the relay clipped, of potentials that were clipped from below, and of ties.
     """
     rows = a.shape[1]
-    # an array of one step stands for all
+    # an array of one step stands for all steps
     a_step, p_step = rows * a.shape[2] * (len(a) > 1), spikes.shape[1] * spikes.shape[2]
     b_row, b_step, s_row, s_step = 0, 0, 0, 0
     if b is not None:
@@ -172,21 +179,23 @@ def product_neurons(
     sums: Any, digits: int, limit: Any, bias: Any, keep: Any, threshold: Any, floor: Any, tie: Any, spikes: Any,
     row0: int, p0: int,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Neurons that read a product's sums of digits: put together, clipped, integrated.
+    """Neurons that read a product's sums of digits; these are combined, clipped, and integrated.
 
     Args:
-        sums: (T, rows, digits * width), int32: for each digit of y, the sums over that digit, least first.
-        digits: To the base 256.
-        limit: The product's.
-        bias: What all neurons add, in units of 1/64 of the input.
-        keep: Share of the potential that one step keeps.
-        threshold: In units of 1/64 of the input, as ``floor``.
-        floor: The least potential.
-        tie: The potential that is counted as a tie, or None: none is counted.
-        spikes: (T, all rows, all channels), uint8, of which rows from ``row0`` and channels from ``p0`` are written.
+        sums: (T, rows, digits * width), int32: for each digit of y, the sums of that digit, lowest digit first.
+        digits: The number of digits, to the base 256.
+        limit: The product's limit.
+        bias: The bias of all neurons, in units of 1/64 of the input.
+        keep: The share of the potential that one step keeps.
+        threshold: The threshold, in units of 1/64 of the input.
+        floor: The least potential, in units of 1/64 of the input.
+        tie: The potential that is counted as a tie; None: ties are not counted.
+        spikes: (T, all rows, all channels), uint8; rows from ``row0`` and channels from ``p0`` are written.
+        row0: The first row in the spikes.
+        p0: The first channel in the spikes.
 
     Returns:
-        How many sums were clipped, how many potentials from below, and how many were ties.
+        The number of sums that were clipped, of potentials that were clipped from below, and of ties.
     """
     _, rows, columns = sums.shape
     width, channels = columns // digits, spikes.shape[2]
@@ -206,8 +215,8 @@ def product_neurons(
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def largest(y: Any, first: int, bias: Any) -> Any:
-    """The largest magnitude of y + bias; y (T, rows, channels), of which ``len(bias)`` from ``first`` on."""
-    most = np.int32(0)  # the maximum of floats would keep LLVM from using vectors, for the sake of NaN
+    """The largest magnitude of y + bias, over ``len(bias)`` channels from ``first`` of y, (T, rows, channels)."""
+    most = np.int32(0)  # with a maximum of floats, which may be NaN, LLVM would use no vectors
     for t in range(y.shape[0]):
         for row in range(y.shape[1]):
             y_row = y[t, row, first : first + len(bias)]
@@ -221,13 +230,13 @@ def split_digits(y: Any, row0: int, first: int, bias: Any, digits: int, by_row: 
     """y + bias as digits to the base 256, each from -128 to 127.
 
     Args:
-        y: (T, all rows, all channels), of which rows from ``row0`` and ``len(bias)`` channels from ``first`` are read.
+        y: (T, all rows, all channels); rows from ``row0`` and ``len(bias)`` channels from ``first`` are read.
         row0: The first row.
         first: The first channel.
         bias: (width,).
-        digits: How many.
-        by_row: Whether digits follow each other row by row (rows first) or as blocks of columns.
-        out: int8, (T, digits * rows, width) if ``by_row``, else (T, rows, digits * width).
+        digits: The number of digits.
+        by_row: True: digits are blocks of rows, one below the other. False: they are blocks of columns, side by side.
+        out: int8, (T, digits * rows, width) if ``by_row``, else (T, rows, digits * width); lowest digit first.
     """
     width = len(bias)
     rows = out.shape[1] // digits if by_row else out.shape[1]

@@ -1,10 +1,10 @@
 """From a program to a plan: which operations run together, in what layout, and over which blocks of channels.
 
 Values are matrices (T, N * positions, channels), channels last, so that a position's channels are neighbours in memory
-and a 1x1 convolution is a matrix product; where all steps are alike (the stem of a static image) T is 1. Sums, relays
-and neurons become one :class:`NeuronStep`, one pass over memory. Steps that need no more than a share of the channels
-of what precedes them form a :class:`Segment`, which runs block by block: what stays inside it never leaves the cache,
-and blocks are what several threads share one sample by.
+and a 1x1 convolution is a matrix product. T is 1 where all steps are alike (the stem of a static image). A sum, a relay
+and neurons become one :class:`NeuronStep`, one pass over memory. Steps that need only their own share of the channels
+of the steps before form a :class:`Segment`, which runs block by block. A value that only the segment uses then never
+leaves the cache, and several threads can share one sample by running different blocks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from resformer.compiler.ir.program import Program
 from resformer.errors import UnsupportedError
 
 BLOCK_BYTES = 1 << 22
-"""What the largest current of a block should take at most: with its neighbours, a core's share of a cache of 32 MiB."""
+"""The most bytes for a block's largest value; with the values beside it, a core's share of a cache of 32 MiB."""
 BLOCK_CHANNELS_MIN = 32
 """Narrower blocks waste the width of the matrix kernels."""
 BLOCK_CHANNELS_UNIT = 16
@@ -66,11 +66,11 @@ class Value:
     """What the plan knows about one node's output.
 
     Attributes:
-        shape: As the program has it, without time and batch.
-        layout: How it lies in memory.
-        static: Whether all steps are alike, and one is kept.
-        magnitude: Bounds on its integers.
-        is_spikes: Whether it is kept as bytes of 0 and 1.
+        shape: The node's shape in the program, without time and batch.
+        layout: How the value lies in memory.
+        static: Whether all steps are alike, so that a single step is kept.
+        magnitude: Bounds on the value's integers.
+        is_spikes: Whether the value is kept as bytes of 0 and 1.
     """
 
     shape: tuple[int, ...]
@@ -81,27 +81,27 @@ class Value:
 
     @property
     def positions(self) -> int:
-        """How many there are."""
+        """The number of positions."""
         return self.shape[2] if self.layout is Layout.ATTENTION else math.prod(self.shape[1:])
 
     @property
     def channels(self) -> int:
-        """How many each position has."""
+        """The number of channels of a position."""
         return self.shape[0] * self.shape[1] if self.layout is Layout.ATTENTION else self.shape[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W); (1, positions) where it has not two axes."""
+        """(H, W); (1, positions) where the shape has no H and W."""
         return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else (1, self.positions)
 
     @property
     def is_wide(self) -> bool:
-        """Whether it needs float64 rather than float32."""
+        """Whether the value needs float64 rather than float32."""
         return self.magnitude.value >= EXACT_IN_FLOAT32
 
     @property
     def sums_are_wide(self) -> bool:
-        """Whether making it needs float64."""
+        """Whether the partial sums that make the value need float64."""
         return self.magnitude.sums >= EXACT_IN_FLOAT32
 
 
@@ -115,7 +115,7 @@ class OpStep:
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """The values that it makes."""
+        """The names of the values that it makes."""
         return (self.name,)
 
 
@@ -128,20 +128,20 @@ class RelayoutStep:
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """The values that it makes."""
+        """The names of the values that it makes."""
         return (self.name,)
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronStep:
-    """A sum, a relay's bias and saturation, and neurons, each but the sum optional, in one pass.
+    """A sum, a relay's bias and saturation, and neurons, in one pass; the relay and the neurons are optional.
 
     Attributes:
-        inputs: What is summed.
-        relay: Name and operation of the relay.
-        stream: Under which name the neurons' input is kept, or None if nothing else reads it.
-        lif: Name and operation of the neurons.
-        reach: A bound on what the neurons read.
+        inputs: The names of the values that are summed.
+        relay: Name and operation of the relay, or None.
+        stream: The name under which the neurons' input is kept, or None if nothing else reads it.
+        lif: Name and operation of the neurons, or None.
+        reach: A bound on the magnitude of what the neurons read.
     """
 
     inputs: tuple[str, ...]
@@ -152,7 +152,7 @@ class NeuronStep:
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """The values that it makes."""
+        """The names of the values that it makes."""
         return tuple(name for name in (self.stream, self.lif[0] if self.lif else None) if name is not None)
 
 
@@ -161,9 +161,9 @@ class AttentionStep:
     """Both products of DSSA and the neurons after each, so that the attention map is never whole in memory.
 
     Attributes:
-        inputs: y1, x and y2.
-        products: Name and operation of both.
-        lifs: Name and operation of the neurons after both.
+        inputs: The names of y1, x and y2.
+        products: Name and operation of each product.
+        lifs: Name and operation of the neurons after each product.
     """
 
     inputs: tuple[str, str, str]
@@ -172,7 +172,7 @@ class AttentionStep:
 
     @property
     def parts(self) -> tuple[Step, ...]:
-        """The same as steps of their own."""
+        """The products and neurons as separate steps."""
         (first, second), (scores, sums) = self.lifs, self.products
         y1, x, y2 = self.inputs
         return (
@@ -184,7 +184,7 @@ class AttentionStep:
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """The values that it makes."""
+        """The names of the values that it makes."""
         return (self.lifs[1][0],)
 
 
@@ -194,8 +194,8 @@ class LayerStep:
 
     Attributes:
         synapses: A convolution or dense layer.
-        neurons: What reads it, or None: the synapses alone.
-        keeps_sums: Whether something else reads the synapses' sums.
+        neurons: The step that reads the synapses' sums, or None: the synapses run by themselves.
+        keeps_sums: Whether another step reads the synapses' sums, too.
     """
 
     synapses: OpStep
@@ -204,24 +204,24 @@ class LayerStep:
 
     @property
     def name(self) -> str:
-        """The synapses'."""
+        """The synapses' name."""
         return self.synapses.name
 
     @property
     def other(self) -> str | None:
-        """What is added to the synapses' sums."""
+        """The name of the value that is added to the synapses' sums, or None."""
         if self.neurons is None:
             return None
         return next((name for name in self.neurons.inputs if name != self.name), None)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What it reads."""
+        """The names of the values that it reads."""
         return self.synapses.inputs if self.other is None else (*self.synapses.inputs, self.other)
 
     @property
     def writes(self) -> tuple[str, ...]:
-        """The values that it makes."""
+        """The names of the values that it makes."""
         sums = (self.name,) if self.keeps_sums else ()
         return sums if self.neurons is None else (*sums, *self.neurons.writes)
 
@@ -234,10 +234,11 @@ class Segment:
     """Steps that run together, once for each of a number of equal blocks of channels.
 
     Attributes:
-        steps: In order.
-        blocks: How many.
-        exports: What they write that later segments read; all else lives in a block only.
-        last_reads: What nothing reads after this segment.
+        steps: The steps, in order.
+        blocks: The number of blocks.
+        exports: The values of this segment that later segments read, or that are the output. Its other values exist
+            only within a block.
+        last_reads: The values from before this segment that nothing reads after it.
     """
 
     steps: tuple[Step, ...]
@@ -251,12 +252,13 @@ class Plan:
     """How a program runs.
 
     Attributes:
-        segments: In order.
-        values: What each name stands for.
+        segments: The segments, in order.
+        values: What the plan knows about each value, by name.
         timesteps: T.
-        samples: How many samples run at once.
+        samples: The number of samples that run at once.
         output: The name of the logits.
-        counted: The nodes that saturate, whose clips are counted.
+        input: The name of the input.
+        counted: The names of the nodes that can saturate; their clips are counted.
     """
 
     segments: tuple[Segment, ...]
@@ -282,12 +284,12 @@ def build_plan(
 
     Args:
         program: The integer network.
-        samples: How many run at once.
+        samples: The number of samples that run at once.
         static_input: Whether each sample is the same frame at all steps.
         keep_graded: Whether every graded value must exist, to be recorded.
-        workers: How many threads share a sample; None: a device that takes all channels at once.
-        can_attend: Whether the kernels compute a fused attention step exactly; None: they have none.
-        can_join: The same of synapses and what reads them.
+        workers: The number of threads that share a sample; None: a device that takes all channels at once.
+        can_attend: Tells whether the kernels compute an :class:`AttentionStep` exactly; None: no attention is fused.
+        can_join: Tells whether the kernels compute a :class:`LayerStep` exactly; None: no layers are joined.
 
     Raises:
         UnsupportedError: An operation has no kernel; the message names its node.
@@ -329,7 +331,7 @@ class _Planner:
         self._steps: list[Step] = []
 
     def resolve(self, name: str) -> str:
-        """The name under which a node's value is kept: a delay keeps none of its own."""
+        """The name under which a node's value is kept; a delay has no value of its own, but that of its input."""
         return self._aliases.get(name, name)
 
     def steps(self) -> list[Step]:
@@ -348,7 +350,7 @@ class _Planner:
                 case SpikeGate() | SpikeAttention():
                     self._single(node, tuple(self._in(Layout.MAP, name) for name in node.inputs))
                 case CubaLI() | MultiSpikeIF() | SampleDelay():
-                    # even where all steps' inputs are alike, what these make is not
+                    # even if their input is the same at all steps, their output is not
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),), static=False)
                 case Conv2d() | Dense() | SumPool2d() | MaxPool2d() | Flatten():
                     self._single(node, (self._in(Layout.MAP, node.inputs[0]),))
@@ -371,7 +373,7 @@ class _Planner:
         self._steps.append(OpStep(node.name, node.op, inputs))
 
     def _in(self, layout: Layout, name: str) -> str:
-        """A value in the layout that its reader needs; a step that changes it is inserted."""
+        """The name of a value in the layout that its reader needs; adds a step that changes the layout if need be."""
         name = self.resolve(name)
         value = self.values[name]
         if value.layout is layout:
@@ -383,7 +385,7 @@ class _Planner:
         return other
 
     def _neurons(self, first: Node[Op]) -> None:
-        """One step for a sum, the relay that alone reads it, and neurons that read the result."""
+        """Add one step for a sum, the relay that is the only reader of this sum, and neurons that read the result."""
         node = first
         if isinstance(node.op, Add):
             readers = self._readers(node)
@@ -414,13 +416,13 @@ class _Planner:
         self._steps.append(NeuronStep(inputs, relay, stream, fused, reach))
 
     def _lif_to_fuse(self, node: Node[Op], static: bool) -> Node[Op] | None:
-        """The neurons to run in the same pass; none where one step's input serves all, but the neurons need T."""
+        """The neurons to run in the same pass; None if all steps are alike: the node runs once, neurons T times."""
         if static:
             return None
         return next((reader for reader in self._readers(node) if isinstance(reader.op, Spiking)), None)
 
     def _readers(self, node: Node[Op]) -> list[Node[Op]]:
-        """Who reads a node, seen through delays."""
+        """The nodes that read a node, directly or through delays."""
         found: list[Node[Op]] = []
         for reader in self._program.consumers[node.name]:
             found += self._readers(reader) if isinstance(reader.op, Delay) else [reader]
@@ -428,7 +430,7 @@ class _Planner:
 
 
 def no_kernel(name: str, op: Op) -> UnsupportedError:
-    """The refusal of an operation that sim does not know."""
+    """The error for an operation that sim does not know."""
     return UnsupportedError(f"{name}: sim has no kernel for a {type(op).__name__}; use --backend reference")
 
 
@@ -441,7 +443,7 @@ def _fuse_attention(
     values: Mapping[str, Value],
     can_attend: Callable[[AttentionStep, Mapping[str, Value]], bool],
 ) -> list[Step]:
-    """Replace product, neurons, product, neurons by one step, where nothing else reads what is between."""
+    """Replace product, neurons, product, neurons by one step, where nothing else reads the values in between."""
     producers = {name: step for step in steps for name in step.writes}
     readers: dict[str, list[Step]] = {}
     for step in steps:
@@ -487,7 +489,7 @@ def _join_layers(
     can_join: Callable[[LayerStep, Mapping[str, Value]], bool],
     output: str,
 ) -> list[Step]:
-    """Put synapses and what reads them into one step, where nothing that comes between needs their sums."""
+    """Put synapses and the sum, relay and neurons that read them into one step; other synapses become one alone."""
     made_at = {name: index for index, step in enumerate(steps) for name in step.writes}
     readers: dict[str, list[int]] = {}
     for index, step in enumerate(steps):
@@ -498,7 +500,7 @@ def _join_layers(
     for index, neurons in enumerate(steps):
         if not isinstance(neurons, NeuronStep) or len(neurons.inputs) > 2:
             continue
-        # the latest of its inputs: the others are known by then
+        # join with the step that makes the latest input: the other input exists by then
         last = max((made_at.get(name, -1) for name in neurons.inputs), default=-1)
         synapses = steps[last] if last >= 0 else None
         if not (isinstance(synapses, OpStep) and isinstance(synapses.op, Conv2d | Dense)):
@@ -518,7 +520,7 @@ def _join_layers(
 
 
 def _group(steps: list[Step]) -> Iterator[list[Step]]:
-    """Cut where a step needs all channels of what the steps since the last cut write."""
+    """Group steps into segments: cut where a step needs all channels of a value that its segment writes."""
     group: list[Step] = []
     written: set[str] = set()
     for step in steps:
@@ -546,7 +548,7 @@ def _reads_all_channels(step: Step) -> bool:
 
 
 def _choose_blocks(steps: list[Step], values: Mapping[str, Value], timesteps: int, samples: int, workers: int) -> int:
-    """The fewest blocks that fit the cache and occupy all workers; fewer where channels do not divide so."""
+    """The fewest blocks that fit the cache and occupy all workers, or the most that the channels allow."""
     if _mixes_channels(steps[0]):
         return 1
     most = math.gcd(*(_divisor(step, values) for step in steps))
@@ -565,7 +567,7 @@ def _choose_blocks(steps: list[Step], values: Mapping[str, Value], timesteps: in
 
 
 def _divisor(step: Step, values: Mapping[str, Value]) -> int:
-    """What the number of blocks must divide for one step."""
+    """A number that the number of blocks must divide, for one step."""
     match step:
         case AttentionStep(products=((_, product), _)):
             return product.num_heads

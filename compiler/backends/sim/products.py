@@ -1,15 +1,15 @@
 """No library's kernel is trusted before it was tried: each product, its kernels, and the check of its sums.
 
-A product is what a step asks of a library: a layer's synapses, one of DSSA's products. Kernels that may compute it
-stand in order of their speed. Each is made with weights of the trial's own, of the very shape, and run on this machine
-as it will run: on the same thread, on values as large as they can be and on random ones. What it makes is checked in
-int64. The first kernel whose sums are right is taken, and a note says what it replaces. Verdicts are kept for the
-process, so layers of one shape are tried once.
+A product is what a step asks of a kernel: a layer's synapses, or one of DSSA's products. The kernels that may compute
+it are tried from the fastest to the slowest. For a trial, a kernel is made with random weights of the product's own
+shape. It is run on this machine as it will run later: on a thread of the same kind, on values as large as they can be
+and on random ones. Its results are checked in int64. The first kernel whose sums are right is taken, and a note says
+what it replaces. Verdicts are kept for the process, so layers of one shape are tried once.
 
 The check is Freivalds': y = W x holds row by row, and so r y = (r W) x for any r. It costs one output channel instead
-of all. Our r are random and odd: an odd number times an error is never a multiple of 2^64, so a single wrong sum is
-always found, even where int64 wraps; several in one row cancel by a chance of one in 2^19. With ``self_check`` the same
-check follows every product of a run.
+of all. Our r are random and odd. An odd number times an error is never a multiple of 2^64, so a single wrong sum is
+always found, even where int64 wraps; several wrong sums in one row cancel with a probability of one in 2^19. With
+``self_check``, the same check follows every product of a run.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ from resformer.compiler.ir.window import Window
 from resformer.errors import BackendFailedError
 
 R_BITS = 19
-"""How many bits, beside the lowest, the random numbers of the check have."""
+"""The random bits of the check's numbers, beside the sign and the lowest bit, which is always 1."""
 CHECK_ELEMENTS = 1 << 18
-"""How many integers the check holds at once: few enough for the cache."""
+"""The number of integers that the check holds at once; they fit the cache."""
 TRIAL_EXPONENTS = 3
-"""A trial's weights have exponents below this."""
+"""The weight exponents of a trial are below this."""
 TRIAL_BIAS = 1000
-"""How large the biases of a trial may be."""
+"""The largest magnitude of a trial's biases."""
 SIGNED = (np.int8, np.int16, np.int32, np.int64)
 PATTERNS = 3
-"""Kinds of input that a trial has, an image each: all largest, largest and least in turn, random."""
+"""The number of kinds of images in a trial: all largest values, largest and least in turn, random values."""
 STRIP_ROWS = 16
-"""Positions of a strip, as ``strips`` has them."""
+"""The number of positions in a strip of ``strips``."""
 WEIGHT_PATTERNS = 8
-"""Kinds of weights that a trial has, an output each."""
+"""The number of kinds of weights in a trial; each output has weights of one kind."""
 
 Compute: TypeAlias = Callable[..., torch.Tensor]
-"""A kernel that holds its weights: what it reads to what it makes."""
+"""A kernel that holds its weights: a function from what it reads to what it computes."""
 IntArray: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 Trial: TypeAlias = "tuple[Product, tuple[torch.Tensor, ...]]"
-"""A product with weights drawn for a trial, and what it reads."""
+"""A product with weights drawn for a trial, and the inputs to run it on."""
 
 VERDICTS: dict[tuple[object, ...], str] = {}
-"""What was found of kernels in this process: nothing to object to, or what is wrong with it."""
+"""The verdict on each kernel and shape tried in this process: ``RIGHT``, ``WRONG`` or ``ABSENT``."""
 _TRYING = threading.Lock()
 RIGHT, WRONG, ABSENT = "", "sums wrongly", "does not run"
 
 
 def exact_below(dtype: torch.dtype) -> int:
-    """Below it, a type of floats holds every integer."""
+    """The bound below which a float type holds every integer: that of float32, or of float64 for any other type."""
     return EXACT_IN_FLOAT32 if dtype is torch.float32 else EXACT_IN_FLOAT64
 
 
 def digits_for(largest: int) -> int:
-    """How many digits from -128 to 127 to the base 256 hold every integer of at most this magnitude."""
+    """The number of digits to the base 256, from -128 to 127, that hold every integer of at most this magnitude."""
     digits = 1
     while largest > 127 * (256**digits - 1) // 255:
         digits += 1
@@ -75,20 +75,20 @@ def digits_for(largest: int) -> int:
 
 
 class KernelRefusedError(RuntimeError):
-    """A compiler of ours, numba or Triton, cannot make a kernel for this machine; another kernel takes its place."""
+    """numba or Triton cannot compile a kernel of ours for this machine; another kernel takes its place."""
 
 
 class Product(Protocol):
-    """What a kernel is asked for."""
+    """What a kernel is asked to compute."""
 
     @property
     def name(self) -> str:
-        """The node's, for notes."""
+        """The node's name, for notes."""
         ...
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The product's size, for notes."""
         ...
 
     @property
@@ -97,7 +97,7 @@ class Product(Protocol):
         ...
 
     def trials(self, limit: int) -> Iterator[Trial]:
-        """Draw weights and values of which no partial sum reaches the limit."""
+        """Draw weights and inputs so that no partial sum reaches the limit."""
         ...
 
     def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
@@ -113,9 +113,9 @@ class Kernel(Generic[ProductT]):
     """One way to compute a product.
 
     Attributes:
-        name: What notes call it.
-        limit: Below it, its numbers hold every integer.
-        make: From a product to what computes it.
+        name: The kernel's name in notes.
+        limit: The kernel's numbers hold every integer of a smaller magnitude.
+        make: Makes a function that computes a given product.
     """
 
     name: str
@@ -124,13 +124,13 @@ class Kernel(Generic[ProductT]):
 
 
 class Products:
-    """Binds products to kernels that were tried.
+    """Tries kernels, and binds products to the fastest ones that sum rightly.
 
     Args:
         self_check: Whether to check every product of every run, too.
 
     Attributes:
-        notes: What was replaced, a sentence each, in order; the values say nothing.
+        notes: Sentences about kernels that were replaced, in order: the keys of a dict whose values are all None.
     """
 
     def __init__(self, *, self_check: bool = False) -> None:
@@ -138,14 +138,14 @@ class Products:
         self.notes: dict[str, None] = {}
 
     def bind(self, product: ProductT, kernels: Sequence[Kernel[ProductT]]) -> Compute:
-        """The first kernel that sums rightly, with the product's weights.
+        """Make the first kernel that sums rightly, with the product's weights.
 
         Args:
             product: What to compute.
-            kernels: The fastest first.
+            kernels: The kernels to try, the fastest first.
 
         Raises:
-            BackendFailedError: All of them sum wrongly.
+            BackendFailedError: None of the kernels runs and sums rightly.
         """
         kernel = self.choose([product], kernels)
         if kernel is not None:
@@ -159,12 +159,12 @@ class Products:
     def choose(
         self, products: Sequence[ProductT], kernels: Sequence[Kernel[ProductT]], last: str | None = None
     ) -> Kernel[ProductT] | None:
-        """The first kernel that sums all of some products rightly, or None.
+        """The first kernel that sums all the given products rightly, or None.
 
         Args:
             products: What to compute.
-            kernels: The fastest first.
-            last: What takes the place of all, for the notes; None: nothing does.
+            kernels: The kernels to try, the fastest first.
+            last: The name, for notes, of what replaces the kernels if all of them fail; None: nothing does.
         """
         refused: list[tuple[ProductT, str, str]] = []
         chosen = None
@@ -181,12 +181,12 @@ class Products:
         return chosen
 
     def make(self, product: ProductT, kernel: Kernel[ProductT]) -> Compute:
-        """A product by a kernel that was chosen for it."""
+        """Make the kernel that was chosen for a product; with ``self_check``, it checks its sums."""
         compute: Compute = kernel.make(product)
         return self._checked(product, kernel, compute) if self.self_check else compute
 
     def note(self, sentence: str) -> None:
-        """Say once what differs from what would be fastest."""
+        """Add a sentence to the notes, unless it is there already."""
         self.notes[sentence] = None
 
     def _checked(self, product: ProductT, kernel: Kernel[ProductT], compute: Compute) -> Compute:
@@ -203,10 +203,10 @@ class Products:
 
 
 def _verdict(product: ProductT, kernel: Kernel[ProductT]) -> str:
-    """What there is against a kernel; it is tried if that is not known yet."""
+    """What is wrong with a kernel for a product, or "" if nothing is; the kernel is tried if it was not yet."""
     key = (kernel.name, torch.get_num_threads(), *product.key)
     if key not in VERDICTS:
-        with _TRYING:  # threads that meet one shape at once try it once
+        with _TRYING:  # if several threads need one shape at once, one thread tries it
             if key not in VERDICTS:
                 VERDICTS[key] = _try(product, kernel)
     return VERDICTS[key]
@@ -217,7 +217,7 @@ def _try(product: ProductT, kernel: Kernel[ProductT]) -> str:
         for drawn, inputs in product.trials(kernel.limit):
             try:
                 made = kernel.make(drawn)(*inputs)  # type: ignore[arg-type]
-            # Builds of PyTorch that lack a kernel say so by any of these; KernelRefusedError is a RuntimeError. Such a
+            # Builds of PyTorch that lack a kernel raise any of these errors; KernelRefusedError is a RuntimeError. The
             # kernel is replaced, and a note tells the user.
             except (AttributeError, NotImplementedError, RuntimeError) as error:
                 if is_out_of_memory(error):
@@ -230,26 +230,26 @@ def _try(product: ProductT, kernel: Kernel[ProductT]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Synapses:
-    """A convolution's outputs, or a share of them; a dense layer is one of images of one pixel.
+    """A convolution, or the part of it that makes some outputs; a dense layer reads images of one pixel.
 
     Kernels read (images, H, W, channels) and make (images * R * S, outputs).
 
     Attributes:
-        name: The node's.
-        weight: (outputs, channels / groups, K_h, K_w), mantissas.
-        weight_exp: (outputs,).
+        name: The node's name.
+        weight: Mantissas of the weights, (outputs, channels / groups, K_h, K_w).
+        weight_exp: Exponents of the weights, (outputs,).
         bias: (outputs,).
         stride: (rows, columns).
-        padding: Zeros around each image.
-        dilation: Distance between the kernel's taps.
-        groups: Blocks of channels that do not mix.
-        images: How many: steps times samples.
-        size: (H, W).
-        dtype: Of what is read; uint8 are spikes.
-        reach: A bound on what is read.
-        sum_dtype: What holds all partial sums.
-        out_dtype: What holds the result.
-        device: Where.
+        padding: The rows and columns of zeros on each side of an image.
+        dilation: The distance between the kernel's taps, (rows, columns).
+        groups: The number of blocks of channels that do not mix.
+        images: The number of images: steps times samples.
+        size: (H, W) of an image.
+        dtype: The type of what is read; uint8 are spikes.
+        reach: A bound on the magnitude of what is read.
+        sum_dtype: A type that holds all partial sums exactly.
+        out_dtype: The type of the result.
+        device: Where the product is computed.
     """
 
     name: str
@@ -270,13 +270,13 @@ class Synapses:
 
     @property
     def channels(self) -> int:
-        """How many are read."""
+        """The number of channels that are read."""
         channels: int = self.weight.shape[1] * self.groups
         return channels
 
     @property
     def depth(self) -> int:
-        """How many products a sum has."""
+        """The number of products in a sum."""
         products: int = self.weight[0].size
         return products
 
@@ -287,12 +287,12 @@ class Synapses:
 
     @property
     def window(self) -> Window:
-        """What each output reads; a patch makes it a matrix product of a reshaped image."""
+        """The window that each output reads; where it is a patch, a reshape of the image gathers all taps."""
         return Window(self.kernel, self.stride, self.padding, self.dilation)
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The product's size, for notes."""
         rows, columns = self.kernel
         grouped = f" in each of {self.groups} groups" if self.groups > 1 else ""
         return f"kernel {rows}x{columns}, {self.weight.shape[1]} channels{grouped}"
@@ -305,9 +305,9 @@ class Synapses:
         return self.weight.shape, *window, *types, self.reach, bool(self.bias.any())
 
     def trials(self, limit: int) -> Iterator[Trial]:
-        """Draw weights and images of which no partial sum reaches the limit."""
+        """Draw weights and images so that no partial sum reaches the limit."""
         rng = np.random.default_rng(self.depth)
-        # bounds of the real weights chose the types; the drawn ones are larger, and must not be called wrong for that
+        # types were chosen for the bounds of the real weights; drawn weights may be larger, and must fit these types
         limit = min(limit, exact_below(self.sum_dtype))
         bias_max = min(TRIAL_BIAS, limit // 4) if self.bias.any() else 0
         exponents = 1 if self.reach << TRIAL_EXPONENTS >= limit else TRIAL_EXPONENTS
@@ -327,7 +327,7 @@ class Synapses:
             yield drawn, (_draw_images(rng, shape, low, reach, turn).to(self.device, self.dtype),)
 
     def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
-        """Whether all sums are right, by a random sum of the outputs of each position."""
+        """Whether all sums are right, checked by a random combination of the outputs at each position."""
         (image,) = inputs
         r, taps, bias = self._combined
         rows, columns = self.padding
@@ -354,7 +354,7 @@ class Synapses:
 
     @functools.cached_property
     def _combined(self) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """r, and what r makes of the weights, (K_h, K_w, channels), and of the bias."""
+        """The random r, (outputs,); the weights combined by r, (K_h, K_w, channels); the bias combined by r."""
         r = _odd_numbers(len(self.weight))
         whole = fixedpoint.scale_weight(self.weight, self.weight_exp).astype(np.int64)
         weighted = (whole * r[:, None, None, None]).reshape(self.groups, -1, *whole.shape[1:]).sum(axis=1)
@@ -366,19 +366,19 @@ class Synapses:
 class HeadProducts:
     """One of DSSA's products for all heads of a block, over all steps and samples.
 
-    Kernels read the gates, (steps, samples, positions, heads, depth), and y, (steps, samples, patches, heads, width),
-    and make (steps, samples, positions, heads, patches) if ``transpose``, for which depth is width; else
-    (..., width), for which depth is the number of patches.
+    Kernels read the gates, (steps, samples, positions, heads, depth), and y, (steps, samples, patches, heads, width).
+    The first product (``transpose``) makes (steps, samples, positions, heads, patches); its depth is ``width``. The
+    second product makes (steps, samples, positions, heads, width); its depth is the number of patches.
 
     Attributes:
-        name: The node's.
+        name: The node's name.
         gates: Shape of the gates.
         y: Shape of y.
-        transpose: Which of the two products.
-        reach: A bound on y.
-        dtype: What holds y and all partial sums.
-        device: Where.
-        gate_reach: A bound on the gates, at most 255: spikes, or counts of them.
+        transpose: True for the first product, which transposes y; False for the second.
+        reach: A bound on the magnitude of y.
+        dtype: A type that holds y and all partial sums exactly.
+        device: Where the product is computed.
+        gate_reach: A bound on the gates, at most 255; they are spikes, or counts of spikes.
     """
 
     name: str
@@ -392,7 +392,7 @@ class HeadProducts:
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The product's size, for notes."""
         width = self.y[2] if self.transpose else self.y[4]
         return f"{self.gates[2]}x{self.gates[4]} by {self.gates[4]}x{width}"
 
@@ -402,18 +402,18 @@ class HeadProducts:
         return self.gates, self.y, self.transpose, self.reach, self.gate_reach, self.dtype, str(self.device)
 
     def trials(self, limit: int) -> Iterator[Trial]:
-        """Draw gates and a y of which no partial sum reaches the limit."""
+        """Draw gates and y so that no partial sum reaches the limit."""
         rng = np.random.default_rng(self.gates[4])
         limit = min(limit, exact_below(self.dtype))
         reach = max(min(self.reach, (limit - 1) // (self.gates[4] * self.gate_reach)), 1)
         for turn in range(-(-PATTERNS // self.y[2])):
             gates = _draw_images(rng, self.gates, 0, self.gate_reach, turn).to(self.device, torch.uint8)
-            # patches first: patterns vary from one to the next
+            # drawn with patches as the first axis, along which the patterns vary
             y = _draw_images(rng, (self.y[2], *self.y[:2], *self.y[3:]), -reach, reach, turn)
             yield self, (gates, y.permute(1, 2, 0, 3, 4).contiguous().to(self.device, self.dtype))
 
     def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
-        """Whether all sums are right, by a random sum over each row."""
+        """Whether all sums are right, checked by a random combination of each row."""
         gates, y = inputs
         r = torch.from_numpy(_odd_numbers(result.shape[-1])).to(self.device)
         for t in range(len(result)):
@@ -433,14 +433,14 @@ class HeadProducts:
 
 @dataclass(frozen=True, eq=False)
 class Int8Product:
-    """A product of two int8 matrices into a third of int32: a head's, at one step, of one digit of y or of several.
+    """A product of two int8 matrices into one of int32: of one head's spikes and digits of y, at one step.
 
     Kernels read (left, right, out) and fill out.
 
     Attributes:
-        name: The node's.
+        name: The node's name.
         left: Shape and strides of the spikes' matrix.
-        right: Shape and strides of the digits'.
+        right: Shape and strides of the digits' matrix.
     """
 
     name: str
@@ -449,12 +449,12 @@ class Int8Product:
 
     @classmethod
     def of(cls, name: str, left: torch.Tensor, right: torch.Tensor) -> Int8Product:
-        """The product of two matrices like these."""
+        """The product of two matrices with the shapes and strides of these."""
         return cls(name, (tuple(left.shape), left.stride()), (tuple(right.shape), right.stride()))
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The product's size, for notes."""
         (rows, depth), (_, columns) = self.left[0], self.right[0]
         return f"{rows}x{depth} by {depth}x{columns}"
 
@@ -471,13 +471,13 @@ class Int8Product:
             left = torch.empty_strided(*self.left, dtype=torch.int8).copy_(
                 _draw_images(rng, self.left[0], 0, 1, turn).to(torch.int8)
             )
-            # columns first: patterns vary from one to the next
+            # drawn with columns as the first axis, along which the patterns vary
             digits = _draw_images(rng, self.right[0][::-1], -high - (high == 127), high, turn).T
             right = torch.empty_strided(*self.right, dtype=torch.int8).copy_(digits.to(torch.int8))
             yield self, (left, right, torch.empty(self.left[0][0], self.right[0][1], dtype=torch.int32))
 
     def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
-        """Whether all sums are right, by a random sum over each row."""
+        """Whether all sums are right, checked by a random combination of each row."""
         left, right, _ = inputs
         r = torch.from_numpy(_odd_numbers(right.shape[1]))
         return torch.equal(_dot(result, r), _dot(left, _dot(right, r)))
@@ -485,16 +485,16 @@ class Int8Product:
 
 @dataclass(frozen=True, eq=False)
 class StripProduct:
-    """DSSA's product of a strip of 16 positions, at all steps: bytes by digits, or words, as ``strips`` lays them out.
+    """DSSA's product of a strip of 16 positions, at all steps: of bytes, or of words, in the layout of ``strips``.
 
     Kernels read (spikes, digits or words, out) and fill out.
 
     Attributes:
-        name: The node's.
+        name: The node's name.
         steps: T.
-        depth: Of the sums, in bytes.
-        columns: Of the result.
-        words: Whether both are words of 16 bits.
+        depth: The depth of the sums, in bytes.
+        columns: The columns of the result.
+        words: Whether both matrices are of 16-bit words; otherwise of bytes.
     """
 
     name: str
@@ -505,12 +505,12 @@ class StripProduct:
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The product's size, for notes."""
         return f"{STRIP_ROWS}x{self.terms} by {self.terms}x{self.columns}"
 
     @property
     def terms(self) -> int:
-        """How many products a sum has."""
+        """The number of products in a sum."""
         return self.depth // 2 if self.words else self.depth
 
     @property
@@ -526,7 +526,7 @@ class StripProduct:
         shape = self.steps, STRIP_ROWS, self.terms
         for turn in range(PATTERNS):
             left = _draw_images(rng, shape, 0, most, turn).to(torch.int16 if self.words else torch.uint8)
-            # columns first: patterns vary from one to the next
+            # drawn with columns as the first axis, along which the patterns vary
             digits = _draw_images(rng, (self.columns, self.terms), -high - (high == 127), high, turn).to(self._digit)
             neighbours = digits.view(self.columns, -1, 4 // digits.itemsize)
             packed = neighbours.transpose(0, 1).contiguous().view(torch.int32).squeeze(-1)
@@ -534,7 +534,7 @@ class StripProduct:
             yield self, (left.view(torch.uint8), right, torch.empty(*shape[:2], self.columns, dtype=torch.int32))
 
     def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
-        """Whether all sums are right, by a random sum over each row."""
+        """Whether all sums are right, checked by a random combination of each row."""
         left, right, _ = inputs
         r = torch.from_numpy(_odd_numbers(self.columns))
         for spikes, packed, sums in zip(left.view(torch.int16) if self.words else left, right, result, strict=True):
@@ -549,16 +549,16 @@ class StripProduct:
 
 
 def _dot(values: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Integers (..., *shape) times int64 of that shape, summed over it in int64: plain loops, no library's product."""
+    """Multiply integers (..., *shape) by int64 factors (*shape) and sum over these axes in int64, by plain loops."""
     if values.device.type == "cpu":
-        # numpy widens integers and multiplies them in loops of its own, and does not copy windows first
+        # numpy widens and multiplies integers in plain loops of its own, and does not copy overlapping windows first
         axes = "kc"[-factors.ndim :]
         return torch.from_numpy(np.einsum(f"...{axes},{axes}->...", values.numpy(), factors.numpy()))
     return (values * factors).flatten(values.ndim - factors.ndim).sum(-1)
 
 
 def _whole(sums: torch.Tensor) -> torch.Tensor | None:
-    """Sums as integers, or None where one is no integer, or none that its type counts without a gap."""
+    """Sums as integers, or None if a sum is not an integer, or is beyond the integers that sums are converted to."""
     if not sums.is_floating_point():
         return sums
     # float32 sums stay below 2^24, and turn into int32 four times as fast
@@ -568,7 +568,7 @@ def _whole(sums: torch.Tensor) -> torch.Tensor | None:
 
 @functools.cache
 def _odd_numbers(count: int) -> npt.NDArray[np.int64]:
-    """Random odd numbers, of either sign."""
+    """Random odd numbers, positive and negative, (count,)."""
     drawn = np.random.default_rng(count).integers(-(1 << R_BITS), 1 << R_BITS, count)
     return 2 * drawn + 1
 
@@ -576,9 +576,16 @@ def _odd_numbers(count: int) -> npt.NDArray[np.int64]:
 def _draw_weights(
     rng: np.random.Generator, like: IntArray, budgets: npt.NDArray[np.int64], turn: int
 ) -> npt.NDArray[np.signedinteger[Any]]:
-    """Draw weights of a shape and type: all largest, all least, or random; as many as a row's budget allows.
+    """Draw weights: some rows of largest values, some of least values, the others random.
 
-    Every second four rows spread their budget over all weights, the others spend it on the largest.
+    The magnitudes of a row's weights add up to its budget at most. Of each eight rows, four spread their budget over
+    all weights; the other four spend it on fewer, larger weights, and have zeros elsewhere.
+
+    Args:
+        rng: The source of random numbers.
+        like: Weights whose shape and type are wanted.
+        budgets: (outputs,): a bound on the sum of the magnitudes of each row's weights.
+        turn: Shifts the kinds of weights among the rows.
     """
     outputs, depth = len(like), like[0].size
     kind = (np.arange(outputs) + turn) % WEIGHT_PATTERNS
@@ -589,7 +596,7 @@ def _draw_weights(
         return whole.reshape(like.shape)
     spread = kind >= WEIGHT_PATTERNS // 2
     most = np.minimum(np.where(spread, np.maximum(budgets // depth, 1), budgets), info.max)
-    # the least number of a type has a magnitude of its own
+    # the least number of an integer type has a larger magnitude than its largest
     least = np.where((most == info.max) & (budgets > most), -most - 1, -most)
     rows = rng.integers(least[:, None], most[:, None] + 1, (outputs, depth))
     rows = np.where((kind % 4 == 0)[:, None], most[:, None], np.where((kind % 4 == 1)[:, None], least[:, None], rows))
@@ -600,7 +607,7 @@ def _draw_weights(
 
 
 def _draw_images(rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int, turn: int) -> torch.Tensor:
-    """Draw integers (images, ...): of each three images one of the largest, one of largest and least, one at random."""
+    """Draw integers (images, ...), of three kinds in turn: all ``high``; ``high`` and ``low`` alternating; random."""
     dtype = np.uint8 if (low, high) == (0, 1) else next(each for each in SIGNED if high <= np.iinfo(each).max)
     drawn = np.empty((shape[0], math.prod(shape[1:])), dtype)
     drawn[-turn % PATTERNS :: PATTERNS] = high

@@ -1,4 +1,4 @@
-"""Collects what tiles and blocks of a run compute into one trace."""
+"""Collects the values and counts that the tiles and blocks of a run compute into one trace."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Recorder:
     """The arrays of a trace, filled block by block; blocks of several threads do not overlap.
 
     Args:
-        program: What runs.
-        samples: How many samples the whole run has.
-        values: Whether to keep spikes and graded values; else logits and counts alone.
+        program: The program that runs.
+        samples: The number of samples of the whole run.
+        values: True: keep spikes and graded values, too. False: keep only logits and counts.
     """
 
     def __init__(self, program: Program, samples: int, *, values: bool) -> None:
@@ -71,7 +71,7 @@ class Recorder:
                     counts[name] += count
 
     def trace(self) -> Trace:
-        """All that was kept."""
+        """The trace of everything that was kept."""
         return Trace(
             logits=self._logits,
             spikes={name: SpikeTrain.pack(each.reshape(self._shapes[name])) for name, each in self._spikes.items()},

@@ -1,8 +1,8 @@
-"""A trial of attention by strips as a whole: not of its products alone, but of digits, neurons and counts, too.
+"""A trial of attention by strips as a whole: of its products, and of digits, neurons and counts, too.
 
-The loop is ours, yet numba and LLVM make its instructions on the user's machine. So before it is used it attends for
-one head of the very width and number of patches, over some strips, on values as large as they can be and on random
-ones, and what it makes is compared with the definition in plain integers.
+The loop is our own code, but numba and LLVM make its instructions on the user's machine. So it is tried before it is
+used, for one head of the same width and number of patches, over some strips, on values as large as they can be and on
+random ones. Its results are compared with the definition in plain integers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from resformer.compiler.backends.sim.guarded_strips import StripHalf
 
 POSITIONS = 2 * STRIP_ROWS + 5
-"""Of a trial: whole strips, and one that is not."""
+"""Positions of a trial: two whole strips and a part of one."""
 BIAS = TIE = 64
-"""Of a trial's neurons, in 1/64 of their input: what reads nothing ties."""
+"""The bias of a trial's neurons and their tie, in 1/64 of their input: a neuron that reads nothing ties."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -36,15 +36,15 @@ IntArray = npt.NDArray[np.int64]
 class HeadAttention:
     """Attention of one head over some positions.
 
-    Kernels read x, (steps, positions, width), y1 and y2, (steps, patches, width), and make the spikes and six counts,
-    one after the other.
+    Kernels read x, (steps, positions, width), and y1 and y2, (steps, patches, width); they return the spikes and then
+    six counts in one array.
 
     Attributes:
-        name: The node's.
+        name: The node's name.
         steps: T.
         width: Channels of the head.
-        patches: Columns of the map.
-        ties: Of both populations, whether ties are counted: numba makes other code where they are not.
+        patches: Columns of the attention map.
+        ties: For each of the two populations, whether ties are counted: numba compiles other code where they are not.
     """
 
     name: str
@@ -55,33 +55,33 @@ class HeadAttention:
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The head's size, for notes."""
         return f"{self.width} channels, {self.patches} patches"
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that the loop's course depends on."""
+        """Everything that decides which instructions the loop runs."""
         return self.steps, self.width, self.patches, self.ties
 
     @property
     def reach(self) -> int:
-        """The largest y of which neither product leaves 32 bits."""
+        """The largest magnitude of y for which two digits hold y and 32 bits hold both products."""
         return min(HELD, INT32_MAX // max(self.width, self.patches))
 
     @property
     def limits(self) -> tuple[int, int]:
-        """What both products clip at: what random sums reach now and then."""
+        """The limits at which the two products clip; random sums exceed them now and then."""
         first, second = (min(self.reach * terms, LOIHI.a_max) for terms in (self.width, self.patches))
         return first, second
 
     @property
     def thresholds(self) -> tuple[int, int]:
-        """Of both populations, in units of their input: about what random sums are."""
+        """The thresholds of the two populations, in units of their input; random sums are about as large."""
         first, second = self.limits
         return first // 8, second // 8
 
     def trials(self, limit: int) -> Iterator[Trial]:
-        """Draw spikes and y: large ones, and small ones."""
+        """Draw spikes, and values of y: large ones, then small ones."""
         rng = np.random.default_rng(self.width)
         shape = self.steps, self.patches, self.width
         for reach in (min(self.reach, limit), 3):
@@ -94,7 +94,7 @@ class HeadAttention:
             yield self, tuple(torch.from_numpy(each) for each in (x, *ys))
 
     def is_right(self, inputs: Sequence[torch.Tensor], result: torch.Tensor) -> bool:
-        """Whether spikes and counts are what plain integers make."""
+        """Whether spikes and counts are those that plain integers give."""
         x, y1, y2 = (each.numpy().astype(np.int64) for each in inputs)
         scores = x @ y1.swapaxes(1, 2)
         attention, counts1 = self._fire(scores, 0)
@@ -103,7 +103,7 @@ class HeadAttention:
         return bool(np.array_equal(result.numpy(), wanted))
 
     def _fire(self, sums: IntArray, half: int) -> tuple[IntArray, list[int]]:
-        """Clip sums, integrate them with half of the potential kept, and fire."""
+        """Clip sums, integrate them with half of the potential kept at each step, and fire."""
         limit, threshold = self.limits[half], self.thresholds[half] << LOIHI.a_shift
         kept = np.clip(sums, -limit, limit)
         floored, ties = 0, 0
@@ -120,7 +120,7 @@ class HeadAttention:
 
 
 def attention_by(kernel: Kernel[StripProduct]) -> Kernel[HeadAttention]:
-    """The loop over strips that multiplies by a kernel."""
+    """The loop over strips, with a kernel for its products, as a kernel for attention."""
 
     def make(head: HeadAttention) -> Compute:
         return _Attend(head, shapes_of(kernel), words=in_words(kernel))
@@ -129,7 +129,7 @@ def attention_by(kernel: Kernel[StripProduct]) -> Kernel[HeadAttention]:
 
 
 class _Attend:
-    """The loop, with memory of its own."""
+    """Runs the loop over strips for one head, in memory of its own."""
 
     def __init__(self, head: HeadAttention, tiles: npt.NDArray[np.uint8] | None, *, words: bool) -> None:
         self._head, self._tiles, self._words = head, tiles, words
@@ -152,7 +152,7 @@ class _Attend:
         head, held, made, f32 = self._head, strip_depth(depth), whole_lanes(columns), np.float32
         threshold = head.thresholds[index] << LOIHI.a_shift
         return guarded_strips.StripHalf(
-            # what is beyond the real bytes may be anything
+            # the loop must not depend on what these three hold before
             spikes=np.full((head.steps, STRIP_ROWS, held), 255, np.uint8),
             digits=np.full((head.steps, held // 4, made), -1, np.int32),
             sums=np.full((head.steps, STRIP_ROWS, made), -1, np.int32),

@@ -1,18 +1,19 @@
-"""DSSA in one compiled loop, a strip of 16 positions at a time, whose sums never leave the nearest caches.
+"""DSSA in one compiled loop, a strip of 16 positions at a time, so that its sums never leave the nearest caches.
 
-A strip's spikes are multiplied with the digits of y for all steps, the neurons fire, their spikes are multiplied with
-the digits of the other y, and the neurons after that fire.
+For all steps, a strip's spikes are multiplied with the digits of the first y and the neurons fire; their spikes are
+multiplied with the digits of the second y, and the neurons that read this product fire.
 
-Where a processor multiplies bytes, y + bias is held in two digits to the base 255, from -127 to 127, one below the
-other: spikes stand twice in a row of their matrix, as 1 for the lower digit and as 255 for the higher, so that one sum
-in 32 bits is the product. Sums of digits may wrap on their way, and the sum is right all the same, since it fits. Where
-it multiplies words of 16 bits, y + bias is a word, and a spike is one, once; pairs of spikes that are both zero, which
-are most, are left out. Both take as much memory. Where the higher digit begins, ``second``, says which it is: None
-where there are words, and numba makes code for the one or the other.
+Some processors multiply bytes (AMX, VNNI). For them, y + bias is held in two digits to the base 255, from -127 to 127,
+one below the other in depth. Spikes stand twice in a row of their matrix, as 1 for the lower digit and as 255 for the
+higher, so that one sum in 32 bits is the product. A partial sum of digits may wrap; the final sum is right all the
+same, since it fits. Other processors multiply words of 16 bits (AVX2). For them, y + bias is one word, and a spike is a
+word that stands once and is 1. Most pairs of neighbouring spikes are both zero; these pairs are skipped. Bytes and
+words take the same memory. The argument ``second`` tells them apart: for bytes, it is where in depth the higher digit
+begins; for words, it is None. numba compiles each case by itself.
 
-Matrices of spikes are (steps, 16, depth) of bytes, and those of y (steps, depth / 4, columns) of int32, each four int8
-or two int16 that are neighbours in depth. Depth, in bytes, is a multiple of 64, columns are one of 16. What is beyond
-the real ones is zero in the matrix of y, and anything in the other.
+Matrices of spikes are (steps, 16, depth) of bytes. Matrices of y are (steps, depth / 4, columns) of int32; each int32
+holds four int8, or two int16, that are neighbours in depth. Depth, in bytes, is a multiple of 64; columns are a
+multiple of 16. The padding is zero in the matrix of y and may be anything in the matrix of spikes.
 """
 
 from __future__ import annotations
@@ -66,12 +67,13 @@ def multiply(shapes: Any, second: Any, a: Any, t: int, b: Any, c: Any) -> None:
     """One step's product of a strip.
 
     Args:
-        shapes: Of the tiles, which are configured so; None: there are none.
-        second: None: a and b are of words. Else of bytes, which tiles multiply, or VNNI.
-        a: (steps, 16, depth), uint8.
+        shapes: The shapes of AMX's tiles, which were configured with them; None: do not use tiles.
+        second: None: a and b hold words. Otherwise they hold bytes, which tiles multiply, or VNNI where ``shapes`` is
+            None.
+        a: (steps, 16, depth), uint8: spikes.
         t: The step.
-        b: (steps, depth / 4, columns), int32.
-        c: (steps, 16, columns), int32: where the sums belong.
+        b: (steps, depth / 4, columns), int32: digits or words of y.
+        c: (steps, 16, columns), int32: where the sums are written.
     """
     depth, columns = a.shape[2], b.shape[2]
     a_at, b_at, c_at = t * STRIP_ROWS * depth, t * b.shape[1] * columns, t * STRIP_ROWS * columns
@@ -136,7 +138,7 @@ def multiply(shapes: Any, second: Any, a: Any, t: int, b: Any, c: Any) -> None:
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def multiply_all(shapes: Any, second: Any, a: Any, b: Any, c: Any) -> None:
-    """The products of all steps; as :func:`multiply`."""
+    """The products of all steps; arguments are those of :func:`multiply`."""
     if shapes is not None:
         configure_tiles(shapes)
     for t in range(len(a)):
@@ -150,13 +152,13 @@ def spread_spikes(x: Any, row0: int, first: int, rows: int, width: int, second: 
     """Copy a strip's spikes into its matrix, once for each digit.
 
     Args:
-        x: (steps, all rows, all channels), uint8, of which ``rows`` from ``row0`` and ``width`` from ``first`` are
+        x: (steps, all rows, all channels), uint8; ``rows`` rows from ``row0`` and ``width`` channels from ``first`` are
             read.
         row0: The first row.
         first: The first channel.
-        rows: At most 16.
-        width: How many channels.
-        second: Where in depth the higher digit begins, or None.
+        rows: The number of rows, at most 16.
+        width: The number of channels.
+        second: Where in depth the higher digit begins; None: spikes become words.
         a: (steps, 16, depth), uint8.
     """
     words = a.view(np.int16)
@@ -177,13 +179,13 @@ def spread_spikes(x: Any, row0: int, first: int, rows: int, width: int, second: 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def words_of(y: Any, at: int, bias: Any, c: int, mask: Any) -> Any:
-    """16 values, int32."""
+    """16 values of y + bias, int32."""
     return nearest(plus(load(y, at, mask), load(bias, c, mask)))
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def digits_of(y: Any, at: int, bias: Any, c: int, mask: Any) -> Any:
-    """16 values as digits, lower and higher, int32: a half is never between two, since 255 is odd."""
+    """16 values of y + bias as lower and higher digits, int32; rounding meets no halves, since 255 is odd."""
     whole = plus(load(y, at, mask), load(bias, c, mask))
     high = nearest(times(whole, floats(np.float32(1 / BASE))))
     return plus(nearest(whole), times(high, integers(np.int32(-BASE)))), high
@@ -232,13 +234,13 @@ def digits_by_row(y: Any, row0: int, first: int, bias: Any, rows: int, second: A
     """y + bias as a matrix of digits whose depth is y's rows and whose columns are its channels.
 
     Args:
-        y: (steps, all rows, all channels), float32, of which ``rows`` from ``row0`` and ``len(bias)`` channels from
-            ``first`` are read; magnitudes with bias are at most ``HELD``.
+        y: (steps, all rows, all channels), float32; ``rows`` rows from ``row0`` and ``len(bias)`` channels from
+            ``first`` are read; magnitudes of y + bias are at most ``HELD``.
         row0: The first row.
         first: The first channel.
-        bias: (width,).
-        rows: How many.
-        second: Where in depth the higher digit begins, a multiple of 4; None: it becomes words.
+        bias: (width,), float32.
+        rows: The number of rows.
+        second: Where in depth the higher digit begins, a multiple of 4; None: y + bias becomes words.
         b: (steps, depth / 4, columns), int32.
     """
     if second is None:
@@ -269,7 +271,8 @@ def digits_by_row(y: Any, row0: int, first: int, bias: Any, rows: int, second: A
 def digits_by_channel(y: Any, row0: int, first: int, bias: Any, rows: int, second: Any, b: Any) -> None:
     """y + bias as a matrix of digits whose depth is y's channels and whose columns are its rows.
 
-    Arguments are those of :func:`digits_by_row`; ``second`` leaves room for the channels up to a multiple of 16.
+    Arguments are those of :func:`digits_by_row`; ``second`` is at least the number of channels, rounded up to a
+    multiple of 16.
     """
     if second is None:
         words_by_channel(y, row0, first, bias, rows, b)
@@ -296,7 +299,7 @@ def _fire_lanes(
     sums: Any, s_at: int, s_step: int, steps: int, half: Any, tie: Any, out: Any, o_at: int, o_step: int, second: Any,
     mask: Any, padded: Any, counts: Any,
 ) -> Any:  # fmt: skip
-    """16 neurons, over all steps; ``padded`` is None where what is beyond the mask must not be written."""
+    """16 neurons, over all steps; ``padded`` is None where lanes outside the mask must not be written."""
     saturated, floored, ties = counts
     most, bias, keep, threshold, floor = half
     v = floats(NOTHING)
@@ -313,7 +316,7 @@ def _fire_lanes(
             if second is not None:
                 store_choices(out, at + second, fired, BASE, None)
         if tie is not None:
-            # a tie does not fire, so it is what the potential was left at
+            # a tie does not fire, so the potential still stands at it
             ties = counted(ties, equals(v, floats(tie)), mask)
     return saturated, floored, ties
 
@@ -352,20 +355,20 @@ def _fire(
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def fire_into_strip(sums: Any, rows: int, width: int, half: Any, tie: Any, second: Any, a: Any) -> tuple[int, int, int]:
-    """Neurons whose spikes are a strip's matrix.
+    """Fire the neurons that read a strip's product, and write their spikes as the matrix of the next product.
 
     Args:
-        sums: (steps, 16, columns), int32: what they read.
-        rows: How many of the 16.
-        width: How many of the columns.
-        half: The product's limit, and the neurons' bias, share of the potential that one step keeps, threshold and
+        sums: (steps, 16, columns), int32: the product.
+        rows: The number of rows that are real, at most 16.
+        width: The number of columns that are real.
+        half: The product's limit; the neurons' bias, the share of the potential that one step keeps, threshold and
             floor.
-        tie: The potential that is counted as a tie, or None: none is counted.
-        second: Where in depth the spikes stand again for the higher digit; None: they are words.
-        a: (steps, 16, depth), uint8.
+        tie: The potential that is counted as a tie; None: ties are not counted.
+        second: Where in depth the spikes stand again for the higher digit; None: spikes are words.
+        a: (steps, 16, depth), uint8: where spikes are written.
 
     Returns:
-        How many sums were clipped, how many potentials from below, and how many were ties.
+        The number of sums that were clipped, of potentials that were clipped from below, and of ties.
     """
     found: tuple[int, int, int]
     if second is None:
@@ -380,7 +383,7 @@ def fire_into_strip(sums: Any, rows: int, width: int, half: Any, tie: Any, secon
 def fire_into_rows(
     sums: Any, rows: int, width: int, half: Any, tie: Any, spikes: Any, row0: int, first: int
 ) -> tuple[int, int, int]:
-    """Neurons whose spikes are rows from ``row0`` and channels from ``first`` of (steps, all rows, all channels)."""
+    """Fire neurons into rows from ``row0`` and channels from ``first`` of (steps, all rows, all channels)."""
     channels = spikes.shape[2]
     at = row0 * channels + first
     step = spikes.shape[1] * channels
@@ -395,23 +398,24 @@ def attend(
     """Both products of all heads of a block, and their neurons.
 
     Args:
-        shapes: As :func:`multiply`.
-        sizes: How many samples, heads, channels a head, positions a sample, and columns of the map; the first of each
-            sample's positions that is looked at, and the one after the last.
+        shapes: As in :func:`multiply`.
+        sizes: The numbers of samples, heads, channels of a head, positions of a sample, and columns of the attention
+            map; then the first position to compute in each sample, and the one after the last.
         x: (steps, samples * positions, all channels), uint8.
         x0: The first head's first channel in x.
-        first: What the first product needs: its matrices of bytes and of digits, its sums, where in depth its higher
-            digit begins, or None, ``half`` as :func:`fire_into_strip` has it, y, the first head's first channel in it,
-            and what is added to it.
-        tie1: The potential of its neurons that is counted as a tie, or None.
-        second: What the second needs; the first's neurons fire into its matrix of bytes.
-        tie2: That of its neurons, or None.
-        spikes: (steps, samples * positions, all channels), uint8.
-        p0: The first head's first channel in the spikes.
+        first: What the first product needs, in this order: its matrix of spikes; its matrix of digits; its sums; where
+            in depth the higher digit begins, or None for words; ``half`` as in :func:`fire_into_strip`; y; the first
+            head's first channel in y; the biases that are added to y.
+        tie1: The potential of the first product's neurons that is counted as a tie; None: ties are not counted.
+        second: What the second product needs, in the same order. The first product's neurons fire into its matrix of
+            spikes.
+        tie2: The potential of the second product's neurons that is counted as a tie; None: ties are not counted.
+        spikes: (steps, samples * positions, all channels), uint8: where the second product's neurons fire.
+        p0: The first head's first channel in ``spikes``.
 
     Returns:
-        How many sums of the first product and potentials of its neurons were clipped, and how many were ties; the same
-        of the second.
+        Of the first product, the number of sums that were clipped, of potentials of its neurons that were clipped from
+        below, and of ties; then the same three numbers of the second product.
     """
     samples, heads, width, positions, patches, first_position, last_position = sizes
     a1, b1, sums1, second1, half1, y1, y1_first, bias1 = first
@@ -420,7 +424,7 @@ def attend(
     if shapes is not None:
         configure_tiles(shapes)
     if second1 is None:
-        # what is beyond the real ones may be anything, but would be listed as spikes
+        # padding may be anything for bytes, but words would list it as spikes
         a1[:], a2[:] = 0, 0
     for sample in range(samples):
         y_row, row0 = sample * patches, sample * positions

@@ -1,7 +1,7 @@
-"""Threads that share one sample: each loop's rows are cut into as many parts as there are threads.
+"""Threads that share one sample: the rows of each loop are cut into as many parts as there are threads.
 
-What Python does between loops is done once, and each thread lists and gathers what its own rows read. Threads that
-share by channels, block by block, would all do that for all rows.
+The Python code between loops runs once, and each thread lists and gathers only the spikes that its own rows read.
+Threads that share a sample by blocks of channels would each list and gather the spikes of all rows.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ ResultT = TypeVar("ResultT")
 
 
 class Team:
-    """So many threads, of which the caller's is one.
+    """A group of threads that share one sample's work; the calling thread is one of them.
 
     Args:
-        count: How many.
-        helpers: Where the others are; one of its threads may be the caller's.
+        count: The number of threads.
+        helpers: The pool that runs the other threads' parts; the calling thread may belong to it. None: there are no
+            other threads.
     """
 
     def __init__(self, count: int = 1, helpers: Executor | None = None) -> None:
         self._count, self._helpers = count if helpers is not None else 1, helpers
 
     def share(self, rows: int, part: Callable[[int, int], ResultT]) -> list[ResultT]:
-        """What each part of some rows makes, in order.
+        """Cut rows into one part for each thread, and return the parts' results in order.
 
         Args:
-            rows: How many.
-            part: Does those from the first number up to the second, which it leaves out.
+            rows: The number of rows.
+            part: Computes the rows from its first argument up to its second, which is excluded.
         """
         count = max(min(self._count, rows), 1)
         bounds = [rows * index // count for index in range(count + 1)]

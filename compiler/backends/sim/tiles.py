@@ -1,7 +1,7 @@
 """Products into int32, for numba: of bytes by AVX-512's VNNI and the tiles of AMX, of 16-bit words by AVX2.
 
-These are instructions of some processors. LLVM aborts the process where it must compile one that the processor lacks,
-so ``byte_products`` says first what there is.
+Only some processors have these instructions. LLVM aborts the process where it must compile an instruction that the
+processor lacks, so ``byte_products`` finds out first which ones it has.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ def dot_bytes(
     typing: Any, rows: Any, columns: Any, a: Any, a_at: Any, a_step: Any, b: Any, b_at: Any, b_step: Any, steps: Any,
     c: Any, c_at: Any, c_step: Any,
 ) -> tuple[Any, Codegen]:  # fmt: skip
-    """A block of a product of uint8 by int8, summed in registers: VNNI's.
+    """A block of a product of uint8 by int8, summed in registers by VNNI.
 
     Args:
-        typing: Numba's.
-        rows: Of the block, a literal.
-        columns: Of it, in registers of 16 int32, a literal; rows times columns must fit the registers.
-        a: uint8, of which row r starts at byte ``a_at + r * a_step``.
-        a_at: Where the first row starts.
-        a_step: How far rows are apart.
-        b: int32, four bytes each: those of neighbours in depth, of one column; the next ones lie ``b_step`` further.
-        b_at: Where the first column's first four are.
-        b_step: As said.
-        steps: A quarter of the depth, which is in bytes.
-        c: int32, of which row r starts at ``c_at + r * c_step``.
-        c_at: Where the first row starts.
-        c_step: How far rows are apart.
+        typing: Numba's typing context.
+        rows: Rows of the block, a literal.
+        columns: Columns of the block, in registers of 16 int32, a literal; rows times columns must fit the registers.
+        a: uint8; row r starts at byte ``a_at + r * a_step``.
+        a_at: Where the first row of a starts.
+        a_step: The distance between rows of a.
+        b: int32; each holds four bytes of one column that are neighbours in depth.
+        b_at: Where the first column's first four bytes are.
+        b_step: The distance in b from four bytes to the next four of the same column.
+        steps: The depth in bytes, divided by four.
+        c: int32; row r starts at ``c_at + r * c_step``.
+        c_at: Where the first row of c starts.
+        c_step: The distance between rows of c.
     """
     count, width = rows.literal_value, columns.literal_value
 
@@ -84,20 +84,20 @@ def add_pairs(
     typing: Any, columns: Any, a: Any, a_at: Any, b: Any, b_at: Any, b_step: Any, listed: Any, count: Any, c: Any,
     c_at: Any,
 ) -> tuple[Any, Codegen]:  # fmt: skip
-    """A part of a row of a product of int16, summed in registers of AVX2 over some pairs of its depth alone.
+    """A part of a row of a product of int16, summed in registers of AVX2 over the listed pairs of its depth only.
 
     Args:
-        typing: Numba's.
-        columns: Of the part, in registers of 8 int32, a literal.
-        a: int32: a row's pairs of int16; sums of two products must fit.
-        a_at: Where they are.
-        b: int32: pairs of int16, of one column; the next ones lie ``b_step`` further.
+        typing: Numba's typing context.
+        columns: Columns of the part, in registers of 8 int32, a literal.
+        a: int32: a row's pairs of int16; a pair's two products must have a sum that fits int32.
+        a_at: Where the row's first pair is.
+        b: int32; each is a pair of int16 of one column that are neighbours in depth.
         b_at: Where the first column's first pair is.
-        b_step: As said.
-        listed: uint16: which of the pairs; the others are of zeros.
-        count: How many.
-        c: int32: where the sums belong.
-        c_at: From where on.
+        b_step: The distance in b from a pair to the next pair of the same column.
+        listed: uint16: the numbers of the pairs to add; the pairs of a that are not listed are zeros.
+        count: The number of listed pairs.
+        c: int32: where the sums are written.
+        c_at: Where the first sum is written.
     """
     width, register = columns.literal_value, ir.VectorType(_I32, WORD_LANES)
 
@@ -122,14 +122,14 @@ def add_pairs(
 
 
 def _zeros(builder: Any, register: ir.VectorType, count: int) -> list[Any]:
-    """Registers of zeros, where LLVM keeps variables."""
+    """Variables of LLVM, each a register of zeros."""
     return [cgutils.alloca_once_value(builder, ir.Constant(register, None)) for _ in range(count)]
 
 
 def _registers(
     context: Any, builder: Any, array_type: Any, array: Any, at: Any, register: ir.VectorType, count: int
 ) -> list[Any]:
-    """Neighbours of an array of int32."""
+    """Load ``count`` registers of neighbours of an array of int32."""
     places = (builder.add(at, ir.Constant(_I64, each * register.count)) for each in range(count))
     return [builder.load(address(context, builder, array_type, array, each, register), align=4) for each in places]
 
@@ -147,27 +147,27 @@ def add_rows(
     typing: Any, count: Any, weights: Any, span: Any, rows: Any, sums: Any, s_at: Any, more: Any, last: Any, scale: Any,
     bias: Any, f_at: Any, out: Any, o_at: Any,
 ) -> tuple[Any, Codegen]:  # fmt: skip
-    """Add rows of int8 in registers of 16 bits, AVX2's, and write their sums, or what they are scaled.
+    """Add rows of int8 weights in 16-bit sums in AVX2's registers, and write the sums, or results scaled from them.
 
-    Two rows are interleaved, byte by byte, and their pairs are added by a product with ones. Of each 32 weights of a
-    row ``INTERLEAVED`` says the order.
+    Two rows are interleaved, byte by byte, and a product with ones adds each pair of bytes. ``INTERLEAVED`` gives the
+    order in which each 32 weights of a row must be stored.
 
     Args:
-        typing: Numba's.
-        count: How many times 32 weights a row has, a literal.
+        typing: Numba's typing context.
+        count: The weights of a row, divided by 32, a literal.
         weights: int8.
-        span: What is added to each row's place; the place of a row of zeros; the first of the rows, and the one after
-            the last.
-        rows: int32: where in the weights a row begins.
-        sums: int32: what was summed before.
-        s_at: Where that is.
-        more: Whether to add it.
-        last: Whether to write scaled sums to ``out``, or sums to ``sums``.
+        span: Four places: what is added to each entry of ``rows``; where in ``weights`` a row of zeros is; the first
+            entry of ``rows`` to add, and the one after the last.
+        rows: int32: where in ``weights`` each row begins, less what ``span`` adds.
+        sums: int32: sums of earlier calls.
+        s_at: Where in ``sums`` the first sum is.
+        more: Whether to add the sums of earlier calls.
+        last: True: write scaled sums to ``out``. False: write sums to ``sums``.
         scale: float32: what sums are multiplied by.
-        bias: float32: what is added to them.
-        f_at: Where those of the first sum are.
+        bias: float32: what is added to scaled sums.
+        f_at: Where in ``scale`` and ``bias`` the numbers of the first sum are.
         out: float32.
-        o_at: Where the first belongs.
+        o_at: Where in ``out`` the first result is written.
     """
     parts = count.literal_value
     whole, words = ir.VectorType(_I8, ROW_BYTES), ir.VectorType(_I16, LANES)
@@ -253,7 +253,7 @@ def _number(tile: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def configure_tiles(typing: Any, shapes: Any) -> tuple[Any, Codegen]:
-    """Say what shapes the thread's tiles have: 64 bytes, as the processor reads them."""
+    """Configure the shapes of the thread's tiles, 64 bytes in the processor's own format."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         where = address(context, builder, signature.args[0], arguments[0], ir.Constant(_I64, 0), _I8)
@@ -265,7 +265,7 @@ def configure_tiles(typing: Any, shapes: Any) -> tuple[Any, Codegen]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def release_tiles(typing: Any) -> tuple[Any, Codegen]:
-    """Let the thread's tiles be as they were before they were configured."""
+    """Return the thread's tiles to the state before they were configured."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         _call(builder, "tilerelease", [])
@@ -276,7 +276,7 @@ def release_tiles(typing: Any) -> tuple[Any, Codegen]:
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def clear_tile(typing: Any, tile: Any) -> tuple[Any, Codegen]:
-    """Zeros in a tile, of a literal number."""
+    """Fill a tile with zeros; its number is a literal."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         _call(builder, "tilezero", [_number(tile)])
@@ -305,7 +305,7 @@ store_tile = _memory_of_tile("tilestored64")
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def dot_tiles(typing: Any, sums: Any, a: Any, b: Any) -> tuple[Any, Codegen]:
-    """Add to a tile of int32 the product of one of uint8 and one of int8."""
+    """Add the product of a tile of uint8 and a tile of int8 to a tile of int32."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: tuple[Any, ...]) -> Any:
         _call(builder, "tdpbusd", [_number(sums), _number(a), _number(b)])

@@ -1,9 +1,9 @@
-"""Every step in plain torch, on any device: what a GPU runs, and what a CPU runs where nothing faster is exact.
+"""Every step in plain torch: for a GPU without fused kernels, and for a CPU where nothing faster is exact.
 
-Integers travel as float32 where none of a node's sums reaches 2^24, else as float64. A convolution is a matrix product
-over gathered taps, in int8 where they are spikes; never a library's convolution, which may choose an algorithm
-(Winograd, FFT) that rounds. Each matrix product is tried before it is used (``products``). Nothing waits for the
-device: counts stay there until the tile is done.
+Integers are kept as float32 where none of a node's sums reaches 2^24, else as float64. A convolution is a matrix
+product over gathered taps, in int8 where the taps are spikes. It is never a library's convolution, which may choose an
+algorithm (Winograd, FFT) that rounds. Each matrix product is tried before it is used (``products``). Steps do not wait
+for the device, except a check for currents that might wrap: counts stay on the device until the tile is done.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ from resformer.compiler.ir.ops.neurons import PER_NEURON
 from resformer.compiler.target import LOIHI
 
 INT8_ROWS_MIN = 17
-"""Fewest rows that CUDA's int8 matrix product takes."""
+"""The fewest rows that CUDA's int8 matrix product takes."""
 INT8_MULTIPLE = 8
-"""What its depth and width must be multiples of."""
+"""CUDA's int8 matrix product takes depths and widths that are multiples of this number."""
 
 ROUNDED: Mapping[fixedpoint.Rounding, Callable[[torch.Tensor], torch.Tensor]] = MappingProxyType(
     {
@@ -72,25 +72,25 @@ ROUNDED: Mapping[fixedpoint.Rounding, Callable[[torch.Tensor], torch.Tensor]] = 
         fixedpoint.Rounding.EVEN: torch.round,
     }
 )
-"""What makes a count of a potential in thresholds."""
+"""For each rounding, the function from a potential, as a multiple of the threshold, to a count of spikes."""
 
 Count: TypeAlias = "int | torch.Tensor"
-"""How many values were clipped, or were ties; on a device, maybe not yet known here."""
+"""The number of values that were clipped, or that were ties; a tensor may still be on a device."""
 Counts: TypeAlias = "tuple[Count, Count]"
-"""How many values were clipped, and how many ties did not fire."""
+"""The number of values that were clipped, and the number of ties, which did not fire."""
 
 
 class TorchKernels:
     """Binds steps to weights on one device.
 
     Args:
-        plan: What the steps belong to.
+        plan: The plan of the steps.
         device: Where weights and values are.
-        int8: Whether to try its int8 matrix products.
-        products: What tries kernels and keeps notes; None: one of its own.
+        int8: Whether to try the device's int8 matrix products.
+        products: Tries kernels and keeps notes; None: a new one.
 
     Attributes:
-        waits: Whether something that was bound waits for the device.
+        waits: Whether some step that was bound waits for the device.
     """
 
     def __init__(self, plan: Plan, device: torch.device, *, int8: bool, products: Products | None = None) -> None:
@@ -101,14 +101,14 @@ class TorchKernels:
         self.waits = False
 
     def start(self) -> None:
-        """Make ready for a tile."""
+        """Prepare for a tile; nothing to do here."""
 
     def stored(self, name: str) -> torch.dtype:
         """The type in which a value is kept."""
         return real_dtype(self.plan.values[name])
 
     def bind(self, step: Step, block: Block) -> Work:
-        """What runs one step for one block of channels."""
+        """The function that runs one step for one block of channels."""
         match step:
             case NeuronStep():
                 return self.neurons(step, block)
@@ -144,7 +144,7 @@ class TorchKernels:
     # --- synapses
 
     def conv(self, step: OpStep, op: Conv2d, block: Block) -> Work:
-        """A convolution, by whichever kernel is exact."""
+        """A convolution, by the fastest kernel that is exact."""
         (source,) = step.inputs
         value = self.plan.values[source]
         synapses = self._synapses(step, op, block)
@@ -158,7 +158,7 @@ class TorchKernels:
         return work
 
     def dense(self, step: OpStep, op: Dense) -> Work:
-        """All-to-all synapses."""
+        """A dense layer: synapses from every input to every output."""
         (source,) = step.inputs
         value = self.plan.values[source]
         weight_exp = np.full(len(op.weight), op.weight_exp, np.int8)
@@ -194,7 +194,7 @@ class TorchKernels:
         images: int,
         size: tuple[int, int] = (1, 1),
     ) -> Synapses:
-        """Synapses without strides, from a value to another."""
+        """Synapses from one value to another, with stride 1, no padding, no dilation, and one group."""
         value, made = self.plan.values[source], self.plan.values[name]
         return Synapses(
             name=name,
@@ -215,21 +215,21 @@ class TorchKernels:
         )
 
     def _images(self, value: Value) -> int:
-        """How many images a value has: steps times samples."""
+        """The number of images in a value: steps times samples."""
         return self.plan.samples * (1 if value.static else self.plan.timesteps)
 
     def _synapse_kernels(self, synapses: Synapses) -> list[Kernel[Synapses]]:
-        """What may compute a convolution, the fastest first."""
+        """The kernels that may compute a convolution, the fastest first."""
         whole_units = synapses.depth % INT8_MULTIPLE == len(synapses.weight) // synapses.groups % INT8_MULTIPLE == 0
         in_int8 = self.int8 and synapses.dtype is torch.uint8 and synapses.weight.dtype == np.int8 and whole_units
         return [INT8_MATRIX] * in_int8 + self._float_matrix_kernels(synapses)
 
     def _float_matrix_kernels(self, synapses: Synapses) -> list[Kernel[Synapses]]:
-        """Matrix products of gathered taps, where they hold all sums."""
+        """The matrix products of gathered taps whose numbers hold all sums, the fastest first."""
         return [kernel for kernel in MATRIX if kernel.limit >= exact_below(synapses.sum_dtype) and self._has(kernel)]
 
     def _has(self, kernel: Kernel[Any]) -> bool:
-        """Whether the device has a kernel at all: CUDA multiplies no matrices of int64."""
+        """Whether the device has a kernel at all: CUDA does not multiply matrices of int64."""
         return kernel.name != INT64 or self.device.type == "cpu"
 
     def product(self, step: OpStep, op: SpikeMatMul, block: Block) -> Work:
@@ -265,7 +265,7 @@ class TorchKernels:
         return work
 
     def attention_of_counts(self, step: OpStep, op: SpikeAttention, block: Block) -> Work:
-        """Both products of an attention of spikes, the cheaper order of them, by a matrix product for each head."""
+        """Both products of an attention of spikes, in the cheaper order, each by a matrix product for each head."""
         shapes = [self.plan.values[name].shape for name in step.inputs]
         sizes = attention_sizes(shapes, op.num_heads)
         heads, samples = op.num_heads // block.count, self.plan.samples
@@ -283,14 +283,14 @@ class TorchKernels:
         def bind(
             name: str, gates: tuple[int, int, int], y: tuple[int, int, int], gate_reach: int, reach: int
         ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-            """A product of spikes, which gate, with y: both (steps, rows, columns of a head)."""
+            """Bind a product of gates, which are spikes, with y; shapes are (steps, rows, columns of a head)."""
             gate_shape, y_shape = ((each[0], samples, each[1], heads, each[2]) for each in (gates, y))
             transpose = sizes.scores_first
             product = HeadProducts(name, gate_shape, y_shape, transpose, reach, dtype, self.device, gate_reach)
             compute = self.products.bind(product, kernels)
 
             def multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-                # contiguous, as they were tried
+                # contiguous, as in the trial
                 return compute(left.contiguous(), right.to(dtype).contiguous())
 
             return multiply
@@ -308,7 +308,7 @@ class TorchKernels:
 
         def work(frame: Frame) -> None:
             q, k, v = (
-                # as bytes, since maxima and counts of spikes are kept as floats
+                # converted to bytes, since maxima and counts of spikes are kept as floats
                 frame.read(name).view.to(torch.uint8).reshape(each, samples, tokens, heads, -1)
                 for name, each, tokens in zip(
                     step.inputs, (q_steps, k_steps, v_steps), (queries, keys, keys), strict=True
@@ -361,7 +361,7 @@ class TorchKernels:
         return work
 
     def _fire(self, step: NeuronStep, value: Value, block: Block) -> Callable[[torch.Tensor, Slab], Counts]:
-        """Neurons: (T or 1, rows, C) of input to spikes; returns how many values were clipped, and how many tied."""
+        """A function from input, (T or 1, rows, C), to spikes; it returns the counts of clipped values and of ties."""
         assert step.lif is not None
         name, neurons = step.lif
         return (
@@ -373,7 +373,7 @@ class TorchKernels:
     def _cuba_lif(
         self, name: str, neurons: CubaLIF, value: Value, block: Block
     ) -> Callable[[torch.Tensor, Slab], Counts]:
-        """Neurons whose current has a memory, in float64: nothing that they compute takes more than 43 bits."""
+        """Neurons whose current decays over time, in float64: no number that they compute takes more than 43 bits."""
         own = {
             each: self._constant(neuron_share(getattr(neurons, each), value, block), torch.float64)
             for each in PER_NEURON
@@ -416,7 +416,7 @@ class TorchKernels:
         return fire
 
     def integrators(self, step: OpStep, op: CubaLI, block: Block) -> Work:
-        """Neurons that send their potential, in float64 likewise."""
+        """Neurons that send their potential, in float64, which holds all that they compute."""
         value = self.plan.values[step.inputs[0]]
         du, dv, u_bias = (
             self._constant(neuron_share(each, value, block), torch.float64) for each in (op.du, op.dv, op.u_bias)
@@ -442,10 +442,11 @@ class TorchKernels:
         return work
 
     def multi_spikes(self, step: OpStep, op: MultiSpikeIF, block: Block) -> Work:
-        """Neurons that send counts of spikes, in float64 likewise.
+        """Neurons that send counts of spikes, in float64, which holds all that they compute.
 
-        A quotient of whole numbers below 2^25 is rounded to the next whole number, or to the nearest, as the fraction
-        would be: float64 holds a half exactly, and nothing else comes so near to one.
+        A quotient of whole numbers below 2^25 is rounded down, or to the nearest whole number, as the exact fraction
+        would be: float64 holds whole numbers and halves exactly, and every other such quotient is farther from these
+        than float64's error.
         """
         value = self.plan.values[step.inputs[0]]
         vth, floor, bias = (
@@ -474,7 +475,7 @@ class TorchKernels:
         return work
 
     def _feedback(self, name: str, synapses: Conv2d, value: Value) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What neurons' spikes of one step, (N * positions, channels), add to their input of the next, in float64."""
+        """A function from spikes, (N * positions, channels), to what they add to the next step's input, in float64."""
         require(value.layout is Layout.MAP, f"{name}: recurrent neurons are (C, H, W)")
         product = Synapses(
             name=name,
@@ -503,7 +504,7 @@ class TorchKernels:
     def _lif(
         self, name: str, lif: LIF, reach: int, value: Value, block: Block
     ) -> Callable[[torch.Tensor, Slab], Counts]:
-        """Neurons as Loihi's, given a bound on their input; returns the counts of clips from below and of ties."""
+        """Loihi's LIF neurons with input of at most ``reach``; counts potentials clipped from below, and ties."""
         dtype = torch.float32 if halves_exactly(lif) and reach <= LOIHI.a_max else torch.float64
         keep_v = (LOIHI.decay_unity - lif.dv) / LOIHI.decay_unity
         keep_u = (LOIHI.decay_unity - 1 - lif.du) / LOIHI.decay_unity
@@ -536,7 +537,7 @@ class TorchKernels:
         return fire
 
     def _saturate(self, x: torch.Tensor, limit: int) -> Count:
-        """Clip to [-limit, limit] in place; how many values that changed, in all steps that x stands for."""
+        """Clip x to [-limit, limit] in place, and count the clipped values; a static x counts for all T steps."""
         clipped = torch.count_nonzero(x.abs() > limit)
         x.clamp_(-limit, limit)
         return clipped * (self.plan.timesteps // len(x))
@@ -544,9 +545,9 @@ class TorchKernels:
     # --- pools, shapes and time
 
     def sample_delay(self, step: OpStep, op: SampleDelay, block: Block) -> Work:
-        """What arrives at each step, neuron by neuron."""
+        """Delay values, each neuron's by a number of steps of its own."""
         value = self.plan.values[step.inputs[0]]
-        # (positions or 1, width); what waits longer than a sample never arrives
+        # (positions or 1, width); a delay of T steps or more: the value never arrives
         steps = self._constant(np.minimum(neuron_share(op.steps, value, block), self.plan.timesteps), torch.int64)
 
         def work(frame: Frame) -> None:
@@ -577,25 +578,25 @@ class TorchKernels:
         self._put_image(frame, step, windows.sum(dim=(-2, -1)).to(real_dtype(made)))
 
     def spike_gate(self, step: OpStep, op: SpikeGate, frame: Frame) -> None:
-        """Where the sum of the inputs exceeds the threshold."""
+        """Spikes where the weighted sum of the inputs exceeds the threshold."""
         total: Any = 0
         width = max(frame.read(name).width for name in step.inputs)
         for weight, name in zip(op.weight.tolist(), step.inputs, strict=True):
             spikes = frame.read(name).view.to(torch.int16)
             by_position = spikes.reshape(len(spikes), self.plan.samples, *self.plan.values[name].size, -1)
             total = total + weight * by_position.repeat_interleave(width // spikes.shape[2], dim=4)
-        # no sum of spikes exceeds their number; torch wraps a threshold that 16 bits do not hold
+        # No sum of spikes exceeds the number of inputs. Torch would wrap a threshold that 16 bits do not hold.
         threshold = min(op.vth, len(step.inputs))
         frame.put(step.name, (total > threshold).to(torch.uint8).reshape(len(total), -1, width))
 
     def flatten(self, step: OpStep, frame: Frame) -> None:
-        """(C, H, W) to (C * H * W,), in that order."""
+        """Flatten (C, H, W) to (C * H * W,), in this order."""
         (source,) = step.inputs
         natural = natural_order(frame.read_all(source), self.plan.values[source], self.plan.samples)
         frame.put(step.name, natural.reshape(natural.shape[0], self.plan.samples, -1))
 
     def relayout(self, step: RelayoutStep, frame: Frame) -> None:
-        """From one layout to another."""
+        """Change a value from one layout to the other."""
         (source,) = step.inputs
         value = self.plan.values[source]
         natural = natural_order(frame.read_all(source), value, self.plan.samples)
@@ -608,7 +609,7 @@ class TorchKernels:
         frame.put(step.name, moved.reshape(steps, -1, moved.shape[-1]).contiguous())
 
     def _image(self, frame: Frame, name: str, *, whole: bool = False) -> torch.Tensor:
-        """A map as (T * N, C, H, W): a block of it, or all."""
+        """A map as images, (T * N, C, H, W): the block's channels, or all if ``whole``."""
         view = frame.read_all(name) if whole else frame.read(name).view
         return view.reshape(-1, *self.plan.values[name].size, view.shape[2]).permute(0, 3, 1, 2)
 
@@ -631,7 +632,7 @@ def sum_dtype(value: Value) -> torch.dtype:
     """The type in which all partial sums that make a value are exact.
 
     Raises:
-        InvariantError: None is.
+        InvariantError: Not even float64 is exact.
     """
     reach = value.magnitude.sums
     require(reach < EXACT_IN_FLOAT64, f"sums may reach {reach}, beyond what float64 holds exactly")
@@ -639,17 +640,18 @@ def sum_dtype(value: Value) -> torch.dtype:
 
 
 def halves_exactly(lif: LIF) -> bool:
-    """Whether float32 holds all that neurons compute: decays by powers of two, and no memory of the current.
+    """Whether float32 holds all that neurons compute: v decays by a power of two, and the current has no memory.
 
-    All of it are integers in units of 1/64 of the input: 64 a < 2^23, the decayed potential at most 2^23 (2^22 unless
-    nothing decays), the bias at most 4095 * 2^7. Only where nothing decays may their sum leave 2^24.
+    All numbers are integers in units of 1/64 of the input: 64 a < 2^23, the bias is at most 4095 * 2^7, and the decayed
+    potential is at most 2^22. Their sum stays below 2^24. A potential that does not decay would be at most 2^23, and
+    the sum could exceed 2^24, so such neurons are excluded.
     """
     kept = LOIHI.decay_unity - lif.dv
     return lif.du == LOIHI.du_no_memory and kept & (kept - 1) == 0 and kept < LOIHI.decay_unity
 
 
 def channel_share(values: npt.NDArray[np.integer], value: Value, block: Block) -> npt.NDArray[np.integer]:
-    """Values (C,), or (1,) for all, as one for each channel of a block."""
+    """Values (C,), or (1,) for all channels, as one value for each channel of a block."""
     each = np.broadcast_to(values, value.shape[0])
     each = np.repeat(each, value.channels // value.shape[0])
     first, width = block.of(value.channels)
@@ -657,9 +659,9 @@ def channel_share(values: npt.NDArray[np.integer], value: Value, block: Block) -
 
 
 def neuron_share(values: npt.NDArray[np.integer], value: Value, block: Block) -> npt.NDArray[np.integer]:
-    """A parameter of neurons, in the order of their shape and with axes of one, as (positions or 1, channels)."""
+    """A parameter whose shape broadcasts to the neurons', as (positions or 1, channels of a block)."""
     held = values.reshape(values.shape + (1,) * (3 - values.ndim))
-    # what the layout makes channels of is spread; positions only where they differ
+    # the axes that are channels in the layout are always expanded; positions only if the parameter differs along them
     axes = 2 if value.layout is Layout.ATTENTION else 1
     positions = value.shape[axes:] if held.size > math.prod(held.shape[:axes]) else (1,) * (3 - axes)
     each = np.broadcast_to(held, (*value.shape[:axes], *positions)).reshape(value.channels, -1)
@@ -674,17 +676,17 @@ def natural_order(data: torch.Tensor, value: Value, samples: int) -> torch.Tenso
 
 
 def output_share(op: Conv2d, block: Block) -> tuple[slice, int]:
-    """The outputs that a block makes, and in how many groups."""
+    """The outputs that a block makes, and the number of their groups."""
     first, width = block.of(len(op.weight))
     return slice(first, first + width), max(op.groups // block.count, 1)
 
 
 def matrix_product(synapses: Synapses, dtype: torch.dtype) -> Compute:
-    """A convolution as a matrix product of gathered taps for each group; patches are gathered by a reshape."""
+    """A convolution as a matrix product of gathered taps for each group."""
     whole = synapses.weight
     if dtype is not torch.int8:
         whole = fixedpoint.scale_weight(synapses.weight, synapses.weight_exp)
-    # (outputs, inputs, K_h, K_w) to one row an output, in the order of gathered taps
+    # (outputs, inputs, K_h, K_w) to one row for each output, in the order of gathered taps
     by_row = torch.from_numpy(np.ascontiguousarray(whole)).permute(0, 2, 3, 1).reshape(-1, synapses.depth)
     matrices = [each.T for each in by_row.to(synapses.device, dtype).chunk(synapses.groups)]
 
@@ -714,7 +716,7 @@ def head_products(products: HeadProducts, dtype: torch.dtype) -> Compute:
     """A matrix product for each head."""
 
     def compute(gates: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        # (steps, samples, heads, positions, per head)
+        # (steps, samples, heads, positions, channels of a head)
         left, right = (each.to(dtype).transpose(2, 3) for each in (gates, y))
         result: torch.Tensor = torch.matmul(left, right.transpose(-1, -2) if products.transpose else right)
         return result.transpose(2, 3)
@@ -723,7 +725,7 @@ def head_products(products: HeadProducts, dtype: torch.dtype) -> Compute:
 
 
 INT64 = "int64 matrix product"
-"""Exact by construction: torch's plain loops, for CPUs alone."""
+"""The name of the kernel in torch's plain loops over int64, exact by construction; only CPUs have it."""
 INT8_MATRIX: Kernel[Synapses] = Kernel(
     "matrix product in int8", EXACT_IN_FLOAT32, functools.partial(matrix_product, dtype=torch.int8)
 )
@@ -765,5 +767,5 @@ def gather(image: torch.Tensor, op: Conv2d | Synapses) -> torch.Tensor:
             per_channel,
         ),
     )
-    # contiguous: then a product is of matrices like those that were tried, whatever the image was a part of
+    # contiguous, so that the product's matrix has the strides of the trial's, even if the image is a view
     return windows.reshape(count * made[0] * made[1], -1).contiguous()

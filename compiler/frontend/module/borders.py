@@ -1,7 +1,8 @@
-"""Borders that code writes around an image after it padded it: what normalisation makes of zeros, as RepConv has them.
+"""Borders that code writes around a padded image: what a normalisation makes of zeros, as in RepConv.
 
-Re-parameterised convolutions pad behind a normalisation, and write into the border what it makes of zero. That is the
-normalisation of the padded image, so the two change places; any other border has no lowering.
+Re-parameterised convolutions pad an image behind a normalisation, and write into the border what the normalisation
+makes of zero. This equals a normalisation of the padded image, so padding and normalisation change places. Any other
+border has no lowering.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from resformer.compiler.ir.graph import Node
 from resformer.compiler.ir.primitives import BatchNorm2d
 
 BORDER_TOLERANCE = 1e-12
-"""Relative: code may compute what a normalisation makes of zero in another order."""
+"""Relative and absolute: code may compute what a normalisation makes of zero in another order of operations."""
 
 REMEDY = "pad with zeros, or write all of the border, and into it what the normalisation before it makes of zero"
 
 
 def copied(tracing: Tracing, node: fx.Node, x: fx.Node, _constant: object, _non_blocking: bool = False) -> Value:
-    """A constant that is written into a part of an image: of its border, each part of which is written so."""
+    """A constant that is written into a part of an image's border; the first such call handles all parts."""
     base = x
     while str(base.target).startswith("aten.slice") and isinstance(base.args[0], fx.Node):
         base = base.args[0]
@@ -54,10 +55,11 @@ def copied(tracing: Tracing, node: fx.Node, x: fx.Node, _constant: object, _non_
 
 
 def _written(tracing: Tracing, node: fx.Node, base: fx.Node, value: Value, norm: BatchNorm2d) -> npt.NDArray[np.bool_]:
-    """Where code writes constants into an image, (H, W).
+    """A mask, (H, W), of the pixels of an image into which the code writes constants.
 
     Raises:
-        UnsupportedError: It writes something else than what a normalisation makes of zero, or reads it meanwhile.
+        UnsupportedError: The code writes something other than what the normalisation makes of zero, or reads the image
+            before it has written all of the border.
     """
     shift = norm.bias - norm.running_mean * norm.weight / np.sqrt(norm.running_var + norm.eps)
     order = {each: place for place, each in enumerate(base.graph.nodes)}

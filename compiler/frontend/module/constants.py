@@ -1,4 +1,4 @@
-"""What the traced code computes from weights and buffers alone, such as DSSA's scales: run once, not lowered."""
+"""Constants that traced code computes from weights and buffers alone, such as DSSA's scales; evaluated, not lowered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 UNIT_TOLERANCE = 4 * 2.0**-52
-"""How far from one a scale may be that no value of its buffer makes exactly one; the shift of ties covers it."""
+"""How far from one a scale may be if no value of its buffer makes it exactly one; the shift of ties covers this."""
 
 
 FILLS: Mapping[str, float | None] = MappingProxyType(
@@ -25,7 +25,7 @@ FILLS: Mapping[str, float | None] = MappingProxyType(
         "aten.new_full.default": None,
     }
 )
-"""What makes a tensor of one number, given another tensor for its shape; None: the number is the last argument."""
+"""The operations that make a tensor of a single number, and this number; None: it is the last argument."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class Constants:
     """The constants of one traced module.
 
     Attributes:
-        tensors: Parameters, buffers and what the code states as tensors, by the operation that stands for them.
-        paths: Of the first two, by the same.
-        computed: The operations that compute others of them.
+        tensors: Parameters, buffers and tensors that the code states, by the operation that stands for each.
+        paths: The paths of parameters and buffers, by the same operations.
+        computed: The operations that compute further constants from these.
     """
 
     tensors: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Constants:
         return isinstance(argument, fx.Node) and (argument in self.tensors or argument in self.computed)
 
     def takes(self, node: fx.Node) -> bool:
-        """Whether an operation computes a constant; it is one from then on."""
+        """Whether an operation computes a constant; if so, it is recorded as a constant."""
         target = node.target
         if not isinstance(target, torch._ops.OpOverload) and not callable(target):
             return False
@@ -63,12 +63,12 @@ class Constants:
         return True
 
     def _fill(self, node: fx.Node) -> float:
-        """What a tensor is filled with that has another's shape."""
+        """The number that an operation of ``FILLS`` fills a tensor with."""
         known = FILLS[str(node.target)]
         return float(node.args[-1] if known is None else known)  # type: ignore[arg-type]
 
     def value(self, argument: object) -> torch.Tensor:
-        """What a constant is; numbers are constants too."""
+        """The value of a constant as a tensor; numbers are constants, too."""
         if isinstance(argument, fx.Node):
             held: torch.Tensor = self._evaluated(argument, {})
             return held
@@ -85,9 +85,10 @@ class Constants:
         return frozenset(node for node, is_source in found.items() if is_source)
 
     def unit(self, argument: object) -> tuple[str, float] | None:
-        """The one buffer that a scale is computed from, and the value of it that makes the scale one.
+        """The path of the only buffer that a scale is computed from, and the buffer's value that makes the scale one.
 
-        None where there is no such buffer, or it is no power of it: then the scale stays, whatever is quantized.
+        None if there is no such buffer, or the scale is not a power of it. A quantized checkpoint then cannot set the
+        scale to one.
         """
         sources = self.sources(argument)
         if len(sources) != 1 or not isinstance(argument, fx.Node):
@@ -117,7 +118,7 @@ class Constants:
 
 
 def unit_of(scale: Callable[[float], torch.Tensor]) -> float | None:
-    """Where a power of one number is one, exactly if some float64 is such, as of 1 / sqrt(rate * count)."""
+    """The number at which a power of it, such as 1 / sqrt(rate * count), is one within the tolerance; else None."""
     one, four = scale(1.0), scale(4.0)
     if not (one.is_floating_point() and (one > 0).all() and one.isfinite().all() and four.isfinite().all()):
         return None

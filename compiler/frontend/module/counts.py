@@ -1,7 +1,7 @@
-"""Products of spikes with spikes, which come in twos: attention of counts, as Spikformer's code writes it.
+"""Products of spikes with spikes; two in a row are attention of counts, as in Spikformer's code.
 
-The first product has no lowering of its own. It is a node that only the second reads, and that the graph then drops.
-Constants that scale spikes, pairs or the result are one factor in the end.
+The first product has no lowering of its own: only the second product reads its node, which the finished graph then
+drops. Constants that scale the spikes, the first product or the result are multiplied into one factor.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ REMEDY = (
 )
 
 SCALED_AT = "scaled_at"
-"""The metadata of a factor of attention: the line of code that scales by it."""
+"""In the metadata of a factor of attention: the line of code that scales by it."""
 
 
 @dataclass(eq=False)
 class SpikePairs(nir.NIRNode):
-    """The first of attention's two products, of shape (heads, rows, columns); no graph keeps it.
+    """The first of attention's two products, of shape (heads, rows, columns); no finished graph contains it.
 
     Attributes:
-        of_tokens: Whether rows and columns are tokens of its inputs, and channels were summed over, or the reverse.
-        line: The line of code that makes it.
+        of_tokens: Whether rows and columns are tokens, and the product sums over channels; if not, rows and columns
+            are channels, and it sums over tokens.
+        line: The line of code that makes the product.
     """
 
     of_tokens: bool
@@ -48,10 +49,10 @@ class SpikePairs(nir.NIRNode):
 
 
 def counted(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Value | None:
-    """A product of spikes with spikes, or with such a product; None if it is neither.
+    """A product of spikes with spikes, or of spikes with such a product; None if it is neither.
 
     Raises:
-        UnsupportedError: It is one, but not of attention.
+        UnsupportedError: The product is one of these, but not a part of attention.
     """
     operands, factors = zip(*(unscaled(tracing, each) for each in (left, right)), strict=True)
     ops = [tracing.draft.nodes[each.node].op for each in operands]
@@ -76,7 +77,7 @@ def counted(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Value
 
 
 def unscaled(tracing: Tracing, value: Value) -> tuple[Value, float]:
-    """What code scales by one number before it multiplies it, and that number."""
+    """A value without the scalar factors that the code multiplied it by, and the product of these factors."""
     name, factor = value.node, 1.0
     while isinstance(op := tracing.draft.nodes[name].op, nir.Scale) and np.unique(collapse(op.scale)).size == 1:
         factor *= float(collapse(op.scale).flat[0])
@@ -85,7 +86,7 @@ def unscaled(tracing: Tracing, value: Value) -> tuple[Value, float]:
 
 
 def scaled(tracing: Tracing, node: fx.Node, value: Value, factor: float) -> Value:
-    """Pairs or attention times one number: an attention's is its shift where that can be, else it stays for neurons."""
+    """Pairs or attention times a number: it becomes the attention's shift if possible, else a Scale for the neurons."""
     if factor == 1:
         return value
     made = tracing.draft.nodes[value.node]
@@ -108,7 +109,7 @@ def is_counted(tracing: Tracing, name: str) -> bool:
 
 
 def gained(tracing: Tracing, value: Value) -> tuple[Value, float]:
-    """What neurons read without a factor of attention, and the factor, which they can have for their own gain."""
+    """What neurons read, without a factor of attention, and this factor, which can become part of the neurons' gain."""
     found, factor = unscaled(tracing, value)
     if factor > 0 and isinstance(tracing.draft.nodes[found.node].op, SpikeAttention):
         return found, factor
@@ -116,10 +117,10 @@ def gained(tracing: Tracing, value: Value) -> tuple[Value, float]:
 
 
 def check_products(needed: Mapping[str, Node[nir.NIRNode]]) -> None:
-    """See that every first product has a second, and that no factor of attention is left.
+    """Check that every first product has a second product, and that no factor of attention is left.
 
     Raises:
-        UnsupportedError: One has none, or is.
+        UnsupportedError: A first product has no second product, or a factor is left.
     """
     for name, node in needed.items():
         if isinstance(node.op, SpikePairs):
@@ -137,7 +138,7 @@ def check_products(needed: Mapping[str, Node[nir.NIRNode]]) -> None:
 
 
 def _pairs(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Value | None:
-    """Tokens by tokens, or channels by channels, a head at a time."""
+    """The first product, tokens by tokens or channels by channels for each head; None if it is neither."""
     lead, heads, others = shared_lead(left.layout.axes[:-2], right.layout.axes[:-2])
     if lead is None or heads_of(heads, left) != heads_of(others, right):
         return None
@@ -168,7 +169,7 @@ def _pairs(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Value 
 
 
 def _attention(tracing: Tracing, node: fx.Node, left: Value, right: Value, *, spikes_left: bool) -> Value | None:
-    """What the second product makes."""
+    """The second product, which makes attention; None if the operands do not fit."""
     spikes, pairs = (left, right) if spikes_left else (right, left)
     made = tracing.draft.nodes[pairs.node]
     assert isinstance(made.op, SpikePairs)
@@ -178,7 +179,7 @@ def _attention(tracing: Tracing, node: fx.Node, left: Value, right: Value, *, sp
         return None
     if not pairs.layout.shows_all(pairs.shape):
         return None
-    # spikes are summed over what the pairs are of
+    # the sum runs over the tokens or channels that the pairs have as rows and columns
     if not _is_laid_out(spikes, heads, tokens_last=spikes_left == made.op.of_tokens):
         return None
     summed, kept = pairs.layout.axes[-2:] if spikes_left else pairs.layout.axes[:-3:-1]
@@ -206,7 +207,7 @@ def _attention(tracing: Tracing, node: fx.Node, left: Value, right: Value, *, sp
 
 
 def shared_lead(left: tuple[Axis, ...], right: tuple[Axis, ...]) -> tuple[list[tuple[Axis, bool]] | None, Axis, Axis]:
-    """The axes of time and samples that two operands share, each with whether it holds their heads too; and those."""
+    """The axes of time and samples that two operands share, each with whether it holds heads; and the heads of both."""
     if len(left) != len(right):
         return None, (), ()
     lead: list[tuple[Axis, bool]] = []
@@ -224,7 +225,7 @@ def shared_lead(left: tuple[Axis, ...], right: tuple[Axis, ...]) -> tuple[list[t
 
 
 def heads_of(axis: Axis, value: Value) -> int | None:
-    """How many heads of all of a map's channels an axis runs over; None if it runs over something else."""
+    """The number of heads that an axis divides a map's channels into; None if the axis runs over something else."""
     if len(value.shape) != 3 or len(axis) > 1 or not value.layout.shows_all(value.shape):
         return None
     count = math.prod(atom.size for atom in axis)
@@ -233,11 +234,11 @@ def heads_of(axis: Axis, value: Value) -> int | None:
 
 
 def _is_laid_out(value: Value, heads: int, *, tokens_last: bool) -> bool:
-    """Whether the last two axes are the channels of a head and the tokens, or the tokens and the channels."""
+    """Whether the last two axes are a head's channels and the tokens; the tokens are last if ``tokens_last``."""
     axes = (atoms(0, value.shape[0] // heads), whole(value.shape, (1, 2)))
     return value.layout.axes[-2:] == (axes if tokens_last else axes[::-1])
 
 
 def _with_heads(lead: list[tuple[Axis, bool]], heads: Axis) -> tuple[Axis, ...]:
-    """The axes before the last two."""
+    """The axes before a product's last two: those of ``lead``, with the heads on the axes that hold heads."""
     return tuple((*before, *heads) if holds else before for before, holds in lead)

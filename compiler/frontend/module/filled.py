@@ -1,4 +1,4 @@
-"""Results of a loop that are written into a tensor made before it, ``out[t] = y``: the same as ``torch.stack``."""
+"""Results of a loop that the code writes into a tensor made before the loop, ``out[t] = y``, as ``torch.stack``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MADE_EMPTY = frozenset(
         *("aten.new_zeros.default", "aten.new_empty.default"),
     }
 )
-"""What makes a tensor whose numbers are to be written over."""
+"""The operations that make a tensor whose numbers are to be overwritten."""
 
 
 def stack_what_fills(exported: torch.export.ExportedProgram) -> None:
-    """Let what reads a tensor that was filled index by index, once each, read these parts stacked instead.
+    """If the code fills a tensor index by index, each index once, let its readers read a stack of the parts instead.
 
     Args:
-        exported: Whose operations are changed.
+        exported: The traced module, whose operations are changed.
     """
     graph = exported.graph
     places = {node: index for index, node in enumerate(graph.nodes)}
@@ -44,7 +44,7 @@ def stack_what_fills(exported: torch.export.ExportedProgram) -> None:
 
 
 class _Write(NamedTuple):
-    """What is written to an index of the first axis, and the operation that writes it."""
+    """A value that is written to an index of the first axis, and the operations that take the index and write it."""
 
     step: int
     value: fx.Node
@@ -53,7 +53,7 @@ class _Write(NamedTuple):
 
 
 def _held(graph: fx.Graph, write: _Write) -> fx.Node:
-    """What a tensor holds from then on: the value as it is when it is written, of the tensor's type."""
+    """What a tensor holds after a write: the value as it is at that moment, in the tensor's type."""
     made = write.place.meta["val"]
     with graph.inserting_before(write.copy):
         held = graph.call_function(torch.ops.aten.to.dtype, (write.value, made.dtype))
@@ -62,7 +62,7 @@ def _held(graph: fx.Graph, write: _Write) -> fx.Node:
 
 
 def _written(place: fx.Node) -> _Write | None:
-    """What is written where an operation takes an index, if it does nothing else with it."""
+    """The write to the index that an operation takes; None if the code does anything else with the index."""
     if str(place.target) != "aten.select.int" or place.args[1] != 0 or len(place.users) != 1:
         return None
     (copy,), step = place.users, place.args[2]

@@ -23,7 +23,7 @@ from resformer.compiler.ir.primitives import (
 
 
 def both(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
-    """Where both fire: x * y, of spikes or what is left of one, 1 - y."""
+    """Spikes where both operands fire, x * y; an operand may be spikes, or the complement of spikes, 1 - spikes."""
     left, right = _spikes(tracing, node, x), _spikes(tracing, node, y)
     if left[1] and right[1]:
         neither = _gate(tracing, node, "or", left[0], right[0])
@@ -36,7 +36,7 @@ def both(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
 
 
 def either(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
-    """Where any fires."""
+    """Spikes where either operand fires."""
     left, right = _spikes(tracing, node, x), _spikes(tracing, node, y)
     if left[1] or right[1]:
         raise tracing.refusal(node, "takes the larger of a spike and 1 less one", "write it as a product of spikes")
@@ -46,7 +46,7 @@ def either(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
 def at_most_one(
     tracing: Tracing, node: fx.Node, x: object, least: float | None = None, most: float | None = None
 ) -> Value:
-    """A sum of two spikes, clamped to one: where any fires."""
+    """A sum of two spikes, clamped to one: spikes where either fires."""
     value = tracing.stepwise(node, x)
     total = tracing.draft.nodes[value.node]
     if least not in (None, 0) or most != 1:
@@ -63,7 +63,7 @@ def at_most_one(
 
 
 def union(tracing: Tracing, node: fx.Node, x: Value, y: Value) -> Value | None:
-    """a + b - a b, where any fires; None of other differences."""
+    """a + b - a b, as spikes where either a or b fires; None for other differences."""
     total, overlap = tracing.draft.nodes[x.node], tracing.draft.nodes[y.node]
     if not isinstance(total.op, Add) or not isinstance(overlap.op, SpikeGate) or overlap.op.kind != "and":
         return None
@@ -73,7 +73,7 @@ def union(tracing: Tracing, node: fx.Node, x: Value, y: Value) -> Value | None:
 
 
 def complement(tracing: Tracing, node: fx.Node, x: object) -> Value:
-    """One less a spike."""
+    """The complement of spikes: 1 - spikes."""
     value = x if isinstance(x, Value) else tracing.stepwise(node, x)
     made = tracing.elementwise(node, tracing.name(node), nir.Scale(constant(-1.0, value.shape)), value)
     ones = np.ones(value.shape[0])
@@ -91,12 +91,12 @@ def sends(tracing: Tracing, name: str) -> bool:
 
 
 def is_binary(tracing: Tracing, name: str) -> bool:
-    """Whether a node's values are spikes, or one less them."""
+    """Whether a node's values are spikes, or the complement of spikes."""
     return sends_spikes(tracing.draft.nodes, name) or _negated(tracing, name) is not None
 
 
 def _negated(tracing: Tracing, name: str) -> str | None:
-    """The spikes that a node's values are one less of; None if they are something else."""
+    """The name of the spikes whose complement a node makes; None if it makes something else."""
     shifted = tracing.draft.nodes[name]
     if not isinstance(shifted.op, BatchNorm2d) or FIXED not in shifted.op.metadata:
         return None
@@ -106,7 +106,7 @@ def _negated(tracing: Tracing, name: str) -> str | None:
 
 
 def _spikes(tracing: Tracing, node: fx.Node, argument: object) -> tuple[Value, bool]:
-    """Spikes, and whether the argument is one less them."""
+    """The spikes of an argument, and whether the argument is their complement."""
     value = tracing.stepwise(node, argument)
     negated = _negated(tracing, value.node)
     if negated is not None:
@@ -132,7 +132,7 @@ def _gate(tracing: Tracing, node: fx.Node, kind: str, left: Value, right: Value)
 
 
 def _spreads(part: Value, whole: Value) -> bool:
-    """Whether a gate spreads some spikes over others as the code does: over channels of a group, rows or columns."""
+    """Whether a gate broadcasts ``part`` over ``whole`` as the code does: over a group's channels, rows or columns."""
     if (part.layout, part.shape) == (whole.layout, whole.shape):
         return True
     if len(part.shape) != len(whole.shape) or len(part.layout.axes) != len(whole.layout.axes):
@@ -143,7 +143,7 @@ def _spreads(part: Value, whole: Value) -> bool:
     if 0 in ratios or any(ratio > 1 and had > 1 for ratio, had in zip(ratios[1:], part.shape[1:], strict=True)):
         return False
     for own, each in zip(whole.layout.axes, part.layout.axes, strict=True):
-        # a channel of the part is as many of the whole, one behind the other
+        # one channel of the part stands for ratios[0] consecutive channels of the whole
         wider = tuple(replace(atom, stride=atom.stride * ratios[0]) if atom.dim == 0 else atom for atom in each)
         spread = not each and all(atom.dim >= 0 and (atom.dim > 0 or atom.stride < ratios[0]) for atom in own)
         if wider != own and not spread:

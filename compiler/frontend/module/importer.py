@@ -1,6 +1,6 @@
-"""Modules in memory in, float graphs out: the graph comes from running the user's own code.
+"""Imports PyTorch modules in memory as float graphs, by running the user's own code.
 
-``export`` runs it, ``operations`` makes nodes of what it did.
+``tracing.export`` runs the code and records its operations; ``operations`` says how each becomes nodes of the graph.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from resformer.compiler.ir.primitives import NEURONS, InputKind
 from resformer.errors import InputError, UnsupportedError
 
 SAMPLE_AXES = (1, 2, 3)
-"""Samples are vectors, rows of pixels, or images."""
+"""The possible numbers of a sample's axes: samples are vectors, rows of pixels, or images."""
 
 ALONG_ONE_AXIS = (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 """Layers whose presence lets samples be read as rows of pixels, (C, L)."""
@@ -45,17 +45,19 @@ class Traced:
     """A module as a float graph.
 
     Attributes:
-        graph: Of float64 weights.
-        axes: Of the samples that the module takes: ``STATIC`` if it repeats them itself, else ``TIMED``, or
-            ``SAMPLES_FIRST`` if it transposes them itself.
-        over_time: By which factor what it returns is its logits' mean over time: 1, or T of a sum; None: it returns
-            those of each step.
-        layouts: For each population that is not given (T, N, ...) in the order of its node, how its values lie.
-        stepwise: The populations that the module's own code steps one by one.
-        sample_axes: How many axes a sample has to the module: 1, (F,); 2, (C, L); or 3, (C, H, W).
-        alone: The populations that its code gives (T * N, ...), so that it is right of one sample at a time; and why it
-            is refused of more.
-        levels: For each rounding that its code runs, in order, the population of levels that it is.
+        graph: The float graph, with float64 weights.
+        axes: The axes in front of the samples that the module takes: ``STATIC`` if the module repeats samples over
+            time itself, else ``TIMED``, or ``SAMPLES_FIRST`` if the module transposes time and samples itself.
+        over_time: What the module returns is this factor times the mean of its logits over time, such as 1 for a mean
+            and T for a sum; None: the module returns the logits of each step.
+        layouts: For each population whose values in the module are not (T, N, ...) with the axes of its node, the
+            layout of these values.
+        stepwise: The populations that the module's own code runs one step at a time.
+        sample_axes: The number of a sample's axes in the module: 1 for (F,), 2 for (C, L), 3 for (C, H, W).
+        alone: The populations that the module's code gives (T * N, ...), which is right for a single sample only; each
+            with the message that refuses several samples at once.
+        levels: For each rounding that the module's code runs, in order, the population that it belongs to, or None.
+            If the code writes neurons out, each of its comparisons is in this order, too.
     """
 
     graph: Graph[nir.NIRNode]
@@ -69,10 +71,10 @@ class Traced:
 
 
 def in_float64(module: nn.Module) -> nn.Module:
-    """A copy of a module in float64 on the CPU, in eval mode, that remembers nothing; the module forgets too.
+    """A copy of a module in float64 on the CPU, in eval mode and without state; the module itself is reset, too.
 
     Raises:
-        InputError: It is no module, cannot be copied, or holds what is not finite.
+        InputError: The argument is not a module, cannot be copied, or holds values that are not finite.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"module: is a {type(module).__name__}; give a torch.nn.Module")
@@ -96,7 +98,7 @@ def in_float64(module: nn.Module) -> nn.Module:
 
 
 def _detached(module: nn.Module) -> dict[int, Any]:
-    """What a copy has in place of tensors that hold a history, such as the weights that weight_norm computes."""
+    """Detached copies, by id, of tensors with a gradient history, such as weight_norm's weights, for a deep copy."""
     return {
         id(held): held.detach().clone()
         for each in module.modules()
@@ -111,16 +113,16 @@ def import_module(
     """The float graph of a SpikingJelly module.
 
     Args:
-        module: Of SpikingJelly's layers and neurons in step mode "m", as ``in_float64`` returns it.
-        example: Samples as its ``forward`` takes them: (T, N, C, H, W) or (T, N, F), or (N, C, H, W) or (N, F) if it
-            repeats them T times itself. Only the shape matters.
-        timesteps: T, if known; else the example's or that of the repetition.
+        module: A module of SpikingJelly's layers and neurons in step mode "m", as ``in_float64`` returns it.
+        example: Samples as the module's ``forward`` takes them: (T, N, C, H, W) or (T, N, F), or (N, C, H, W) or (N, F)
+            if the module repeats them T times itself. Only the shape matters.
+        timesteps: T, if known; None: T of the example, or of the module's own repetition.
         input_kind: Whether samples are real numbers ("static") or counts of events ("frames").
 
     Raises:
-        UnsupportedError: The module branches on values, mixes time and samples, or does what has no lowering; the
-            message names the node and the line of code.
-        InputError: The example is no tensor, is empty, or has no such axes.
+        UnsupportedError: The module branches on values, mixes time and samples, or does something that has no lowering;
+            the message names the node and the line of code.
+        InputError: The example is not a tensor, is empty, or has other axes than those above.
     """
     traced = _imported(module, example, timesteps, input_kind)
     if traced.alone and example.shape[traced.axes is Axes.TIMED] > 1:
@@ -129,7 +131,7 @@ def import_module(
 
 
 def _imported(module: nn.Module, example: torch.Tensor, timesteps: int | None, input_kind: InputKind) -> Traced:
-    """The same, whether or not it may be given several samples."""
+    """As :func:`import_module`, but without the check of modules that may be given one sample only."""
     if not isinstance(example, torch.Tensor):
         raise InputError(f"example_input: is a {type(example).__name__}; give a torch.Tensor")
     if not example.numel():
@@ -155,9 +157,9 @@ def _imported(module: nn.Module, example: torch.Tensor, timesteps: int | None, i
 
 
 def _forms(module: nn.Module, example: torch.Tensor) -> list[tuple[bool, Shape]]:
-    """How an example may be meant: whether it has an axis of time, and the shape of a sample.
+    """The possible meanings of an example: whether it has an axis of time, and the shape of a sample.
 
-    (4, 2, 3, 8) are four images, or, to layers along one axis, four steps of two samples.
+    An example of shape (4, 2, 3, 8) is four images, or, for layers along one axis, four steps of two samples.
     """
     forms = [(lead == 2, tuple(example.shape[lead:])) for lead in (2, 1) if example.dim() - lead in SAMPLE_AXES]
     if any(isinstance(each, ALONG_ONE_AXIS) for each in module.modules()):
@@ -174,13 +176,13 @@ def _traced_as(
     *,
     is_timed: bool,
 ) -> Traced:
-    """The float graph of a module that is given samples of a shape, repeated by itself or not."""
+    """The float graph of a module that is given samples of ``shape``, with an axis of time if ``is_timed``."""
     if not is_timed:
         return _traced(module, Axes.STATIC, shape, timesteps, input_kind)
     try:
         return _traced(module, Axes.TIMED, shape, same_steps(timesteps, example.shape[0]), input_kind)
     except SamplesFirstError as error:
-        # its code says which of the two axes is time
+        # the code shows that the second of the two axes is time
         try:
             return _traced(module, Axes.SAMPLES_FIRST, shape, same_steps(timesteps, example.shape[1]), input_kind)
         except SamplesFirstError:
@@ -188,12 +190,12 @@ def _traced_as(
 
 
 def as_image(shape: Shape) -> Shape:
-    """The shape of a sample as programs have it, (C, H, W): vectors have one pixel, and (C, L) one row."""
+    """The shape of a sample in programs, (C, H, W): a vector is an image of one pixel, and (C, L) is one row."""
     return (shape[0], 1, shape[1]) if len(shape) == 2 else (*shape, 1, 1)[:3]
 
 
 def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, input_kind: InputKind) -> Traced:
-    """The float graph of a module that is given samples of a shape behind some axes."""
+    """The float graph of a module that is given samples of ``shape`` with the axes ``axes`` in front."""
     lead = {
         Axes.STATIC: (TRACED_BATCH,),
         Axes.TIMED: (timesteps or 0, TRACED_BATCH),
@@ -234,10 +236,10 @@ def _traced(module: nn.Module, axes: Axes, shape: Shape, timesteps: int | None, 
 
 
 def _check_calls(tracing: Tracing) -> None:
-    """See that a loop over time ran every population once a step.
+    """Check that a loop over time ran every population once per step.
 
     Raises:
-        UnsupportedError: It ran one more or less often.
+        UnsupportedError: The loop ran a population more or less often.
     """
     for name, calls in tracing.called.items():
         if len(calls) != tracing.timesteps:
@@ -248,15 +250,15 @@ def _check_calls(tracing: Tracing) -> None:
 
 
 def as_samples(example: torch.Tensor, axes: Axes, sample_axes: int | None = None) -> npt.NDArray[np.float64]:
-    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W), vectors being images of one pixel.
+    """An example as a program's samples: (N, C, H, W) or (N, T, C, H, W); a vector becomes an image of one pixel.
 
     Args:
-        example: What the module takes.
-        axes: Which of its axes come first.
-        sample_axes: How many come behind; None: those of vectors or images, as there are too few for images or not.
+        example: The samples as the module takes them.
+        axes: The example's axes in front of a sample's own.
+        sample_axes: The number of a sample's own axes; None: 3 if the example has more than three axes, else 1.
 
     Raises:
-        InputError: It holds values that are not finite.
+        InputError: The example holds values that are not finite.
     """
     example = example.detach().cpu().double()
     if not example.isfinite().all():
@@ -273,13 +275,13 @@ def as_samples(example: torch.Tensor, axes: Axes, sample_axes: int | None = None
 def import_as(
     module: nn.Module, axes: Axes, shape: Shape, *, timesteps: int | None = None, input_kind: InputKind = "static"
 ) -> Traced:
-    """The float graph of a module of which it is known how it takes samples; see :func:`import_module`.
+    """The float graph of a module, if it is known how the module takes samples; see :func:`import_module`.
 
     Args:
-        module: As ``in_float64`` returns it.
-        axes: Which axes of what it is given come first.
-        shape: Of a sample.
-        timesteps: T, which a module that repeats samples itself need not be told.
-        input_kind: Whether samples are real numbers or counts of events.
+        module: The module, as ``in_float64`` returns it.
+        axes: The axes in front of a sample's own in what the module takes.
+        shape: The shape of a sample in the module.
+        timesteps: T; None is allowed for a module that repeats samples itself.
+        input_kind: Whether samples are real numbers ("static") or counts of events ("frames").
     """
     return _traced(module, axes, shape, timesteps, input_kind)

@@ -1,4 +1,4 @@
-"""Operations in place: nothing may read what they write by another name, for views are values of their own here."""
+"""Operations in place: nothing may later read what they write by another name, since views are separate values here."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from resformer.compiler.frontend.module.values import Importer, Tracing, Value
 
 
 def check_unread(tracing: Tracing, node: fx.Node, written: fx.Node) -> None:
-    """See that nothing behind an operation in place reads what it writes, but what the operation returns.
+    """Check that what an operation writes in place is later read only as the operation's result.
 
     Args:
-        tracing: For the error.
+        tracing: The traced module, for the error.
         node: The operation.
-        written: Its first operand, whose memory it writes.
+        written: The operation's first operand, whose memory it writes.
 
     Raises:
-        UnsupportedError: A view, or what a view was taken of, is read later.
+        UnsupportedError: A view of the operand, or the tensor that the operand is a view of, is read later.
     """
     place = {each: index for index, each in enumerate(node.graph.nodes)}
     memory, family, found = _memory(written), {node, written}, [*written.all_input_nodes, *written.users]
@@ -37,18 +37,18 @@ def check_unread(tracing: Tracing, node: fx.Node, written: fx.Node) -> None:
 
 
 def _tensors(node: fx.Node) -> list[torch.Tensor]:
-    """What an operation makes."""
+    """The tensors that an operation makes."""
     made = node.meta.get("val")
     return [each for each in (made if isinstance(made, list | tuple) else [made]) if isinstance(each, torch.Tensor)]
 
 
 def _memory(node: fx.Node) -> set[int]:
-    """What tells the memory of an operation's tensors from others'."""
+    """The identities of the storages of an operation's tensors."""
     return {each.untyped_storage()._cdata for each in _tensors(node)}
 
 
 def _overlap(written: torch.Tensor, read: torch.Tensor) -> bool:
-    """Whether two views of one memory have an element in common: the chunks of a tensor have none."""
+    """Whether two views of one storage have an element in common; two chunks of a tensor, for example, have none."""
     last = max(
         each.storage_offset() + sum((size - 1) * step for size, step in zip(each.shape, each.stride(), strict=True))
         for each in (written, read)
@@ -59,10 +59,10 @@ def _overlap(written: torch.Tensor, read: torch.Tensor) -> bool:
 
 
 def in_place(importer: Importer) -> Importer:
-    """The same, after which what is read from the first operand is the result.
+    """An importer for the in-place form of an operation; the first operand has the operation's result afterwards.
 
     Raises:
-        UnsupportedError: What it writes is read later by another name.
+        UnsupportedError: What the operation writes is read later by another name.
     """
 
     def imported(tracing: Tracing, node: fx.Node, x: fx.Node, *others: object, **more: object) -> Value:
@@ -76,7 +76,7 @@ def in_place(importer: Importer) -> Importer:
 
 
 def viewed_in_place(importer: Importer) -> Importer:
-    """The same of a view in place, such as ``unsqueeze_``: no number is written, so other views stay what they are."""
+    """An importer for a view in place, such as ``unsqueeze_``; it writes no number, so other views stay valid."""
 
     def imported(tracing: Tracing, node: fx.Node, x: fx.Node, *others: object, **more: object) -> Value:
         value = importer(tracing, node, x, *others, **more)

@@ -1,7 +1,8 @@
-"""Which modules are populations of neurons, and of which kind: SpikingJelly's own, of either of its packages.
+"""Tells which modules are populations of SpikingJelly's neurons, and of which kind, for both of its packages.
 
-``activation_based`` has one class for both step modes. ``clock_driven``, which code of 2021 and 2022 imports, has two
-of each; a module that holds any has imported it, so it is looked up rather than imported.
+``activation_based`` has one class per kind for both step modes. ``clock_driven``, which code of 2021 and 2022 imports,
+has two classes per kind. A module with such neurons has imported ``clock_driven`` already, so this code looks the
+package up and does not import it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from resformer.errors import UnsupportedError
 
 IF, LIF, PLIF = "IFNode", "LIFNode", "ParametricLIFNode"
 KINDS = (IF, LIF, PLIF)
-"""The neurons that have a lowering, as both packages call them, and so have subclasses that compute what they do."""
+"""The neurons that have a lowering, by their names in both packages; subclasses that compute the same have one, too."""
 
 CLOCKED = "spikingjelly.clock_driven"
 
@@ -28,7 +29,7 @@ SAYS_NOTHING = frozenset(
         *("__repr__", "__str__", "extra_repr", "supported_backends", "_abc_impl", "__dict__", "__weakref__"),
     }
 )
-"""What a subclass may define without computing something else."""
+"""The names that a subclass may define without computing something else."""
 
 
 def clocked(room: str) -> Any:
@@ -56,14 +57,14 @@ def step_mode(population: nn.Module) -> str:
 
 
 def multi_step(name: str, population: nn.Module) -> str:
-    """How a user lets neurons take all steps, in words."""
+    """Words that tell the user how to let neurons take all steps at once."""
     if isinstance(population, neuron.BaseNode):
         return "use step mode 'm' (functional.set_step_mode(net, 'm'))"
     return f"use MultiStep{kind_of(name, population)[0]}, or a loop over the steps"
 
 
 def step(population: Any, current: Any) -> Any:
-    """What neurons fire, given one step's current, whatever their step mode."""
+    """What neurons fire in one step if they are given ``current``, whatever their step mode is."""
     if isinstance(population, neuron.BaseNode):
         population.step_mode = "s"
     elif step_mode(population) == "m":
@@ -72,7 +73,7 @@ def step(population: Any, current: Any) -> Any:
 
 
 def reset(module: nn.Module) -> None:
-    """Let all that keeps a state forget it, as both packages' ``reset_net`` do, but without a word."""
+    """Reset every module that keeps a state, as ``reset_net`` of both packages does, but without its warnings."""
     each: Any
     for each in module.modules():
         if hasattr(each, "reset"):
@@ -80,7 +81,7 @@ def reset(module: nn.Module) -> None:
 
 
 def _known() -> Iterator[tuple[type, str]]:
-    """Each class that has a lowering, and its kind."""
+    """The classes that have a lowering, each with its kind."""
     for kind in KINDS:
         yield getattr(neuron, kind), kind
     old = clocked("neuron")
@@ -91,13 +92,13 @@ def _known() -> Iterator[tuple[type, str]]:
 
 
 def kind_of(name: str, node: nn.Module) -> tuple[str, type]:
-    """Which of SpikingJelly's neurons a population is: its own class, or the one whose constructor alone it replaces.
+    """Which of SpikingJelly's neurons a population is; a subclass counts as its base if only its constructor differs.
 
     Returns:
         One of ``KINDS``, and SpikingJelly's class.
 
     Raises:
-        UnsupportedError: It is of another type, or overrides what its base computes.
+        UnsupportedError: The population is of another type, or overrides what its base class computes.
     """
     known, own = dict(_known()), list[type]()
     for each in type(node).__mro__:

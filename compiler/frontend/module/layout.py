@@ -1,8 +1,8 @@
-"""How the axes of a traced tensor lie over those of the value that it shows: a small algebra of views.
+"""How the axes of a traced tensor map to the dimensions of the value that it shows: a small algebra of views.
 
-An axis is a product of atoms, the slowest first, and an atom a run of indices of one dimension of the value: so many
-of them, so far apart. Reshaping parts atoms and joins axes, transposing reorders axes, slicing shortens an atom and
-moves where its dimension begins. No data moves: heads, patches and tokens are views of maps.
+An axis is a product of atoms, the slowest first. An atom is a run of indices of one dimension of the value, with a size
+and a stride. Reshaping splits atoms and joins axes, transposing reorders axes, and slicing shortens an atom and moves
+the first index of its dimension. No data moves: heads, patches and tokens are views of maps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from resformer.compiler.ir.arrays import Shape
 
 TIME, BATCH = -2, -1
-"""The dimensions that come before a sample's own, which are counted from 0."""
+"""The dimensions before a sample's own; the sample's own dimensions are counted from 0."""
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -29,9 +29,9 @@ class Atom:
     """A run of indices of one dimension.
 
     Attributes:
-        dim: Which: ``TIME``, ``BATCH``, or that of the node's shape.
-        size: How many.
-        stride: From one to the next.
+        dim: The dimension: ``TIME``, ``BATCH``, or an index into the node's shape.
+        size: The number of indices.
+        stride: The distance from one index to the next.
     """
 
     dim: int
@@ -40,7 +40,7 @@ class Atom:
 
 
 Axis: TypeAlias = tuple[Atom, ...]
-"""What an axis runs over, the slowest first; nothing where its size is one."""
+"""The atoms that an axis runs over, the slowest first; empty if the axis has size one."""
 
 
 def atoms(dim: int, size: int, stride: int = 1) -> Axis:
@@ -58,9 +58,9 @@ class Layout:
     """How a tensor shows a value.
 
     Attributes:
-        axes: Of the tensor.
-        starts: For each dimension of the value that the tensor shows a part of from later than 0: the dimension, and
-            the first index.
+        axes: The tensor's axes.
+        starts: For each dimension of the value that the tensor shows from a later index than 0 on: the dimension and
+            this first index.
     """
 
     axes: tuple[Axis, ...]
@@ -93,7 +93,7 @@ class Layout:
         return not self.starts and all(max(have, 1) == want for have, want in zip(seen, shape, strict=True))
 
     def reshaped(self, sizes: Sequence[int]) -> Layout | None:
-        """The same elements in the same order on other axes; None where an axis would mix what cannot be parted."""
+        """The same elements in the same order on other axes; None if this would split an atom that cannot be split."""
         left = list(self.atoms)
         axes: list[Axis] = []
         for size in sizes:
@@ -115,7 +115,7 @@ class Layout:
             if not axis and left and left[0].size == 1:
                 axis.append(left.pop(0))
             elif axis and left and left[0].size == 1 and 1 not in sizes[len(axes) + 1 : len(axes) + 2]:
-                # a single step, or sample, is of the axis before, unless it has one of its own
+                # a single step or sample joins the axis before it, unless it has an axis of its own
                 axis.append(left.pop(0))
             axes.append(_joined(axis))
         if any(atom.size > 1 for atom in left) or (left and not axes):
@@ -129,13 +129,13 @@ class Layout:
         return replace(self, axes=tuple(self.axes[index] for index in order))
 
     def without(self, gone: Iterable[int], *, keepdim: bool = False) -> Layout:
-        """Some axes gone, or left with a size of one."""
+        """The layout with some axes removed, or, if ``keepdim``, left with a size of one."""
         gone = set(gone)
         kept = [() if index in gone else axis for index, axis in enumerate(self.axes)]
         return replace(self, axes=tuple(axis for index, axis in enumerate(kept) if keepdim or index not in gone))
 
     def cut(self, index: int, start: int, stop: int) -> Layout | None:
-        """A part of one axis; None where it is no run of one dimension of a sample."""
+        """The layout with one axis cut to a part; None if the part is not a run of one dimension of a sample."""
         axis = self.axes[index]
         if not axis:
             return self
@@ -151,12 +151,12 @@ class Layout:
 
     @property
     def in_order(self) -> bool:
-        """Whether the elements come as (T, N, ...) of the value has them, so that a reshape is all that differs."""
+        """Whether the elements are in the order of the value's (T, N, ...), so that only the shape may differ."""
         found = self.atoms
         return list(found) == sorted(found, key=lambda atom: (atom.dim, -atom.stride))
 
     def arrange(self, tensor: torch.Tensor, shape: Shape) -> torch.Tensor:
-        """A tensor laid out so, all of whose samples' elements it shows, as (T, N, *shape), with its own T and N."""
+        """A tensor of this layout, which must show a whole value, as (T, N, *shape), with the tensor's own T and N."""
         sizes, order = [], []
         for axis, size in zip(self.axes, tensor.shape, strict=True):
             inner = math.prod(atom.size for atom in axis if atom.dim >= 0)
@@ -167,9 +167,9 @@ class Layout:
         return parted.reshape(*parted.shape[:2], *shape)
 
     def spread(self, constant: torch.Tensor, shape: Shape) -> Float64Array | None:
-        """What a constant that is multiplied with such a tensor is for each element of a sample, repeated unseen.
+        """A constant that is applied to a tensor of this layout, as one number per element of a sample, without a copy.
 
-        None where it is not the same for all steps and samples, or has axes that the tensor has not.
+        None if the constant is not the same for all steps and samples, or has axes that the tensor lacks.
         """
         if constant.dim() > len(self.axes):
             return None
@@ -201,12 +201,12 @@ class Layout:
 
 
 def plain(lead: Sequence[Axis], shape: Shape) -> Layout:
-    """A value as it is, behind axes of time and samples."""
+    """The layout of a value with its own axes behind ``lead``, the axes of time and samples."""
     return Layout((*lead, *(atoms(dim, size) for dim, size in enumerate(shape))))
 
 
 def _joined(axis: Sequence[Atom]) -> Axis:
-    """The same axis with as few atoms as there can be."""
+    """The same axis with as few atoms as possible."""
     found: list[Atom] = []
     for atom in axis:
         last = found[-1] if found else None

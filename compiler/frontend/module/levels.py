@@ -1,4 +1,4 @@
-"""Neurons of levels, known by what they compute: a current clamped to 0 .. D and rounded, whatever their class is.
+"""Neurons of levels, recognised by what they compute, whatever their class is: a current clamped to 0 .. D and rounded.
 
 ``mark`` finds them among the operations of a traced module, so that each is imported as one population (``levels``).
 """
@@ -26,9 +26,9 @@ from resformer.compiler.ir.summary import ordinal
 from resformer.errors import UnsupportedError
 
 NO_FLOOR = -1e30
-"""Below all potentials."""
+"""A floor below all potentials, so that it has no effect."""
 ROUNDINGS = frozenset({"aten.round.default", "aten.floor.default"})
-"""The operations that neurons of levels are known by."""
+"""The operations by which neurons of levels are recognised."""
 HALF = 0.5
 
 REMEDY = (
@@ -50,15 +50,15 @@ def _(current: torch.Tensor, path: str, most: int, even: bool, keep: float) -> t
 
 @dataclass(frozen=True)
 class LevelCall:
-    """A rounding that is what a population of levels sends.
+    """A call of a rounding in the module's code, whose result is what a population of levels sends.
 
     Attributes:
-        name: The population's.
-        step: The step that the code computes by itself, in a loop over time; None: all steps at once.
-        layout: How its tensor shows the population.
-        shape: The population's.
-        most: D.
-        compares: Whether it is no rounding, but a comparison that neurons fire by which the code writes out.
+        name: The population's name.
+        step: The step that the call computes, in a loop over time; None: it computes all steps at once.
+        layout: How the call's tensor shows the population.
+        shape: The population's shape.
+        most: D, the highest level.
+        compares: Whether the call is not a rounding but a comparison, which decides where written-out neurons fire.
     """
 
     name: str
@@ -69,7 +69,7 @@ class LevelCall:
     compares: bool = False
 
     def arranged(self, values: torch.Tensor, timesteps: int) -> torch.Tensor:
-        """The tensor as (T, N, *shape), or as (1, N, *shape) if it is that of one step."""
+        """The call's tensor as (T, N, *shape), or as (1, N, *shape) if the call computes one step."""
         axes, sizes = [], []
         steps = 1 if self.step is not None else timesteps
         for axis, size in zip(self.layout.axes, values.shape, strict=True):
@@ -95,18 +95,19 @@ class LevelCall:
 
 
 def mark(exported: torch.export.ExportedProgram, module: nn.Module) -> list[fx.Node | None]:
-    """Put a single operation in the place of each chain that neurons of levels are.
+    """Replace each chain of operations that computes neurons of levels by a single operation.
 
     Args:
-        exported: Whose operations are changed.
-        module: That was traced.
+        exported: The traced module, whose operations are changed.
+        module: The module that was traced.
 
     Returns:
-        For each rounding that the code runs, in order, the operation that stands for its population; None where it is
-        none, such as of a constant. Where the code writes neurons out, for each comparison too.
+        For each rounding that the code runs, in order, the operation that stands for its population; None if it has no
+        population, such as the rounding of a constant. If the code writes neurons out, each comparison is in this
+        order, too.
 
     Raises:
-        UnsupportedError: The code rounds what no neurons of levels do.
+        UnsupportedError: The code rounds values in a way in which no neurons of levels do.
     """
     graph = exported.graph
     inputs = exported.graph_signature.user_inputs
@@ -128,9 +129,9 @@ def mark(exported: torch.export.ExportedProgram, module: nn.Module) -> list[fx.N
 
 
 def _remember(graph: fx.Graph, found: Sequence[fx.Node]) -> None:
-    """Where each step of a loop adds what its last one left, let neurons that remember read what it is added to.
+    """If each step of a loop adds what the step before it left, let neurons with a memory read the input alone.
 
-    So does SpikeYOLO's code: ``mem = (mem - spike) * decay + x[t]``, and ``x[0]`` at first.
+    SpikeYOLO's code does so: ``mem = (mem - spike) * decay + x[t]``, which begins with ``mem = x[0]``.
     """
     sources = {each: _clamped(each.args[0])[0] for each in found}
     before: dict[fx.Node, fx.Node] = {}
@@ -149,7 +150,7 @@ def _remember(graph: fx.Graph, found: Sequence[fx.Node]) -> None:
 
 
 def _left_over(source: fx.Node) -> Iterator[tuple[fx.Node, float, tuple[fx.Node, fx.Node]]]:
-    """The ways to read a potential as (v - s) * keep + x: x, keep, and v with s."""
+    """The ways to read a potential as (v - s) * keep + x, each as (x, keep, (v, s))."""
     if str(source.target) != "aten.add.Tensor" or source.kwargs:
         return
     for current, left in (source.args, source.args[::-1]):
@@ -169,10 +170,10 @@ def _left_over(source: fx.Node) -> Iterator[tuple[fx.Node, float, tuple[fx.Node,
 
 
 def _marked(graph: fx.Graph, rounding: fx.Node, module: nn.Module) -> fx.Node:
-    """What stands for a population, put behind it for all that read it.
+    """Insert the operation that stands for a population behind its rounding, and let all readers read it.
 
     Raises:
-        UnsupportedError: It is none.
+        UnsupportedError: The rounding is not that of a population of levels.
     """
     even = str(rounding.target) == "aten.round.default"
     source, low, high = _clamped(rounding.args[0])
@@ -206,14 +207,14 @@ def _marked(graph: fx.Graph, rounding: fx.Node, module: nn.Module) -> fx.Node:
 
 
 def _no_levels(rounding: fx.Node, problem: str) -> UnsupportedError:
-    """The refusal of a rounding that is no population."""
+    """The error that refuses a rounding which is not that of a population of levels."""
     stack = list((rounding.meta.get("nn_module_stack") or {"": ("", "")}).values())
     name = str(stack[-1][0]) or rounding.name.rstrip("_0123456789")
     return UnsupportedError(f"{name}: {problem}, for which there is no lowering; {REMEDY} ({user_line(rounding)})")
 
 
 def _straight_through(made: fx.Node) -> Iterator[fx.Node]:
-    """What adds a value to its own rounding error, x + (round(x) - x): in training, the gradient passes by it."""
+    """The operations that compute x + (round(x) - x), by which training code lets the gradient bypass the rounding."""
     for error in made.users:
         if str(error.target) != "aten.sub.Tensor" or error.args[0] is not made or error.kwargs:
             continue
@@ -238,7 +239,7 @@ def _alike(one: object, other: object) -> bool:
 
 
 def _clamped(given: object) -> tuple[fx.Node, float | None, float | None]:
-    """What is clamped, and to what; None where it is not, on either side."""
+    """The value behind all clamps, and the lower and the upper bound of the clamps; a missing bound is None."""
     assert isinstance(given, fx.Node)
     bounds = (None, None) if str(given.target) in SAME else _bounds(given)
     if bounds is None:
@@ -250,13 +251,13 @@ def _clamped(given: object) -> tuple[fx.Node, float | None, float | None]:
 def _narrower(
     low: float | None, high: float | None, least: float | None, most: float | None
 ) -> tuple[float | None, float | None]:
-    """Bounds within bounds."""
+    """The lower and the upper bound of a value that is clamped twice; a missing bound is None."""
     lows, highs = ([each for each in pair if each is not None] for pair in ((low, least), (high, most)))
     return max(lows, default=None), min(highs, default=None)
 
 
 class _Given(NamedTuple):
-    """A bound that is an argument of the operation, or a number."""
+    """A bound that is an argument of the operation: its place, its name and its default."""
 
     place: int
     name: str
@@ -273,11 +274,11 @@ CLAMPS: Mapping[str, tuple[_Given | float | None, _Given | float | None]] = Mapp
         "aten.hardtanh.default": (_Given(1, "min_val", -1), _Given(2, "max_val", 1)),
     }
 )
-"""What clamps its first operand: the least and the most."""
+"""The operations that clamp their first operand, each with its lower and its upper bound."""
 
 
 def _bounds(node: fx.Node) -> tuple[float | None, float | None] | None:
-    """To what an operation clamps; None if it does not, or not to numbers."""
+    """The bounds to which an operation clamps; None if it does not clamp, or not to numbers."""
     found: list[float | None] = []
     for bound in CLAMPS.get(str(node.target), ()):
         value: object = bound
@@ -291,7 +292,7 @@ def _bounds(node: fx.Node) -> tuple[float | None, float | None] | None:
 
 
 def levels(tracing: Tracing, node: fx.Node, x: object, path: str, most: int, even: bool, keep: float) -> Value:
-    """A population of levels, which keeps a part of what a step leaves."""
+    """A population of levels, which keeps the share ``keep`` of the potential that a step leaves."""
     value = whole_of(tracing, node, tracing.stepwise(node, x))
     if most > MOST_SPIKES:
         raise tracing.refusal(
@@ -314,10 +315,10 @@ def levels(tracing: Tracing, node: fx.Node, x: object, path: str, most: int, eve
 
 
 def level_calls(tracing: Tracing, marked: Sequence[fx.Node | None]) -> tuple[LevelCall | None, ...]:
-    """What each rounding that the code runs sends, once all operations are imported.
+    """For each rounding that the code runs, its :class:`LevelCall` or None, once all operations are imported.
 
     Raises:
-        UnsupportedError: Neurons that remember are not given all steps in order.
+        UnsupportedError: Neurons with a memory are not given all steps in order.
     """
     calls: list[LevelCall | None] = []
     for node in marked:

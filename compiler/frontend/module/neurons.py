@@ -1,4 +1,4 @@
-"""SpikingJelly's layers and neurons as NIR nodes: what the frontends of PyTorch networks share."""
+"""SpikingJelly's layers and neurons as NIR nodes, for both frontends of PyTorch networks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from resformer.errors import UnsupportedError
 Float64Array = npt.NDArray[np.float64]
 
 DT = 1e-4
-"""Seconds a step. NIR's neurons live in continuous time; this makes dt / tau exactly 1/2 for tau = 2 steps."""
+"""Seconds per step, since NIR defines neurons in continuous time; dt / tau is exactly 1/2 for tau = 2 steps."""
 
 
 class Draft:
-    """The nodes so far; a value is the name of the node that makes it."""
+    """A float graph under construction; a value is referred to by the name of the node that makes it."""
 
     def __init__(self, input_shape: Shape) -> None:
         self.nodes: dict[str, Node[nir.NIRNode]] = {}
         self.input = self.add("input", nir.Input({"input": np.array(input_shape)}))
 
     def add(self, name: str, op: nir.NIRNode, *inputs: str, shape: Shape | None = None) -> str:
-        """Append a node, of the shape that its operation makes unless another is given, and return its name."""
+        """Append a node and return its name; its shape is that of the operation's output, unless ``shape`` is given."""
         if shape is None:
             shape = output_shape(op, [self.shape(source) for source in inputs])
         self.nodes[name] = Node(name, op, inputs, shape)
@@ -45,7 +45,7 @@ class Draft:
 def batch_norm(
     mean: torch.Tensor, variance: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
 ) -> BatchNorm2d:
-    """A batch normalisation by running statistics; its gain is 1 and its bias 0 where it has learned none."""
+    """A batch normalisation by running statistics; the weight is 1 and the bias 0 if the layer has none."""
     ones = torch.ones_like(mean)
     return BatchNorm2d(
         weight=float64(ones if weight is None else weight),
@@ -62,23 +62,24 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nir.Linear | nir.
 
 
 def flatten(shape: Shape) -> nir.Flatten:
-    """Any value as a vector."""
+    """A node that makes a vector of a value of ``shape``."""
     return nir.Flatten({"input": np.array(shape)}, start_dim=0)
 
 
 def average_pool(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)) -> nir.AvgPool2d:
-    """Averages over windows, padding counted in."""
+    """A pool that averages over windows and counts the padding."""
     return nir.AvgPool2d(*(np.array(each) for each in (kernel, stride, padding)))
 
 
 def neurons(name: str, node: Any, shape: Shape) -> nir.LIF | nir.IF:
-    """A population in NIR's terms, its tau in seconds.
+    """A population as NIR's LIF or IF, with tau in seconds.
 
-    Where the input does not decay, SpikingJelly computes ``v - (v - v_reset) / tau + x`` and NIR's form
-    ``v + (v_reset - v + tau * x) / tau``: the same but for the last bit, and that too where tau is a power of two.
+    If the input does not decay, SpikingJelly computes ``v - (v - v_reset) / tau + x``, and NIR's form is
+    ``v + (v_reset - v + tau * x) / tau``. The two differ in the last bit at most, and not at all if tau is a power of
+    two.
 
     Raises:
-        UnsupportedError: They are of another type, or fire at rest.
+        UnsupportedError: The neurons are of another type, fire at rest, or never charge.
     """
     base = 0.0 if node.v_reset is None else float(node.v_reset)
     if not node.v_threshold > base:
@@ -108,7 +109,7 @@ def neurons(name: str, node: Any, shape: Shape) -> nir.LIF | nir.IF:
 
 
 def float64(tensor: torch.Tensor) -> Float64Array:
-    """A tensor's values, widened, apart from the tensor."""
+    """A copy of a tensor's values in float64."""
     return tensor.detach().cpu().double().numpy().copy()
 
 

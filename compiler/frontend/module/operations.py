@@ -1,4 +1,4 @@
-"""Which operation of PyTorch is imported by which function."""
+"""The table of PyTorch's operations and the functions that import them."""
 
 from __future__ import annotations
 
@@ -175,4 +175,4 @@ OPERATIONS: Mapping[str, Importer] = MappingProxyType(
         ),
     }
 )
-"""How each operation of PyTorch is imported."""
+"""The function that imports each operation of PyTorch."""

@@ -43,7 +43,7 @@ def max_pool(
     dilation: object = 1,
     ceil_mode: bool = False,
 ) -> Value:
-    """The largest of each window."""
+    """The maximum of each window."""
     tracing.stepwise(node, x)
     value = tracing.plain(node, x, *IMAGES)
     size, step, around = pair(kernel), pair(stride or kernel), pair(padding)
@@ -53,7 +53,7 @@ def max_pool(
     source = tracing.draft.nodes[value.node]
     if PADDED in source.op.metadata and not any(around) and sends_counts(tracing.draft.nodes, source.inputs[0]):
         window = _of_padded(source, value.shape, size, step, beyond)
-        if window is not None:  # zeros win nothing from spikes either
+        if window is not None:  # the pad's zeros never exceed spikes
             around, beyond = window
             value = replace(value, node=source.inputs[0], shape=tracing.draft.shape(source.inputs[0]))
     pool = MaxPool2d(kernel_size=np.array(size), stride=np.array(step), padding=np.array(around))
@@ -68,7 +68,7 @@ def max_pool(
 
 
 def _beyond(value: Value, size: tuple[int, int], step: tuple[int, int], around: tuple[int, int]) -> tuple[int, int]:
-    """By how many rows and columns the window that ceil_mode adds reaches behind the padding; none begins there."""
+    """How many rows and columns ceil_mode's windows reach beyond the padding; no window begins behind the image."""
     found = []
     for window, stride, pad, have in zip(size, step, around, value.shape[1:], strict=True):
         free = have + 2 * pad - window
@@ -80,14 +80,14 @@ def _beyond(value: Value, size: tuple[int, int], step: tuple[int, int], around: 
 def _of_padded(
     pad: Node[nir.NIRNode], shape: Shape, size: tuple[int, int], step: tuple[int, int], beyond: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """The padding of windows that read what lies before a pad, and how far they reach behind it; None: no such ones."""
+    """For windows behind a pad: their padding if they read the pad's source, and their reach beyond it; else None."""
     top, bottom, left, right = (int(each) for each in str(pad.op.metadata[PADDED]).split(","))
     around, reach = (top, left), []
     counts = Window(size, step, beyond=beyond).targets(shape[1:])
     have = shape[1] - top - bottom, shape[2] - left - right
     for axis, behind in enumerate((bottom, right)):
         first, last = around[axis], (counts[axis] - 1) * step[axis] + size[axis] - have[axis] - around[axis]
-        # no window lies in the padding alone
+        # no window may lie in the padding alone
         if min(first, behind) < 0 or max(first, last) >= size[axis]:
             return None
         reach.append(max(last - first, 0))
@@ -125,7 +125,7 @@ def averaged_windows(
 
 
 def averaged_adaptively(tracing: Tracing, node: fx.Node, x: object, size: object) -> Value:
-    """The mean of as many windows as are asked for."""
+    """The mean of each of ``size`` windows, which cover the image."""
     value = tracing.plain(node, x, *IMAGES)
     wanted = pair(size)
     if any(have % want for have, want in zip(value.shape[1:], wanted, strict=True)):
@@ -137,21 +137,21 @@ def averaged_adaptively(tracing: Tracing, node: fx.Node, x: object, size: object
 
 
 def _pooled(tracing: Tracing, node: fx.Node, value: Value, pool: nir.AvgPool2d) -> Value:
-    """A pool's node; windows of one pixel are none."""
+    """The value of a pool's node; a pool of single pixels needs no node."""
     if not any(pool.padding) and tuple(pool.kernel_size) == tuple(pool.stride) == (1, 1):
         return value
     return made_by_layer(tracing, value, tracing.draft.add(tracing.name(node), pool, value.node))
 
 
 def averaged(tracing: Tracing, node: fx.Node, x: object, dims: list[int] | None = None, keepdim: bool = False) -> Value:
-    """Over time, behind all neurons, or over all pixels, or both."""
+    """A mean over time, behind all neurons, or over all pixels, or over both."""
     return _reduced(tracing, node, x, dims, keepdim=keepdim, pool=nir.AvgPool2d)
 
 
 def added_up(
     tracing: Tracing, node: fx.Node, x: object, dims: list[int] | None = None, keepdim: bool = False, **_more: object
 ) -> Value:
-    """The same as a sum: of steps, T times the mean."""
+    """A sum over time, over pixels or over channels of heads; a sum over time is T times the mean."""
     made = _reduced(tracing, node, x, dims, keepdim=keepdim, pool=nir.SumPool2d)
     over_time = made.over_time
     if over_time is not None and tracing.value(node, x).over_time is None:
@@ -168,7 +168,7 @@ def _reduced(
     keepdim: bool,
     pool: type[nir.AvgPool2d | nir.SumPool2d],
 ) -> Value:
-    """A mean over steps, or a pool of all pixels, or both, as nodes of each step."""
+    """A reduction over time, over pixels or over channels of heads; the nodes that it appends make a value per step."""
     value = tracing.value(node, x)
     layout = value.layout
     over = sorted(each % len(layout.axes) for each in (dims or range(len(layout.axes))))
@@ -192,7 +192,7 @@ def _reduced(
         made_by = None if keepdim else node
         return replace(value, node=name, shape=tracing.draft.shape(name), layout=pooled, made_by=made_by)
     if not any(averaged):
-        # axes of one channel a head
+        # there is one channel per head, so nothing to reduce
         return replace(value, layout=layout.without(over, keepdim=keepdim))
     raise tracing.refusal(
         node,
@@ -202,7 +202,7 @@ def _reduced(
 
 
 def _over_groups(tracing: Tracing, node: fx.Node, value: Value, over: list[int], *, keepdim: bool) -> Value | None:
-    """A sum over the channels of each head, or of all: a convolution of ones; None if it is over others."""
+    """A sum of what neurons send over each head's channels, or all channels, as a convolution of ones; else None."""
     layout = value.layout
     atoms_over = [atom for each in over for atom in layout.axes[each]]
     if len(value.shape) != 3 or len(atoms_over) != 1 or not layout.shows_all(value.shape):
@@ -231,5 +231,5 @@ def _over_groups(tracing: Tracing, node: fx.Node, value: Value, over: list[int],
 
 
 def time_atom(tracing: Tracing) -> Atom:
-    """All steps."""
+    """The atom that runs over all steps."""
     return Atom(TIME, tracing.timesteps or 0)

@@ -71,7 +71,7 @@ def fire(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
 
 
 def _population(tracing: Tracing, node: fx.Node, value: Value, name: str) -> Value:
-    """Write a population."""
+    """Append the node of a population."""
     try:
         op = neurons(name, tracing.module.get_submodule(name), value.shape)
     except UnsupportedError as error:
@@ -95,14 +95,14 @@ def fire_once(
     name: str,
     write: Callable[[Tracing, fx.Node, Value, str], Value] | None = None,
 ) -> Value:
-    """One step of neurons that a loop over time runs: the node of all steps, made at the first.
+    """One step of neurons that a loop over time runs; the first step appends the node that serves all steps.
 
     Args:
-        tracing: The module's.
-        node: The step.
-        value: What it is given.
-        name: The population's.
-        write: Writes the population; None: it is the module's of this name.
+        tracing: The traced module.
+        node: The operation of this step.
+        value: What the neurons are given in this step.
+        name: The population's name.
+        write: Appends the population's node; None: the population is the module's submodule of this name.
     """
     value = whole_of(tracing, node, value)
     calls = tracing.called.setdefault(name, [])
@@ -127,7 +127,7 @@ def fire_once(
 
 
 def delayed(tracing: Tracing, node: fx.Node, x: object, name: str, steps: int) -> Value:
-    """What neurons send, some steps later."""
+    """What neurons send, ``steps`` steps later."""
     value = tracing.stepwise(node, x)
     if not value.layout.has(TIME):
         raise tracing.refusal(
@@ -145,12 +145,12 @@ def delayed(tracing: Tracing, node: fx.Node, x: object, name: str, steps: int) -
 
 
 def samples_atom() -> Atom:
-    """All samples."""
+    """The atom that runs over all samples."""
     return Atom(BATCH, TRACED_BATCH)
 
 
 def count_votes(tracing: Tracing, node: fx.Node, x: object, name: str, size: int) -> Value:
-    """Means of ``size`` neighbours each: their sums, and a division of the logits."""
+    """The means of groups of ``size`` neighbours: a linear layer adds up each group, and a scale divides the sums."""
     value = tracing.plain(node, x)
     if len(value.shape) != 1 or value.shape[0] % size:
         raise tracing.refusal(node, f"votes of {size} are counted over values of shape {value.shape}", "flatten them")

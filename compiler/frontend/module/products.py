@@ -1,6 +1,6 @@
-"""Products of spikes with currents, and the constants that scale them: Dual Spike Self-Attention as code writes it.
+"""Products of spikes with currents, as in code of Dual Spike Self-Attention (DSSA), and products with constants.
 
-Those of spikes with spikes are in ``counts``.
+Products of spikes with spikes are in ``counts``.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ REMEDY = (
 
 
 def product(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
-    """A matrix product of spikes and a current, a head at a time, in any order of its axes."""
+    """A matrix product of spikes and a current for each head, with the axes in any order."""
     return _product(tracing, node, tracing.stepwise(node, x), tracing.stepwise(node, y))
 
 
 def named_product(tracing: Tracing, node: fx.Node, equation: str, operands: list[fx.Node], **_more: object) -> Value:
-    """The same as ``einsum`` writes it: axes that both operands share and the result keeps, and one to sum over."""
+    """A matrix product as ``einsum`` writes it: it sums over one shared axis and keeps the other shared axes."""
     inputs, arrow, wanted = equation.replace(" ", "").partition("->")
     names = inputs.split(",")
     if not arrow or len(names) != 2 or "." in equation or any(len(set(each)) < len(each) for each in (*names, wanted)):
@@ -61,7 +61,7 @@ def named_product(tracing: Tracing, node: fx.Node, equation: str, operands: list
 
 
 def _ordered(value: Value, names: str, wanted: list[str]) -> Value:
-    """A value whose axes have names, in another order."""
+    """A value whose axes are called ``names``, with these axes in the order ``wanted``."""
     return replace(value, layout=value.layout.permuted([names.index(each) for each in wanted]))
 
 
@@ -86,7 +86,7 @@ def _product(tracing: Tracing, node: fx.Node, left: Value, right: Value) -> Valu
 def _spikes_times_current(
     tracing: Tracing, node: fx.Node, left: Value, right: Value, *, spikes_left: bool
 ) -> Value | None:
-    """The product, if it is one of DSSA's two."""
+    """The product, if it is one of DSSA's two products; else None."""
     y, gate = (right, left) if spikes_left else (left, right)
     if min(len(left.layout.axes), len(right.layout.axes)) < 3 or len(y.shape) != 3 or len(gate.shape) != 3:
         return None
@@ -142,7 +142,7 @@ def _spikes_times_current(
 
 
 def _part_of(y: Value, heads: int, per_head: int) -> str | None:
-    """Which of its channels a product reads of each head, as ``SpikeMatMul`` names them."""
+    """The part of each head's channels that a product reads, as ``SpikeMatMul`` names it; None for any other part."""
     others = any(dim != 0 for dim, _ in y.layout.starts)
     if others or not per_head or y.shape[0] % heads:
         return None
@@ -151,7 +151,7 @@ def _part_of(y: Value, heads: int, per_head: int) -> str | None:
 
 
 def multiplied(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
-    """By a constant, which scales; or spikes by spikes."""
+    """A product of a value and a constant, which scales it, or of spikes and spikes."""
     if y in tracing.values and x in tracing.values:
         return both(tracing, node, x, y)
     given, constant = (x, y) if x in tracing.values else (y, x)
@@ -159,7 +159,7 @@ def multiplied(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
 
 
 def divided(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
-    """By a constant: multiplied by its reciprocal, which is as exact where it is a power of two."""
+    """A value divided by a constant, as a product with the reciprocal, which is exact for powers of two."""
     if x not in tracing.values or y in tracing.values:
         raise tracing.refusal(
             node, "no lowering for div by a value of the network", "divide products of spikes by constants alone"
@@ -168,7 +168,7 @@ def divided(tracing: Tracing, node: fx.Node, x: object, y: object) -> Value:
 
 
 def _scaled(tracing: Tracing, node: fx.Node, value: Value, constant: torch.Tensor, argument: object) -> Value:
-    """A product times a constant."""
+    """A value times a constant."""
     if not constant.isfinite().all():
         raise tracing.refusal(
             node,

@@ -1,7 +1,8 @@
-"""Neurons that are given what they fired one step ago: SpikingJelly's containers, and loops that write it out.
+"""Neurons that read what they fired one step ago, in SpikingJelly's recurrent containers.
 
-While a module is traced, what it reads of the step before is a node of its own. Once the neurons are known that fire
-it, what lies between must be linear: then it is synapses that lead from the population back to it, as NIR's are.
+While a module is traced, a node of its own stands for what a container reads from the step before. Once the neurons
+that fire these spikes are known, all layers between must be linear. They then become synapses that lead from the
+population back to itself, as in NIR.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ REMEDY = (
 
 @dataclass(eq=False)
 class StepAgo(nir.NIRNode):
-    """What a module made one step ago; no graph keeps it."""
+    """Stands for what a container made one step ago; no finished graph contains it."""
 
     def __post_init__(self) -> None:
         self.input_type, self.output_type = {"input": None}, {"output": None}
@@ -53,14 +54,14 @@ class StepAgo(nir.NIRNode):
 
 @dataclass(frozen=True, eq=False)
 class Feedback:
-    """Synapses of stride one, so far.
+    """The synapses, of stride one, that the layers on the way back from some neurons amount to.
 
     Attributes:
         weight: (C_out, C_in / groups, K_h, K_w).
         bias: (C_out,).
         padding: (rows, columns).
-        groups: Blocks of channels that do not mix.
-        layers: Those whose weights it is made of.
+        groups: The number of blocks of channels that do not mix.
+        layers: The names of the layers whose weights these synapses are made of.
     """
 
     weight: Float64Array
@@ -71,12 +72,12 @@ class Feedback:
 
     @property
     def by_channel(self) -> bool:
-        """Whether it only multiplies each channel."""
+        """Whether the synapses only multiply each channel by a number."""
         return self.groups == len(self.weight) and self.weight.shape[1:] == (1, 1, 1)
 
     @property
     def dense(self) -> Float64Array:
-        """The weights of a kernel of one pixel with the zeros between groups, (C_out, C_in)."""
+        """The weights of a 1x1 kernel as a matrix, (C_out, C_in), with zeros between groups."""
         rows, taken = self.weight.shape[:2]
         wide = np.zeros((rows, taken * self.groups))
         for group, own in enumerate(np.split(np.arange(rows), self.groups)):
@@ -84,18 +85,18 @@ class Feedback:
         return wide
 
     def scaled(self, gain: Float64Array, bias: Float64Array, *layers: str) -> Feedback:
-        """The same times a number a channel, and another added."""
+        """The same synapses, with each output channel multiplied by ``gain`` and ``bias`` added."""
         weight = self.weight * gain[:, None, None, None]
         return replace(self, weight=weight, bias=self.bias * gain + bias, layers=(*self.layers, *layers))
 
 
 def unchanged(shape: Shape) -> Feedback:
-    """What passes on values of a shape."""
+    """Synapses that pass on values of a shape unchanged."""
     return Feedback(np.ones((shape[0], 1, 1, 1)), np.zeros(shape[0]), (0, 0), shape[0])
 
 
 def step_ago(tracing: Tracing, node: fx.Node, x: object, name: str, features: int) -> Value:
-    """What a container made one step before it reads a value: of its shape, or so many numbers."""
+    """What a container made one step ago: of the shape of ``x``, or with ``features`` features if not 0."""
     value = tracing.value(node, x)
     made = f"{name}.step_ago"
     if features:
@@ -111,7 +112,7 @@ def step_ago(tracing: Tracing, node: fx.Node, x: object, name: str, features: in
 
 
 def recurrent_linear(tracing: Tracing, node: fx.Node, x: object, before: object, name: str, _outputs: int) -> Value:
-    """The layer of a LinearRecurrentContainer: some of its columns weigh the input, the others what came a step ago."""
+    """A LinearRecurrentContainer's layer: some columns weigh its input, the others what it made one step ago."""
     given, fed = tracing.plain(node, x, *IMAGES), tracing.plain(node, before, *IMAGES)
     if len(given.shape) != 1:
         raise tracing.refusal(
@@ -130,7 +131,7 @@ def recurrent_linear(tracing: Tracing, node: fx.Node, x: object, before: object,
 
 
 def returned(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
-    """What a container makes, its neurons given synapses that lead back to them."""
+    """What a container makes; the first call gives the container's neurons the synapses that lead back to them."""
     value = tracing.value(node, x)
     before = f"{name}.step_ago"
     closed = tracing.closed
@@ -141,16 +142,16 @@ def returned(tracing: Tracing, node: fx.Node, x: object, name: str) -> Value:
 
 
 def close(tracing: Tracing, node: fx.Node, made: str, before: str) -> None:
-    """Make recurrent the neurons that are given, one step later, what is made of their spikes.
+    """Make neurons recurrent that read, one step later, what is made of their own spikes.
 
     Args:
-        tracing: So far.
-        node: For errors.
-        made: What leads back.
-        before: The node that stands for it, one step later.
+        tracing: The traced module.
+        node: The operation, for errors.
+        made: The name of the node whose value leads back.
+        before: The name of the node that stands for this value one step later.
 
     Raises:
-        UnsupportedError: There are no such neurons, or what lies between has no lowering.
+        UnsupportedError: There are no such neurons, or a layer on the way back has no lowering.
     """
     name, behind = made, list[Node[nir.NIRNode]]()
     while not isinstance(tracing.draft.nodes[name].op, NEURONS):
@@ -180,10 +181,10 @@ def close(tracing: Tracing, node: fx.Node, made: str, before: str) -> None:
 
 
 def check_parted(tracing: Tracing, needed: Iterable[Node[nir.NIRNode]]) -> None:
-    """See that what neurons are given together with what they fired one step ago is read by them alone.
+    """Check that only the neurons themselves read a value that depended on what they fired one step ago.
 
     Raises:
-        UnsupportedError: Something else reads it, which would read a part of it.
+        UnsupportedError: Another node reads such a value, which no longer holds this feedback.
     """
     for node in needed:
         for source in node.inputs:
@@ -196,7 +197,7 @@ def check_parted(tracing: Tracing, needed: Iterable[Node[nir.NIRNode]]) -> None:
 
 
 def recurrent(population: Node[nir.NIRNode], led_back: Feedback) -> RecurrentCubaLIF:
-    """A population with synapses onto itself."""
+    """A population with the synapses ``led_back`` onto itself."""
     assert isinstance(population.op, nir.LIF | nir.IF)
     neurons = discrete(population.name, population.op, DT, population.shape)
     whose: dict[str, str | int] = {}
@@ -216,23 +217,24 @@ def recurrent(population: Node[nir.NIRNode], led_back: Feedback) -> RecurrentCub
 
 
 def columns_of_linear(layer: str) -> bool:
-    """Whether a layer is the columns of a container's own that weigh what came a step ago."""
+    """Whether a layer is some columns of a container's linear layer, as ``columns_name`` names them."""
     return ".columns" in layer
 
 
 Parts: TypeAlias = tuple[str | None, Feedback | None]
-"""What neurons are given, parted: the node of what does not come back, and what does as synapses from them."""
+"""The parts of what neurons read: the node that makes the input, and the feedback as synapses; either may be None."""
 
 
 def split(tracing: Tracing, node: fx.Node, name: str, dependent: set[str], known: dict[str, Parts]) -> Parts:
-    """Part what neurons are given; nodes that made both parts make the first alone from then on.
+    """Split what neurons read into input and feedback; a node that made both makes only the input from then on.
 
     Args:
-        tracing: So far.
-        node: For errors.
-        name: What they are given.
-        dependent: The nodes that read, at whatever distance, what the neurons fired one step ago.
-        known: The parts of those of them that were parted already, for several may read one; is added to.
+        tracing: The traced module.
+        node: The operation, for errors.
+        name: The name of the node whose value is split.
+        dependent: The nodes that depend, directly or not, on what the neurons fired one step ago.
+        known: The parts of the dependent nodes that are split already, since several nodes may read one; new parts are
+            added.
     """
     if name not in dependent:
         return name, None
@@ -242,7 +244,7 @@ def split(tracing: Tracing, node: fx.Node, name: str, dependent: set[str], known
 
 
 def _split(tracing: Tracing, node: fx.Node, name: str, dependent: set[str], known: dict[str, Parts]) -> Parts:
-    """As ``split``, of a node that was not parted yet."""
+    """As ``split``, for a dependent node that is not split yet."""
     each = tracing.draft.nodes[name]
     if isinstance(each.op, NEURONS):
         raise _refusal(tracing, node, each, "fires between, so that two populations lead back to each other")
@@ -264,7 +266,7 @@ def _split(tracing: Tracing, node: fx.Node, name: str, dependent: set[str], know
     if source is None:
         return None, _behind(tracing, node, found, each)
     made = _behind(tracing, node, replace(found, bias=0 * found.bias), each)
-    # the bias comes once, with what does not come back
+    # the bias is added once: it belongs to the input, not to the feedback
     tracing.draft.nodes[name] = replace(each, inputs=(source,))
     return name, replace(made, bias=0 * made.bias)
 
@@ -278,7 +280,7 @@ def _sum(tracing: Tracing, node: fx.Node, each: Node[nir.NIRNode], one: Feedback
 
 
 def _behind(tracing: Tracing, node: fx.Node, first: Feedback, each: Node[nir.NIRNode]) -> Feedback:
-    """Synapses, and a layer behind them, as synapses."""
+    """The synapses that some synapses and the layer behind them amount to together."""
     op, layers = each.op, (*first.layers, each.name)
     if isinstance(op, nir.Linear | nir.Affine) and first.weight.shape[2:] == (1, 1):
         bias = op.bias if isinstance(op, nir.Affine) else np.zeros(len(op.weight))
@@ -310,6 +312,6 @@ def _refusal(tracing: Tracing, node: fx.Node, each: Node[nir.NIRNode], problem: 
 
 
 def is_inside(tracing: Tracing, name: str, value: Value) -> bool:
-    """Whether neurons run in a container that steps them, given all steps of all samples as one axis."""
+    """Whether neurons run in a recurrent container that is traced with all steps and samples on one axis."""
     merged = value.layout.axes[:1] and {atom.dim for atom in value.layout.axes[0]} >= {TIME}
     return bool(merged) and any(name.startswith(f"{each}.") for each in tracing.recurrent)

@@ -1,4 +1,4 @@
-"""The way out for what people write that has no lowering, by the operation or the module that does it."""
+"""What users can do instead of code that has no lowering, by the operation or the module that the code uses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OPERATIONS: Mapping[str, str] = MappingProxyType(
         "min": WHOLE,
     }
 )
-"""By the name of PyTorch's operation."""
+"""What to do instead of each operation of PyTorch, by the operation's name."""
 
 MODULES: Mapping[str, str] = MappingProxyType(
     {
@@ -60,4 +60,4 @@ MODULES: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer"), ATTENTION),
     }
 )
-"""By the name of a class of PyTorch's or SpikingJelly's, whose code is not looked into."""
+"""What to do instead of each class of PyTorch or SpikingJelly whose code is not traced into, by the class's name."""

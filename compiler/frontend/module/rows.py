@@ -1,4 +1,4 @@
-"""A run of a layer's channels as a layer of its own: what code takes of one projection for queries, keys and values."""
+"""A run of a layer's channels as a layer of its own, as when code takes queries, keys and values of one projection."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from resformer.errors import UnsupportedError
 
 
 def whole_of(tracing: Tracing, node: fx.Node, value: Value) -> Value:
-    """A value that shows a run of channels alone, as all channels of a layer that makes no others.
+    """Turn a value that shows only a run of a layer's channels into the whole value of a layer that makes only these.
 
     Raises:
-        UnsupportedError: It shows something else, or no layer with weights makes it.
+        UnsupportedError: The value shows a part that is not a run of an image's channels.
     """
     if value.layout.shows_all(value.shape):
         return value
@@ -36,7 +36,7 @@ def whole_of(tracing: Tracing, node: fx.Node, value: Value) -> Value:
 
 
 def _selected(tracing: Tracing, value: Value, start: int, size: int) -> str | None:
-    """A layer that passes on some channels of an image; None of what is no image."""
+    """The name of a layer that passes on only some channels of an image; None if the value is not an image."""
     if len(value.shape) != 3:
         return None
     name = f"{value.node}.channels{start}to{start + size}"
@@ -56,7 +56,7 @@ def _selected(tracing: Tracing, value: Value, start: int, size: int) -> str | No
 
 
 def _run(value: Value) -> int | None:
-    """How many channels in a row are shown, of all that is behind them; None if it is something else."""
+    """The number of consecutive channels that a value shows, each with all its pixels; None for any other view."""
     layout, size = value.layout, 1
     for atom in sorted((each for each in layout.atoms if each.dim == 0), key=lambda each: each.stride):
         if atom.stride != size:
@@ -68,7 +68,7 @@ def _run(value: Value) -> int | None:
 
 
 def _rows(tracing: Tracing, name: str, start: int, size: int) -> str | None:
-    """A node that makes some of a node's channels, once for each part; None if it weighs nothing."""
+    """The name of a node that makes only some of a layer's channels; None if no convolution makes them."""
     made = rows_name(name, start, size)
     if made in tracing.draft.nodes:
         return made
@@ -87,10 +87,10 @@ def _rows(tracing: Tracing, name: str, start: int, size: int) -> str | None:
 
 
 def check_parts(needed: dict[str, Node[nir.NIRNode]]) -> None:
-    """See that no layer is read both whole and in parts, or in parts that overlap: it would be quantized twice.
+    """Check that no layer is read both whole and in parts, or in parts that overlap: it would be quantized twice.
 
     Raises:
-        UnsupportedError: One is.
+        UnsupportedError: A layer is read in this way.
     """
     taken: dict[str, set[int]] = {}
     for name in needed:

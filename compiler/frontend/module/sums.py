@@ -25,19 +25,19 @@ from resformer.compiler.ir.primitives import (
 
 
 def added(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float = 1) -> Value:
-    """x + alpha y, of values or of one and a constant."""
+    """x + alpha y, of two values, or of a value and a constant."""
     if x in tracing.constants or y in tracing.constants or not (isinstance(x, fx.Node) and isinstance(y, fx.Node)):
         if x in tracing.values:
             return _shifted(tracing, node, x, y, alpha=alpha)
         return difference(tracing, node, x, y, alpha=-alpha)
     left, right = tracing.value(node, x), tracing.value(node, y)
     if left.steps is None or right.steps is None:
-        # what a loop added up over all steps is no value of each
+        # a sum of all steps of a loop is not a value of single steps
         left, right = tracing.settled(node, left), tracing.settled(node, right)
     if left.steps != right.steps and left.over_time is right.over_time is None:
         return _sum_of_steps(tracing, node, left, right, alpha=alpha)
     if left.over_time and right.over_time and left.over_time != right.over_time:
-        # two multiples of means over time: the second as a multiple of the mean that the first is
+        # two multiples of means over time: scale the second, so that both have the same factor
         scale = nir.Scale(constant(right.over_time / left.over_time, right.shape))
         scaled = tracing.elementwise(node, tracing.name(node), scale, right)
         right = replace(scaled, over_time=left.over_time)
@@ -67,7 +67,7 @@ def added(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float
 
 
 def _sum_of_steps(tracing: Tracing, node: fx.Node, left: Value, right: Value, *, alpha: float) -> Value:
-    """What a loop over time adds up of its steps; or a value of one step and one that is the same at all."""
+    """A sum of values of several steps of a loop; or of a value of one step and a value that all steps share."""
     if left.steps is None or right.steps is None:
         steps = left.steps or right.steps
         one, other = replace(left, steps=None), replace(right, steps=None)
@@ -91,7 +91,7 @@ def _sum_of_steps(tracing: Tracing, node: fx.Node, left: Value, right: Value, *,
 
 
 def _shifted(tracing: Tracing, node: fx.Node, x: object, constant: object, *, alpha: float) -> Value:
-    """A value and a number, or one for each channel."""
+    """A value plus ``alpha`` times a constant, which is one number, or one number per channel."""
     value, added = tracing.settled(node, tracing.value(node, x)), tracing.constants.value(constant) * alpha
     if not added.any():
         return value
@@ -110,7 +110,7 @@ def _shifted(tracing: Tracing, node: fx.Node, x: object, constant: object, *, al
 
 
 def difference(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: float = 1) -> Value:
-    """A sum with the second operand's negative."""
+    """x - alpha y, of two values, or of a value and a constant."""
     if not isinstance(y, fx.Node) or y in tracing.constants:
         return _shifted(tracing, node, x, y, alpha=-alpha)
     if alpha == 1 and x in tracing.values:
@@ -132,7 +132,7 @@ def difference(tracing: Tracing, node: fx.Node, x: object, y: object, *, alpha: 
 
 
 def taken_from(tracing: Tracing, node: fx.Node, x: object, y: object, alpha: float = 1) -> Value:
-    """y - alpha x."""
+    """y - alpha x, the difference with its operands exchanged."""
     return difference(tracing, node, y, x, alpha=alpha)
 
 

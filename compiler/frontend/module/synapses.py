@@ -1,4 +1,4 @@
-"""Convolutions, linear layers and batch normalisation of PyTorch in, synapses of a float graph out."""
+"""Imports PyTorch's convolutions, linear layers, batch normalisations and padding as synapses of a float graph."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def convolved(
     *,
     kernel_shape: Sequence[int] | None = None,
 ) -> Value:
-    """A convolution that pads by (top, bottom, left, right); of one axis, its weights have another shape."""
+    """A convolution that pads by (top, bottom, left, right); ``kernel_shape`` reshapes the weights of a Conv1d."""
     value = tracing.plain(node, x, *IMAGES)
     path, tensor = tracing.tensor(node, weight)
     tensor = tensor if kernel_shape is None else tensor.reshape(tuple(kernel_shape))
@@ -88,20 +88,20 @@ def convolved(
 
 
 def _origins(tracing: Tracing, weight: object, bias: object) -> dict[str, str | int]:
-    """What a layer's metadata say of its numbers: whether it holds a bias, and whether the code computes any."""
+    """A layer's metadata on its numbers: whether it holds a bias, and whether the code computes the weight or bias."""
     computed = tracing.is_computed(weight) or tracing.is_computed(bias)
     return {**({} if bias is None else {HELD_BIAS: 1}), **({FIXED: 1} if computed else {})}
 
 
 def made_by_layer(tracing: Tracing, value: Value, name: str) -> Value:
-    """A node that was made of a plain value, its axes of time and samples as they were."""
+    """The value of a node that was made of a plain value, whose axes of time and samples it keeps."""
     shape = tracing.draft.shape(name)
     own = tuple(atoms(dim, size) for dim, size in enumerate(shape))
     return Value(name, shape, Layout((*value.lead, *own)), over_time=value.over_time)
 
 
 def at_each_step(value: Value, op: WeighedT) -> WeighedT:
-    """A layer that reads a sum over all steps as one that reads each step: T of its biases' shares make a bias."""
+    """A layer behind a reduction over time as a layer of each step, whose bias is divided by ``value.over_time``."""
     shares = 1.0 if value.over_time is None else value.over_time
     if shares == 1 or isinstance(op, nir.Linear):
         return op
@@ -121,7 +121,7 @@ def per_token(
     bias: object,
     groups: int = 1,
 ) -> Value:
-    """A layer with weights for the channels, which are one axis of the value, and none for its pixels."""
+    """A layer that weighs channels alike at each pixel, as a 1x1 convolution; the channels are the axis ``axis``."""
     channels = whole(value.shape, (0,))
     path, tensor = tracing.tensor(node, weight)
     held = tracing.optional(node, bias)
@@ -166,7 +166,7 @@ def padded_convolution(
 
 
 def around_same(padding: str, size: int, gap: int) -> tuple[int, int]:
-    """Zeros before and behind an axis by padding that is "same" or "valid"."""
+    """The number of zeros before and behind an axis, if ``padding`` is "same" or "valid"."""
     beyond = gap * (size - 1) if padding == "same" else 0
     return beyond // 2, beyond - beyond // 2
 
@@ -174,7 +174,7 @@ def around_same(padding: str, size: int, gap: int) -> tuple[int, int]:
 def padded(
     tracing: Tracing, node: fx.Node, x: object, sizes: list[int], mode: str = "constant", fill: float | None = None
 ) -> Value:
-    """Zeros around an image, or less of it: a layer that passes on what it reads, part of a convolution behind it."""
+    """Zeros around an image, or a crop: a layer that passes on its input, and that a convolution behind can absorb."""
     if mode != "constant" or fill or len(sizes) > 4:
         raise tracing.refusal(
             node, f"pads {sizes} in mode {mode!r} with {fill or 0:g}", "pad rows and columns with zeros"
@@ -199,7 +199,7 @@ def padded(
 
 
 def linear_layer(tracing: Tracing, node: fx.Node, x: object, weight: object, bias: object = None) -> Value:
-    """A linear layer: of vectors, or of the channels of tokens."""
+    """A linear layer of vectors, or of the channels of tokens."""
     value = tracing.value(node, x)
     if value.axes is None or len(value.layout.axes) != len(value.lead) + 1:
         return per_token(tracing, node, value, -1, weight, bias)
@@ -216,9 +216,9 @@ def linear_layer(tracing: Tracing, node: fx.Node, x: object, weight: object, bia
 def _of_own_pixels(
     tracing: Tracing, value: Value, tensor: torch.Tensor
 ) -> tuple[Value, torch.Tensor, dict[str, str | int]]:
-    """What a linear layer reads, and its weights: those of an image's own pixels, where the code enlarges it first.
+    """The input, weights and metadata of a linear layer; it reads an image's own pixels if the code enlarges the image.
 
-    Adaptive averages of more windows than pixels do, such as VGG's 7 x 7 of a smaller image.
+    An adaptive average pool enlarges an image if it has more windows than pixels, such as VGG's 7 x 7 windows.
     """
     flat = tracing.draft.nodes[value.node]
     pool = tracing.draft.nodes[flat.inputs[0]] if isinstance(flat.op, nir.Flatten) else flat

@@ -19,14 +19,15 @@ from resformer.compiler.frontend.module.synapses import (
 from resformer.compiler.frontend.module.values import Tracing, Value
 
 ALONG_ROWS, ALONG_COLUMNS = 1, 2
-"""Which dimension of an image of one column, or of one row, the axis is."""
+"""The dimension that the axis is in an image: its rows in an image of one column, its columns in one of one row."""
 
 
 def _along(tracing: Tracing, node: fx.Node, value: Value) -> int:
-    """Which dimension of its node a value shows behind samples and channels, the other one being of size one.
+    """The dimension of its node that a value shows behind samples and channels; the other spatial one has size one.
 
     Raises:
-        UnsupportedError: It shows another: taps would reach from step to step, or from a row's end to the next row.
+        UnsupportedError: The value shows something else: windows would reach from step to step, or from the end of a
+            row into the next row.
     """
     axes = value.layout.axes
     if len(axes) == 3 and any(atom.dim in (TIME, BATCH) for atom in (*axes[1], *axes[2])):
@@ -50,13 +51,14 @@ def _along(tracing: Tracing, node: fx.Node, value: Value) -> int:
 def _in_image(
     tracing: Tracing, node: fx.Node, x: fx.Node, make: Callable[[Callable[[int, int], tuple[int, int]]], Value]
 ) -> Value:
-    """What a layer of images makes of a value, seen along the one axis again.
+    """Apply a layer of images to a value of one axis, and return the result as a value of one axis.
 
     Args:
-        tracing: So far.
+        tracing: The traced module.
         node: The layer.
-        x: What it reads; ``make`` sees it as an image.
-        make: Given what makes (rows, columns) of a size along the axis and one across, makes the image.
+        x: What the layer reads; while ``make`` runs, it is an image.
+        make: Applies the layer. It is given a function that makes (rows, columns) of a size along the axis and a size
+            across it.
     """
     value = tracing.value(node, x)
     dim = _along(tracing, node, value)
@@ -70,7 +72,7 @@ def _in_image(
 
 
 def _one(size: Any) -> int:
-    """The number that PyTorch takes as such or in a list of one."""
+    """The number of an argument that PyTorch takes as one number or as a list of one."""
     return int(size[0]) if isinstance(size, Sequence) else int(size)
 
 
@@ -85,7 +87,7 @@ def convolution_along(
     dilation: object = 1,
     groups: int = 1,
 ) -> Value:
-    """A Conv1d: of one tap over tokens, a 1x1 convolution of the map that they show; else along one row."""
+    """A Conv1d: with one tap, a 1x1 convolution of the map that the tokens show; else a convolution along one axis."""
     tensor = tracing.tensor(node, weight)[1]
     taps, gap, step = tensor.shape[2], _one(dilation), _one(stride)
     if isinstance(padding, str):
@@ -116,7 +118,7 @@ def max_pool_along(
     dilation: object = 1,
     ceil_mode: bool = False,
 ) -> Value:
-    """The largest of each window."""
+    """The maximum of each window."""
     step = _one(stride or kernel)
     return _in_image(
         tracing,
@@ -165,7 +167,7 @@ def averaged_along(
 
 
 def averaged_adaptively_along(tracing: Tracing, node: fx.Node, x: fx.Node, size: object) -> Value:
-    """The mean of as many windows as are asked for."""
+    """The mean of each of ``size`` windows, which cover the axis."""
     return _in_image(tracing, node, x, lambda pair: averaged_adaptively(tracing, node, x, pair(_one(size), 1)))
 
 

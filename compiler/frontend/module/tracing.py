@@ -1,10 +1,10 @@
-"""Running the code of the user's module, to see which operations it is.
+"""Runs the code of the user's module, to record which operations the code consists of.
 
 ``torch.export`` runs ``forward`` on tensors that have shapes but no values, and records every ATen operation with the
-lines of code that it came from. So a branch on values cannot be taken, and is refused, while loops, branches on shapes
-and Python of any kind are simply run; ``torch.fx``'s symbolic tracing, which knows no shapes either, would refuse these
-too, and has to be told which modules not to look into. SpikingJelly's neurons are not looked into: each is recorded as
-one operation that bears its path.
+lines of code that it came from. A branch on values therefore cannot be taken, and is refused. Loops, branches on shapes
+and any other Python code simply run. The symbolic tracing of ``torch.fx`` does not know shapes either, so it would
+refuse such code, too, and it has to be told which modules not to trace into. SpikingJelly's neurons are not traced
+into: each population is recorded as one operation that holds the population's path.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from resformer.compiler.frontend.module.kinds import clocked, is_population
 from resformer.errors import UnsupportedError
 
 TRACED_BATCH = 11
-"""Samples that the code is traced with: a number that no other axis is likely to have."""
+"""The number of samples that the code is traced with; no other axis is likely to have this size."""
 TORCH, SPIKINGJELLY, PYTHON = (str(Path(inspect.getfile(each)).parent) for each in (torch, spikingjelly, contextlib))
 LIBRARIES = (TORCH, PYTHON, str(Path(__file__).parent))
-"""Where code is not the user's; nor is SpikingJelly's, but for the networks that come with it."""
+"""Folders of code that is not the user's. SpikingJelly is not among them, because it contains whole networks, too."""
 
 
 @torch.library.custom_op("resformer::neurons", mutates_args=())
@@ -74,7 +74,7 @@ def _(values: torch.Tensor, name: str, steps: int) -> torch.Tensor:  # noqa: ARG
 
 @torch.library.custom_op("resformer::step_ago", mutates_args=())
 def _step_ago(values: torch.Tensor, name: str, features: int) -> torch.Tensor:  # noqa: ARG001
-    """Stands for what a container made one step ago, of so many numbers or as many as it reads."""
+    """Stands for what a container made one step ago: of ``features`` features, or as many as ``values`` if 0."""
     raise AssertionError(f"{name}: is only traced")
 
 
@@ -96,7 +96,7 @@ def _(values: torch.Tensor, before: torch.Tensor, name: str, outputs: int) -> to
 
 @torch.library.custom_op("resformer::returned", mutates_args=())
 def _returned(values: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
-    """Stands for what a container makes, and reads one step later."""
+    """Stands for what a container makes, which the container also reads one step later."""
     raise AssertionError(f"{name}: is only traced")
 
 
@@ -106,16 +106,16 @@ def _(values: torch.Tensor, name: str) -> torch.Tensor:  # noqa: ARG001
 
 
 class InFloat64(TorchFunctionMode):
-    """While it is entered, code makes tensors of zeros, ones or nothing in float64 where it names no type.
+    """A context in which ``zeros``, ``ones`` and ``empty`` make float64 tensors if the code names no type.
 
-    ``torch.zeros(T, N, ...)``, which a forward fills step by step, is of PyTorch's default type rather than of that of
-    the network's weights.
+    Without it, ``torch.zeros(T, N, ...)``, which a forward fills step by step, has PyTorch's default type rather than
+    the type of the network's weights.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run a function."""
+        """Run a function, with float64 as the default type."""
         given = dict(kwargs or {})
         if func in (torch.zeros, torch.ones, torch.empty) and given.get("dtype") is None:
             given["dtype"] = torch.float64
@@ -123,14 +123,14 @@ class InFloat64(TorchFunctionMode):
 
 
 def _leads_back(node: nn.Module) -> bool:
-    """Whether it is a container that is given what it made one step ago."""
+    """Whether a module is a container that reads what it made one step ago."""
     rooms = [room for room in (layer, clocked("layer")) if room is not None]
     names = ("LinearRecurrentContainer", "ElementWiseRecurrentContainer")
     return isinstance(node, tuple(getattr(room, name) for room in rooms for name in names))
 
 
 def _leading_back(name: str, node: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The forward of a container that is given what it made one step ago."""
+    """A forward to trace, for a container that reads what it made one step ago."""
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         several = getattr(node, "step_mode", "s") == "m"
@@ -153,7 +153,7 @@ def export(module: nn.Module, example: torch.Tensor) -> torch.export.ExportedPro
     """Run a module's code on a tensor without values.
 
     Raises:
-        UnsupportedError: The code looks at values.
+        UnsupportedError: The code branches on values, or cannot be traced or lowered for another reason.
     """
     module = copy.deepcopy(module)
     for name, node in module.named_modules():
@@ -198,11 +198,11 @@ KEEPS_STATE: Mapping[str, str] = MappingProxyType(
         "MultiDimensionalAttention": "leave it out: it weighs values by what all steps hold",
     }
 )
-"""SpikingJelly's layers that keep a state, or look at all steps at once, and have no lowering; and the way out."""
+"""SpikingJelly's layers without a lowering that keep a state or read all steps at once, and what to do instead."""
 
 
 def _no_lowering(node: nn.Module) -> str | None:
-    """Why a layer of PyTorch's or SpikingJelly's has no lowering, and the way out; None of others."""
+    """Why a layer of PyTorch's or SpikingJelly's has no lowering, and what to do instead; None for other modules."""
     kind = type(node).__name__
     if not type(node).__module__.startswith(("torch.", "spikingjelly.")):
         return None
@@ -212,7 +212,7 @@ def _no_lowering(node: nn.Module) -> str | None:
 
 
 def _refusing(name: str, why: str) -> Callable[..., torch.Tensor]:
-    """A forward that says why there is no lowering."""
+    """A forward that raises an error, which says why the module has no lowering."""
 
     def forward(*_args: object, **_more: object) -> torch.Tensor:
         raise UnsupportedError(f"{name}: {why}")
@@ -221,7 +221,7 @@ def _refusing(name: str, why: str) -> Callable[..., torch.Tensor]:
 
 
 def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str | None]], error: Exception) -> str:
-    """Why code could not be run on tensors without values, in words that name where, and the way out."""
+    """A message that says why and where code could not be run on tensors without values, and what to do instead."""
     single = [
         f"{name} ({type(node).__name__})"
         for name, node in module.named_modules()
@@ -262,11 +262,11 @@ def _untraceable(module: nn.Module, frames: Sequence[tuple[str, int | None, str 
 
 
 _OF_TRACING = re.compile(r"[Ff]ake|\bu\d+\b|\bs\d+\b|subclass|torch\.export|torch\._|[Dd]ynamo|proxy|SymInt|symbolic")
-"""What errors say that speak of tracing rather than of the user's code."""
+"""Words in error messages that are about tracing rather than about the user's code."""
 
 
 def _is_of_shapes(error: Exception) -> bool:
-    """Whether an operation was given a tensor of a shape that it does not take."""
+    """Whether an error is one that PyTorch raises for a tensor of a shape that an operation does not take."""
     return isinstance(error, RuntimeError | ValueError | IndexError | AssertionError) and "fake tensor" not in str(
         error
     )
@@ -274,7 +274,7 @@ def _is_of_shapes(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch.export logs and prints about code that it cannot trace: our error says it."""
+    """Suppress what torch.export logs and prints about code that it cannot trace: our own error says it."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -294,7 +294,7 @@ def user_line(node: fx.Node) -> str:
 
 
 def _line(frames: Sequence[tuple[str, int | None, str | None]]) -> str:
-    """The innermost of some places in the code that is not in a library."""
+    """The innermost of some stack frames that is not in a library, as "file:line: code"."""
     frames = [frame for frame in frames if not frame[0].startswith(LIBRARIES[-1])]
     known = [frame for frame in frames if not frame[0].startswith(LIBRARIES)] or list(frames)
     own = [frame for frame in known if not frame[0].startswith(SPIKINGJELLY)] or known
@@ -305,5 +305,5 @@ def _line(frames: Sequence[tuple[str, int | None, str | None]]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the stack that PyTorch writes below."""
+    """The first line of an error's message, without the stack that PyTorch appends."""
     return str(error).partition("\n")[0]

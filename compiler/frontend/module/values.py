@@ -1,8 +1,8 @@
-"""The values of traced code, and the graph that becomes of it while its operations are imported one by one.
+"""The values of traced code, and the graph that grows while the operations of the code are imported one by one.
 
-Nodes are named by their paths in the state dict, and what has no parameters by the module that it runs in. For each
-value it is followed which of its axes are time and batch, so that samples cannot be mixed up unseen, and how the others
-lie over the node's (``layout``).
+A node is named by its path in the state dict, or, if it has no parameters, after the module that it runs in. Each value
+records which of its axes are time and batch, so that code which mixes samples is noticed, and how its other axes map to
+those of its node (``layout``).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from resformer.errors import InputError, UnsupportedError
 
 
 class Axes(Enum):
-    """Which axes come before a sample's own."""
+    """The axes that come before a sample's own."""
 
     STATIC = "N"
-    """The same at all steps."""
+    """The values are the same at all steps."""
     UNREPEATED = "1, N"
     TIMED = "T, N"
     MERGED = "T * N"
@@ -40,7 +40,7 @@ class Axes(Enum):
 
 
 IMAGES = (Axes.STATIC, Axes.MERGED, Axes.SAMPLES_MERGED, Axes.REDUCED)
-"""One axis before a sample's own, as PyTorch's own layers for images take them."""
+"""The members that have one axis before a sample's own, as PyTorch's layers for images require."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ class Value:
     """A tensor of the traced code.
 
     Attributes:
-        node: The node whose value it shows.
-        shape: The node's.
-        layout: How it shows it.
-        over_time: By which factor it is the mean over all steps: 1, or T of a sum; None: it is of single steps. What a
-            network does behind its neurons is linear, so the node's values are those of single steps all the same.
-        steps: Which steps it shows alone, or is the sum of, in code that loops over time; None: it is of all of them.
-        made_by: The operation that laid it out so; None where that is how the node has it.
+        node: The node whose value the tensor shows.
+        shape: The shape of that node.
+        layout: How the tensor's axes show the node's value.
+        over_time: For a reduction over all steps, the factor by which it is a multiple of the mean, such as 1 for a
+            mean and T for a sum; None: the tensor is of single steps. All that follows a network's neurons is linear,
+            so the node itself still makes a value at each step.
+        steps: In code that loops over time, the one step that the tensor shows, or the steps that it is the sum of;
+            None: it is of all steps.
+        made_by: The operation that gave the tensor its layout; None if the layout is the node's own.
     """
 
     node: str
@@ -66,7 +68,7 @@ class Value:
 
     @property
     def axes(self) -> Axes | None:
-        """What comes before a sample's own axes; None where they are not in front."""
+        """The axes before a sample's own; None if time and samples are not in front."""
         if self.over_time is not None:
             return Axes.UNREPEATED if self.layout.axes[:1] == ((),) else Axes.REDUCED
         names = tuple("*".join(_LEADING.get(atom.dim, "") for atom in axis) for axis in self.layout.axes[:2])
@@ -77,12 +79,12 @@ class Value:
 
     @property
     def named_axes(self) -> str:
-        """Its axes, in words."""
+        """The tensor's axes, in words."""
         return str(self.layout) if self.axes is None else f"({self.axes.value}, ...)"
 
     @property
     def is_plain(self) -> bool:
-        """Whether its axes, behind those of time and samples, are the node's own."""
+        """Whether the tensor's axes behind those of time and samples are the node's own."""
         return self.axes is not None and self.layout == plain(self.lead, self.shape)
 
     @property
@@ -91,7 +93,7 @@ class Value:
         return self.layout.axes[: LEADING_AXES[self.axes]] if self.axes is not None else ()
 
     def of(self, node: str, shape: Shape | None = None) -> Value:
-        """Another node's value, laid out alike."""
+        """The value of another node, with the same layout."""
         return replace(self, node=node, shape=self.shape if shape is None else shape)
 
 
@@ -107,11 +109,11 @@ JOINS_STEPS = frozenset(
         ("resformer.delay", "default"),
     )
 )
-"""The operations that may take values of several steps, or remember some."""
+"""The operations that may read values of several steps, or remember values from step to step."""
 
 
 def _at(steps: tuple[int, ...] | None, made: Value | tuple[Value, ...]) -> Value | tuple[Value, ...]:
-    """The values of one step."""
+    """The values that an operation made, marked as those of ``steps``."""
     if isinstance(made, tuple):
         return tuple(replace(each, steps=steps) for each in made)
     return replace(made, steps=steps)
@@ -127,7 +129,7 @@ LEADING_AXES = {
     Axes.SAMPLES_MERGED: 1,
     Axes.REDUCED: 1,
 }
-"""How many axes come before a sample's own."""
+"""The number of axes that come before a sample's own."""
 
 
 ROW_AXES = 2
@@ -135,36 +137,38 @@ ROW_AXES = 2
 
 
 class SamplesFirstError(UnsupportedError):
-    """Neurons read (N, T, ...): so the module takes samples before time, if it takes anything."""
+    """The code reads (N, T, ...), so the module can only be one that takes samples before time."""
 
 
 Importer: TypeAlias = "Callable[..., Value | tuple[Value, ...]]"
-"""Makes of an operation, given the tracing, its node and its arguments, what it makes."""
+"""Imports an operation: given the tracing, the operation and its arguments, it returns what the operation makes."""
 
 
 @dataclass
 class Tracing:
-    """One traced module on its way to a graph.
+    """A traced module whose operations are being imported into a graph.
 
     Attributes:
-        module: Whose tensors are read.
-        exported: Its operations.
+        module: The module that was traced; its parameters and buffers are read from it.
+        exported: The operations of the module.
         draft: The nodes so far.
         timesteps: T, once it is known.
-        importers: How each operation of PyTorch is imported.
-        whole_of: Makes a part of a value that of a layer that makes no more.
-        values: Of each operation so far.
-        constants: What is no value of the network.
+        importers: The function that imports each operation of PyTorch.
+        whole_of: Turns a value that shows a part of a layer into the whole value of a layer that makes only this part.
+        values: The values that each operation so far made.
+        constants: The constants of the code, which are not values of the network.
         grids: For each node whose last dimension stands for the pixels of an image, that image's size.
-        called: For each population that steps one by one, what it was given.
-        layouts: For each population that is not given (T, N, ...) as its node has it, how its values are laid out.
-        recurrent: The containers that lead back what they made one step ago.
-        closed: Those whose neurons have synapses onto themselves.
-        parted: For each node that makes less from then on, without what such neurons fired one step ago: the neurons.
-        stepping: The populations that such a container steps.
-        alone: For each population that is given (T * N, ...), which is right of one sample alone, why it is refused of
-            others.
-        bordered: The images into whose borders the code wrote what normalisation makes of zeros.
+        called: For each population that the code runs one step at a time, what it was given at each step.
+        layouts: For each population whose values are not (T, N, ...) with the axes of its node, the layout of these
+            values.
+        recurrent: The containers that read what they made one step ago.
+        closed: Those of these containers whose neurons have their synapses onto themselves already.
+        parted: For each node whose value depended on what recurrent neurons fired one step ago, before this feedback
+            became synapses of the neurons: the name of the neurons.
+        stepping: The populations that a recurrent container runs one step at a time.
+        alone: For each population that is given (T * N, ...), which is right for a single sample only, the message that
+            refuses several samples.
+        bordered: The images into whose borders the code wrote what a normalisation makes of zeros.
     """
 
     module: nn.Module
@@ -221,7 +225,7 @@ class Tracing:
         return held.detach()
 
     def _import(self, node: fx.Node) -> Value | tuple[Value, ...]:
-        """What an operation makes; in a loop over time, what it made at the first step, which is made once."""
+        """Import an operation; in a loop over time, only at the first step, whose result the other steps share."""
         given = [each for each in (self.values.get(each) for each in node.all_input_nodes) if isinstance(each, Value)]
         kind = str(node.target)
         if kind in JOINS_STEPS:
@@ -250,7 +254,7 @@ class Tracing:
         return self._made(node)
 
     def once(self, key: object, make: Callable[[], Value]) -> Value:
-        """What an operation makes that is the same at each step of a loop, made at the first."""
+        """What ``make`` returns; in a loop over time, only the first step calls it, and all steps share its result."""
         if key not in self._known:
             self._known[key] = make()
         made = self._known[key]
@@ -258,7 +262,7 @@ class Tracing:
         return made
 
     def _key(self, argument: object) -> object:
-        """What tells an operation's arguments from others', whichever step they are of."""
+        """A key that is the same for the same arguments of an operation, whichever step they are of."""
         if isinstance(argument, fx.Node):
             value = self.values.get(argument)
             if isinstance(value, Value):
@@ -275,10 +279,10 @@ class Tracing:
         return repr(argument)
 
     def settled(self, node: fx.Node, value: Value) -> Value:
-        """A value that is the sum of several steps as that of all of them.
+        """A value that is the sum of several steps, as a sum over all steps; any other value is returned unchanged.
 
         Raises:
-            UnsupportedError: Some are missing.
+            UnsupportedError: Some steps are missing from the sum.
         """
         if value.steps is None or len(value.steps) < 2:
             return value
@@ -319,7 +323,7 @@ class Tracing:
         found = given[0] if len(given) == 1 else None
         value = self.values.get(found) if isinstance(found, fx.Node) else None
         spec = self.exported.call_spec.out_spec
-        # one tensor, or with it nothing in the place of what else there might be; a tuple or a dict of one is neither
+        # a single tensor, or a tuple whose other items are None; not a dict, nor a tuple of one item
         plain_result = spec is not None and (spec.is_leaf() or (spec.type is tuple and spec.num_children > 1))
         if not isinstance(found, fx.Node) or not plain_result or not isinstance(value, Value):
             raise UnsupportedError(
@@ -334,7 +338,7 @@ class Tracing:
                 found, f"returns what step {value.steps[0]} makes", "return all steps, stacked, or their sum or mean"
             )
         if value.axes is Axes.STATIC and self.timesteps in (None, 1):
-            # without time or memory in its code, it runs once
+            # code with neither time nor memory runs once
             self.timesteps, value = 1, replace(value, over_time=1.0)
         if value.axes not in (Axes.TIMED, Axes.REDUCED):
             raise self.refusal(
@@ -369,10 +373,10 @@ class Tracing:
         return value
 
     def stepwise(self, node: fx.Node, argument: object) -> Value:
-        """The same, of single steps.
+        """An argument that must be a value of the network, and of single steps.
 
         Raises:
-            UnsupportedError: It is a mean or a sum over all steps.
+            UnsupportedError: The argument is a mean or a sum over all steps, or no value of the network.
         """
         value = self.value(node, argument)
         if value.over_time is not None:
@@ -380,7 +384,7 @@ class Tracing:
         return value
 
     def plain(self, node: fx.Node, argument: object, *axes: Axes) -> Value:
-        """The same, its axes behind those of time and samples being the node's, with some of these in front."""
+        """An argument with its node's own axes behind time and samples; only ``axes``, if given, may be in front."""
         value = self.value(node, argument)
         if value.axes is None or (axes and value.axes not in axes):
             wanted = " or ".join(f"({each.value}, ...)" for each in axes) or "time and samples in front"
@@ -388,7 +392,7 @@ class Tracing:
         return self.as_plain(node, value)
 
     def as_plain(self, node: fx.Node, value: Value) -> Value:
-        """A value as its node has it: one that shows it as a vector is that of a node that flattens it."""
+        """A value with its node's own axes; if it shows them as one vector, a node that flattens is appended for it."""
         if value.is_plain:
             return value
         if not value.layout.shows_all(value.shape) and value.axes is not None:
@@ -410,9 +414,9 @@ class Tracing:
         return replace(value, node=self._flat[key], shape=shape, layout=plain(value.lead, shape), made_by=None)
 
     def tensor(self, node: fx.Node, argument: object) -> tuple[str, torch.Tensor]:
-        """The path and value of an argument that must be a parameter or buffer."""
+        """The path and value of an argument that must be a parameter, a buffer, or a weight computed from these."""
         if isinstance(argument, fx.Node) and argument in self.constants and argument not in self.constants.paths:
-            # such as what weight_norm makes of its parameters
+            # such as the weight that weight_norm computes from its parameters
             return f"{self.module_path(node)}.weight", self.constants.value(argument)
         if not isinstance(argument, fx.Node) or argument not in self.constants.paths:
             raise self.refusal(
@@ -423,20 +427,20 @@ class Tracing:
         return self.constants.paths[argument], self.constants.tensors[argument]
 
     def optional(self, node: fx.Node, argument: object) -> torch.Tensor | None:
-        """The same of one that may be absent."""
+        """The value of a parameter, a buffer or a computed weight; None if the argument is absent."""
         return None if argument is None else self.tensor(node, argument)[1]
 
     def module_path(self, node: fx.Node) -> str:
-        """The innermost module that an operation runs in, or what to call it."""
+        """The path of the innermost module that an operation runs in, or the operation's own name if there is none."""
         stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
         return str(stack[-1][0]) or node.name
 
     def is_computed(self, argument: object) -> bool:
-        """Whether an argument is a weight that the code computes of others."""
+        """Whether an argument is a weight that the code computes from others."""
         return argument in self.constants and argument not in self.constants.paths
 
     def name(self, node: fx.Node) -> str:
-        """What to call an operation without parameters: after the module that it is, or runs in."""
+        """A unique name for an operation without parameters, after the module that it is or that it runs in."""
         stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
         path, kind = str(stack[-1][0]), str(stack[-1][1])
         if not path or not re.match(r"(<class ')?(torch\.nn|spikingjelly)\.", kind) or "contain" in kind.lower():
@@ -447,7 +451,7 @@ class Tracing:
         return unique
 
     def add(self, node: fx.Node, name: str, op: nir.NIRNode, *inputs: str, shape: Shape | None = None) -> str:
-        """Append a node that bears a path of its own."""
+        """Append a node whose name is a path of its own, and return the name."""
         if name in self.draft.nodes:
             raise self.refusal(
                 node,
@@ -461,7 +465,7 @@ class Tracing:
             raise self.refusal(node, f"{name}: {error}", "bring the values to that shape") from error
 
     def elementwise(self, node: fx.Node, name: str, op: nir.NIRNode, *values: Value) -> Value:
-        """Append a node that makes an element of each of its inputs' elements, however they are laid out."""
+        """Append an elementwise operation, for which the layout of its inputs does not matter."""
         first = values[0]
         made = self.add(node, name, op, *(each.node for each in values))
         if first.node in self.grids:
@@ -469,16 +473,16 @@ class Tracing:
         return first.of(made)
 
     def refusal(self, node: fx.Node, problem: str, remedy: str) -> UnsupportedError:
-        """Why an operation has no lowering, and where it stands."""
+        """The error that says why an operation has no lowering, and at which line of code."""
         name = node.args[1] if node.target is torch.ops.resformer.neurons.default else self.name(node)
         return UnsupportedError(f"{name}: {problem}; {remedy} ({user_line(node)})")
 
 
 def same_steps(wanted: int | None, found: int) -> int:
-    """T as the module has it.
+    """T as it was found in the module, after a check against the T that is wanted.
 
     Raises:
-        InputError: Another is asked for, or was found before.
+        InputError: Another T is asked for, or was found before.
     """
     if wanted is not None and wanted != found:
         raise InputError(f"timesteps: {wanted} are asked for, but the module runs {found}; leave the option out")

@@ -1,4 +1,4 @@
-"""What moves no number: reshaping, permuting, slicing, repeating, stacking and casting."""
+"""Operations that change no numbers: reshaping, permuting, slicing, repeating, stacking, concatenating and casting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from resformer.compiler.ir.primitives import (
 
 
 def concatenated(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0) -> Value:
-    """Channels side by side: a sum of parts, each put in its place by a layer; convolutions behind take it apart."""
+    """Concatenated channels, as a sum of layers that each put a part in place; a convolution behind takes it apart."""
     values = [tracing.value(node, each) for each in parts]
     first = values[0]
     axis = dim % len(first.layout.axes)
@@ -46,7 +46,7 @@ def concatenated(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int
 
 
 def _side_by_side(tracing: Tracing, node: fx.Node, values: list[Value], axis: int) -> Value:
-    """Channels of values of one step, or of all."""
+    """Concatenate the channels of values that are all of one step, or all of every step."""
     first = values[0]
     for each in values:
         alike = each.layout.without([axis]) == first.layout.without([axis]) and each.over_time == first.over_time
@@ -88,7 +88,7 @@ def _side_by_side(tracing: Tracing, node: fx.Node, values: list[Value], axis: in
 
 
 def reshaped(tracing: Tracing, node: fx.Node, x: object, *_sizes: object, **_more: object) -> Value:
-    """View, flatten and the like: what became of the axes is seen from the sizes."""
+    """View, flatten and the like; the sizes before and after show how the axes changed."""
     value, sizes = tracing.value(node, x), tuple(node.meta["val"].shape)
     layout = value.layout.reshaped(sizes)
     if layout is None:
@@ -102,10 +102,10 @@ def reshaped(tracing: Tracing, node: fx.Node, x: object, *_sizes: object, **_mor
 
 
 def _viewed(node: fx.Node, value: Value, layout: Layout) -> Value:
-    """The same value laid out in another way."""
+    """The same value with another layout."""
     if layout.axes[len(value.lead) :] == value.layout.axes[len(value.lead) :]:
         return replace(value, layout=layout)
-    # T and N merged or parted leave a flattened value what it is, made where it was flattened
+    # merging or parting T and N alone does not change which operation flattened a value
     tail = layout.axes[-1:]
     return replace(value, layout=layout, made_by=value.made_by if tail == value.layout.axes[-1:] else node)
 
@@ -131,7 +131,7 @@ def turned(tracing: Tracing, node: fx.Node, x: object) -> Value:
 
 
 def moved(tracing: Tracing, node: fx.Node, x: object, source: int | list[int], target: int | list[int]) -> Value:
-    """Axes moved to other places, the others in their order."""
+    """Axes moved to other places; the other axes keep their order."""
     count = len(tracing.value(node, x).layout.axes)
     sources, targets = (
         [each % count for each in ([axes] if isinstance(axes, int) else axes)] for axes in (source, target)
@@ -142,7 +142,7 @@ def moved(tracing: Tracing, node: fx.Node, x: object, source: int | list[int], t
 
 
 def narrowed(tracing: Tracing, node: fx.Node, x: object, dim: int, start: int, length: int) -> Value:
-    """A part of an axis, from a first index on."""
+    """``length`` indices of an axis, from ``start`` on."""
     first = start % tracing.value(node, x).layout.sizes[dim]
     return sliced(tracing, node, x, dim, first, first + length)
 
@@ -156,7 +156,7 @@ def sliced(
     end: int | None = None,
     step: int = 1,
 ) -> Value:
-    """A part of an axis, from a first index to a last."""
+    """The indices of an axis from ``start`` on, before ``end``."""
     value = tracing.value(node, x)
     size = value.layout.sizes[dim]
     first, last, _ = slice(start, end).indices(size)
@@ -166,7 +166,7 @@ def sliced(
 
 
 def _part(tracing: Tracing, node: fx.Node, value: Value, dim: int, first: int, last: int, kind: str) -> Value:
-    """Some indices of an axis, in a row."""
+    """The indices of an axis from ``first`` on, before ``last``."""
     index = dim % len(value.layout.axes)
     if (first, last) == (0, value.layout.sizes[index]):
         return value
@@ -184,7 +184,7 @@ def _part(tracing: Tracing, node: fx.Node, value: Value, dim: int, first: int, l
 
 
 def selected(tracing: Tracing, node: fx.Node, x: object, dim: int, index: int) -> Value:
-    """One index of an axis, which goes."""
+    """One index of an axis; the axis is removed."""
     value = tracing.value(node, x)
     at = index % value.layout.sizes[dim]
     if value.layout.axes[dim] == (time_atom(tracing),) and value.over_time is None:
@@ -200,7 +200,7 @@ def selected(tracing: Tracing, node: fx.Node, x: object, dim: int, index: int) -
 
 
 def split(tracing: Tracing, node: fx.Node, x: object, size: int | list[int], dim: int = 0) -> tuple[Value, ...]:
-    """An axis in parts of given sizes."""
+    """An axis split into parts of one size, or of the given sizes."""
     value = tracing.value(node, x)
     total = value.layout.sizes[dim]
     sizes = size if isinstance(size, list | tuple) else [min(size, total - at) for at in range(0, total, size)]
@@ -210,13 +210,13 @@ def split(tracing: Tracing, node: fx.Node, x: object, size: int | list[int], dim
 
 
 def chunked(tracing: Tracing, node: fx.Node, x: object, chunks: int, dim: int = 0) -> tuple[Value, ...]:
-    """An axis in parts of one size, as many as are asked for."""
+    """An axis split into at most ``chunks`` parts of one size; the last part may be smaller."""
     total = tracing.value(node, x).layout.sizes[dim]
     return split(tracing, node, x, -(-total // chunks), dim)
 
 
 def unbound(tracing: Tracing, node: fx.Node, x: object, dim: int = 0) -> tuple[Value, ...]:
-    """Each index of an axis by itself."""
+    """Each index of an axis as a value of its own."""
     count = tracing.value(node, x).layout.sizes[dim]
     return tuple(selected(tracing, node, x, dim, index) for index in range(count))
 
@@ -251,12 +251,12 @@ def repeated(tracing: Tracing, node: fx.Node, x: object, sizes: list[int], **_mo
 
 
 def stacked(tracing: Tracing, node: fx.Node, parts: list[fx.Node], dim: int = 0) -> Value:
-    """One value, once for each step; or what a loop over time made at each, in order."""
+    """One value repeated for each step, or the values that a loop over time made at each step, in order."""
     return _in_steps(tracing, node, [tracing.value(node, each) for each in parts], dim)
 
 
 def _in_steps(tracing: Tracing, node: fx.Node, values: list[Value], dim: int) -> Value:
-    """Values on a new axis of time."""
+    """Values, one for each step, stacked along a new axis of time."""
     value = values[0]
     steps = [each.steps for each in values]
     same = all((each.node, each.layout, each.over_time) == (value.node, value.layout, None) for each in values)
@@ -281,7 +281,7 @@ def dropped(tracing: Tracing, node: fx.Node, x: object, p: float, train: bool) -
 
 
 def same(tracing: Tracing, node: fx.Node, x: object, *_options: object, **_more: object) -> Value:
-    """The same values, of another type where that holds them: a whole number holds counts, and a bool spikes."""
+    """The same values in a type that can hold them: a float, a whole number for counts, or a bool for spikes."""
     value, kind = tracing.value(node, x), node.meta["val"].dtype
     counts = kind is not torch.bool and sends_counts(tracing.draft.nodes, value.node)
     if not kind.is_floating_point and not counts and not is_binary(tracing, value.node):

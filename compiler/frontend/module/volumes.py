@@ -1,4 +1,4 @@
-"""Pools of three axes whose windows are of images: PyTorch takes (T, N, C, H, W) for volumes of C images."""
+"""3-D pools whose windows lie within one image; PyTorch reads (T, N, C, H, W) as volumes of C images each."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ REMEDY = "pool the pixels of (T, N, C, H, W) alone, by windows (1, h, w), or fla
 
 
 def _three(value: object) -> tuple[int, int, int]:
-    """An argument of three axes, which PyTorch takes as one number or three."""
+    """The three numbers of an argument that PyTorch takes as one number or three."""
     numbers = (value,) if isinstance(value, int) else tuple(value)  # type: ignore[arg-type]
     return int(numbers[0]), int(numbers[len(numbers) // 2]), int(numbers[-1])
 
 
 def _of_images(tracing: Tracing, node: fx.Node, x: object, pool: Importer, *arguments: object) -> Value:
-    """What a pool of images makes of all steps and samples."""
+    """Apply a pool of images to all steps and samples at once."""
     value = tracing.plain(node, x, *IMAGES, Axes.TIMED, Axes.SAMPLES_FIRST)
     lead = value.lead
     merged = tuple(atom for axis in lead for atom in axis)
@@ -33,7 +33,7 @@ def _of_images(tracing: Tracing, node: fx.Node, x: object, pool: Importer, *argu
 def _windows(
     tracing: Tracing, node: fx.Node, kernel: object, stride: object, padding: object
 ) -> tuple[list[int], list[int], list[int]]:
-    """Kernel, stride and padding of images.
+    """Kernel, stride and padding within an image, each (rows, columns), of a 3-D pool.
 
     Raises:
         UnsupportedError: Windows reach over several images.
@@ -54,7 +54,7 @@ def max_pool_of_volumes(
     dilation: object = 1,
     ceil_mode: bool = False,
 ) -> Value:
-    """The largest of each window."""
+    """The maximum of each window."""
     windows = _windows(tracing, node, kernel, stride, padding)
     return _of_images(tracing, node, x, max_pool, *windows, list(_three(dilation)[1:]), ceil_mode)
 
@@ -74,7 +74,7 @@ def averaged_windows_of_volumes(
 
 
 def averaged_adaptively_of_volumes(tracing: Tracing, node: fx.Node, x: fx.Node, size: list[int]) -> Value:
-    """The mean of as many windows as are asked for."""
+    """The mean of each of ``size`` windows, which cover an image."""
     if size[0] != x.meta["val"].shape[-3]:
         raise tracing.refusal(node, f"averages to {tuple(size)}, over several images", REMEDY)
     return _of_images(tracing, node, x, averaged_adaptively, size[1:])

@@ -1,4 +1,4 @@
-"""Padding that is not the same on all sides, as NIR's is: kernels with zeros at the side that is padded less."""
+"""Padding that differs from side to side, which NIR lacks: a kernel gets zeros at the side that is padded less."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from resformer.compiler.ir.window import Window
 Float64Array = npt.NDArray[np.float64]
 
 PADDED = "padded"
-"""In the metadata of a layer that only pads: by how many rows and columns, "top,bottom,left,right"."""
+"""In the metadata of a layer that only pads: the numbers of rows and columns that it adds, "top,bottom,left,right"."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Padded:
         weight: (C_out, C_in / groups, K_h, K_w).
         padding: (rows, columns), on both sides.
         dilation: (rows, columns).
-        metadata: Where in the kernel the given one is, if it has zeros around.
+        metadata: Where the given kernel lies in this one, if zeros were added around it.
     """
 
     weight: Float64Array
@@ -34,10 +34,10 @@ class Padded:
 
 
 def padded_alike(weight: Float64Array, dilation: tuple[int, int], around: tuple[int, int, int, int]) -> Padded:
-    """A kernel whose convolution pads both sides alike, for one that pads by (top, bottom, left, right).
+    """A kernel that pads both sides alike, and computes the same as ``weight`` padded by (top, bottom, left, right).
 
-    A side that is padded less by d gets d more rows (or columns) of zeros in the kernel; less than no padding is a part
-    of the image that is left out.
+    A side that is padded by d less gets d rows (or columns) of zeros in the kernel. Negative padding leaves out a part
+    of the image.
     """
     top, bottom, left, right = around
     padding = max(top, bottom, 0), max(left, right, 0)

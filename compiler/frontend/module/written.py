@@ -1,10 +1,10 @@
-"""Neurons that the code writes out over a loop of steps, known by the recurrence that torch.export unrolls.
+"""Neurons that the code writes out in a loop over time, recognised by the recurrence that torch.export unrolls.
 
     mem = mem * decay * (1 - spike) + x[t]    or    mem = (mem - spike * thresh) * decay + x[t]
     spike = (mem > thresh).float()            or    >=, or a comparison of mem - thresh with 0
 
-``stand_ins`` finds each comparison whose potential is what the last one left and an input, and puts a population of
-one step in its place.
+``stand_ins`` finds each comparison whose potential is the sum of an input and what the step before left, and replaces
+the comparison by an operation that stands for one step of a population.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from resformer.compiler.frontend.module.values import Tracing, Value
 from resformer.compiler.ir.primitives import DiscreteCubaLIF, constant
 
 COMPARISONS: Mapping[str, str] = {"aten.gt.Scalar": ">", "aten.ge.Scalar": ">="}
-"""The operations that written neurons are known by: where they fire."""
+"""The comparisons by which neurons that the code writes out are recognised, and the ``fires_at`` of each."""
 
 STANDS = frozenset({"resformer.levels.default", "resformer.written.default"})
-"""What stands for neurons that the code writes out."""
+"""The operations that stand for neurons that the code writes out."""
 
 SAME = frozenset({"aten.detach.default", "aten.alias.default", "aten.clone.default", "aten.contiguous.default"})
-"""What passes on its values."""
+"""The operations that pass on their values unchanged."""
 
 PASSED_ON = SAME | {
     *("aten.to.dtype", "aten.to.dtype_layout", "aten._to_copy.default", "aten.to.other", "aten.to.device"),
 }
-"""What passes on its values, of another type perhaps: whole numbers hold spikes, but not potentials."""
+"""The operations that pass on their values, perhaps in another type; whole numbers hold spikes, but not potentials."""
 
 
 @torch.library.custom_op("resformer::written", mutates_args=())
@@ -48,7 +48,7 @@ def _written(
     fires_at: str,  # noqa: ARG001
     soft: bool,  # noqa: ARG001
 ) -> torch.Tensor:
-    """Stands for one step of a population in a traced module; the first arguments are those of a call of levels."""
+    """Stands for one step of a population in a traced module; the first arguments are those of ``levels``."""
     raise AssertionError(f"{path}: is only traced")
 
 
@@ -78,12 +78,12 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class _Step:
-    """What a step adds to what the one before it left.
+    """How a step makes its potential from what the step before it left.
 
     Attributes:
-        current: What is added.
-        keep: Which part of the potential is kept.
-        soft: Whether a spike takes the threshold from the potential, rather than all of it.
+        current: The input that the step adds.
+        keep: The share of the potential that the step keeps.
+        soft: Whether a spike takes the threshold from the potential, rather than the whole potential.
     """
 
     current: fx.Node
@@ -92,15 +92,15 @@ class _Step:
 
 
 def stand_ins(graph: fx.Graph, varying: Collection[fx.Node], module: nn.Module) -> dict[fx.Node, fx.Node]:
-    """Put one operation a step in the place of each population that the code writes out.
+    """Replace each population that the code writes out by one operation per step.
 
     Args:
-        graph: Of the traced operations, which is changed.
+        graph: The graph of the traced operations, which is changed.
         varying: The operations that depend on the input.
-        module: That was traced.
+        module: The module that was traced.
 
     Returns:
-        What stands for each comparison; those that are no neurons' are left out.
+        The operation that stands for each comparison by which neurons fire; other comparisons are left out.
     """
     found = [each for node in graph.nodes if node in varying and (each := _comparison(node)) is not None]
     behind: dict[fx.Node, tuple[_Comparison, _Step]] = {}
@@ -128,7 +128,7 @@ def stand_ins(graph: fx.Graph, varying: Collection[fx.Node], module: nn.Module) 
 def _chain(
     first: _Comparison, found: list[_Comparison], behind: Mapping[fx.Node, tuple[_Comparison, _Step]]
 ) -> list[_Comparison]:
-    """The comparisons of one population, step by step."""
+    """The comparisons of one population, step by step; only the first if several could follow one."""
     chain = [first]
     while True:
         later = [each for each in found if each.node in behind and behind[each.node][0] is chain[-1]]
@@ -138,7 +138,7 @@ def _chain(
 
 
 def _name(node: fx.Node, module: nn.Module, taken: list[str]) -> str:
-    """The path of the module that a population is, or is written in."""
+    """A unique name for a population: the path of the module that it is, or that its code is in."""
     stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
     path = str(stack[-1][0])
     if next(module.get_submodule(path).children(), None) is not None:
@@ -151,7 +151,7 @@ def _name(node: fx.Node, module: nn.Module, taken: list[str]) -> str:
 
 
 def _put(graph: fx.Graph, compared: _Comparison, current: fx.Node, name: str, step: _Step) -> fx.Node:
-    """Write the operation that stands for one step, for all that read the comparison."""
+    """Insert the operation that stands for one step, and let all readers of the comparison read it."""
     with graph.inserting_after(compared.node):
         arguments = (current, name, 1, False, step.keep, compared.threshold, compared.fires_at, step.soft)
         made = graph.call_function(torch.ops.resformer.written.default, arguments)
@@ -161,7 +161,7 @@ def _put(graph: fx.Graph, compared: _Comparison, current: fx.Node, name: str, st
 
 
 def _comparison(node: fx.Node) -> _Comparison | None:
-    """A potential above a number, or its excess above zero."""
+    """A comparison of a potential with a threshold, or of their difference with zero; None if it is neither."""
     fires_at = COMPARISONS.get(str(node.target))
     if fires_at is None or not isinstance(node.args[0], fx.Node) or not isinstance(node.args[1], int | float):
         return None
@@ -174,7 +174,7 @@ def _comparison(node: fx.Node) -> _Comparison | None:
 
 
 def passed(node: fx.Node) -> fx.Node:
-    """A value behind what only passes it on; a potential that is cut to a whole number is another value."""
+    """The value behind operations that only pass it on; casting a potential to whole numbers makes another value."""
     if str(node.target) not in PASSED_ON or not isinstance(node.args[0], fx.Node):
         return node
     source = passed(node.args[0])
@@ -183,7 +183,7 @@ def passed(node: fx.Node) -> fx.Node:
 
 
 def _first(potential: fx.Node) -> fx.Node:
-    """The input of the first step, to which the code may add what is zero."""
+    """The input of the first step, to which the code may add a value that is zero."""
     if str(potential.target) == "aten.add.Tensor" and not potential.kwargs:
         for one, other in (potential.args, potential.args[::-1]):
             if isinstance(one, fx.Node) and isinstance(other, fx.Node) and _is_zero(other):
@@ -192,7 +192,7 @@ def _first(potential: fx.Node) -> fx.Node:
 
 
 def _is_zero(given: object) -> bool:
-    """Whether a value is zero wherever the code computes it."""
+    """Whether the operations that compute a value show that it is zero."""
     if not isinstance(given, fx.Node):
         return isinstance(given, int | float) and given == 0
     kind = str(given.target)
@@ -206,7 +206,7 @@ def _is_zero(given: object) -> bool:
 
 
 def _step(potential: fx.Node, before: _Comparison) -> _Step | None:
-    """A potential as what the one before it left, and an input; None where it is something else."""
+    """A potential as the sum of an input and what the step of ``before`` left; None if it is something else."""
     if str(potential.target) != "aten.add.Tensor" or potential.kwargs:
         return None
     for left, current in (potential.args, potential.args[::-1]):
@@ -221,7 +221,7 @@ def _step(potential: fx.Node, before: _Comparison) -> _Step | None:
 
 
 def _factors(node: fx.Node) -> tuple[float, list[fx.Node]]:
-    """A product as a number and values."""
+    """The factors of a product: the product of its numbers, and its other values."""
     node = passed(node)
     if str(node.target) != "aten.mul.Tensor" or node.kwargs:
         return 1.0, [node]
@@ -246,14 +246,14 @@ def _is_rest(node: fx.Node, before: _Comparison) -> bool:
         return False
     if str(node.target) == "aten.rsub.Scalar":
         return _is_spike(node.args[0], before) and node.args[1:] in ((1,), (1.0,))
-    # of whole numbers, ~ makes -1 less the number
+    # ~ of a whole number n is -1 - n, so only ~ of a bool counts
     kind, is_bool = str(node.target), node.meta["val"].dtype is torch.bool
     inverts = kind == "aten.logical_not.default" or (kind == "aten.bitwise_not.default" and is_bool)
     return inverts and _is_spike(node.args[0], before)
 
 
 def _is_lowered(node: fx.Node, before: _Comparison) -> bool:
-    """Whether a value is the potential less its threshold where it fired."""
+    """Whether a value is the potential minus the threshold where the neurons fired."""
     if str(node.target) != "aten.sub.Tensor" or node.kwargs or not isinstance(node.args[0], fx.Node):
         return False
     height, spikes = _factors(node.args[1]) if isinstance(node.args[1], fx.Node) else (0.0, [])
@@ -262,7 +262,7 @@ def _is_lowered(node: fx.Node, before: _Comparison) -> bool:
 
 
 def forget(graph: fx.Graph, replaced: fx.Node) -> None:
-    """Erase an operation that something stands for, and what only it read; but nothing that stands for neurons."""
+    """Erase an operation that was replaced, and those that only it read, except those that stand for neurons."""
     ahead = [replaced]
     while ahead:
         node = ahead.pop()

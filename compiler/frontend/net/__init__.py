@@ -1,1 +1,1 @@
-"""Importing lava-dl's netx networks (``.net``), whose integers are taken as they are."""
+"""Imports lava-dl's netx networks (``.net``), whose integers are taken as they are, as float graphs."""

@@ -1,8 +1,8 @@
-"""What a netx file (``.net``, HDF5) holds: layers in their order, checked field by field, none given a meaning yet.
+"""Reads a netx file (``.net``, HDF5): its layers in order, checked field by field, but not interpreted yet.
 
-lava-dl writes a group ``layer`` with a group for each layer, named by its number, and sometimes one ``simulation``.
-Numbers are the chip's integers, whatever type they are stored as. A stranger's file passes the gate of HDF5 files first
-(``resformer.compiler.files.hdf5_gate``).
+lava-dl writes a group ``layer``, which holds a group for each layer, named by the layer's number. Some files also have
+a group ``simulation``. Numbers are the chip's integers, whatever type the file stores them as. Since a file may come
+from anyone, it passes the gate of HDF5 files first (``resformer.compiler.files.hdf5_gate``).
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from resformer.errors import FileFormatError, RangeError, UnsupportedError
 from resformer.models.limits import MOST_VALUES, quote, require_within
 
 Values: TypeAlias = Mapping[str, Any]
-"""A layer as its file holds it: its fields by name."""
+"""The fields of a layer by name, as the file holds them."""
 
 REWRITE = "export the network again"
 KINDS = ("input", "conv", "flatten", "dense", "dense_rec")
-"""What a layer may be."""
+"""The types of layers that can be compiled."""
 NEURON_KINDS = ("CUBA", "LOIHI")
-"""What a layer's neurons may be; netx makes the same of both."""
+"""The types of neurons that can be compiled; netx treats both alike."""
 SIGMA_DELTA = "SDNN"
 WEIGHT_LEAST, WEIGHT_MOST = -256, 255
-"""What netx's weights lie between: 8 bits and an exponent, or 8 bits without a sign."""
+"""The smallest and the largest weight of netx: 8 signed bits with an exponent, or 8 unsigned bits."""
 DELAY_MOST = 62
-"""Steps; the longest delay that netx gives Loihi's synapses."""
+"""The longest delay that netx gives Loihi's synapses, in steps."""
 NEVER = LOIHI.vth_mantissa_max
-"""A threshold from which on neurons do not fire, whatever they are given: lava-dl gives it to a layer that is read."""
+"""Neurons with this threshold or a higher one never fire; lava-dl gives it to a layer whose potential is read out."""
 SIZE_MOST = 2**31 - 1
-"""No size, step or padding of a file comes near this."""
+"""The limit of sizes, strides and other whole numbers that have no limit of their own; no network comes near it."""
 INPUT_WEIGHT = 64
-"""What netx multiplies pixels by where an input layer has neurons and no weight."""
+"""The factor by which netx multiplies pixels if an input layer has neurons but states no weight."""
 
 
 @dataclass(frozen=True)
 class Neurons:
-    """A population's parameters, each of one value, or one a channel, or one a neuron, in the shape of its layer.
+    """The parameters of a population; each has one value, one per channel or one per neuron, and the layer's axes.
 
     Attributes:
-        i_decay: What the current loses in a step, in 1/4096; 4096 keeps nothing. It is ``du + 1``.
-        v_decay: What the membrane potential loses, likewise: ``dv``.
+        i_decay: What the current loses in a step, in 1/4096: ``du + 1``. At 4096 the current keeps nothing.
+        v_decay: What the membrane potential loses in a step, in 1/4096: ``dv``.
         vth: Threshold mantissas.
     """
 
@@ -60,13 +60,13 @@ class Neurons:
 
     @property
     def read_out(self) -> bool:
-        """Whether they never fire, so that what they say is their potential."""
+        """Whether the neurons never fire, so that their output is their potential."""
         return bool((self.vth >= NEVER).all())
 
 
 READ_OUT = Neurons(*(np.array([each], dtype=np.int64) for each in (LOIHI.decay_unity, 0, NEVER)))
-"""netx's neurons of a layer that states none. It gives them a current that keeps all and a potential that keeps
-nothing; since they do not fire, that is a current that keeps nothing and a potential that keeps all."""
+"""The neurons of a layer that states none. netx gives them a current that keeps everything and a potential that keeps
+nothing. As they do not fire, a current that keeps nothing and a potential that keeps everything act the same."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ class Layer:
     Attributes:
         name: The path of its group, such as ``layer.3``.
         kind: One of :data:`KINDS`.
-        shape: (C, H, W), or (F,); empty of a flatten layer.
-        neurons: None of a flatten layer, and of an input that is given spikes.
-        weight: (C_out, C_in / groups, K_h, K_w), or (F_out, F_in), or of an input (1,).
-        recurrent: (F, F), of ``dense_rec``.
+        shape: (C, H, W), or (F,); empty for a flatten layer.
+        neurons: None for a flatten layer, and for an input layer that is given spikes.
+        weight: (C_out, C_in / groups, K_h, K_w), or (F_out, F_in), or (1,) for an input layer.
+        recurrent: (F, F), for a ``dense_rec`` layer; None for all others.
         bias: (1,) or (C,), in units of a synaptic input.
-        delay: Steps, (1,), (F_out,) or (F_in,); zeros where there is none.
+        delay: In steps, (1,), (F_out,) or (F_in,); zeros if the file states none.
         stride, padding, dilation: (rows, columns).
-        groups: Blocks of channels that do not mix.
+        groups: The number of blocks of channels that do not mix.
     """
 
     name: str
@@ -105,8 +105,8 @@ class Content:
     """A file's network.
 
     Attributes:
-        layers: In their order.
-        timesteps: Steps a sample, as its simulation was set; None where the file does not say.
+        layers: The layers in order.
+        timesteps: Steps per sample, as the group ``simulation`` states them; None if the file does not say.
     """
 
     layers: tuple[Layer, ...]
@@ -117,8 +117,8 @@ def read_content(file: h5py.File) -> Content:
     """Read a network.
 
     Raises:
-        FileFormatError: It holds none, or one that is damaged.
-        RangeError: A number is none that the chip holds.
+        FileFormatError: The file holds no network, or a damaged one.
+        RangeError: A number is outside the range that the chip holds.
         UnsupportedError: A layer or its neurons have no lowering.
     """
     root = file.get("layer")
@@ -138,7 +138,7 @@ def read_content(file: h5py.File) -> Content:
 
 
 def _read_layer(name: str, values: Any) -> Layer:
-    """One layer, by its kind."""
+    """Read one layer with the reader for its type."""
     if not isinstance(values, dict):
         raise FileFormatError(f"{name}: is no group of fields; {REWRITE}")
     kind = _text(name, values, "type")
@@ -230,14 +230,14 @@ def _dense_of(kind: str, name: str, values: Values) -> Layer:
 READERS: Mapping[str, Callable[[str, Values], Layer]] = MappingProxyType(
     {"input": _input, "conv": _conv, "flatten": _flatten, "dense": _dense, "dense_rec": _dense_rec}
 )
-"""How each kind of layer is read."""
+"""The function that reads each type of layer."""
 
 
 def _neurons(name: str, values: Values, shape: Shape) -> Neurons:
-    """A layer's neurons.
+    """Read a layer's neurons.
 
     Raises:
-        UnsupportedError: They are of another kind, or do what the chip's do not in netx.
+        UnsupportedError: The neurons have a type, or a setting, that has no lowering.
     """
     if "neuron" not in values:
         return READ_OUT
@@ -291,10 +291,10 @@ def _neurons(name: str, values: Values, shape: Shape) -> Neurons:
 
 
 def _spread(name: str, key: str, values: Int64Array, shape: Shape) -> Int64Array:
-    """A parameter of neurons with as many axes as they have: of one value, one a channel, or one a neuron.
+    """Reshape a parameter to the axes of its neurons; it has one value, one per channel, or one per neuron.
 
     Raises:
-        FileFormatError: It does not fit them.
+        FileFormatError: The parameter does not fit the neurons.
     """
     if values.size == 1:
         return values.reshape((1,) * len(shape))
@@ -309,10 +309,10 @@ def _spread(name: str, key: str, values: Int64Array, shape: Shape) -> Int64Array
 
 
 def _weights(name: str, values: Values, key: str) -> Int64Array:
-    """Weights as netx's synapses hold them.
+    """Read weights, and check them against the limits of netx's synapses.
 
     Raises:
-        RangeError: One is beyond what they hold.
+        RangeError: A weight is outside these limits.
     """
     return _integers(
         name, values, key, WEIGHT_LEAST, WEIGHT_MOST, remedy="netx would clip it; train with a smaller weight_scale"
@@ -320,7 +320,7 @@ def _weights(name: str, values: Values, key: str) -> Int64Array:
 
 
 def _matrix(name: str, values: Values, key: str, rows: int) -> Int64Array:
-    """(F_out, F_in); a row may be stored as a vector."""
+    """Read weights of shape (F_out, F_in), which a file may store as one flat vector."""
     weight = _weights(name, values, key)
     if weight.ndim == 1 and weight.size % rows == 0:
         weight = weight.reshape(rows, -1)
@@ -330,7 +330,7 @@ def _matrix(name: str, values: Values, key: str, rows: int) -> Int64Array:
 
 
 def _bias(name: str, values: Values, channels: int) -> Int64Array:
-    """(1,) or (C,)."""
+    """Read biases of shape (1,) or (C,); zero if the file states none."""
     if "bias" not in values:
         return np.zeros(1, dtype=np.int64)
     limit = LOIHI.bias_mantissa_max
@@ -343,7 +343,7 @@ def _bias(name: str, values: Values, channels: int) -> Int64Array:
 
 
 def _delay(name: str, values: Values) -> Int64Array:
-    """(1,), or (F,), in steps."""
+    """Read delays of shape (1,) or (F,), in steps; zero if the file states none."""
     if "delay" not in values:
         return np.zeros(1, dtype=np.int64)
     remedy = "netx would cut it short; train with a smaller max_delay"
@@ -351,10 +351,10 @@ def _delay(name: str, values: Values) -> Int64Array:
 
 
 def _integers(name: str, values: Values, key: str, least: int, most: int, *, remedy: str = REWRITE) -> Int64Array:
-    """A field of whole numbers within limits, whatever type the file has them in.
+    """Read a field of whole numbers within limits, whatever numeric type the file stores them as.
 
     Raises:
-        FileFormatError: It is absent, empty, or holds something else.
+        FileFormatError: The field is absent, empty, or holds something else.
         RangeError: A number is outside the limits.
     """
     if key not in values:
@@ -365,7 +365,7 @@ def _integers(name: str, values: Values, key: str, least: int, most: int, *, rem
     if not array.size:
         raise FileFormatError(f"{name}: {key} has shape {array.shape}, which is empty; {REWRITE}")
     if 0 in array.strides:
-        # a few bytes of the file, of which each value takes eight here
+        # the values take a few bytes in the file, but eight bytes each in memory
         require_within(array.size, MOST_VALUES, f"{name}: {key} repeats values {{}} times")
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
@@ -385,7 +385,7 @@ def _integers(name: str, values: Values, key: str, least: int, most: int, *, rem
 
 
 def _one(name: str, values: Values, key: str, least: int, most: int) -> int:
-    """A field of one whole number."""
+    """Read a field of one whole number."""
     array = _integers(name, values, key, least, most)
     if array.size != 1:
         raise FileFormatError(f"{name}: {key} has shape {array.shape}, not one number; {REWRITE}")
@@ -393,7 +393,7 @@ def _one(name: str, values: Values, key: str, least: int, most: int) -> int:
 
 
 def _pair(name: str, values: Values, key: str, least: int) -> tuple[int, int]:
-    """(rows, columns) of one number or two."""
+    """Read (rows, columns) from a field of one or two whole numbers."""
     array = _integers(name, values, key, least, SIZE_MOST).reshape(-1)
     if len(array) not in (1, 2):
         raise FileFormatError(f"{name}: {key} has {len(array)} values, not one or two; {REWRITE}")
@@ -401,7 +401,7 @@ def _pair(name: str, values: Values, key: str, least: int) -> tuple[int, int]:
 
 
 def _shape(name: str, values: Values) -> Shape:
-    """The shape that a layer states: (C, H, W), or (F,)."""
+    """Read the shape that a layer states: (C, H, W), or (F,)."""
     sizes = _integers(name, values, "shape", 1, SIZE_MOST).reshape(-1)
     if len(sizes) not in (1, 3):
         raise FileFormatError(f"{name}: its shape has {len(sizes)} sizes; it must be (F,) or (C, H, W); {REWRITE}")
@@ -411,7 +411,7 @@ def _shape(name: str, values: Values) -> Shape:
 
 
 def _text(name: str, values: Values, key: str) -> str:
-    """A field that is a text."""
+    """Read a field that holds text."""
     found = values.get(key)
     items = [found] if isinstance(found, str) else np.asarray(found).reshape(-1)[:2].tolist()
     if len(items) == 1 and isinstance(items[0], bytes):

@@ -1,10 +1,11 @@
-"""The float graph of a netx network (``.net``) of lava-dl, every number of which is one of the chip's integers.
+"""Imports a netx network (``.net``) of lava-dl as a float graph whose numbers are the chip's own integers.
 
 Each layer becomes its synapses (``layer.3``) and its neurons (``layer.3.neuron``). Vectors are images of one pixel,
-(F, 1, 1), and a dense layer is a convolution as large as what it reads, as for NIR files. Where nothing is lost by it
-the neurons are NIR's LIF or IF, which are stock Lava's; else they are neurons in steps, which hold decays for each
-neuron, a memory of the current, and biases. An axonal delay becomes a delay of what the neurons send, since netx delays
-what they are given by as many steps, which is the same. docs/net.md says what of netx is taken, and what is refused.
+(F, 1, 1), and a dense layer is a convolution whose kernel is as large as its input. If stock Lava can run the neurons
+exactly, they become NIR's LIF or IF. Otherwise they become neurons in steps, which can have a decay per neuron, a
+memory of the current, and biases. An axonal delay becomes a delay of the spikes that the neurons send. netx delays the
+neurons' input by the same number of steps, with the same result. docs/net.md says which netx features are supported and
+which are refused.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from resformer.errors import FileFormatError, InputError, UnsupportedError
 from resformer.models.boundary import boundary
 
 STEP = 1e-3
-"""Seconds; a netx network lives in steps, which have no unit."""
+"""Seconds per step. The value is arbitrary: a netx network counts steps and states no unit of time."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
-"""How Loihi's neurons reset, and that a potential which meets the threshold does not fire."""
+"""Loihi's neurons reset hard, and do not fire at a potential that equals the threshold."""
 SPIKES = 1
-"""The largest integer that comes in where the first layer is given spikes."""
+"""The largest integer that a layer reads if it is given spikes."""
 UNITY = LOIHI.decay_unity
 
 
@@ -48,10 +49,10 @@ class Network:
     """A netx network.
 
     Attributes:
-        graph: Of whole numbers: every weight, bias, threshold and input is the chip's own integer.
-        input_high: What comes in lies within plus and minus this.
-        pixels: (weight, bias), by which pixels become what the first neurons are given; None where spikes come in.
-        notes: What was chosen in reading it, a sentence each.
+        graph: The float graph; each of its weights, biases, thresholds and inputs is one of the chip's integers.
+        input_high: The largest magnitude of an input.
+        pixels: (weight, bias): the first neurons are given weight * pixel + bias; None if the input is spikes.
+        notes: How the file was read, for the user; each note is one sentence.
     """
 
     graph: Graph[nir.NIRNode]
@@ -70,18 +71,18 @@ def import_net(
     """Read a netx network.
 
     Args:
-        path: As lava-dl wrote it.
-        timesteps: T, after which all neurons are reset, netx's ``reset_interval``; None for what the file's simulation
-            says.
-        input_kind: Whether samples are the same in every step, or frames; None: the same where the first layer has
-            neurons of its own, else frames.
-        input_range: The largest magnitude that comes in; None: 1 of spikes, and of pixels what Loihi's bias holds.
+        path: A file that lava-dl wrote.
+        timesteps: T, the number of steps after which all neurons are reset, netx's ``reset_interval``; None: the number
+            that the file's ``simulation`` states.
+        input_kind: "static" if a sample is the same in every step, "frames" if it has a frame per step; None: "static"
+            if the first layer is an input layer with neurons, else "frames".
+        input_range: The largest magnitude of an input; None: 1 for spikes, and the largest bias of Loihi for pixels.
 
     Raises:
         FileFormatError: The file is absent, damaged, or no network; the message names file and layer.
-        RangeError: A number is none that the chip holds.
+        RangeError: A number is outside the range that the chip holds.
         UnsupportedError: A layer has no lowering; the message names it and a way out.
-        InputError: Neither the call nor the file says T.
+        InputError: Neither the call nor the file says T, or T or the input range is invalid.
     """
     content = open_nir(path, read_content, named="netx network")
     with boundary(path, REWRITE):
@@ -109,7 +110,7 @@ def import_net(
 
 
 def _notes(content: Content, draft: _Draft) -> tuple[str, ...]:
-    """What was chosen in reading it."""
+    """Sentences that tell the user how the file was read."""
     notes = ["the file's integers are taken as they are: no weight, bias, decay or threshold was rounded"]
     if draft.pixels is not None:
         weight, bias = draft.pixels
@@ -127,15 +128,16 @@ def _notes(content: Content, draft: _Draft) -> tuple[str, ...]:
 
 @dataclass
 class _Draft:
-    """The nodes so far.
+    """A float graph under construction.
 
     Attributes:
         input_range: As ``import_net`` takes it.
+        nodes: The nodes so far, by name.
         value: The name of the node that the next layer reads.
-        reach: The largest magnitude of what it sends.
+        reach: The largest magnitude of that node's values.
         input_high, pixels: As :class:`Network` has them.
-        flattened: Whether a flatten layer came, so that the next layer reads maps as a vector.
-        read_out: The layer that does not fire.
+        flattened: Whether a flatten layer was read, so that the next layer reads maps as a vector.
+        read_out: The name of the layer that does not fire; "" if there is none so far.
     """
 
     input_range: float | None
@@ -149,14 +151,14 @@ class _Draft:
 
     @property
     def shape(self) -> Shape:
-        """Of what the next layer reads."""
+        """The shape of what the next layer reads."""
         return self.nodes[self.value].shape
 
     def add(self, name: str, op: nir.NIRNode) -> None:
-        """Append a node that reads the last one, and is the last from then on.
+        """Append a node that reads the last node, and make it the last node.
 
         Raises:
-            FileFormatError: Its inputs do not fit it.
+            FileFormatError: The input does not fit the operation.
         """
         inputs = (self.value,) if self.value else ()
         shape = checked_shape(name, op, [self.nodes[source].shape for source in inputs], remedy=REWRITE)
@@ -164,11 +166,11 @@ class _Draft:
         self.value = name
 
     def add_layer(self, layer: Layer) -> None:
-        """Append what one layer computes.
+        """Append the nodes of one layer.
 
         Raises:
-            FileFormatError: It does not fit what it reads.
-            UnsupportedError: It has no lowering there.
+            FileFormatError: The layer does not fit its input.
+            UnsupportedError: The layer has no lowering in this place.
         """
         if self.read_out:
             raise UnsupportedError(
@@ -218,7 +220,7 @@ class _Draft:
         self.reach = SPIKES
 
     def _add_spikes(self, layer: Layer) -> None:
-        """The input of a network whose first layer has synapses, which are given spikes."""
+        """Append the input of a network whose first layer has synapses; the input is spikes."""
         if layer.kind not in ("dense", "dense_rec"):
             raise UnsupportedError(
                 f"{layer.name}: is the first layer, and the file does not say the shape of what it reads; export an "
@@ -227,15 +229,15 @@ class _Draft:
         self._add_door((layer.weight.shape[1],))
 
     def _add_door(self, shape: Shape) -> None:
-        """Samples, which have three axes."""
+        """Append the input node; a sample has three axes."""
         self.input_high = self.reach = self._largest(SPIKES)
         self.add("input", nir.Input({"input": np.array((*shape, 1, 1)[:3])}))
 
     def _largest(self, usual: int) -> int:
-        """The largest integer that comes in.
+        """The largest integer of the input: the user's input range, or ``usual`` if there is none.
 
         Raises:
-            InputError: The range that was asked for is none.
+            InputError: The user's input range is not within 1 and the largest graded spike.
         """
         if self.input_range is None:
             return usual
@@ -274,7 +276,7 @@ class _Draft:
         self._after(layer)
 
     def _add_synapses(self, layer: Layer, weight: Int64Array) -> None:
-        """A layer's synapses; weights are (C_out, C_in / groups, K_h, K_w)."""
+        """Append a layer's synapses; ``weight`` has the shape (C_out, C_in / groups, K_h, K_w)."""
         convolution = nir.Conv2d(
             input_shape=None,
             weight=weight.astype(np.float64),
@@ -287,10 +289,10 @@ class _Draft:
         self.add(layer.name, convolution)
 
     def _delay_input(self, layer: Layer, features: int) -> None:
-        """Delays of what a dense layer reads, one a feature.
+        """Append the delays of a dense layer's inputs, one for each feature.
 
         Raises:
-            FileFormatError: There are others.
+            FileFormatError: The number of delays is not the number of features.
         """
         if len(layer.delay) != features:
             raise FileFormatError(
@@ -300,22 +302,22 @@ class _Draft:
         self.add(f"{layer.name}.inputs", SampleDelay(layer.delay.reshape(self.shape)))
 
     def _synapses_bias(self, layer: Layer) -> Int64Array:
-        """What a layer's synapses add, which their neurons do otherwise: Loihi adds biases to the potential."""
+        """The bias that a layer's synapses add; zero if the neurons add it to their potential, as Loihi does."""
         assert layer.neurons is not None
         return layer.bias if self._is_stock(layer) or layer.neurons.read_out else np.zeros(1, dtype=np.int64)
 
     def _is_stock(self, layer: Layer) -> bool:
-        """Whether a layer's neurons are those of Lava's ``LIFReset``, given no more than these hold."""
+        """Whether Lava's ``LIFReset`` can run a layer's neurons and hold the largest input that they can be given."""
         if layer.neurons is None or layer.recurrent is not None or not is_stock(layer.neurons):
             return False
         rows = np.abs(layer.weight).reshape(len(layer.weight), -1).sum(axis=1) * self.reach
         return int((rows + np.abs(layer.bias)).max()) <= LOIHI.a_max
 
     def _after(self, layer: Layer) -> None:
-        """The neurons of a layer, and the delay of their axons.
+        """Append a layer's neurons and the delay of their axons.
 
         Raises:
-            UnsupportedError: netx does something else of a delay.
+            UnsupportedError: lava-dl and netx compute different things from the delay in this layer.
         """
         assert layer.neurons is not None
         name, population = f"{layer.name}.neuron", self.shape
@@ -340,7 +342,7 @@ class _Draft:
         self.reach = SPIKES
 
     def _add_read_out(self, name: str, layer: Layer) -> None:
-        """Neurons that do not fire."""
+        """Append neurons that do not fire."""
         neurons = layer.neurons
         assert neurons is not None
         if layer.recurrent is not None:
@@ -360,7 +362,7 @@ class _Draft:
         self.add(name, made)
 
     def _add_recurrent(self, name: str, layer: Layer) -> None:
-        """Neurons with synapses onto themselves, whose spikes arrive a step later."""
+        """Append neurons with synapses onto themselves; spikes arrive there one step later."""
         assert layer.neurons is not None
         assert layer.recurrent is not None
         plain = self._in_steps(layer.neurons, layer.bias)
@@ -395,13 +397,13 @@ class _Draft:
 
 
 def is_stock(neurons: Neurons) -> bool:
-    """Whether Lava's ``LIFReset`` holds them: one value for all, no memory of the current, not all lost of v."""
+    """Whether Lava's ``LIFReset`` has such parameters: equal for all neurons, no memory of u, and some memory of v."""
     alike = all(each.size == 1 for each in (neurons.i_decay, neurons.v_decay, neurons.vth))
     return alike and int(neurons.i_decay.flat[0]) == UNITY and int(neurons.v_decay.flat[0]) < UNITY
 
 
 def _stock(neurons: Neurons, shape: Shape) -> nir.LIF | nir.IF:
-    """Neurons of NIR in steps of :data:`STEP`, of which an input of one adds one to the potential."""
+    """NIR's LIF or IF for steps of :data:`STEP`; an input of one adds one to the potential."""
     decay, vth = int(neurons.v_decay.flat[0]), float(neurons.vth.flat[0])
     height, rest = constant(vth, shape), constant(0.0, shape)
     if not decay:
@@ -418,19 +420,19 @@ def _stock(neurons: Neurons, shape: Shape) -> nir.LIF | nir.IF:
 
 
 def _spread(values: Float64Array, shape: Shape) -> Float64Array:
-    """A parameter at each neuron; what repeats takes no memory."""
+    """A parameter broadcast to every neuron, without a copy."""
     return np.broadcast_to(values.reshape((*values.shape, 1, 1)[:3]), shape)
 
 
 def pixels_preprocessing(
     pixels: tuple[int, int], mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and deviation that make of a sample what the first neurons are given: weight * (x - mean) / std + bias.
+    """The mean and deviation of a single normalisation that computes weight * (x - mean) / std + bias of a sample x.
 
     Args:
         pixels: (weight, bias), as :class:`Network` has them.
-        mean: What the user subtracts first; None: nothing.
-        std: What the user divides by then; None: nothing.
+        mean: The mean that the user subtracts from samples; None: nothing is subtracted.
+        std: The deviation that the user divides the differences by; None: they are not divided.
     """
     weight, bias = pixels
     count = max(len(mean or ()), len(std or ()), 1)

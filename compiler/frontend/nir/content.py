@@ -1,6 +1,6 @@
-"""What a NIR file holds: its nodes, which reads which, and in what order, before any is given a meaning.
+"""Reads a NIR file: its nodes, which node reads which, and their order, but does not interpret the nodes yet.
 
-Graphs inside graphs are dissolved, and the layers that lead from a population back to it are set apart.
+Graphs inside graphs are dissolved into one graph, and a layer that leads from a population back to itself is set apart.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from resformer.errors import FileFormatError, UnsupportedError
 from resformer.models.limits import LONGEST_NAME, MOST_EDGES, MOST_NODES, quote, require_within
 
 Values: TypeAlias = Mapping[str, Any]
-"""A node as its file holds it: its fields by name, ``type`` among them."""
+"""The fields of a node by name, as the file holds them; ``type`` is one of them."""
 
 DOORS = ("Input", "Output")
-"""Where a graph inside a graph is entered and left."""
+"""The types of nodes through which a graph inside a graph is entered and left."""
 GRAPHS = (nir.NIRGraph.__name__, PortedGraph.__name__)
 NEURON_TYPES = ("LIF", "IF", "CubaLIF", "Threshold")
-"""What fires."""
+"""The types of nodes that fire."""
 LISTED = 5
-"""Nodes that a message names before it stops."""
+"""The largest number of nodes that an error message names."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """A file's network, graphs inside graphs dissolved.
+    """A file's network, with graphs inside graphs dissolved into one graph.
 
     Attributes:
-        nodes: As the file holds them, by name.
-        sources: For each node, the names of those that it reads, in the order of the edges.
-        metadata: Of the whole graph.
-        recurrent: For each population with synapses onto itself, the layer that they are.
+        nodes: The nodes' fields as the file holds them, by the nodes' names.
+        sources: For each node, the names of the nodes that it reads, in the order of the edges.
+        metadata: The metadata of the whole graph.
+        recurrent: For each population with synapses onto itself, the name of the layer that holds these synapses.
     """
 
     nodes: dict[str, Values]
@@ -47,7 +47,7 @@ class Content:
 
     @property
     def readers(self) -> dict[str, list[str]]:
-        """For each node, the names of those that read it."""
+        """For each node, the names of the nodes that read it."""
         readers: dict[str, list[str]] = {name: [] for name in self.nodes}
         for name, sources in self.sources.items():
             for source in sources:
@@ -59,7 +59,7 @@ def read_content(file: h5py.File) -> Content:
     """Read a network.
 
     Raises:
-        FileFormatError: It holds none, or one that is inconsistent.
+        FileFormatError: The file holds no network, or an inconsistent one.
     """
     root = file.get("node")
     values = read_values(root) if isinstance(root, h5py.Group) else {}
@@ -79,7 +79,7 @@ def read_content(file: h5py.File) -> Content:
 
 
 def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple[str, str]]]:
-    """A graph's nodes and edges, those of the graphs in it included; what enters and leaves these goes through."""
+    """The nodes and edges of a graph and all graphs inside it, whose Inputs and Outputs take over the edges to them."""
     if "nodes" not in graph or "edges" not in graph:
         raise FileFormatError(f"{prefix.removesuffix('.') or 'the graph'}: has no nodes or no edges; write it again")
     nodes: dict[str, Values] = {}
@@ -108,10 +108,10 @@ def _dissolve(prefix: str, graph: Values) -> tuple[dict[str, Values], list[tuple
 
 
 def _only(name: str, graph: Values, kind: str) -> str:
-    """The one node of a kind in a graph inside the network.
+    """The name of the only node of a type in a graph inside the network.
 
     Raises:
-        UnsupportedError: There are several, or none.
+        UnsupportedError: The graph has several such nodes, or none.
     """
     found = [key for key, values in graph["nodes"].items() if values["type"] == kind]
     if len(found) != 1:
@@ -120,10 +120,10 @@ def _only(name: str, graph: Values, kind: str) -> str:
 
 
 def without_doors(content: Content) -> Content:
-    """The network without the Inputs and Outputs of its inner graphs: what reads one reads what leads into it.
+    """The network without the Inputs and Outputs of its inner graphs, whose readers read their sources instead.
 
     Raises:
-        UnsupportedError: One leads into itself.
+        UnsupportedError: An Input or Output leads into itself.
     """
     readers = content.readers
     doors = [
@@ -146,10 +146,10 @@ def without_doors(content: Content) -> Content:
 
 
 def _doors_in_order(doors: list[str], content: Content) -> list[str]:
-    """Each after those that it reads.
+    """Sort the Inputs and Outputs of inner graphs, each after those that it reads.
 
     Raises:
-        UnsupportedError: One leads into itself.
+        UnsupportedError: An Input or Output leads into itself.
     """
     among = set(doors)
     waiting = {door: len(among.intersection(content.sources[door])) for door in doors}
@@ -168,10 +168,10 @@ def _doors_in_order(doors: list[str], content: Content) -> list[str]:
 
 
 def without_recurrence(content: Content) -> Content:
-    """The network less the layers that lead from a population back to it; cycles of any other kind are left.
+    """The network without the layers that lead from a population back to itself; all other cycles remain.
 
     Raises:
-        UnsupportedError: Several layers do, or one that also belongs to another path.
+        UnsupportedError: Several layers lead back to one population, or such a layer also belongs to another path.
     """
     readers = content.readers
     recurrent: dict[str, str] = {}
@@ -207,7 +207,7 @@ def without_recurrence(content: Content) -> Content:
 
 
 def _between(name: str, ways: Mapping[str, list[str]], content: Content) -> set[str]:
-    """The layers, no neurons, that are met on all ways from a population until the next one."""
+    """The layers on the paths from a population to the next neurons, along ``ways``: each node's readers or sources."""
     found: set[str] = set()
     ahead = list(ways[name])
     while ahead:
@@ -219,11 +219,11 @@ def _between(name: str, ways: Mapping[str, list[str]], content: Content) -> set[
 
 
 def in_order(content: Content) -> list[str]:
-    """The nodes from the input to the output, each after what it reads; recurrent layers left out.
+    """The names of the nodes from the input to the output, each after its sources, without recurrent layers.
 
     Raises:
-        FileFormatError: A node stands apart.
-        UnsupportedError: A cycle, or several inputs or outputs.
+        FileFormatError: A node has no edge in or no edge out.
+        UnsupportedError: There is a cycle, or not exactly one input and one output.
     """
     read = {source for sources in content.sources.values() for source in sources}
     outer = {name: values for name, values in content.nodes.items() if _is_outer(name, content, read)}
@@ -265,7 +265,7 @@ def in_order(content: Content) -> list[str]:
 
 
 def _is_outer(name: str, content: Content, read: set[str]) -> bool:
-    """Whether an Input or Output is the network's own: nothing leads into it, or out of it."""
+    """Whether a node is an Input or Output of the whole network: nothing leads into the Input, or out of the Output."""
     kind = content.nodes[name]["type"]
     return (kind == "Input" and not content.sources[name]) or (kind == "Output" and name not in read)
 
@@ -280,8 +280,8 @@ def _only_outer(outer: Mapping[str, Values], kind: str) -> str:
 
 
 def _cycle(content: Content, among: set[str]) -> list[str]:
-    """The names along one cycle, in the order of the edges."""
-    # whatever could not be ordered reads something that could not: going back along it must come round
+    """The names of the nodes along one cycle, in the order of the edges."""
+    # a node that could not be ordered reads another such node, so walking back along the sources closes a cycle
     path, met = [min(among)], set[str]()
     while path[-1] not in met:
         met.add(path[-1])

@@ -1,4 +1,4 @@
-"""What a NIR file leaves unsaid, or says in a way that may be meant otherwise: what its reader should hear of it."""
+"""Finds what a NIR file leaves unsaid or says ambiguously, so that the user can be told."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from resformer.compiler.files.nir import open_nir
 from resformer.compiler.frontend.nir.content import Values, read_content
 
 SNNTORCH_DT = 1e-4
-"""Seconds that snnTorch's exporter takes a step to be."""
+"""Seconds per step that snnTorch's exporter assumes."""
 SNNTORCH_PRECISION = 1e-5
-"""Relative; its constants are quotients in 32 bits."""
+"""Relative tolerance for snnTorch's constants, which are quotients in 32 bits."""
 
 
 @dataclass(frozen=True)
 class Doubts:
-    """What is to be said of a file, a sentence each, or "".
+    """Messages about a file for the user, one for each kind of doubt; "" if there is no such doubt.
 
     Attributes:
-        endless: Its neurons whose tau is infinite and whose r is not, which are read as if they were IFs. NIR's
-            equation, tau dv/dt = (v_leak - v) + r * input, taken by its word, leaves them at rest whatever comes in.
-        resets: Its populations that may reset otherwise than NIR has it: snnTorch's, if the file does not say how.
-            snnTorch subtracts the threshold unless told otherwise, and its exporter writes the same file whatever it
-            was told.
-        counts: Its IF neurons that may fire several spikes a step, if the file does not say how they reset.
+        endless: Names neurons with an infinite tau and a finite r, which are read as IF neurons. By the letter of NIR's
+            equation, tau dv/dt = (v_leak - v) + r * input, they would stay at rest whatever their input is.
+        resets: Names populations that seem to be snnTorch's, if the file does not say how they reset. NIR defines a
+            hard reset. snnTorch subtracts the threshold unless told otherwise, and its exporter writes the same file
+            in both cases.
+        counts: Names IF neurons that may fire several spikes per step, if the file does not say how they reset.
     """
 
     endless: str
@@ -36,7 +36,7 @@ class Doubts:
 
 
 def doubts_of(path: str | Path) -> Doubts:
-    """Read what a file leaves unsaid.
+    """Read a file, and find what it leaves unsaid or says ambiguously.
 
     Raises:
         FileFormatError: The file is absent, damaged, or no network.
@@ -69,18 +69,18 @@ def doubts_of(path: str | Path) -> Doubts:
 
 
 def _states(values: Values, *facts: str) -> bool:
-    """Whether a node's metadata say any of some facts."""
+    """Whether a node's metadata hold any of the keys ``facts``."""
     return not set(facts).isdisjoint(values.get("metadata", {}))
 
 
 def _is_endless(values: Values) -> bool:
-    """Whether a time constant of a neuron's potential is infinite, and its r finite."""
+    """Whether some of a node's neurons have an infinite time constant of their potential and a finite r."""
     r = values.get("r", np.inf)
     return any((np.isinf(values.get(tau, 0.0)) & np.isfinite(r)).any() for tau in ("tau", "tau_mem"))
 
 
 def _is_snntorchs(values: Values) -> bool:
-    """Whether a neuron's constants are as snnTorch writes them: r is tau, and w_in tau_syn, in steps of 0.1 ms."""
+    """Whether a node's constants are as snnTorch writes them: r is tau and w_in is tau_syn, both in steps of 0.1 ms."""
     pairs = {"LIF": [("tau", "r")], "CubaLIF": [("tau_mem", "r"), ("tau_syn", "w_in")]}.get(values["type"], [])
     given = [(np.asarray(values.get(tau, 0.0)), np.asarray(values.get(steps, 1.0))) for tau, steps in pairs]
     return bool(given) and all(

@@ -1,10 +1,10 @@
-"""NIR files in, float graphs out: networks of NIR's standard nodes, whoever wrote them.
+"""Imports NIR files of NIR's standard nodes, from any framework, as float graphs.
 
-Nodes keep their names; those of a graph inside a graph become ``graph.node``. Edges that meet at a node become an
-explicit ``Add`` (``node.sum``). A layer that leads from a population back to it becomes part of that population, its
-spikes arriving a step late. Values of one spatial axis, (C, L), become images of one row, (C, 1, L), and a vector
-that comes in becomes (F, 1, 1) and is flattened, so that samples always have three axes. NIR's neurons live in
-continuous time; docs/numerics.md says what a step of ``dt`` seconds makes of them.
+Nodes keep their names; a node of a graph inside a graph is named ``graph.node``. Edges that meet at a node become an
+explicit ``Add`` (``node.sum``). A layer that leads from a population back to itself becomes part of that population,
+and its spikes arrive one step late. Values of one spatial axis, (C, L), become images of one row, (C, 1, L). An input
+that is a vector becomes (F, 1, 1) and is flattened, so that samples always have three axes. NIR defines its neurons in
+continuous time; docs/numerics.md says how they become neurons in steps of ``dt`` seconds.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ from resformer.models.limits import MOST_AXES
 
 Float64Array = npt.NDArray[np.float64]
 AXES = MappingProxyType({"Conv1d": 2, "Linear": 1, "Affine": 1})
-"""Axes of what a layer reads, where there are not three."""
+"""The number of axes of a layer's input, for each type of layer whose input does not have three."""
 INTEGRATORS = MappingProxyType(
     {"I": ("r",), "LI": ("tau", "r", "v_leak"), "CubaLI": ("tau_syn", "tau_mem", "r", "v_leak", "w_in")}
 )
-"""The fields of neurons that do not fire."""
+"""The fields of each type of neurons that do not fire."""
 ENDLESS = ("tau", "tau_mem", "tau_syn", "r")
-"""The fields that may be infinite: of neurons that do not leak."""
+"""The fields that may be infinite, since files hold infinite values for neurons that do not leak."""
 MULTI = "multi"
-"""What the metadata may say under ``spikes_per_step`` of IF neurons that fire as often as they can."""
+"""The ``spikes_per_step`` in the metadata of IF neurons that may fire up to :data:`MOST_SPIKES` times in a step."""
 LONGEST_DELAY = 2**31 - 1
-"""Steps; what a program holds."""
+"""The longest delay that a program holds, in steps."""
 LARGEST_VALUE = 1e30
-"""Of a field, or of a step or its inverse: products of a few must stay within float64."""
+"""The largest magnitude of a field, of dt and of 1 / dt: products of several must stay within float64."""
 FIRES_AT = (">", ">=")
-"""What the metadata of a file's neurons may say under ``fires_at``: NIR's way and SpikingJelly's."""
+"""The possible values of ``fires_at`` in the metadata of neurons: NIR's rule, and SpikingJelly's."""
 NEURON_METADATA = {"reset": HARD, "fires_at": ">"}
-"""How NIR defines its neurons: v = v_reset where v > v_threshold."""
+"""The metadata of neurons as NIR defines them: v = v_reset where v > v_threshold."""
 RESET_NAMES = MappingProxyType({HARD: HARD, "zero": HARD, SOFT: SOFT, "subtract": SOFT, LATE: LATE, PROMPT: PROMPT})
-"""What the metadata of a file's neurons may say under ``reset``, in the words of several frameworks."""
+"""The possible values of ``reset`` in the metadata of neurons, in the words of several frameworks, and our words."""
 
 
 def import_nir(
@@ -87,22 +87,22 @@ def import_nir(
     """The float graph of a network in a NIR file.
 
     Args:
-        path: Written by any framework.
-        dt: Seconds a step; None for what the file's metadata say under ``dt``.
-        timesteps: T, after which all neurons are reset; None for what the metadata say under ``timesteps``.
-        input_kind: Whether samples are real numbers, or counts of events.
-        reset: How neurons reset whose own metadata do not say: one of ``ir.neurons.RESETS``.
-        spikes_per_step: How many spikes an IF may fire in a step, subtracting as many thresholds, whose own metadata
-            say neither that nor how it resets. 1: as NIR has it.
-        min_v: The floor under the potential of those that may fire several; None: none.
+        path: A NIR file from any framework.
+        dt: Seconds per step; None: the ``dt`` in the file's metadata.
+        timesteps: T, the steps after which all neurons are reset; None: the ``timesteps`` in the file's metadata.
+        input_kind: "static" if samples are real numbers, "frames" if they are counts of events.
+        reset: How neurons reset if their own metadata do not say it, one of ``ir.neurons.RESETS``.
+        spikes_per_step: The most spikes that an IF may fire in a step, each of which subtracts one threshold. It holds
+            for an IF whose own metadata say neither this number nor how the IF resets. NIR defines 1.
+        min_v: The lowest potential of IF neurons that may fire several spikes per step; None: no lower bound.
 
     Raises:
         FileFormatError: The file is absent, damaged, or no network; the message names file and node.
         UnsupportedError: A node has no lowering; the message names it and a way out.
-        InputError: Neither the call nor the file says dt or T.
+        InputError: Neither the call nor the file says dt or T, or dt or T is invalid.
     """
     content = open_nir(path, read_content)
-    # a shape or a step of the file may be infinite, or no number
+    # a shape, or dt, in the file may be infinite or not a number
     with boundary(path, "write the network again"):
         dt = _fact(path, "dt", "--dt", dt, content.metadata)
         ours = content.metadata.get(PORTS)
@@ -134,10 +134,10 @@ def import_nir(
 
 
 def _fact(path: str | Path, name: str, option: str, given: float | None, metadata: Values) -> Any:
-    """What the user says, or else the file.
+    """What the user says about the network, or else what the file's metadata say.
 
     Raises:
-        InputError: Neither does.
+        InputError: Neither the user nor the file says it.
     """
     stated = metadata.get(name) if given is None else given
     if not isinstance(stated, (int, float)):
@@ -147,14 +147,16 @@ def _fact(path: str | Path, name: str, option: str, given: float | None, metadat
 
 @dataclass
 class _Draft:
-    """The nodes so far; a value is the name of the node that makes it, and ``values`` say which that is.
+    """A float graph under construction; a value is referred to by the name of the node that makes it.
 
     Attributes:
-        dt: Seconds a step.
-        reset: How neurons reset whose metadata do not say.
-        recurrent: For each population with synapses onto itself, name and fields of the layer that they are.
-        spikes_per_step: How many spikes an IF may fire in a step whose metadata do not say.
-        min_v: The floor under the potential of such neurons; None: none.
+        dt: Seconds per step.
+        reset: How neurons reset if their metadata do not say it.
+        recurrent: For each population with synapses onto itself, name and fields of the layer that holds the synapses.
+        nodes: The nodes so far, by name.
+        values: For each node of the file, the value that it makes.
+        spikes_per_step: The most spikes that an IF may fire in a step, if its metadata do not say it.
+        min_v: The lowest potential of IF neurons that may fire several spikes per step; None: no lower bound.
     """
 
     dt: float
@@ -169,7 +171,7 @@ class _Draft:
         """Append a node, and return its name.
 
         Raises:
-            FileFormatError: Its inputs do not fit it.
+            FileFormatError: The inputs do not fit the operation.
         """
         shape = checked_shape(name, op, [self.nodes[source].shape for source in inputs], remedy="write it again")
         self.nodes[name] = Node(name, op, inputs, shape)
@@ -179,7 +181,7 @@ class _Draft:
         return self.nodes[value].shape
 
     def flat(self, name: str, value: str) -> str:
-        """A value as a vector."""
+        """A value as a vector; a node that flattens it is appended if necessary."""
         shape = self.shape(value)
         if len(shape) == 1:
             return value
@@ -190,8 +192,8 @@ def _import(draft: _Draft, name: str, content: Content) -> None:
     """Append what one node of the file computes.
 
     Raises:
-        FileFormatError: It is damaged, or does not fit what it reads.
-        UnsupportedError: It has no lowering.
+        FileFormatError: The node is damaged, or does not fit its inputs.
+        UnsupportedError: The node has no lowering.
     """
     values, sources = content.nodes[name], [draft.values[source] for source in content.sources[name]]
     kind = values["type"]
@@ -217,9 +219,9 @@ def _import(draft: _Draft, name: str, content: Content) -> None:
 
 
 def _without_batch(name: str, content: Content) -> Shape:
-    """The shape that an input states, less a batch of one in front, which some exporters leave there.
+    """The shape that an input states, without the batch of one that some exporters (Norse's, Sinabs') leave in front.
 
-    Norse's and Sinabs' do; that (1, F) is no image of one channel is seen from the layers that read it.
+    The layers that read the input tell whether a leading one is such a batch, as in (1, F), or a single channel.
     """
     shape = _shape(name, content.nodes[name])
     kinds = [content.nodes[reader]["type"] for reader, sources in content.sources.items() if name in sources]
@@ -254,7 +256,7 @@ def _linear(draft: _Draft, name: str, values: Values, source: str) -> str:
 
 
 def _pointwise(name: str, values: Values) -> nir.Conv2d:
-    """A linear layer as a convolution of images of one pixel."""
+    """A linear layer as a 1x1 convolution of images of one pixel."""
     weight = _array(name, values, "weight", axes=2)[:, :, None, None]
     return _convolution(name, values, weight)
 
@@ -273,7 +275,7 @@ def _conv2d(name: str, values: Values) -> nir.Conv2d:
 
 
 def _conv1d(name: str, values: Values) -> nir.Conv2d:
-    """A convolution of images of one row."""
+    """A convolution along one axis, as a convolution of images of one row."""
     weight = _array(name, values, "weight", axes=3)[:, :, None]
     along = {"stride": values.get("stride", 1), "dilation": values.get("dilation", 1)}
     rows: dict[str, Any] = {key: (1, *_whole(name, key, value)) for key, value in along.items()}
@@ -352,10 +354,10 @@ def _if(draft: _Draft, name: str, values: Values, source: str) -> str:
 
 
 def _spikes_per_step(draft: _Draft, name: str, values: Values) -> int:
-    """How many spikes an IF may fire in a step.
+    """The most spikes that an IF may fire in a step.
 
     Raises:
-        FileFormatError: Its metadata say something else than a whole number.
+        FileFormatError: The number in the metadata is neither "multi" nor a whole number within the limits.
     """
     metadata = values.get("metadata", {})
     stated = metadata.get("spikes_per_step", 1 if "reset" in metadata else draft.spikes_per_step)
@@ -371,11 +373,12 @@ def _spikes_per_step(draft: _Draft, name: str, values: Values) -> int:
 def _multi_spike(
     draft: _Draft, name: str, values: Values, parameters: dict[str, Float64Array], most: int
 ) -> MultiSpikeIF:
-    """Sinabs' IAF: what an IF's file means whose neurons fire once for each threshold that their potential holds.
+    """An IF as Sinabs' IAF, whose neurons fire one spike for each threshold that their potential holds.
 
     Raises:
-        FileFormatError: Its floor is no number.
-        UnsupportedError: It has synapses onto itself, rests elsewhere than at zero, or its input lowers its potential.
+        FileFormatError: min_v is not a number of at most 0.
+        UnsupportedError: The IF has synapses onto itself, its v_reset is not 0, its v_threshold is not positive, or its
+            input does not raise its potential.
     """
     stated = values.get("metadata", {}).get("min_v", draft.min_v)
     if stated is not None and not (isinstance(stated, (int, float)) and -LARGEST_VALUE <= stated <= 0):
@@ -403,7 +406,7 @@ def _multi_spike(
 
 
 def _delay(draft: _Draft, name: str, values: Values, source: str) -> str:
-    """A delay by the nearest whole number of steps."""
+    """A delay, rounded to the nearest whole number of steps."""
     delay = _spread(name, "delay", _array(name, values, "delay"), draft.shape(source))
     if (delay < 0).any():
         raise FileFormatError(f"{name}: delay is {delay.min():g} seconds; it must not be negative")
@@ -417,7 +420,7 @@ def _delay(draft: _Draft, name: str, values: Values, source: str) -> str:
 
 
 def _integrator(draft: _Draft, name: str, values: Values, source: str) -> str:
-    """Neurons that do not fire: what they make is their potential."""
+    """Neurons that do not fire: their output is their potential."""
     kind, shape = getattr(nir, values["type"]), draft.shape(source)
     given = {"w_in": np.ones(()), **values}
     parameters = _charging(name, given, draft, shape, INTEGRATORS[values["type"]])
@@ -426,7 +429,7 @@ def _integrator(draft: _Draft, name: str, values: Values, source: str) -> str:
 
 
 def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
-    """A neuron that forgets all in a step, which is what a threshold without memory is."""
+    """A threshold without memory, as neurons that forget their whole potential in each step."""
     shape = draft.shape(source)
     one, zero = np.ones(shape), np.zeros(shape)
     threshold = _spread(name, "threshold", _array(name, values, "threshold"), shape)
@@ -439,18 +442,19 @@ def _threshold(draft: _Draft, name: str, values: Values, source: str) -> str:
 def _add_neurons(
     draft: _Draft, name: str, op: nir.LIF | nir.IF | nir.CubaLIF, source: str, *, in_steps: bool = False
 ) -> str:
-    """Append a population, and with it the layer that leads from it back to it.
+    """Append a population, together with the layer, if any, that leads from the population back to itself.
 
     Args:
-        draft: The nodes so far.
-        name: The population's.
-        op: Its neurons.
-        source: What it reads.
-        in_steps: Whether NIR's node cannot hold its time constants, so that it becomes neurons in steps here already.
+        draft: The float graph so far.
+        name: The population's name.
+        op: The population's neurons.
+        source: The value that the population reads.
+        in_steps: Whether the population becomes neurons in steps here already, since NIR's node cannot hold its time
+            constants.
 
     Raises:
-        FileFormatError: That layer does not keep the population's shape.
-        UnsupportedError: It has no lowering there.
+        FileFormatError: The layer does not keep the population's shape.
+        UnsupportedError: The layer has no lowering in this place.
     """
     if name not in draft.recurrent:
         return draft.add(name, discrete(name, op, draft.dt, draft.shape(source)) if in_steps else op, source)
@@ -486,7 +490,7 @@ def _check_positive(name: str, parameters: Mapping[str, Float64Array], *fields: 
 
 
 def _stated_decay(draft: _Draft, values: Values, tau: Float64Array) -> dict[str, float]:
-    """tau in steps and its inverse as our own files say them, to the last bit; not where --dt is another."""
+    """tau in steps, and its inverse, to the last bit as the metadata state them; left out where they do not fit dt."""
     exact = {"tau_steps": collapse(tau) / draft.dt, "dt_over_tau": draft.dt / collapse(tau)}
     stated = values.get("metadata", {})
     return {
@@ -497,11 +501,11 @@ def _stated_decay(draft: _Draft, values: Values, tau: Float64Array) -> dict[str,
 
 
 def _neuron_metadata(draft: _Draft, name: str, values: Values) -> dict[str, str | float]:
-    """How a population resets and where it fires: as its metadata say, or else the draft and NIR's definition.
+    """How a population resets and fires: by its own metadata, else by the draft's ``reset`` and NIR's ``fires_at``.
 
     Raises:
-        FileFormatError: They say what no neuron does.
-        UnsupportedError: They say what has no lowering.
+        FileFormatError: ``fires_at`` in the metadata is unknown.
+        UnsupportedError: ``reset`` in the metadata is unknown, or the population would fire without an input.
     """
     metadata = {key: str(value) for key, value in values.get("metadata", {}).items()}
     stated = {**NEURON_METADATA, "reset": draft.reset, **metadata}
@@ -522,21 +526,21 @@ def _neuron_metadata(draft: _Draft, name: str, values: Values) -> dict[str, str 
 
 
 def _parameters(draft: _Draft, name: str, values: Values, source: str, *fields: str) -> dict[str, Float64Array]:
-    """The parameters of a population, each spread over it; v_reset is 0 where the file has none, as in NIR."""
+    """The parameters of a population, each broadcast to its shape; v_reset is 0 if the file has none, as in NIR."""
     given = {"v_reset": np.zeros(()), **values}
     return _charging(name, given, draft, draft.shape(source), (*fields, "v_threshold", "v_reset"))
 
 
 def _charging(name: str, values: Values, draft: _Draft, shape: Shape, fields: Sequence[str]) -> dict[str, Float64Array]:
-    """The parameters of neurons, each spread over their shape.
+    """The parameters of neurons, each broadcast to their shape.
 
-    An infinite time constant means no leak: dv/dt = r * input, as of an IF. Exporters that write r in proportion to tau
-    (snnTorch: tau / dt) then write an infinite r too. It means what that ratio does, one a step, which an IF's r of
-    1 / dt says.
+    An infinite time constant means no leak: dv/dt = r * input, as for an IF. Exporters that write r in proportion to
+    tau (snnTorch: tau / dt) then write an infinite r, too. By that proportion, an input of one adds one to the
+    potential in a step. An IF with an r of 1 / dt does the same, so 1 / dt replaces the infinite r.
 
     Raises:
-        FileFormatError: One does not fit, or is infinite where it can mean nothing.
-        UnsupportedError: A current keeps all that it has.
+        FileFormatError: A parameter does not fit the shape, or is infinite where this has no meaning.
+        UnsupportedError: tau_syn is infinite, so that the current would lose nothing.
     """
     arrays = {key: _array(name, values, key, endless=key in ENDLESS) for key in fields}
     made = {key: _spread(name, key, array, shape) for key, array in arrays.items()}
@@ -554,10 +558,10 @@ def _charging(name: str, values: Values, draft: _Draft, shape: Shape, fields: Se
 
 
 def _array(name: str, values: Values, key: str, *, axes: int | None = None, endless: bool = False) -> Float64Array:
-    """A field as real numbers, which may be infinite, but not less than all, if ``endless``.
+    """Read a field of real numbers; if ``endless``, they may be plus infinity.
 
     Raises:
-        FileFormatError: It is absent, empty, of the wrong kind, not finite, or beyond all reason.
+        FileFormatError: The field is absent, empty, not of numbers, not of ``axes`` axes, not finite, or too large.
     """
     if key not in values:
         raise FileFormatError(f"{name}: has no {key}, which a {values.get('type')} needs; write the file again")
@@ -580,10 +584,10 @@ def _array(name: str, values: Values, key: str, *, axes: int | None = None, endl
 
 
 def _spread(name: str, key: str, array: Float64Array, shape: Shape) -> Float64Array:
-    """A population's parameter at each neuron; one value is for all, and (C, 1, 1) for each channel.
+    """A parameter broadcast to every neuron: from one value for all neurons, or (C, 1, 1) for one per channel.
 
     Raises:
-        FileFormatError: It does not fit.
+        FileFormatError: The parameter does not fit the shape.
     """
     if array.size == 1:
         return np.broadcast_to(array.reshape(()), shape)
@@ -605,7 +609,7 @@ def _shape(name: str, values: Values) -> Shape:
 
 
 def _pair(where: str, value: Any) -> tuple[int, int]:
-    """(rows, columns) of one number or two."""
+    """(rows, columns) from one or two whole numbers."""
     whole = _whole(where, "size", value)
     if len(whole) not in (1, 2):
         raise FileFormatError(f"{where} has {len(whole)} values, not one or two")
@@ -613,10 +617,10 @@ def _pair(where: str, value: Any) -> tuple[int, int]:
 
 
 def _whole(name: str, key: str, value: Any) -> tuple[int, ...]:
-    """Whole numbers.
+    """Read whole numbers.
 
     Raises:
-        FileFormatError: They are something else.
+        FileFormatError: The value holds something else, or too many numbers.
     """
     array = np.asarray(value).reshape(-1)
     if array.size > MOST_AXES:
@@ -650,9 +654,9 @@ IMPORTERS: Mapping[str, Importer] = MappingProxyType(
         "Threshold": _threshold,
     }
 )
-"""How each type of node is imported."""
+"""The function that imports each type of node."""
 
 CONVOLUTIONS: Mapping[str, Callable[[str, Values], nir.Conv2d]] = MappingProxyType(
     {"Conv1d": _conv1d, "Conv2d": _conv2d, "Linear": _pointwise, "Affine": _pointwise}
 )
-"""How each layer that may lead from a population back to it becomes a convolution."""
+"""The function that makes a convolution of each type of layer that may lead from a population back to itself."""

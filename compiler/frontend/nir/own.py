@@ -1,8 +1,8 @@
-"""NIR files that resformer wrote, read as they were written: every node in its order, ours among them.
+"""Reads NIR files that resformer wrote, with all nodes in their order, including the nodes that NIR lacks.
 
-``network.nir`` of a checkpoint or of a NIR file is the float graph after all float passes, so none is left to run; that
-of a module is its own layers, whose passes are all to come. What no node tells stands in the graph's metadata: T, dt,
-the kind of input, and of a quantized network the input's scale.
+If ``network.nir`` was made from a checkpoint or a NIR file, it is the float graph after all float passes, so no pass is
+left to run. If it was made from a module, it holds the module's own layers, and all passes are still to run. The
+graph's metadata hold what no node says: T, dt, the kind of input, and for a quantized network the input's scale.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from resformer.errors import FileFormatError, InputError
 from resformer.models.limits import quote
 
 MODULE, ZOO = "module", "zoo"
-"""What the metadata say under ``source`` of a network whose float passes are still to run."""
+"""The values of ``source`` in the metadata of a network whose float passes are still to run."""
 SAME_DT = 1e-9
-"""Relative; what a user types of a dt is a rounded decimal."""
+"""Relative tolerance for the dt that a user types, which is a rounded decimal."""
 
 
 def read_own(path: str | Path) -> Graph[nir.NIRNode] | None:
-    """The float graph that resformer wrote into a file; None where the file is someone else's.
+    """The float graph that resformer wrote into a file; None if another tool wrote the file.
 
-    A file of NIR's own nodes that was changed since, so that our notes no longer fit it, counts as someone else's.
+    A file of NIR's own nodes may have been changed since, so that resformer's metadata no longer fit it. Such a file
+    counts as one of another tool.
 
     Raises:
-        FileFormatError: It is absent or damaged, or holds nodes of ours that were changed.
+        FileFormatError: The file is absent or damaged, or it is a ``PortedGraph`` that was changed.
     """
     kind, ours = open_nir(path, _marks)
     if not ours:
@@ -59,18 +60,18 @@ def import_own(
     timesteps: int | None = None,
     input_kind: InputKind | None = None,
 ) -> Graph[nir.NIRNode]:
-    """A float graph of our own as a network to compile.
+    """Turn a float graph that resformer wrote into a network to compile.
 
     Args:
-        path: For errors.
-        graph: As ``read_own`` returns it.
-        dt: Seconds a step, which must be the file's: its neurons are in steps already. None: the file's.
+        path: The file, for errors.
+        graph: The graph, as ``read_own`` returns it.
+        dt: Seconds per step, which must equal the file's, because its neurons are in steps already; None: the file's.
         timesteps: T; None: the file's.
-        input_kind: Whether samples are real numbers, or counts of events; None: what the file says.
+        input_kind: "static" if samples are real numbers, "frames" if they are counts of events; None: the file's.
 
     Raises:
-        FileFormatError: What a quantized network says of ties is damaged.
-        InputError: dt is another, or T is not positive.
+        FileFormatError: The kind of input is unknown, or a quantized network's metadata on ties are damaged.
+        InputError: dt differs from the file's, or T is not a whole number of at least 1.
     """
     own = float(graph.metadata["dt"])
     if dt is not None and not math.isclose(dt, own, rel_tol=SAME_DT):
@@ -93,12 +94,12 @@ def import_own(
 
 
 def is_modules(graph: Graph[nir.NIRNode]) -> bool:
-    """Whether a graph that ``read_own`` returned has all of its float passes still to come."""
+    """Whether all float passes are still to run on a graph that ``read_own`` returned."""
     return graph.metadata.get("source") in (MODULE, ZOO)
 
 
 def _marks(file: h5py.File) -> tuple[Any, bool]:
-    """What kind of graph a file holds, and whether we wrote it."""
+    """The type of graph that a file holds, and whether resformer wrote the file."""
     root = file.get("node")
     if not isinstance(root, h5py.Group) or not isinstance(root.get("metadata"), h5py.Group):
         return None, False
@@ -109,10 +110,10 @@ def _marks(file: h5py.File) -> tuple[Any, bool]:
 
 
 def _check_neurons(path: str | Path, graph: Graph[nir.NIRNode]) -> None:
-    """See that neurons in steps fire only if driven, which every importer sees to.
+    """Check that neurons in steps fire only if they are driven, as every importer ensures.
 
     Raises:
-        FileFormatError: They do not.
+        FileFormatError: A threshold is not positive.
     """
     for node in graph:
         if isinstance(node.op, DiscreteCubaLIF):

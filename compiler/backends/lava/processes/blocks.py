@@ -1,4 +1,4 @@
-"""Hierarchical processes: a network and its blocks, made of the processes of their nodes."""
+"""Hierarchical processes: a network, and the blocks that hold the processes of its nodes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from resformer.compiler.backends.lava.logs import unchanged_logging
 
 
 class Block(AbstractProcess):  # type: ignore[misc]
-    """Processes that belong together, behind common ports.
+    """A group of processes behind common ports.
 
     Args:
-        name: The path that the nodes' names begin with.
-        layout: What it holds. Its ports become attributes: ``in_port`` where there is one, else ``in_port_0`` and so
-            on.
+        name: The path with which the names of its nodes begin.
+        layout: The contents of the block. Its ports become attributes of the block: ``in_port`` if there is only one
+            in-port, otherwise ``in_port_0``, ``in_port_1`` and so on; out-ports accordingly.
     """
 
     def __init__(self, *, name: str, layout: BlockLayout) -> None:
@@ -31,15 +31,15 @@ class Block(AbstractProcess):  # type: ignore[misc]
 
 
 class Network(Block):
-    """A whole network, one ``in_port`` and one ``out_port``; see ``build_network``."""
+    """A whole network with one ``in_port`` and one ``out_port``; see ``build_network``."""
 
 
 class Stem(Block):
-    """The first convolution, and what pools it."""
+    """The first convolution, and the pool after it."""
 
 
 class Downsample(Block):
-    """What a later stage begins with: LIF neurons and a strided convolution."""
+    """The beginning of a later stage: LIF neurons and a strided convolution."""
 
 
 class DSSA(Block):
@@ -91,7 +91,7 @@ class _SubProcesses(AbstractSubProcessModel):  # type: ignore[misc]
                 senders[value].connect(getattr(proc, port))
 
     def _attribute(self, name: str) -> str:
-        """A node's name as that of an attribute which neither we nor Lava have yet."""
+        """A node's name, changed into an attribute name that neither this model nor Lava uses yet."""
         attribute = re.sub(r"\W|^(?=\d)", "_", name)
         while hasattr(self, attribute) or hasattr(Collection, attribute) or attribute in _COLLECTION_STATE:
             attribute += "_"
@@ -99,7 +99,7 @@ class _SubProcesses(AbstractSubProcessModel):  # type: ignore[misc]
 
 
 _COLLECTION_STATE = ("process", "name")
-"""What each of Lava's collections of processes keeps beside its members."""
+"""Attributes that each of Lava's collections of processes has besides its processes."""
 
 
 @implements(proc=Block)

@@ -1,4 +1,4 @@
-"""Where a stream of samples enters, some at a time."""
+"""The process that feeds a stream of samples to a network, one batch at a time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 
 class ChunkSource(AbstractProcess):  # type: ignore[misc]
-    """Sends the samples that lie in shared memory, back to back, and zeros after the last.
+    """Sends the samples in shared memory back to back, and zeros after the last of them.
 
     Args:
-        frames: (N, T, C, H, W), int32, shared: the samples that are to be sent next.
-        place: (2,), int64, shared: the index of the first of them, and of the sample after the last, both counted from
-            the beginning of the stream.
-        name: The input node's.
+        frames: (N, T, C, H, W), int32, shared: the samples to send next.
+        place: (2,), int64, shared: the index of the first of these samples, and the index after their last; both are
+            counted from the beginning of the stream.
+        name: The input node's name.
     """
 
     def __init__(self, *, frames: npt.NDArray[np.int32], place: npt.NDArray[np.int64], name: str) -> None:
@@ -35,7 +35,7 @@ class ChunkSource(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PyChunkSourceModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """One frame a step."""
+    """Sends one frame at each step."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
@@ -46,7 +46,7 @@ class PyChunkSourceModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.after = np.zeros(self.frames.shape[-3:], dtype=np.int32)
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         sample, t = divmod(self.time_step - 1, self.frames.shape[1])
         first, end = self.place
         self.s_out.send((self.frames[sample - first, t] if sample < end else self.after).T)

@@ -20,7 +20,7 @@ from resformer.compiler.backends.lava.blas import exact_float, limit_to_one_thre
 from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 
 TILE_BYTES = 2**19
-"""What the kernel's taps for some columns of an image may take: they stay in a core's cache."""
+"""Bytes that the gathered taps of one tile of image columns may take, so that they stay in a core's cache."""
 ACCUMULATOR_BITS = 24
 """Width of the accumulator in Lava's ``PyConvModelFixed``, which wraps around."""
 
@@ -29,9 +29,9 @@ ACCUMULATOR_BITS = 24
 @requires(CPU)
 @tag("fixed_pt")
 class PyWideConvModel(PyConvModelFixed):  # type: ignore[misc]
-    """Stock Lava's ``PyConvModelFixed`` as it is, but for sizes.
+    """Stock Lava's ``PyConvModelFixed``, changed only to keep its sizes in 32 bits.
 
-    Stock Lava keeps the geometry in 8 bits, and NumPy 2 refuses to divide 128 channels or more by groups so kept.
+    Stock Lava keeps them in 8 bits, and NumPy 2 refuses to divide 128 or more channels by an 8-bit number of groups.
     """
 
     kernel_size: npt.NDArray[np.int32] = LavaPyType(np.ndarray, np.int32)
@@ -45,10 +45,10 @@ class PyWideConvModel(PyConvModelFixed):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PyFastConvModel(PyWideConvModel):
-    """What Lava's ``PyConvModelFixed`` computes, bit for bit, by one matrix product a group.
+    """Computes the same as Lava's ``PyConvModelFixed``, bit for bit, by one matrix product for each group.
 
-    Stock Lava convolves every pair of channels by itself. Our matrices hold integers as floats, of a type in which the
-    step at hand is exact; sums that might not fit 32 bits are left to the stock model.
+    Stock Lava convolves every pair of channels separately. Our matrices hold integers as floats, in a type in which all
+    sums of the present step are exact. Sums that might not fit 32 bits are left to stock Lava's code.
     """
 
     s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32, precision=24)
@@ -61,12 +61,12 @@ class PyFastConvModel(PyWideConvModel):
         self.products: dict[type[np.floating[Any]], Product] = {}
 
     def on_var_update(self) -> None:
-        """Someone may have set the weights."""
+        """Forget all that was derived from the weights, since they may have been set."""
         self.gain = None
         self.products.clear()
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         self.a_out.send(self.a_buf)
         message = self.s_in.recv()
         if not self.num_message_bits.item():
@@ -74,9 +74,9 @@ class PyFastConvModel(PyWideConvModel):
         self.a_buf = self.convolve(message)
 
     def convolve(self, message: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-        """The convolution of one message, (X, Y, C_in), with its 24-bit accumulator: (X', Y', C_out).
+        """The convolution of one message, (X, Y, C_in), in 24-bit accumulators: (X', Y', C_out).
 
-        The result is overwritten by the next.
+        The next call may overwrite the result.
         """
         geometry = Geometry(
             *(int(each) for each in self.stride),
@@ -98,13 +98,13 @@ class PyFastConvModel(PyWideConvModel):
 
 
 def _wrapped(x: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """What the accumulator holds of a sum."""
+    """Sums as the accumulator holds them, wrapped around."""
     wrapped: npt.NDArray[np.int32] = utils.signed_clamp(x, bits=ACCUMULATOR_BITS)
     return wrapped
 
 
 class Geometry(NamedTuple):
-    """How a kernel passes over an image."""
+    """How a kernel passes over an image: its stride, padding and dilation along either axis."""
 
     step_x: int
     step_y: int
@@ -115,13 +115,13 @@ class Geometry(NamedTuple):
 
 
 class Product:
-    """A convolution as matrix products, one a group, some columns of the image at a time; its memory is used again.
+    """A convolution as matrix products, one for each group and tile of image columns; each call reuses the same memory.
 
     Args:
         weight: (C_out, K_x, K_y, C_in / groups).
-        groups: Blocks of channels that do not mix.
+        groups: The number of blocks of channels, which do not mix.
         geometry: How the kernel passes over the image.
-        in_shape: (X, Y, C_in).
+        in_shape: The shape of a message, (X, Y, C_in).
         dtype: A float type in which all sums are exact.
     """
 
@@ -136,7 +136,7 @@ class Product:
         step_x, step_y, pad_x, pad_y, apart_x, apart_y = geometry
         columns, rows, channels = in_shape
         outputs, kernel_x, kernel_y, per_group = weight.shape
-        # Lava convolves, so the kernel is flipped to meet a patch: (groups, K_x * K_y * C_in / groups, C_out / groups).
+        # Lava convolves, so the kernel is flipped to fit a patch: (groups, K_x * K_y * C_in / groups, C_out / groups).
         per_output = weight[:, ::-1, ::-1].reshape(groups, outputs // groups, -1)
         self._matrices = np.ascontiguousarray(per_output.swapaxes(-1, -2), dtype=dtype)
         span_x, span_y = apart_x * (kernel_x - 1) + 1, apart_y * (kernel_y - 1) + 1
@@ -144,7 +144,7 @@ class Product:
         padded = np.zeros((columns + 2 * pad_x, rows + 2 * pad_y, channels), dtype)
         self._image = padded[pad_x : pad_x + columns, pad_y : pad_y + rows]
         windows = sliding_window_view(padded.reshape(*padded.shape[:2], groups, per_group), (span_x, span_y), (0, 1))
-        # (groups, X', Y', K_x, K_y, C_in / groups): what the kernel sees at each place.
+        # (groups, X', Y', K_x, K_y, C_in / groups): the values under the kernel at each position.
         self._patches = windows[::step_x, ::step_y, ..., ::apart_x, ::apart_y].transpose(2, 0, 1, 4, 5, 3)
         _, out_columns, out_rows = self._patches.shape[:3]
         self._result = np.empty((out_columns, out_rows, groups, outputs // groups), dtype=np.int32)
@@ -154,7 +154,7 @@ class Product:
         self._sums = np.empty((groups, self._tile, out_rows, outputs // groups), dtype)
 
     def __call__(self, message: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-        """(X, Y, C_in) to (X', Y', C_out)."""
+        """Convolve a message, (X, Y, C_in), to (X', Y', C_out)."""
         groups, inputs, outputs = self._matrices.shape
         if self._is_pointwise:
             patches = message.reshape(*message.shape[:2], groups, 1, 1, inputs).transpose(2, 0, 1, 3, 4, 5)

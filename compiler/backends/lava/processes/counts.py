@@ -1,4 +1,4 @@
-"""Attention of counts: both of its products, each of which takes a step."""
+"""Spikformer's self-attention (arXiv 2209.15425): both products of spikes with spikes, each of which takes a step."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class SpikeAttention(AbstractProcess):  # type: ignore[misc]
         q_shape: (W, H, heads * d), spikes.
         k_shape: (w, h, heads * d), spikes.
         v_shape: (w, h, heads * e), spikes.
-        num_heads: Heads, each with its own block of channels.
-        scores_first: Whether the first product is q k^T, or else k^T v.
-        weight_exp: The count is multiplied by two to this power.
+        num_heads: The number of heads, each with its own block of channels.
+        scores_first: Whether q k^T is computed first; if not, k^T v is.
+        weight_exp: The product is multiplied by two to this power.
         limit: The largest magnitude.
-        tally: Counts what was clipped.
-        name: The node's.
+        tally: Counts the clipped values.
+        name: The node's name.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SpikeAttention(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PySpikeAttentionModel(ProductModel):
-    """Products of float matrices that hold integers, exact."""
+    """Exact products of matrices of integers, computed in floats."""
 
     q_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     k_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
@@ -81,10 +81,10 @@ class PySpikeAttentionModel(ProductModel):
         self.scores_first: bool = proc_params["scores_first"]
         self.weight_exp: int = proc_params["weight_exp"]
         self.factors: tuple[Integers, Integers] | None = None
-        """Of the second product: what the first made of the last step's input, and the operand that it left."""
+        """The operands of the second product: the first product of the last step's inputs, and the unused input."""
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         self.send()
         if self.factors is not None:
             self.keep(*fixedpoint.scale_and_saturate(matmul(*self.factors), self.weight_exp, self.limit))
@@ -95,5 +95,5 @@ class PySpikeAttentionModel(ProductModel):
             self.factors = matmul(v, k.swapaxes(-1, -2)), q
 
     def _by_head(self, spikes: Integers) -> Integers:
-        """A map, (W, H, C), as (heads, channels of one, tokens)."""
+        """A map of spikes, (W, H, C), as (heads, channels of a head, tokens)."""
         return spikes.T.reshape(self.num_heads, spikes.shape[-1] // self.num_heads, -1)

@@ -1,4 +1,4 @@
-"""Neurons that stock Lava lacks: a current with a memory that is reset with the rest, soft resets, any parameters."""
+"""Neurons that stock Lava lacks: a current with memory, reset with the potential; soft resets; any parameters."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Feedback(NamedTuple):
 
 
 class CubaLIF(AbstractProcess):  # type: ignore[misc]
-    """Current-based LIF neurons, each sample's at rest when it begins.
+    """Current-based LIF neurons, which are at rest when a sample begins.
 
-    Recurrent synapses are part of the process, not processes of their own: what a sample's last step fired must not
-    reach the next sample, and Lava's compiler lists all cycles of a network.
+    Recurrent synapses are part of this process rather than a process of their own, for two reasons: the spikes of a
+    sample's last step must not reach the next sample, and Lava's compiler would list all cycles of the network.
 
     Args:
-        shape: Of the population, in Lava's order.
-        neurons: Their parameters, in that order too.
+        shape: The population's shape, in Lava's order of axes.
+        neurons: The neurons' parameters, in Lava's order of axes too.
         feedback: Synapses from the neurons onto themselves, if there are any.
         clock: When samples begin.
-        tally: Counts what was clipped.
-        name: The node's.
+        tally: Counts the clipped values.
+        name: The node's name.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CubaLIF(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PyCubaLifModel(NeuronModel):
-    """Steps as the reference does. A spike is a byte on its way to a synapse."""
+    """Computes each step as the reference interpreter does. A spike travels to a synapse as one byte."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.bool_, precision=1)
 
@@ -76,7 +76,7 @@ class PyCubaLifModel(NeuronModel):
         self.synapses = _product(proc_params["feedback"], self.v.shape)
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         a = self.a_in.recv().astype(np.int64)
         if self.clock.begins(self.time_step):
             self.u = self.v = np.zeros_like(self.v)
@@ -89,14 +89,14 @@ class PyCubaLifModel(NeuronModel):
 
 
 class CubaLI(NeuronProcess):
-    """Neurons that integrate and send their potential, each sample's at rest when it begins."""
+    """Neurons that integrate and send their potential; they are at rest when a sample begins."""
 
 
 @implements(proc=CubaLI, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
 class PyCubaLiModel(NeuronModel):
-    """Steps as the reference does."""
+    """Computes each step as the reference interpreter does."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
@@ -106,7 +106,7 @@ class PyCubaLiModel(NeuronModel):
         self.neurons: fixedpoint.CubaLiParameters = proc_params["neurons"]
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         a = self.a_in.recv().astype(np.int64)
         if self.clock.begins(self.time_step):
             self.u = self.v = np.zeros_like(self.v)

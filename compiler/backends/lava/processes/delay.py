@@ -1,4 +1,4 @@
-"""Delays: what makes paths of different length meet."""
+"""Delays: those that align paths of different length, and those that are part of the network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 
 
 class Delay(AbstractProcess):  # type: ignore[misc]
-    """Sends what it received some steps ago, and zeros before.
+    """Sends what it received ``steps`` steps ago, and zeros until then.
 
     Args:
-        shape: Of the values, in Lava's order.
-        steps: At least one.
-        name: The node's.
+        shape: The shape of the values, in Lava's order of axes.
+        steps: The length of the delay in steps, at least one.
+        name: The node's name.
     """
 
     def __init__(self, *, shape: tuple[int, ...], steps: int, name: str) -> None:
@@ -38,7 +38,7 @@ class Delay(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PyDelayModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """A ring of as many values as there are steps."""
+    """A ring buffer that holds what was received in the last ``steps`` steps."""
 
     s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
@@ -48,20 +48,20 @@ class PyDelayModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.ring = np.zeros((proc_params["steps"], *proc_params["shape"]), dtype=np.int32)
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         oldest = self.ring[(self.time_step - 1) % len(self.ring)]
         self.s_out.send(oldest)
         oldest[...] = self.s_in.recv()
 
 
 class SampleDelay(AbstractProcess):  # type: ignore[misc]
-    """Sends what each neuron sent some steps ago, if that was in the same sample, and zeros else.
+    """Sends what each neuron sent ``steps`` steps ago if that step was in the same sample, and otherwise zero.
 
     Args:
-        shape: Of the values, in Lava's order.
-        steps: Broadcast against them.
+        shape: The shape of the values, in Lava's order of axes.
+        steps: The delays in steps, to be broadcast against ``shape``.
         clock: When samples begin.
-        name: The node's.
+        name: The node's name.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SampleDelay(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PySampleDelayModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """Keeps what came since the sample began."""
+    """Keeps all that was received since the sample began."""
 
     s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
@@ -93,7 +93,7 @@ class PySampleDelayModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.sample = np.zeros((self.clock.interval, *proc_params["shape"]), dtype=np.int32)
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         now = self.clock.step(self.time_step)
         self.sample[now] = self.s_in.recv()
         since = now - self.steps

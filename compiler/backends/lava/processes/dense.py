@@ -23,7 +23,7 @@ from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 @requires(CPU)
 @tag("fixed_pt")
 class PyFastDenseModel(PyDenseModelBitAcc):  # type: ignore[misc]
-    """What Lava's ``PyDenseModelBitAcc`` computes, bit for bit, by a product of floats where that is exact."""
+    """Computes the same as Lava's ``PyDenseModelBitAcc``, bit for bit, by a product of floats where that is exact."""
 
     s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32, precision=24)
     a_buff: npt.NDArray[np.int32] = LavaPyType(np.ndarray, np.int32, precision=16)
@@ -37,14 +37,14 @@ class PyFastDenseModel(PyDenseModelBitAcc):  # type: ignore[misc]
         self.matrices: dict[type[np.floating[Any]], npt.NDArray[Any]] = {}
 
     def on_var_update(self) -> None:
-        """Someone may have set the weights."""
+        """Forget all that was derived from the weights, since they may have been set."""
         self.gain = None
         self.matrices.clear()
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         if not self.weights_set:
-            # As in the stock model, weights that are set later are taken as they are.
+            # As in the stock model, weights that are set later are used without clipping or truncation.
             sign_mode = self.proc_params.get("sign_mode") or determine_sign_mode(self.weights)
             clipped = clip_weights(self.weights, sign_mode, num_bits=8)
             self.weights = truncate_weights(clipped, sign_mode, self.proc_params.get("num_weight_bits", 8))
@@ -57,7 +57,7 @@ class PyFastDenseModel(PyDenseModelBitAcc):  # type: ignore[misc]
         self.a_buff = np.left_shift(total, exponent) if exponent > 0 else np.right_shift(total, -exponent)
 
     def _product(self, message: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The sums before they are shifted; those of graded messages wrap around in 32 bits."""
+        """The sums, not yet shifted by the weight exponent; sums that exceed 32 bits wrap around."""
         if self.gain is None:
             self.gain = int(np.abs(self.weights.astype(np.int64)).sum(axis=1).max(initial=0))
         largest = 1 if message.dtype == np.bool_ else max(abs(int(message.min())), abs(int(message.max())))

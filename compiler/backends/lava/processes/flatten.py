@@ -1,4 +1,4 @@
-"""An image as a vector."""
+"""The process that flattens an image to a vector."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 class Flatten(AbstractProcess):  # type: ignore[misc]
     """Sends what it receives in this step, (W, H, C), as a vector in the order of (C, H, W).
 
-    Lava's virtual ports could do this on the way; they fail where several ports meet inside a hierarchical process.
+    Lava's virtual ports could do this without a process, but they fail where several ports meet inside a hierarchical
+    process.
 
     Args:
-        shape: What it receives, in Lava's order.
-        name: The node's.
+        shape: The shape of what it receives, in Lava's order of axes.
+        name: The node's name.
     """
 
     def __init__(self, *, shape: tuple[int, ...], name: str) -> None:
@@ -37,11 +38,11 @@ class Flatten(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PyFlattenModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """The axes reversed, then joined."""
+    """Reverses the axes, then joins them."""
 
     s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         self.s_out.send(self.s_in.recv().T.reshape(-1))

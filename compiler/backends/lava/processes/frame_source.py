@@ -1,4 +1,4 @@
-"""Where samples enter a run of ours."""
+"""The process that feeds all samples of ``LavaBackend.run`` to a network."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class FrameSource(AbstractProcess):  # type: ignore[misc]
     """Sends samples back to back, T steps each, and zeros after the last.
 
     Args:
-        samples: (N, C, H, W), each sent T times, or (N, T, C, H, W), a frame a step. Lava's processes see this very
-            array, since they are forked.
+        samples: (N, C, H, W), each sent T times, or (N, T, C, H, W), one frame for each step. Lava's processes use this
+            array without a copy, since they are forked.
         timesteps: T.
-        name: The input node's.
+        name: The input node's name.
     """
 
     def __init__(self, *, samples: npt.NDArray[np.integer], timesteps: int, name: str) -> None:
@@ -35,7 +35,7 @@ class FrameSource(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PyFrameSourceModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """One frame a step."""
+    """Sends one frame at each step."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
@@ -46,7 +46,7 @@ class PyFrameSourceModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.after = np.zeros(self.samples.shape[-3:], dtype=np.int32)
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         sample, t = divmod(self.time_step - 1, self.timesteps)
         if sample >= len(self.samples):
             frame = self.after

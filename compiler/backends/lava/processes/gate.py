@@ -1,4 +1,4 @@
-"""Gates of spikes."""
+"""Logic gates of spikes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 
 class SpikeGate(AbstractProcess):  # type: ignore[misc]
-    """Neurons without memory that fire where the sum of their inputs exceeds a threshold; each in-port sums its own.
+    """Neurons without memory that fire where the weighted sum of their two in-ports exceeds a threshold.
 
     Args:
-        shape: (W, H, C).
+        shape: The shape of the first port and of the output, (W, H, C).
         weight: What a spike at the first port adds.
-        other_shape: Of what the second port takes: each of its channels stands for C / m of the first's in turn, a
-            single row or column for all.
-        other_weight: What a spike there adds.
+        other_shape: The shape of the second port, whose channels number m: each is repeated for C / m neighbouring
+            channels of the first port. A single row or column serves for all rows or columns.
+        other_weight: What a spike at the second port adds.
         vth: The threshold.
-        name: The node's.
+        name: The node's name.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SpikeGate(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PySpikeGateModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """A comparison of sums."""
+    """Compares the weighted sum with the threshold."""
 
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     b_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
@@ -62,7 +62,7 @@ class PySpikeGateModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.vth: int = proc_params["vth"]
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         total, other = self.a_in.recv(), self.b_in.recv()
         total = self.weight * total + self.other_weight * other.repeat(self.channels // other.shape[-1], axis=-1)
         self.s_out.send((total > self.vth).astype(np.int32))

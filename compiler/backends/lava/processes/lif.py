@@ -17,16 +17,16 @@ from lava.proc.lif.process import LIFReset
 from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 
 TILE = 2**15
-"""Neurons updated at once: what a step needs of them stays in a core's cache."""
+"""About how many neurons are updated at a time, so that their state stays in a core's cache."""
 
 
 @implements(proc=LIFReset, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
 class PyFastLifResetModel(PyLifResetModelBitAcc):  # type: ignore[misc]
-    """What Lava's ``PyLifResetModelBitAcc`` computes, bit for bit, some thousand neurons at a time and in place.
+    """Computes the same as Lava's ``PyLifResetModelBitAcc``, bit for bit, one tile of neurons at a time and in place.
 
-    Sums wrap around in 32 bits, as they do there. A spike is a byte on its way to a synapse.
+    Sums wrap around in 32 bits, as in Lava's model. A spike travels to a synapse as one byte.
     """
 
     a_in: PyInPort = LavaPyType(BorrowingInPort, np.int32, precision=24)
@@ -38,11 +38,11 @@ class PyFastLifResetModel(PyLifResetModelBitAcc):  # type: ignore[misc]
         self.spikes = np.zeros(0, dtype=np.bool_)
 
     def on_var_update(self) -> None:
-        """Someone may have set the bias."""
+        """Forget the bias in use, since the bias may have been set."""
         self.bias = None
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         activation = np.ascontiguousarray(self.a_in.recv()).reshape(-1)
         u, v = self.u.reshape(-1), self.v.reshape(-1)
         channels = self.v.shape[-1]
@@ -68,7 +68,7 @@ class PyFastLifResetModel(PyLifResetModelBitAcc):  # type: ignore[misc]
         bias: npt.NDArray[np.int32],
         spikes: npt.NDArray[np.bool_],
     ) -> None:
-        """One step of some neurons."""
+        """Run one step of one tile of neurons."""
         limit = self.max_uv_val
         starts_anew = self.time_step % self.reset_interval == self.reset_offset
         remaining = self.decay_unity - int(self.du) - self.ds_offset
@@ -89,12 +89,12 @@ class PyFastLifResetModel(PyLifResetModelBitAcc):  # type: ignore[misc]
             np.add(v, bias[: v.size], out=v)
         np.clip(v, 1 - limit, limit - 1, out=v)
         np.greater(v, int(self.effective_vth), out=spikes)
-        # To multiply takes a tenth of the time that it takes to select.
+        # Multiplying by a mask takes a tenth of the time that selecting by it takes.
         np.logical_not(spikes, out=scratch.flags)
         np.multiply(v, scratch.flags, out=v)
 
     def _bias_of(self, tile: int) -> npt.NDArray[np.int32]:
-        """The bias of all neurons, or of one tile where all tiles have the same."""
+        """The biases of all neurons, or of one tile of neurons where all tiles have the same biases."""
         channels = self.v.shape[-1]
         mantissas, exponents = (each.reshape(-1, channels) for each in (self.bias_mant, self.bias_exp))
         if (mantissas == mantissas[0]).all() and (exponents == exponents[0]).all():
@@ -105,7 +105,7 @@ class PyFastLifResetModel(PyLifResetModelBitAcc):  # type: ignore[misc]
 
 
 class _Scratch(NamedTuple):
-    """Room for what is in between."""
+    """Buffers for intermediate results."""
 
     integers: npt.NDArray[np.int32]
     reals: npt.NDArray[np.float64]
@@ -113,7 +113,7 @@ class _Scratch(NamedTuple):
 
     @classmethod
     def of(cls, size: int) -> _Scratch:
-        """Room for as many neurons."""
+        """Buffers for ``size`` neurons."""
         return cls(np.empty(size, np.int32), np.empty(size, np.float64), np.empty(size, np.bool_))
 
 

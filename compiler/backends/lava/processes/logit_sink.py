@@ -1,4 +1,4 @@
-"""Where logits leave a run of ours."""
+"""The process that takes the logits from a network."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class LogitSink(AbstractProcess):  # type: ignore[misc]
     """Writes what it receives into shared memory and counts the steps.
 
     Args:
-        shape: Of the logits, in Lava's order.
-        record: Where they belong.
+        shape: The shape of the logits, in Lava's order of axes.
+        record: Where the logits are written.
         clock: (1,), int64, shared: how many steps have passed.
-        name: The output node's.
+        name: The output node's name.
     """
 
     def __init__(self, *, shape: tuple[int, ...], record: Record, clock: npt.NDArray[np.int64], name: str) -> None:
@@ -38,7 +38,7 @@ class LogitSink(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PyLogitSinkModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """One step's logits a step."""
+    """Writes the logits of one step at each step."""
 
     a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
 
@@ -48,7 +48,7 @@ class PyLogitSinkModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.clock: npt.NDArray[np.int64] = proc_params["clock"]
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         logits = self.a_in.recv().T
         slot = self.record.slot(self.time_step - 1)
         if slot is not None:

@@ -25,15 +25,15 @@ class SpikeMatMul(AbstractProcess):  # type: ignore[misc]
     """Sends the spike-gated sums of what it received one step ago, clipped to [-limit, limit].
 
     Args:
-        y_shape: (w, h, C), graded values.
-        s_shape: Spikes: (W, H, C) if ``transpose``, else (m, n, heads).
-        out_shape: (m, n, heads) if ``transpose``, else (W, H, C).
-        num_heads: Heads, each with its own block of channels.
-        transpose: Which product, as in ``resformer.compiler.ir.program.SpikeMatMul``.
-        bias: (C,), added to y before it is gated.
+        y_shape: (w, h, C), the shape of the graded values.
+        s_shape: The shape of the spikes: (W, H, C) if ``transpose``, otherwise (m, n, heads).
+        out_shape: (m, n, heads) if ``transpose``, otherwise (W, H, C).
+        num_heads: The number of heads, each with its own block of channels.
+        transpose: Which of the two products, as in ``resformer.compiler.ir.ops.SpikeMatMul``.
+        bias: (C,), added to y before y is gated.
         limit: The largest magnitude.
-        tally: Counts what was clipped.
-        name: The node's.
+        tally: Counts the clipped values.
+        name: The node's name.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SpikeMatMul(AbstractProcess):  # type: ignore[misc]
 
 
 class ProductModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """What all products of heads do: they send before they receive, as synapses do, and count what they clip."""
+    """The base of all products of heads. Like synapses, they send before they receive; they count clipped values."""
 
     a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
@@ -78,12 +78,17 @@ class ProductModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.clipped = 0
 
     def send(self) -> None:
-        """Send what was kept last."""
+        """Send the product that was kept last, and count its clipped values."""
         self.a_out.send(self.result)
         self.tally.add(self.time_step - 1, self.clipped)
 
     def keep(self, product: npt.NDArray[np.int64], clipped: int) -> None:
-        """Keep a product of the program's axes, of which so many values were clipped, to be sent in the next step."""
+        """Keep a product, with axes in the program's order, to send it in the next step.
+
+        Args:
+            product: The product.
+            clipped: How many of its values were clipped.
+        """
         self.clipped = clipped
         # Reversing the axes gives the program's own (C, h, w) and so on, without a copy.
         self.result = product.reshape(self.result.shape[::-1]).T
@@ -93,7 +98,7 @@ class ProductModel(PyLoihiProcessModel):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PySpikeMatMulModel(ProductModel):
-    """A product of float matrices that hold integers, exact."""
+    """An exact product of matrices of integers, computed in floats."""
 
     y_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     s_in: PyInPort = LavaPyType(BorrowingInPort, np.int32)
@@ -104,7 +109,7 @@ class PySpikeMatMulModel(ProductModel):
         self.bias = proc_params["bias"].astype(np.int64)
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         self.send()
         y = (self.y_in.recv() + self.bias).T
         spikes = self.s_in.recv().T
@@ -119,9 +124,9 @@ def spike_matmul(
 
     Args:
         y: (C, h, w), with n = h * w.
-        spikes: x, (C, H, W), with m = H * W, if ``transpose``; else s, (heads, n, m).
-        num_heads: How many blocks of channels.
-        transpose: Which product.
+        spikes: x, (C, H, W), with m = H * W, if ``transpose``; otherwise s, (heads, n, m).
+        num_heads: The number of heads, each with its own block of channels.
+        transpose: Whether to compute y^T x; if not, y s is computed.
     """
     left = y.reshape(num_heads, y.shape[0] // num_heads, -1)
     if transpose:

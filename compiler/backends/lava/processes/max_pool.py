@@ -1,4 +1,4 @@
-"""Maxima over windows."""
+"""The process that takes maxima over windows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class MaxPool2d(AbstractProcess):  # type: ignore[misc]
     Args:
         in_shape: (W, H, C).
         out_shape: (W', H', C).
-        kernel_size: (x, y), as those that follow.
-        stride: From window to window.
+        kernel_size: (x, y), the size of a window.
+        stride: (x, y), from one window to the next.
         padding: Around the input: ((left, right), (top, bottom)).
-        name: The node's.
+        name: The node's name.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class MaxPool2d(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PyMaxPool2dModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """The maximum of shifted images, one for each place in the window."""
+    """Takes the maximum of shifted images, one image for each position in the window."""
 
     s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
@@ -60,7 +60,7 @@ class PyMaxPool2dModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.padding: tuple[tuple[int, int], tuple[int, int]] = proc_params["padding"]
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         lowest = np.iinfo(np.int32).min
         padded = np.pad(self.s_in.recv(), (*self.padding, (0, 0)), constant_values=lowest)
         (columns, rows, _), (step_x, step_y) = self.out_shape, self.stride

@@ -1,4 +1,4 @@
-"""Neurons that fire several spikes a step, and send their count."""
+"""Neurons that may fire several spikes in one step, and send the number of spikes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from resformer.compiler.ir import fixedpoint
 
 
 class MultiSpikeIF(NeuronProcess):
-    """Integrate-and-fire neurons that send counts of spikes, each sample's at rest when it begins."""
+    """Integrate-and-fire neurons that send counts of spikes; they are at rest when a sample begins."""
 
 
 @implements(proc=MultiSpikeIF, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
 class PyMultiSpikeIfModel(NeuronModel):
-    """Steps as the reference does."""
+    """Computes each step as the reference interpreter does."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
@@ -32,7 +32,7 @@ class PyMultiSpikeIfModel(NeuronModel):
         self.neurons: fixedpoint.MultiSpikeParameters = proc_params["neurons"]
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         a = self.a_in.recv().astype(np.int64)
         if self.clock.begins(self.time_step):
             self.v = np.zeros_like(self.v)

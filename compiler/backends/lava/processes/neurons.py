@@ -1,4 +1,4 @@
-"""What processes of neurons share that rest when a sample begins."""
+"""Common parts of the processes of neurons that are at rest when a sample begins."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from resformer.compiler.ir import fixedpoint
 
 
 class NeuronProcess(AbstractProcess):  # type: ignore[misc]
-    """Neurons that read their own input alone.
+    """Neurons without recurrent synapses.
 
     Args:
-        shape: Of the population, in Lava's order.
-        neurons: Their parameters, in that order too.
+        shape: The population's shape, in Lava's order of axes.
+        neurons: The neurons' parameters, in Lava's order of axes too.
         clock: When samples begin.
-        tally: Counts what was clipped.
-        name: The node's.
+        tally: Counts the clipped values.
+        name: The node's name.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class NeuronProcess(AbstractProcess):  # type: ignore[misc]
 
 
 class NeuronModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """The state of neurons that rest when a sample begins, and the count of what they clip."""
+    """The state of neurons that are at rest when a sample begins, and the count of their clipped values."""
 
     a_in: PyInPort = LavaPyType(BorrowingInPort, np.int64)
 

@@ -1,4 +1,4 @@
-"""In-ports that copy nothing where they need not."""
+"""In-ports that avoid copies of messages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from resformer.compiler.backends.lava.channels import ReceivePort
 
 
 class BorrowingInPort(PyInPortVectorDense):  # type: ignore[misc]
-    """What Lava's dense in-port receives, in memory that is used again: valid until the next is received, read-only.
+    """Lava's dense in-port, but in reused memory: treat a message as read-only, and as lost once the next is received.
 
-    Where one sender connects, a message stays where that sender wrote it, in the type in which it came; what several
-    send is summed, in the port's own type or a wider one. Over channels other than ours it is Lava's in-port.
+    If one sender is connected, a message stays where that sender wrote it, and keeps its type. The messages of several
+    senders are summed, in the port's own type or a wider one. Over channels other than ours, or through virtual ports,
+    this port does what Lava's in-port does.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -28,7 +29,7 @@ class BorrowingInPort(PyInPortVectorDense):  # type: ignore[misc]
         self._sum: npt.NDArray[Any] | None = None
 
     def recv(self) -> npt.NDArray[Any]:
-        """Receive one message from each sender."""
+        """Receive one message from each sender, and return their sum."""
         if not self._borrows:
             received: npt.NDArray[Any] = super().recv()
             return received

@@ -1,4 +1,4 @@
-"""What a run records: spikes and graded values, read off the wire."""
+"""The process that records the spikes and graded values that nodes send."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from resformer.compiler.backends.lava.processes.ports import BorrowingInPort
 from resformer.compiler.backends.lava.shared import Record
 
 PORTS = ("in_0", "in_1", "in_2", "in_3", "in_4", "in_5", "in_6", "in_7")
-"""The names of a probe's ports; a ProcessModel's are fixed, so some may stay unconnected."""
+"""The names of a probe's ports; a ProcessModel has a fixed set of ports, so some may stay unconnected."""
 
 
 class SpikeProbe(AbstractProcess):  # type: ignore[misc]
-    """Writes what several nodes send into shared memory: spikes as bits, graded values as they are.
+    """Writes what several nodes send into shared memory: spikes packed to bits, graded values unchanged.
 
     Args:
-        shapes: Of the nodes' values, in Lava's order; at most as many as there are ports.
-        records: Where they belong; where the record holds bytes, values are spikes and packed to bits.
-        name: Of the probe.
+        shapes: The shapes of the nodes' values, in Lava's order of axes; at most as many as there are ``PORTS``.
+        records: Where the values are written, one record for each node; a record of bytes takes spikes packed to bits.
+        name: The probe's name.
     """
 
     def __init__(self, *, shapes: Sequence[tuple[int, ...]], records: Sequence[Record], name: str) -> None:
@@ -41,7 +41,7 @@ class SpikeProbe(AbstractProcess):  # type: ignore[misc]
 @requires(CPU)
 @tag("fixed_pt")
 class PySpikeProbeModel(PyLoihiProcessModel):  # type: ignore[misc]
-    """One step's values a step."""
+    """Writes the values of one step at each step."""
 
     in_0: PyInPort = LavaPyType(BorrowingInPort, np.int32)
     in_1: PyInPort = LavaPyType(BorrowingInPort, np.int32)
@@ -57,7 +57,7 @@ class PySpikeProbeModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.records: Sequence[Record] = proc_params["records"]
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         for port, record in zip(PORTS, self.records, strict=False):
             value = getattr(self, port).recv().T
             slot = record.slot(self.time_step - 1)

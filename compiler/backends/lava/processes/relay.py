@@ -1,4 +1,4 @@
-"""Residual relays: where currents that may grow too large meet."""
+"""Residual relays, which sum currents that may grow too large, and clip the sum."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Relay(AbstractProcess):  # type: ignore[misc]
     """Sends the sum of what it receives in this step, with a bias added, shifted and clipped to [-limit, limit].
 
     Args:
-        shape: Of the values, in Lava's order.
-        bias: (C,), for the last axis.
-        shift: By how many bits to the right, rounding.
+        shape: The shape of the values, in Lava's order of axes.
+        bias: (C,), along the last axis.
+        shift: By how many bits the sum is shifted to the right, with rounding.
         limit: The largest magnitude.
-        tally: Counts what was clipped.
-        name: The node's.
+        tally: Counts the clipped values.
+        name: The node's name.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PyRelayModel(PyLoihiProcessModel):  # type: ignore[misc]
         self.tally: Tally = proc_params["tally"]
 
     def run_spk(self) -> None:
-        """One step."""
+        """Run one step."""
         total = fixedpoint.shift_right(self.a_in.recv() + self.bias, self.shift)
         value, clipped = fixedpoint.saturate(total, self.limit)
         self.s_out.send(value)

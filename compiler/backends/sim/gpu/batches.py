@@ -1,7 +1,7 @@
-"""Runs an engine on a GPU batch after batch: the next is on its way while one is computed.
+"""Runs an engine on a GPU batch after batch: the next batch is prepared while the device computes the current one.
 
-From the second batch on, one CUDA graph launches all of an engine's kernels at once; to launch them one by one takes
-longer than a small batch's work. Nothing waits for the device but for the results of the batch before.
+From the second batch on, one CUDA graph launches all kernels of an engine at once, since launching them one by one
+takes longer than the work of a small batch. The host waits for the device only for the results of the batch before.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from resformer.compiler.backends.sim.recorder import Recorder
 from resformer.compiler.backends.sim.torch_kernels import real_dtype
 
 NARROW = (torch.int8, torch.int16, torch.int32)
-"""Types in which samples may travel."""
+"""Types in which samples may be sent to the device, the narrowest first."""
 COMPARED = (torch.uint8, *NARROW, torch.int64)
-"""Types that torch compares, with all threads; numpy compares integers of 16 bits and more without a sign."""
+"""Types whose least and largest values torch finds, with all threads; numpy finds those of wider unsigned types."""
 
 
 class Pending(NamedTuple):
-    """A batch whose results are on their way.
+    """A batch that was started, whose results the device may still be writing.
 
     Attributes:
-        logits: (T or 1, N, ...), in memory that the device writes.
-        counts: All clips, then all ties, likewise.
-        names: The nodes of these clips, and of these ties.
-        done: Tells when they are there; None: they are.
-        first_sample: Where the batch stands in the run.
+        logits: (T or 1, N, ...), in host memory that the device writes.
+        counts: The counts of clips, then the counts of ties, in host memory that the device writes.
+        names: The nodes of the counts of clips, and the nodes of the counts of ties.
+        done: The event after which logits and counts are complete; None: they are complete already.
+        first_sample: The index of the batch's first sample in the run.
     """
 
     logits: torch.Tensor
@@ -41,12 +41,12 @@ class Pending(NamedTuple):
 
 
 class Batches:
-    """An engine's batches, all of one size.
+    """The batches of one engine, all of the same size.
 
     Args:
-        engine: On a device; keeps no values.
-        device: A GPU; or a CPU, where nothing goes on beside, in tests.
-        capture: Whether a graph may launch it: no kernel of it waits for the device.
+        engine: The engine, bound to the device; no values are recorded.
+        device: A GPU; in tests also a CPU, which does nothing in the background.
+        capture: Whether a CUDA graph may launch the engine, which it may if no kernel waits for the device.
     """
 
     def __init__(self, engine: Engine, device: torch.device, *, capture: bool) -> None:
@@ -55,7 +55,7 @@ class Batches:
         self._may_capture = capture and self._on_gpu
         value = engine.plan.values[engine.plan.input]
         most = value.magnitude.value
-        # a range that nobody promised is that of the type in which samples come
+        # an input without a promised range has the range of int32, the type in which samples come
         self._travels_as = next((each for each in NARROW if most <= torch.iinfo(each).max), NARROW[-1])
         self._staged: list[torch.Tensor] = []
         self._encoded: torch.Tensor | None = None
@@ -64,7 +64,7 @@ class Batches:
         self._begun = 0
 
     def stage(self, samples: npt.NDArray[np.integer]) -> tuple[int, int]:
-        """Make a batch's samples ready to travel; the least and the largest of them."""
+        """Copy a batch's samples to the staging buffer, and return their least and their largest value."""
         whole = torch.from_numpy(np.ascontiguousarray(samples))
         if not self._staged:
             self._staged = [torch.empty(whole.shape, dtype=self._travels_as, pin_memory=self._on_gpu) for _ in range(2)]
@@ -76,12 +76,12 @@ class Batches:
 
     @property
     def staged(self) -> torch.Tensor:
-        """The samples of the batch that begins next, as they travel."""
-        # at most two batches are under way, so the one before the last has left its memory
+        """The staging buffer for the samples of the batch that begins next."""
+        # at most two batches are under way, so the samples of the batch before the last have left this buffer
         return self._staged[self._begun % 2]
 
     def begin(self, first_sample: int) -> Pending:
-        """Start the batch that is staged."""
+        """Start the batch in the staging buffer; ``first_sample`` is the index of its first sample in the run."""
         uploaded = self._upload(self.staged)
         with torch.inference_mode():
             if self._graph is not None and self._encoded is not None:
@@ -102,7 +102,7 @@ class Batches:
         return Pending(logits, counts, names, done, first_sample)
 
     def _upload(self, staged: torch.Tensor) -> torch.Tensor:
-        """Samples on the device as a plan has them, (T or 1, N * positions, channels)."""
+        """Copy samples to the device, in the plan's layout, (T or 1, N * positions, channels)."""
         plan = self._engine.plan
         value = plan.values[plan.input]
         there = staged.to(self._device, non_blocking=True)
@@ -111,7 +111,7 @@ class Batches:
         return frames.to(real_dtype(value)).reshape(len(frames), -1, value.channels).contiguous()
 
     def _capture(self, uploaded: torch.Tensor) -> None:
-        """Record all launches, and do them once."""
+        """Record all launches in a CUDA graph, and run the graph once."""
         self._encoded = uploaded.clone()
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
@@ -136,7 +136,7 @@ class Batches:
 
 
 def finish(pending: Pending, recorder: Recorder) -> None:
-    """Wait for a batch, and tell the recorder."""
+    """Wait for a batch, and pass its results to the recorder."""
     if pending.done is not None:
         pending.done.synchronize()
     clipped, tied = pending.names
@@ -148,6 +148,6 @@ def finish(pending: Pending, recorder: Recorder) -> None:
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in memory that the device writes while others go on."""
+    """A copy in host memory, which the device writes while the host goes on."""
     there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
     return there.copy_(tensor, non_blocking=True)

@@ -1,7 +1,7 @@
-"""Binds a plan's steps to the kernels in Triton, where bounds prove these exact.
+"""Binds a plan's steps to kernels in Triton, where bounds prove that these are exact.
 
-Each is tried on its own shape first (``trials``). What they do not compute (neurons whose current has a memory,
-attention of counts, values beyond int32), or compute wrongly here, ``TorchKernels`` computes.
+Each kernel is first tried on its own shape (``trials``). ``TorchKernels`` computes what these kernels do not support
+(neurons whose current has a memory, attention of counts, values beyond int32) or compute wrongly on this machine.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ IntegerT = TypeVar("IntegerT", bound=np.integer[Any])
 
 IN_PARTS = "kernel for each of its parts"
 BY_TORCH = "kernel in PyTorch"
-"""What takes the place of kernels in Triton, for notes."""
+"""What replaces a kernel in Triton, in the words of notes."""
 INT8_MAX, INT16_MAX = 127, 32767
 PATCHES_MAX = 512
-"""Patches whose potentials a program of attention can hold in registers."""
+"""The most patches whose potentials one program of attention can hold in registers."""
 WIDTH_MAX = 128
-"""Channels of a head that it can."""
+"""The most channels of a head that one program of attention can hold in registers."""
 TAPS_MAX = 32
-"""Of a pool that a program reads one after the other."""
+"""The most positions of a pool's window, which a program reads one after the other."""
 COUNTERS_A_STEP = 2
-"""The most that a step takes: attention has a half's and the other's."""
+"""The most rows of counts that a step takes: attention takes one for each of its two products."""
 ELEMENTS = 1 << 31
-"""Offsets within one step are 32 bits wide, and so are those in all steps of a plane of digits."""
+"""One step of a tensor, and a plane of digits, must have fewer elements, since offsets in it are 32 bits wide."""
 INT32 = INT32_MAX + 1
 
 
 class GpuKernels(TorchKernels):
-    """Binds steps to kernels in Triton, and to torch's operations where these do not fit.
+    """Binds steps to kernels in Triton, or to torch's operations where no kernel in Triton fits.
 
     Args:
-        plan: What the steps belong to.
+        plan: The plan that the steps belong to.
         device: A GPU; or the CPU, where Triton interprets its kernels.
-        products: What tries kernels and keeps notes.
+        products: Tries kernels and keeps notes.
     """
 
     def __init__(self, plan: Plan, device: torch.device, products: Products) -> None:
@@ -81,15 +81,15 @@ class GpuKernels(TorchKernels):
         self._narrow = _narrow_types(plan)
 
     def start(self) -> None:
-        """Begin to count anew."""
+        """Set all counts to zero, for the next tile."""
         self._counts.zero_()
 
     def stored(self, name: str) -> torch.dtype:
-        """The type in which a value is kept: as few bytes as hold it, where these kernels alone read it."""
+        """The type in which a value is kept; the narrowest that holds it if only kernels in Triton make and read it."""
         return self._narrow.get(name) or super().stored(name)
 
     def bind(self, step: Step, block: Block) -> Work:
-        """What runs one step."""
+        """Bind one step to the kernel that runs it."""
         match step:
             case LayerStep():
                 return self.layer(step, block)
@@ -102,19 +102,19 @@ class GpuKernels(TorchKernels):
         return super().bind(step, block)
 
     def layer(self, step: LayerStep, block: Block) -> Work:
-        """Synapses and what reads them, in one kernel."""
+        """Synapses and the neurons that read them, in one kernel."""
         synapses, neurons = step.synapses, step.neurons
         source, made = self.plan.values[synapses.inputs[0]], self.plan.values[step.name]
         other = None if step.other is None else self.plan.values[step.other]
         fires = neurons is not None and neurons.lif is not None
         steps = 1 if source.static and (other is None or other.static) and not fires else self.plan.timesteps
         if not fires and other is None:
-            steps = 1  # all of them are one, of more images
+            steps = 1  # the kernel treats all steps as one step of more images
         images = self.plan.samples * (self.plan.timesteps if steps == 1 and not source.static else 1)
         own = replace(self._own_synapses(synapses, block), images=images, out_dtype=real_dtype(made))
         tail = Tail(None, None, made.channels, 0, may_clip=False) if neurons is None else self._tail(neurons, made)
         kernel = LayerKernel(own, tail, steps, static=source.static or steps == 1)
-        if not _offsets_fit(images, source, made):  # before tiles are timed: a kernel would leave its memory
+        if not _offsets_fit(images, source, made):  # before tiles are timed, or offsets would overflow
             return self._layer_in_parts(step, block)
         tiles = self._layer_tiles(kernel, tail, step)
         static_other = other is not None and other.static
@@ -141,15 +141,15 @@ class GpuKernels(TorchKernels):
         return work
 
     def _layer_in_parts(self, step: LayerStep, block: Block) -> Work:
-        """Synapses and what reads them, one after the other."""
+        """Synapses and the neurons that read them, as two steps."""
         return self._in_parts((step.synapses,) if step.neurons is None else (step.synapses, step.neurons), block)
 
     def _in_parts(self, steps: Sequence[Step], block: Block) -> Work:
-        """Steps that no kernel joins."""
+        """Steps that no kernel joins: each is bound separately, and they run in turn."""
         return functools.partial(_in_turn, [super(GpuKernels, self).bind(each, block) for each in steps])
 
     def _own_synapses(self, step: OpStep, block: Block) -> Synapses:
-        """A step's synapses, whichever operation they are of."""
+        """The synapses of a convolution or a dense layer."""
         if isinstance(step.op, Conv2d):
             return self._synapses(step, step.op, block)
         assert isinstance(step.op, Dense), "can_join"
@@ -159,12 +159,12 @@ class GpuKernels(TorchKernels):
         )
 
     def _tail(self, step: NeuronStep, made: Value) -> Tail:
-        """What a step does with the sum of what it reads."""
+        """The relay and neurons that a step applies to the sum of its inputs, for the channels of ``made``."""
         relay, neurons = None if step.relay is None else step.relay[1], None if step.lif is None else step.lif[1]
         assert neurons is None or isinstance(neurons, LIF), "fits_tail"
         reach = sum(self.plan.values[name].magnitude.value for name in step.inputs)
         clips = relay is not None and reach + largest(relay.bias) >> relay.shift >= relay.limit
-        # an attention map's have a parameter for each head
+        # the relay and neurons of an attention map have one parameter for each head
         if relay is not None:
             relay = replace(relay, bias=_of_each(relay.bias, made.channels))
         if neurons is not None:
@@ -177,7 +177,7 @@ class GpuKernels(TorchKernels):
         return Tail(relay, neurons, made.channels, step.reach, may_clip=clips)
 
     def _layer_tiles(self, kernel: LayerKernel, tail: Tail, step: LayerStep) -> Tiles:
-        """How a layer is cut: on a GPU, by trying it on values like its own."""
+        """The tiles of a layer; on a GPU, the fastest ones, timed on tensors of the layer's own shapes and types."""
         own, keeps = kernel.synapses, step.keeps_sums
         other = None if step.other is None else self.plan.values[step.other]
         light = tail.relay is None and other is None
@@ -204,7 +204,7 @@ class GpuKernels(TorchKernels):
         return choose(key, candidates, lambda tiles: kernel.run(*tensors(), tiles), self.device)
 
     def _outputs(self, frame: Frame, sums: str | None, neurons: NeuronStep | None, counts: torch.Tensor) -> Outputs:
-        """Where a step's kernel writes."""
+        """The tensors to which a step's kernel writes."""
         stream, lif = (None, None) if neurons is None else (neurons.stream, neurons.lif)
         return Outputs(
             None if sums is None else frame.write(sums, self.stored(sums)).data,
@@ -217,7 +217,7 @@ class GpuKernels(TorchKernels):
         return torch.zeros(COUNTS, dtype=torch.int64, device=self.device)
 
     def neurons(self, step: NeuronStep, block: Block) -> Work:
-        """A sum, a relay and neurons that read no synapses of their own."""
+        """A sum, a relay and neurons without synapses, in one kernel."""
         inputs = [self.plan.values[name] for name in step.inputs]
         if not fits_tail(step, self.plan.values) or not _offsets_fit(self.plan.samples, *inputs):
             return super().neurons(step, block)
@@ -247,7 +247,7 @@ class GpuKernels(TorchKernels):
         return work
 
     def dual_attention(self, step: AttentionStep, block: Block) -> Work:
-        """DSSA's products and their neurons, in one kernel."""
+        """Both of DSSA's products and their neurons, in one kernel."""
         y, x = (self.plan.values[name] for name in step.inputs[:2])
         heads = step.products[0][1].num_heads
         size = Attention(self.plan.samples, self.plan.timesteps, heads, x.channels, x.positions, y.positions)
@@ -256,7 +256,7 @@ class GpuKernels(TorchKernels):
             for name, (_, product), (_, lif) in zip(step.inputs[::2], step.products, step.lifs, strict=True)
         ]
         kernel = AttentionKernel(size, halves, self.device)
-        # before tiles are timed: a kernel would leave its memory
+        # checked before tiles are timed, or offsets would overflow
         if not _offsets_fit(self.plan.samples, x, y) or kernel.plane_elements >= ELEMENTS:
             return self._in_parts(step.parts, block)
         tiles = self._attention_tiles(kernel)
@@ -280,7 +280,7 @@ class GpuKernels(TorchKernels):
         return work
 
     def _attention_tiles(self, kernel: AttentionKernel) -> Tiles:
-        """How attention is cut, likewise."""
+        """The tiles of attention; on a GPU, the fastest ones, timed on tensors of its own shapes."""
         size = kernel.size
 
         @functools.cache
@@ -296,7 +296,7 @@ class GpuKernels(TorchKernels):
         )
 
     def _pool_trial(self, step: OpStep, op: MaxPool2d | SumPool2d) -> PoolTrial:
-        """A pool, as it is tried."""
+        """The trial of a pool's kernel."""
         source, made = self.plan.values[step.inputs[0]], self.plan.values[step.name]
         steps = 1 if source.static else self.plan.timesteps
         return PoolTrial(
@@ -305,7 +305,7 @@ class GpuKernels(TorchKernels):
         )  # fmt: skip
 
     def _summand(self, name: str) -> Summand:
-        """What trials are told of a value."""
+        """A value's bound, its type and whether it is static, as trials take them."""
         value = self.plan.values[name]
         return Summand(value.magnitude.value, self.stored(name), value.static)
 
@@ -315,7 +315,7 @@ class GpuKernels(TorchKernels):
 
 
 def can_join(step: LayerStep, values: Mapping[str, Value]) -> bool:
-    """Whether a kernel computes synapses and what reads them exactly."""
+    """Whether one kernel computes synapses and the neurons that read them exactly."""
     op, source, made = step.synapses.op, values[step.synapses.inputs[0]], values[step.name]
     in_int8 = source.is_spikes or source.magnitude.value <= INT8_MAX
     if not in_int8 or not isinstance(op, Conv2d | Dense) or op.weight.dtype != np.int8:
@@ -328,12 +328,12 @@ def can_join(step: LayerStep, values: Mapping[str, Value]) -> bool:
 
 
 def _is_plain(op: Conv2d, source: Value, made: Value) -> bool:
-    """Whether a convolution's window pads both sides alike."""
+    """Whether a convolution's window, with equal padding on opposite sides, gives the size of its result."""
     return op.window.targets(source.size) == made.size
 
 
 def fits_tail(step: NeuronStep, values: Mapping[str, Value]) -> bool:
-    """Whether a kernel computes a sum, a relay and neurons exactly: all that they make is below 2^31."""
+    """Whether a kernel computes a sum, a relay and neurons exactly, which needs all values to be below 2^31."""
     reach = sum(values[name].magnitude.value for name in step.inputs)
     if step.relay is not None:
         reach += largest(step.relay[1].bias) + (1 << step.relay[1].shift >> 1)
@@ -354,7 +354,7 @@ def can_attend(step: AttentionStep, values: Mapping[str, Value]) -> bool:
         return False
     for y, terms, (_, product), (_, lif) in zip((y1, y2), (width, y2.positions), step.products, step.lifs, strict=True):
         reach = y.magnitude.value + largest(product.bias)
-        # digits are put together from the most significant on: what is left of them is at most half of one more
+        # digits are summed from the most significant one on: before the last digit, each term is off by at most 128
         if y.static or y.is_spikes or y.is_wide or (reach + 256) * terms >= INT32:
             return False
         if product.limit > LOIHI.a_max or lif.du != LOIHI.du_no_memory:
@@ -365,12 +365,12 @@ def can_attend(step: AttentionStep, values: Mapping[str, Value]) -> bool:
 
 
 def _offsets_fit(images: int, *values: Value) -> bool:
-    """Whether 32 bits hold the place of every number of one step, of so many images."""
+    """Whether 32-bit offsets reach every element of each value at one step of ``images`` images."""
     return all(images * value.positions * value.channels < ELEMENTS for value in values)
 
 
 def _fits_pool(plan: Plan, step: Step) -> bool:
-    """Whether a kernel takes maxima or sums over windows, exactly and fast: one program reads all of a window."""
+    """Whether a kernel computes a pool exactly, and fast: one program reads a whole window, which must be small."""
     if not (isinstance(step, OpStep) and isinstance(step.op, MaxPool2d | SumPool2d)):
         return False
     source, made = plan.values[step.inputs[0]], plan.values[step.name]
@@ -380,7 +380,7 @@ def _fits_pool(plan: Plan, step: Step) -> bool:
 
 
 def _narrow_types(plan: Plan) -> dict[str, torch.dtype]:
-    """Of values that these kernels alone make and read, the narrowest type that holds them."""
+    """The narrowest types that hold the graded values which only these kernels make and read, by name of the value."""
     steps = [step for segment in plan.segments for step in segment.steps]
     made: set[str] = set()
     read: set[str] = {plan.output}
@@ -403,17 +403,17 @@ def _narrow_types(plan: Plan) -> dict[str, torch.dtype]:
 
 
 def _of_each(parameter: npt.NDArray[IntegerT], channels: int) -> npt.NDArray[IntegerT]:
-    """A parameter (1,) for all, or one for each of as many neighbouring channels, as one for each channel."""
+    """A parameter repeated over neighbouring channels to (channels,); (1,), for all channels, stays as it is."""
     return parameter if len(parameter) == 1 else np.repeat(parameter, channels // len(parameter))
 
 
 def _as_int8(values: torch.Tensor) -> torch.Tensor:
-    """Spikes as they are; other numbers, of at most 127, as bytes."""
+    """Values as int8: spikes without a copy, other values, of magnitude 127 or less, converted."""
     return values.view(torch.int8) if values.dtype is torch.uint8 else values.to(torch.int8)
 
 
 def _tell(frame: Frame, step: NeuronStep, counts: torch.Tensor, repeats: int) -> None:
-    """Note what a kernel counted."""
+    """Add a kernel's counts to the frame; the relay's clips count ``repeats`` times."""
     if step.relay is not None:
         frame.clipped(step.relay[0], counts[0] * repeats if repeats > 1 else counts[0])
     if step.lif is not None:
@@ -435,7 +435,7 @@ def _run_layer(trial: LayerTrial) -> functools.partial[tuple[Outputs, Outputs]]:
 def _try_layer(
     trial: LayerTrial, kernel: LayerKernel, x: torch.Tensor, other: torch.Tensor | None
 ) -> tuple[Outputs, Outputs]:
-    """What a layer's kernel makes of a trial's values: with all that it can tell, and as it will run."""
+    """The outputs of a layer's kernel on a trial's values: with sums and stream as int32, and as it will run."""
     device, kept = trial.synapses.device, trial.kept
     fires = trial.tail.lif is not None
     read = trial.steps if fires else len(x) if other is None else max(len(x), len(other))
@@ -476,7 +476,7 @@ def _run_tail(trial: TailTrial) -> functools.partial[tuple[Outputs, Outputs]]:
 
 
 def _try_tail(trial: TailTrial, kernel: TailKernel, *summands: torch.Tensor) -> tuple[Outputs, Outputs]:
-    """What a tail's kernel makes of a trial's values: with all that it can tell, and as it will run."""
+    """The outputs of a tail's kernel on a trial's values: with the stream as int32, and as it will run."""
     made = trial.steps, summands[0].shape[1], trial.tail.channels
 
     def run(stream: torch.dtype | None) -> Outputs:
@@ -504,7 +504,7 @@ def _try_pool(trial: PoolTrial, x: torch.Tensor) -> torch.Tensor:
 
 
 def _pool(trial: PoolTrial, x: torch.Tensor, made: torch.Tensor) -> None:
-    """Launch a pool like the one that is tried, of however many images there are."""
+    """Launch the kernel of a trial's pool, on any number of images."""
     pool(
         x, made, trial.size, trial.made_size, trial.op.kernel_size, trial.op.stride, trial.first,
         largest=isinstance(trial.op, MaxPool2d),

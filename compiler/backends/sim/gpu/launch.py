@@ -1,4 +1,4 @@
-"""Kernels with the numbers that they hold on the device, ready to be launched."""
+"""Kernels together with their parameters on the device, ready to be launched."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from resformer.compiler.ir.ops.neurons import THRESHOLD_UNIT
 from resformer.compiler.target import LOIHI
 
 DEPTH_MIN = 32
-"""Fewest int8 numbers that a product of the GPU's matrix units is deep."""
+"""The smallest depth of an int8 product on the GPU's tensor cores."""
 NARROWEST = 16
-"""Fewest rows and columns of a tile."""
+"""The smallest number of rows or columns of a tile."""
 FEW_CHANNELS = 16
-"""Below it, a run of one tap's channels would leave most of a product's depth empty."""
+"""With fewer channels than this in a group, a run of one tap's channels would leave most of a product's depth empty."""
 SEEN_BITS = 31
-"""Taps of which a kernel remembers in one number which lie within the image."""
+"""The most taps for which one number of a kernel holds one bit each: whether the tap lies within the image."""
 COUNTS = 3
-"""Of a step: sums clipped, potentials clipped from below, ties."""
+"""How many counts a step has: sums clipped, potentials clipped from below, ties."""
 PLANE_ROWS, PLANE_CHANNELS = 32, 64
-"""The tile of a kernel without products."""
+"""The size of a tile in kernels without matrix products."""
 
 
 @contextmanager
 def compiling(kernel: str) -> Iterator[None]:
-    """Turn Triton's own errors into one that whoever tries kernels knows.
+    """Turn Triton's own errors into a ``KernelRefusedError``, which the trials of kernels handle.
 
     Raises:
-        KernelRefusedError: Triton cannot compile a kernel for this device, or launch it.
+        KernelRefusedError: Triton cannot compile the kernel for this device, or cannot launch it.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def compiling(kernel: str) -> Iterator[None]:
 
 
 class Tiles(NamedTuple):
-    """How a kernel is cut: the tile that a program makes, the depth of each product, and what the compiler is told."""
+    """How a kernel is cut into tiles: the tile of one program, the depth of each product, and compiler options."""
 
     rows: int
     outputs: int
@@ -55,33 +55,33 @@ class Tiles(NamedTuple):
     warps: int
     stages: int
     registers: int | None = None
-    """The most that a thread may use; fewer let more programs run side by side."""
+    """The most registers that a thread may use; with fewer registers, more programs run side by side."""
 
 
 def decay(lif: LIF) -> tuple[int, int]:
-    """The shift that is a decay of potentials, or -1 where it is none, and what a step keeps of 4096."""
+    """A decay of potentials as (shift, kept): each step keeps kept / 4096, which is 1 / 2^shift unless shift is -1."""
     kept = LOIHI.decay_unity - lif.dv
     halves = kept > 0 and kept & (kept - 1) == 0
     return (LOIHI.decay_unity // kept).bit_length() - 1 if halves else -1, kept
 
 
 def may_floor(lif: LIF, reach: int) -> bool:
-    """Whether inputs of at most this magnitude can bring a potential to its floor."""
+    """Whether inputs of magnitude ``reach`` or less can bring a potential to its lower limit."""
     push = (reach << LOIHI.a_shift) + largest(lif.bias)
-    # what all steps leave at most: push * (1 + keep + keep^2 + ...)
+    # a bound on the potential after any number of steps: push * (1 + keep + keep^2 + ...)
     return lif.dv == 0 or push * LOIHI.decay_unity // lif.dv >= LOIHI.v_max
 
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """What reads a current of so many channels: a relay and neurons, each optional.
+    """A relay and neurons that read a current; both are optional.
 
     Attributes:
-        relay: Bias and saturation.
+        relay: The relay, which adds a bias, shifts and saturates.
         lif: The neurons.
-        channels: How many there are.
-        reach: A bound on what the neurons read.
-        may_clip: Whether the relay's limit can be met.
+        channels: The number of channels of the current.
+        reach: A bound on the magnitude of what the neurons read.
+        may_clip: Whether the relay's result can reach its limit.
     """
 
     relay: Relay | None
@@ -92,7 +92,7 @@ class Tail:
 
 
 class TailNumbers:
-    """A tail's numbers on a device, as both kernels that have one take them."""
+    """A tail's parameters on a device, as both kernels with a tail take them."""
 
     def __init__(self, tail: Tail, device: torch.device) -> None:
         relay, lif, channels = tail.relay, tail.lif, tail.channels
@@ -115,12 +115,12 @@ class TailNumbers:
 
 
 def _int32(values: npt.NDArray[np.integer[Any]], channels: int, device: torch.device) -> torch.Tensor:
-    """One number for each channel."""
+    """Values as int32 on a device, one for each channel."""
     return torch.from_numpy(np.array(np.broadcast_to(values, channels), np.int32)).to(device)
 
 
 class Outputs(NamedTuple):
-    """Where a kernel writes: tensors (steps or 1, rows, channels), None where nothing is kept, and its counts, (3,)."""
+    """What a kernel writes: tensors, (steps or 1, rows, channels), or None if they are not kept, and counts, (3,)."""
 
     sums: torch.Tensor | None
     stream: torch.Tensor | None
@@ -129,13 +129,13 @@ class Outputs(NamedTuple):
 
 
 class LayerKernel:
-    """Synapses and their tail.
+    """The kernel of synapses and the tail that reads them.
 
     Args:
-        synapses: Of which ``images`` are those of one step.
-        tail: What reads them; its relay and neurons may both be None.
+        synapses: The synapses; ``images`` is the number of images of one step.
+        tail: The tail that reads the synapses; its relay and neurons may both be None.
         steps: How many steps a launch runs.
-        static: Whether the synapses read the same at all of them.
+        static: Whether the synapses read the same values at all steps.
     """
 
     def __init__(self, synapses: Synapses, tail: Tail, steps: int, *, static: bool) -> None:
@@ -147,7 +147,7 @@ class LayerKernel:
         self._bias = _int32(synapses.bias, len(by_tap), device)
         self._tail = TailNumbers(tail, device)
         self._drive_scale = self._scale * THRESHOLD_UNIT
-        # what leaves 32 bits here comes back with the sum, which does not
+        # a bias that overflows 32 bits here wraps back when the sum is added, since the total fits
         self._drive_bias = self._bias * THRESHOLD_UNIT + self._tail.lif_bias
         self._nothing = torch.zeros(1, dtype=torch.int32, device=device)
         self._no_spikes = torch.zeros(1, dtype=torch.int8, device=device)
@@ -166,13 +166,13 @@ class LayerKernel:
         )
 
     def run(self, x: torch.Tensor, other: torch.Tensor | None, outputs: Outputs, tiles: Tiles) -> None:
-        """Launch it.
+        """Launch the kernel.
 
         Args:
             x: (steps or 1, images * height * width, channels), int8.
-            other: (steps or 1, rows, outputs), what is added.
-            outputs: Where to write.
-            tiles: How it is cut.
+            other: (steps or 1, rows, outputs), a second summand; None: there is none.
+            outputs: The tensors to write.
+            tiles: How the kernel is cut into tiles.
         """
         own, tail = self.synapses, self._tail
         (height, width), (kernel_height, kernel_width) = own.size, own.kernel
@@ -203,12 +203,12 @@ class LayerKernel:
 
 
 def _step(tensor: torch.Tensor | None) -> int:
-    """Numbers from one step to the next; 0 where all are alike."""
+    """The number of elements from one step to the next; 0 if there is one step, which serves for all."""
     return 0 if tensor is None or len(tensor) == 1 else tensor[0].numel()
 
 
 class TailKernel:
-    """A tail by itself, of one summand or two."""
+    """The kernel of a tail without synapses, which reads one summand or the sum of two."""
 
     def __init__(self, tail: Tail, steps: int, device: torch.device) -> None:
         self._tail, self._channels, self._steps = TailNumbers(tail, device), tail.channels, steps
@@ -216,7 +216,7 @@ class TailKernel:
         self._no_spikes = torch.zeros(1, dtype=torch.int8, device=device)
 
     def run(self, x: torch.Tensor, other: torch.Tensor | None, outputs: Outputs) -> None:
-        """Launch it on (steps or 1, rows, channels)."""
+        """Launch the kernel on one summand or two, each (steps or 1, rows, channels)."""
         rows, tail = x.shape[1], self._tail
         columns = min(PLANE_CHANNELS, triton.next_power_of_2(self._channels))
         grid = triton.cdiv(rows, PLANE_ROWS), triton.cdiv(self._channels, columns)
@@ -232,13 +232,13 @@ class TailKernel:
 
 
 class Half(NamedTuple):
-    """One of attention's products, and the neurons that read it.
+    """One of the two products of attention, and the neurons that read it.
 
     Attributes:
-        bias: (channels,), what is added to y.
-        limit: The product's.
-        lif: The neurons, all alike.
-        reach: A bound on y + bias.
+        bias: (channels,), added to y.
+        limit: The largest magnitude of the product, to which it is clipped.
+        lif: The neurons, which all have the same parameters.
+        reach: A bound on the magnitude of y + bias.
     """
 
     bias: npt.NDArray[np.int32]
@@ -248,7 +248,7 @@ class Half(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """The sizes of DSSA."""
+    """The sizes of DSSA: ``positions`` are those of x and of the result, ``patches`` those of y1 and y2."""
 
     samples: int
     steps: int
@@ -259,10 +259,10 @@ class Attention(NamedTuple):
 
 
 class AttentionKernel:
-    """Both products and their neurons.
+    """The kernel of both products of DSSA and their neurons.
 
     Attributes:
-        plane_elements: How many digits a plane has: offsets within it are 32 bits wide.
+        plane_elements: The number of digits in a plane, which the 32-bit offsets of a kernel must reach.
     """
 
     def __init__(self, size: Attention, halves: Sequence[Half], device: torch.device) -> None:
@@ -288,15 +288,15 @@ class AttentionKernel:
         self, y1: torch.Tensor, x: torch.Tensor, y2: torch.Tensor, spikes: torch.Tensor,
         counts: Sequence[torch.Tensor] | torch.Tensor, tiles: Tiles,
     ) -> None:  # fmt: skip
-        """Launch it.
+        """Launch the kernel.
 
         Args:
             y1: (steps, samples * patches, channels).
             x: (steps, samples * positions, channels), int8.
-            y2: As y1.
-            spikes: As x; what the second neurons fire.
-            counts: (3,) of each half.
-            tiles: ``outputs`` are the patches of a part: all, or half of them.
+            y2: (steps, samples * patches, channels).
+            spikes: (steps, samples * positions, channels), int8: receives the spikes of the second neurons.
+            counts: The counts of each half, (3,).
+            tiles: How the kernel is cut; ``outputs`` is the number of patches in a part, which is all or half of them.
         """
         size = self.size
         planes = [self._split(half, y) for half, y in enumerate((y1, y2))]
@@ -314,12 +314,12 @@ class AttentionKernel:
             )  # fmt: skip
 
     def _split(self, half: int, y: torch.Tensor) -> torch.Tensor:
-        """y's digits, as the kernel takes them; the second product's patches follow each other in memory."""
+        """The digits of y, as the kernel takes them; for the second product, patches are neighbours in memory."""
         size, padded, digits = self.size, self._padded, self._digits[half]
         images = size.steps * size.samples
         planes = torch.empty((digits, images, padded, size.channels), dtype=torch.int8, device=self.device)
         rows = images * padded
-        tall = 2 * PLANE_ROWS if half else PLANE_ROWS  # lines of the cache, whichever way they run
+        tall = 2 * PLANE_ROWS if half else PLANE_ROWS  # fills whole cache lines along either axis
         columns = min(PLANE_CHANNELS, triton.next_power_of_2(size.channels))
         with compiling("digits"):
             loops.digits[triton.cdiv(rows, tall), triton.cdiv(size.channels, columns)](
@@ -337,13 +337,13 @@ def pool(
 
     Args:
         x: (steps or 1, images * height * width, channels).
-        made: The same of what is made.
-        size: (height, width).
-        made_size: Likewise.
-        kernel: (rows, columns).
-        stride: Likewise.
-        first: How far above and left of the image the first window begins.
-        largest: Maxima, not sums.
+        made: (steps or 1, images * made height * made width, channels): receives the result.
+        size: (height, width) of an image.
+        made_size: (height, width) of its result.
+        kernel: (rows, columns) of a window.
+        stride: (rows, columns) from one window to the next.
+        first: How many rows above and columns left of the image the first window begins.
+        largest: Whether to take maxima; if not, sums.
     """
     rows, channels = made.shape[0] * made.shape[1], made.shape[2]
     columns = min(PLANE_CHANNELS, triton.next_power_of_2(channels))

@@ -1,10 +1,11 @@
-"""The kernels of a GPU, compiled by Triton: synapses with the neurons that read them, attention, pools.
+"""The kernels for a GPU, compiled by Triton: synapses with the neurons that read them, attention, pools.
 
-All numbers are int32, which the binding's bounds prove to hold every sum; spikes, digits and mantissas are int8. A
-potential is counted in 1/64 of the input, as everywhere. Each kernel runs all T steps, so that potentials stay in
+Sums are int32: a step is bound to a kernel only if bounds prove that all its sums fit. Spikes, digits and mantissas are
+int8. Potentials are in 1/64 of the input, as everywhere. Each kernel runs all T steps, so that potentials stay in
 registers.
 
-Arguments in capitals are compiled in. Offsets within one step are 32 bits wide: binding refuses larger values.
+Arguments in capitals are compile-time constants. Offsets within one step are 32 bits wide; a step with larger values is
+not bound to these kernels.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import triton
 import triton.language as tl
 
 POINTWISE, TAPS, FLAT = 0, 1, 2
-"""How synapses gather what they read: one position; a run of channels for each tap; or each tap and channel by itself,
-where a tap has too few channels to fill a product's depth."""
+"""How synapses gather what they read. ``POINTWISE`` reads one position, and ``TAPS`` a run of channels for each tap.
+``FLAT`` reads each tap and channel separately, where a tap has too few channels to fill a product's depth."""
 
 _SIZES = (
     "rows", "made_height", "made_width", "height", "width", "steps", "taps",
@@ -25,7 +26,7 @@ _SIZES = (
 
 @triton.jit
 def _decayed(v, SHIFT: tl.constexpr, KEEP: tl.constexpr):
-    """v * KEEP / 4096, rounded toward zero; by a shift where KEEP is a power of two."""
+    """v * KEEP / 4096, rounded toward zero; v / 2^SHIFT if SHIFT is not negative."""
     if SHIFT >= 0:
         result = v // (1 << SHIFT)  # toward zero, as in C
     else:
@@ -35,7 +36,7 @@ def _decayed(v, SHIFT: tl.constexpr, KEEP: tl.constexpr):
 
 @triton.jit
 def _add(counts, at, found):
-    """Add how many of a tile were found to a count of 64 bits."""
+    """Add the number of true elements of a tile to a 64-bit count."""
     count = tl.sum(found.to(tl.int32))
     if count > 0:
         tl.atomic_add(counts + at, count.to(tl.int64))
@@ -43,7 +44,7 @@ def _add(counts, at, found):
 
 @triton.jit
 def _of(values, channel, there, WHOLE: tl.constexpr):
-    """A number for each channel."""
+    """Load one parameter for each channel."""
     if WHOLE:
         result = tl.load(values + channel)
     else:
@@ -53,7 +54,7 @@ def _of(values, channel, there, WHOLE: tl.constexpr):
 
 @triton.jit
 def _read(values, at, inside, FULL: tl.constexpr):
-    """A tile, as int32."""
+    """Load a tile as int32."""
     if FULL:
         result = tl.load(values + at).to(tl.int32)
     else:
@@ -74,7 +75,7 @@ def _put(values, at, tile, inside, FULL: tl.constexpr):
 def _first(
     row, made_height, made_width, stride_rows, stride_columns, top, left,
 ):  # fmt: skip
-    """The image, and the row and column in it, that the first tap of each position made reads."""
+    """For each output position, its image, and the row and column that its first tap reads."""
     column = row % made_width
     rest = row // made_width
     return rest // made_height, (rest % made_height) * stride_rows - top, column * stride_columns - left
@@ -85,7 +86,7 @@ def _seen(
     first_row, first_column, height, width, taps, dilation_rows, dilation_columns, ROWS: tl.constexpr,
     TAPS_WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Which taps of each position lie within the image, a bit each."""
+    """For each output position, a number whose bit ``tap`` says whether that tap lies within the image."""
     seen = tl.zeros((ROWS,), tl.int32)
     for tap in range(taps):
         y = first_row + (tap // TAPS_WIDE) * dilation_rows
@@ -102,14 +103,14 @@ def _window(
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, PADDED: tl.constexpr,
     EVEN: tl.constexpr, WHOLE: tl.constexpr, CHUNKS: tl.constexpr, TAPS_WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The sums of one tile, (ROWS, OUTPUTS), to be multiplied by each output's scale.
+    """The sums of one tile, (ROWS, OUTPUTS), not yet multiplied by each output's scale.
 
     Args:
-        base: (ROWS,), the first number that each position reads.
-        seen: (ROWS,), from ``_seen``, where there is padding.
-        first_row: (ROWS,), from ``_first``, as is the column; ``FLAT`` alone reads them.
-        output: (OUTPUTS,).
-        there: (OUTPUTS,), which of them there are.
+        base: (ROWS,), the offset in x of the first number that each output position reads.
+        seen: (ROWS,), from ``_seen`` if ``PADDED``; otherwise it is not used.
+        first_row: (ROWS,), from ``_first``; only ``FLAT`` uses it and ``first_column``.
+        output: (OUTPUTS,), the indices of the tile's outputs.
+        there: (OUTPUTS,), whether each output of the tile exists.
     """
     sums = tl.zeros((ROWS, OUTPUTS), tl.int32)
     k = tl.arange(0, DEPTH)
@@ -165,7 +166,7 @@ def _window(
 
 @triton.jit
 def _relayed(x, bias, inside, counts, limit, shift, half, count, FULL: tl.constexpr):
-    """A relay's bias, shift and saturation."""
+    """Apply a relay's bias, shift and saturation; clips are counted if ``count`` is not zero."""
     whole = (x + bias[None, :] + half) >> shift
     kept = tl.minimum(tl.maximum(whole, -limit), limit)
     if count != 0:
@@ -178,9 +179,10 @@ def _fired(
     driven, v, tie, inside, counts, threshold, FULL: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr,
     V_MAX: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr, MASK: tl.constexpr,
 ):  # fmt: skip
-    """One step of neurons, given what drives them in 1/64 of their input: who fires, and the potentials left.
+    """One step of neurons: the spikes, and the potentials that are left. ``driven`` is in 1/64 of the neurons' input.
 
-    ``MASK``: by bits, which takes fewer instructions; else by a comparison, which takes fewer registers.
+    If ``MASK``, bit operations find the spikes, which takes fewer instructions; otherwise a comparison does, which
+    takes fewer registers.
     """
     free = _decayed(v, SHIFT, KEEP) + driven
     kept = free
@@ -190,7 +192,7 @@ def _fired(
     if TIES:
         _add(counts, 2, (free == tie) if FULL else (free == tie) & inside)
     if MASK:
-        fired = (threshold - kept) >> 31  # all bits where it fires
+        fired = (threshold - kept) >> 31  # all bits are set where a neuron fires
         result = (fired & 1).to(tl.int8)
         left = kept & ~fired
     else:
@@ -214,27 +216,27 @@ def synapses(
     STREAM: tl.constexpr, FLOORS: tl.constexpr, TIES: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr,
     KEEP: tl.constexpr, V_MAX: tl.constexpr,
 ):  # fmt: skip
-    """A convolution of spikes, and what reads it: a second summand, a relay, neurons.
+    """A convolution of int8 values, and what follows it: a second summand, a relay, neurons, each of them optional.
 
     Args:
         x: (steps or 1, images * height * width, channels), int8.
-        weight: (outputs, depth), int8, depth being taps times group_channels, taps first.
-        scale: (outputs,), int32: what each sum is multiplied by, a power of two.
+        weight: (outputs, depth), int8; depth is taps times group_channels, with taps as the outer axis.
+        scale: (outputs,), int32: the power of two by which each sum is multiplied.
         bias: (outputs,), int32.
         drive_scale: (outputs,), int32: the scale in 1/64 of the neurons' input.
-        drive_bias: (outputs,), int32: likewise what drives them beside the sums.
-        other: (steps or 1, rows, outputs), what is added.
+        drive_bias: (outputs,), int32: all biases together, in 1/64 of the neurons' input.
+        other: (steps or 1, rows, outputs): the second summand.
         relay_bias: (outputs,), int32.
-        lif_bias: (outputs,), int32, in 1/64 of the input.
-        tie: (outputs,), int32, the potentials that are counted as ties.
-        sums: (steps or 1, rows, outputs): what the synapses alone make.
-        stream: (steps or 1, rows, outputs): what the neurons read.
-        spikes: (steps, rows, outputs), int8.
-        counts: (3,), int64: clipped by the relay, potentials clipped from below, ties.
-        rows: Images times positions made.
-        x_step: Numbers from one step of x to the next.
-        other_step: The same of ``other``; 0 where all its steps are alike.
-        blocks: Tiles of outputs a group.
+        lif_bias: (outputs,), int32: the neurons' bias, in 1/64 of their input.
+        tie: (outputs,), int32: the potentials that are counted as ties.
+        sums: (steps or 1, rows, outputs): receives the sums of the synapses alone.
+        stream: (steps or 1, rows, outputs): receives what the neurons read.
+        spikes: (steps, rows, outputs), int8: receives the spikes.
+        counts: (3,), int64, to which the kernel adds: sums clipped by the relay, potentials clipped from below, ties.
+        rows: The number of images times the output positions of an image.
+        x_step: Elements from one step of ``x`` to the next; 0 if all its steps are alike.
+        other_step: Elements from one step of ``other`` to the next; 0 if all its steps are alike.
+        blocks: The number of tiles of outputs in a group.
     """
     tile = tl.program_id(1)
     group = tile // blocks
@@ -258,7 +260,7 @@ def synapses(
             )  # fmt: skip
     at = row[:, None] * outputs + output[None, :]
     step = rows.to(tl.int64) * outputs
-    # Triton compiles a step of one number in, and what is compiled in has no .to()
+    # Triton makes an argument whose value is 1 a compile-time constant, which has no .to()
     wide_x, wide_other = tl.cast(x_step, tl.int64), tl.cast(other_step, tl.int64)
     if FIRE:
         v = tl.zeros((ROWS, OUTPUTS), tl.int32)
@@ -312,14 +314,14 @@ def neurons(
     FLOORS: tl.constexpr, TIES: tl.constexpr, FIRE: tl.constexpr, SHIFT: tl.constexpr, KEEP: tl.constexpr,
     V_MAX: tl.constexpr,
 ):  # fmt: skip
-    """A sum, a relay and neurons, as ``synapses`` has them; x is (steps or 1, rows, channels)."""
+    """A sum, a relay and neurons, with the arguments of ``synapses``; x is (steps or 1, rows, channels)."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     there = channel < channels
     inside = (row < rows)[:, None] & there[None, :]
     at = row[:, None] * channels + channel[None, :]
     step = rows.to(tl.int64) * channels
-    # Triton compiles a step of one number in, and what is compiled in has no .to()
+    # Triton makes an argument whose value is 1 a compile-time constant, which has no .to()
     wide_x, wide_other = tl.cast(x_step, tl.int64), tl.cast(other_step, tl.int64)
     if FIRE:
         v = tl.zeros((ROWS, CHANNELS), tl.int32)
@@ -349,9 +351,9 @@ def digits(
     Args:
         y: (images, patches, channels), integers.
         bias: (channels,), int32.
-        planes: int8, (DIGITS, images, PADDED, channels), or with the last two axes swapped ``BY_CHANNEL``; what pads
-            patches is zero.
-        rows: Images times PADDED.
+        planes: int8, receives the digits: (DIGITS, images, channels, PADDED) if ``BY_CHANNEL``, otherwise (DIGITS,
+            images, PADDED, channels). Patches of padding are zero.
+        rows: The number of images times PADDED.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -375,7 +377,7 @@ def digits(
 
 @triton.jit
 def _columns(y, of_head, WIDTH: tl.constexpr, DEPTH: tl.constexpr):
-    """Digits of y2, (patches, DEPTH); heads are padded to a power of two."""
+    """Load digits of y2, (patches, DEPTH); the channels of a head are padded to a power of two."""
     if WIDTH == DEPTH:
         result = tl.load(y)
     else:
@@ -401,7 +403,7 @@ def _scores(
     kept = tl.minimum(tl.maximum(sums, -limit), limit)
     inside = there & (patch < patches)[None, :]
     if CLIPS:
-        _add(counts, 0, kept != sums)  # what pads patches and positions sums to zero
+        _add(counts, 0, kept != sums)  # padded patches and positions sum to zero, so they are not counted
     fired, v = _fired(
         kept * 64 + bias, v, tie, inside, counts, threshold, not TIES, FLOORS, TIES, V_MAX, SHIFT, KEEP, False
     )
@@ -424,10 +426,10 @@ def attention(
     Args:
         x: (steps, images * positions, channels), int8; head h has WIDTH channels from h * WIDTH on.
         planes1: y1 as ``digits`` makes it, (DIGITS1, steps * images, PADDED, channels).
-        planes2: y2 likewise, (DIGITS2, steps * images, channels, PADDED).
-        spikes: (steps, images * positions, channels), int8.
-        counts1: (3,), int64: clipped sums, potentials clipped from below and ties, of the first half.
-        counts2: Of the second.
+        planes2: y2 as ``digits`` makes it ``BY_CHANNEL``, (DIGITS2, steps * images, channels, PADDED).
+        spikes: (steps, images * positions, channels), int8: receives the spikes of the second product's neurons.
+        counts1: (3,), int64: clipped sums, potentials clipped from below, and ties of the first product's neurons.
+        counts2: (3,), int64: the same counts for the second product and its neurons.
     """
     image = tl.program_id(1) // heads
     head = tl.program_id(1) % heads
@@ -484,11 +486,11 @@ def pool(
     stride_columns, top, left,
     LARGEST: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Maxima, or sums, over windows; what lies outside the image never wins.
+    """Maxima, or sums, over windows; positions outside the image never win a maximum, and add nothing to a sum.
 
     Args:
         x: (images, height, width, channels), integers.
-        made: (rows, channels), rows being images times positions made.
+        made: (rows, channels): receives the result. There are as many rows as images times windows of an image.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)

@@ -1,4 +1,4 @@
-"""Which tiles a kernel is cut into: the fastest of a few on this device, chosen once for each kind of layer."""
+"""Chooses the tiles of a kernel: the fastest of a few candidates on this device, once for each kind of layer."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from resformer.compiler.backends.sim.frame import is_out_of_memory
 from resformer.compiler.backends.sim.gpu.launch import NARROWEST, Tiles
 
 SECONDS = 90.0
-"""What a process may spend on trying tiles, the compiling included; after that the first of each list is taken."""
+"""Seconds a process may spend on trying tiles, with compiling; then the first candidate of each list is taken."""
 LAUNCHES = 5
-"""Timed for each candidate, after one that compiles it; in one graph, for a small one is over before it is launched."""
+"""Launches that are timed for each candidate, after one that compiles it. They run in one CUDA graph, since launching a
+small kernel takes longer than running it."""
 FEWER = 168
-"""Registers of a thread with which three programs of four warps run side by side, not two."""
+"""Registers for each thread at which three programs of four warps run side by side, rather than two."""
 
 Key = tuple[object, ...]
 
 CHOSEN: dict[Key, Tiles] = {}
-"""What was found in this process, by device and kind of layer."""
+"""The tiles that were chosen in this process, by device and kind of layer."""
 
 
 @dataclass
 class Budget:
-    """What is left of the seconds that trying may take."""
+    """The seconds that are left for trying tiles."""
 
     left: float = SECONDS
 
@@ -36,13 +37,14 @@ BUDGET = Budget()
 
 
 def layer_tiles(group_outputs: int, group_channels: int, rows: int, *, light: bool) -> list[Tiles]:
-    """Candidates for synapses, what is likely to be best first.
+    """Candidate tiles for synapses; the tiles that are likely to be best come first.
 
     Args:
-        group_outputs: Outputs of a group.
-        group_channels: Channels that each reads of a position.
-        rows: Positions made.
-        light: Whether little follows the product: else a tile must be smaller, for its registers to suffice.
+        group_outputs: The outputs of a group.
+        group_channels: The input channels of a group.
+        rows: The output positions of all images.
+        light: Whether little work follows the product; if much work follows, tiles must be smaller, so that the
+            registers suffice.
     """
     widest, tall = _power_of_2(group_outputs, 128), _power_of_2(rows, 128)
     narrow, short, low = min(widest, 64), min(tall, 64), min(tall, 32)
@@ -63,7 +65,7 @@ def layer_tiles(group_outputs: int, group_channels: int, rows: int, *, light: bo
 
 
 def attention_tiles(patches: int) -> list[Tiles]:
-    """Candidates for attention: the potentials of all patches are in registers."""
+    """Candidate tiles for attention, which keeps the potentials of all patches in registers."""
     if patches > 256:
         return [Tiles(32, 256, 0, 8, 1)]
     return [Tiles(64, 128, 0, 4, 1), Tiles(32, 128, 0, 4, 1), Tiles(32, 256, 0, 8, 1), Tiles(64, 256, 0, 4, 1)]
@@ -74,9 +76,9 @@ def choose(key: Key, candidates: Sequence[Tiles], launch: Callable[[Tiles], None
 
     Args:
         key: The kind of layer.
-        candidates: One or more.
-        launch: Runs the kernel with some tiles.
-        device: Where; only a GPU is timed.
+        candidates: One or more tiles, the likely best first.
+        launch: Launches the kernel with given tiles.
+        device: The device to run on; only a GPU is timed, otherwise the first candidate is taken.
     """
     if device.type != "cuda" or len(candidates) == 1:
         return candidates[0]
@@ -91,7 +93,7 @@ def choose(key: Key, candidates: Sequence[Tiles], launch: Callable[[Tiles], None
 
 
 def _milliseconds(launch: Callable[[Tiles], None], tiles: Tiles) -> float:
-    """How long a launch takes; infinite where the device cannot."""
+    """How long ``LAUNCHES`` launches take; infinite if the device cannot run the kernel."""
     try:
         launch(tiles)
         torch.cuda.synchronize()
@@ -113,5 +115,5 @@ def _milliseconds(launch: Callable[[Tiles], None], tiles: Tiles) -> float:
 
 
 def _power_of_2(count: int, most: int) -> int:
-    """The least power of two that is not below a count, within the tiles that are possible."""
+    """The least power of two that is at least ``count``, but at most ``most`` and at least ``NARROWEST``."""
     return max(min(1 << (count - 1).bit_length(), most), NARROWEST)
