@@ -1,7 +1,7 @@
-"""Each kernel is tried before it is used: on values of the trial's own, in the very shape that it will run.
+"""Trials of kernels before they are used: on drawn values, in the shape of the real run but for the number of samples.
 
-Sums are checked as those of libraries are (``products``). What relay and neurons make of these sums is compared with
-the operations' own definitions, for some of the rows, the first and the last among them.
+Sums are checked as the sums of libraries' products are (``products``). What a relay and neurons make of these sums is
+compared with the operations' own definitions, for some of the rows, the first and the last among them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from resformer.compiler.ir.ops import MaxPool2d, SpikeMatMul, SumPool2d
 from resformer.compiler.target import LOIHI
 
 ROWS = 96
-"""How many rows are compared with the definition."""
+"""How many rows, at most, are compared with the definition."""
 SAMPLES = 2
-"""How many samples a trial has: a kernel's programs are the same however many there are."""
+"""How many samples, at most, a trial has: the programs of a kernel do not depend on the number of samples."""
 CHANNELS = 32
-"""How many channels of a pool are compared with the definition."""
+"""How many channels of a pool, at most, are compared with the definition."""
 TRIAL_REACH = 1000
-"""How large the second summand of a trial may be."""
+"""The largest magnitude of the second summand in a trial of a layer."""
 RATE = 0.3
-"""Of a trial's spikes, those that are neither all nor none."""
+"""The rate of spikes at the positions of an attention trial where neither all channels fire nor none."""
 
 
 class Kept(NamedTuple):
-    """In which types a layer's sums and its neurons' input are kept, and a second summand comes; None: not at all."""
+    """The types of a layer's sums, its neurons' input and its second summand; None: not kept, or no such summand."""
 
     sums: torch.dtype | None
     stream: torch.dtype | None
@@ -43,18 +43,18 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LayerTrial:
-    """Synapses and their tail, as ``products`` tries them.
+    """A trial of synapses and their tail, for ``products``.
 
-    Kernels read (x, other) and return what they make with all that they can tell, and as they will run.
+    Kernels read (x, other) and return their outputs twice: with sums and stream kept as int32, and as they will run.
 
     Attributes:
-        synapses: Of one step.
-        tail: What reads them.
-        steps: T.
-        static: Whether the synapses read the same at all steps.
+        synapses: The synapses; ``images`` is the number of images of one step.
+        tail: The relay and neurons that read the synapses.
+        steps: How many steps a launch runs.
+        static: Whether the synapses read the same values at all steps.
         other_static: Whether a second summand is the same at all steps.
-        kept: Types.
-        tiles: How the kernel is cut: another cut is another kernel.
+        kept: The types of the sums, of the neurons' input and of the second summand.
+        tiles: How the kernel is cut into tiles; other tiles make another kernel, which has a trial of its own.
     """
 
     synapses: Synapses
@@ -67,22 +67,22 @@ class LayerTrial:
 
     @property
     def name(self) -> str:
-        """The node's, for notes."""
+        """The name of the synapses' node, for notes."""
         return self.synapses.name
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The size of what is tried, for notes."""
         return self.synapses.shown
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that the kernel's code may depend on, and the shape but for the number of samples."""
+        """Everything that the kernel's code may depend on, and the shape without the real number of samples."""
         own = replace(self.synapses, images=SAMPLES).key
         return *own, *_tail_key(self.tail), self.steps, self.static, self.other_static, self.kept, self.tiles
 
     def trials(self, limit: int) -> Iterator[Trial]:
-        """Draw weights and what is read, of which no sum leaves what neurons take."""
+        """Draw weights and inputs whose sums all stay within the range that neurons can take."""
         rng = np.random.default_rng(self.synapses.depth)
         tail = self.tail
         least = LOIHI.a_max if tail.lif is not None else INT32_MAX
@@ -112,7 +112,7 @@ class LayerTrial:
         steps = len(x)
         own = replace(self.synapses, images=self.synapses.images * steps)
         image = x.reshape(own.images, *own.size, own.channels)
-        # bytes as they are summed, floats as they are checked
+        # the check takes spikes as bytes, and other values in the type in which libraries read them
         image = image.view(torch.uint8) if own.dtype is torch.uint8 else image.to(own.dtype)
         if not own.is_right((image,), sums.reshape(-1, sums.shape[2])):
             return False
@@ -121,7 +121,7 @@ class LayerTrial:
 
 
 def _tail_key(tail: Tail) -> tuple[object, ...]:
-    """All of a tail that a kernel's code may depend on."""
+    """Everything about a tail that a kernel's code may depend on."""
     lif, relay = tail.lif, tail.relay
     neurons = None if lif is None else (lif.vth, lif.du, lif.dv, lif.counts_ties, may_floor(lif, tail.reach))
     return neurons, None if relay is None else (relay.limit, relay.shift, tail.may_clip)
@@ -135,7 +135,10 @@ def _tail_is_right(
     spikes: torch.Tensor | None,
     counts: list[int],
 ) -> bool:
-    """Whether relay and neurons made the right thing of what they read, (steps or 1, rows, channels)."""
+    """Whether relay and neurons made the right stream and spikes of ``read``, (steps or 1, rows, channels).
+
+    Some of the rows are compared with the definition. Counts are compared only if these are all rows.
+    """
     rows = np.unique(np.linspace(0, read.shape[1] - 1, ROWS).astype(np.int64))
     chosen = _rows(read, rows)
     relay, lif = tail.relay, tail.lif
@@ -159,21 +162,21 @@ def _tail_is_right(
 
 
 def _rows(values: torch.Tensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Some rows of (steps, rows, channels)."""
+    """Some rows of a tensor, (steps, rows, channels), in int64."""
     index = torch.from_numpy(rows).to(values.device)
     return values.index_select(1, index).to(torch.int64).cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionTrial:
-    """Attention, as ``products`` tries it; kernels read (y1, x, y2) and return spikes and counts.
+    """A trial of attention, for ``products``; kernels read (y1, x, y2) and return spikes and counts.
 
     Attributes:
-        name: The second product's node.
-        size: Of how many samples, and so on.
+        name: The name of the second product's node.
+        size: The numbers of samples, steps, heads, channels, positions and patches.
         halves: Both products and their neurons.
-        device: Where.
-        tiles: How the kernel is cut.
+        device: The device to run on.
+        tiles: How the kernel is cut into tiles.
     """
 
     name: str
@@ -184,18 +187,19 @@ class AttentionTrial:
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The size of what is tried, for notes."""
         size = self.size
         return f"{size.heads} heads of {size.channels // size.heads}, {size.positions} by {size.patches}"
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that the kernel's code may depend on, and the shape but for the number of samples."""
-        halves = [(half.limit, half.reach, half.lif.vth, half.lif.dv, half.lif.counts_ties) for half in self.halves]
-        return self.size._replace(samples=SAMPLES), *halves, str(self.device), self.tiles
+        """Everything that the kernel's code may depend on, and the shape without the real number of samples."""
+        neurons = [(each.vth, each.dv, each.counts_ties, may_floor(each, limit)) for _, limit, each, _ in self.halves]
+        products = [(half.limit, half.reach) for half in self.halves]
+        return self.size._replace(samples=SAMPLES), *products, *neurons, str(self.device), self.tiles
 
     def trials(self, limit: int) -> Iterator[Trial]:  # noqa: ARG002
-        """Draw y and spikes: at random, and as large as they can be."""
+        """Draw y and spikes twice: at random, and with many numbers as large as they can be."""
         rng = np.random.default_rng(self.size.positions)
         size = self.size._replace(samples=min(self.size.samples, SAMPLES))
         for turn in range(2):
@@ -213,19 +217,24 @@ class AttentionTrial:
             yield replace(self, size=size), (drawn[0], spikes, drawn[1])
 
     def is_right(self, inputs: Sequence[torch.Tensor], result: Any) -> bool:
-        """Whether the spikes of all rows of the first and last head of a sample are right."""
+        """Whether the spikes of all heads are right at some positions, the first and the last among them.
+
+        Counts are compared only if these are all positions.
+        """
         size = self.size
         y1, x, y2 = (_natural(each, size) for each in inputs)
-        spikes, _ = result
+        spikes, counts = result
         found = _natural(spikes, size)
         first, second = self.halves
         position = np.unique(np.linspace(0, size.positions - 1, ROWS).astype(np.int64))
         x, found = x[..., position], found[..., position]
-        scores = SpikeMatMul.evaluate(_product(first, size.heads, transpose=True), y1, x).value
-        chosen = first.lif.evaluate(scores).value
-        made = SpikeMatMul.evaluate(_product(second, size.heads, transpose=False), y2, chosen).value
-        fired = second.lif.evaluate(made.reshape(found.shape)).value
-        return np.array_equal(fired, found)
+        scores = SpikeMatMul.evaluate(_product(first, size.heads, transpose=True), y1, x)
+        chosen, chosen_ties = first.lif.evaluate_with_ties(scores.value)
+        made = SpikeMatMul.evaluate(_product(second, size.heads, transpose=False), y2, chosen.value)
+        fired, ties = second.lif.evaluate_with_ties(made.value.reshape(found.shape))
+        wanted = [[scores.clipped, chosen.clipped, chosen_ties], [made.clipped, fired.clipped, ties]]
+        whole = len(position) == size.positions
+        return np.array_equal(fired.value, found) and (counts.tolist() == wanted or not whole)
 
 
 def _natural(values: torch.Tensor, size: Attention) -> npt.NDArray[np.int64]:
@@ -241,7 +250,7 @@ def _product(half: Half, heads: int, *, transpose: bool) -> SpikeMatMul:
 
 
 class Summand(NamedTuple):
-    """What a sum reads: a bound on it, its type, and whether it is the same at all steps."""
+    """An input of a sum: a bound on its magnitude, its type, and whether it is the same at all steps."""
 
     reach: int
     dtype: torch.dtype
@@ -250,20 +259,20 @@ class Summand(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TailTrial:
-    """A sum, a relay and neurons by themselves, as ``products`` tries them.
+    """A trial of a sum, a relay and neurons without synapses, for ``products``.
 
-    Kernels read one summand or two, (steps or 1, rows, channels), and return what they make with all that they can
-    tell, and as they will run.
+    Kernels read one summand or two, (steps or 1, rows, channels), and return their outputs twice: with the stream kept
+    as int32, and as they will run.
 
     Attributes:
-        name: The node's that is written.
-        tail: What reads the sum.
-        steps: T; 1 where all that is made is the same at all steps.
-        summands: One or two.
-        rows: Positions of a sample.
-        samples: How many.
-        stream: In which type the neurons' input is kept; None: not at all.
-        device: Where.
+        name: The name of the last node that is written.
+        tail: The relay and neurons that read the sum.
+        steps: T, or 1 if the result is the same at all steps.
+        summands: One or two summands.
+        rows: The positions of a sample.
+        samples: The number of samples.
+        stream: The type in which the neurons' input is kept; None: it is not kept.
+        device: The device to run on.
     """
 
     name: str
@@ -277,17 +286,17 @@ class TailTrial:
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The size of what is tried, for notes."""
         return f"{self.rows} positions, {self.tail.channels} channels"
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that the kernel's code may depend on, and the shape but for the number of samples."""
+        """Everything that the kernel's code may depend on, and the shape without the real number of samples."""
         shape = self.tail.channels, self.rows, min(self.samples, SAMPLES), self.steps
         return *shape, *_tail_key(self.tail), self.summands, self.stream, str(self.device)
 
     def trials(self, limit: int) -> Iterator[Trial]:  # noqa: ARG002
-        """Draw summands: as large as they can be, and such as bring neurons to their threshold."""
+        """Draw summands twice: as large as they can be, and such that neurons come near their threshold."""
         rng = np.random.default_rng(self.rows)
         rows, channels = self.rows * min(self.samples, SAMPLES), self.tail.channels
         for near in (False, True):
@@ -316,7 +325,7 @@ class TailTrial:
         return _tail_is_right(self.tail, self.steps, read, whole.stream, whole.spikes, whole.counts.tolist())
 
     def _within_bounds(self) -> Iterator[Summand]:
-        """The summands, of which none of the sums is beyond what neurons without a relay are promised."""
+        """The summands, with bounds scaled so that no sum exceeds the bound on what neurons without a relay read."""
         total = sum(each.reach for each in self.summands)
         promised = total if self.tail.lif is None or self.tail.relay is not None else self.tail.reach
         for each in self.summands:
@@ -324,13 +333,13 @@ class TailTrial:
 
     @property
     def _middle(self) -> int:
-        """About what brings neurons to their threshold; of a relay alone its limit."""
+        """About the sum that brings neurons to their threshold; without neurons, the relay's limit."""
         if self.tail.lif is not None:
             return self.tail.lif.vth
         return 0 if self.tail.relay is None else self.tail.relay.limit
 
     def _ties(self) -> npt.NDArray[np.int64]:
-        """A sum for each channel that makes a potential of zero meet the one that is a tie, or come near it."""
+        """For each channel, a sum that brings a potential of zero to a tie with the threshold, or near one."""
         relay, lif = self.tail.relay, self.tail.lif
         wanted = np.full(1, self._middle, np.int64)
         if lif is not None and lif.counts_ties:
@@ -340,21 +349,21 @@ class TailTrial:
 
 @dataclass(frozen=True, eq=False)
 class PoolTrial:
-    """Maxima or sums over windows, as ``products`` tries them.
+    """A trial of maxima or sums over windows, for ``products``.
 
-    Kernels read (steps or 1, images * height * width, channels) and make the same of the windows' positions.
+    Kernels read (steps, samples * height * width, channels), and make (steps, samples * windows, channels).
 
     Attributes:
-        name: The node's.
-        op: A pool.
-        steps: How many come.
-        samples: How many.
-        size: (height, width).
-        made_size: The same of what is made.
-        channels: How many.
-        source: What is read.
-        made: In which type what is made is kept.
-        device: Where.
+        name: The node's name.
+        op: The pool.
+        steps: The number of steps that are read: T, or 1 if all steps are alike.
+        samples: The number of samples.
+        size: (height, width) of an image.
+        made_size: (height, width) of its result.
+        channels: The number of channels.
+        source: The bound and the type of what is read.
+        made: The type in which the result is kept.
+        device: The device to run on.
     """
 
     name: str
@@ -370,26 +379,26 @@ class PoolTrial:
 
     @property
     def shown(self) -> str:
-        """Its size, for notes."""
+        """The size of what is tried, for notes."""
         rows, columns = self.op.kernel_size
         kind = "maxima" if isinstance(self.op, MaxPool2d) else "sums"
         return f"{kind} of {rows}x{columns}, {self.channels} channels"
 
     @property
     def first(self) -> tuple[int, int]:
-        """How far above and left of the image the first window begins."""
+        """How many rows above and columns left of the image the first window begins."""
         top, _, left, _ = self.op.around if isinstance(self.op, MaxPool2d) else (0, 0, 0, 0)
         return top, left
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that the kernel's code may depend on, and the shape but for the number of samples."""
+        """Everything that the kernel's code may depend on, and the shape without the real number of samples."""
         window = type(self.op), self.op.kernel_size, self.op.stride, self.first, self.made_size
         shape = self.channels, self.size, min(self.samples, SAMPLES), self.steps
         return *window, *shape, self.source, self.made, str(self.device)
 
     def trials(self, limit: int) -> Iterator[Trial]:  # noqa: ARG002
-        """Draw images: all least, so that padding would win, all largest, and random ones."""
+        """Draw channels of least values, where padding with zeros would win, of largest values, and of random ones."""
         rng = np.random.default_rng(self.channels)
         own = replace(self, samples=min(self.samples, SAMPLES))
         high = self.source.reach

@@ -121,6 +121,49 @@ def test_a_kernel_that_triton_refuses_runs_in_parts(monkeypatch: pytest.MonkeyPa
     assert any("does not run; replaced by a kernel for each of its parts" in note for note in tried.notes)
 
 
+def attention() -> tuple[Program, np.ndarray]:
+    """DSSA of two heads, whose trials compare all positions."""
+    net = ProgramBuilder((32, 4, 4))
+    x = net.lif("x", "input", vth=20)
+    for name in ("y1", "y2"):
+        net.conv(name, x, 32, (2, 2), stride=(2, 2))
+    scores = net.matmul("scores", "y1", x, heads=2, transpose=True, limit=300)
+    gates = net.lif("gates", scores, vth=100, bias=0)
+    mixed = net.matmul("mixed", "y2", gates, heads=2, transpose=False, limit=300)
+    net.conv("last", net.lif("out", mixed, vth=100, bias=0), 32)
+    return net.finish(timesteps=3), net.samples(2, timesteps=3, largest=40)
+
+
+@pytest.mark.parametrize("wrong", ["spikes", *((half, count) for half in range(2) for count in range(3))], ids=str)
+def test_attention_that_is_wrong_runs_in_parts(wrong: str | tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spike is looked at, and each count: clipped sums, potentials clipped from below and ties of either product."""
+    from resformer.compiler.backends.sim.gpu.launch import AttentionKernel
+
+    right = AttentionKernel.run
+
+    def run(self: AttentionKernel, *inputs: Any) -> None:
+        right(self, *inputs)
+        spikes, counts = inputs[3:5]
+        if isinstance(wrong, str):
+            spikes.view(-1)[-1] ^= 1
+        else:
+            counts[wrong[0]][wrong[1]] += 1
+
+    monkeypatch.setattr(products, "VERDICTS", {})
+    program, samples = attention()
+    tried = Products()
+    assert_same_trace(run_interpreted(program, samples, record=False, products=tried), reference.run(program, samples))
+    assert not [note for note in tried.notes if "fused attention" in note]
+
+    monkeypatch.setattr(products, "VERDICTS", {})
+    monkeypatch.setattr(AttentionKernel, "run", run)
+    tried = Products()
+    assert_same_trace(run_interpreted(program, samples, record=False, products=tried), reference.run(program, samples))
+    refused = [note for note in tried.notes if "fused attention in Triton" in note]
+    assert len(refused) == 1
+    assert "sums wrongly; replaced by a kernel for each of its parts" in refused[0]
+
+
 def assert_replaced_by_torch(tried: Products, *names: str, why: str) -> None:
     for name in names:
         notes = [note for note in tried.notes if note.startswith(f"{name}: ")]
