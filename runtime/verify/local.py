@@ -451,11 +451,14 @@ class LocalComparison:
         return _positive(collapse(as_neurons(self._graph[population].op).v_threshold))
 
     def _classify(self, features: Float64Array) -> Float64Array:
-        """The logits, (T, N, classes), that the program's classifier makes of the original's features."""
-        output = self._program.output.op
+        """The logits, (T, N, classes), that the program's weights and the original's bias make of its features.
+
+        The program adds the classifier's bias to its logits, together with the biases of the layers before it.
+        """
+        output, (name,) = self._program.output.op, self._readout[-1].synapses
         assert isinstance(output, Output)
-        logits: Float64Array = features @ real_weight(self._program, self._readout[-1].synapses[0]).T / output.divisor
-        return logits
+        logits: Float64Array = features @ real_weight(self._program, name).T / output.divisor
+        return logits + bias_of(as_weighted(self._graph[name].op))
 
 
 def _positive(threshold: npt.ArrayLike) -> Float64Array:

@@ -1,4 +1,4 @@
-"""``resformer-verify --local`` as a user runs it: it names the layer to blame, and that layer alone."""
+"""``resformer-verify --local`` as a user runs it: it names the layer at fault, and no other."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Any
 import nir
 import numpy as np
 import pytest
+import torch
+from spikingjelly.activation_based import functional, neuron
+from spikingjelly.activation_based import layer as layers
+from torch import nn
 
 from resformer.compiler.ir.ops import Conv2d, Dense, RecurrentCubaLIF
 from resformer.models.spikingresformer import SpikingResformer
 from resformer.runtime.cli.compile_options import main as compile_main
 from resformer.runtime.cli.verify import main as verify_main
+from resformer.runtime.compiled import compile  # noqa: A004
 from support.builds import Tiny, change_program, program_of, read_json, write_tiny
 from support.nir_files import Written, chain, cuba_lif, lif, write, written
 
@@ -30,7 +35,7 @@ LAYERS = (
 def verify_local(
     tiny: Tiny, folder: Path, *arguments: str, build: Path | None = None, status: int = 0, samples: int = 2
 ) -> list[Any]:
-    """The list of layers, in the network's order."""
+    """Verify with ``--local``; returns the list of layers, in the network's order."""
     command = [str(build or tiny.build), "--model", str(tiny.model), "--input", str(tiny.images)]
     json = folder / "r.json"
     options = ["--samples", str(samples), "--backend", "reference", "--local", "--json", str(json)]
@@ -115,7 +120,7 @@ def test_a_damaged_threshold_is_to_blame(tiny: Tiny, tmp_path: Path) -> None:
 def test_the_quantized_network_itself_has_no_local_error(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On samples that need no rounding, all that is left is the shift of ties, 2^-30 a bias."""
+    """On samples that need no rounding, only the shift of ties is left, 2^-30 of each bias."""
     steps = 2.0 ** read_json(tiny.build / "report.json")["input"]["scale_exp"]
     np.save(tmp_path / "x.npy", np.rint(np.load(tiny.images) * steps) / steps)
     arguments = ("--model", str(tiny.build / "quantized.pt"), "--input", str(tmp_path / "x.npy"))
@@ -218,9 +223,9 @@ def test_networks_from_nir_files(tmp_path: Path, make: Callable[[Path], Written]
         (name,) = (each for each in names if part in each.split(" + "))
         damaged = source.copied_build(tmp_path / part)
         change_program(damaged, part, weight=halve)
-        # E1 and E2 say nothing of weights, and there is no quantized checkpoint to be unlike
+        # E1 and E2 do not compare weights, and there is no quantized checkpoint that could differ
         local = verify_local(source, tmp_path, "--backend", "sim", samples=1, build=damaged)
-        # recurrent synapses are told from those that bring what comes in
+        # recurrent synapses are told apart from input synapses
         assert [layer["name"] for layer in local if layer["rank"] == 1] == [recurrent.get(part, name)]
         (before,), (after,) = ([each for each in found if each["name"] == name] for found in (sound, local))
         assert after["current"]["relative_error"] > 0.1 + before["current"]["relative_error"]
@@ -283,3 +288,42 @@ def test_the_plot_needs_matplotlib(
     command = [str(tiny.build), "--model", str(tiny.model), "--input", str(tiny.images)]
     assert verify_main([*command, "--local-plot", str(tmp_path / "local.png")]) == 1
     assert "pip install 'resformer[plot]'" in capsys.readouterr().err
+
+
+class Currents(nn.Module):
+    """A classifier that reads the largest of a convolution's currents, and has a large bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = layers.Conv2d(2, 4, 3, padding=1)
+        self.lif = neuron.LIFNode(v_threshold=0.1)
+        self.conv2 = layers.Conv2d(4, 8, 3, padding=1)
+        self.pool = layers.MaxPool2d(4)
+        self.classifier = layers.Linear(8, 3)
+        with torch.no_grad():
+            self.classifier.bias += 5
+        functional.set_step_mode(self, "m")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        currents = self.conv2(self.lif(self.conv1(x)))
+        return self.classifier(self.pool(currents).flatten(2)).mean(0)  # type: ignore[no-any-return]
+
+
+def test_a_classifier_of_currents_answers_for_its_weights_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 2, 4, 4)
+    written_out = tmp_path / "module"
+    compile(Currents().eval(), images.expand(4, *images.shape), "sim", output=written_out)
+    np.save(tmp_path / "x.npy", images.numpy())
+    model, build = written_out / "network.nir", tmp_path / "build"
+    assert compile_main([str(model), "--target", "sim", "--timesteps", "4", "-o", str(build), "--quiet"]) == 0
+    source = Tiny(model, build, tmp_path / "x.npy", tmp_path / "none", ())
+    local = verify_local(source, tmp_path)
+    assert [layer["name"] for layer in local] == ["conv1", "conv2", "classifier"]
+    assert all(0 < layer["current"]["relative_error"] < 0.05 for layer in local)
+    assert local[-1]["current"]["worst_error"] < 0.01
+    for name in ("conv2", "classifier"):
+        damaged = source.copied_build(tmp_path / name)
+        change_program(damaged, name, weight=halve)
+        local = verify_local(source, tmp_path, build=damaged)
+        assert [layer["name"] for layer in local if layer["rank"] == 1] == [name]
