@@ -9,10 +9,10 @@
     python benchmarks/accuracy.py FOLDER --checkpoint C --bits --noise 1e-5 1e-4 1e-3       # how thin margins are
     python benchmarks/accuracy.py FOLDER --checkpoint C --bits --tuned C_4bit.pt            # what was tuned before
 
-FOLDER is as examples/cifar10 takes it. Everything is compiled and run in sim; the float network runs in SpikingJelly
-in float64. Calibration and fine-tuning see training images only. Beside each figure is half its 95 % interval: of a
-drop, the paired one, from how often just one of both networks is right. A drop is marked with a star where that
-interval does not hold 0. Exits with 1 where E2 or E3 finds a spike that differs.
+FOLDER is the same folder as examples/cifar10 takes. Everything is compiled and run in sim; the float network runs in
+SpikingJelly in float64. Calibration and fine-tuning see training images only. Each figure is followed by half its 95 %
+interval. The interval of a drop is the paired one, from how often only one of the two networks is right; a star marks
+a drop whose interval does not hold 0. The exit status is 1 if E2 or E3 finds a spike that differs.
 """
 
 import argparse
@@ -52,9 +52,9 @@ Pixels = npt.NDArray[np.uint8]
 CERTAINTY = 1.96
 """Standard errors on either side of a mean that make up an interval of 95 %."""
 CALIBRATION = (256, 1024)
-"""Training images to calibrate on."""
+"""Numbers of training images to calibrate on."""
 BYTE_BITS = 8
-"""The width in whose memory a budget is told."""
+"""The width of weights, in bits, to whose memory a synapse budget of 1 corresponds."""
 
 
 @dataclass(frozen=True)
@@ -65,30 +65,30 @@ class Interval:
     half: float
 
     def text(self, *, signed: bool = False, starred: bool = False) -> str:
-        """As a table shows it, with a star where 0 is outside."""
+        """The interval as a table shows it, with a star if it does not hold 0."""
         star = "*" if starred and abs(self.mean) > self.half else ""
         return f"{self.mean:{'+' if signed else ''}.2f} ± {self.half:.2f}{star}"
 
 
 def interval(values: npt.NDArray[np.float64]) -> Interval:
-    """The mean of values, one an image, in percent."""
+    """The mean of values, one for each image, and half its 95 % interval, in percent."""
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     return Interval(100 * float(values.mean()), 100 * CERTAINTY * spread / math.sqrt(len(values)))
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one network does, beside the float one.
+    """The measurements of one network, compared with the float network.
 
     Attributes:
-        name: What was done to it.
-        bits: Of a weight; None of the float network and of checkpoints that were given.
-        accuracy: In percent.
-        drop: Of accuracy, in points, image by image.
-        agreement: With the float network's classes, in percent.
+        name: What was done to the network.
+        bits: Bits of a weight; None for the float network and for checkpoints that were given.
+        accuracy: Share of images that are classified correctly, in percent.
+        drop: Accuracy lost against the float network, in points, paired image by image.
+        agreement: Share of images that get the float network's class, in percent.
         sops: Synaptic operations of an image, in millions.
-        energy_mj: Of an image on the chip, that of operations, updates and messages.
-        seconds: That making and running it took.
+        energy_mj: Dynamic energy of an image on the chip, in mJ: that of operations, updates and messages.
+        seconds: Time that it took to make the network and to run it.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Row:
     seconds: float
 
     def cells(self) -> list[str]:
-        """As the table shows it."""
+        """The row's cells, as the table shows them."""
         return [
             self.name,
             self.accuracy.text(),
@@ -117,11 +117,11 @@ HEADER = ["", "accuracy %", "drop, points", "same top-1 %", "M SOPs", "mJ, dynam
 
 
 class Measurement:
-    """The test images, and what the float network says of them.
+    """The test images, the float network's classes for them, and all measurements.
 
     Attributes:
-        rows: What was measured.
-        differing: How many spikes E2 and E3 found that differ.
+        rows: The measured rows.
+        differing: The number of differing spikes that E2 and E3 found.
     """
 
     def __init__(self, data: Images, test: Images, checkpoint: Path, chip: Chip, args: argparse.Namespace) -> None:
@@ -137,14 +137,14 @@ class Measurement:
         started = time.perf_counter()
         self.model = build_model(load_checkpoint(checkpoint))
         self.expected = self.float_classes(test.pixels)
-        # what the float network costs, its weights in 15 bits say
+        # the float network's cost is that of its program with weights of 15 bits
         compiled = self.compiled(CompileOptions(quantization=QuantizationConfig(15)))
         cost = compiled.cost(self.pixels[: args.cost_images], chip)
         seconds = time.perf_counter() - started
         self.add(self.row("float", None, self.expected, cost.paper.sops / 1e6, cost.dynamic_mj, seconds))
 
     def float_classes(self, pixels: torch.Tensor) -> Classes:
-        """What the float network says: the longest computation of all, so it may be kept in a file."""
+        """The float network's classes; computing them takes longest of all, so they may be kept in a file."""
         kept, of = self.args.float_classes, f"{sha256(self.checkpoint)} {hashlib.sha256(pixels.numpy()).hexdigest()}"
         if kept is not None and kept.exists():
             with np.load(kept) as file:
@@ -156,7 +156,7 @@ class Measurement:
         return classes
 
     def noisy(self, noise: float) -> None:
-        """The float network, each value of its input changed a little: what agrees less than this is not rounding's."""
+        """Measure the float network with noise on its input, to see how many classes thin margins alone change."""
         started = time.perf_counter()
         found: Classes = predictions(self.model, torch.from_numpy(self.pixels), noise=noise).numpy()
         quiet = self.rows[0]
@@ -164,17 +164,17 @@ class Measurement:
         self.add(self.row(f"float, input noise {noise:g}", None, found, quiet.sops, quiet.energy_mj, seconds))
 
     def compiled(self, options: CompileOptions, source: Path | None = None) -> resformer.Compiled:
-        """A checkpoint's program, the float network's unless another is given."""
+        """The compiled program of a checkpoint; of the float network's unless ``source`` is given."""
         return resformer.compile(source or self.checkpoint, target="sim", options=options)
 
     def calibration(self, count: int) -> Pixels:
-        """Training images, drawn at random, those of a smaller count first."""
+        """The first ``count`` training images of a random order, so that a larger draw contains a smaller one."""
         order = torch.randperm(len(self.data.labels), generator=torch.Generator().manual_seed(self.args.seed))
         drawn: Pixels = self.data.pixels[order[:count]].numpy()
         return drawn
 
     def measure(self, name: str, bits: int | None, compiled: resformer.Compiled, started: float) -> None:
-        """Run a program on all images, and a few for its cost."""
+        """Run a program on all test images, estimate its cost on a few, and add the row."""
         found = compiled.run(self.pixels).predictions
         cost = compiled.cost(self.pixels[: self.args.cost_images], self.chip)
         self.add(self.row(name, bits, found, cost.paper.sops / 1e6, cost.dynamic_mj, time.perf_counter() - started))
@@ -194,12 +194,12 @@ class Measurement:
         )
 
     def add(self, row: Row) -> None:
-        """Keep a row, and show it at once."""
+        """Keep a row, and print it at once."""
         self.rows.append(row)
         print(*row.cells(), sep="  ", file=sys.stderr, flush=True)
 
     def rounded(self, bits: int) -> None:
-        """A width by each rule that only rounds."""
+        """Measure a width with each method that rounds weights without training."""
         width = QuantizationConfig(bits)
         started = time.perf_counter()
         self.measure(f"{bits} bits: nearest", bits, self.compiled(CompileOptions(quantization=width)), started)
@@ -219,7 +219,7 @@ class Measurement:
             self.measure(f"{bits} bits' memory: by layer", bits, self.compiled(options), started)
 
     def fine_tuned(self, bits: int, folder: Path, epochs: float, price: float, timesteps: int | None) -> None:
-        """A width after training with rounded weights, for the float network's T unless another is given."""
+        """Measure a width after training with rounded weights, for the float network's T unless another is given."""
         started = time.perf_counter()
         how = FineTuning(
             epochs=epochs,
@@ -244,14 +244,14 @@ class Measurement:
         self.verify(name, compiled, path)
 
     def given(self, path: Path) -> None:
-        """A checkpoint that was fine-tuned before."""
+        """Measure a checkpoint that was fine-tuned before."""
         started = time.perf_counter()
         compiled = self.compiled(CompileOptions(), path)
         self.measure(path.stem, None, compiled, started)
         self.verify(path.stem, compiled, path)
 
     def other_steps(self, bits: int, timesteps: int) -> None:
-        """A width with another T than the network was trained for."""
+        """Measure a width with another T than the network was trained for."""
         started = time.perf_counter()
         options = CompileOptions(
             timesteps=timesteps, quantization=QuantizationConfig(bits), calibration=self.calibration(CALIBRATION[0])
@@ -259,14 +259,14 @@ class Measurement:
         self.measure(f"{bits} bits, T = {timesteps}: calibrated", bits, self.compiled(options), started)
 
     def other_input(self, bits: int, exp: int) -> None:
-        """A width with other steps of the input."""
+        """Measure a width with another quantization step of the input, 2^-``exp``."""
         started = time.perf_counter()
         quantization = replace(QuantizationConfig(bits), input_scale_exp=exp)
         options = CompileOptions(quantization=quantization, calibration=self.calibration(CALIBRATION[0]))
         self.measure(f"{bits} bits, input in 1/{2**exp}: calibrated", bits, self.compiled(options), started)
 
     def verify(self, name: str, compiled: resformer.Compiled, model: Path) -> None:
-        """E2 and E3, spike by spike, on some images."""
+        """Run E2 and E3, spike by spike, on some images, and keep their counts."""
         if not self.args.exact:
             return
         found = compiled.verify(self.pixels[: self.args.exact], backend="sim", model=model)
@@ -277,7 +277,7 @@ class Measurement:
 
 
 def groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows of one rule at all widths, by its name."""
+    """The name of each method, with its rows at all widths."""
     names = dict.fromkeys(row.name.partition(": ")[2] for row in rows if row.bits is not None)
     for name in names:
         yield name, [row for row in rows if row.name.partition(": ")[2] == name]

@@ -5,9 +5,9 @@
     python benchmarks/authors.py checkouts                 # all that are there
     python benchmarks/authors.py checkouts spikformer ms_resnet
 
-Each network is one of ``tests/data/zoo_recipe.py``'s, small, with the weights made there, which fire; one sample, since
-QKFormer's code takes T and the batch for one axis. A check is "differing / compared". Exits with 1 where anything
-differs. Nothing of theirs is kept here.
+Each network is a small one of ``tests/data/zoo_recipe.py``, with weights that are made there so that neurons fire. It
+runs on one sample, since QKFormer's code takes T and the batch as one axis. A check is shown as "differing / compared".
+The exit status is 1 if anything differs. None of the authors' code is kept here.
 """
 
 import argparse
@@ -43,7 +43,7 @@ REPOSITORIES: Mapping[str, str] = {
     "sew_resnet": "fangwei123456/Spike-Element-Wise-ResNet",
     "ms_resnet": "Ariande1/MS-ResNet",
 }
-"""Where on GitHub each family's code is; a checkout's folder is called as the repository."""
+"""Each family's repository on GitHub; the folder of a checkout has the repository's name."""
 
 CHOSEN = {
     "spikformer": ("cifar10 ratio 2", "imagenet"),
@@ -55,7 +55,7 @@ CHOSEN = {
     "maxformer": ("cifar10-100",),
     "sew_resnet": ("basic ADD", "basic AND", "basic IAND"),
 }
-"""Of each family the cases of the recipe that are small."""
+"""The small cases of the recipe, for each family."""
 
 TIMESTEPS = 2
 
@@ -65,10 +65,10 @@ class Network:
     """One of the authors' networks.
 
     Attributes:
-        family: By the names of ``REPOSITORIES``.
-        name: What tells it from others of its family.
-        make: Makes it of a checkout, with new weights, in float64 and eval mode.
-        example: What its ``forward`` takes.
+        family: A name of ``REPOSITORIES``.
+        name: The name that tells the network from others of its family.
+        make: Makes the network from a checkout, with new weights, in float64 and eval mode.
+        example: Makes an input for its ``forward``.
     """
 
     family: str
@@ -78,7 +78,7 @@ class Network:
 
 
 def of_recipe(case: recipe.Case) -> Network:
-    """A case of the recipe, for few steps."""
+    """The network of a case of the recipe, with T of at most ``TIMESTEPS``."""
     case = replace(case, timesteps=min(case.timesteps, TIMESTEPS))
     return Network(
         case.family,
@@ -89,7 +89,7 @@ def of_recipe(case: recipe.Case) -> Network:
 
 
 def ms_resnet(checkout: Path) -> nn.Module:
-    """Their network of basic blocks, one a stage; T is a constant of their module."""
+    """The authors' MS-ResNet with one basic block in each stage; T is a constant of their module."""
     module: Any = compare_zoo.import_theirs(checkout / "models" / "MS_ResNet.py")
     module.time_window, module.device = TIMESTEPS, torch.device("cpu")
     made: nn.Module = module.ResNet_origin_18(module.BasicBlock_18, [1, 1, 1, 1], num_classes=10)
@@ -103,7 +103,7 @@ NETWORKS = (
 
 
 def row(net: Network, checkout: Path) -> tuple[list[str], bool]:
-    """A network's row, and whether all is equal."""
+    """A network's row of the table, and whether everything is equal."""
     started = time.monotonic()
     theirs = net.make(checkout)
     theirs.load_state_dict(recipe.weights(theirs.state_dict()), strict=True)
@@ -121,7 +121,7 @@ def row(net: Network, checkout: Path) -> tuple[list[str], bool]:
 
 
 def main() -> int:
-    """Compile what is there."""
+    """Compile and verify the networks whose checkouts are there; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkouts", type=Path, help="a folder of checkouts, each called as its repository")
     parser.add_argument("families", nargs="*", help=f"of {', '.join(REPOSITORIES)} (default: all that are there)")

@@ -3,8 +3,8 @@
     python benchmarks/compile.py                   # Ti and L at 224x224
     python benchmarks/compile.py ti s m l --rounds 5
 
-Each run is a process of its own, from its start to a build on the disk; the variants take turns. Memory is the largest
-resident set, Python and PyTorch included; weights are the checkpoint's file, in float32.
+Each run is a process of its own, timed from its start to the finished build on disk; the variants take turns. Memory is
+the largest resident set, including Python and PyTorch. Weights are the size of the checkpoint's file, in float32.
 """
 
 import argparse
@@ -24,13 +24,13 @@ COMMAND = "from resformer.runtime.cli.compile_options import main; raise SystemE
 
 @dataclass(frozen=True)
 class Run:
-    """What one process took.
+    """Time and memory of one process.
 
     Attributes:
         wall: Seconds.
         cpu: Seconds of processor time, of all threads.
-        peak: Bytes.
-        build: Bytes of the build folder.
+        peak: The largest resident set, in bytes.
+        build: Size of the build folder, in bytes.
     """
 
     wall: float
@@ -45,7 +45,7 @@ def compile_once(checkpoint: Path, target: str) -> Run:
         build = Path(folder) / "build"
         command = [sys.executable, "-c", COMMAND, str(checkpoint), "--target", target, "-o", str(build)]
         started = time.perf_counter()
-        # not the subprocess module: wait4 alone tells what this one child took
+        # not the subprocess module: only wait4 returns the time and memory of this one child
         with Path(os.devnull).open("wb") as nowhere:
             quiet = [(os.POSIX_SPAWN_DUP2, nowhere.fileno(), sys.stdout.fileno())]
             pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet)

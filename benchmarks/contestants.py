@@ -1,8 +1,8 @@
-"""Who sim_vs_spikingjelly.py measures, each in a process of its own: two SpikingJellys cannot share one.
+"""The contestants of sim_vs_spikingjelly.py, each in a process of its own: two SpikingJellys cannot share a process.
 
-The process is told on its command line who it is, and on standard input what to do, a line of JSON each; it answers
-with a line of JSON. ``{"do": "prepare"}`` runs the batch for the first time, which compiles what is to be compiled;
-``{"do": "round"}`` times it. It ends when its input does.
+The command line tells the process which contestant it is. Each line of standard input is a command in JSON, which it
+answers with a line of JSON. ``{"do": "prepare"}`` runs the batch for the first time, which compiles what has to be
+compiled; ``{"do": "round"}`` times the batch. The process ends when its input ends.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import torch
 
 SIM = "sim"
 SECOND = "2"
-"""What begins the names of SpikingJelly 2's contestants."""
+"""The part of a name that says SpikingJelly 2."""
 RECOMPILATIONS = 64
 WARM_UPS = 2
-"""Runs before a round's first that counts, where it has several."""
+"""Runs that do not count at the beginning of a round of several runs."""
 
 Logits: TypeAlias = npt.NDArray[np.float64]
 Run: TypeAlias = Callable[[], Logits]
@@ -39,7 +39,7 @@ class Contestant:
     """One way to run a network.
 
     Attributes:
-        name: Its parts, such as ``2-compiled-autocast``.
+        name: Words from ``PARTS``, joined by hyphens, such as ``2-compiled-autocast``.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Contestant:
 
     @property
     def parts(self) -> set[str]:
-        """The words of its name."""
+        """The words of the name."""
         return set(self.name.split("-"))
 
     @property
     def title(self) -> str:
-        """Its name in a table."""
+        """The name in a table."""
         if SIM in self.parts:
             return self.name
         rest = "-".join(part for part in self.name.split("-") if part != SECOND)
@@ -70,14 +70,14 @@ class Task:
     """What a process runs.
 
     Attributes:
-        contestant: Its name.
+        contestant: The contestant's name.
         checkpoint: The float network's file.
         program: The integer network's file.
-        images: (8 or more, ...), float32.
-        batch: How many images at once.
-        batches: How many such batches a run has, one after the other: what hides behind what is part of the speed.
-        device: Such as "cuda".
-        threads: Of torch.
+        images: The file of the images, (8 or more, ...), float32.
+        batch: The number of images in a batch.
+        batches: The number of batches in a run, one after the other, so that copies and computation may overlap.
+        device: The device of torch, such as "cuda".
+        threads: The number of torch's threads.
         from_host: Whether SpikingJelly's images lie in the host's memory, as sim's do, when the clock starts.
     """
 
@@ -94,13 +94,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Round:
-    """What a round took, for one batch of it.
+    """Time, energy and memory of a round, for one batch.
 
     Attributes:
         wall: Seconds.
         cpu: Seconds of processor time, of all threads.
-        joules: Of the whole device, by its own counter; None where it cannot be read.
-        peak_bytes: Of the device's memory, what the process held at most; None of a CPU.
+        joules: Energy of the whole device, by its own counter; None if the counter cannot be read.
+        peak_bytes: The most memory of the device that torch reserved in the round; None on a CPU.
     """
 
     wall: float
@@ -110,7 +110,7 @@ class Round:
 
 
 def sim(task: Task) -> Run:
-    """A function that runs the images in sim, from the host's memory to the host's memory."""
+    """Return a function that runs the images in sim, from the host's memory to the host's memory."""
     from resformer.compiler.backends.sim import SimBackend
     from resformer.compiler.files.program import read_program
     from resformer.runtime.run.encode import encode, real_logits
@@ -132,7 +132,7 @@ def sim(task: Task) -> Run:
 
 
 def spikingjelly(task: Task) -> Run:
-    """A function that runs the images in SpikingJelly; it may compile when it is first called."""
+    """Return a function that runs the images in SpikingJelly; the first call may compile."""
     from spikingjelly.activation_based import functional, neuron
 
     from resformer.models.checkpoint import build_model, load_checkpoint
@@ -144,7 +144,7 @@ def spikingjelly(task: Task) -> Run:
         functional.set_backend(model, "cupy", neuron.BaseNode)
         for module in model.modules():
             if isinstance(module, neuron.BaseNode):
-                module.training = True  # 0.0.0.0.14 takes the backend's kernels only then; the neurons do the same
+                module.training = True  # 0.0.0.0.14 uses the backend's kernels only in training; spikes are the same
     forward: Callable[[torch.Tensor], torch.Tensor] = model
     if {"compiled", "frozen", "graphs"} & parts:
         torch._dynamo.config.recompile_limit = RECOMPILATIONS
@@ -156,7 +156,7 @@ def spikingjelly(task: Task) -> Run:
     half = torch.bfloat16 if device.type == "cpu" else torch.float16
 
     def run() -> Logits:
-        # not inference_mode: frozen weights are refused there, and it gains compiled code nothing
+        # compiled code runs in no_grad: inference_mode refuses frozen weights, and does not make it faster
         with (
             torch.inference_mode() if forward is model else torch.no_grad(),
             torch.autocast(device.type, half, enabled="autocast" in parts),
@@ -175,13 +175,13 @@ def _images(task: Task) -> npt.NDArray[np.float32]:
 
 
 class EnergyCounter:
-    """A GPU's own counter of all the energy that it took since its driver was loaded."""
+    """A GPU's own counter of the energy that it has used since its driver was loaded."""
 
     def __init__(self, device: str) -> None:
         self._handle: Any = None
         if device == "cpu":
             return
-        with contextlib.suppress(Exception):  # no such package, no such counter: then it is not readable
+        with contextlib.suppress(Exception):  # without the package or the counter, the energy cannot be read
             import pynvml
 
             pynvml.nvmlInit()
@@ -194,12 +194,12 @@ class EnergyCounter:
             self._read, self._handle = pynvml.nvmlDeviceGetTotalEnergyConsumption, handle
 
     def joules(self) -> float | None:
-        """What it shows now; None: it cannot be read."""
+        """The counter's value now; None if it cannot be read."""
         return None if self._handle is None else self._read(self._handle) / 1e3
 
 
 def timed(run: Run, task: Task, seconds: float, energy: EnergyCounter) -> Round:
-    """Run the batch again and again for so many seconds, after warming up; once alone if that is none."""
+    """Run the batch repeatedly for ``seconds`` seconds after warming up; only once, without warm-up, if that is 0."""
     on_device = task.device != "cpu"
     if on_device:
         torch.cuda.empty_cache()
@@ -211,21 +211,21 @@ def timed(run: Run, task: Task, seconds: float, energy: EnergyCounter) -> Round:
     walls = []
     while not count or time.perf_counter() - wall < seconds:
         start = time.perf_counter()
-        run()  # its logits have arrived: all is done
+        run()  # it returns when the logits have arrived, so all work is done
         walls.append(time.perf_counter() - start)
         count += 1
     cpu = (time.process_time() - cpu) / count
     now = energy.joules()
     peak = torch.cuda.max_memory_reserved(torch.device(task.device)) if on_device else None
     if on_device:
-        torch.cuda.empty_cache()  # for the others on this device
+        torch.cuda.empty_cache()  # leave the memory to the other contestants on this device
     spent = None if joules is None or now is None else (now - joules) / count
     each = task.batches
     return Round(float(np.median(walls)) / each, cpu / each, None if spent is None else spent / each, peak)
 
 
 def serve(task: Task, answer: Callable[[dict[str, Any]], None], commands: Iterator[str]) -> None:
-    """Do what is asked until nothing more is."""
+    """Carry out commands until there are no more."""
     torch.set_num_threads(task.threads)
     run: Run | None = None
     energy = EnergyCounter(task.device)
@@ -235,7 +235,7 @@ def serve(task: Task, answer: Callable[[dict[str, Any]], None], commands: Iterat
             try:
                 run = (sim if SIM in Contestant(task.contestant).parts else spikingjelly)(task)
                 logits = run()
-                run()  # some recompile when states have become tensors
+                run()  # the first call turns neurons' states into tensors, and some contestants then compile again
             except Exception as error:  # noqa: BLE001 # torch.compile raises all kinds
                 traceback.print_exc()
                 brief = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -252,9 +252,9 @@ def serve(task: Task, answer: Callable[[dict[str, Any]], None], commands: Iterat
 
 
 def main() -> None:
-    """Be the contestant that the command line names."""
+    """Run as the contestant that the command line names."""
     task = Task(**json.loads(sys.argv[1]))
-    # what libraries print is no answer
+    # answers get a descriptor of their own, so that what libraries print does not mix with them
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

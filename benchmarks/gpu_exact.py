@@ -3,14 +3,14 @@
     python benchmarks/gpu_exact.py --prepare --folder build/exact --variants ti s --images 4      # on any machine: slow
     python benchmarks/gpu_exact.py --folder build/exact --device cuda --batches 1 8 32 128        # on the GPU's: quick
 
-The reference takes seconds an image, and minutes on a GPU are rare. So it runs beforehand and leaves a digest of what
-it recorded of each population and graded value, at each step, of each image, its logits, and its counts of saturation
-and of ties. A batch holds these images again and again in an order drawn at random, so that each of its
-samples has a known answer. Each batch runs twice: recording everything, and recording nothing, which runs other kernels
-and is what is fast; then logits and counts are compared. Batches of more than 32 record nothing.
+The reference takes seconds for each image, and time on a GPU is rare. So the reference runs beforehand and writes
+digests of all spikes and graded values of each population at each step of each image, digests of the logits, and the
+counts of saturation and of ties. A batch repeats these images in a random order, so that each of its samples has a
+known answer. Each batch runs twice: once recording everything, and once recording nothing, which uses other, faster
+kernels; of the second run, logits and counts are compared. Batches of more than 32 only run without recording.
 
-Digests say that values differ, not how many: a mismatch is counted for a node, a step and a sample. The program travels
-with its digests, since other machines round a checkpoint's statistics otherwise.
+Digests say that values differ, not how many: a mismatch is counted for a node, a step and a sample. The program is kept
+with its digests, since another machine may round a checkpoint's statistics differently.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ LOGITS = "(logits)"
 COUNTS = ("saturated", "ties")
 FAILED = "failed"
 MOST_RECORDED = 32
-"""How many samples may be recorded at once: of 128, all spikes and graded values of a Ti take 15 GB."""
+"""The most samples that are recorded at once: for 128, all spikes and graded values of a Ti take 15 GB."""
 SHOWN = 3
-"""How many nodes a row names that differ."""
+"""The most differing nodes that a row names."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the reference made of one image.
+    """The reference's results for one image.
 
     Attributes:
-        values: By node, what its values' digests are, a step each; the logits' under LOGITS.
+        values: By node, the digests of its values, one for each step; those of the logits under LOGITS.
         saturated: How often a value was clipped, by node.
         ties: How often a potential met its threshold and did not fire, by population.
     """
@@ -64,10 +64,10 @@ class Answer:
 
 @dataclass
 class Verdict:
-    """What of one run differs from the answers.
+    """The comparison of one run with the answers.
 
     Attributes:
-        compared: How many digests and counts were compared.
+        compared: The number of digests and counts that were compared.
         wrong: Names of nodes, one for each digest or count that differs.
     """
 
@@ -82,7 +82,7 @@ class Verdict:
 
 
 def digests(trace: Trace) -> dict[str, list[list[str]]]:
-    """By node, for each sample, a digest of its values at each step; of logits, too."""
+    """By node, for each sample, the digests of its values at each step; those of the logits under LOGITS."""
     with ThreadPoolExecutor() as pool:
         made = pool.map(lambda item: _by_sample(item[1]), _recorded(trace))
         return {name: each for (name, _), each in zip(_recorded(trace), made, strict=True)}
@@ -95,7 +95,7 @@ def _recorded(trace: Trace) -> Iterator[tuple[str, SpikeTrain | npt.NDArray[Any]
 
 
 def _by_sample(values: SpikeTrain | npt.NDArray[Any]) -> list[list[str]]:
-    """Digests of (T, N, ...); spikes and counts as bytes, all else as int64 would be."""
+    """The digests of values (T, N, ...), one for each step of each sample: of spikes as bits, of all else as int32."""
     whole = values.dense() if type(values) is SpikeTrain else getattr(values, "values", lambda: values)()
     steps, samples = whole.shape[:2]
     return [[_digest(whole[step, sample]) for step in range(steps)] for sample in range(samples)]
@@ -111,7 +111,7 @@ def _digest(values: npt.NDArray[Any]) -> str:
 
 
 def answers(program: Program, samples: npt.NDArray[np.int32]) -> list[Answer]:
-    """What the reference makes of each sample."""
+    """The reference's results for each sample."""
     found = []
     for index in range(len(samples)):
         start = time.perf_counter()
@@ -126,10 +126,10 @@ def check(trace: Trace, order: Sequence[int], known: Sequence[Answer], *, record
     """Compare a run with the answers of the images that its batch holds.
 
     Args:
-        trace: Of the run.
-        order: Which image each sample is.
-        known: By image.
-        record: Whether the run was to record everything: what it lacks then differs.
+        trace: The run's trace.
+        order: The index of each sample's image.
+        known: The answers, by image.
+        record: Whether the run had to record everything; a node that the trace then lacks counts as differing.
     """
     verdict = Verdict()
     found = digests(trace)
@@ -161,7 +161,7 @@ def prepare(variant: str, folder: Path, checkpoints: Path, images: int) -> None:
 
 
 def prepared(variant: str, folder: Path) -> tuple[Program, npt.NDArray[np.int32], list[Answer]]:
-    """What ``prepare`` wrote."""
+    """Read the program, the encoded images and the answers that ``prepare`` wrote."""
     program = read_program(folder / f"{variant}.safetensors")
     with np.load(folder / f"{variant}_samples.npz") as arrays:
         samples = arrays["samples"]
@@ -172,7 +172,7 @@ def prepared(variant: str, folder: Path) -> tuple[Program, npt.NDArray[np.int32]
 def compare(
     variant: str, known: tuple[Program, npt.NDArray[np.int32], list[Answer]], batch: int, backend: SimBackend
 ) -> list[list[str]]:
-    """A table row for each run of one batch: everything recorded, and nothing."""
+    """The table's rows for one batch: the run that records everything, if any, and the run that records nothing."""
     program, samples, expected = known
     order = np.random.default_rng(batch).permutation(np.arange(batch) % len(expected)).tolist()
     rows = []
@@ -195,7 +195,7 @@ def compare(
 
 
 def main() -> int:
-    """Prepare, or compare and print; 1 where anything differs."""
+    """Prepare, or compare and print; return 1 if anything differs or fails, else 0."""
     parser = argparse.ArgumentParser(description="Whether sim on a GPU is the reference, bit for bit.")
     parser.add_argument("--variants", nargs="*", default=["ti", "s"], metavar="NAME")
     parser.add_argument("--prepare", action="store_true", help="run the reference and write its answers")

@@ -3,11 +3,12 @@
     python benchmarks/growth.py --plot growth.svg        # half an hour to an hour, on a machine with nothing else to do
     python benchmarks/growth.py --quick                  # small images, a minute or two
 
-Each point runs in a process of its own, which only reads the compiled program and runs it, so that its peak of memory
-is its own. A point is measured after smaller ones of its kind, from which its time and memory are foretold: one that
-would exceed a budget is not run, and the table says so. Below the table stands, of each kind and number of threads,
-whether it grows linearly: a straight line is fitted to the time, and to the peak of memory above what the process holds
-before it runs, and where a point is far from the line, how the cost of a unit changes is told instead.
+Each point runs in a process of its own, which only reads the compiled program and runs it, so that the peak of memory
+belongs to that point alone. Smaller points of a series are measured first and predict the time and memory of the next
+one; a point that would exceed a budget is not run, and the table says so. Below the table, a sentence for each series
+and number of threads says whether it grows linearly. A straight line is fitted to the time, and to the peak of memory
+above what the process holds before it runs. If a point is far from the line, the sentence tells how the cost of a unit
+changes.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from resformer.runtime.run.encode import encode
 from resformer.runtime.run.memory import machine_memory
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-"""Of Linux: what a process holds and held at most, and where that most is forgotten."""
+"""Files of Linux: the first tells the memory that a process holds now and held at most, the second resets that peak."""
 IMAGES = 8
 LINEAR = 0.10
-"""A line from which no point is further than this share of it is called one."""
+"""Growth is called linear if no point is further from the fitted line than this share of the line's value."""
 FLAT = 0.10
-"""Growth of less than this share over a whole series is none."""
+"""A series whose values grow by at most this share is said not to grow."""
 GIB, MIB = 2**30, 2**20
 
 
@@ -53,8 +54,8 @@ class Point:
         variant: The network.
         size: Edge of its images, in pixels.
         timesteps: T.
-        batch: Images given together.
-        threads: Of sim.
+        batch: The number of images that are given together.
+        threads: The number of sim's threads.
     """
 
     variant: str
@@ -65,20 +66,20 @@ class Point:
 
     @property
     def program_name(self) -> str:
-        """What its program's file is called."""
+        """The name of the program's file."""
         return f"{self.variant}-{self.size}-T{self.timesteps}.safetensors"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a point took, or why it was not run.
+    """Time and memory of a point, or why it was not run.
 
     Attributes:
-        seconds: Of one run, in the median of the rounds.
+        seconds: Time of one run, the median over the rounds.
         peak: The most memory that the process held, in bytes.
-        above: How much more than before the first run.
-        products: Products of a value and a weight, of all images.
-        skipped: Why there is nothing of these; None if there is.
+        above: How much more that is than the process held before the first run, in bytes.
+        products: The number of products of a value and a weight, for all images.
+        skipped: Why the point was not measured; None if it was.
     """
 
     seconds: float = math.nan
@@ -90,14 +91,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of which one thing grows.
+    """Points that differ in one quantity, such as the batch.
 
     Attributes:
-        name: What grows, and of what.
-        unit: What it is counted in.
-        amount: How much of it a point has.
-        label: What a row calls it.
-        points: From the smallest on.
+        name: The quantity, and what stays the same.
+        unit: The unit of the quantity.
+        amount: Returns a point's amount of it.
+        label: Returns a point's name in a row.
+        points: The points, from the smallest on.
     """
 
     name: str
@@ -109,12 +110,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Line:
-    """a + b x, fitted so that shares of the values, and not the values, are missed least.
+    """A line a + b x, fitted by relative errors, not by absolute ones.
 
     Attributes:
         fixed: a.
         each: b.
-        off: The largest distance of a value, as a share of the line there.
+        off: The largest distance of a value from the line, as a share of the line's value there.
     """
 
     fixed: float
@@ -123,7 +124,7 @@ class Line:
 
 
 def fit(amounts: Sequence[float], values: Sequence[float]) -> Line:
-    """The line nearest to values, each weighted with its inverse."""
+    """The least-squares line through values, where each error is divided by its value."""
     x, y = np.asarray(amounts, dtype=float), np.asarray(values, dtype=float)
     (fixed, each), *_ = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones(len(y)), rcond=None)
     line = fixed + each * x
@@ -133,14 +134,14 @@ def fit(amounts: Sequence[float], values: Sequence[float]) -> Line:
 def sentence(
     what: str, unit: str, amounts: Sequence[float], values: Sequence[float], say: Callable[[float], str]
 ) -> str:
-    """Whether something grows linearly, or how it does not, from the numbers alone.
+    """A sentence that says whether something grows linearly, or else how it grows.
 
     Args:
-        what: Grows.
-        unit: With what.
-        amounts: How many of those.
-        values: What was measured, all above zero.
-        say: A value in words.
+        what: The name of what was measured.
+        unit: The unit of the amounts.
+        amounts: The amounts, in rising order.
+        values: The value that was measured at each amount, all above zero.
+        say: Writes a value with its unit.
     """
     a = "an" if unit[0] in "aeiou" else "a"
     if len(amounts) < 3:
@@ -172,17 +173,17 @@ def sentence(
 
 
 def seconds(value: float) -> str:
-    """A time in words."""
+    """A time with its unit."""
     return f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} us"
 
 
 def memory(value: float) -> str:
-    """An amount of memory in words."""
+    """An amount of memory with its unit."""
     return f"{value / GIB:.3g} GiB" if value >= GIB else f"{value / MIB:.3g} MiB" if value >= MIB else f"{value:.3g} B"
 
 
 def all_series(quick: bool, threads: int) -> tuple[Series, ...]:
-    """What is measured with a number of threads."""
+    """All series that are measured with a number of threads."""
     base = Point("cifar", 32, 4, 4, threads) if quick else Point("ti", 224, 4, 8, threads)
     large = replace(base, size=64) if quick else Point("l", 288, 4, 8, threads)
     batches = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -225,9 +226,9 @@ def _of_batches(base: Point, batches: Sequence[int]) -> Series:
 
 
 def prepare(point: Point, folder: Path) -> int:
-    """Write a point's program and images, if they are not there; returns the products of one image.
+    """Write a point's program and images if they are absent; return the number of products of one image.
 
-    In processes of their own, as little of the memory that this takes would be given back.
+    Both are made in processes of their own, since this process would hardly give the memory back.
     """
     checkpoint = folder / f"{point.variant}-{point.size}.pt"
     if not checkpoint.exists():
@@ -243,7 +244,7 @@ def prepare(point: Point, folder: Path) -> int:
 
 
 def compile_point(point: Point, folder: Path) -> None:
-    """Write a point's program, and how many products one image takes."""
+    """Write a point's program, and the number of products of one image."""
     options = CompileOptions(image_size=point.size, timesteps=point.timesteps)
     program = compile_checkpoint(folder / f"{point.variant}-{point.size}.pt", options).program
     write_program(program, folder / point.program_name)
@@ -263,7 +264,7 @@ def run_point(point: Point, folder: Path, rounds: int) -> Measured:
     if CLEAR.exists():
         CLEAR.write_text("5", encoding="ascii")
     before, taken = _held("VmRSS"), []
-    for _ in range(rounds + 1):  # one to warm up: kernels are tried, and memory is taken
+    for _ in range(rounds + 1):  # the first run warms up: it tries kernels and allocates memory
         start = time.perf_counter()
         backend.run(program, given)
         taken.append(time.perf_counter() - start)
@@ -272,7 +273,7 @@ def run_point(point: Point, folder: Path, rounds: int) -> Measured:
 
 
 def _held(what: str) -> float:
-    """What the kernel says of this process's memory, in bytes."""
+    """A line of the Linux kernel's status of this process, such as ``VmRSS``, in bytes."""
     (line,) = [each for each in STATUS.read_text(encoding="ascii").splitlines() if each.startswith(f"{what}:")]
     return float(line.split()[1]) * 1024
 
@@ -284,12 +285,12 @@ def _child(task: str, point: Point, folder: Path, *more: str, timeout: float | N
 
 @dataclass(frozen=True)
 class Budget:
-    """What no point may exceed.
+    """The limits for each point.
 
     Attributes:
-        seconds: Of one run.
-        bytes: Of one process.
-        rounds: Runs that are timed.
+        seconds: The longest time of one run.
+        bytes: The most memory of one process.
+        rounds: The number of runs that are timed.
     """
 
     seconds: float
@@ -298,7 +299,7 @@ class Budget:
 
 
 def measure(point: Point, folder: Path, budget: Budget, before: tuple[Point, Measured] | None) -> Measured:
-    """Run a point in a process of its own, unless what was measured before it says that it would be too much."""
+    """Run a point in a process of its own, unless the point measured before it predicts that it exceeds the budget."""
     work = prepare(point, folder) * point.batch
     if before is not None and (reason := too_much(point, work, budget, before)) is not None:
         return Measured(products=work, skipped=reason)
@@ -314,7 +315,10 @@ def measure(point: Point, folder: Path, budget: Budget, before: tuple[Point, Mea
 
 
 def too_much(point: Point, work: float, budget: Budget, before: tuple[Point, Measured]) -> str | None:
-    """Why a point is not run, foretold by a smaller one: time goes with products, memory with values; None if it is."""
+    """Why a point is not run; None if it is run.
+
+    A smaller point predicts its cost: time grows with the number of products, memory with the number of values.
+    """
     smaller, measured = before
     taken = measured.seconds * work / measured.products
     if taken > budget.seconds:
@@ -331,7 +335,7 @@ def too_much(point: Point, work: float, budget: Budget, before: tuple[Point, Mea
 
 
 def measure_all(series: Sequence[Series], folder: Path, budget: Budget) -> dict[Point, Measured]:
-    """All points, each once."""
+    """Measure all points of all series, each point once."""
     found: dict[Point, Measured] = {}
     for each in series:
         before = None
@@ -371,7 +375,7 @@ def rows(series: Series, found: Mapping[Point, Measured]) -> list[list[str]]:
 
 
 def conclusions(series: Series, found: Mapping[Point, Measured]) -> list[str]:
-    """What a series shows, a sentence each of time and memory."""
+    """What a series shows: one sentence about time and one about memory."""
     ran = sorted(
         ((series.amount(point, found[point]), found[point]) for point in series.points if found[point].skipped is None),
         key=lambda pair: pair[0],
@@ -392,7 +396,7 @@ def _threads(series: Series) -> str:
 
 
 def scaling(one: Mapping[Point, Measured], many: Mapping[Point, Measured], threads: int) -> str:
-    """What several threads gain over one."""
+    """A sentence about how much faster several threads are than one."""
     gains = {
         point: one[replace(point, threads=1)].seconds / measured.seconds
         for point, measured in many.items()
@@ -413,7 +417,7 @@ def scaling(one: Mapping[Point, Measured], many: Mapping[Point, Measured], threa
 
 
 def plot(groups: Sequence[Sequence[Series]], found: Mapping[Point, Measured], path: Path) -> None:
-    """Draw time and memory over what grows; one column for each kind, one line for each number of threads."""
+    """Draw time and memory over each series' amounts: a column for each series, a line for each number of threads."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,12 +1,13 @@
-"""Seconds a step in Lava: our process models beside stock Lava's, and SpikingResformer-Ti at 224x224 whole.
+"""Seconds for a step in Lava: our process models against stock Lava's, and a whole SpikingResformer-Ti at 224x224.
 
     python benchmarks/lava_steps.py                 # about five minutes, most of them stock Lava's
     python benchmarks/lava_steps.py --rounds 5
 
-Both kinds of models run the same processes over our channels, which serves the stock ones as well, and what they send
-is compared bit for bit. Whole networks are timed from the end of their first step to the end of their last, single
-layers without any channel, on random spikes as dense as the paper's. Stock models would take days for one image of Ti.
-Memory is what all processes hold together (PSS), the largest sum seen in a run of its own: to look takes its time.
+Both kinds of models run the same processes over our channels, from which stock models profit too, and what they send is
+compared bit for bit. Whole networks are timed from the end of their first step to the end of their last step. Single
+layers are timed without any channel, on random spikes as dense as the paper's. Stock models would take days for one
+image of Ti. Memory is what all processes hold together (PSS), the largest sum that is seen in a run of its own, since
+looking takes time.
 """
 
 import argparse
@@ -39,23 +40,23 @@ from resformer.runtime.run.encode import encode
 
 MNIST = ROOT / "examples" / "mnist"
 STREAM = 100
-"""MNIST samples for our models, back to back; stock models get one."""
+"""The number of MNIST samples for our models, one after the other; stock models get one."""
 OUR_STEPS = 5
-"""Of a single layer, for each step of the stock model."""
+"""The number of steps of our model of a single layer for each step of the stock model."""
 DENSITY = 0.175
-"""Of spikes, over the paper's networks."""
+"""The share of neurons that spike in a step, over the paper's networks."""
 MEBI = 2**20
 
 
 @dataclass
 class Clock:
-    """Told of each step of a run; as a run's ``progress``.
+    """A ``progress`` callback of a run that notes when each step ends.
 
     Attributes:
-        weighs: Whether to look at the memory, too, which takes longer than a step.
-        ends: When each step that it was told of had ended: (steps, seconds).
-        peak: Bytes of memory, at most.
-        started: When the run began.
+        weighs: Whether to look at the memory too, which takes longer than a step.
+        ends: The number of steps that had ended, and the time then, in seconds: (steps, seconds).
+        peak: The most memory seen, in bytes.
+        started: The time at which the run began, in seconds.
     """
 
     weighs: bool = False
@@ -71,7 +72,7 @@ class Clock:
 
     @property
     def seconds_a_step(self) -> float:
-        """From the end of the first step to the end of the last."""
+        """The mean time of a step, from the end of the first step to the end of the last."""
         (first, started), (last, ended) = next(end for end in self.ends if end[0]), self.ends[-1]
         return (ended - started) / (last - first)
 
@@ -82,7 +83,7 @@ class Clock:
 
 
 def memory() -> int:
-    """What this process and its children hold, in bytes, memory that they share counted once."""
+    """The memory of this process and its children, in bytes; shared memory counts once."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
     total = 0
     for pid in (str(os.getpid()), *children):
@@ -96,17 +97,17 @@ def memory() -> int:
 
 @dataclass
 class Wire:
-    """In place of a model's ports: gives one message, keeps the last that is sent."""
+    """A replacement for a model's ports: it delivers one message again and again, and keeps the last one sent."""
 
     message: npt.NDArray[np.generic]
     sent: npt.NDArray[np.generic] | None = None
 
     def recv(self) -> npt.NDArray[np.generic]:
-        """The message."""
+        """Return the message."""
         return self.message
 
     def send(self, message: npt.NDArray[np.generic]) -> None:
-        """Keep what is sent."""
+        """Keep the message that is sent."""
         self.sent = message
 
 
@@ -156,11 +157,12 @@ LAYERS: dict[str, tuple[Callable[[], AbstractPyProcessModel], Callable[[], Abstr
         "v",
     ),
 }
-"""Full-size layers: our model, the stock model, and what must be equal after each step."""
+"""Full-size layers: a function that makes our model, one that makes the stock model, and the variable that must be the
+same in both after a step."""
 
 
 def time_layer(name: str, rounds: int) -> tuple[float, float, float]:
-    """Seconds a step of a layer, ours and stock, and their ratio: medians of rounds taken in turn."""
+    """Seconds for a step of a layer, ours and stock, and their ratio: medians of rounds taken in turn."""
     make_ours, make_stock, state = LAYERS[name]
     ours, stock = make_ours(), make_stock()
     one_step(ours), one_step(stock)
@@ -181,14 +183,14 @@ def one_step(model: AbstractPyProcessModel) -> float:
 
 
 def medians(taken: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Of our seconds, stock Lava's, and their ratio round by round."""
+    """The medians of our seconds, of stock Lava's, and of their ratio in each round."""
     ours, stock = zip(*taken, strict=True)
     ratios = [theirs / mine for mine, theirs in taken]
     return statistics.median(ours), statistics.median(stock), statistics.median(ratios)
 
 
 def time_mnist(rounds: int) -> tuple[float, float, float]:
-    """Seconds a step of the MNIST network, as :func:`time_layer`."""
+    """Seconds for a step of the MNIST network, ours and stock, and their ratio, as in :func:`time_layer`."""
     program = compile_checkpoint(MNIST / "spikingresformer_mnist.pt").program
     images = np.load(MNIST / "test_images.npy")[:STREAM].astype(np.float64) / 255
     samples = encode(images.reshape(-1, *program.input.shape), program).values
@@ -213,7 +215,7 @@ def run(
     stock_models: bool = False,
     weighs: bool = False,
 ) -> tuple[Trace, Clock]:
-    """One run in Lava, and when its steps ended."""
+    """Run a program in Lava; return the trace, and the clock that saw its steps."""
     clock = Clock(weighs)
     trace = LavaBackend().run(program, samples, record=record, stock_models=stock_models, progress=clock)
     return trace, clock
@@ -253,7 +255,7 @@ def main() -> None:
 
 
 def figures(each: tuple[float, float, float]) -> list[str]:
-    """Our seconds, theirs and the ratio, as a table shows them."""
+    """Our seconds, stock Lava's and the ratio, as a table shows them."""
     ours, stock, ratio = each
     return [f"{ours:.5f}", f"{stock:.4f}", f"{ratio:,.0f}"]
 

@@ -1,12 +1,12 @@
-"""Layouts for time and energy against the one with the fewest cores, their bounds, and SANA-FE's word on them.
+"""Layouts for time and energy against the one with the fewest cores, with bounds, and a comparison with SANA-FE.
 
     pip install sanafe            # GPL-3.0; without it that comparison is left out
     python benchmarks/layout.py [--variant ti] [--cores 110]
 
-First the variant: compiled, run on images, and laid out on Loihi 2 for each goal; once with the activity of that run,
-and once with the activity that compiling assumes where it has no data, both then judged by the run's. Then a small
-network of convolutions and a dense layer on one chip of Loihi 1: SANA-FE, which follows each spike and message, plays
-the same spikes into both layouts, with our constants and with its own.
+First, the variant is compiled, run on images, and laid out on Loihi 2 for each goal: once with the activity of that
+run, and once with the activity that the compiler assumes if it has no data. The figures of both are those at the run's
+activity. Then a small network of convolutions and a dense layer is laid out on one chip of Loihi 1. SANA-FE, which
+simulates each spike and message, plays the same spikes into both layouts, with our constants and with its own.
 """
 
 import argparse
@@ -32,12 +32,12 @@ HEADINGS = (
     *("bound", "gap", "seconds"),
 )
 SMALL_PERCENT = 150
-"""Of the small network's few cores, so that there is something to choose."""
+"""The most cores that a layout of the small network may use, in percent of the fewest cores."""
 SAMPLES = 3
 
 
 def row(title: str, found: Predicted, more: tuple[str, str, str] = ("-", "-", "-")) -> list[str]:
-    """One layout."""
+    """The table's row for a layout."""
     (step_low, step_high), (low, high) = found["step_ns_between"], found["energy_mj_between"]
     return [
         title,
@@ -52,7 +52,7 @@ def row(title: str, found: Predicted, more: tuple[str, str, str] = ("-", "-", "-
 
 
 def bound(layout: Layout, seconds: float) -> tuple[str, str, str]:
-    """What no layout goes below, how far above it this one is, and how long it took."""
+    """The lower bound over all layouts, how far above it this layout is, and the seconds that the search took."""
     is_time = layout["goal"] == "time"
     least = f"{layout['least'] * 1e-3:,.1f} us" if is_time else f"{layout['least']:.2f} mJ"
     gap = layout["chosen"]["step_ns" if is_time else "energy_mj"] / layout["least"] - 1
@@ -60,7 +60,7 @@ def bound(layout: Layout, seconds: float) -> tuple[str, str, str]:
 
 
 def judged(default: Placement, by: Activity, told: str, measured: Activity, percent: int, seed: int) -> None:
-    """Optimise by one activity, and print what the measured one makes of the layouts."""
+    """Optimise layouts for the activity ``by``, and print their figures at the measured activity."""
     rows = []
     goals: tuple[Goal, ...] = ("time", "energy")
     for goal in goals:
@@ -77,7 +77,7 @@ def judged(default: Placement, by: Activity, told: str, measured: Activity, perc
 
 
 def against_sanafe(seed: int) -> None:
-    """A small network's two layouts, in our model and in SANA-FE."""
+    """Print the step times of a small network's two layouts, in our model and in SANA-FE."""
     with tempfile.TemporaryDirectory() as folder:
         program = make_network(Path(folder), seed=1)
     default = place(program, load_chip("loihi1"))

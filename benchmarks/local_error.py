@@ -1,12 +1,12 @@
-"""What each layer of a full-size network loses by itself when it is quantized, with and without calibration.
+"""The error of each layer of a full-size network when that layer is quantized, with and without calibration.
 
     python benchmarks/local_error.py                  # Ti at 224x224
     python benchmarks/local_error.py --variant s
 
-Compiles and verifies with the commands that users have: ``resformer-compile`` and ``resformer-verify --local``, which
-feeds each layer the original network's inputs. The checkpoint and the crops are made
-(``examples/imagenet/make_checkpoint.py``): 16 crops calibrate, two others measure. Errors are root mean squares of a
-current's error, in thresholds.
+The networks are compiled and verified with the commands that users have: ``resformer-compile`` and ``resformer-verify
+--local``, which feeds each layer the original network's inputs. The checkpoint and the crops are synthetic
+(``examples/imagenet/make_checkpoint.py``). The network is calibrated on 16 crops and measured on two others. Errors are
+root mean squares of a current's error, in thresholds.
 """
 
 import argparse
@@ -39,19 +39,19 @@ VARIANTS: Mapping[str, Sequence[str]] = {
         *("--calibration", CALIBRATION),
     ),
 }
-"""Options of the compiler."""
+"""The compiler's options for each way to quantize."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one way to quantize comes to.
+    """The results of one way to quantize.
 
     Attributes:
-        errors: Of each layer, the root mean square of its current's error, in thresholds.
-        mismatched: Spikes that differ, each layer fed the original's inputs.
-        synapses: Of the whole network.
-        memory_bits: What its weights take, with the indices of those that are stored by themselves.
-        cores: Of a Loihi 2.
+        errors: The root mean square of each layer's current error, in thresholds, by the layer's name.
+        mismatched: The number of spikes that differ when each layer is fed the original network's inputs.
+        synapses: The number of synapses of the whole network.
+        memory_bits: The memory of its weights, in bits, with the indices of weights that are stored one by one.
+        cores: The number of cores of Loihi 2.
     """
 
     errors: Mapping[str, float]
@@ -62,7 +62,7 @@ class Measured:
 
 
 def measure(checkpoint: Path, samples: Path, options: Sequence[str], folder: Path) -> Measured:
-    """Compile, verify and read what both wrote."""
+    """Compile, verify, and read the figures from the files that both commands write."""
     build, verdict = folder / "build", folder / "verify.json"
     _run(compile_main, [str(checkpoint), "--target", "sim", "-o", str(build), "--quiet", *options])
     given = ["--model", str(checkpoint), "--input", str(samples), "--backend", "sim"]
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def row(variant: str, each: Measured, base: Measured) -> list[str]:
-    """One line of the table: errors, how many times better than the baseline, and what it costs over it."""
+    """A row of the table: errors, how many times smaller they are than the baseline's, and what that costs."""
     summaries = []
     for summary in (statistics.median, max):
         value = summary(each.errors.values())

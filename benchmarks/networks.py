@@ -1,4 +1,4 @@
-"""Full-size networks to measure on, made when they are absent, and what all benchmarks print alike."""
+"""Full-size networks for the benchmarks, which are made if they are absent, and functions for timing and printing."""
 
 import statistics
 import subprocess
@@ -28,10 +28,10 @@ class Network:
     """One variant, as files and in memory.
 
     Attributes:
-        name: The variant's.
-        checkpoint: Where its tensors are.
+        name: The variant's name.
+        checkpoint: The file of its tensors.
         images: (8 or more, 3, 224, 224), float32, normalised.
-        program: It, compiled.
+        program: The compiled network.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Network:
         return build_model(load_checkpoint(self.checkpoint), dtype=torch.float32)
 
     def samples(self, count: int) -> npt.NDArray[np.int32]:
-        """So many images as the program takes them."""
+        """The first ``count`` images, encoded as the program takes them."""
         return encode(self.real(count).astype(np.float64), self.program).values
 
     def real(self, count: int) -> npt.NDArray[np.float32]:
-        """So many images, from the first again after the last."""
+        """The first ``count`` images; after the last image follows the first again."""
         return np.take(self.images, np.arange(count) % len(self.images), axis=0)
 
 
@@ -59,7 +59,7 @@ def network(variant: str, folder: Path) -> Network:
 
 
 def checkpoint_files(variant: str, folder: Path, count: int = IMAGES) -> tuple[Path, Path]:
-    """A variant's checkpoint and so many images or more, made if the folder lacks them."""
+    """The files of a variant's checkpoint and of at least ``count`` images, made if the folder lacks them."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, images = folder / f"{variant}.pt", folder / f"{variant}_images.npy"
     if not checkpoint.exists() or not images.exists() or len(np.load(images, mmap_mode="r")) < count:
@@ -71,11 +71,11 @@ def checkpoint_files(variant: str, folder: Path, count: int = IMAGES) -> tuple[P
 
 @dataclass(frozen=True)
 class Timing:
-    """What one contestant took, in the median of its rounds.
+    """The time of one contestant, the median over its rounds.
 
     Attributes:
         wall: Seconds.
-        cpu: Seconds of processor time, of all threads: what other programs on the machine disturb least.
+        cpu: Seconds of processor time, of all threads; other programs on the machine disturb it least.
     """
 
     wall: float
@@ -83,8 +83,9 @@ class Timing:
 
 
 def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Time contestants in turn, round by round, so that what disturbs the machine disturbs all; one round is thrown
-    away to warm up.
+    """Time contestants in turn, round by round, so that a disturbance of the machine affects all of them.
+
+    The first round warms up and does not count.
     """
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for index in range(rounds + 1):
@@ -100,7 +101,7 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) ->
 
 
 def print_machine(device: str = "cpu") -> None:
-    """What a table's numbers were taken on; with the GPU, if that is the device."""
+    """Print the machine on which a table's numbers were measured, with the GPU if the device is one."""
     processor = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -115,7 +116,7 @@ def print_machine(device: str = "cpu") -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A Markdown table."""
+    """Print a Markdown table."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, ["-" * width for width in widths], *rows):
         numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))

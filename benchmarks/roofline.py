@@ -1,13 +1,14 @@
-"""How near sim comes to the processor's int8 roofline, layer by layer.
+"""How close sim comes to the processor's int8 roofline, layer by layer.
 
     python benchmarks/roofline.py                  # Ti at 224x224, T = 4
     python benchmarks/roofline.py --variant s
 
-One thread runs one image again and again; each step's least processor time counts, which other programs disturb least.
-The roofline is the best rate that torch reaches in the same run on large matrices: of int8, or, where it has but plain
-loops for these, of float32. Multiply-accumulates are those of dense matrix products in 8 bits: DSSA's products count
-once for each 8-bit digit that their y has. The share is the time that these would take at the roofline, over the time
-that the step took; a step that adds weights for spikes alone may do without most of them, and exceed it.
+One thread runs one image again and again. For each step, the shortest processor time counts, since other programs
+disturb it least. The roofline is the best rate that torch reaches in the same run on large matrices: of int8, or of
+float32 if torch only has plain loops for int8 on this processor. Multiply-accumulates (MACs) are counted as those of
+dense matrix products in 8 bits; DSSA's products count once for each 8-bit digit of their y. The share is the time that
+these MACs would take at the roofline, divided by the time that the step took. A step that adds weights only where there
+are spikes leaves out most of the MACs, and its share can exceed 100 %.
 """
 
 import argparse
@@ -29,11 +30,11 @@ from resformer.compiler.ir.ops import Conv2d, SpikeMatMul
 PEAK_SHAPES = ((4096, 1024, 1024), (2048, 2048, 512), (784, 768, 768))
 PEAK_ROUNDS = 10
 DIGITS = 2
-"""Of y, to the base 256: what its 16 bits need."""
+"""The number of digits of y to the base 256; its 16 bits need two."""
 
 
 def peak_rate() -> tuple[float, str]:
-    """Multiply-accumulates a second that one thread reaches, and of which type."""
+    """The most multiply-accumulates a second that one thread reaches in torch, and the type of the matrices."""
     multiply, dtype = (torch._int_mm, torch.int8) if int8_matrices_pay() else (torch.matmul, torch.float32)
     best = 0.0
     for rows, depth, columns in PEAK_SHAPES:
@@ -47,7 +48,7 @@ def peak_rate() -> tuple[float, str]:
 
 
 def macs(plan: Plan, step: Step) -> int:
-    """Multiply-accumulates in 8 bits of one step, all its blocks."""
+    """The number of 8-bit multiply-accumulates of one step, over all its blocks."""
     match step:
         case OpStep(op=Conv2d(weight=weight), name=name):
             value = plan.values[name]

@@ -1,13 +1,14 @@
-"""How much any rounding could gain over the nearest, layer by layer, at the same steps.
+"""How much any rounding of the weights could gain over rounding to the nearest, layer by layer, with the same steps.
 
     python benchmarks/rounding_limit.py                  # Ti at 224x224
     python benchmarks/rounding_limit.py --variant s
 
-With inputs of second moments M and covariance C, and a bias as fine as need be, weights off by d make a layer's current
-off by d^T C d in the mean square. Rounding each weight to its nearest costs trace(M) / 12 of a squared step. Rounding
-all of a channel's weights together looks for a near point of a lattice of volume sqrt(det C): no lattice's cells have
-a smaller second moment than balls of their volume, and those have at least det(C)^(1/n) n / (2 pi e). The root of the
-ratio is what no choice of mantissas can exceed, on average over weights; only finer steps, more bits, can.
+Let a layer's inputs have second moments M and covariance C, and let the bias be exact. An error d of the weights then
+gives the layer's current a mean square error of d^T C d. Rounding each weight to its nearest costs trace(M) / 12
+squared steps. Rounding all weights of a channel together is a search for a near point of a lattice of volume
+sqrt(det C). No lattice's cells have a smaller second moment than balls of the same volume, and balls have at least
+det(C)^(1/n) n / (2 pi e). The root of the ratio of the two costs is a factor that no choice of mantissas can exceed, on
+average over weights; only finer steps, that is more bits, can.
 """
 
 import argparse
@@ -23,9 +24,9 @@ from resformer.compiler.pipeline import compile_checkpoint
 from resformer.compiler.quantize.calibrate import Moments, moments
 
 CROPS = 16
-"""That moments are taken of: those that calibrate in ``benchmarks/local_error.py``."""
+"""The number of crops over which moments are taken: the crops that calibrate in ``benchmarks/local_error.py``."""
 SMALLEST = 1e-9
-"""Variance of a direction in which an input hardly moves; less is rounding of the moments themselves."""
+"""The least variance of the inputs in any direction; smaller values are rounding errors of the moments themselves."""
 
 
 def limit(seen: Moments) -> float:
@@ -52,7 +53,7 @@ def main() -> None:
     for node, seen in moments(compilation.folded, samples, compilation.plan):
         taps = seen.gram.shape[1] - 1
         positions = len(samples) * compilation.folded.timesteps * math.prod(node.shape[1:])
-        if positions > taps:  # of fewer, some direction has no variance
+        if positions > taps:  # with fewer positions than taps, some direction has no variance
             limits[node.name] = (taps, limit(seen))
     rows = [[name, str(taps), f"{factor:.2f}"] for name, (taps, factor) in limits.items()]
     factors = [factor for _, factor in limits.values()]

@@ -3,10 +3,10 @@
     pip install sanafe            # GPL-3.0
     python benchmarks/sanafe_cost.py
 
-A small network of two convolutions and a dense layer, random and without biases, runs on samples of its own; SANA-FE
-plays the first layer's spikes into the others, on the cores that our placement gave them. Once it takes our constants:
-then spikes, operations, messages, hops and energies must be ours. Once it takes its own, which were fitted to
-measurements: the ratio says how far the published table is from them.
+A small network of two convolutions and a dense layer, with random weights and without biases, runs on random samples.
+SANA-FE plays the first layer's spikes into the other layers, on the cores that our placement gave them. With our
+constants, SANA-FE's spikes, operations, messages, hops and energies must equal ours. With its own constants, which were
+fitted to measurements, the ratio says how far the published table is from them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TIMESTEPS = 4
 
 
 def make_network(folder: Path, seed: int) -> Program:
-    """Random weights, such that a part of each layer's neurons fires."""
+    """A network with random weights, such that a part of each layer's neurons fires."""
     rng = np.random.default_rng(seed)
 
     def convolution(outputs: int, inputs: int, size: int, stride: int) -> nir.Conv2d:
@@ -64,7 +64,7 @@ def make_network(folder: Path, seed: int) -> Program:
 
 
 def one_sample(program: Program, image: npt.NDArray[np.float64]) -> dict[str, SpikeTrain]:
-    """The spikes of one sample."""
+    """The spikes of each population for one sample, from sim."""
     return dict(open_backend("sim")(program, encode(image[None], program).values, record=True).spikes)
 
 

@@ -1,11 +1,11 @@
-"""Our network, against what Intel's silicon and compiler printed and recorded (E5).
+"""Our programs compared with what Intel's silicon recorded and Intel's compiler printed (E5).
 
     git clone https://github.com/lava-nc/lava-dl
     git clone https://github.com/neuromorphs/NIR
     python benchmarks/silicon.py --lava-dl lava-dl --nir NIR
 
-Files are read from checkouts that the user gives; what they lack is said, and left out. Exit status: 0 if no recorded
-spike, current or potential differs, else 1.
+Files are read from checkouts that the user gives; a file that a checkout lacks is named and left out. Exit status: 0 if
+no recorded spike, current or potential differs, else 1.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def show_spikes(lava_dl: Path | None, nir: Path | None) -> int:
-    """Print the tables of recorded spikes of the checkouts that there are; returns the exit status."""
+    """Print the tables of recorded spikes from the checkouts that were given; return the exit status."""
     tables: list[tuple[str, Callable[[Path], list[Row]], Path | None]] = [
         ("PilotNet-LIF on its recorded road frame: spikes, u and v of silicon", compare_pilotnet, lava_dl),
         ("Oxford: spikes recorded of the hidden layer", compare_oxford, lava_dl),

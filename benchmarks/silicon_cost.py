@@ -1,10 +1,10 @@
-"""Our cores, operations, step times and energies against what Intel's compiler and silicon printed.
+"""Our cores, operations, step times and energies against those that Intel's compiler and silicon gave.
 
     python benchmarks/silicon_cost.py --lava-dl PATH
 
 PATH is a checkout of lava-nc/lava-dl. Its notebooks under tutorials/lava/lib/dl/netx print the figures below; its
-``.net`` files hold the networks. YOLO-KP has none: a test places it. PilotNet's run on silicon saw no pixels: its
-counters are those of a network whose input is silent, and so is the sample here.
+``.net`` files hold the networks. YOLO-KP has no such file: a test places it. PilotNet's run on silicon saw no pixels:
+its counters are those of a network whose input is silent, so the sample here is silent too.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from resformer.runtime.cost.cost import Cost, estimate
 NETX = Path("tutorials/lava/lib/dl/netx")
 CURRENT = Signal(SignalKind.CURRENT, scale_exp=0)
 TOLD = 12000
-"""The words of synapses a core that some runs told the compiler, as their logs print."""
+"""The synapse words per core that some runs told Intel's compiler, as their logs print."""
 PILOTNET_STEPS = 16
 """The steps after which PilotNet resets."""
 
@@ -45,11 +45,11 @@ class Printed:
     """The cores that a notebook printed, layer by layer.
 
     Attributes:
-        network: What it is.
-        net: Its file, below :data:`NETX`.
-        words_told: The synapse words a core that the compiler was told.
-        cores: Of each layer, by its number in the file; 0 is the input.
-        words: Synapse words of its cores, as printed: MNIST's largest, the means of the others.
+        network: The network's name.
+        net: The network's file, below :data:`NETX`.
+        words_told: The synapse words per core that Intel's compiler was told.
+        cores: The number of cores of each layer, by the layer's number in the file; 0 is the input.
+        words: The synapse words of each layer's cores, as printed: for MNIST the largest core's, else the mean.
     """
 
     network: str
@@ -67,12 +67,14 @@ TABLES = (
     Printed("MNIST MLP", "mnist/trained_mnist_network.net", 16000, {0: 3, 1: 1, 2: 1}, {0: 12544, 1: 2688, 2: 256}),
     Printed("Oxford", "oxford/Trained/network.net", TOLD, {0: 3, 1: 2}, {0: 5400, 1: 8064}),
 )
-"""pilotnet_snn/benchmark.ipynb, pilotnet_sdnn/benchmark.ipynb, mnist/run.ipynb, oxford/run.ipynb."""
+"""The tables that these notebooks print: pilotnet_snn/benchmark.ipynb, pilotnet_sdnn/benchmark.ipynb, mnist/run.ipynb,
+oxford/run.ipynb."""
 
 OPERATIONS = {2: 1_608_707, 3: 451_230, 4: 154_215, 5: 67_630}
-"""A step, on average: the counters that pilotnet_snn/benchmark.ipynb draws; read off a plot for layers 4 and 5."""
+"""Synaptic operations of a step, on average, by layer: the counters that pilotnet_snn/benchmark.ipynb draws. Those of
+layers 4 and 5 are read off a plot."""
 STEPS_US = (201.0, 107.0, 181.0, 125.0)
-"""What steps take, over and over: the same notebook's plot."""
+"""The times of the four steps that repeat over and over, from the same notebook's plot."""
 MEAN_STEPS_US = (152.8, 151.1, 150.7, 150.4)
 ENERGIES_MJ = (1.093544, 1.070673, 0.981149, 0.562239)
 """Dynamic energy of a sample on Oheo Gulch, in all versions of that notebook; the last disagrees with the others."""
@@ -81,13 +83,13 @@ STATIC_MW = (232.078, 309.377, 381.726, 178.059)
 
 
 def read_net(path: Path, timesteps: int) -> tuple[Scheduled, dict[int, str]]:
-    """A network of convolutions, dense layers and LIF neurons, with its integers as they are.
+    """Read a network of convolutions, dense layers and LIF neurons, with its integers as they are.
 
-    Sigma-delta neurons become LIF ones, which take the same cores.
+    Sigma-delta neurons become LIF neurons, which take the same cores.
 
     Args:
         path: The ``.net`` file.
-        timesteps: After which it resets.
+        timesteps: The number of steps after which the network resets.
 
     Returns:
         The program, and the population of each layer by its number.
@@ -146,7 +148,7 @@ def _synapses(fact: dict[str, Any]) -> tuple[Op, np.ndarray[Any, Any]]:
 
 
 def place_net(program: Scheduled, chip: Chip, *, with_input: bool) -> Placement:
-    """A network on cores; its input neurons, where they are on the chip, are LIF ones that send spikes."""
+    """Place a network on cores; if its input neurons are on the chip too, they are LIF neurons that send spikes."""
     populations = map_program(program)
     if with_input:
         populations = tuple(
@@ -156,7 +158,7 @@ def place_net(program: Scheduled, chip: Chip, *, with_input: bool) -> Placement:
 
 
 def cores(lava_dl: Path) -> list[tuple[str, Table]]:
-    """The cores of each network with a file: printed, ours, and what both come to."""
+    """The tables of cores: for each network, the printed number of each layer, ours, and the sums of both."""
     found = []
     for printed in TABLES:
         program, populations = read_net(lava_dl / NETX / printed.net, PILOTNET_STEPS)
@@ -185,7 +187,7 @@ def cores(lava_dl: Path) -> list[tuple[str, Table]]:
 
 
 def pilotnet(lava_dl: Path) -> tuple[Cost, dict[int, str]]:
-    """What PilotNet costs with a silent input, as its run on silicon had it, and its populations."""
+    """PilotNet's cost with a silent input, as in its run on silicon, and its populations by the layers' numbers."""
     program, populations = read_net(lava_dl / NETX / TABLES[0].net, PILOTNET_STEPS)
     silent = np.zeros((1, *program["input"].shape), dtype=np.int32)
     measured = measure(program, reference.run(program, silent, record=True).spikes)
@@ -196,7 +198,10 @@ def pilotnet(lava_dl: Path) -> tuple[Cost, dict[int, str]]:
 
 
 def operations(cost: Cost, populations: dict[int, str]) -> Table:
-    """Synaptic operations of PilotNet's convolutions, a step: those of all weights, of ours, and the counters'."""
+    """The table of synaptic operations of PilotNet's convolutions in a step.
+
+    It holds the counters of the chip, ours, and those that weights of zero would also take part in.
+    """
     layers = {layer.name: layer for layer in cost.layers}
     rows: list[Sequence[str]] = []
     for number, counted in OPERATIONS.items():
@@ -207,7 +212,7 @@ def operations(cost: Cost, populations: dict[int, str]) -> Table:
 
 
 def steps(cost: Cost) -> Table:
-    """How long PilotNet's steps last: the printed cycle beside ours, which is the same four over and over."""
+    """The table of PilotNet's step times: the four steps that repeat, as printed and as ours, and the means of runs."""
     ours = cost.steps.ns.reshape(-1, len(STEPS_US)) * 1e-3
     # the printed cycle begins with its longest step
     first = int(ours[0].argmax())
@@ -232,7 +237,7 @@ def steps(cost: Cost) -> Table:
 
 
 def energies(cost: Cost) -> Table:
-    """PilotNet's dynamic energy and static power on four runs."""
+    """The table of PilotNet's dynamic energy and static power in four runs."""
     rows: list[Sequence[str]] = []
     low, high = cost.between("dynamic_mj")
     for index, printed in enumerate(ENERGIES_MJ):
@@ -269,7 +274,7 @@ def main() -> None:
 
 
 def show(lava_dl: Path) -> None:
-    """Print the tables of cores, operations, steps and energies, each with its residuals."""
+    """Print the tables of cores, operations, steps and energies, each with the deviations of our figures."""
     for title, table in cores(lava_dl):
         print(f"### Cores of {title}\n")
         print_table(*table)

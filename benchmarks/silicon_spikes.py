@@ -1,10 +1,10 @@
 """Spikes, currents and potentials that Intel's silicon recorded, against ours: every value of every layer and step.
 
 Files are read from checkouts of lava-nc/lava-dl and neuromorphs/NIR that the user gives; none is part of this project.
-A recording runs on from sample to sample: layer l begins a sample l steps late, is reset then, and before its first
-sample it lives on its biases and on what the layers before it make of theirs. :func:`run_on` restates that with the
-definition of each operation (``Op.evaluate``, ``Spiking.steps``); ``sim`` runs samples, and its spikes are compared at
-the steps of these.
+A recording runs on from sample to sample. Layer l begins each sample l steps late, and is reset at that step. Before
+its first sample, it is driven only by its biases and by the spikes that biases cause in the layers before it.
+:func:`run_on` computes the same with the definition of each operation (``Op.evaluate``, ``Spiking.steps``). ``sim``
+runs samples one by one, so its spikes are only compared at the steps that belong to samples.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ RECORDED = Path("tests/lava/lib/dl/netx/gts/pilotnet_lif")
 OXFORD = Path("tutorials/lava/lib/dl/netx/oxford")
 NIR_LIF = Path("paper/01_lif")
 NIR_DT = 1e-4
-"""Seconds a step of the NIR paper's neuron."""
+"""The duration of a step of the NIR paper's neuron, in seconds."""
 NIR_NEURON = {"weight": 10, "iDecay": 4096, "vDecay": 163, "vThMant": 25}
-"""What the NIR paper's converter gave Loihi (``paper/nir_to_lava.py``): int(256 dt / tau), no memory of the current,
-int(4095 dt / tau), and int(131071 v_threshold) >> 9."""
+"""The integers that the NIR paper's converter gave Loihi (``paper/nir_to_lava.py``): the weight is int(256 dt / tau),
+the current has no memory, the potential's decay is int(4095 dt / tau), the threshold int(131071 v_threshold) >> 9."""
 RESET_INTERVAL = 17
 """Steps after which the recorded PilotNet is reset: its layers begin anew at step l, l + 17, ..."""
 REFRACTORY = 128
-"""What a potential reads after a spike on silicon, which marks a neuron that fired so; ours reads its reset, 0."""
+"""The potential that silicon shows after a spike, as a mark that the neuron fired; ours is 0, its reset."""
 LAYERS = {
     "input": "layer.0",
     **{f"conv-{index}": f"layer.{index + 1}" for index in range(5)},
     **{f"fc-{index}": f"layer.{index + 7}" for index in range(3)},
 }
-"""PilotNet's layers as the recordings name them, and as its file does; fc-3 comes apart."""
+"""PilotNet's layers by their names in the recordings, with those in its file; fc-3 is compared separately."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Row:
     """One comparison.
 
     Attributes:
-        layer: As the recording names it.
-        what: Of it: spikes, u or v, and whose.
-        steps: Of the recording that were compared.
-        compared, differing: Values; None where the recording is absent.
-        note: Why it is absent, or what to know of it.
+        layer: The layer's name in the recording.
+        what: The compared quantity: spikes, u or v, and of which of our runs.
+        steps: The number of the recording's steps that were compared.
+        compared, differing: The number of values; None if they were not compared.
+        note: Why values were not compared, or a remark on the recording.
     """
 
     layer: str
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class States:
-    """What a population does in a recording's steps, each (steps, ...).
+    """A population's spikes, currents and potentials in a recording's steps, each (steps, ...).
 
     Attributes:
         spikes: Zeros and ones.
@@ -84,21 +84,21 @@ class States:
 
 
 def populations(program: Scheduled) -> list[Node[Op]]:
-    """The populations that fire, each of which reads one layer that reads the one before."""
+    """The populations that fire, in order; each reads one layer, which reads the population before."""
     return [node for node in program if isinstance(node.op, Spiking)]
 
 
 def run_on(program: Scheduled, given: Int64Array, interval: int | None, steps: int) -> dict[str, States]:
-    """A chain of layers as hardware runs it: from step 0 on, reset each at its own steps, sample after sample.
+    """Run a chain of layers as hardware does: from step 0 on, each layer with resets at its own steps.
 
     Args:
-        program: Of one population after another.
+        program: A program of one population after another.
         given: (C, H, W), what the input's neurons are given in every step.
-        interval: Steps between resets, the first of layer l at step l; None: no reset.
-        steps: How many to run.
+        interval: The number of steps between resets, the first of layer l at step l; None: no reset.
+        steps: The number of steps to run.
 
     Returns:
-        Of each population.
+        The states of each population, by its name.
     """
     made: dict[str, States] = {}
     sent = np.broadcast_to(given.astype(np.int64), (steps, *given.shape))
@@ -118,7 +118,7 @@ def run_on(program: Scheduled, given: Int64Array, interval: int | None, steps: i
 
 
 def _states(node: Node[Op], current: Int64Array, first: int, interval: int | None) -> States:
-    """A population's states where it is given ``current``, (steps, ...), and reset at ``first``."""
+    """A population's states for ``current``, (steps, ...), with resets every ``interval`` steps from ``first`` on."""
     assert isinstance(node.op, Spiking)
     steps = len(current)
     resets = [] if interval is None else list(range(first, steps, interval))
@@ -174,7 +174,7 @@ def _row(name: str, what: str, mine: Int64Array, theirs: Int64Array | None) -> R
 
 
 def _sim_row(name: str, sample: npt.NDArray[np.bool_], theirs: Int64Array | None, first: int) -> Row:
-    """Of the steps of samples: the sample begins again after its last step."""
+    """Compare sim's spikes with the recording from step ``first`` on; the sample repeats after its last step."""
     if theirs is None:
         return Row(name, "spikes, sim", note="not in this checkout")
     steps = np.arange(first, len(theirs))
@@ -215,7 +215,7 @@ def compare_oxford(checkout: Path) -> list[Row]:
 
 
 def _late_row(mine: Int64Array, wanted: Int64Array, shift: int) -> Row:
-    """The hidden layer's, where the recording is ``shift`` steps later than ours."""
+    """The row of the hidden layer, if the recording is ``shift`` steps later than our spikes."""
     own = mine[max(0, -shift) : len(mine) - max(0, shift)]
     theirs = wanted[max(0, shift) : len(wanted) + min(0, shift)]
     note = f"recorded {shift} step(s) later than a synapse's one" if shift else ""
@@ -223,7 +223,7 @@ def _late_row(mine: Int64Array, wanted: Int64Array, shift: int) -> Row:
 
 
 def compare_nir(checkout: Path) -> list[Row]:
-    """The NIR paper's neuron on Loihi: with the integers that it had there, and as we compile its NIR file."""
+    """The NIR paper's neuron on Loihi: once with the integers that it had there, once as we compile its NIR file."""
     record = checkout / NIR_LIF / "lif_lava_loihi_fixed.csv"
     if not record.is_file():
         return [Row("lif", "spikes", note="not in this checkout")]
@@ -234,7 +234,7 @@ def compare_nir(checkout: Path) -> list[Row]:
         path = Path(folder) / "lif.net"
         write_neuron(path)
         exact = compile_network(path, CompileOptions(timesteps=steps)).program
-    # all that comes in reaches the neuron a step later
+    # every input reaches the neuron one step later
     late = np.concatenate([np.zeros(1), given[:-1]]).astype(np.int64)
     states = _states(populations(exact)[0], late.reshape(-1, 1, 1, 1) * NIR_NEURON["weight"], 0, None)
     rows = [
@@ -266,7 +266,7 @@ HEADER = ("layer", "what", "steps", "compared", "differing", "note")
 
 
 def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Rows under :data:`HEADER`, and their sum last."""
+    """The cells of rows, in the order of :data:`HEADER`, with a row of their sums at the end."""
     counted = [row for row in rows if row.compared is not None]
     sums = sum(row.compared or 0 for row in counted), sum(row.differing or 0 for row in counted)
     return [_shown(row) for row in (*rows, Row("all", "", 0, *sums))]

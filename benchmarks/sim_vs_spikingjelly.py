@@ -1,26 +1,27 @@
-"""How fast sim is beside SpikingJelly: the same checkpoint, the same images, the same machine, in turn.
+"""How fast sim is compared with SpikingJelly: the same checkpoint, images and machine, in turn.
 
     python benchmarks/sim_vs_spikingjelly.py                          # Ti and S at 224x224, T = 4, batches of 1 and 8
     python benchmarks/sim_vs_spikingjelly.py --variants ti --batches 8 --contestants eager
     python benchmarks/sim_vs_spikingjelly.py --device cuda --spikingjelly-2 PATH --seconds 300
 
 SpikingJelly runs the float32 checkpoint in inference mode; sim runs the integers that the compiler makes of it. A
-contestant's name says how SpikingJelly runs: ``eager``, or through torch.compile as it is (``compiled``), with frozen
-weights (``frozen``) or in CUDA graphs (``graphs``); by its neurons for cupy (``cupy``); with 16-bit floats where torch
-thinks fit (``autocast``: float16 on a GPU, bfloat16 on a CPU). ``2-`` before it means SpikingJelly 2, unpacked in the
-folder that --spikingjelly-2 names, which picks its neurons' kernels itself. ``sim-narrow`` is sim, given its integers
-in as few bytes as hold them. Each contestant and batch is a process of its own, which waits while the others run.
+contestant's name says how SpikingJelly runs: without torch.compile (``eager``), through torch.compile (``compiled``),
+through torch.compile with frozen weights (``frozen``) or in CUDA graphs (``graphs``), with its neurons for cupy
+(``cupy``), and with 16-bit floats where torch's autocast chooses them (``autocast``: float16 on a GPU, bfloat16 on a
+CPU). ``2-`` at the beginning means SpikingJelly 2, unpacked in the folder that --spikingjelly-2 names; it chooses its
+neurons' kernels itself. ``sim-narrow`` is sim with its input integers in the fewest bytes that hold them. Each
+contestant and batch is a process of its own, which waits while the others run.
 
-On a GPU a run has several batches. sim's clock runs from integers in the host's memory to logits there. SpikingJelly's
-images, one batch of them again and again, are on the device when its clock starts, unless --from-host is given. Memory
-is what torch reserved in a round, energy the whole device's by its own counter.
+On a GPU, a run has several batches. sim's clock runs from integers in the host's memory to logits in the host's memory.
+SpikingJelly gets the same batch of images again and again, which are on the device when its clock starts, unless
+--from-host is given. Memory is what torch reserved in a round. Energy is that of the whole device, by its own counter.
 
---seconds bounds the whole run: what is measured by then is printed. --prepare makes what takes time on the CPU
-(checkpoint, images, program), and --prepared takes it as it is.
+--seconds limits the whole run; what has been measured by then is printed. --prepare makes the files that take time on
+the CPU (checkpoint, images, program), and --prepared uses them as they are.
 
-The networks are random, so nothing is recognised; how often both give an image the same top-1 class is printed all the
-same, and with --exact the first image also runs as quantized.pt in SpikingJelly, in float64, whose spikes must be
-sim's.
+The networks are random, so their classes mean nothing. Even so, the table shows how often both give an image the same
+top-1 class. With --exact, the first image also runs as quantized.pt in SpikingJelly, in float64, whose spikes must
+equal sim's.
 """
 
 from __future__ import annotations
@@ -59,31 +60,31 @@ ON_GPU = ("compiled-autocast", "cupy-autocast", "autocast", "compiled", "cupy", 
 ON_GPU_2 = ("2-compiled-autocast", "2-autocast", "2-compiled", "2-eager")
 BATCHES = {"cpu": (1, 8), "cuda": (32, 128, 1, 8)}
 ROUND_SECONDS = {"cpu": 0.0, "cuda": 0.5}
-"""How long a round of one contestant takes at least; 0: it is one run."""
+"""The least duration of a round of one contestant, in seconds; 0: a round is one run."""
 PREPARING = 0.6
-"""Which share of --seconds the contestants may take to begin, unless --prepare-seconds says otherwise."""
+"""The share of --seconds that the contestants may take to prepare, unless --prepare-seconds is given."""
 IMAGES_A_RUN, MOST_BATCHES = 512, 64
-"""On a GPU a run has so many images, in no more batches than these: data sets do not come a batch at a time."""
+"""The number of images in a run on a GPU, and the most batches for them. A run has many batches, as data sets do."""
 AT_ONCE = {"cpu": 1, "cuda": 8}
-"""How many contestants prepare side by side."""
+"""The number of contestants that prepare side by side."""
 
 
 class Clock:
-    """How much time is left.
+    """A clock that tells how much time is left.
 
     Args:
-        seconds: In all; None: no end.
+        seconds: The time until it ends; None: it never ends.
     """
 
     def __init__(self, seconds: float | None) -> None:
         self._end = math.inf if seconds is None else time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds."""
+        """The time left, in seconds."""
         return max(self._end - time.monotonic(), 0.0)
 
     def until(self, seconds: float | None) -> Clock:
-        """One that ends after so many seconds, if not before."""
+        """A clock that ends after ``seconds`` seconds, or with this clock if that ends earlier."""
         return Clock(min(self.left(), math.inf if seconds is None else seconds))
 
 
@@ -91,12 +92,12 @@ class Worker:
     """A contestant's process.
 
     Args:
-        task: What it runs.
-        environment: Its.
-        log: The file that what it prints is added to; None: nowhere.
+        task: What the process runs.
+        environment: The process's environment variables.
+        log: The file to which the process's messages are appended; None: they are dropped.
 
     Attributes:
-        failure: Why it cannot go on; None: it can.
+        failure: Why the process cannot go on; None if it can.
     """
 
     def __init__(self, task: Task, environment: Mapping[str, str], log: Path | None) -> None:
@@ -120,7 +121,11 @@ class Worker:
         self._lines.put("")
 
     def ask(self, command: Mapping[str, Any], clock: Clock) -> dict[str, Any] | None:
-        """Its answer; None, and ``failure``, where none comes in time or it says that it cannot."""
+        """Send a command and return the answer.
+
+        If no answer comes in time, or the answer is an error, the process is ended, ``failure`` is set, and None is
+        returned.
+        """
         assert self._process.stdin is not None
         started = time.monotonic()
         try:
@@ -143,7 +148,7 @@ class Worker:
         return answer
 
     def end(self, failure: str | None = None) -> None:
-        """End the process."""
+        """End the process; ``failure`` becomes the given reason, unless it has one already."""
         self.failure = self.failure or failure or "no time was left to run"
         self._process.kill()
         self._process.wait()
@@ -154,11 +159,11 @@ class Entry:
     """A contestant on one batch.
 
     Attributes:
-        contestant: Who.
-        batch: How many images.
-        worker: Its process; None: it has not begun.
-        classes: The top-1 class that it gives each image.
-        rounds: What they took.
+        contestant: The contestant.
+        batch: The number of images in the batch.
+        worker: The contestant's process; None if it has not begun.
+        classes: The top-1 class that the contestant gives each image.
+        rounds: The measured rounds.
     """
 
     contestant: Contestant
@@ -169,27 +174,27 @@ class Entry:
 
     @property
     def ready(self) -> bool:
-        """Whether it can run a round."""
+        """Whether the contestant can run a round."""
         return self.worker is not None and self.worker.failure is None
 
     @property
     def failure(self) -> str:
-        """Why it was not measured."""
+        """Why the contestant was not measured."""
         return "no time was left to begin" if self.worker is None else str(self.worker.failure)
 
 
 def environment_of(contestant: Contestant, second: Path | None) -> dict[str, str]:
-    """What a contestant's process finds SpikingJelly by."""
+    """The environment variables of a contestant's process, by which it finds its SpikingJelly."""
     made = dict(os.environ)
     if SECOND in contestant.parts:
         assert second is not None
         made["PYTHONPATH"] = os.pathsep.join(filter(None, (str(second.resolve()), made.get("PYTHONPATH"))))
-    made.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # several compile side by side
+    made.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")  # few, since several contestants compile side by side
     return made
 
 
 def prepare(entry: Entry, clock: Clock) -> None:
-    """Run a contestant's batch for the first time, in time or not."""
+    """Run a contestant's batch for the first time, and print whether it is ready."""
     assert entry.worker is not None
     began = time.monotonic()
     answer = entry.worker.ask({"do": "prepare"}, clock)
@@ -208,15 +213,15 @@ def prepare_all(
     clock: Clock,
     whole: Clock | None = None,
 ) -> None:
-    """Begin all contestants, sim last and alone: its kernels choose their tiles by their speed.
+    """Prepare all contestants; sim comes last and alone, since its kernels choose their tiles by measured speed.
 
     Args:
-        entries: In the order in which they begin.
+        entries: The contestants, in the order in which they begin.
         launch: Starts a contestant's process.
-        at_once: How many may prepare side by side.
-        limit: Seconds for each; None: no limit.
-        clock: After which none of the others begins or is waited for.
-        whole: The same for sim; None: the same clock.
+        at_once: The number of contestants that may prepare side by side.
+        limit: The seconds that each contestant other than sim may take; None: no limit.
+        clock: The time for the contestants other than sim; when it ends, none of them begins or is waited for.
+        whole: The time for sim; None: ``clock`` counts for sim too.
     """
     ours = [entry for entry in entries if SIM in entry.contestant.parts]
 
@@ -232,13 +237,14 @@ def prepare_all(
 
 
 def take_turns(entries: Sequence[Entry], rounds: int, seconds: float, clock: Clock) -> None:
-    """Run contestants round by round, so that what disturbs the machine disturbs all.
+    """Run contestants in turn, round by round, so that a disturbance of the machine affects all of them.
 
     Args:
-        entries: Whose turns they are; their processes end with the last.
-        rounds: How many count.
-        seconds: How long a round of each is, at least. 0: it is one run, and one round more is thrown away to warm up.
-        clock: After which nothing begins.
+        entries: The contestants; their processes end after the last round.
+        rounds: The number of rounds that count.
+        seconds: The least duration of a round of each contestant, in seconds. 0: a round is one run, and a first round
+            that does not count warms up.
+        clock: The time for all rounds; when it ends, no round begins.
     """
     warm = seconds > 0
     for index in range(rounds + (not warm)):
@@ -295,13 +301,13 @@ def _median(rounds: Sequence[Round]) -> Round:
 
 
 def header(*, on_gpu: bool) -> list[str]:
-    """Of the table."""
+    """The table's header."""
     rest = ["spread", "MiB", "J/image"] if on_gpu else ["CPU s", "sim is"]
     return ["", "s", "images/s", "sim is", *rest, "same top-1"]
 
 
 def mismatches(net: Network) -> int:
-    """How many spikes differ between sim and quantized.pt in SpikingJelly, float64, on the first image."""
+    """The number of spikes that differ between sim and quantized.pt in SpikingJelly, float64, on the first image."""
     model = build_model(load_checkpoint(net.checkpoint))
     model.load_state_dict(quantized_state(compile_checkpoint(net.checkpoint).quantized))
     trace, counts = SimBackend().run(net.program, net.samples(1), record=True), []
@@ -316,12 +322,12 @@ def mismatches(net: Network) -> int:
 
 
 def batches_a_run(batch: int) -> int:
-    """How many batches a run on a GPU has."""
+    """The number of batches in a run on a GPU."""
     return max(min(IMAGES_A_RUN // batch, MOST_BATCHES), 1)
 
 
 def files_of(variant: str, folder: Path, *, anew: bool) -> tuple[Path, Path, Path]:
-    """A variant's checkpoint, images and program; the program is compiled anew, or where it is absent."""
+    """The files of a variant's checkpoint, images and program; the program is compiled if it is absent, or ``anew``."""
     path = folder / f"{variant}.safetensors"
     if anew or not path.exists():
         write_program(network(variant, folder).program, path)
@@ -329,7 +335,7 @@ def files_of(variant: str, folder: Path, *, anew: bool) -> tuple[Path, Path, Pat
 
 
 def measure(variant: str, args: argparse.Namespace, clock: Clock) -> list[list[str]]:
-    """All rows of one variant, printed as they come."""
+    """Measure one variant; print the rows of each batch as they come, and return all rows."""
     on_gpu = args.device != "cpu"
     checkpoint, images, program = files_of(variant, args.folder, anew=not args.prepared)
     entries = [
@@ -374,7 +380,7 @@ def measure(variant: str, args: argparse.Namespace, clock: Clock) -> list[list[s
 
 
 def arguments() -> argparse.Namespace:
-    """The command line's, with what it leaves to the device filled in."""
+    """The arguments of the command line; defaults that depend on the device are filled in."""
     parser = argparse.ArgumentParser(description="How fast sim is beside SpikingJelly.")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda", help="(default: cpu)")
     parser.add_argument("--variants", nargs="+", default=["ti", "s"], metavar="NAME")

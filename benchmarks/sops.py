@@ -4,7 +4,7 @@
     python benchmarks/sops.py ti --images 1
     python benchmarks/sops.py --model M.pt --input X.npy # a checkpoint and images of one's own
 
-Exits with 1 where a single layer differs at a single step. The same code is a test at small sizes
+The exit status is 1 if a single layer differs at a single step. A test runs the same code at small sizes
 (``tests/equivalence/test_sops.py``).
 """
 
@@ -24,7 +24,7 @@ MNIST = ROOT / "examples" / "mnist"
 
 
 def main() -> int:
-    """Count, compare and print."""
+    """Count, compare and print; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=["mnist", "ti"], help="mnist, ti, s, m, l (default: mnist ti)")
     parser.add_argument("--images", type=int, default=2, metavar="N", help="(default: %(default)s)")

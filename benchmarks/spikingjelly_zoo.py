@@ -5,8 +5,9 @@
     python benchmarks/spikingjelly_zoo.py --all
 
 A row is printed as soon as its network is done, and all rows as a table at the end. Weights are random, and batch
-normalisations those of the example, so that every population fires. The networks for event cameras and for digits have
-layers of one input size, and take that. Exits with 1 where anything differs that must not.
+normalisations have the statistics of the example, so that every population fires. The networks for event cameras and
+for digits have layers for one input size, and get inputs of that size. The exit status is 1 if anything differs that
+must not.
 """
 
 import argparse
@@ -45,8 +46,8 @@ ONE_EACH = (
 
 
 def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]]:
-    """How each network is made, and the channels and the edge of its images."""
-    # it imports torchvision, for weights to download, which need not be of the same build as torch
+    """By name, a function that makes the network, and the number of channels and the edge of its images."""
+    # SpikingJelly imports torchvision only to download weights; the installed one may not fit this build of torch
     for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
         sys.modules.setdefault(name, types.ModuleType(name))
     sys.modules["torchvision.models.utils"].load_state_dict_from_url = None  # type: ignore[attr-defined]
@@ -72,7 +73,7 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]]:
 
 
 def main() -> int:
-    """Compile, verify and print."""
+    """Compile, verify and print; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="names, or parts of names (default: one of each family)")
     parser.add_argument("--all", action="store_true", help="every network")
@@ -103,12 +104,12 @@ def main() -> int:
 
 
 def named(name: str, word: str, known: Container[str]) -> bool:
-    """Whether a word names a network: as a whole, or, where it is no name, as a part."""
+    """Whether a word selects a network: by its whole name, or, if no network has that name, by a part of its name."""
     return word == name if word in known else word in name
 
 
 def verified(module: nn.Module, example: torch.Tensor) -> tuple[list[str], int]:
-    """Parameters, populations, and mismatches of each check; and whether something is wrong."""
+    """The row's cells: parameters, populations and mismatches of each check; and 1 if something is wrong, else 0."""
     from spikingjelly.activation_based import functional
 
     functional.set_step_mode(module, "m")

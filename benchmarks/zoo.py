@@ -4,10 +4,10 @@
     python benchmarks/zoo.py spikformer sdt --samples 4
     python benchmarks/zoo.py --full spikformer           # Spikformer-8-384 at 224x224: E2 in sim, and what it takes
 
-Where ``examples/zoo`` has a trained checkpoint of a family, that is compiled, calibrated on the digits of
-``examples/mnist``, and its accuracy measured on those held out; else a network of made weights that fires as trained
-ones do. A check is "differing / compared" spikes of some samples; a family that is refused says why. Exits with 1 where
-anything differs that must not.
+If ``examples/zoo`` has a trained checkpoint of a family, it is compiled and calibrated on digits of ``examples/mnist``,
+and its accuracy is measured on the held-out digits. For the other families, the network has random weights with which
+it fires as a trained network does. A check is shown as "differing / compared" spikes of some samples. If a family is
+refused, the reason is printed. The exit status is 1 if anything differs that must not.
 """
 
 import argparse
@@ -54,11 +54,12 @@ MNIST = ROOT / "examples" / "mnist"
 BACKENDS = ("sim", "lava", "onnx")
 CHIP = "loihi2"
 SMALLEST_VARIANCE = 0.05
-"""Of a channel of made weights: one that nothing reaches has none, and a normalisation would make much of it."""
+"""The least variance of a channel in a network of random weights. A channel that no spike reaches has none, and a
+normalisation would amplify it without bound."""
 CALIBRATED_ON = 4
-"""Samples of made weights' normalisations, at least."""
+"""The least number of samples from which normalisations of random weights get their statistics."""
 BATCH = 50
-"""Samples of the float network at once."""
+"""The number of samples that the float network takes at once."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class Network:
     """One network of the table.
 
     Attributes:
-        family: Of the network; a trained one's file is called so.
-        architecture: Of made weights.
+        family: The network's family; a trained checkpoint's file has the same name.
+        architecture: The architecture of the network of random weights.
         size: Edge of its input, in pixels.
         timesteps: T.
-        variant: What tells it from others of its family, in a word.
+        variant: A word that tells the network from others of its family.
     """
 
     family: FamilyName
@@ -81,7 +82,7 @@ class Network:
 
     @property
     def title(self) -> str:
-        """What the table calls it."""
+        """The network's name in the table."""
         return f"{FAMILIES[self.family].title} {self.variant}".strip()
 
 
@@ -135,9 +136,9 @@ class Prepared:
 
     Attributes:
         checkpoint: The file.
-        calibration: Of which its ranges are measured.
-        samples: On which its checks are run; all that are held out of trained networks.
-        labels: Of these, if there are any.
+        calibration: The samples on which ranges are measured.
+        samples: The samples of the checks; for a trained network, all held-out ones.
+        labels: The labels of ``samples``; None if there are none.
     """
 
     checkpoint: Path
@@ -147,7 +148,7 @@ class Prepared:
 
 
 def prepare(net: Network, folder: Path, count: int) -> Prepared:
-    """The trained checkpoint, or one of made weights and so many samples."""
+    """The trained checkpoint with its digits, or a checkpoint of random weights with ``count`` samples."""
     trained = TRAINED / f"{net.family}.pt"
     if trained.exists() and net.variant in ("", "ADD"):
         images, labels = (np.load(MNIST / f"test_{name}.npy") for name in ("images", "labels"))
@@ -163,7 +164,7 @@ def prepare(net: Network, folder: Path, count: int) -> Prepared:
 
 
 def float_accuracy(checkpoint: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> float:
-    """The share of images that the network is right about in float64."""
+    """The share of images that the network classifies correctly in float64."""
     model, right = build_zoo_model(load_zoo_checkpoint(checkpoint)), 0
     for start in range(0, len(images), BATCH):
         functional.reset_net(model)
@@ -174,25 +175,25 @@ def float_accuracy(checkpoint: Path, images: npt.NDArray[np.uint8], labels: npt.
 
 
 def counts(check: Check | None) -> str:
-    """A check, as the table has it."""
+    """A check, as the table shows it."""
     return "-" if check is None else f"{check.mismatched:,} / {check.compared:,}"
 
 
 def compared(compiled: Compiled, samples: npt.NDArray[Any], backend: str) -> Verification:
-    """E2 alone."""
+    """Run E2 alone on a backend."""
     given = read_given(samples, compiled.program, held=compiled.held).samples
     absent = dict.fromkeys((FLOAT_GRAPH, QUANTIZED, ORIGINAL), "is compared once, in sim")
     return verify_sides(Sides(compiled.program, {}, None, None), given, Comparing(backend), not_run=absent)
 
 
 def verified(compiled: Compiled, samples: npt.NDArray[Any], model: Path) -> dict[str, Verification]:
-    """All checks in sim, and E2 in the others."""
+    """Run all checks in sim, and E2 in the other backends; return the results by backend."""
     found = {"sim": compiled.verify(samples, backend="sim", model=model)}
     return found | {name: compared(compiled, samples, name) for name in BACKENDS[1:]}
 
 
 def row(net: Network, folder: Path, samples: int) -> tuple[list[str], str, bool]:
-    """A network's row, of what E3 is demanded if not of all, and whether all is equal that must be."""
+    """A network's row, a note if E3 is not demanded of all samples, and whether all is equal that must be."""
     ready = prepare(net, folder, max(CALIBRATED_ON, samples))
     parameters = sum(each.numel() for each in build_zoo_model(load_zoo_checkpoint(ready.checkpoint)).parameters())
     options = CompileOptions(calibration=ready.calibration, chip=load_chip(CHIP))
@@ -225,7 +226,7 @@ def row(net: Network, folder: Path, samples: int) -> tuple[list[str], str, bool]
 
 
 def table(names: list[str], samples: int) -> bool:
-    """Print the table; whether all is equal that must be."""
+    """Print the table; return whether all is equal that must be."""
     rows, below, right = [], list[str](), True
     with tempfile.TemporaryDirectory() as folder:
         for net in NETWORKS:
@@ -238,7 +239,7 @@ def table(names: list[str], samples: int) -> bool:
                 below += [f"- {net.title}, E3: {terms}"] if terms else []
             except ResformerError as error:
                 cells = ["refused", *["-"] * (len(HEADER) - 2)]
-                # lines of code are named by their path on this machine
+                # messages name lines of code by their path on this machine, which is removed
                 below.append(f"- {net.title} is refused: {str(error).replace(f'{ROOT}/src/', '')}")
             print(f"{net.title}: {time.monotonic() - started:.0f} s", file=sys.stderr)
             rows.append([net.title, *cells])
@@ -248,7 +249,7 @@ def table(names: list[str], samples: int) -> bool:
 
 
 def full(net: Network) -> bool:
-    """Compile a network of full size, place it, and compare one image in sim with the reference: are they equal?"""
+    """Compile and place a network of full size; return whether sim equals the reference on one image."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         ready = prepare(net, Path(folder), 2)
@@ -277,7 +278,7 @@ def full(net: Network) -> bool:
 
 
 def main() -> int:
-    """Print what was asked for."""
+    """Print the table, or the figures of one full-size network; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help=f"of {', '.join(FAMILIES)} (default: all)")
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="of each check (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, and what is left of those that were killed half-way."""
+"""Files and folders that appear complete or not at all, and the removal of what killed processes left behind."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ if sys.platform != "win32":  # there, work folders of killed processes stay
     import fcntl
 
 OWNER = "resformer-at-work"
-"""In each work folder: a file that the process which made the folder keeps locked, and the system unlocks at its end.
-"""
+"""The file in each work folder that the folder's process keeps locked; the system unlocks it when the process ends."""
 TEMPORARY = "resformer"
-"""What temporary folders are called, between a point and letters that differ."""
+"""The fixed part of the names of temporary folders, after a dot and before random letters."""
 RENAME_EXCHANGE = 2
-"""Linux's flag of ``renameat2``."""
+"""Linux's flag of ``renameat2`` by which two paths take each other's place."""
 AT_FDCWD = -100
 """Linux's descriptor of the current folder, for paths that name no other."""
 TRIES = 100
-"""To make a work folder, which another process may take for abandoned at once."""
+"""Attempts to make a work folder: another process may take a new folder for abandoned and remove it."""
 OWNED = b"A folder that resformer works in; it can be removed once that process has ended.\n"
 
 
@@ -41,7 +40,7 @@ def is_stream(path: Path) -> bool:
 
 
 def resolved(path: Path) -> Path:
-    """A path without links, absolute; what it leads to need not be there.
+    """The absolute path without links; the file or folder at its end need not exist.
 
     Raises:
         OSError: Its links lead in circles, or it is no path.
@@ -57,7 +56,7 @@ def resolved(path: Path) -> Path:
 
 
 def is_inside(path: Path, directory: Path) -> bool:
-    """Whether a file or a folder is a directory, or in it: by its name, by where links lead, or by a second name."""
+    """Whether a path is a directory or lies in it: by its name, by where its links lead, or as a hard link."""
     if not directory.is_dir():
         return False
     lexically = Path(os.path.abspath(path))  # noqa: PTH100 # resolve() would follow links
@@ -75,7 +74,7 @@ def is_inside(path: Path, directory: Path) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file, of bytes, that appears complete or not at all; a device or a pipe is written to as it is.
+    """Write a file of bytes that appears complete or not at all; a device or a pipe is written to directly.
 
     Folders above it are made.
 
@@ -83,7 +82,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         OSError: It cannot be written.
     """
     if is_stream(path):
-        # renaming would put a file in the place of /dev/null; and what is an archive wants to know where it is
+        # renaming would put a file in the place of /dev/null; and writers of archives ask a file for its position
         content = io.BytesIO()
         write(content)
         with named(path), path.open("wb") as file:
@@ -100,7 +99,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, likewise; what of a file's name was no text stays readable.
+    """Write a text in UTF-8, as :func:`write_atomically` does; bytes of a file's name that are no text are escaped.
 
     Raises:
         OSError: It cannot be written.
@@ -110,7 +109,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON for people to read as well, likewise.
+    """Write JSON that people can read as well, as :func:`write_atomically` does.
 
     Raises:
         OSError: It cannot be written.
@@ -128,18 +127,18 @@ def named(path: Path) -> Iterator[None]:
 
 
 def _nothing(folder: Path) -> None:
-    """Nothing of the user's is ever in the folder."""
+    """Rescue nothing, since nothing of the user's is ever in the folder."""
 
 
 @contextlib.contextmanager
 def work_folder(path: Path, rescue: Callable[[Path], None] = _nothing) -> Iterator[Path]:
-    """A hidden folder beside a path, for what will take the path's place; gone at the end, whatever happens.
+    """A hidden folder beside a path, for content that will take the path's place; it is removed at the end in any case.
 
     Folders above the path are made. Work folders for the same path that killed processes left behind are removed first.
 
     Args:
-        path: Resolved.
-        rescue: Given such a folder before it is removed, moves what must not be lost out of it. If it raises
+        path: The path, resolved.
+        rescue: Called with a work folder before it is removed, to move out of it what must not be lost. If it raises
             ``OSError``, the folder stays.
 
     Raises:
@@ -160,7 +159,7 @@ def work_folder(path: Path, rescue: Callable[[Path], None] = _nothing) -> Iterat
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder where the system has temporary files; the next one removes what killed processes left of theirs.
+    """A folder among the system's temporary files; those that killed processes left behind are removed first.
 
     Raises:
         OSError: It cannot be made.
@@ -173,12 +172,12 @@ def exchange(path: Path, other: Path) -> bool:
     """Let two files or folders take each other's place, such that at no moment either place is empty.
 
     Returns:
-        Whether they did: not where the system or the file system cannot, or where one of them is absent.
+        Whether they were exchanged: False where the system or file system cannot, or where one of them does not exist.
     """
     rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False
-    # as renaming in Python does, so that whoever watches it learns of this as well
+    # os.rename raises this event, so audit hooks that watch renaming learn of the exchange as well
     sys.audit("os.rename", path, other, -1, -1)
     done: int = rename(AT_FDCWD, os.fsencode(path), AT_FDCWD, os.fsencode(other), ctypes.c_uint(RENAME_EXCHANGE))
     return done == 0
@@ -215,11 +214,11 @@ def _make(path: Path) -> tuple[Path, int]:
 
 
 def reap(path: Path, rescue: Callable[[Path], None]) -> None:
-    """Remove the work folders for a path whose processes are dead; what is not certainly one stays.
+    """Remove a path's work folders whose processes are dead; a folder that is not certainly one of them stays.
 
     Args:
-        path: As given to :func:`work_folder`.
-        rescue: Likewise.
+        path: The path, as given to :func:`work_folder`.
+        rescue: The callback, as given to :func:`work_folder`.
 
     Raises:
         OSError: The folder that the path is in cannot be read.
@@ -231,7 +230,7 @@ def reap(path: Path, rescue: Callable[[Path], None]) -> None:
         found = [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name) and not entry.is_symlink()]
     for folder in found:
         with contextlib.suppress(OSError):
-            # one whose process was killed as it made or removed it
+            # an empty folder's process was killed while it made or removed the folder
             folder.rmdir()
         with contextlib.suppress(OSError):
             owner = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -243,9 +242,9 @@ def reap(path: Path, rescue: Callable[[Path], None]) -> None:
 
 
 def _is_ours(folder: Path, mark: bytes) -> bool:
-    """Whether a folder of this user holds our mark, or nothing but the beginning of one.
+    """Whether a folder belongs to this user and holds our mark, or nothing but the beginning of one.
 
-    Where everybody may write, nobody else can put another folder in the place of ours.
+    The owner is checked because, where everybody may write, a folder of that name may be somebody else's.
     """
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
@@ -257,7 +256,7 @@ def _lock(descriptor: int, *, wait: bool = True) -> bool:
     """Lock a file until its descriptor is closed, here and in processes forked from us.
 
     Returns:
-        Whether it is locked: not where another process has locked it, nor where the file system has no locks.
+        Whether it is locked: False where another process has locked it, or where the system has no such locks.
     """
     if sys.platform == "win32":
         return False

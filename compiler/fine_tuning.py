@@ -3,7 +3,7 @@
 ``prepare`` freezes a quantization plan and returns the network with weights and biases rounded by it as they are used.
 Gradients pass the rounding as if it were not there (the straight-through estimator, Bengio et al., arXiv 1308.3432),
 and stop at weights beyond the largest mantissa. The checkpoint that ``save`` writes holds the plan, so that the
-compiler makes the same integers of it.
+compiler makes the same integers from it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Float64Array = npt.NDArray[np.float64]
 NEAREST = 0.49
 """How far, in units, a value may lie from the multiple that it is to be rounded to."""
 SMALL_FLOATS = (torch.float16, torch.float32)
-"""Types that a checkpoint's tensors are stored in where they hold every value exactly; else float64."""
+"""The types that a checkpoint's tensor is stored in if they hold every value exactly; if not, it stays as it is."""
 
 
 def prepare(
@@ -57,23 +57,23 @@ def prepare(
     plan: QuantizationPlan | None = None,
     calibrated: bool = False,
 ) -> QuantizedSpikingResformer:
-    """A copy of a network to be fine-tuned, quantized as it is used.
+    """Make a copy of a network for fine-tuning; its weights and biases are quantized as they are used.
 
     Batch normalisation is folded with its running statistics, and DSSA's rates are folded too: training no longer
     changes either, and no longer depends on the batch. It may be trained under autocast and
-    ``DistributedDataParallel``: in bfloat16 mantissas of up to 9 bits are exact, and what is saved are the integers.
+    ``DistributedDataParallel``: in bfloat16 mantissas of up to 9 bits are exact, and a checkpoint holds the integers.
 
     Args:
-        model: Trained; left as it is.
+        model: The trained network; it is not changed.
         bits: Width of a weight, sign included, 2 to 15, as ``--weight-bits``; 8 if None.
         calibration: Samples to measure currents on, (N, C, H, W) or (N, T, C, H, W), real numbers or pixels of 8 bits;
             None to estimate the currents from the weights.
         plan: Scales, widths and exponents, such as a ``Compilation``'s, in place of ``bits`` and ``calibration``.
         calibrated: Begin from the exponents and integers that calibration chooses for those samples, rather than from
-            each weight's nearest: at few bits, far nearer to the float network.
+            the integer nearest to each weight. With few bits, this is far nearer to the float network.
 
     Returns:
-        The network in training mode, its parameters of the type that the model's are.
+        The network in training mode; its parameters have the type of the model's.
 
     Raises:
         ResformerError: The network or the samples cannot be quantized; the message says what to do.
@@ -116,7 +116,7 @@ class QuantizedSpikingResformer(SpikingResformer):
     ``Program.is_dyadic`` holds; in float32 it is as near as float32 comes. Train it as any network of SpikingJelly.
 
     Attributes:
-        plan: Frozen.
+        plan: The quantization plan, which is frozen.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class QuantizedSpikingResformer(SpikingResformer):
         self.plan = plan
         self._input = graph.input.name
         self._fixed: dict[str, torch.Tensor] = {}
-        """What training never changes: normalisations that do nothing, and DSSA's rates, which make its scales one."""
+        """Tensors that training never changes: idle normalisations, and DSSA's rates, which make its scales one."""
         patches = patch_counts(model.architecture, model.image_size, model.feature_rounding)
         state = quantized_state(quantize(graph, plan, ties=False), neuron=model.architecture.neuron, patches=patches)
         state |= {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".w")}
@@ -146,7 +146,7 @@ class QuantizedSpikingResformer(SpikingResformer):
     def _quantize(self, graph: Graph[nir.NIRNode], rounded: Mapping[str, LayerIntegers]) -> None:
         """Put the graph's own weights and biases in place, to be rounded as they are used.
 
-        Those that are to be rounded otherwise than to the nearest move to where that is the nearest, and no further.
+        A value that is to be rounded to another multiple than its nearest moves until that one is the nearest.
         """
         values: dict[str, Float64Array] = {}
         units: dict[str, Float64Array] = {}
@@ -191,7 +191,7 @@ class QuantizedSpikingResformer(SpikingResformer):
         return super().forward(torch.round(x / unit).clamp(-high, high) * unit)
 
     def train(self, mode: bool = True) -> QuantizedSpikingResformer:
-        """Set the mode of the neurons, which only in training have gradients; DSSA's rates stay as they are."""
+        """Set the mode of the neurons, which have gradients only in training mode; DSSA's rates stay as they are."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, DSSA):
@@ -207,7 +207,7 @@ class QuantizedSpikingResformer(SpikingResformer):
         return self
 
     def export_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What training changes, under the authors' names: the rounded weights and biases, as they are used."""
+        """The tensors that training changes, by the authors' names: rounded weights and biases, and neurons' decays."""
         for name, module in self.named_modules():
             if parametrize.is_parametrized(module):
                 for parameter in ("weight", "bias"):
@@ -217,9 +217,9 @@ class QuantizedSpikingResformer(SpikingResformer):
                 yield f"{name}.w", module.w.detach()
 
     def export(self) -> SpikingResformer:
-        """The network as it is now, as an ordinary one in float64 and eval mode: what the authors' code can load.
+        """The network as it is now, as an ordinary network in float64 and eval mode that the authors' code can load.
 
-        Given samples that are already rounded, it computes what this one does.
+        Given samples that are already rounded, it computes what this network does.
         """
         exact = copy.deepcopy(self).cpu().double()
         plain = SpikingResformer(**_built_as(self)).double()
@@ -227,13 +227,13 @@ class QuantizedSpikingResformer(SpikingResformer):
         return plain.eval()
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint that the compiler makes the same integers of.
+        """Write a checkpoint from which the compiler makes the same integers.
 
-        It is an ordinary one, as ``export`` has it, with the plan beside; each tensor has the smallest type that holds
-        it exactly. The file appears whole or not at all.
+        It is an ordinary checkpoint of what ``export`` returns, with the plan added. Each tensor has the smallest type
+        that holds it exactly. The file appears whole or not at all.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         content = {
             "model": {name: _compact(tensor) for name, tensor in self.export().state_dict().items()},
@@ -249,7 +249,7 @@ class QuantizedSpikingResformer(SpikingResformer):
 
 
 def _moved(value: Float64Array, multiple: npt.NDArray[Any], unit: Float64Array | float) -> Float64Array:
-    """The value, or what is nearest to it and rounds to a given multiple of the unit."""
+    """The value, moved as little as needed so that it rounds to a given multiple of the unit."""
     moved: Float64Array = np.clip(value, (multiple - NEAREST) * unit, (multiple + NEAREST) * unit)
     return moved
 
@@ -266,12 +266,12 @@ def _built_as(model: SpikingResformer) -> dict[str, Any]:
 
 
 class FakeQuantization(nn.Module):
-    """Rounds a parameter to multiples of a unit as it is used; the gradient passes, where it is not clipped.
+    """Rounds a parameter to multiples of a unit as it is used; the gradient passes where the value is not clipped.
 
     Args:
-        unit: What is rounded to multiples of, broadcast against the parameter.
-        limit: The largest multiple, likewise.
-        shift: Taken from the result, so that ties between potential and threshold fall as Loihi has them.
+        unit: The unit whose multiples the parameter is rounded to, broadcast against the parameter.
+        limit: The largest multiple, broadcast against the parameter.
+        shift: Subtracted from the result, so that ties between potential and threshold are decided as on Loihi.
     """
 
     unit: torch.Tensor

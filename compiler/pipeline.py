@@ -92,7 +92,7 @@ __all__ = [
 ]
 
 Observer: TypeAlias = Callable[[str, "Graph[Any]"], None]
-"""Told each pass's name and result, the import's included."""
+"""Called with the name and the result of each pass, the import included."""
 GraphT = TypeVar("GraphT", bound="Graph[Any]")
 MadeT = TypeVar("MadeT", bound="Graph[Any]")
 InputT = TypeVar("InputT")
@@ -100,13 +100,13 @@ InputT = TypeVar("InputT")
 FloatPass: TypeAlias = Callable[[Graph[nir.NIRNode]], Graph[nir.NIRNode]]
 
 LAYER_PASSES: tuple[FloatPass, ...] = (fold_level_norms, weigh_factors, fold_batchnorm, merge_chains)
-"""The first that are done to a module's graph, after which it still holds the module's own layers."""
+"""The first passes over a module's graph, after which the graph still holds the module's own layers."""
 
 LAYOUT_SAMPLES = 4
-"""Of the calibration samples, how many are run to see which neurons are active."""
+"""The most calibration samples that are run to see which neurons are active."""
 
 INTEGER_PASSES: tuple[Callable[[Unscheduled], Unscheduled], ...] = (stack_synapses, place_biases, bound_ranges)
-"""What is done to the integers of every network; then ``balance_delays`` schedules them."""
+"""The passes over the integers of every network; then ``balance_delays`` schedules them."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class Compilation:
         program: The integers, scheduled: what runs.
         ranges: The magnitudes that scales were chosen from, by node; empty where the checkpoint brought a plan.
         plan: The scales, widths and exponents.
-        placement: The program on neurocores, which it may exceed (``Placement.require``); None if no chip was named.
-        calibration_samples: How many samples ranges were measured on; None if they were estimated.
-        preprocessing: What whoever runs the program does to samples first.
+        placement: The program on neurocores, which may not fit (``Placement.require``); None if no chip was named.
+        calibration_samples: The number of samples that ranges were measured on; None if ranges were estimated.
+        preprocessing: What must be done to samples before the program runs on them.
         classes: The names of the classes, class 0 first, if they are known.
         sample_notes: What a reader should know of the calibration samples, a sentence each.
         warnings: What the user should know of the source, or of what was proved of the program, a line each.
@@ -143,7 +143,7 @@ class Compilation:
 
     @property
     def network(self) -> Graph[nir.NIRNode]:
-        """The float graph that goes to others: of a module its own layers, batch normalisations folded."""
+        """The float graph for other tools; a module's has the module's own layers, with batch normalisations folded."""
         if self.source.module is None:
             return self.folded
         graph = self.source.module.traced.graph
@@ -157,9 +157,9 @@ class Route(Generic[InputT]):
     """What is particular to networks of one kind; all that follows is the same for every network.
 
     Attributes:
-        name: What they are, in words.
-        importer: Makes a float graph of one.
-        float_passes: What is done to that graph before it is quantized, in this order.
+        name: The kind of network, in words.
+        importer: Makes the float graph of a network.
+        float_passes: The passes over that graph before it is quantized, in this order.
     """
 
     name: str
@@ -168,7 +168,7 @@ class Route(Generic[InputT]):
 
     @property
     def pass_names(self) -> tuple[str, ...]:
-        """The steps of compiling, as an observer is told them."""
+        """The names of the steps of compiling, as an observer is told them."""
         floats, integers = ([each.__name__ for each in passes] for passes in (self.float_passes, INTEGER_PASSES))
         return ("import", *floats, "quantize", *integers, balance_delays.__name__)
 
@@ -229,7 +229,7 @@ def checkpoint_route(path: Path, options: CompileOptions | None = None) -> Route
     """The route of a checkpoint, by the family that its tensors are of.
 
     Raises:
-        InputError: An option is for sources of other kinds, which is said before the file is read.
+        InputError: An option is for sources of other kinds; this is checked before the file is read.
         FileFormatError: It cannot be read.
     """
     if options is not None:
@@ -238,10 +238,10 @@ def checkpoint_route(path: Path, options: CompileOptions | None = None) -> Route
 
 
 def route_of(source: Path | ModuleInput, options: CompileOptions | None = None) -> Route[Any]:
-    """The route of a network: a NIR file or a netx network is told by the end of its name, a checkpoint by neither.
+    """The route of a network: NIR files and netx networks are known by their suffixes; other files are checkpoints.
 
     Raises:
-        InputError: It is a checkpoint, and an option is for sources of other kinds.
+        InputError: The file is a checkpoint, and an option is for sources of other kinds.
         FileFormatError: The file cannot be read.
     """
     if isinstance(source, ModuleInput):
@@ -262,8 +262,8 @@ def compile_network(
     Args:
         source: A checkpoint, a NIR file, a netx network, or a module in memory.
         options: Choices; the defaults where None.
-        observe: Told each pass's name and result.
-        progress: Told of each layer that is calibrated.
+        observe: Called with each pass's name and result.
+        progress: Called for each layer that is calibrated.
 
     Raises:
         ResformerError: The network or a choice cannot be compiled; the message says what to do.
@@ -347,11 +347,11 @@ def _compile(
 
 
 def _check_layout_options(options: CompileOptions) -> None:
-    """Refuse what no layout can be looked for with, before anything is compiled.
+    """Refuse options with which no layout can be searched for, before anything is compiled.
 
     Raises:
-        InputError: Its aim is unknown or needs a chip that there is not, its seed is negative, or it is to take fewer
-            cores than the fewest.
+        InputError: The aim is unknown, or needs a chip and none is given; the seed is negative; or the layout may only
+            take fewer cores than the network needs.
     """
     if options.optimize not in get_args(Aim):
         raise InputError(f"optimize: {options.optimize!r} is unknown; choose one of {', '.join(get_args(Aim))}")
@@ -376,7 +376,7 @@ def _placed(
     samples: npt.NDArray[np.float64] | None,
     progress: Progress | None,
 ) -> Placement:
-    """The program on a chip, laid out for what the user wants; for the fewest cores where it does not fit."""
+    """The program on a chip, laid out for the user's aim, or for the fewest cores if it does not fit."""
     fewest = place(program, chip)
     if options.optimize == "cores" or fewest.violations:
         return fewest
@@ -408,15 +408,15 @@ def _calibrate(
     options: CompileOptions,
     progress: Progress | None,
 ) -> tuple[Mapping[str, float], InputData | None, Calibrated]:
-    """What quantizing rests on.
+    """Choose the plan of a network, and round its weights for the samples, if there are any.
 
     Returns:
-        The magnitudes of currents, what is known of the input, and the plan that suits them; weights rounded for the
-        samples, if there are any.
+        The magnitudes of currents; what data say of the input, None if there are none; and the plan, with the weights
+        that were rounded for the samples.
     """
     config = options.resolved_quantization
     stated = graph.metadata.get("input_scale_exp")
-    if config.input_scale_exp is None and isinstance(stated, int):  # in a quantized network of ours
+    if config.input_scale_exp is None and isinstance(stated, int):  # stated by a quantized network of ours
         config = replace(config, input_scale_exp=stated)
     if options.synapse_budget is not None and config.layer_bits:
         raise InputError("synapse budget: chooses every layer's width; leave out the widths by layer, or the budget")
@@ -453,7 +453,7 @@ def _with_input_notices(
     samples: npt.NDArray[np.float64] | None,
     options: CompileOptions,
 ) -> Source:
-    """A source with what its reader should know of the input: its range, and what rounding costs calibration data."""
+    """A source with notices about the input: its range, and how much rounding changes the calibration data."""
     if options.quantization.input_range is not None:
         sentence = describe_input(graph, plan, ", as --input-range says")
     elif seen is not None:
@@ -470,10 +470,10 @@ def _with_input_notices(
 
 
 def _checked(plan: QuantizationPlan, graph: Graph[nir.NIRNode], path: Path | None) -> QuantizationPlan:
-    """The plan that a checkpoint brought, if it is one for its network.
+    """The plan that a checkpoint brought, checked to belong to its network.
 
     Raises:
-        FileFormatError: It is not.
+        FileFormatError: The plan does not belong to the network.
     """
     try:
         plan.check_fits(graph)
@@ -487,7 +487,7 @@ def _own_files_refused(route: Route[InputT], given: InputT) -> Iterator[None]:
     """Refuse a float graph of ours that was changed so that its metadata no longer say which passes are to come.
 
     Raises:
-        FileFormatError: What a pass rests on does not hold, and the graph came from a file of ours.
+        FileFormatError: What a pass assumes does not hold, and the graph came from a file of ours.
     """
     try:
         yield
@@ -506,7 +506,7 @@ class _Step:
         self._observe = observe
 
     def run(self, transform: Callable[[GraphT], MadeT], graph: GraphT) -> MadeT:
-        """Apply one pass; an error that it raises names it."""
+        """Apply one pass; an error that the pass raises gets a note with the pass's name."""
         try:
             return self.done(transform.__name__, transform(graph))
         except ResformerError as error:
@@ -514,7 +514,7 @@ class _Step:
             raise
 
     def done(self, name: str, graph: GraphT) -> GraphT:
-        """Verify what a pass made, and show it."""
+        """Verify the result of a pass, and show it to the observer."""
         if isinstance(graph, Program):
             verify_program(graph)
         else:

@@ -1,4 +1,4 @@
-"""Zip archives of strangers: the directory is bounded before it is read, and members before they are unpacked."""
+"""Zip archives from strangers: the directory's size and the members' number and names are checked first."""
 
 import io
 import struct
@@ -13,11 +13,11 @@ def open_archive(file: BinaryIO) -> zipfile.ZipFile:
     """Open an archive for reading.
 
     Args:
-        file: Open; it must stay so as long as the archive is used.
+        file: An open file; it must stay open as long as the archive is used.
 
     Raises:
-        FileFormatError: It has too many members, or two of one name.
-        Exception: It is damaged.
+        FileFormatError: The directory is too large, or the archive has too many members or two members of one name.
+        Exception: The archive is damaged; ``zipfile`` raises errors of many types.
     """
     archive = zipfile.ZipFile(_Bounded(file))
     require_within(len(archive.infolist()), MOST_MEMBERS, "has {} members")
@@ -30,25 +30,26 @@ def open_archive(file: BinaryIO) -> zipfile.ZipFile:
 
 
 END = struct.Struct("<4s4H2LH")
-"""An archive's last record: signature, … where its directory begins, the length of a comment behind it."""
+"""An archive's end record: signature, …, offset of the directory, length of the comment after the record."""
 END_64 = struct.Struct("<4sQ2H2L4Q")
-"""The one of large archives, which lies before: signature, … where the directory begins."""
+"""The second end record of large archives (zip64), before the locator: signature, …, offset of the directory."""
 LOCATOR = struct.Struct("<4sLQL")
-"""What lies between them: signature, …, where that one is, …"""
+"""The locator of the zip64 end record, between the two end records: signature, …, offset of the zip64 record, …"""
 
 
 def require_one_reading(file: BinaryIO, archive: zipfile.ZipFile) -> None:
-    """Refuse an archive in which another reader than Python's may find other members, or others of the same names.
+    """Refuse an archive in which PyTorch's reader may find other members than Python's reader.
 
-    PyTorch's takes no notice of upper and lower case, nor of what lies before an archive, and goes where the last
-    records say; Python goes where they are, and ends names at a zero.
+    PyTorch's reader ignores upper and lower case in names, and looks for the directory at the offset that the end
+    records state. Python's reader looks directly before the end records, whatever offset they state, and cuts names at
+    a zero byte.
 
     Args:
-        file: The archive's.
-        archive: As ``open_archive`` returns it.
+        file: The archive's file.
+        archive: The archive, as ``open_archive`` returns it.
 
     Raises:
-        FileFormatError: It may.
+        FileFormatError: The two readers may find different members.
     """
     names: set[str] = set()
     for info in archive.infolist():
@@ -71,29 +72,29 @@ def require_one_reading(file: BinaryIO, archive: zipfile.ZipFile) -> None:
 
 
 class _Bounded(io.BufferedIOBase):
-    """A file of which nothing larger than a directory is read at once, as Python reads that whole."""
+    """A file that refuses a read of a size over ``LARGEST_DIRECTORY``: ``zipfile`` reads a directory in one call."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Some bytes."""
+        """Read ``size`` bytes, or all that are left if it is negative or None."""
         size = -1 if size is None else size
         require_within(size, LARGEST_DIRECTORY, "its directory has {} bytes")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Move."""
+        """Move to a position, and return it."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Where it stands."""
+        """The position, in bytes."""
         return self._file.tell()
 
     def seekable(self) -> bool:
-        """It is."""
+        """Whether positions can be set: yes."""
         return True
 
     def readable(self) -> bool:
-        """It is."""
+        """Whether the file can be read: yes."""
         return True

@@ -1,4 +1,4 @@
-"""The boundary at which a stranger's file is read: whatever goes wrong behind it is one error that names the file."""
+"""The boundary at which a stranger's file is read: whatever goes wrong inside becomes one error that names the file."""
 
 import contextlib
 import lzma
@@ -14,10 +14,11 @@ from pathlib import Path
 from resformer.errors import FileFormatError, ResformerError
 from resformer.models.limits import printable, quote, require_within
 
-# So many since the libraries behind a boundary are many, and none says what it raises: h5py, nir (which asserts, and
-# looks up attributes and keys that a file names), NumPy (which parses headers as Python), zip archives and the ways to
-# compress them. Whoever gives a damaged file is told which one and what to do, and finds what was raised as the cause.
-# It is not Exception: a NameError or an ImportError is a mistake of ours whatever the file, and passes.
+# The list is long because many libraries read files, and none documents what it raises: h5py, nir (which asserts, and
+# looks up attributes and keys that a file names), NumPy (which parses headers as Python), and the readers of zip
+# archives and of compressed data. The user is told which file is damaged and what to do; the original error is the
+# cause of the new one. Exception itself is not listed: a NameError or an ImportError is a mistake in our code, whatever
+# the file, and passes unchanged.
 DAMAGE: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
@@ -36,24 +37,24 @@ DAMAGE: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What libraries raise at a damaged file. RecursionError and NotImplementedError are RuntimeErrors, KeyError and
-IndexError are LookupErrors, OverflowError is an ArithmeticError, and errors of Unicode are ValueErrors."""
+"""Errors that libraries raise for a damaged file. RecursionError and NotImplementedError are RuntimeErrors, KeyError
+and IndexError are LookupErrors, OverflowError is an ArithmeticError, and errors of Unicode are ValueErrors."""
 
 
 @contextlib.contextmanager
 def boundary(path: str | Path, remedy: str, *, what: str = "damaged") -> Iterator[None]:
-    """Turn what a damaged file causes into an error that names it.
+    """Turn the errors that a damaged file causes into one error that names the file.
 
-    Errors of ours other than those of a file's format say already what is wrong, and pass.
+    Our own errors other than ``FileFormatError`` already say what is wrong, and pass unchanged.
 
     Args:
         path: The file.
-        remedy: What to do about it, for the end of the message.
-        what: What it is then, in a word or two.
+        remedy: What the user can do about it, for the end of the message.
+        what: What the message calls a file that cannot be read, in a few words.
 
     Raises:
         FileFormatError: Reading failed.
-        FileNotFoundError: There is no such file; it can have several meanings, which the reader knows.
+        FileNotFoundError: The file does not exist. The error passes unchanged, since the caller knows what it means.
     """
     try:
         yield
@@ -61,7 +62,7 @@ def boundary(path: str | Path, remedy: str, *, what: str = "damaged") -> Iterato
         raise
     except FileFormatError as error:
         named = f"{printable(str(path))}: "
-        # a boundary further in has named it
+        # an inner boundary has already named the file
         if str(error).startswith(named):
             raise
         raise FileFormatError(f"{named}{error}") from error
@@ -75,39 +76,41 @@ def boundary(path: str | Path, remedy: str, *, what: str = "damaged") -> Iterato
 
 @contextlib.contextmanager
 def checkpoint_boundary(path: Path) -> Iterator[None]:
-    """Name the file in every error of ours that reading and recognising a checkpoint raises.
+    """Name the file in every error that reading and recognising a checkpoint raises.
 
-    Whatever else is raised there is taken for damage: PyTorch's kinds of errors are not a list that could be closed.
+    Our own errors keep their type. Every other error is taken as damage, because there is no complete list of the types
+    that PyTorch raises.
 
     Raises:
         FileFormatError: The checkpoint cannot be read or recognised.
-        ResformerError: Of the kind that was raised.
+        ResformerError: Another of our errors, of the type that was raised inside.
     """
     try:
         yield
     except ResformerError as error:
         raise type(error)(f"{printable(str(path))}: {error}") from error
-    except Exception as error:  # of PyTorch, on tensors that no check foresaw
+    except Exception as error:  # from PyTorch, for tensors that no check foresaw
         raise FileFormatError(
             f"{printable(str(path))}: damaged, or no PyTorch checkpoint ({brief(error)}); copy it again"
         ) from error
 
 
 def require_regular(path: Path, *, largest: int | None = None, named: str = "a file") -> int:
-    """Refuse what is no plain file, before it is opened: a pipe would be waited for without end.
+    """Refuse a path that is not a regular file, before it is opened: opening a pipe could wait forever.
 
     Args:
         path: The file.
-        largest: The budget of its size, in bytes; None: it has none.
-        named: What to name instead of a folder.
+        largest: The budget for its size, in bytes, from ``limits``; None: any size is accepted.
+        named: What the message for a folder tells the user to name instead.
 
     Returns:
-        Its size, in bytes.
+        The file's size, in bytes.
 
     Raises:
-        FileFormatError: It is a folder, a pipe, a socket or a device, or too large; the message does not name it.
-        FileNotFoundError: There is none.
-        OSError: It cannot be reached.
+        FileFormatError: The path is a folder, a pipe, a socket or a device, or the file is too large; the message does
+            not name the path.
+        FileNotFoundError: The file does not exist.
+        OSError: The file cannot be reached.
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
@@ -120,6 +123,6 @@ def require_regular(path: Path, *, largest: int | None = None, named: str = "a f
 
 
 def brief(error: BaseException) -> str:
-    """An error's kind and the beginning of its first line: PyTorch's errors go on for many."""
+    """An error's type and the beginning of its first line; PyTorch's messages have many lines."""
     first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {quote(first)}".removesuffix(": ")

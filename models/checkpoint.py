@@ -1,8 +1,8 @@
 """Checkpoint files: read one safely, learn the architecture from its tensors, build the network, write one.
 
-The parts: ``limits`` (what a file may cost), ``gate`` and ``reading`` (its content, no code run), ``weights`` (which
-tensors are the network's), ``infer`` (the architecture), and here what is made of them. Every error is one line that
-names the file, the tensor, what is wrong with it and what to do.
+The parts are ``limits`` (what a file may cost), ``gate`` and ``reading`` (a file's content, without running code),
+``weights`` (which tensors are the network's), ``infer`` (the architecture), and this module, which joins them. Every
+error is one line that names the file, the tensor, what is wrong with it and what to do.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ __all__ = [
 SourceFormat = Literal["authors", "state dict", "safetensors"]
 
 SETTINGS = "resformer"
-"""The key of what ``settings`` returns, beside the weights."""
+"""The key under which a file holds what ``settings`` returns, beside the weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,17 @@ class Checkpoint:
     Attributes:
         path: the file that they came from.
         state: every parameter and buffer by name, in the file's own types, on the CPU.
-        architecture: what the tensors' shapes tell, and of what they do not tell what the file says, or the authors'.
+        architecture: what the tensors' shapes tell; what they do not tell is as the file says, else as the authors have
+            it.
         source_format: how the file was laid out.
         timesteps: T, which no tensor tells: what the file says, or ``default_timesteps``.
-        image_size: edge of the square input, in pixels, likewise.
-        quantization: the plan by which the network was fine-tuned, as text that the compiler reads; None of others.
-        feature_rounding: how DSSA's patches are counted (``patch_counts``), where the file says it.
-        weights_key: under which key of the file the weights were, such as ``model``.
-        notes: what was chosen, ignored or is to be known of the file, a sentence each.
-        stated: which arguments of ``build_model`` the file itself states.
+        image_size: edge of the square input, in pixels: what the file says, or ``default_image_size``.
+        quantization: the plan by which the network was fine-tuned, as text that the compiler reads; None if the network
+            was not fine-tuned.
+        feature_rounding: how DSSA's patches are counted (``patch_counts``); None if the file does not say.
+        weights_key: the key of the file under which the weights were, such as ``model``.
+        notes: what was chosen or ignored, and what the user should know about the file, a sentence each.
+        stated: the arguments of ``build_model`` that the file itself states.
     """
 
     path: Path
@@ -74,7 +76,7 @@ class Checkpoint:
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """What ``build_model`` assumes where it is told nothing, a sentence each."""
+        """What ``build_model`` assumes if it is called without further arguments, a sentence each."""
         return _assumptions(self.architecture, self.timesteps, self.image_size, self.stated)
 
 
@@ -82,13 +84,14 @@ def load_checkpoint(path: str | Path, *, weights_key: str | None = None) -> Chec
     """Read a checkpoint without running any code from it.
 
     The file may be the authors' (``{"model": state_dict, "optimizer": …}``), a state dict alone or under another of the
-    usual keys (``resformer.models.weights.KEYS``), or safetensors. Names may bear what ``DistributedDataParallel``,
-    averaged models and ``torch.compile`` add. What is stored decides, not the file's name. Where several networks are
-    there, ``Checkpoint.notes`` says which was read.
+    usual keys (``resformer.models.weights.KEYS``), or safetensors. Names of tensors may contain the parts that
+    ``DistributedDataParallel``, averaged models and ``torch.compile`` add. The format is recognised by the file's
+    content, not by its name. If the file holds several networks, ``Checkpoint.notes`` says which one was read.
 
     Args:
         path: the file.
-        weights_key: the key of the weights to read, such as ``model_ema`` or ``ema.module``, instead of the first.
+        weights_key: the key of the weights to read, such as ``model_ema`` or ``ema.module``; None: the first in the
+            order of ``KEYS``.
 
     Raises:
         FileFormatError: where the file cannot be read, is no SpikingResformer's, lacks a tensor, or holds one of the
@@ -104,7 +107,7 @@ def _load(path: Path, weights_key: str | None) -> Checkpoint:
     content, stored = read(path)
     weights = find_weights(content, weights_key)
     state = weights.state
-    # beside the weights, never among them
+    # settings lie beside the weights, never among them
     notes: Mapping[object, object] = {}
     if isinstance(content, Mapping) and weights.key in content:
         notes = content
@@ -132,7 +135,7 @@ def _load(path: Path, weights_key: str | None) -> Checkpoint:
         quantization=quantization,
         feature_rounding=rounding,
         weights_key=weights.key,
-        # a fine-tuned network's values are those of few bits, which 16 hold exactly
+        # a fine-tuned network's weights have few bits, which floats of 16 bits hold exactly
         notes=weights.notes + (note_half_precision(state) if quantization is None else ()),
         stated=frozenset(stated | ({"feature_rounding"} if rounding else set())),
     )
@@ -150,7 +153,7 @@ def settings(model: SpikingResformer) -> dict[str, object]:
 
 
 def save_checkpoint(model: SpikingResformer, path: str | Path) -> None:
-    """Write the model as the authors do, ``{"model": state_dict}``, with T, the size and ``settings`` beside."""
+    """Write the model as the authors do, ``{"model": state_dict}``, with T, the image size and ``settings`` added."""
     content = {
         "model": model.state_dict(),
         "timesteps": model.timesteps,
@@ -171,18 +174,20 @@ def build_model(
     feature_rounding: Rounding | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> SpikingResformer:
-    """Return the checkpoint's network in eval mode, on the CPU; its ``assumptions`` are what nobody said.
+    """Return the checkpoint's network in eval mode, on the CPU; its ``assumptions`` name choices that nobody stated.
 
     Args:
         checkpoint: what ``load_checkpoint`` returned.
         timesteps: T; the checkpoint's if not given.
         image_size: edge of the square input, in pixels; the checkpoint's if not given.
-        neuron: which neuron every population is; what the file says if not given, else PLIF where it has their
-            parameters and LIF with tau 2 where it has none.
-        stem_stride: stride of the stem's convolution; what the file says if not given, else 2 of 7x7 and 1 of 3x3.
-        stem_pool: whether a max-pool follows; what the file says if not given, else after 7x7 only.
-        feature_rounding: how DSSA's patches are counted where sizes are odd (``patch_counts``); what the file says if
-            not given. Where neither does, sizes at which it matters are refused.
+        neuron: the neuron of every population. If not given: what the file says, else PLIF if the tensors include a
+            PLIF's parameter, and LIF with tau 2 if they do not.
+        stem_stride: stride of the stem's convolution. If not given: what the file says, else 2 for a 7x7 convolution
+            and 1 for 3x3.
+        stem_pool: whether a max-pool follows the stem's convolution. If not given: what the file says, else only for a
+            7x7 convolution.
+        feature_rounding: how DSSA's patches are counted where sizes are odd (``patch_counts``). If not given: what the
+            file says. If the file does not say it either, image sizes at which it matters are refused.
         dtype: the type of every floating-point tensor. Spikes are compared in float64.
 
     Raises:
@@ -241,7 +246,7 @@ def _assumptions(
 
 
 def _untold(value: object, architecture: Architecture) -> dict[str, Any]:
-    """What ``settings`` wrote, checked; nothing where a file has none."""
+    """The settings that ``settings`` wrote into a file, checked; empty if the file has none."""
     if value is None:
         return {}
     checks = {
@@ -275,7 +280,7 @@ def default_image_size(architecture: Architecture) -> int:
     """Return the image edge, in pixels, that the authors train such a network with (``configs/``).
 
     It is 224 for the ImageNet stem, 64 for PLIF (DVS-Gesture), else 32 (CIFAR). Networks that they transfer from
-    ImageNet to other data keep its stem and see 128: nothing in the tensors tells.
+    ImageNet to other data keep the ImageNet stem but take 128, which no tensor tells.
     """
     if architecture.stem == "imagenet":
         return 224
@@ -288,7 +293,7 @@ def check_rates(state: StateDict) -> None:
     Loading does not check this, as a network that has never trained holds zeros.
 
     Raises:
-        UnsupportedError: names the first buffer and head.
+        UnsupportedError: a rate is not positive; the message names the first such buffer and head.
     """
     for name, tensor in state.items():
         if not name.endswith((".firing_rate_x", ".firing_rate_attn")):

@@ -1,8 +1,9 @@
-"""A look at a pickled checkpoint that runs and imports nothing: what it would call, and whether its tensors fit.
+"""A check of a pickled checkpoint that runs and imports nothing: what it would call, and whether its tensors fit.
 
 PyTorch's own restricted reader refuses code, but believes the sizes that a file declares. So each pickle is first
-walked here, by a stack machine that knows as many operations as PyTorch's reader, and on which a call only notes what
-it would make. A file that passes calls nothing but what ``CALLS`` lists, and its tensors lie inside their storages.
+walked here by a stack machine. The machine knows only operations that PyTorch's reader knows, and a call on it only
+notes what the call would make. A file that passes calls nothing but what ``CALLS`` lists, and its tensors lie inside
+their storages.
 """
 
 import io
@@ -47,54 +48,55 @@ TENSORS: Mapping[str, str] = MappingProxyType(
         "torch._tensor._rebuild_from_type_v2": "a tensor with attributes of its own",
     }
 )
-"""What makes a tensor, to the kind that it makes."""
+"""The functions that make tensors, each with the kind of tensor that it makes; only ``dense`` ones are accepted."""
 
 PARAMETERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
 MAPPINGS = ("collections.OrderedDict", "collections.Counter", "collections.defaultdict")
 PLAIN = ("torch.Size", "torch.device", "torch.serialization._get_layout", "builtins.set", "builtins.complex")
 TEXT = "_codecs.encode"
 NAMES = re.compile(r"torch\.(\w+Storage|storage\.(Untyped|Typed)Storage|[a-z]+\d*\w*)")
-"""Types of storages, types of elements, kinds of quantization: named, not called."""
+"""Types of storages, types of elements and kinds of quantization: a pickle may name them, but not call them."""
 
 ENCODINGS = ("latin1", "latin-1", "ascii", "utf-8", "utf8")
-"""Of bytes in a pickle; others of Python's take time that grows with the square of their length."""
+"""The encodings allowed for bytes in a pickle; some of Python's others take time that grows with the square of the
+length."""
 
 
 MEMO_SLACK = 256
-"""How far ahead a pickle may number what it keeps."""
+"""How far beyond twice the number of stored values an index of the memo may be; see ``_put``."""
 
 
 class Inert:
-    """What stands in for an object that weights do not need: made of anything, it keeps nothing and does nothing."""
+    """A stand-in for an object that weights do not need: it takes any arguments, keeps nothing and does nothing."""
 
     def __init__(self, *args: object) -> None:
         del args
 
     def __new__(cls, *args: object) -> "Inert":
-        """Make one, whatever it is made of."""
+        """Make a stand-in from any arguments."""
         del args
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        """Forget the state."""
+        """Ignore the state."""
 
 
 def _named(made: Any, name: str) -> Any:
-    """Give a stand-in the name by which pickles call what it stands in for."""
+    """Give a stand-in the name that pickles use for the object that it replaces."""
     made.__module__, _, made.__qualname__ = name.rpartition(".")
     made.__name__ = made.__qualname__
     return made
 
 
 class _Dtype(Inert):
-    """The type of a NumPy scalar, such as ``f8``."""
+    """The stand-in for the type of a NumPy scalar; it keeps the type's name, such as ``f8``."""
 
     def __init__(self, *args: object) -> None:
         self.text = args[0] if args and isinstance(args[0], str) else ""
 
 
 def _scalar(name: str) -> Callable[..., object]:
-    """Return a stand-in for the function that makes NumPy's scalars: it makes plain numbers."""
+    """Return a stand-in for NumPy's function that makes scalars; the stand-in makes plain Python numbers."""
     import numpy as np
 
     def scalar(dtype: object, data: object = b"") -> object:
@@ -151,10 +153,11 @@ STAND_INS: Mapping[str, Callable[..., object]] = MappingProxyType(
         "collections.defaultdict": _dict("collections.defaultdict"),
     }
 )
-"""What people keep beside weights, by name, to what is made instead of it. No code of a file's choosing runs."""
+"""Objects that people keep beside weights, by name, with what makes the stand-in for each. No code that a file chooses
+runs."""
 
 CALLS = frozenset((*TENSORS, *PARAMETERS, *MAPPINGS, *PLAIN, TEXT, *STAND_INS))
-"""All that a file may call."""
+"""Everything that a file may call."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class _Global:
 
 @dataclass(frozen=True, eq=False)
 class _Storage:
-    """Bytes that a file holds. ``elements`` is their number over the size of one, where a type is given."""
+    """Bytes that a file holds: a number of elements, and the bytes of each (1 in an untyped storage)."""
 
     key: str
     elements: int
@@ -173,26 +176,26 @@ class _Storage:
 
 @dataclass(frozen=True, eq=False)
 class _Tensor:
-    """What is wrong with a tensor, or nothing."""
+    """A tensor, of which only the fault is kept; None if it has none."""
 
     fault: str | None
 
 
 class _Tuple(tuple[object, ...]):
-    """A tuple that knows how many items it has, those of the tuples inside counted."""
+    """A tuple that knows its size: itself and its items, including the items of all tuples inside."""
 
     items: int
 
 
 def look(stream: io.BytesIO) -> Mapping[str, int]:
-    """Walk one pickle, to its end.
+    """Walk one pickle to its end.
 
     Returns:
-        The storages that it refers to: the number of bytes of each by its key.
+        The number of bytes of each storage that the pickle refers to, by the storage's key.
 
     Raises:
-        FileFormatError: it calls what weights do not need, is damaged, or holds a tensor that is not dense or lies
-            outside its storage; the message names the tensor.
+        FileFormatError: the pickle calls what weights do not need, is damaged, or holds a tensor that is not dense or
+            lies outside its storage; the message names the tensor.
     """
     machine = _Machine()
     try:
@@ -228,12 +231,12 @@ def _tensors(root: object) -> Iterator[tuple[str, _Tensor]]:
             if id(item) not in seen:
                 seen.add(id(item))
                 name = key if isinstance(key, str) else quote(key)
-                # the outermost keys are of no interest where a path is too long to print
+                # a path that is too long to print loses its outermost keys
                 todo.append((f"{path}.{name}"[-200:].removeprefix("."), item))
 
 
 class _Machine:
-    """The stack of one pickle; operations are those of protocol 2, which ``torch.save`` writes."""
+    """The stack machine for one pickle; it knows operations of protocol 2, which ``torch.save`` writes."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -287,7 +290,7 @@ class _Machine:
             target[key] = value
 
     def check_key(self, key: object) -> None:
-        """Refuse a key that takes long to look up, or long to print: mappings may be given it again and again."""
+        """Refuse a key that takes long to look up or to print, since a file may use one key again and again."""
         if isinstance(key, str):
             require_within(len(key), LONGEST_NAME, f"{quote(key)}: a name of {{}} characters")
         elif not (isinstance(key, int) and 0 <= key < DENSE_KEYS):
@@ -295,7 +298,12 @@ class _Machine:
             require_within(self.keys, MOST_KEYS, "its mappings have {} keys or more that are no text")
 
     def check_given(self, arguments: Sequence[Any], *, pairs: bool) -> None:
-        """Refuse what takes long to make of containers: a file may give the same ones again and again."""
+        """Refuse arguments from which a container takes long to make; a file may pass them again and again.
+
+        Args:
+            arguments: The arguments of the call.
+            pairs: Whether their items are pairs of a key and a value, and not keys.
+        """
         for given in arguments:
             if not isinstance(given, list | tuple | dict):
                 continue
@@ -313,7 +321,7 @@ class _Machine:
         self.stack[-1].append(item)
 
     def build(self) -> None:
-        """Give an object its state, which nothing here reads."""
+        """Take an object's state off the stack and drop it: nothing here reads it."""
         self.stack.pop()
         if not isinstance(self.stack[-1], dict | Inert):
             raise FileFormatError(f"refused: it gives an object a state of its own, as weights do not; {RESAVE}")
@@ -356,7 +364,12 @@ class _Machine:
             self.push(Inert())
 
     def refer(self) -> None:
-        """A storage is ``('storage', type, key, device, elements)``; before PyTorch 0.4, it may lie in another."""
+        """Push the storage that ``('storage', type, key, device, elements)`` on the stack describes.
+
+        Raises:
+            FileFormatError: The storage is part of another, as PyTorch before 0.4 wrote it, or its key, type or size is
+                wrong.
+        """
         _, kind, key, _, elements, *part = self.stack.pop()
         if any(each is not None for each in part):
             raise FileFormatError(f"storage {quote(key)} is a part of another, as in PyTorch before 0.4; {RESAVE}")
@@ -369,7 +382,7 @@ class _Machine:
 
 
 def _itemsize(kind: str) -> int:
-    """Bytes of an element of a storage type, such as ``torch.FloatStorage``."""
+    """The size of an element of a storage type, such as ``torch.FloatStorage``, in bytes."""
     if kind == "torch.storage.UntypedStorage":
         return 1
     storage = getattr(torch, kind.removeprefix("torch."), None)
@@ -380,7 +393,7 @@ def _itemsize(kind: str) -> int:
 
 
 def _fault(kind: str, arguments: Sequence[Any]) -> str | None:
-    """What is wrong with a tensor, if anything: a predicate that follows its name."""
+    """What is wrong with a tensor, as a predicate that follows its name; None if nothing is."""
     if kind != "dense":
         return f"is {kind}, where weights are dense"
     storage, offset, size, stride, *rest = arguments
@@ -391,7 +404,7 @@ def _fault(kind: str, arguments: Sequence[Any]) -> str | None:
     if len(size) != len(stride) or not all(type(each) is int and each >= 0 for each in (offset, *size, *stride)):
         return "is a tensor with impossible sizes or strides"
     available = storage.elements
-    if storage.itemsize == 1 and len(rest) > 2 and isinstance(rest[2], _Global):  # untyped, with the type beside
+    if storage.itemsize == 1 and len(rest) > 2 and isinstance(rest[2], _Global):  # untyped: rest[2] is the type
         dtype = getattr(torch, rest[2].name.removeprefix("torch."), None)
         if not isinstance(dtype, torch.dtype):
             return f"is a tensor of the type {quote(rest[2].name)}"
@@ -405,11 +418,11 @@ def _fault(kind: str, arguments: Sequence[Any]) -> str | None:
 
 
 def overlap(size: Sequence[int], stride: Sequence[int]) -> str | None:
-    """Say where elements of a tensor share memory, so that it is larger than what holds it; None where they do not.
+    """Say that elements of a tensor share memory, so that it is larger than its storage; None where they do not.
 
     Args:
-        size: edges, each at least 1.
-        stride: elements from one to the next along each of them.
+        size: the length of each axis, at least 1.
+        stride: the distance between neighbours along each axis, in elements.
     """
     reach = 1
     for step, edge in sorted(zip(stride, size, strict=True)):
@@ -428,7 +441,11 @@ def _get(machine: _Machine, index: Any) -> None:
 
 
 def _put(machine: _Machine, index: Any) -> None:
-    """Keep a value; writers number them one after the other, and other numbers can be chosen so that they meet."""
+    """Store a value in the memo.
+
+    Picklers number the values one after the other. Other numbers are refused, because they can be chosen so that all of
+    them collide as keys of the memo.
+    """
     if index > 2 * len(machine.memo) + MEMO_SLACK:
         raise FileFormatError(f"damaged, or made by no pickler: it keeps a value as number {quote(index)}; {RESAVE}")
     machine.memo[index] = machine.stack[-1]
@@ -466,4 +483,5 @@ STEPS: Mapping[str, Step] = MappingProxyType(
         "LONG_BINPUT": _put,
     }
 )
-"""What each pickle operation does here; PyTorch's reader knows no others."""
+"""What each pickle operation does here. PyTorch's reader knows these, and in newer versions ``EMPTY_SET``, which
+protocol 2 does not have."""

@@ -1,4 +1,4 @@
-"""A SpikingResformer's architecture, as the names and shapes of its tensors tell it."""
+"""A SpikingResformer's architecture, inferred from the names and shapes of its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -25,16 +25,16 @@ ModuleKind = Literal["DSSA", "GWFFN", "Downsample"]
 MARKERS: Mapping[ModuleKind, str] = MappingProxyType(
     {"DSSA": "W.weight", "GWFFN": "up.1.weight", "Downsample": "conv.weight"}
 )
-"""The one tensor by which each module of a stage is told from the others."""
+"""The tensor by which each kind of module in a stage is recognised."""
 
 
 def infer_architecture(state: StateDict) -> Architecture:
     """Return the architecture that the shapes of a SpikingResformer's tensors imply.
 
     Raises:
-        FileFormatError: where a tensor that tells it is missing or has an impossible shape.
-        UnsupportedError: where it is another family's, the blocks of one stage differ, or they stand in another order
-            than a SpikingResformer's.
+        FileFormatError: where a tensor that tells the architecture is missing or has an impossible shape.
+        UnsupportedError: where the network is of another family, the blocks of one stage differ, or modules stand in
+            another order than a SpikingResformer's.
     """
     if (family := family_of(state)) is not None:
         raise UnsupportedError(
@@ -95,7 +95,7 @@ def infer_architecture(state: StateDict) -> Architecture:
 
 
 def _stages(state: StateDict) -> list[dict[str, ModuleKind]]:
-    """Return the modules of each stage in order: their names, such as ``layers.1.0``, to their kinds."""
+    """Return the modules of each stage in order, as a mapping from names, such as ``layers.1.0``, to kinds."""
     parts: dict[int, dict[int, set[str]]] = {}
     for name in state:
         if match := re.fullmatch(r"layers\.(\d{1,4})\.(\d{1,4})\.(.+)", name):
@@ -131,7 +131,7 @@ def _measure(state: StateDict, name: str, kind: ModuleKind) -> dict[str, int]:
         if inner % outer:
             raise UnsupportedError(f"{name}.up.1.weight: {inner} inner channels are no multiple of {outer}")
         convs = {int(m[1]) for m in (re.match(re.escape(name) + r"\.conv\.(\d{1,4})\.", key) for key in state) if m}
-        if len(convs) <= max(convs, default=0):  # one name would otherwise call for thousands of modules
+        if len(convs) <= max(convs, default=0):  # otherwise one name could call for thousands of modules
             lacking = next(index for index in range(len(convs) + 1) if index not in convs)
             raise FileFormatError(f"missing tensor {name}.conv.{lacking}.1.weight; save the whole model.state_dict()")
         return {
@@ -143,7 +143,7 @@ def _measure(state: StateDict, name: str, kind: ModuleKind) -> dict[str, int]:
 
 
 def _shape(state: StateDict, name: str, *, axes: int) -> tuple[int, ...]:
-    """Return the shape of a tensor that must be there with so many axes, none of them empty."""
+    """Return the shape of a tensor, which must exist and have ``axes`` axes, none of length 0."""
     if name not in state:
         raise FileFormatError(f"missing tensor {name}; save the whole model.state_dict()")
     shape = tuple(state[name].shape)

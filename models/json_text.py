@@ -1,4 +1,4 @@
-"""JSON of strangers, not nested without end."""
+"""JSON from strangers, with a limit on how deeply it is nested."""
 
 import json
 
@@ -9,8 +9,8 @@ def parse_json(text: str) -> object:
     """The value of a JSON text.
 
     Raises:
-        ValueError: It is no JSON, nests too deeply, or holds NaN, Infinity or a number of more digits than
-            Python reads (4300); the message is one line. A number beyond a float's range is an infinity.
+        ValueError: The text is no JSON, nests too deeply, or holds NaN, Infinity or a number of more digits than
+            Python reads (4300); the message is one line. A number beyond a float's range becomes an infinity.
     """
     try:
         value: object = json.loads(text, parse_constant=_no_number)

@@ -4,8 +4,8 @@ Source: Shi, Hao, Yu, "SpikingResformer: Bridging ResNet and Vision Transformer 
 CVPR 2024 (arXiv 2403.14302), and the authors' code, ``models/spikingresformer.py`` and
 ``models/submodules/layers.py`` in github.com/xyshi2000/SpikingResformer.
 
-Every tensor inside the network is (T, N, C, H, W): steps, samples, channels, height, width. Only what a neuron emits is
-binary; the residual stream and all that lies between two neurons is real.
+Every tensor inside the network is (T, N, C, H, W): steps, samples, channels, height, width. Only the outputs of neurons
+are binary; the residual stream and all other values between neurons are real.
 """
 
 from typing import Literal
@@ -21,11 +21,11 @@ RATE_MOMENTUM = 0.999
 
 
 def spiking_neuron(kind: NeuronKind) -> nn.Module:
-    """Return the neuron after which the whole network is named: hard reset to 0, threshold 1, decayed input.
+    """Return the neuron of all populations of a network: hard reset to 0, threshold 1, decayed input.
 
     Each step computes ``v += (x - v) / tau`` and fires where ``v >= 1``. An ``LIF`` has tau = 2. A ``PLIF`` learns one
-    scalar ``w`` a layer, with ``tau = 1 / sigmoid(w)``, which starts at 2. An ``IF`` computes ``v += x``. All keep
-    ``v`` between calls: ``spikingjelly.activation_based.functional.reset_net`` must be called before each batch.
+    scalar ``w`` for each layer; ``tau = 1 / sigmoid(w)`` starts at 2. An ``IF`` computes ``v += x``. All keep ``v``
+    between calls: ``spikingjelly.activation_based.functional.reset_net`` must be called before each batch.
     """
     # No backend is named: SpikingJelly 0.0.0.0.14 defaults to plain torch, and 2.0.0 has no such argument.
     common = {
@@ -153,7 +153,7 @@ class DSSA(nn.Module):
 
     def _running_rate(self, running: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
         """Move a running rate, (1, 1, heads, 1, 1), towards that of spikes, (T, N, heads, rows, columns)."""
-        # under autocast spikes are of 16 bits, in which a mean that moves by a thousandth would stand still
+        # autocast makes spikes of 16 bits; in 16 bits, a mean could not move by a thousandth
         rate = spikes.detach().mean((0, 1, 3, 4), keepdim=True, dtype=running.dtype)
         if not self._rates_started and torch.all(running == 0):
             running = rate
@@ -163,13 +163,14 @@ class DSSA(nn.Module):
 class GWFFN(nn.Module):
     """Group-Wise Spiking Feed-Forward Network (paper section 4.3, authors' ``GWFFN``).
 
-    A 1x1 convolution widens by ``ratio``; grouped 3x3 convolutions with a residual around them all mix each group; a
-    1x1 convolution narrows; the input is added. A neuron stands before and a batch normalisation after each of them.
+    A 1x1 convolution widens by ``ratio``; grouped 3x3 convolutions, with one residual around all of them, mix each
+    group; a 1x1 convolution narrows; the input is added. Each convolution has a neuron before it and a batch
+    normalisation after it.
 
     Args:
         channels: C of the input and the result.
         ratio: inner channels divided by C.
-        num_convs: how many grouped 3x3 convolutions, one after the other.
+        num_convs: the number of grouped 3x3 convolutions, one after the other.
         group_size: channels in a group, which divides the inner channels.
         neuron_kind: which neuron all populations are.
     """

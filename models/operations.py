@@ -1,4 +1,4 @@
-"""What a network's spikes cost, counted as it runs, with a gradient: so that training can weigh it against accuracy."""
+"""Synaptic operations of a running network, with a gradient, so that training can weigh their cost against accuracy."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import nn
 from resformer.models.layers import SpikeMatMul
 
 STEM = "prologue"
-"""The part of a SpikingResformer that reads pixels, whose products are no synaptic operations."""
+"""The part of a SpikingResformer that reads pixels; its products are not synaptic operations."""
 
 
 Hook = Callable[[nn.Module, tuple[torch.Tensor, ...]], None]
-"""What is called before a module is, with what the module is given."""
+"""A function that is called before a module, with the module and the module's inputs."""
 
 
 class SynapticOperations:
-    """Counts synaptic operations while it is entered: for each spike, the synapses that it reaches.
+    """Counts synaptic operations inside its ``with`` block: for each spike, the synapses that it reaches.
 
-    They are counted as the authors' ``SOPMonitor`` does, in every convolution but the stem's and in both products of
-    attention: a synapse that falls into the padding is none, a bias costs nothing. Where spikes have a gradient, as
-    neurons in training give them, the count has one::
+    They are counted as the authors' ``SOPMonitor`` does, in every convolution except the stem's and in both products of
+    attention. A synapse that falls into the padding does not count, and a bias costs nothing. Where spikes have a
+    gradient, as they do when neurons are in training, the count has one too::
 
         with SynapticOperations(model) as operations:
             loss = criterion(model(images).mean(0), labels)
         loss = loss + price * operations.total() / len(images)
 
     Attributes:
-        counts: of each module by its name, a number each, of the last call of the network.
-        spikes: that entered it, likewise.
+        counts: the operations of each module in the last call of the network, a number each, by the module's name.
+        spikes: the spikes that entered each module in the last call, a number each, by the module's name.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,15 +57,15 @@ class SynapticOperations:
         self._handles.clear()
 
     def total(self) -> torch.Tensor:
-        """All of them, of all samples and steps of the last call."""
+        """The operations of all modules, over all samples and steps of the last call."""
         return torch.stack(list(self.counts.values())).sum()
 
     def energy_pj(self, *, operation_pj: float, spike_pj: float) -> torch.Tensor:
-        """What they and the spikes that cause them take, in pJ, the spikes counted once for each reader.
+        """The energy of the operations and of the spikes that cause them, in pJ; a spike counts once for each reader.
 
         Args:
-            operation_pj: of one operation, such as a chip's ``synaptic_op_pj``.
-            spike_pj: of one spike beyond what its neuron takes at rest, such as the difference between a chip's
+            operation_pj: energy of one operation, such as a chip's ``synaptic_op_pj``.
+            spike_pj: energy of one spike beyond what its neuron takes at rest, such as the difference between a chip's
                 ``neuron_update_active_pj`` and ``neuron_update_inactive_pj``.
         """
         return operation_pj * self.total() + spike_pj * torch.stack(list(self.spikes.values())).sum()
@@ -93,11 +93,11 @@ class SynapticOperations:
 
 
 def _reached(conv: nn.Conv2d, at: torch.Tensor) -> torch.Tensor:
-    """How many synapses a spike of any one channel reaches from each place of an input, (H, W)."""
+    """The number of synapses that a spike of any channel reaches from each position of the input, (H, W)."""
     with torch.enable_grad():
         spikes = torch.ones(1, 1, *at.shape, device=at.device, requires_grad=True)
         kernel = torch.ones(1, 1, *conv.kernel_size, device=at.device)
         sums = torch.nn.functional.conv2d(spikes, kernel, None, conv.stride, conv.padding, conv.dilation).sum()
-    # what one spike more would add to all sums
+    # the gradient is what one more spike would add to all sums
     (reached,) = torch.autograd.grad(sums, spikes)
     return reached[0, 0] * (conv.out_channels // conv.groups)

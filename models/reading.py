@@ -23,16 +23,17 @@ from resformer.models.limits import LARGEST_PICKLE, LARGEST_SAFETENSORS_HEADER, 
 FileFormat = Literal["PyTorch", "safetensors"]
 
 HDF5 = b"\x89HDF\r\n"
-"""How files of HDF5 begin, which hold networks in NIR and in netx."""
+"""The first bytes of an HDF5 file; NIR and netx store networks in HDF5."""
 OLD_PICKLES = 5
-"""What a file of PyTorch before 1.6 begins with: a magic number, a version, the machine, the content, the storages."""
+"""The number of pickles at the beginning of a file of PyTorch before 1.6: a magic number, a version, facts about the
+machine, the content, the storages' keys."""
 
 
 def read(path: Path) -> tuple[object, FileFormat]:
-    """Return a file's content and how it is stored; what is stored decides, not the file's name.
+    """Return a file's content and its format; the format is recognised by the content, not by the file's name.
 
-    Tensors are on the CPU and inside their storages. Of what stands beside them, numbers, text and containers are
-    kept; NumPy's scalars are plain numbers, and other objects are empty stand-ins.
+    Tensors are on the CPU and inside their storages. Numbers, text and containers beside them are kept; NumPy's scalars
+    become plain numbers, and other objects become empty stand-ins.
 
     Raises:
         FileFormatError: the file cannot be read, would execute code, declares more than it holds, or is damaged.
@@ -53,7 +54,7 @@ def read(path: Path) -> tuple[object, FileFormat]:
         require_within(header, LARGEST_SAFETENSORS_HEADER, "its header has {} bytes")
         try:
             return load_file(path, device="cpu"), "safetensors"
-        except Exception as error:  # of its header's JSON, its types, its sizes
+        except Exception as error:  # the header's JSON, types or sizes are wrong
             raise FileFormatError(f"damaged safetensors file ({brief(error)}); copy or save it again") from error
     if head.startswith(HDF5):
         raise FileFormatError(
@@ -70,9 +71,9 @@ def read(path: Path) -> tuple[object, FileFormat]:
 
 def _read_pickled(path: Path, *, zipped: bool, size: int) -> object:
     try:
-        # An open file, as newer versions of torch.load look at the ending of a path.
+        # The file is given open, since newer versions of torch.load would look at the ending of a path.
         with warnings.catch_warnings(), path.open("rb") as file, _stand_ins():
-            warnings.simplefilter("ignore")  # what PyTorch warns of here, the errors below say
+            warnings.simplefilter("ignore")  # the errors below say what PyTorch warns of here
             _check_archive(file, size) if zipped else _check_old_file(file, size)
             file.seek(0)
             return torch.load(file, weights_only=True, map_location="cpu")
@@ -89,7 +90,7 @@ def _read_pickled(path: Path, *, zipped: bool, size: int) -> object:
 
 
 def _stand_ins() -> contextlib.AbstractContextManager[object]:
-    """Let PyTorch's reader make stand-ins of what people keep beside weights; before 2.5 it has no such means."""
+    """Let PyTorch's reader make stand-ins for objects that people keep beside weights; PyTorch before 2.5 cannot."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)
     return contextlib.nullcontext() if safe_globals is None else safe_globals(list(STAND_INS.values()))
 
@@ -123,7 +124,7 @@ def _check_archive(file: BinaryIO, size: int) -> None:
 
 
 def _member(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
-    """Return a stored member; Python's own reader wants a checksum, which PyTorch can be told to leave out."""
+    """Return a stored member's bytes; Python's reader demands a checksum, which PyTorch can be told to leave out."""
     require_within(info.file_size, LARGEST_PICKLE, "its pickled part has {} bytes")
     file.seek(info.header_offset)
     *_, name, extra = struct.unpack("<4s5H3L2H", file.read(30))
@@ -132,7 +133,7 @@ def _member(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
 
 
 def _check_old_file(file: BinaryIO, size: int) -> None:
-    """Refuse a file without an archive whose pickles do not pass ``look``, or declare more than it holds."""
+    """Refuse a file of PyTorch before 1.6 whose pickles do not pass ``look``, or declare more bytes than it has."""
     with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=file, mode="r:"):
         raise FileFormatError(f"is a tar archive, as PyTorch wrote before 0.1.10; {RESAVE}")
     file.seek(0)

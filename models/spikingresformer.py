@@ -25,8 +25,8 @@ class Stem(NamedTuple):
     """What lies before the first stage: a convolution, its batch normalisation, and perhaps a 3x3 max-pool of stride 2.
 
     Attributes:
-        edge: of the convolution's kernel, in pixels.
-        stride: of the convolution.
+        edge: edge of the convolution's kernel, in pixels.
+        stride: stride of the convolution.
         pool: whether there is a max-pool.
     """
 
@@ -38,15 +38,15 @@ class Stem(NamedTuple):
 PUBLISHED_STEMS: Mapping[StemKind, Stem] = MappingProxyType(
     {"imagenet": Stem(edge=7, stride=2, pool=True), "conv3x3": Stem(edge=3, stride=1, pool=False)}
 )
-"""The stems that the authors use, by the kernel from which each is known."""
+"""The stems that the authors use; the kernel's edge tells them apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Everything about a SpikingResformer that the shapes of its tensors tell, and what it computes between them.
+    """Everything about a SpikingResformer except T and the image size.
 
-    No tensor tells the stem's stride and pool, nor an IF from an LIF; the authors' are the defaults. The number of
-    steps and the image size are not in it: no tensor depends on them.
+    Most fields follow from the shapes of its tensors. No tensor tells the stem's stride and pool, nor an IF from an
+    LIF; the authors' choices are the defaults. No tensor depends on T or the image size.
 
     Attributes:
         planes: channels of each stage.
@@ -60,8 +60,9 @@ class Architecture:
         num_classes: number of logits.
         stem: ``imagenet`` is 7x7 of stride 2, BN, 3x3 max-pool of stride 2; ``conv3x3`` is 3x3 of stride 1, BN.
         neuron: which neuron every population is.
-        stem_stride: stride of the stem's convolution, where it is another than that; None where it is that.
-        stem_pool: whether the max-pool follows, where that is otherwise; None where it is so. ``stem_layout`` has both.
+        stem_stride: stride of the stem's convolution if it differs from that of ``stem``; else None.
+        stem_pool: whether the max-pool follows, if that differs from ``stem``; else None. ``stem_layout`` has the
+            values in either case.
 
     Raises:
         UnsupportedError: where the fields contradict each other.
@@ -111,7 +112,7 @@ class Architecture:
                 f"stem_stride is {stem.stride}: must be 1 to {stem.edge}, the edge of the stem's kernel, or pixels are "
                 "left out"
             )
-        # so that one network has one description, whoever gave the numbers
+        # each network has one description: values that are those of the published stem become None
         published = PUBLISHED_STEMS[self.stem]
         if stem.stride == published.stride:
             object.__setattr__(self, "stem_stride", None)
@@ -175,18 +176,19 @@ VARIANTS = MappingProxyType(
 """The authors' variants by name, with the number of classes that they train each for."""
 
 LARGEST_IMAGE_SIZE = 4096
-"""Edge, in pixels; there is a parameter for each neuron, and far beyond this they do not fit into memory."""
+"""The largest edge of an image, in pixels: each neuron has parameters, and those of far larger images do not fit into
+memory."""
 
 
 def _check_filled(architecture: Architecture, image_size: int, rounding: Rounding | None) -> None:
-    """See that patches fill each stage's feature map.
+    """Check that patches fill each stage's feature map.
 
-    A convolution or pool of stride 2 here gives ceil(n / 2), and that is what is computed, whatever ``patch_counts``
-    rounds.
+    A convolution or pool of stride 2 here gives ceil(n / 2) pixels, so sizes are always rounded up, whatever the
+    rounding by which ``patch_counts`` counts.
 
     Raises:
         UnsupportedError: where a stage's size is not divisible by its patch size, or the image is too large. The sizes
-            that it recommends are those that work with the rounding, or with both.
+            that the message recommends work with ``rounding``, or with both roundings if that is None.
     """
     if image_size > LARGEST_IMAGE_SIZE:
         raise UnsupportedError(f"image size {image_size}: the limit is {LARGEST_IMAGE_SIZE}; choose a smaller one")
@@ -200,20 +202,19 @@ def _check_filled(architecture: Architecture, image_size: int, rounding: Roundin
 
 
 def patch_counts(architecture: Architecture, image_size: int, rounding: Rounding | None) -> tuple[int, ...]:
-    """Return L, the number of patches by which DSSA scales its attention, of each stage.
+    """Return L of each stage: the number of patches by which DSSA scales its attention.
 
     The authors' class is told the image size and halves it by ``n // 2``, while its convolutions make ceil(n / 2)
-    pixels: where a size is odd at such a step, its L is smaller than the number of patches that there are. A network
-    trained so needs that L at inference.
+    pixels. Where a size is odd at such a step, the authors' L is smaller than the real number of patches. A network
+    that was trained with that L needs it at inference.
 
     Args:
         architecture: the network's.
         image_size: edge of the square input, in pixels.
-        rounding: ``floor`` for the authors' L, ``ceil`` for the number of patches that there are; None where both
-            must agree.
+        rounding: ``floor`` for the authors' L, ``ceil`` for the real number of patches; None if both must agree.
 
     Raises:
-        UnsupportedError: where patches do not fill a stage, L would be 0, or no rounding is given and it matters.
+        UnsupportedError: where patches do not fill a stage, L would be 0, or no rounding is given and the two differ.
     """
     _check_filled(architecture, image_size, rounding)
     floor, ceil = (_counts(architecture, image_size, each) for each in ("floor", "ceil"))
@@ -238,8 +239,8 @@ def nearest_image_sizes(architecture: Architecture, image_size: int, rounding: R
 
     Args:
         architecture: the network's.
-        image_size: the edge asked for; the results are the next below, and the next of at least that.
-        rounding: as ``patch_counts`` takes it.
+        image_size: the edge asked for; the results are the next smaller one, and the next one of at least this edge.
+        rounding: see ``patch_counts``.
     """
     start = min(max(image_size, 1), LARGEST_IMAGE_SIZE)
     below = (size for size in range(start - 1, 0, -1) if _works(architecture, size, rounding))
@@ -248,14 +249,14 @@ def nearest_image_sizes(architecture: Architecture, image_size: int, rounding: R
 
 
 def smallest_image_size(architecture: Architecture) -> int:
-    """Return an image edge, in pixels, of which every multiple gives each stage whole patches, by either rounding."""
+    """Return an image edge, in pixels, whose multiples all give each stage whole patches, with either rounding."""
     stem = architecture.stem_layout
     stem_stride = stem.stride * (2 if stem.pool else 1)
     return (stem_stride << (len(architecture.planes) - 1)) * math.lcm(*architecture.patch_sizes)
 
 
 def _sizes(architecture: Architecture, image_size: int, rounding: Rounding) -> tuple[int, ...]:
-    """The edge of each stage's feature map, divisions rounded so."""
+    """The edge of each stage's feature map, with divisions rounded by ``rounding``."""
     stem = architecture.stem_layout
 
     def divided(size: int, stride: int) -> int:
@@ -277,12 +278,12 @@ def _counts(architecture: Architecture, image_size: int, rounding: Rounding) -> 
 
 
 def _attentive(architecture: Architecture) -> list[int]:
-    """The stages that have a DSSA; L is of no concern to the others."""
+    """The stages that have a DSSA; the others do not use L."""
     return [stage for stage, blocks in enumerate(architecture.blocks) if "DSSA" in blocks]
 
 
 def _works(architecture: Architecture, image_size: int, rounding: Rounding | None) -> bool:
-    """Whether ``patch_counts`` returns."""
+    """Whether ``patch_counts`` returns without an error."""
     sizes = _sizes(architecture, image_size, "ceil")
     if any(size < 1 or size % patch for size, patch in zip(sizes, architecture.patch_sizes, strict=True)):
         return False
@@ -294,7 +295,7 @@ def _works(architecture: Architecture, image_size: int, rounding: Rounding | Non
 
 
 def _advice(architecture: Architecture, image_size: int, rounding: Rounding | None) -> str:
-    """What to do instead of an image size, at the end of a message."""
+    """Advice on which image sizes to take instead, for the end of a message."""
     nearest = nearest_image_sizes(architecture, image_size, rounding)
     if not nearest:
         return f"no size up to {LARGEST_IMAGE_SIZE} fits this network"
@@ -318,11 +319,12 @@ class SpikingResformer(nn.Module):
         timesteps: T, how often an image is presented; event data bring their own T.
         image_size: edge of the square input, in pixels.
         feature_rounding: how DSSA's number of patches is counted, see ``patch_counts``.
-        assumptions: what was chosen though nobody said it, a sentence each; kept for who prints it.
+        assumptions: the choices that nobody stated, a sentence each; they are only kept, so that callers can print
+            them.
 
     Raises:
-        UnsupportedError: where a stage's size is not divisible by its patch size, or it must be known how sizes were
-            rounded.
+        UnsupportedError: where a stage's size is not divisible by its patch size, or ``feature_rounding`` is None and
+            matters.
     """
 
     def __init__(
@@ -376,7 +378,7 @@ class SpikingResformer(nn.Module):
         return nn.Sequential(conv, BatchNorm(planes), *pool)
 
     def _stage(self, stage: int, patches: int) -> nn.Sequential:
-        """Return one stage, whose attention counts so many patches."""
+        """Return one stage, whose attention is scaled for ``patches`` patches."""
         net = self.architecture
         planes, patch_size = net.planes[stage], net.patch_sizes[stage]
         modules: list[nn.Module] = []

@@ -1,8 +1,8 @@
-"""Neurons for training that step through all of T in one call and keep nothing: fast, and SpikingJelly's otherwise.
+"""Neurons for training that compute all T steps in one call and keep no state: SpikingJelly's results, but faster.
 
-SpikingJelly's neurons keep their potential in Python, step by step, which costs training on a CPU more than the
-convolutions do. These compute the same spikes and the same gradients, in few passes over memory, and ``torch.compile``
-merges them with the normalisation before them.
+SpikingJelly's neurons update their potential in Python, step by step, which costs training on a CPU more time than the
+convolutions do. The neurons here compute the same spikes and the same gradients in few passes over memory, and
+``torch.compile`` merges them with the normalisation before them.
 """
 
 import functools
@@ -18,11 +18,11 @@ from torch import nn
 from resformer.errors import UnsupportedError
 
 ATAN_ALPHA = 2.0
-"""How steep SpikingJelly's arctangent is, whose derivative stands in for that of a step."""
+"""The steepness of SpikingJelly's arctangent, whose derivative replaces that of the step function in training."""
 
 
 def _spikes(currents: torch.Tensor) -> torch.Tensor:
-    """What an LIF of tau 2 makes of currents (T, M), from a potential of 0."""
+    """The spikes of LIF neurons of tau 2 for currents (T, M); the potential starts at 0."""
     spikes = []
     potential = torch.zeros_like(currents[0], dtype=_computed_in(currents))
     for current in currents.unbind(0):
@@ -33,7 +33,7 @@ def _spikes(currents: torch.Tensor) -> torch.Tensor:
 
 
 def _gradients(currents: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """The gradient of currents (T, M), given that of their spikes; the reset has none."""
+    """The gradient of the currents (T, M), from the gradient of their spikes; none passes through the reset."""
     charges = []
     potential = torch.zeros_like(currents[0], dtype=_computed_in(currents))
     for current in currents.unbind(0):
@@ -51,12 +51,12 @@ def _gradients(currents: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def _computed_in(currents: torch.Tensor) -> torch.dtype:
-    """At least float32, whatever autocast made of the currents."""
+    """The type to compute in: at least float32, whatever type autocast gave the currents."""
     return torch.promote_types(currents.dtype, torch.float32)
 
 
 class _LIFOverTime(torch.autograd.Function):
-    """An LIF over (T, M)."""
+    """LIF neurons for currents (T, M), all T steps in one call, with the gradient of SpikingJelly's neurons."""
 
     @staticmethod
     def forward(ctx: Any, currents: torch.Tensor, merged: bool) -> torch.Tensor:
@@ -73,8 +73,8 @@ class _LIFOverTime(torch.autograd.Function):
 class _Merged:
     """A function of currents and gradients, compiled into one pass over memory for each T and type.
 
-    Compiled code is kept in files between processes. Code for another processor computes nonsense on this one, without
-    a word. So the first result for each T and type is compared with the function's own.
+    Compiled code is kept in files between processes. Code for another processor computes wrong results on this one,
+    without an error. So the first result for each T and type is compared with the function's own.
     """
 
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
@@ -83,8 +83,8 @@ class _Merged:
         self._holds: dict[tuple[int, torch.dtype, str], bool] = {}
 
     def __call__(self, *given: torch.Tensor) -> torch.Tensor:
-        """What the function returns."""
-        # of views it would compile one for each shape of what they are views of, and give up after eight
+        """Return what the function returns, from compiled code if that is right."""
+        # given views, torch.compile would compile again for each shape of their bases, and give up after eight
         given = tuple(each.contiguous().data for each in given)
         kind = (len(given[0]), given[0].dtype, given[0].device.type)
         if kind not in self._holds:
@@ -93,7 +93,7 @@ class _Merged:
         return result
 
     def _compare(self, given: tuple[torch.Tensor, ...]) -> bool:
-        """Whether compiled code computes what the function does; where not, say so."""
+        """Whether compiled code computes what the function does; warn if it does not."""
         found, wanted = self._compiled(*given), self._function(*given)
         # spikes are 0 or 1; a gradient's products may be rounded once where the function rounds twice
         precision = torch.finfo(wanted.dtype).eps
@@ -110,14 +110,15 @@ class _Merged:
 
 
 _merged = functools.cache(_Merged)
-"""Of each function once."""
+"""Return the ``_Merged`` of a function; each function has one."""
 
 
 class StatelessLIF(nn.Module):
     """An LIF of tau 2, decayed input, threshold 1 and hard reset to 0 that begins each call at rest.
 
     Args:
-        merged: whether ``torch.compile``, which needs a C++ compiler on a CPU, makes one pass over memory of it.
+        merged: whether ``torch.compile`` merges the neuron into one pass over memory; on a CPU this needs a C++
+            compiler.
     """
 
     def __init__(self, *, merged: bool = False) -> None:
@@ -126,7 +127,7 @@ class StatelessLIF(nn.Module):
 
     def forward(self, currents: torch.Tensor) -> torch.Tensor:
         """Return the spikes of currents, both (T, ...), in the type of the currents."""
-        # where channels come last in memory, they stay there
+        # if channels come last in memory in the currents, they come last in the spikes
         last = currents.dim() == 5 and currents.stride(2) == 1
         ordered = currents.permute(0, 1, 3, 4, 2) if last else currents
         spikes: torch.Tensor = _LIFOverTime.apply(ordered.flatten(1), self.merged)  # type: ignore[no-untyped-call]
@@ -141,25 +142,25 @@ def _channels_last(images: torch.Tensor) -> torch.Tensor:
 
 
 def _input_channels_last(_module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """Before a convolution: what it reads has channels last, and so will what it gives."""
+    """The hook before a convolution: it puts channels last in the input, and so they come last in the output too."""
     return (_channels_last(inputs[0]),)
 
 
 def _gradient_channels_last(_module: nn.Module, _inputs: tuple[torch.Tensor], result: torch.Tensor) -> None:
-    """After a normalisation: so will the gradient that comes back to it."""
+    """The hook after a normalisation: it puts channels last in the gradient that comes back to the normalisation."""
     if result.requires_grad:
         result.register_hook(_channels_last)  # type: ignore[no-untyped-call]
 
 
 def make_stateless(model: nn.Module, *, merged: bool = False) -> None:
-    """Put a stateless neuron in the place of each LIF of a network, whose state dict stays as it is.
+    """Replace each LIF of a network by a stateless neuron; the network's state dict stays as it is.
 
-    Its convolutions and normalisations read values and gradients with channels last: PyTorch's normalisation takes
-    five to eight times as long on a CPU where one of the two lies otherwise.
+    The network's convolutions and normalisations then read values and gradients with channels last: on a CPU, PyTorch's
+    normalisation takes five to eight times as long if either of them has another layout.
 
     Args:
         model: a network whose neurons all are the LIFs of ``resformer.models.layers``.
-        merged: as ``StatelessLIF`` takes it.
+        merged: see ``StatelessLIF``.
 
     Raises:
         UnsupportedError: where a neuron is of another kind; the network is unchanged.

@@ -27,27 +27,28 @@ KEYS = (
     "ema_model",
     "ema",
 )
-"""Where people put weights. Where several are there, the first of these is read: weights before their averages."""
+"""Keys under which people store weights. If a file has several, the first in this order is read: weights come before
+their averages."""
 
 TOP_LEVEL = "top level"
-"""The key of weights that lie in no mapping of their own."""
+"""What stands for a key where weights lie in no mapping of their own."""
 
 WRAPPERS = ("module", "_orig_mod")
-"""Parts of names that ``DistributedDataParallel``, averages and ``torch.compile`` add, at any place."""
+"""Parts that ``DistributedDataParallel``, averaged models and ``torch.compile`` add to tensors' names, at any place."""
 
 HOLDERS = ("model", "net", "network", "ema_model", "student", "backbone", "encoder")
-"""Attributes by which a training module may hold the network: dropped where every name begins with it."""
+"""Attributes in which a training module may hold the network; one is removed from the names if all begin with it."""
 
 IGNORED = ("n_averaged", "total_ops", "total_params")
-"""The last parts of names of counters: of weight averaging, and of thop, which counts operations."""
+"""The last parts of the names of counters: that of weight averaging, and those of thop, which counts operations."""
 
 STEM = "prologue.0.weight"
-"""The tensor by which a SpikingResformer's weights are known."""
+"""The tensor by which a SpikingResformer's weights are recognised."""
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 DEPTH = 2
-"""Mappings around the weights, such as ``ema`` and ``module``."""
+"""The most mappings that may lie around the weights, such as ``ema`` and ``module``."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Weights:
 
     Attributes:
         state: each tensor by its name in an unwrapped network.
-        key: the keys that lead to them, such as ``model`` or ``ema.module``; ``TOP_LEVEL`` where none does.
-        notes: what was chosen, ignored or is to be known, a sentence each.
+        key: the keys that lead to the tensors, such as ``model`` or ``ema.module``; ``TOP_LEVEL`` if there are none.
+        notes: what was chosen or ignored, a sentence each.
     """
 
     state: dict[str, torch.Tensor]
@@ -70,16 +71,17 @@ def find_weights(
 ) -> Weights:
     """Choose a network's tensors from a file's content.
 
-    Where several mappings hold such a network, the first by the order of ``KEYS`` is read, and a note says so.
+    If several mappings hold such a network, the first in the order of ``KEYS`` is read, and a note says so.
 
     Args:
         content: what the file holds.
-        key: which of them to read instead.
-        stems: names of tensors, by any of which a network's weights are known.
-        whose: what such a network is called.
+        key: the key of the mapping to read instead of the first.
+        stems: names of tensors; a mapping that has any of them holds a network's weights.
+        whose: what messages call such a network.
 
     Raises:
-        FileFormatError: there are none, none of that key, or something else than tensors among them.
+        FileFormatError: the content is no state dict, has no weights under ``key``, or holds something other than dense
+            tensors among them.
     """
     if not isinstance(content, Mapping):
         raise FileFormatError(f"holds no state dict but a value of type {type(content).__name__}; {RESAVE}")
@@ -97,7 +99,7 @@ def find_weights(
             notes.append(f"weights: read from {quote(key)!r}")
     if key is not None:
         chosen = found[key]
-    else:  # so that the error tells what is wrong with the likeliest one
+    else:  # read the likeliest mapping, so that the error says what is wrong with it
         key = next((each for each in KEYS if isinstance(content.get(each), Mapping)), TOP_LEVEL)
         chosen = content if key == TOP_LEVEL else content[key]
     state = _tensors(chosen, notes)
@@ -111,7 +113,7 @@ def find_weights(
 def _candidates(
     content: Mapping[object, object], path: str, depth: int, stems: Sequence[str]
 ) -> Iterator[tuple[str, Mapping[object, object]]]:
-    """Each mapping that holds a stem's tensor, by the keys that lead to it."""
+    """Each mapping that has the tensor of a stem, with the keys that lead to the mapping."""
     ends = tuple(f".{_bare(stem)}" for stem in stems)
     if any(isinstance(name, str) and f".{_bare(name)}".endswith(ends) for name in content):
         yield path or TOP_LEVEL, content
@@ -121,7 +123,7 @@ def _candidates(
 
 
 def _rank(key: str) -> int:
-    """The place of a key among ``KEYS``; what they do not list comes last, in the file's order."""
+    """The place of a key in ``KEYS``: the top level comes first, and keys that are not listed come last."""
     first = key.partition(".")[0]
     return -1 if key == TOP_LEVEL else KEYS.index(first) if first in KEYS else len(KEYS)
 
@@ -132,7 +134,7 @@ def _bare(name: str) -> str:
 
 
 def _tensors(chosen: Mapping[object, object], notes: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors by bare names, counters left out."""
+    """The tensors by their names without wrappers and holders; counters are left out, and a note says so."""
     state: dict[str, torch.Tensor] = {}
     ignored: dict[str, int] = {}
     for name, value in chosen.items():
@@ -185,7 +187,7 @@ def check_values(state: StateDict) -> None:
     """Refuse tensors of other types than floating point, values that are not finite, and negative variances.
 
     Raises:
-        FileFormatError: names the tensor.
+        FileFormatError: a tensor is not acceptable; the message names it.
     """
     for name, tensor in state.items():
         shown = quote(name)
@@ -196,7 +198,7 @@ def check_values(state: StateDict) -> None:
                 f"{shown} holds {tensor.dtype}: expected floating point of 16, 32 or 64 bits; save the unquantized "
                 "network"
             )
-        # of 64 bits, too, values that 32 do not hold would overflow
+        # float64 values that float32 does not hold would overflow, so they count as infinite
         finite = tensor.isfinite()
         if tensor.dtype == torch.float64:
             finite &= tensor.abs() <= torch.finfo(torch.float32).max
@@ -214,7 +216,7 @@ def check_values(state: StateDict) -> None:
 
 
 def note_half_precision(state: StateDict) -> tuple[str, ...]:
-    """A warning where weights have only 16 bits, a sentence; nothing where none do."""
+    """A warning, one sentence, if weights have only 16 bits; an empty tuple if none have."""
     types = {tensor.dtype for tensor in state.values()} & {torch.float16, torch.bfloat16}
     if not types:
         return ()

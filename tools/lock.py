@@ -1,16 +1,16 @@
-"""Write the locks: versions and hashes of all that ``make setup`` and the Dockerfile install.
+"""Write the lock files: versions and hashes of everything that ``make setup`` and the Dockerfile install.
 
     make lock               # keeps the versions that are locked, where pyproject.toml still admits them
     make lock UPGRADE=1     # takes the newest
 
-One lock holds for Linux and macOS and for each Python that pyproject.toml admits; markers say what is for which. Three
-things are as they are for a reason:
+Each lock is for Linux and macOS and for every Python that pyproject.toml admits; markers say which requirement is for
+which. Three things need an explanation:
 
-- What only CUDA builds of torch need, gigabytes, stands in a lock of its own. PyPI's torch is such a build on Linux;
-  ``make setup`` takes the build for CPUs (``2.13.0+cpu``) where a registry offers it.
-- That build, too, has a lock of its own, since pip prefers PyPI's files where it finds their hashes. PyPI does not know
-  its hashes; this adds that of the file that a registry offers to this Python, if one does.
-- lava-nc 0.10.0 declares Python below 3.11 and works beyond (docs/quickstart.md), so it is locked for all.
+- Packages that only CUDA builds of torch need take gigabytes, and are in a lock of their own. PyPI's torch is such a
+  build on Linux; ``make setup`` takes the build for CPUs (``2.13.0+cpu``) if a registry offers it.
+- The build for CPUs has a lock of its own too, since pip prefers PyPI's files if it finds their hashes. PyPI does not
+  have the build's hashes; this tool adds the hash of the file that a registry offers to this Python, if one does.
+- lava-nc 0.10.0 declares Python below 3.11 but works on later ones (docs/quickstart.md), so it is locked for all.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ EXTRAS = {
     "setup": ("lava", "onnx", "sim", "images", "events", "plot", "completion", "examples", "frameworks", "dev"),
     "run": ("lava", "onnx", "sim", "images", "events", "plot", "completion"),
 }
-"""Of the locks that hold them: for a clone, and for those who only use it."""
+"""The extras of pyproject.toml in each lock: ``setup`` is for a clone, ``run`` for those who only use the package."""
 BESIDE = ("lava-nc==0.10.0", "setuptools>=77", "tomli>=2; python_version < '3.11'")
-"""What no extra holds: Lava beyond Python 3.10, and what a build of this package imports."""
+"""Requirements that are in no extra: Lava for Python after 3.10, and what a build of this package imports."""
 CUDA = re.compile(r"(nvidia|cuda)-")
-"""How the names begin of what only CUDA builds of torch need."""
+"""Matches the beginning of the names of packages that only CUDA builds of torch need."""
 COMPILE = (
     *("-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.10"),
     *("--generate-hashes", "--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"),
@@ -42,7 +42,7 @@ COMPILE = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write all locks; returns the exit status."""
+    """Write all locks; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions, not those that are locked")
     arguments = parser.parse_args(argv)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         locked = resolve(extras, upgrade=arguments.upgrade and name == "setup")
         cuda |= {each: locked.pop(each) for each in list(locked) if CUDA.match(each)}
         if name == "run":
-            # the only ones who need it are CUDA builds, and the tests of kernels, which are not among these
+            # only CUDA builds and the tests of kernels need Triton, and users of this lock run no tests
             cuda |= {each: locked.pop(each) for each in list(locked) if each.startswith("triton=")}
         write(name, locked)
     write("cuda", cuda)
@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def resolve(extras: Sequence[str], *, upgrade: bool) -> dict[str, str]:
-    """What a lock holds: each requirement with its version and marker, and its lines.
+    """The content of a lock: each requirement with its version and marker, and the lines of its entry.
 
     Args:
-        extras: Of pyproject.toml.
+        extras: Extras of pyproject.toml.
         upgrade: Whether the newest versions are taken, not those that are locked.
     """
     held = [path for path in (LOCKS / "setup.lock", LOCKS / "cuda.lock") if path.exists() and not upgrade]
@@ -83,7 +83,7 @@ def resolve(extras: Sequence[str], *, upgrade: bool) -> dict[str, str]:
 
 
 def entries(text: str) -> dict[str, str]:
-    """A lock's requirements: their first lines, and all of their lines."""
+    """A lock's entries: each requirement, which is the beginning of its entry, and the whole entry."""
     found: dict[str, str] = {}
     for block in re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE):
         if not block.startswith("#") and block.strip():
@@ -92,10 +92,10 @@ def entries(text: str) -> dict[str, str]:
 
 
 def cpu_builds(torch: str) -> str:
-    """The lines of torch's build for CPUs: its version, and the hashes that were seen or that this machine is offered.
+    """The entry of torch's build for CPUs: its version, the hashes known so far, and that of the file on offer here.
 
     Args:
-        torch: Its requirement, without the ``+cpu``.
+        torch: The requirement of torch, without ``+cpu``.
     """
     wanted = f"{torch}+cpu"
     held = entries((LOCKS / "torch-cpu.lock").read_text(encoding="utf-8"))

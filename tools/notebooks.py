@@ -1,8 +1,8 @@
-"""Run notebooks and write what they show into them.
+"""Run notebooks and write their outputs into them.
 
     make notebooks
 
-They run as they are read: in their own folder, top to bottom, in a new kernel of this environment.
+A notebook runs in its own folder, from top to bottom, in a new kernel of this environment.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 TIMEOUT = 300
-"""Seconds for one cell, on a busy machine."""
+"""The most seconds for one cell; enough on a busy machine."""
 
 
 class ThisPython(AsyncKernelManager):
-    """A kernel of this very environment, whatever other kernels the user has."""
+    """The manager of a kernel in this environment, whatever other kernels the user has installed."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        """How it is started."""
+        """The command that starts the kernel."""
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="Python 3", language="python")
 
@@ -37,7 +37,7 @@ def execute(path: Path) -> Any:
     """Run a notebook from its first cell to its last.
 
     Args:
-        path: It is read, not written.
+        path: The notebook's file, which is read but not written.
 
     Returns:
         The notebook with its outputs.
@@ -54,14 +54,14 @@ def execute(path: Path) -> Any:
             timeout=TIMEOUT,
             startup_timeout=TIMEOUT,
             record_timing=False,
-            coalesce_streams=True,  # what is printed comes in one part or in several, as it happens
+            coalesce_streams=True,  # otherwise printed text arrives in one part or in several, by chance
             resources=resources,
         )
-        # sockets are files there: ports would be open to whoever is on this machine
+        # the sockets are files in a private folder: ports would be open to everyone on this machine
         kernel = client.create_kernel_manager()
         kernel.transport, kernel.ip = "ipc", f"{folder}/kernel"
         client.execute()
-    # what says on which machine it ran, and nothing of the notebook
+    # these replace metadata that only tell on which machine the notebook ran
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -70,7 +70,7 @@ def execute(path: Path) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run each notebook and write it; returns the exit status."""
+    """Run each notebook and write it; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     for path in parser.parse_args(argv).notebooks:

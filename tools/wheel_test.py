@@ -1,11 +1,11 @@
-"""Install the wheel as a user does and use it: a clean environment for each Python, away from this checkout.
+"""Install the wheel and use it as a user does: in a clean environment for each Python, outside this checkout.
 
     make wheel-test                       # each of 3.10, 3.11 and 3.12 that is here
     make wheel-test PYTHONS="3.11"
 
-It builds the source distribution and of that the wheel, installs ``resformer[lava,onnx,sim]`` with the versions of
-constraints.txt, and runs the quickstart on the digits. It needs a package index, some minutes a Python, and 1 GB of
-disk each, or 6 GB where the index offers torch as a CUDA build alone.
+The test builds the source distribution and, from it, the wheel. Then it installs ``resformer[lava,onnx,sim]`` with the
+versions of constraints.txt, and runs the quickstart on the digits. It needs a package index, and for each Python some
+minutes and 1 GB of disk, or 6 GB if the index only offers CUDA builds of torch.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")
 LEFT = (".git", ".venv", "build", "dist", "site", "*.egg-info", "__pycache__", ".*_cache")
-"""What of the checkout no build reads."""
+"""Patterns of names in the checkout that no build reads, and that are not copied."""
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 LAVA = ("--no-deps", "--ignore-requires-python", "lava-nc==0.10.0")
-"""The line that docs/quickstart.md adds on Python 3.11 and later."""
+"""Arguments of the ``pip install`` that docs/quickstart.md adds on Python 3.11 and later."""
 FILES = ("spikingresformer_mnist.pt", "test_images.npy", "test_labels.npy")
 VERIFY = "resformer-verify build --model spikingresformer_mnist.pt --input test_images.npy"
 COMMANDS = (
@@ -51,7 +51,7 @@ print("python: equivalent, on", compiled.place().cores, "cores")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Try each Python; returns 1 if one failed or none was found."""
+    """Try each Python; return 1 if one failed or none was found, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pythons", nargs="+", default=PYTHONS, metavar="VERSION")
     arguments = parser.parse_args(argv)
@@ -80,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build(folder: Path) -> Path:
-    """The wheel of the source distribution of this checkout.
+    """Build the source distribution of this checkout, and from it the wheel; return the wheel's path.
 
     Args:
-        folder: Where all of it goes.
+        folder: The folder that everything is written to.
     """
     shutil.copytree(ROOT, folder / "checkout", symlinks=True, ignore=shutil.ignore_patterns(*LEFT))
     shown([sys.executable, "-m", "venv", folder / "builder"])
@@ -97,7 +97,7 @@ def build(folder: Path) -> Path:
 
 
 def find(version: str) -> str | None:
-    """An interpreter of a version: on the path, of pyenv, or of uv; None if there is none."""
+    """The interpreter of a Python version, from the path, from pyenv or from uv; None if there is none."""
     candidates = [f"python{version}"]
     if shutil.which("pyenv"):
         root = subprocess.run(["pyenv", "root"], capture_output=True, text=True, check=True).stdout.strip()
@@ -106,7 +106,7 @@ def find(version: str) -> str | None:
         found = subprocess.run(["uv", "python", "find", version], capture_output=True, text=True, check=False)
         candidates += found.stdout.split()
     for candidate in candidates:
-        # a shim of pyenv is there for every version, and runs only those that are switched on
+        # pyenv has a shim for every version, but a shim only runs if its version is switched on
         tried = shutil.which(candidate)
         if tried and subprocess.run([tried, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
             return tried
@@ -114,10 +114,10 @@ def find(version: str) -> str | None:
 
 
 def use(wheel: Path, python: str, version: str, folder: Path) -> None:
-    """Install the wheel and run the quickstart.
+    """Install the wheel for one Python and run the quickstart.
 
     Raises:
-        CalledProcessError: Something failed; what it printed is shown.
+        CalledProcessError: A command failed; its output has been shown.
     """
     print(f"\nPython {version}: {python}", flush=True)
     shown([python, "-m", "venv", folder / "environment"])
@@ -137,14 +137,14 @@ def use(wheel: Path, python: str, version: str, folder: Path) -> None:
 
 
 def shown(command: Sequence[str | Path], *, cwd: Path | None = None, quiet: bool = False) -> None:
-    """Run a command and say which; neither this checkout nor anyone's packages are on its path."""
+    """Print a command and run it without ``PYTHONPATH`` and ``PYTHONHOME``, so that only its own packages are found."""
     words = list(map(str, command))
     print(f"$ {shlex.join([Path(words[0]).name, *words[1:]])}"[:200], flush=True)
     subprocess.run(words, cwd=cwd, env=clean(os.environ), check=True, stdout=subprocess.DEVNULL if quiet else None)
 
 
 def clean(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what would lead a Python elsewhere."""
+    """Environment variables without those that change where Python looks for packages."""
     return {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 

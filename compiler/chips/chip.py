@@ -21,7 +21,7 @@ from resformer.models.limits import LARGEST_YAML, LONGEST_MESSAGE, LONGEST_QUOTE
 PACKAGED = ("loihi2", "loihi2-152", "loihi1")
 DEFAULT = PACKAGED[0]
 STATUSES = ("published", "decoded", "fitted", "assumed")
-"""How far a constant can be trusted; one that a user gives without a word is assumed."""
+"""How far a constant can be trusted; a constant that a user gives without a status is assumed."""
 WORD_BITS = 64
 
 
@@ -32,7 +32,7 @@ class Source:
     Attributes:
         status: One of :data:`STATUSES`.
         text: The publication, or what was assumed.
-        range: Between which values the constant lies, as far as is known; None where no more than one is.
+        range: The least and the most that the constant may be; None where no range is known.
     """
 
     status: str
@@ -45,52 +45,54 @@ class Chip:
     """What one kind of chip holds and what its operations cost. A core's limits are inclusive.
 
     Attributes:
-        name: In reports and errors.
+        name: The name in reports and errors.
         cores_per_chip: Neurocores that networks can use.
         chips_per_system: Chips of the largest machine.
         cores_per_tile: Cores that share a router of the mesh.
         mesh_columns: Tiles of a chip from west to east.
         chip_columns: Chips from west to east.
         neurons_per_core: Neurons, those that pad a tile included.
-        memory_words_per_core: 64-bit words for neurons, synapses and axons together; None where each has its own.
+        memory_words_per_core: 64-bit words for neurons, synapses and axons together; None where each kind has a memory
+            of its own.
         synapse_words_per_core: 64-bit words of synapses.
         axon_in_per_core: Entries for arriving spikes.
         axon_map_per_core: Words that say where spikes go.
         neuron_groups_per_core: Kinds of neurons.
         delay_steps_max: Longest delay of a synapse.
         payload_bits: Width of a graded spike's payload; 0 where spikes are binary.
-        synapse_row_header_bits: What a row of synapses takes beside its weights.
-        synapse_index_bits: What a synapse takes beside its weight where each names its target: of a dense layer, and of
-            a convolution of which only the weights that are not zero are stored.
+        synapse_row_header_bits: Bits that a row of synapses takes beside its weights.
+        synapse_index_bits: Bits that a synapse takes beside its weight where each synapse names its target: in a dense
+            layer, and in a convolution of which only the weights that are not zero are stored.
         shared_kernels: 1 where a core keeps a convolution's kernel once, for all positions of its tile; 0 where each
             synapse is kept by itself.
         sparse_dense_rows: 1 where rows of a dense layer hold only the weights that are not zero; 0 where they hold all.
         skips_zero_weights: 1 where a convolution's weights of zero cause no operation; 0 where they do.
-        dense_fill: The share of a core's synapse words up to which a dense layer that is cut fills it.
+        dense_fill: The largest share of a core's synapse words that a dense layer fills if it is cut.
         axon_in_per_edge: Entries that a shared (convolution's) connection takes in a core.
-        axon_map_per_position: Words a position of a tile takes for each connection that leaves it.
-        axon_map_per_destination: Words that each further core takes which reads the position.
+        axon_map_per_position: Words that a position of a tile takes for each connection that leaves it.
+        axon_map_per_destination: Words that a position takes for each further core that reads it.
         delay_slots_per_word: Waiting inputs that one word of a neuron's memory holds.
-        power_of_two_tiles: 1 where a tile's width is a power of two, whose neurons it takes in full, and its height and
-            depth are halvings; 0 where it may have any size.
+        power_of_two_tiles: 1 where a tile's width is a power of two, counted in full even if the layer is narrower, and
+            its height and depth are the layer's, halved some times; 0 where a tile may have any size.
         synaptic_op_pj: Energy of one synaptic operation, in pJ.
-        neuron_update_active_pj: Of updating a neuron that fires.
-        neuron_update_inactive_pj: Of updating one that does not.
-        spike_in_tile_pj: Of a message's delivery inside a tile.
-        hop_east_west_pj: Of a message's hop to the next tile of a row.
-        hop_north_south_pj: Of its hop to the next row.
+        neuron_update_active_pj: Energy of updating a neuron that fires, in pJ.
+        neuron_update_inactive_pj: Energy of updating a neuron that does not fire, in pJ.
+        spike_in_tile_pj: Energy of delivering a message inside a tile, in pJ.
+        hop_east_west_pj: Energy of a message's hop to the next tile of a row, in pJ.
+        hop_north_south_pj: Energy of a message's hop to the next row, in pJ.
         static_mw_per_chip: Power of an idle chip, in mW.
         synaptic_op_ns: Time of one synaptic operation in a core, in ns.
-        synaptic_op_wide_ns: The same, of a convolution whose core holds more outputs than ``wide_row_outputs``.
-        wide_row_outputs: The outputs up to which a convolution's row of weights is no wide one.
-        message_in_ns: Time of taking one message into a core.
-        message_out_ns: Time of sending one out of it.
-        neuron_update_active_ns: Of updating a neuron that fires.
-        neuron_update_inactive_ns: Of updating one that does not.
-        link_ns: Time for which a message keeps a link between two tiles from others.
-        hop_east_west_ns: Of a hop to the next tile of a row.
-        hop_north_south_ns: Of a hop to the next row.
-        step_ns: What every step takes besides: the barrier.
+        synaptic_op_wide_ns: Time of one synaptic operation of a convolution whose rows of weights have more outputs in
+            a core than ``wide_row_outputs``, in ns.
+        wide_row_outputs: The most outputs of a convolution's row of weights that is not wide.
+        message_in_ns: Time of taking one message into a core, in ns.
+        message_out_ns: Time of sending one message out of a core, in ns.
+        neuron_update_active_ns: Time of updating a neuron that fires, in ns.
+        neuron_update_inactive_ns: Time of updating a neuron that does not fire, in ns.
+        link_ns: Time for which one message occupies a link between two tiles, in ns.
+        hop_east_west_ns: Time of a hop to the next tile of a row, in ns.
+        hop_north_south_ns: Time of a hop to the next row, in ns.
+        step_ns: Time that the barrier adds to every step, in ns.
         sources: Where each constant comes from.
     """
 
@@ -146,7 +148,7 @@ class Chip:
         return -(-tiles // self.mesh_columns)
 
     def bounds(self, name: str) -> tuple[float, float]:
-        """The least and the most that a constant may be: both its value where no range is known."""
+        """The least and the most that a constant may be; both are its value where no range is known."""
         value = float(getattr(self, name))
         source = self.sources.get(name)
         if source is None or source.range is None:
@@ -155,7 +157,7 @@ class Chip:
         return min(source.range[0], value), max(source.range[1], value)
 
     def extreme(self, *, high: bool) -> Chip:
-        """The chip whose constants are all the least, or all the most, that they may be."""
+        """The chip with each constant at the most that it may be if ``high``, else at the least."""
         wanted: dict[str, Any] = {
             name: self.bounds(name)[high] for name, source in self.sources.items() if source.range is not None
         }
@@ -176,10 +178,10 @@ class Chip:
 
     @classmethod
     def from_json(cls, content: Any) -> Chip:
-        """The chip that :meth:`to_json` told of.
+        """Read the chip that :meth:`to_json` described.
 
         Raises:
-            FileFormatError: It is something else.
+            FileFormatError: The content is something else.
         """
         known = isinstance(content, Mapping) and isinstance(content.get("constants"), Mapping)
         if not known or not isinstance(content.get("name"), str):
@@ -203,9 +205,9 @@ _MAY_BE_ZERO = frozenset(
     | {"shared_kernels", "sparse_dense_rows", "skips_zero_weights"}
 )
 LARGEST_COUNT = 2**31 - 1
-"""Of a constant that counts; no chip comes near it, and products of a few stay within 64 bits or a float."""
+"""The largest constant that is a count; no chip comes near it, and products of a few fit in 64 bits or a float."""
 LARGEST_FLOAT = 1e15
-"""Of an energy in pJ, a time in ns or a power in mW."""
+"""The largest energy in pJ, time in ns or power in mW."""
 _FLAGS = ("power_of_two_tiles", "shared_kernels", "sparse_dense_rows", "skips_zero_weights")
 _MOST = {
     "cores_per_chip": 2**16,
@@ -214,9 +216,9 @@ _MOST = {
     "dense_fill": 1,
     **dict.fromkeys(_FLAGS, 1),
 }
-"""Where a constant has a largest value of its own."""
+"""The largest values of the constants that have a limit of their own."""
 COSTS = ("_pj", "_ns", "_mw_per_chip")
-"""How the names of constants end that are energies, times or powers: these alone may have a range."""
+"""The endings of the names of energies, times and powers; only these constants may have a range."""
 
 
 def load_chip(name: str) -> Chip:
@@ -246,7 +248,7 @@ def load_chip(name: str) -> Chip:
 
 @functools.cache
 def _packaged(name: str) -> Chip:
-    """A chip of ours: its description is always the same."""
+    """A packaged chip, which is read only once."""
     text = resources.files("resformer.compiler.chips").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return _parse(text, f"{name}.yaml")
 
@@ -284,7 +286,7 @@ def _base(name: Any, at: str) -> Chip | None:
 
 
 def _check_name(name: Any, at: str) -> None:
-    """Refuse what is no name to print."""
+    """Refuse a name that is no text or cannot be printed."""
     if not isinstance(name, str) or not name or not name.isprintable() or len(name) > LONGEST_QUOTE:
         shown = repr(quote(name)) if isinstance(name, str) else quote(name)
         raise FileFormatError(f"{at}: name is {shown}; give the chip a name of 1 to {LONGEST_QUOTE} characters")
@@ -294,10 +296,10 @@ def _constant(key: str, given: Any, places: tuple[str, str], where: str) -> tupl
     """One constant's value and source.
 
     Args:
-        key: Its name.
-        given: What stands there: a value, or a mapping.
-        places: What errors call its place, and its range's.
-        where: What errors call the file.
+        key: The constant's name.
+        given: The value under that name, or a mapping that holds it.
+        places: The place of the constant and the place of its range, as errors name them.
+        where: The file, as errors name it.
     """
     at, range_at = places
     status, text, value, between = "assumed", f"given in {quote(Path(where).name)}", given, None
@@ -319,7 +321,7 @@ def _constant(key: str, given: Any, places: tuple[str, str], where: str) -> tupl
 
 
 def _range(key: str, given: Any, value: float, at: str) -> tuple[float, float]:
-    """Between which values a constant lies."""
+    """The least and the most that a constant may be, checked."""
     if not key.endswith(COSTS):
         raise FileFormatError(f"{at}: {key} has a range; only energies, times and powers have one")
     if not isinstance(given, list) or len(given) != 2:
@@ -332,7 +334,7 @@ def _range(key: str, given: Any, value: float, at: str) -> tuple[float, float]:
 
 
 def _number(key: str, value: Any, name: str, at: str) -> Any:
-    """A constant's value, or an end of its range, if a constant of that name may be so large."""
+    """A constant's value, or an end of its range, checked against the limits of the constant ``key``."""
     kind = _FIELDS[key]
     number = isinstance(value, int) or (kind == "float" and isinstance(value, float) and math.isfinite(value))
     if not number or isinstance(value, bool):

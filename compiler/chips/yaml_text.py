@@ -1,4 +1,4 @@
-"""The gate of chip descriptions: plain YAML of a bounded size, without what makes YAML grow or run anything."""
+"""The gate of chip descriptions: plain YAML of a bounded size, without aliases and tags, which expand or run code."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ LISTS = ("range",)
 
 
 def read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The mapping that a description is.
+    """Read a chip description as a mapping.
 
     Args:
-        text: Of the file.
-        where: What errors call it.
+        text: The text of the file.
+        where: The file, as errors name it.
 
     Returns:
-        Each key's value, a mapping or a plain value; and each key's line, those inside a mapping as ``outer.inner``.
+        The value of each key, a mapping or a plain value; and the line of each key, where keys inside a mapping are
+        named ``outer.inner``.
 
     Raises:
-        FileFormatError: It is something else, or has a tag, an alias, too many items or too deep ones; the message
-            names the line.
+        FileFormatError: The text is no mapping, or has a tag, an alias, too many items or items nested too deeply; the
+            message names the line.
     """
     try:
         _check_events(text, where)
@@ -50,13 +51,13 @@ def read_mapping(text: str, where: str) -> tuple[dict[str, Any], dict[str, int]]
 
 
 def _check_events(text: str, where: str) -> None:
-    """Walk a text without building anything of it."""
+    """Refuse aliases, tags and too many or too deep items, without building any value from the text."""
     depth = items = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         at = f"{where}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
             raise FileFormatError(f"{at}: *{quote(event.anchor)} stands for another value; write the value itself")
-        # the tag of what has none of its own is None, or "!" where it is quoted
+        # a node without a tag of its own has None, or "!" if it is quoted
         if isinstance(event, yaml.NodeEvent) and (tag := getattr(event, "tag", None)) not in (None, "!"):
             raise FileFormatError(f"{at}: the tag {quote(tag)} gives a value another type; write it without")
         if isinstance(event, yaml.CollectionStartEvent):

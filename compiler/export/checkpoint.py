@@ -1,8 +1,8 @@
-"""The quantized network as an ordinary checkpoint: what it computes in SpikingJelly is what the program computes.
+"""The quantized network as an ordinary checkpoint, with which SpikingJelly computes what the program computes.
 
-So for a SpikingResformer, under the names of the authors' code, and for a module in memory, under its own. Weights and
-biases are dyadic, batch normalisation is reduced to a bias, and DSSA's rates make both of its scales one. The tensors
-are float64: load them after ``model.double()``.
+The tensors of a SpikingResformer have the names of the authors' code, and those of a module in memory have the module's
+own names. Weights and biases are dyadic, batch normalisation only adds a bias, and DSSA's rates make both of its scales
+one. The tensors are float64: load them after ``model.double()``.
 """
 
 from __future__ import annotations
@@ -73,15 +73,17 @@ from resformer.models.layers import NeuronKind
 Float64Array = npt.NDArray[np.float64]
 
 TIE_SHIFT = 2.0**-30
-"""Taken from biases of neurons that fire above their threshold alone: SpikingJelly fires at v >= 1, but ties must not.
+"""What is subtracted from the biases of neurons that fire only above their threshold: SpikingJelly fires at v >= 1, but
+these neurons must not fire at a tie.
 
-Where the program fires at ties too, nothing is taken; but behind a mean that float64 rounds it is added, lest a tie
-fall below by a last bit."""
+Nothing is subtracted for neurons that fire at ties. Behind a mean that float64 rounds, the shift is even added for
+them, so that rounding the last bit does not bring a tie below the threshold."""
 BN_EPS = 1e-5
 """Epsilon of the authors' batch normalisations."""
 
 _NORMS = {"W": "norm", "Wproj": "norm_proj", "conv": "norm"}
-"""The batch normalisation behind a convolution that has a name; one with an index is followed by the next index."""
+"""The name of the batch normalisation behind a convolution, by the convolution's own name. Behind a convolution whose
+name is an index, the batch normalisation has the next index."""
 
 WITHOUT_WEIGHTS = (
     Input,
@@ -100,7 +102,7 @@ WITHOUT_WEIGHTS = (
     Delay,
     SampleDelay,
 )
-"""Integer operations that hold no weights of a checkpoint's; some have a decay or a rate."""
+"""Integer operations for which a checkpoint holds no weights; for some of them it holds a decay or a rate."""
 FLOAT_WITHOUT_WEIGHTS = (
     nir.Input,
     nir.Output,
@@ -115,17 +117,17 @@ FLOAT_WITHOUT_WEIGHTS = (
     primitives.SpikeAttention,
     primitives.SpikeMatMul,
 )
-"""The same of a SpikingResformer's float operations, once all passes have run."""
+"""Float operations, of a SpikingResformer after all passes, for which a checkpoint holds no weights."""
 
 
 @dataclass(frozen=True)
 class TensorRows:
-    """Where in the authors' state dict a synapse's numbers stand.
+    """Where the authors' state dict holds the weights and the biases of a layer of synapses.
 
     Attributes:
-        weight: The name of its weights' tensor.
-        bias: The name of its biases', or None where it has none.
-        rows: Which rows of both are its own.
+        weight: The name of the tensor of weights.
+        bias: The name of the tensor of biases; None if the layer has none.
+        rows: The rows of both tensors that are the layer's.
     """
 
     weight: str
@@ -134,7 +136,10 @@ class TensorRows:
 
 
 def tensor_rows(network: Graph[Any]) -> dict[str, TensorRows]:
-    """Where each synapse of a SpikingResformer stands after all float passes, at either level.
+    """Where the authors' state dict holds each layer of a SpikingResformer.
+
+    Args:
+        network: The integer program, or the float graph after all passes.
 
     Raises:
         UnsupportedError: The network has an operation that no SpikingResformer has.
@@ -162,10 +167,10 @@ def quantized_state(
     """The state dict of the quantized network, under the names of the authors' code.
 
     Args:
-        program: As ``quantize`` returns it: each synapse still holds its own bias.
-        neuron: Which neuron every population is; None: PLIF if a decay is neither that of an LIF nor that of an IF.
-        patches: L of each stage, by which the network that loads this scales its attention (``patch_counts``); None:
-            as many as there are.
+        program: The program as ``quantize`` returns it: each layer of synapses still holds its own bias.
+        neuron: The neuron of all populations; None: PLIF if any decay is neither that of an LIF nor that of an IF.
+        patches: L of each stage, the number of patches by which the network that loads the state dict scales its
+            attention (``patch_counts``); None: the number of positions that the program has.
     """
     state: dict[str, Float64Array] = {}
     settled = _settled(program)
@@ -198,7 +203,7 @@ def quantized_state(
 
 
 def _stage(block: str) -> int:
-    """The stage of a block, which its name in the authors' code begins with: ``layers.STAGE.BLOCK``."""
+    """The stage of a block, from its name in the authors' code, ``layers.STAGE.BLOCK``."""
     return int(block.split(".")[1])
 
 
@@ -208,13 +213,13 @@ def quantized_module_state(
     imported: Graph[nir.NIRNode],
     state: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    """The state dict of a quantized module, to be loaded by its own class; what the program has no use for stays.
+    """The state dict of a quantized module, to be loaded by its own class; tensors that the program does not use stay.
 
     Args:
-        program: As ``quantize`` returns it: each synapse still holds its own bias.
-        folded: The float graph that it was made of.
+        program: The program as ``quantize`` returns it: each layer of synapses still holds its own bias.
+        folded: The float graph that the program was made from.
         imported: The float graph before all passes, which holds the batch normalisations.
-        state: The module's own, in float64.
+        state: The state dict of the module, in float64.
     """
     output = program.output.op
     assert isinstance(output, Output)
@@ -250,7 +255,7 @@ def quantized_module_state(
             case Dense():
                 weight = spread(folded[node.name].op, real_weight(program, node.name))
                 put(f"{node.name}.weight", weight * level_norm(folded, node.name))
-                # the classifier's bias was multiplied by the area of the pool before it, which divides the output
+                # the program's bias is multiplied by the area of the pool before the classifier, and its output divided
                 shares = float(folded[node.name].op.metadata.get(BIAS_SHARES, 1))
                 bias = node.op.bias * 2.0**-node.op.signal.scale_exp * shares / output.divisor
                 behind = _norm_behind(imported, node.name) if node.name in imported else None
@@ -272,7 +277,10 @@ def _module_layers(
     state: Mapping[str, torch.Tensor],
     settled: Mapping[str, npt.NDArray[np.bool_]],
 ) -> dict[str, tuple[Float64Array, Float64Array, Node[nir.NIRNode] | None]]:
-    """The weights, biases and normalisation of each convolution of a module; one that was split is whole again."""
+    """The weights, biases and batch normalisation of each convolution of a module; the parts of one are put together.
+
+    A convolution without a batch normalisation has None in its place.
+    """
     layers: dict[str, tuple[Float64Array, Float64Array, Node[nir.NIRNode] | None]] = {}
 
     def put(name: str, shape: tuple[int, ...], rows: Any, *values: Any) -> None:
@@ -328,7 +336,7 @@ def _put_feedback(
     columns: object,
     state: Mapping[str, torch.Tensor],
 ) -> None:
-    """Write the columns of a layer that are synapses from a population onto itself, beside those for its input."""
+    """Write the columns of a layer's weights that are a population's synapses onto itself; the rest weigh its input."""
     found = None if columns is None else columns_of(str(columns))
     if found is None or columns_name(found[0], 0, found[1].start) not in program:
         return
@@ -341,10 +349,11 @@ def _put_feedback(
 def weight_factor(
     program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode], name: str
 ) -> Float64Array:
-    """What a module's weights are of the program's, by row, as an array that multiplies them.
+    """What a layer's weights in the program are multiplied by to get those of the module, (rows or 1, 1, 1, 1).
 
-    A layer that reads a sum in place of a mean has the area, and one that reads levels has what divides them in the
-    module; one that a product reads which the code scales by what no buffer decides has the reciprocal of that.
+    It is the product of three factors: the area of the pool, if the layer reads a sum in place of a mean; the number
+    that divides levels in the module, if the layer reads levels; and the reciprocal of the number that the code scales
+    a product by, if that product reads the layer and no buffer holds the number.
     """
     factor = np.full((1, 1, 1, 1), pool_area(folded, name) * level_norm(folded, name))
     for reader in program.consumers[name]:
@@ -360,20 +369,24 @@ def weight_factor(
 
 
 def pool_area(folded: Graph[nir.NIRNode], name: str) -> int:
-    """By what a layer's weights were divided, or thresholds multiplied: it reads a sum in place of a pool's mean."""
+    """The area of the pool whose sum a layer or a population reads in place of the mean; 1 if it reads no such sum.
+
+    A layer's weights were divided by the area, or a population's thresholds multiplied by it.
+    """
     return int(folded[name].op.metadata.get(POOL_AREA, 1))
 
 
 def level_norm(folded: Graph[nir.NIRNode], name: str) -> float:
-    """What a layer's weights were divided by, since it reads levels in place of what divides them."""
+    """What a layer's weights were divided by, since it reads whole levels where the module divides them; else 1."""
     return float(folded[name].op.metadata.get(LEVEL_NORM, 1))
 
 
 def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported: Graph[nir.NIRNode]) -> str:
-    """Why the spikes of a quantized module need not be the program's, or "".
+    """Why the spikes of a quantized module may differ from the program's; "" if they cannot.
 
-    Beside what ``Program.is_dyadic`` says of the integers: each mean, threshold and decay must be the module's own,
-    and something on the way to each population that does not fire at ties must hold a bias for their shift.
+    What the integers themselves make differ is left to ``Program.is_dyadic``. Here, each mean, threshold and decay must
+    be exactly the module's own, and each population that needs the shift of ties must have a bias on the way to it that
+    can hold the shift.
     """
     for each in folded:
         if SHARED in each.op.metadata:
@@ -426,14 +439,14 @@ def inexact_module_terms(program: Program, folded: Graph[nir.NIRNode], imported:
 
 
 def _is_kept(program: Program, layer: Node[nir.NIRNode]) -> bool:
-    """Whether the program has a layer's numbers as the module's code states them, as it has the ones of a sum."""
+    """Whether the program holds a layer's numbers exactly as the module's code states them, such as a sum's ones."""
     if not isinstance(layer.op, nir.Conv2d) or layer.name not in program or layer.op.bias.any():
         return False
     return bool((real_weight(program, layer.name) == layer.op.weight).all())
 
 
 def _inexact_levels(program: Program, folded: Graph[nir.NIRNode], node: Node[ops.Op]) -> str:
-    """Why the levels of a population need not be the module's, or ""."""
+    """Why the levels of a population may differ from the module's; "" if they cannot."""
     neurons, op, scale = folded[node.name].op, node.op, 2.0 ** program[node.inputs[0]].op.signal.scale_exp
     assert isinstance(neurons, primitives.IntegerLIF)
     assert isinstance(op, IntegerLIF)
@@ -447,22 +460,22 @@ def _inexact_levels(program: Program, folded: Graph[nir.NIRNode], node: Node[ops
 
 
 def _settled(program: Program) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each node and channel, whether all neurons that its bias reaches fire at ties."""
+    """For each node and channel, whether all neurons that a bias there reaches fire at ties."""
     for node in program:
         if not isinstance(node.op, (Conv2d, Dense, *WITHOUT_WEIGHTS)):
             raise _unknown(node)
-    # what reaches no neurons is as the rest: a network that was fine-tuned has the shift in every bias
+    # a bias that reaches no neurons is treated as the others: a fine-tuned network has the shift in every bias
     any_settled = any(node.op.surplus.any() for node in program if isinstance(node.op, Spiking))
     return settled_currents(program, unread=any_settled)
 
 
 def _is_exact_mean(area: int) -> bool:
-    """Whether float64 holds the mean of ``area`` spikes, however many of them fire."""
+    """Whether float64 holds the mean of ``area`` spikes exactly, however many of them fire."""
     return area & (area - 1) == 0
 
 
 def _reads_rounded_mean(program: Program, folded: Graph[nir.NIRNode], name: str) -> bool:
-    """Whether a current has a part that a module makes of a mean which float64 rounds."""
+    """Whether a part of a current is made, in the module, from a mean that float64 rounds."""
     node = program[name]
     if isinstance(node.op, Conv2d) or is_stack(program, name):
         return not _is_exact_mean(pool_area(folded, name))
@@ -486,20 +499,20 @@ def _holds_bias(imported: Graph[nir.NIRNode], name: str) -> bool:
 
 
 def _norm_behind(imported: Graph[nir.NIRNode], name: str) -> Node[nir.NIRNode] | None:
-    """The batch normalisation that was folded into a layer."""
+    """The batch normalisation behind a layer, which was folded into it; None if there is none."""
     norms = [node for node in imported.consumers[name] if isinstance(node.op, BatchNorm2d)]
     return norms[0] if norms else None
 
 
 def _real_bias(program: Program, name: str, settled: npt.NDArray[np.bool_]) -> Float64Array:
-    """A layer's biases, (C,), less the shift of ties on channels whose neurons do not fire at them."""
+    """A layer's real biases, (C,); ``TIE_SHIFT`` is subtracted on channels whose neurons do not all fire at ties."""
     op = program[name].op
     assert isinstance(op, Conv2d)
     return op.bias.astype(np.float64) * 2.0**-op.signal.scale_exp - TIE_SHIFT * ~settled
 
 
 def write_rows(state: dict[str, Float64Array], name: str, where: TensorRows, values: Float64Array) -> None:
-    """Write a synapse's rows of a tensor, made on first use: those of y1 or y2 are half of it."""
+    """Write a layer's rows of a tensor, which is made on first use; y1 and y2 are half of its rows each."""
     if isinstance(where.rows, slice):
         state[name] = values
         return
@@ -507,7 +520,7 @@ def write_rows(state: dict[str, Float64Array], name: str, where: TensorRows, val
 
 
 def _unknown(node: Node[Any]) -> UnsupportedError:
-    """The refusal of an operation of which nobody said what a checkpoint holds of it."""
+    """The error for an operation that has no form in a checkpoint."""
     return UnsupportedError(
         f"{node.name}: a {type(node.op).__name__} has no place in a quantized checkpoint; leave it out of the network"
     )
@@ -519,7 +532,7 @@ def _norm_name(conv: str) -> str:
 
 
 def _identity_norm(name: str, channels: int) -> dict[str, Float64Array]:
-    """A batch normalisation that does nothing but add its bias, less that bias."""
+    """The tensors, except the bias, of a batch normalisation that only adds its bias."""
     return {
         f"{name}.weight": np.ones(channels),
         f"{name}.running_mean": np.zeros(channels),
@@ -534,10 +547,10 @@ def _unit_variance(eps: float) -> float:
 
 
 def unit_rate(count: int) -> float:
-    """The rate whose product with a count is exactly one, so that DSSA's scale is, whatever the machine's square root.
+    """The rate whose product with a count is exactly one, so that DSSA's scale is exactly one on every machine.
 
-    1 / 49 is not, but its neighbour is. A few counts, such as 237, have none: there the product is the next number
-    above one, whose square root rounds to one.
+    1 / 49 is not such a rate, but a neighbouring float64 is. A few counts, such as 237, have no such rate: there the
+    product is the next number above one, whose square root rounds to one.
     """
     rates = _neighbours(1 / count)
     return next(rate for wanted in (1.0, 1.0 + 2.0**-52) for rate in rates if rate * count == wanted)

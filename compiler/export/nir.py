@@ -1,10 +1,11 @@
 """The quantized network as NIR: dyadic weights as real numbers, and the integers that they stand for as metadata.
 
-Its neurons fire above their thresholds, as NIR's and Loihi's do, so no shift of ties is needed; a threshold at which
-the program fires is lowered to where no potential is, so that it does not matter how one reads it (but that of a soft
-reset, which is what a spike takes, and says that it fires at it). In float64 (and in
-float32, as long as sums stay below 2^24 units) any tool that follows NIR gives the program's spikes, where no decay is
-rounded and nothing saturates.
+Its neurons fire above their thresholds, as NIR's and Loihi's do. Where the program fires at a threshold too, the
+threshold in the file is lowered to a value that no potential takes, so that firing at it and firing above it are the
+same. There are two exceptions. A soft reset subtracts the threshold, so that threshold stays, and the metadata say that
+the neurons fire at it. If only some channels of a population fire at ties, the bias of the layer before them is raised
+instead. In float64 (and in float32, as long as sums stay below 2^24 units) any tool that follows NIR gives the
+program's spikes, if no decay is rounded and nothing saturates.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from resformer.errors import UnsupportedError
 Float64Array = npt.NDArray[np.float64]
 
 INTEGERS = "integers"
-"""The key of a node's metadata under which its integers stand, named as in the program."""
+"""The key of a node's metadata under which its integers are, named as in the program."""
 UNCHANGED = (
     Input,
     Output,
@@ -76,7 +77,7 @@ UNCHANGED = (
     Delay,
     SampleDelay,
 )
-"""Integer operations whose float nodes stand as they are."""
+"""Integer operations whose float nodes are kept unchanged."""
 FIRES_ABOVE = {"fires_at": ">"}
 
 
@@ -84,16 +85,16 @@ def quantized_graph(graph: Graph[nir.NIRNode], folded: Graph[nir.NIRNode], quant
     """A float graph with the numbers of a quantized program in place of its own.
 
     Args:
-        graph: ``folded``, or the graph that its means have not yet become sums in; its layers have the same names.
-        folded: What the program was made of.
-        quantized: As ``quantize`` returns it: each synapse still holds its own bias.
+        graph: ``folded``, or the graph before its means became sums; its layers have the same names.
+        folded: The float graph that the program was made from.
+        quantized: The program as ``quantize`` returns it: each layer of synapses still holds its own bias.
 
     Raises:
         UnsupportedError: An operation has no form in NIR; the message names its node.
     """
     output, signal, edit = quantized.output.op, quantized.input.op.signal, graph.edit()
     assert isinstance(output, Output)
-    # the program's layers and neurons may read a sum, or be divided, where these read a mean
+    # where the graph's layers and neurons read a mean, the program's may read a sum or have their output divided
     areas = {} if graph is folded else {each.name: int(each.op.metadata.get(POOL_AREA, 1)) for each in folded}
     for node in graph:
         op = quantized[node.name].op if node.name in quantized else None
@@ -149,14 +150,14 @@ def _neurons(
     """A population with its thresholds and decays rounded.
 
     Args:
-        node: At the float level.
-        op: Its integers.
-        unit: What one integer of its current stands for.
+        node: The population at the float level.
+        op: The population's integers.
+        unit: The real number that a current of 1 stands for.
         dt: Seconds a step.
-        surplus_before: Whether what it fires at ties by is in the current that it is given.
+        surplus_before: Whether the bias of the layer before it holds the surplus that makes it fire at ties.
     """
     neurons, shape = node.op, node.shape
-    # such neurons say in one number what they fire at and what a spike takes
+    # in such neurons, one number is both the threshold and what a spike subtracts
     at_threshold = bool(op.surplus.all()) and isinstance(op, CubaLIF) and op.soft_reset
     at_threshold = at_threshold and not isinstance(neurons, DiscreteCubaLIF)
     integers = {name: getattr(op, name) for name in ("vth", "dv", "du")}
@@ -201,7 +202,7 @@ def _neurons(
         return nir.IF(r=neurons.r, v_threshold=threshold, v_reset=neurons.v_reset, metadata=metadata)
     assert isinstance(neurons, nir.LIF)
     steps = 1 / float(np.unique(decay).item())
-    # an input of one adds one, or its share of a step
+    # either an input of one adds one to the potential, or r stays and the input is scaled by dt / tau
     r = steps if np.allclose(collapse(neurons.r) * dt, collapse(neurons.tau)) else float(neurons.r.flat[0])
     metadata |= {"tau_steps": steps}
     if TIES in metadata:
@@ -218,7 +219,7 @@ def _neurons(
 
 
 def _levels(node: Node[nir.NIRNode], op: IntegerLIF, unit: float) -> nir.NIRNode:
-    """A population of levels with its thresholds and its decay rounded."""
+    """A population that sends levels, with its thresholds and its decay rounded."""
     neurons = node.op
     assert isinstance(neurons, primitives.IntegerLIF)
     made = replace(
@@ -229,15 +230,15 @@ def _levels(node: Node[nir.NIRNode], op: IntegerLIF, unit: float) -> nir.NIRNode
 
 
 def _ties(raised: Float64Array, fires_at: str) -> dict[str, Any]:
-    """What a population's metadata say of ties; a shift that is one for all is one number, as in the file."""
+    """What a population's metadata say of ties; a shift that is the same for all neurons is one number."""
     return {FIRES_AT: fires_at, RAISED: float(raised.flat[0]) if raised.size == 1 else raised}
 
 
 def _between_potentials(op: Spiking, axes: int) -> Float64Array:
-    """What a threshold is raised by, in units of the input, where neurons fire at ties.
+    """What is added to a threshold, in units of the input, where neurons fire at ties; 0 elsewhere.
 
-    No potential lies between it and what they fire at, so that it does not matter how one reads it: potentials are
-    whole units where the program lowers its threshold, and multiples of two 64ths or more elsewhere.
+    The result lies between two potentials that are possible, so that firing at it and firing above it are the same.
+    Potentials are whole units where the program lowers its threshold, and multiples of 2/64 or more where it does not.
     """
     step = 2.0**-LOIHI.a_shift
     settled = per_channel(op.surplus, axes) > 0
@@ -245,9 +246,10 @@ def _between_potentials(op: Spiking, axes: int) -> Float64Array:
 
 
 def _held_surplus(quantized: Program, name: str) -> Int64Array:
-    """The surplus, in 1/64 of the current, that a layer's bias holds rather than the thresholds of its only reader.
+    """The surplus, in 1/64 of the current, that a layer's bias holds in place of the thresholds of its only reader.
 
-    Some channels of that fire at ties and some do not; snnTorch, for one, reads one threshold for all.
+    This is so if some of the reader's channels fire at ties and some do not, since tools such as snnTorch read one
+    threshold for all channels. Otherwise the surplus is zero.
     """
     readers = quantized.consumers[name]
     if len(readers) != 1 or not _surplus_is_before(quantized, readers[0]):
@@ -257,7 +259,7 @@ def _held_surplus(quantized: Program, name: str) -> Int64Array:
 
 
 def _surplus_is_before(quantized: Program, node: Node[integer.Op]) -> bool:
-    """Whether the layer before a population holds its surplus."""
+    """Whether the bias of the layer before a population holds the population's surplus."""
     source = node.inputs[0]
     return (
         isinstance(node.op, LIF)
@@ -269,7 +271,7 @@ def _surplus_is_before(quantized: Program, node: Node[integer.Op]) -> bool:
 
 
 def _spread(value: Float64Array, shape: tuple[int, ...]) -> Float64Array:
-    """A parameter of a population whose program has other axes; one value for all takes no memory."""
+    """A parameter of a program's population in the shape of the float one; one value for all takes no memory."""
     if value.size == 1:
         return constant(float(value.flat[0]), shape)
     return np.broadcast_to(value, shape) if value.ndim == len(shape) else value.reshape(shape)

@@ -1,1 +1,1 @@
-"""What lies on disk, and its readers and writers."""
+"""The files that resformer keeps on disk: their schemas, readers and writers."""

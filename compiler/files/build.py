@@ -1,4 +1,4 @@
-"""Build folders: the files in one, reading them, and replacing a folder as a whole."""
+"""Build folders: which files they hold, how they are read, and how a folder is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ PLACEMENT = "placement.json"
 FLOAT_ONNX = "network.onnx"
 INTEGER_ONNX = "program.onnx"
 FILES = (NETWORK, QUANTIZED_NIR, PROGRAM, PLACEMENT, QUANTIZED, FLOAT_ONNX, INTEGER_ONNX, REPORT)
-"""All that a build may hold."""
+"""The files that a build may consist of; any other file in its folder is the user's."""
 OLDER = "older"
-"""In a work folder: the build that is being replaced; before it is, the one that takes its place."""
+"""The name, in a work folder, of the build that is being replaced; just before the exchange, of the new build."""
 
 QUANTIZED_FORMAT = "resformer-quantized"
 FLOAT_ONNX_FORMAT = "resformer-onnx"
@@ -51,8 +51,8 @@ class Build:
     """A build folder.
 
     Attributes:
-        directory: Where it is.
-        report: What ``report.json`` says.
+        directory: The folder.
+        report: The content of ``report.json``.
     """
 
     directory: Path
@@ -60,28 +60,28 @@ class Build:
 
     @property
     def from_nir(self) -> bool:
-        """Whether it was compiled from a NIR file or a netx network, and so has no quantized checkpoint."""
+        """Whether the build was compiled from a NIR file or a netx network, and so has no quantized checkpoint."""
         return self.report["architecture"] is None and not self.from_module
 
     @property
     def from_net(self) -> bool:
-        """Whether it was compiled from a netx network, whose integers are its own."""
+        """Whether the build was compiled from a netx network, whose integers were taken as they are."""
         return self.from_nir and str(self.report["source"].get("file", "")).endswith(NET_SUFFIX)
 
     @property
     def from_module(self) -> bool:
-        """Whether it was compiled from a module in memory, whose class alone can load the quantized checkpoint."""
+        """Whether the build was compiled from a module in memory; only its class can load the quantized checkpoint."""
         return "module" in self.report["source"]
 
     @property
     def family(self) -> str | None:
-        """Of which of the zoo's families the checkpoint was that it was compiled from; None of all else."""
+        """The zoo family of the checkpoint that the build was compiled from; None for any other source."""
         net: Any = self.report["architecture"]
         return None if net is None else net.get("family")
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What it holds."""
+        """The paths of the build's files that exist."""
         return tuple(self.directory / name for name in FILES if (self.directory / name).is_file())
 
     @property
@@ -98,7 +98,7 @@ class Build:
         """Read the scheduled integer program.
 
         Raises:
-            FileFormatError: The build has none, or it is damaged.
+            FileFormatError: The build has no program, or the program is damaged.
         """
         path = self._existing(PROGRAM)
         program = read_program(path)
@@ -106,7 +106,7 @@ class Build:
             raise FileFormatError(f"{path}: has no schedule, so it is no build's program; compile the model again")
         unbounded = next((node.name for node in program if node.op.signal.bounds is None), None)
         if unbounded is not None:
-            # number types are chosen by bounds, which reading a program compares with what its weights allow
+            # number types are chosen by these bounds; read_program has compared them with what the weights allow
             raise FileFormatError(f"{path}: {unbounded} states no bounds; compile the model again")
         return program
 
@@ -114,7 +114,7 @@ class Build:
         """The chip that the program was placed on; None if it was not placed.
 
         Raises:
-            FileFormatError: The file that tells is damaged.
+            FileFormatError: ``placement.json`` is damaged.
         """
         path = self.directory / PLACEMENT
         placement = self.placement()
@@ -129,7 +129,7 @@ class Build:
         """Which core holds which neurons; None if the program was not placed.
 
         Raises:
-            FileFormatError: The file that tells is damaged.
+            FileFormatError: ``placement.json`` is damaged.
         """
         path = self.directory / PLACEMENT
         try:
@@ -145,7 +145,7 @@ class Build:
         """Read the folded float graph.
 
         Raises:
-            FileFormatError: It is absent or damaged.
+            FileFormatError: ``network.nir`` is absent or damaged.
         """
         from resformer.compiler.files.nir import read_nir
 
@@ -165,7 +165,8 @@ def read_build(directory: Path) -> Build:
     """Open a build folder.
 
     Raises:
-        FileFormatError: It is no folder, no build of ours, one of another format version, or its report is damaged.
+        FileFormatError: The path is not a folder, the folder is not a build of resformer, or the report has another
+            format version or is damaged.
     """
     content = _recognized(directory)
     try:
@@ -182,10 +183,10 @@ def copy_build(build: Build, directory: Path) -> tuple[Path, ...]:
     """Copy a build's files to another folder, which appears complete or not at all and may replace an older build.
 
     Returns:
-        The files, as they are in that folder.
+        The paths of the files in the other folder.
 
     Raises:
-        FileFormatError: The path is taken by something that is no build.
+        FileFormatError: The path is taken by something that is not a build.
         OSError: A file cannot be read or written.
     """
     check_replaceable(directory)
@@ -197,10 +198,11 @@ def copy_build(build: Build, directory: Path) -> tuple[Path, ...]:
 
 
 def _recognized(directory: Path) -> Mapping[str, object]:
-    """The report of a build folder, which may lack something: the folder may be replaced.
+    """The report of a build folder; only its format and its format version are checked.
 
     Raises:
-        FileFormatError: It is no folder, no build of ours, or one of another format version.
+        FileFormatError: The path is not a folder, the folder is not a build of resformer, or the report has another
+            format version or is no JSON.
     """
     if not directory.is_dir():
         raise FileFormatError(
@@ -227,20 +229,21 @@ def _recognized(directory: Path) -> Mapping[str, object]:
 
 
 def check_replaceable(directory: Path, inputs: Iterable[Path] = ()) -> None:
-    """Refuse to write where something other than a build stands, before any work is done.
+    """Refuse to write a build, before any work is done, to a path that holds anything but an older build.
 
-    What a killed process left of an earlier try is put in order first. Files in a build that have other names than
-    :data:`FILES` are the user's, and stay; those of these names go, so they must be as they were written.
+    What a killed process left behind is cleaned up first. In an older build, files with names outside :data:`FILES` are
+    the user's and stay. Files with names in :data:`FILES` are removed, so they must be unchanged since they were
+    written.
 
     Args:
         directory: Where a build is to be written.
-        inputs: What is read on the way, which must not be in the folder.
+        inputs: Files that are read for the build; none of them may be in the folder.
 
     Raises:
-        FileFormatError: The path is a file, a folder that holds something but no build, or one whose files were
+        FileFormatError: The path is a file, a folder that is neither empty nor a build, or a build whose files were
             changed.
-        InputError: An input is in the folder, or it is the current one.
-        OSError: It cannot be written to.
+        InputError: An input is in the folder, or the folder is the current one.
+        OSError: The folder cannot be written to.
     """
     place = resolved(directory)
     reap(place, partial(_settle, place))
@@ -270,10 +273,10 @@ def check_replaceable(directory: Path, inputs: Iterable[Path] = ()) -> None:
 
 
 def _require_writable(folder: Path) -> None:
-    """See that something can be made in a folder.
+    """Check that files can be created in a folder.
 
     Raises:
-        OSError: It cannot.
+        OSError: They cannot be created there.
     """
     number = errno.ENOTDIR if not folder.is_dir() else 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
     if number:
@@ -281,10 +284,10 @@ def _require_writable(folder: Path) -> None:
 
 
 def _require_ours(directory: Path, report: Mapping[str, object]) -> None:
-    """See that what a new build would remove of an older one is as it was written.
+    """Check that the files of an older build that a new build would remove are unchanged since they were written.
 
     Raises:
-        FileFormatError: A file is not.
+        FileFormatError: A file was changed, or is not a regular file.
     """
     recorded = report.get("files")
     for name in FILES:
@@ -292,7 +295,7 @@ def _require_ours(directory: Path, report: Mapping[str, object]) -> None:
         if not os.path.lexists(path):
             continue
         ours = stat.S_ISREG(path.lstat().st_mode)
-        # a damaged report, or one of an earlier version, does not tell
+        # a damaged report, or one of an earlier version, may hold no hashes
         if ours and name != REPORT and isinstance(recorded, dict):
             ours = recorded.get(name) == sha256(path)
         if not ours:
@@ -303,14 +306,14 @@ def _require_ours(directory: Path, report: Mapping[str, object]) -> None:
 
 @contextlib.contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """A new folder beside another, which takes its place at the end, or vanishes if anything fails.
+    """A new folder, to be filled, that takes the place of ``directory`` at the end, or vanishes if anything fails.
 
-    Where the system can, the two take each other's place in one step, so that there is a whole build at every moment.
-    What the other one holds besides a build's files moves into the new one.
+    Where the system can do so, the two folders are exchanged in one step, so that a whole build is there at every
+    moment. Files in the old folder that are not a build's move into the new one.
 
     Raises:
-        FileFormatError: The other one is no build, or was changed.
-        OSError: Something cannot be written or moved.
+        FileFormatError: The old folder is not a build, or was changed.
+        OSError: A file cannot be written or moved.
     """
     directory = resolved(directory)
     with work_folder(directory, partial(_settle, directory)) as work:
@@ -321,7 +324,7 @@ def replacing(directory: Path) -> Iterator[Path]:
         with named(directory):
             if directory.exists():
                 shutil.copymode(directory, new)
-                # whichever of the two is there when we are killed, it has this name, by which it is put in order
+                # if the process is killed, the build left in the work folder has this name, by which _settle finds it
                 new.rename(work / OLDER)
                 if exchange(work / OLDER, directory):
                     return
@@ -331,16 +334,16 @@ def replacing(directory: Path) -> Iterator[Path]:
 
 
 def _settle(directory: Path, work: Path) -> None:
-    """Bring back an older build that nothing has replaced; of one that was replaced, the files that are not a build's.
+    """Restore an older build if nothing has replaced it; otherwise restore only its files that are not a build's.
 
-    A newer one that did not come to take the older one's place has none of these, and goes.
+    A newer build that never took the older one's place holds no such files, and is removed.
 
     Args:
         directory: The build's folder.
-        work: Where the older one is, if anywhere.
+        work: The work folder, which may hold the older build under the name :data:`OLDER`.
 
     Raises:
-        OSError: A file cannot be moved: all that remains is still in the work folder.
+        OSError: A file cannot be moved; it is still in the work folder.
     """
     older = work / OLDER
     if not older.exists():
@@ -359,7 +362,7 @@ def _settle(directory: Path, work: Path) -> None:
 
 
 def write_synced(write: Callable[[Path], None], path: Path, shown: Path) -> None:
-    """Write one file, and see it onto the disk; errors name the file that was asked for, not the temporary one."""
+    """Write one file to ``path`` and flush it to the disk; errors name ``shown``, the path that was asked for."""
     with named(shown):
         write(path)
         with path.open("rb") as file:

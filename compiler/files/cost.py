@@ -1,4 +1,4 @@
-"""What ``resformer-run --cost --json`` writes: its type, which is also the schema of its writer and its reader."""
+"""The file that ``resformer-run --cost --json`` writes: its type, also the schema of its writer and its reader."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resformer.compiler.files.placement import Amount, Between, ChipFacts, Layou
 
 FORMAT = "resformer-cost"
 FORMAT_VERSION = 3
-"""2 had no layout; 1 had no intervals, no operations of weights that are not zero, and no terms of a step."""
+"""Version 2 had no layout. Version 1 also had no intervals, no ``sops_not_zero`` and no terms of a step."""
 
 
 class PaperConstant(TypedDict):
@@ -20,7 +20,7 @@ class PaperConstant(TypedDict):
 
 
 class PaperConstants(TypedDict):
-    """Those that the paper's energies rest on."""
+    """The constants that the paper's energies rest on."""
 
     sop_pj: PaperConstant
     mac_pj: PaperConstant
@@ -45,7 +45,7 @@ class Energy(TypedDict):
 
 
 class EnergyIntervals(TypedDict):
-    """Those of energies."""
+    """The intervals of the energies of one sample."""
 
     dynamic: Between
     static: Between
@@ -53,7 +53,7 @@ class EnergyIntervals(TypedDict):
 
 
 class Intervals(TypedDict):
-    """Those of all figures that rest on a chip's constants."""
+    """The intervals of all figures that rest on a chip's constants."""
 
     step_ns: Between
     latency_us: Between
@@ -63,7 +63,7 @@ class Intervals(TypedDict):
 
 
 class Step(TypedDict):
-    """One step of the chip, and what it waits for longest: a layer and its term, or the mesh."""
+    """One step of the chip, and what takes longest in it: a layer and one of its terms, or the mesh."""
 
     ns: Amount
     layer: str
@@ -71,7 +71,7 @@ class Step(TypedDict):
 
 
 class Layer(TypedDict):
-    """One population and one sample on the chip."""
+    """What one population takes for one sample on the chip."""
 
     name: str
     cores: Positive

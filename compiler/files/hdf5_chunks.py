@@ -1,8 +1,9 @@
-"""The chunks of an HDF5 data set, as they lie in the file: what they unpack to, before HDF5 unpacks them.
+"""Checks of the compressed chunks of an HDF5 data set, before HDF5 unpacks them.
 
-HDF5 takes as much memory as a compressed chunk yields, whatever the data set declares: 2 MB of gzip can be 2 GB of
-zeros. Where it yields less, HDF5 reads on behind what it took: memory of the process, or none, which ends it. So each
-compressed chunk is unpacked here first, into a buffer that ends where the chunk should, and must fill it.
+HDF5 takes as much memory as a compressed chunk yields, whatever the data set declares: 2 MB of gzip can become 2 GB of
+zeros. If a chunk yields too little, HDF5 reads past the end of its buffer: it returns other memory of the process, or
+crashes. So each compressed chunk is unpacked here first, with a limit on its size, and must yield exactly the bytes of
+a chunk.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from resformer.errors import FileFormatError
 from resformer.models.limits import LARGEST_EXPANSION, MOST_CHUNKS, allowed, require_within
 
 FILTERS = frozenset({h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF})
-"""Those that h5py itself brings; for any other, HDF5 would look for a plug-in and run it."""
+"""The filters that h5py itself brings; for any other filter, HDF5 would look for a plug-in and run it."""
 LZF_SIZE = 2
-"""Which value of LZF's filter is the size of the buffer that it unpacks into, in bytes."""
+"""The index, among the values of LZF's filter, of the size of the buffer that it unpacks into, in bytes."""
 LZF_LITERALS = 32
-"""What begins with a lower number are bytes as they are; with any other, a repetition of earlier ones."""
+"""A control byte below this number begins a run of literal bytes; any other begins a repetition of earlier bytes."""
 LZF_LONG = 7
-"""A repetition of this length, less 2, states in one more byte how much longer it is."""
+"""The largest length, less 2, that a control byte states for a repetition; one more byte then adds to the length."""
 CHECKSUM_BYTES = 4
 REWRITE = "write it again with gzip or without"
 
 
 def check_chunks(shown: str, dataset: h5d.DatasetID, item: int) -> None:
-    """Refuse a data set with a chunk that is larger than the data set needs, or unpacks to another size than its own.
+    """Refuse a data set whose chunks are far larger than the data set, or unpack to another size than that of a chunk.
 
     Args:
         shown: The data set, as messages call it.
-        dataset: Stored in chunks.
-        item: Bytes of a value, or of a reference to a text, in the file.
+        dataset: The data set, stored in chunks.
+        item: The size in the file of a value, or of a reference to a text, in bytes.
 
     Raises:
-        FileFormatError: It has one; or filters that h5py does not bring, or one of them twice.
+        FileFormatError: It has such a chunk, a filter that h5py does not bring, or a filter twice.
     """
     made = dataset.get_create_plist()
     filters = [made.get_filter(index)[0] for index in range(made.get_nfilters())]
@@ -59,10 +60,10 @@ def check_chunks(shown: str, dataset: h5d.DatasetID, item: int) -> None:
 
 
 def stored_chunks(shown: str, dataset: h5d.DatasetID) -> Iterator[tuple[int, bytes]]:
-    """Each chunk that the file holds: the filters that it went without, as bits, and its bytes.
+    """Each chunk that the file holds: the filters that were skipped for it, one bit a filter, and its bytes.
 
     Raises:
-        FileFormatError: There are more than the budget of chunks, or one says that it is larger than the file.
+        FileFormatError: There are more than ``MOST_CHUNKS`` chunks, or a chunk's stated size exceeds the file's.
     """
     places: list[tuple[int, ...]] = []
     largest = 0
@@ -83,20 +84,20 @@ def stored_chunks(shown: str, dataset: h5d.DatasetID) -> Iterator[tuple[int, byt
 
 
 def unpacked(shown: str, data: bytes, made: h5p.PropDCID, mask: int, size: int) -> bytes:
-    """A chunk as it was before the filters that the mask does not leave out.
+    """Undo the filters of a chunk, except those that were skipped for it.
 
     Args:
         shown: The data set, as messages call it.
-        data: The chunk as it lies in the file.
-        made: How the data set was made.
-        mask: The filters that this chunk went without, as bits.
-        size: Bytes of a whole chunk.
+        data: The bytes of the chunk in the file.
+        made: The data set's creation properties, which list its filters.
+        mask: The filters that were skipped for this chunk, one bit a filter.
+        size: The size of a whole unpacked chunk, in bytes.
 
     Returns:
-        ``size`` bytes.
+        The values of the chunk, ``size`` bytes.
 
     Raises:
-        FileFormatError: It is damaged, or unpacks to another size.
+        FileFormatError: The chunk is damaged, or unpacks to another size.
     """
     for index in reversed(range(made.get_nfilters())):
         number, _, values, _ = made.get_filter(index)
@@ -120,7 +121,7 @@ def unpacked(shown: str, data: bytes, made: h5p.PropDCID, mask: int, size: int) 
 
 
 def _inflated(shown: str, data: bytes, size: int) -> bytes:
-    """What gzip's algorithm packed, of so many bytes at most."""
+    """Unpack bytes that gzip's algorithm packed, to ``size`` bytes at most."""
     inflater = zlib.decompressobj()
     try:
         inflated = inflater.decompress(data, size)
@@ -133,7 +134,7 @@ def _inflated(shown: str, data: bytes, size: int) -> bytes:
 
 
 def _expanded(shown: str, data: bytes, size: int) -> bytes:
-    """What LZF packed, of so many bytes at most."""
+    """Unpack bytes that LZF packed, to ``size`` bytes at most."""
     made, at = bytearray(), 0
     try:
         while at < len(data):
@@ -152,7 +153,7 @@ def _expanded(shown: str, data: bytes, size: int) -> bytes:
                 if back > len(made):
                     raise FileFormatError(f"{shown}: damaged: LZF repeats what is not there; {REWRITE}")
                 repeated = made[-back:][: length + 2]
-                # what it repeats may only come into being as it is repeated
+                # a repetition longer than `back` repeats bytes that it has itself written
                 made += (repeated * (length + 2))[: length + 2]
             if len(made) > size:
                 raise FileFormatError(f"{shown}: damaged: a chunk unpacks to more than its {size} bytes; {REWRITE}")

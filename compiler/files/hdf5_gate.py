@@ -1,9 +1,9 @@
 """The gate of HDF5 files: all objects are looked at before the first value is read.
 
 HDF5 can name other files (external and soft links, external storage, virtual data sets), hold an object under many
-names, and declare arrays of any size in a few bytes. A network needs none of these. What passes here is a tree of
-groups and of plain data sets, whose declared bytes are within budgets, and whose compressed chunks unpack to what they
-declare, those of texts of any length included.
+names, and declare arrays of any size in a few bytes. A network needs none of these. A file passes if it is a tree of
+groups and plain data sets, its declared bytes are within budgets, and its compressed chunks unpack to the sizes that
+they declare. Data sets of texts of any length are checked in the same way.
 """
 
 from __future__ import annotations
@@ -38,20 +38,21 @@ from resformer.models.limits import (
 
 LINKS = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link into another file"}
 CLASSES = (h5t.INTEGER, h5t.FLOAT, h5t.STRING, h5t.ENUM)
-"""Of types of values: numbers, texts, truths."""
+"""The HDF5 classes of types that values may have: numbers, texts, and booleans, which h5py stores as enumerations."""
 
 
 @dataclass
 class _Seen:
-    """What has been met so far.
+    """What the check of a file has met so far.
 
     Attributes:
-        size: Of the file, in bytes.
-        stored: Its texts of variable length.
-        objects: Where each object lies, and under which name it was first met, as messages call it.
-        compressed, repeated: Declared bytes of compressed arrays, and of those that repeat one value.
-        texts: How many.
-        text_bytes: Of all texts of variable length, as they are stated.
+        size: The size of the file, in bytes.
+        stored: The file's texts of variable length.
+        objects: For the address of each object, the name under which it was first met, as messages call it.
+        compressed: Declared bytes of all arrays that are compressed or were never written.
+        repeated: Declared bytes of all chunked arrays that repeat one value.
+        texts: The number of texts.
+        text_bytes: The stated bytes of all texts of variable length.
     """
 
     size: int
@@ -64,22 +65,22 @@ class _Seen:
 
 
 def check_hdf5(file: h5py.File, size: int) -> None:
-    """Refuse a file that is no tree of plain groups and data sets within budgets; nothing of it is read.
+    """Refuse a file that is not a tree of plain groups and data sets within budgets, before HDF5 unpacks a value.
 
     Args:
-        file: Open for reading.
-        size: Of the file, in bytes.
+        file: The file, open for reading.
+        size: The size of the file, in bytes.
 
     Raises:
-        FileFormatError: It is none; the message names the object.
-        Exception: It is damaged.
+        FileFormatError: The file is not such a tree; the message names the object or the budget.
+        Exception: The file is damaged; h5py raises errors of many types.
     """
     with Path(file.filename).open("rb") as opened:
         _check_objects(file, _Seen(size, Texts(file, opened, size)))
 
 
 def _check_objects(file: h5py.File, seen: _Seen) -> None:
-    """Look at all objects of a file."""
+    """Check all objects of a file."""
     seen.objects[_address(file.id, b".")] = "/"
     todo = [("", file.id, 0)]
     while todo:
@@ -112,17 +113,17 @@ def _check_objects(file: h5py.File, seen: _Seen) -> None:
 
 
 def _check_links(path: str, group: h5g.GroupID) -> None:
-    """Refuse a group whose list of links is compressed: HDF5 unpacks that into as much memory as it yields."""
+    """Refuse a group whose list of links is compressed: HDF5 would unpack it into as much memory as it yields."""
     made = (h5g.open(group, b"/") if isinstance(group, h5f.FileID) else group).get_create_plist()
-    # h5py asks for the filters of data sets alone, though groups have the same
+    # h5py tells the filters only of data sets, although groups have the same property
     filters = h5p.PropDCID(made.id)
-    filters.locked = True  # closed once, with the other
+    filters.locked = True  # both objects have one identifier, which `made` closes
     if filters.get_nfilters():
         raise FileFormatError(f"{quote(path or '/')}: its list of what it holds is compressed; {REWRITE} without")
 
 
 def _names(group: h5g.GroupID) -> list[bytes]:
-    """The names of what a group holds; of a damaged one, they may never end."""
+    """The names in a group; a damaged group's list may have no end, so more than ``MOST_OBJECTS`` are refused."""
     names: list[bytes] = []
 
     def take(name: bytes) -> bool | None:
@@ -135,7 +136,7 @@ def _names(group: h5g.GroupID) -> list[bytes]:
 
 
 def _text(path: str, name: bytes) -> str:
-    """A name, as it may stand in messages and other files."""
+    """A name as text, which must be printable and short enough for messages and other files."""
     text = name.decode("utf-8", "replace")
     shown = quote(f"{path}/{text}")
     if len(path) > LONGEST_PATH:
@@ -156,7 +157,7 @@ def _address(group: h5g.GroupID, name: bytes) -> int:
 
 
 def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
-    """Refuse a data set whose values are not its own, or that declares more than it may."""
+    """Refuse a data set whose values lie elsewhere, or that declares more bytes or texts than the budgets allow."""
     shown = quote(path)
     kind = dataset.get_type()
     if kind.get_class() not in CLASSES:
@@ -188,7 +189,7 @@ def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
             require_within(seen.repeated, LARGEST_REPEATED_SUM, "repeats values over {} bytes")
             return
         if declared:
-            # zeros that were never written are read as any other values
+            # zeros that were never written take memory once they are read, as other values do
             seen.compressed += declared
     elif declared > dataset.get_storage_size() or made.get_nfilters():
         seen.compressed += declared
@@ -196,7 +197,7 @@ def _check_dataset(path: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
 
 
 def _check_texts(shown: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
-    """Refuse texts that say that they are longer than the file, or take too much together."""
+    """Refuse texts whose stated length exceeds the size of the file, or whose lengths together exceed the budget."""
     lengths = seen.stored.lengths(shown, dataset)
     if (longest := int(lengths.max(initial=0))) > seen.size:
         raise FileFormatError(
@@ -207,15 +208,15 @@ def _check_texts(shown: str, dataset: h5d.DatasetID, seen: _Seen) -> None:
 
 
 def require_expansion(shown: str, declared: int, size: int) -> None:
-    """Refuse a file whose arrays take far more than it.
+    """Refuse a file whose arrays take far more bytes than the file has.
 
     Args:
-        shown: The array that is the last straw.
-        declared: Bytes of all that are compressed or were never written.
-        size: Of the file, in bytes.
+        shown: The array that was added last, as messages call it.
+        declared: Declared bytes of all arrays so far that are compressed or were never written.
+        size: The size of the file, in bytes.
 
     Raises:
-        FileFormatError: They do.
+        FileFormatError: The arrays take more bytes than the budget allows for the size of the file.
     """
     require_within(
         declared - allowed(EXPANSION_SHARE) * size,

@@ -1,8 +1,8 @@
-"""Where an HDF5 file keeps its texts, walked through before HDF5 does.
+"""The global heaps of an HDF5 file, which hold its texts; they are walked through here before HDF5 does so.
 
-Texts of any length lie in global heaps: a header, then objects one behind the other, each with its number and size.
-HDF5 goes from object to object by their sizes, and where a damaged one has none it never ends. Here each step must lead
-on, and stay inside the heap (HDF5 file format specification, section III.E: global heap).
+A heap is a header and then objects, one behind the other, each with its number and its size. HDF5 goes from object to
+object by their sizes, so a damaged object of size zero would make it loop for ever. Here each step must lead forward
+and stay inside the heap (HDF5 file format specification, section III.E: global heap).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from resformer.errors import FileFormatError
 
 SIGNATURE, VERSION = b"GCOL", 1
 FIXED_BYTES = 8
-"""Of a heap's header: signature, version, 3 reserved bytes; of an object's: number, references, 4 reserved bytes."""
+"""Bytes before the size, in the header of a heap (signature, version, 3 reserved bytes) and in the header of an object
+(number, count of references, 4 reserved bytes)."""
 NUMBER_BYTES = 2
 ALIGNMENT = 8
 REWRITE = "write the network again"
@@ -23,10 +24,10 @@ class Heaps:
     """The heaps of a file that texts refer to.
 
     Args:
-        opened: The file.
-        base: Where its addresses count from.
-        size: Of the file, in bytes.
-        length_bytes: Of a size in this file.
+        opened: The file, open for reading bytes.
+        base: The offset in the file, in bytes, from which its addresses count.
+        size: The size of the file, in bytes.
+        length_bytes: The number of bytes in which this file states a size.
     """
 
     def __init__(self, opened: BinaryIO, base: int, size: int, length_bytes: int) -> None:
@@ -36,14 +37,14 @@ class Heaps:
         self._left = size
 
     def check(self, shown: str, address: int) -> None:
-        """Look at a heap, once.
+        """Check a heap, if it was not checked before.
 
         Args:
             shown: The data set whose text lies there, as messages call it.
-            address: Of the heap, in the file's own counting.
+            address: The address of the heap, as the file states it.
 
         Raises:
-            FileFormatError: There is none, or it cannot be walked through.
+            FileFormatError: There is no heap at the address, or it cannot be walked through.
         """
         if address in self._seen:
             return
@@ -53,7 +54,7 @@ class Heaps:
         if header[: len(SIGNATURE) + 1] != SIGNATURE + bytes([VERSION]) or len(header) < self._header:
             raise FileFormatError(f"{shown}: damaged: its texts are not where it says; {REWRITE}")
         size = int.from_bytes(header[FIXED_BYTES : FIXED_BYTES + self._length_bytes], "little")
-        # heaps lie beside each other, so that all of them fit the file
+        # heaps do not overlap, so all of them together fit into the file
         self._left -= size
         if size < self._header or self._left < 0:
             raise FileFormatError(f"{shown}: damaged: its texts lie in {size} bytes of a smaller file; {REWRITE}")
@@ -63,12 +64,12 @@ class Heaps:
         self._walk(shown, heap)
 
     def _walk(self, shown: str, heap: bytes) -> None:
-        """Go from object to object."""
+        """Go through a heap from object to object; each step must lead forward and stay inside the heap."""
         at = self._header
         while at + self._header <= len(heap):
             number = int.from_bytes(heap[at : at + NUMBER_BYTES], "little")
             size = int.from_bytes(heap[at + FIXED_BYTES : at + FIXED_BYTES + self._length_bytes], "little")
-            # what is free has the number 0, and its size is that of all of it
+            # free space has the number 0, and its size includes its header
             step = self._header + _aligned(size) if number else size
             if step < self._header or step > len(heap) - at:
                 raise FileFormatError(f"{shown}: damaged: a text of {size} bytes leads nowhere; {REWRITE}")
@@ -76,5 +77,5 @@ class Heaps:
 
 
 def _aligned(size: int) -> int:
-    """Up to where the next object may begin."""
+    """A size rounded up to a multiple of ``ALIGNMENT``, where the next object may begin."""
     return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,8 +1,8 @@
-"""How long the texts of an HDF5 data set say that they are, before HDF5 makes room for them.
+"""The stated lengths of the texts of an HDF5 data set, read before HDF5 takes memory for the texts.
 
-A text of any length is stored as a reference of a few bytes: its length (4 bytes), where it lies, and its number there.
-HDF5 takes as much memory as the length says, and only then looks whether there is such a text. So the references are
-read here as plain bytes, and the heaps that they lead to are walked through.
+A text of variable length is stored as a reference of a few bytes: its length (4 bytes), the address of its heap, and
+its number in that heap (4 bytes). HDF5 takes as much memory as the length states, and only then looks for the text. So
+the references are read here as plain bytes, and the heaps that they point to are walked through.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from resformer.errors import FileFormatError
 from resformer.models.limits import MOST_TEXTS, require_within
 
 LENGTH_BYTES, NUMBER_BYTES = 4, 4
-"""Of a reference, beside the place."""
+"""Bytes of the length and of the number in a reference; the address lies between them."""
 USER_DEFINED = 2
-"""What HDF5 calls a fill value that a file states."""
+"""HDF5's code for a fill value that the file itself states."""
 
 
 class Texts:
-    """The texts of a file, as they lie in it.
+    """The texts of variable length of a file, whose references are read as plain bytes.
 
     Args:
-        file: Open for reading.
-        opened: The same file's bytes.
-        size: Of the file, in bytes.
+        file: The file, open for reading.
+        opened: The same file, open for reading bytes.
+        size: The size of the file, in bytes.
 
     Attributes:
-        reference: Bytes of a reference to a text: files differ in those of a place.
+        reference: The size of a reference to a text, in bytes; files differ in the size of an address.
     """
 
     def __init__(self, file: h5py.File, opened: BinaryIO, size: int) -> None:
@@ -45,14 +45,14 @@ class Texts:
         self._heaps = Heaps(opened, int(file.userblock_size), size, int(length))
 
     def lengths(self, shown: str, dataset: h5d.DatasetID) -> npt.NDArray[np.int64]:
-        """The lengths that a data set states for its texts, in bytes; those of an edge that is cut off included.
+        """The lengths that a data set states for its texts, in bytes, also in the unused parts of chunks at its edges.
 
         Args:
             shown: The data set, as messages call it.
-            dataset: Of texts of variable length, no more of them than ``MOST_TEXTS``, and within the file.
+            dataset: A data set of at most ``MOST_TEXTS`` texts of variable length, stored in the file itself.
 
         Raises:
-            FileFormatError: They are stored as no writer stores texts, or lie where HDF5 would not find an end.
+            FileFormatError: The texts are stored in a way that no writer uses, or their heaps cannot be walked through.
         """
         references = self._references(shown, dataset)
         lengths = np.ascontiguousarray(references[:, :LENGTH_BYTES]).view("<u4").reshape(len(references))
@@ -61,7 +61,7 @@ class Texts:
         return lengths.astype(np.int64)
 
     def _references(self, shown: str, dataset: h5d.DatasetID) -> npt.NDArray[np.uint8]:
-        """The references of a data set, (texts, bytes)."""
+        """The references of a data set, (texts, ``self.reference``), as bytes."""
         made, size = dataset.get_create_plist(), self.reference
         if made.fill_value_defined() == USER_DEFINED:
             raise FileFormatError(f"{shown}: states a text for those that are missing; {REWRITE}")
@@ -77,7 +77,7 @@ class Texts:
 
 
 def _of_chunks(shown: str, dataset: h5d.DatasetID, made: h5p.PropDCID, size: int) -> npt.NDArray[np.uint8]:
-    """Those of a data set that is stored in chunks."""
+    """The references of a data set that is stored in chunks, (texts, size)."""
     if h5z.FILTER_LZF in (made.get_filter(index)[0] for index in range(made.get_nfilters())):
         raise FileFormatError(f"{shown}: texts compressed by LZF; {REWRITE} with gzip")
     count, references = math.prod(made.get_chunk()), [np.zeros((0, size), dtype=np.uint8)]
@@ -88,7 +88,7 @@ def _of_chunks(shown: str, dataset: h5d.DatasetID, made: h5p.PropDCID, size: int
 
 
 def _split(shown: str, data: bytes, count: int, size: int) -> npt.NDArray[np.uint8]:
-    """So many references, (count, size)."""
+    """The first ``count`` references of ``size`` bytes in some data, (count, size)."""
     if len(data) < count * size:
         raise FileFormatError(f"{shown}: damaged: it states {count} texts and holds fewer; {REWRITE}")
     return np.frombuffer(data[: count * size], np.uint8).reshape(count, size)

@@ -1,8 +1,8 @@
-"""JSON files of ours: read strictly, and checked against a schema that is also their type.
+"""resformer's own JSON files: read strictly, and checked against a schema that is also their type.
 
 A schema is a ``TypedDict``. Its fields are ``int``, ``float``, ``str``, ``bool``, ``Literal`` of texts, ``list[…]``,
 ``dict[str, …]``, other typed dicts, and unions of these with each other and None. ``Annotated`` adds a :class:`Within`
-or a :class:`Length`. Fields of a base with ``total=False`` may be absent; no object may have fields of other names.
+or a :class:`Length`. Fields of a base with ``total=False`` may be absent. No object may have any other field.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from resformer.models.json_text import parse_json
 from resformer.models.limits import LARGEST_JSON, printable
 
 LARGEST = 2**63 - 1
-"""The largest magnitude of a number that states no narrower range."""
+"""The largest magnitude of a number whose schema states no narrower range."""
 SHOWN = 60
 """The most characters of a value that an error shows."""
 KINDS: Mapping[str, Any] = types.MappingProxyType(
@@ -35,7 +35,7 @@ KINDS: Mapping[str, Any] = types.MappingProxyType(
         "true or false": bool,
     }
 )
-"""Which of Python's types each kind of JSON has, by its name in errors."""
+"""The Python types of each kind of JSON value, by the kind's name in errors."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Within:
 
 @dataclass(frozen=True)
 class Length:
-    """How many items a list has."""
+    """The number of items of a list."""
 
     items: int
 
@@ -65,9 +65,9 @@ def read_json(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:
-        ValueError: It is no regular file, too large, no JSON, no UTF-8 or nested too deeply, or holds NaN, an infinity
-            or an endless number; the message is one line and does not name the file.
-        OSError: It cannot be read.
+        ValueError: The file is not a regular file, too large, not UTF-8, not JSON or nested too deeply, or holds NaN,
+            an infinity or a number of too many digits; the message is one line and does not name the file.
+        OSError: The file cannot be read.
     """
     try:
         require_regular(path, largest=LARGEST_JSON)
@@ -77,16 +77,16 @@ def read_json(path: Path) -> object:
 
 
 def check(value: object, schema: Any, place: str = "") -> None:
-    """See that a value is what a schema says.
+    """Check a value against a schema.
 
     Args:
-        value: As ``json`` reads it, or as it will write it.
-        schema: A typed dict, or another type that a field of one may have.
-        place: Where the value is, in errors.
+        value: The value, as ``json`` reads it or will write it.
+        schema: A typed dict, or any type that a field of a typed dict may have.
+        place: The place of the value in the file, for errors.
 
     Raises:
-        FileFormatError: It is not; the message names the first missing key, unknown key, wrong type or value out of its
-            range, with its place.
+        FileFormatError: It does not match; the message names the first missing key, unknown key, wrong type or value
+            out of its range, with its place.
     """
     origin, arguments = _parts(schema)
     if origin is Annotated:
@@ -103,7 +103,7 @@ def check(value: object, schema: Any, place: str = "") -> None:
 
 
 def _check_plain(value: object, schema: Any, place: str, within: Within | None) -> None:
-    """Check what is neither a union nor annotated."""
+    """Check a value against a type that is neither a union nor annotated; ``within`` is the range of a number."""
     if not _has_form(value, schema):
         raise _wrong(place, f"is {shown(value)}, not {_form(schema)}")
     origin, arguments = _parts(schema)
@@ -123,7 +123,7 @@ def _check_plain(value: object, schema: Any, place: str, within: Within | None) 
             raise _wrong(place, f"is {shown(value)}, none of {', '.join(arguments)}")
     elif isinstance(value, int | float):
         limits = within or Within(-LARGEST)
-        if not limits.least <= value <= limits.most:  # as NaN, too, is not
+        if not limits.least <= value <= limits.most:  # NaN fails this comparison too
             raise _wrong(place, f"is {shown(value)}, outside {limits.least} to {limits.most}")
 
 
@@ -141,10 +141,10 @@ def _check_object(value: Mapping[Any, object], schema: Any, place: str) -> None:
 
 
 def _member(value: object, union: Any, place: str) -> Any:
-    """The member of a union that a value is to be checked against; of typed dicts the one whose keys it has most of.
+    """The member of a union to check a value against; among typed dicts, the one that has most of the value's keys.
 
     Raises:
-        FileFormatError: It has the form of none.
+        FileFormatError: The value has the form of no member.
     """
     members = [each for each in get_args(union) if _has_form(value, each)]
     if not members:
@@ -156,18 +156,18 @@ def _member(value: object, union: Any, place: str) -> Any:
 
 @functools.cache
 def _fields(schema: Any) -> dict[str, Any]:
-    """The fields of a typed dict and their types, whose names Python resolves anew at each call."""
+    """The fields of a typed dict and their types; cached, since Python resolves the types anew at each call."""
     return get_type_hints(schema, include_extras=True)
 
 
 @functools.cache
 def _parts(schema: Any) -> tuple[Any, tuple[Any, ...]]:
-    """What a type was made of: its origin and its arguments."""
+    """The origin and the arguments of a generic type."""
     return get_origin(schema), get_args(schema)
 
 
 def _has_form(value: object, schema: Any) -> bool:
-    """Whether a value is of the kind of JSON that a schema asks for, whatever is in it."""
+    """Whether a value is of the kind of JSON that a schema asks for, whatever its content."""
     form = _form(schema)
     if isinstance(value, bool):
         return form == "true or false"
@@ -176,7 +176,7 @@ def _has_form(value: object, schema: Any) -> bool:
 
 @functools.cache
 def _form(schema: Any) -> str:
-    """What a schema asks for, in words."""
+    """The kind of JSON that a schema asks for, in words."""
     if get_origin(schema) is Annotated:
         return _form(get_args(schema)[0])
     if is_typeddict(schema) or get_origin(schema) is dict:
@@ -190,13 +190,13 @@ def _form(schema: Any) -> str:
 
 
 def _below(place: str, key: object) -> str:
-    # a key is whatever a file holds: no line ends, and no endless texts
+    # a key comes from the file, so it may hold line ends or be very long
     name = printable(repr(str(key)[:SHOWN])[1:-1])
     return f"{place}.{name}" if place else name
 
 
 def shown(value: object) -> str:
-    """A value in an error: one line, and no long one."""
+    """A value as an error shows it, in one short line."""
     if isinstance(value, Mapping):
         return "an object"
     if isinstance(value, list | tuple):

@@ -1,12 +1,12 @@
 """Float graphs as NIR files (HDF5), lossless.
 
-The layout is that of ``nir.write``. A graph of NIR's own nodes, its ``Add`` nodes apart, is written as plain NIR, which
-any tool reads: an ``Add`` becomes edges that meet, as NIR sums these. A graph that holds nodes of ours, or shapes that
-NIR's type check reckons wrongly, is written as a ``PortedGraph``, and ``nir.read`` returns it once resformer is
-imported. What NIR has no place for (the order of a node's inputs, its output's shape, T) is
-kept under the key ``resformer`` of each node's metadata and of the graph's, where NIR's own tools leave it alone.
-Arrays of one value, such as a population's threshold, are stored as that value: an HDF5 data set that was never written
-to reads as its fill value.
+The layout is that of ``nir.write``. A graph of only NIR's own nodes and ``Add`` nodes is written as plain NIR, which
+any tool reads: an ``Add`` becomes several edges into one node, since NIR sums the values of such edges. A graph that
+holds other nodes of ours, or shapes that NIR's type check computes wrongly, is written as a ``PortedGraph``, and
+``nir.read`` returns it once resformer is imported. What NIR has no place for (the order of a node's inputs, its
+output's shape, T) is kept under the key ``resformer`` of each node's metadata and of the graph's, where NIR's own tools
+leave it alone. An array of one repeated value, such as a population's threshold, is stored as that value: an HDF5 data
+set that was never written to reads as its fill value.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ ContentT = TypeVar("ContentT")
 
 FORMAT_VERSION = 1
 LFS_POINTER = b"version https://git-lfs"
-"""How the text begins that stands in a Git checkout for a large file that was not fetched."""
+"""The beginning of the text that a Git checkout holds in place of a large file that was not fetched."""
 
 NO_INPUT_SHAPE = "no_input_shape"
-"""Among our facts about a convolution: that it states no shape of its input, other than in the file."""
+"""The key of the fact about a convolution that it has no input shape of its own, although its file states one."""
 GRAPHS = (nir.NIRGraph.__name__, PortedGraph.__name__)
-"""What a file's root may be."""
+"""The types that a file's root may have."""
 UNITS = "dt and tau in seconds; potentials, currents and weights in the network's own units; forward Euler"
-"""What NIR leaves open of a whole file; its neurons' metadata say how they reset and whether they fire at a tie."""
+"""What NIR leaves open about a whole file. The metadata of neurons say how they reset and whether they fire at a tie.
+"""
 
 _HELD: tuple[type[nir.NIRNode], ...] = (
     nir.Input,
@@ -67,10 +68,10 @@ _HELD: tuple[type[nir.NIRNode], ...] = (
     *EXTENSIONS,
 )
 NODE_TYPES: Mapping[str, type[nir.NIRNode]] = {each.__name__: each for each in _HELD}
-"""What a file may hold."""
+"""The types of nodes that a file may hold, by name."""
 
 COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-"""For arrays that repeat themselves. Weights do not: gzip would take a tenth off them and minutes of time."""
+"""How arrays of repeated values are compressed. Weights rarely repeat: gzip would save a tenth and take minutes."""
 
 
 def write_nir(graph: Graph[nir.NIRNode], path: str | Path) -> None:
@@ -107,11 +108,11 @@ def write_nir(graph: Graph[nir.NIRNode], path: str | Path) -> None:
 
 
 def is_plain(graph: Graph[nir.NIRNode]) -> bool:
-    """Whether a graph can be written in NIR's own nodes and edges alone, and NIR's type check takes it."""
+    """Whether a graph can be written with only NIR's own nodes and edges, and passes NIR's type check."""
     if any(isinstance(node.op, EXTENSIONS) and (not isinstance(node.op, Add) or node.op.metadata) for node in graph):
         return False
     if any(len(set(each)) < len(each) for each in _summands(graph).values()):
-        return False  # NIR knows one edge between two nodes
+        return False  # NIR has at most one edge between two nodes
     nodes = {node.name: _as_read(node, graph) for node in graph if not isinstance(node.op, Add)}
     try:
         nir.NIRGraph(nodes, _edges(graph, plain=True))
@@ -121,7 +122,7 @@ def is_plain(graph: Graph[nir.NIRNode]) -> bool:
 
 
 def _as_read(node: Node[nir.NIRNode], graph: Graph[nir.NIRNode]) -> nir.NIRNode:
-    """A node as NIR reads it from the file; NIR's inference may set its types."""
+    """A copy of a node as NIR reads it from the file; NIR's type inference may change the copy."""
     op = copy.copy(node.op)
     if isinstance(op, nir.Conv2d):
         if op.input_shape is None:
@@ -131,7 +132,7 @@ def _as_read(node: Node[nir.NIRNode], graph: Graph[nir.NIRNode]) -> nir.NIRNode:
 
 
 def _summands(graph: Graph[nir.NIRNode]) -> dict[str, tuple[str, ...]]:
-    """For each node, the nodes but ``Add`` whose values it reads, sums resolved."""
+    """For each node, the nodes whose values it reads; an ``Add`` is replaced by the nodes that it adds."""
     summands: dict[str, tuple[str, ...]] = {}
     for node in graph:
         read = [summands[name] if isinstance(graph[name].op, Add) else (name,) for name in node.inputs]
@@ -148,7 +149,7 @@ def _edges(graph: Graph[nir.NIRNode], *, plain: bool) -> list[tuple[str, str]]:
 
 
 def _node_fields(node: Node[nir.NIRNode], position: int, input_shape: Shape) -> dict[str, Any]:
-    """What a node's group holds: its type, its fields as NIR names them in files, its metadata and our own facts."""
+    """The content of a node's group: its type, its fields as NIR names them in files, its metadata and our facts."""
     op = node.op
     values = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}
     del values["input_type"], values["output_type"]
@@ -161,7 +162,7 @@ def _node_fields(node: Node[nir.NIRNode], position: int, input_shape: Shape) -> 
             pass
     facts = {"inputs": json.dumps(node.inputs), "position": position, "shape": np.array(node.shape)}
     if isinstance(op, nir.Conv2d) and op.input_shape is None:
-        # nir.read wants one
+        # nir.read requires an input shape
         values["input_shape"], facts[NO_INPUT_SHAPE] = np.array(input_shape[1:]), 1
     values["metadata"] = {**op.metadata, PORTS: facts}
     return {"type": type(op).__name__, **values}
@@ -200,12 +201,12 @@ def read_nir(path: str | Path) -> Graph[nir.NIRNode]:
 
 
 def open_nir(path: str | Path, read: Callable[[h5py.File], ContentT], *, named: str = "NIR file") -> ContentT:
-    """What a function reads from a file.
+    """Open an HDF5 file, check it, and return what a function reads from it.
 
     Args:
-        path: Of HDF5; it passes the gate of such files first.
-        read: Reads it.
-        named: What it should be.
+        path: The HDF5 file; ``check_hdf5`` checks it first.
+        read: Returns the content of the open file.
+        named: What messages call the kind of file that it should be.
 
     Raises:
         FileFormatError: The file is absent, damaged, or holds something else; the message names the file.
@@ -272,7 +273,7 @@ def _read_graph(file: h5py.File) -> Graph[nir.NIRNode]:
 
 
 def _read_sums(facts: Mapping[str, Any]) -> list[tuple[int, Node[nir.NIRNode]]]:
-    """The sums that are edges in the file, and their positions."""
+    """The ``Add`` nodes that are edges in the file, each with its position among all nodes."""
     try:
         return [
             (int(each["position"]), Node(name, Add(), tuple(each["inputs"]), tuple(each["shape"])))
@@ -283,7 +284,7 @@ def _read_sums(facts: Mapping[str, Any]) -> list[tuple[int, Node[nir.NIRNode]]]:
 
 
 def _parsed(text: Any) -> Any:
-    """What a JSON text among our facts says."""
+    """The value of a JSON text among our facts."""
     if not isinstance(text, str):
         raise TypeError("no JSON text")
     return parse_json(text)
@@ -316,17 +317,17 @@ def _read_node(name: str, group: h5py.Group) -> tuple[int, Node[nir.NIRNode]]:
 
 
 def _sizes(name: str, key: str, values: npt.NDArray[Any]) -> tuple[Any, ...]:
-    """A few numbers of a file as Python's, which take many times as much memory."""
+    """At most ``MOST_AXES`` numbers of a file as Python's numbers, which take many times as much memory."""
     if values.size > MOST_AXES:
         raise FileFormatError(f"{name}: {key} has {values.size} values, the limit is {MOST_AXES}; {REWRITE}")
     return tuple(values.tolist())
 
 
 def read_edges(values: Any) -> list[tuple[str, str]]:
-    """Pairs of names from what a file holds as edges; none of an empty array, of whatever type.
+    """The pairs of names that a file holds as edges; an empty array of any type holds none.
 
     Raises:
-        FileFormatError: It is no list of pairs of texts.
+        FileFormatError: The values are not pairs of texts.
     """
     pairs: npt.NDArray[Any] = np.asarray(values)
     if not pairs.size:
@@ -341,14 +342,14 @@ def _name(text: str | bytes) -> str:
 
 
 def read_values(group: h5py.Group) -> dict[str, Any]:
-    """A group's values by name, its own groups likewise."""
+    """A group's values by name; the value of an inner group is a dict of the same kind."""
     return {
         name: read_values(item) if isinstance(item, h5py.Group) else _read_value(item) for name, item in group.items()
     }
 
 
 def _read_value(dataset: h5py.Dataset) -> npt.NDArray[Any] | str | int | float:
-    """A scalar, or an array; what repeats in one takes no memory."""
+    """A scalar, a text or an array; repeated values of a compressed or unwritten array take no memory."""
     if dataset.shape and dataset.chunks and not dataset.id.get_storage_size():
         return np.broadcast_to(dataset.fillvalue, dataset.shape)
     value = dataset[()]
@@ -361,7 +362,7 @@ def _read_value(dataset: h5py.Dataset) -> npt.NDArray[Any] | str | int | float:
 
 
 def _distinct(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array with each axis along which all repeats, bit for bit, cut to length one."""
+    """The array, cut to length one along each axis along which all values repeat bit for bit."""
     distinct = np.ascontiguousarray(collapse(array))
     bits = f"u{distinct.itemsize}"
     for axis in range(distinct.ndim if distinct.dtype.kind in "iuf" else 0):

@@ -8,27 +8,27 @@ from resformer.compiler.files.json_schema import Bounds, Count, Length, Positive
 
 FORMAT = "resformer-placement"
 FORMAT_VERSION = 3
-"""2 had no layout; 1 had no ranges, and fewer constants of chips."""
+"""Version 2 had no layout. Version 1 also had no ranges, and fewer constants of chips."""
 
 Goal = Literal["time", "energy"]
-"""What a layout is optimised for: the step, or the energy of a sample."""
+"""What a layout is optimised for: the time of a step, or the energy of a sample."""
 CORES_PERCENT = 110
-"""Of the fewest cores, how many an optimised layout may take unless told otherwise."""
+"""The most cores that an optimised layout may take by default, in percent of the fewest cores possible."""
 FEWEST_PERCENT = 100
-"""The least that it may be told: what the fewest cores are of themselves."""
+"""The smallest percentage that a user may choose: just the fewest cores."""
 ASSUMED_RATE = 0.18
-"""The share of neurons that fire at each step where a layout has no data: Ti's mean in benchmarks/layout.py."""
+"""The share of neurons assumed to fire at each step if there is no data: the mean of Ti in benchmarks/layout.py."""
 
 Share = Annotated[float, Within(0)]
 LARGEST = 1e60
-"""Of an energy, a time or a mean; a chip's constants reach 1e15."""
+"""The largest energy, time or mean; a chip's constants reach 1e15."""
 Amount = Annotated[float, Within(0, LARGEST)]
 Between = Annotated[list[Amount], Length(2)]
 """The least and the most that a figure may be."""
 
 
 class Constant(TypedDict):
-    """A constant of a chip; ``Chip.from_json`` knows the ranges."""
+    """A constant of a chip; ``Chip.from_json`` checks its value and range."""
 
     value: float | None
     range: Annotated[list[float], Length(2)] | None
@@ -37,14 +37,14 @@ class Constant(TypedDict):
 
 
 class ChipFacts(TypedDict):
-    """The chip that was placed on."""
+    """The chip that the program was placed on."""
 
     name: str
     constants: dict[str, Constant]
 
 
 class Core(TypedDict):
-    """A core, and its neurons as [first, past the last] of channels, rows and columns."""
+    """A core, and its neurons: one range [first, past the last] each of channels, rows and columns."""
 
     chip: Count
     core: Count
@@ -71,7 +71,7 @@ class Layer(TypedDict):
 
 
 class Predicted(TypedDict):
-    """What a layout takes for one sample, each figure with the least and the most that it may be."""
+    """The cores, and the time and energy with their intervals, that a layout is predicted to take for one sample."""
 
     cores: Count
     chips: Count
@@ -82,10 +82,11 @@ class Predicted(TypedDict):
 
 
 class Layout(TypedDict):
-    """How an optimised layout was chosen, beside the one with the fewest cores, at the same activity.
+    """How an optimised layout was chosen.
 
-    ``least`` is what no layout can go below whose cores are as few: of the step's ns if the goal is time, of the
-    energy's mJ if it is energy.
+    ``chosen`` is that layout, and ``default`` the layout with the fewest cores, both predicted for the same activity.
+    ``least`` is a lower bound over all layouts on at most ``cores_allowed`` cores: on the step in ns if the goal is
+    time, on the energy in mJ if the goal is energy.
     """
 
     goal: Goal

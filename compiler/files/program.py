@@ -43,13 +43,14 @@ FORMAT = "resformer-program"
 FORMAT_VERSION = 2
 
 HEADER_SIZE_BYTES = 8
-"""Of a safetensors file: its first bytes, which hold the size of the header behind them."""
+"""The number of bytes at the beginning of a safetensors file that hold the size of the header behind them."""
 INTEGER_LIMIT = 2**40
-"""No number in the header, and no node's count of values over all steps, comes near this in any program of ours."""
+"""The largest magnitude of a number in the header, and the most values of a node over all steps; no program that
+resformer writes comes near it."""
 SCALE_EXP_LIMIT = 64
-"""Likewise of the exponents of scales."""
+"""The largest magnitude of a scale's exponent; no program that resformer writes comes near it."""
 BRIEF = 200
-"""Characters that an error may quote from a file."""
+"""The most characters that an error quotes from a file."""
 
 
 def write_program(program: Program, path: Path) -> None:
@@ -88,13 +89,13 @@ def write_program(program: Program, path: Path) -> None:
         "nodes": nodes,
     }
     metadata = {"format": FORMAT, "version": str(FORMAT_VERSION), "program": json.dumps(header)}
-    # not save_file: its files are private to their owner, and a full disk is no OSError to it
+    # not save_file: only the owner can read its files, and it raises no OSError on a full disk
     path.write_bytes(_in_order(save(tensors, metadata)))
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with its header's keys sorted: safetensors orders the metadata anew each time, and builds of
-    one network should be equal, byte for byte.
+    """A safetensors file with its header's keys sorted: safetensors puts the metadata in another order each time, and
+    builds of one network should be equal, byte for byte.
     """
     size = int.from_bytes(content[:HEADER_SIZE_BYTES], "little")
     header = json.loads(content[HEADER_SIZE_BYTES : HEADER_SIZE_BYTES + size])
@@ -145,7 +146,7 @@ def read_program(path: Path) -> Program:
 
 
 def _check_header(path: Path) -> int:
-    """Refuse a file whose header is too large, before it is read; returns the file's size."""
+    """Refuse a file whose header is too large, before the header is read, and return the file's size."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header = int.from_bytes(file.read(HEADER_SIZE_BYTES), "little")
@@ -155,10 +156,10 @@ def _check_header(path: Path) -> int:
 
 
 def _check_effort(program: Program, size: int) -> None:
-    """Refuse what would make a run take memory or time out of all proportion to the file, ``size`` bytes.
+    """Refuse a program whose runs would take memory or time out of all proportion to its file of ``size`` bytes.
 
     Raises:
-        FileFormatError: It would; the message names the limit.
+        FileFormatError: The program exceeds a limit; the message names the limit.
     """
     require_within(program.timesteps, LONGEST_SAMPLE, "a sample has {} timesteps")
     require_within(peak_bytes(program), LARGEST_RUN, "a sample takes {} bytes")
@@ -211,7 +212,7 @@ def _program(header: Any, tensors: dict[str, np.ndarray[Any, Any]], size: int) -
 
 
 def _node(entry: Any, unread: dict[str, np.ndarray[Any, Any]]) -> Node[Op]:
-    """One node; the tensors that it takes are taken from ``unread``."""
+    """One node; its tensors are removed from ``unread``."""
     name, kind = _entry(entry, "name", str), _entry(entry, "op", str)
     if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
         raise ValueError(f"the name {_shown(name)} is no printable text of up to {LONGEST_NAME} characters")
@@ -243,7 +244,7 @@ def _signal(entry: list[Any]) -> Signal:
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:
-    """Refuse what no program says of itself: all else is a short text or a plain number."""
+    """Refuse metadata that are neither short texts nor plain numbers: programs have no others."""
     for key, value in metadata.items():
         number = isinstance(value, int | float) and abs(value) <= INTEGER_LIMIT
         if not number and not (isinstance(value, str) and len(value) <= LONGEST_MESSAGE):
@@ -283,7 +284,7 @@ def _array(key: str, form: Array, unread: dict[str, np.ndarray[Any, Any]]) -> np
 
 
 def _check_sizes(program: Program) -> None:
-    """Refuse what would make a run take memory out of all proportion to the file and the samples."""
+    """Refuse sizes, delays and padding that would take memory out of all proportion to the file and the samples."""
     for node in program:
         elements = program.timesteps * math.prod(node.shape)
         require(elements <= INTEGER_LIMIT, f"{node.name} has {elements} values over all steps")
@@ -296,13 +297,13 @@ def _check_sizes(program: Program) -> None:
         require_within(padded, MOST_VALUES, f"{quote(node.name)} pads what it reads to {{}} values a step")
         if isinstance(node.op, MaxPool2d):
             window = node.op.window
-            # else a window holds nothing of which it could be the maximum
+            # otherwise a window could lie wholly in the padding and have no maximum
             fits = all(pad < span for pad, span in zip(window.padding, window.span, strict=True))
             require(fits, f"{node.name} pads by {window.padding} for windows of {window.span}")
 
 
 def _shown(value: Any) -> str:
-    """A value from a file, fit for one line of an error."""
+    """A value from a file, short enough for one line of an error."""
     return reprlib.repr(value)
 
 

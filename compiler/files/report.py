@@ -15,19 +15,19 @@ FORMAT_VERSION = 1
 
 Target = Literal["lava", "sim", "onnx", "nir"]
 TARGETS: tuple[str, ...] = get_args(Target)
-"""``lava``, ``sim``: all that running and verifying need, the same for both. ``onnx``: that and the ONNX models.
-``nir``: the float graph and the quantized one, as NIR alone."""
+"""``lava`` and ``sim`` write the same: all files that running and verifying need. ``onnx`` writes these and the ONNX
+models. ``nir`` writes the float graph and the quantized graph as NIR, and no program."""
 
 NET_SUFFIX = ".net"
-"""How the name of a file ends that is read as a netx network of lava-dl."""
+"""The suffix of files that are read as netx networks of lava-dl."""
 
 ScaleExp = Annotated[int, Within(-1000, 1000)]
-"""k of a scale 2^k that is a number in double precision, as its reciprocal is."""
+"""The exponent k of a scale 2^k; double precision holds both 2^k and its reciprocal."""
 Bits = Annotated[int, Within(0, 64)]
 
 
 Setting: TypeAlias = Annotated[int, Within(0)] | Annotated[float, Within(0)] | str | bool
-"""What no tensor tells of a network of the zoo's."""
+"""The value of a setting of a zoo network that no tensor of its checkpoint tells."""
 
 
 class FileSource(TypedDict):
@@ -45,7 +45,7 @@ class ModuleSource(TypedDict):
 
 
 class Options(TypedDict):
-    """What the user chose; None where the compiler did."""
+    """What the user chose; None for a choice that was left to the compiler."""
 
     timesteps: Positive | None
     input_size: Positive | None
@@ -69,7 +69,7 @@ class Options(TypedDict):
 
 
 class SamplePreprocessing(TypedDict):
-    """What is done to samples before the network is given them; mean and std are one number, or one a channel."""
+    """What is done to samples before the network gets them; mean and std hold one number, or one a channel."""
 
     resize: bool
     mean: list[Annotated[float, Within(-1e18, 1e18)]] | None
@@ -77,7 +77,7 @@ class SamplePreprocessing(TypedDict):
 
 
 class Architecture(TypedDict):
-    """What a checkpoint's shapes tell, a value for each stage in the lists."""
+    """What the shapes of a SpikingResformer's checkpoint tell; each list holds one value a stage."""
 
     planes: list[Positive]
     blocks: list[list[str]]
@@ -95,7 +95,7 @@ class Architecture(TypedDict):
 
 
 class FamilyArchitecture(TypedDict):
-    """What is known of a network of the zoo's: its family, and the fields of that family's architecture."""
+    """What is known of a zoo network: its family, and the fields of that family's architecture."""
 
     family: FamilyName
     fields: dict[str, Setting | list[Positive]]
@@ -125,7 +125,7 @@ class Totals(TypedDict):
 
 
 class PlacedLayer(TypedDict):
-    """What one population takes."""
+    """What one population takes on the chip."""
 
     name: str
     cores: Positive
@@ -134,7 +134,7 @@ class PlacedLayer(TypedDict):
 
 
 class Placement(TypedDict):
-    """What the chip is asked for; ``placement.json`` says which core holds what."""
+    """What the program takes on the chip; ``placement.json`` says which core holds which neurons."""
 
     chip: str
     cores: Count
@@ -161,7 +161,7 @@ class Recurrent(TypedDict):
 
 
 class NodeFacts(TypedDict, total=False):
-    """What only some operations have; a pair is the smallest and the largest of a parameter."""
+    """Fields that only some operations have; a pair is the smallest and the largest value of a parameter."""
 
     part_of: str
     stored_bits: Bits
@@ -190,7 +190,7 @@ class NodeFacts(TypedDict, total=False):
 
 
 class Node(NodeFacts):
-    """What became of a node."""
+    """One node of the compiled program."""
 
     name: str
     op: str
@@ -225,7 +225,7 @@ class Report(TypedDict):
     may_saturate: list[str]
     nodes: list[Node]
     files: dict[str, str]
-    """Of each other file of the build, its SHA-256: one that was changed is the user's, and stays."""
+    """The SHA-256 of each other file of the build. A file that was changed is the user's: no build replaces it."""
 
 
 WEIGHTED = (Conv2d.__name__, Dense.__name__)
@@ -234,19 +234,19 @@ PART_KEYS = ("stored_bits",)
 
 
 def check_report(content: Any) -> Report:
-    """A report, once it is seen to be one.
+    """Check a report, and return it.
 
     Args:
-        content: As ``json`` reads it, or as it will write it.
+        content: The report, as ``json`` reads it or will write it.
 
     Raises:
-        FileFormatError: It is none; the message names the first key that is missing, unknown, of a wrong type or out of
-            its range, with its place.
+        FileFormatError: It is not a report; the message names the first key that is missing, unknown, of a wrong type
+            or out of its range, with its place.
     """
     check(content, Report)
     report = cast(Report, content)
     for index, node in enumerate(report["nodes"]):
-        # the two parts of a layer's stacked synapses are told of where they meet
+        # a layer of stacked synapses has its facts at the node that adds its two parts
         is_layer = node["op"] in WEIGHTED or "weight_bits" in node
         for key in PART_KEYS if "part_of" in node else LAYER_KEYS if is_layer else ():
             if key not in node:

@@ -1,4 +1,4 @@
-"""What ``resformer-verify --json`` writes: its type, which is also the schema of its writer and its reader."""
+"""The file that ``resformer-verify --json`` writes: its type, also the schema of its writer and its reader."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from resformer.errors import FileFormatError
 
 FORMAT = "resformer-verification"
 FORMAT_VERSION = 2
-"""1 had no labels, no predictions of the original, no fingerprints of samples and no intervals; it is still read."""
+"""Version 1, which is still read, had no labels, predictions of the original, checksums of samples or intervals."""
 
 Share = Annotated[float, Within(0, 1)]
-"""From nothing to all."""
+"""A share, from 0 to 1."""
 FLOAT_MAX = sys.float_info.max
 Measure = Annotated[float, Within(0, FLOAT_MAX)]
-"""An error, a tolerance."""
+"""An error or a tolerance."""
 ShareBetween = Annotated[list[Share], Length(2)]
 """The least and the most that a share may be."""
 Number = Annotated[float, Within(-FLOAT_MAX, FLOAT_MAX)]
-"""Whatever is finite."""
+"""Any finite number."""
 
 
 class Tally(TypedDict):
@@ -34,19 +34,19 @@ class Tally(TypedDict):
 
 
 class Stage(Tally):
-    """A float graph against the original."""
+    """The comparison of a float graph with the original."""
 
     logits_max_difference: Measure
 
 
 class Saturated(Tally):
-    """The samples in which something saturated."""
+    """The samples in which a value saturated, by index, and the elements that were compared in them."""
 
     samples: list[Count]
 
 
 class Side(TypedDict):
-    """One side of a divergence; None for what it does not show."""
+    """One side of a divergence; a value that the side does not show is None."""
 
     name: str
     v_in_thresholds: Number | None
@@ -54,7 +54,7 @@ class Side(TypedDict):
 
 
 class Divergence(TypedDict):
-    """Where the sides first differ."""
+    """The first place where the sides of a check differ."""
 
     layer: str
     step: Count
@@ -64,7 +64,7 @@ class Divergence(TypedDict):
 
 
 class CheckFacts(TypedDict, total=False):
-    """What only some checks have."""
+    """Fields that only some checks have."""
 
     graphs: dict[str, Stage]
     graded: Tally
@@ -82,7 +82,7 @@ class CheckFacts(TypedDict, total=False):
 
 
 class Check(CheckFacts):
-    """One equivalence."""
+    """The result of one check of equivalence."""
 
     compared: Count
     mismatched: Count
@@ -93,7 +93,7 @@ class Check(CheckFacts):
 
 
 class Checks(TypedDict):
-    """E1 to E4; None for what was not run."""
+    """The checks E1 to E4; None for a check that was not run."""
 
     float_graph_vs_torch: Check | None
     backend_vs_program: Check | None
@@ -102,13 +102,13 @@ class Checks(TypedDict):
 
 
 class LayerFacts(TypedDict, total=False):
-    """What a population has where the original was compared."""
+    """Fields that a population has if the original was compared."""
 
     local: Tally
 
 
 class Layer(LayerFacts):
-    """One population, in sum and check by check."""
+    """One population: its counts summed over the checks that can prove equivalence, and check by check."""
 
     name: str
     compared: Count
@@ -137,7 +137,7 @@ class LocalSpikes(TypedDict):
 
 
 class Current(TypedDict):
-    """The error of what a layer's synapses make."""
+    """The error of the current that a layer's synapses make."""
 
     compared: Count
     relative_error: Measure
@@ -156,14 +156,14 @@ class Local(TypedDict):
 
 
 class Limits(TypedDict):
-    """What was demanded of accuracy."""
+    """The limits that the user set on accuracy."""
 
     min_agreement: Share | None
     max_accuracy_drop: Share | None
 
 
 class FirstVerificationFile(TypedDict):
-    """The whole file as version 1 had it."""
+    """The whole file in version 1."""
 
     format: Literal["resformer-verification"]
     format_version: Annotated[int, Within(1, FORMAT_VERSION)]
@@ -206,8 +206,9 @@ class FirstVerificationFile(TypedDict):
 class VerificationFile(FirstVerificationFile):
     """The whole file.
 
-    Of each sample: the class that the original ``predictions_original`` and the quantized network ``predictions`` say,
-    the true one in ``labels``, and a checksum of the integers that the program is given. Intervals hold with 95 %.
+    Four lists hold one value a sample: ``predictions`` the class that the quantized network says,
+    ``predictions_original`` the class that the original says, ``labels`` the true class, and ``input_crc32`` a checksum
+    of the integers that the program is given. Intervals have a confidence of 95 %.
     """
 
     predictions_original: list[Count] | None
@@ -218,19 +219,19 @@ class VerificationFile(FirstVerificationFile):
 
 
 SCHEMAS: Mapping[int, Any] = MappingProxyType({1: FirstVerificationFile, FORMAT_VERSION: VerificationFile})
-"""By version: all that are read. The last is written."""
+"""The schema of each version that is read; the last version is the one that is written."""
 OF_EACH_SAMPLE = ("predictions", "predictions_original", "labels", "input_crc32")
-"""The lists that hold one number a sample, where they are there."""
+"""The fields that, if present, are lists of one number a sample."""
 
 
 def check_verification(content: Mapping[str, Any]) -> None:
-    """See that a verification is what its version says.
+    """Check a verification against the schema of its version.
 
     Args:
-        content: As ``json`` reads it, or as it will write it; its ``format_version`` is one of ``SCHEMAS``.
+        content: The verification, as ``json`` reads it or will write it; its ``format_version`` is one of ``SCHEMAS``.
 
     Raises:
-        FileFormatError: It is not; the message names the place.
+        FileFormatError: It does not match the schema; the message names the place.
     """
     check(content, SCHEMAS[content["format_version"]])
     samples = content["samples"]

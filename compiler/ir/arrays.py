@@ -1,4 +1,4 @@
-"""The array types of both levels, and what an invariant is held by."""
+"""The array types of both levels, and the check of an invariant with its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 Shape: TypeAlias = tuple[int, ...]
-"""Of a value without time and batch: (C, H, W), or (F,)."""
+"""The shape of a value without time and batch: (C, H, W), or (F,)."""
 
 
 class InvariantError(AssertionError):

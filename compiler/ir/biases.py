@@ -1,4 +1,4 @@
-"""Where the constant biases of a program's synapses end: the rule that places them, and that ties are settled by."""
+"""Where the constant biases of a program's synapses end; ``place_biases`` and ``settle_ties`` both follow this rule."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class BiasStep:
     """What becomes of the biases that reach one node.
 
     Attributes:
-        node: As it is before.
-        given: What each of its inputs lacks, (C,) in its units.
-        op: With the bias that it takes upon itself.
-        made: (C,), what its own output lacks.
-        fits: Whether all who read it can take that; if not, a relay behind it does, and they are given none.
+        node: The node before its biases are placed.
+        given: The bias that each of its inputs still lacks, (C,), in that input's units.
+        op: The node's operation with the bias that it takes into itself.
+        made: The bias that its own output still lacks, (C,).
+        fits: Whether all readers of the node can take ``made``; if not, a relay behind the node takes it.
     """
 
     node: Node[Op]

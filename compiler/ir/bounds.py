@@ -1,4 +1,4 @@
-"""How large each integer of a program can get: what number types are chosen by, and what its file may promise."""
+"""How large each integer of a program can get, to choose number types and to check the bounds that files declare."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resformer.errors import RangeError
 
 
 def magnitudes(program: Program) -> dict[str, Magnitude]:
-    """Bounds for each node."""
+    """The bounds on each node's output, by node name."""
     bounds: dict[str, Magnitude] = {}
     for node in program:
         sums = node.op.sums([bounds[name].value for name in node.inputs], shapes_around(program, node))
@@ -22,10 +22,10 @@ def magnitudes(program: Program) -> dict[str, Magnitude]:
 
 
 def interval_of(program: Program, node: Node[Op], inputs: list[Interval]) -> Interval:
-    """What a node's output lies between, given what its inputs do; errors name it.
+    """The bounds of a node's output, given those of its inputs; errors name the node.
 
     Raises:
-        InvariantError: It has no rule.
+        InvariantError: Its operation has no rule for bounds.
         RangeError: Something leaves a format, where no relay can help.
     """
     try:
@@ -39,10 +39,11 @@ def interval_of(program: Program, node: Node[Op], inputs: list[Interval]) -> Int
 def check_declared(program: Program) -> None:
     """See that no bound which a program declares is narrower than what its weights allow, and that no state wraps.
 
-    Number types are chosen by these bounds, so a program that promises too much would run to wrong sums.
+    Number types are chosen by these bounds, so a program whose bounds are too narrow would compute wrong sums.
 
     Raises:
-        InvariantError: One is; the message begins with the node's name.
+        InvariantError: A bound is too narrow, or a sum or state may leave its limit; the message begins with the
+            node's name.
         RangeError: Something leaves a format.
     """
     if any(node.op.signal.bounds is None for node in program):

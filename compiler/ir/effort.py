@@ -1,4 +1,4 @@
-"""What running a program takes, told before it runs: readers of strangers' files and runs compare it with budgets."""
+"""Estimates of the memory and time that running a program takes; they are compared with limits before it runs."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from resformer.compiler.ir.ops import Conv2d, Op, RecurrentCubaLIF
 from resformer.compiler.ir.program import Program, shapes_around
 
 VALUE_BYTES = 8
-"""Of a value in the reference interpreter, which takes most."""
+"""Bytes of a value in the reference interpreter, which needs more memory than the other interpreters."""
 STEP_PRODUCTS = 2**12
-"""What an operation costs a step beside its products, in products: interpreters call it once a step."""
+"""The overhead of an operation in one step, measured in products: interpreters call each operation once a step."""
 PRODUCTS_PER_SECOND = 3 * 10**8
-"""In the reference interpreter, which is slowest, on one core of a server of 2024; about."""
+"""Approximate speed of the reference interpreter, the slowest interpreter, on one core of a server of 2024."""
 
 
 def operation_bytes(program: Program, node: Node[Op]) -> int:
-    """What the reference interpreter takes for one sample of one operation."""
+    """The bytes of memory that the reference interpreter takes for one operation on one sample."""
     elements = math.prod(node.shape) + sum(math.prod(program[name].shape) for name in node.inputs)
     elements += padded_values(program, node)
     op = node.op.synapses() if isinstance(node.op, RecurrentCubaLIF) else node.op
     if isinstance(op, Conv2d):
-        # each output position's taps, for one group of channels at a time
+        # the taps of each output position, for one group of channels at a time
         elements += 2 * math.prod(node.shape[1:]) * op.weight.shape[1] * op.window.area
     return program.timesteps * elements * VALUE_BYTES
 
 
 def padded_values(program: Program, node: Node[Op]) -> int:
-    """How many values a step an operation's input has with what is put around it; none where nothing is."""
+    """The number of values in one step of an operation's padded input; 0 if the operation does not pad."""
     channels, *size = (*program[node.inputs[0]].shape, 1, 1)[:3] if node.inputs else (0, 0, 0)
     around = [window for window in node.op.windows() if window.padded((0, 0)) != (0, 0)]
     return max((channels * math.prod(window.padded(tuple(size))) for window in around), default=0)
 
 
 def peak_bytes(program: Program) -> int:
-    """What the reference interpreter takes for one sample at most: an operation, and what later ones read."""
+    """The reference interpreter's peak memory for one sample, in bytes: one operation, and all that later ones read."""
     kept = peak = 0
     sizes = {node.name: program.timesteps * math.prod(node.shape) * VALUE_BYTES for node in program}
     last_reads = program.last_reads
@@ -47,6 +47,6 @@ def peak_bytes(program: Program) -> int:
 
 
 def products(program: Program) -> int:
-    """Products of a value and a weight that one sample takes, and what steps cost in such."""
+    """The work of one sample, in products of a value and a weight; each step adds an overhead for each operation."""
     each = (math.prod(node.shape) * node.op.terms(shapes_around(program, node)) + STEP_PRODUCTS for node in program)
     return program.timesteps * sum(each)

@@ -1,4 +1,4 @@
-"""Loihi's arithmetic, as Lava's fixed-point models compute it: pure functions on integer arrays, only here.
+"""Loihi's arithmetic, as Lava's fixed-point models compute it: pure functions on integer arrays, defined only here.
 
 Source: Lava 0.10.0, ``lava/proc/lif/models.py``, class ``AbstractPyLifModelFixed``.
 """
@@ -22,7 +22,7 @@ def decay(x: npt.NDArray[np.int64], amount: npt.NDArray[np.int64] | int) -> npt.
 
     Args:
         x: A state, any shape, int64.
-        amount: 0 (nothing is lost) to 4096 (all is), broadcast against x.
+        amount: 0 (nothing is lost) to 4096 (everything is lost), broadcast against x.
     """
     product = x * (LOIHI.decay_unity - amount)
     rounded: npt.NDArray[np.int64] = np.sign(product) * (np.abs(product) // LOIHI.decay_unity)
@@ -35,7 +35,7 @@ def scale_bias(mantissa: IntArray, exponent: IntArray) -> npt.NDArray[np.int64]:
 
 
 def scale_weight(weight: npt.NDArray[np.int8 | np.int16 | np.int32], exponent: IntArray | int) -> npt.NDArray[np.int32]:
-    """weight * 2^exponent, the exponent given per output (first axis) or for all."""
+    """weight * 2^exponent, with one exponent for each output (first axis) or one for all."""
     shift = np.asarray(exponent, dtype=np.int32)
     return np.left_shift(weight.astype(np.int32), shift.reshape(shift.shape + (1,) * (weight.ndim - shift.ndim)))
 
@@ -46,8 +46,8 @@ class LifStep(NamedTuple):
     Attributes:
         u: The new currents.
         v: The new potentials.
-        charged: The potentials that fired or not, before the reset.
-        spikes: Who fired.
+        charged: The potentials that were compared with the threshold, before the reset.
+        spikes: Which neurons fired.
         clipped: How many values saturated.
     """
 
@@ -87,13 +87,13 @@ def lif_step(
     free = decay(v, dv) + u + bias
     v = np.clip(free, -LOIHI.v_max, LOIHI.v_max)
     spikes = v > (vth << LOIHI.a_shift)
-    # Clipped from above it fires either way, and the reset forgets it; clipped from below changes what follows.
+    # A potential clipped from above fires either way and is then reset; one clipped from below changes later steps.
     clipped = int(np.count_nonzero(free < -LOIHI.v_max))
     return LifStep(u, np.where(spikes, 0, v), v, spikes, clipped)
 
 
 class CubaParameters(NamedTuple):
-    """What :func:`cuba_lif_step` needs of neurons, in 64 bits, broadcast against their state; as in ``CubaLIF``."""
+    """The neurons' parameters for :func:`cuba_lif_step`, int64, broadcast against their state; as in ``CubaLIF``."""
 
     vth: npt.NDArray[np.int64]
     v_drop: npt.NDArray[np.int64]
@@ -108,7 +108,7 @@ class CubaParameters(NamedTuple):
 def cuba_lif_step(
     u: npt.NDArray[np.int64], v: npt.NDArray[np.int64], a: npt.NDArray[np.int64], neurons: CubaParameters
 ) -> LifStep:
-    """One step of neurons whose current has a memory: first the current, then the potential, which it charges.
+    """One step of neurons whose current has a memory: the current is updated first, then it charges the potential.
 
     Args:
         u: Currents, any shape.
@@ -124,7 +124,7 @@ def cuba_lif_step(
     if neurons.prompt:
         threshold = threshold + neurons.v_drop * (before > threshold)
     spikes = v > threshold
-    # as in lif_step; but what a soft reset leaves depends on how far above the threshold it was
+    # as in lif_step; but a soft reset leaves the part above the threshold, so clipping from above counts too
     clipped = free != v if neurons.soft_reset else free < -LOIHI.v_max
     after = v - neurons.v_drop if neurons.soft_reset else np.zeros_like(v)
     return LifStep(u, np.where(spikes, after, v), v, spikes, lost + int(np.count_nonzero(clipped)))
@@ -133,12 +133,12 @@ def cuba_lif_step(
 def _gather(
     u: npt.NDArray[np.int64], a: npt.NDArray[np.int64], du: npt.NDArray[np.int64], bias: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], int]:
-    """What becomes of currents that saturate, and how many did."""
+    """The currents after one step, saturated, and how many of them were clipped."""
     return saturate(decay(u, du + 1) + (a << LOIHI.a_shift) + bias, LOIHI.v_max)
 
 
 class CubaLiParameters(NamedTuple):
-    """What :func:`cuba_li_step` needs of neurons, in 64 bits, broadcast against their state; as in ``CubaLI``."""
+    """The neurons' parameters for :func:`cuba_li_step`, int64, broadcast against their state; as in ``CubaLI``."""
 
     du: npt.NDArray[np.int64]
     dv: npt.NDArray[np.int64]
@@ -146,7 +146,7 @@ class CubaLiParameters(NamedTuple):
 
 
 class LiStep(NamedTuple):
-    """What one step does to neurons that do not fire: their currents and potentials, and how many were clipped."""
+    """What one step does to neurons that do not fire: their new currents and potentials, and how many were clipped."""
 
     u: npt.NDArray[np.int64]
     v: npt.NDArray[np.int64]
@@ -156,7 +156,7 @@ class LiStep(NamedTuple):
 def cuba_li_step(
     u: npt.NDArray[np.int64], v: npt.NDArray[np.int64], a: npt.NDArray[np.int64], neurons: CubaLiParameters
 ) -> LiStep:
-    """One step of neurons that integrate and do not fire: as :func:`cuba_lif_step` without spikes.
+    """One step of neurons that integrate and do not fire: like :func:`cuba_lif_step` without spikes and ``v_bias``.
 
     Args:
         u: Currents, any shape.
@@ -170,7 +170,7 @@ def cuba_li_step(
 
 
 class Rounding(Enum):
-    """Which count of spikes a potential of so many thresholds makes."""
+    """How a potential, measured in thresholds, is rounded to a count of spikes."""
 
     DOWN = "the whole ones"
     UP = "the nearest number, the larger of two"
@@ -178,7 +178,7 @@ class Rounding(Enum):
 
 
 class MultiSpikeParameters(NamedTuple):
-    """What :func:`multi_spike_step` needs of neurons, in 64 bits, broadcast against their state."""
+    """The neurons' parameters for :func:`multi_spike_step`; arrays are int64 and are broadcast against their state."""
 
     vth: npt.NDArray[np.int64]
     floor: npt.NDArray[np.int64]
@@ -193,8 +193,8 @@ class MultiSpikeStep(NamedTuple):
 
     Attributes:
         v: The new potentials.
-        charged: The potentials that fired or not, before the reset.
-        counts: How often each fired.
+        charged: The potentials that counts were made from, before the reset.
+        counts: How often each neuron fired.
         clipped: How many values saturated.
     """
 
@@ -223,7 +223,7 @@ def multi_spike_step(
 def _rounded_quotient(
     x: npt.NDArray[np.int64], divisor: npt.NDArray[np.int64], rounding: Rounding
 ) -> npt.NDArray[np.int64]:
-    """x / divisor as a whole number."""
+    """x / divisor, rounded to a whole number."""
     if rounding is Rounding.DOWN:
         return x // divisor
     nearest, rest = np.divmod(2 * x + divisor, 2 * divisor)
@@ -236,12 +236,12 @@ def shift_right(x: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:
 
 
 def saturate(x: npt.NDArray[np.int64], limit: int) -> tuple[npt.NDArray[np.int64], int]:
-    """Clip to [-limit, limit] and count the elements that this changed."""
+    """Clip x to [-limit, limit], and count the elements that this changed."""
     clipped = np.clip(x, -limit, limit)
     return clipped, int(np.count_nonzero(clipped != x))
 
 
 def scale_and_saturate(x: npt.NDArray[np.int64], exponent: int, limit: int) -> tuple[npt.NDArray[np.int64], int]:
-    """x * 2^exponent, clipped to [-limit, limit], and how many elements that clipped; 64 bits need not hold it."""
+    """x * 2^exponent clipped to [-limit, limit], and how many elements were clipped; the product may exceed 64 bits."""
     beyond = (limit >> exponent) + 1
     return saturate(np.left_shift(np.clip(x, -beyond, beyond), exponent), limit)

@@ -58,10 +58,10 @@ def run(
     """Run samples through a float graph.
 
     Args:
-        graph: Of real numbers, before or after any float pass.
+        graph: A float graph, before or after any float pass.
         samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W).
-        observe: Told each node's output.
-        dtype: Of every value and weight; the equivalences hold in float64.
+        observe: Called with each node's output.
+        dtype: The type of every value and weight; the equivalences hold in float64.
 
     Returns:
         The logits of each step, (T, N, classes).
@@ -77,9 +77,9 @@ def run(
 def trace(
     graph: Graph[nir.NIRNode], samples: torch.Tensor | npt.NDArray[Any], *, dtype: torch.dtype = torch.float64
 ) -> Iterator[tuple[Node[nir.NIRNode], tuple[torch.Tensor, ...], torch.Tensor]]:
-    """Run samples as :func:`run` does, node by node: each with its inputs and its output, none of them to be changed.
+    """Run samples as :func:`run` does; yield each node with its inputs and its output, which must not be changed.
 
-    A value is forgotten once all who read it have come, so that memory holds what is still needed and no more.
+    A value is dropped after its last reader, so that memory holds only what is still needed.
     """
     dt = float(graph.metadata["dt"])
     last_reads = graph.last_reads
@@ -110,10 +110,10 @@ def _frames(samples: torch.Tensor, timesteps: int) -> torch.Tensor:
 
 
 def fire(neurons: Neurons, current: torch.Tensor, dt: float) -> torch.Tensor:
-    """The spikes, 0 or 1 or counts of them, of neurons that are given a current, both (T, N, ...).
+    """The spikes (0 or 1) or spike counts of neurons that are given a current, both (T, N, ...).
 
     Args:
-        neurons: With ``tau_steps`` or ``dt_over_tau`` among their metadata, if need be (``ir.verify``).
+        neurons: The neurons; their metadata may hold ``tau_steps`` or ``dt_over_tau`` (``ir.verify``).
         current: Their input.
         dt: Seconds a step, for neurons without these metadata.
     """
@@ -128,8 +128,8 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
 
     From ``v = v_reset``, each step computes ``v += ((v_leak - v) + r * I) * dt / tau`` (IF: ``v += r * I * dt``), fires
     where ``v >= v_threshold`` (or ``>``: the metadata say which) and resets as the metadata say (``ir.neurons``). I is
-    the input, or of CubaLIF what ``I = I * (1 - dt / tau_syn) + input * (w_in * dt / tau_syn)`` makes of it just
-    before. How ``dt / tau`` is applied decides the last bit: SpikingJelly's ``LIFNode`` divides by tau in steps, its
+    the input; in a CubaLIF, each step first computes ``I = I * (1 - dt / tau_syn) + input * (w_in * dt / tau_syn)``.
+    How ``dt / tau`` is applied decides the last bit: SpikingJelly's ``LIFNode`` divides by tau in steps, its
     ``ParametricLIFNode`` multiplies by 1 / tau, and the node's metadata say which.
     """
     if isinstance(neurons, MultiSpikeIF):
@@ -152,7 +152,7 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
             now = now + feed_back(fired)
         above = crosses(v, v_threshold) if prompt else None
         v = update(v, now) if owed is None else update(v, now) - owed
-        if above is not None:  # in snnTorch's order: taken first, and given back where no spike follows
+        if above is not None:  # snnTorch's order: the threshold is subtracted first, and added back without a spike
             v = v - drop * above
             fired = crosses(v, v_threshold)
             yield v, fired
@@ -167,7 +167,7 @@ def charge(neurons: Neurons, current: torch.Tensor, dt: float) -> Iterator[tuple
 
 
 def _count(neurons: MultiSpikeIF, current: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For each step, the potentials before the reset, and how often neurons fire that may do so several times."""
+    """For each step, the potentials before the reset, and how often each neuron fires; it may fire several times."""
     v_threshold, v_floor = _constant(neurons.v_threshold, current), _constant(neurons.v_floor, current)
     v = torch.zeros_like(current[0])
     keep, half, even = 1.0, 0.0, False
@@ -182,12 +182,12 @@ def _count(neurons: MultiSpikeIF, current: torch.Tensor) -> Iterator[tuple[torch
 
 
 def step_ago(spikes: torch.Tensor) -> torch.Tensor:
-    """What recurrent synapses read at each step, (T, N, ...): what their neurons fired one step ago."""
+    """What recurrent synapses read at each step: what their neurons fired one step ago, (T, N, ...)."""
     return torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
 
 
 def _feedback(neurons: RecurrentCubaLIF, current: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What a population's spikes of one step, (N, ...), add to its input of the next."""
+    """A function from a population's spikes in one step, (N, ...), to what they add to its input in the next step."""
     weight, bias = _whole(neurons.weight, current), _whole(neurons.bias, current)
     _, batch, *shape = current.shape
     image = (batch, *(*shape, 1, 1)[:3])
@@ -201,7 +201,7 @@ def _feedback(neurons: RecurrentCubaLIF, current: torch.Tensor) -> Callable[[tor
 
 
 def _reset(neurons: SingleSpike, current: torch.Tensor) -> tuple[Callable[[torch.Tensor], torch.Tensor], bool]:
-    """What a spike leaves of a potential; and whether it comes a step late, where the threshold is taken away."""
+    """A function from potentials that fire to what the reset leaves; and whether the reset comes one step late."""
     if isinstance(neurons, DiscreteCubaLIF):
         mode = SOFT if neurons.soft_reset else HARD
         drop, rest = _constant(neurons.v_drop, current), torch.zeros((), dtype=current.dtype, device=current.device)
@@ -214,7 +214,7 @@ def _reset(neurons: SingleSpike, current: torch.Tensor) -> tuple[Callable[[torch
 def _update(
     neurons: SingleSpike, current: torch.Tensor, dt: float
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """What a step makes of the potential, given that and the input."""
+    """A function from the potential and a step's input to the potential after that step, before any reset."""
     if isinstance(neurons, DiscreteCubaLIF):
         arrive = _arrive(neurons.syn_decay, 1.0, current)
         keep, bias = 1 - _constant(neurons.mem_decay, current), _constant(neurons.v_bias, current)
@@ -238,7 +238,7 @@ def _update(
 def _arrive(
     decay: npt.NDArray[np.float64], gain: torch.Tensor | float, current: torch.Tensor
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What becomes of a current that leaks, called with each step's input in turn."""
+    """A function that leaks a current, adds a step's input and returns it; it is called once per step, in order."""
     keep, state = 1 - _constant(decay, current), torch.zeros_like(current[0])
 
     def arrive(now: torch.Tensor) -> torch.Tensor:
@@ -251,7 +251,10 @@ def _arrive(
 
 @singledispatch
 def evaluate(op: nir.NIRNode, *inputs: torch.Tensor) -> torch.Tensor:
-    """One operation that does not fire, on values (T, N, ...), in the order of the elements of the node's shape."""
+    """Evaluate an operation that does not fire on values (T, N, ...).
+
+    The result has the elements of the node's shape in their order, but may have another shape.
+    """
     raise AssertionError(f"no definition for {type(op).__name__}")
 
 
@@ -283,7 +286,7 @@ def _(op: MaxPool2d, x: torch.Tensor) -> torch.Tensor:
 @evaluate.register
 def _(op: nir.AvgPool2d, x: torch.Tensor) -> torch.Tensor:
     if pair(op.kernel_size) == tuple(x.shape[3:]) and not np.any(op.padding):
-        return x.mean((-2, -1), keepdim=True)  # as PyTorch's AdaptiveAvgPool2d(1) sums; avg_pool2d rounds otherwise
+        return x.mean((-2, -1), keepdim=True)  # as PyTorch's AdaptiveAvgPool2d(1) sums; avg_pool2d rounds differently
     return _split(F.avg_pool2d(_merge(x), pair(op.kernel_size), pair(op.stride), pair(op.padding)), x)
 
 
@@ -368,7 +371,7 @@ def _(op: SpikeMatMul, y: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
 @evaluate.register
 def _(op: SpikeGate, *inputs: torch.Tensor) -> torch.Tensor:
     channels = max(each.shape[2] for each in inputs)
-    # each channel for as many as it stands for; rows and columns broadcast
+    # repeat the channels of smaller inputs; rows and columns broadcast
     made, *others = (each.repeat_interleave(channels // each.shape[2], dim=2) for each in inputs)
     for each in others:
         match op.kind:
@@ -385,7 +388,7 @@ def _(op: SpikeGate, *inputs: torch.Tensor) -> torch.Tensor:
 
 @evaluate.register
 def _(op: SpikeAttention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    # (T, N, heads, channels of one, tokens); whole numbers, so that no order of the sums rounds
+    # (T, N, heads, channels of a head, tokens); whole numbers, so the sums are exact in any order
     q, k, v = (each.reshape(*each.shape[:2], op.num_heads, each.shape[2] // op.num_heads, -1) for each in (q, k, v))
     made = v @ (k.transpose(-1, -2) @ q) if k.shape[-1] <= q.shape[-2] else (v @ k.transpose(-1, -2)) @ q
     return made * 2.0**-op.shift
@@ -402,10 +405,10 @@ def _split(merged: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _constant(array: npt.NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
-    """A parameter as a tensor, its broadcast axes left at length one."""
+    """A parameter as a tensor, with its broadcast axes left at length one."""
     return torch.tensor(collapse(np.asarray(array)), dtype=like.dtype, device=like.device)
 
 
 def _whole(array: npt.NDArray[np.float64], like: torch.Tensor) -> torch.Tensor:
-    """A parameter as a tensor of its own shape, which files may hold as one value that repeats."""
+    """A parameter as a tensor of its full shape; the array may be one value that is broadcast."""
     return torch.tensor(np.asarray(array), dtype=like.dtype, device=like.device)

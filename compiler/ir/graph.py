@@ -1,4 +1,4 @@
-"""The container of both levels: named operations with ordered inputs, in topological order.
+"""The container of float graphs and of programs: named operations with ordered inputs, in topological order.
 
 A ``Graph[nir.NIRNode]`` is a network of real numbers; a ``Program`` (``resformer.compiler.ir.program``) is one of
 integers. Values are immutable; passes edit a :class:`GraphEditor` and return a new graph.
@@ -15,7 +15,7 @@ from resformer.compiler.ir.arrays import require
 from resformer.compiler.ir.summary import Summarized, Summary, counted, sizes
 
 NETX = "net"
-"""What the metadata say under ``source`` of a network all of whose numbers are the chip's own integers."""
+"""The value of ``source`` in the metadata of a network whose numbers are all the chip's own integers."""
 
 OpT = TypeVar("OpT")
 GraphT = TypeVar("GraphT", bound="Graph[Any]")
@@ -26,8 +26,8 @@ class Node(Generic[OpT]):
     """One operation.
 
     Attributes:
-        name: The path in the state dict, at every level and in every report and error.
-        op: What it computes.
+        name: The layer's path in the state dict, the same at both levels and in every report and error.
+        op: The operation that it computes.
         inputs: The names of the nodes that it reads, in the operation's order.
         shape: The shape of its output without time and batch: (C, H, W), or (F,).
     """
@@ -44,7 +44,7 @@ class Graph(Summarized, Generic[OpT]):
 
     Attributes:
         nodes: In topological order, the input first and the output last.
-        timesteps: T, the steps that one sample takes; every neuron is reset after them.
+        timesteps: T, the number of steps of one sample; every neuron is reset after them.
         metadata: Facts about the whole network (scalars and strings only), kept through passes and files.
     """
 
@@ -88,7 +88,7 @@ class Graph(Summarized, Generic[OpT]):
 
     @property
     def last_reads(self) -> Mapping[str, tuple[str, ...]]:
-        """For each node, the nodes that no other reads after it: their values may be forgotten then."""
+        """For each node, those of its inputs that no later node reads: their values may be dropped after it."""
         last = {source: node.name for node in self.nodes for source in node.inputs}
         return {
             node.name: tuple(source for source in dict.fromkeys(node.inputs) if last[source] == node.name)
@@ -116,7 +116,7 @@ class Graph(Summarized, Generic[OpT]):
         ]
 
     def is_made_of(self, other: Graph[OpT]) -> bool:
-        """Whether its nodes are the other's, of the very same operations, as where a pass found nothing to change."""
+        """Whether it equals the other and shares its operation objects, as after a pass that changed nothing."""
         return (self.timesteps, self.metadata, len(self)) == (other.timesteps, other.metadata, len(other)) and all(
             mine.op is its.op and (mine.name, mine.inputs, mine.shape) == (its.name, its.inputs, its.shape)
             for mine, its in zip(self, other, strict=True)
@@ -135,7 +135,7 @@ class GraphEditor(Generic[GraphT, OpT]):
         self._nodes: dict[str, Node[OpT]] = {node.name: node for node in graph.nodes}
 
     def set_op(self, name: str, op: OpT, *, inputs: tuple[str, ...] | None = None) -> None:
-        """Give a node another operation (and inputs), which makes the same shape."""
+        """Give a node another operation (and inputs) with an output of the same shape."""
         node = self._nodes[name]
         self._nodes[name] = replace(node, op=op, inputs=node.inputs if inputs is None else inputs)
 
@@ -152,7 +152,7 @@ class GraphEditor(Generic[GraphT, OpT]):
                 self._nodes[name] = replace(node, inputs=inputs)
 
     def insert_after(self, source: str, node: Node[OpT], *, readers: tuple[str, ...] | None = None) -> None:
-        """Add a node that reads ``source`` and put it between that and its readers (all, or those named)."""
+        """Add a node that reads ``source``, and put it between ``source`` and its readers (all, or those named)."""
         require(node.inputs == (source,), f"{node.name} must read {source} alone")
         self.redirect(source, node.name, readers=readers)
         self.add(node)
@@ -164,7 +164,7 @@ class GraphEditor(Generic[GraphT, OpT]):
         del self._nodes[name]
 
     def bypass(self, name: str) -> None:
-        """Remove a node with one input; its readers read that input."""
+        """Remove a node with one input; its readers then read that input."""
         (source,) = self._nodes[name].inputs
         self.redirect(name, source)
         self.remove(name)
@@ -175,7 +175,7 @@ class GraphEditor(Generic[GraphT, OpT]):
 
 
 def needed(nodes: Mapping[str, Node[OpT]], *, first: str, last: str) -> tuple[Node[OpT], ...]:
-    """The nodes that the last one depends on, and the first in any case, each after what it reads."""
+    """The nodes that ``last`` depends on, itself included, and always ``first``; each comes after what it reads."""
     wanted, stack = {first}, [last]
     while stack:
         name = stack.pop()
@@ -206,5 +206,5 @@ def topological_order(nodes: Mapping[str, Node[OpT]]) -> tuple[Node[OpT], ...]:
                 open_names.add(name)
                 stack.append((name, True))
                 stack.extend((source, False) for source in reversed(nodes[name].inputs) if source not in ordered)
-    # The output node is the last of its chain, yet what nothing reads may follow it in the mapping.
+    # The output node comes after all that it reads, but nodes that nothing reads may still follow it.
     return tuple(ordered.values())

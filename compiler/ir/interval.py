@@ -1,4 +1,4 @@
-"""How large integers can get: intervals per channel, and bounds on what is summed on the way."""
+"""How large integers can get: intervals per channel, and bounds on partial sums."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy.typing as npt
 from resformer.compiler.ir.arrays import Int64Array
 
 EXACT_IN_FLOAT32 = 2**24
-"""Below it, float32 holds every integer."""
+"""float32 holds every integer whose magnitude is below this."""
 EXACT_IN_FLOAT64 = 2**53
 INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Interval:
-    """What a node's output lies between, per channel or (1,) for all; zero, which padding is, always included.
+    """The bounds of a node's output, for each channel or for all; they include zero, since padding is zero.
 
     Attributes:
-        low: (C,) or (1,).
-        high: Likewise.
+        low: The smallest value, (C,), or (1,) for all channels.
+        high: The largest value, (C,), or (1,) for all channels.
     """
 
     low: Int64Array
@@ -39,19 +39,19 @@ class Interval:
         return int(max(-self.low.min(), self.high.max()))
 
     def clip(self, limit: int) -> Interval:
-        """After saturation at a limit."""
+        """The interval after saturation at a limit."""
         return Interval(np.clip(self.low, -limit, limit), np.clip(self.high, -limit, limit))
 
     def times(self, factor: int) -> Interval:
-        """After a product with a number that is not negative."""
+        """The interval after multiplication by a factor that is not negative."""
         return Interval(self.low * factor, self.high * factor)
 
     def plus(self, bias: npt.NDArray[np.integer[Any]]) -> Interval:
-        """After a bias per channel was added."""
+        """The interval after a bias, one for each channel, is added."""
         return Interval(np.minimum(self.low + bias, 0), np.maximum(self.high + bias, 0))
 
     def weighted(self, weight: Int64Array, groups: int = 1) -> Interval:
-        """Bounds on sums of weight * x for any x in here, zero (padding) included.
+        """Bounds on sums of weight * x for any x within this interval, which includes zero (padding).
 
         Args:
             weight: (C_out, C / groups, ...).
@@ -72,7 +72,7 @@ class Magnitude(NamedTuple):
 
     Attributes:
         value: What range analysis proved of the output itself, or ``sums`` where it has not run.
-        sums: A bound on every partial sum too, in whatever order a kernel adds: each term is bounded by itself.
+        sums: A bound on every partial sum too, in whatever order a kernel adds: it sums the bounds of all terms.
     """
 
     value: int
@@ -80,5 +80,5 @@ class Magnitude(NamedTuple):
 
 
 def largest(values: npt.NDArray[np.integer[Any]]) -> int:
-    """The largest magnitude among integers, which may be the least of their type."""
+    """The largest magnitude among integers; they may include the most negative value of their type."""
     return int(np.abs(values.astype(np.int64)).max(initial=0))

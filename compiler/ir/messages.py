@@ -1,4 +1,4 @@
-"""What neurons send, told apart from the currents that synapses make of it: only messages reach a synapse."""
+"""Which values are messages, sent by neurons, and which are currents, made by synapses; synapses read only messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resformer.compiler.ir.primitives import NEURONS, Add, MaxPool2d, MultiSpike
 
 
 class Nodes(Protocol):
-    """Nodes by their names: a float graph's, or those that are to be one."""
+    """Nodes by their names: those of a float graph, or of one that is still being built."""
 
     def __getitem__(self, name: str, /) -> Node[nir.NIRNode]: ...
 
@@ -19,7 +19,7 @@ class Nodes(Protocol):
 def message_names(graph: Graph[nir.NIRNode]) -> frozenset[str]:
     """The nodes of a float graph whose values are the input, spikes, or counts, means and maxima of such values.
 
-    Neurons that sum, or take a maximum, and send it on as a graded value make them on Loihi 2.
+    On Loihi 2, neurons compute these counts, means and maxima, and send them on as graded values.
     """
     found: set[str] = set()
     for node in graph:
@@ -36,13 +36,14 @@ def sends_spikes(graph: Nodes, name: str) -> bool:
 
 
 def sends_counts(graph: Nodes, name: str) -> bool:
-    """Whether a node's values are spikes, or how many of them neurons fire in a step, or maxima of either."""
+    """Whether a node's values are spikes, counts of the spikes that neurons fire in a step, or maxima of either."""
     return isinstance(_sender(graph, name), (SpikeGate, *NEURONS))
 
 
 def _sender(graph: Nodes, name: str) -> nir.NIRNode:
-    """The operation whose values a node has, behind all that passes them on; a file may hold thousands of these."""
+    """The operation that made a node's values, before the max-pools, flattenings and delays that passed them on."""
     node = graph[name]
+    # a loop, not a recursion: a file may hold thousands of such nodes
     while isinstance(node.op, MaxPool2d | nir.Flatten | SampleDelay):
         node = graph[node.inputs[0]]
     return node.op

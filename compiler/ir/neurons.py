@@ -1,4 +1,4 @@
-"""Neurons in steps: what a step of ``dt`` seconds makes of NIR's continuous ones, and of each way to reset."""
+"""Neurons in steps: what NIR's neurons of continuous time, and each way to reset, become in steps of ``dt`` seconds."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from resformer.errors import UnsupportedError
 Float64Array = npt.NDArray[np.float64]
 
 Continuous: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | nir.LI | nir.I | nir.CubaLI"
-"""NIR's neurons."""
+"""NIR's neurons, which are in continuous time."""
 
 ONE_STEP_TOLERANCE = 1e-5
-"""Relative; a time constant of one step that a file holds in 32 bits may be shorter than dt by so much."""
+"""How much shorter than dt, relatively, a time constant of one step may be, since files may hold it in 32 bits."""
 
 HARD, SOFT, LATE, PROMPT = "hard", "soft", "late", "prompt"
 RESETS = (HARD, SOFT, LATE, PROMPT)
-"""What the metadata of neurons say under ``reset``: a spike sets v to v_reset; it takes v_threshold from v; or the next
-step does that, after it has leaked and charged, which is what snnTorch's ``reset_mechanism="subtract"`` means; or it is
-taken at once, and neurons that are still above v_threshold fire in the next step only above two, which is what snnTorch
-means with ``reset_delay=False``."""
+"""The values of ``reset`` in the metadata of neurons.
+
+- hard: a spike sets v to v_reset.
+- soft: a spike takes v_threshold from v.
+- late: the next step takes v_threshold from v, after v has leaked and charged. This is snnTorch's
+  ``reset_mechanism="subtract"``.
+- prompt: a spike takes v_threshold from v, and a neuron that is still above v_threshold then fires in the next step
+  only above twice v_threshold. This is snnTorch's ``reset_mechanism="subtract"`` with ``reset_delay=False``.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,10 @@ class Decays:
     """What a step takes from the states of neurons, and what their input adds; arrays that broadcast.
 
     Attributes:
-        syn: Share of the current.
-        mem: Share of the potential.
+        syn: The share of the current that a step takes.
+        mem: The share of the potential that a step takes.
         gain: What an input of one adds to the potential in its step.
-        rest: What the potential leaks to.
+        rest: The potential that neurons leak to.
     """
 
     syn: Float64Array
@@ -46,9 +51,9 @@ class Decays:
 
 
 def decays(neurons: Continuous, dt: float) -> Decays:
-    """One step of forward Euler; neurons without a memory of their current lose all of it.
+    """The decays of one step of forward Euler; neurons whose current has no memory lose all of it (``syn`` is 1).
 
-    An infinite time constant is that of an IF: no leak, and dv/dt = r * input.
+    A LIF with an infinite time constant is an IF: it does not leak, and dv/dt = r * input.
     """
     r = collapse(neurons.r)
     match neurons:
@@ -62,12 +67,12 @@ def decays(neurons: Continuous, dt: float) -> Decays:
 
 
 def _per_step(r: Float64Array, mem: Float64Array, dt: float) -> Float64Array:
-    """What a current of one adds to the potential in a step that loses a share of ``mem``."""
+    """What a current of one adds to the potential in a step, if the potential loses a share ``mem`` in it."""
     return r * np.where(mem == 0, dt, mem)
 
 
 def dt_over_tau(neurons: nir.LIF | nir.LI, dt: float) -> Float64Array:
-    """Share of its potential that a LIF loses in a step; its metadata may say it exactly."""
+    """The share of its potential that a neuron loses in a step; its metadata may state this share exactly."""
     if "dt_over_tau" in neurons.metadata:
         return np.asarray(float(neurons.metadata["dt_over_tau"]))
     if "tau_steps" in neurons.metadata:
@@ -76,7 +81,7 @@ def dt_over_tau(neurons: nir.LIF | nir.LI, dt: float) -> Float64Array:
 
 
 def _stable_decays(name: str, neurons: Continuous, dt: float) -> Decays:
-    """The decays of neurons that lose no more than they have.
+    """The decays of neurons; in one step they must not lose more of a state than they have.
 
     Raises:
         UnsupportedError: A step is longer than a time constant.
@@ -93,7 +98,7 @@ def _stable_decays(name: str, neurons: Continuous, dt: float) -> Decays:
 def discrete_integrator(
     name: str, neurons: nir.LI | nir.I | nir.CubaLI, dt: float, shape: tuple[int, ...]
 ) -> DiscreteCubaLI:
-    """Neurons that do not fire, of some shape, in steps; their potential begins where it leaks to.
+    """Neurons that do not fire, in steps and of shape ``shape``; their potential begins at the level that it leaks to.
 
     Raises:
         UnsupportedError: A step is longer than a time constant.
@@ -108,17 +113,18 @@ def discrete_integrator(
 
 
 def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shape: tuple[int, ...]) -> DiscreteCubaLIF:
-    """The same neurons in steps, their potential counted from v_reset and in units that an input of one adds.
+    """The neurons in steps; their potential is counted from v_reset, in units of what an input of one adds.
 
     Args:
-        name: For errors.
-        neurons: In continuous time.
+        name: The node's name, for errors.
+        neurons: The neurons in continuous time.
         dt: Seconds a step.
-        shape: That the population is to have: its own, or with other axes.
+        shape: The shape that the population gets: its own, or the same number of neurons on other axes.
 
     Raises:
-        UnsupportedError: Their input lowers the potential or does not reach it, they would fire at rest, or a step is
-            longer than a time constant.
+        UnsupportedError: An input lowers the potential or does not change it; v_threshold is not above v_reset; a step
+            is longer than a time constant; or a reset by subtraction has a v_reset other than 0, or comes late although
+            nothing is kept of a step.
     """
     reset = neurons.metadata["reset"]
     step = _stable_decays(name, neurons, dt)
@@ -155,6 +161,6 @@ def discrete(name: str, neurons: nir.LIF | nir.IF | nir.CubaLIF, dt: float, shap
 
 
 def reshaped(values: Float64Array, shape: tuple[int, ...]) -> Float64Array:
-    """A parameter of a population in another shape; one value for all takes no memory."""
+    """A parameter of a population in another shape; if it is one value for all neurons, it takes no memory."""
     distinct = collapse(values)
     return constant(float(distinct.flat[0]), shape) if distinct.size == 1 else values.reshape(shape)

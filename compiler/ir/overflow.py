@@ -1,4 +1,4 @@
-"""Numbers that float64 does not hold: what would overflow unseen is refused, with the values that it was made of."""
+"""Refuse networks whose values make float64 overflow; the error names the smallest and the largest of these values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from resformer.errors import UnsupportedError
 
 @contextlib.contextmanager
 def overflow_refused(graph: Graph[nir.NIRNode]) -> Iterator[None]:
-    """Refuse a float network whose values are so large or so small that what is computed of them is infinite.
+    """Refuse a float network whose values are so large or so small that results computed from them are not finite.
 
     Args:
-        graph: As it was imported.
+        graph: The float graph as it was imported.
 
     Raises:
         UnsupportedError: A sum, product or quotient overflows; the message names the largest and the smallest value.
@@ -36,7 +36,7 @@ def overflow_refused(graph: Graph[nir.NIRNode]) -> Iterator[None]:
 
 
 def _extremes(graph: Graph[nir.NIRNode]) -> tuple[str, str]:
-    """The value nearest to 0, but for 0 itself, and the farthest, with their places."""
+    """The values other than 0 of the smallest and the largest magnitude, as text with the places where they are."""
     found: list[tuple[float, str]] = []
     for node in graph:
         for field, array in arrays_of(node.op).items():

@@ -1,4 +1,4 @@
-"""NIR graphs whose nodes take several inputs, and NIR told of them and of our nodes.
+"""NIR graphs whose nodes take several inputs; they and our nodes are registered with NIR.
 
 NIR 1.0.8 can write any dataclass but reads a closed list of types; :func:`register` extends that list. Importing
 ``resformer`` calls it.
@@ -18,20 +18,20 @@ from resformer.compiler.ir.primitives import EXTENSIONS
 from resformer.compiler.ir.shapes import check_shape
 
 PORTS = "resformer"
-"""The key of a node's metadata in NIR files under which its ordered inputs and its output's shape stand."""
+"""The key of a node's metadata in NIR files that holds its ordered inputs and the shape of its output."""
 
 
 class PortedGraph(nir.NIRGraph):
     """A ``nir.NIRGraph`` whose nodes may take several inputs, each of a shape of its own, as SpikeMatMul does.
 
-    NIR allows a node one input, and reckons a grouped convolution's channels wrongly. So types are not inferred here
-    but read: each node's metadata hold, under ``PORTS``, its ``inputs`` (JSON, a list of names in order) and its
-    output's ``shape``, and the check compares them with the edges and with what the node makes of its inputs.
+    NIR allows a node one input, and computes the channels of a grouped convolution wrongly. So types are not inferred
+    here but read. Each node's metadata hold, under ``PORTS``, its ``inputs`` (JSON, a list of names in order) and its
+    output's ``shape``. The check compares ``inputs`` with the edges, and ``shape`` with what the node makes of them.
     """
 
     @classmethod
     def from_dict(cls, kwargs: dict[str, Any]) -> PortedGraph:
-        """Build the graph from the dictionary that ``nir.read`` reads, or ``to_dict`` makes."""
+        """Build the graph from the dictionary that ``nir.read`` reads or ``to_dict`` makes."""
         return cls(
             nodes={name: nir.dict2NIRNode(node) for name, node in kwargs["nodes"].items()},
             edges=[(_text(source), _text(target)) for source, target in kwargs["edges"]],
@@ -43,7 +43,7 @@ class PortedGraph(nir.NIRGraph):
         """Give each node the types that its metadata state.
 
         Raises:
-            ValueError: An edge ends nowhere or is there twice, or a node's metadata do not state its types.
+            ValueError: An edge ends nowhere or occurs twice, or a node's metadata do not state its types.
         """
         self.validate_structure()
         for name, node in self.nodes.items():
@@ -56,7 +56,7 @@ class PortedGraph(nir.NIRGraph):
         """Check that each node makes its stated shape of its inputs' shapes, and that the edges are those inputs.
 
         Raises:
-            ValueError: They differ; the message begins with the node's name.
+            ValueError: A shape or an edge differs; the message begins with the node's name.
         """
         ends: dict[str, set[str]] = {}
         for source, target in self.edges:

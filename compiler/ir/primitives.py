@@ -1,4 +1,4 @@
-"""NIR nodes for what NIR lacks; ``ir.ported`` registers them with NIR, so that ``nir.read`` returns them.
+"""The nodes that NIR lacks; ``ir.ported`` registers them with NIR, so that ``nir.read`` returns them.
 
 Array shapes follow NIR: kernel sizes, strides and paddings are (rows, columns).
 """
@@ -21,10 +21,10 @@ Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 Types: TypeAlias = "dict[str, IntArray | None]"
-"""NIR's shapes of inputs or outputs, by port; None where neighbours decide them."""
+"""NIR's shapes of inputs or outputs, by port; None where neighbouring nodes decide them."""
 
 InputKind: TypeAlias = Literal["static", "frames"]
-"""What a graph's metadata say under ``input``: samples are real numbers, or counts of events."""
+"""The values of ``input`` in a graph's metadata: "static" samples are real numbers, "frames" are counts of events."""
 
 
 @dataclass(eq=False)
@@ -55,7 +55,7 @@ class MaxPool2d(nir.NIRNode):
 
 @dataclass(eq=False)
 class CeilMaxPool2d(MaxPool2d):
-    """The same with windows that reach ``beyond`` rows below and columns right of the padding."""
+    """Maxima over windows that reach ``beyond`` rows below the padding and columns right of it; padding never wins."""
 
     beyond: IntArray
 
@@ -64,9 +64,9 @@ class CeilMaxPool2d(MaxPool2d):
 class SpikeMatMul(nir.NIRNode):
     """One of the two products of Dual Spike Self-Attention (arXiv 2403.14302, equations 8 to 11).
 
-    Inputs, in this order: y, real, of shape (channels, h, w), and spikes. y's channels are split into heads first and
-    then, if ``part`` is "y1" or "y2", the head's first or second half of them is used. With d channels a head and
-    n = h * w, each head computes
+    Inputs, in this order: y, real, of shape (channels, h, w), and spikes. y's channels are split into heads. Then, if
+    ``part`` is "y1" or "y2", each head uses only the first or the second half of its channels. With d channels used by
+    a head and n = h * w, each head computes
 
     - y^T x, of shape (n, H * W), if ``transpose``: spikes x of shape (heads * d, H, W), output (heads, n, H * W);
     - y s otherwise: spikes s of shape (heads, n, H * W), output (heads * d, H, W).
@@ -93,7 +93,7 @@ class Add(nir.NIRNode):
 class DiscreteCubaLIF(nir.NIRNode):
     """Neurons in steps: what NIR's IF, LIF and CubaLIF become for a given dt, however they reset (``ir.neurons``).
 
-    Of the input x of a step, both states zero before the first:
+    Both states are zero before the first step. A step with input x computes:
 
         u <- u * (1 - syn_decay) + x
         v <- v * (1 - mem_decay) + u + v_bias
@@ -117,15 +117,15 @@ class DiscreteCubaLIF(nir.NIRNode):
 
 
 PER_NEURON = ("syn_decay", "mem_decay", "v_threshold", "v_bias", "v_drop")
-"""The parameters of :class:`DiscreteCubaLIF` that each neuron has."""
+"""The parameters of :class:`DiscreteCubaLIF` that have one value for each neuron."""
 
 
 @dataclass(eq=False)
 class RecurrentCubaLIF(DiscreteCubaLIF):
-    """The same neurons with synapses onto themselves: x is the input and W s + bias, s being the spikes of a step ago.
+    """Neurons in steps with synapses onto themselves: to the input they add W s + bias; s are the spikes of a step ago.
 
-    Before a sample's first step nothing fired. W is a convolution of stride one that keeps the population's shape,
-    (C, H, W), or (F,), which counts as (F, 1, 1).
+    The sum is the x of :class:`DiscreteCubaLIF`. Before a sample's first step s is zero. W is a convolution of stride
+    one that keeps the population's shape, (C, H, W); (F,) counts as (F, 1, 1).
     """
 
     weight: Float64Array
@@ -154,15 +154,15 @@ class RecurrentCubaLIF(DiscreteCubaLIF):
 
 @dataclass(eq=False)
 class MultiSpikeIF(nir.NIRNode):
-    """Neurons in steps that do not leak and may fire several spikes in each: Sinabs' IAF.
+    """Neurons in steps that do not leak and may fire several spikes in each step: Sinabs' IAF.
 
-    Of the input x of a step, v zero before the first:
+    The state v is zero before the first step. A step with input x computes:
 
         v <- v + x
         s = floor(v / v_threshold), but not below zero and no more than max_spikes
         v <- max(v - s * v_threshold, v_floor)
 
-    They make s. Arrays have the population's shape.
+    The output is s. Arrays have the population's shape.
     """
 
     v_threshold: Float64Array
@@ -175,20 +175,20 @@ class MultiSpikeIF(nir.NIRNode):
 
 
 PER_MULTI_SPIKE = ("v_threshold", "v_floor")
-"""The parameters of :class:`MultiSpikeIF` that each neuron has."""
+"""The parameters of :class:`MultiSpikeIF` that have one value for each neuron."""
 
 
 @dataclass(eq=False)
 class IntegerLIF(MultiSpikeIF):
-    """Neurons of levels: I-LIF of SpikeYOLO and of Spike-driven Transformer v3, which has no memory.
+    """Neurons of levels: I-LIF of SpikeYOLO and of Spike-driven Transformer v3; the latter has no memory.
 
-    Of the input x of a step, v zero before the first:
+    The state v is zero before the first step. A step with input x computes:
 
         v <- v * (1 - mem_decay) + x
         s = round(v / v_threshold), but not below zero and no more than max_spikes
         v <- max(v - s * v_threshold, v_floor)
 
-    They make s. Half way between two numbers, s is the even one, or else the larger.
+    The output is s. Half way between two whole numbers, s is the even one if ``even`` is set, otherwise the larger.
     """
 
     mem_decay: float
@@ -207,12 +207,12 @@ PER_INTEGRATOR = ("syn_decay", "mem_decay", "gain", "v_leak")
 class DiscreteCubaLI(nir.NIRNode):
     """Neurons in steps that do not fire: what NIR's I, LI and CubaLI become for a given dt.
 
-    Of the input x of a step, both states zero before the first, they make v + v_leak, their potential:
+    Both states are zero before the first step. A step with input x computes:
 
         u <- u * (1 - syn_decay) + gain * x
         v <- v * (1 - mem_decay) + u
 
-    Arrays have the population's shape.
+    The output is the potential v + v_leak. Arrays have the population's shape.
     """
 
     syn_decay: Float64Array
@@ -226,9 +226,9 @@ class DiscreteCubaLI(nir.NIRNode):
 
 @dataclass(eq=False)
 class SampleDelay(nir.NIRNode):
-    """NIR's Delay in steps: what each neuron sends arrives as many steps later as ``steps``, of the population's shape.
+    """NIR's Delay in steps: what a neuron sends arrives ``steps`` steps later; ``steps`` has the population's shape.
 
-    Before that, zeros arrive; what would arrive after a sample's last step never does.
+    Before that, zeros arrive; what would arrive after a sample's last step is lost.
     """
 
     steps: IntArray
@@ -239,17 +239,17 @@ class SampleDelay(nir.NIRNode):
 
 @dataclass(eq=False)
 class SpikeGate(nir.NIRNode):
-    """Neurons without memory, which fire where the spikes that reach them in a step ask for it.
+    """Neurons without memory, which fire depending only on the spikes that reach them in a step.
 
-    Its inputs, two or more, are spikes. ``kind`` says where it fires:
+    A gate has two or more inputs, which are spikes. ``kind`` says where it fires:
 
-    - "and": where all inputs do, a b;
-    - "or": where any does, 1 - (1 - a) (1 - b);
-    - "iand": where the first does and no other, a (1 - b).
+    - "and": where all inputs fire, a b;
+    - "or": where any input fires, 1 - (1 - a) (1 - b);
+    - "iand": where the first input fires and no other does, a (1 - b).
 
-    The output has the shape of the largest input. The others have it too, or are spread over it: of C channels, each of
-    C / m stands for m in turn, and a single row, or a single column, for all. So (heads, H, W) masks each head's
-    channels alike, and (C, 1, 1) all positions.
+    The output has the shape of the largest input, with C channels. The other inputs have this shape too, or are spread
+    over it: each of C / m channels stands for m channels in a row, and a single row, or a single column, stands for
+    all. So (heads, H, W) masks all channels of a head alike, and (C, 1, 1) all positions.
     """
 
     kind: str
@@ -259,7 +259,7 @@ class SpikeGate(nir.NIRNode):
 
 
 GATE_KINDS = ("and", "or", "iand")
-"""What a :class:`SpikeGate` may be."""
+"""The values of ``kind`` of a :class:`SpikeGate`."""
 
 
 @dataclass(eq=False)
@@ -267,9 +267,8 @@ class SpikeAttention(nir.NIRNode):
     """Attention of counts: both products of Spikformer's self-attention, which has no softmax.
 
     Inputs, in this order, are spikes, or counts of them (:class:`MultiSpikeIF`): q of shape (heads * d, H, W), k of
-    (heads * d, h, w) and v of (heads * e, h, w), whose tokens are the positions of a map and whose channels are split
-    into heads. Each head makes, of its share of the channels and as rows of tokens, 2^-shift (q k^T) v: the output has
-    the shape (heads * e, H, W).
+    (heads * d, h, w) and v of (heads * e, h, w). Tokens are the positions of a map, and channels are split into heads.
+    With a row for each token, each head computes 2^-shift (q k^T) v; the output has the shape (heads * e, H, W).
     """
 
     num_heads: int
@@ -286,7 +285,7 @@ ATTENTION_SHIFT_MAX = 16
 
 @dataclass(eq=False)
 class AdaptiveAvgPool2d(nir.NIRNode):
-    """Averages over windows of several sizes, as PyTorch's of that name chooses them for an image of ``size``.
+    """PyTorch's pool of this name: averages over windows, maybe of several sizes, that make an image of ``size``.
 
     The frontend of modules makes it; ``merge_chains`` makes it part of the linear layer that reads it.
     """
@@ -298,7 +297,7 @@ class AdaptiveAvgPool2d(nir.NIRNode):
         self.input_type, self.output_type = _untyped()
 
     def shares(self, axis: int, have: int) -> Float64Array:
-        """What each row (axis 0) or column of the result is of those of the source, (size, have)."""
+        """The weights by which each row (axis 0) or column of the result averages those of the source, (size, have)."""
         want = self.size[axis]
         shares = np.zeros((want, have))
         for index in range(want):
@@ -308,20 +307,20 @@ class AdaptiveAvgPool2d(nir.NIRNode):
 
 
 def own_targets(shares: Float64Array) -> list[int] | None:
-    """For each row (or column) of a source, one of the result that is that alone; None where one has none."""
+    """For each row (or column) of a source, one of the result that is a copy of it; None if any has no copy."""
     alone = (shares == 1.0) & (np.count_nonzero(shares, axis=1) == 1)[:, None]
     return [int(each) for each in alone.argmax(axis=0)] if alone.any(axis=0).all() else None
 
 
 @dataclass(eq=False)
 class EdgeAvgPool2d(AdaptiveAvgPool2d):
-    """Averages over windows that reach beyond the image, divided by how much of them is counted.
+    """Averages over windows that reach beyond the image; each sum is divided by the number of positions that count.
 
     Attributes:
-        kernel_size: (rows, columns), as are the two that follow.
-        stride: Between windows.
-        padding: Around the image.
-        counts_padding: Whether a divisor counts padding, which never is what ceil_mode adds behind it.
+        kernel_size: (rows, columns).
+        stride: The distance between windows, (rows, columns).
+        padding: Zeros around the image, (rows, columns).
+        counts_padding: Whether padding counts; what ceil_mode adds behind the padding never does.
     """
 
     kernel_size: tuple[int, int]
@@ -357,72 +356,72 @@ EXTENSIONS: tuple[type[nir.NIRNode], ...] = (
 )
 
 NEURONS = (nir.LIF, nir.IF, nir.CubaLIF, DiscreteCubaLIF, RecurrentCubaLIF, MultiSpikeIF)
-"""What fires at the float level."""
+"""The types of neurons at the float level that fire; gates are not among them."""
 
 SingleSpike: TypeAlias = "nir.LIF | nir.IF | nir.CubaLIF | DiscreteCubaLIF"
-"""The type of what fires once a step at most."""
+"""The type of neurons that fire at most once a step."""
 
 Neurons: TypeAlias = "SingleSpike | MultiSpikeIF"
-"""The type of what fires; :class:`RecurrentCubaLIF` is a :class:`DiscreteCubaLIF`."""
+"""The type of neurons that fire; :class:`RecurrentCubaLIF` is a :class:`DiscreteCubaLIF`."""
 
 Layer: TypeAlias = "nir.Conv2d | nir.Linear | nir.Affine"
-"""The type of what only weighs what it reads."""
+"""The type of layers with weights and without neurons."""
 
 POOL_AREA = "pool_area"
-"""In a convolution's metadata: what its weights were divided by, since it reads a sum in place of a pool's mean; in
-neurons': what their thresholds were multiplied by."""
+"""In a convolution's metadata: what its weights were divided by, because it reads a pool's sum in place of its mean. In
+the metadata of neurons: what their thresholds were multiplied by, for the same reason."""
 
 LEVEL_NORM = "level_norm"
-"""In a layer's metadata: what its weights were divided by, since it reads levels in place of what divides them."""
+"""In a layer's metadata: what its weights were divided by, because it reads levels in place of levels divided by it."""
 
 SCALED_BY, UNIT = "scaled_by", "unit"
-"""In a scale's metadata: the buffer of the module that it is computed from, and its value that makes the scale one."""
+"""In a scale's metadata: the module's buffer that it is computed from, and the buffer's value for which it is one."""
 
 BIAS_SHARES = "bias_shares"
-"""In a layer's metadata: into how many its biases were divided, as its module adds it to a sum over so many steps."""
+"""In a layer's metadata: what its bias was divided by, because its module adds the bias once to a sum over steps."""
 
 CONCATENATED = "concatenated"
-"""In the metadata of a sum that stands for values side by side, and of each layer that puts one there: its first
-channel."""
+"""In the metadata of an ``Add`` that stands for a concatenation, and of each layer that it adds, which puts one of the
+values in its place. A layer's entry is the first channel of that place."""
 
 INSIDE = "inside"
-"""In a convolution's metadata: which rows and columns of its kernel are its layer's, "start:stop:step,start:stop:step";
-the others are zeros, since the layer pads one side more than the other."""
+"""In a convolution's metadata: which rows and columns of its kernel are its layer's, "start:stop:step,start:stop:step".
+The others are zeros, which are there because the layer pads one side more than the other."""
 
 FIXED = "fixed"
-"""In the metadata of what the code states as numbers, which no layer holds; and of weights that it computes."""
+"""In the metadata of nodes whose numbers the module's code states or computes, so that no layer holds them."""
 
 MERGED = "merged"
 """In a layer's metadata: the layers that it was made of, which follow each other without neurons between."""
 
 HELD_BIAS = "held_bias"
-"""In a convolution's metadata: that its layer has a bias of its own, which NIR's always have."""
+"""In a convolution's metadata: that its layer has a bias of its own; NIR's convolutions always have one."""
 
 
 def half_rows(channels: int, num_heads: int, part: str) -> IntArray:
-    """The channels of W that hold y1 or y2, head by head."""
+    """The channels of DSSA's projection W that hold y1 or y2, head by head."""
     by_head = np.arange(channels).reshape(num_heads, 2, channels // (2 * num_heads))
     return by_head[:, ("y1", "y2").index(part)].reshape(-1)
 
 
 def rows_name(layer: str, start: int, count: int) -> str:
-    """What a layer is called that makes some channels in a row of another's."""
+    """The name of a layer that makes only ``count`` consecutive channels of a layer's output, from ``start`` on."""
     return f"{layer}.rows{start}to{start + count}"
 
 
 def rows_of(name: str) -> tuple[str, range] | None:
-    """The layer of which a layer makes some channels alone, and which; None of all others."""
+    """The inverse of :func:`rows_name`: the layer, and the channels that are made; None for other names."""
     found = re.fullmatch(r"(.+)\.rows(\d+)to(\d+)", name)
     return None if found is None else (found[1], range(int(found[2]), int(found[3])))
 
 
 SPREAD = "spread"
-"""In the metadata of a linear layer that reads what its module enlarges first: the enlarged size, and of it the rows
-and the columns that are one of the image's own, "ROWSxCOLUMNS;row,row;column,column"."""
+"""In the metadata of a linear layer whose module enlarges the image before it: the enlarged size, and for each row and
+each column of the image one of the enlarged image that is a copy of it, "ROWSxCOLUMNS;row,row;column,column"."""
 
 
 def spread_of(op: nir.NIRNode) -> tuple[tuple[int, int], list[int], list[int]] | None:
-    """What ``SPREAD`` says of a layer; None of all others."""
+    """The size, rows and columns that ``SPREAD`` states of a layer; None for layers without it."""
     stated = op.metadata.get(SPREAD)
     if stated is None:
         return None
@@ -432,7 +431,7 @@ def spread_of(op: nir.NIRNode) -> tuple[tuple[int, int], list[int], list[int]] |
 
 
 def spread(op: nir.NIRNode, weight: Float64Array) -> Float64Array:
-    """A layer's weights as its module holds them: zero but where an enlarged pixel is one of the image's own."""
+    """A layer's weights as its module holds them: zero except at the rows and columns that ``SPREAD`` names."""
     found = spread_of(op)
     if found is None:
         return weight
@@ -444,18 +443,19 @@ def spread(op: nir.NIRNode, weight: Float64Array) -> Float64Array:
 
 
 COLUMNS = "columns"
-"""In the metadata of recurrent neurons: the columns of a layer that their synapses onto themselves are."""
+"""In the metadata of recurrent neurons: the part of a layer (:func:`columns_name`) with their recurrent weights."""
 SHARED = "shared"
-"""The same where layers weigh what comes in, too, or are several: which."""
+"""In the metadata of recurrent neurons: the layers that hold the recurrent weights, if they weigh the input too or are
+several."""
 
 
 def columns_name(layer: str, start: int, count: int) -> str:
-    """What a layer is called that weighs some of the channels that another reads."""
+    """The name of a layer that weighs only ``count`` consecutive channels of a layer's input, from ``start`` on."""
     return f"{layer}.columns{start}to{start + count}"
 
 
 def columns_of(name: str) -> tuple[str, slice] | None:
-    """The layer of which a layer weighs some channels alone, and which; None of all others."""
+    """The inverse of :func:`columns_name`: the layer, and the channels that are weighed; None for other names."""
     found = re.fullmatch(r"(.+)\.columns(\d+)to(\d+)", name)
     return None if found is None else (found[1], slice(int(found[2]), int(found[3])))
 
@@ -470,7 +470,7 @@ def inside(op: nir.NIRNode) -> tuple[slice, slice]:
 
 
 def constant(value: float, shape: tuple[int, ...]) -> Float64Array:
-    """An array of one value that takes no memory: how a whole population's parameters are held."""
+    """An array of one value that takes no memory, for a parameter that is the same for a whole population."""
     return np.broadcast_to(np.float64(value), shape)
 
 
@@ -487,7 +487,7 @@ def as_neurons(op: nir.NIRNode) -> Neurons:
 
 
 def as_layer(op: nir.NIRNode) -> Layer:
-    """The operation of a node that is known to be a layer with weights, and no neurons."""
+    """The operation of a node that is known to be a layer with weights and without neurons."""
     if not isinstance(op, nir.Conv2d | nir.Linear | nir.Affine):
         raise InvariantError(f"{type(op).__name__} is no layer")
     return op
@@ -526,7 +526,7 @@ def pair(value: npt.ArrayLike) -> tuple[int, int]:
 
 
 def window_of(op: nir.Conv2d | nir.AvgPool2d | nir.SumPool2d | MaxPool2d) -> Window:
-    """What each target of a convolution, or of a pool, reads."""
+    """The window that each target of a convolution, or of a pool, reads."""
     if isinstance(op, nir.Conv2d):
         rows, columns = op.weight.shape[2:]
         return Window((rows, columns), pair(op.stride), pair(op.padding), pair(op.dilation))
@@ -535,7 +535,7 @@ def window_of(op: nir.Conv2d | nir.AvgPool2d | nir.SumPool2d | MaxPool2d) -> Win
 
 
 def undilated(weight: Float64Array, dilation: tuple[int, int]) -> Float64Array:
-    """Weights with the zeros between dilated taps."""
+    """Weights with the zeros between dilated taps written out, for a dilation of one."""
     rows, columns = weight.shape[2:]
     spread = np.zeros((*weight.shape[:2], *Window((rows, columns), dilation=dilation).span))
     spread[:, :, :: dilation[0], :: dilation[1]] = weight

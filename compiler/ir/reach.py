@@ -1,9 +1,9 @@
-"""What bounds prove of neurons before anything runs: populations that can never fire, or that always do.
+"""What bounds prove of neurons before anything runs: which populations can never fire, and which always do.
 
-The bounds are those of range analysis, channel by channel: the most and the least that a population can be given in a
-step, whatever the samples. Until a first spike nothing is reset, so a potential is largest where each step brings the
-most; if that stays at or below the threshold for a sample's T steps, there is no spike. Where the least already fires
-in every step, so does everything else.
+The bounds are those of range analysis, channel by channel: the largest and the smallest input that a population can
+get in a step, whatever the samples. Until the first spike nothing is reset, so a potential is largest if each step
+brings the largest input; if it then stays at or below the threshold for a sample's T steps, there is no spike. If
+neurons fire in every step even with the smallest input, they fire in every step with any input.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from resformer.compiler.ir.summary import counted, listed
 from resformer.compiler.target import LOIHI
 
 SLOW_STEPS = 1000
-"""A time constant of as many steps is longer than any that networks are trained with."""
+"""A time constant of this many steps is longer than any that networks are trained with."""
 SLOW_SAMPLES = 10
-"""Of as many samples: within one, next to nothing is lost."""
+"""With a time constant of this many samples, next to nothing leaks within one sample."""
 USUAL_STEPS = 20
-"""What a time constant usually comes to, in steps: what another ``dt`` is suggested by."""
+"""A usual time constant, in steps; the ``dt`` that a warning suggests is chosen to give it."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Silent:
     Attributes:
         name: The population.
         share: The largest potential that any sample brings it to, in thresholds.
-        longer_step: By how much longer a step must be for its input to reach the threshold, about; None: however long a
-            step is, it does not.
-        starved: Whether it cannot only because nothing that it reads can.
+        longer_step: The approximate factor by which a step must be longer for the input to reach the threshold; None
+            if it does not with a step of any length.
+        starved: Whether it cannot fire only because populations that it reads cannot.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Reach:
 
 
 def reach(program: Program) -> Reach:
-    """Find the populations of which the bounds say what they do.
+    """Find the populations that the bounds prove to be silent or to fire in every step.
 
     Args:
         program: After range analysis.
@@ -80,11 +80,11 @@ def reach(program: Program) -> Reach:
 
 
 def _prove(program: Program, *, spread: bool = False) -> tuple[dict[str, tuple[float, float | None]], list[str]]:
-    """The populations that can never fire, each with its share and its longer step, and those that always do.
+    """The populations that can never fire, each with its ``share`` and ``longer_step``, and those that always fire.
 
     Args:
         program: After range analysis.
-        spread: Whether those who read a population that can never fire are given nothing by it.
+        spread: Whether a population that can never fire counts as silent for its readers.
     """
     intervals: dict[str, Interval] = {}
     silent: dict[str, tuple[float, float | None]] = {}
@@ -106,7 +106,10 @@ def _prove(program: Program, *, spread: bool = False) -> tuple[dict[str, tuple[f
 
 
 def _given(program: Program, node: Node[Op], intervals: Mapping[str, Interval]) -> Interval:
-    """What a population is given in a step; of a relay what it makes, whose interval holds zero for a window's sake."""
+    """The bounds on a population's input in a step.
+
+    Behind a relay they are computed from the relay's own input, because a relay's interval always includes zero.
+    """
     source = program[node.inputs[0]]
     if not isinstance(source.op, Relay):
         return intervals[source.name]
@@ -123,7 +126,7 @@ def _given(program: Program, node: Node[Op], intervals: Mapping[str, Interval]) 
 def _largest_share(node: Node[Op], given: Interval, timesteps: int) -> float | None:
     """The largest potential in thresholds if no neuron can fire; None if one can."""
     assert isinstance(node.op, Spiking)
-    # before a first spike, what neurons fire into themselves is nothing
+    # before the first spike, recurrent synapses add nothing
     op = node.op.without_synapses() if isinstance(node.op, RecurrentCubaLIF) else node.op
     thresholds = np.maximum(op.thresholds << LOIHI.a_shift, 1)
     share = -np.inf
@@ -135,7 +138,7 @@ def _largest_share(node: Node[Op], given: Interval, timesteps: int) -> float | N
 
 
 def _always_fires(node: Node[Op], given: Interval, timesteps: int) -> bool:
-    """Whether every neuron fires in every step; not tried where neurons feed themselves."""
+    """Whether every neuron fires in every step; False for recurrent neurons, for which this is not examined."""
     assert isinstance(node.op, Spiking)
     if isinstance(node.op, RecurrentCubaLIF):
         return False
@@ -143,20 +146,21 @@ def _always_fires(node: Node[Op], given: Interval, timesteps: int) -> bool:
 
 
 def _steps(op: Spiking, given: Int64Array, shape: tuple[int, ...], timesteps: int) -> Iterator[fixedpoint.LifStep]:
-    """The steps of one sample in which each channel is given the same, (C,) or (1,), until nothing changes any more."""
+    """The steps of one sample with the same input, (C,) or (1,), in each step, until nothing changes any more."""
     channels = np.broadcast_to(given, shape[:1]).reshape(-1, *(1,) * (len(shape) - 1))
     before: fixedpoint.LifStep | None = None
     for state in op.steps(np.broadcast_to(channels, (timesteps, 1, *channels.shape))):
         yield state
         if before is not None and np.array_equal(before.u, state.u) and np.array_equal(before.v, state.v):
-            return  # nor will it
+            return  # all later steps are the same
         before = state
 
 
 def _longer_step(op: Spiking, given: Interval, share: float) -> float | None:
-    """By how much longer a step must be for the input to reach the threshold, if what it adds grows with the step.
+    """The factor by which a step must be longer for the input to reach the threshold; None if no step is long enough.
 
-    So it does of neurons in continuous time, until a step is a time constant and nothing of the step before is left.
+    What the input adds is taken to grow with the step. It does so in neurons of continuous time, until a step is as
+    long as the time constant and nothing is left of the step before.
     """
     if share <= 0:
         return None
@@ -168,7 +172,7 @@ def _longer_step(op: Spiking, given: Interval, share: float) -> float | None:
 
 
 def reach_warnings(program: Program) -> tuple[str, ...]:
-    """What is proved of a program's populations, as sentences for its user; none where all can fire and rest.
+    """What is proved of a program's populations, as sentences for its user; empty if nothing is proved.
 
     Args:
         program: After range analysis.
@@ -200,7 +204,7 @@ def reach_warnings(program: Program) -> tuple[str, ...]:
 
 
 def _remedy(program: Program, roots: Collection[Silent]) -> str:
-    """What a user may do about populations that cannot fire."""
+    """The advice to a user about populations that cannot fire."""
     steps = [each.longer_step for each in roots]
     longest = max((step for step in steps if step is not None), default=None)
     if program.metadata.get("source") != "nir" or longest is None:
@@ -210,10 +214,10 @@ def _remedy(program: Program, roots: Collection[Silent]) -> str:
 
 
 def time_warnings(graph: Graph[nir.NIRNode]) -> tuple[str, ...]:
-    """Whether the step of a NIR file's graph seems to be in another unit than its time constants.
+    """A warning if the step of a NIR file's graph seems to be in another unit than its time constants; else empty.
 
     Args:
-        graph: As imported; any other has no step that its user chose.
+        graph: As imported. Only the graph of a NIR file has a step that its user chose; others get no warning.
     """
     if graph.metadata.get("source") != "nir":
         return ()
@@ -243,9 +247,9 @@ def _lost_in_a_step(op: nir.NIRNode, dt: float) -> Iterator[float]:
             mem, syn = lost.mem, lost.syn
         case DiscreteCubaLIF() | DiscreteCubaLI():
             mem, syn = collapse(op.mem_decay), collapse(op.syn_decay)
-        case _:  # no neurons, or such as have no time constant
+        case _:  # no neurons, or neurons without a time constant
             return
-    # a current that loses all has no memory, which is no time constant
+    # a current that loses everything in a step has no time constant
     shares = [mem] if (syn == 1).all() else [mem, syn]
     largest = max(float(each.max()) for each in shares)
     if largest > 0:

@@ -22,7 +22,7 @@ Observer = Callable[[str, Int64Array], None]
 
 
 class BoundsError(InvariantError):
-    """An integer left the range that a program promises: our mistake, unless the program's file was changed since."""
+    """An integer left the range that a program promises: a bug of ours, unless the program's file was changed."""
 
 
 def run(
@@ -38,10 +38,10 @@ def run(
     Args:
         program: The integer network.
         samples: (N, C, H, W), the same frame for all T steps, or (N, T, C, H, W).
-        record: Keep every LIF's spikes and every graded value.
-        overrides: Values (T, N, ...) that the readers of these nodes get in place of what the nodes compute, which is
-            recorded all the same: how layers are examined with another network's input.
-        observe: Told what each node computes.
+        record: Keep every population's spikes and every graded value.
+        overrides: Values (T, N, ...), by node name, that the node's readers get in place of what the node computes.
+            What it computes is recorded all the same. So layers are examined with another network's input.
+        observe: Called with what each node computes.
 
     Raises:
         BoundsError: An integer left the range that the program's analysis promised.

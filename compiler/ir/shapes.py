@@ -1,6 +1,6 @@
-"""The shape of each operation's output, from those of its inputs: a table of NIR's nodes and of ours beside them.
+"""The shape of each operation's output, given its inputs' shapes: the rules for NIR's nodes and for ours.
 
-Integer operations have their rules on themselves (``ir.ops``). Shapes are without time and batch: (C, H, W), or (F,).
+Integer operations have rules of their own (``ir.ops``). Shapes are without time and batch: (C, H, W), or (F,).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ PER_ELEMENT: dict[type[nir.NIRNode], tuple[str, ...]] = {
     primitives.SampleDelay: ("steps",),
     nir.Scale: ("scale",),
 }
-"""Parameters that have the shape of what comes in."""
+"""Parameters that have the shape of the input, by the type of node."""
 PER_CHANNEL: dict[type[nir.NIRNode], tuple[str, ...]] = {
     primitives.BatchNorm2d: ("weight", "bias", "running_mean", "running_var"),
 }
 
 
 def check_shape(op: object, inputs: Sequence[Shape], shape: Shape) -> None:
-    """Check that an operation of either level makes an output of this shape of inputs of those.
+    """Check that an operation of either level makes an output of shape ``shape`` from inputs of shapes ``inputs``.
 
     Raises:
         InvariantError: It does not.
@@ -58,12 +58,12 @@ def check_shape(op: object, inputs: Sequence[Shape], shape: Shape) -> None:
 
 @singledispatch
 def output_shape(op: object, inputs: Sequence[Shape]) -> Shape:
-    """The shape that an operation makes of inputs of these shapes.
+    """The shape of an operation's output, given the shapes of its inputs.
 
-    The product y s is given as (C, H * W), as s comes: which H and W, its node says.
+    For the product y s it is (C, H * W), as in s; only the product's node says what H and W are.
 
     Raises:
-        InvariantError: The operation cannot take such inputs, or that many.
+        InvariantError: The operation cannot take inputs of these shapes, or this number of inputs.
     """
     raise InvariantError(f"no shape rule for {type(op).__name__}")
 

@@ -1,4 +1,4 @@
-"""What travels along an edge of a program: its kind, its scale and its bounds."""
+"""The signal that travels along an edge of a program: its kind, its scale and its bounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 class SignalKind(Enum):
-    """What travels along an edge."""
+    """The kind of signal that travels along an edge."""
 
     SPIKE = "spike"
     """0 or 1 each step: Loihi's binary spike."""
@@ -28,7 +28,7 @@ class Signal:
         kind: Spike, graded spike or current.
         scale_exp: k; the integer a stands for the real number a / 2^k.
         low: The smallest integer that can occur, or None before range analysis.
-        high: The largest, likewise.
+        high: The largest integer that can occur, or None before range analysis.
     """
 
     kind: SignalKind
@@ -46,7 +46,7 @@ class Signal:
         return 1 + max((~self.low).bit_length() if self.low < 0 else 0, self.high.bit_length())
 
     def integers(self, real: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int32], int]:
-        """Real numbers as the integers that travel: rint(x * 2^k), clipped to the bounds; and how many were clipped."""
+        """The integers of real numbers x: rint(x * 2^k), clipped to the bounds; and how many were clipped."""
         assert self.low is not None
         assert self.high is not None
         rounded = np.rint(real * 2.0**self.scale_exp)

@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 Summary: TypeAlias = tuple[str, Sequence[tuple[str, str]]]
-"""A title, and rows of (what, value)."""
+"""A title, and rows of (name, value)."""
 Rows: TypeAlias = tuple[Sequence[str], Sequence[Sequence[str]]]
-"""Headings and rows of a table; a heading that begins with a space is of a column of numbers."""
+"""Headings and rows of a table; a heading that begins with a space marks a column of numbers."""
 
 WIDTH = 100
 """Columns of a summary as text."""
 LINES_MAX = 20
 """Lines of a summary as text, its title included."""
 LISTED = 3
-"""How many of a list of names are told."""
+"""How many names of a long list are shown."""
 ROWS_MAX = 100
 """Rows of a table in a notebook."""
 
-# Colours are the page's own but for the edge, which stands out on white as on black; words say what it says.
+# All colours are the page's own except the edge's, which is visible on white and on black; the text says the same.
 _CELL = "text-align: left; vertical-align: top"
 _NUMBER = "text-align: right"
 _CAPTION = "caption-side: top; text-align: left; color: inherit; font-weight: bold; padding: 0.2em 0.8em"
@@ -35,14 +35,14 @@ class Summarized(ABC):
 
     @abstractmethod
     def summary(self) -> Summary:
-        """A title, and rows of (what, value)."""
+        """A title, and rows of (name, value)."""
 
     def sound(self) -> bool | None:
-        """Whether what it says is good news; None if it is neither good nor bad."""
+        """Whether the summary is good news; None if it is neither good nor bad."""
         return None
 
     def details(self) -> tuple[str, Rows] | None:
-        """A title and a table that a notebook shows folded; None if there is no more to say."""
+        """A title and a table that a notebook shows folded; None if there are no details."""
         return None
 
     def __repr__(self) -> str:
@@ -67,14 +67,14 @@ def as_text(summary: Summary) -> str:
 
 
 def as_html(summary: Summary, sound: bool | None = None, details: tuple[str, Rows] | None = None) -> str:
-    """A summary as a table, and more of it folded below; nothing in it is taken for HTML.
+    """A summary as an HTML table, with its details folded below; all texts are escaped.
 
-    It has the colours of the page around it, light or dark, and needs neither a style sheet nor a script.
+    The table has the colours of the page around it, light or dark, and needs neither a style sheet nor a script.
 
     Args:
-        summary: What it says.
-        sound: Whether that is good news, which colours its edge.
-        details: A title and a table; of a long one the first :data:`ROWS_MAX` rows.
+        summary: The title and the rows.
+        sound: Whether the summary is good news, which decides the colour of the edge.
+        details: A title and a table, of which at most :data:`ROWS_MAX` rows are shown.
     """
     title, rows = summary
     cells = "".join(
@@ -133,7 +133,7 @@ def sizes(shape: Sequence[int]) -> str:
 
 
 def listed(names: Sequence[str], shown: int = LISTED) -> str:
-    """Names, the last of a long list as their number: "a, b, c and 7 more"."""
+    """Names, with the rest of a long list as a number: "a, b, c and 7 more"."""
     if len(names) <= shown + 1:  # "and 1 more" takes the room of the name itself
         return ", ".join(names)
     return f"{', '.join(names[:shown])} and {len(names) - shown} more"

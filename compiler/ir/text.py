@@ -1,7 +1,7 @@
 """Graphs and programs as text, one node a line, the same on every machine: for ``--dump-after`` and golden files.
 
-Weights appear as a short hash. That of floats sees 20 bits of each mantissa, so that the last bits, in which machines
-may differ, do not show.
+Weights appear as a short hash. The hash of floats uses 20 bits of each mantissa, which leaves out the last bits, in
+which machines may differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DERIVED = frozenset({"input_type", "output_type", "input_shape"})
 def format_graph(graph: Graph[Any]) -> str:
     """A graph or a program as lines ``name = op(inputs) -> shape fields``, ended by a newline.
 
-    A program's nodes also tell their signal (kind, scale, bounds, bits) and, once scheduled, their step.
+    Lines of a program's nodes also give their signal (kind, scale, bounds, bits) and, once scheduled, their step.
     """
     facts = "".join(f" {key}={_scalar(value)}" for key, value in sorted(graph.metadata.items()))
     level = "program" if isinstance(graph, Program) else "graph"

@@ -1,8 +1,9 @@
-"""What a quantized NIR file has of ties in its numbers, so that whoever reads it fires the program's spikes, undone.
+"""Undo the shifts of thresholds and biases with which a quantized NIR file makes ties fire as they do in the program.
 
-Such a file says that its neurons fire above their thresholds. Where the program fires at them, thresholds or the biases
-before them are shifted by less than potentials differ by. Among the metadata stand these shifts and the network's own
-rule: without both, compiling the file again would take the shifts for numbers of the network, and fire above.
+Such a file says that its neurons fire above their thresholds. Where the program also fires at a threshold, this
+threshold or a bias before it is shifted by less than the smallest difference between potentials. The metadata hold
+these shifts and the network's own rule. Without both, compiling the file again would take the shifts for numbers of the
+network, and its neurons would fire only above their thresholds.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from resformer.compiler.ir.primitives import NEURONS, as_layer, bias_of, with_we
 from resformer.errors import FileFormatError
 
 TIES = "ties"
-"""The key of a node's metadata under which the others stand."""
+"""The key of a node's metadata that holds the two entries below."""
 FIRES_AT = "fires_at"
-"""The network's own rule, which the node's ``fires_at`` is not."""
+"""The network's own rule; the node's ``fires_at`` in the file differs from it."""
 RAISED = "raised"
-"""What was added to thresholds or biases, in their own unit."""
+"""What was added to the node's thresholds or biases, in their own unit."""
 
 
 def without_tie_shifts(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """The network that a quantized file was written of, with its own thresholds, biases and rule.
+    """The network that a quantized file was written from, with its own thresholds, biases and rule.
 
     Raises:
         FileFormatError: The metadata are damaged.
@@ -60,7 +61,7 @@ def _restored(op: Any, ties: Any) -> nir.NIRNode:
 
 
 def _less(values: npt.NDArray[np.float64], raised: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Values less a shift that is one for all, or one for each channel or value."""
+    """Values minus a shift: one number for all, or one for each channel or each value."""
     if raised.size > 1 and raised.ndim != values.ndim:
         raised = raised.reshape(values.shape)
     shifted: npt.NDArray[np.float64] = values - raised

@@ -1,4 +1,4 @@
-"""Which currents reach only neurons that fire at their threshold, and not above it alone."""
+"""Which currents reach only neurons that fire at their threshold, not just above it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from resformer.compiler.ir.program import Program
 BoolArray: TypeAlias = "npt.NDArray[np.bool_]"
 
 KEEPS_CHANNELS = (Add, MaxPool2d, Relay, SumPool2d, Delay, SampleDelay)
-"""What a constant passes channel by channel."""
+"""Operations that a constant in a current passes through, channel by channel."""
 ENDS = (Conv2d, Dense, Output, CubaLI, SpikeGate, SpikeAttention)
-"""What reads no current of neurons that fire."""
+"""Operations whose input is not the current of neurons that fire."""
 
 
 def settled_currents(program: Program, *, unread: bool = True) -> dict[str, BoolArray]:
-    """For each node and channel, (C,), whether all neurons that a constant added there reaches fire at ties.
+    """For each node and channel, (C,), whether a constant that is added there reaches only neurons that fire at ties.
 
     Args:
         program: Before or after its biases are placed.
-        unread: What holds where it reaches no neurons.
+        unread: The answer for a channel whose constant reaches no neurons.
     """
     settled: dict[str, BoolArray] = {}
     for node in reversed(program.nodes):
@@ -57,19 +57,19 @@ def settled_currents(program: Program, *, unread: bool = True) -> dict[str, Bool
 
 
 def _asked(node: Node[Op], reader: Node[Op], settled: Mapping[str, BoolArray]) -> BoolArray:
-    """What one reader of a node asks of each of its channels."""
+    """For each channel of a node, whether a constant reaches, by way of one reader, only neurons that fire at ties."""
     channels = node.shape[:1]
     match reader.op:
         case Spiking():
             return np.broadcast_to(reader.op.surplus > 0, channels)
         case MultiSpikeIF():
-            return np.ones(channels, dtype=np.bool_)  # a tie is a spike of theirs
+            return np.ones(channels, dtype=np.bool_)  # these always fire at ties
         case op if isinstance(op, KEEPS_CHANNELS):
             return settled[reader.name]
         case Flatten():
             return np.asarray(settled[reader.name].reshape(*channels, -1).all(axis=1))
         case SpikeMatMul():
-            # its sums mix the channels of y; what gates them are spikes, asked for nothing
+            # its sums mix the channels of y, so all of them must be settled; spikes, its other input, hold no constant
             return np.full(channels, node.name != reader.inputs[0] or settled[reader.name].all())
     raise InvariantError(f"{reader.name}: no rule for the ties behind a {type(reader.op).__name__}")
 
@@ -77,7 +77,8 @@ def _asked(node: Node[Op], reader: Node[Op], settled: Mapping[str, BoolArray]) -
 def reachable_settled(program: Program) -> dict[str, BoolArray]:
     """For each node and channel, whether all constants that reach it reach only neurons that fire at ties.
 
-    What a checkpoint adds to a bias so that one population does not fire at ties would keep the others from it too.
+    What a checkpoint takes from a bias, so that one population does not fire at ties, affects all populations that the
+    bias reaches.
     """
     settled = settled_currents(program)
     allowed: dict[str, BoolArray] = {}

@@ -14,7 +14,7 @@ from resformer.compiler.ir.arrays import require
 
 @dataclass(frozen=True, eq=False)
 class SpikeTrain:
-    """The spikes of one population, eight to a byte.
+    """The spikes of one population, with eight spikes in a byte.
 
     Attributes:
         shape: (T, N, ...): steps, samples, and the population's own shape.
@@ -31,7 +31,7 @@ class SpikeTrain:
 
     @property
     def size(self) -> int:
-        """How many chances to fire there were."""
+        """The number of elements, spikes or not: one for each step, sample and neuron."""
         return math.prod(self.shape)
 
     @property
@@ -40,7 +40,7 @@ class SpikeTrain:
         return int(np.bitwise_count(self.packed).sum()) if hasattr(np, "bitwise_count") else int(self.dense().sum())
 
     def first(self, samples: int) -> SpikeTrain:
-        """That of the first samples alone."""
+        """The train of the first ``samples`` samples."""
         if not samples:
             return SpikeTrain((self.shape[0], 0, *self.shape[2:]), np.empty(0, dtype=np.uint8))
         return SpikeTrain.pack(self.dense()[:, :samples])
@@ -66,7 +66,7 @@ class SpikeTrain:
 
 @dataclass(frozen=True, eq=False)
 class CountTrain(SpikeTrain):
-    """What a population sends that may fire several spikes a step, a byte each: ``dense`` says where it sends any.
+    """The counts of a population that may fire several spikes a step, one byte each; ``dense`` tells where it fires.
 
     Attributes:
         packed: The flattened counts.
@@ -100,7 +100,7 @@ class CountTrain(SpikeTrain):
         return fired
 
     def mismatches(self, other: SpikeTrain) -> int:
-        """See ``SpikeTrain``; of counts."""
+        """See ``SpikeTrain``; two counts that differ are one mismatch."""
         require(self.shape == other.shape, f"{self.shape} against {other.shape}")
         require(isinstance(other, CountTrain), "counts against spikes")
         return int(np.count_nonzero(self.packed != other.packed))
@@ -112,11 +112,13 @@ class Trace:
 
     Attributes:
         logits: (T, N, classes), the output's integers, int64.
-        spikes: Of each LIF population, under its node's name; empty where nothing was recorded.
-        graded: Of each relay, product and max-pool, (T, N, ...), int32; empty where nothing was recorded.
+        spikes: The spikes of each population of single spikes and of each gate, by node name; empty where nothing was
+            recorded.
+        graded: The other values that are recorded (``Op.recorded``), by node name, (T, N, ...), int32: those of relays,
+            products, max-pools, and neurons that send counts or potentials. Empty where nothing was recorded.
         saturated: How often a value was clipped, by node.
-        ties: How often a potential met its threshold exactly and did not fire, by population; those that fire at ties
-            are not there, nor is any where the backend does not count.
+        ties: How often a potential met its threshold exactly and did not fire, by population. Populations that fire at
+            ties are left out; it is empty where the backend does not count ties.
     """
 
     logits: npt.NDArray[np.int64]

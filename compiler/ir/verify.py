@@ -1,7 +1,7 @@
 """The invariants of graphs and programs: what every pass may rely on and must keep.
 
-A broken one is a mistake of ours, hence an ``InvariantError`` (an ``AssertionError`` that ``python -O`` keeps) that
-names the node; what users do wrong has errors of its own elsewhere.
+A broken invariant is a bug of ours. It raises an ``InvariantError`` (an ``AssertionError`` that ``python -O`` keeps)
+that names the node. Mistakes of users have errors of their own elsewhere.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.target import LOIHI
 
 TAU_TOLERANCE = 1e-12
-"""Relative; tau in seconds is a rounded product of tau in steps and dt."""
+"""The relative tolerance of tau in seconds, which is a rounded product of tau in steps and dt."""
 
 
 def verify_graph(graph: Graph[nir.NIRNode]) -> None:
     """Check a float graph.
 
-    Neurons are our ``DiscreteCubaLIF``, or NIR's ``LIF``, ``IF`` or ``CubaLIF``, whose metadata say what NIR leaves
-    open: ``reset`` is one of ``ir.neurons.RESETS``. ``fires_at`` is ">=" or ">" among the metadata of all. A LIF's
-    ``tau_steps``, if it is there, is tau in steps, exactly, as SpikingJelly divides by it; ``dt_over_tau``, if it is
-    there, is the factor to use instead. The graph's metadata hold ``dt``, in seconds.
+    Neurons that fire at most once a step are our ``DiscreteCubaLIF``, or NIR's ``LIF``, ``IF`` or ``CubaLIF``. The
+    metadata of all of them hold ``fires_at``, ">=" or ">"; those of NIR's also hold ``reset``, one of
+    ``ir.neurons.RESETS``. NIR leaves both open. A LIF's metadata may hold ``tau_steps``, tau in steps, exactly the
+    number that SpikingJelly divides by, or ``dt_over_tau``, the factor to use instead. The graph's metadata hold
+    ``dt``, in seconds.
 
     Raises:
         InvariantError: An invariant is broken; the message begins with the node's name.
@@ -65,8 +66,9 @@ def verify_graph(graph: Graph[nir.NIRNode]) -> None:
 
 
 def verify_program(program: Program) -> None:
-    """Check a program, whichever integer passes have run: ranges are checked where signals have them, and the schedule
-    where there is one.
+    """Check a program, whichever integer passes have run.
+
+    Ranges are checked where signals have bounds, and the schedule where there is one.
 
     Raises:
         InvariantError: An invariant is broken; the message begins with the node's name.
@@ -85,7 +87,7 @@ def verify_program(program: Program) -> None:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Put a node's name before what is asserted of it."""
+    """Put a node's name in front of the messages of ``InvariantError``."""
     try:
         yield
     except InvariantError as error:
@@ -93,7 +95,10 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _verify_structure(graph: Graph[Any], input_type: type[Any], output_type: type[Any]) -> None:
-    """One input, first; one output, last; unique names; each node after what it reads; all but the output read."""
+    """Check that a graph has one input, first, and one output, last, and that its nodes are in order with unique names.
+
+    Each node comes after what it reads, and every node but the output is read.
+    """
     require(bool(graph.nodes), "a graph without nodes")
     require(isinstance(graph.timesteps, int), f"timesteps is {graph.timesteps!r}")
     require(graph.timesteps >= 1, f"timesteps is {graph.timesteps}")
@@ -158,7 +163,7 @@ def _verify_float_op(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode], dt: flo
 
 
 def _verify_spikes(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> None:
-    """All that a node reads is 0 or 1."""
+    """Check that all inputs of a node are 0 or 1."""
     for name in node.inputs:
         kind = type(graph[name].op).__name__
         require(sends_spikes(graph, name), f"reads {name} ({kind}), where it takes spikes")
@@ -194,7 +199,7 @@ def _verify_neurons(op: nir.LIF | nir.IF | nir.CubaLIF, dt: float) -> None:
 
 
 def _verify_signal(op: Op, inputs: Sequence[Signal]) -> None:
-    """What comes in is what the operation takes, and what goes out is what it makes."""
+    """Check an operation's output signal, and that its inputs' signals are those that it takes."""
     signal = op.signal
     if signal.bounds is not None:
         require(signal.bounds[0] <= signal.bounds[1], f"low {signal.low} above high {signal.high}")
@@ -207,7 +212,7 @@ def _verify_signal(op: Op, inputs: Sequence[Signal]) -> None:
 
 
 def _verify_schedule(program: Program, offsets: dict[str, int], node: Node[Op]) -> None:
-    """Inputs meet at one step, and the output leaves as many steps later as the operation takes."""
+    """Check that inputs meet at one step, and that the output leaves ``Op.hop`` steps later."""
     require(node.name in offsets, "has no step in the schedule")
     meet = {offsets[name] for name in node.inputs}
     require(len(meet) <= 1, "inputs meet at steps " + ", ".join(f"{name} {offsets[name]}" for name in node.inputs))

@@ -1,4 +1,4 @@
-"""Windows over rows and columns: the one arithmetic of kernels, strides, paddings and dilations."""
+"""Windows over rows and columns: all arithmetic of kernels, strides, paddings and dilations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resformer.compiler.ir.arrays import Int64Array, require
 Pair = tuple[int, int]
 
 Index = TypeVar("Index", int, Int64Array)
-"""Of a row or column, or of several."""
+"""The index of a row or column, or an array of such indices."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Window:
 
     Attributes:
         kernel: How many rows and columns a target reads.
-        stride: Between the first that neighbouring targets read.
-        padding: Zeros around the source, or what never wins a maximum.
-        dilation: Between those that one target reads.
-        beyond: How many rows below, and columns right of, the padding the last targets reach, as ceil_mode lets them.
+        stride: The distance between the first rows (columns) that neighbouring targets read.
+        padding: Rows and columns added on each side of the source: zeros, or values that never win a maximum.
+        dilation: The distance between neighbouring rows (columns) that one target reads.
+        beyond: How far the last targets reach below the padding and right of it, as PyTorch's ceil_mode lets them.
     """
 
     kernel: Pair
@@ -35,7 +35,7 @@ class Window:
 
     @property
     def span(self) -> Pair:
-        """From the first that a target reads to the last, those that it leaves out included."""
+        """How many rows and columns a target spans, from the first that it reads to the last, with those in between."""
         rows, columns = (gap * (size - 1) + 1 for gap, size in zip(self.dilation, self.kernel, strict=True))
         return rows, columns
 
@@ -46,14 +46,13 @@ class Window:
 
     @property
     def is_patch(self) -> bool:
-        """Whether each position is read once, by one target: kernel and stride alike, no padding, no dilation."""
+        """Whether windows tile the source: the stride equals the kernel, without padding and dilation."""
         plain = self.padding == self.beyond == (0, 0) and self.dilation == (1, 1)
         return self.kernel == self.stride and plain
 
     @property
     def same_padding(self) -> Pair | None:
-        """The padding by which as many windows fit as there are positions, at stride 1; None: it is not alike on all
-        sides."""
+        """The padding that keeps the size at stride 1; None if it cannot be the same on both sides."""
         beyond = self.span[0] - 1, self.span[1] - 1
         return None if any(each % 2 for each in beyond) else (beyond[0] // 2, beyond[1] // 2)
 
@@ -76,7 +75,7 @@ class Window:
         return counts[0], counts[1]
 
     def padded(self, source: tuple[int, ...]) -> Pair:
-        """Rows and columns of a source with all that is put around it."""
+        """Rows and columns of a source with its padding, that of ``beyond`` included."""
         rows, columns = (
             size + 2 * padding + beyond for size, padding, beyond in zip(source, self.padding, self.beyond, strict=True)
         )
@@ -89,21 +88,21 @@ class Window:
         return read
 
     def reach(self, axis: int, first: Index, last: Index) -> tuple[Index, Index]:
-        """From the first row (axis 0) or column that any of the targets ``first`` to ``last`` reads to past the last.
+        """The range of rows (axis 0) or columns that targets ``first`` to ``last`` read: its start and exclusive end.
 
-        Either may be padding. Between them are those that strides and dilations leave out.
+        Both may lie in the padding. The range includes rows and columns that strides and dilations skip.
         """
         low = first * self.stride[axis] - self.padding[axis]
         high = last * self.stride[axis] - self.padding[axis] + self.span[axis]
         return low, high
 
     def readers(self, axis: int, source: int, targets: int) -> Int64Array:
-        """For each row (or column) of a source, how many rows of targets read it, (source,)."""
+        """For each row (or column) of a source, how many rows (or columns) of targets read it, (source,)."""
         read = self.reads(axis, targets).reshape(-1)
         return np.bincount(read[(read >= 0) & (read < source)], minlength=source).astype(np.int64)
 
     def inside(self, axis: int, source: int, targets: int) -> Int64Array:
-        """For each tap along an axis, how many rows of targets read through it what is no padding, (kernel,)."""
+        """For each tap along an axis, how many rows (or columns) of targets read no padding through it, (kernel,)."""
         read = self.reads(axis, targets)
         inside: Int64Array = np.count_nonzero((read >= 0) & (read < source), axis=0).astype(np.int64)
         return inside

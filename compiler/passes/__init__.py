@@ -1,1 +1,1 @@
-"""One file a pass; each a pure function."""
+"""The passes over graphs and programs: each is a pure function in a file of its own."""

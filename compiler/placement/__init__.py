@@ -1,1 +1,1 @@
-"""From a program to neurocores: which neurons there are, how they are tiled, and where the tiles lie."""
+"""From a program to neurocores: which neurons there are, how they are cut into tiles, and which core holds each."""

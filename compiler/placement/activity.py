@@ -3,8 +3,8 @@
 Synaptic operations (SOPs) are counted as the authors' ``SOPMonitor`` does (SpikingResformer, ``utils/utils.py``): for
 every convolution and linear layer but the stem's and the classifier, the sum of the layer's output on its spikes with
 all weights one and no bias, so that a synapse that falls into the padding is not counted; for DSSA's products, the sum
-with the operand that is no spike replaced by ones. What reads counts of spikes or their maxima, as residual sums and
-pools send them, and levels, does one operation for each value that is not zero: a graded spike is one event.
+with the operand that is no spike replaced by ones. A layer that reads graded values (counts of spikes from residual
+sums, maxima from pools, levels) does one operation for each value that is not zero: a graded spike is one event.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from resformer.compiler.ir.trace import SpikeTrain
 Int64Array = npt.NDArray[np.int64]
 
 ASSUMED_SAMPLES = 1000
-"""Over which an assumed activity is spread, since spikes are counted whole."""
+"""The number of samples over which an assumed activity is spread, since counts of spikes are whole numbers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Activity:
-    """What all samples together did.
+    """The spikes and synaptic operations of all samples together.
 
     Attributes:
-        samples: How many there were.
+        samples: The number of samples.
         timesteps: T.
-        spikes: Of each population, (T, rows, columns), summed over samples and channels; of those that may fire several
-            a step, how often they send a count.
-        sops: Of each layer, (T,); a recurrent one's under the name of its population. As the authors count them: one
-            for each weight, of which a chip does two where they are stacked.
-        not_zero: Of each layer of weights in ``sops``, (T,): the operations of weights that are not zero, of which
-            stacked ones have two.
+        spikes: For each population, (T, rows, columns), summed over samples and channels; for neurons that may fire
+            several spikes a step, how often they send a count.
+        sops: Synaptic operations of each layer, (T,), counted as the authors do: one for each weight, even where the
+            weight is stacked and a chip does two. A recurrent layer has the name of its population.
+        not_zero: For each layer of weights in ``sops``, (T,): the operations of weights that are not zero, with both
+            parts of stacked weights counted.
     """
 
     samples: int
@@ -68,12 +68,13 @@ class Activity:
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """What some samples sent, of which the whole of a data set is added up: all that their activity is counted from.
+    """The events of some samples, from which their activity is counted; those of a whole data set can be added up.
 
     Attributes:
-        samples: How many there were.
-        fired: Of each population and gate, (T, channels, rows, columns), summed over samples.
-        passed: Likewise of what else synapses read that spikes alone decide.
+        samples: The number of samples.
+        fired: For each population and gate, (T, channels, rows, columns), summed over samples.
+        passed: For each other node that synapses read and that spikes alone decide, (T, channels, rows, columns),
+            summed over samples.
     """
 
     samples: int
@@ -81,7 +82,7 @@ class Events:
     passed: Mapping[str, Int64Array]
 
     def __add__(self, other: Events) -> Events:
-        """Of the samples of both."""
+        """The events of both groups of samples together."""
         return Events(self.samples + other.samples, _added(self.fired, other.fired), _added(self.passed, other.passed))
 
 
@@ -90,11 +91,11 @@ def _added(some: Mapping[str, Int64Array], others: Mapping[str, Int64Array]) -> 
 
 
 def measure(program: Program, spikes: Mapping[str, SpikeTrain]) -> Activity:
-    """Count what a recorded run did.
+    """Count the activity of a recorded run.
 
     Args:
-        program: What ran.
-        spikes: Of every population, (T, N, ...); counts, of those that may fire several a step.
+        program: The program that ran.
+        spikes: The spikes of every population, (T, N, ...), or their counts where neurons may fire several a step.
     """
     return activity(program, events(program, spikes))
 
@@ -103,8 +104,8 @@ def events(program: Program, spikes: Mapping[str, SpikeTrain]) -> Events:
     """The events of a recorded run, or of some samples of it.
 
     Args:
-        program: What ran.
-        spikes: Of every population, (T, N, ...); counts, of those that may fire several a step.
+        program: The program that ran.
+        spikes: The spikes of every population, (T, N, ...), or their counts where neurons may fire several a step.
     """
     fired = {name: _by_channel(train.dense()) for name, train in spikes.items()}
     for node in program:
@@ -121,11 +122,11 @@ def events(program: Program, spikes: Mapping[str, SpikeTrain]) -> Events:
 
 
 def activity(program: Program, seen: Events) -> Activity:
-    """What all samples did whose events were added up.
+    """The activity of all samples whose events were added up.
 
     Args:
-        program: What ran.
-        seen: Of all samples.
+        program: The program that ran.
+        seen: The events of all samples.
     """
     sent = {**seen.fired, **seen.passed}
     maps = {name: each.sum(axis=1) for name, each in seen.fired.items()}
@@ -134,7 +135,7 @@ def activity(program: Program, seen: Events) -> Activity:
     for node, synapse, indices in _counted(program):
         around = shapes_around(program, synapse)
         for index in indices:
-            # (T, channels, rows, columns); None of values
+            # (T, channels, rows, columns); None where the source does not send events
             read = sent.get(_source(program, synapse, index).name)
             if read is not None:
                 counted = synapse.op.operations_of(index, read.sum(axis=1), around)
@@ -143,7 +144,7 @@ def activity(program: Program, seen: Events) -> Activity:
                     weights = [each.op for each in layer_synapses(program, node.name)]
                     not_zero[node.name] = _not_zero(weights, read, around)
         if isinstance(node.op, RecurrentCubaLIF):
-            # a step later, and what the last one fires does not come back
+            # recurrent synapses read spikes one step later, so those of the last step are never read
             own = Shapes((node.shape,), node.shape)
             returning = node.op.synapses().operations(maps[node.name][:-1], own)
             sops[node.name] = np.append(np.int64(0), returning)
@@ -153,7 +154,7 @@ def activity(program: Program, seen: Events) -> Activity:
 
 
 def _counted(program: Program) -> Iterator[tuple[Node[Op], Node[Op], tuple[int, ...]]]:
-    """Each node, its layer's synapses, and the numbers of those inputs of theirs whose operations are counted."""
+    """Each node, its layer's synapses, and the indices of their inputs whose operations are counted."""
     parts = stacked_parts(program)
     for node in program:
         synapse = layer_synapses(program, node.name)[0]
@@ -162,7 +163,7 @@ def _counted(program: Program) -> Iterator[tuple[Node[Op], Node[Op], tuple[int, 
 
 
 def assumed(program: Program, rate: float = ASSUMED_RATE) -> Activity:
-    """An activity in which all neurons that fire do so equally often, at each place and step."""
+    """An activity in which all neurons that send spikes fire at the same rate, at each position and step."""
     spikes = {}
     for node in program:
         if node.name in program.spiking_names or isinstance(node.op, SpikeGate):
@@ -173,7 +174,7 @@ def assumed(program: Program, rate: float = ASSUMED_RATE) -> Activity:
 
 
 def stem_macs(program: Program) -> int:
-    """Multiplications of the convolution that reads the input, padding included; one frame's, or all T frames'."""
+    """Multiplications of the convolution that reads the input, padding included, for one image or T event frames."""
     layers = [layer_synapses(program, name)[0] for name in layer_names(program)]
     stems = [node for node in layers if isinstance(node.op, Conv2d) and _reads_pixels(program, node)]
     frames = program.timesteps if program.metadata.get("input") == "frames" else 1
@@ -183,7 +184,7 @@ def stem_macs(program: Program) -> int:
 
 
 def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array | None:
-    """What a node sends on of spikes alone, (T, N, ...); None if it sends anything else."""
+    """The message of a node that spikes alone decide, (T, N, ...); None if anything else decides it."""
     if node.name in spikes:
         return spikes[node.name].dense().astype(np.int64)
     if not node.op.events_pass and not isinstance(node.op, SpikeGate):
@@ -197,7 +198,7 @@ def _message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain])
 
 
 def _required_message(program: Program, node: Node[Op], spikes: Mapping[str, SpikeTrain]) -> Int64Array:
-    """What a node sends on that spikes decide, such as what a gate fires, of which a run need not keep a record."""
+    """The message of a node that spikes must decide, such as a gate, whose spikes a run need not record."""
     message = _message(program, node, spikes)
     if message is None:
         raise InvariantError(f"{node.name}: reads what no spikes decide")
@@ -224,7 +225,7 @@ def _is_classifier(program: Program, node: Node[Op]) -> bool:
 
 
 def _not_zero(synapses: Sequence[Op], events: Int64Array, shapes: Shapes) -> Int64Array:
-    """The operations of weights that are not zero, of all parts of a layer's synapses, (T,)."""
+    """The operations of weights that are not zero, summed over all parts of a layer's synapses, (T,)."""
     total = np.zeros(len(events), dtype=np.int64)
     for op in synapses:
         assert isinstance(op, Conv2d | Dense)
@@ -233,6 +234,6 @@ def _not_zero(synapses: Sequence[Op], events: Int64Array, shapes: Shapes) -> Int
 
 
 def _by_channel(message: npt.NDArray[np.bool_] | Int64Array) -> Int64Array:
-    """The events of a message, (T, N, ...), of all samples, (T, channels, rows, columns)."""
+    """The number of events of a message, (T, N, ...), in all samples together, (T, channels, rows, columns)."""
     counts: Int64Array = np.count_nonzero(message, axis=1).astype(np.int64)
     return counts.reshape(len(counts), *(*counts.shape[1:], 1, 1)[:3])

@@ -1,11 +1,10 @@
-"""What no layout can go below: a bound of the model over all ways to cut, however the cores then lie.
+"""A lower bound on the step time in the model, over all ways to cut the populations and to place the cores.
 
-A layout is taken apart into what each population must choose by itself. Sending is counted as though every reader were
-cut in the way that takes the fewest messages, links as though they carried nothing, and the longest way as none, so
-each population has a table: the cores that a way takes, and what they do at each step. A vector of step times can be
-had only if the fewest cores of all populations whose ways keep to it are no more than are allowed. The least mean of
-such a vector is sought by branch and bound in boxes of vectors; what the open boxes leave possible is a bound at every
-moment.
+The bound lets each population choose its way by itself. Sending is counted as though every reader were cut in the way
+that takes the fewest messages; links and the longest way of a message take no time. So each population has a table:
+the cores that each way takes, and the time of its slowest core at each step. A vector of step times is possible only if
+the fewest cores that keep to it, summed over the populations, are no more than are allowed. Branch and bound over boxes
+of such vectors seeks the least mean; the open boxes give a valid lower bound at every moment.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ FloatArray = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 
 BOXES = 60_000
-"""The most boxes that are looked at."""
+"""The most boxes that the search looks at."""
 AT_ONCE = 64
-"""Boxes that are looked at together."""
+"""Boxes that are halved together, in arrays."""
 PRECISION = 0.002
-"""The search ends when the best open box is as narrow as this, relative to its step."""
+"""The search ends when the best open box is as narrow as this, relative to its lower bound."""
 HALVINGS = 40
-"""Of a bisection of one step."""
+"""Halvings in the bisection of a single step's time."""
 NEVER = np.iinfo(np.int64).max // 2**16
-"""Cores of a population that cannot keep to a vector, such that sums of them do not leave 64 bits."""
+"""The number of cores that stands for "impossible"; sums over the populations stay within 64 bits."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What a population can choose at best, better ways left alone.
+    """The ways among which a population chooses; ways that another one dominates are left out.
 
     Attributes:
-        cores: (ways,).
-        busy_ns: (ways, T).
-        fan_outs: Of each connection, the fewest cores that receive a message, in any way, (connections,).
+        cores: The cores that each way takes, (ways,).
+        busy_ns: The longest term of each way's cores at each step, (ways, T).
+        fan_outs: For each connection, the fewest cores that receive a message in any way, (connections,).
     """
 
     cores: Int64Array
@@ -51,7 +50,7 @@ class Table:
 
 
 def tables_of(ways: Sequence[Ways]) -> tuple[Table, ...]:
-    """The table of each population, as its readers at best allow; if none of its ways keeps to the limits, of all."""
+    """The table of each population, if its readers are cut at best; it holds all ways if none keeps to the limits."""
     tables: dict[int, Table] = {}
     for number in reversed(range(len(ways))):
         each = ways[number]
@@ -67,7 +66,7 @@ def tables_of(ways: Sequence[Ways]) -> tuple[Table, ...]:
 
 
 def fewest_cores(tables: Sequence[Table], targets: FloatArray) -> Int64Array:
-    """The fewest cores whose steps last no longer than each of some vectors, (vectors, T); ``NEVER`` if none do."""
+    """The fewest cores that keep to each target, (vectors,), for targets of (vectors, T); ``NEVER`` if none do."""
     total = np.zeros(len(targets), dtype=np.int64)
     for table in tables:
         keeps = (table.busy_ns[None] <= targets[:, None]).all(axis=2)
@@ -76,17 +75,17 @@ def fewest_cores(tables: Sequence[Table], targets: FloatArray) -> Int64Array:
 
 
 def least_busy_ns(tables: Sequence[Table], cores: int, known: FloatArray) -> float:
-    """The mean over a sample's steps of the slowest part, below which no layout of so many cores can go.
+    """A lower bound on the mean time of the slowest part of a step, in ns, over all layouts on ``cores`` cores.
 
     Args:
-        tables: Of all populations.
-        cores: The most that may be taken.
-        known: The steps of a layout that there is, (T,): where its mean is the least, it is the bound.
+        tables: The tables of all populations.
+        cores: The most cores that a layout may take.
+        known: The times of the slowest part in a known layout, (T,); the bound is never above their mean.
     """
     best, steps = float(known.mean()), len(known)
     largest: FloatArray = np.max([table.busy_ns.max(axis=0) for table in tables], axis=0)
     low = np.array([_least_alone(tables, cores, largest, step) for step in range(steps)])
-    # of a vector that is better than the known one, no step is longer than all others at their least allow
+    # in a vector with a better mean, a step is at most what the best sum leaves when all other steps are at their least
     high = np.minimum(largest, np.maximum(best * steps - (low.sum() - low), low))
     if low.mean() >= best:
         return best
@@ -107,7 +106,7 @@ def least_busy_ns(tables: Sequence[Table], cores: int, known: FloatArray) -> flo
 
 
 def _halved(lows: FloatArray, highs: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Each box in two, cut across the step in which it is widest."""
+    """Cut each box in two, across the step in which it is widest."""
     index, axis = np.arange(len(lows)), (highs - lows).argmax(axis=1)
     middle = (lows[index, axis] + highs[index, axis]) / 2
     upper, lower = lows.copy(), highs.copy()
@@ -116,7 +115,7 @@ def _halved(lows: FloatArray, highs: FloatArray) -> tuple[FloatArray, FloatArray
 
 
 def _least_alone(tables: Sequence[Table], cores: int, largest: FloatArray, step: int) -> float:
-    """What one step takes at least if all others may last as long as they like."""
+    """A lower bound on the time of one step, in ns, if all other steps may last as long as they like."""
     low, high = 0.0, float(largest[step])
     for _ in range(HALVINGS):
         target = largest.copy()

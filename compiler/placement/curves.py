@@ -1,4 +1,4 @@
-"""Orders in which the cores of some chips can be filled: strips of the whole mesh, back and forth."""
+"""Orders in which the cores of several chips can be filled: along strips of the whole mesh, back and forth."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from resformer.compiler.chips.chip import Chip
 from resformer.compiler.placement.place import tile_positions
 
 LARGEST_MESH = 2**22
-"""Cores of a mesh whose order is worked out; the largest system has 138 thousand."""
+"""The most cores of a mesh for which other orders are computed; the largest system has 138 thousand."""
 
 
 def curves(chip: Chip, cores: int) -> Iterator[tuple[int, ...] | None]:
-    """The numbers of the first ``cores`` cores of each order, on as few chips as they need.
+    """Yield orders, each as the numbers of its first ``cores`` cores, on as few chips as they need.
 
-    The first is None, the order of the chips themselves. The others go along strips of the mesh of all those chips, of
-    each width that is a power of two: down one strip and up the next, or from west to east and back. Meshes of more
-    than :data:`LARGEST_MESH` cores have no others.
+    The first order is None: the cores' own numbering. The others go along strips of the mesh of all those chips; the
+    width of a strip is a power of two. They go down one strip and up the next, or from west to east and back. For
+    meshes of more than :data:`LARGEST_MESH` cores there are no others.
     """
     yield None
     chips = -(-cores // chip.cores_per_chip)

@@ -1,4 +1,4 @@
-"""What the links of the mesh carry: messages go along their row first, then along their column (XY routing)."""
+"""The loads of the mesh's links; messages go along their row first, then along their column (XY routing)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Where the cores of a placement lie.
+    """The places of a placement's cores in the mesh.
 
-    Rows and columns in which no core lies are left out: a message that crosses them crosses all the links between two
-    that are kept.
+    Rows and columns in which no core lies are left out: the links between two neighbouring kept rows or columns all
+    carry the same messages.
 
     Attributes:
-        placement: Whose cores.
-        places: Of each core, the numbers of its column and its row among those that are kept, (cores, 2).
-        rows: How many rows are kept.
-        columns: How many columns.
+        placement: The placement.
+        places: The column and row of each core, counted among the kept ones, (cores, 2).
+        rows: The number of kept rows.
+        columns: The number of kept columns.
     """
 
     placement: Placement
@@ -48,10 +48,10 @@ class Mesh:
         return Loads(np.zeros((2, self.rows, self.columns)), np.zeros((2, self.columns, self.rows)))
 
     def carry(self, edge: Edge, reader: Placed) -> Loads:
-        """What each link carries if every neuron that a connection reads sends one message.
+        """The load of each link if every neuron that a connection reads sends one message.
 
-        Convolutions send to the cores that read the sender's place; all others as though every pair of cores talked
-        alike.
+        A convolution's messages go to the cores that read the sender's place. For other connections, every pair of
+        cores is taken to exchange equally many messages.
         """
         sender = self.placement.by_name[edge.source]
         starts, ends = (self.places[each.first_core : each.first_core + each.cores] for each in (sender, reader))
@@ -65,33 +65,33 @@ class Mesh:
         return self._all_pairs(starts, ends).times(each)
 
     def _pairs(self, starts: Int64Array, ends: Int64Array, weights: FloatArray) -> Loads:
-        """Loads of messages from places to places, (pairs, 2), each as often as its weight says."""
+        """Loads of messages between pairs of places, (pairs, 2); the weight of a pair is its number of messages."""
         return Loads(
             _crossings(starts[:, 1], starts[:, 0], ends[:, 0], weights, (self.rows, self.columns)),
             _crossings(ends[:, 0], starts[:, 1], ends[:, 1], weights, (self.columns, self.rows)),
         )
 
     def _all_pairs(self, starts: Int64Array, ends: Int64Array) -> Loads:
-        """Loads of one message from each of some places to each of others, without looking at each pair."""
+        """Loads of one message from each start to each end, computed without looking at each pair."""
         sending, reading = (self._counts(each) for each in (starts, ends))
-        # (rows, columns): of a row's senders, those at a column or before; of all readers, likewise of their columns
+        # (rows, columns): senders of a row at each column or before it; (columns,): readers at each column or before it
         before, read_before = sending.cumsum(axis=1), reading.sum(axis=0).cumsum()
         after, read_after = sending.sum(axis=1, keepdims=True) - before, len(ends) - read_before
         along_rows = np.stack([before * read_after, after * read_before])
-        # (columns, rows): of all senders, those at a row or before; of a column's readers, likewise
+        # (rows,): senders at each row or before it; (columns, rows): readers of a column at each row or before it
         sent_before, before = sending.sum(axis=1).cumsum(), reading.T.cumsum(axis=1)
         sent_after, after = len(starts) - sent_before, reading.T.sum(axis=1, keepdims=True) - before
         return Loads(along_rows, np.stack([sent_before * after, sent_after * before]))
 
     def _counts(self, places: Int64Array) -> FloatArray:
-        """How many of some places lie on each tile, (rows, columns)."""
+        """The number of the given places that lie on each tile, (rows, columns)."""
         flat = np.bincount(places[:, 1] * self.columns + places[:, 0], minlength=self.rows * self.columns)
         return flat.reshape(self.rows, self.columns).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class Loads:
-    """What crosses from each tile to the next of its line, in both directions.
+    """The messages that cross from each tile to the next one of its row or column, in both directions.
 
     Attributes:
         along_rows: East and west, (2, rows, columns).
@@ -102,18 +102,18 @@ class Loads:
     along_columns: FloatArray
 
     def plus(self, other: Loads) -> Loads:
-        """Both together."""
+        """The sum of both loads."""
         return Loads(self.along_rows + other.along_rows, self.along_columns + other.along_columns)
 
     def times(self, factor: float) -> Loads:
-        """So many times as much."""
+        """The loads multiplied by a factor."""
         return Loads(self.along_rows * factor, self.along_columns * factor)
 
 
 def _crossings(
     lines: Int64Array, first: Int64Array, last: Int64Array, weights: FloatArray, size: tuple[int, int]
 ) -> FloatArray:
-    """What crosses between neighbours of each line, upwards and downwards, (2, lines, places)."""
+    """The messages that cross between neighbours of each line, to higher and to lower places, (2, lines, places)."""
     count, length = size
     found = np.zeros((2, count * length))
     for direction, chosen in enumerate((last > first, last < first)):

@@ -1,15 +1,16 @@
 """A program as a chip sees it: populations of neurons, and the connections between them.
 
-Currents do not travel on a chip: synapses lie in the core of the neurons that sum them. So
+Currents do not travel on a chip: synapses lie in the core of the neurons that sum them. Therefore:
 
-- synapses (``Conv2d``, ``Dense``, ``SumPool2d``) become connections into each population that reads them, copied where
-  several do; ``Add`` and ``Flatten`` vanish;
-- a ``Delay`` becomes a synaptic delay of the connections that it lies on, a ``SampleDelay`` one of its longest;
-- a product or a max-pool needs its operand as neurons: a carrier population sums the current and sends it as graded
-  spikes. A sum that several read has one as well, so that residual streams are not summed afresh by each block;
-- an elementwise node (LIF, relay) that alone reads the product, max-pool or relay before it shares its neurons.
+- Synapses (``Conv2d``, ``Dense``, ``SumPool2d``) become connections into each population that reads them; they are
+  copied if several populations do. ``Add`` and ``Flatten`` vanish.
+- A ``Delay`` becomes a synaptic delay of the connections that it lies on. A ``SampleDelay`` becomes a synaptic delay
+  of its longest wait.
+- A product or a max-pool needs its operand as neurons: a carrier population sums the current and sends it as graded
+  spikes. A sum that several nodes read gets a carrier too, so that each block does not sum a residual stream afresh.
+- A product, max-pool or relay shares the neurons of its reader if it has only one and that is elementwise (LIF, relay).
 
-``docs/placement.md`` states all of it.
+``docs/placement.md`` gives all the rules.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ from resformer.errors import UnsupportedError
 Shape3 = tuple[int, int, int]
 
 POINT = Window((1, 1))
-"""Of a target that reads the one position that it stands at."""
+"""The window of a target that reads only its own position."""
 
 PARAMETER_BITS = {
     "vth": 17,
@@ -73,7 +74,7 @@ PARAMETER_BITS = {
     "floor": 24,
     "bias": 24,
 }
-"""Widths of neurons' parameters where each has its own."""
+"""Widths of neurons' parameters, in bits; a parameter takes this memory only where each neuron has its own value."""
 
 
 class Link(Enum):
@@ -84,9 +85,9 @@ class Link(Enum):
     DENSE = "dense"
     """A row for each source neuron."""
     VALUES = "values"
-    """The graded operand of a product, kept in the core as words."""
+    """The operand of a product that is kept in the core, one word for each value."""
     GATES = "gates"
-    """The spikes that select among those values."""
+    """The operand of a product whose messages select among the kept values."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,18 @@ class Edge:
 
     Attributes:
         source: The population that sends.
-        name: The program's node whose synapses these are; that of the reader for one-to-one connections and products.
-        link: How they are stored.
-        weight_bits: Width of a weight, where it is no convolution's.
-        window: What a target reads of the source's rows and columns.
-        groups: Blocks of channels that do not mix; the source's channels where each target reads one.
+        name: The program's node that has these synapses; for one-to-one connections and products, the reader's node.
+        link: How the synapses are stored.
+        weight_bits: Width of a weight, in bits; not used for a convolution that has ``weights``.
+        window: The part of the source's rows and columns that a target reads.
+        groups: The number of blocks of channels that do not mix; the number of the source's channels where each target
+            reads one channel.
         delay: Steps that a spike waits.
-        reads: For products, how many values each target selects among: a head's channels, or the map's rows.
-        transpose: For products, which of the two.
-        weights: The mantissas of a convolution or a dense layer; of stacked synapses those of both parts, which an axon
-            reaches alike.
+        reads: For products, how many values each target selects among, such as a head's channels or the map's rows.
+        transpose: For products, True for the kind of y^T x, whose result is a map of (heads, rows, columns), and False
+            for the kind of y s, whose result has channels.
+        weights: The mantissas of a convolution or a dense layer; for stacked synapses, those of both parts, which share
+            their axons.
     """
 
     source: str
@@ -135,12 +138,12 @@ class Edge:
                 return 0
 
     def synapses(self, index_bits: int, *, skips_zero: bool = False) -> float:
-        """How many a message meets for each target of its kernel, on average.
+        """How many synapses a message meets for each target of its kernel, on average.
 
         Args:
-            index_bits: Of what names the target of a weight that is stored by itself; weights that are not stored are
-                none.
-            skips_zero: Weights of zero are none, however they are stored.
+            index_bits: Width of the index that names the target of a weight stored by itself; weights that are not
+                stored do not count.
+            skips_zero: Whether weights of zero do not count either, however they are stored.
         """
         if not self.weights:
             return 1.0
@@ -154,14 +157,14 @@ class Population:
     """Neurons of one kind.
 
     Attributes:
-        name: Of the program's node whose values they send.
-        nodes: The program's nodes that they compute.
-        kind: What they are, in words for reports.
+        name: The name of the program's node whose values the neurons send.
+        nodes: The program's nodes that the neurons compute.
+        kind: What the neurons are, in words for reports.
         shape: (channels, rows, columns).
-        edges: What they receive; an edge from the population itself is recurrent.
-        graded: Whether they send payloads.
-        payload_bits: The width of what they send or receive as payload, if they do.
-        parameter_words: Memory that each takes for what differs between them.
+        edges: The incoming connections; an edge from the population itself is recurrent.
+        graded: Whether the neurons send payloads.
+        payload_bits: Width of the widest payload that the neurons send or receive; 0 if there is none.
+        parameter_words: Words of memory that each neuron takes for parameters that differ between neurons.
     """
 
     name: str
@@ -175,17 +178,17 @@ class Population:
 
     @property
     def neurons(self) -> int:
-        """How many there are."""
+        """The number of neurons."""
         return math.prod(self.shape)
 
     @property
     def delay(self) -> int:
-        """The longest wait of an input."""
+        """The longest delay of an incoming connection, in steps."""
         return max((edge.delay for edge in self.edges), default=0)
 
 
 def map_program(program: Program) -> tuple[Population, ...]:
-    """The populations of a program, in its order.
+    """The populations of a program, in the program's order.
 
     Raises:
         UnsupportedError: An operation has no form as neurons or connections; the message names its node.
@@ -202,7 +205,7 @@ class _Mapper:
             for node in program
             if isinstance(node.op, SpikeAttention)
         }
-        """The width of what each first product of an attention sends."""
+        """Width of the counts that the first product of each attention sends, in bits, by the product's name."""
         self._carried = {node.name for node in program if self._needs_carrier(node)}
 
     def populations(self) -> Iterator[Population]:
@@ -213,7 +216,7 @@ class _Mapper:
                 yield self._population(node)
 
     def _count_bits(self, node: Node[Op], op: SpikeAttention) -> int:
-        """The width of the largest count of a first product, its sign included."""
+        """Width of the largest count of a first product, in bits, its sign included."""
         sizes = attention_sizes([self._program[name].shape for name in node.inputs], op.num_heads)
         q, k, v = (self._program[name].op.signal.high or 1 for name in node.inputs)
         return 1 + sizes.first_product(q, k, v).bit_length()
@@ -227,7 +230,7 @@ class _Mapper:
             case Conv2d() | Dense() | SumPool2d() | Add():
                 return node.name in self._carried
             case Output():
-                # a current that leaves the network here must be held by neurons, for the host
+                # a current that leaves the network here needs neurons that hold it for the host
                 return not self._is_population(self._program[node.inputs[0]])
             case Delay() | SampleDelay() | Flatten():
                 return False
@@ -235,7 +238,7 @@ class _Mapper:
                 raise _unknown(node)
 
     def _joins(self, node: Node[Op]) -> str | None:
-        """The node whose neurons also compute this one's successor: its only reader, elementwise."""
+        """The name of the node's only reader, if it is elementwise, so that both share neurons; None otherwise."""
         if not isinstance(node.op, SpikeMatMul | SpikeAttention | MaxPool2d | Relay):
             return None
         readers = self._program.consumers[node.name]
@@ -255,7 +258,7 @@ class _Mapper:
         return any(self._wants_values(node, reader) for reader in readers)
 
     def _wants_values(self, node: Node[Op], reader: Node[Op]) -> bool:
-        """Whether a reader, behind delays, takes a node's sums one by one rather than sums them further."""
+        """Whether a reader, directly or behind delays, needs a node's sums as messages rather than adds to them."""
         pending = [(node, reader)]
         while pending:
             sender, reader = pending.pop()
@@ -275,7 +278,7 @@ class _Mapper:
         return False
 
     def _population(self, last: Node[Op]) -> Population:
-        """The population whose values a node sends."""
+        """The population that sends a node's values."""
         nodes, first = [last], last
         while isinstance(first.op, (Spiking, Relay)):
             before = self._program[first.inputs[0]]
@@ -299,7 +302,7 @@ class _Mapper:
         )
 
     def _payload_bits(self, edge: Edge) -> int:
-        """The width of what a connection brings as payload; none of spikes."""
+        """Width of the payloads that a connection brings, in bits; 0 for spikes."""
         if edge.source in self._counts:
             return self._counts[edge.source]
         signal = self._program[edge.source].op.signal
@@ -350,7 +353,7 @@ class _Mapper:
                 sizes = attention_sizes([self._program[name].shape for name in node.inputs], op.num_heads)
                 q, _, v = (self._sender(name) for name in node.inputs)
                 first = first_product(node.name), 0
-                # what the second product takes as it is waits a step, for the first
+                # the operand that only the second product reads (v or q) waits a step for the first product
                 if sizes.scores_first:
                     values, gates, reads = (v[0], v[1] + 1), first, sizes.keys
                 else:
@@ -375,21 +378,21 @@ class _Mapper:
                 raise _unknown(node)
 
     def _gated(self, name: str, gate: Node[Op]) -> Iterator[Edge]:
-        """The connections of one input of a gate; one that is spread over it is a convolution of ones."""
+        """The connections of one input of a gate; an input broadcast to the gate's shape is a convolution of ones."""
         given, wanted = _shape3(self._program[name].shape), _shape3(gate.shape)
         if given == wanted:
             yield from self._incoming(name, gate, 0)
             return
         source, delay = self._sender(name)
-        # a window as large as the gate and its padding: from each place, it holds the single row or column
+        # the window is as large as the gate, with as much padding: at each place, it holds the single row or column
         kernel = tuple(1 if have == want else want for have, want in zip(given[1:], wanted[1:], strict=True))
         window = Window((kernel[0], kernel[1]), padding=(kernel[0] - 1, kernel[1] - 1))
         groups = _shape3(self._program[source].shape)[0]
         yield Edge(source, gate.name, Link.CONVOLUTION, window=window, groups=groups, delay=delay)
 
     def _incoming(self, name: str, reader: Node[Op], delay: int) -> Iterator[Edge]:
-        """The connections that a current, read by a neuron, consists of."""
-        pending = [(name, delay)]  # a stream adds up as many layers as a network is deep
+        """The connections whose sum is a current that a neuron reads."""
+        pending = [(name, delay)]  # a loop, not recursion: a residual stream adds all layers of a deep network
         while pending:
             name, delay = pending.pop()
             node = self._program[name]
@@ -426,7 +429,7 @@ class _Mapper:
                 raise InvariantError(f"{node.name}: a {type(node.op).__name__} has no synapses")
 
     def _sender(self, name: str) -> tuple[str, int]:
-        """The population that sends a node's values, and how long they wait."""
+        """The name of the population that sends a node's values, and the steps that they wait."""
         node, delay = self._program[name], 0
         while not self._is_population(node):
             passes = isinstance(node.op, Delay | SampleDelay | Flatten)
@@ -437,7 +440,7 @@ class _Mapper:
 
 
 def first_product(name: str) -> str:
-    """The population that holds the first product of an attention of counts."""
+    """The name of the population that holds the first product of an attention of counts."""
     return f"{name}.first"
 
 
@@ -450,7 +453,7 @@ def _unknown(node: Node[Op]) -> UnsupportedError:
 
 
 def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) -> Edge:
-    """The connection of a convolution, or of the two that stacked synapses are."""
+    """The connection of a convolution, or of the two convolutions of stacked synapses."""
     op = parts[0]
     return Edge(
         source,
@@ -464,14 +467,14 @@ def _convolution(source: str, name: str, parts: Sequence[Conv2d], delay: int) ->
 
 
 def _waits(op: Op) -> int:
-    """The steps that a delay or a view makes a spike wait, at most."""
+    """The most steps that a delay or a view makes a spike wait."""
     if isinstance(op, SampleDelay):
         return int(op.steps.max())
     return op.hop
 
 
 def _parameter_words(op: Op) -> int:
-    """Words of memory that each neuron takes beside its state, for parameters that it does not share with all."""
+    """Words of memory that each neuron takes beside its state, for parameters that differ between neurons."""
     if not isinstance(op, CubaLIF | CubaLI | MultiSpikeIF):
         return 0
     own = (bits for name, bits in PARAMETER_BITS.items() if np.size(getattr(op, name, 0)) > 1)

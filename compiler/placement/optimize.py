@@ -1,14 +1,14 @@
-"""A layout for the predicted step or energy: how populations are cut, and in which order cores are filled.
+"""The search for a layout with a short step or little energy: how populations are cut, and how cores are filled.
 
-The judge is the model of :mod:`resformer.compiler.placement.price`, with one activity for all layouts.
+The model of :mod:`resformer.compiler.placement.price` judges all layouts, with the same activity for each.
 
-1. For a target that no core's terms may exceed, populations are cut one after another, readers first, each in the way
-   that takes the fewest cores; what a way costs the senders (words of their axon maps) and the mesh (messages) is
-   added at a price.
-2. Bisection finds the shortest target whose cuts keep to the cores that are allowed, for each of some prices.
-3. Single populations are then cut otherwise, in an order that the seed decides, and what sends to them anew, as long as
-   cores are freed; then a shorter target is tried.
-4. The cores of the best cuts are laid along each of some curves over the mesh, and the model chooses.
+1. A target is a time that no term of a core may exceed. For a target, populations are cut one after another, readers
+   first, each in the cheapest way. The cost of a way is its cores, plus a price for each word that it takes in the
+   axon maps of its senders and a price for each of its messages.
+2. For each of some prices, bisection finds the shortest target whose cuts take no more cores than are allowed.
+3. Single populations are then cut in other ways, in an order that the seed decides, and the populations that send to
+   them are cut anew, as long as this frees cores. Then a shorter target is tried.
+4. The cores of the best cuts are laid along each of some curves over the mesh, and the model chooses among these.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from resformer.compiler.placement.ways import Ways, undominated, ways_of
 FloatArray = npt.NDArray[np.float64]
 
 MAP_PRICES = (0.0, 0.5, 1.0, 2.0)
-"""Of a core's axon map that a population's messages fill where they come from, in cores."""
+"""Prices tried for a full axon map of a sending core, in cores."""
 MESSAGE_PRICES = (0.0, 0.1, 0.5)
-"""Of all messages together, in times the fewest cores."""
+"""Prices tried for all messages of the default layout together, as a multiple of its cores."""
 PRECISION = 0.003
-"""Targets are told apart by so much of them."""
+"""Bisection of a target stops when its interval is narrower than this share of the target."""
 CLEARLY = 1 - 1e-9
-"""Of a figure, what a better one is below: sums of floats may differ by less from run to run."""
+"""A layout is better only if its figure is below this times the best: sums of floats may differ by less."""
 DIGITS = 12
-"""That count where figures are put in order, likewise."""
+"""Significant digits compared when cuts are sorted by their figures: sums of floats may differ in the last ones."""
 WORSE = 1.05
-"""Fewer chips are tried until the energy is this times the best."""
+"""Fewer and fewer chips are tried until the energy is more than this times the best."""
 SHORTER = 0.99
-"""Of a target, what the next is at most."""
+"""The next target is at most this times the last one."""
 ROUNDS = 12
-"""Of trying to cut each population otherwise, at most."""
+"""The most rounds in which each population is tried in its other ways."""
 
 
 @dataclass(frozen=True)
 class _Prices:
-    """What a way costs beside its cores, in cores.
+    """The prices of what a way takes beside its own cores, in cores.
 
     Attributes:
-        word: Of a word in senders' axon maps.
-        message: Of a message.
+        word: The price of a word in the axon maps of its senders.
+        message: The price of a message.
     """
 
     word: float
@@ -73,15 +73,15 @@ class _Cutter:
             {sender for sender, each in enumerate(ways) if any(read.reader == number for read in each.reads)}
             for number in range(len(ways))
         )
-        """Of each population, those that send to it."""
+        """For each population, the numbers of the populations that send to it."""
         self._judged: dict[tuple[int, tuple[float, ...]], tuple[npt.NDArray[np.int64], FloatArray]] = {}
         self._found: dict[tuple[int, tuple[float, ...], float, _Prices], int | None] = {}
 
     def cut(self, target_ns: float, prices: _Prices, wanted: Mapping[int, int]) -> tuple[int, ...] | None:
-        """The way of each population: the one that is wanted of it, if that keeps to the target and to all limits.
+        """Choose a way for each population: the wanted one if it keeps to the target and all limits, else the cheapest.
 
         Returns:
-            None if a population cannot keep to the target.
+            The number of each population's way; None if a population cannot keep to the target.
         """
         chosen: dict[int, int] = {}
         for number in reversed(range(len(self.ways))):
@@ -98,7 +98,7 @@ class _Cutter:
         return tuple(chosen[number] for number in range(len(self.ways)))
 
     def others(self, number: int, target_ns: float) -> list[int]:
-        """The ways to cut a population that keep to a target in some layout, and that no other beats in all of them."""
+        """Ways that keep to a target if each message goes to one core; none is beaten in both cores and fan-outs."""
         ways = self.ways[number]
         usable, busy = self._judge(number, (1.0,) * len(ways.reads))
         usable = usable[busy[usable] <= target_ns]
@@ -106,27 +106,27 @@ class _Cutter:
         return [int(index) for index in usable[kept]]
 
     def cost(self, chosen: Sequence[int], prices: _Prices) -> tuple[float, float]:
-        """What cuts cost: cores and messages; then words of axon maps."""
+        """The cost of cuts, to be compared as a pair: cores and messages at their price, then words of axon maps."""
         words = sum(float(ways.words[index]) for ways, index in zip(self.ways, chosen, strict=True))
         return round(self.cores(chosen) + prices.message * self.messages(chosen), 6), round(words, 3)
 
     def cores(self, chosen: Sequence[int]) -> int:
-        """How many the cuts take."""
+        """The number of cores that the cuts take."""
         return sum(int(ways.cores[index]) for ways, index in zip(self.ways, chosen, strict=True))
 
     def messages(self, chosen: Sequence[int]) -> float:
-        """How many arrive at cores in a sample."""
+        """The number of messages that arrive at cores in a sample."""
         return sum(float(ways.messages[index]) for ways, index in zip(self.ways, chosen, strict=True))
 
     def busy_ns(self, chosen: Sequence[int]) -> FloatArray:
-        """The longest of all terms but links, (T,)."""
+        """The longest term of any core at each step, links left out, in ns, (T,)."""
         numbered = dict(enumerate(chosen))
         rows = [self.ways[number].busy_ns(self._copies(number, numbered))[index] for number, index in numbered.items()]
         longest: FloatArray = np.max(rows, axis=0)
         return longest
 
     def tilings(self, chosen: Sequence[int]) -> list[Tiling]:
-        """The cuts, each with what it takes of its cores."""
+        """The tiling of each population, with axon maps that suit the chosen cuts of its readers."""
         numbered = dict(enumerate(chosen))
         found = []
         for number, index in numbered.items():
@@ -140,7 +140,7 @@ class _Cutter:
         return tuple(float(self.ways[read.reader].fan_outs[read.index, chosen[read.reader]]) for read in reads)
 
     def _judge(self, number: int, copies: tuple[float, ...]) -> tuple[npt.NDArray[np.int64], FloatArray]:
-        """The ways that keep every limit, and the longest term of each way at any step."""
+        """The ways that keep every limit, and for every way its longest term at any step, in ns."""
         if (number, copies) not in self._judged:
             ways = self.ways[number]
             usable = np.flatnonzero(ways.fits(copies)).astype(np.int64)
@@ -172,15 +172,15 @@ def optimize(
     cores_percent: int = CORES_PERCENT,
     seed: int = 0,
 ) -> Placement:
-    """A layout for a goal, never worse than the one with the fewest cores; its ``layout`` tells both and a bound.
+    """Find a layout for a goal, never worse than the default; its ``layout`` describes both of them and a bound.
 
     Args:
-        default: The layout with the fewest cores, whose cores fit; limits that no layout changes may be exceeded.
-        activity: By which all layouts are judged.
+        default: The layout with the fewest cores, whose cores fit; it may exceed limits that no layout changes.
+        activity: The activity by which all layouts are judged.
         told: What that activity is, in words.
-        goal: The step, or the energy of a sample.
-        cores_percent: The most cores it may take, in percent of the default's; at least 100.
-        seed: Of the order in which populations are cut otherwise; the same seed gives the same layout.
+        goal: What to make small: ``"time"``, the mean step, or ``"energy"``, the energy of a sample.
+        cores_percent: The most cores that the layout may take, in percent of the default's; at least 100.
+        seed: The seed of the order in which populations are tried in other ways; the same seed gives the same layout.
 
     Raises:
         FileFormatError: The chip's constants let a step take no time.
@@ -213,19 +213,19 @@ def optimize(
             ):
                 best, best_found = tried, found
             if goal == "time" and all(term != LINKS for _, term in found.steps.slowest):
-                # no other curve is faster but for the way of the farthest message
+                # another curve could only shorten the way of the farthest message
                 break
     layout = _compared(ways, activity, told, goal, seed, allowed, (default, before), (best, best_found))
     return replace(best, layout=layout)
 
 
 def compare(chosen: Placement, default: Placement, activity: Activity, told: str) -> Layout | None:
-    """How an optimised layout and the one with the fewest cores do at another activity; None if it is not optimised.
+    """Compare an optimised layout with the default at another activity; None for a layout that is not optimised.
 
     Args:
         chosen: The layout.
-        default: The one with the fewest cores, of the same program on the same chip.
-        activity: By which both are judged, and the bound too.
+        default: The layout with the fewest cores, of the same program on the same chip.
+        activity: The activity by which both layouts and the bound are judged.
         told: What that activity is, in words.
     """
     if chosen.layout is None:
@@ -245,7 +245,7 @@ def _compared(
     default: tuple[Placement, Prediction],
     chosen: tuple[Placement, Prediction],
 ) -> Layout:
-    """Two layouts, each with what it takes, and the bound."""
+    """The record of a choice: what the default and the chosen layout take, and the bound."""
     tables, chip = tables_of(ways), default[0].chip
     known = chosen[1]
     least = (
@@ -266,7 +266,7 @@ def _compared(
 
 
 def predicted(placement: Placement, found: Prediction) -> Predicted:
-    """What a layout takes, as files say it."""
+    """The cores, time and energy of a layout, as files hold them."""
     return {
         "cores": placement.cores,
         "chips": placement.chips,
@@ -278,7 +278,7 @@ def predicted(placement: Placement, found: Prediction) -> Predicted:
 
 
 class _Judge:
-    """What a goal makes of layouts, and of cuts whose cores have no places yet."""
+    """The figure that a goal compares: of layouts, and a lower bound for cuts whose cores have no places yet."""
 
     def __init__(self, cutter: _Cutter, goal: Goal, activity: Activity, any_layout: Prediction) -> None:
         self.goal = goal
@@ -287,11 +287,11 @@ class _Judge:
         self._computing_pj = computing_pj(any_layout)
 
     def figure(self, found: Prediction) -> float:
-        """What is to be small."""
+        """The figure that is to be small: the mean step in ns, or the energy of a sample in mJ."""
         return found.totals.step_ns if self.goal == "time" else found.totals.energy_mj
 
     def optimistic(self, cuts: Sequence[int]) -> float:
-        """The least that it can be, however the cores lie: no link is ever full, and no message crosses a tile."""
+        """A lower bound on the figure, wherever the cores lie: links take no time, and no message leaves its tile."""
         chip = self._cutter.chip
         step_ns = float(self._cutter.busy_ns(cuts).mean()) + chip.step_ns
         if self.goal == "time":
@@ -303,7 +303,7 @@ class _Judge:
 
 
 def computing_pj(any_layout: Prediction) -> float:
-    """The energy of a sample's operations and updates, which are those of every layout."""
+    """The energy of a sample's operations and updates, which is the same in every layout, in pJ."""
     return sum(layer.synapses_pj + layer.neurons_pj for layer in any_layout.layers)
 
 
@@ -325,7 +325,7 @@ def _searched(
             yield found
     if judge.goal == "time":
         return
-    # each chip in use takes power: as many cores as fewer chips have, as long as that may be better
+    # each chip in use takes power, so fewer and fewer chips are tried, as long as that may be better
     for chips in range(-(-allowed // cutter.chip.cores_per_chip) - 1, 0, -1):
         found = _shortest(cutter, start, MESSAGE_PRICES[1], shortest, chips * cutter.chip.cores_per_chip, rng)
         if found is None or judge.optimistic(found) > WORSE * best:
@@ -363,12 +363,12 @@ def _shortest(
 def _improved(
     cutter: _Cutter, target: float, prices: _Prices, best: tuple[int, ...], limit: int, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Cuts that keep to the same target and cost no more: each population in turn is cut in each other way."""
+    """Cuts that keep to the same target and cost no more: each population in turn is tried in its other ways."""
     cost = cutter.cost(best, prices)
     for number in rng.permutation(len(best)).tolist():
         for other in cutter.others(number, target):
             kept = dict(enumerate(best)) | {number: other}
-            # what sends to the population is cut anew, or as before
+            # the populations that send to this one are cut anew, or as before
             anew = {each: index for each, index in kept.items() if each not in cutter.senders[number]}
             for wanted in (anew, kept):
                 tried = cutter.cut(target, prices, wanted)
@@ -383,7 +383,7 @@ def _improved(
 def _bisected(
     cutter: _Cutter, target: float, prices: _Prices, wanted: Mapping[int, int], limit: int
 ) -> tuple[int, ...] | None:
-    """The cuts with the shortest target that is clearly below one, or None if there are none."""
+    """The cuts with the shortest target, at most ``SHORTER`` times the given one; None if there are none."""
 
     def within(target_ns: float) -> tuple[int, ...] | None:
         found = cutter.cut(target_ns, prices, wanted)
@@ -404,7 +404,7 @@ def _bisected(
 
 
 def _least_step_ns(tables: Sequence[Table], cores: int, known: FloatArray, chip: Chip) -> float:
-    """What a step of no layout of so many cores can go below, or the mean of known steps and the barrier."""
+    """A lower bound on the mean step over all layouts on ``cores`` cores, in ns; at most that of the known steps."""
     return least_busy_ns(tables, cores, known) + chip.step_ns
 
 
@@ -416,10 +416,10 @@ def _least_energy_mj(
     activity: Activity,
     chip: Chip,
 ) -> float:
-    """What a sample of no layout of so many cores can go below.
+    """A lower bound on the energy of a sample, in mJ, over all layouts on ``cores`` cores.
 
-    Operations and updates are those of any layout; of messages the fewest arrive, over no hop; chips are as many as
-    make their static energy least, each number with the least step of so many cores.
+    Operations and updates are the same in every layout. As few messages as possible arrive, and cross no hop. For each
+    number of chips, static power is taken for a lower bound on the step; the number with the least energy counts.
     """
     delivered = sum(float(table.fan_outs @ each.through) for each, table in zip(ways, tables, strict=True))
     picojoules = computing_pj(known) + delivered * chip.spike_in_tile_pj
@@ -429,7 +429,7 @@ def _least_energy_mj(
         each = chips * chip.static_mw_per_chip * activity.timesteps
         if each == 0:
             return picojoules * 1e-9
-        # only a step that makes less of it than what is known is of interest
+        # a step matters only if its static energy is below the least that is known
         known_ns = max(static / each - chip.step_ns, 0.0)
         limit = min(chips * chip.cores_per_chip, cores)
         static = min(static, each * _least_step_ns(tables, limit, np.full(activity.timesteps, known_ns), chip))

@@ -29,7 +29,7 @@ REMEDIES = {
     "neuron groups": "name a chip whose cores hold more",
 }
 FAN_IN = ("synapse words", "axons in", "memory words")
-"""What values that a neuron reads take, a word or an entry each at least."""
+"""Resources whose use in a core grows with the number of values that each neuron reads."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Placed:
     """A population on its cores.
 
     Attributes:
-        tiling: How it is cut.
-        first_core: The number of its first core, in the order of the layers; the others follow, columns fastest, then
-            rows, then channels.
+        tiling: How the population is cut.
+        first_core: The number of the population's first core, in the order of the layers; its other cores follow,
+            columns fastest, then rows, then channels.
     """
 
     tiling: Tiling
@@ -47,12 +47,12 @@ class Placed:
 
     @property
     def population(self) -> Population:
-        """What is placed."""
+        """The population that is placed."""
         return self.tiling.population
 
     @property
     def cores(self) -> int:
-        """On how many cores."""
+        """The number of its cores."""
         return self.tiling.cores
 
     @property
@@ -73,12 +73,12 @@ class Placement(Summarized):
     """A network on chips.
 
     Attributes:
-        chip: Of which kind.
+        chip: The kind of chip.
         layers: The populations, in the program's order.
         violations: One line for each limit that is exceeded; empty where the network fits.
-        sites: Of each core, in the order of the layers, its number on the chips; None where they are numbered in that
-            order.
-        layout: How it was chosen, as ``placement.json`` says it; None for the layout with the fewest cores.
+        sites: The number of each core on the chips, in the order of the layers; None where the cores are numbered in
+            that order.
+        layout: How the layout was chosen, as ``placement.json`` holds it; None for the layout with the fewest cores.
     """
 
     chip: Chip
@@ -89,32 +89,32 @@ class Placement(Summarized):
 
     @property
     def cores(self) -> int:
-        """Cores in all."""
+        """The number of cores of all layers."""
         return sum(layer.cores for layer in self.layers)
 
     @property
     def chips(self) -> int:
-        """Chips in all."""
+        """The number of chips that hold these cores."""
         return -(-self.cores // self.chip.cores_per_chip)
 
     @cached_property
     def numbers(self) -> npt.NDArray[np.int64]:
-        """Of each core, in the order of the layers, its number on the chips, which are filled one after another."""
+        """The number of each core on the chips, in the order of the layers; chip 0 has the lowest numbers."""
         return np.arange(self.cores) if self.sites is None else np.array(self.sites, dtype=np.int64)
 
     @cached_property
     def positions(self) -> npt.NDArray[np.int64]:
-        """Where each core's tile lies, as ``tile_positions`` has it, (cores, 2)."""
+        """The place of each core's tile in the mesh, (cores, 2), as :func:`tile_positions` returns it."""
         return tile_positions(self.chip, self.numbers)
 
     def boxes(self, layer: Placed) -> Iterator[tuple[int, list[list[int]]]]:
-        """As ``Placed.boxes``, with the numbers on the chips."""
+        """The boxes of ``Placed.boxes``, with the cores' numbers on the chips."""
         for core, box in layer.boxes():
             yield int(self.numbers[core]), box
 
     @cached_property
     def depths(self) -> dict[str, int]:
-        """Of each population, the messages in a row between the input and it, each of which takes a step."""
+        """The length of the longest chain of messages from the input to each population; each message takes a step."""
         depths: dict[str, int] = {}
         for layer in self.layers:
             population = layer.population
@@ -124,11 +124,11 @@ class Placement(Summarized):
 
     @property
     def depth(self) -> int:
-        """Messages in a row between the input and the logits, each of which takes a step on the chip."""
+        """The length of the longest chain of messages from the input to the logits; each takes a step on the chip."""
         return self.depths[self.layers[-1].population.name]
 
     def summary(self) -> Summary:
-        """What it takes, and whether it fits."""
+        """The cores and chips that the network takes, and whether it fits."""
         largest = max(self.layers, key=lambda layer: layer.cores)
         return f"Placement on {self.chip.name}", [
             ("takes", f"{counted(self.cores, 'core')}, {counted(self.chips, 'chip')}"),
@@ -137,7 +137,7 @@ class Placement(Summarized):
         ]
 
     def sound(self) -> bool:
-        """Whether it fits."""
+        """Whether the network fits."""
         return not self.violations
 
     def details(self) -> tuple[str, Rows]:
@@ -161,16 +161,16 @@ class Placement(Summarized):
         return {layer.population.name: layer for layer in self.layers}
 
     def require(self) -> None:
-        """Refuse what does not fit.
+        """Refuse a network that does not fit.
 
         Raises:
-            CapacityError: Listing every violation.
+            CapacityError: It does not fit; the message lists every violation.
         """
         if self.violations:
             raise CapacityError(*self.violations)
 
     def to_json(self, *, boxes: bool = True) -> dict[str, Any]:
-        """The placement, as JSON can hold it; ``boxes`` says which core holds which neurons."""
+        """The placement as JSON can hold it; with ``boxes``, it also says which core holds which neurons."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -213,12 +213,13 @@ def place(program: Program, chip: Chip, at_least: Mapping[str, int] | None = Non
     """Tile a program's populations and lay them out on chips.
 
     Args:
-        program: Scheduled.
-        chip: Of which kind.
-        at_least: Populations that are to take so many cores, if they can be cut into as many.
+        program: A scheduled program.
+        chip: The kind of chip.
+        at_least: The least number of cores for some populations, by name; it holds where a population can be cut into
+            that many.
 
     Raises:
-        CapacityError: It takes more cores than anybody has.
+        CapacityError: The program takes more cores than ``MOST_CORES`` allows.
     """
     return place_populations(map_program(program), chip, at_least)
 
@@ -226,11 +227,11 @@ def place(program: Program, chip: Chip, at_least: Mapping[str, int] | None = Non
 def place_populations(
     populations: tuple[Population, ...], chip: Chip, at_least: Mapping[str, int] | None = None
 ) -> Placement:
-    """Tile populations, which are in topological order, and lay them out on chips in that order; see :func:`place`."""
+    """Tile populations, given in topological order, and lay them out on chips in that order; see :func:`place`."""
     shapes = {each.name: each.shape for each in populations}
     readers: dict[str, list[Reader]] = {name: [] for name in shapes}
     tilings: dict[str, Tiling] = {}
-    # readers first: where a spike goes says how many words its address takes
+    # readers first: the number of cores that read a spike says how many words its address takes
     for population in reversed(populations):
         wanted = 1 if at_least is None else at_least.get(population.name, 1)
         tiling = best_tiling(population, shapes, readers[population.name], chip, at_least=wanted)
@@ -242,15 +243,15 @@ def place_populations(
 
 
 def lay_out(tilings: Sequence[Tiling], chip: Chip, sites: tuple[int, ...] | None = None) -> Placement:
-    """Lay populations out that have been cut.
+    """Lay out populations that have been cut.
 
     Args:
-        tilings: Of all populations, in topological order.
-        chip: Of which kind.
-        sites: As ``Placement`` has them.
+        tilings: The tilings of all populations, in topological order.
+        chip: The kind of chip.
+        sites: The number of each core on the chips, as in ``Placement``.
 
     Raises:
-        CapacityError: They take more cores than anybody has.
+        CapacityError: The populations take more cores than ``MOST_CORES`` allows.
     """
     _require_countable(tilings, chip)
     shapes = {tiling.population.name: tiling.population.shape for tiling in tilings}
@@ -269,10 +270,10 @@ def lay_out(tilings: Sequence[Tiling], chip: Chip, sites: tuple[int, ...] | None
 
 
 def _require_countable(tilings: Sequence[Tiling], chip: Chip) -> None:
-    """Refuse more cores than anybody has, before each of them is written down and its messages' ways are measured.
+    """Refuse more cores than ``MOST_CORES`` allows, before any work is done for each core and its messages.
 
     Raises:
-        CapacityError: The message names the constant that asks for most of them.
+        CapacityError: There are more; the message names the chip's constant that bounds the largest layer.
     """
     cores, limit = sum(tiling.cores for tiling in tilings), allowed(MOST_CORES)
     if cores <= limit:
@@ -287,16 +288,16 @@ def _require_countable(tilings: Sequence[Tiling], chip: Chip) -> None:
 
 
 def _largest_fan_in(chip: Chip) -> int:
-    """The most values that a neuron can read: each takes an axon or a part of one, and a word of synapses."""
+    """The most values that a neuron can read: each value takes an axon or a part of one, and a word of synapses."""
     limits = [chip.synapse_words_per_core]
     if chip.memory_words_per_core is not None:
-        # beside the neuron itself and its way out, which may take a word
+        # the neuron itself takes one word, and the address that it sends to may take another
         limits.append((chip.memory_words_per_core - 2) // 2)
     return max(min(*limits, chip.axon_in_per_core), 1)
 
 
 def _remedy(name: str, population: Population, shapes: Mapping[str, Shape3], chip: Chip) -> str:
-    """What makes a population take less of a resource."""
+    """Advice for an error message: how a population can take less of a resource."""
     read = sum(edge.values_read(shapes[edge.source]) for edge in population.edges)
     most = _largest_fan_in(chip)
     if name in FAN_IN and read > most:
@@ -330,7 +331,7 @@ def _violations(layer: Placed, shapes: Mapping[str, Shape3], chip: Chip) -> Iter
 
 
 def tile_positions(chip: Chip, cores: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where cores lie, as (column, row) of their tiles in the mesh of all chips, (..., 2)."""
+    """The places of cores: (column, row) of their tiles in the mesh of all chips, (..., 2)."""
     chips, within = np.divmod(cores, chip.cores_per_chip)
     column, row = _snake(within // chip.cores_per_tile, chip.mesh_columns)
     chip_column, chip_row = _snake(chips, chip.chip_columns)
@@ -338,6 +339,6 @@ def tile_positions(chip: Chip, cores: npt.NDArray[np.int64]) -> npt.NDArray[np.i
 
 
 def _snake(index: npt.NDArray[np.int64], columns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Column and row of places that are filled row by row, back and forth."""
+    """The column and the row of each index, if rows are filled one after another, back and forth."""
     row, column = np.divmod(index, columns)
     return np.where(row % 2, columns - 1 - column, column), row

@@ -24,30 +24,30 @@ FloatArray = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 
 SHORTEST_STEP_NS = 1e-6
-"""What a step takes at least: power is an energy divided by a time, which a description may give as zero."""
+"""The shortest step that is accepted, in ns: power is energy divided by time, and a chip description may give 0."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One population and one sample on the chip; energies in pJ, all T steps; times in ns.
+    """The cost of one population for one sample on the chip: energies of all T steps in pJ, times of a step in ns.
 
     Attributes:
         name: The population.
-        cores: On how many cores.
+        cores: The number of its cores.
         operations: Synaptic operations: those of graded spikes and of copied synapses included, those of weights that
             the chip passes over left out.
         updates: Neuron updates.
-        active: Of those, updates of neurons that fire or send.
+        active: Updates of neurons that fire or send; these are part of ``updates``.
         messages: Spikes that arrive at its cores.
-        hops: Tiles that they cross.
+        hops: Tiles that these spikes cross.
         synapses_pj: Energy of the operations.
-        neurons_pj: Of the updates.
-        messages_pj: Of the messages.
+        neurons_pj: Energy of the updates.
+        messages_pj: Energy of the messages.
         busiest: The share of the neurons, and of the work, that its fullest core has.
-        synapses_ns: What the operations of its busiest step take that core.
-        neurons_ns: What the updates of its busiest step take.
-        messages_in_ns: What taking in its busiest step's messages takes a core, on average.
-        messages_out_ns: What sending those of its busiest step takes.
+        synapses_ns: Time that the fullest core takes for operations in the step where they take longest.
+        neurons_ns: Time that the fullest core takes for updates in the step where they take longest.
+        messages_in_ns: Time that a core takes, on average, to receive messages in the step that has the most.
+        messages_out_ns: Time that a core takes, on average, to send messages in the step that has the most.
     """
 
     name: str
@@ -68,31 +68,31 @@ class LayerCost:
 
     @property
     def energy_pj(self) -> float:
-        """All of its energy."""
+        """The energy of operations, updates and messages together."""
         return self.synapses_pj + self.neurons_pj + self.messages_pj
 
     @property
     def step_ns(self) -> float:
-        """What its busiest step takes: a core does all of its work at the same time."""
+        """The time of the busiest step: the longest term, since a core does all kinds of its work at the same time."""
         return max(self.synapses_ns, self.neurons_ns, self.messages_in_ns, self.messages_out_ns)
 
     @property
     def work_ns(self) -> float:
-        """What its busiest step would take a single core."""
+        """The time that operations or updates of the busiest step would take on a single core."""
         return max(self.synapses_ns, self.neurons_ns) / self.busiest
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a sample takes on the chip, with one value of each constant.
+    """The time and energy of a sample on the chip, with one value of each constant.
 
     Attributes:
         step_ns: How long a step lasts, on average.
-        latency_us: From a sample's first frame to its last logits.
-        interval_us: Between samples that follow each other.
+        latency_us: Time from a sample's first frame to its last logits.
+        interval_us: Time between samples that follow each other.
         dynamic_mj: Energy of operations, updates and messages.
-        static_mj: What idle chips take in that interval.
-        static_mw: Their power.
+        static_mj: Energy that idle chips take in ``interval_us``.
+        static_mw: Power of the idle chips.
     """
 
     step_ns: float
@@ -110,14 +110,14 @@ class Totals:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """What a run does on a placement, whatever that costs.
+    """The work of a run on a placement, before it is priced with a chip's constants.
 
     Attributes:
-        works: Of each layer, what its busiest core does.
-        operations: Of each layer, (T,).
-        arrived: Of each connection, the messages that arrive for a sample.
-        chip: On which they were counted.
-        ways: Of each connection, its messages' way.
+        works: The work of each layer's busiest core.
+        operations: The synaptic operations of each layer, (T,).
+        arrived: For each connection of each layer, the messages that arrive for a sample.
+        chip: The chip on which they were counted.
+        ways: For each connection of each layer, the way of its messages.
         links: Messages of the busiest link along each axis, in the order of the first layer's steps, (T,).
     """
 
@@ -131,14 +131,14 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What one sample takes on a placement.
+    """The predicted time and energy of one sample on a placement.
 
     Attributes:
-        layers: What each population costs.
+        layers: The cost of each population.
         steps: How long each step lasts, and what it waits for.
-        totals: What it takes.
-        low: What it takes if each constant is the least that it may be.
-        high: If each is the most.
+        totals: The totals with the chip's constants.
+        low: The totals if each constant is the least that it may be.
+        high: The totals if each constant is the most that it may be.
     """
 
     layers: tuple[LayerCost, ...]
@@ -149,8 +149,7 @@ class Prediction:
 
 
 def predict(activity: Activity, placement: Placement) -> Prediction:
-    """What one sample takes, on average over those whose activity this is.
-
+    """Predict the time and energy of one sample, on average over the samples of an activity.
     Raises:
         FileFormatError: The chip's constants let a step take no time.
     """
@@ -167,13 +166,13 @@ def predict(activity: Activity, placement: Placement) -> Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """Ways to cut a population, as far as its cores' work depends on them; one element a way.
+    """The properties of ways to cut a population that decide the work of its cores.
 
     Attributes:
-        cores: On how many cores.
-        depths: How many channels a core holds.
-        busiest: The share of the neurons that the fullest core holds.
-        fan_outs: Of each of the population's connections, the cores that receive a message, (connections, ways).
+        cores: The number of cores, (ways,).
+        depths: The number of channels that a core holds, (ways,).
+        busiest: The share of the neurons that the fullest core holds, (ways,).
+        fan_outs: For each of the population's connections, the cores that receive a message, (connections, ways).
     """
 
     cores: Int64Array
@@ -185,15 +184,15 @@ class Cut:
 def work_of(
     population: Population, depth: int, sent: Sequence[FloatArray], cut: Cut, activity: Activity, chip: Chip
 ) -> tuple[Work, FloatArray]:
-    """What a population's fullest core does for a sample, but for sending, which its readers decide.
+    """The work of a population's fullest core for a sample; sending is left out, since the readers decide it.
 
     Args:
-        population: Whose.
-        depth: The steps by which it works later than the input.
-        sent: Of each of its connections, the messages that come through it, as :func:`arriving_through` has them.
-        cut: Ways to cut it.
-        activity: Of the run.
-        chip: Which rows are wide, and which weights cause no operation.
+        population: The population.
+        depth: The steps by which the population works later than the input.
+        sent: For each of its connections, the messages that come through it, as :func:`arriving_through` returns them.
+        cut: The ways to cut the population.
+        activity: The activity of the run.
+        chip: The chip, which decides which rows are wide and which weights cause no operation.
 
     Returns:
         The work, each kind of it (ways, T); and the operations of all its cores, (T,).
@@ -225,16 +224,16 @@ def work_of(
 
 
 def arriving_through(edge: Edge, source: Population, reader: Population, activity: Activity) -> FloatArray:
-    """The messages that come through a connection for a sample, (T, rows, columns), or one step fewer.
+    """The messages that come through a connection for a sample, (T, rows, columns), or (T - 1, ...) if it is recurrent.
 
-    What the last step of a sample fires does not come back to the population itself.
+    Spikes of a sample's last step do not come back to the population that fired them.
     """
     sent = messages_of(activity, source)
     return sent[:-1] if edge.source == reader.name else sent
 
 
 def count(activity: Activity, placement: Placement) -> Counts:
-    """What a sample of an activity does on a placement."""
+    """Count the work of one sample of an activity on a placement."""
     chip, mesh = placement.chip, Mesh.of(placement)
     steps = activity.timesteps
     leaving = {placed.population.name: np.zeros(steps) for placed in placement.layers}
@@ -285,7 +284,7 @@ def count(activity: Activity, placement: Placement) -> Counts:
 
 
 def longest_way_ns(counts: Counts, placement: Placement) -> float:
-    """The longest way of a message, which is measured anew where hops take another time than when it was counted."""
+    """The time of the longest way of a message; it is measured anew if hops take another time than in ``counts``."""
     hop_ns = [(chip.hop_east_west_ns, chip.hop_north_south_ns) for chip in (counts.chip, placement.chip)]
     if hop_ns[0] == hop_ns[1]:
         return max((way.longest_ns for ways in counts.ways for way in ways), default=0.0)
@@ -294,9 +293,9 @@ def longest_way_ns(counts: Counts, placement: Placement) -> float:
 
 
 def outputs_in_row(edge: Edge, population: Population, depth: Int64Array) -> Int64Array:
-    """The outputs in a row of a connection's weights, in cores that hold so many channels; 0 where rows do not matter.
+    """The outputs in a row of a connection's weights, in cores of ``depth`` channels; 0 if the row does not matter.
 
-    A core does the operations of rows of more than the chip's ``wide_row_outputs`` more slowly.
+    A core is slower at operations of rows that have more outputs than the chip's ``wide_row_outputs``.
     """
     if edge.link is not Link.CONVOLUTION or not edge.weights:
         return np.zeros_like(depth)
@@ -304,7 +303,7 @@ def outputs_in_row(edge: Edge, population: Population, depth: Int64Array) -> Int
 
 
 def price(counts: Counts, activity: Activity, placement: Placement) -> tuple[tuple[LayerCost, ...], Steps, Totals]:
-    """What the counts cost with the constants of a placement's chip."""
+    """The cost of the counted work with the constants of a placement's chip: by layer, by step and in total."""
     chip = placement.chip
     layers = []
     for index, (placed, work) in enumerate(zip(placement.layers, counts.works, strict=True)):
@@ -357,7 +356,7 @@ def price(counts: Counts, activity: Activity, placement: Placement) -> tuple[tup
 def messages_of(activity: Activity, population: Population) -> FloatArray:
     """Messages that a population sends for one sample, (T, rows, columns), summed over channels.
 
-    Graded neurons are taken to send at every step, but for those that send counts of spikes, which were recorded.
+    Graded neurons are taken to send at every step, except those that send counts of spikes: these were recorded.
     """
     if population.name in activity.spikes:
         return activity.spikes[population.name] / activity.samples
@@ -382,18 +381,18 @@ def operations_of(edge: Edge, population: Population, sent: FloatArray, activity
         case Link.GATES:
             return total * (rows if edge.transpose else channels // edge.groups)
         case Link.VALUES:
-            # written into the core's words, added by the gates
+            # values are only written into the core's words; the messages of the gates cause the operations
             return np.zeros(len(sent))
 
 
 def _not_zero(edge: Edge, activity: Activity, steps: int) -> FloatArray:
-    """Of a layer's synapses that messages meet, the share whose weight is not zero, (steps,), two where it is stacked.
+    """The share of the synapses that messages meet whose weight is not zero, (steps,); up to 2 for stacked synapses.
 
-    As counted spike by spike where the layer reads spikes; else as though all messages were alike.
+    It was counted spike by spike where the layer reads spikes; elsewhere, all messages are taken to be alike.
     """
     mean = edge.synapses(0, skips_zero=True)
     if edge.name not in activity.not_zero:
         return np.full(steps, mean)
-    # of a recurrent layer, the first step's messages came from no step
+    # a recurrent layer receives no messages from itself in the first step
     found, every = (each[edge.name][-steps:] for each in (activity.not_zero, activity.sops))
     return np.where(every > 0, found / np.maximum(every, 1), mean)

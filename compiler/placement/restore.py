@@ -17,14 +17,14 @@ from resformer.errors import FileFormatError
 
 
 def restore(program: Program, content: PlacementFile) -> Placement:
-    """Place a program as a file says.
+    """Restore the placement of a program from a file.
 
     Args:
-        program: Scheduled; what was placed.
-        content: As ``Build.placement`` reads it.
+        program: The scheduled program that was placed.
+        content: The file's content, as ``Build.placement`` reads it.
 
     Raises:
-        FileFormatError: The file is of another program, or was changed.
+        FileFormatError: The file belongs to another program, or was changed.
     """
     chip, populations = Chip.from_json(content["chip"]), map_program(program)
     names = [population.name for population in populations]
@@ -59,7 +59,7 @@ def _tiling(
     if len(tile) != len(shape) or any(size > most for size, most in zip(tile, _largest(shape), strict=True)):
         _refuse(f"{population.name} is cut into tiles of {tile}, and has {list(shape)} neurons")
     channels, rows, columns = tile
-    # all ways are judged: Tiling.needed, by which a layer's bound is told, is of them all
+    # all ways are judged, since Tiling.needed, which decides a layer's bound, depends on all of them
     found = candidates(population, shapes, chip, (channels, rows, columns)).read_by(readers)
     (chosen, *_) = np.flatnonzero((found.tiles == tile).all(axis=1))
     tiling = found.tiling(int(chosen))
@@ -69,7 +69,7 @@ def _tiling(
 
 
 def _largest(shape: Shape3) -> Shape3:
-    """The largest tile: a width may be a power of two beyond the population's."""
+    """An upper limit on the tile's size: its width may be a power of two above the population's."""
     channels, rows, columns = shape
     return channels, rows, 2 * columns
 

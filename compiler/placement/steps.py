@@ -18,26 +18,26 @@ from resformer.compiler.chips.chip import Chip
 FloatArray = npt.NDArray[np.float64]
 
 TERMS = ("synapses", "neurons", "messages in", "messages out")
-"""What a core does in a step, each at the same time as the others."""
+"""The kinds of work of a core in a step; it does all of them at the same time."""
 LINKS = "links"
-"""The term of the mesh."""
+"""The name of the mesh's term."""
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a layer's busiest core does for one sample, step by step; or would do, in each of several ways to cut it.
+    """The work of a layer's busiest core for one sample, step by step, for one or for several ways to cut the layer.
 
     Attributes:
         name: The population.
-        depth: Messages in a row between the input and the layer: the steps by which it works later.
-        narrow: Synaptic operations of all rows but wide ones, (T,).
-        wide: Those of convolutions with wide rows, (T,).
+        depth: The steps by which the layer works later than the input: one for each message in a row between them.
+        narrow: Synaptic operations of rows that are not wide, (T,).
+        wide: Synaptic operations of convolutions with wide rows, (T,).
         active: Updates of neurons that fire or send, (T,).
-        inactive: Of those that do not, (T,).
-        arriving: Messages that it takes in, (T,).
-        leaving: Those that it sends, (T,).
+        inactive: Updates of neurons that do not, (T,).
+        arriving: Messages that the core receives, (T,).
+        leaving: Messages that the core sends, (T,).
 
-    Of several ways, each is (ways, T).
+    For several ways, each array is (ways, T).
     """
 
     name: str
@@ -50,7 +50,7 @@ class Work:
     leaving: FloatArray
 
     def of_way(self, chosen: int, leaving: FloatArray) -> Work:
-        """One of several ways, and what it sends, (T,)."""
+        """The work in one of several ways, with the messages that it sends, (T,)."""
         return Work(
             self.name,
             self.depth,
@@ -78,9 +78,9 @@ class Steps:
     """The steps of a chip that works on one sample after another.
 
     Attributes:
-        ns: How long each lasts, (T,), in the order in which the first layer works on them.
-        slowest: What each waits for longest: a layer and its term, or the mesh.
-        busy_ns: Of each step, the time of that part alone, (T,).
+        ns: How long each step lasts, (T,), in the order in which the first layer works on them.
+        slowest: What each step waits for longest: a layer and its term, or an axis of the mesh and ``LINKS``.
+        busy_ns: The time of that slowest part alone, (T,).
     """
 
     ns: FloatArray
@@ -89,18 +89,18 @@ class Steps:
 
     @property
     def mean_ns(self) -> float:
-        """What a step lasts, on average."""
+        """How long a step lasts, on average."""
         return float(self.ns.mean())
 
 
 def lasting(works: Sequence[Work], links: Mapping[str, FloatArray], chip: Chip, longest_ns: float) -> Steps:
-    """How long steps last.
+    """Compute how long the steps last.
 
     Args:
-        works: Of all layers.
+        works: The work of all layers.
         links: Messages of the busiest link, by its axis, (T,), already in the order of the first layer's steps.
-        chip: Whose constants hold.
-        longest_ns: What a message's longest way takes.
+        chip: The chip whose constants hold.
+        longest_ns: The time of a message's longest way.
     """
     names: list[tuple[str, str]] = []
     rows: list[FloatArray] = []

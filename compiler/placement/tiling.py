@@ -1,6 +1,6 @@
 """Tilings: how many cores a population takes, and what each of them holds.
 
-All candidates of a population are judged at once, in arrays, one element a candidate.
+All candidates of a population are judged at once, in arrays with one element for each candidate.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 WHOLE_CHANNELS = 1.1
-"""How many times the fewest cores a tiling may take that keeps channels whole: Intel's compiler took 13 for 12."""
+"""A tiling that keeps channels whole may take this many times the fewest cores: Intel's compiler took 13, not 12."""
 DENSE_STEP = 0.8
-"""By which a dense layer's cores are filled less, as long as they are too full."""
+"""Factor by which a dense layer's cores get fewer neurons, applied again as long as they are too full."""
 
 RESOURCES = {
     "neurons": "neurons_per_core",
@@ -34,20 +34,20 @@ RESOURCES = {
     "memory words": "memory_words_per_core",
     "neuron groups": "neuron_groups_per_core",
 }
-"""What a core has limited amounts of, and the chip's field that says how much."""
+"""The resources that a core has limited amounts of, each with the field of ``Chip`` that holds its limit."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A population cut into boxes of (channels, rows, columns), one a core.
+    """A population cut into boxes of (channels, rows, columns), one for each core.
 
     Attributes:
-        population: What is cut.
-        tile: A box's size; the last along an axis may hold less.
-        counts: Boxes along each axis.
-        usage: Of each resource, what the fullest core takes.
-        needed: Of each resource, the cores that the population would take if nothing else were limited.
-        deliveries: Messages that its cores receive if every neuron that it reads sends one.
+        population: The population that is cut.
+        tile: The size of a box; the last box along an axis may hold less.
+        counts: The number of boxes along each axis.
+        usage: For each resource, what the fullest core takes.
+        needed: For each resource, the cores that the population would take if nothing else were limited.
+        deliveries: Messages that the cores receive if every neuron that the population reads sends one.
     """
 
     population: Population
@@ -59,11 +59,11 @@ class Tiling:
 
     @property
     def cores(self) -> int:
-        """How many there are."""
+        """The number of cores."""
         return math.prod(self.counts)
 
     def utilization(self, chip: Chip) -> dict[str, float]:
-        """Of each resource, the part of its limit that the fullest core takes."""
+        """For each resource, the share of its limit that the fullest core takes."""
         return {
             name: self.usage[name] / limit
             for name, attribute in RESOURCES.items()
@@ -71,19 +71,19 @@ class Tiling:
         }
 
     def bound(self, chip: Chip) -> str:
-        """The resource that asks for the most cores, and of those the one that is used most."""
+        """The resource that asks for the most cores; of several such resources, the one that is used most."""
         shares = self.utilization(chip)
         return max(shares, key=lambda name: (self.needed[name], shares[name]))
 
     def excess(self, chip: Chip) -> dict[str, tuple[int, int]]:
-        """What does not fit: of each resource, the need and the limit."""
+        """The resources that do not fit, each with its need and its limit."""
         found = {name: (self.usage[name], getattr(chip, RESOURCES[name])) for name in self.utilization(chip)}
         return {name: (need, limit) for name, (need, limit) in found.items() if need > limit}
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Where a population's spikes go: an edge, and how the population at its other end is tiled."""
+    """A destination of a population's spikes: an edge, and the tiling of the population at its other end."""
 
     edge: Edge
     tiling: Tiling
@@ -92,16 +92,16 @@ class Reader:
 def best_tiling(
     population: Population, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip, *, at_least: int = 1
 ) -> Tiling:
-    """The tiling with the fewest cores, and of those the one with the least traffic.
+    """The tiling with the fewest cores, and of several such tilings the one with the least traffic.
 
-    Where none fits, the one that exceeds its limits least; :meth:`Tiling.excess` tells.
+    If no tiling fits, it is the one that exceeds its limits least; :meth:`Tiling.excess` then tells by how much.
 
     Args:
-        population: What to cut.
-        shapes: Of all populations.
-        readers: Who else reads this one.
-        chip: Whose limits hold.
-        at_least: Take so many cores, if it can be cut into as many.
+        population: The population to cut.
+        shapes: The shapes of all populations, by name.
+        readers: The other populations that read this one.
+        chip: The chip whose limits hold.
+        at_least: The least number of cores to take, if the population can be cut into that many.
     """
     if any(edge.link is Link.DENSE for edge in population.edges):
         return _dense_tiling(population, shapes, readers, chip, at_least)
@@ -121,16 +121,16 @@ def best_tiling(
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Sizes of tiles, and what each comes to; one element a candidate.
+    """Candidate sizes of tiles, and what a core takes with each of them.
 
     Attributes:
-        population: What is cut.
-        chip: Whose limits hold.
+        population: The population that is cut.
+        chip: The chip whose limits hold.
         tiles: The sizes, (candidates, 3).
-        counts: Boxes along each axis, (candidates, 3).
-        usage: Of each resource, what a full core takes.
-        arriving: Of each of the population's connections, the messages that all cores receive if every neuron that they
-            read sends one, (candidates,).
+        counts: The number of boxes along each axis, (candidates, 3).
+        usage: For each resource, what a full core takes, (candidates,).
+        arriving: For each of the population's connections, the messages that all cores receive if every neuron that
+            they read sends one, (candidates,).
     """
 
     population: Population
@@ -142,24 +142,24 @@ class Candidates:
 
     @cached_property
     def held(self) -> Int64Array:
-        """What a full tile holds of the population, (candidates, 3)."""
+        """The channels, rows and columns of the population that a full tile holds, (candidates, 3)."""
         held: Int64Array = np.minimum(self.tiles, np.array(self.population.shape))
         return held
 
     @cached_property
     def cores(self) -> Int64Array:
-        """How many boxes there are."""
+        """The number of boxes, (candidates,)."""
         cores: Int64Array = self.counts.prod(axis=1)
         return cores
 
     @cached_property
     def deliveries(self) -> Int64Array:
-        """Messages that all cores receive if every neuron that they read sends one."""
+        """Messages that all cores receive if every neuron that they read sends one, (candidates,)."""
         return sum(self.arriving, start=np.zeros(len(self.tiles), dtype=np.int64))
 
     @cached_property
     def shares(self) -> dict[str, FloatArray]:
-        """Of each resource, the part of its limit that a full core takes."""
+        """For each resource, the share of its limit that a full core takes, (candidates,)."""
         limits = {name: getattr(self.chip, attribute) for name, attribute in RESOURCES.items()}
         return {
             name: np.zeros(len(self.tiles)) if limit is None else self.usage[name] / limit
@@ -168,15 +168,15 @@ class Candidates:
 
     @cached_property
     def worst(self) -> FloatArray:
-        """The part that is taken of the limit that is exceeded, or reached, most."""
+        """The largest share of a limit that a full core takes, (candidates,); a candidate fits if this is at most 1."""
         worst: FloatArray = np.max(list(self.shares.values()), axis=0)
         return worst
 
     def sending(self, copies: Sequence[tuple[Edge, float]]) -> Candidates:
-        """These, and the words that say where their messages go.
+        """These candidates, with the axon map words that their messages to other populations take.
 
         Args:
-            copies: The connections by which others read the population, and to how many cores each message goes.
+            copies: The connections by which others read the population, each with the cores that a message goes to.
         """
         words = np.zeros_like(self.cores)
         for edge, each in copies:
@@ -185,11 +185,11 @@ class Candidates:
         return replace(self, usage={**self.usage, **added})
 
     def read_by(self, readers: Sequence[Reader]) -> Candidates:
-        """These, and the words that say where their messages go, whose readers have been cut."""
+        """These candidates, with the axon map words that their messages take; the readers are cut already."""
         return self.sending([(reader.edge, fan_out(reader, self.population.shape)) for reader in readers])
 
     def tiling(self, chosen: int) -> Tiling:
-        """One of the candidates."""
+        """The tiling of one candidate."""
         most = np.iinfo(np.int64).max
         return Tiling(
             self.population,
@@ -202,13 +202,13 @@ class Candidates:
 
 
 def candidates(population: Population, shapes: dict[str, Shape3], chip: Chip, also: Shape3) -> Candidates:
-    """All ways to cut a population that a layout may choose among, as though its messages went to one core each.
+    """All ways to cut a population that a layout may choose among, without the words that messages to others take.
 
     Args:
-        population: What to cut.
-        shapes: Of all populations.
-        chip: Whose limits hold.
-        also: The size of a tile that is to be among them.
+        population: The population to cut.
+        shapes: The shapes of all populations, by name.
+        chip: The chip whose limits hold.
+        also: A size of tile that is among the candidates in any case.
     """
     is_dense = any(edge.link is Link.DENSE for edge in population.edges)
     if is_dense:
@@ -221,7 +221,7 @@ def candidates(population: Population, shapes: dict[str, Shape3], chip: Chip, al
     found = _judge(population, tiles, shapes, [], chip)
     if not is_dense:
         return found
-    # as the default cuts them: what is cut is not filled up
+    # as in the default layout, the cores of a dense layer that is cut are not filled up
     kept = (found.shares["synapse words"] <= chip.dense_fill) | (found.cores == 1) | (tiles == also).all(axis=1)
     return _judge(population, tiles[kept], shapes, [], chip)
 
@@ -229,7 +229,7 @@ def candidates(population: Population, shapes: dict[str, Shape3], chip: Chip, al
 def _judge(
     population: Population, tiles: Int64Array, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip
 ) -> Candidates:
-    """What sizes of tiles come to."""
+    """The candidates with these sizes of tiles."""
     held = np.minimum(tiles, np.array(population.shape))
     counts = -(-np.array(population.shape) // tiles)
     arriving = tuple(
@@ -244,10 +244,10 @@ def _judge(
 def _dense_tiling(
     population: Population, shapes: dict[str, Shape3], readers: list[Reader], chip: Chip, at_least: int
 ) -> Tiling:
-    """The tiling of a population that a dense layer reaches: cores are filled one after another, the last in part.
+    """The tiling of a population that reads a dense layer: cores are filled one after another, the last in part.
 
-    As Intel's compiler cuts them: into a power of two of parts, less a neuron each, and where these are too many for a
-    core, into parts of four fifths of that, and so on.
+    It follows Intel's compiler. The number of parts is a power of two, and each has one neuron less than its share. If
+    a part is too large for a core, parts have four fifths of that size, and so on.
     """
     neurons = population.shape[0]
 
@@ -263,7 +263,7 @@ def _dense_tiling(
     sizes = [size]
     while sizes[-1] > 1:
         sizes.append(int(sizes[-1] * DENSE_STEP))
-    # the whole is judged with them, since a limit that it keeps asks for no more than one core
+    # the whole population is judged too: a resource whose limit it keeps needs no more than one core
     judged = judge([neurons, *sizes])
     shares = {**judged.shares, "synapse words": judged.shares["synapse words"] / chip.dense_fill}
     fits = np.max(list(shares.values()), axis=0)[1:] <= 1
@@ -271,7 +271,7 @@ def _dense_tiling(
 
 
 def fan_out(reader: Reader, source: Shape3) -> float:
-    """The cores that a neuron's message goes to, on average over the source's neurons."""
+    """The number of cores that a neuron's message goes to, on average over the source's neurons."""
     edge, tiling = reader.edge, reader.tiling
     _, rows, columns = tiling.counts
     neurons = math.prod(source)
@@ -287,12 +287,12 @@ def fan_out(reader: Reader, source: Shape3) -> float:
 
 
 def parts(size: int) -> list[int]:
-    """The sizes of the parts into which so many can be cut, the last being smaller."""
+    """All sizes of equal parts into which ``size`` elements can be cut; the last part may be smaller."""
     return sorted({-(-size // k) for k in range(1, size + 1)})
 
 
 def _candidates(shape: Shape3, *, power_of_two: bool) -> Int64Array:
-    """Sizes of tiles, (candidates, 3)."""
+    """The sizes of tiles to judge, (candidates, 3)."""
 
     def halvings(size: int) -> list[int]:
         return sorted({-(-size // 2**k) for k in range(size.bit_length() + 1)})
@@ -314,7 +314,7 @@ def _usage(
     arriving: tuple[Int64Array, ...],
     chip: Chip,
 ) -> dict[str, Int64Array]:
-    """Of each resource, what a full core of each candidate takes, but for messages to others."""
+    """For each resource, what a full core of each candidate takes, without words for messages to other populations."""
     neurons = tiles.prod(axis=1)
     synapses, axons_in = np.zeros_like(neurons), np.zeros_like(neurons)
     for edge in population.edges:
@@ -324,7 +324,7 @@ def _usage(
     axon_map = np.zeros_like(neurons)
     for edge, reached in zip(population.edges, arriving, strict=True):
         if edge.source == population.name:
-            # where its own messages go, each candidate says of itself
+            # the cores that messages to the population itself go to follow from the candidate
             further = np.maximum(reached / population.neurons - 1, 0)
             each = chip.axon_map_per_position + chip.axon_map_per_destination * further
             axon_map = axon_map + np.ceil(positions * each).astype(np.int64)
@@ -340,7 +340,7 @@ def _usage(
 
 
 def _map_words(edge: Edge, copies: float, held: Int64Array, chip: Chip) -> Int64Array:
-    """Words that say to how many cores a core's messages go, for one connection by which another population reads."""
+    """Axon map words that a core's messages take on one connection to another population, (candidates,)."""
     neurons: Int64Array = held.prod(axis=1)
     if edge.link is Link.DENSE:
         return neurons
@@ -386,7 +386,7 @@ def _synapse_words(edge: Edge, population: Population, held: Int64Array, source:
 
 
 def _unshared_words(edge: Edge, population: Population, held: Int64Array, source: Shape3, chip: Chip) -> Int64Array:
-    """Words of a convolution whose synapses are each kept by themselves: a row for each neuron that a core reads."""
+    """Synapse words of a convolution whose kernel is not shared: a core has a row for each neuron that it reads."""
     channels: Int64Array = held[:, 0]
     in_row = np.minimum(channels, max(population.shape[0] // edge.groups, 1))
     groups, _ = _groups_read(edge, population, channels)
@@ -406,10 +406,10 @@ def _unshared_words(edge: Edge, population: Population, held: Int64Array, source
 
 
 def _targets(edge: Edge, axis: int, size: int, shape: Shape3, source: Shape3) -> tuple[Int64Array, Int64Array]:
-    """Into how many of a tile's rows (axis 0) or columns those that it reads lead, and how many lead into as many."""
+    """The numbers of tile rows (axis 0) or columns that a source row or column leads to, and how often each occurs."""
     read = edge.window.reads(axis, size)
     if size >= shape[1 + axis]:
-        # of a tile between others, what it reads is padding nowhere
+        # a tile that spans the axis also reads padding, which has no synapses; a tile between others reads none
         read = read[(read >= 0) & (read < source[1 + axis])]
     _, targets = np.unique(read, return_counts=True)
     counts, often = np.unique(targets, return_counts=True)
@@ -417,7 +417,7 @@ def _targets(edge: Edge, axis: int, size: int, shape: Shape3, source: Shape3) ->
 
 
 def _sparse_words(weight: WeightArray, groups: int, in_row: Int64Array, chip: Chip) -> Int64Array:
-    """Words of one group's rows in the core that holds most of them; a row without weights is not stored."""
+    """Words that one group's rows take in the core where they take most; a row without weights is not stored."""
     nonzero = (weight != 0).reshape(groups, len(weight) // groups, -1)
     words = np.zeros_like(in_row)
     for held in np.unique(in_row):
@@ -472,7 +472,7 @@ def _deliveries(
 
 
 def _groups_read(edge: Edge, population: Population, channels: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """The groups of channels that tiles so deep lie in: of the tile that lies in most, and of all tiles together."""
+    """The groups that tiles of ``channels`` channels overlap: the most of any tile, and the sum over all tiles."""
     size = population.shape[0]
     per_group = max(size // edge.groups, 1)
     most, total = np.zeros_like(channels), np.zeros_like(channels)
@@ -484,9 +484,9 @@ def _groups_read(edge: Edge, population: Population, channels: Int64Array) -> tu
 
 
 def _read(edge: Edge, axis: int, tile: Int64Array, count: Int64Array, shape: Shape3, source: Shape3) -> Int64Array:
-    """Rows (axis 0) or columns of the source that all tiles along an axis read, together.
+    """Rows (axis 0) or columns of the source that tiles along an axis read, summed over the tiles.
 
-    What lies between is taken to be read too, where strides and dilations leave it out.
+    Rows or columns between them that a stride or dilation leaves out are counted as read.
     """
     total = np.zeros_like(tile)
     size, extent = shape[1 + axis], source[1 + axis]

@@ -15,17 +15,17 @@ from resformer.compiler.placement.tiling import Reader, fan_out
 Int64Array = npt.NDArray[np.int64]
 
 PAIRS_AT_ONCE = 2**18
-"""Of cores, whose distances are held in memory together."""
+"""The number of pairs of cores whose distances are held in memory together."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """What becomes of a message on one connection, on average over the neurons that send.
+    """The way of a message on one connection, on average over the neurons that send.
 
     Attributes:
-        fan_out: Cores that receive it.
-        hops_east_west: Tiles that a copy of it crosses along rows.
-        hops_north_south: Along columns.
+        fan_out: Cores that receive the message.
+        hops_east_west: Tiles that a copy of the message crosses along rows.
+        hops_north_south: Tiles that a copy of the message crosses along columns.
         longest_ns: The time of the farthest copy.
     """
 
@@ -38,7 +38,8 @@ class Route:
 def route(placement: Placement, edge: Edge, reader: Placed) -> Route:
     """The way of a connection's messages.
 
-    Convolutions send to the cores that read the sender's place; all others as though every pair of cores talked alike.
+    A convolution's messages go to the cores that read the sender's place. For other connections, every pair of cores is
+    taken to exchange equally many messages.
     """
     chip, sender = placement.chip, placement.by_name[edge.source]
     starts, ends = (placement.positions[each.first_core : each.first_core + each.cores] for each in (sender, reader))
@@ -58,22 +59,22 @@ def route(placement: Placement, edge: Edge, reader: Placed) -> Route:
 def _among_all(
     starts: Int64Array, ends: Int64Array, nanoseconds: npt.NDArray[np.float64]
 ) -> tuple[int, list[float], float]:
-    """The ways between all pairs of cores, without looking at each.
+    """The ways between all pairs of cores, computed without looking at each pair.
 
     Args:
-        starts: Where senders are, (senders, 2).
-        ends: Where readers are, (readers, 2).
+        starts: The places of the senders, (senders, 2).
+        ends: The places of the readers, (readers, 2).
         nanoseconds: Time of a hop along each axis, (2,).
 
     Returns:
         The number of pairs, the sum of their hops along each axis, and the time of the longest way.
     """
     hops = []
-    # in floats, since sums over a hostile chip's mesh may leave 64 bits; an honest one's are far below 2^53, and exact
+    # floats, since sums for a malicious chip file may leave 64 bits; those of real chips are below 2^53, so exact
     for axis in range(2):
         sending, ordered = starts[:, axis].astype(np.float64), np.sort(ends[:, axis]).astype(np.float64)
         sums = np.concatenate([[0], np.cumsum(ordered)])
-        # of each sender: the readers on one side of it, and the others
+        # for each sender: the number of readers on one side of it, and on the other
         before = np.searchsorted(ordered, sending)
         behind = len(ordered) - before
         distances = sending * (before - behind) + sums[-1] - 2 * sums[before]
@@ -96,16 +97,16 @@ def _among_readers(
     ends: Int64Array,
     nanoseconds: npt.NDArray[np.float64],
 ) -> tuple[int, list[float], float]:
-    """The ways between the pairs of cores that share something, each as often as it shares neurons.
+    """The ways between the pairs of cores that share neurons, each weighted by the number of neurons that they share.
 
     Args:
         shared: Channels, rows and columns that tiles share, as :func:`_shared` returns them.
-        starts: As in :func:`_among_all`.
-        ends: Likewise.
-        nanoseconds: Likewise.
+        starts: The places of the senders, (senders, 2).
+        ends: The places of the readers, (readers, 2).
+        nanoseconds: Time of a hop along each axis, (2,).
 
     Returns:
-        Likewise, pairs and hops being weighted.
+        The sum of the weights, the weighted sum of hops along each axis, and the time of the longest way.
     """
     total, hops, longest = 0, [0.0, 0.0], 0.0
     for sending, reading, weights in _pairs_of(shared):
@@ -122,19 +123,20 @@ def shared_parts(
 ) -> Iterator[tuple[Int64Array, Int64Array, npt.NDArray[np.float64]]]:
     """The pairs of cores between which a convolution's messages go, some at a time.
 
-    Returns:
-        The numbers of the sender's cores and of the reader's, and how many neurons of the one the other reads.
+    Yields:
+        Of some pairs, the number of the sender's core, that of the reader's core, and how many neurons of the sender's
+        core the reader's core reads, (pairs,) each.
     """
     for sending, reading, weights in _pairs_of(_shared(edge, sender, reader)):
         yield sending, reading, weights.astype(np.float64)
 
 
 def _pairs_of(shared: tuple[Int64Array, Int64Array, Int64Array]) -> Iterator[tuple[Int64Array, Int64Array, Int64Array]]:
-    """As :func:`shared_parts`, of what :func:`_shared` returned."""
+    """The pairs as :func:`shared_parts` yields them, from the arrays that :func:`_shared` returned."""
     channels, rows, columns = shared
     (row, row_read), (column, column_read) = np.nonzero(rows), np.nonzero(columns)
     plane_weights = np.multiply.outer(rows[row, row_read], columns[column, column_read]).ravel()
-    # where the pairs of a plane are, within the cores of one tile of channels
+    # the core numbers of a plane's pairs, counted within the cores of one tile of channels
     plane_sending = np.add.outer(row * columns.shape[0], column).ravel()
     plane_reading = np.add.outer(row_read * columns.shape[1], column_read).ravel()
     planes = rows.shape[0] * columns.shape[0], rows.shape[1] * columns.shape[1]
@@ -159,10 +161,10 @@ def _times(distance: Int64Array, nanoseconds: npt.NDArray[np.float64]) -> npt.ND
 
 
 def _shared(edge: Edge, sender: Placed, reader: Placed) -> tuple[Int64Array, Int64Array, Int64Array]:
-    """Channels, rows and columns of each of the sender's tiles that each of the reader's tiles reads.
+    """How many channels, rows and columns of each of the sender's tiles each of the reader's tiles reads.
 
     Returns:
-        One array an axis, (the sender's tiles along it, the reader's).
+        One array for each axis, (the sender's tiles along the axis, the reader's tiles along the axis).
     """
     source, target = sender.population.shape, reader.population.shape
     per_group, source_per_group = target[0] // edge.groups, source[0] // edge.groups

@@ -1,4 +1,4 @@
-"""What the cores of each population would do in each way to cut it: what layouts are chosen from, and bounded by."""
+"""The work of each population's cores in each way to cut it; layouts and their bounds are found from these ways."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Ways:
     """All ways to cut one population. Steps are in the order in which the first layer works on them.
 
     Attributes:
-        candidates: The tiles, judged as though messages went to one core each.
-        own_ns: The largest of a core's terms but for sending, (ways, T).
-        fan_outs: Of each connection, the cores that receive a message, (connections, ways).
-        through: Of each connection, the messages that its senders send in a sample, (connections,).
-        sent: The messages that the population sends to each core that reads it, (T,).
-        returning: Those that it sends to itself, all cores together, (ways, T).
-        messages: Those that arrive at all its cores in a sample, (ways,).
-        words: The words of axon maps that these take in the cores that send them, (ways,).
-        reads: By which connections others read it.
+        candidates: The tiles, judged without the words that messages to other populations take.
+        own_ns: The largest of a core's terms, sending left out, in ns, (ways, T).
+        fan_outs: For each connection, the cores that receive a message, (connections, ways).
+        through: For each connection, the messages that its senders send in a sample, (connections,).
+        sent: The messages that the population sends, before they are copied to several cores, (T,).
+        returning: The messages that the population sends to itself, over all its cores, (ways, T).
+        messages: The messages that arrive at all cores of the population in a sample, (ways,).
+        words: The words that these messages take in the axon maps of the cores that send them, (ways,).
+        reads: The connections by which other populations read this one.
     """
 
     candidates: Candidates
@@ -64,29 +64,29 @@ class Ways:
 
     @property
     def population(self) -> Population:
-        """What is cut."""
+        """The population that is cut."""
         return self.candidates.population
 
     @cached_property
     def cores(self) -> Int64Array:
-        """How many each way takes, (ways,)."""
+        """The number of cores that each way takes, (ways,)."""
         return self.candidates.cores
 
     def fits(self, copies: Sequence[float]) -> BoolArray:
-        """Which ways keep every limit if each message goes to so many cores, one number for each of ``reads``."""
+        """Which ways keep every limit, (ways,), if messages go to ``copies`` cores, a number for each of ``reads``."""
         judged = self.candidates.sending([(read.edge, each) for read, each in zip(self.reads, copies, strict=True)])
         fits: BoolArray = judged.worst <= 1
         return fits
 
     def busy_ns(self, copies: Sequence[float]) -> FloatArray:
-        """The largest of a core's terms, (ways, T), likewise."""
+        """The largest of a core's terms, in ns, (ways, T); ``copies`` is as for :meth:`fits`."""
         leaving = (self.sent * sum(copies) + self.returning) / self.cores[:, None]
         busy: FloatArray = np.maximum(self.own_ns, leaving * self.candidates.chip.message_out_ns)
         return busy
 
 
 def undominated(costs: FloatArray) -> Int64Array:
-    """The ways of a table, (ways, costs), but those that another equals or beats in every cost; the first of equals."""
+    """The rows of a table, (ways, costs), that no other row equals or beats in every cost; of equal rows, the first."""
     kept: list[int] = []
     # lexsort's last key leads: a row that beats another comes before it
     for index in np.lexsort(costs.T[::-1]):
@@ -96,7 +96,7 @@ def undominated(costs: FloatArray) -> Int64Array:
 
 
 def ways_of(default: Placement, activity: Activity) -> tuple[Ways, ...]:
-    """The ways to cut each population of a placement, its own among them, in the program's order."""
+    """The ways to cut each population of a placement, in the program's order; the placement's tile is among them."""
     chip = default.chip
     populations = {placed.population.name: placed.population for placed in default.layers}
     numbers = {name: number for number, name in enumerate(populations)}
@@ -155,7 +155,7 @@ def _ways(
 
 
 def _words(edge: Edge, source: Population, fan_out: FloatArray, chip: Chip) -> FloatArray:
-    """About how many words of axon maps the cores that send take for each way to cut a reader."""
+    """Approximate number of words in the axon maps of the sending cores, for each way to cut the reader, (ways,)."""
     if edge.link is Link.DENSE:
         return np.zeros_like(fan_out)
     if edge.link is Link.CONVOLUTION and not chip.shared_kernels:

@@ -1,9 +1,9 @@
 """Post-training quantization that looks at data: exponents, mantissas and biases by the error of each layer's output.
 
-Calibration samples run through the float network. Each layer with weights is rounded for what it reads there, so as to
-lose least of the current that it sends; then its bias makes up for the error's mean. What a population's synapses onto
-itself read are the spikes that it fired a step ago. No layer is made to mend what another did: ``resformer-verify
---local`` measures each by the same rule. docs/numerics.md has the formulas.
+Calibration samples run through the float network. Each layer with weights is rounded for what it reads there, so that
+the current that it sends has the least error; then its bias makes up for the mean of that error. Recurrent synapses
+read the spikes that their population fired one step ago. No layer makes up for another layer's error:
+``resformer-verify --local`` measures each layer by the same rule. docs/numerics.md has the formulas.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from resformer.compiler.quantize.plan import CONVOLUTIONAL, WEIGHTED, LayerPlan,
 from resformer.compiler.quantize.rounding import round_together
 
 VALUES = 2**26
-"""Values of one node that are held at once, in single precision: 256 MiB; of more samples, some are left out."""
+"""The most values of one node that are held at once: 256 MiB in single precision; further samples are left out."""
 ROWS = 2**15
-"""Positions at which a layer's input is looked at; of more, a fixed random choice."""
+"""The most positions at which a layer's input is looked at; of more positions, a fixed random choice is taken."""
 TAPS = 2**25
-"""Taps that are gathered at once."""
+"""The number of taps that are gathered at once."""
 HALVINGS = 2
 """How often a step that a plan chose may be halved if that loses less of the output."""
 SEARCHED_BITS = 4
-"""Widths beyond which halving a step never lost less."""
+"""The largest width, in bits, for which halving a step is tried; at larger widths it never lost less."""
 
 
 @dataclass(frozen=True)
 class CalibrationSteps:
-    """Which of the steps to take; all, but for measuring one alone.
+    """The steps of calibration to take: all, unless the effect of single steps is measured.
 
     Attributes:
         search: Try smaller exponents than the plan's.
-        correct_bias: Add to each bias what its channel's current lacks in the mean.
+        correct_bias: Correct each bias by the mean error of its channel's current.
         second_order: Round a channel's weights together rather than each to its nearest.
     """
 
@@ -56,10 +56,10 @@ class CalibrationSteps:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibration decided.
+    """The result of calibration.
 
     Attributes:
-        plan: With the exponents that it chose.
+        plan: The plan, with the exponents that calibration chose.
         rounded: The integers of every layer with weights.
     """
 
@@ -76,21 +76,21 @@ def calibrate(
     *,
     per_channel: bool = True,
 ) -> Calibrated:
-    """Round every layer for what it reads.
+    """Round the weights and biases of every layer for what the layer reads.
 
     Args:
         graph: A float graph after all float passes.
         samples: (N, C, H, W) or (N, T, C, H, W), as the network expects them.
         plan: Scales, widths, and the largest exponents to try.
-        steps: Which to take; None for all.
-        progress: Told of each layer.
+        steps: The steps to take; None for all.
+        progress: Called for each layer.
         per_channel: Choose an exponent for each output channel, rather than one for each layer.
     """
     return _Calibration(graph, plan, steps or CalibrationSteps(), per_channel=per_channel).run(samples, progress)
 
 
 def _affordable(graph: Graph[nir.NIRNode], samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """As many samples, evenly chosen, as memory should hold."""
+    """The samples, or an even choice among them if memory should not hold all."""
     count = max(VALUES // (graph.timesteps * max(math.prod(node.shape) for node in graph)), 1)
     if count >= len(samples):
         return samples
@@ -99,11 +99,11 @@ def _affordable(graph: Graph[nir.NIRNode], samples: npt.NDArray[Any]) -> npt.NDA
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What a layer reads, with a last tap of ones for its bias, and what it makes of it.
+    """Moments of what a layer reads, x, with a last tap of ones for its bias, and of the current that it sends.
 
     Attributes:
         gram: (G, D + 1, D + 1), the mean of x x^T.
-        target: (G, C), the mean of the current that it sends in the float network.
+        target: (G, C), the mean of the current that the layer sends in the float network.
     """
 
     gram: torch.Tensor
@@ -111,7 +111,7 @@ class Moments:
 
     @property
     def mean(self) -> torch.Tensor:
-        """(G, D + 1), of x."""
+        """The mean of x, (G, D + 1)."""
         return self.gram[:, -1]
 
 
@@ -128,7 +128,7 @@ class _Calibration:
 
     @torch.no_grad()
     def run(self, samples: npt.NDArray[Any], progress: Progress | None) -> Calibrated:
-        """Layer by layer, in topological order."""
+        """Round layer by layer, in topological order."""
         layers, rounded = dict(self.plan.layers), {}
         for node, seen in moments(self.graph, samples, self.plan):
             layers[node.name], rounded[node.name] = self._round(node, seen)
@@ -175,7 +175,7 @@ class _Calibration:
         tries, groups, outputs, taps = steps.shape
         repeated = wanted.expand(tries, -1, -1, -1)
         if self.steps.second_order:
-            # the candidates are further outputs of the same input
+            # each candidate is treated as a further output of the same input
             values, units = (each.transpose(0, 1).reshape(groups, tries * outputs, taps) for each in (repeated, steps))
             rounded = round_together(values, units, largest, seen.gram)
             multiples = rounded.reshape(groups, tries, outputs, taps).transpose(0, 1).contiguous()
@@ -191,12 +191,12 @@ class _Calibration:
 def moments(
     graph: Graph[nir.NIRNode], samples: npt.NDArray[Any], plan: QuantizationPlan
 ) -> Iterator[tuple[Node[nir.NIRNode], Moments]]:
-    """What each layer reads and sends as samples run through the float network, in topological order.
+    """The moments of what each layer reads and sends as samples run through the float network, in topological order.
 
     Args:
         graph: A float graph after all float passes.
-        samples: (N, C, H, W) or (N, T, C, H, W); of more than memory should hold, some are left out.
-        plan: For the scale of the input, which is rounded before the layers that read it.
+        samples: (N, C, H, W) or (N, T, C, H, W); if memory should not hold all of them, some are left out.
+        plan: The plan that has the scale of the input; the input is rounded before layers read it.
     """
     scale, high = 2.0 ** plan.scale_exps[graph.input.name], plan.input_high
     repeats = samples.ndim == len(graph.input.shape) + 1  # the same frame in each step
@@ -240,7 +240,7 @@ def _taps(op: Layer, source: torch.Tensor, chosen: torch.Tensor) -> Iterator[tor
     pad_rows, pad_columns = window.padding
     padded = F.pad(merged, (pad_columns, pad_columns, pad_rows, pad_rows))
     targets = window.targets(tuple(merged.shape[2:]))
-    # of the padded image: (rows, K_h) and (columns, K_w)
+    # positions in the padded image that targets read: (rows, K_h) and (columns, K_w)
     rows, columns = (
         torch.from_numpy(window.reads(axis, count) + window.padding[axis]) for axis, count in enumerate(targets)
     )

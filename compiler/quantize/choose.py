@@ -53,24 +53,24 @@ from resformer.errors import InputError, RangeError, UnsupportedError
 Float64Array = npt.NDArray[np.float64]
 
 SMALLEST_MAGNITUDE = 2.0**-SCALE_EXP_MAX
-"""What is smaller bounds no scale."""
+"""Smaller magnitudes do not limit a scale."""
 SCALE_EXP_ENOUGH = 10
-"""A scale that biases and thresholds never need finer: 2^-10 of a current."""
+"""Exponent of a scale that is fine enough for all biases and thresholds: steps of 2^-10 of a current."""
 FINE_CHANNELS = 0.9
-"""Share of a layer's channels, those without weights aside, whose weights a scale should resolve to the last bit of
-their mantissas."""
+"""Share of a layer's channels whose weights a scale should resolve to the last bit of their mantissas; channels without
+weights do not count."""
 PIXEL_SCALE_EXP_MAX = 6
 """Finest k of an image: steps of 1/64, about those of an 8-bit pixel after ImageNet's normalisation (1/57)."""
 COUNT_SCALE_EXP = 0
 """k of event frames, which are counts."""
 COUNT_MAX = 255
-"""Count of events that a frame's pixel can carry at least."""
+"""Each pixel of a frame can hold at least this count of events."""
 ROUNDED_SUM_GROWTH = 2
 """Factor by which rounding can raise the sum of weights' magnitudes: half a step becomes at most one."""
 CALIBRATED_PIXEL_BITS = 1
-"""By how many bits an image is finer where the weights that it meets are calibrated."""
+"""Bits by which the scale of an image is finer if the weights that read it are calibrated."""
 EXACT_POOL_BITS = 2
-"""By how many bits currents may be coarser so that a pool's sum of them, which neurons read, need not be rounded."""
+"""Bits by which currents may be coarser so that a pool's sum of them, which neurons read, need not be rounded."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ class QuantizationConfig:
     """How to quantize.
 
     Attributes:
-        weight_bits: Width of a weight's mantissa, sign included: 2 to 15. More than 8 are two synapses (of 9, for few
-            weights alone), which convolutions and recurrent layers alone can be; a linear readout has 8 then. None: not
-            chosen, ``default_bits``.
-        layer_bits: Widths of layers that have another.
+        weight_bits: Width of a weight's mantissa, sign included: 2 to 15. Above 8 bits, a weight takes two synapses (at
+            9 bits, only few weights do). Only convolutions and recurrent layers can have two; a linear readout then has
+            8 bits. None if it was not chosen: see ``default_bits``.
+        layer_bits: Widths of the layers that have a width of their own, by name.
         per_channel: An exponent for each output channel, rather than one for each layer.
         clip_weights: Let a channel's range of weights end below its largest, where that loses less.
-        input_scale_exp: k of the input; None: what loses least, or 0 for event frames of whole numbers, which are
-            counts.
-        input_range: The largest magnitude of the input; None: as measured, else a default for its kind.
+        input_scale_exp: k of the input; None for the one that loses least, or for 0 if the input is event frames of
+            whole numbers, which are counts.
+        input_range: The largest magnitude of the input; None for the measured one, or without data for a default.
     """
 
     weight_bits: int | None = None
@@ -102,7 +102,7 @@ class QuantizationConfig:
 
     @property
     def default_bits(self) -> int:
-        """The width of layers that have no other: as chosen, else what a Loihi synapse stores."""
+        """The width of layers without a width of their own: the chosen one, or else that of a Loihi synapse."""
         return LOIHI.weight_bits_max if self.weight_bits is None else self.weight_bits
 
     def __post_init__(self) -> None:
@@ -137,16 +137,16 @@ def choose_plan(
     """Choose scales, widths and exponents for a folded float graph.
 
     Args:
-        graph: After all float passes.
+        graph: A float graph after all float passes.
         ranges: The magnitude of each node's output (``quantize.ranges``).
         config: Widths and granularity.
-        measured: Whether the ranges come from data and want headroom, or are bounds already.
-        seen: What samples say of the input; None if there were none: event frames are whole numbers then.
+        measured: Whether the ranges come from data and need headroom; otherwise they are bounds already.
+        seen: What samples say of the input; None without samples, when event frames are taken for whole numbers.
 
     Raises:
         UnsupportedError: A node has no exact integer form.
         RangeError: No scale fits a domain's currents, weights and thresholds, or a layer cannot have its width.
-        InputError: A width is for a layer that the network has not.
+        InputError: A width is given for a layer that the network does not have.
     """
     _check_widths(graph, config.layer_bits)
     headroom = MEASURED_HEADROOM if measured else 1.0
@@ -155,11 +155,11 @@ def choose_plan(
 
 
 def _check_widths(graph: Graph[nir.NIRNode], layer_bits: Mapping[str, int]) -> None:
-    """See that widths by layer name layers that can have them.
+    """Check that the widths of single layers are for layers that can have them.
 
     Raises:
-        InputError: There is no such layer.
-        RangeError: It cannot be so wide.
+        InputError: There is no layer of that name.
+        RangeError: A layer cannot have its width.
     """
     layers = {node.name: node for node in graph if isinstance(node.op, WEIGHTED)}
     unknown = [name for name in layer_bits if name not in layers]
@@ -192,10 +192,10 @@ class _Choice:
         self.messages = message_names(graph)
         self.reach = reach
         self.config = config
-        # frames that were resized are fractions, which are rounded as pixels are
+        # frames that were resized hold fractions, which are rounded like pixels
         self.counts_events = graph.metadata.get("input") == "frames" and (seen is None or seen.whole)
         largest = config.input_range or (0.0 if seen is None else seen.largest)
-        # by how many bits pixels are smaller than those of images, or larger where it is negative
+        # the bits by which pixels are smaller than those of images; negative if they are larger
         self.shrinkage = -floor_log2(pixel_deviation(largest))
         finest = min(max(PIXEL_SCALE_EXP_MAX + self.shrinkage, 0), SCALE_EXP_MAX)
         default_exp = COUNT_SCALE_EXP if self.counts_events else finest
@@ -209,10 +209,10 @@ class _Choice:
         self.exps = self._choose_scales()
 
     def _finest_scales(self) -> dict[str, int]:
-        """The scales for the finest pixels with which there are any: few bits hold large weights at coarse ones only.
+        """The scales for the finest steps of pixels that allow any; large weights of few bits need coarser steps.
 
         Raises:
-            RangeError: There are none, as the finest pixels' error has it.
+            RangeError: No steps allow scales; the message is the one for the finest steps.
         """
         try:
             return self._choose_scales()
@@ -225,7 +225,7 @@ class _Choice:
             raise
 
     def plan(self) -> QuantizationPlan:
-        """The choices."""
+        """The plan that holds the choices."""
         layers = {node.name: self._layer(node) for node in self.graph if isinstance(node.op, WEIGHTED)}
         return QuantizationPlan(self.input_high, self.exps, layers)
 
@@ -236,7 +236,7 @@ class _Choice:
         return mantissa_max(self._bits(node))
 
     def _largest_weight(self, node: Node[nir.NIRNode]) -> int:
-        """In units of the finest step."""
+        """The largest weight that a layer can hold, in units of its finest step."""
         largest: int = self._mantissa_max(node) * 2 ** weight_exp_max(self._bits(node))
         return largest
 
@@ -247,7 +247,7 @@ class _Choice:
         return LayerPlan(bits, exponent if isinstance(node.op, CONVOLUTIONAL) else exponent[:1])
 
     def _kept_magnitudes(self, node: Node[nir.NIRNode]) -> Float64Array:
-        """The magnitude that each channel's mantissas are to hold, (C_out,); the readout and a layer share one."""
+        """The magnitude that each channel's mantissas are to hold, (C_out,); equal if channels share an exponent."""
         weight = as_weighted(node.op).weight
         weight = weight.reshape(len(weight), -1)
         if isinstance(node.op, CONVOLUTIONAL) and self.config.per_channel:
@@ -265,8 +265,8 @@ class _Choice:
 
         A weight's step is 2^k over its current's scale, so finer pixels mean coarser weights: with steps p and q, the
         variance of a current's error is (p^2 * sum of w^2 + q^2 * taps) / 12 for pixels of unit variance. Calibration
-        halves what the weights cost, for neighbouring pixels are alike. Smaller pixels deserve finer steps, and ask for
-        less fine weights: half of it each.
+        halves the cost of rounding weights, since neighbouring pixels are alike. Pixels that are smaller by some bits
+        get steps that are finer by half of these bits; the weights give way by the other half.
         """
         exps = [self.input_exp]
         for reader in self.graph.consumers[self.graph.input.name]:
@@ -280,7 +280,7 @@ class _Choice:
         """The largest integer of the input: a power of two.
 
         Raises:
-            RangeError: It exceeds a graded value.
+            RangeError: It is too large for a graded spike.
         """
         reach = self.reach[self.graph.input.name]
         if self.config.input_range is not None:
@@ -346,7 +346,7 @@ class _Choice:
     def _spare_pools(
         self, domains: Mapping[str, str], wanted: Mapping[str, int], limits: Mapping[str, list[tuple[int, str]]]
     ) -> None:
-        """Limit currents to what a pool of theirs can sum as it is, where that costs them a few bits at most."""
+        """Limit the scale of currents so that a pool sums them unrounded, where that costs them a few bits at most."""
         for node in self.graph:
             if not isinstance(node.op, nir.SumPool2d) or node.name not in domains:
                 continue
@@ -357,20 +357,20 @@ class _Choice:
                 limits[domain].append((most, reason))
 
     def _least_exp(self, node: Node[nir.NIRNode]) -> int:
-        """The coarsest k that a current may have, so that whole weights and counts are whole in it."""
+        """The coarsest k that a current may have, so that whole weights and counts stay whole numbers in it."""
         if isinstance(node.op, SpikeAttention):
             return node.op.shift
         return self._source_exp(node) if isinstance(node.op, nir.Conv2d) else 0
 
     def _limits(self, node: Node[nir.NIRNode]) -> list[tuple[int, str]]:
-        """What bounds the scale of one node's output: the largest k, and why."""
+        """The limits on the scale of one node's output, each as the largest k and the reason."""
         reach = max(self.reach[node.name], SMALLEST_MAGNITUDE)
         limits = [
             (SCALE_EXP_MAX, "no scale is finer"),
             (floor_log2(LOIHI.a_max / reach), f"{node.name} reaches {reach:.4g}"),
         ]
         if isinstance(node.op, SpikeAttention):
-            # what it may reach is known, whatever samples do; counts that are too large for any scale saturate
+            # its largest count is known without samples; counts that are too large for any scale saturate
             sizes = attention_sizes([self.graph[name].shape for name in node.inputs], node.op.num_heads)
             q, k, v = (int(self._message_reach(self.graph[name])) for name in node.inputs)
             first, most = sizes.first_product(q, k, v), sizes.most * q * k * v
@@ -407,7 +407,7 @@ class _Choice:
         return limits
 
     def _cuba_limits(self, node: Node[nir.NIRNode], reach: float) -> list[tuple[int, str]]:
-        """What neurons bound whose current has a memory: it adds up over a sample's steps, and must not saturate."""
+        """The limits from neurons whose current has a memory: it adds up over a sample and must not saturate."""
         neurons, potential_max = node.op, LOIHI.v_max / 2**LOIHI.a_shift
         assert isinstance(neurons, DiscreteCubaLIF)
         slowest = 1 - float(collapse(neurons.syn_decay).min())
@@ -437,10 +437,10 @@ class _Choice:
         return [(floor_log2(limit / max(each, SMALLEST_MAGNITUDE)), reason) for limit, each, reason in limits]
 
     def _source_exp(self, node: Node[nir.NIRNode]) -> int:
-        """k of what a convolution reads: pixels have one, spikes are 0 or 1, and counts of them whole numbers.
+        """k of what a convolution reads: that of pixels, or 0 for spikes and their counts, which are whole numbers.
 
         Raises:
-            UnsupportedError: It reads a current.
+            UnsupportedError: The convolution reads a current.
         """
         source = self.graph[node.inputs[0]]
         if source.name not in self.messages:
@@ -470,7 +470,7 @@ class _Choice:
                 return 1.0
 
     def _resolving_exp(self, node: Node[nir.NIRNode]) -> int:
-        """The k at which most channels' weights fill their mantissas with an exponent of zero; more gains nothing."""
+        """The k at which most channels' weights fill their mantissas with exponent zero; a finer k gains nothing."""
         if not isinstance(node.op, CONVOLUTIONAL):
             return 0
         largest = np.sort(self.kept[node.name])[::-1]
@@ -480,7 +480,8 @@ class _Choice:
         finest = max(float(largest[math.ceil(FINE_CHANNELS * len(largest)) - 1]), SMALLEST_MAGNITUDE)
         source_exp = self._source_exp(node) if isinstance(node.op, nir.Conv2d) else 0
         bits = self._bits(node)
-        # a ninth bit is for channels with exponents to spare: a finer k would cost relays, as all currents were larger
+        # a ninth bit is for channels whose exponents can go down; a finer k would make all currents larger, and that
+        # costs relays
         bits = LOIHI.weight_bits_max if bits == OUTLIER_BITS else bits
         return source_exp + math.ceil(math.log2(mantissa_max(bits) / finest))
 
@@ -490,7 +491,7 @@ class _Choice:
         return min(max(floor_log2(self._mantissa_max(node) / steepest), 0), READOUT_SCALE_EXP_MAX)
 
     def _readout_shift(self, node: Node[nir.NIRNode], exp: int) -> int:
-        """By how many bits what a readout reads must be coarser than 2^exp, for its sums to stay in 32 bits.
+        """The bits by which a readout's input must be coarser than 2^``exp``, so that its sums stay in 32 bits.
 
         Pooled currents have more bits than a readout's weights can spare: without the shift, the weights of a network
         of full size would be left with one bit or none.
@@ -505,7 +506,7 @@ class _Choice:
 
 
 def _gathered(op: DiscreteCubaLI, timesteps: int) -> float:
-    """The potential, or current if that is larger, that an input of one at each step of a sample leads to."""
+    """The largest value of the potential and the current, for an input of one at each step of a sample."""
     u = v = np.zeros(())
     largest = 1.0
     for _ in range(timesteps):
@@ -516,7 +517,7 @@ def _gathered(op: DiscreteCubaLI, timesteps: int) -> float:
 
 
 def _domains(graph: Graph[nir.NIRNode], messages: Collection[str]) -> dict[str, str]:
-    """For each node whose output is a current of neurons, one node that stands for all that share its scale."""
+    """For each node whose output is a current of neurons, the name that stands for all nodes that share its scale."""
     parents: dict[str, str] = {}
     before = names_before_neurons(graph)
 

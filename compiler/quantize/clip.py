@@ -16,19 +16,21 @@ MOST_HALVINGS = 3
 
 
 def kept_magnitudes(weight: Float64Array, bits: int) -> Float64Array:
-    """The range of mantissas that loses least of each row: its largest magnitude, or less, which clips the largest.
+    """The magnitude that each row's mantissas should reach: the row's largest, or less where clipping loses less.
 
     Args:
         weight: (C, taps).
         bits: Width of a mantissa.
 
     Returns:
-        (C,): where halving the step, or halving it again, lowers the sum of squared errors, that is what still fits.
+        The magnitudes, (C,). Where one or more halvings of the step lower the sum of squared errors, a row's magnitude
+        is the largest that still fits with the best of these steps.
     """
     span = mantissa_max(bits) + 0.5
     kept: Float64Array = np.abs(weight).max(axis=1, initial=0.0)
     fitting = 2.0 ** np.ceil(np.log2(np.maximum(kept, np.finfo(np.float64).tiny) / span))
-    # no weight that fits loses more than half a step: with half the step, clipping the largest must not cost more
+    # without clipping, no weight loses more than half a step; halving can only help if clipping the largest weight
+    # costs less than that loss of all weights
     rows = np.flatnonzero((kept / fitting - span / 2) ** 2 < weight.shape[1] / 4)
     # in units of the step that fits, which keeps squares of huge weights finite
     weight, largest = weight[rows] / fitting[rows, None], kept[rows] / fitting[rows]
@@ -43,7 +45,7 @@ def kept_magnitudes(weight: Float64Array, bits: int) -> Float64Array:
 
 
 def _squared_error(weight: Float64Array, step: float, bits: int) -> Float64Array:
-    """What rounding each row to multiples of a step costs, clipping included."""
+    """The squared error of rounding each row to multiples of a step, clipping included, (C,)."""
     largest = mantissa_max(bits)
     scaled = weight / step
     error: Float64Array = ((np.clip(np.rint(scaled), -largest, largest) - scaled) ** 2).sum(axis=1) * step**2
@@ -57,10 +59,10 @@ def least_exponents(largest: Float64Array, bits: int) -> Float64Array:
 
 
 def fitting_exponents(name: str, largest: Float64Array, bits: int) -> tuple[int, ...]:
-    """Those exponents, if Loihi has them.
+    """The exponents of :func:`least_exponents`, if Loihi has them.
 
     Raises:
-        RangeError: A weight needs a larger one.
+        RangeError: A weight needs a larger exponent.
     """
     exponent = least_exponents(largest, bits)
     if exponent.max(initial=0) > weight_exp_max(bits):

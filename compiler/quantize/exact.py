@@ -16,15 +16,15 @@ from resformer.compiler.target import LOIHI
 def exact_plan(graph: Graph[nir.NIRNode], input_high: int) -> QuantizationPlan:
     """The plan by which every integer stands for itself.
 
-    A layer's mantissas are its weights over the largest power of two that divides all of them, as netx stores them; one
-    exponent is all channels'.
+    A layer's mantissas are its weights over the largest power of two that divides all of them, as netx stores them; all
+    channels share one exponent.
 
     Args:
-        graph: Whose weights are whole numbers, of at most 15 bits.
+        graph: A graph whose weights are whole numbers, of at most 15 bits.
         input_high: The input's integers lie within plus and minus this.
 
     Raises:
-        InvariantError: They are not.
+        InvariantError: A weight is no whole number, or needs more bits.
     """
     scales: dict[str, int] = {}
     layers: dict[str, LayerPlan] = {}
@@ -44,7 +44,7 @@ def exact_plan(graph: Graph[nir.NIRNode], input_high: int) -> QuantizationPlan:
 
 
 def _layer(weight: Int64Array) -> LayerPlan:
-    """The width and the exponent of whole numbers."""
+    """The width and the exponent of a layer whose weights are whole numbers."""
     exponent = whole_exponent(weight)
     largest, bits = int(np.abs(weight >> exponent).max(initial=0)), LOIHI.weight_bits_max
     while largest > mantissa_max(bits):

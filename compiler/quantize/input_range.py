@@ -1,4 +1,4 @@
-"""What samples say of a network's input, and what is assumed of it where there are none."""
+"""What samples say of a network's input, and what is assumed of the input if there are no samples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def input_data(samples: npt.NDArray[np.floating[Any]], source: str) -> InputData
 
     Args:
         samples: (N, C, H, W) or (N, T, C, H, W), as the network expects them.
-        source: What they are, in words.
+        source: What the samples are, in words.
     """
     return InputData(float(np.abs(samples).max()), all(bool((part == np.rint(part)).all()) for part in samples), source)
 
@@ -48,10 +48,10 @@ def input_data(samples: npt.NDArray[np.floating[Any]], source: str) -> InputData
 def example_ranges(
     graph: Graph[nir.NIRNode], example: npt.NDArray[np.float64], input_range: float | None = None
 ) -> dict[str, float]:
-    """Magnitudes that hold what a module's example makes of each node, and are nowhere below the weights' estimate.
+    """The magnitude of each node: what a module's example reaches, with headroom, but no less than the estimate.
 
     An example shows how large the input is, and little else: it may be noise, or a single sample. So the input's own
-    range is that of images of its size.
+    range is that of images whose pixels are of that magnitude.
 
     Args:
         graph: A float graph after all float passes.
@@ -71,8 +71,8 @@ def describe_input(graph: Graph[nir.NIRNode], plan: QuantizationPlan, why: str) 
 
     Args:
         graph: A float graph.
-        plan: What was chosen.
-        why: What from, in words.
+        plan: The plan that was chosen.
+        why: What the plan was chosen from, in words.
     """
     exp = plan.scale_exps[graph.input.name]
     high = plan.input_high * 2.0**-exp

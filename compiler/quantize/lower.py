@@ -51,12 +51,12 @@ from resformer.errors import RangeError, UnsupportedError
 Float64Array = npt.NDArray[np.float64]
 
 MIN_DECAY = 0.5 / LOIHI.decay_unity
-"""Smallest share of a membrane potential lost in a step that does not round to none."""
+"""A share of a membrane potential that is lost in a step must be larger than this, or it rounds to none."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerIntegers:
-    """What the weights and biases of one layer were rounded to.
+    """The integers that the weights and biases of one layer were rounded to.
 
     Attributes:
         weight: Mantissas, (C_out, ...); int16 where they have more than 8 bits.
@@ -82,15 +82,15 @@ def quantize(
 
     Args:
         graph: After all float passes.
-        plan: Of this network.
-        rounded: The integers of its layers, by a better rule than the nearest; of those not there, the nearest.
-        ties: Whether neurons that fire at their threshold are to do so in integers, where that is exact. A network that
-            was fine-tuned to fire above them holds a shift in its biases for that.
+        plan: The plan of this network.
+        rounded: The integers of layers that were rounded by a better rule; all other layers are rounded to the nearest.
+        ties: Whether neurons that fire at their threshold also do so in integers, where that is exact. False for a
+            network that was fine-tuned to fire only above the threshold, and has a shift in its biases for that.
 
     Raises:
         UnsupportedError: A node has no exact integer form.
         RangeError: A bias leaves its format.
-        FileFormatError: The plan is another network's.
+        FileFormatError: The plan belongs to another network.
     """
     plan.check_fits(graph)
     lowering = _Lowering(graph, plan, rounded or {})
@@ -123,7 +123,7 @@ def _units(layer: LayerPlan, unit_exp: int, ndim: int) -> Float64Array:
 
 
 def _is_readout_scale(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> bool:
-    """Whether a node only scales the logits; the output's divisor holds that."""
+    """Whether a node only scales the logits; the output's divisor then stands for that scale."""
     return isinstance(node.op, nir.Scale) and graph.consumers[node.name] == (graph.output,)
 
 
@@ -137,10 +137,10 @@ class _Lowering:
         self.exps = plan.scale_exps
 
     def lower(self, node: Node[nir.NIRNode]) -> list[Node[Op]]:
-        """One node's integer form, after what it needs before it.
+        """The integer nodes of one float node: those that must come before it, then its own.
 
         Raises:
-            UnsupportedError: It has none.
+            UnsupportedError: The node has no integer form.
         """
         before: list[Node[Op]] = []
         inputs, name = node.inputs, node.name
@@ -210,12 +210,12 @@ class _Lowering:
         return Node(name, op, (source.name,), source.shape)
 
     def _known_bounds(self, name: str) -> tuple[int, int] | tuple[()]:
-        """Those of maxima of spikes which gates or attention read: as spikes, 0 or 1, and nothing else is taken."""
+        """The bounds (0, 1) of a maximum of spikes that a gate or an attention reads, since these read only spikes."""
         read = any(isinstance(reader.op, SpikeGate | SpikeAttention) for reader in self.graph.consumers[name])
         return (0, 1) if read and sends_spikes(self.graph, name) else ()
 
     def _sent(self, name: str, exp: int) -> Signal:
-        """What a node sends, at a scale."""
+        """The signal that a node sends, at scale 2^``exp``."""
         source = self.graph[name].op
         if isinstance(source, SampleDelay):
             return self._sent(self.graph[name].inputs[0], exp)
@@ -260,7 +260,7 @@ class _Lowering:
         decay = dt / uniform(node, "tau") if leaks else 0.0
         if not math.isclose(uniform(node, "r") * (decay if leaks else dt), 1.0, rel_tol=1e-12):
             raise AssertionError(f"{node.name}: fold_input_gain has not run, nor merge_synapses")
-        # a tau of one step may have been held in 32 bits: what rounds to a decay of all is one
+        # a tau of one step may have been held in 32 bits: a decay that rounds to 1 counts as 1
         if leaks and not MIN_DECAY < decay <= 1 + MIN_DECAY:
             raise UnsupportedError(
                 f"{node.name}: tau is {1 / decay:.4g} steps; Loihi's decay of 12 bits holds 1 to below "
@@ -355,7 +355,7 @@ class _Lowering:
         )
 
     def _syn_decay(self, node: Node[nir.NIRNode]) -> npt.NDArray[np.int32]:
-        """A current's, of which some must be lost."""
+        """The share of a current that is lost in a step, in 1/4096; it must not be zero."""
         decay = self._decay(node, "syn_decay")
         if not decay.all():
             raise UnsupportedError(
@@ -365,10 +365,10 @@ class _Lowering:
         return decay
 
     def _decay(self, node: Node[nir.NIRNode], field: str) -> npt.NDArray[np.int32]:
-        """A share that is lost in a step, in 1/4096.
+        """The decay in ``field``: the share that is lost in a step, in 1/4096.
 
         Raises:
-            UnsupportedError: It would round to none.
+            UnsupportedError: A decay above zero would round to zero.
         """
         decay = collapse(getattr(node.op, field))
         slowest = float(decay[decay > 0].min(initial=1.0))
@@ -390,7 +390,7 @@ class _Lowering:
         return Output(signal, divisor=divisor, bias=self._rest(source)), (source,)
 
     def _rest(self, name: str) -> Float64Array:
-        """What a value is where its integer is zero: of neurons that do not fire, what their potential leaks to."""
+        """The real value of an integer of zero: for neurons that never fire, what their potential leaks to."""
         node = self.graph[name]
         while isinstance(node.op, nir.Flatten):
             node = self.graph[node.inputs[0]]
@@ -401,7 +401,7 @@ class _Lowering:
         """The whole number that a scale of the logits divides by.
 
         Raises:
-            UnsupportedError: It divides by none.
+            UnsupportedError: The scale divides by no single whole number.
         """
         assert isinstance(node.op, nir.Scale)
         scale = collapse(node.op.scale)
@@ -418,7 +418,7 @@ def _checked_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) 
     """Rounded biases as integers.
 
     Raises:
-        RangeError: One leaves its format.
+        RangeError: A bias leaves its format.
     """
     largest = float(np.abs(bias).max(initial=0.0))
     if largest > limit:
@@ -427,7 +427,7 @@ def _checked_bias(name: str, bias: Float64Array, limit: int = LOIHI.graded_max) 
 
 
 def _rounded(values: npt.NDArray[Any], unit: float) -> npt.NDArray[np.int32]:
-    """Parameters of neurons in integers, ties to even; axes along which all repeats have length one."""
+    """Round parameters of neurons to integers, ties to even; axes along which all values are equal get length one."""
     rounded = np.ascontiguousarray(np.rint(collapse(values) * unit)).astype(np.int32)
     for axis in range(rounded.ndim):
         first = rounded.take([0], axis)

@@ -1,8 +1,9 @@
 """The plan of a quantization: scales, widths and exponents, as one value that can be kept.
 
-Each current domain (what one convolution makes, or several that meet in a sum) gets a scale S = 2^k; the integer a
-stands for a / S. A weight is m * 2^e / S with an m of ``bits`` bits and 0 <= e. docs/numerics.md derives each rule;
-``choose`` makes a plan, and ``lower`` applies it.
+Each current domain (the current of one convolution, or of several that meet in a sum) gets a scale S = 2^k; the
+integer a stands for a / S. A weight that reads spikes is m * 2^e / S with an m of ``bits`` bits and 0 <= e; if its
+input has a scale too, S is divided by that. docs/numerics.md derives each rule; ``choose`` makes a plan, and ``lower``
+applies it.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from resformer.compiler.target import LOIHI
 from resformer.errors import FileFormatError, UnsupportedError
 
 PLAN_VERSION = 1
-"""Of a plan in a checkpoint."""
+"""The format version of a plan in a checkpoint."""
 MIN_WEIGHT_BITS = 2
 """A sign and one bit."""
 SCALE_EXP_MAX = 13
-"""Finest scale: 2^13 still leaves currents of 16 thresholds, twice what was seen on trained residual streams."""
+"""Exponent of the finest scale: at 2^13, currents may reach 16 thresholds, twice what trained residual streams did."""
 READOUT_SCALE_EXP_MAX = 12
-"""Finest scale of the classifier's weights: no spike depends on them."""
+"""Exponent of the finest scale of the classifier's weights, on which no spike depends."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class LayerPlan:
 
     @property
     def mantissa_dtype(self) -> np.dtype[np.int8 | np.int16]:
-        """What holds a mantissa."""
+        """The type that holds a mantissa."""
         return np.dtype(np.int8) if self.bits <= LOIHI.weight_bits_max else np.dtype(np.int16)
 
 
@@ -73,7 +74,7 @@ class QuantizationPlan:
     Attributes:
         input_high: The input's integers lie within plus and minus this.
         scale_exps: k of every node's output: its integer a stands for the real number a / 2^k.
-        layers: Of every node with weights.
+        layers: The plan of every node with weights.
     """
 
     input_high: int
@@ -85,14 +86,14 @@ class QuantizationPlan:
         return current_exp(self.scale_exps, node)
 
     def weight_unit_exp(self, node: Node[Any]) -> int:
-        """u, where a weight w of a layer counts as w * 2^u of its finest units: its current's k less its input's."""
+        """u, such that a weight w of a layer is w * 2^u of its finest units: k of its current less k of its input."""
         return weight_unit_exp(self.scale_exps, node)
 
     def check_fits(self, graph: Graph[nir.NIRNode]) -> None:
-        """See that the plan is one for this network.
+        """Check that the plan belongs to this network.
 
         Raises:
-            FileFormatError: It names other nodes, or other channels.
+            FileFormatError: It has other nodes or other channels, or a width, exponent or scale that is out of range.
         """
         weighted = {node.name: as_weighted(node.op).weight for node in graph if isinstance(node.op, WEIGHTED)}
         for what, planned, present in (
@@ -126,7 +127,7 @@ class QuantizationPlan:
                     raise _out_of_range(name, f"weight exponent {exp}", f"0 to {weight_exp_max(layer.bits)}")
 
     def _check_scales(self, graph: Graph[nir.NIRNode]) -> None:
-        """Refuse scales with which integers would not mean what they are taken for, or leave their formats."""
+        """Refuse scales with which integers would be misread or would leave their formats."""
         if not 1 <= self.input_high <= LOIHI.graded_max:
             raise _out_of_range(graph.input.name, f"largest integer {self.input_high}", f"1 to {LOIHI.graded_max}")
         pooled = names_before_neurons(graph) - message_names(graph)
@@ -178,7 +179,7 @@ class QuantizationPlan:
         """Read what :meth:`to_json` made.
 
         Raises:
-            FileFormatError: It is not that.
+            FileFormatError: The content is something else.
         """
         try:
             return cls(
@@ -201,7 +202,7 @@ class QuantizationPlan:
         """Read what :meth:`to_text` made.
 
         Raises:
-            FileFormatError: It is not that.
+            FileFormatError: The text is something else, or has another format version.
         """
         try:
             content = json.loads(text)
@@ -217,9 +218,9 @@ class QuantizationPlan:
 
 
 CONVOLUTIONAL: tuple[type[nir.NIRNode], ...] = (nir.Conv2d, RecurrentCubaLIF)
-"""What has an exponent for each output channel."""
+"""The nodes that have an exponent for each output channel."""
 WEIGHTED: tuple[type[nir.NIRNode], ...] = (*CONVOLUTIONAL, nir.Linear, nir.Affine)
-"""What has weights at the float level, once all float passes have run."""
+"""The nodes that have weights at the float level, once all float passes have run."""
 
 
 def _out_of_range(name: str, value: str, limits: str) -> FileFormatError:
@@ -229,10 +230,10 @@ def _out_of_range(name: str, value: str, limits: str) -> FileFormatError:
 
 
 def _whole(value: object) -> int:
-    """A whole number.
+    """Return a value that is a whole number.
 
     Raises:
-        TypeError: It is none.
+        TypeError: The value is no whole number.
     """
     if type(value) is not int:
         raise TypeError(f"{value!r} is no whole number")
@@ -251,20 +252,20 @@ def weight_unit_exp(scale_exps: Mapping[str, int], node: Node[Any]) -> int:
 
 
 def weight_exp_max(bits: int) -> int:
-    """The largest exponent of a mantissa of so many bits: of two synapses, but outliers', the high one's is larger."""
+    """The largest exponent of mantissas of ``bits`` bits; above ``OUTLIER_BITS``, the high synapse's is larger."""
     return LOIHI.weight_exp_max - (bits - LOIHI.weight_bits_max if bits > OUTLIER_BITS else 0)
 
 
 def bits_max(node: Node[nir.NIRNode]) -> int:
-    """The widest weights that a layer can have: only convolutions, recurrent ones too, are stacked."""
+    """The largest width of a layer's weights: only convolutions, recurrent ones included, can be stacked."""
     return LOIHI.stacked_bits_max if isinstance(node.op, CONVOLUTIONAL) else LOIHI.weight_bits_max
 
 
 def uniform(node: Node[nir.NIRNode], parameter: str) -> float:
-    """The one value of a population's parameter.
+    """The single value of a population's parameter.
 
     Raises:
-        UnsupportedError: It varies between neurons.
+        UnsupportedError: The parameter varies between neurons.
     """
     values = collapse(getattr(node.op, parameter))
     if np.ptp(values):
@@ -276,5 +277,5 @@ def uniform(node: Node[nir.NIRNode], parameter: str) -> float:
 
 
 def floor_log2(x: float) -> int:
-    """The largest k of which 2^k is no more than x."""
+    """The largest whole k for which 2^k is at most x."""
     return math.floor(math.log2(x))

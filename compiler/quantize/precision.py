@@ -25,7 +25,7 @@ Float64Array = npt.NDArray[np.float64]
 NARROWEST = 4
 """The least width that is chosen; fewer bits lose more than a layer's neighbours can spare."""
 WIDEST = OUTLIER_BITS
-"""The largest, unless another is asked for; it takes little more than 8 bits, and the next one twice as much."""
+"""The largest width, unless another is asked for: 9 bits take little more memory than 8, and 10 bits twice as much."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Sensitivity:
 
     Attributes:
         name: The layer.
-        weights: How many it has.
-        losses: By width, the error of its current over the current's own variation: a ratio of mean squares.
-        memory: By width, the bits that its weights take.
+        weights: The number of its weights.
+        losses: For each width, the variance of its current's error over the variance of the current itself.
+        memory: For each width, the bits that its weights take.
     """
 
     name: str
@@ -56,14 +56,14 @@ def sensitivities(
     """Measure every convolution at all widths that may be chosen.
 
     Args:
-        layers: From ``quantize.calibrate.moments``.
-        plan: That of the widest everywhere, whose scales say which steps are the finest.
-        widest: The most bits.
+        layers: Each layer with its moments, from ``quantize.calibrate.moments``.
+        plan: The plan with the largest width everywhere; its scales decide the finest steps.
+        widest: The largest width, in bits.
         per_channel: Whether each output channel has an exponent of its own.
-        index_bits: What a synapse takes beside its weight where it is stored by itself.
+        index_bits: Bits that a synapse takes beside its weight where it is stored by itself.
 
     Raises:
-        RangeError: The most bits are fewer than the least that may be chosen.
+        RangeError: The largest width is below ``NARROWEST``.
     """
     if widest < NARROWEST:
         raise RangeError(
@@ -80,7 +80,7 @@ def sensitivities(
 def _measure(
     node: Node[nir.NIRNode], seen: Moments, finest: float, widths: Iterable[int], per_channel: bool, index_bits: int
 ) -> Sensitivity:
-    """Measure one, whose steps are ``finest`` times powers of two."""
+    """Measure one layer, whose steps are ``finest`` times powers of two."""
     weight = as_weighted(node.op).weight
     rows = weight.reshape(len(weight), -1) if per_channel else weight.reshape(1, -1)
     losses, memory = {}, {}
@@ -99,7 +99,7 @@ def _nearest(rows: Float64Array, finest: float, bits: int) -> tuple[Float64Array
 
 
 def _memory(mantissas: WeightArray, bits: int, index_bits: int) -> int:
-    """The bits that weights take: of one synapse its width, of two what each is stored in."""
+    """The bits that weights take: their width in one synapse each, or what both parts take in two."""
     if bits <= LOIHI.weight_bits_max:
         return bits * mantissas.size
     high, low, _ = split_mantissas(mantissas)
@@ -107,7 +107,7 @@ def _memory(mantissas: WeightArray, bits: int, index_bits: int) -> int:
 
 
 def _loss(exact: Float64Array, rounded: Float64Array, seen: Moments) -> float:
-    """The error's mean square, once its mean is corrected, over the current's, both over all channels."""
+    """The variance of the current's error over the variance of the current, both summed over all channels."""
     groups, taps = len(seen.gram), seen.gram.shape[1] - 1
     wanted, error = (
         torch.from_numpy(np.ascontiguousarray(each)).reshape(groups, -1, taps) for each in (exact, rounded - exact)
@@ -119,15 +119,15 @@ def _loss(exact: Float64Array, rounded: Float64Array, seen: Moments) -> float:
 
 
 def choose_widths(layers: list[Sensitivity], widest: int, budget: float) -> dict[str, int]:
-    """Widths that lose least in all and keep to a budget.
+    """Choose widths that lose little in all and keep to a budget.
 
-    From the widest everywhere, the layer gives up a bit whose loss rises least for each bit of memory that it frees,
-    until all fits.
+    All layers begin with the largest width. The layer whose loss rises least for each bit of memory that it frees then
+    gives up one bit of its width, and so on until all fit.
 
     Args:
-        layers: What each loses.
-        widest: The most bits.
-        budget: Of the memory that ``LOIHI.weight_bits_max`` bits everywhere take, the share that the weights may take.
+        layers: What each layer loses at each width.
+        widest: The largest width, in bits.
+        budget: The memory that the weights may take, as a share of what ``LOIHI.weight_bits_max`` bits everywhere take.
 
     Raises:
         RangeError: Not even the narrowest widths fit.
@@ -150,11 +150,11 @@ def choose_widths(layers: list[Sensitivity], widest: int, budget: float) -> dict
 
 
 def _price(layer: Sensitivity, bits: int) -> float:
-    """What a layer loses more with a bit less, for each bit of memory."""
+    """The rise of a layer's loss if its width falls by one bit, for each bit of memory that this frees."""
     freed = _freed(layer, bits)
     return (layer.losses[bits - 1] - layer.losses[bits]) / freed if freed > 0 else 0.0
 
 
 def _freed(layer: Sensitivity, bits: int) -> int:
-    """The memory that a bit less frees."""
+    """The memory that is freed if the width falls by one bit, in bits."""
     return layer.memory[bits] - layer.memory[bits - 1]

@@ -36,7 +36,7 @@ Float64Array = npt.NDArray[np.float64]
 ESTIMATED_RATE = 0.25
 """Firing probability that the estimate gives every neuron; trained networks fire at 0.1 to 0.25."""
 ESTIMATED_COUNT = 0.5
-"""Spikes a step that the estimate gives every neuron which may fire several."""
+"""Mean count of spikes in a step that the estimate gives every neuron that may fire several."""
 ESTIMATED_INPUT_RANGE = 4.0
 """Largest magnitude that the estimate gives a pixel; images normalised as for ImageNet reach 2.64."""
 ESTIMATED_DEVIATIONS = 6.0
@@ -44,7 +44,7 @@ ESTIMATED_DEVIATIONS = 6.0
 MEASURED_HEADROOM = 1.5
 """Factor by which a current may exceed what calibration samples, or a module's example, made of it."""
 CALIBRATION_VALUES = 2**24
-"""Values of one node that are held at once: 128 MiB, where a single sample has no more."""
+"""The most values of one node that are held at once, 128 MiB; a single sample may have more."""
 
 
 def measured_ranges(graph: Graph[nir.NIRNode], samples: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
@@ -78,9 +78,9 @@ class _Moments:
 
 
 def pixel_deviation(largest: float) -> float:
-    """How much pixels deviate whose largest magnitude is known: as images do where that is from 1 to 4.
+    """The standard deviation of pixels whose largest magnitude is known: 1, as for images, if that is from 1 to 4.
 
-    Beyond, as much more; below, by a power of two less.
+    Above 4, it is in proportion to the magnitude; below 1, it is the least power of two that is no smaller.
     """
     if 0 < largest < 1:
         return 2.0 ** -math.floor(-math.log2(largest))
@@ -94,9 +94,9 @@ def estimated_ranges(graph: Graph[nir.NIRNode], input_range: float | None = None
         graph: A float graph after all float passes.
         input_range: The largest magnitude of a pixel, if it is known; see ``pixel_deviation``.
 
-    Every neuron fires with probability ``ESTIMATED_RATE``, independently of all others, and pixels have zero mean, and
-    unless their range is known, unit variance and magnitudes up to ``ESTIMATED_INPUT_RANGE``; the bound is
-    ``ESTIMATED_DEVIATIONS`` standard deviations beyond the mean of the channel that reaches furthest. Sums add means
+    Every neuron is taken to fire with probability ``ESTIMATED_RATE``, independently of all others. Pixels have zero
+    mean; unless their range is known, they have unit variance and magnitudes up to ``ESTIMATED_INPUT_RANGE``. The bound
+    is ``ESTIMATED_DEVIATIONS`` standard deviations beyond the mean of the channel that reaches furthest. Sums add means
     and variances, except in DSSA's products, whose terms are taken to deviate together.
     """
     largest = ESTIMATED_INPUT_RANGE if input_range is None else input_range
@@ -170,7 +170,7 @@ def _propagate(
             gain = collapse(op.scale).reshape(-1)
             return _Moments(x.mean * gain, x.variance * gain**2)
         case MaxPool2d() | nir.Output() | DiscreteCubaLI() | SampleDelay():
-            # how far an integrator goes in a sample, the choice of scales reckons
+            # the choice of scales works out how far an integrator goes in a sample
             return x
         case _:
             raise AssertionError(f"no estimate for {type(op).__name__}")

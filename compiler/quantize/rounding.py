@@ -1,4 +1,4 @@
-"""Rounding a layer's weights together, so that what one rounding does to the layer's output the next ones undo.
+"""Rounding a layer's weights together, so that later roundings make up for what earlier ones did to the output.
 
 The error of an output is d^T H d, where d is what rounding did to its weights and H the mean of x x^T over what the
 layer reads. Two steps lower it, both over all outputs at once: successive rounding, where each weight's error is spread
@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 
 DAMPING = 0.01
-"""Share of H's mean diagonal that is added to it: what a tap costs that the samples never moved."""
+"""Share of H's mean diagonal that is added to the diagonal, so that a tap that is zero in all samples has a cost."""
 DESCENTS = 1
-"""Sweeps of coordinate descent; more change next to nothing."""
+"""Sweeps of coordinate descent; more sweeps change next to nothing."""
 BLOCK = 128
 """Taps whose effect on the others is applied at once."""
 
@@ -30,8 +30,8 @@ def round_together(weight: torch.Tensor, step: torch.Tensor, largest: torch.Tens
     Returns:
         The multiples, whole numbers, (G, C, D).
     """
-    # taps that move the output most are rounded first, while many are left to make up for them; those without bounds,
-    # which can make up for anything, last
+    # taps that move the output most are rounded first, while many taps are left to make up for their errors; taps
+    # without bounds are rounded last, since they can make up for anything
     diagonal = torch.diagonal(gram, dim1=1, dim2=2)
     order = torch.argsort(diagonal.masked_fill(torch.isinf(largest), -1.0), dim=1, descending=True, stable=True)
     columns = order[:, None, :].expand_as(weight)
@@ -55,7 +55,7 @@ def _nearest(value: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:
 
 
 def _loss(error: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-    """What errors of the weights cost each output, (G, C)."""
+    """The loss of each output for these errors of the weights, (G, C)."""
     return ((error @ h) * error).sum(2)
 
 
@@ -80,7 +80,7 @@ def _round_in_turn(wanted: torch.Tensor, step: torch.Tensor, bound: torch.Tensor
 def _descend(
     rounded: torch.Tensor, wanted: torch.Tensor, step: torch.Tensor, bound: torch.Tensor, h: torch.Tensor
 ) -> torch.Tensor:
-    """Give each tap in turn the multiple that loses least, all others as they are."""
+    """Give each tap in turn the multiple that loses least while all others stay as they are."""
     rounded = rounded.clone()
     slope = (rounded * step - wanted) @ h
     taps = wanted.shape[2]

@@ -1,10 +1,10 @@
-"""Ties: which neurons fire at their threshold, as SpikingJelly's do, though Loihi's fire above it alone.
+"""Ties: which neurons fire at their threshold, as SpikingJelly's do, although Loihi's fire only above it.
 
-A surplus does it: an amount that decides a potential which meets its threshold exactly, and no other. Whether there
-is one follows from decay, reset, bias and T (``Spiking.settling_surplus``). Where there is none, a potential that meets
-its threshold does not fire and is counted, and the quantized checkpoint takes a little from the biases before it
-instead (``resformer.compiler.export.checkpoint``). One bias may reach several populations, so these must agree, channel
-by channel.
+A surplus makes them fire: a small amount that changes only what happens when a potential meets its threshold exactly.
+Whether one exists follows from decay, reset, bias and T (``Spiking.settling_surplus``). Where none exists, a neuron
+whose potential meets its threshold does not fire, and this is counted; the quantized checkpoint instead takes a little
+from the biases before the neurons (``resformer.compiler.export.checkpoint``). One bias may reach several populations,
+so these must agree, channel by channel.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def settle_ties(program: Unscheduled, populations: Collection[str]) -> Unschedul
     """Let populations fire at their thresholds, on all channels on which that is exact.
 
     Args:
-        program: As it is before biases are placed; no neuron has a surplus.
-        populations: Those that are to.
+        program: The program before biases are placed; no neuron has a surplus.
+        populations: The names of the populations that are to fire at their thresholds.
     """
     if not populations:
         return program
@@ -47,7 +47,7 @@ def settle_ties(program: Unscheduled, populations: Collection[str]) -> Unschedul
                 lowered[name] = False
                 surplus = _surplus(program, name, biases[name], lower=False)
             if not mine.all() and getattr(program[name].op, "soft_reset", False):
-                mine = np.zeros_like(mine)  # one number in NIR is its threshold and what a spike takes
+                mine = np.zeros_like(mine)  # NIR has one number for the threshold and for what a spike takes
             agreed[name] = np.where(mine, surplus, 0).astype(np.int8)
         if all(np.array_equal(agreed[name], surplus) for name, surplus in chosen.items()):
             return made

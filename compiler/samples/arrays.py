@@ -16,9 +16,9 @@ from resformer.errors import InputError, SampleWarning
 from resformer.models.boundary import brief
 
 PIXEL_MAX = 255
-"""What uint8 images are divided by."""
+"""The number that uint8 pixels are divided by."""
 CHECKED_AT_ONCE = 256
-"""Samples looked at together in the search for values that are not finite."""
+"""The number of samples whose values are checked together."""
 LARGEST_VALUE = 1e100
 """The largest magnitude of a sample's values: no measurement comes near it, and its square is still a number."""
 
@@ -29,7 +29,7 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
-        """The values of some samples, (N, C, H, W) or (N, T, C, H, W); several threads may ask at once."""
+        """The values of samples [start, stop), (N, C, H, W) or (N, T, C, H, W); several threads may call at once."""
         ...
 
 
@@ -39,8 +39,8 @@ class ArraySamples:
 
     Attributes:
         raw: (N, C, H, W), one image for all T steps, or (N, T, C, H, W), one frame a step.
-        counts: Whether 8 bits without a sign are counts of events, rather than pixels.
-        may_be_spikes: Whether they are pixels of 0 and 1 alone, which was warned of.
+        counts: Whether values of the type uint8 are counts of events, not pixels.
+        may_be_spikes: Whether all values are uint8 pixels of 0 or 1, so that a warning says that they may be spikes.
     """
 
     raw: npt.NDArray[Any]
@@ -52,11 +52,11 @@ class ArraySamples:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the type tells that all values are whole numbers."""
+        """Whether the array's type alone shows that all real values are whole numbers."""
         return not np.issubdtype(self.raw.dtype, np.floating) and (self.counts or self.raw.dtype != np.uint8)
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
-        """The values of some samples: pixels of 8 bits divided by 255, all else as it is."""
+        """The values of samples [start, stop): uint8 pixels divided by 255, values of other types unchanged."""
         values = self.raw[start:stop].astype(np.float64)
         return values / PIXEL_MAX if self.raw.dtype == np.uint8 and not self.counts else values
 
@@ -64,7 +64,7 @@ class ArraySamples:
 def read_array(path: Path, key: str = "images") -> npt.NDArray[Any]:
     """An array from a ``.npy`` file, or from a ``.npz`` that holds it alone or under a key; nothing is unpickled.
 
-    It is mapped, not read: of a large one, memory holds what is in use.
+    The array is memory-mapped: only the parts that are in use take memory.
 
     Raises:
         FileFormatError: The file is absent, damaged, of another format, or holds Python objects.
@@ -73,14 +73,14 @@ def read_array(path: Path, key: str = "images") -> npt.NDArray[Any]:
 
 
 def as_array(values: Any, source: str) -> npt.NDArray[Any]:
-    """An array of what can be one; of a tensor too, on any device and of any type.
+    """Convert values to an array; a tensor may be on any device and of any type.
 
     Args:
         values: An array, numbers in lists, or a tensor.
-        source: What messages call them.
+        source: What messages call the values.
 
     Raises:
-        InputError: It can be none.
+        InputError: The tensor cannot be converted.
     """
     if not hasattr(values, "detach"):
         return np.asarray(values)
@@ -95,18 +95,20 @@ def as_array(values: Any, source: str) -> npt.NDArray[Any]:
 
 
 def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) -> ArraySamples:
-    """Samples that fit a network's input; what is taken but may be meant otherwise is warned of.
+    """Check that samples fit a network's input, and warn if they may be meant in another way than they are read.
 
     Args:
-        images: (N, C, H, W); (N, T, C, H, W); (N, H, W) where the network has one channel; without H where it has one
-            row, and without H and W where it takes vectors; (T, N, C, W), as modules take rows, where nothing else
-            fits. Floating point; bool, which are spikes; uint8 for pixels from 0 to 255; other integers where they are
-            0 and 1 alone, spikes too. For a network of event frames any integers, which are counts.
-        network: At either level.
+        images: (N, C, H, W) or (N, T, C, H, W). C may be left out in (N, H, W) if the network has one channel, H if it
+            has one row, and both H and W if it takes vectors. (T, N, C, W), the form in which modules take rows, is
+            accepted if the images fit in no other way. The type is floating point; bool for spikes; uint8 for pixels
+            from 0 to 255; or another integer type for values of only 0 and 1, which are spikes. For a network of event
+            frames, all integers are counts.
+        network: The network, as a float graph or as an integer program.
         source: What messages call the images.
 
     Raises:
-        InputError: They do not fit: too many axes, another shape or type, none at all, or values that are not finite.
+        InputError: The samples do not fit: there are none, they have another shape or type, or a value is not finite
+            or too large.
     """
     channels, height, width = network.input.shape
     steps = network.timesteps
@@ -149,10 +151,10 @@ def check_samples(images: npt.NDArray[Any], network: Graph[Any], source: str) ->
 
 
 def _require_numbers(images: npt.NDArray[Any], source: str, *, counts: bool) -> None:
-    """See that samples are of a type that has one meaning for a network.
+    """Check that the type of samples has one clear meaning for a network.
 
     Raises:
-        InputError: They are not.
+        InputError: It has none, or several.
     """
     kind = images.dtype
     if np.issubdtype(kind, np.floating) or kind in (np.uint8, np.bool_):
@@ -160,7 +162,7 @@ def _require_numbers(images: npt.NDArray[Any], source: str, *, counts: bool) -> 
     if not np.issubdtype(kind, np.integer):
         kinds = "floating point, bool, or integer counts" if counts else "floating point, bool, or uint8 for pixels"
         raise InputError(f"{source}: the type is {kind}, expected {kinds}; convert with astype")
-    # zeros alone are fractions that were truncated, more likely than spikes
+    # integers that are all zero are more likely truncated fractions than spikes
     if not counts and not (_are_spikes(images) and images.any()):
         raise InputError(
             f"{source}: the type is {kind}, expected floating point, bool for spikes, or uint8 for pixels from 0 to "
@@ -169,22 +171,22 @@ def _require_numbers(images: npt.NDArray[Any], source: str, *, counts: bool) -> 
 
 
 def _are_spikes(images: npt.NDArray[Any]) -> bool:
-    """Whether integers are 0 and 1 alone; large samples rarely are, and then the first tell."""
+    """Whether all integers are 0 or 1; if not, the first part usually shows it and the rest is not read."""
     parts = (images[start : start + CHECKED_AT_ONCE] for start in range(0, len(images), CHECKED_AT_ONCE))
     return all(part.min() >= 0 and part.max() <= 1 for part in parts)
 
 
 def _require_finite(images: npt.NDArray[Any], source: str) -> None:
-    """See that samples hold no NaN and nothing infinite, nor what becomes so once it is squared or scaled.
+    """Check that samples hold no NaN, no infinity, and no value so large that squaring or scaling it overflows.
 
     Raises:
-        InputError: One does.
+        InputError: A sample holds such a value.
     """
     if not np.issubdtype(images.dtype, np.floating):
         return
     for start in range(0, len(images), CHECKED_AT_ONCE):
         part = images[start : start + CHECKED_AT_ONCE]
-        with np.errstate(over="ignore"):  # of wider types, as the numbers that they become
+        with np.errstate(over="ignore"):  # values of wider types are checked as the float64 that they become
             finite = np.isfinite(part if part.itemsize <= np.float64().itemsize else part.astype(np.float64))
         if not finite.all():
             sample, *place = (int(each) for each in np.argwhere(~finite)[0])
@@ -193,7 +195,7 @@ def _require_finite(images: npt.NDArray[Any], source: str) -> None:
                 f"{(start + sample, *place)}; remove or repair it"
             )
         if part.itemsize < np.float64().itemsize:
-            continue  # such types hold nothing as large
+            continue  # narrower types hold no value as large as LARGEST_VALUE
         if (large := np.abs(part) > LARGEST_VALUE).any():
             sample, *place = (int(each) for each in np.argwhere(large)[0])
             raise InputError(
@@ -203,7 +205,7 @@ def _require_finite(images: npt.NDArray[Any], source: str) -> None:
 
 
 def _with_axes(images: npt.NDArray[Any], wanted: tuple[int, int, int]) -> npt.NDArray[Any]:
-    """Samples with the axes of length one that their writer left out."""
+    """Samples, with the axes of length one inserted that their writer left out; ``wanted`` is (C, H, W)."""
     channels, height, width = wanted
     if images.shape[-3:] == wanted and images.ndim > 3:
         return images
@@ -215,12 +217,12 @@ def _with_axes(images: npt.NDArray[Any], wanted: tuple[int, int, int]) -> npt.ND
 
 
 def check_labels(labels: npt.NDArray[Any], count: int, classes: int, source: str) -> npt.NDArray[np.int64]:
-    """The true classes of samples.
+    """Check the true classes of samples, and return them as int64.
 
     Args:
         labels: (N,), whole numbers.
-        count: How many samples there are.
-        classes: How many classes the network tells apart.
+        count: The number of samples.
+        classes: The number of classes that the network tells apart.
         source: What messages call the labels.
 
     Raises:
@@ -238,7 +240,7 @@ def check_labels(labels: npt.NDArray[Any], count: int, classes: int, source: str
 
 
 def _remedy(images: npt.NDArray[Any], wanted: tuple[int, int, int], steps: int) -> str:
-    """What to do about images of a wrong shape."""
+    """Advice on what to do about images of a wrong shape."""
     if images.ndim in (4, 5) and images.shape[-1] == wanted[0] != images.shape[-3]:
         return "move the channels in front: numpy.moveaxis(x, -1, -3)"
     if images.ndim == 5 and images.shape[-3:] == wanted and images.shape[0] == steps:

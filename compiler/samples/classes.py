@@ -1,4 +1,4 @@
-"""Names of classes, and choosing samples of each class alike."""
+"""Names of classes, and the choice of about equally many samples of each class."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from resformer.models.boundary import require_regular
 from resformer.models.limits import LARGEST_CLASSES, LONGEST_NAME
 
 SHOWN = 5
-"""Names that a message lists."""
+"""The most names that a message lists."""
 
 Indices = npt.NDArray[np.int64]
 
 
 def check_classes(names: Sequence[str], count: int, source: str) -> tuple[str, ...]:
-    """Names of a network's classes, class 0 first.
+    """Check the names of a network's classes, and return them, class 0 first.
 
     Args:
-        names: One a class.
-        count: How many classes the network tells apart.
+        names: One name a class.
+        count: The number of classes that the network tells apart.
         source: What messages call the names.
 
     Raises:
-        InputError: There is not one name a class, two are alike, or one cannot be printed or is too long.
+        InputError: There is not one name a class, two names are equal, or a name cannot be printed or is too long.
     """
     if len(names) != count:
         raise InputError(
@@ -51,7 +51,7 @@ def check_classes(names: Sequence[str], count: int, source: str) -> tuple[str, .
 
 
 def read_classes(text: str) -> tuple[str, ...]:
-    """The names that an argument says: a file's lines, or else the argument's own parts between commas.
+    """The names of classes that an argument gives: the lines of the file of that name, or the parts between commas.
 
     Raises:
         FileFormatError: The file is no text, or too large.
@@ -76,7 +76,7 @@ def read_classes(text: str) -> tuple[str, ...]:
 
 
 def named(label: int, classes: Sequence[str] | None) -> str:
-    """What a class is called: by its name where it is known."""
+    """What messages call a class: its name, or "class" and its number if the names are not known."""
     return f"class {label}" if classes is None else classes[label]
 
 
@@ -86,10 +86,10 @@ def listed(names: Sequence[str]) -> str:
 
 
 def class_folders(names: Sequence[str]) -> tuple[str, ...] | None:
-    """The class of each image, which is the topmost folder that it is in; None where an image is in none.
+    """The class of each image, which is the topmost folder that it is in; None if any image is in no folder.
 
     Args:
-        names: Paths below the folder that was given, with "/" between folders.
+        names: The images' paths below the folder that was given, with "/" between folders.
     """
     if not all("/" in name for name in names):
         return None
@@ -97,22 +97,22 @@ def class_folders(names: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def first_of_each(names: Sequence[str], count: int) -> Indices:
-    """The indices of ``count`` images, as many of each class as can be: the first of each.
+    """The indices of ``count`` images, taken from all classes as equally as possible: the first images of each class.
 
-    What is left over after all classes have given alike goes to the first classes in sorted order. A class that has
-    fewer images gives all of them. Where images are in no folders, there are no classes, and the first are taken.
+    A class with too few images gives all of them. If the classes cannot all give equally many, the first ones in sorted
+    order give one image more. If the images are in no folders, there are no classes, and the first images are taken.
 
     Args:
-        names: As ``class_folders`` takes them.
-        count: At most as many as there are images.
+        names: The images' paths, as ``class_folders`` takes them.
+        count: The number of images to choose; at most as many as there are.
     """
     return _chosen(names, count, spread=False)
 
 
 def spread_over_each(names: Sequence[str], count: int) -> Indices:
-    """The indices of ``count`` images, as many of each class as can be, those of a class evenly chosen.
+    """The indices of ``count`` images, taken from all classes as equally as possible, evenly spaced within each class.
 
-    What is left over after all classes have given alike goes to classes evenly chosen. Else as ``first_of_each``.
+    This is as ``first_of_each``, but the classes that give one image more are evenly spaced too.
     """
     return _chosen(names, count, spread=True)
 
@@ -131,14 +131,14 @@ def _chosen(names: Sequence[str], count: int, *, spread: bool) -> Indices:
 
 
 def _some(size: int, count: int, *, spread: bool) -> Indices:
-    """``count`` indices below ``size``: the first, or evenly chosen."""
+    """``count`` indices below ``size``: the first ones, or evenly spaced ones."""
     if not spread:
         return np.arange(count, dtype=np.int64)
     return np.linspace(0, size - 1, count).round().astype(np.int64)
 
 
 def _shares(sizes: Sequence[int], count: int, *, spread: bool) -> list[int]:
-    """How many of ``count`` each class gives, at most its size."""
+    """How many of ``count`` images each class gives, at most its size."""
     shares, left = [0] * len(sizes), count
     open_ = [index for index, size in enumerate(sizes) if size]
     while open_ and left >= len(open_):

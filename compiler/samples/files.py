@@ -1,4 +1,4 @@
-"""Samples to calibrate on, read once the network is known that they must fit."""
+"""Samples to calibrate on, which are read once the network that they must fit is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resformer.compiler.samples.images import ImageFolder
 from resformer.compiler.samples.preprocessing import Preprocessing, is_normalized_already, normalized_already
 
 FOLDER_MAX = 256
-"""Images of a folder that calibration reads: more change little, and all of ImageNet would take days."""
+"""The most images of a folder that calibration reads: more change little, and all of ImageNet would take days."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class SampleFiles:
     """Samples to calibrate on, not read yet.
 
     Attributes:
-        path: A folder of images, of which :data:`FOLDER_MAX` are taken, evenly chosen of each class; or an ``.npy`` or
-            ``.npz`` file, or a recording of an event camera.
+        path: A folder of images or of recordings of an event camera, of which at most :data:`FOLDER_MAX` are taken,
+            evenly spaced within each class; or an ``.npy`` or ``.npz`` file; or one recording.
         binning: How a recording becomes frames.
     """
 
@@ -35,15 +35,15 @@ class SampleFiles:
     binning: Binning = WHOLE
 
     def open(self, network: Graph[Any], preprocessing: Preprocessing, *, name_classes: bool) -> CalibrationSamples:
-        """The samples, if they fit a network's input.
+        """Open the samples, and check that they fit a network's input.
 
         Args:
-            network: What they are for.
-            preprocessing: What its build does to samples.
-            name_classes: Whether the folder's own folders are to name the classes.
+            network: The network that is calibrated.
+            preprocessing: What the network's build does to samples.
+            name_classes: Whether the folder's subfolders are to name the classes.
 
         Raises:
-            ResformerError: They do not, or a file is damaged.
+            ResformerError: The samples do not fit, or a file is damaged.
         """
         if is_event_file(self.path):
             events = bin_events(open_events(self.path), self.binning, network)
@@ -61,12 +61,12 @@ class SampleFiles:
 
 @dataclass(frozen=True, eq=False)
 class CalibrationSamples:
-    """Samples to calibrate on, and what they tell.
+    """Samples to calibrate on, and what is known of them.
 
     Attributes:
-        samples: As the network takes them.
-        classes: The names of the classes, if a folder's own folders tell them.
-        notes: What a reader should know of them, a sentence each.
+        samples: The samples as the network takes them, normalized.
+        classes: The names of the classes, if the subfolders of a folder tell them.
+        notes: What a user should know of the samples, a sentence each.
     """
 
     samples: Samples
@@ -77,16 +77,16 @@ class CalibrationSamples:
 def open_array(
     images: npt.NDArray[Any], network: Graph[Any], preprocessing: Preprocessing, source: str
 ) -> CalibrationSamples:
-    """Samples of an array to calibrate on.
+    """Check an array, and return it as samples to calibrate on.
 
     Args:
-        images: As ``check_samples`` takes them.
-        network: What they are for.
-        preprocessing: What its build does to samples.
-        source: What messages call them.
+        images: The array, as ``check_samples`` takes it.
+        network: The network that is calibrated.
+        preprocessing: What the network's build does to samples.
+        source: What messages call the array.
 
     Raises:
-        InputError: They do not fit.
+        InputError: The array does not fit the network.
     """
     samples = check_samples(images, network, source)
     if is_normalized_already(samples, preprocessing, network):
@@ -95,7 +95,7 @@ def open_array(
 
 
 def _class_names(folder: ImageFolder, count: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """The names of classes that a folder's own folders tell, and a sentence about it; nothing where it has none."""
+    """The names of classes that a folder's subfolders tell, and a sentence about them; nothing if it has none."""
     if class_folders(folder.names) is None:
         return None, ()
     found = folder.folders()

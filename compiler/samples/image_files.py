@@ -1,6 +1,7 @@
-"""Image files of strangers: which ones a folder has, and opening one so that nothing is started, hung or filled.
+"""Image files of strangers: finding them in a folder, and opening one without starting a program or waiting for ever.
 
 Pillow knows dozens of formats; one of them starts Ghostscript. Only :data:`FORMATS` are tried, whatever a file's name.
+The sizes of files and of images are bounded.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Of Pillow's, those that are read."""
+"""The formats of Pillow that are read."""
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""Of files that are images, in any case; torchvision's list."""
+"""The suffixes of image files, which are compared in lower case; torchvision's list."""
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -36,17 +37,17 @@ _decoding_large = threading.Lock()
 
 
 def find_images(directory: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
-    """The files in a folder, and in folders below it, that are images by their names, which do not begin with ".".
+    """Find the image files in a folder and in the folders below it, by their suffixes.
 
-    Links are followed, and each file and each folder is found once, whatever leads to it: where it really is, or else
-    by the first name.
+    Names that begin with "." are skipped. Links are followed, but each file and each folder is found only once: by its
+    own path if that is below the folder, and otherwise by the first link that leads to it.
 
     Args:
         directory: The folder.
-        suffixes: What images' names end in, in lower case; of files of another kind, theirs.
+        suffixes: The suffixes of the files to find, in lower case; other ones find files of another kind.
 
     Returns:
-        Their paths below the folder, sorted.
+        The files' paths relative to the folder, sorted.
 
     Raises:
         OSError: A folder cannot be read.
@@ -56,7 +57,7 @@ def find_images(directory: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Pa
     links: list[Path] = []
     waiting = [directory]
     while waiting or links:
-        # what a link leads to comes last, so that what can be met without it has its own name
+        # links are followed last, so that a file that is also found without a link gets its own path
         path = waiting.pop() if waiting else links.pop(0)
         if _is_seen(path, seen):
             continue
@@ -72,7 +73,7 @@ def find_images(directory: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Pa
 
 
 def _is_seen(path: Path, seen: set[tuple[int, int]]) -> bool:
-    """Whether a file or folder was met before, by any name; from now on it was."""
+    """Whether a file or folder was met before under any name; also records that it is met now."""
     found = path.stat()
     key = (found.st_dev, found.st_ino)
     if key in seen:
@@ -83,11 +84,11 @@ def _is_seen(path: Path, seen: set[tuple[int, int]]) -> bool:
 
 @contextmanager
 def opened_image(path: Path) -> Iterator[Image]:
-    """A Pillow image, whose pixels are not read yet; what goes wrong with it then, too, names the file.
+    """Open an image with Pillow, without reading its pixels yet; errors in the ``with`` block name the file too.
 
     Raises:
-        FileFormatError: It is no regular file, no image of a format that is read, too large, or broken.
-        OSError: It cannot be read.
+        FileFormatError: The file is not a regular file, not an image of a format that is read, too large, or broken.
+        OSError: The file cannot be read.
     """
     import PIL.Image
 
@@ -107,7 +108,7 @@ def opened_image(path: Path) -> Iterator[Image]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
-        # whatever Pillow's readers trip over in a stranger's file
+        # Pillow's readers raise errors of any type at a damaged file
         why = str(error) or type(error).__name__
         raise FileFormatError(f"{path}: a broken image ({why}); repair or remove it") from error
 
@@ -116,13 +117,13 @@ def require_pixels(path: Path, width: int, height: int, what: str = "an image") 
     """Refuse an image that is too large.
 
     Args:
-        path: Its file.
-        width: In pixels.
-        height: In pixels.
-        what: What is so large.
+        path: The image's file.
+        width: The width of the image in pixels.
+        height: The height of the image in pixels.
+        what: What the message calls the image.
 
     Raises:
-        FileFormatError: It has more than ``limits.MOST_PIXELS``.
+        FileFormatError: The image has more pixels than ``limits.MOST_PIXELS``.
     """
     if width * height > allowed(MOST_PIXELS):
         raise FileFormatError(
@@ -132,16 +133,16 @@ def require_pixels(path: Path, width: int, height: int, what: str = "an image") 
 
 
 def _open_regular(path: Path) -> int:
-    """A descriptor of a regular file; nothing else is opened, since a pipe may wait for ever.
+    """Open a regular file, and return its descriptor; nothing else is opened, since a pipe may wait for ever.
 
     Raises:
-        FileFormatError: It is something else, or too large.
-        OSError: It cannot be opened.
+        FileFormatError: The file is not a regular file, or too large.
+        OSError: The file cannot be opened.
     """
     _require_regular(path, path.stat())
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        # another file may have taken its place
+        # another file may have taken the place of the one that was checked
         _require_regular(path, os.fstat(descriptor))
     except FileFormatError:
         os.close(descriptor)
@@ -162,10 +163,10 @@ def _require_regular(path: Path, found: os.stat_result) -> None:
 
 @contextmanager
 def _opened(file: IO[bytes]) -> Iterator[Image]:
-    """An image, if Pillow finds its header harmless; how many pixels it has is for the caller to judge."""
+    """Open an image by its header; the caller has to check the number of its pixels."""
     import PIL.Image
 
-    # warnings are the process's, not the thread's, and so is Pillow's own limit, which knows nothing of ours
+    # filters of warnings and Pillow's own limit belong to the process, not to a thread; our own limit replaces Pillow's
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODES = {1: "L", 3: "RGB"}
-"""What Pillow calls images of so many channels."""
+"""Pillow's name for the mode of an image, by its number of channels."""
 RESIZED, CROPPED = 256, 224
-"""The evaluation transform of ImageNet: the shorter side to 256 pixels, of which the middle 224 are kept."""
+"""The evaluation transform of ImageNet: the shorter side is resized to 256 pixels, and the middle 224 are kept."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class ImageFolder:
     """Images that fit a network.
 
     Attributes:
-        directory: Where they are.
-        names: Their paths below it, sorted, with "/" between folders.
-        shape: (C, H, W), the network's input.
-        resize: Whether they are resized and cropped, rather than just as large.
+        directory: The folder of the images.
+        names: The images' paths below the folder, sorted, with "/" between folders.
+        shape: (C, H, W) of the network's input.
+        resize: Whether the images are resized and cropped; if not, they must have the size of the input.
     """
 
     directory: Path
@@ -47,7 +47,7 @@ class ImageFolder:
         return len(self.names)
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
-        """The pixels of some images divided by 255, (N, C, H, W).
+        """The pixels of images [start, stop) divided by 255, (N, C, H, W).
 
         Raises:
             FileFormatError: A file is damaged.
@@ -58,24 +58,24 @@ class ImageFolder:
         return np.stack(pixels) / PIXEL_MAX
 
     def spread(self, count: int) -> ImageFolder:
-        """``count`` images, as many of each class as can be, evenly chosen of each; or all if there are fewer."""
+        """At most ``count`` images, from all classes as equally as possible and evenly spaced within each class."""
         return self.chosen(spread_over_each(self.names, min(count, len(self))))
 
     def chosen(self, indices: Indices) -> ImageFolder:
-        """Some of the images."""
+        """The images of the given indices."""
         return replace(self, names=tuple(self.names[index] for index in indices))
 
     def folders(self) -> tuple[str, ...]:
-        """The folders in this one, sorted: those of classes, as torchvision's ``ImageFolder`` numbers them."""
+        """The names of the subfolders, sorted: the classes, in the order of torchvision's ``ImageFolder``."""
         return tuple(sorted(path.name for path in self.directory.iterdir() if path.is_dir() and path.name[0] != "."))
 
     def labels(self, classes: int, names: Sequence[str] | None = None) -> npt.NDArray[np.int64] | None:
-        """The class of each image, (N,); None where ``unlabelled`` says why.
+        """The class of each image, (N,); None if the folders do not tell it, and ``unlabelled`` then says why.
 
         Args:
-            classes: How many classes the network tells apart.
-            names: Theirs, class 0 first: a folder's class is that of its name. None: the folder's index among the
-                sorted ones.
+            classes: The number of classes that the network tells apart.
+            names: The names of the classes, class 0 first; a folder's class is the one of its name. None: a folder's
+                class is its index among the sorted subfolders.
         """
         folders = class_folders(self.names)
         if folders is None or self.unlabelled(classes, names) is not None:
@@ -84,7 +84,7 @@ class ImageFolder:
         return np.array([index[folder] for folder in folders], dtype=np.int64)
 
     def unlabelled(self, classes: int, names: Sequence[str] | None = None) -> str | None:
-        """Why the folders do not tell the images' classes; None if they do."""
+        """Why the folders do not tell the images' classes; None if they do. The arguments are those of ``labels``."""
         found = class_folders(self.names)
         if found is None:
             return f"{self.directory}: not every image is in the folder of a class; give --labels"
@@ -105,10 +105,10 @@ class ImageFolder:
         )
 
     def check(self) -> None:
-        """Look at each file's header, so that what is wrong there is known before any work is done.
+        """Check each file's header, so that errors are found before any work is done.
 
         Raises:
-            FileFormatError: A file is no image.
+            FileFormatError: A file is not an image.
             InputError: An image does not fit.
         """
         with ThreadPoolExecutor(os.cpu_count()) as executor:
@@ -147,11 +147,11 @@ class ImageFolder:
 
 
 def open_image_folder(directory: Path, network: Graph[Any], *, resize: bool) -> ImageFolder:
-    """Find a folder's images, in it and in folders below it, each file once.
+    """Find the images in a folder and in the folders below it, each file once.
 
     Raises:
         BackendMissingError: Pillow is not installed.
-        InputError: There are none, or the network takes no images, or none as ``resize`` makes them: square.
+        InputError: There are no images, the network takes no images, or ``resize`` is set and its input is not square.
     """
     try:
         import PIL  # noqa: F401
@@ -188,7 +188,7 @@ def resize_and_crop(image: Image, size: int) -> Image:
 
 
 def resized_size(image_size: tuple[int, int], size: int) -> tuple[int, int]:
-    """How wide and high an image is once its shorter side is what is cropped to a size."""
+    """The width and the height that an image is resized to, so that its middle can be cropped to ``size`` pixels."""
     shorter = size * RESIZED // CROPPED
     width, height = image_size
     if width <= height:

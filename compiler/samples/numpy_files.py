@@ -1,4 +1,4 @@
-"""The gate of NumPy's files, ``.npy`` and ``.npz``: type, shape and size are seen first, and nothing is unpickled."""
+"""The gate of NumPy's files, ``.npy`` and ``.npz``: type, shape and size are checked first; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ FIELD = re.compile(
 )
 """One entry of a header; NumPy of Python 2 wrote an L behind whole numbers."""
 RECORD = re.compile(r"\(\s*'([^'\\]*)'\s*,")
-"""The name of a field of records."""
+"""The beginning of one field in the type of records, with the field's name."""
 RECORDS = re.compile(
     r"'descr'\s*:\s*\[((?:\s*\(\s*'[^'\\]{0,80}'\s*,\s*'[<>|=]?[a-zA-Z?]\d{0,6}'\s*\)\s*(?:,|(?=\])))+)\s*\]"
 )
-"""The type of records of plain types, in a header; a comma between each two, as blanks that could belong to either
-would be tried in all ways."""
+"""The type, in a header, of records whose fields have plain types. A comma must stand between two fields: without it,
+the blanks there could match in many ways, and the search would try them all."""
 RECORD_FIELD = re.compile(r"'([^'\\]*)'\s*,\s*'([^'\\]*)'")
 TYPE = re.compile(r"[<>|=]?[a-zA-Z?]\d{0,6}")
 """A plain type, such as ``<f4``."""
@@ -43,21 +43,21 @@ SIZE = re.compile(r"\d+")
 
 _COPIED_AT_ONCE = 2**20
 _ZIP_LENGTHS_AT = 26
-"""Where in a zip archive's local header the lengths of the name and of what follows it stand."""
+"""The offset, in a zip archive's local header, of the lengths of the name and of the extra field behind it."""
 _ENCRYPTED = 1
 _HEADER_LENGTHS = {1: "<H", 2: "<I", 3: "<I"}
-"""By the version of a file: how the length of the header is written."""
+"""The ``struct`` format of the length of the header, by the version of the file format."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an array's file says of it.
+    """The header of an array's file.
 
     Attributes:
-        dtype: Of numbers, truths or texts; never of Python objects or several fields.
-        shape: As written.
+        dtype: The type of the values: numbers, booleans, texts, or records of these; never Python objects.
+        shape: The shape of the array, as written.
         by_columns: Whether the first index varies fastest.
-        size: Of the header, in bytes.
+        size: The size of the header, in bytes.
     """
 
     dtype: np.dtype[Any]
@@ -67,14 +67,14 @@ class Header:
 
     @property
     def content_size(self) -> int:
-        """Of the values, in bytes."""
+        """The size of the values, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def open_array(path: Path, key: str) -> npt.NDArray[Any]:
     """Map an array from a ``.npy`` file, or from a ``.npz`` that holds it alone or under a key.
 
-    Of a compressed one, the unpacked bytes lie in a temporary file without a name, of bounded size.
+    A compressed array is unpacked into a temporary file without a name, of bounded size, and mapped there.
 
     Raises:
         FileFormatError: The file is absent, damaged, of another format, too large when unpacked, or holds Python
@@ -98,7 +98,7 @@ def open_array(path: Path, key: str) -> npt.NDArray[Any]:
 
 
 def member_names(path: Path) -> tuple[str, ...]:
-    """What a ``.npz`` holds, as ``open_array`` takes their names, in the file's order.
+    """The names of the arrays in a ``.npz``, as ``open_array`` takes them, in the file's order.
 
     Raises:
         FileFormatError: The file is absent, damaged or of another format.
@@ -117,10 +117,10 @@ def member_names(path: Path) -> tuple[str, ...]:
 
 
 def record_names(path: Path) -> tuple[str, ...]:
-    """The names of the fields of a ``.npy`` of records; none of one of numbers.
+    """The names of the fields of a ``.npy`` of records; an empty tuple for any other array.
 
     Raises:
-        FileFormatError: It is absent or damaged.
+        FileFormatError: The file is absent or damaged.
     """
     try:
         with boundary(path, SAVE, what="truncated or damaged"):
@@ -139,15 +139,15 @@ def open_records(path: Path) -> npt.NDArray[Any]:
     """Map an array of records of plain types from a ``.npy`` file.
 
     Raises:
-        FileFormatError: It is of something else, or holds Python objects.
-        ValueError: It ends too early.
+        FileFormatError: The file holds no records, or Python objects.
+        ValueError: The file ends too early.
     """
     with path.open("rb") as file:
         text, size = _header_text(file)
     match = RECORDS.search(text)
     if match is None:
         raise FileFormatError(f"holds no records; {SAVE}")
-    # what is left is the header of an array of numbers
+    # with a plain type in place of the records' type, this is the header of an array of numbers
     _, shape, by_columns = _parse(text[: match.start()] + "'descr': '|u1'" + text[match.end() :])
     dtype = np.dtype([(name, kind) for name, kind in RECORD_FIELD.findall(match[1])])
     if dtype.hasobject:
@@ -156,18 +156,18 @@ def open_records(path: Path) -> npt.NDArray[Any]:
 
 
 def read_header(file: BinaryIO | IO[bytes]) -> Header:
-    """Read the beginning of an array's file, and no more.
+    """Read only the header of an array's file.
 
     Raises:
-        FileFormatError: It is none, or of Python objects or several fields.
-        ValueError: It ends too early.
+        FileFormatError: The header is too long or invalid, or the array holds Python objects or records.
+        ValueError: The file is not an array's, or ends too early.
     """
     text, length = _header_text(file)
     return Header(*_parse(text), length)
 
 
 def _header_text(file: BinaryIO | IO[bytes]) -> tuple[str, int]:
-    """What stands at the beginning of an array's file, and how many bytes that is."""
+    """The text of the header of an array's file, and the number of bytes before the values."""
     magic = file.read(len(NPY_MAGIC) + 2)
     if not magic.startswith(NPY_MAGIC) or len(magic) < len(NPY_MAGIC) + 2:
         raise ValueError("no array of NumPy")
@@ -186,7 +186,7 @@ def _header_text(file: BinaryIO | IO[bytes]) -> tuple[str, int]:
 
 
 def _parse(text: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
-    """A header's type and shape, read by its pattern: it is a Python literal, whose reader has no limits."""
+    """The type, the shape and ``by_columns`` of a header, by patterns: a reader of Python literals has no limits."""
     inner = text.strip()
     if "Object" in inner or re.search(r"'descr'\s*:\s*'[<>|=]?O", inner):
         raise FileFormatError(HOLDS_OBJECTS)
@@ -227,7 +227,7 @@ def _parse(text: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
 
 
 def _open_member(path: Path, file: BinaryIO, key: str) -> npt.NDArray[Any]:
-    """Map an array of an archive: where it lies, or if it is compressed, in an unnamed file it is unpacked to."""
+    """Map an array of an archive: in place, or in an unnamed file that it is unpacked to if it is compressed."""
     archive = open_archive(file)
     members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
     if key not in members and len(members) != 1:
@@ -239,7 +239,7 @@ def _open_member(path: Path, file: BinaryIO, key: str) -> npt.NDArray[Any]:
         raise FileFormatError(f"{shown} is encrypted; {SAVE}")
     if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         raise FileFormatError(f"{shown} is compressed by method {member.compress_type}, which is not NumPy's; {SAVE}")
-    # each byte is read, and forgotten, since only at its end a member's checksum is compared
+    # all bytes are read and dropped, since zipfile compares a member's checksum only at the member's end
     with archive.open(member) as content:
         header = read_header(content)
         if member.file_size != header.size + header.content_size:
@@ -256,7 +256,7 @@ def _open_member(path: Path, file: BinaryIO, key: str) -> npt.NDArray[Any]:
 
 
 def _mapped(file: Path | IO[bytes], header: Header, offset: int) -> npt.NDArray[Any]:
-    """Map an array; one without elements cannot be."""
+    """Map an array that begins at an offset; an empty array, which cannot be mapped, is made in memory."""
     if not header.content_size:
         return np.empty(header.shape, header.dtype)
     size = file.stat().st_size if isinstance(file, Path) else file.seek(0, io.SEEK_END)
@@ -266,7 +266,7 @@ def _mapped(file: Path | IO[bytes], header: Header, offset: int) -> npt.NDArray[
 
 
 def _content_at(file: BinaryIO, member: ZipInfo) -> int:
-    """Where in an archive a member's bytes begin."""
+    """The offset in an archive at which a member's bytes begin."""
     file.seek(member.header_offset + _ZIP_LENGTHS_AT)
     name, extra = struct.unpack("<HH", file.read(4))
     return file.tell() + int(name) + int(extra)

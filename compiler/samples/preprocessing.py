@@ -1,4 +1,4 @@
-"""What is done to samples before a network is given them: chosen at compile time, held by the build."""
+"""What is done to samples before a network gets them; it is chosen at compile time and kept in the build."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from resformer.compiler.samples.arrays import CHECKED_AT_ONCE, ArraySamples, Sam
 from resformer.errors import InputError
 
 LARGEST = 1e18
-"""The largest magnitude of a mean and of a deviation, and the inverse of the smallest deviation: what JSON files of
-ours hold."""
+"""The largest magnitude of a mean and of a deviation, and the inverse of the smallest deviation; ``report.json`` holds
+no others."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to samples before a network is given them.
+    """What is done to samples before a network gets them.
 
     Attributes:
-        resize: Whether the images of a folder are resized and cropped, rather than just as large as the input.
-        mean: Subtracted, one number, or one a channel; None: nothing.
-        std: What the difference is divided by, one number, or one a channel; None: nothing.
+        resize: Whether the images of a folder are resized and cropped; if not, they must have the size of the input.
+        mean: What is subtracted from samples: one number, or one a channel. None: nothing.
+        std: What the difference is divided by: one number, or one a channel. None: nothing.
     """
 
     resize: bool = False
@@ -39,10 +39,10 @@ class Preprocessing:
         return self.mean is not None or self.std is not None
 
     def check(self, channels: int) -> None:
-        """See that the numbers are such as samples can be normalized by.
+        """Check that samples can be normalized by the numbers.
 
         Raises:
-            InputError: There is not one number a channel, or one is out of its range.
+            InputError: There is neither one number nor one a channel, or a number is out of its range.
         """
         for option, numbers in (("mean", self.mean), ("std", self.std)):
             if numbers is not None and len(numbers) not in (1, channels):
@@ -60,7 +60,7 @@ class Preprocessing:
         """Samples less the mean and divided by the deviation.
 
         Raises:
-            InputError: As ``check`` has it.
+            InputError: ``check`` refuses the numbers.
         """
         self.check(channels)
         if not self.normalizes:
@@ -69,12 +69,12 @@ class Preprocessing:
         return Normalized(samples, mean, std)
 
     def is_same(self, other: Preprocessing, channels: int, *, of_folder: bool) -> bool:
-        """Whether another choice gives the same values.
+        """Whether another preprocessing gives the same values.
 
         Args:
-            other: The other choice.
-            channels: Of the network.
-            of_folder: Whether the samples are a folder of images: arrays are never resized.
+            other: The other preprocessing.
+            channels: The number of channels of the network's input.
+            of_folder: Whether the samples are a folder of images; arrays are never resized.
         """
         mine, others = (
             np.array([np.broadcast_to(each.mean or (0.0,), channels), np.broadcast_to(each.std or (1.0,), channels)])
@@ -83,7 +83,7 @@ class Preprocessing:
         return np.array_equal(mine, others) and (not of_folder or self.resize == other.resize)
 
     def __str__(self) -> str:
-        """In words, such as "resized, mean 0.5, std 0.25"."""
+        """The preprocessing in words, such as "resized, mean 0.5, std 0.25"."""
         said = ["resized"] if self.resize else []
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if numbers is not None:
@@ -99,7 +99,7 @@ class Normalized:
     """Samples less a mean, divided by a deviation: (x - mean) / std in float64, channel by channel.
 
     Attributes:
-        samples: Not normalized yet.
+        samples: The samples before normalization.
         mean, std: (C, 1, 1), or (1, 1, 1) for all channels.
     """
 
@@ -111,7 +111,7 @@ class Normalized:
         return len(self.samples)
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
-        """The values of some samples."""
+        """The values of samples [start, stop)."""
         values: npt.NDArray[np.float64] = (self.samples.real(start, stop) - self.mean) / self.std
         return values
 
@@ -126,13 +126,13 @@ def numbers(given: float | Iterable[float] | None) -> tuple[float, ...] | None:
 def is_normalized_already(samples: Samples, held: Preprocessing, network: Graph[Any]) -> bool:
     """Whether an array shows that it was normalized before, so that a build's own preprocessing is not for it.
 
-    Pixels are never negative. So where a build subtracts a mean above zero from pixels, an array of floating-point maps
-    that holds a negative value has had a mean subtracted. Of vectors and of event frames nothing can be told.
+    Pixels are never negative. So if a build subtracts a mean above zero from pixels, an array of floating-point images
+    that holds a negative value has already had a mean subtracted. Vectors and event frames do not show this.
 
     Args:
-        samples: As they were given.
+        samples: The samples as they were given.
         held: What the build does to samples.
-        network: That they fit.
+        network: The network that the samples fit.
     """
     if not isinstance(samples, ArraySamples) or held.mean is None or min(held.mean) <= 0:
         return False
@@ -146,7 +146,7 @@ def is_normalized_already(samples: Samples, held: Preprocessing, network: Graph[
 
 
 def normalized_already(source: str, held: Preprocessing) -> str:
-    """What to say of samples that a build's own preprocessing was not for."""
+    """The note that samples are taken as normalized already, so that a build's preprocessing is not applied."""
     return (
         f"{source}: holds negative values, which pixels do not, so it is taken as normalized already and the build's "
         f"preprocessing ({held}) is not applied"
@@ -154,13 +154,13 @@ def normalized_already(source: str, held: Preprocessing) -> str:
 
 
 def disagreement(held: Preprocessing, used: Preprocessing, channels: int, *, of_folder: bool) -> tuple[str, ...]:
-    """The warning that samples are preprocessed otherwise than the build was compiled for; nothing where they are not.
+    """The warning that samples are preprocessed in another way than the build says; empty if they are not.
 
     Args:
         held: What the build does to samples.
-        used: What is done to these.
-        channels: Of the network.
-        of_folder: As ``Preprocessing.is_same`` takes it.
+        used: What is done to these samples.
+        channels: The number of channels of the network's input.
+        of_folder: Whether the samples are a folder of images.
     """
     if held.is_same(used, channels, of_folder=of_folder):
         return ()
@@ -172,7 +172,7 @@ def disagreement(held: Preprocessing, used: Preprocessing, channels: int, *, of_
 
 
 def as_json(held: Preprocessing) -> dict[str, bool | Sequence[float] | None]:
-    """As ``report.json`` holds it."""
+    """A preprocessing as ``report.json`` holds it."""
     return {
         "resize": held.resize,
         "mean": None if held.mean is None else list(held.mean),

@@ -1,4 +1,4 @@
-"""What rounding samples to the steps of a network's input costs."""
+"""The error of rounding samples to the steps of a network's input, and the warning if it is large."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy as np
 from resformer.compiler.samples.arrays import ArraySamples, Samples
 
 FRACTION_SHARE = 0.001
-"""Of the samples' root mean square: fractions that whole numbers lose beside less are worth no warning."""
+"""At steps of 1: the largest error that is worth no warning, as a share of the samples' root mean square."""
 LOST_SHARE = 0.1
-"""Of the samples' root mean square: a larger error of rounding is worth a warning. Pixels at 1/64 lose a hundredth."""
+"""At finer steps, or where the input takes only whole numbers: the largest error that is worth no warning, as a share
+of the samples' root mean square. Pixels at steps of 1/64 lose a hundredth."""
 VALUES_AT_ONCE = 2**20
-"""Values that are looked at together: 8 MiB, if a single sample has no more."""
+"""The most values that are looked at together, 8 MiB; a single sample of more values is looked at whole."""
 LOOKED_AT = 16
-"""Samples that tell what fine steps cost; whole numbers among fractions are looked for in all."""
+"""The number of samples on which the error of fine steps is measured; at steps of 1, all samples are looked at."""
 WANTED_SHARE = 0.01
-"""Of the samples' root mean square: what a scale that is recommended loses at most."""
+"""The largest error of a recommended scale, as a share of the samples' root mean square."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class RoundingCost:
     """How far encoded samples are from the samples.
 
     Attributes:
-        scale_exp: They were rounded to multiples of 2^-scale_exp.
+        scale_exp: The samples were rounded to multiples of 2^-scale_exp.
         largest: The largest error.
         rms: The root mean square of the errors.
-        signal: That of the samples.
+        signal: The root mean square of the samples.
     """
 
     scale_exp: int
@@ -39,22 +40,22 @@ class RoundingCost:
 
     @property
     def finer_exp(self) -> int:
-        """The k at which the error is small: a step's is its length over the root of 12."""
+        """The k at which the error is ``WANTED_SHARE`` or less; the error of a step is its length over sqrt(12)."""
         step = WANTED_SHARE * self.signal * math.sqrt(12)
         return max(self.scale_exp + 1, math.ceil(-math.log2(step)))
 
     @property
     def matters(self) -> bool:
-        """Whether whole steps lose fractions, or finer ones much of the samples."""
+        """Whether the error is worth a warning: at steps of 1 if fractions are lost, at finer steps if it is large."""
         return self.rms > (FRACTION_SHARE if self.scale_exp == 0 else LOST_SHARE) * self.signal
 
 
 def rounding_cost(samples: Samples, scale_exp: int) -> RoundingCost:
-    """What it costs to round samples to multiples of 2^-scale_exp; measured on some where steps are fine.
+    """The error of rounding samples to multiples of 2^-scale_exp; if steps are fine, of the first samples only.
 
     Args:
-        samples: As the network is given them.
-        scale_exp: k of the network's input.
+        samples: The samples as the network gets them.
+        scale_exp: The exponent k of the scale of the network's input.
     """
     if isinstance(samples, ArraySamples) and (samples.is_whole or samples.may_be_spikes):
         return RoundingCost(scale_exp, 0.0, 0.0, 1.0)
@@ -70,12 +71,12 @@ def rounding_cost(samples: Samples, scale_exp: int) -> RoundingCost:
 
 
 def rounding_warning(cost: RoundingCost, source: str, finest_exp: int) -> str | None:
-    """What a reader should know of the cost of rounding, in a sentence; None where it is small.
+    """The warning that rounding changes the samples much, one sentence; None if the error is small.
 
     Args:
-        cost: Of rounding the samples.
-        source: What messages call them.
-        finest_exp: The largest k that an input can have; 0: it takes whole numbers and nothing else.
+        cost: The error of rounding the samples.
+        source: What messages call the samples.
+        finest_exp: The largest k that the input can have; 0: the input takes only whole numbers.
     """
     fixed = finest_exp == 0
     if not cost.matters or (fixed and cost.rms <= LOST_SHARE * cost.signal):

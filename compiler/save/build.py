@@ -1,4 +1,4 @@
-"""Writing build folders: what ``resformer-compile`` leaves behind, whole or absent."""
+"""Writing build folders, the output of ``resformer-compile``; each is complete or absent."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def write_build(
     """Write a build folder; it appears complete or not at all, and replaces an older build in its place.
 
     Args:
-        compilation: What was compiled.
+        compilation: The result of compiling.
         directory: The folder; folders above it are made.
-        targets: Of ``resformer.compiler.files.report.TARGETS``.
-        options: What the user chose.
+        targets: Some of ``resformer.compiler.files.report.TARGETS``.
+        options: The user's choices.
 
     Returns:
-        The files, as they are in the folder.
+        The paths of the files in the folder.
 
     Raises:
         FileFormatError: The path is taken by something that is no build, or by one that was changed.
-        InputError: What was compiled is in the folder.
+        InputError: The file that was compiled lies in the folder.
         BackendMissingError: A target needs a package that is not installed.
         OSError: A file cannot be written.
     """
@@ -95,7 +95,7 @@ def _write_quantized_network(compilation: Compilation, path: Path) -> None:
 
 
 def _write_quantized(compilation: Compilation, path: Path) -> None:
-    """Write the authors' format, with what their files leave out."""
+    """Write a checkpoint in the authors' format, with what their own files leave out."""
     import torch
 
     from resformer.compiler.export.checkpoint import quantized_module_state, quantized_state

@@ -1,4 +1,4 @@
-"""What ``report.json`` says of a compilation: from what, with which choices, and what became of each node."""
+"""The content of ``report.json``: what was compiled, with which choices, and what became of each node."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DEPENDENCIES = ("numpy", "torch", "spikingjelly", "nir", "safetensors", "h5py", 
 
 
 def describe(compilation: Compilation, options: CompileOptions, targets: tuple[str, ...]) -> Report:
-    """The report of a compilation, as JSON can hold it; its ``files`` are still to be told.
+    """The report of a compilation, as JSON can hold it; its ``files`` are filled in once they are written.
 
     Raises:
         OSError: The checkpoint can no longer be read.
@@ -81,7 +81,7 @@ def describe(compilation: Compilation, options: CompileOptions, targets: tuple[s
         "preprocessing": preprocessing.as_json(compilation.preprocessing),
         "classes": None if compilation.classes is None else list(compilation.classes),
         "architecture": _architecture(source),
-        # then its own plan says what the options of quantization would, and there is no width that all start from
+        # the plan of a fine-tuned network replaces the options of quantization, and no default width exists
         "fine_tuned": source.plan is not None and source.architecture is not None,
         "timesteps": program.timesteps,
         "input": _input(program),
@@ -114,8 +114,8 @@ def weight_memory_bits(program: Program, index_bits: int) -> int:
     """The bits that all weights take, those of recurrent synapses too.
 
     Args:
-        program: Whose weights.
-        index_bits: What a synapse takes beside its weight where it is stored by itself.
+        program: The program that has the weights.
+        index_bits: Bits that a synapse takes beside its weight where it is stored by itself.
     """
     total = 0
     for node in program:
@@ -127,7 +127,7 @@ def weight_memory_bits(program: Program, index_bits: int) -> int:
 
 
 def _architecture(source: Source) -> dict[str, Any] | None:
-    """What is known of a checkpoint's network; None of all else."""
+    """The architecture of a checkpoint's network, as far as it is known; None for other sources."""
     known = source.recognition
     if known is not None:
         return {"family": known.family, "fields": dataclasses.asdict(known.architecture)}
@@ -135,7 +135,7 @@ def _architecture(source: Source) -> dict[str, Any] | None:
 
 
 def _source(source: Source) -> dict[str, Any]:
-    """What was compiled, and a hash that tells whether something else is the same."""
+    """The name of what was compiled, and its hash, by which the same source is recognised."""
     if source.module is not None and source.path is None:
         return {"module": source.module.name, "sha256": state_sha256(source.module.module.state_dict())}
     assert source.path is not None
@@ -143,7 +143,7 @@ def _source(source: Source) -> dict[str, Any]:
 
 
 def _placement(placement: Placement) -> dict[str, Any]:
-    """What the chip is asked for; ``placement.json`` says which core holds what."""
+    """The cores and chips that the network takes; ``placement.json`` says which core holds which neurons."""
     return {
         "chip": placement.chip.name,
         "cores": placement.cores,
@@ -226,7 +226,7 @@ def _node(compilation: Compilation, node: Node[Op], index_bits: int) -> dict[str
 
 
 def _layer(compilation: Compilation, name: str, index_bits: int) -> dict[str, Any]:
-    """What became of a layer's weights; of stacked synapses, both parts together."""
+    """What became of a layer's weights; both parts of stacked synapses are taken together."""
     program = compilation.program
     found = layer_synapses(program, name)
     ops = [each.op for each in found if isinstance(each.op, Conv2d | Dense)]
@@ -246,7 +246,7 @@ def _rounded(decibels: float | None) -> float | None:
 
 
 def sqnr_db(folded: Graph[Any], program: Program, name: str) -> float | None:
-    """The ratio of a layer's weights to their rounding errors, in decibels; None where nothing was rounded."""
+    """The ratio of a layer's weights to their rounding errors, in decibels; None if either is zero throughout."""
     weight = folded[name].op.weight
     error = float(((real_weight(program, name) - weight) ** 2).sum())
     power = float((weight**2).sum())

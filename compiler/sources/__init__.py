@@ -1,1 +1,1 @@
-"""What is compiled, and what its user chose: each kind of file, and modules, read into a float graph."""
+"""The sources of a compilation, each kind of file and modules, read into float graphs, and the user's options."""

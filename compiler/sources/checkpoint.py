@@ -15,7 +15,7 @@ from resformer.models.spikingresformer import patch_counts
 
 
 def from_checkpoint(path: Path, options: CompileOptions) -> Imported:
-    """Read a checkpoint into a float graph; its tensors and its network go when this returns, and their memory too."""
+    """Read a checkpoint into a float graph; the memory of its tensors and its network is freed on return."""
     if options.architecture:
         raise InputError(
             f"{path}: {FLAGS['architecture']}: for other families; what no tensor of a SpikingResformer tells has "
@@ -40,10 +40,10 @@ def from_checkpoint(path: Path, options: CompileOptions) -> Imported:
 
 
 def check_for_checkpoints(path: Path, options: CompileOptions) -> None:
-    """Refuse options that no checkpoint has a use for.
+    """Refuse options that mean nothing for a checkpoint.
 
     Raises:
-        InputError: There is one.
+        InputError: Such an option was given.
     """
     if options.dt is not None or options.reset is not None:
         raise InputError(f"{path}: --dt and --reset are for NIR files; name one that ends in {NIR_SUFFIX}")
@@ -52,11 +52,11 @@ def check_for_checkpoints(path: Path, options: CompileOptions) -> None:
 
 
 def _brought_plan(checkpoint: Checkpoint, options: CompileOptions) -> QuantizationPlan | None:
-    """The plan by which a checkpoint was fine-tuned, if it was.
+    """The quantization plan by which a checkpoint was fine-tuned; None if it was not fine-tuned.
 
     Raises:
-        FileFormatError: It is damaged.
-        InputError: An option asks for another.
+        FileFormatError: The plan is damaged.
+        InputError: An option asks for another plan, or for another network than the one that was fine-tuned.
     """
     if checkpoint.quantization is None:
         return None

@@ -8,10 +8,10 @@ from resformer.errors import InputError
 
 
 def from_module(given: ModuleInput, options: CompileOptions) -> Imported:
-    """Run a module's code into a float graph.
+    """Trace a module's code into a float graph.
 
     Raises:
-        InputError: An option is for files.
+        InputError: An option that is only for files was given.
     """
     # torch.export takes a while to load
     from resformer.compiler.frontend.module.importer import as_samples, import_module, in_float64

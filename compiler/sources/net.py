@@ -22,7 +22,7 @@ def from_netx(path: Path, options: CompileOptions) -> Imported:
     """Read a netx network of lava-dl, whose integers are taken as they are.
 
     Raises:
-        InputError: An option would choose some of them, or is for other files.
+        InputError: An option would choose some of the integers, or is only for other files.
     """
     check_nothing_chosen(path, options)
     check_states_itself(path, options, "a netx network")

@@ -1,4 +1,4 @@
-"""NIR files, of any framework and of ours, as float graphs."""
+"""NIR files, written by any framework or by resformer, as float graphs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def from_nir(path: Path, options: CompileOptions) -> Imported:
     """Read a NIR file of any framework into a float graph.
 
     Raises:
-        InputError: An option is for checkpoints.
-        UnsupportedError: Nothing in it fires.
+        InputError: An option that is only for checkpoints was given.
+        UnsupportedError: The network has no spiking neurons.
     """
     check_states_itself(path, options, "a NIR file")
     graph = import_nir(
@@ -46,11 +46,11 @@ def from_nir(path: Path, options: CompileOptions) -> Imported:
 
 
 def from_own_nir(path: Path, options: CompileOptions) -> Imported:
-    """Read a NIR file that resformer wrote into the float graph that it was.
+    """Read a NIR file that resformer wrote, back into the float graph that it was written from.
 
     Raises:
-        InputError: An option is for checkpoints, would choose a netx network's integers, or says another dt.
-        UnsupportedError: Nothing in it fires.
+        InputError: An option is only for checkpoints, would choose a netx network's integers, or says another dt.
+        UnsupportedError: The network has no spiking neurons.
     """
     check_states_itself(path, options, "a NIR file")
     graph = read_own(path)
@@ -61,11 +61,11 @@ def from_own_nir(path: Path, options: CompileOptions) -> Imported:
 
 
 def _netx_plan(path: Path, graph: Graph[nir.NIRNode], options: CompileOptions) -> QuantizationPlan | None:
-    """The plan of a ``network.nir`` of ours that was a netx network; None of others.
+    """The quantization plan of a ``network.nir`` that was compiled from a netx network; None of any other file.
 
     Raises:
-        FileFormatError: It was changed since.
-        InputError: An option would choose its integers.
+        FileFormatError: The file was changed since it was written.
+        InputError: An option would choose the network's integers.
     """
     if graph.metadata.get("source") != NETX:
         return None
@@ -81,7 +81,7 @@ def check_nothing_chosen(path: Path, options: CompileOptions) -> None:
     """Refuse options that would choose the integers of a network that has its own.
 
     Raises:
-        InputError: One was given.
+        InputError: Such an option was given.
     """
     chosen = replace(options.quantization, input_range=None) != QuantizationConfig()
     if chosen or options.calibration is not None or options.synapse_budget is not None:
@@ -92,15 +92,15 @@ def check_nothing_chosen(path: Path, options: CompileOptions) -> None:
 
 
 def check_states_itself(path: Path, options: CompileOptions, kind: str) -> None:
-    """Refuse options about what a file says itself.
+    """Refuse options that are only for checkpoints, since the file itself says what they would say.
 
     Args:
         path: The file.
-        options: What was chosen.
-        kind: What the file is, for the sentence, such as "a NIR file".
+        options: What the user chose.
+        kind: What the error calls the kind of file, such as "a NIR file".
 
     Raises:
-        InputError: One was given.
+        InputError: Such an option was given.
     """
     if options.for_checkpoints:
         names = ", ".join(FLAGS[name] for name in options.for_checkpoints)
@@ -111,7 +111,7 @@ def check_states_itself(path: Path, options: CompileOptions, kind: str) -> None:
 
 
 def graph_source(path: Path, graph: Graph[nir.NIRNode]) -> Source:
-    """What was compiled, if anything in it fires."""
+    """A graph from a file as the source of a compilation, if it has spiking neurons."""
     if not any(isinstance(node.op, NEURONS) for node in graph):
         raise UnsupportedError(
             f"{path}: its output depends on no spiking neurons; put LIF, IF or CubaLIF neurons between its layers, for "

@@ -20,7 +20,7 @@ from resformer.models.layers import NeuronKind
 from resformer.models.spikingresformer import Rounding
 
 NIR_SUFFIX = ".nir"
-"""How the name of a file ends that is read as a NIR file; at NET_SUFFIX a netx network is, else a checkpoint."""
+"""The suffix of files that are read as NIR files; ``NET_SUFFIX`` is that of netx networks, any other of checkpoints."""
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -33,13 +33,13 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "architecture": "--architecture",
     }
 )
-"""The options that mean something for a checkpoint alone, as the command names them."""
+"""The options that are only for checkpoints, and what the command calls them."""
 
 LAYOUT = ("neuron", "stem_stride", "stem_pool", "feature_rounding")
-"""Those of them that mean something for a SpikingResformer's alone."""
+"""The options of ``FLAGS`` that are only for checkpoints of a SpikingResformer."""
 
 Aim = Literal["cores", Goal]
-"""For what a program is laid out: the fewest cores, or a goal by which layouts are compared."""
+"""What a program's layout is optimised for: the fewest cores, or a goal by which layouts are compared."""
 
 
 @dataclass(frozen=True)
@@ -47,40 +47,44 @@ class CompileOptions:
     """What a user chooses about a compilation.
 
     Attributes:
-        timesteps: T; None for what the file says, or a checkpoint's kind of network is trained with.
-        image_size: Edge of the square input of a checkpoint's network; None for what the checkpoint says, or its kind
+        timesteps: T. None: what the file says, or what a checkpoint's kind of network is trained with.
+        image_size: Edge of the square input of a checkpoint's network. None: what the checkpoint says, or what its kind
             of network is trained with. Other files state their own.
-        quantization: Widths and granularity.
-        synapse_budget: Of the memory that 8 bits everywhere take, the weights' share: each layer then gets a
-            width, up to that of ``quantization``, by what it is measured to lose on ``calibration``. None: one for all.
-        calibration: Samples to measure ranges on, as ``check_samples`` takes them or in files; None to estimate the
-            ranges.
-        chip: Where to place the program; None to leave that out.
-        optimize: For what the program is laid out: the fewest "cores", the shortest step ("time") or the least "energy"
-            of a sample, as the model of costs predicts them for the activity of the first samples of ``calibration``,
-            or for an assumed one. Time and energy need a chip.
+        quantization: Widths and scales of weights, and the scale and range of the input.
+        synapse_budget: The memory that weights may take, as a share of what they take at 8 bits everywhere. Each layer
+            then gets its own width, at most that of ``quantization``, by the loss that is measured on ``calibration``.
+            None: one width for all layers.
+        calibration: Samples to measure ranges on, as ``check_samples`` takes them, or in files. None: ranges are
+            estimated.
+        chip: The chip on which the program is placed. None: the program is not placed.
+        optimize: What the layout is optimised for: the fewest "cores", the shortest step ("time") or the least "energy"
+            of a sample. The cost model predicts time and energy for the activity of the first samples of
+            ``calibration``, or for an assumed activity; both need a chip.
         cores_percent: The most cores that a layout for time or energy may take, in percent of the fewest.
-        seed: Of the order in which such a layout is looked for.
-        dt: Seconds a step of a network in a NIR file; None for what the file says.
-        input_kind: Whether samples are real numbers ("static") or frames of events ("frames"); None: frames for
-            SpikingResformers with PLIF neurons, networks of the zoo's with two input channels and netx networks that
-            are given spikes, what a NIR file of ours says, and real numbers for all else.
-        reset: How its neurons reset where the file does not say, one of ``ir.neurons.RESETS``; None: as NIR defines it.
-        spikes_per_step: How many spikes a step an IF of such a network may fire whose metadata do not say; None: one.
-        min_v: The floor under the potential of those that may fire several; None: none.
-        weights_key: Under which key of a checkpoint the weights are; None: the first of the usual ones.
-        neuron: Which neuron a checkpoint's populations are; None: as ``build_model`` reads it, and so are the rest.
+        seed: The seed of the random order in which a layout for time or energy is looked for.
+        dt: Seconds a step of a network in a NIR file. None: what the file says.
+        input_kind: Whether samples are real numbers ("static") or frames of events ("frames"). None: frames for
+            SpikingResformers with PLIF neurons, zoo networks with two input channels and netx networks that take
+            spikes; what the file says for a NIR file of ours; real numbers for all others.
+        reset: How the neurons of a NIR file reset if the file does not say, one of ``ir.neurons.RESETS``. None: as NIR
+            defines it.
+        spikes_per_step: The most spikes that an IF of a NIR file may fire in a step if its metadata do not say. None:
+            one.
+        min_v: The smallest potential of those IF neurons that may fire several spikes in a step. None: no limit.
+        weights_key: The key of a checkpoint under which its weights are. None: the first of the usual keys.
+        neuron: The neuron of all populations of a SpikingResformer's checkpoint. None, here and for the next three: as
+            ``build_model`` reads it.
         stem_stride: Stride of the stem's convolution.
-        stem_pool: Whether a max-pool follows it.
-        feature_rounding: How DSSA's patches are counted where sizes are odd.
-        architecture: What no tensor of another family's checkpoint tells, such as ``{"num_heads": 12}``; what is not
-            there is as the file says, or as the authors have it.
-        mean: What is subtracted from samples, one number, or one a channel; None: nothing. The build holds this and
-            the next three, and whatever runs it heeds them; calibration does too.
-        std: What the difference is divided by, likewise.
+        stem_pool: Whether a max-pool follows the stem's convolution.
+        feature_rounding: How DSSA's patches are counted if sizes are odd.
+        architecture: Settings that no tensor of another family's checkpoint tells, such as ``{"num_heads": 12}``; a
+            setting that is left out is as the file says, or as the authors have it.
+        mean: What is subtracted from samples: one number, or one a channel. None: nothing. The build keeps ``mean``,
+            ``std``, ``resize`` and ``classes``; calibration and whatever runs the build apply them.
+        std: What the difference is divided by: one number, or one a channel. None: nothing.
         resize: Whether images of a folder are resized and cropped to the input.
-        classes: The names of the classes, class 0 first; None: those of the calibration folder's own folders, if it has
-            one a class, else none.
+        classes: The names of the classes, class 0 first. None: the names of the calibration folder's subfolders, if
+            there is one a class, and otherwise no names.
     """
 
     timesteps: int | None = None
@@ -115,7 +119,7 @@ class CompileOptions:
 
     @property
     def resolved_quantization(self) -> QuantizationConfig:
-        """``quantization``; with a budget and no width chosen, the width that a budget may go up to."""
+        """``quantization``; if there is a budget and no width was chosen, with the largest width of a budget."""
         chosen = self.quantization
         if self.synapse_budget is None or chosen.weight_bits is not None:
             return chosen
@@ -123,13 +127,13 @@ class CompileOptions:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """What was chosen of that which no tensor of a SpikingResformer tells, beside T and the image size."""
+        """The options of ``LAYOUT`` that the user chose, by name: no tensor of a SpikingResformer tells them."""
         chosen = {name: getattr(self, name) for name in LAYOUT}
         return {name: value for name, value in chosen.items() if value is not None}
 
     @property
     def for_checkpoints(self) -> tuple[str, ...]:
-        """The options that were given and mean something for a checkpoint alone."""
+        """The names of the given options that are only for checkpoints."""
         given = {"image_size": self.image_size, "weights_key": self.weights_key, **self.layout}
         names = tuple(name for name, value in given.items() if value is not None)
         return (*names, "architecture") if self.architecture else names

@@ -1,4 +1,4 @@
-"""What is compiled, as it is given and as it was read."""
+"""What is compiled: a module as it is given, and any source as it was read."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ModuleInput:
     """A module in memory that is to be compiled.
 
     Attributes:
-        module: As ``resformer.compiler.frontend.module.importer`` takes it. It forgets its potentials and is otherwise
-            left alone.
-        example: Samples as its ``forward`` takes them; the input's range is read off it.
+        module: A module that ``resformer.compiler.frontend.module.importer`` takes. Its potentials are reset; otherwise
+            it is left unchanged.
+        example: Samples as the module's ``forward`` takes them; the range of the input is taken from their values.
     """
 
     module: nn.Module
@@ -40,13 +40,14 @@ class ModuleInput:
 
 @dataclass(frozen=True, eq=False)
 class ModuleSource:
-    """A module that was compiled by tracing it: one in memory, or the network of a checkpoint of the zoo's.
+    """A module that was compiled by tracing it: a module in memory, or the network of a zoo checkpoint.
 
     Attributes:
-        name: Its class, or its family.
-        module: A copy of it, in float64.
+        name: The class of the module in memory, or the family of the checkpoint's network.
+        module: A float64 copy of the module in memory, or the checkpoint's network in float64.
         traced: The graph before all passes, and how the module takes samples.
-        example: The example, (N, C, H, W) or (N, T, C, H, W), which says how large the input is; None of a checkpoint.
+        example: The example samples, (N, C, H, W) or (N, T, C, H, W), whose size is that of the input; None of a
+            checkpoint.
     """
 
     name: str
@@ -61,18 +62,20 @@ class Source:
 
     Attributes:
         path: The checkpoint, the NIR file or the netx network; None of a module in memory.
-        architecture: What a SpikingResformer's shapes tell; None of all else.
-        image_size: Edge of the input, in pixels.
-        parameters: How many numbers were trained.
-        module: The module that was traced, if one was.
-        recognition: What is known of a network of the zoo's; None of all else.
-        plan: By which a checkpoint was fine-tuned, and is quantized; None of others.
-        warnings: What the user should know of it, a line each.
-        notes: What was chosen or ignored in reading it, a sentence each.
+        architecture: What a SpikingResformer's shapes tell; None of any other source.
+        image_size: Width of the input, in pixels, which is its edge if it is square.
+        parameters: The number of trained parameters.
+        module: The module that was traced; None if none was.
+        recognition: What is known of a zoo network; None of any other source.
+        plan: The quantization plan that the source itself states: the one by which a checkpoint was fine-tuned, or the
+            integers of a netx network. None: the compiler chooses one.
+        warnings: What the user should be warned of, a line each.
+        notes: What was chosen or ignored in reading the source, a sentence each.
         assumptions: What neither the file nor the user said of a checkpoint's network, a sentence each.
-        settings: What no tensor of a checkpoint tells, as its kind's reader of checkpoints takes it.
-        patches: L of each stage, by which a checkpoint's network scales its attention.
-        preprocessing: What is done to samples as the file says and the user chose; None: as the user chose.
+        settings: What no tensor of a checkpoint tells, in the form that the reader of this kind of checkpoint takes.
+        patches: L of each stage, the number of patches by which a SpikingResformer scales its attention.
+        preprocessing: What is done to samples, as the file and the user's options say together; None: as the options
+            say.
     """
 
     path: Path | None

@@ -1,4 +1,4 @@
-"""A checkpoint of one of the zoo's families as a float graph: its network is built, and then traced as a module is."""
+"""A checkpoint of a zoo family as a float graph: its network is built and then traced, as a module in memory is."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def from_zoo(path: Path, options: CompileOptions) -> Imported:
     """Read a checkpoint into a float graph.
 
     Raises:
-        InputError: An option is for sources of other kinds.
-        ResformerError: It cannot be read, an option does not go with its tensors, or the network has no lowering.
+        InputError: An option that is only for sources of other kinds was given.
+        ResformerError: The checkpoint cannot be read, an option does not fit its tensors, or the network has no
+            lowering.
     """
     checkpoint = load_zoo_checkpoint(path, weights_key=options.weights_key)
     known = checkpoint.recognition
@@ -49,11 +50,11 @@ def from_zoo(path: Path, options: CompileOptions) -> Imported:
 
 
 def told(known: Recognition, said: Mapping[str, object], path: Path) -> Recognition:
-    """What is known of a network with what the user says of it; text is read as each setting's type.
+    """Add what the user says of a network to what is known of it; text is parsed as the type of the setting.
 
     Raises:
-        InputError: A name is of nothing that tensors leave open.
-        UnsupportedError: A value is of another type, out of bounds, or does not go with the tensors.
+        InputError: A name is not that of a setting that the tensors leave open.
+        UnsupportedError: A value is of another type, out of bounds, or does not fit the tensors.
     """
     foreign = [name for name in said if name not in known.untold]
     if foreign:
@@ -73,8 +74,8 @@ def source_of(checkpoint: ZooCheckpoint, *, input_kind: InputKind | None = None)
     """Build a checkpoint's network and trace it.
 
     Args:
-        checkpoint: Its recognition says all that no tensor tells.
-        input_kind: Whether samples are real numbers or frames of events; None: frames where it has their two channels.
+        checkpoint: The checkpoint, whose recognition says all that no tensor tells.
+        input_kind: Whether samples are real numbers or frames of events; None: frames if the input has two channels.
 
     Raises:
         UnsupportedError: The network has no lowering.
@@ -105,11 +106,11 @@ def trace(model: Classifier, shape: tuple[int, ...], *, timesteps: int, input_ki
         model: The network.
         shape: (C, H, W) of the input.
         timesteps: T.
-        input_kind: Whether it is given images, which it repeats itself, or frames of events.
+        input_kind: Whether the network takes images, which it repeats itself for all steps, or frames of events.
 
     Raises:
-        UnsupportedError: It has no lowering.
-        FileFormatError: A sample is larger than any program's may be.
+        UnsupportedError: The network has no lowering.
+        FileFormatError: The batch that the network is traced with takes more than ``LARGEST_RUN`` bytes.
     """
     # torch.export takes a while to load
     from resformer.compiler.frontend.module.importer import import_as
@@ -117,9 +118,9 @@ def trace(model: Classifier, shape: tuple[int, ...], *, timesteps: int, input_ki
     from resformer.compiler.frontend.module.values import Axes
 
     axes = Axes.STATIC if input_kind == "static" else Axes.TIMED
-    # its own T where it repeats samples itself
+    # None: the model's own T, since it repeats static samples itself
     steps = None if axes is Axes.STATIC else timesteps
-    # a file says T and the size in a few bytes, and tracing makes such a batch
+    # a file states T and the size in a few bytes, and tracing makes a batch of that size
     traced_bytes = 8 * TRACED_BATCH * (steps or 1) * math.prod(shape)
     require_within(traced_bytes, LARGEST_RUN, "what it is traced with, for its input's size and steps, has {} bytes")
     traced = import_as(model, axes, shape, timesteps=steps, input_kind=input_kind)

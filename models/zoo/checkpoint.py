@@ -18,7 +18,7 @@ from resformer.models.zoo.parts import Classifier
 from resformer.models.zoo.recognise import STEMS, Recognition, build, canonical, family_of, recognise
 
 RECORD = "resformer"
-"""The key of what no tensor tells, beside the weights."""
+"""The key under which a file holds what no tensor tells, beside the weights."""
 
 FAMILY = "family"
 """The record's entry that names the family."""
@@ -31,9 +31,10 @@ class ZooCheckpoint:
     Attributes:
         path: the file that they came from.
         state: every parameter and buffer by the authors' name, in the file's own types, on the CPU.
-        recognition: the family, its architecture, and what the file says of what no tensor tells.
-        weights_key: under which key of the file the weights were, such as ``model``.
-        notes: what was chosen, ignored or is to be known of the file, a sentence each.
+        recognition: the family, the architecture, and the settings that no tensor tells, as far as the file states
+            them.
+        weights_key: the key of the file under which the weights were, such as ``model``.
+        notes: what was chosen or ignored, and what the user should know about the file, a sentence each.
     """
 
     path: Path
@@ -46,17 +47,17 @@ class ZooCheckpoint:
 def load_zoo_checkpoint(path: str | Path, *, weights_key: str | None = None) -> ZooCheckpoint:
     """Read a checkpoint of any of the zoo's families without running any code from it.
 
-    The file may be laid out as ``resformer.models.checkpoint.load_checkpoint`` says. What no tensor tells is read where
-    ``save_zoo_checkpoint`` wrote it.
+    The file may be laid out as ``resformer.models.checkpoint.load_checkpoint`` says. Settings that no tensor tells are
+    read from the file if ``save_zoo_checkpoint`` wrote it.
 
     Args:
         path: the file.
-        weights_key: the key of the weights to read, such as ``model_ema``, instead of the first.
+        weights_key: the key of the weights to read, such as ``model_ema``; None: the first.
 
     Raises:
-        FileFormatError: where the file cannot be read, is of no family, lacks a tensor, or holds one of the wrong
-            shape, type or values, or a record of what no tensor tells that is not this network's.
-        UnsupportedError: where its shapes are those of no network that its family's architecture describes.
+        FileFormatError: where the file cannot be read, is of no family, lacks a tensor, holds a tensor of the wrong
+            shape, type or values, or states settings that do not fit this network.
+        UnsupportedError: where no network that its family's architecture describes has such shapes.
     """
     path = Path(path)
     with checkpoint_boundary(path):
@@ -65,7 +66,7 @@ def load_zoo_checkpoint(path: str | Path, *, weights_key: str | None = None) -> 
         state = canonical(weights.state)
         recognition = recognise(state)
         check_values(state)
-        # beside the weights, never among them
+        # the record lies beside the weights, never among them
         if isinstance(content, Mapping) and weights.key != TOP_LEVEL and RECORD in content:
             recognition = _recorded(recognition, content[RECORD])
     return ZooCheckpoint(
@@ -74,10 +75,10 @@ def load_zoo_checkpoint(path: str | Path, *, weights_key: str | None = None) -> 
 
 
 def _recorded(recognition: Recognition, stated: object) -> Recognition:
-    """What is known of a network with what its file's record says.
+    """What is known of a network, completed by the record in its file.
 
     Raises:
-        FileFormatError: the record is none that ``save_zoo_checkpoint`` writes of such a network.
+        FileFormatError: the record is not one that ``save_zoo_checkpoint`` writes for such a network.
     """
     remedy = "save it again without that entry"
     if not isinstance(stated, Mapping):
@@ -100,12 +101,12 @@ def _recorded(recognition: Recognition, stated: object) -> Recognition:
 
 
 def record(recognition: Recognition) -> dict[str, object]:
-    """What no tensor tells of a network, as plain data; ``load_zoo_checkpoint`` reads it under ``RECORD``."""
+    """What no tensor of a network tells, as plain data; ``load_zoo_checkpoint`` reads it under ``RECORD``."""
     return {FAMILY: recognition.family, **recognition.settings}
 
 
 def family_in(path: str | Path) -> FamilyName | None:
-    """Return of which family the network in a checkpoint is; None where it is of none, a SpikingResformer among these.
+    """Return the family of the network in a checkpoint; None if it is of none, as a SpikingResformer is.
 
     Raises:
         FileFormatError: where the file cannot be read.
@@ -115,21 +116,21 @@ def family_in(path: str | Path) -> FamilyName | None:
         content = read(path)[0]
         try:
             return family_of(canonical(find_weights(content, stems=STEMS).state))
-        except FileFormatError:  # it is for the reader of such a network to say what is wrong with it
+        except FileFormatError:  # the reader of such a network says what is wrong with it
             return None
 
 
 def save_zoo_checkpoint(model: Classifier, path: str | Path, *, image_size: int) -> None:
-    """Write a network so that ``load_zoo_checkpoint`` and ``build_zoo_model`` need be told nothing.
+    """Write a network so that ``load_zoo_checkpoint`` and ``build_zoo_model`` need no further arguments.
 
     Args:
-        model: of any family.
+        model: a network of any family.
         path: the file.
         image_size: edge of the square input, in pixels.
 
     Raises:
-        InputError: the image size is no whole number of at least 1.
-        UnsupportedError: it is no network of the zoo.
+        InputError: the image size is not a whole number from 1 to ``recognise.LARGEST_SETTING``.
+        FileFormatError: the model is no network of the zoo.
     """
     known = recognise(model.state_dict())
     said = {name: getattr(model.architecture, name) for name in known.untold}
@@ -153,13 +154,13 @@ def build_zoo_model(
 
     Args:
         checkpoint: what ``load_zoo_checkpoint`` returned.
-        timesteps: T; the file's if not given, else the authors'.
-        untold: fields of the architecture that no tensor tells, such as ``num_heads``, where they are otherwise than
-            the file or the authors have them.
+        timesteps: T; if not given, the file's, else the authors'.
+        untold: fields of the architecture that no tensor tells, such as ``num_heads``, if they differ from the file's
+            or the authors'.
         dtype: the type of every floating-point tensor. Spikes are compared in float64.
 
     Raises:
-        UnsupportedError: where a field is told by tensors, or its value does not go with them.
+        UnsupportedError: where tensors tell a field of ``untold``, or its value does not fit the tensors.
     """
     known = checkpoint.recognition.told(untold if timesteps is None else {**untold, "timesteps": timesteps})
     model = build(known.architecture, timesteps=known.timesteps).to(dtype)

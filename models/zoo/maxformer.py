@@ -30,16 +30,16 @@ from resformer.models.zoo.parts import (
 Layout = Literal["cifar", "imagenet", "event"]
 
 Mixer = Literal["identity", "3", "5", "7", "attention"]
-"""What mixes pixels in a stage's blocks: nothing, a convolution of each channel of that edge, or self-attention."""
+"""What mixes pixels in a stage's blocks: nothing, a depthwise convolution of that edge, or self-attention."""
 
 
 class Step(NamedTuple):
     """One convolution of an embedding.
 
     Attributes:
-        name: of its module.
-        narrowing: the embedding's channels divided by its own.
-        edge: of its kernel.
+        name: the name of its module.
+        narrowing: the embedding's channels divided by those of this convolution.
+        edge: edge of the kernel, in pixels.
         stride: in pixels.
         pools: whether a max-pool follows its normalisation.
     """
@@ -52,13 +52,14 @@ class Step(NamedTuple):
 
 
 class Embedding(NamedTuple):
-    """How an embedding makes currents of currents.
+    """The plan of an embedding, which turns currents into currents.
 
     Attributes:
-        first: a convolution of the input as it is; None where neurons come first.
-        steps: neurons and convolutions, one behind the other.
-        shortcut: a convolution whose currents are added in the end.
-        branch: the step whose spikes the shortcut reads; None where it has neurons of its own beside the first step's.
+        first: a convolution of the input as it is; None if neurons come first.
+        steps: neurons and convolutions, one after the other.
+        shortcut: a convolution whose currents are added at the end.
+        branch: the index of the step whose spikes the shortcut reads; None if the shortcut's own neurons read what the
+            first step's neurons read.
     """
 
     first: Step | None
@@ -68,7 +69,7 @@ class Embedding(NamedTuple):
 
 
 FIRST = "proj"
-"""The first convolution whose parts lie in the embedding itself, as ``proj_conv`` and ``proj_bn``."""
+"""The name of a first convolution whose parts lie in the embedding itself, as ``proj_conv`` and ``proj_bn``."""
 
 HALVING = Embedding(
     first=None,
@@ -83,8 +84,8 @@ class Kinds(NamedTuple):
     """How one of the authors' folders writes the network.
 
     Attributes:
-        stem: the first stage's embedding; ``HALVING`` is that of the others.
-        mixers: of each stage.
+        stem: the embedding of the first stage; the other stages have ``HALVING``.
+        mixers: the mixer of each stage.
     """
 
     stem: Embedding
@@ -120,7 +121,7 @@ LAYOUTS: Mapping[Layout, Kinds] = MappingProxyType(
         ),
     }
 )
-"""The authors' folders."""
+"""How each of the authors' folders writes the network."""
 
 MIXER_NAMES: Mapping[Mixer, str] = MappingProxyType({"3": "conv", "5": "conv", "7": "conv5"})
 """What the authors call a mixer's convolution; that of 7x7 is called ``conv5``."""
@@ -130,10 +131,10 @@ MIXER_NAMES: Mapping[Mixer, str] = MappingProxyType({"3": "conv", "5": "conv", "
 class MaxFormerArchitecture(PyramidArchitecture):
     """Everything about a Max-Former but T and the image size.
 
-    No tensor tells the heads.
+    No tensor tells the number of heads.
 
     Attributes:
-        depths: number of blocks of each stage: three, or two of ``event``.
+        depths: number of blocks of each stage; there are three stages, or two in ``event``.
         num_heads: attention heads of the last stage.
 
     Raises:
@@ -150,7 +151,7 @@ class MaxFormerArchitecture(PyramidArchitecture):
 
     @property
     def kinds(self) -> Kinds:
-        """What the layout decides."""
+        """The ``Kinds`` of the layout."""
         return LAYOUTS[self.layout]
 
 
@@ -175,7 +176,7 @@ class SpikingConvolution(Units):
 
 
 class CurrentEmbedding(Units):
-    """The change to a stage's channels and size, from currents to currents, with a shortcut; see ``Embedding``."""
+    """The embedding that changes currents to a stage's channels and size, with a shortcut; see ``Embedding``."""
 
     def __init__(self, in_channels: int, channels: int, plan: Embedding) -> None:
         super().__init__()
@@ -214,7 +215,7 @@ class CurrentEmbedding(Units):
 
 
 class DepthwiseMixer(nn.Module):
-    """Neurons and a convolution of each channel for itself, with biases (authors' ``Mixer_DWC3``, ``5`` and ``7``)."""
+    """Neurons and a depthwise convolution with biases (authors' ``Mixer_DWC3``, ``Mixer_DWC5``, ``Mixer_DWC7``)."""
 
     def __init__(self, channels: int, kind: Mixer) -> None:
         super().__init__()
@@ -225,14 +226,14 @@ class DepthwiseMixer(nn.Module):
         self.add_module(neurons, lif())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Mix pixels of x, (T, N, C, H, W), currents; the result is what the block adds to them."""
+        """Mix pixels of x, (T, N, C, H, W), currents; the result is what the block adds to x."""
         for name in self.names:
             x = getattr(self, name)(x)
         return x
 
 
 class MaxFormerBlock(nn.Module):
-    """A mixer that adds its currents to the stream, if there is one, and an MLP (authors' ``Block_…``)."""
+    """A mixer, if there is one, and an MLP, each adding its currents to the stream (authors' ``Block_…``)."""
 
     def __init__(self, net: MaxFormerArchitecture, channels: int, kind: Mixer) -> None:
         super().__init__()
@@ -258,7 +259,7 @@ class MaxFormerBlock(nn.Module):
 class MaxFormer(PyramidNetwork):
     """A Max-Former whose state dict has the authors' names and shapes; see ``Classifier`` for input and result.
 
-    The neuron before the classifier is given means over maps of currents.
+    The neurons before the classifier get the mean of each map of currents.
     """
 
     def __init__(self, architecture: MaxFormerArchitecture, *, timesteps: int = 4) -> None:
@@ -276,7 +277,7 @@ class MaxFormer(PyramidNetwork):
         self.head = nn.Linear(net.embed_dims, net.num_classes)
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (N, classes), of the spikes of (T, N, embed_dims), averaged over T as theirs are."""
+        """Return the logits, (N, classes), for (T, N, embed_dims), averaged over T where the authors do it."""
         spikes = self.head_lif(pooled)
         per_step = self.architecture.layout == "imagenet"
         logits: torch.Tensor = self.head(spikes).mean(0) if per_step else self.head(spikes.mean(0))

@@ -27,20 +27,20 @@ from resformer.models.zoo.parts import (
 )
 
 MLP_RATIO = 4
-"""Of the convolution blocks' and the MLPs' hidden channels, which theirs takes for granted in places."""
+"""Hidden channels of convolution blocks and MLPs divided by their channels; the authors' code assumes 4 in places."""
 
 WIDENING = 2
-"""Of the separable convolutions' hidden channels."""
+"""Hidden channels of separable convolutions divided by their channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaArchitecture:
-    """What the authors' second and third networks have in common: everything but T and the image size.
+    """The architecture of the authors' second and third networks: everything but T and the image size.
 
-    No tensor tells the heads.
+    No tensor tells the number of heads.
 
     Attributes:
-        embed_dims: channels of the four stages; the first stage begins with half of its own.
+        embed_dims: channels of the four stages; the first stage begins with half of its channels.
         depths: number of transformer blocks of the last two stages.
         num_heads: attention heads.
         in_channels: channels of the input.
@@ -75,7 +75,7 @@ class MetaArchitecture:
 
 @dataclass(frozen=True, kw_only=True)
 class MetaSpikeFormerArchitecture(MetaArchitecture):
-    """A Meta-SpikeFormer.
+    """Everything about a Meta-SpikeFormer but T and the image size.
 
     Attributes:
         distilled: whether a second classifier, trained on another network's logits, is averaged with the first.
@@ -85,7 +85,7 @@ class MetaSpikeFormerArchitecture(MetaArchitecture):
 
 
 class Downsampling(Units):
-    """A convolution with a bias and its normalisation, behind neurons but at the input (``MS_DownSampling``)."""
+    """Neurons, except at the network's input, a convolution with a bias and its normalisation (``MS_DownSampling``)."""
 
     def __init__(
         self, in_channels: int, channels: int, *, edge: int = 3, stride: int = 2, neurons: nn.Module | None, word: str
@@ -102,7 +102,7 @@ class Downsampling(Units):
 
 
 class ConvolutionBlock(Units):
-    """A separable convolution and two of 3x3, each pair with a residual around it (authors' ``MS_ConvBlock``)."""
+    """A separable convolution, then two 3x3 convolutions, each part with a residual (authors' ``MS_ConvBlock``)."""
 
     def __init__(self, channels: int, separable: nn.Module, neurons: tuple[nn.Module, nn.Module], word: str) -> None:
         super().__init__(neuron_word=word)
@@ -119,12 +119,12 @@ class ConvolutionBlock(Units):
 
 
 class MetaFrame(Classifier):
-    """Four stages: convolution blocks in two, transformer blocks in two; then neurons and a classifier.
+    """Two stages of convolution blocks, two stages of transformer blocks, then neurons and a classifier.
 
     Args:
         architecture: the widths and depths.
         timesteps: T.
-        word: what the authors call neurons in names.
+        word: the authors' word for neurons, in names.
     """
 
     def __init__(self, architecture: MetaArchitecture, *, timesteps: int, word: str) -> None:
@@ -174,7 +174,7 @@ class MetaFrame(Classifier):
 
 
 class SeparableConvolution(Units):
-    """Two 1x1 convolutions, the second behind a 7x7 of each channel for itself (authors' ``SepConv``)."""
+    """Two 1x1 convolutions with a depthwise 7x7 convolution between them (authors' ``SepConv``)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(conv_word="pwconv")
@@ -190,10 +190,11 @@ class SeparableConvolution(Units):
 
 
 def rep_conv(channels: int) -> nn.Sequential:
-    """Return the linear chain that stands for a 3x3 convolution: 1x1, normalised, 3x3 a channel, 1x1, normalised twice.
+    """Return a linear chain in place of a 3x3 convolution: 1x1, normalisation, depthwise 3x3, 1x1, two normalisations.
 
-    Source: the authors' ``RepConv`` and what follows it. Theirs pads the 3x3 with what normalisation makes of 0. Ours
-    pads the 1x1, which has no bias, with 0: the same numbers, without a layer for them.
+    Source: the authors' ``RepConv`` and the normalisation after it. Their code pads the input of the 3x3 convolution
+    with what the first normalisation makes of 0. Here the input of the 1x1 convolution, which has no bias, is padded
+    with 0; the 3x3 convolution then reads the same numbers, and no layer is needed for the padding.
     """
     body = nn.Sequential(
         convolution(channels, channels, 1, padding=1),
@@ -223,7 +224,7 @@ class RepAttention(nn.Module):
         self.proj_conv = rep_conv(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend over x, (T, N, C, H, W), currents; the result is what the block adds to them."""
+        """Attend over x, (T, N, C, H, W), currents; the result is what the block adds to x."""
         spikes = self.head_lif(x)
         q, k, v = (getattr(self, f"{name}_lif")(getattr(self, f"{name}_conv")(spikes)) for name in "qkv")
         projected: torch.Tensor = self.proj_conv(self.attn_lif(self.attention(q, k, v)))
@@ -248,7 +249,7 @@ class MetaBlock(nn.Module):
 class MetaSpikeFormer(MetaFrame):
     """A Meta-SpikeFormer whose state dict has the authors' names and shapes; see ``Classifier`` for input and result.
 
-    The neuron before the classifier is given means over maps of currents.
+    The neurons before the classifier get the mean of each map of currents.
     """
 
     def __init__(self, architecture: MetaSpikeFormerArchitecture, *, timesteps: int = 4) -> None:
@@ -271,7 +272,7 @@ class MetaSpikeFormer(MetaFrame):
         return MetaBlock(channels, num_heads=self.architecture.num_heads)
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the mean over T of the logits of the spikes of (T, N, C'): (N, classes)."""
+        """Return the logits, (N, classes), for (T, N, C'): the mean over T of each step's logits."""
         spikes = self.lif(pooled)
         logits: torch.Tensor = self.head(spikes).mean(0)
         if self.head_kd is not None:

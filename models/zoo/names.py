@@ -1,4 +1,4 @@
-"""The names of the zoo's families, for those who need no network of theirs."""
+"""The names of the zoo's families, in a module that imports none of the networks."""
 
 from typing import Literal
 

@@ -1,8 +1,8 @@
-"""What several families of spiking vision networks are made of.
+"""Parts that several families of spiking vision networks share.
 
 Every tensor between modules is (T, N, C, H, W): steps, samples, channels, height, width. Where the authors of a family
-hold tokens, (T, N, L, C) or (T, N, C, L), ours are the same values as a map with L = H W, and only a layer whose
-weights have the shape for tokens makes tokens for itself.
+use tokens, (T, N, L, C) or (T, N, C, L), the modules here use maps of the same values, with H W = L. Only a layer whose
+weights have the shape for tokens turns its input into tokens.
 
 A convolution, its batch normalisation and its neuron lie side by side in the authors' modules, under names such as
 ``q_conv``, ``q_bn`` and ``q_lif``. ``Units`` adds and runs such a unit by its pattern, ``q_{}``.
@@ -26,13 +26,13 @@ PointwiseKind = Literal["linear", "conv1d", "conv2d"]
 """Which of PyTorch's layers mixes the channels of each pixel: it decides the shape of the weights, and nothing else."""
 
 ATTENTION_THRESHOLD = 0.5
-"""Of the neurons behind an attention, whose currents are counts times a power of two."""
+"""The threshold of the neurons after an attention, whose currents are counts times a power of two."""
 
 
 def lif(*, v_threshold: float = 1.0, tau: float = 2.0, kind: NeuronKind = "LIF") -> nn.Module:
     """Return the neuron of all transformers here: hard reset to 0, decayed input, ``v += (x - v) / tau``, fires at >=.
 
-    A PLIF learns ``w`` with ``tau = 1 / sigmoid(w)``, which starts at the tau that is given.
+    A PLIF learns ``w``, with ``tau = 1 / sigmoid(w)``; its tau starts at the given one.
     """
     common = {
         "v_threshold": v_threshold,
@@ -58,7 +58,7 @@ def convolution(
     groups: int = 1,
     bias: bool = False,
 ) -> nn.Module:
-    """Return a convolution over (T, N, C, H, W); unless it is told, the padding keeps the size where edge is odd."""
+    """Return a convolution over (T, N, C, H, W); the default padding keeps the size for an odd edge and stride 1."""
     padding = edge // 2 if padding is None else padding
     return layer.Conv2d(  # type: ignore[no-any-return]
         in_channels, out_channels, edge, stride=stride, padding=padding, groups=groups, bias=bias, step_mode="m"
@@ -108,8 +108,8 @@ class Units(nn.Module):
     The unit ``proj_{}1`` has the parts ``proj_conv1``, ``proj_bn1`` and ``proj_lif1``.
 
     Args:
-        conv_word: what the authors call the first part.
-        neuron_word: what the authors call the third.
+        conv_word: the authors' word for the convolution, in names.
+        neuron_word: the authors' word for the neuron, in names.
     """
 
     def __init__(self, *, conv_word: str = "conv", neuron_word: str = "lif") -> None:
@@ -118,7 +118,7 @@ class Units(nn.Module):
         self.neuron_word = neuron_word
 
     def add_unit(self, unit: str, conv: nn.Module, channels: int, spiking: nn.Module | None) -> None:
-        """Add a convolution to ``channels``, their batch normalisation and a neuron, or no neuron where None."""
+        """Add a convolution with ``channels`` outputs, its batch normalisation, and a neuron unless that is None."""
         self.add_module(unit.format(self.conv_word), conv)
         self.add_module(unit.format("bn"), batch_norm(channels))
         if spiking is not None:
@@ -145,9 +145,9 @@ class SpikingMLP(Units):
         kind: the shape of the weights.
         neuron_first: whether a unit's neuron stands before its convolution, so that the result is a current, or
             behind its normalisation, so that the result is spikes.
-        prefix: of the units' names: ``fc`` or ``mlp``.
-        neurons: makes a population, twice.
-        neuron_word: what the authors call it.
+        prefix: the beginning of the units' names: ``fc`` or ``mlp``.
+        neurons: makes a population; it is called twice.
+        neuron_word: the authors' word for the neuron, in names.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class SpikingMLP(Units):
 
 
 class ResidualMLP(SpikingMLP):
-    """A ``SpikingMLP`` of currents that adds its input itself, and between its units too where the widths allow it.
+    """A ``SpikingMLP`` on currents with a residual of its own: around both units, or around each if widths are equal.
 
     Source: ``MS_MLP_Conv`` of github.com/BICLab/Spike-Driven-Transformer and ``S_MLP`` of github.com/bic-L/MaxFormer.
     """
@@ -207,13 +207,13 @@ def maps(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 class SpikeAttention(nn.Module):
-    """The attention of counts: per head, scale (q k^T) v over spikes, an integer times the scale.
+    """Attention by counts: each head computes scale (q k^T) v from spikes, which is an integer times the scale.
 
     It holds no parameters. It is a module so that a compiler, or a hook that counts operations, can find it. The order
-    of the two products is free, as both are exact; this is the cheaper one where there are more tokens than channels.
+    of the two products is free, as both are exact; the one taken is cheaper if a head has more tokens than channels.
 
     Args:
-        num_heads: heads, which divide the channels.
+        num_heads: the number of heads, which divides the channels.
         scale: a constant factor.
     """
 
@@ -240,12 +240,13 @@ class SpikingSelfAttention(Units):
 
     Args:
         channels: C.
-        num_heads: heads, which divide C.
+        num_heads: the number of heads, which divides C.
         kind: the shape of the weights.
-        scale: of the attention.
-        neuron_before: the name of the neuron that makes spikes of the input, so that the result is a current; None
-            where the input is a sum of spikes as it is, and the projection's own neuron makes spikes of the result.
-        tau: of all neurons, in steps.
+        scale: the attention's scale.
+        neuron_before: the name of a neuron that turns the input into spikes; the result is then a current. None: the
+            input is a sum of spikes and is used as it is, and a neuron after the projection turns the result into
+            spikes.
+        tau: tau of all neurons, in steps.
 
     Raises:
         UnsupportedError: where the heads do not divide the channels.
@@ -315,7 +316,7 @@ class Classifier(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (N, classes), for the mean of each map, (T, N, C')."""
+        """Return the logits, (N, classes), for the means of all maps, (T, N, C')."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits, (N, classes), averaged over T.
@@ -335,7 +336,7 @@ class Classifier(nn.Module, abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnArchitecture:
-    """What networks of a stem and blocks of one width have in common: everything but T and the image size.
+    """The architecture of a network whose blocks all have one width: everything but T and the image size.
 
     Attributes:
         embed_dims: channels of the blocks, a multiple of 8.
@@ -344,7 +345,7 @@ class ColumnArchitecture:
         mlp_ratio: hidden channels of the MLP divided by ``embed_dims``.
         in_channels: channels of the input.
         num_classes: number of logits.
-        pooling: a digit for each of four of the stem's units: 1 where it pools.
+        pooling: four digits, one for each of four of the stem's units: 1 if the unit pools, else 0.
 
     Raises:
         UnsupportedError: where the fields contradict each other.
@@ -368,7 +369,7 @@ class ColumnArchitecture:
 
 
 class ColumnNetwork(Classifier):
-    """A stem, ``patch_embed``, and blocks of its width, ``block``, behind each other."""
+    """A stem, ``patch_embed``, followed by blocks of the same width, ``block``."""
 
     patch_embed: nn.Module
     block: nn.ModuleList
@@ -383,16 +384,16 @@ class ColumnNetwork(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidArchitecture:
-    """What networks whose stages double the channels have in common: everything but T and the image size.
+    """The architecture of a network whose stages double the channels: everything but T and the image size.
 
     Attributes:
-        embed_dims: channels of the last stage; each stage before has half as many.
+        embed_dims: channels of the last stage; each stage has half as many channels as the next.
         depths: number of blocks of each stage.
         num_heads: attention heads.
-        mlp_ratio: hidden channels of an MLP divided by its stage's.
+        mlp_ratio: hidden channels of an MLP divided by the channels of its stage.
         in_channels: channels of the input.
         num_classes: number of logits.
-        layout: which of the authors' folders the network is written as.
+        layout: the folder of the authors' code whose way of writing the network is followed.
     """
 
     embed_dims: int
@@ -409,14 +410,14 @@ class PyramidArchitecture:
         return tuple(self.embed_dims >> later for later in reversed(range(len(self.depths))))
 
     def check_stages(self, stages: int, narrowing: int) -> None:
-        """Refuse fields that contradict each other or the layout; heads are each family's own to check.
+        """Refuse fields that contradict each other or the layout; each family checks the heads itself.
 
         Args:
-            stages: how many the layout has.
+            stages: the layout's number of stages.
             narrowing: the first stage's channels divided by those of the stem's first convolution.
 
         Raises:
-            UnsupportedError: names the field.
+            UnsupportedError: a field is not acceptable; the message names it.
         """
         if len(self.depths) != stages:
             raise UnsupportedError(f"depths are {self.depths}: layout {self.layout} has {stages} stages")
@@ -427,7 +428,7 @@ class PyramidArchitecture:
 
 
 class PyramidNetwork(Classifier):
-    """Stages behind each other: ``patch_embed1``, the blocks of ``stage1``, ``patch_embed2``, and so on."""
+    """Stages, one after the other: ``patch_embed1``, the blocks of ``stage1``, ``patch_embed2``, and so on."""
 
     def __init__(self, *, timesteps: int) -> None:
         super().__init__(timesteps=timesteps)
@@ -442,22 +443,26 @@ class PyramidNetwork(Classifier):
         return x
 
     def add_stage(self, embedding: nn.Module, blocks: Iterable[nn.Module]) -> None:
-        """Add a stage behind those that are there."""
+        """Add a stage after those that were added before."""
         self.stages += 1
         self.add_module(f"patch_embed{self.stages}", embedding)
         self.add_module(f"stage{self.stages}", nn.ModuleList(blocks))
 
 
 def unused_norm(channels: int) -> nn.LayerNorm:
-    """Return a layer normalisation that is only held, so that the authors' checkpoints load: nothing reaches it."""
+    """Return a layer normalisation that no data passes; it exists so that the authors' checkpoints load."""
     return nn.LayerNorm(channels)
 
 
 def check_choice(choices: object, **values: str) -> None:
-    """Refuse words of an architecture that are none of a ``Literal``'s.
+    """Refuse a word of an architecture that is not among those of a ``Literal``.
+
+    Args:
+        choices: the ``Literal``.
+        values: the words, by the names of their fields.
 
     Raises:
-        UnsupportedError: names the first, and the words.
+        UnsupportedError: a word is not allowed; the message names the first such field, and the allowed words.
     """
     for name, value in values.items():
         if value not in get_args(choices):
@@ -465,10 +470,10 @@ def check_choice(choices: object, **values: str) -> None:
 
 
 def check_heads(channels: int, num_heads: int) -> None:
-    """Refuse heads that do not divide the channels.
+    """Refuse a number of heads that does not divide the channels.
 
     Raises:
-        UnsupportedError: names both.
+        UnsupportedError: the message names both numbers.
     """
     if num_heads < 1 or channels % num_heads:
         raise UnsupportedError(f"{channels} channels cannot be split evenly into {num_heads} heads")
@@ -478,7 +483,7 @@ def check_positive(**values: int) -> None:
     """Refuse numbers of an architecture that are less than 1.
 
     Raises:
-        UnsupportedError: names the first.
+        UnsupportedError: the message names the first such number.
     """
     for name, value in values.items():
         if value < 1:
@@ -486,10 +491,10 @@ def check_positive(**values: int) -> None:
 
 
 def check_divisible(channels: int, divisor: int) -> None:
-    """Refuse channels that a family's stages cannot divide.
+    """Refuse a number of channels that is no multiple of ``divisor``, by which a family's stages divide it.
 
     Raises:
-        UnsupportedError: names both.
+        UnsupportedError: the message names both numbers.
     """
     if channels < 1 or channels % divisor:
         raise UnsupportedError(f"embed_dims is {channels}: must be a multiple of {divisor}, by which stages divide it")
@@ -499,7 +504,7 @@ def check_pooling(pooling: str) -> None:
     """Refuse a pooling that is not four digits of 0 and 1.
 
     Raises:
-        UnsupportedError: names it.
+        UnsupportedError: the message names it.
     """
     if len(pooling) != 4 or set(pooling) - {"0", "1"}:
         raise UnsupportedError(f"pooling is {pooling!r}: must be a 0 or a 1 for each of the stem's four units")

@@ -4,8 +4,9 @@ Source: Zhou et al., "QKFormer: Hierarchical Spiking Transformer using Q-K Atten
 and the authors' code, ``cifar10/model.py``, ``imagenet/qkformer.py``, ``cifar10-dvs/model.py`` and
 ``dvs128-gesture/model.py`` in github.com/zhouchenlin2096/QKFormer.
 
-Their code gives T and the batch to the attention's last neuron as one axis, so that there a sample's result depends on
-those before it in the batch. Ours keeps the samples apart: it is what theirs computes for a batch of one.
+The authors' code gives T and the batch to the attention's last neuron as one axis, so that a sample's result depends on
+the samples before it in the batch. The code here keeps the samples apart: it computes what the authors' code computes
+for a batch of one.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Step(NamedTuple):
     """One unit of a patch embedding.
 
     Attributes:
-        unit: the pattern of its names.
+        unit: the pattern of the names of its parts.
         narrowing: the embedding's channels divided by the unit's.
         pools: whether a max-pool stands between its normalisation and its neuron.
     """
@@ -53,10 +54,10 @@ class Kinds(NamedTuple):
 
     Attributes:
         stem: the units of the first patch embedding.
-        branch: how many units stand before the shortcut branches off.
+        branch: the number of the stem's units before the shortcut branches off.
         between: the units of the later patch embeddings.
-        token_stages: stages of QK token attention; one of spiking self-attention follows.
-        attention: what the last stage's blocks call their attention.
+        token_stages: the number of stages with Q-K token attention; one stage with spiking self-attention follows.
+        attention: the name of the attention in the last stage's blocks.
         mlp: the prefix of the MLP's units.
     """
 
@@ -101,17 +102,17 @@ LAYOUTS: Mapping[Layout, Kinds] = MappingProxyType(
         ),
     }
 )
-"""The authors' folders; the two for event data write the same network."""
+"""How each of the authors' folders writes the network; the two folders for event data write the same one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QKFormerArchitecture(PyramidArchitecture):
     """Everything about a QKFormer but T and the image size.
 
-    No tensor tells the heads.
+    No tensor tells the number of heads.
 
     Attributes:
-        depths: number of blocks of each stage: three, or two of ``dvs``.
+        depths: number of blocks of each stage; there are three stages, or two in ``dvs``.
         num_heads: attention heads of every stage.
 
     Raises:
@@ -128,20 +129,20 @@ class QKFormerArchitecture(PyramidArchitecture):
 
     @property
     def kinds(self) -> Kinds:
-        """What the layout decides."""
+        """The ``Kinds`` of the layout."""
         return LAYOUTS[self.layout]
 
 
 class PatchEmbedding(Units):
-    """Units of 3x3 convolutions, and a shortcut of one 1x1 convolution that skips as many pixels as they pool.
+    """Units of 3x3 convolutions, and a shortcut of one 1x1 convolution whose stride matches the units' pooling.
 
     Source: the authors' ``PatchEmbedInit`` and ``PatchEmbeddingStage``.
 
     Args:
-        in_channels: of the input.
-        channels: of the result.
+        in_channels: channels of the input.
+        channels: channels of the result.
         steps: the units.
-        branch: how many of them stand before the shortcut branches off.
+        branch: the number of units before the shortcut branches off.
     """
 
     def __init__(self, in_channels: int, channels: int, steps: tuple[Step, ...], branch: int) -> None:
@@ -167,13 +168,14 @@ class PatchEmbedding(Units):
 
 
 class QKTokenAttention(Units):
-    """Q-K token attention (paper section 3.2, authors' ``Token_QK_Attention``): q's spikes decide which of k's pass.
+    """Q-K token attention (paper section 3.2, authors' ``Token_QK_Attention``): q's spikes decide where k's pass.
 
-    Each head counts q's spikes over its channels at each pixel; where its neuron fires of the count, k passes.
+    Each head counts q's spikes over its channels at each pixel, and a neuron reads the count. Where the neuron fires,
+    k's spikes pass.
 
     Args:
         channels: C.
-        num_heads: heads, which divide C.
+        num_heads: the number of heads, which divides C.
     """
 
     def __init__(self, channels: int, *, num_heads: int) -> None:
@@ -185,7 +187,7 @@ class QKTokenAttention(Units):
         self.add_unit("proj_{}", pointwise("conv1d", channels, channels, bias=True), channels, lif())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend over x, (T, N, C, H, W); the result is spikes, which the block adds to it."""
+        """Attend over x, (T, N, C, H, W); the result is spikes, which the block adds to x."""
         steps, samples, channels, height, width = x.shape
         heads = (steps, samples, self.num_heads, channels // self.num_heads, height * width)
         q, k = (self.fire(unit, self.weigh(unit, x)).reshape(heads) for unit in ("q_{}", "k_{}"))
@@ -235,6 +237,6 @@ class QKFormer(PyramidNetwork):
         return QKFormerBlock(net.kinds.attention, attention, mlp)
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (N, classes), of the mean over T of (T, N, embed_dims)."""
+        """Return the logits, (N, classes), for the mean over T of (T, N, embed_dims)."""
         logits: torch.Tensor = self.head(pooled.mean(0))
         return logits

@@ -1,6 +1,6 @@
-"""Which family of networks a state dict is of, and its architecture, by the names and shapes of its tensors.
+"""Recognise the family and the architecture of a network from the names and shapes of its tensors.
 
-What no tensor tells, such as the number of heads, is taken as the authors have it, and said in a sentence each.
+Settings that no tensor tells, such as the number of heads, are taken from the authors' code; a sentence names each.
 """
 
 import re
@@ -43,34 +43,35 @@ EVENT_CHANNELS = 2
 """Channels of event data: one for each polarity. Images have 1, 3 or 4."""
 
 SMALLEST_BLOCK = 12
-"""Tensors that every block of every family has: two convolutions and two batch normalisations without biases."""
+"""Tensors that a block of any family has at least: those of two convolutions without biases and two batch
+normalisations."""
 
 MOST_CIFAR_CLASSES = 100
-"""Networks of more classes are taken for ImageNet's where nothing but the classes tells."""
+"""Networks of more classes are taken for ImageNet's if nothing but the number of classes tells."""
 
 LARGEST_SETTING = 2**16
-"""Of numbers that somebody says of a network, such as T."""
+"""The largest value of a numeric setting that a user or a file states, such as T."""
 
 LONGEST_WORD = 16
-"""Characters of a word that somebody says of a network, such as where its stem pools."""
+"""The most characters of a setting in words that a user or a file states, such as where a stem pools."""
 
 KINDS: Mapping[type, str] = MappingProxyType(
     {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
 )
-"""What settings are, in words."""
+"""The types of settings, as messages call them."""
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What is known of a network: what its tensors tell, and of what they do not tell what somebody said.
+    """What is known of a network: what its tensors tell, and the settings that no tensor tells.
 
     Attributes:
-        family: which network it is.
-        architecture: what its tensors tell, and of what they do not tell what was said, else what the authors have.
+        family: the network's family.
+        architecture: what the tensors tell; fields that no tensor tells are as stated, else as the authors have them.
         untold: the architecture's fields that no tensor tells.
-        timesteps: T, as was said, else as the authors train such a network.
-        image_size: edge of the square input, in pixels, likewise.
-        stated: which of ``untold``, ``timesteps`` and ``image_size`` somebody said.
+        timesteps: T, as stated, else as the authors train such a network.
+        image_size: edge of the square input, in pixels, as stated, else as the authors train such a network.
+        stated: those of ``untold``, ``timesteps`` and ``image_size`` that a user or a file stated.
     """
 
     family: FamilyName
@@ -82,13 +83,13 @@ class Recognition:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The value of each thing that no tensor tells, by its name."""
+        """The value of each setting that no tensor tells, by its name."""
         values = {name: getattr(self.architecture, name) for name in self.untold}
         return values | {"timesteps": self.timesteps, "image_size": self.image_size}
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        """A sentence for each thing that neither a tensor nor anybody said."""
+        """A sentence for each setting that nobody stated."""
         return tuple(
             f"{name.replace('_', ' ')}: {value}, as the authors have it (no tensor says so)"
             for name, value in self.settings.items()
@@ -96,14 +97,14 @@ class Recognition:
         )
 
     def told(self, said: Mapping[str, object]) -> "Recognition":
-        """Return the same with what somebody says of the network.
+        """Return the same recognition with settings that a user or a file states.
 
         Args:
             said: values by the names of ``settings``.
 
         Raises:
-            UnsupportedError: a name is none of these, or its value is of another type, out of bounds, or does not go
-                with the tensors.
+            UnsupportedError: a name is none of these, or its value is of another type, out of bounds, or does not fit
+                the tensors.
         """
         title = FAMILIES[self.family].title
         known = self.settings
@@ -124,10 +125,10 @@ class Recognition:
 
 
 def _typed(name: str, value: object, kind: type) -> Any:
-    """A value of a setting's type, and no more than any network has.
+    """A setting's value, as ``kind``, if it is within the bounds for settings.
 
     Raises:
-        UnsupportedError: it is of another type, or out of bounds.
+        UnsupportedError: the value is of another type, or out of bounds.
     """
     if kind is float and type(value) is int and abs(value) <= LARGEST_SETTING:
         value = float(value)
@@ -143,7 +144,7 @@ def _typed(name: str, value: object, kind: type) -> Any:
 
 
 def setting(text: str, kind: type) -> object:
-    """Return what somebody wrote of a setting, as its type has it, or the text itself where it is no such value."""
+    """Return the value of type ``kind`` that a text states, or the text itself if it states no such value."""
     words: Mapping[str, object] = {"true": True, "yes": True, "false": False, "no": False}
     try:
         return words[text] if kind is bool else kind(text)
@@ -161,10 +162,10 @@ class Tensors:
         return name in self.state
 
     def shape(self, name: str, axes: int) -> tuple[int, ...]:
-        """Return the shape of a tensor that must be there with so many axes, none of them empty.
+        """Return the shape of a tensor, which must exist and have ``axes`` axes, none of length 0.
 
         Raises:
-            FileFormatError: it is missing, or has another shape.
+            FileFormatError: the tensor is missing, or has another shape.
         """
         if name not in self.state:
             raise FileFormatError(f"missing tensor {name}; save the whole model.state_dict()")
@@ -174,14 +175,14 @@ class Tensors:
         return shape
 
     def depth(self, prefix: str) -> int:
-        """Return how many modules a list holds: the indices behind its name, which count from 0 without a gap.
+        """Return how many modules a list holds, from the indices after its name, which count from 0 without a gap.
 
         Raises:
-            FileFormatError: there are none, or one is missing.
+            FileFormatError: the list holds none, or one is missing or has too few tensors.
         """
         pattern = re.compile(re.escape(prefix) + r"\.(\d{1,4})\.")
         found = Counter(int(match[1]) for match in map(pattern.match, self.state) if match)
-        # a few names would otherwise call for thousands of modules
+        # otherwise a few names could call for thousands of modules
         lacking = next(index for index in range(len(found) + 1) if found[index] < SMALLEST_BLOCK)
         if lacking < max(found, default=0) + 1:
             raise FileFormatError(
@@ -191,10 +192,10 @@ class Tensors:
         return len(found)
 
     def ratio(self, name: str, axes: int) -> int:
-        """Return a widening layer's output channels divided by its input's.
+        """Return the output channels of a widening layer divided by its input channels.
 
         Raises:
-            UnsupportedError: they are no multiple.
+            UnsupportedError: the output channels are no multiple of the input channels.
         """
         wide, narrow, *_ = self.shape(name, axes)
         if wide % narrow:
@@ -202,12 +203,12 @@ class Tensors:
         return wide // narrow
 
     def outside(self, stem: str, head: str) -> tuple[int, int]:
-        """Return the input's channels and the number of classes."""
+        """Return the number of input channels and the number of classes, from the weights ``stem`` and ``head``."""
         return self.shape(stem, 4)[1], self.shape(head, 2)[0]
 
 
 def heads(published: int, *widths: int) -> int:
-    """Return the authors' number of heads, or the next lower that divides the channels of all stages that have them."""
+    """Return the authors' number of heads, or the next lower one that divides all of ``widths``, stages' channels."""
     return next(count for count in range(published, 0, -1) if not any(width % count for width in widths))
 
 
@@ -306,7 +307,7 @@ def _sew_resnet(tensors: Tensors) -> sew_resnet.SEWResNetArchitecture:
 
 
 class _Frame(NamedTuple):
-    """What ``MetaArchitecture`` has, as far as tensors tell."""
+    """The fields of ``MetaArchitecture`` that tensors tell."""
 
     embed_dims: tuple[int, int, int, int]
     depths: tuple[int, int]
@@ -361,11 +362,11 @@ class Family(NamedTuple):
 
     Attributes:
         title: its authors' name for it.
-        marks: names of tensors that it has, any one of each inner tuple.
-        lacks: names of tensors that only its relatives have.
+        marks: names of tensors; a network of the family has at least one of each inner tuple.
+        lacks: names of tensors that tell similar families from this one, which has none of them.
         kind: the class of its architectures.
-        read: makes the architecture of tensors.
-        network: makes the network of an architecture.
+        read: makes the architecture from tensors.
+        network: makes the network from an architecture.
         untold: fields of the architecture that no tensor tells.
     """
 
@@ -454,21 +455,21 @@ FAMILIES: Mapping[FamilyName, Family] = MappingProxyType(
         ),
     }
 )
-"""All families, each known by tensors that no other has."""
+"""All families, each with the tensors by which it is recognised."""
 
 
 STEMS = tuple(dict.fromkeys(mark for family in FAMILIES.values() for mark in family.marks[0]))
-"""Names of tensors of which each family has one: by them a network's weights are found in a file."""
+"""Names of tensors by which a network's weights are found in a file; each family has at least one of them."""
 
 CONTAINER = re.compile(r"(layer[1-4]\.\d{1,4}\.(?:conv[1-3]|downsample\.0))\.(?=[01]\.)")
-"""What stands in a SEW-ResNet's names before the index that a container without ``module`` has."""
+"""The part of a SEW-ResNet's names before the index of a layer in a container, where ``module`` is missing."""
 
 
 def canonical(state: StateDict) -> StateDict:
     """Return a state dict under its family's own names.
 
-    A SEW-ResNet's containers bear ``module`` in their names, which files lose where wrappers are taken off, and which
-    SpikingJelly has left out since 0.0.0.0.14.
+    The names of a SEW-ResNet's containers contain ``module``. Removing the names of wrappers removes it too, and
+    SpikingJelly has left it out since 0.0.0.0.14.
     """
     if "layer1.0.conv1.0.weight" not in state:
         return state
@@ -476,7 +477,7 @@ def canonical(state: StateDict) -> StateDict:
 
 
 def family_of(state: StateDict) -> FamilyName | None:
-    """Return which family's marks a state dict bears; None where it bears no family's."""
+    """Return the family whose marks a state dict has; None if it has those of no family."""
     for name, family in FAMILIES.items():
         if all(any(mark in state for mark in marks) for marks in family.marks) and not any(
             mark in state for mark in family.lacks
@@ -486,12 +487,12 @@ def family_of(state: StateDict) -> FamilyName | None:
 
 
 def recognise(state: StateDict) -> Recognition:
-    """Return the family and architecture of a state dict, whose every name and shape is that network's.
+    """Return the family and architecture of a state dict, after a check that every name and shape is that network's.
 
     Raises:
-        FileFormatError: where it is of no family, a tensor is missing, foreign, or of another shape than the others
-            call for.
-        UnsupportedError: where its shapes are those of no network that the family's architecture describes.
+        FileFormatError: where the state dict is of no family, or a tensor is missing, foreign, or of another shape than
+            the other tensors call for.
+        UnsupportedError: where no network that the family's architecture describes has such shapes.
     """
     state = canonical(state)
     name = family_of(state)
@@ -513,7 +514,7 @@ def build(architecture: ZooArchitecture, *, timesteps: int) -> Classifier:
     """Return the network that an architecture describes, with new weights.
 
     Args:
-        architecture: of any family.
+        architecture: the architecture of a network of any family.
         timesteps: T, how often an image is presented.
 
     Raises:
@@ -526,7 +527,7 @@ def build(architecture: ZooArchitecture, *, timesteps: int) -> Classifier:
 
 
 def _presented(name: FamilyName, architecture: ZooArchitecture) -> tuple[int, int]:
-    """T and the image's edge, in pixels, as the authors train such a network."""
+    """T and the edge of an image, in pixels, with which the authors train such a network."""
     if architecture.in_channels == EVENT_CHANNELS:
         if isinstance(architecture, sdt.SDTArchitecture):
             return (10, 64) if architecture.pools_attention else (16, 128)

@@ -31,14 +31,14 @@ from resformer.models.zoo.spikformer import SpikingPatchSplitting
 class SDTArchitecture(ColumnArchitecture):
     """Everything about a Spike-driven Transformer but T and the image size.
 
-    No tensor tells the stem's pooling, nor whether spikes are pooled in the attention. The heads are told, and decide
-    nothing unless spikes are pooled: each channel's are summed for themselves.
+    No tensor tells the stem's pooling, nor whether spikes are pooled in the attention. A tensor tells the number of
+    heads, which changes nothing unless spikes are pooled: each channel is summed by itself.
 
     Attributes:
-        num_heads: attention heads, of which only a matrix that is held and never read has the shape.
-        pooling: the authors' ``pooling_stat``: a digit for each of the stem's first four units, 1 where it pools.
+        num_heads: attention heads; only the shape of a matrix that is never used, ``talking_heads``, tells the number.
+        pooling: the authors' ``pooling_stat``: a digit for each of the stem's first four units, 1 if the unit pools.
         pools_attention: the authors' ``dvs_mode``: whether 3x3 max-pools of stride 1 follow k, v, their product and
-            the attention's result. Those of the last two lie over the tokens and the channels of a head, as theirs do.
+            the attention's result. As in the authors' code, the last two pool over a head's tokens and channels.
         neuron: which neuron every population is.
 
     Raises:
@@ -55,9 +55,10 @@ class SDTArchitecture(ColumnArchitecture):
 
 
 class MembranePatchSplitting(SpikingPatchSplitting):
-    """The stem: as Spikformer's, but that the fourth unit pools before its neuron and the fifth adds currents.
+    """The stem: Spikformer's, except that the fourth unit pools before its neuron and the fifth unit adds currents.
 
-    Nothing reaches the fifth's neuron, whose ``w`` a PLIF's state dict holds. Source: the authors' ``MS_SPS``.
+    The fifth unit's neuron is never used, but with PLIF neurons the state dict holds its ``w``. Source: the authors'
+    ``MS_SPS``.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +78,8 @@ class MembranePatchSplitting(SpikingPatchSplitting):
 class SDSA(Units):
     """Spike-Driven Self-Attention (paper section 3.3, authors' ``MS_SSA_Conv``): masks and sums, no product of numbers.
 
-    Each channel counts the pixels at which k and v fire; where its neuron fires of the count, q passes.
+    Each channel counts the pixels at which both k and v fire, and a neuron reads the count. Where the neuron fires, q's
+    spikes pass.
     """
 
     def __init__(self, net: SDTArchitecture) -> None:
@@ -91,12 +93,12 @@ class SDSA(Units):
         self.num_heads = net.num_heads
         self.pools = net.pools_attention
         self.pool = layer.MaxPool2d(kernel_size=3, stride=1, padding=1, step_mode="m")
-        # held so that the authors' checkpoints load; their forward never reads them
+        # these two exist so that the authors' checkpoints load; the authors' forward never uses them
         self.talking_heads = nn.Conv1d(net.num_heads, net.num_heads, kernel_size=1, bias=False)
         self.attn_lif = lif(v_threshold=ATTENTION_THRESHOLD, kind=net.neuron)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend over x, (T, N, C, H, W), currents; the result is what the block adds to them."""
+        """Attend over x, (T, N, C, H, W), currents; the result is what the block adds to x."""
         spikes = self.shortcut_lif(x)
         q, k, v = (self.fire(unit, self.weigh(unit, spikes)) for unit in ("q_{}", "k_{}", "v_{}"))
         if self.pools:
@@ -108,7 +110,7 @@ class SDSA(Units):
         """Pool x, (T, N, C, H, W), over the tokens and channels of each head, if this attention pools."""
         if not self.pools:
             return x
-        # theirs gives (T, N, heads, L, C / heads) to a pool that takes the last two axes for rows and columns
+        # the authors' pool gets (T, N, heads, L, C / heads) and takes the last two axes for rows and columns
         pooled: torch.Tensor = self.pool(tokens(x, self.num_heads))
         return maps(pooled, x.shape[3:])
 
@@ -130,7 +132,7 @@ class SDTBlock(nn.Module):
 class SpikeDrivenTransformer(ColumnNetwork):
     """A Spike-driven Transformer with the authors' names and shapes; see ``Classifier`` for input and result.
 
-    The neuron before the classifier is given means over maps of currents.
+    The neurons before the classifier get the mean of each map of currents.
     """
 
     def __init__(self, architecture: SDTArchitecture, *, timesteps: int = 4) -> None:
@@ -144,6 +146,6 @@ class SpikeDrivenTransformer(ColumnNetwork):
         self.head = nn.Linear(net.embed_dims, net.num_classes)
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the mean over T of the logits of the spikes of (T, N, embed_dims): (N, classes)."""
+        """Return the logits, (N, classes), for (T, N, embed_dims): the mean over T of each step's logits."""
         logits: torch.Tensor = self.head(self.head_lif(pooled)).mean(0)
         return logits

@@ -1,4 +1,4 @@
-"""Spike-driven Transformer v3: neurons of levels in the frame of Meta-SpikeFormer.
+"""Spike-driven Transformer v3: integer neurons, whose values are levels, in the frame of Meta-SpikeFormer.
 
 Source: Yao et al., "Scaling Spike-driven Transformer with Efficient Spike Firing Approximation Training", TPAMI 2025
 (arXiv 2411.16061), and the authors' code, ``SDT_V3/Classification/Model_Base/models.py`` in
@@ -25,12 +25,12 @@ VALUE_WIDENING = 4
 
 @dataclass(frozen=True, kw_only=True)
 class SDTV3Architecture(MetaArchitecture):
-    """A Spike-driven Transformer v3.
+    """Everything about a Spike-driven Transformer v3 but T and the image size.
 
-    No tensor tells the heads or the levels.
+    No tensor tells the number of heads or the levels.
 
     Attributes:
-        levels: D, the largest count of spikes that a neuron stands for.
+        levels: D, the largest number of spikes that one value of a neuron stands for.
     """
 
     levels: int = 4
@@ -41,9 +41,9 @@ class SDTV3Architecture(MetaArchitecture):
 
 
 class LevelNeuron(nn.Module):
-    """I-LIF's integers, memoryless: x clamped to 0 .. D and rounded, half to even, then divided by a norm.
+    """The integer neuron I-LIF without memory: x is clamped to 0 .. D, rounded half to even, and divided by a norm.
 
-    On hardware a level is so many spikes. In training the gradient passes where x lies within the levels.
+    On hardware, level n is n spikes. In training, the gradient passes where x lies within 0 .. D.
 
     Args:
         levels: D.
@@ -56,7 +56,7 @@ class LevelNeuron(nn.Module):
         self.norm = norm
 
     def extra_repr(self) -> str:
-        """What ``print`` shows of it."""
+        """The arguments that ``print`` shows."""
         return f"levels={self.levels}, norm={self.norm}"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class LevelUnit(nn.Sequential):
 
 
 class LevelSeparable(nn.Module):
-    """Convolutions of 1x1, of each channel for itself, and of 1x1, each behind neurons (authors' ``SepConv_Spike``)."""
+    """A 1x1, a depthwise and a 1x1 convolution, each after neurons (authors' ``SepConv_Spike``)."""
 
     def __init__(self, channels: int, edge: int, levels: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class LevelSeparable(nn.Module):
 
 
 class LevelAttention(nn.Module):
-    """Attention of levels, with four times as many channels of values (authors' ``MS_Attention_linear``)."""
+    """Attention over levels; v has four times as many channels as q and k (authors' ``MS_Attention_linear``)."""
 
     def __init__(self, channels: int, *, num_heads: int, levels: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class LevelAttention(nn.Module):
         self.proj_conv = LevelUnit(channels * VALUE_WIDENING, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Attend over x, (T, N, C, H, W), currents; the result is what the block adds to them."""
+        """Attend over x, (T, N, C, H, W), currents; the result is what the block adds to x."""
         given = self.head_spike(x)
         q, k, v = (getattr(self, f"{name}_spike")(getattr(self, f"{name}_conv")(given)) for name in "qkv")
         projected: torch.Tensor = self.proj_conv(self.attn_spike(self.attention(q, k, v)))
@@ -159,10 +159,10 @@ class SpikeDrivenTransformerV3(MetaFrame):
         return LevelSeparable(channels, 7, self.levels)
 
     def block(self, channels: int) -> nn.Module:
-        """Return a block of attention of levels."""
+        """Return a transformer block with attention over levels."""
         return LevelBlock(channels, num_heads=self.architecture.num_heads, levels=self.levels)
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the mean over T of the logits of the levels of (T, N, C'): (N, classes)."""
+        """Return the logits, (N, classes), for (T, N, C'): the mean over T of each step's logits."""
         logits: torch.Tensor = self.head(self.spike(pooled)).mean(0)
         return logits

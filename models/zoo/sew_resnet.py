@@ -28,12 +28,12 @@ EXPANSION: Mapping[BlockKind, int] = MappingProxyType({"basic": 1, "bottleneck":
 class SEWResNetArchitecture:
     """Everything about a SEW-ResNet but T and the image size.
 
-    No tensor tells the function that connects a block's spikes to its input's.
+    No tensor tells the function that connects a block's spikes to those of its input.
 
     Attributes:
-        block: two 3x3 convolutions, or a 3x3 between two of 1x1.
+        block: ``basic`` is two 3x3 convolutions, ``bottleneck`` a 3x3 convolution between two of 1x1.
         depths: number of blocks of each of the four stages.
-        connect: ADD sums spikes; AND lets one pass where both fire; IAND where the input fires and the block does not.
+        connect: ADD sums both; AND fires where both fire; IAND fires where the input fires and the block does not.
         width: channels of the stem and of the first stage; 64 in the authors' networks.
         in_channels: channels of the input.
         num_classes: number of logits.
@@ -84,11 +84,11 @@ class SEWBlock(nn.Module):
     """Two or three spiking units, connected to the input element by element (authors' ``BasicBlock``, ``Bottleneck``).
 
     Args:
-        kind: which units.
-        in_channels: of the input.
-        channels: of the stage; the result has as many times ``EXPANSION``.
-        stride: of the 3x3 convolution, the first of two.
-        connect: how the input joins.
+        kind: the kind of block, which decides the units.
+        in_channels: channels of the input.
+        channels: channels of the stage; the result has ``EXPANSION[kind]`` times as many.
+        stride: stride of the first 3x3 convolution.
+        connect: how the input is connected to the units' spikes.
     """
 
     def __init__(self, kind: BlockKind, in_channels: int, channels: int, *, stride: int, connect: Connect) -> None:
@@ -112,7 +112,7 @@ class SEWBlock(nn.Module):
             self.downsample = nn.Sequential(ConvNorm(in_channels, out_channels, 1, stride=stride), integrate_and_fire())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Transform x, (T, N, C, H, W), spikes or, of ADD, sums of spikes."""
+        """Transform x, (T, N, C, H, W): spikes, or with ADD sums of spikes."""
         fired = x
         for index in range(1, self.units + 1):
             fired = getattr(self, f"sn{index}")(getattr(self, f"conv{index}")(fired))
@@ -153,6 +153,6 @@ class SEWResNet(Classifier):
         return pooled
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (N, classes), of the mean over T of (T, N, C')."""
+        """Return the logits, (N, classes), for the mean over T of (T, N, C')."""
         logits: torch.Tensor = self.fc(pooled.mean(0))
         return logits

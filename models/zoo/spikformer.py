@@ -36,9 +36,9 @@ class Kinds(NamedTuple):
     Attributes:
         attention: the shape of the weights of q, k, v and the projection.
         mlp: the shape of the weights of the MLP.
-        scale: of the attention.
-        pooling: after which of the stem's units a max-pool follows.
-        num_heads: of the networks that they train.
+        scale: the attention's scale.
+        pooling: a digit for each of the stem's first four units: 1 if a max-pool follows it, else 0.
+        num_heads: attention heads of the networks that the authors train.
     """
 
     attention: PointwiseKind
@@ -62,13 +62,13 @@ LAYOUTS: Mapping[Layout, Kinds] = MappingProxyType(
 class SpikformerArchitecture(ColumnArchitecture):
     """Everything about a Spikformer but T and the image size.
 
-    No tensor tells the heads, nor the stem's pooling.
+    No tensor tells the number of heads, nor the stem's pooling.
 
     Attributes:
-        layout: which of the authors' folders the names, the shapes and the attention's scale are those of.
-        pooling: a digit for each of the stem's first four units: 1 where a max-pool follows it; the layout's if not
-            given.
-        positions: of ``dvs``, the tokens that the position embedding, which is held and never read, was made for.
+        layout: the authors' folder whose names, shapes and attention's scale are used.
+        pooling: a digit for each of the stem's first four units: 1 if a max-pool follows it, else 0; the layout's if
+            not given.
+        positions: in ``dvs``, the number of tokens of the position embedding, which is stored but never used.
 
     Raises:
         UnsupportedError: where the fields contradict each other.
@@ -87,20 +87,20 @@ class SpikformerArchitecture(ColumnArchitecture):
 
     @property
     def kinds(self) -> Kinds:
-        """What the layout decides."""
+        """The ``Kinds`` of the layout."""
         return LAYOUTS[self.layout]
 
 
 class SpikingPatchSplitting(Units):
-    """The stem: four units of 3x3 convolutions up to ``embed_dims``, pools, and a fifth unit added to the fourth's.
+    """The stem: four units of 3x3 convolutions with max-pools, and a fifth unit that is added to the fourth's result.
 
     Source: the authors' ``SPS``.
 
     Args:
-        in_channels: of the input.
+        in_channels: channels of the input.
         embed_dims: channels of the result, a multiple of 8.
-        pooling: a digit a unit, 1 where it pools, here behind its neuron.
-        neurons: makes a population, five times.
+        pooling: a digit for each of the first four units: 1 if it pools, here after its neuron, else 0.
+        neurons: makes a population; it is called five times.
     """
 
     UNITS = ("proj_{}", "proj_{}1", "proj_{}2", "proj_{}3")
@@ -156,12 +156,12 @@ class Spikformer(ColumnNetwork):
         self.patch_embed = SpikingPatchSplitting(net.in_channels, net.embed_dims, net.pooling)
         self.block = nn.ModuleList(SpikformerBlock(net) for _ in range(net.depth))
         if net.layout == "dvs":
-            # held so that the authors' checkpoints load; their forward never reads them
+            # these two exist so that the authors' checkpoints load; the authors' forward never uses them
             self.pos_embed = nn.Parameter(torch.zeros(1, net.positions, net.embed_dims))
             self.norm = unused_norm(net.embed_dims)
         self.head = nn.Linear(net.embed_dims, net.num_classes)
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (N, classes), of the mean over T of (T, N, embed_dims)."""
+        """Return the logits, (N, classes), for the mean over T of (T, N, embed_dims)."""
         logits: torch.Tensor = self.head(pooled.mean(0))
         return logits

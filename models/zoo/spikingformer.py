@@ -32,12 +32,12 @@ Layout = Literal["cifar", "imagenet"]
 
 
 class Kinds(NamedTuple):
-    """How one of the authors' folders names the units of its stem, and where that pools.
+    """How one of the authors' folders names the units of its stem, and where the stem pools.
 
     Attributes:
         units: the patterns of the five units' names.
-        pooling: before which of the last four units' convolutions a max-pool stands.
-        num_heads: of the networks that they train.
+        pooling: a digit for each of the stem's last four units: 1 if a max-pool stands before its convolution, else 0.
+        num_heads: attention heads of the networks that the authors train.
     """
 
     units: tuple[str, ...]
@@ -51,23 +51,23 @@ LAYOUTS: Mapping[Layout, Kinds] = MappingProxyType(
         "imagenet": Kinds(("proj_{}", "proj1_{}", "proj2_{}", "proj3_{}", "proj4_{}"), "1111", 8),
     }
 )
-"""The authors' two ways of writing the stem; their networks for event data have the second."""
+"""The authors' two ways of writing the stem; their networks for event data are written in the second way."""
 
 EVENT_TAU = 1.5
-"""Of the neurons of the authors' networks for event data, in steps."""
+"""Tau of the neurons in the authors' networks for event data, in steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpikingformerArchitecture(ColumnArchitecture):
     """Everything about a Spikingformer but T and the image size.
 
-    No tensor tells the heads, the stem's pooling, nor tau.
+    No tensor tells the number of heads, the stem's pooling, nor tau.
 
     Attributes:
-        layout: which of the authors' ways the stem is written in.
-        pooling: a digit for each of the stem's last four units: 1 where a max-pool stands before its convolution; the
-            layout's if not given.
-        tau: of all neurons, in steps.
+        layout: the way of the authors' two in which the stem is written.
+        pooling: a digit for each of the stem's last four units: 1 if a max-pool stands before its convolution, else 0;
+            the layout's if not given.
+        tau: tau of all neurons, in steps.
 
     Raises:
         UnsupportedError: where the fields contradict each other.
@@ -87,12 +87,12 @@ class SpikingformerArchitecture(ColumnArchitecture):
 
     @property
     def kinds(self) -> Kinds:
-        """What the layout decides."""
+        """The ``Kinds`` of the layout."""
         return LAYOUTS[self.layout]
 
 
 class SpikingTokenizer(Units):
-    """The stem: a 3x3 convolution, and four units whose neuron, and perhaps a max-pool, stand before theirs.
+    """The stem: a 3x3 convolution, then four units of a neuron, perhaps a max-pool, and a 3x3 convolution.
 
     Source: the authors' ``SpikingTokenizer``.
     """
@@ -160,6 +160,6 @@ class Spikingformer(ColumnNetwork):
         self.head = nn.Linear(net.embed_dims, net.num_classes)
 
     def readout(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (N, classes), of the mean over T of (T, N, embed_dims)."""
+        """Return the logits, (N, classes), for the mean over T of (T, N, embed_dims)."""
         logits: torch.Tensor = self.head(pooled.mean(0))
         return logits

@@ -66,7 +66,7 @@ LIF <timesteps, dt_over_tau, r, v_leak, v_threshold, v_reset> (current) => (spik
     spikes = Reshape (spikes_by_step, shape)
 }
 """
-"""Neurons that start at rest and step over T; as ``float_interpreter.fire``."""
+"""Neurons that start at rest and step over T, as ``float_interpreter.fire`` computes them."""
 
 SPIKE_MATMUL_FUNCTION = """
 SpikeMatMul <y_shape, first, last, perm, spikes_shape, output_shape> (y, spikes) => (product)
@@ -95,7 +95,7 @@ def export_float(graph: Graph[nir.NIRNode], *, with_spikes: bool = False) -> onn
     ``logits`` is (N, T, classes). N is free. Nodes and the values that they make bear the network's names.
 
     Args:
-        graph: Of real numbers.
+        graph: The float graph.
         with_spikes: Make each population's spikes, (T * N, ...), an output of its own, under the population's name.
 
     Raises:
@@ -115,11 +115,11 @@ def export_float(graph: Graph[nir.NIRNode], *, with_spikes: bool = False) -> onn
 
 
 class _Writer(ModelWriter):
-    """One method for each type of node."""
+    """Writes a float graph, with one method for each type of node."""
 
     @singledispatchmethod
     def write(self, op: nir.NIRNode, node: Node[nir.NIRNode]) -> None:
-        """Append what computes one graph node."""
+        """Append the ONNX nodes that compute one graph node."""
         raise UnsupportedError(f"{node.name}: {type(op).__name__} has no ONNX form; run the simulator instead")
 
     @write.register
@@ -173,7 +173,7 @@ class _Writer(ModelWriter):
 
     @write.register
     def _(self, op: nir.SumPool2d, node: Node[nir.NIRNode]) -> None:
-        # ONNX has no sum over windows: a convolution of ones, a channel at a time.
+        # ONNX has no sum over windows, so it is a convolution of each channel with weights of one
         channels, kernel = node.shape[0], ints(op.kernel_size)
         ones = self._real(f"{node.name}.ones", np.ones((channels, 1, *kernel)))
         stride, pads = ints(op.stride), ints(op.padding) * 2
@@ -236,7 +236,7 @@ class _Writer(ModelWriter):
         made, *others = self.spread_inputs(node, self.inputs(node))
         for index, other in enumerate(others, 1):
             name = f"{node.name}.gated{index}"
-            if op.kind == "iand":  # of 0 and 1, a - b is positive where only a is 1
+            if op.kind == "iand":  # for values 0 and 1, a - b is positive only where a is 1 and b is 0
                 self.add("Sub", f"{node.name}.less{index}", [made, other])
                 self.add("Relu", name, [f"{node.name}.less{index}"])
             else:
@@ -255,7 +255,7 @@ class _Writer(ModelWriter):
         self._write("Reshape", node, [f"{node.name}.scaled", shape])
 
     def _write(self, op: str, node: Node[nir.NIRNode], inputs: Sequence[str], **attributes: Any) -> None:
-        """Append the ONNX node that bears a graph node's name."""
+        """Append the ONNX node that has a graph node's name and computes its output."""
         self.add_for(node, op, inputs, np.float32, **attributes)
 
     def _real(self, name: str, array: npt.NDArray[np.float64]) -> str:

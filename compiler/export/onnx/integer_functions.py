@@ -1,9 +1,9 @@
 """The integer model's model-local functions, in ONNX's text syntax.
 
-They rest on what ONNX defines of its integers: ``Div`` rounds toward zero, and a ``Cast`` to a narrower type keeps the
-low bits.
+They rely on what ONNX defines for integers: ``Div`` rounds toward zero, and a ``Cast`` to a narrower type keeps the low
+bits.
 
-Where a function is *counted*, it has one output more: how many values it clipped, an int64 scalar.
+A function that is *counted* has one more output: the number of values that it clipped, an int64 scalar.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNSIGNED_WEIGHT = f"""{_HALF}
     wide_weight = Cast <to = 6> (weight)
     positive_weight = Add (wide_weight, wide_half)
     unsigned_weight = Cast <to = 2> (positive_weight)"""
-"""Weights for unsigned products, and their zero point ``half``."""
+"""The statements that make weights unsigned, for unsigned products; their zero point is ``half``."""
 
 MAX_POOL = """
 MaxPool2d (x, rows, columns) => (y)
@@ -50,7 +50,7 @@ SumPool2d (x, rows, columns) => (y)
     y = ReduceSum <keepdims = 0> (windows, column_axis)
 }
 """
-"""Sums over windows, likewise."""
+"""Sums over windows; ``rows`` and ``columns``, (windows, kernel), hold each window's indices."""
 
 _SATURATE = """
     wide_limit = Constant <value_int: int = @limit> ()
@@ -69,7 +69,7 @@ _COUNT_SATURATED = """
 
 
 def _by_step(value: str) -> str:
-    """The statements that part a value's merged first axis (T * N, ...) into ``value_by_step``, (T, N, ...)."""
+    """The statements that split a value's merged first axis, (T * N, ...), to make ``VALUE_by_step``, (T, N, ...)."""
     return f"""steps = Constant <value_int: int = @timesteps> ()
     one = Constant <value_ints = [1]> ()
     batch = Constant <value_ints = [-1]> ()
@@ -111,7 +111,8 @@ $name <timesteps, vth, $attributes> (current, bias) => (spikes$saturated)
     $total
 }}
 """)
-"""Neurons that start at rest and step over T, as ``fixedpoint.lif_step``; ``bias`` counts 64ths of the current."""
+"""Neurons that start at rest and step over T, as ``fixedpoint.lif_step`` computes; ``bias`` is in 1/64 of the current.
+"""
 
 _COUNTED = {
     "saturated": ", saturated",
@@ -125,7 +126,7 @@ _COUNTED = {
     wide_clipped = Cast <to = 7> (clipped_by_step)
     saturated = ReduceSum <keepdims = 0> (wide_clipped)""",
 }
-"""What counts potentials clipped from below; clipped from above, a neuron fires either way."""
+"""The parts that count potentials clipped from below; one clipped from above fires with or without the clip."""
 
 _MEMORYLESS = {
     "ends": "v_end",
@@ -134,11 +135,11 @@ _MEMORYLESS = {
     "starts": "start",
     "u": "arriving",
 }
-"""Neurons whose current keeps nothing of the last step."""
+"""The parts of neurons whose current keeps nothing of the last step."""
 
 
 def lif(*, counted: bool) -> str:
-    """Neurons of which a step leaves v * keep / unity, where v * keep fits 32 bits: all whose tau is a power of two."""
+    """Neurons whose v decays to v * keep / unity in a step, where v * keep fits 32 bits: tau is a power of two."""
     return _LIF.substitute(
         _MEMORYLESS | _counting(counted),
         name="LIF",
@@ -151,7 +152,7 @@ def lif(*, counted: bool) -> str:
 
 
 def plif(*, counted: bool) -> str:
-    """Neurons of which a step leaves v * keep / 4096: any tau, such as one that was learned."""
+    """Neurons whose v decays to v * keep / 4096 in a step: any tau, such as one that was learned."""
     return _LIF.substitute(
         _MEMORYLESS | _counting(counted),
         name="PLIF",
@@ -162,7 +163,7 @@ def plif(*, counted: bool) -> str:
 
 
 def current_lif(*, counted: bool) -> str:
-    """Neurons of which a step leaves u * keep_u / 4096 and v * keep_v / 4096."""
+    """Neurons whose u decays to u * keep_u / 4096 and whose v decays to v * keep_v / 4096 in a step."""
     return _LIF.substitute(
         _counting(counted),
         name="CurrentLIF",
@@ -215,7 +216,8 @@ $name <timesteps> (current, keep_u, keep_v, u_bias, v_bias, threshold$parameters
     $total
 }}
 """)
-"""Neurons that start at rest and step over T, as ``fixedpoint.cuba_lif_step``; parameters broadcast against them."""
+"""Neurons that start at rest and step over T, as ``fixedpoint.cuba_lif_step`` computes; parameters broadcast against
+the population."""
 
 _COUNT_BOTH = """
             kept_u = Equal (gathered, u_next)
@@ -232,7 +234,7 @@ _LOST_ANY = """kept_v = Equal (free, charged)
 
 
 def cuba_li(*, counted: bool) -> str:
-    """Neurons whose current has a memory and that do not fire: their potentials."""
+    """Neurons whose current has a memory and that do not fire; the output is their potentials."""
     counting = _counting(counted)
     if counted:
         counting["count"] = Template(_COUNT_BOTH).substitute(lost_v=_LOST_ANY)
@@ -268,16 +270,16 @@ CubaLI <timesteps> (current, keep_u, keep_v, u_bias) => (potentials$saturated)
     $total
 }}
 """)
-"""As ``fixedpoint.cuba_li_step``."""
+"""Neurons that start at rest and step over T, as ``fixedpoint.cuba_li_step`` computes."""
 
 
 def multi_spike(name: str, *, rounding: Rounding, leaks: bool, counted: bool) -> str:
-    """Neurons that fire several spikes a step: their counts.
+    """Neurons that may fire several spikes in a step; the output is their counts.
 
     Args:
-        name: The function's.
-        rounding: Which count a potential makes.
-        leaks: Whether a step leaves v * keep / 4096, or else all of it.
+        name: The name of the function.
+        rounding: How a potential is rounded to a count.
+        leaks: Whether v decays to v * keep / 4096 in a step; if not, v does not decay.
         counted: Whether clipped potentials are counted.
     """
     counting = _counting(counted)
@@ -317,7 +319,8 @@ _QUOTIENTS: Mapping[Rounding, str] = MappingProxyType(
             whole = Sub (nearest, excess)""",
     }
 )
-"""What makes a count of a potential that is not negative, in 32 bits: twice the potential and a threshold fit."""
+"""The statements that round a potential, not negative, to a count in 32 bits: twice a potential plus a threshold fits.
+"""
 
 _MULTI_SPIKE = Template(f"""
 $name <timesteps> (current, threshold, floor, bias, most$keep) => (counts$saturated)
@@ -352,7 +355,7 @@ $name <timesteps> (current, threshold, floor, bias, most$keep) => (counts$satura
     $total
 }}
 """)
-"""As ``fixedpoint.multi_spike_step``."""
+"""Neurons that start at rest and step over T, as ``fixedpoint.multi_spike_step`` computes."""
 
 
 SAMPLE_DELAY = f"""
@@ -369,11 +372,12 @@ SampleDelay <timesteps> (x, since, arrived) => (y)
     y = Reshape (y_by_step, shape)
 }}
 """
-"""For each step and neuron, (T, 1, ...): at which step what arrives was sent, and whether anything arrived."""
+"""Delays of neurons within a sample. For each step and neuron, (T, 1, ...): ``since`` is the step at which the value
+that arrives was sent, and ``arrived`` says whether one arrives."""
 
 
 class Feedback(NamedTuple):
-    """How recurrent synapses pass over the spikes of a step ago."""
+    """The form of recurrent synapses: a convolution, in one or more parts, of the spikes of the step before."""
 
     padding: tuple[int, int]
     groups: int
@@ -381,7 +385,7 @@ class Feedback(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For functions with such synapses: they differ, as no attribute reaches the body of a ``Scan``."""
+        """A part of the names of functions with such synapses; no attribute can tell a ``Scan`` body of the form."""
         rows, columns = self.padding
         groups = f"Groups{self.groups}" if self.groups > 1 else ""
         parts = f"Parts{self.parts}" if self.parts > 1 else ""
@@ -406,7 +410,7 @@ _NO_FEEDBACK = {
 
 
 def _feed_back(feedback: Feedback) -> dict[str, str]:
-    """The parts of neurons that read their own spikes; as ``convolution``, by unsigned weights with a zero point."""
+    """The parts of neurons that read their own spikes, by unsigned weights with a zero point as in ``convolution``."""
     rows, columns = feedback.padding
     attributes = f"pads = [{rows}, {columns}, {rows}, {columns}], group = {feedback.groups}"
     parts = range(feedback.parts)
@@ -448,7 +452,7 @@ _FIRES_PROMPTLY = """above = Greater (v, threshold)
 
 
 def cuba_lif(name: str, *, soft_reset: bool, prompt: bool, feedback: Feedback | None, counted: bool) -> str:
-    """Neurons whose current has a memory, and all of whose parameters may vary."""
+    """Neurons whose current has a memory, and whose parameters may all vary within the population."""
     counting = _counting(counted)
     if counted:
         counting["count"] = Template(_COUNT_BOTH).substitute(lost_v=_LOST_ANY if soft_reset else _LOST_BELOW)
@@ -469,15 +473,18 @@ _UNITY = f"""
 
 
 def _constant(attribute: str) -> str:
-    """An attribute as an int32 scalar of its name."""
+    """The statements that make an int32 scalar of an attribute, under the attribute's name."""
     return f"""
     wide_{attribute} = Constant <value_int: int = @{attribute}> ()
     {attribute} = Cast <to = 6> (wide_{attribute})"""
 
 
 def _leak(state: str, keep: str) -> str:
-    """``fixedpoint.decay`` without 64 bits: the multiple of 4096 is scaled by itself, and only the rest is rounded.
-    Both have the state's sign, so that rounding the rest toward zero rounds the sum toward zero."""
+    """``fixedpoint.decay`` in 32 bits: a state is split into a multiple of 4096 and a rest, which are scaled apart.
+
+    Only the scaled rest is rounded. Both have the state's sign, so rounding the rest toward zero rounds the sum toward
+    zero.
+    """
     return f"""
             {state}_whole = Div ({state}, unity)
             {state}_rounded = Mul ({state}_whole, unity)
@@ -504,9 +511,9 @@ LIFT = 1 << 30
 
 
 def coarse_relay(*, counted: bool) -> str:
-    """A sum with a bias, divided by ``unit`` (two or more) and rounded, ties upward; then clipped likewise.
+    """A sum with a bias, divided by ``unit`` (two or more) and rounded, ties upward; then clipped as by ``relay``.
 
-    ``fixedpoint.shift_right`` rounds down, ``Div`` toward zero: so the dividend is made positive first.
+    ``fixedpoint.shift_right`` rounds down and ``Div`` toward zero, so the dividend is made positive first.
     """
     return f"""
 CoarseRelay <limit, unit> (currents, bias) => (sent{", saturated" if counted else ""})
@@ -527,7 +534,7 @@ CoarseRelay <limit, unit> (currents, bias) => (sent{", saturated" if counted els
 
 
 def spike_matmul(bits: int, *, counted: bool) -> str:
-    """A product of attention, clipped to ``limit``: y of so many bits, transposed or not, times the spikes."""
+    """A product of attention, clipped to ``limit``: y of ``bits`` bits, transposed or not, times the spikes."""
     return f"""
 SpikeMatMul{bits} <y_shape, perm, spikes_shape, output_shape, limit> (y, bias, spikes) => (
     product{", saturated" if counted else ""})
@@ -549,13 +556,13 @@ SpikeMatMul{bits} <y_shape, perm, spikes_shape, output_shape, limit> (y, bias, s
 
 
 def attention(name: str, *, scores_first: bool, wide: bool, counted: bool) -> str:
-    """Attention of counts, clipped to ``limit``: of q, k and v, which are spikes, times ``unit``.
+    """Attention of q, k and v, which are bytes of spikes or counts, times ``unit`` and clipped to ``limit``.
 
     Args:
-        name: The function's.
-        scores_first: Whether the first product is of q and k, or else of k and v.
-        wide: Whether what that makes exceeds a byte; ONNX multiplies 32-bit integers more slowly.
-        counted: Whether it says how many values it clipped.
+        name: The name of the function.
+        scores_first: Whether the first product is that of q and k; if not, it is that of k and v.
+        wide: Whether the first product may exceed a byte; ONNX multiplies 32-bit integers more slowly.
+        counted: Whether clipped values are counted.
     """
     first, other = ("keys, q_heads", "v_heads") if scores_first else ("v_heads, keys", "q_heads")
     if wide:
@@ -586,11 +593,12 @@ def attention(name: str, *, scores_first: bool, wide: bool, counted: bool) -> st
 
 
 def convolution(bits: int) -> str:
-    """Correlations with int8 weights: of spikes if ``bits`` is one, else of signed integers of so many bits.
+    """Correlations with int8 weights: of spikes if ``bits`` is 1, and of signed integers of ``bits`` bits otherwise.
 
-    ONNX Runtime multiplies unsigned bytes exactly on all processors, and fast; of a signed and an unsigned one, some
-    processors' sums saturate at 16 bits, others are slow, and before 1.24 it had no such ``ConvInteger`` at all. So
-    weights become unsigned, with a zero point; a runtime that folds constants does that once.
+    ONNX Runtime multiplies unsigned bytes exactly and fast on all processors. When it multiplies a signed and an
+    unsigned byte, sums saturate at 16 bits on some processors and are slow on others, and before version 1.24 it had no
+    ``ConvInteger`` for them at all. So weights become unsigned, with a zero point; a runtime that folds constants does
+    that once.
     """
 
     def convolve(source: str, zero_point: str) -> str:
@@ -611,15 +619,16 @@ def convolution(bits: int) -> str:
 
 
 def convolution_name(bits: int) -> str:
-    """Of spikes, that is the plain one."""
+    """The name of the convolution of integers of ``bits`` bits; that of spikes, of 1 bit, has no number."""
     return "Conv2d" if bits == 1 else f"Conv2d{bits}"
 
 
 def _by_bytes(bits: int, source: str, product: Callable[[str, str], str], result: str) -> str:
     """A product of 8-bit integers applied to each byte of ``source``, and the results put together.
 
-    In two's complement, the highest byte alone is signed: a zero point of 128 (``half``; for the others, ``none``) says
-    so. Padding, being at the zero point, adds nothing.
+    In two's complement, only the highest byte is signed. An offset makes it unsigned, and its zero point of 128
+    (``half``) undoes the offset; the zero point of the other bytes is 0 (``none``). Padding has the value of the zero
+    point, so it adds nothing.
     """
     count = bits // BYTE_BITS
     lines = [
@@ -642,7 +651,7 @@ def _by_bytes(bits: int, source: str, product: Callable[[str, str], str], result
 
 
 def _saturate(result: str, *, counted: bool) -> str:
-    """Clip ``free`` to ``limit``."""
+    """The statements that clip ``free`` to [-limit, limit], and count the clipped values if ``counted``."""
     return Template(_SATURATE + _COUNT_SATURATED * counted).substitute(result=result)
 
 

@@ -1,8 +1,8 @@
 """Programs as ONNX models of standard integer operations: exact, bit for bit, in any runtime that follows ONNX.
 
-Spikes are uint8, weights int8, all other values int32; the logits' division alone is real. Synapses, neurons, relays,
-pools and attention's products are model-local functions of the domain ``resformer``: one node each in a viewer. Delays
-vanish, since samples do not stream here.
+Spikes are uint8, weights int8, all other values int32; only the logits are scaled in floating point. Synapses, neurons,
+relays, pools and attention's products are model-local functions of the domain ``resformer``: one node each in a viewer.
+Delays are left out, since samples do not stream here.
 
 ``ConvInteger`` and ``MatMulInteger`` multiply 8-bit integers. Where one side is wider (encoded images, the y of DSSA's
 products) functions take it byte by byte: ``Conv2d16`` is a convolution of 16-bit integers. ONNX Runtime has no integer
@@ -62,10 +62,10 @@ LOGITS = "logits"
 INTEGER_LOGITS = "logits_int"
 
 WIDTHS = (8, 16, 24)
-"""Bits of the integers that synapses and products take, in bytes; 24 are all that a graded spike has."""
+"""The widths, in bits, of the integers that synapses and products take byte by byte; a graded spike has at most 24."""
 
 COARSER = "choose coarser scales with --weight-bits or --input-scale-exp, or run the simulator instead"
-"""What to do where integers are too large for ONNX's."""
+"""The advice of errors that integers are too large for ONNX's types."""
 
 
 def export_integer(program: Program, *, debug: bool = False, counts: bool = False) -> onnx.ModelProto:
@@ -77,14 +77,14 @@ def export_integer(program: Program, *, debug: bool = False, counts: bool = Fals
     encode: an input x is rint(x * 2^``input_scale_exp``), clipped to [``input_low``, ``input_high``].
 
     Args:
-        program: With proven ranges.
+        program: A program with proven ranges.
         debug: Make outputs of every LIF's spikes, (T * N, ...), uint8, and of every relay's, product's and max-pool's
-            values, (T * N, ...), int32, under their names; and of all counts.
-        counts: Make an output of how many values each LIF, relay and product clipped, an int64 scalar, under its name
-            and ``.saturated``.
+            values, (T * N, ...), int32, under their names; and all outputs that ``counts`` makes.
+        counts: For each LIF, relay and product, make an output ``NAME.saturated``, an int64 scalar: the number of
+            values that it clipped.
 
     Raises:
-        RangeError: A sum is not proved to fit 32 bits, or what synapses read to fit 24.
+        RangeError: A sum is not proved to fit 32 bits, or a value that synapses read is not proved to fit 24.
         BackendMissingError: onnx is not installed.
     """
     require("onnx")
@@ -112,14 +112,14 @@ def count_name(name: str) -> str:
 
 
 class _Writer(ModelWriter):
-    """One method for each operation.
+    """Writes a program, with one method for each operation.
 
     Args:
         program: The network.
-        counted: Make outputs of how many values were clipped.
+        counted: Whether to make outputs of the numbers of clipped values.
 
     Attributes:
-        counts: Those outputs' names, by node.
+        counts: The names of the outputs of the numbers of clipped values, by node.
         functions: The model-local functions in use, by name.
     """
 
@@ -136,7 +136,7 @@ class _Writer(ModelWriter):
 
     @singledispatchmethod
     def write(self, op: Op, node: ProgramNode) -> None:
-        """Append what computes one node."""
+        """Append the ONNX nodes that compute one node of the program."""
         raise AssertionError(f"{node.name}: no ONNX form for {type(op).__name__}")
 
     @write.register
@@ -161,7 +161,7 @@ class _Writer(ModelWriter):
         if source not in self._narrow:
             bits = self._width(node, self._bounds[node.inputs[0]].value)
             reach = int(np.abs(fixedpoint.scale_weight(op.weight, op.weight_exp)).sum(axis=(1, 2, 3)).max())
-            # lower bytes are never negative: by what they add, the higher ones' share may exceed the sum
+            # lower bytes are never negative, so the higher bytes' sum may exceed the whole sum by what the lower add
             self._check(node, self._bounds[node.name].sums + (reach << (bits - functions.BYTE_BITS)))
         name = functions.convolution_name(bits)
         self.functions[name] = functions.convolution(bits)
@@ -183,7 +183,7 @@ class _Writer(ModelWriter):
         if source in self._narrow:
             self._synapses(node, "MatMulInteger", [source, weight], exponent, op.bias, {})
         else:
-            # Its sums may take all of 32 bits, which leaves none to spare for bytes.
+            # its sums may take all 32 bits, so the sums of single bytes might not fit
             wide = f"{node.name}.weight.int32"
             self.add("Cast", wide, [weight], to=_element(np.int32))
             self._synapses(node, "MatMul", [source, wide], exponent, op.bias, {})
@@ -367,7 +367,7 @@ class _Writer(ModelWriter):
         for index, (weight, value) in enumerate(zip(op.weight[1:], values[1:], strict=True), 1):
             self.add("Add" if weight > 0 else "Sub", f"{node.name}.sum{index}", [total, value])
             total = f"{node.name}.sum{index}"
-        # what all spikes together cannot pass is as good as a larger threshold, which int32 may not hold
+        # the sum never exceeds the number of inputs, so a larger threshold, which int32 may not hold, is cut to that
         threshold = self.constant(f"{node.name}.vth", np.array(min(op.vth, len(values)), dtype=np.int32))
         self.add("Greater", f"{node.name}.fires", [total, threshold])
         self.add_for(node, "Cast", [f"{node.name}.fires"], np.uint8, to=_element(np.uint8))
@@ -412,7 +412,7 @@ class _Writer(ModelWriter):
         bias: npt.NDArray[np.int32],
         attributes: dict[str, Any],
     ) -> None:
-        """Append weighted sums: of mantissas, then times 2^exponent, plus the bias, where there is any."""
+        """Append weighted sums of mantissas, times 2^exponent, plus the bias; the last two are left out if all zero."""
         self._check(node, self._bounds[node.name].sums)
         rest: list[tuple[str, str, str]] = []
         if exponent.any():
@@ -429,8 +429,11 @@ class _Writer(ModelWriter):
         self.made(node, np.int32)
 
     def _pool(self, node: ProgramNode, name: str, function: str, window: Window) -> None:
-        """Append what combines windows. Where one reaches beyond the edge, the index of the edge stands in for its
-        padding: it is in the same window, and counts for a maximum once or twice alike."""
+        """Append the ONNX nodes that combine windows.
+
+        Where a window reaches beyond the edge, the index at the edge is repeated in place of the padding. That index is
+        in the same window, and repeating a value does not change a maximum. Sums have no padding.
+        """
         self._check(node, self._bounds[node.name].sums)
         self.functions[name] = function
         indices = []
@@ -458,11 +461,11 @@ class _Writer(ModelWriter):
         self.made(node, element)
 
     def _int32(self, source: str) -> str:
-        """What a node makes as int32: spikes are not."""
+        """The name of a node's output as int32; an output of uint8, such as spikes, is cast."""
         return self._as(self.values[source], np.int32) if self.values[source] in self._narrow else self.values[source]
 
     def _uint8(self, source: str) -> str:
-        """What a node makes as uint8: the maximum of spikes is not."""
+        """The name of a node's output as uint8; an output of int32, such as the maximum of spikes, is cast."""
         return self.values[source] if self.values[source] in self._narrow else self._as(self.values[source], np.uint8)
 
     def _as(self, value: str, element: type[np.generic]) -> str:
@@ -473,14 +476,14 @@ class _Writer(ModelWriter):
         return self._cast[key]
 
     def _per_channel(self, name: str, values: npt.NDArray[np.integer], node: ProgramNode) -> str:
-        """Add a constant (C,), or (1,), that broadcasts against a node's (T * N, C, ...)."""
+        """Add a constant of (C,) or (1,) values, in a shape that broadcasts against a node's (T * N, C, ...)."""
         return self.constant(name, values.astype(np.int32).reshape(-1, *(1,) * (len(node.shape) - 1)))
 
     def _width(self, node: ProgramNode, reach: int) -> int:
-        """The fewest bits that hold integers in [-reach, reach].
+        """The smallest of ``WIDTHS`` that holds integers in [-reach, reach].
 
         Raises:
-            RangeError: They are too many.
+            RangeError: None of them does.
         """
         for bits in WIDTHS:
             if reach < 1 << (bits - 1):
@@ -491,19 +494,19 @@ class _Writer(ModelWriter):
         )
 
     def _check(self, node: ProgramNode, reach: int) -> None:
-        """Sums fit their type.
+        """Check that sums in [-reach, reach] fit int32.
 
         Raises:
-            RangeError: They do not.
+            RangeError: They do not fit.
         """
         if reach > INT32_MAX:
             raise RangeError(f"{node.name}: sums may reach {reach}, ONNX's integers here hold {INT32_MAX}; {COARSER}")
 
     def _check_current(self, op: LIF, node: ProgramNode) -> None:
-        """No current wraps: then potentials, which are clipped each step, fit with room to spare.
+        """Check that no current wraps; then potentials, which are clipped in each step, fit with room to spare.
 
         Raises:
-            RangeError: One might.
+            RangeError: A current might wrap.
         """
         reach = 0
         for _ in range(self.graph.timesteps):

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 OPSET = 17
 IR_VERSION = 8
-"""Both as old as the functions and operations used here allow, so that most runtimes load the model."""
+"""``OPSET`` and ``IR_VERSION`` are as old as the functions and operations used here allow, so that most runtimes load
+the model."""
 
 DOMAIN = "resformer"
 
@@ -53,18 +54,18 @@ class ModelWriter:
         self._outputs: list[Any] = []
 
     def add(self, op: str, name: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> None:
-        """Append an ONNX node, which makes the value of its own name unless others are given."""
+        """Append an ONNX node; its output has the node's own name, unless other names are given."""
         from onnx import helper
 
         self._nodes.append(helper.make_node(op, inputs, outputs or [name], name=name, **attributes))
 
     def add_for(self, node: Node[Any], op: str, inputs: Sequence[str], element: Element, **attributes: Any) -> None:
-        """Append the ONNX node that bears a network node's name and makes its value."""
+        """Append the ONNX node that has a network node's name and computes its output."""
         self.add(op, node.name, inputs, **attributes)
         self.made(node, element)
 
     def made(self, node: Node[Any], element: Element) -> None:
-        """Note that a value of a network node's name now holds its output."""
+        """Record that the value with a network node's name holds the node's output, and describe that value."""
         self.values[node.name] = node.name
         self.describe(node.name, element, (BATCH, *node.shape))
 
@@ -84,7 +85,7 @@ class ModelWriter:
         self._described[name] = self._value_info(name, element, shape)
 
     def output(self, name: str) -> None:
-        """Make a value that has been described an output."""
+        """Make a value, which must have been described, an output of the model."""
         self._outputs.append(self._described[name])
 
     def inputs(self, node: Node[Any]) -> list[str]:
@@ -106,7 +107,7 @@ class ModelWriter:
         self.add("Reshape", f"{name}.frames", [f"{name}.by_step", merged])
 
     def by_sample(self, node: Node[Any], source: str, result: str, element: Element) -> None:
-        """Append what turns a value (T * N, ...) of a network node's shape into one of shape (N, T, ...)."""
+        """Append the ONNX nodes that turn ``source``, (T * N, ...) of a node's shape, into ``result``, (N, T, ...)."""
         by_step = self.shape_constant(f"{node.name}.split", (self.graph.timesteps, -1, *node.shape))
         self.add("Reshape", f"{node.name}.by_step", [source, by_step])
         axes = range(2, 2 + len(node.shape))
@@ -114,12 +115,12 @@ class ModelWriter:
         self.describe(result, element, ("N", self.graph.timesteps, *node.shape))
 
     def spread_inputs(self, node: Node[Any], values: Sequence[str]) -> list[str]:
-        """The values that a gate reads, each of as many channels as the first, so that they broadcast against it."""
+        """The values that a gate reads, with channels repeated where needed to broadcast against the gate's output."""
         channels, *_ = node.shape
         spread = []
         for index, (value, source) in enumerate(zip(values, node.inputs, strict=True)):
             given, *size = self.graph[source].shape
-            if given not in (1, channels):  # each of its channels stands for several in turn
+            if given not in (1, channels):  # each channel of the value stands for several neighbouring ones of the gate
                 name = f"{node.name}.spread{index}"
                 each = channels // given
                 for op, step, shape in (
@@ -135,12 +136,12 @@ class ModelWriter:
     def attention_products(
         self, node: Node[Any], values: Sequence[str], heads: int
     ) -> tuple[tuple[str, str], tuple[str, str]]:
-        """What the products of an attention of counts multiply, the first product having the name ``first``.
+        """The operands of both products of an attention of counts; the second reads the first as ``NODE.first``.
 
         Args:
-            node: Which reads q, k and v.
-            values: Theirs, (T * N, C, H, W).
-            heads: Blocks of channels.
+            node: The attention, which reads q, k and v.
+            values: The names of the values of q, k and v, (T * N, C, H, W).
+            heads: The number of heads, which are blocks of channels.
         """
         shapes = [self.graph[source].shape for source in node.inputs]
         made = []
@@ -157,7 +158,7 @@ class ModelWriter:
         return (v, keys), (first, q)
 
     def model(self, functions: Iterable[str]) -> onnx.ModelProto:
-        """The checked model of all that was appended, with model-local functions in ONNX's text syntax."""
+        """The model of all that was appended, checked; ``functions`` are model-local ones in ONNX's text syntax."""
         from onnx import checker, helper, parser
 
         kept = {info.name for info in self._outputs}

@@ -1,4 +1,4 @@
-"""The integer operations, each with all that the compiler must know of it; ``base`` says what that is."""
+"""The integer operations, each with all that the compiler must know of it (the interface is in ``base``)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ OPERATIONS: Mapping[str, type[Op]] = MappingProxyType(
         )
     }
 )
-"""All of them, under the names that programs' files give them."""
+"""All integer operations, by the names that they have in programs' files."""
 
 __all__ = [
     "LIF",

@@ -1,4 +1,4 @@
-"""Exact integer arithmetic in numpy, which the definitions of operations are written in."""
+"""Exact integer arithmetic in numpy, for the definitions of operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resformer.compiler.ir.interval import EXACT_IN_FLOAT64
 from resformer.compiler.ir.window import Pair, Window
 
 TAPS_AT_ONCE = 2**21
-"""Inputs of a convolution's positions that are laid out at once: 16 MiB."""
+"""Elements of the matrix of taps that a convolution lays out at once: 16 MiB."""
 
 
 def matmul(left: Int64Array, right: npt.NDArray[np.integer[Any]]) -> Int64Array:
@@ -35,7 +35,7 @@ def convolve(x: Int64Array, weight: npt.NDArray[np.integer[Any]], window: Window
 
     Args:
         x: (T, N, C, H, W).
-        weight: (C_out, C / groups, K_h, K_w), whole weights.
+        weight: (C_out, C / groups, K_h, K_w), integers: mantissa * 2^exponent.
         window: What each target reads.
         groups: Blocks of channels that do not mix.
 
@@ -51,7 +51,7 @@ def convolve(x: Int64Array, weight: npt.NDArray[np.integer[Any]], window: Window
     taps = inputs_per_group * math.prod(kernel)
     matrices = weight.reshape(groups, outputs // groups, taps)
     result = np.empty((len(frames), groups, outputs // groups, rows * columns), dtype=np.int64)
-    # few frames at a time, as their taps take kernel times the memory that they do
+    # few frames at a time: the taps of a frame take as many times its memory as the kernel has positions
     count = max(TAPS_AT_ONCE // (taps * rows * columns), 1)
     for start, group in itertools.product(range(0, len(frames), count), range(groups)):
         part = windows[start : start + count, group * inputs_per_group : (group + 1) * inputs_per_group]

@@ -23,15 +23,16 @@ from resformer.errors import RangeError
 
 @dataclass(frozen=True, eq=False)
 class SpikeMatMul(Op):
-    """One of DSSA's two products, a spike-gated sum; sends what it received one step ago.
+    """One of DSSA's two products, a spike-gated sum; it sends the product of what it received one step ago.
 
-    Inputs are y, a current of shape (C, h, w), and spikes. With d = C / heads and n = h * w, each head computes y^T x
-    of shape (n, H * W) if ``transpose``, from spikes x of shape (C, H, W); else y s, reshaped to (C, H, W), from
-    spikes s of shape (heads, n, H * W).
+    Inputs are y, a current of shape (C, h, w), and spikes. With d = C / heads and n = h * w, each head computes
+
+    - y^T x, of shape (n, H * W), if ``transpose``: from spikes x of shape (C, H, W);
+    - y s otherwise, reshaped to (C, H, W): from spikes s of shape (heads, n, H * W).
 
     Attributes:
         num_heads: Heads, each with its own block of channels.
-        transpose: Which of the two products.
+        transpose: Whether the product is y^T x, not y s.
         bias: (C,), added to y before it is gated.
         limit: The result is clipped to [-limit, limit], and each clip is counted.
     """
@@ -54,7 +55,7 @@ class SpikeMatMul(Op):
         return channels // self.num_heads if self.transpose else math.prod(size)
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        """See ``Op``; y s is given as (C, H * W), as s comes: which H and W, its node says."""
+        """See ``Op``; for y s it is (C, H * W), as in s: only the product's node says what H and W are."""
         return product_shape(inputs, self.num_heads, self.num_heads, transpose=self.transpose)
 
     def check_shapes(self, shapes: Shapes) -> None:
@@ -90,11 +91,11 @@ class SpikeMatMul(Op):
         return min((inputs[0] + largest(self.bias)) * terms, self.limit)
 
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:  # noqa: ARG002
-        """See ``Op``; its own bounds reach the limit then."""
+        """See ``Op``; it may if its own bounds reach the limit."""
         return self.signal.low == -self.limit or self.signal.high == self.limit
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
-        """See ``Op``; what y lacks becomes the product's own bias."""
+        """See ``Op``; the bias that y lacks becomes the product's own bias."""
         none = np.zeros(shapes.output[0], dtype=np.int64)
         return Carried(replace(self, bias=inputs[0].astype(np.int32)), none)
 
@@ -110,7 +111,7 @@ class SpikeMatMul(Op):
         return Outcome(*fixedpoint.saturate(matmul(per_head.swapaxes(-1, -2), gates), self.limit))
 
     def operations(self, events: Int64Array, shapes: Shapes) -> Int64Array:
-        """See ``Op``; y is replaced by ones."""
+        """See ``Op``; y counts as if it were all ones."""
         total: Int64Array = events.sum(axis=(1, 2))
         return total * (shapes.output[1] if self.transpose else shapes.output[0] // self.num_heads)
 
@@ -120,16 +121,16 @@ class SpikeMatMul(Op):
 
 
 def product_shape(inputs: Sequence[Shape], heads: int, shares: int, *, transpose: bool) -> Shape:
-    """The shape of one of DSSA's products, the second as (C, H * W).
+    """The shape of one of DSSA's products; that of the second, y s, is given as (C, H * W).
 
     Args:
         inputs: Shapes of y and of the spikes.
-        heads: Heads.
-        shares: What y's channels split into, of which each head uses one: as many as heads, or twice as many.
-        transpose: Which of the two products.
+        heads: The number of heads.
+        shares: The number of equal parts of y's channels, of which each head uses one: ``heads``, or twice as many.
+        transpose: Whether the product is y^T x, not y s.
 
     Raises:
-        InvariantError: They do not fit.
+        InvariantError: The shapes do not fit together.
     """
     require(len(inputs) == 2, f"takes y and spikes, not {len(inputs)} inputs")
     require(len(inputs[0]) == 3, f"takes y of 3 axes, not {inputs[0]}")
@@ -148,10 +149,10 @@ def product_shape(inputs: Sequence[Shape], heads: int, shares: int, *, transpose
 
 
 def check_product_shape(wanted: Shape, shape: Shape, *, transpose: bool) -> None:
-    """See that a product's node has the shape that it makes; of the second, which H and W, the node says.
+    """See that a product's node has the shape that the product makes; for y s, only the node says what H and W are.
 
     Raises:
-        InvariantError: It has another.
+        InvariantError: The node has another shape.
     """
     if transpose:
         require(shape == wanted, f"makes shape {wanted}, but its node says {shape}")

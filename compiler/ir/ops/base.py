@@ -1,10 +1,10 @@
-"""What the compiler must know of an operation: the interface that each answers, and the room's loops rest on.
+"""The interface of operations: all that the compiler must know of one.
 
-An operation is a frozen value. Its class says what it takes and makes, how large that can get, what it does with a bias
-that comes in, what is recorded and counted of it, and, in :meth:`Op.evaluate`, what it means. The program's file, the
-verifier, range analysis, the placement of biases, the reference interpreter, activity and the report are loops over
-these methods. Lowerings (sim, Lava, ONNX, placement) are tables of their own, since they prove something by being
-independent. docs/writing-an-operation.md adds one.
+An operation is a frozen value. Its class says what it takes and makes, how large its output can get, what it does with
+a bias of its input, what is recorded and counted of it, and, in :meth:`Op.evaluate`, what it computes. The program's
+file, the verifier, range analysis, the placement of biases, the reference interpreter, activity and the report are
+loops over these methods. Lowerings (sim, Lava, ONNX, placement) are tables of their own, because agreement with them
+proves something only if they are independent. docs/writing-an-operation.md shows how to add an operation.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from resformer.compiler.ir.window import Window
 
 
 class Outcome(NamedTuple):
-    """What evaluating an operation gives.
+    """The result of evaluating an operation.
 
     Attributes:
-        value: (T, N, ...); its elements are in the order of the node's shape, but the shape itself may be another.
-        clipped: How many values it clipped; None if it never clips.
+        value: (T, N, ...); its elements are in the order of the node's shape, but its shape may differ.
+        clipped: How many values the operation clipped; None if it never clips.
     """
 
     value: Int64Array
@@ -33,11 +33,11 @@ class Outcome(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What becomes of a bias that comes in as a constant part of a current.
+    """What becomes of a bias that an operation's input still lacks.
 
     Attributes:
-        op: The operation, with the bias that it takes upon itself.
-        bias: (C,), the constant part of what it makes.
+        op: The operation with the bias that it takes into itself.
+        bias: The bias that its output still lacks, (C,).
     """
 
     op: Op
@@ -55,11 +55,11 @@ class Op:
     signal: Signal
 
     makes: ClassVar[SignalKind | None] = None
-    """The kind of signal that leaves; None: its signal says."""
+    """The kind of signal that it makes; None if ``signal`` decides."""
     hop: ClassVar[int] = 0
     """Steps by which it delays what it receives: one for synapses, which send what they received one step ago."""
     fires: ClassVar[bool] = False
-    """Whether it makes spikes of its own, each of which is recorded."""
+    """Whether it fires spikes of its own, each of which is recorded."""
     clips: ClassVar[bool] = False
     """Whether it saturates, and counts how often."""
     recorded: ClassVar[bool] = False
@@ -69,28 +69,28 @@ class Op:
     is_synapse: ClassVar[bool] = False
     """Whether it reads only what neurons send, and makes a current of it."""
     counts_operations: ClassVar[bool] = False
-    """Whether synaptic operations are counted of it, one for each event of its last input and each target."""
+    """Whether its synaptic operations are counted: one for each event of ``counted_inputs`` and each target."""
     counted_inputs: ClassVar[tuple[int, ...]] = (-1,)
-    """The inputs whose events make these operations."""
+    """The indices of the inputs whose events cause synaptic operations."""
     events_pass: ClassVar[bool] = False
-    """Whether, given spikes or counts of them, it sends on counts or maxima of them."""
+    """Whether it passes on spikes or counts as values that they alone decide, such as sums and maxima."""
     holds_bounds: ClassVar[bool] = False
-    """Whether its output needs no saturating relay: it saturates itself, or what it makes is bounded otherwise."""
+    """Whether its output needs no saturating relay, because it saturates or its output is bounded in another way."""
     accumulator: ClassVar[int | None] = None
-    """The largest magnitude that its sums may have where they are made; None: it sums nothing, or saturates."""
+    """The largest magnitude that the accumulator of its sums holds; None if it sums nothing, or saturates."""
 
     # what it takes and makes
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:  # noqa: ARG002
-        """The shape that it makes of inputs of these shapes.
+        """The shape of its output, given the shapes of its inputs.
 
         Raises:
-            InvariantError: It cannot take such inputs, or that many.
+            InvariantError: It cannot take inputs of these shapes, or this number of inputs.
         """
         raise InvariantError(f"no shape rule for {type(self).__name__}")
 
     def check_shapes(self, shapes: Shapes) -> None:
-        """See that the shapes around it and those of its fields fit together.
+        """See that the shapes of its inputs, its output and its fields fit together.
 
         Raises:
             InvariantError: They do not.
@@ -100,7 +100,7 @@ class Op:
         self.check_fits(shapes)
 
     def check_fits(self, shapes: Shapes) -> None:
-        """See that the shapes of its fields fit those around it.
+        """See that the shapes of its fields fit those of its inputs and its output.
 
         Raises:
             InvariantError: One does not.
@@ -110,7 +110,7 @@ class Op:
                 form.fit(name, getattr(self, name).shape, shapes)
 
     def check_fields(self) -> None:
-        """See that each field holds what its format can.
+        """See that each field's value is within its format.
 
         Raises:
             InvariantError: One does not.
@@ -119,14 +119,14 @@ class Op:
             form.check(name, getattr(self, name))
 
     def kind_made(self, inputs: Sequence[Signal]) -> SignalKind | None:  # noqa: ARG002
-        """The kind of signal that it makes of these; None: whatever its signal says."""
+        """The kind of signal that it makes of these inputs; None if ``signal`` decides."""
         return self.makes
 
     def check_signals(self, inputs: Sequence[Signal]) -> None:
-        """See that what comes in is what it takes, in kind, scale and range.
+        """See that the inputs have the kind, scale and range that it takes.
 
         Raises:
-            InvariantError: It is not.
+            InvariantError: They do not.
         """
 
     def windows(self) -> tuple[Window, ...]:
@@ -134,16 +134,16 @@ class Op:
         return ()
 
     def terms(self, shapes: Shapes) -> int:  # noqa: ARG002
-        """How many values meet in each of its own: one, unless it sums or compares several."""
+        """How many values it sums or compares for each value of its output; one if it does neither."""
         return 1
 
-    # how large that gets
+    # how large its output gets
 
     def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:  # noqa: ARG002
-        """What its output lies between, given what its inputs do.
+        """The bounds of its output, given those of its inputs.
 
         Raises:
-            InvariantError: It has no rule for these.
+            InvariantError: It has no rule for these inputs.
             RangeError: Something leaves a format, where no relay can help.
         """
         raise InvariantError(f"no interval for {type(self).__name__}")
@@ -153,7 +153,7 @@ class Op:
         return inputs[0]
 
     def input_limit(self) -> int | None:
-        """The largest magnitude that it may be given; None: any."""
+        """The largest magnitude that its input may have; None if it takes any."""
         return None
 
     def check_states(self, inputs: Sequence[Interval], timesteps: int) -> None:
@@ -164,74 +164,78 @@ class Op:
         """
 
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:  # noqa: ARG002
-        """Whether the bounds on its inputs leave it open that it clips a value within a sample of T steps.
+        """Whether it may clip a value within a sample of T steps, given the bounds on its inputs.
 
         Raises:
-            InvariantError: It never clips.
+            InvariantError: It is an operation that never clips.
         """
         raise InvariantError(f"a {type(self).__name__} never saturates")
 
-    # what it does with a bias before it
+    # what it does with a bias that its inputs lack
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
-        """Take in what its inputs lack, (C,) each in their units, or say what its own output lacks.
+        """Take the biases that its inputs lack into itself, or pass them on as a bias that its output lacks.
+
+        Args:
+            inputs: The bias that each input lacks, (C,), in the units of that input.
+            shapes: The shapes of its inputs and its output.
 
         Raises:
-            InvariantError: It is not to be there before biases are placed.
+            InvariantError: A program must not have this operation before biases are placed.
             RangeError: The bias leaves its format.
         """
         raise InvariantError(f"a {type(self).__name__} before place_biases")
 
     def takes_bias(self, bias: Int64Array) -> bool:  # noqa: ARG002
-        """Whether an input may lack this bias, (C,): if not, a relay before it takes it."""
+        """Whether it can take a bias, (C,), that its input lacks; if not, a relay before it takes the bias."""
         return True
 
-    # what it means
+    # what it computes
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:  # noqa: ARG002
-        """Its definition, on values (T, N, ...).
+        """Its definition: its output for inputs (T, N, ...).
 
         Raises:
-            InvariantError: It has none.
+            InvariantError: It has no definition.
         """
         raise InvariantError(f"no definition for {type(self).__name__}")
 
     def evaluate_beside(self, sent: Int64Array, *inputs: Int64Array) -> Outcome:  # noqa: ARG002
-        """What it makes where all who read it, itself among them, are given ``sent`` instead."""
+        """Its output if all its readers, itself included if it is recurrent, get ``sent`` in place of that output."""
         return self.evaluate(*inputs)
 
     @property
     def counts_ties(self) -> bool:
-        """Whether a potential of its may meet a threshold exactly and not fire, which is counted."""
+        """Whether a neuron of it may meet its threshold exactly and not fire; such ties are counted."""
         return False
 
     def evaluate_with_ties(self, *inputs: Int64Array) -> tuple[Outcome, int]:
-        """Its definition, and how many potentials met their threshold exactly and did not fire."""
+        """What :meth:`evaluate` gives, and how many potentials met their threshold exactly and did not fire."""
         return self.evaluate(*inputs), 0
 
-    # what a report says of it
+    # what a report says about it
 
     def operations(self, events: Int64Array, shapes: Shapes) -> Int64Array:  # noqa: ARG002
-        """Synaptic operations of each step, (T,), as the authors count them: weights of zero included.
+        """Synaptic operations of each step, (T,), as SpikingResformer's authors count them: weights of zero included.
 
         Args:
-            events: Of its last input, (T, rows, columns), summed over channels.
-            shapes: Around it.
+            events: Events of its last input, (T, rows, columns), summed over channels.
+            shapes: The shapes of its inputs and its output.
 
         Raises:
-            InvariantError: It counts none.
+            InvariantError: The operation counts none.
         """
         raise InvariantError(f"a {type(self).__name__} counts no operations")
 
     def operations_of(self, index: int, events: Int64Array, shapes: Shapes) -> Int64Array:  # noqa: ARG002
-        """What ``operations`` counts, of the events of one of ``counted_inputs``, where these are several."""
+        """What :meth:`operations` counts, for the events of input ``index``, one of ``counted_inputs``."""
         return self.operations(events, shapes)
 
     def connections(self, shapes: Shapes, index_bits: int) -> int | None:  # noqa: ARG002
         """How many pairs of neurons it connects; None if it has no synapses.
 
-        What falls into the padding connects nothing. Nor do weights of zero where a chip, whose indices have
-        ``index_bits``, does not store them.
+        Weights that fall into the padding do not count. Weights of zero do not count if the chip, whose indices have
+        ``index_bits`` bits, does not store them.
         """
         return None
 
@@ -244,7 +248,7 @@ def one_input(inputs: Sequence[Shape], *, axes: int | None = None) -> Shape:
     """The shape of an operation's only input.
 
     Raises:
-        InvariantError: There are others, or it has another count of axes.
+        InvariantError: There is not exactly one input, or it has another number of axes.
     """
     require(len(inputs) == 1, f"takes one input, not {len(inputs)}")
     require(axes is None or len(inputs[0]) == axes, f"takes an input of {axes} axes, not {inputs[0]}")
@@ -255,17 +259,17 @@ def same_scale(signal: Signal, inputs: Sequence[Signal]) -> None:
     """See that an operation's inputs have its output's scale.
 
     Raises:
-        InvariantError: One has not.
+        InvariantError: An input has another scale.
     """
     for each in inputs:
         require(each.scale_exp == signal.scale_exp, f"scale 2^{signal.scale_exp} reads 2^{each.scale_exp}")
 
 
 def weighted_input(signal: Signal, limit: int) -> None:
-    """See that neurons are given a current or a graded value within a limit.
+    """See that the input of neurons is a current or a graded value within a limit.
 
     Raises:
-        InvariantError: They are not.
+        InvariantError: It is not.
     """
     require(signal.kind is not SignalKind.SPIKE, "neurons read a spike, which no synapse has weighted")
     if signal.bounds is not None:

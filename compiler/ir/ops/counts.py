@@ -1,7 +1,8 @@
 """Attention of counts: both products of spikes with spikes, as Spikformer's self-attention (arXiv 2209.15425) has them.
 
-Without a softmax, 2^-s (q k^T) v of spikes is a whole number times a power of two, and the order of its products is
-free. The cheaper one is chosen by shape (:func:`scores_first`); all kernels that keep every count exact agree.
+Without a softmax, 2^-s (q k^T) v of spikes is a whole number times a power of two, so its two products may be computed
+in either order. The shapes decide which order is cheaper (:attr:`AttentionSizes.scores_first`). All kernels that keep
+every count exact give the same result.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from resformer.compiler.target import LOIHI
 
 @dataclass(frozen=True, eq=False)
 class SpikeAttention(Op):
-    """Per head 2^weight_exp (q k^T) v, of what it received two steps ago: one step for each product.
+    """In each head 2^weight_exp (q k^T) v, of inputs received two steps ago: each product takes one step.
 
     Inputs are spikes, or counts of them (``MultiSpikeIF``): q of shape (heads * d, H, W), k of (heads * d, h, w) and v
-    of (heads * e, h, w). Each head takes its block of channels, as rows of tokens, the positions of a map. The output
-    has the shape (heads * e, H, W).
+    of (heads * e, h, w). Each head takes its block of channels. Tokens are the positions of a map, and each is a row of
+    the matrices q, k and v. The output has the shape (heads * e, H, W).
 
     Attributes:
         num_heads: Heads, each with its own block of channels.
-        weight_exp: The count is multiplied by two to this power, to have the scale of its current.
+        weight_exp: The count is multiplied by two to this power, which gives it the scale of the output's current.
         limit: The result is clipped to [-limit, limit], and each clip is counted.
     """
 
@@ -69,7 +70,7 @@ class SpikeAttention(Op):
             )
 
     def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:
-        """See ``Op``; all tokens may fire on all channels, unless an input never does."""
+        """See ``Op``; all tokens may fire on all channels, unless an input never fires."""
         highs = [int(each.high.max()) for each in inputs]
         first = attention_sizes(shapes.inputs, self.num_heads).first_product(*highs)
         require(first <= LOIHI.graded_max, f"its first product may count to {first}, beyond {LOIHI.graded_max}")
@@ -81,22 +82,22 @@ class SpikeAttention(Op):
         return min(self._most(inputs, shapes) << self.weight_exp, self.limit)
 
     def _most(self, highs: Sequence[int], shapes: Shapes) -> int:
-        """The largest count, given the largest value of each input."""
+        """The largest value of (q k^T) v, given the largest value of each input."""
         return attention_sizes(shapes.inputs, self.num_heads).most * math.prod(highs)
 
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:  # noqa: ARG002
-        """See ``Op``; its own bounds reach the limit then."""
+        """See ``Op``; it may if its own upper bound reaches the limit."""
         return self.signal.high == self.limit
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
-        """See ``Op``; spikes lack nothing."""
+        """See ``Op``; spikes lack no bias."""
         require(not any(each.any() for each in inputs), "reads a current")
         return Carried(self, np.zeros(shapes.output[0], dtype=np.int64))
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:
         """See ``Op``."""
         sizes = attention_sizes([each.shape[2:] for each in inputs], self.num_heads)
-        # (T, N, heads, channels of one, tokens)
+        # (T, N, heads, channels of a head, tokens)
         q, k, v = (
             each.reshape(*each.shape[:2], self.num_heads, each.shape[2] // self.num_heads, -1) for each in inputs
         )
@@ -108,7 +109,7 @@ class SpikeAttention(Op):
         return Outcome(*fixedpoint.scale_and_saturate(counts, self.weight_exp, self.limit))
 
     def operations_of(self, index: int, events: Int64Array, shapes: Shapes) -> Int64Array:
-        """See ``Op``; each spike of q or of v meets all that it gates of k, or of what the first product made."""
+        """See ``Op``; a spike of q or v counts once for each value of k, or of the first product, that it selects."""
         total: Int64Array = events.sum(axis=(1, 2))
         sizes = attention_sizes(shapes.inputs, self.num_heads)
         if sizes.scores_first:
@@ -121,7 +122,7 @@ class SpikeAttention(Op):
 
 
 class AttentionSizes(NamedTuple):
-    """What an attention multiplies, of each head.
+    """The sizes of the matrices that each head of an attention multiplies.
 
     Attributes:
         queries: Tokens of q.
@@ -137,16 +138,16 @@ class AttentionSizes(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The largest count of spikes."""
+        """The largest value of (q k^T) v, if the inputs are spikes."""
         return self.keys * self.depth
 
     def first_product(self, q: int, k: int, v: int) -> int:
-        """The largest value of the product that is made first and sent on, given those of its inputs."""
+        """The largest value of the product that is made first and sent on, given the largest values of q, k and v."""
         return k * (self.depth * q if self.scores_first else self.keys * v)
 
     @property
     def scores_first(self) -> bool:
-        """Whether q k^T comes first, or else k^T v: whichever takes fewer multiplications."""
+        """Whether q k^T is computed first, not k^T v, because that takes fewer multiplications, or as many."""
         by_scores = self.queries * self.keys * (self.depth + self.width)
         return by_scores <= self.depth * self.width * (self.queries + self.keys)
 

@@ -1,4 +1,4 @@
-"""What lets a value wait: of the schedule, or of the network."""
+"""Operations that delay a value: those of the network, and those of the schedule."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from resformer.compiler.ir.signal import Signal, SignalKind
 
 @dataclass(frozen=True, eq=False)
 class SampleDelay(Op):
-    """Part of the network, unlike :class:`Delay`: what neurons send arrives some steps later within their sample.
+    """A delay of the network, unlike :class:`Delay`: what neurons send arrives some steps later within their sample.
 
-    Zeros arrive before, and what would arrive after the sample's last step never does.
+    Before that, zeros arrive; what would arrive after the sample's last step is lost.
 
     Attributes:
-        steps: How many; as many axes as the population, and along each its size or one, which is for all.
+        steps: The number of steps, with the population's number of axes; each axis has the population's size, or one
+            for all.
     """
 
     steps: Annotated[Int32Array, integers(np.int32, per_neuron, low=0)]
@@ -49,7 +50,7 @@ class SampleDelay(Op):
         return inputs[0]
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
-        """See ``Op``; what neurons send lacks nothing."""
+        """See ``Op``; what neurons send lacks no bias."""
         require(not inputs[0].any(), "delays a current")
         return Carried(self, np.zeros_like(inputs[0]))
 
@@ -66,12 +67,12 @@ class SampleDelay(Op):
 
 @dataclass(frozen=True, eq=False)
 class Delay(Op):
-    """Of the schedule: sends what it received some steps ago; zeros before.
+    """A delay of the schedule: it sends what it received some steps ago, and zeros before that.
 
-    It moves a sample's steps and leaves them as they are, so it is the identity to whoever looks at samples.
+    It moves all steps of a sample alike, so on whole samples it is the identity.
 
     Attributes:
-        steps: How many, at least one.
+        steps: The number of steps, at least one.
     """
 
     steps: Annotated[int, Whole(1, COUNT_MAX)]

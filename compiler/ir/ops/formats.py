@@ -1,4 +1,4 @@
-"""The formats of operations' fields: what a file may hold, and what the target's memory can.
+"""The formats of operations' fields: the values that a file may hold and that the target's memory can hold.
 
 A field's format stands in its annotation: ``bias: Annotated[Int32Array, Array(np.int32, per_channel)]``. The program's
 file, its verifier and its text are loops over :func:`formats_of`.
@@ -17,14 +17,14 @@ from resformer.compiler.ir.arrays import Shape, require
 
 
 class Shapes(NamedTuple):
-    """The shapes around an operation: those of its inputs, and its output's."""
+    """The shapes around an operation: those of its inputs, and that of its output."""
 
     inputs: tuple[Shape, ...]
     output: Shape
 
 
 Fit: TypeAlias = Callable[[str, Shape, Shapes], None]
-"""See that a field of this name and shape fits the shapes around its operation.
+"""A function that sees that a field, given its name and shape, fits the shapes around its operation.
 
 Raises:
     InvariantError: It does not.
@@ -50,7 +50,7 @@ def per_channel_of_first(name: str, held: Shape, shapes: Shapes) -> None:
 
 
 def per_neuron(name: str, held: Shape, shapes: Shapes) -> None:
-    """As many axes as the population, and along each its size, or one for all."""
+    """The population's number of axes, each of the population's size, or of one for all."""
     wanted = shapes.output
     fits = len(held) == len(wanted) and all(given in (1, size) for given, size in zip(held, wanted, strict=True))
     require(fits, f"{name} of shape {held} does not fit a population of shape {wanted}")
@@ -62,7 +62,7 @@ def per_element(name: str, held: Shape, shapes: Shapes) -> None:
 
 
 def as_the_weights(_name: str, _held: Shape, _shapes: Shapes) -> None:
-    """What the operation's own shape rule checks."""
+    """The shape of weights, which is not checked here but by the operation's own shape rule."""
 
 
 def _count(channels: Shape) -> int:
@@ -74,8 +74,9 @@ class Array:
     """An array.
 
     Attributes:
-        dtypes: The types that it may have, and of each the least and the largest value; the first is the usual one.
-        fit: The rule of its shape.
+        dtypes: The types that it may have, the usual one first, each with its smallest and largest value; None: any
+            finite value.
+        fit: The rule for its shape.
     """
 
     dtypes: Mapping[type[np.generic], tuple[int, int] | None]
@@ -85,7 +86,7 @@ class Array:
         """See that a value has one of the types, and is finite and in range.
 
         Raises:
-            InvariantError: It is not.
+            InvariantError: It has another type, is not finite or is out of range.
         """
         held = value.dtype.type if isinstance(value, np.ndarray) else type(value)
         usual = next(iter(self.dtypes))
@@ -108,7 +109,7 @@ class Whole:
     high: int
 
     def check(self, name: str, value: Any) -> None:
-        """See that a value is one.
+        """See that a value is a whole number within the limits.
 
         Raises:
             InvariantError: It is not.
@@ -119,10 +120,10 @@ class Whole:
 
 @dataclass(frozen=True)
 class Flag:
-    """A truth."""
+    """A truth value."""
 
     def check(self, name: str, value: Any) -> None:
-        """See that a value is one.
+        """See that a value is a bool.
 
         Raises:
             InvariantError: It is not.
@@ -135,7 +136,7 @@ class RowsAndColumns:
     """A pair of whole numbers, (rows, columns)."""
 
     def check(self, name: str, value: Any) -> None:
-        """See that a value is one.
+        """See that a value is a pair of whole numbers.
 
         Raises:
             InvariantError: It is not.
@@ -148,16 +149,16 @@ Format: TypeAlias = Array | Whole | Flag | RowsAndColumns
 
 
 def integers(dtype: type[np.signedinteger[Any]], fit: Fit, low: int | None = None, high: int | None = None) -> Array:
-    """The format of an array of one integer type, within limits or all that the type holds."""
+    """The format of an array of one integer type, within limits; without them, all values of the type are allowed."""
     held = np.iinfo(dtype)
     return Array({dtype: (int(held.min) if low is None else low, int(held.max) if high is None else high)}, fit)
 
 
 def formats_of(op: type[Any]) -> Mapping[str, Format]:
-    """The format of each field of an operation, its signal apart, in the fields' order.
+    """The format of each field of an operation except its signal, in the fields' order.
 
     Raises:
-        TypeError: A field states none: a mistake of whoever wrote the operation.
+        TypeError: A field states no format: a mistake in the operation's class.
     """
     if op in _FORMATS:
         return _FORMATS[op]
@@ -174,7 +175,7 @@ def formats_of(op: type[Any]) -> Mapping[str, Format]:
 
 
 _FORMATS: dict[type[Any], Mapping[str, Format]] = {}
-"""What :func:`formats_of` found."""
+"""The results of :func:`formats_of`, by class."""
 
 
 def in_range(name: str, values: npt.ArrayLike, low: int, high: int) -> None:

@@ -31,8 +31,7 @@ class SpikeGate(Op):
 
     Attributes:
         weight: What a spike of each input adds: 1 or -1.
-        vth: The threshold. Of n inputs it is n - 1 for AND, and 0 for OR and for IAND, whose weights behind the first
-            are -1.
+        vth: The threshold: n - 1 for AND of n inputs, 0 for OR and IAND. IAND's weights are -1 after the first.
     """
 
     weight: Annotated[Int8Array, integers(np.int8, per_input, -1, 1)]
@@ -45,7 +44,7 @@ class SpikeGate(Op):
 
     @classmethod
     def of(cls, kind: str, inputs: int) -> SpikeGate:
-        """The gate of a kind, as ``primitives.SpikeGate`` names them: "and", "or" or "iand".
+        """The gate of a kind that ``primitives.SpikeGate`` names: "and", "or" or "iand".
 
         Raises:
             InvariantError: There is no such kind.
@@ -70,7 +69,7 @@ class SpikeGate(Op):
         require_spikes(inputs)
 
     def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:  # noqa: ARG002
-        """See ``Op``; nothing fires where even the largest sum does not ask for it."""
+        """See ``Op``; nothing fires if even the largest sum does not exceed the threshold."""
         most = sum(int(each.high.max()) for weight, each in zip(self.weight, inputs, strict=True) if weight > 0)
         return Interval.between(0, int(most > self.vth))
 
@@ -79,7 +78,7 @@ class SpikeGate(Op):
         return 1
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
-        """See ``Op``; spikes lack nothing."""
+        """See ``Op``; spikes lack no bias."""
         require(not any(each.any() for each in inputs), "reads a current")
         return Carried(self, np.zeros(shapes.output[0], dtype=np.int64))
 
@@ -101,7 +100,7 @@ class SpikeGate(Op):
 
     @property
     def kind(self) -> str:
-        """Which gate it is, as ``of`` names them; "threshold" of any other."""
+        """The kind of gate, as :meth:`of` names it; "threshold" for any other gate."""
         adds = self.weight > 0
         if adds.all():
             return {len(adds) - 1: "and", 0: "or"}.get(self.vth, "threshold")
@@ -109,12 +108,13 @@ class SpikeGate(Op):
 
 
 def gated_shape(inputs: Sequence[Shape]) -> Shape:
-    """The shape that a gate makes: its largest input's, over which the others are spread.
+    """The shape of a gate's output: that of its largest input, over which the others are spread.
 
-    Of C channels, each of another input's C / m stands for m in turn; a single row, or a single column, stands for all.
+    If the largest input has C channels and another has C / m, each channel of the other stands for m channels in a row.
+    A single row, or a single column, stands for all.
 
     Raises:
-        InvariantError: They are fewer than two, or one cannot be spread so.
+        InvariantError: There are fewer than two inputs, or one cannot be spread so.
     """
     require(len(inputs) >= 2, f"takes two inputs or more, not {len(inputs)}")
     shape = max(inputs, key=math.prod)
@@ -130,7 +130,7 @@ def require_spikes(inputs: Sequence[Signal]) -> None:
     """See that all of an operation's inputs are spikes, or maxima of spikes, which are 0 or 1 as well.
 
     Raises:
-        InvariantError: One is not.
+        InvariantError: An input is neither.
     """
     for each in inputs:
         maxima = each.kind is SignalKind.GRADED and each.scale_exp == 0 and each.bounds == (0, 1)

@@ -1,4 +1,4 @@
-"""Neurons of levels: I-LIF's, which send the whole number that is nearest to their potential."""
+"""Neurons of levels: I-LIF, which sends the whole number of thresholds that is nearest to its potential."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from resformer.compiler.target import LOIHI
 class IntegerLIF(MultiSpikeIF):
     """Neurons that send the count nearest to their potential, and may leak: I-LIF of SpikeYOLO and SDT v3.
 
-    As ``MultiSpikeIF``, but for two things. A step leaves v (4096 - ``dv``) / 4096 of v, rounded toward zero, before it
-    adds. The count s is v / (64 vth) rounded to the nearest whole number, so that the first spike is at half of vth.
+    They differ from ``MultiSpikeIF`` in two ways. Before a step adds its input, v decays to v (4096 - ``dv``) / 4096,
+    rounded toward zero. The count s is v / (64 vth) rounded to the nearest whole number, so that the first spike is at
+    half of vth.
 
     Attributes:
         dv: Decay of v, in 1/4096; 4096 is no memory.
-        even: Whether a v half way between two counts is the even one; else it is the larger.
+        even: Whether a v half way between two counts is rounded to the even one; otherwise to the larger.
     """
 
     dv: Annotated[int, Whole(0, LOIHI.decay_unity)]
@@ -33,9 +34,9 @@ class IntegerLIF(MultiSpikeIF):
         return super().parameters()._replace(dv=self.dv, rounding=rounding)
 
     def stays_whole(self, halvings: int) -> bool:
-        """Whether no potential is truncated, so that float64 holds what it stands for, after as many decays.
+        """Whether no potential is truncated in ``halvings`` decays, so that float64 holds what it stands for.
 
-        A decay by a power of two takes that many of the six fractional bits.
+        A decay that leaves k / 2^n of the potential, with k odd, takes n of its six fractional bits.
         """
         kept = LOIHI.decay_unity - self.dv
         if not halvings or not kept:

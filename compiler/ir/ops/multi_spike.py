@@ -19,21 +19,21 @@ from resformer.compiler.ir.signal import Signal, SignalKind
 from resformer.compiler.target import LOIHI
 
 MOST_SPIKES = 255
-"""The largest count that a step may have: eight bits of a graded spike."""
+"""The largest count of a step, which fits eight bits of a graded spike."""
 
 
 @dataclass(frozen=True, eq=False)
 class MultiSpikeIF(Op):
     """Neurons that do not leak, and send how often they fire in a step as one graded spike; reset every T steps.
 
-    Of the input a of a step, v zero before the first: v gains 64 a and the bias, within the target's ``v_max``. The
-    count s is v // (64 vth), but not below zero and no more than ``max_spikes``. Then v loses 64 vth s and is raised to
-    ``floor`` if it is below. Arrays are as those of ``CubaLIF``.
+    The potential v is zero before the first step. In a step with input a, v gains 64 a and the bias, and saturates at
+    the target's ``v_max``. The count s is v // (64 vth), but not below zero and no more than ``max_spikes``. Then v
+    loses 64 vth s and is raised to ``floor`` if it is below. Arrays have shapes as in ``CubaLIF``.
 
     Attributes:
         vth: Threshold mantissas: one spike for each whole vth * 64 in v, a tie included.
-        floor: The least that a potential is left at, in 1/64 of the input.
-        bias: Added each step, likewise.
+        floor: The smallest potential that a step leaves, in 1/64 of the input.
+        bias: Added to the potential each step, in 1/64 of the input.
         max_spikes: The largest count of a step.
     """
 
@@ -48,7 +48,7 @@ class MultiSpikeIF(Op):
     holds_bounds: ClassVar[bool] = True
 
     def parameters(self) -> fixedpoint.MultiSpikeParameters:
-        """What ``fixedpoint.multi_spike_step`` takes, to be broadcast against (..., *shape)."""
+        """The parameters for ``fixedpoint.multi_spike_step``, to be broadcast against (..., *shape)."""
         vth, floor, bias = (each.astype(np.int64) for each in (self.vth, self.floor, self.bias))
         return fixedpoint.MultiSpikeParameters(vth, floor, bias, self.max_spikes)
 
@@ -71,13 +71,13 @@ class MultiSpikeIF(Op):
         return self.max_spikes
 
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
-        """See ``Op``; the most and the least input in every step."""
+        """See ``Op``; it tries the largest and the smallest input in every step."""
         own = self.parameters()
         low, high = known_bounds(inputs[0])
         threshold = own.vth << LOIHI.a_shift
-        # a count that is rounded up leaves as little as half a threshold below zero
+        # a count that is rounded up leaves a potential down to half a threshold below zero
         least = 0 if own.rounding is fixedpoint.Rounding.DOWN else np.maximum(-(threshold // 2), own.floor)
-        # what a step leaves is below a threshold, or what the most input has left beside the most spikes
+        # a step leaves less than a threshold, or what the largest input leaves after the largest count of spikes
         for bound, further, left in ((low, np.minimum, least), (high, np.maximum, threshold)):
             v = np.zeros((), dtype=np.int64)
             for _ in range(timesteps):

@@ -1,4 +1,4 @@
-"""Neurons: those that fire, with Loihi's arithmetic, and those that integrate and do not."""
+"""Neurons with Loihi's arithmetic: those that fire, and those that only integrate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CURRENT_DECAYS = integers(np.int16, per_neuron, 0, LOIHI.decay_unity - 1)
 POTENTIAL_DECAYS = integers(np.int16, per_neuron, 0, LOIHI.decay_unity)
 STATES = integers(np.int32, per_neuron, -LOIHI.v_max, LOIHI.v_max)
 THRESHOLD_UNIT = 1 << LOIHI.a_shift
-"""A threshold lowered by one, in 1/64 of the input: the largest surplus."""
+"""The unit of threshold mantissas, in 1/64 of the input: the largest surplus, which lowers the threshold by one."""
 OUT_OF_REACH = LOIHI.v_max + 1
 """A potential that no neuron has."""
 
@@ -49,9 +49,9 @@ class Spiking(Op, ABC):
     potential across, which is added to each step's input, or taken from the threshold (``docs/numerics.md``, Ties).
 
     Attributes:
-        surplus: (C,), or (1,) for all, in 1/64 of the input: below 64, a power of two that the bias holds beside what
-            the network adds; 64, for all channels or none: the threshold is lowered by one. 0: a potential that meets
-            the threshold exactly does not fire, and is counted.
+        surplus: (C,), or (1,) for all, in 1/64 of the input. Below 64, it is a power of two that the bias holds in
+            addition to what the network adds. 64, which all channels have or none, lowers the threshold by one. With 0,
+            a potential that meets the threshold exactly does not fire, and is counted.
     """
 
     surplus: Annotated[Int8Array, integers(np.int8, per_channel_or_one, 0, THRESHOLD_UNIT)] = field(
@@ -87,25 +87,25 @@ class Spiking(Op, ABC):
 
     @abstractmethod
     def input_bias(self, axes: int) -> Int64Array:
-        """What neurons add to their input each step, in 1/64 of it, for a population of ``axes`` axes."""
+        """What neurons add to their input each step, in 1/64 of the input, for a population of ``axes`` axes."""
 
     @property
     def lowers_threshold(self) -> bool:
-        """Whether its thresholds are one lower than the network's, so that they fire at those."""
+        """Whether its thresholds are one lower than the network's, so that neurons fire at the network's thresholds."""
         return bool((self.surplus == THRESHOLD_UNIT).any())
 
     @property
     def meant_thresholds(self) -> Int64Array:
-        """The network's thresholds, as :attr:`thresholds` gives those that it fires above."""
+        """The network's thresholds: :attr:`thresholds`, plus one where the surplus has lowered them."""
         return self.thresholds + int(self.lowers_threshold)
 
     @property
     def added_surplus(self) -> Int64Array:
-        """(C,) or (1,): the surplus that its bias holds."""
+        """The part of its bias that is a surplus, (C,) or (1,)."""
         return np.where(self.surplus < THRESHOLD_UNIT, self.surplus, 0).astype(np.int64)
 
     def meant_bias(self, axes: int) -> Int64Array:
-        """What the network adds to the input each step: :meth:`input_bias` without a surplus in it."""
+        """What the network adds to the input each step: :meth:`input_bias` without the surplus."""
         return self.input_bias(axes)
 
     def check_fields(self) -> None:
@@ -121,7 +121,10 @@ class Spiking(Op, ABC):
         return not self.surplus.all()
 
     def tie_potentials(self, axes: int) -> Int64Array:
-        """The potentials that are ties and do not fire, for a population of ``axes`` axes; else out of reach."""
+        """The potentials at which neurons tie and do not fire, for a population of ``axes`` axes.
+
+        ``OUT_OF_REACH`` stands for neurons that fire at ties.
+        """
         fires = per_channel(self.surplus, axes) > 0
         ties: Int64Array = np.where(fires, OUT_OF_REACH, self.thresholds << LOIHI.a_shift)
         return ties
@@ -151,30 +154,30 @@ class Spiking(Op, ABC):
         """The surplus that makes it fire at its threshold and changes nothing else, (C,); 0 where there is none.
 
         Args:
-            bias: (C,), what its synapses add to its input each step, in units of that.
-            timesteps: T of a sample, in which it begins at rest.
-            lower: Whether its threshold may be lowered, which is for all channels.
+            bias: The bias of its synapses, which its input gets each step, (C,), in units of the input.
+            timesteps: T, the number of steps of a sample, which begins at rest.
+            lower: Whether the threshold may be lowered, which it is for all channels or none.
         """
 
     @abstractmethod
     def with_surplus(self, surplus: Int8Array) -> Spiking:
-        """The same neurons, which had none, with a surplus; before biases are placed."""
+        """These neurons, which have no surplus and whose biases are not placed yet, with a surplus."""
 
     @abstractmethod
     def stays_whole(self, decays: int) -> bool:
-        """Whether ``decays`` decays leave potentials of whole inputs and these biases untruncated."""
+        """Whether no potential is truncated in ``decays`` decays, given whole inputs and the neurons' biases."""
 
 
 @dataclass(frozen=True, eq=False)
 class LIF(Spiking):
-    """Leaky integrate-and-fire neurons with a hard reset to zero, as Lava's ``LIFReset``; reset every T steps.
+    """Leaky integrate-and-fire neurons with a hard reset to zero, like Lava's ``LIFReset``; reset every T steps.
 
     Attributes:
         vth: Threshold mantissa; a neuron fires where v > vth * 64.
         du: Decay of the current, in 1/4096 minus one.
         dv: Decay of the membrane potential, in 1/4096.
-        bias_mant: (C,), or (1,) for all, mantissa of the bias.
-        bias_exp: Likewise, its exponent.
+        bias_mant: Mantissa of the bias, (C,), or (1,) for all.
+        bias_exp: Exponent of the bias, (C,), or (1,) for all.
     """
 
     vth: Annotated[int, Whole(0, LOIHI.vth_mantissa_max)]
@@ -187,7 +190,7 @@ class LIF(Spiking):
 
     @property
     def bias(self) -> Int64Array:
-        """(C,) or (1,), in units of 1/64 of the synaptic input."""
+        """The bias, (C,) or (1,), in units of 1/64 of the synaptic input."""
         return fixedpoint.scale_bias(self.bias_mant, self.bias_exp)
 
     @property
@@ -223,7 +226,7 @@ class LIF(Spiking):
         return LOIHI.a_max
 
     def check_states(self, inputs: Sequence[Interval], timesteps: int) -> None:
-        """See ``Op``; a current wraps above ``a_max``, and one with a memory gathers more than each step brings."""
+        """See ``Op``; a current wraps above ``a_max``, and one with a memory adds up the inputs of several steps."""
         limit, given = LOIHI.a_max << LOIHI.a_shift, inputs[0].magnitude << LOIHI.a_shift
         reach = 0
         for _ in range(timesteps):
@@ -232,10 +235,10 @@ class LIF(Spiking):
                 reach <= limit, f"its current may reach {reach >> LOIHI.a_shift} or more, and wraps above {LOIHI.a_max}"
             )
             if reach == before:
-                return  # nor will it grow, however many steps there are
+                return  # it has stopped growing
 
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
-        """See ``Op``; clipped from above a neuron fires either way, so only the most negative potential matters."""
+        """See ``Op``; a neuron clipped from above fires either way, so only the most negative potential matters."""
         low, _ = known_bounds(inputs[0])
         given, bias = low << LOIHI.a_shift, int(self.bias.min())
         u = v = np.zeros((), dtype=np.int64)
@@ -247,7 +250,7 @@ class LIF(Spiking):
                 return True
             v = np.minimum(free, 0)  # a spike resets the potential, and leaves the current as it is
             if (u, v) == before:
-                return False  # nor will they change, however many steps there are
+                return False  # all later steps are the same
         return False
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
@@ -264,7 +267,7 @@ class LIF(Spiking):
         return int(np.abs(mantissa).max(initial=0)) <= LOIHI.bias_mantissa_max
 
     def settling_surplus(self, bias: Int64Array, timesteps: int, *, lower: bool) -> Int8Array:
-        """See ``Spiking``; the least that leaves room for the bias in its mantissa."""
+        """See ``Spiking``; the least surplus that leaves room for the bias in the mantissa, or a lowered threshold."""
         chosen = np.zeros(len(bias), dtype=np.int8)
         if timesteps > 1 and self.du != LOIHI.du_no_memory:
             return chosen
@@ -308,20 +311,20 @@ class LIF(Spiking):
 
 @dataclass(frozen=True, eq=False)
 class CubaLIF(Spiking):
-    """Leaky integrate-and-fire neurons of ours, for what Lava's ``LIFReset`` is not; reset every T steps.
+    """Leaky integrate-and-fire neurons of ours, for what Lava's ``LIFReset`` cannot do; reset every T steps.
 
     Their current has a memory, they may reset by subtraction, and every parameter may vary from neuron to neuron: each
-    array has as many axes as the population, and along each its size or one, which is for all. The current and the
-    potential saturate at the target's ``v_max``, and each clip is counted.
+    array has the population's number of axes, and each axis has the population's size, or one for all. The current and
+    the potential saturate at the target's ``v_max``, and each clip is counted.
 
     Attributes:
         vth: Threshold mantissas; a neuron fires where v > vth * 64.
-        v_drop: What a spike takes from v, in 1/64 of the input, if ``soft_reset``; else zero.
+        v_drop: What a spike takes from v, in 1/64 of the input, if ``soft_reset``; otherwise zero.
         du: Decay of the current, in 1/4096 minus one: 4095 keeps nothing, as in :class:`LIF`.
         dv: Decay of the membrane potential, in 1/4096.
         u_bias: Added to the current each step, in 1/64 of the input: the biases of the synapses before it.
-        v_bias: Added to the membrane potential each step, likewise: what it leaks to.
-        soft_reset: A spike takes ``v_drop`` from v; else it sets v to zero.
+        v_bias: Added to the membrane potential each step, in 1/64 of the input; it decides what the potential leaks to.
+        soft_reset: Whether a spike takes ``v_drop`` from v; otherwise it sets v to zero.
     """
 
     vth: Annotated[Int32Array, integers(np.int32, per_neuron, 0, LOIHI.vth_mantissa_max)]
@@ -333,7 +336,7 @@ class CubaLIF(Spiking):
     soft_reset: Annotated[bool, Flag()]
 
     def parameters(self) -> fixedpoint.CubaParameters:
-        """What ``fixedpoint.cuba_lif_step`` takes, to be broadcast against (..., *shape)."""
+        """The parameters for ``fixedpoint.cuba_lif_step``, to be broadcast against (..., *shape)."""
         own = {name: getattr(self, name).astype(np.int64) for name in PER_NEURON}
         return fixedpoint.CubaParameters(**own, soft_reset=self.soft_reset)
 
@@ -353,7 +356,7 @@ class CubaLIF(Spiking):
 
     @property
     def meant_v_bias(self) -> Int64Array:
-        """What the network's potentials leak to, as ``v_bias`` has it with the surplus."""
+        """What the network adds to the potential each step: ``v_bias`` without the surplus."""
         return self.v_bias - per_channel(self.added_surplus, self.v_bias.ndim)
 
     def check_fields(self) -> None:
@@ -367,7 +370,7 @@ class CubaLIF(Spiking):
         weighted_input(current, LOIHI.accumulator_max)
 
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
-        """See ``Op``; the most and the least input in every step, rounding toward zero apart, which helps."""
+        """See ``Op``; it tries the largest and the smallest input in every step."""
         own, threshold = self.parameters(), self.vth.astype(np.int64) << LOIHI.a_shift
         low, high = self._given(*known_bounds(inputs[0]))
         u_low = u_high = v_low = v_high = np.zeros(self.vth.ndim * (1,), dtype=np.int64)
@@ -382,14 +385,14 @@ class CubaLIF(Spiking):
             highest = max(int(u_high.max()), int(v_high.max()) if self.soft_reset else 0)
             if max(highest, -int(u_low.min()), -int(v_low.min())) > LOIHI.v_max:
                 return True
-            # a reset leaves nothing; a soft one anything from the threshold or the highest potential, less its drop
+            # a hard reset leaves zero; a soft one leaves from the threshold to the highest potential, less the drop
             v_low = np.minimum(v_low, np.minimum(threshold - own.v_drop, 0))
             unfired = threshold + own.v_drop if own.prompt else threshold
             v_high = np.minimum(v_high, np.maximum(unfired, v_high - own.v_drop))
         return False
 
     def _given(self, low: int, high: int) -> tuple[int, int]:
-        """Bounds on all that a neuron is given, from those on its input."""
+        """Bounds on all input of a neuron, recurrent input included, given the bounds on the input from its source."""
         return low, high
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
@@ -407,7 +410,7 @@ class CubaLIF(Spiking):
             yield state
 
     def _arriving(self, now: Int64Array, fired: np.ndarray[Any, np.dtype[np.bool_]]) -> Int64Array:  # noqa: ARG002
-        """The input of a step, (N, ...), given what they fired one step ago."""
+        """All input of a step, (N, ...), given the input from the source and what the neurons fired one step ago."""
         return now
 
     def stays_whole(self, decays: int) -> bool:
@@ -415,7 +418,7 @@ class CubaLIF(Spiking):
         return _stays_whole(self.du, self.dv, [self.u_bias, self.meant_v_bias, self.v_drop], decays)
 
     def settling_surplus(self, bias: Int64Array, timesteps: int, *, lower: bool) -> Int8Array:
-        """See ``Spiking``; one unit, for which there is always room."""
+        """See ``Spiking``; one unit of the bias, unless that is at its limit, or a lowered threshold."""
         if timesteps > 1 and (self.du != LOIHI.du_no_memory).any():
             return np.zeros(len(bias), dtype=np.int8)
         whole = min(_trailing_zeros(each) for each in (bias << LOIHI.a_shift, self.u_bias, self.v_bias, self.v_drop))
@@ -444,10 +447,10 @@ PER_NEURON = ("vth", "v_drop", "du", "dv", "u_bias", "v_bias")
 
 @dataclass(frozen=True, eq=False)
 class RecurrentCubaLIF(CubaLIF):
-    """The same neurons, (C, H, W), with synapses onto themselves: what they fired one step ago adds to their input.
+    """``CubaLIF`` neurons, (C, H, W), with synapses onto themselves: what they fired one step ago adds to their input.
 
-    Before a sample's first step nothing fired. The synapses are a convolution of stride one that keeps the shape; of
-    (F, 1, 1), a kernel of one connects all with all.
+    Before a sample's first step nothing fired. The synapses are a convolution of stride one that keeps the shape. In a
+    population of shape (F, 1, 1), a kernel of one position connects all neurons with all.
 
     Attributes:
         weight: (C, C / groups, K_h, K_w). Mantissas of more than 8 bits are int16, until ``stack_synapses`` has run.
@@ -475,11 +478,11 @@ class RecurrentCubaLIF(CubaLIF):
         )
 
     def parts(self) -> tuple[Conv2d, ...]:
-        """What each weight is stored as: one synapse, or several whose currents sum."""
+        """The synapses that store the weights: one for each weight, or several whose currents are summed."""
         return (self.synapses(),)
 
     def without_synapses(self) -> CubaLIF:
-        """The neurons as they are when nothing comes back to them."""
+        """The same neurons without recurrent synapses."""
         return CubaLIF(**{field.name: getattr(self, field.name) for field in fields(CubaLIF)})
 
     def windows(self) -> tuple[Window, ...]:
@@ -515,7 +518,7 @@ class RecurrentCubaLIF(CubaLIF):
         return self.synapses().evaluate(read).value
 
     def evaluate_beside(self, sent: Int64Array, *inputs: Int64Array) -> Outcome:
-        """See ``Op``; it reads itself."""
+        """See ``Op``; its recurrent synapses read ``sent`` too."""
         (a,) = inputs
         return self.without_synapses().evaluate(a + self.fed_back(sent))
 
@@ -541,7 +544,7 @@ class RecurrentCubaLIF(CubaLIF):
 class CubaLI(Op):
     """Neurons of ours that integrate and do not fire: they send their membrane potential; reset every T steps.
 
-    What they send is v itself, so the signal is finer than the input by its 6 bits. Arrays are as those of
+    They send v itself, so the scale of their signal is 6 bits finer than that of their input. Arrays have shapes as in
     :class:`CubaLIF`.
 
     Attributes:
@@ -560,7 +563,7 @@ class CubaLI(Op):
     holds_bounds: ClassVar[bool] = True
 
     def parameters(self) -> fixedpoint.CubaLiParameters:
-        """What ``fixedpoint.cuba_li_step`` takes, to be broadcast against (..., *shape)."""
+        """The parameters for ``fixedpoint.cuba_li_step``, to be broadcast against (..., *shape)."""
         return fixedpoint.CubaLiParameters(*(each.astype(np.int64) for each in (self.du, self.dv, self.u_bias)))
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -583,7 +586,7 @@ class CubaLI(Op):
         return LOIHI.v_max
 
     def may_clip(self, inputs: Sequence[Signal], timesteps: int) -> bool:
-        """See ``Op``; all inputs add to current and potential alike."""
+        """See ``Op``; the largest input in every step gives the largest state, and the smallest input the smallest."""
         own = self.parameters()
         for bound in known_bounds(inputs[0]):
             u = v = np.zeros((), dtype=np.int64)
@@ -616,7 +619,7 @@ class CubaLI(Op):
 
 
 def sums_too_large(what: str, reach: int, limit: int) -> str:
-    """What to say of sums that may leave the accumulator they are made in."""
+    """The error message for sums that may leave their accumulator."""
     return (
         f"{what} may reach {reach}, the limit of its accumulator is {limit}; lower --input-scale-exp or normalise the "
         "layer"
@@ -624,10 +627,10 @@ def sums_too_large(what: str, reach: int, limit: int) -> str:
 
 
 def gathered(u_bias: Int32Array, bias: Int64Array, shapes: Shapes) -> Int32Array:
-    """What neurons with a memory of their current add to it each step, given its bias per channel in its own units.
+    """``u_bias`` plus the bias of the input, which is given for each channel, (C,), in units of the input.
 
     Raises:
-        RangeError: It exceeds what the current can hold.
+        RangeError: The sum exceeds what the current can hold.
     """
     if not bias.any():
         return u_bias
@@ -642,9 +645,10 @@ def gathered(u_bias: Int32Array, bias: Int64Array, shapes: Shapes) -> Int32Array
 
 
 def _bias_format(bias: Int64Array, surplus: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Mantissas and exponents of what a LIF adds, given units of its input, (C,), and the surplus, (C,) or (1,).
+    """Mantissas and exponents of a LIF's bias, given it in units of its input, (C,), and the surplus, (C,) or (1,).
 
-    The exponent makes a mantissa count units of the input, each of which is 64 of the bias; or of the surplus.
+    Without a surplus, the mantissa counts units of the input, each of which is 64 of the bias. With a surplus, it
+    counts multiples of the surplus, and the surplus is added.
     """
     surplus = np.broadcast_to(surplus, bias.shape)
     exponent = np.where(surplus > 0, np.log2(np.maximum(surplus, 1)), LOIHI.a_shift).astype(np.int64)
@@ -653,18 +657,18 @@ def _bias_format(bias: Int64Array, surplus: Int64Array) -> tuple[Int64Array, Int
 
 
 def _trailing_zeros(values: Int64Array | Int32Array) -> int:
-    """How often two divides all of some whole numbers; of zeros as often as one could ask for."""
+    """The largest k with which 2^k divides all of some whole numbers; 64 if all are zero."""
     met = int(np.bitwise_or.reduce(np.abs(values.astype(np.int64)), axis=None))
     return (met & -met).bit_length() - 1 if met else 64
 
 
 def _grains(dv: int, whole: int, timesteps: int) -> list[int]:
-    """What potentials are multiples of before any surplus, at each step; fewer steps where one would be truncated.
+    """The grain of potentials at each step: without a surplus all are multiples of it; 0 once one may be truncated.
 
     Args:
-        dv: The decay.
-        whole: What is added in a step is a multiple of two to this power.
-        timesteps: T.
+        dv: The decay of the potential, in 1/4096.
+        whole: What a step adds is a multiple of two to this power.
+        timesteps: T, the number of steps.
     """
     grains = [1 << whole]
     lost = LOIHI.decay_unity // dv if dv and not dv & (dv - 1) else None if dv else 1
@@ -674,17 +678,17 @@ def _grains(dv: int, whole: int, timesteps: int) -> list[int]:
 
 
 def _by_threshold(grains: Sequence[int]) -> bool:
-    """Whether potentials are multiples of a threshold's unit: v > (vth - 1) * 64 is v >= vth * 64 then."""
+    """Whether all potentials are multiples of 64, so that v > (vth - 1) * 64 means v >= vth * 64."""
     return all(grain and not grain % THRESHOLD_UNIT for grain in grains)
 
 
 def _by_bias(surplus: int, dv: int, grains: Sequence[int]) -> bool:
-    """Whether a surplus a step, decayed as the potential is, never exceeds what potentials are multiples of.
+    """Whether a surplus that is added each step, and decays with the potential, never exceeds the potential's grain.
 
-    With V the potential without it, a multiple of the grain g as the threshold is, and 1 <= s <= g the surplus that
-    has gathered: V >= 64 vth makes V + s > 64 vth, and V < 64 vth means V <= 64 vth - g, so that V + s <= 64 vth. As V
-    decays to a whole number, V + s decays to that and s decayed, rounded either way: up, as the potential's sign may
-    have it.
+    Let V be the potential without the surplus, and s the surplus that has gathered, 1 <= s <= g. V and the threshold
+    are multiples of the grain g. So V >= 64 vth makes V + s > 64 vth, and V < 64 vth means V <= 64 vth - g, which makes
+    V + s <= 64 vth. V decays to a whole number, so V + s decays to that number plus the decayed s, rounded up or down
+    as the sign of the potential has it; here s is rounded up, the worse case.
     """
     gathered = 0
     for grain in grains:
@@ -697,9 +701,9 @@ def _by_bias(surplus: int, dv: int, grains: Sequence[int]) -> bool:
 def _stays_whole(
     du: Int16Array | int, dv: Int16Array | int, added: Sequence[Int64Array | Int32Array], decays: int
 ) -> bool:
-    """Whether ``decays`` decays, by a power of two or none, leave potentials of whole inputs and biases untruncated.
+    """Whether no potential is truncated in ``decays`` decays, given whole inputs and what else each step adds.
 
-    The current must have no memory, whose own decay would be truncated too.
+    The decay must be a power of two or zero. The current must have no memory, because its decay would be truncated too.
     """
     taken = 0
     for each in np.unique(dv).tolist():
@@ -711,6 +715,6 @@ def _stays_whole(
 
 
 def spans(op: Op, names: Sequence[str]) -> dict[str, Any]:
-    """The least and the largest of each parameter."""
+    """The smallest and the largest value of each parameter, by name."""
     values = {name: getattr(op, name) for name in names}
     return {name: [int(each.min()), int(each.max())] for name, each in values.items()}

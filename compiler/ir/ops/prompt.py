@@ -1,4 +1,4 @@
-"""Neurons that reset by subtraction as snnTorch does without delay."""
+"""Neurons that reset by subtraction without delay, as snnTorch does it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from resformer.compiler.ir.ops.neurons import CubaLIF
 
 @dataclass(frozen=True, eq=False)
 class PromptCubaLIF(CubaLIF):
-    """Neurons that reset by subtraction; one that is above its threshold before a step fires only above two.
+    """Neurons that reset by subtraction; if v exceeds the threshold before a step, they fire only above two thresholds.
 
-    So do snnTorch's with ``reset_mechanism="subtract", reset_delay=False``, which take the threshold away before they
-    compare, where the potential that a step begins with exceeds it, and give it back where no spike follows.
+    These are snnTorch's neurons with ``reset_mechanism="subtract", reset_delay=False``. If the potential exceeds the
+    threshold before a step, snnTorch subtracts the threshold before it compares, and adds it back if no spike follows.
     """
 
     @property
     def counts_ties(self) -> bool:
-        """See ``Op``; snnTorch itself does not fire at either threshold, so none of its spikes is lost."""
+        """See ``Op``; snnTorch itself does not fire exactly at one or two thresholds, so none of its spikes is lost."""
         return False
 
     def parameters(self) -> fixedpoint.CubaParameters:

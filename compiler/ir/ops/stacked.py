@@ -1,4 +1,4 @@
-"""Recurrent neurons whose weights have more bits than a synapse holds: two synapses each."""
+"""Recurrent neurons whose weights have more bits than a synapse holds: each weight is stored as two synapses."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from resformer.compiler.ir.storage import mantissa_bits, split_mantissas
 from resformer.compiler.target import LOIHI
 
 SHIFT_MAX = LOIHI.stacked_bits_max - LOIHI.weight_bits_max
-"""The most bits by which the high synapse's unit is above the low one's."""
+"""The largest number of bits by which the exponents of high synapses may exceed those of low synapses."""
 
 
 @dataclass(frozen=True, eq=False)
 class StackedRecurrentCubaLIF(RecurrentCubaLIF):
-    """Recurrent neurons with a second synapse beside each: a weight is ``weight * 2^shift + low``.
+    """Recurrent neurons with two synapses for each weight: a weight's mantissa is ``weight * 2^shift + low``.
 
-    ``weight`` and ``weight_exp`` are those of the high synapses, and both have the sign of what they come to.
+    ``weight`` and ``weight_exp`` are those of the high synapses. Both synapses of a weight have its sign.
 
     Attributes:
-        low: Mantissas of the low synapses, of the shape of ``weight``.
+        low: Mantissas of the low synapses, in the shape of ``weight``.
         shift: How many bits the exponents of the low synapses are below ``weight_exp``.
     """
 
@@ -34,7 +34,7 @@ class StackedRecurrentCubaLIF(RecurrentCubaLIF):
 
     @classmethod
     def of(cls, neurons: RecurrentCubaLIF) -> StackedRecurrentCubaLIF:
-        """The same neurons, whose mantissas are wide, with two synapses for each."""
+        """Neurons with wide mantissas as neurons with two synapses for each weight."""
         high, low, shift = split_mantissas(neurons.weight)
         held = {field.name: getattr(neurons, field.name) for field in fields(RecurrentCubaLIF)}
         held |= {"weight": high, "weight_exp": (neurons.weight_exp + shift).astype(np.int8)}
@@ -57,12 +57,12 @@ class StackedRecurrentCubaLIF(RecurrentCubaLIF):
         return total
 
     def synapses(self) -> Conv2d:
-        """The recurrent synapses as an operation of their own: what both parts come to."""
+        """The recurrent synapses as an operation of their own, with the weights that both parts sum to."""
         exponents = (self.weight_exp - self.shift).astype(np.int8)
         return replace(super().synapses(), weight=self._mantissas.astype(np.int16), weight_exp=exponents)
 
     def parts(self) -> tuple[Conv2d, ...]:
-        """The high synapses, and the low ones."""
+        """The high synapses and the low synapses."""
         whole = self.synapses()
         high = replace(whole, weight=self.weight, weight_exp=self.weight_exp)
         return high, replace(whole, weight=self.low)

@@ -1,4 +1,4 @@
-"""What enters and leaves a program, and what sums, takes a maximum and sends it on."""
+"""The input and output of a program, sums, maxima, relays and flattening."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from resformer.errors import RangeError
 
 @dataclass(frozen=True, eq=False)
 class Input(Op):
-    """Samples, encoded as integers; the same frame each step, or one frame a step."""
+    """Samples encoded as integers: the same frame each step, or one frame for each step."""
 
     holds_bounds: ClassVar[bool] = True
 
     def check_shapes(self, shapes: Shapes) -> None:
-        """See ``Op``; its shape is its node's own."""
+        """See ``Op``; only its node says what its shape is."""
         require(not shapes.inputs, f"takes no input, not {len(shapes.inputs)}")
 
     def interval(self, inputs: Sequence[Interval], shapes: Shapes) -> Interval:  # noqa: ARG002
-        """See ``Op``; what its signal promises, and ``encode`` sees to."""
+        """See ``Op``; the bounds of its signal, which ``encode`` enforces."""
         require(self.signal.bounds is not None, "its range is not known")
         assert self.signal.bounds is not None
         return Interval.between(*self.signal.bounds)
@@ -53,8 +53,9 @@ class Output(Op):
     """Logits of each step; the prediction is their mean over T.
 
     Attributes:
-        divisor: The real logit is a / (2^k * divisor) + bias: a pool's area, which is not a power of two.
-        bias: (classes,), real: what biases before the classifier add to each logit.
+        divisor: The area of an average pool, which need not be a power of two: the real logit is
+            a / (2^k * divisor) + bias.
+        bias: What the biases before the output add to each logit, real numbers, (classes,).
     """
 
     divisor: Annotated[int, Whole(1, COUNT_MAX)]
@@ -74,7 +75,7 @@ class Output(Op):
         return inputs[0]
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
-        """See ``Op``; it becomes a bias of the logits, in real numbers."""
+        """See ``Op``; the bias becomes a bias of the logits, in real numbers."""
         unit = 2.0**-self.signal.scale_exp / self.divisor
         none = np.zeros(shapes.output[0], dtype=np.int64)
         return Carried(replace(self, bias=self.bias + inputs[0] * unit), none)
@@ -86,7 +87,7 @@ class Output(Op):
 
 @dataclass(frozen=True, eq=False)
 class Add(Op):
-    """The sum of its inputs; where currents meet at a neuron, it costs nothing."""
+    """The sum of its inputs; for currents it costs nothing, because neurons sum their inputs."""
 
     events_pass: ClassVar[bool] = True
     accumulator: ClassVar[int | None] = LOIHI.accumulator_max
@@ -124,7 +125,7 @@ def added_shape(inputs: Sequence[Shape]) -> Shape:
     """The shape that all summands have.
 
     Raises:
-        InvariantError: They differ, or are fewer than two.
+        InvariantError: The shapes differ, or there are fewer than two.
     """
     require(len(inputs) >= 2, f"adds two inputs or more, not {len(inputs)}")
     require(len(set(inputs)) == 1, f"cannot add shapes {', '.join(map(str, inputs))}")
@@ -136,9 +137,9 @@ class MaxPool2d(Op):
     """Maxima over windows; padding never wins.
 
     Attributes:
-        kernel_size: (rows, columns), as are the stride and the padding.
-        stride: Between windows.
-        padding: Around the input.
+        kernel_size: (rows, columns).
+        stride: The distance between windows, (rows, columns).
+        padding: Padding around the input, (rows, columns).
     """
 
     kernel_size: Annotated[Pair, RowsAndColumns()]
@@ -150,12 +151,12 @@ class MaxPool2d(Op):
 
     @property
     def window(self) -> Window:
-        """What each target reads."""
+        """The window that each target reads."""
         return Window(self.kernel_size, self.stride, self.padding)
 
     @property
     def around(self) -> tuple[int, int, int, int]:
-        """By how many rows and columns windows reach beyond the input: (top, bottom, left, right)."""
+        """How many rows and columns windows reach beyond the input: (top, bottom, left, right)."""
         (rows, columns), (below, right) = self.padding, self.window.beyond
         return rows, rows + below, columns, columns + right
 
@@ -181,7 +182,7 @@ class MaxPool2d(Op):
         return inputs[0]
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
-        """See ``Op``; a maximum of sums is the sum with the maximum."""
+        """See ``Op``; a constant added to all values of a window is added to their maximum."""
         return Carried(self, inputs[0])
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:
@@ -195,17 +196,17 @@ class MaxPool2d(Op):
 
 @dataclass(frozen=True, eq=False)
 class CeilMaxPool2d(MaxPool2d):
-    """The same with windows that reach below and right of the padding, where nothing wins either.
+    """Maxima over windows that reach below and right of the padding, where nothing wins either.
 
     Attributes:
-        beyond: By how many rows and columns the last ones do.
+        beyond: How many rows and columns the last windows reach beyond the padding.
     """
 
     beyond: Annotated[Pair, RowsAndColumns()]
 
     @property
     def window(self) -> Window:
-        """What each target reads."""
+        """The window that each target reads."""
         return Window(self.kernel_size, self.stride, self.padding, beyond=self.beyond)
 
 
@@ -216,7 +217,8 @@ class Relay(Op):
     Attributes:
         bias: (C,), in units of the sum's integers.
         limit: The result is clipped to [-limit, limit], and each clip is counted.
-        shift: Before that, the sum is divided by 2^shift and rounded: the signal's scale is as much coarser.
+        shift: Before it is clipped, the sum is divided by 2^shift and rounded, so the output's scale is coarser by
+            ``shift`` bits.
     """
 
     bias: Annotated[Int32Array, integers(np.int32, a_value_each)]
@@ -257,7 +259,7 @@ class Relay(Op):
         return bool((np.abs(fixedpoint.shift_right(sums, self.shift)) > self.limit).any())
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:
-        """See ``Op``; before biases are placed, the only relays are those that shift."""
+        """See ``Op``; before biases are placed, there are only relays that shift."""
         if not self.shift:
             return super().carry_bias(inputs, shapes)
         bias = self.bias + inputs[0]
@@ -291,7 +293,7 @@ def known_bounds(signal: Signal) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Flatten(Op):
-    """(C, H, W) to (C * H * W,), in that order."""
+    """Reshape (C, H, W) to (C * H * W,), in this order."""
 
     is_view: ClassVar[bool] = True
     events_pass: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Synapses: weighted sums, which send what they received one step ago."""
+"""Synapses: weighted sums of what was received one step ago."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from resformer.compiler.target import LOIHI
 WEIGHT_MAX = 2 ** (LOIHI.weight_bits_max - 1) - 1
 """Largest magnitude of a weight's mantissa; the most negative value of its width is not used."""
 STACKED_MAX = 2 ** (LOIHI.stacked_bits_max - 1) - 1
-"""Of a mantissa that is still to be stacked."""
+"""Largest magnitude of a mantissa that is still to be split into two synapses."""
 COUNT_MAX = 2**40
-"""No count in a program comes near this."""
+"""A limit for counts and sizes in a program, far above any that occurs."""
 
 
 def an_exponent_each(name: str, held: Shape, shapes: Shapes) -> None:
@@ -43,14 +43,14 @@ def an_exponent_each(name: str, held: Shape, shapes: Shapes) -> None:
 SYNAPTIC_WEIGHTS = integers(np.int8, as_the_weights, -WEIGHT_MAX, WEIGHT_MAX)
 """Mantissas that one synapse holds."""
 WIDE_WEIGHTS = Array({**SYNAPTIC_WEIGHTS.dtypes, np.int16: (-STACKED_MAX, STACKED_MAX)}, as_the_weights)
-"""Mantissas that one synapse holds, or that are still to be stacked."""
+"""Mantissas that one synapse holds, or that are still to be split into two synapses."""
 EXPONENTS = integers(np.int8, an_exponent_each, 0, LOIHI.weight_exp_max)
 BIASES = integers(np.int32, per_channel)
 
 
 @dataclass(frozen=True, eq=False)
 class Synapses(Op):
-    """Base of what weighs and sums what neurons send."""
+    """Base of the operations that weigh and sum what neurons send."""
 
     makes: ClassVar[SignalKind | None] = SignalKind.CURRENT
     hop: ClassVar[int] = 1
@@ -66,9 +66,9 @@ class Conv2d(Synapses):
             bits are int16, until ``stack_synapses`` has run.
         weight_exp: (C_out,), an exponent per output channel.
         bias: (C_out,), in units of the output's integers; zero once ``place_biases`` has run.
-        stride: (rows, columns), as are the padding and the dilation.
-        padding: Zeros around the input.
-        dilation: Distance between the kernel's taps.
+        stride: Distance between windows, (rows, columns).
+        padding: Zeros around the input, (rows, columns).
+        dilation: Distance between the kernel's taps, (rows, columns).
         groups: Blocks of channels that do not mix.
     """
 
@@ -85,7 +85,7 @@ class Conv2d(Synapses):
 
     @property
     def window(self) -> Window:
-        """What each target reads."""
+        """The window that each target reads."""
         rows, columns = self.weight.shape[2:]
         return Window((rows, columns), self.stride, self.padding, self.dilation)
 
@@ -128,11 +128,11 @@ class Conv2d(Synapses):
         return LOIHI.accumulator_max // max(largest_row(self.whole_weight), 1)
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
-        """See ``Op``; its input lacks nothing (:meth:`takes_bias`)."""
+        """See ``Op``; its input lacks no bias (:meth:`takes_bias`)."""
         return Carried(replace(self, bias=np.zeros_like(self.bias)), self.bias.astype(np.int64))
 
     def takes_bias(self, bias: Int64Array) -> bool:
-        """Never: padding keeps what would come of it from being constant."""
+        """See ``Op``; only a bias of zero, because padding would make the result of any other vary over space."""
         return not bias.any()
 
     def evaluate(self, *inputs: Int64Array) -> Outcome:
@@ -149,15 +149,15 @@ class Conv2d(Synapses):
         return weights * (shapes.output[0] // self.groups)
 
     def operations_not_zero(self, events: Int64Array, shapes: Shapes) -> Int64Array:
-        """What ``operations`` counts, of the weights that are not zero alone, (T,).
+        """What :meth:`operations` counts, but only for weights that are not zero, (T,).
 
         Args:
-            events: The number of them that each neuron of the input sends, (T, channels, rows, columns).
-            shapes: Of the input and the output.
+            events: The number of events that each neuron of the input sends, (T, channels, rows, columns).
+            shapes: The shapes of the input and the output.
         """
         outputs, per_group, *kernel = self.weight.shape
         grouped = (self.weight != 0).reshape(self.groups, outputs // self.groups, per_group, *kernel)
-        # of each input channel and tap, the targets whose weight is not zero
+        # for each input channel and tap, how many output channels have a weight that is not zero
         targets = np.count_nonzero(grouped, axis=1).reshape(-1, *kernel)
         total = np.zeros(len(events), dtype=np.int64)
         taps = [self._through_taps(axis, events.shape[2 + axis], shapes.output[1 + axis]) for axis in range(2)]
@@ -168,7 +168,7 @@ class Conv2d(Synapses):
         return total
 
     def _through_taps(self, axis: int, source: int, targets: int) -> list[Int64Array]:
-        """Of each tap along an axis, the rows (axis 0) or columns of the source that targets read through it."""
+        """For each tap along an axis, the rows (axis 0) or columns of the source that targets read through it."""
         read = self.window.reads(axis, targets)
         return [each[(each >= 0) & (each < source)] for each in read.T]
 
@@ -230,7 +230,7 @@ class Dense(Synapses):
         return LOIHI.dense_sum_max // max(largest_row(self.whole_weight), 1)
 
     def carry_bias(self, inputs: Sequence[Int64Array], shapes: Shapes) -> Carried:  # noqa: ARG002
-        """See ``Op``; what its input lacks it weighs."""
+        """See ``Op``; its output lacks its own bias and what its weights make of the bias that its input lacks."""
         lacking = self.bias.astype(np.int64) + self.whole_weight.astype(np.int64) @ inputs[0]
         return Carried(replace(self, bias=np.zeros_like(self.bias)), lacking)
 
@@ -245,12 +245,12 @@ class Dense(Synapses):
         return total * shapes.output[0]
 
     def operations_not_zero(self, events: Int64Array, shapes: Shapes) -> Int64Array:  # noqa: ARG002
-        """As :meth:`Conv2d.operations_not_zero`."""
+        """See :meth:`Conv2d.operations_not_zero`."""
         total: Int64Array = events.reshape(len(events), -1) @ np.count_nonzero(self.weight, axis=0)
         return total
 
     def connections(self, shapes: Shapes, index_bits: int) -> int | None:  # noqa: ARG002
-        """See ``Op``; those of weight zero are stored too."""
+        """See ``Op``; weights of zero are stored too."""
         return self.weight.size
 
 
@@ -259,8 +259,8 @@ class SumPool2d(Synapses):
     """Sums over windows, by synapses of weight one.
 
     Attributes:
-        kernel_size: (rows, columns), as is the stride.
-        stride: Between windows.
+        kernel_size: (rows, columns).
+        stride: The distance between windows, (rows, columns).
     """
 
     kernel_size: Annotated[Pair, RowsAndColumns()]
@@ -271,7 +271,7 @@ class SumPool2d(Synapses):
 
     @property
     def window(self) -> Window:
-        """What each target reads."""
+        """The window that each target reads."""
         return Window(self.kernel_size, self.stride)
 
     def windows(self) -> tuple[Window, ...]:
@@ -314,6 +314,6 @@ class SumPool2d(Synapses):
 
 
 def largest_row(whole_weight: Int32Array) -> int:
-    """The largest sum of weights' magnitudes that meets in one output, in Python's integers, which do not overflow."""
+    """The largest sum of the magnitudes of one output's weights, as a Python integer, which does not overflow."""
     rows = np.abs(whole_weight.astype(np.int64)).reshape(len(whole_weight), -1)
     return int(rows.sum(axis=1).max())

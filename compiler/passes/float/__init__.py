@@ -1,1 +1,1 @@
-"""Passes over networks of real numbers, one a file."""
+"""Passes over networks of real numbers, each in a file of its own."""

@@ -1,4 +1,4 @@
-"""Make hidden linear layers convolutions as large as their input, so that neurons read convolutions alone."""
+"""Turn hidden linear layers into convolutions as large as their input, so that neurons read only convolutions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from resformer.errors import UnsupportedError
 
 
 def convolve_linear(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Replace the linear layers that neurons depend on, and let vectors before neurons be images of one pixel.
+    """Replace the linear layers that neurons depend on by convolutions, and vectors before neurons by images.
 
     A linear layer of F outputs that reads a flattened (C, H, W) is a convolution of F kernels of (C, H, W): the same
-    products in the same order. The readout, behind all neurons, stays linear.
+    products in the same order. Its output is an image of one pixel. The readout, behind all neurons, stays linear.
 
     Raises:
-        UnsupportedError: A node needs an image where there is a vector, or vectors of unlike images are added.
+        UnsupportedError: A node reads vectors that were flattened from images of different shapes.
     """
-    # neurons send images, and so a delay is of images
+    # neurons send images, so delays read images
     before = names_before(graph, SampleDelay, *NEURONS)
-    # for each value before neurons, the node that makes it as an image
+    # for each value before neurons, the name of the node that makes it as an image
     images: dict[str, str] = {}
     made: dict[str, Node[nir.NIRNode]] = {}
     for node in graph:
@@ -45,7 +45,7 @@ def convolve_linear(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 
 def _as_image(node: Node[nir.NIRNode], inputs: tuple[str, ...], shapes: list[Shape]) -> Node[nir.NIRNode]:
-    """A node that reads images, and makes one."""
+    """A node changed so that it reads images and makes an image."""
     op = node.op
     if isinstance(op, nir.Linear | nir.Affine):
         outputs = len(op.weight)
@@ -69,7 +69,7 @@ def _as_image(node: Node[nir.NIRNode], inputs: tuple[str, ...], shapes: list[Sha
         )
     if isinstance(op, (SampleDelay, *NEURONS)):
         names = PER_NEURON if isinstance(op, DiscreteCubaLIF) else [each.name for each in dataclasses.fields(op)]
-        fields = {name: getattr(op, name) for name in names}  # recurrent synapses count vectors as images
+        fields = {name: getattr(op, name) for name in names}  # recurrent synapses take vectors as images already
         arrays: dict[str, Any] = {
             name: value.reshape(shapes[0]) for name, value in fields.items() if isinstance(value, np.ndarray)
         }
@@ -78,7 +78,7 @@ def _as_image(node: Node[nir.NIRNode], inputs: tuple[str, ...], shapes: list[Sha
 
 
 def _as_given(name: str, images: dict[str, str], graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]) -> str:
-    """A value in the shape that the given graph has it in, for what reads it behind all neurons."""
+    """The name of a value in the shape that it has in the given graph, for its readers behind all neurons."""
     source = images.get(name, name)
     if made[source].shape == graph[name].shape:
         return source

@@ -11,9 +11,9 @@ from resformer.errors import UnsupportedError
 
 
 def fold_attention_scale(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Multiply the rows of y's convolution, and its bias, by the scale of the product that reads them.
+    """Multiply the weights and biases of y's convolution by the scale of the product that reads it.
 
-    The rates behind c1 and c2 are buffers, so at inference both are constants of a head.
+    The firing rates that c1 and c2 are computed from are buffers, so at inference both are constants for each head.
 
     Raises:
         UnsupportedError: A scale is not constant over a head, the product does not read a convolution of its own, or

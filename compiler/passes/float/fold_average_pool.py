@@ -14,10 +14,10 @@ from resformer.errors import UnsupportedError
 def fold_average_pool(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """Replace average pool, flatten, linear by sum pool, flatten, linear, scale by 1 / area.
 
-    There need be no linear layer; its bias, if it has one, is multiplied by the area.
+    The linear layer may be missing; if it has a bias, the bias is multiplied by the area.
 
     Raises:
-        UnsupportedError: The pool is not followed by flatten, perhaps a linear layer, and the output.
+        UnsupportedError: The pool has padding, or is not followed by flatten, perhaps a linear layer, and the output.
     """
     edit = graph.edit()
     for node in graph:

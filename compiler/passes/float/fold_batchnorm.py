@@ -14,7 +14,7 @@ def fold_batchnorm(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """Scale each layer's rows by weight / sqrt(running_var + eps) and move the rest into its bias, in float64.
 
     Raises:
-        UnsupportedError: A batch normalisation does not follow a layer of its own.
+        UnsupportedError: A batch normalisation does not follow a layer with weights that nothing else reads.
     """
     edit = graph.edit()
     for node in graph:

@@ -13,10 +13,10 @@ from resformer.compiler.ir.primitives import collapse
 def fold_input_gain(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """Measure each membrane potential from v_reset, in units in which one step of input I adds exactly I.
 
-    With g = r * dt / tau (of an IF, r * dt), V = (v - v_reset) / g follows
+    With g = r * dt / tau (for an IF, r * dt), V = (v - v_reset) / g follows
     V' = V * (1 - dt / tau) + I + (v_leak - v_reset) * dt / tau / g, fires at (v_threshold - v_reset) / g and resets to
     0. For SpikingJelly's LIF with tau = 2 steps, g = 1/2 and the threshold becomes 2; nothing is rounded. Neurons that
-    reset by subtraction become neurons in steps, measured alike (``ir.neurons``).
+    reset by subtraction become neurons in steps, measured in the same units (``ir.neurons``).
     """
     dt = float(graph.metadata["dt"])
     edit = graph.edit()

@@ -1,4 +1,4 @@
-"""Let layers read levels as whole numbers: what divides them before becomes part of the weights."""
+"""Let layers read levels as whole numbers: factors between levels and a layer become part of the layer's weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from resformer.compiler.ir.primitives import (
 )
 
 PASSES = (MaxPool2d, nir.AvgPool2d, nir.SumPool2d, nir.Flatten, SampleDelay)
-"""What a positive factor passes through."""
+"""Operations whose result is the same whether a positive factor comes before or after them."""
 
 
 def fold_level_norms(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Multiply the weights of layers by the factor that the levels which they read are scaled by, as I-LIF's norm does.
+    """Multiply the weights of layers by the factor, such as I-LIF's norm, that scales the levels which they read.
 
-    Where something else than layers reads them, such as a sum, the factor stays a layer of its own.
+    If something other than layers, such as a sum, reads the scaled levels, the factor stays a node of its own.
     """
     edit = graph.edit()
     factors: dict[str, float] = {}
@@ -59,7 +59,7 @@ def _scales_levels(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> bool:
 
 
 def _is_levels(graph: Graph[nir.NIRNode], name: str) -> bool:
-    """Whether a value is what populations of levels send, behind what a factor passes through."""
+    """Whether a value is made of levels alone, through ``PASSES``, sums and factors."""
     node = graph[name]
     if isinstance(node.op, (*PASSES, Add, nir.Scale)):
         return all(_is_levels(graph, each) for each in node.inputs)
@@ -67,7 +67,7 @@ def _is_levels(graph: Graph[nir.NIRNode], name: str) -> bool:
 
 
 def _readers(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> list[Node[nir.NIRNode]]:
-    """What reads a value, seen through what a factor passes through, and through other factors."""
+    """The nodes that read a value, directly or through ``PASSES`` and factors on levels."""
     found: list[Node[nir.NIRNode]] = []
     for each in graph.consumers[node.name]:
         passes = isinstance(each.op, PASSES) or _scales_levels(graph, each)

@@ -1,7 +1,7 @@
-"""Merge layers that follow each other without neurons between, where no neuron sends on what the first one makes.
+"""Merge layers that follow each other without neurons between them.
 
-Between what neurons send and what neurons are given all is linear, so a convolution of a convolution is one
-convolution, as for NIR files (``merge_synapses``); a module's other layers stay its own.
+Everything between the messages that neurons send and the currents that they receive is linear, so a convolution of a
+convolution is one convolution, as for NIR files (``merge_synapses``). All other layers of a module stay as they are.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ LAYERS = (nir.Conv2d, nir.Linear, nir.Affine)
 
 
 def merge_chains(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Make one layer of each chain of them: before neurons, and in a readout that pools.
+    """Make one layer of each chain of layers before neurons, and of a readout that pools or sums.
 
-    Where a pool of spikes may stay a pool it does (``sum_pools``, ``fold_average_pool``). A layer that was merged is
-    called after the last of its chain, with ".merged" behind, and its metadata say of which layers it is.
+    A pool of spikes stays a pool where possible (``sum_pools``, ``fold_average_pool``). A merged layer has the name of
+    the last layer of its chain with ".merged" behind it, and its metadata name the layers that it was made of.
 
     Raises:
-        UnsupportedError: A chain is no single convolution; the message names it.
+        UnsupportedError: A chain is no single convolution; the message names the chain.
     """
     merge = _Merge(graph)
     for node in graph:
@@ -56,7 +56,7 @@ def merge_chains(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 
 class _Merge:
-    """The nodes so far of one graph."""
+    """The merge of one graph, with the nodes that have been written so far."""
 
     def __init__(self, graph: Graph[nir.NIRNode]) -> None:
         self.graph = graph
@@ -66,7 +66,7 @@ class _Merge:
         self.renamed: dict[str, str] = {}
 
     def take(self, node: Node[nir.NIRNode]) -> None:
-        """Write a node, merged with what it reads if it must be."""
+        """Write a node; if it must be merged with what it reads, write the merged layer instead."""
         node = replace(node, inputs=tuple(self.renamed.get(name, name) for name in node.inputs))
         self.made[node.name] = node
         if node.name not in self.before and not self._is_second(node):
@@ -78,11 +78,11 @@ class _Merge:
                 self._merge_image(node)
 
     def _is_second(self, node: Node[nir.NIRNode]) -> bool:
-        """Whether it is a convolution of an image that another makes, which no synapse can be, a readout's either."""
+        """Whether a node is a convolution that reads another convolution; no synapse can do so, even in a readout."""
         return isinstance(node.op, nir.Conv2d) and isinstance(self.made[node.inputs[0]].op, nir.Conv2d)
 
     def _must_merge(self, node: Node[nir.NIRNode]) -> bool:
-        """Whether what a layer or pool reads is no message, or a pool that may not stay one."""
+        """Whether a layer or pool must be merged, because it reads a current, or a pool that may not stay a pool."""
         if not isinstance(node.op, (*LAYERS, *POOLS)):
             return False
         source = self._unflattened(node.inputs[0])
@@ -91,12 +91,12 @@ class _Merge:
         return source.name not in self.messages and self._is_linear(source)
 
     def _stays_pool(self, pool: Node[nir.NIRNode]) -> bool:
-        """Whether relays can send a pool's sum on: it does not pad, and layers with weights alone read it."""
+        """Whether relays can send a pool's sum on: it does not pad, and only layers with weights read it."""
         readers = self._readers(pool.name)
         return not np.any(getattr(pool.op, "padding", 0)) and all(isinstance(each.op, LAYERS) for each in readers)
 
     def _readers(self, name: str) -> list[Node[nir.NIRNode]]:
-        """What reads a value, seen through flattening."""
+        """The nodes that read a value, directly or flattened."""
         found: list[Node[nir.NIRNode]] = []
         for each in self.graph.consumers[name] if name in self.graph else ():
             found += self._readers(each.name) if isinstance(each.op, nir.Flatten) else [each]
@@ -107,7 +107,7 @@ class _Merge:
         return self._unflattened(node.inputs[0]) if isinstance(node.op, nir.Flatten) else node
 
     def _is_linear(self, node: Node[nir.NIRNode]) -> bool:
-        """Whether a current is made of messages by layers, pools and sums alone."""
+        """Whether a value is made of messages by layers, pools and sums alone."""
         if node.name in self.messages:
             return True
         if isinstance(node.op, (*LAYERS, *WINDOWED, nir.Flatten, Add)):
@@ -115,7 +115,7 @@ class _Merge:
         return False
 
     def _merge_image(self, node: Node[nir.NIRNode]) -> None:
-        """Write a convolution or pool of currents as convolutions of messages, and their sum."""
+        """Write a convolution or pool of currents as a sum of convolutions of messages."""
         parts = self._parts(node)
         if parts:
             self._write_parts(node, parts)
@@ -127,7 +127,7 @@ class _Merge:
         self._write(node, [(each.source, each.op(), each.shape) for each in merged], [*layers, node.name])
 
     def _parts(self, node: Node[nir.NIRNode]) -> list[tuple[str, int]]:
-        """The messages that a convolution reads side by side, each with its first channel; none if it reads others."""
+        """The messages whose concatenation a convolution reads, each with its first channel; else an empty list."""
         source, parts = self.made[node.inputs[0]], []
         if not isinstance(node.op, nir.Conv2d) or int(node.op.groups) > 1 or CONCATENATED not in source.op.metadata:
             return []
@@ -143,7 +143,7 @@ class _Merge:
         return parts
 
     def _write_parts(self, node: Node[nir.NIRNode], parts: list[tuple[str, int]]) -> None:
-        """Write a convolution of what is side by side as a sum of convolutions, each of some of its columns."""
+        """Write a convolution of concatenated messages as a sum of convolutions, one for each message's channels."""
         assert isinstance(node.op, nir.Conv2d)
         del self.made[node.name]
         names = []
@@ -157,7 +157,7 @@ class _Merge:
         self.renamed[node.name] = f"{node.name}.sum"
 
     def _terms(self, node: Node[nir.NIRNode]) -> tuple[list[Synapse], list[str]]:
-        """A current as convolutions of messages; and the layers that make it."""
+        """A current as convolutions of messages, and the names of the layers that make it."""
         if node.name in self.messages and not isinstance(node.op, POOLS):
             return [passing_on(node.name, node.shape)], []
         if isinstance(node.op, Add):
@@ -171,7 +171,7 @@ class _Merge:
         return made, [*layers, *_merged_of(node)]
 
     def _merge_vector(self, node: Node[nir.NIRNode]) -> None:
-        """Write a linear layer of currents as linear layers of messages, and their sum."""
+        """Write a linear layer of currents as a sum of linear layers of messages."""
         weight, bias = _affine(node)
         parts, layers = self._matrices(weight, node.inputs[0])
         bias = bias + sum((offset for _, _, offset in parts), np.zeros(len(bias)))
@@ -184,7 +184,15 @@ class _Merge:
     def _matrices(
         self, rows: Float64Array, name: str
     ) -> tuple[list[tuple[str, Float64Array, Float64Array]], list[str]]:
-        """Rows that weigh a current, as rows that weigh messages, each with what it adds; and the layers between."""
+        """The weights of a current as weights of messages.
+
+        Args:
+            rows: The weights, a row for each output.
+            name: The node that makes the current.
+
+        Returns:
+            For each message its name, its weights and the bias that comes with it; and the names of the layers between.
+        """
         node = self.made[name]
         is_pool = isinstance(node.op, POOLS)
         if isinstance(node.op, nir.Flatten):
@@ -209,7 +217,7 @@ class _Merge:
         return [(source, first, added + offset), *parts[1:]], [*layers, *_merged_of(node)]
 
     def _flat(self, name: str) -> str:
-        """A value as a vector."""
+        """The name of a value as a vector, which is flattened if it is not one."""
         node = self.made[name]
         if len(node.shape) == 1:
             return name
@@ -220,9 +228,9 @@ class _Merge:
         return flat
 
     def _take_readout(self, node: Node[nir.NIRNode]) -> None:
-        """Make one linear layer of what follows a pool behind all neurons, unless it is flattened and read once.
+        """Merge a pool behind all neurons with what follows it, if ``_needs_one_layer``, into one linear layer.
 
-        So it does of a sum of linear layers, such as that of two classifiers.
+        A sum of linear layers, such as the sum of two classifiers, is merged too.
         """
         if not isinstance(node.op, nir.Output):
             return
@@ -252,7 +260,7 @@ class _Merge:
         self.made[node.name] = replace(node, inputs=(name,))
 
     def _is_sum_of_vectors(self, node: Node[nir.NIRNode]) -> bool:
-        """Whether it adds what linear layers make, which no synapses of a neuron do."""
+        """Whether a node adds vectors of currents, such as the outputs of two classifiers; no neuron sums these."""
         return isinstance(node.op, Add) and len(node.shape) == 1 and node.name not in self.messages
 
     def _join_readout(
@@ -262,7 +270,7 @@ class _Merge:
         bias: Float64Array,
         layers: list[str],
     ) -> None:
-        """Write a readout of several messages as the sum of a convolution of each, as large as its image."""
+        """Write a readout of several messages as a sum of convolutions, one of each message, as large as its image."""
         names = []
         for index, (source, rows, _) in enumerate(parts):
             names.append(f"{node.inputs[0]}.merged{index or ''}")
@@ -277,7 +285,7 @@ class _Merge:
         self.made[node.name] = replace(node, inputs=(self._flat(total),))
 
     def _needs_one_layer(self, chain: list[Node[nir.NIRNode]], pools: list[Node[nir.NIRNode]]) -> bool:
-        """Whether a readout is something else than a pool without padding, flattened, and a linear layer."""
+        """Whether a readout is anything but a pool without padding, a flattening, and perhaps a linear layer."""
         behind = chain[chain.index(pools[0]) + 1 :]
         kinds = [type(each.op) for each in behind]
         plain = kinds in ([nir.Flatten], [nir.Flatten, nir.Linear], [nir.Flatten, nir.Affine])
@@ -285,7 +293,7 @@ class _Merge:
         return not plain or CONCATENATED in chain[0].op.metadata or bool(np.any(getattr(pools[0].op, "padding", 0)))
 
     def _is_merged_pool(self, node: Node[nir.NIRNode]) -> bool:
-        """Whether a pool is to be part of what reads it: behind all neurons, one of all pixels of spikes stays."""
+        """Whether a pool becomes part of its reader; behind all neurons, a pool of spikes over all pixels does not."""
         if node.name in self.before:
             return not self._stays_pool(node)
         return math.prod(node.shape[1:]) > 1 or isinstance(self.made[node.inputs[0]].op, POOLS)
@@ -307,7 +315,7 @@ class _Merge:
 def _by_source(
     parts: list[tuple[str, Float64Array, Float64Array]],
 ) -> list[tuple[str, Float64Array, Float64Array]]:
-    """Rows that weigh messages, one matrix for each message."""
+    """The weights of messages, added up so that each message has one matrix."""
     found: dict[str, tuple[Float64Array, Float64Array]] = {}
     for source, rows, added in parts:
         before = found.get(source)
@@ -316,13 +324,13 @@ def _by_source(
 
 
 def _merged_of(node: Node[nir.NIRNode]) -> list[str]:
-    """The layers that a node was made of."""
+    """The names of the layers that a node was made of."""
     merged = node.op.metadata.get(MERGED)
     return [node.name] if merged is None else str(merged).split(", ")
 
 
 def _synapse(node: Node[nir.NIRNode], shape: Shape) -> Synapse:
-    """A convolution or a pool as a convolution of a value of some shape."""
+    """A convolution or a pool as a convolution of a value of shape ``shape``."""
     if isinstance(node.op, AdaptiveAvgPool2d):
         raise _several_sizes(node, shape)
     made = of_windows(node, shape)
@@ -334,7 +342,7 @@ def _synapse(node: Node[nir.NIRNode], shape: Shape) -> Synapse:
 
 
 def _several_sizes(node: Node[nir.NIRNode], shape: Shape) -> UnsupportedError:
-    """The refusal of averages that no linear layer reads."""
+    """The error for averages over windows of several sizes that no linear layer reads."""
     assert isinstance(node.op, AdaptiveAvgPool2d)
     return UnsupportedError(
         f"{node.name}: averages {shape[1:]} to {node.op.size} by windows of several sizes, and what reads it is no "
@@ -350,7 +358,7 @@ def _affine(node: Node[nir.NIRNode]) -> tuple[Float64Array, Float64Array]:
 
 
 def _back(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) -> tuple[Float64Array, Float64Array]:
-    """Rows that weigh what a layer makes, as rows that weigh what it reads, and what its biases add, (F,)."""
+    """Weights of a layer's output as weights of its input, and what the layer's biases add, (F,)."""
     if isinstance(node.op, nir.Linear | nir.Affine):
         weight, bias = _affine(node)
         return rows @ weight, rows @ bias
@@ -363,10 +371,10 @@ def _back(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) -> tuple[Fl
 
 
 def _back_of_windows(rows: Float64Array, node: Node[nir.NIRNode], shape: Shape) -> tuple[Float64Array, Float64Array]:
-    """The same of a convolution or a pool."""
+    """What :func:`_back` gives for a convolution or a pool."""
     layer = _synapse(node, shape)
     maps = torch.from_numpy(rows.reshape(len(rows), *node.shape))
-    # what is left over at the far sides, where strides do not reach
+    # rows and columns at the far sides that no window reaches
     left = tuple(
         shape[1 + axis]
         + 2 * layer.padding[axis]

@@ -1,11 +1,13 @@
-"""Bring any network of NIR's nodes into the form that Loihi has: neurons, and one convolution a synapse.
+"""Bring a network of NIR's nodes into the form that Loihi has: neurons, and one convolution for each path between them.
 
-Between what is sent (the input, spikes) and the neurons that receive it, all is linear, so each path from one to the
-other is one convolution: pools, scales, linear layers and convolutions are multiplied out, in float64. Vectors become
-images of one pixel and a linear layer a convolution as large as its input. What differs between the neurons of a
-channel's population (r, v_threshold, v_leak, v_reset) becomes part of its weights and biases. Populations that Lava's
-``LIFReset`` cannot be, since their current has a memory, they reset by subtraction, or tau or what else differs between
-the neurons of a channel, become neurons in steps (``ir.neurons``), and their synapses stay as they are.
+Everything between what is sent (the input, spikes) and the neurons that receive it is linear, so each path from a
+sender to a receiver is one convolution: pools, scales, linear layers and convolutions are multiplied out, in float64.
+Vectors become images of one pixel, and a linear layer becomes a convolution as large as its input. What differs between
+the channels of a population (r, v_threshold, v_leak, v_reset) becomes part of its weights and biases.
+
+Lava's ``LIFReset`` cannot be a population whose current has a memory, which resets by subtraction, in which tau differs
+between neurons, or in which another parameter differs within a channel. Such a population becomes neurons in steps
+(``ir.neurons``), and its synapses stay as they are.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ Float64Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Value:
-    """What a node makes: a sum of synapses, and its shape as an image, whatever shape its node gives it."""
+    """A node's output: the synapses whose sum it is, and its shape as an image, whatever shape the node states."""
 
     terms: tuple[Synapse, ...]
     shape: Shape
@@ -55,7 +57,7 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """Make each population read a convolution, or a sum of convolutions, of the input or of spikes.
 
     Raises:
-        UnsupportedError: A path is no single convolution, or a population has no common form; the message names it.
+        UnsupportedError: A path is no single convolution, or a population has no form on Loihi; the message names it.
     """
     values: dict[str, _Value] = {}
     made: dict[str, Node[nir.NIRNode]] = {}
@@ -85,12 +87,12 @@ def merge_synapses(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 
 def _sent(name: str, shape: Shape) -> _Value:
-    """What a node sends, as it is."""
+    """What a node sends, passed on unchanged."""
     return _Value((passing_on(name, shape),), shape)
 
 
 def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNode]) -> _Value:
-    """What a node without memory makes."""
+    """The output of a node without memory."""
     x, op = inputs[0], node.op
     channels, *size = x.shape
     match op:
@@ -111,7 +113,7 @@ def _apply(node: Node[nir.NIRNode], inputs: list[_Value], graph: Graph[nir.NIRNo
                 raise UnsupportedError(f"{node.name}: no lowering for a {type(op).__name__}; leave it out")
             _require_image(node, x, graph)
             layer = windowed
-    # the layer's bias comes once, however many meet in front of it
+    # the layer's bias is added once, however many terms its input has
     without = replace(layer, bias=np.zeros_like(layer.bias))
     terms = tuple(after(node.name, term, without if index else layer) for index, term in enumerate(x.terms))
     return _Value(terms, terms[0].shape)
@@ -152,7 +154,7 @@ def _merge_discrete(
     """Write a population of our own neurons, and the synapses in front of it.
 
     Raises:
-        UnsupportedError: It has no common form, or its recurrent synapses are for a population of another shape.
+        UnsupportedError: It has no form in steps, or its recurrent synapses are for a population of another shape.
     """
     neurons = node.op
     if isinstance(neurons, RecurrentCubaLIF):
@@ -190,7 +192,7 @@ def _merge_delay(node: Node[nir.NIRNode], steps: IntArray, value: _Value, made: 
     """Write a delay of what neurons send.
 
     Raises:
-        UnsupportedError: It delays what synapses make of that.
+        UnsupportedError: It delays a current.
     """
     term = value.terms[0]
     if len(value.terms) > 1 or not term.identity:
@@ -209,10 +211,10 @@ def _merge_integrator(
     graph: Graph[nir.NIRNode],
     made: dict[str, Node[nir.NIRNode]],
 ) -> None:
-    """Write neurons that do not fire, their gain in the synapses in front of them.
+    """Write neurons that do not fire, with their gain moved into the synapses in front of them.
 
     Raises:
-        UnsupportedError: Something else than the output reads their potential.
+        UnsupportedError: Something other than the output reads their potential.
     """
     reader = node
     while not isinstance(reader.op, nir.Output):
@@ -236,8 +238,11 @@ def _merge_population(
 ) -> None:
     """Write a population with one threshold, no leak and a reset to 0, and the synapses in front of it.
 
-    With w = (v - v_reset) scaled by a channel's own factor, what a step adds is one unit of current again, and what is
-    left of r and v_leak is a weight and a bias of that channel.
+    The potential v - v_reset is scaled by a factor for each channel, so that all channels have one threshold and a
+    current of one adds one. What is left of r and v_leak becomes a weight and a bias of each channel.
+
+    Raises:
+        UnsupportedError: v_threshold is not above v_reset, or r is 0 in all channels.
     """
     neurons, dt, shape = node.op, float(graph.metadata["dt"]), value.shape
     fields = {key: _of_channels(node, key, getattr(neurons, key), shape) for key in ("r", "v_threshold", "v_reset")}
@@ -255,7 +260,7 @@ def _merge_population(
         gain, leak = fields["r"] * dt, np.zeros(shape[0])
     if not gain.any():
         raise UnsupportedError(f"{node.name}: r is 0, so its neurons never charge; leave them out")
-    # the threshold of the channels' middle one, so that most weights stay as they are
+    # the median of the channels' thresholds, so that most weights stay as they are
     ratios = height[gain != 0] / np.abs(gain[gain != 0])
     threshold = float(np.sort(ratios)[len(ratios) // 2])
     last = per_channel("", threshold * gain / height, threshold * leak / height, shape)
@@ -281,7 +286,7 @@ def _merge_population(
 def _write_sum(
     name: str, value: _Value, last: Synapse, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
 ) -> str:
-    """Write the synapses that meet at a node, and their sum, and return what makes it."""
+    """Write the synapses that meet at a node, and their sum; return the name of the node that makes the sum."""
     written = []
     for index, term in enumerate(value.terms):
         own = last if index == 0 else replace(last, bias=np.zeros_like(last.bias))
@@ -296,7 +301,7 @@ def _write_sum(
 
 
 def _unused(wanted: str, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]], *, owned: bool) -> str:
-    """A name that no other node has; a layer's own, if it is not written yet."""
+    """A name that no other node has; with ``owned``, the layer ``wanted`` keeps its name if it is not written yet."""
     names = itertools.chain([wanted], (f"{wanted}.{count}" for count in itertools.count(1)))
     return next(name for name in names if name not in made and (name not in graph or (owned and name == wanted)))
 
@@ -304,7 +309,7 @@ def _unused(wanted: str, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIR
 def _merge_output(
     node: Node[nir.NIRNode], value: _Value, graph: Graph[nir.NIRNode], made: dict[str, Node[nir.NIRNode]]
 ) -> None:
-    """Write what the network gives: spikes as they are, one linear layer of them, or a sum of convolutions."""
+    """Write the network's output: spikes as they are, one linear layer of them, or a sum of convolutions."""
     term, features = value.terms[0], (math.prod(value.shape),)
 
     def flatten(source: str) -> str:

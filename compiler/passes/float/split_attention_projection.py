@@ -12,10 +12,12 @@ from resformer.errors import UnsupportedError
 def split_attention_projection(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """Give each product a convolution of its own, ``W.y1`` and ``W.y2``, and with it a scale of its own.
 
-    The channels of W are heads first, then y1 and y2 within each head (``models/spikingresformer.py`` of the authors).
+    The channels of W are split into heads, and those of each head into y1 and y2 (the authors'
+    ``models/spikingresformer.py``).
 
     Raises:
-        UnsupportedError: What a product reads half of is not a convolution, or not read by one product a half alone.
+        UnsupportedError: A product reads half of something that is not a convolution, two products read the same half,
+            or something else reads the convolution.
     """
     edit = graph.edit()
     emptied: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""Turn average pools between neurons into sums, and their division into the weights of what reads them."""
+"""Turn average pools between neurons into sums, and move their division into the weights of their readers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from resformer.errors import UnsupportedError
 def sum_pools(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
     """Replace each average pool of spikes.
 
-    Convolutions read its sum, which relays send on as a graded value, with weights divided by the window's area: that
-    takes fewer synapses than one convolution of pool and kernel in one, and is as exact. What neurons or sums of
-    currents read becomes a convolution of each channel with itself, of weights 1 / area.
+    A pool that convolutions read becomes a sum, which relays send on as a graded value; the weights of the convolutions
+    are divided by the window's area. That takes fewer synapses than merging pool and convolution into one, and is as
+    exact. A pool that neurons or sums of currents read becomes a convolution of each channel with itself, of weights
+    1 / area.
 
     Raises:
-        UnsupportedError: It pads, pools currents, or is read in both ways.
+        UnsupportedError: A pool averages currents, has padding before convolutions, or is read in both ways.
     """
     messages, before = message_names(graph), names_before_neurons(graph)
     edit = graph.edit()

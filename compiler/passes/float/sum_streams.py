@@ -1,4 +1,4 @@
-"""Turn pools of currents into sums, whose division neurons hold in their thresholds."""
+"""Turn average pools of currents into sums, and move their division into the thresholds of neurons."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PER_UNIT: Mapping[type[nir.NIRNode], tuple[str, ...]] = MappingProxyType(
 
 
 def sum_streams(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Replace each average pool of currents that neurons alone read.
+    """Replace each average pool of currents that only neurons read.
 
     Relays send the currents on as graded values, and synapses of weight one sum them. Neurons that read a sum in place
-    of a mean have thresholds larger by the window's area: nothing is rounded. Such streams hold max-pools, or are
-    sums of many layers, so that no single convolution does what pool and layers do.
+    of a mean have thresholds multiplied by the window's area, so nothing is rounded. Such streams hold max-pools, or
+    are sums of many layers, so that no single convolution does what pool and layers do.
 
     Raises:
-        UnsupportedError: Something else reads a sum of currents too, which would then count in another unit.
+        UnsupportedError: A sum pool of currents has padding, or something other than neurons reads it.
     """
     messages, before = message_names(graph), names_before_neurons(graph)
     edit = graph.edit()
@@ -61,6 +61,6 @@ def sum_streams(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 
 def _of_sum(node: Node[nir.NIRNode], area: int) -> nir.NIRNode:
-    """Neurons that read a sum of so many values in place of their mean."""
+    """Neurons that read a sum of ``area`` values in place of their mean."""
     larger = {name: getattr(node.op, name) * area for name in PER_UNIT[type(node.op)]}
     return replace(node.op, **larger, metadata={**node.op.metadata, POOL_AREA: area})

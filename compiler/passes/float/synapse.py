@@ -1,4 +1,4 @@
-"""Convolutions one after the other as one convolution, in float64: what passes that merge synapses share."""
+"""Two convolutions, one after the other, as one convolution, in float64; the passes that merge synapses share this."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Synapse:
     """A convolution of what one node sends.
 
     Attributes:
-        source: That node's name.
+        source: The name of the node that it reads.
         weight: (C_out, C_in / groups, K_h, K_w).
         bias: (C_out,).
-        stride: (rows, columns), as all that follow.
-        padding: Zeros around the input.
+        stride: (rows, columns).
+        padding: Zeros around the input, (rows, columns).
         groups: Blocks of channels that do not mix.
         size: The input's (H, W).
-        name: The layer that it is called after: the last one with weights of its own, or "".
+        name: The layer that gives it its name: the last one with weights of its own, or "".
     """
 
     source: str
@@ -45,19 +45,19 @@ class Synapse:
 
     @property
     def identity(self) -> bool:
-        """Whether it passes on what comes in."""
+        """Whether it passes on its input unchanged."""
         plain = self.weight.shape[1:] == (1, 1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
         return plain and self.groups == len(self.weight) and bool((self.weight == 1).all() and not self.bias.any())
 
     @property
     def window(self) -> Window:
-        """What each of its targets reads."""
+        """The window that each of its targets reads."""
         rows, columns = self.weight.shape[2:]
         return Window((rows, columns), self.stride, self.padding)
 
     @property
     def shape(self) -> Shape:
-        """The shape of what it makes, (C_out, H, W)."""
+        """The shape of its output, (C_out, H, W)."""
         return output_shape(self.op(), [(self.weight.shape[1] * self.groups, *self.size)])
 
     def op(self) -> nir.Conv2d:
@@ -74,18 +74,18 @@ class Synapse:
 
 
 def per_channel(source: str, gain: Float64Array, bias: Float64Array, shape: Shape) -> Synapse:
-    """What multiplies each channel by a number and adds another."""
+    """The synapse that multiplies each channel by a number and adds another."""
     weight = np.asarray(gain, dtype=np.float64).reshape(-1, 1, 1, 1)
     return Synapse(source, weight, bias, (1, 1), (0, 0), len(weight), (shape[1], shape[2]), "")
 
 
 def passing_on(source: str, shape: Shape) -> Synapse:
-    """What makes of a value of some shape the same value."""
+    """The synapse that passes on a value of shape ``shape`` unchanged."""
     return per_channel(source, np.ones(shape[0]), np.zeros(shape[0]), shape)
 
 
 def of_windows(node: Node[nir.NIRNode], shape: Shape) -> Synapse | None:
-    """A convolution, or a pool that sums or averages, as a convolution of a value of some shape; None of all else."""
+    """A convolution, sum pool or average pool as a convolution of a value of shape ``shape``; None for other nodes."""
     op, size = node.op, (shape[1], shape[2])
     if isinstance(op, nir.Conv2d):
         window, weight = window_of(op), undilated(op.weight, pair(op.dilation))
@@ -102,7 +102,7 @@ def after(name: str, first: Synapse, second: Synapse) -> Synapse:
     """One convolution that does what two do, one after the other.
 
     Raises:
-        UnsupportedError: None does: the second pads with zeros what the first would not make zeros of.
+        UnsupportedError: No single one does: the second pads with zeros where the first would not make zeros.
     """
     if first.identity:
         return replace(second, source=first.source)
@@ -140,7 +140,7 @@ def after(name: str, first: Synapse, second: Synapse) -> Synapse:
 
 
 def _sees_nothing_beyond(first: Synapse, padding: int, axis: int) -> bool:
-    """Whether windows of the first one step beyond its output, where the second sees zeros, hold zeros alone."""
+    """Whether the first one's windows just beyond its output, where the second one sees zeros, hold only zeros."""
     if not padding:
         return True
     targets = first.shape[1 + axis]
@@ -150,7 +150,7 @@ def _sees_nothing_beyond(first: Synapse, padding: int, axis: int) -> bool:
 
 
 def dense(synapse: Synapse) -> Float64Array:
-    """Weights with the zeros between groups, (C_out, C_in, K_h, K_w)."""
+    """Weights with the zeros between groups written out, (C_out, C_in, K_h, K_w)."""
     outputs, taken, *kernel = synapse.weight.shape
     weight = np.zeros((outputs, taken * synapse.groups, *kernel))
     for group, rows in enumerate(np.split(np.arange(outputs), synapse.groups)):
@@ -159,7 +159,7 @@ def dense(synapse: Synapse) -> Float64Array:
 
 
 def grouped(weight: Float64Array, groups: int) -> Float64Array:
-    """The blocks of weights that are zero elsewhere, (C_out, C_in / groups, K_h, K_w)."""
+    """The blocks of each group in weights that are zero elsewhere, (C_out, C_in / groups, K_h, K_w)."""
     taken = weight.shape[1] // groups
     blocks = np.split(weight, groups)
     return np.concatenate([block[:, group * taken : (group + 1) * taken] for group, block in enumerate(blocks)])

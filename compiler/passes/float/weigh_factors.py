@@ -1,4 +1,4 @@
-"""Make layers with weights of what scales each channel: batch normalisations behind no layer, and factors."""
+"""Turn batch normalisations that follow no layer, and factors, into layers with weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def weigh_factors(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Replace each normalisation that cannot be folded backwards, and each factor, by a layer of each channel alone.
+    """Replace each normalisation that cannot be folded backwards, and each factor, by a layer that scales each channel.
 
-    ``merge_chains`` puts it into the layer that reads it. Factors of attention's products, and divisions of the logits
-    by one whole number, have places of their own and stay.
+    ``merge_chains`` merges it with the layer that reads it. Factors of attention's products, and divisions of the
+    logits by one whole number, stay, because other passes and the quantization handle them.
 
     Raises:
         UnsupportedError: A factor varies within a channel.
@@ -41,7 +41,7 @@ def weigh_factors(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
 
 
 def _folds(graph: Graph[nir.NIRNode], node: Node[nir.NIRNode]) -> bool:
-    """Whether a normalisation, no constant of the code's, follows a layer that nothing else reads."""
+    """Whether a normalisation follows a layer that nothing else reads, and is no constant of the module's code."""
     source = graph[node.inputs[0]]
     if FIXED in node.op.metadata:
         return False
@@ -69,7 +69,7 @@ def _of_channels(node: Node[nir.NIRNode]) -> Float64Array:
 
 
 def _layer(node: Node[nir.NIRNode], gain: Float64Array, bias: Float64Array) -> nir.Conv2d | nir.Affine:
-    """A layer that multiplies each channel by a number, and adds one."""
+    """A layer that multiplies each channel by a number and adds another."""
     if len(node.shape) == 1:
         return nir.Affine(np.diag(gain), bias)
     return nir.Conv2d(

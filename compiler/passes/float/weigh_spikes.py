@@ -1,4 +1,4 @@
-"""Put a synapse of weight one where spikes reach neurons, or a sum of currents, without any."""
+"""Put a synapse of weight one where spikes reach neurons, or a sum of currents, without a synapse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from resformer.compiler.ir.primitives import NEURONS, Add
 
 
 def weigh_spikes(graph: Graph[nir.NIRNode]) -> Graph[nir.NIRNode]:
-    """Give spikes the scale of the currents that they are added to, as shortcuts of residual networks are.
+    """Give spikes the scale of the currents that they are added to, as in the shortcuts of residual networks.
 
-    A sum of spikes alone stays what it is: relays send the count on.
+    A sum of spikes alone stays as it is: relays send the count on.
     """
     messages = message_names(graph)
     edit = graph.edit()

@@ -1,1 +1,1 @@
-"""Passes over programs, one a file."""
+"""Passes over programs, each in a file of its own."""

@@ -1,4 +1,4 @@
-"""Give each node its step, and the shorter of two paths that meet a Delay."""
+"""Give each node its step, and insert a Delay into the shorter of two paths that meet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from resformer.compiler.ir.program import Scheduled, Unscheduled
 def balance_delays(program: Unscheduled) -> Scheduled:
     """Schedule a program so that samples stream through it, T steps each, back to back.
 
-    Every synapse sends what it received one step ago. Where inputs of a node would meet at different steps of their
-    samples, the early ones get a ``Delay``, named after the node that waits.
+    Every synapse sends the result of what it received one step ago. Where a node's inputs would arrive at different
+    steps of a sample, the early ones get a ``Delay``, named after the node that reads it.
     """
     offsets: dict[str, int] = {}
     edit = program.edit()

@@ -21,11 +21,11 @@ from resformer.errors import RangeError
 def bound_ranges(program: Unscheduled) -> Unscheduled:
     """Write the proven bounds into every signal, and insert a saturating relay wherever a bound is too large.
 
-    A relay goes in front of each neuron whose input is not proved within ``a_max``, and between a current and the
-    synapses of a next layer, which read only what neurons send.
+    A relay goes in front of each neuron whose input is not proved to be within the limit that the neuron takes, and
+    between a current and the synapses of a next layer, because synapses read only what neurons send.
 
     Raises:
-        RangeError: A convolution's sums, or a sum of currents, may leave 24 bits, where no relay can help.
+        RangeError: Sums may leave their accumulator, or something leaves its format, where no relay can help.
     """
     edit = program.edit()
     intervals: dict[str, Interval] = {}
@@ -54,21 +54,21 @@ def _bounded(signal: Signal, interval: Interval) -> Signal:
 
 
 def _check_accumulator(node: Node[Op], interval: Interval) -> None:
-    """Refuse sums that leave the accumulator they are made in."""
+    """Refuse sums that may leave their accumulator."""
     limit = node.op.accumulator
     if limit is not None and interval.magnitude > limit:
         raise RangeError(sums_too_large(f"{node.name}: its sums", interval.magnitude, limit))
 
 
 def _required_limit(program: Program, node: Node[Op], kind: SignalKind) -> int | None:
-    """The magnitude that the readers of a node's output can take, or None if any value will do."""
+    """The largest magnitude that all readers of a node's output can take, or None if they take any."""
     found = [_whole_layer(program, reader).input_limit() for reader in _readers(program, node)]
     limits = [limit for limit in found if limit is not None]
     return min([*limits, LOIHI.graded_max]) if limits and kind is not SignalKind.SPIKE else None
 
 
 def _readers(program: Program, node: Node[Op]) -> list[Node[Op]]:
-    """Who reads a node's values, seen through reshaping."""
+    """The nodes that read a node's values, directly or reshaped."""
     found = []
     for reader in program.consumers[node.name]:
         found += _readers(program, reader) if reader.op.is_view else [reader]
@@ -76,7 +76,7 @@ def _readers(program: Program, node: Node[Op]) -> list[Node[Op]]:
 
 
 def _lacks_relay(program: Program, node: Node[Op], kind: SignalKind, interval: Interval, limit: int) -> bool:
-    """Whether neurons of ours must stand between a node and its readers."""
+    """Whether a node needs a relay between itself and its readers."""
     if node.op.holds_bounds:
         return False
     feeds_synapses = any(reader.op.is_synapse for reader in _readers(program, node))
@@ -84,10 +84,10 @@ def _lacks_relay(program: Program, node: Node[Op], kind: SignalKind, interval: I
 
 
 def _whole_layer(program: Program, node: Node[Op]) -> Op:
-    """An operation; of a part of stacked synapses the layer, whose sum must not leave its accumulator."""
+    """A node's operation; for a part of stacked synapses the whole layer, whose sum must not leave its accumulator."""
     stacks = [each.name for each in program.consumers[node.name] if is_stack(program, each.name)]
     if not stacks or not isinstance(node.op, Conv2d):
         return node.op
     weight = layer_weight(program, stacks[0])
-    # never run, so its weights need no type that a synapse could hold
+    # this operation is never run, so its weights may have a type that no synapse holds
     return replace(node.op, weight=weight, weight_exp=np.zeros_like(node.op.weight_exp))  # type: ignore[arg-type]

@@ -16,15 +16,17 @@ from resformer.compiler.target import LOIHI
 
 
 def place_biases(program: Unscheduled) -> Unscheduled:
-    """Give each bias to the nodes that its current ends at.
+    """Give each bias to the nodes at which its current ends.
 
-    A bias is constant over space and time, so it passes through sums and max-pools, and all that a LIF's input holds
-    becomes that LIF's own bias, beside a surplus that settles its ties; where it does not fit one
-    (``bias_mantissa_max`` units of the current), a relay in front takes it, as it takes what would reach another
-    convolution, which padding keeps from being constant. A product's y gets its bias in the product, and a relay that
-    shifts takes one before it does; what reaches the classifier becomes a bias of the logits. The biases of
-    convolutions on one residual stream thus add up along it. Neurons whose current has a memory (``CubaLIF``) add it to
-    that. Each operation says what it does (``Op.carry_bias``).
+    A bias is constant over space and time, so it passes through sums and max-pools, and biases of convolutions on one
+    residual stream add up along it. Each operation says what it does with a bias (``Op.carry_bias``):
+
+    - A LIF makes the bias of its input its own bias, which may also hold a surplus that settles ties. If the bias does
+      not fit (``bias_mantissa_max`` units of the current), a relay in front of the LIF takes it.
+    - Neurons whose current has a memory (``CubaLIF``) add it to that current.
+    - A convolution takes none, because padding would make the result vary over space: a relay in front of it does.
+    - A product takes the bias of y, and a relay that shifts takes a bias before it shifts.
+    - The output makes it a bias of the logits.
 
     Raises:
         RangeError: A bias leaves its format.
@@ -38,6 +40,6 @@ def place_biases(program: Unscheduled) -> Unscheduled:
 
 
 def relay(source: Node[Op], *, bias: Int32Array, limit: int) -> Node[Op]:
-    """A residual relay for one node's output."""
+    """A residual relay that reads one node's output."""
     signal = replace(source.op.signal, kind=SignalKind.GRADED, low=None, high=None)
     return Node(f"{source.name}.relay", Relay(signal, bias, limit), inputs=(source.name,), shape=source.shape)

@@ -15,15 +15,15 @@ from resformer.errors import UnsupportedError
 
 
 def stack_synapses(program: Unscheduled) -> Unscheduled:
-    """Make of each convolution whose mantissas are wide an ``Add`` of two that read the same.
+    """Replace each convolution whose mantissas are wide by the ``Add`` of two convolutions that read the same input.
 
-    The sum keeps the convolution's name, for it is the current that all else refers to; the parts are named
-    ``X.hi``, which takes the bias, and ``X.lo``. A neuron sums what reaches it, so the ``Add`` costs nothing. A layer
-    whose mantissas all fit one synapse after all stays one. Recurrent synapses belong to their neurons, which hold both
-    parts (``StackedRecurrentCubaLIF``).
+    The ``Add`` keeps the convolution's name X, because other nodes refer to its current by that name. The parts are
+    named ``X.hi``, which takes the bias, and ``X.lo``. A neuron sums its inputs, so the ``Add`` costs nothing. A layer
+    whose mantissas all fit one synapse stays one convolution. Recurrent synapses belong to their neurons, which hold
+    both parts (``StackedRecurrentCubaLIF``).
 
     Raises:
-        UnsupportedError: The network has a node of such a name already.
+        UnsupportedError: The network already has a node with the name of a part.
     """
     edit = program.edit()
     for node in program:

@@ -1,7 +1,7 @@
 """AEDAT 4, as DV records it: packets of FlatBuffers, compressed by LZ4 or Zstandard or not at all.
 
-Tables are read here, each place checked to lie inside before it is looked at; the two compressions are the libraries
-``lz4`` and ``zstandard``. Layout: docs.inivation.com, "AEDAT 4.0".
+The FlatBuffers are read here, and each offset is checked to lie inside the buffer before it is used. The libraries
+``lz4`` and ``zstandard`` undo the compression. Layout: docs.inivation.com, "AEDAT 4.0".
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from resformer.models.limits import (
 
 MAGIC = b"#!AER-DAT4.0\r\n"
 LARGEST_HEADER = 2**20
-"""Bytes of the description of a file's streams."""
+"""The most bytes of a file's header, which describes its streams."""
 NONE, LZ4, ZSTD = (0,), (1, 2), (3, 4)
-"""Kinds of compression; of two numbers, the second compresses more."""
+"""The numbers of the kinds of compression; the second number of a kind stands for stronger compression."""
 LARGEST_WINDOW = 2**27
-"""Bytes that Zstandard may look back; its own limit where nothing else is said."""
+"""The most bytes that Zstandard may look back, which is Zstandard's own default limit."""
 EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("on", "u1"), ("", "V3")])
 EVENTS = "EVTS"
-"""What a stream, and each of its packets, is called that holds events."""
+"""The type identifier of a stream of events, and of each of its packets."""
 
 
 class Aedat4File(EventFile):
@@ -63,11 +63,11 @@ class Aedat4File(EventFile):
         self._stream = self._find_stream(header.text(2))
 
     def _find_stream(self, description: str) -> int:
-        """The number of the stream of events, whose size is then known."""
+        """The number of the first stream of events; also sets ``size`` if the stream states it, and ``notes``."""
         if "<!" in description:
             raise FileFormatError(f"its description declares a document type; {COPY_AGAIN}")
         found = []
-        # without a document type it can neither name files nor grow
+        # without a document type, XML can neither name other files nor expand entities
         for node in ElementTree.fromstring(description).iter("node"):  # noqa: S314
             said = {each.get("key"): each.text or "" for each in node.findall("attr")}
             if said.get("typeIdentifier") == EVENTS and (node.get("name") or "").isdecimal():
@@ -75,7 +75,7 @@ class Aedat4File(EventFile):
         if not found:
             raise InputError(f"{self.path}: holds no stream of events; record one")
         number = int(found[0].get("name") or 0)
-        # of the first alone: one that lies in another would be gone through again for each
+        # only the first stream: going through streams nested in each other would take quadratic time
         said = {each.get("key"): each.text or "" for each in found[0].iter("attr")}
         if len(found) > 1:
             self.notes = (f"{self.path}: of its {len(found)} streams of events, the first is read, {number}",)
@@ -120,7 +120,7 @@ class Aedat4File(EventFile):
         return _Table(content[4 : 4 + size]).structs(0, EVENT)
 
     def _unpacked(self, packed: bytes) -> bytes:
-        """A packet's bytes, no more than are allowed."""
+        """Unpack a packet, to ``LARGEST_EVENT_PACKET`` bytes at most."""
         limit = allowed(LARGEST_EVENT_PACKET)
         if self._compression in NONE:
             return packed
@@ -149,7 +149,7 @@ class Aedat4File(EventFile):
 
 
 def _sized(file: BinaryIO, largest: int, what: str) -> bytes:
-    """Bytes behind their number."""
+    """Read the bytes behind a 32-bit number that states how many they are."""
     (size,) = struct.unpack("<I", file.read(4))
     require_within(size, largest, what)
     content = file.read(size)
@@ -162,7 +162,7 @@ class _Table:
     """The root table of a FlatBuffer.
 
     Args:
-        content: The buffer. Where it is damaged, ``struct.error`` is raised, or what is read is wrong.
+        content: The buffer. If it is damaged, ``struct.error`` is raised or wrong values are read.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -178,7 +178,7 @@ class _Table:
         return struct.unpack_from(form, self._content, at)
 
     def _field(self, index: int) -> int | None:
-        """Where a field lies; None where the table leaves it out."""
+        """The offset of a field in the buffer; None if the table leaves it out."""
         if 4 + 2 * index + 2 > self._places_size:
             return None
         (place,) = self._unpack("<H", self._places + 4 + 2 * index)
@@ -190,7 +190,7 @@ class _Table:
         return default if at is None else self._unpack(form, at)[0]
 
     def _vector(self, index: int, size: int) -> tuple[int, int]:
-        """Where a field's elements begin, and how many there are."""
+        """The offset of the elements of a field that is a vector, and their number."""
         at = self._field(index)
         if at is None:
             return 0, 0

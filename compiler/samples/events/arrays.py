@@ -27,19 +27,19 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "y": ("y", "ys"),
     "p": ("p", "ps", "on", "pol", "polarity", "polarities"),
 }
-"""What fields are called, by their meaning."""
+"""The names that a field may have, by its meaning."""
 COLUMNS = ("t", "x", "y", "p")
-"""Of an array (N, 4), as v2e writes it."""
+"""The columns of an array (N, 4), in the order in which v2e writes them."""
 MICROSECONDS = 1e6
 LARGEST_WHOLE = 2**62
-"""What 64 bits hold for certain, also where it was rounded."""
+"""The largest magnitude of a whole number: it fits 64 bits even if it was rounded to float64."""
 SAY = "give one-dimensional arrays t, x, y and p of equal length"
 
 Column: TypeAlias = "npt.NDArray[Any] | h5py.Dataset"
 
 
 def find_fields(names: tuple[str, ...]) -> dict[str, str] | None:
-    """Which of some names are times, columns, rows and polarities; None where one is missing."""
+    """The names of the fields of times, columns, rows and polarities, by meaning; None if one is missing."""
     lower = {name.lower(): name for name in reversed(names)}
     found = {meaning: next((lower[each] for each in said if each in lower), None) for meaning, said in NAMES.items()}
     fields = {meaning: name for meaning, name in found.items() if name is not None}
@@ -73,7 +73,7 @@ class NumpyFile(EventFile):
 
 
 class Hdf5File(EventFile):
-    """``.h5``: a group that holds the four, or an array (N, 4) of t, x, y and p."""
+    """``.h5``: a group that holds four arrays t, x, y and p, or an array (N, 4) of these."""
 
     named = "HDF5 file of events"
 
@@ -91,7 +91,7 @@ class Hdf5File(EventFile):
 
 
 def _check_gate(file: h5py.File, path: Path) -> None:
-    """Look at all of a file before the first value is read; its messages speak of networks."""
+    """Check a whole file before its first value is read; the gate's advice, which is about networks, is replaced."""
     try:
         check_hdf5(file, path.stat().st_size)
     except FileFormatError as error:
@@ -99,7 +99,7 @@ def _check_gate(file: h5py.File, path: Path) -> None:
 
 
 class _ColumnOf:
-    """A column of an array (N, 4) in a file."""
+    """One column of an array (N, 4) in a file, which is read a slice at a time."""
 
     def __init__(self, table: h5py.Dataset, index: int) -> None:
         self._table, self._index = table, index
@@ -111,7 +111,7 @@ class _ColumnOf:
 
 
 def _find_columns(group: h5py.Group) -> dict[str, Any]:
-    """The first group that holds all four, from the outermost inwards, or the first array (N, 4) of numbers."""
+    """The four arrays of the first group that holds them, outer groups first, or else of the first array (N, 4)."""
     tables = []
     todo = [group]
     while todo:
@@ -131,7 +131,7 @@ def _find_columns(group: h5py.Group) -> dict[str, Any]:
 
 
 def _check_columns(columns: Mapping[str, Any]) -> None:
-    """Refuse what is not four arrays of numbers of one length."""
+    """Refuse columns that are not one-dimensional arrays of numbers, all of one length."""
     shapes = {column.shape for column in columns.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
         said = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
@@ -157,10 +157,10 @@ def _times(values: npt.NDArray[Any], first: int) -> Int64Array:
 
 
 def _whole(values: npt.NDArray[Any], name: str, first: int) -> Int64Array:
-    """Whole numbers of whatever type.
+    """Whole numbers of any type as int64.
 
     Raises:
-        FileFormatError: One is none, or too large.
+        FileFormatError: A value is not a whole number, or too large.
     """
     with np.errstate(invalid="ignore"):
         good = np.abs(values.astype(np.float64)) <= LARGEST_WHOLE

@@ -21,18 +21,18 @@ from resformer.errors import InputError
 
 @dataclass(frozen=True)
 class EventFolder(ImageFolder):
-    """Recordings that fit a network, each one sample of T frames; classes are folders, as they are of images.
+    """Recordings that fit a network, each one sample of T frames; folders are classes, as in a folder of images.
 
     Attributes:
-        network: That they are for.
-        binning: How each becomes T frames.
+        network: The network that the recordings are for.
+        binning: How each recording becomes T frames.
     """
 
     network: Graph[Any]
     binning: Binning
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
-        """Counts, (N, T, C, H, W).
+        """The counts of recordings [start, stop), (N, T, C, H, W).
 
         Raises:
             FileFormatError: A file is damaged.
@@ -51,17 +51,18 @@ class EventFolder(ImageFolder):
 def open_folder(
     directory: Path, network: Graph[Any], *, resize: bool, binning: Binning | None
 ) -> ImageFolder | EventFolder:
-    """A folder of images; or of recordings, where the network can be given events and the folder holds some.
+    """Open a folder of recordings, if the network can take events and the folder holds some; otherwise, of images.
 
     Args:
         directory: The folder.
-        network: What they are for.
-        resize: Of images, as ``open_image_folder`` takes it.
-        binning: How recordings become frames; None: as is usual.
+        network: The network that the images or the recordings are for.
+        resize: Whether images are resized and cropped, as ``open_image_folder`` takes it.
+        binning: How recordings become frames; None: the default, and a network of one channel takes no recordings.
 
     Raises:
-        BackendMissingError: Pillow is not installed.
-        InputError: There are neither, the network takes no such images, or the binning is of one long recording.
+        BackendMissingError: Pillow, which images need, is not installed.
+        InputError: The folder holds neither, the network takes no such images, or the binning is for one long
+            recording.
     """
     takes_events = network.input.shape[0] in CHANNELS
     names = _recordings(directory) if takes_events and not (network.input.shape[0] == 1 and binning is None) else ()

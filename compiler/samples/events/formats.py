@@ -24,15 +24,15 @@ FORMATS: Mapping[str, type[EventFile]] = {
     ".npy": NumpyFile,
     ".npz": NumpyFile,
 }
-"""By the end of a file's name."""
+"""The reader of each format, by the suffix of a file's name."""
 ARRAYS = (".npy", ".npz")
-"""What may as well be an array of samples."""
+"""The suffixes of files that may hold an array of samples in place of events."""
 
 
 def is_event_file(path: Path) -> bool:
-    """Whether a file is a recording: by its name, and of NumPy's files by what they hold.
+    """Whether a file is a recording: by its suffix, and for NumPy's files by their content.
 
-    A damaged file of NumPy's is none; whoever reads it as samples is told what is wrong.
+    A damaged NumPy file is not taken for a recording; reading it as samples then says what is wrong.
     """
     suffix = path.suffix.lower()
     if suffix not in ARRAYS:
@@ -48,9 +48,9 @@ def open_events(path: Path) -> EventFile:
     """Open a recording.
 
     Raises:
-        FileFormatError: It is absent, damaged, or of another format than its name says.
-        BackendMissingError: A package that reads it is not installed.
-        UnsupportedError: It is of a version that cannot be read.
+        FileFormatError: The file is absent, damaged, or of another format than its name says.
+        BackendMissingError: A package that is needed to read the file is not installed.
+        UnsupportedError: The file is of a version of its format that cannot be read.
     """
     try:
         with boundary(path, COPY_AGAIN):

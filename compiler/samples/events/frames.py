@@ -1,7 +1,7 @@
 """Events as frames of counts, and a recording as samples of T frames.
 
-A frame counts the events of each pixel, those that grew darker in channel 0 and those that grew brighter in channel 1,
-as SpikingJelly has them; a network of one channel is given both together.
+A frame counts the events of each pixel: channel 0 counts how often it grew darker and channel 1 how often it grew
+brighter, as in SpikingJelly. For a network of one channel, that channel counts both.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from resformer.models.limits import FRAMES_AN_EVENT, LARGEST_UNPACKED, MOST_FRAM
 Split: TypeAlias = Literal["time", "number"]
 
 CHANNELS = (1, 2)
-"""Of networks that events are binned for: both polarities together, or each by itself."""
+"""The numbers of channels that a network of events may have: one for both polarities, or one for each polarity."""
 
 
 @dataclass(frozen=True)
 class Binning:
     """How a recording becomes frames.
 
-    Of ``bin_us`` and ``bin_events`` at most one is given. Where neither is, the whole recording is one sample.
+    At most one of ``bin_us`` and ``bin_events`` is given. If neither is given, the whole recording is one sample.
 
     Attributes:
-        split: Of one sample, whether its T frames are equally long or hold equally many events, as SpikingJelly's
-            ``split_by`` has it.
-        bin_us: Microseconds that a frame holds.
-        bin_events: Events that a frame holds.
-        sensor: (width, height) in pixels; None: as the file says.
-        pool: As many pixels wide and high is what counts as one.
+        split: If the whole recording is one sample: whether its T frames are equally long ("time") or hold equally many
+            events ("number"), as with SpikingJelly's ``split_by``.
+        bin_us: The length of a frame in microseconds.
+        bin_events: The number of events of a frame.
+        sensor: (width, height) in pixels; None: as the file states it.
+        pool: The edge of the squares of pixels that count as one pixel.
         keep_middle: Whether a sensor larger than the network's input is cut to its middle, and a smaller one surrounded
             by pixels without events.
     """
@@ -52,7 +52,7 @@ class Binning:
     keep_middle: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InputError where a number is none that can be."""
+        """Raises InputError if a value is not allowed."""
         if self.split not in ("time", "number"):
             raise InputError(f"split-by: {quote(self.split)} is neither time nor number; choose one")
         if self.bin_us is not None and self.bin_events is not None:
@@ -65,7 +65,7 @@ class Binning:
 
     @property
     def is_whole(self) -> bool:
-        """Whether a recording is one sample."""
+        """Whether a whole recording is one sample."""
         return self.bin_us is None and self.bin_events is None
 
 
@@ -74,13 +74,13 @@ WHOLE = Binning()
 
 @dataclass(frozen=True)
 class _Places:
-    """From a sensor's pixels to a frame's values.
+    """Maps the pixels of a sensor to the values of a frame.
 
     Attributes:
-        sensor: (width, height).
-        shape: (C, H, W), a frame's.
-        pool: As ``Binning`` has it.
-        left, top: What is added to a pooled column and row.
+        sensor: (width, height) in pixels.
+        shape: (C, H, W) of a frame.
+        pool: The edge of the squares of pixels that count as one pixel.
+        left, top: What is added to a pooled column and a pooled row to get those of the frame.
     """
 
     sensor: tuple[int, int]
@@ -90,10 +90,10 @@ class _Places:
     top: int
 
     def __call__(self, events: Events, first: int, source: object) -> tuple[npt.NDArray[np.bool_], Int64Array]:
-        """Which events lie in a frame, (n,), and of these the index of what counts them.
+        """Whether each event lies in the frame, (n,), and for those that do, the flat index of the value to count up.
 
         Raises:
-            InputError: One lies outside the sensor.
+            InputError: An event lies outside the sensor.
         """
         width, height = self.sensor
         outside = (events.x < 0) | (events.x >= width) | (events.y < 0) | (events.y >= height)
@@ -112,19 +112,19 @@ class _Places:
 
 
 def check_fit(file: EventFile, binning: Binning, network: Graph[Any]) -> None:
-    """See that a recording's sensor fits a network, before an event is read.
+    """Check that a recording's sensor fits a network, before an event is read.
 
     Raises:
-        InputError: It does not; the message names the option that is missing.
+        InputError: The sensor does not fit; the message says which option helps.
     """
     _places(file, binning, network)
 
 
 def _places(file: EventFile, binning: Binning, network: Graph[Any]) -> _Places:
-    """How a recording's pixels fit a network.
+    """How the pixels of a recording's sensor map to the frames of a network.
 
     Raises:
-        InputError: They do not; the message names the option that is missing.
+        InputError: The sensor does not fit; the message says which option helps.
     """
     channels, rows, columns = network.input.shape
     if channels not in CHANNELS:
@@ -152,7 +152,7 @@ def _places(file: EventFile, binning: Binning, network: Graph[Any]) -> _Places:
 
 
 class _InOrder:
-    """Times that never fall: one that is earlier than the time before it is taken for that."""
+    """Makes times never fall: a time that is earlier than the latest one before it is replaced by that one."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -170,12 +170,12 @@ class _InOrder:
 
 
 class _Frames:
-    """The frame of each event, counted from the recording's first.
+    """Assigns events to frames, which are counted from the first frame of the recording.
 
     Args:
         file: The recording.
-        binning: How it becomes frames.
-        timesteps: T, of one sample.
+        binning: How the recording becomes frames.
+        timesteps: T, the number of frames of one sample.
     """
 
     def __init__(self, file: EventFile, binning: Binning, timesteps: int) -> None:
@@ -189,7 +189,7 @@ class _Frames:
             self._look_at_all()
 
     def _look_at_all(self) -> None:
-        """Find out how long a recording is, or how many events it holds, so that it can be divided by T."""
+        """Find out how long a recording is, or how many events it holds, so that it can be divided into T frames."""
         order, count, last = _InOrder(), 0, 0
         for block in self._file.blocks():
             if len(block.t):
@@ -201,7 +201,7 @@ class _Frames:
             self._number = max(count // self._timesteps, 1)
 
     def __call__(self, t: Int64Array) -> Int64Array:
-        """Of the events that follow those of the last call."""
+        """The frames of the events that follow those of the last call, (n,), from their times."""
         rising = self.order(t)
         if self._us is not None:
             frames = (rising - (self.order.first or 0)) // self._us
@@ -216,7 +216,7 @@ class _Frames:
         return frames
 
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful in the times."""
+        """What is doubtful about the times, a sentence each."""
         if not self.order.late:
             return ()
         told = f"{self.order.late:,} of {self.seen:,} events are earlier than what stands before them"
@@ -225,14 +225,15 @@ class _Frames:
 
 @dataclass(frozen=True, eq=False)
 class EventSamples:
-    """A recording as samples, of which any can be asked for: each event takes four bytes of a temporary file.
+    """A recording as samples, which can be read in any order; each event takes four bytes of a temporary file.
 
     Attributes:
-        places: (events,), what counts each event in its frame, in the order of frames.
-        begins: (frames + 1,), the first event of each frame.
+        places: (events,), the flat index in its frame of the value that counts each event, in the order of frames.
+        begins: (frames + 1,), the index of the first event of each frame, and at the end the number of events.
         timesteps: T.
-        shape: (C, H, W).
-        notes, warnings: What was chosen in reading the recording, and what is doubtful, a sentence each.
+        shape: (C, H, W) of a frame.
+        notes: What a user should know of how the recording was read, a sentence each.
+        warnings: What is doubtful about the recording, a sentence each.
     """
 
     places: npt.NDArray[np.uint32]
@@ -244,18 +245,18 @@ class EventSamples:
 
     @property
     def frames(self) -> int:
-        """How many frames there are, before the last sample is filled up."""
+        """The number of frames, without the empty ones that fill up the last sample."""
         return len(self.begins) - 1
 
     def __len__(self) -> int:
         return -(-self.frames // self.timesteps)
 
     def first(self, count: int) -> EventSamples:
-        """The first samples alone."""
+        """Only the first ``count`` samples."""
         return dataclasses.replace(self, begins=self.begins[: count * self.timesteps + 1])
 
     def real(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float64]:
-        """Counts, (N, T, C, H, W)."""
+        """The counts of samples [start, stop), (N, T, C, H, W)."""
         start, stop, _ = slice(start, stop).indices(len(self))
         first, last = (min(each * self.timesteps, self.frames) for each in (start, max(start, stop)))
         counts = np.diff(self.begins[first : last + 1])
@@ -267,16 +268,16 @@ class EventSamples:
 
 
 def bin_events(file: EventFile, binning: Binning, network: Graph[Any]) -> EventSamples:
-    """A recording as samples for a network.
+    """Read a whole recording into samples for a network.
 
     Args:
         file: The recording.
-        binning: How it becomes frames.
-        network: At either level.
+        binning: How the recording becomes frames.
+        network: The network, as a float graph or as an integer program.
 
     Raises:
-        InputError: It does not fit, or holds no events.
-        FileFormatError: It is damaged, or makes more frames than are allowed.
+        InputError: The recording does not fit, or holds no events.
+        FileFormatError: The recording is damaged, or makes more frames than are allowed.
     """
     places = _places(file, binning, network)
     frames = _Frames(file, binning, network.timesteps)
@@ -332,17 +333,17 @@ def _filled(file: EventFile, frames: int, timesteps: int) -> tuple[str, ...]:
 def stream_frames(
     file: EventFile, binning: Binning, network: Graph[Any], at_once: int
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """A recording as frames, (n, C, H, W), some at a time; memory does not depend on how long it is.
+    """A recording as frames, (n, C, H, W), some at a time; memory does not depend on the recording's length.
 
     Args:
         file: The recording.
-        binning: How it becomes frames.
-        network: At either level.
-        at_once: How many frames at most.
+        binning: How the recording becomes frames.
+        network: The network, as a float graph or as an integer program.
+        at_once: The most frames that are yielded together.
 
     Raises:
-        InputError: It does not fit.
-        FileFormatError: It is damaged, or makes more frames than are allowed.
+        InputError: The recording does not fit.
+        FileFormatError: The recording is damaged, or makes more frames than are allowed.
     """
     places = _places(file, binning, network)
     frames = _Frames(file, binning, network.timesteps)

@@ -10,9 +10,9 @@ import numpy as np
 from resformer.compiler.samples.events.stream import EventFile, Events, fixed_size
 
 SIZE = (34, 34)
-"""Of N-MNIST's recordings; the files do not state it."""
+"""Width and height of N-MNIST's recordings, in pixels; the files do not state them."""
 OVERFLOW_ROW, OVERFLOW = 240, 2**13
-"""A record in this row is no event: what follows it is so many microseconds later."""
+"""A record in row ``OVERFLOW_ROW`` is not an event: all events behind it are ``OVERFLOW`` microseconds later."""
 
 
 class BinFile(EventFile):

@@ -1,6 +1,7 @@
 """Prophesee's files: ``.dat``, and ``.raw`` of EVT 2 and EVT 3.
 
-Each begins with lines of text behind a percent sign. Layouts: docs.prophesee.ai, "File formats" and "Data encoding".
+Each file begins with a header of lines of text that start with a percent sign. Layouts: docs.prophesee.ai, "File
+formats" and "Data encoding".
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ from resformer.errors import FileFormatError, UnsupportedError
 from resformer.models.limits import quote
 
 LONGEST_LINE, MOST_LINES = 2**12, 2**10
-"""Bytes of a line of a header, and its lines."""
+"""The most bytes of a line of a header, and the most lines of a header."""
 LARGEST_SIDE = 2**14
-"""Pixels: what the wider of the formats can address."""
+"""The largest width and height in pixels: all that the format with the longest addresses can address."""
 SIZE = re.compile(r"geometry\s+(\d{1,5})x(\d{1,5})", re.IGNORECASE)
 WIDTH, HEIGHT = (re.compile(rf"\b{name}(?:\s*=\s*|\s+)(\d{{1,5}})", re.IGNORECASE) for name in ("width", "height"))
 VERSION = re.compile(r"\bevt\s*(\d(?:[._]\d)?)", re.IGNORECASE)
 
 DAT_EVENT = np.dtype([("t", "<u4"), ("place", "<u4")])
 WORDS_AT_ONCE = AT_ONCE // 4
-"""Of EVT 3, where a word can hold twelve events."""
+"""The number of words of EVT 3 that are read together: one word can hold twelve events."""
 UNKNOWN_COLUMN = -(2**32)
-"""So far to the left that the vectors that are read together do not lead to a column."""
+"""A first column so far to the left that the vectors that are read together cannot move it to a valid column."""
 
 
 def read_lines(file: BinaryIO) -> tuple[str, ...]:
-    """The lines of a header, without their percent signs; the file then stands behind them.
+    """Read the lines of a header, without their percent signs; the file's position is then behind them.
 
     Raises:
-        FileFormatError: They have no end.
+        FileFormatError: The header has no end within the limits.
     """
     lines: list[str] = []
     while True:
@@ -60,7 +61,7 @@ def read_lines(file: BinaryIO) -> tuple[str, ...]:
 
 
 def stated_size(lines: tuple[str, ...]) -> tuple[int, int] | None:
-    """(width, height), where a header states both."""
+    """(width, height) of the sensor if a header states both; otherwise None."""
     text = "\n".join(lines)
     if found := SIZE.search(text):
         size = int(found[1]), int(found[2])
@@ -127,7 +128,7 @@ class RawFile(EventFile):
 
 
 def _evt2(file: BinaryIO) -> Iterator[Events]:
-    """Words of 32 bits: an event with the low 6 bits of its time, or the high 28 bits for those that follow."""
+    """Words of 32 bits: an event with the low 6 bits of its time, or the high 28 bits for the events that follow."""
     time, high = Unwrapped(2**28), -1
     for words in fixed_size(file, "<u4"):
         kind = words >> 28
@@ -136,7 +137,7 @@ def _evt2(file: BinaryIO) -> Iterator[Events]:
         given[is_high] = time((words[is_high] & 0xFFFFFFF).astype(np.int64))
         highs = held(given, is_high, high)
         high = int(highs[-1])
-        # what comes before the first time has none
+        # events before the first high bits have no time
         is_event = (kind <= 1) & (highs >= 0)
         events = words[is_event].astype(np.int64)
         yield Events(
@@ -145,7 +146,7 @@ def _evt2(file: BinaryIO) -> Iterator[Events]:
 
 
 def _evt3(file: BinaryIO) -> Iterator[Events]:
-    """Words of 16 bits, each of which changes a state: row, column, time; those with columns are events."""
+    """Words of 16 bits: each sets a row, a first column or a part of the time, or holds events at columns."""
     high = Unwrapped(2**12)
     base = low = row = -1
     column, rising = UNKNOWN_COLUMN, 0
@@ -155,11 +156,11 @@ def _evt3(file: BinaryIO) -> Iterator[Events]:
         given = np.zeros(len(words), dtype=np.int64)
         given[is_high] = high(content[is_high])
         bases = held(given, is_high, base)
-        # a high part is a time by itself, until a low part comes
+        # after a high part, the low part is zero until a new one comes
         lows = held(np.where(is_high, 0, content), is_high | is_low, low)
         rows = held(content & 0x7FF, is_row, row)
         ons = held(content >> 11, is_base, rising)
-        # vectors of 12 and 8 columns, each of which moves the first column of the next
+        # each vector of 12 or 8 columns moves the first column of the next vector by as many
         wide = np.where(kind == 4, 12, np.where(kind == 5, 8, 0))
         ahead = np.cumsum(wide) - wide
         columns = held((content & 0x7FF) - ahead, is_base, column) + ahead
@@ -182,4 +183,4 @@ def _evt3(file: BinaryIO) -> Iterator[Events]:
 
 Decoder = Callable[[BinaryIO], Iterator[Events]]
 DECODERS: dict[str, Decoder] = {"2": _evt2, "3": _evt3}
-"""By version of EVT."""
+"""The decoders, by version of EVT."""

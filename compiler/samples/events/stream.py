@@ -1,4 +1,4 @@
-"""Events as all formats give them: a bounded number at a time, in the file's order."""
+"""Events in the form that the readers of all formats give: a bounded number at a time, in the file's order."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from resformer.errors import FileFormatError
 from resformer.models.boundary import boundary
 
 AT_ONCE = 2**17
-"""Events, or words of which each holds at most twelve, that are read together."""
+"""The number of events that are read together."""
 LARGEST_TIME = 2**61
-"""Microseconds, before or after zero: the time between two events then fits 64 bits."""
+"""The largest magnitude of a time, in microseconds: the time between two events then fits 64 bits."""
 COPY_AGAIN = "copy or record it again"
 
 Int64Array = npt.NDArray[np.int64]
@@ -26,9 +26,9 @@ class Events(NamedTuple):
     """Some events.
 
     Attributes:
-        t: (n,), microseconds, never falling but where a file is out of order.
-        x, y: (n,), pixels from the left and from the top.
-        on: (n,), whether it grew brighter.
+        t: (n,), the time in microseconds, which falls only where the file is out of order.
+        x, y: (n,), the pixel, counted from the left and from the top.
+        on: (n,), whether the pixel grew brighter.
     """
 
     t: Int64Array
@@ -45,8 +45,8 @@ class EventFile(abc.ABC):
 
     Attributes:
         path: The file.
-        size: (width, height) of the sensor, as the file states it; None where it does not.
-        notes: What was chosen in reading it, a sentence each.
+        size: (width, height) of the sensor in pixels; None if the file does not state it.
+        notes: What was chosen or assumed in reading the file, a sentence each.
     """
 
     named: str
@@ -61,14 +61,14 @@ class EventFile(abc.ABC):
 
     @abc.abstractmethod
     def _read_header(self, file: BinaryIO) -> None:
-        """Find out what the beginning of the file says."""
+        """Read the header at the beginning of the file, and set ``size`` and ``notes``."""
 
     @abc.abstractmethod
     def _read(self, file: BinaryIO) -> Iterator[Events]:
-        """All events."""
+        """All events of the file, some at a time."""
 
     def blocks(self) -> Iterator[Events]:
-        """All events, some at a time; each call begins anew.
+        """All events of the file, some at a time; each call begins at the first event.
 
         Raises:
             FileFormatError: The file is damaged.
@@ -87,10 +87,10 @@ class EventFile(abc.ABC):
 
 
 def fixed_size(file: BinaryIO, dtype: npt.DTypeLike, at_once: int = AT_ONCE) -> Iterator[npt.NDArray[Any]]:
-    """Records of one size from where a file stands to its end.
+    """The records of one size from a file's current position to its end, ``at_once`` at a time.
 
     Raises:
-        FileFormatError: It ends within a record.
+        FileFormatError: The file ends within a record.
     """
     kind = np.dtype(dtype)
     done = 0
@@ -106,10 +106,10 @@ def fixed_size(file: BinaryIO, dtype: npt.DTypeLike, at_once: int = AT_ONCE) -> 
 
 
 class Unwrapped:
-    """A counter that begins again at zero when it is full, as one that does not.
+    """Turns the values of a counter that wraps around to zero into values that do not wrap around.
 
     Args:
-        period: How many values it has.
+        period: The number of values of the counter.
     """
 
     def __init__(self, period: int) -> None:
@@ -118,9 +118,10 @@ class Unwrapped:
         self._rounds = 0
 
     def __call__(self, values: Int64Array) -> Int64Array:
-        """The values that follow those of the last call.
+        """Unwrap the values that follow those of the last call, (n,).
 
-        A fall by more than half of the period is the beginning of a round; a smaller one is disorder.
+        A fall by more than half of the period means that the counter wrapped around. A smaller fall means that the
+        values are out of order, and stays.
         """
         if not len(values):
             return values
@@ -132,12 +133,12 @@ class Unwrapped:
 
 
 def held(values: npt.NDArray[Any], given: npt.NDArray[np.bool_], before: int) -> Int64Array:
-    """At each place the last value that was given there or earlier.
+    """For each place, the last value that was given there or earlier, (n,).
 
     Args:
-        values: (n,).
-        given: (n,), where a value counts.
-        before: What counts ahead of the first.
+        values: (n,), the values.
+        given: (n,), whether the value at a place is given.
+        before: The value for the places before the first given one.
     """
     last = np.maximum.accumulate(np.where(given, np.arange(len(values)), -1))
     found: Int64Array = np.where(last < 0, before, values.astype(np.int64)[last])
